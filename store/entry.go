@@ -1,0 +1,117 @@
+// How an entry of the token file reads and is written.
+
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Entry is one token of the token file with what is known of it.
+type Entry struct {
+	Token Token
+	Grant
+	Container string    // the full container id; empty if the token belongs to none
+	Created   time.Time // zero if another program wrote the entry; set by Issue if zero
+	Process   *Process  // the process that the token lives and dies with, or nil
+}
+
+// entryJSON is what we write. Scope repeats the project: later versions of the
+// gate keep only entries that have it, the original ones read project.
+type entryJSON struct {
+	Project   string    `json:"project"`
+	Task      string    `json:"task"`
+	Scope     string    `json:"scope"`
+	Container string    `json:"container,omitempty"`
+	Created   time.Time `json:"created"`
+	Process   *Process  `json:"process,omitempty"`
+}
+
+func (e Entry) marshal() (json.RawMessage, error) {
+	if e.Created.IsZero() {
+		e.Created = time.Now()
+	}
+	return json.Marshal(entryJSON{
+		Project: e.Project, Task: e.Task, Scope: e.Project,
+		Container: e.Container, Created: e.Created.UTC().Truncate(time.Millisecond), Process: e.Process,
+	})
+}
+
+// parseEntry reads an entry, whoever wrote it. It is well formed if it is an
+// object whose project, or else scope, is a string. Keys of the wrong type count
+// as missing: a process that does not parse is no process, and never swept.
+//
+// The fields are taken out by hand because encoding/json matches the keys of a
+// struct regardless of case, and the Python programs do not.
+func parseEntry(token string, value json.RawMessage) (Entry, bool) {
+	var keys map[string]json.RawMessage
+	if json.Unmarshal(value, &keys) != nil {
+		return Entry{}, false
+	}
+	e := Entry{Token: Token(token)}
+	if !field(keys, "project", &e.Project) && !field(keys, "scope", &e.Project) {
+		return Entry{}, false
+	}
+	field(keys, "task", &e.Task)
+	field(keys, "container", &e.Container)
+	field(keys, "created", &e.Created)
+	var process Process
+	if field(keys, "process", &process) {
+		e.Process = &process
+	}
+	return e, true
+}
+
+// field reports whether the key is there, not null, and fits into value; value is
+// unchanged otherwise.
+func field[T any](keys map[string]json.RawMessage, key string, value *T) bool {
+	raw, ok := keys[key]
+	var v T
+	if !ok || string(raw) == "null" || json.Unmarshal(raw, &v) != nil {
+		return false
+	}
+	*value = v
+	return true
+}
+
+// wellFormed returns the entries that are well formed, in no order.
+func wellFormed(raw map[string]json.RawMessage) []Entry {
+	var entries []Entry
+	for token, value := range raw {
+		if e, ok := parseEntry(token, value); ok {
+			entries = append(entries, e)
+		}
+	}
+	return entries
+}
+
+// parse reads a token file's content. encoding/json is the judge of what is JSON;
+// of a key that comes twice the last one counts, as in Python.
+func parse(content []byte) (map[string]json.RawMessage, error) {
+	var entries map[string]json.RawMessage
+	if err := json.Unmarshal(content, &entries); err != nil {
+		switch err := err.(type) {
+		case *json.SyntaxError:
+			return nil, fmt.Errorf("byte %d: %w", err.Offset, err)
+		case *json.UnmarshalTypeError:
+			return nil, fmt.Errorf("byte %d: a JSON %s, not an object", err.Offset, err.Value)
+		}
+		return nil, err
+	}
+	if entries == nil {
+		return nil, fmt.Errorf("byte 0: a JSON null, not an object")
+	}
+	return entries, nil
+}
+
+// format is the opposite of parse: two spaces, a newline at the end, keys sorted.
+func format(entries map[string]json.RawMessage) ([]byte, error) {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	err := enc.Encode(entries)
+	return out.Bytes(), err
+}

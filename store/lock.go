@@ -1,0 +1,86 @@
+// The lock that every writer of a token file holds, ours or not.
+
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+)
+
+// lock takes the exclusive lock and returns what releases it. The wait is a
+// blocking flock(2), not a poll: a waiter costs nothing and gets its turn at once.
+func (f File) lock(root *os.Root) (unlock func(), err error) {
+	path := f.Path + ".lock"
+	if err := createLock(root, filepath.Base(path), filepath.Base(f.Path)); err != nil {
+		return nil, fmt.Errorf("lock file %s: %w", path, err)
+	}
+	limit := f.LockTimeout
+	if limit == 0 {
+		limit = DefaultLockTimeout
+	}
+	// Read-write, since NFS grants an exclusive lock on nothing less.
+	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
+	locked := make(chan error)
+	gaveUp := make(chan struct{})
+	go func() {
+		err := lock.Lock()
+		select {
+		case locked <- err:
+		case <-gaveUp:
+			lock.Unlock()
+		}
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-locked:
+		if err != nil {
+			return nil, fmt.Errorf("lock file %s: %w", path, err)
+		}
+		return func() { lock.Unlock() }, nil
+	case <-timer.C:
+		close(gaveUp)
+		return nil, fmt.Errorf("lock file %s: another process has held the lock for more than %v", path, limit)
+	}
+}
+
+// createLock makes sure that the lock file exists and that the owner of the token
+// file, or else of its folder, can open it too. It is mode 0600 and never removed.
+//
+// Root may lock in a folder of somebody who is not to be trusted with other files:
+// what is handed over to them is only ever an empty regular file of ours with no
+// other name.
+func createLock(root *os.Root, name, tokenFile string) error {
+	created, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		created.Close()
+	} else if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	lock, info, err := openRegular(root, name, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	owned, err := root.Lstat(tokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		owned, err = root.Lstat(".")
+	}
+	if err != nil {
+		return err
+	}
+	owner := owned.Sys().(*syscall.Stat_t).Uid
+	stat := info.Sys().(*syscall.Stat_t)
+	if stat.Uid != owner && int(stat.Uid) == os.Geteuid() && stat.Nlink == 1 && stat.Size == 0 {
+		return lock.Chown(int(owner), -1)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+// Reading a token file, and replacing it as a whole.
+
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// read returns the entries of the token file and what fstat(2) says of it. Without
+// a file there are no entries and no info.
+func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, error) {
+	fail := func(err error) (map[string]json.RawMessage, fs.FileInfo, error) {
+		return nil, nil, fmt.Errorf("token file %s: %w", path, err)
+	}
+	file, info, err := openRegular(root, filepath.Base(path), os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]json.RawMessage{}, nil, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	defer file.Close()
+	content, err := io.ReadAll(file)
+	if err != nil {
+		return fail(err)
+	}
+	entries, err := parse(content)
+	if err != nil {
+		return fail(err)
+	}
+	return entries, info, nil
+}
+
+// openRegular opens a regular file and nothing else: not what a symbolic link in
+// its place points to, since a replacement would replace the link, and not a fifo,
+// whose other end might never come.
+func openRegular(root *os.Root, name string, flag int) (*os.File, fs.FileInfo, error) {
+	// A writer may replace the file between the look and the opening; a reader,
+	// who takes no lock, looks again then.
+	for range 100 {
+		before, err := root.Lstat(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !before.Mode().IsRegular() {
+			return nil, nil, errors.New("is not a regular file")
+		}
+		file, err := root.OpenFile(name, flag|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		info, err := file.Stat()
+		if err == nil && os.SameFile(before, info) {
+			return file, info, nil
+		}
+		file.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, errors.New("is replaced faster than it can be opened")
+}
+
+// replace commits content in the place of the token file that old describes, nil
+// if there is none. It expects the lock to be held.
+func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err error) {
+	name := filepath.Base(path)
+	// One writer at a time holds the lock, so one name is enough, and what stands
+	// under it now was left by one that was killed.
+	temporary := "." + name + ".terok-gate-hook"
+	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what a killed writer left: %w", err)
+	}
+	file, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		file.Close()
+		if err != nil {
+			root.Remove(temporary)
+		}
+	}()
+	if _, err := file.Write(content); err != nil {
+		return err
+	}
+	if err := keepOwnerAndMode(root, file, old); err != nil {
+		return err
+	}
+	if err := setLaterMtime(file, old); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	if err := root.Rename(temporary, name); err != nil {
+		return err
+	}
+	// Committed. What follows only makes the rename durable.
+	folder, err := root.Open(".")
+	if err != nil {
+		return fmt.Errorf("sync the folder: %w", err)
+	}
+	defer folder.Close()
+	if err := folder.Sync(); err != nil {
+		return fmt.Errorf("sync the folder: %w", err)
+	}
+	return nil
+}
+
+// keepOwnerAndMode gives the file owner, group and mode of the old one. A new one
+// is mode 0600 and belongs to the owner of its folder: the gate server's user, say,
+// when root issues the first token.
+//
+// In a user namespace an id that is not mapped reads as the overflow id, usually
+// 65534. That number may well be mapped, to another id: chown(2) would succeed and
+// give the file away (seen in podman's rootless user namespace, Linux 6.18).
+func keepOwnerAndMode(root *os.Root, file *os.File, old fs.FileInfo) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	have := info.Sys().(*syscall.Stat_t)
+	want, mode := *have, fs.FileMode(0o600)
+	if old != nil {
+		want, mode = *old.Sys().(*syscall.Stat_t), old.Mode().Perm()
+	} else {
+		folder, err := root.Stat(".")
+		if err != nil {
+			return err
+		}
+		want.Uid = folder.Sys().(*syscall.Stat_t).Uid
+	}
+	if want.Uid != have.Uid || want.Gid != have.Gid {
+		inside, err := inUserNamespace()
+		if err != nil {
+			return err
+		}
+		if inside && (isOverflowID(want.Uid, "uid") || isOverflowID(want.Gid, "gid")) {
+			return fmt.Errorf("owner and group %d:%d cannot be kept, one is not mapped into this user namespace: "+
+				"give the file to the user that runs the engine", want.Uid, want.Gid)
+		}
+		if err := file.Chown(int(want.Uid), int(want.Gid)); err != nil {
+			return fmt.Errorf("keep owner and group %d:%d: %w", want.Uid, want.Gid, err)
+		}
+	}
+	return file.Chmod(mode)
+}
+
+// setLaterMtime sets the modification time to now, or as much later as it takes to
+// be later than old's. Two replacements within a clock tick would get the same
+// time, and a gate server would not notice the second. It reads the time back since
+// file systems round it (to a second on ext4 with 128-byte inodes, two on FAT).
+func setLaterMtime(file *os.File, old fs.FileInfo) error {
+	mtime := time.Now()
+	if old != nil && !mtime.After(old.ModTime()) {
+		mtime = old.ModTime().Add(1)
+	}
+	const farthest = 4 * time.Second
+	for step := time.Duration(1); ; step *= 2 {
+		// futimens(2) by another name, which golang.org/x/sys does not have.
+		self := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(mtime.UnixNano())}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, self, times, 0); err != nil {
+			return fmt.Errorf("set the modification time: %w", err)
+		}
+		if old == nil {
+			return nil
+		}
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		if info.ModTime().After(old.ModTime()) {
+			return nil
+		}
+		if step > farthest {
+			return fmt.Errorf("the file system keeps no modification time later than %v", old.ModTime())
+		}
+		mtime = old.ModTime().Add(step)
+	}
+}
+
+// inUserNamespace tells whether our ids are other than the kernel's: whether
+// uid_map is anything but all ids to themselves (user_namespaces(7)).
+func inUserNamespace() (bool, error) {
+	m, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false, fmt.Errorf("look for a user namespace: %w", err)
+	}
+	return strings.Join(strings.Fields(string(m)), " ") != "0 0 4294967295", nil
+}
+
+// isOverflowID tells whether the id is what the kernel shows for an unmapped one.
+func isOverflowID(id uint32, kind string) bool {
+	overflow, err := os.ReadFile("/proc/sys/kernel/overflow" + kind)
+	if err != nil {
+		return id == 65534
+	}
+	return strings.TrimSpace(string(overflow)) == fmt.Sprint(id)
+}

@@ -1,0 +1,80 @@
+// What a token and its grant are, and what makes them valid.
+
+package store
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+)
+
+// Token is a secret: "terok-g-" and 32 lower-case hex digits, 128 bits from the
+// system's random source. Formatted by package fmt it shows its fingerprint;
+// string(token) is the secret itself.
+type Token string
+
+const tokenPrefix = "terok-g-"
+
+// NewToken draws a token. It is not valid until it is issued.
+func NewToken() (Token, error) {
+	var bits [16]byte
+	if _, err := rand.Read(bits[:]); err != nil {
+		return "", fmt.Errorf("draw a token: %w", err)
+	}
+	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
+}
+
+// Fingerprint names the token without giving it away: the first 8 hex digits of
+// its SHA-256.
+func (t Token) Fingerprint() string {
+	sum := sha256.Sum256([]byte(t))
+	return hex.EncodeToString(sum[:4])
+}
+
+// String returns the fingerprint, so that no log or error shows a token by mistake.
+func (t Token) String() string { return t.Fingerprint() }
+
+// GoString returns the fingerprint too.
+func (t Token) GoString() string { return t.Fingerprint() }
+
+// Grant is what a token allows: one project and one task.
+type Grant struct {
+	Project string
+	Task    string
+}
+
+// Valid reports why a grant must not be issued. Project and task end up in URLs,
+// an env file and a shell, so both match [A-Za-z0-9][A-Za-z0-9._-]{0,127}. Whoever
+// annotates a container chooses them; a project "*" would open every repository.
+func (g Grant) Valid() error {
+	if err := ValidName(g.Project); err != nil {
+		return fmt.Errorf("project %w", err)
+	}
+	if err := ValidName(g.Task); err != nil {
+		return fmt.Errorf("task %w", err)
+	}
+	return nil
+}
+
+// ValidName reports why a project or task must not be issued. Its errors quote the
+// value safely, cut to a length that fits a log line.
+func ValidName(s string) error {
+	const most = 128
+	if len(s) > most {
+		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, most)
+	}
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && (c == '.' || c == '_' || c == '-'):
+		default:
+			return fmt.Errorf("%q is refused: use letters, digits, '.', '_' and '-', a letter or digit first", s)
+		}
+	}
+	if s == "" {
+		return fmt.Errorf("%q is refused: it is empty", s)
+	}
+	return nil
+}
