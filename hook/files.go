@@ -1,0 +1,121 @@
+// What the container finds in its folder: gate.env and, with a gate URL, a
+// gitconfig.
+
+package hook
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+
+	"terok-gate-hook/store"
+)
+
+type file struct {
+	name    string
+	content []byte
+}
+
+// files returns the content of the folder at mountPath. An empty mountPath means
+// that there is no folder, on the host: then the env file stands alone, without
+// git's set-up, which would have to point to a file beside it.
+//
+// No value needs quoting, so the env file reads the same for a POSIX shell, for
+// podman's --env-file and for systemd's EnvironmentFile=.
+func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitConfigCount int) []file {
+	var env strings.Builder
+	set := func(name, value string) { fmt.Fprintf(&env, "%s=%s\n", name, value) }
+	set("TEROK_GATE_TOKEN", string(token))
+	set("TEROK_PROJECT", grant.Project)
+	set("TEROK_TASK", grant.Task)
+	if gateURL == "" {
+		return []file{{"gate.env", []byte(env.String())}}
+	}
+	gateURL = strings.TrimSuffix(gateURL, "/")
+	set("TEROK_GATE_URL", gateURL)
+	// Without the token: git would write it into .git/config.
+	set("CODE_REPO", gateURL+"/"+grant.Project+".git")
+	if mountPath == "" {
+		return []file{{"gate.env", []byte(env.String())}}
+	}
+	index := strconv.Itoa(gitConfigCount)
+	set("GIT_CONFIG_COUNT", strconv.Itoa(gitConfigCount+1))
+	set("GIT_CONFIG_KEY_"+index, "include.path")
+	set("GIT_CONFIG_VALUE_"+index, path.Join(mountPath, "gitconfig"))
+	return []file{
+		{"gate.env", []byte(env.String())},
+		{"gitconfig", gitConfig(gateURL, token)},
+	}
+}
+
+// gitConfig makes git send the token to the gate and nowhere else. The gate takes
+// the Basic user name and ignores the password. The empty value comes first since
+// extraHeader adds up: a file that is included twice must send one header, not two
+// (git-config(1), http.extraHeader).
+func gitConfig(gateURL string, token store.Token) []byte {
+	basic := base64.StdEncoding.EncodeToString([]byte(string(token) + ":"))
+	return fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\textraHeader = Authorization: Basic %s\n", gateURL, basic)
+}
+
+// gitConfigCount returns where git's configuration from the environment goes on:
+// the GIT_CONFIG_COUNT of the container's own environment, less our own triple if
+// it is there already and the last (git-config(1), "ENVIRONMENT").
+func gitConfigCount(env []string, mountPath string) (int, error) {
+	var count int
+	values := map[string]string{}
+	for _, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		values[name] = value
+	}
+	if value := values["GIT_CONFIG_COUNT"]; value != "" {
+		var err error
+		const most = 1 << 20
+		if count, err = strconv.Atoi(value); err != nil || count < 0 || count > most {
+			return 0, fmt.Errorf("the container's environment has GIT_CONFIG_COUNT=%.32q, which git rejects", value)
+		}
+	}
+	last := strconv.Itoa(count - 1)
+	if values["GIT_CONFIG_KEY_"+last] == "include.path" && values["GIT_CONFIG_VALUE_"+last] == path.Join(mountPath, "gitconfig") {
+		count--
+	}
+	return count, nil
+}
+
+// checkGateURL admits a URL that needs no quoting anywhere: in a shell, in git's
+// configuration, in systemd's.
+func checkGateURL(s string) error {
+	if !plain(s, ":/._-~[]") {
+		return errors.New("use letters, digits and :/._-~[] only")
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return errors.New("is not of the form http[s]://host[:port][/path]")
+	}
+	return nil
+}
+
+// checkMountPath admits an absolute path below the root that needs no quoting.
+func checkMountPath(s string) error {
+	if !plain(s, "/._-") || !path.IsAbs(s) || path.Clean(s) != s || s == "/" {
+		return errors.New("use an absolute path of letters, digits and /._- only, without '..', below /")
+	}
+	return nil
+}
+
+// plain tells whether s consists of letters, digits and the others.
+func plain(s, others string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte(others, c) >= 0) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,66 @@
+// Injection on the host, for a state without a process: somebody tries the hook by
+// hand, or asked for it with an env dir.
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// hostDir returns the folder for env files on the host.
+func (h Hook) hostDir() (string, error) {
+	if h.EnvDir != "" {
+		return h.EnvDir, nil
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "terok"), nil
+	}
+	if os.Geteuid() == 0 {
+		return "/run/terok-gate", nil
+	}
+	return "", errors.New("XDG_RUNTIME_DIR is not set: name a folder with --env-dir")
+}
+
+// injectOnHost writes the env file, mode 0600, and returns its path. The id is
+// checked, so the name stays in the folder; nothing that stands under it, a
+// symbolic link say, is written through.
+func (h Hook) injectOnHost(id string, files []file) (path string, err error) {
+	dir, err := h.hostDir()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := h.removeFromHost(id); err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, id+".env")
+	env, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = env.Write(files[0].content)
+	if err := errors.Join(err, env.Close()); err != nil {
+		os.Remove(path)
+		return "", fmt.Errorf("write %s: %w", path, err)
+	}
+	return path, nil
+}
+
+// removeFromHost removes what injectOnHost wrote, if it did.
+func (h Hook) removeFromHost(id string) error {
+	dir, err := h.hostDir()
+	if err != nil {
+		return nil // no folder, no file
+	}
+	err = os.Remove(filepath.Join(dir, id+".env"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

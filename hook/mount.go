@@ -1,0 +1,273 @@
+// Injection into the container: a small tmpfs of its own, mounted read-only into
+// the container's mount namespace. The token touches no storage of the container's
+// and is gone with the namespace, even if nobody cleans up.
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"github.com/moby/sys/mountinfo"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// injectIntoContainer mounts the folder with the token. The container's process is
+// alive and waits for us; its root file system is complete but not yet its root
+// (crun and runc run prestart and createRuntime hooks before pivot_root(2)).
+func (h Hook) injectIntoContainer(state specs.State, token store.Token, grant store.Grant) error {
+	mode, err := h.envMode(state.Annotations)
+	if err != nil {
+		return err
+	}
+	config, err := readConfiguration(state.Bundle)
+	if err != nil {
+		return err
+	}
+	count := 0
+	if h.GateURL != "" {
+		if count, err = gitConfigCount(config.Process.Env, h.mountPath()); err != nil {
+			return err
+		}
+	}
+	process, err := openProcess(state.Pid)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(process)
+	ids, err := idsOf(state.Pid)
+	if err != nil {
+		return err
+	}
+	uid, err := ids.uid.ours(config.Process.User.UID)
+	if err != nil {
+		return fmt.Errorf("user of the container's process: %w", err)
+	}
+	gid, err := ids.gid.ours(config.Process.User.GID)
+	if err != nil {
+		return fmt.Errorf("group of the container's process: %w", err)
+	}
+	label := ""
+	if config.Linux != nil {
+		label = config.Linux.MountLabel
+	}
+	folder, err := newFolder(label)
+	if err != nil {
+		return fmt.Errorf("make a tmpfs: %w", err)
+	}
+	defer unix.Close(folder)
+	for _, f := range files(h.GateURL, h.mountPath(), token, grant, count) {
+		if err := writeFile(folder, f, mode, uid, gid); err != nil {
+			return fmt.Errorf("write %s: %w", f.name, err)
+		}
+	}
+	// Before it is attached, so that the container never sees a half-made folder.
+	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(folder, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
+		return fmt.Errorf("make the tmpfs read-only: %w", kernelTooOld(err))
+	}
+	return attach(folder, process, config.Root.Path, h.mountPath(), ids)
+}
+
+// openProcess returns a pidfd of the container's process, and refuses one that
+// shares our mount namespace or the host's: the folder would appear there.
+func openProcess(pid int) (int, error) {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("container process %d: %w", pid, kernelTooOld(err))
+	}
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		unix.Close(process)
+		return -1, fmt.Errorf("mount namespace of the container: %w", err)
+	}
+	for _, other := range []string{"/proc/self/ns/mnt", "/proc/1/ns/mnt"} {
+		// Process 1 can be out of sight for a rootless engine: then its namespace
+		// is out of the container's reach too.
+		if hosts, err := os.Readlink(other); err == nil && hosts == namespace {
+			unix.Close(process)
+			return -1, errors.New("the container is in the host's mount namespace: " +
+				"the token would be there for everybody, give the container a mount namespace of its own")
+		}
+	}
+	return process, nil
+}
+
+// newFolder returns a tmpfs that is mounted nowhere yet, a few pages large.
+func newFolder(label string) (mount int, err error) {
+	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, kernelTooOld(err)
+	}
+	defer unix.Close(fsfd)
+	for _, option := range [][2]string{{"source", "terok-gate"}, {"size", "64k"}, {"nr_inodes", "16"}, {"mode", "0555"}, {"context", label}} {
+		if option[1] == "" {
+			continue
+		}
+		if err := unix.FsconfigSetString(fsfd, option[0], option[1]); err != nil {
+			return -1, fmt.Errorf("option %s=%s: %w", option[0], option[1], err)
+		}
+	}
+	// Keeps the token out of swap. Only as real root, and since Linux 6.4.
+	_ = unix.FsconfigSetFlag(fsfd, "noswap")
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+}
+
+func writeFile(folder int, f file, mode fs.FileMode, uid, gid int) error {
+	fd, err := unix.Openat(folder, f.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(fd), f.name)
+	_, err = file.Write(f.content)
+	return errors.Join(err, file.Chown(uid, gid), file.Chmod(mode), file.Close())
+}
+
+// attach enters the container's mount namespace and moves the folder to its mount
+// point inside the root file system.
+//
+// It does so on an operating-system thread of its own with file-system attributes
+// (root, working directory, umask) of its own, which setns(2) demands. The thread
+// is never used for anything else: it ends with the goroutine.
+func attach(folder, process int, rootfs, mountPath string, ids idMaps) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("unshare the thread's file-system attributes: %w", err)
+			}
+			if err := unix.Setns(process, unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("enter the container's mount namespace: %w", err)
+			}
+			unix.Umask(0o022)
+			point, err := openMountPoint(rootfs, mountPath, ids)
+			if err != nil {
+				return err
+			}
+			defer point.Close()
+			if err := checkPropagation(point); err != nil {
+				return err
+			}
+			err = unix.MoveMount(folder, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+			if err != nil {
+				return fmt.Errorf("attach the tmpfs: %w", err)
+			}
+			return nil
+		}()
+	}()
+	return <-done
+}
+
+// openMountPoint returns a handle of the mount point, which it creates if it is
+// not there. The image's author is the attacker: symbolic links are resolved
+// inside the root file system, as the container will see them, and whatever they
+// say nothing outside it is opened, created or changed.
+func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
+	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	defer root.Close()
+	fail := func(path string, err error) (*os.File, error) {
+		return nil, fmt.Errorf("%s in the container's root file system: %w", path, err)
+	}
+	// One folder at a time, to know which ones are new and to whom they belong: a
+	// file of an id that the container cannot map would make podman commit fail.
+	path := ""
+	var point *os.File
+	for name := range strings.SplitSeq(strings.TrimPrefix(mountPath, "/"), "/") {
+		path += "/" + name
+		if point != nil {
+			point.Close()
+		}
+		point, err = pathrs.OpenatInRoot(root, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			point, err = makeFolder(root, path, ids)
+		}
+		if err != nil {
+			return fail(path, err)
+		}
+		info, err := point.Stat()
+		if err == nil && !info.IsDir() {
+			err = errors.New("is not a folder")
+		}
+		if err != nil {
+			point.Close()
+			return fail(path, err)
+		}
+	}
+	return point, nil
+}
+
+// makeFolder creates the folder, for the container's root user.
+func makeFolder(root *os.File, path string, ids idMaps) (*os.File, error) {
+	folder, err := pathrs.MkdirAllHandle(root, path, 0o755)
+	if err != nil {
+		return nil, err
+	}
+	uid, uidErr := ids.uid.ours(0)
+	gid, gidErr := ids.gid.ours(0)
+	if uidErr == nil && gidErr == nil && uid+gid != 0 {
+		if err := folder.Chown(uid, gid); err != nil {
+			folder.Close()
+			return nil, err
+		}
+	}
+	return folder, nil
+}
+
+// checkPropagation refuses a mount point on a mount with shared propagation, a
+// volume mounted :shared for example: the folder would appear in every peer, on
+// the host and in other containers, and stay there (mount_namespaces(7)).
+func checkPropagation(point *os.File) error {
+	var stat unix.Statx_t
+	err := unix.Statx(int(point.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stat)
+	if err == nil && stat.Mask&unix.STATX_MNT_ID == 0 {
+		err = errors.New("the kernel does not tell its id")
+	}
+	if err != nil {
+		return fmt.Errorf("mount under the mount point: %w", err)
+	}
+	table, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	mounts, err := mountinfo.GetMountsFromReader(table, func(m *mountinfo.Info) (skip, stop bool) {
+		return uint64(m.ID) != stat.Mnt_id, false
+	})
+	if err != nil {
+		return fmt.Errorf("mounts of the container: %w", err)
+	}
+	if len(mounts) != 1 {
+		return errors.New("the mount under the mount point is not among the mounts of the container")
+	}
+	if strings.Contains(mounts[0].Optional, "shared:") {
+		return fmt.Errorf("the mount point lies on a mount with shared propagation: "+
+			"the token would appear on the host and in other containers, mount the volume at %s without :shared or :rshared",
+			filepath.Clean(mounts[0].Mountpoint))
+	}
+	return nil
+}
+
+// kernelTooOld adds the way out to an error that means that the kernel does not
+// know the call.
+func kernelTooOld(err error) error {
+	if errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: Linux 5.12 or later is needed", err)
+	}
+	return err
+}
