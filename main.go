@@ -1,0 +1,203 @@
+// terok-gate-hook is an OCI hook that gives every container its own git-gate token
+// for exactly as long as the container lives.
+//
+// This file is the command line: what each command takes, and which exit status it
+// ends with. The work is done in the packages hook and store.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/store"
+)
+
+// Exit statuses.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitMisused = 2
+)
+
+const description = `As a container runtime calls it:
+
+   terok-gate-hook --token-file F prestart < state.json
+   terok-gate-hook --token-file F poststop < state.json
+
+As a person does:
+
+   terok-gate-hook create --project demo --task 1
+   terok-gate-hook list
+   terok-gate-hook revoke --project demo --task 1
+   echo terok-g-... | terok-gate-hook verify`
+
+func main() {
+	// A closed standard output is an error to report, not a reason to die between
+	// a commit and its report.
+	signal.Ignore(syscall.SIGPIPE)
+	os.Exit(run(os.Args))
+}
+
+func run(args []string) int {
+	app := &cli.App{
+		Name:            "terok-gate-hook",
+		Usage:           "an OCI hook that gives a container a git-gate token for as long as it lives",
+		Description:     description,
+		Version:         version(),
+		HideHelpCommand: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{
+				Name: "token-file", EnvVars: []string{"TEROK_GATE_TOKEN_FILE"}, TakesFile: true,
+				Usage: "the token file `F`; default: see the path command; required in a user namespace",
+			},
+			&cli.DurationFlag{
+				Name: "lock-timeout", EnvVars: []string{"TEROK_GATE_LOCK_TIMEOUT"}, Value: store.DefaultLockTimeout,
+				Usage: "give up if the lock of the token file is not to be had for this long",
+			},
+			&cli.StringFlag{
+				Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true,
+				Usage: "append what happened to this `F`ile too, as JSON lines",
+			},
+		},
+		Commands: []*cli.Command{
+			{
+				Name: "prestart", Aliases: []string{"createRuntime"}, Category: "For container runtimes",
+				Usage:  "issue a token for the container whose state is on standard input",
+				Flags:  prestartFlags(),
+				Action: prestart,
+			},
+			{
+				Name: "poststop", Category: "For container runtimes",
+				Usage:  "revoke the tokens of the container whose state is on standard input",
+				Flags:  []cli.Flag{envDirFlag()},
+				Action: poststop,
+			},
+			{
+				Name: "create", Category: "For people",
+				Usage:  "print a new token that belongs to no container and lives until it is revoked",
+				Flags:  []cli.Flag{projectFlag(), taskFlag()},
+				Action: create,
+			},
+			{
+				Name: "revoke", Category: "For people",
+				Usage:  "revoke the tokens of a project and task, of a container, or the token on standard input",
+				Flags:  []cli.Flag{projectFlag(), taskFlag(), containerFlag()},
+				Action: revoke,
+			},
+			{
+				Name: "list", Category: "For people",
+				Usage:  "list the tokens, never in full",
+				Flags:  []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "for programs"}},
+				Action: list,
+			},
+			{
+				Name: "verify", Category: "For people",
+				Usage:  "print project and task of the token on standard input; exit status 1 if it is not valid",
+				Action: verify,
+			},
+			{
+				Name: "path", Category: "For people",
+				Usage:  "print the token file's path",
+				Action: path,
+			},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misusef("unknown command %q: see terok-gate-hook --help", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		OnUsageError:   onUsageError,
+		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
+	}
+	for _, command := range app.Commands {
+		command.OnUsageError = onUsageError
+		command.Before = noArguments
+	}
+	err := app.Run(args)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+oneLine(err.Error()))
+	var misuse misuseError
+	if errors.As(err, &misuse) {
+		return exitMisused
+	}
+	return exitFailed
+}
+
+// misuseError is an error of whoever typed the command line.
+type misuseError struct{ error }
+
+func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
+
+func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
+	if c.Command.Name == "" || c.Command.Name == c.App.Name {
+		return misusef("%w", err)
+	}
+	return misusef("%s: %w", c.Command.Name, err)
+}
+
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return misusef("%s: takes no argument %q: flags that all commands share stand before the command", c.Command.Name, c.Args().First())
+	}
+	if timeout := c.Duration("lock-timeout"); timeout <= 0 {
+		return misusef("%s: --lock-timeout %v: must be more than nothing", c.Command.Name, timeout)
+	}
+	return nil
+}
+
+func prestartFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "project-annotation", Value: hook.ProjectAnnotation, Usage: "`name` of the annotation that holds the project"},
+		&cli.StringFlag{Name: "task-annotation", Value: hook.TaskAnnotation, Usage: "`name` of the annotation that holds the task"},
+		&cli.StringSliceFlag{Name: "allow-project", Usage: "refuse projects that match no such shell `pattern`; repeatable"},
+		&cli.StringFlag{Name: "mount-path", Value: hook.MountPath, Usage: "the `folder` in the container that holds gate.env"},
+		&cli.StringFlag{Name: "env-mode", Value: fmt.Sprintf("%04o", hook.EnvMode), Usage: "`mode` of gate.env: 0400, 0440 or 0444"},
+		&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it"},
+		envDirFlag(),
+	}
+}
+
+func envDirFlag() cli.Flag {
+	return &cli.StringFlag{Name: "env-dir", Usage: "inject on the host instead, as `D`/<container id>.env"}
+}
+
+func projectFlag() cli.Flag {
+	return &cli.StringFlag{Name: "project", Usage: "the project `P`"}
+}
+
+func taskFlag() cli.Flag {
+	return &cli.StringFlag{Name: "task", Usage: "the task `T`"}
+}
+
+func containerFlag() cli.Flag {
+	return &cli.StringFlag{Name: "container", Usage: "the full container `ID`"}
+}
+
+// tokens returns the token file that the command line names, or the default.
+func tokens(c *cli.Context) (store.File, error) {
+	file := store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
+	if file.Path == "" {
+		var err error
+		if file.Path, err = store.TokenFilePath(); err != nil {
+			return file, fmt.Errorf("%s: %w with --token-file", c.Command.Name, err)
+		}
+	}
+	return file, nil
+}
+
+func prestart(c *cli.Context) error {
+	return stage(c, hook.Hook.Prestart)
+}
+
+func poststop(c *cli.Context) error {
+	return stage(c, hook.Hook.Poststop)
+}

@@ -1,0 +1,95 @@
+// The commands that a container runtime calls, with what they tell the log.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/store"
+)
+
+// stage runs a stage and logs its outcome: nobody may see standard error.
+func stage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error)) error {
+	log := openLog(c.String("log-file"))
+	out, err := runStage(c, run)
+	for _, e := range out.Revoked {
+		name := "revoked"
+		if e.Container != out.Container {
+			name = "swept"
+		}
+		log.event(eventOf(name, e))
+	}
+	event := event{Container: out.Container, Project: out.Grant.Project, Task: out.Grant.Task}
+	switch {
+	case errors.Is(err, hook.ErrRefused):
+		event.Event = "refused"
+	case err != nil:
+		event.Event = "failed"
+	case out.Token != "":
+		event.Event, event.Fingerprint = "issued", out.Token.Fingerprint()
+	default:
+		return nil
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", c.Command.Name, err)
+		event.Error = oneLine(err.Error())
+	}
+	log.event(event)
+	if err == nil && out.EnvFile != "" {
+		// The token is issued: a path that cannot be printed does not undo it.
+		fmt.Println(out.EnvFile)
+	}
+	return err
+}
+
+func runStage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error)) (hook.Outcome, error) {
+	h, err := hookOf(c)
+	if err != nil {
+		return hook.Outcome{}, err
+	}
+	return run(h, os.Stdin)
+}
+
+// hookOf reads how the hook was registered from its flags. A flag that the stage
+// does not have reads as empty, and means the default.
+func hookOf(c *cli.Context) (hook.Hook, error) {
+	h := hook.Hook{
+		ProjectAnnotation: c.String("project-annotation"),
+		TaskAnnotation:    c.String("task-annotation"),
+		AllowProjects:     c.StringSlice("allow-project"),
+		MountPath:         c.String("mount-path"),
+		GateURL:           c.String("gate-url"),
+	}
+	if mode := c.String("env-mode"); mode != "" {
+		var err error
+		if h.EnvMode, err = hook.ParseEnvMode(mode); err != nil {
+			return h, misusef("--env-mode %w", err)
+		}
+	}
+	if dir := c.String("env-dir"); dir != "" {
+		var err error
+		if h.EnvDir, err = filepath.Abs(dir); err != nil {
+			return h, fmt.Errorf("--env-dir %s: %w", dir, err)
+		}
+	}
+	if err := h.Check(); err != nil {
+		return h, misusef("%w", err)
+	}
+	var err error
+	h.Tokens, err = tokens(c)
+	return h, err
+}
+
+func eventOf(name string, e store.Entry) event {
+	return event{
+		Event: name, Container: e.Container, Project: e.Project, Task: e.Task,
+		Fingerprint: e.Token.Fingerprint(),
+	}
+}
