@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
 )
 
 // event is one line of the audit trail.
@@ -36,7 +38,17 @@ func (l eventLog) event(e event) {
 		return
 	}
 	if err := appendLine(l.path, e); err != nil {
-		fmt.Fprintf(os.Stderr, "terok-gate-hook: log file: %s\n", oneLine(err.Error()))
+		printError(fmt.Errorf("log file: %w", err))
+	}
+}
+
+// revoked logs one event of this name for each entry.
+func (l eventLog) revoked(name string, entries []store.Entry) {
+	for _, e := range entries {
+		l.event(event{
+			Event: name, Container: e.Container, Project: e.Project, Task: e.Task,
+			Fingerprint: e.Token.Fingerprint(),
+		})
 	}
 }
 

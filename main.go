@@ -102,6 +102,15 @@ func run(args []string) int {
 				Action: verify,
 			},
 			{
+				Name: "reap", Category: "For people",
+				Usage: "revoke orphans: the tokens whose container's process is dead",
+				Flags: []cli.Flag{
+					&cli.BoolFlag{Name: "watch", Usage: "stay, and revoke each token the moment its process dies"},
+					&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, revoke nothing"},
+				},
+				Action: reap,
+			},
+			{
 				Name: "path", Category: "For people",
 				Usage:  "print the token file's path",
 				Action: path,
@@ -124,12 +133,17 @@ func run(args []string) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+oneLine(err.Error()))
+	printError(err)
 	var misuse misuseError
 	if errors.As(err, &misuse) {
 		return exitMisused
 	}
 	return exitFailed
+}
+
+// printError prints an error as one line.
+func printError(err error) {
+	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+oneLine(err.Error()))
 }
 
 // misuseError is an error of whoever typed the command line.

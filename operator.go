@@ -1,16 +1,13 @@
-// The commands that people use: create, revoke, list, verify and path.
+// The commands that people use: create, revoke, verify and path.
 
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -65,10 +62,7 @@ func revoke(c *cli.Context) error {
 			revoked, err = file.Revoke(func(e store.Entry) bool { return e.Token == token })
 		}
 	}
-	log := openLog(c.String("log-file"))
-	for _, e := range revoked {
-		log.event(eventOf("revoked", e))
-	}
+	openLog(c.String("log-file")).revoked("revoked", revoked)
 	if err != nil {
 		return fmt.Errorf("revoke: %w", err)
 	}
@@ -121,68 +115,4 @@ func path(c *cli.Context) error {
 	}
 	fmt.Println(file.Path)
 	return nil
-}
-
-// listed is a token as programs see it with list --json.
-type listed struct {
-	Project     string     `json:"project"`
-	Task        string     `json:"task"`
-	Container   string     `json:"container"` // empty: it belongs to none
-	State       string     `json:"state"`     // live, orphan or unknown
-	Created     *time.Time `json:"created"`   // null: written by another program
-	Fingerprint string     `json:"fingerprint"`
-}
-
-func list(c *cli.Context) error {
-	file, err := tokens(c)
-	if err != nil {
-		return err
-	}
-	entries, err := file.Entries()
-	if err != nil {
-		return fmt.Errorf("list: %w", err)
-	}
-	rows := []listed{}
-	for _, e := range entries {
-		row := listed{
-			Project: e.Project, Task: e.Task, Container: e.Container,
-			State: stateOf(e), Fingerprint: e.Token.Fingerprint(),
-		}
-		if !e.Created.IsZero() {
-			row.Created = &e.Created
-		}
-		rows = append(rows, row)
-	}
-	if c.Bool("json") {
-		out := json.NewEncoder(os.Stdout)
-		out.SetIndent("", "  ")
-		return out.Encode(rows)
-	}
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "PROJECT\tTASK\tCONTAINER\tSTATE\tAGE\tFINGERPRINT")
-	for _, r := range rows {
-		age, container := "-", "-"
-		if r.Created != nil {
-			age = time.Since(*r.Created).Round(time.Second).String()
-		}
-		if r.Container != "" {
-			container = oneLine(r.Container[:min(12, len(r.Container))])
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(r.Project), oneLine(r.Task), container, r.State, age, r.Fingerprint)
-	}
-	return table.Flush()
-}
-
-// stateOf is live, orphan, or unknown where nothing can be proved. A token that no
-// process is tied to lives until it is revoked.
-func stateOf(e store.Entry) string {
-	switch {
-	case e.Process == nil && e.Container == "":
-		return "live"
-	case e.Process.Life() == store.Alive:
-		return "live"
-	case e.Process.Life() == store.Dead:
-		return "orphan"
-	}
-	return "unknown"
 }

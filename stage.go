@@ -24,7 +24,7 @@ func stage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error))
 		if e.Container != out.Container {
 			name = "swept"
 		}
-		log.event(eventOf(name, e))
+		log.revoked(name, []store.Entry{e})
 	}
 	event := event{Container: out.Container, Project: out.Grant.Project, Task: out.Grant.Task}
 	switch {
@@ -85,11 +85,4 @@ func hookOf(c *cli.Context) (hook.Hook, error) {
 	var err error
 	h.Tokens, err = tokens(c)
 	return h, err
-}
-
-func eventOf(name string, e store.Entry) event {
-	return event{
-		Event: name, Container: e.Container, Project: e.Project, Task: e.Task,
-		Fingerprint: e.Token.Fingerprint(),
-	}
 }

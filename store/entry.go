@@ -18,6 +18,9 @@ type Entry struct {
 	Process   *Process  // the process that the token lives and dies with, or nil
 }
 
+// Orphan tells whether the token has outlived its process, by proof.
+func (e Entry) Orphan() bool { return e.Process.Life() == Dead }
+
 // entryJSON is what we write. Scope repeats the project: later versions of the
 // gate keep only entries that have it, the original ones read project.
 type entryJSON struct {

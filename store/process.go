@@ -82,42 +82,48 @@ var here = sync.OnceValue(func() judge {
 
 // life tells whether the process is alive, dead, or cannot be judged from here.
 func (j judge) life(p *Process) Life {
+	life, pidfd := j.look(p)
+	if pidfd >= 0 {
+		unix.Close(pidfd)
+	}
+	return life
+}
+
+// look does what life does and keeps the living in sight: pidfd is for the caller
+// to close if the process is alive, else -1. It does not block.
+func (j judge) look(p *Process) (life Life, pidfd int) {
 	if p == nil || p.PID <= 0 || p.Machine == "" || p.Machine != j.machine || p.Boot == "" || j.boot == "" {
-		return Unknown
+		return Unknown, -1
 	}
 	if p.Boot != j.boot {
-		return Dead
+		return Dead, -1
 	}
 	if p.PIDNS == "" || p.PIDNS != j.pidNS || p.TimeNS != j.timeNS || !j.ownProc {
-		return Unknown
+		return Unknown, -1
 	}
-	fd, pidfdErr := unix.PidfdOpen(p.PID, 0)
+	pidfd, pidfdErr := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
 	if errors.Is(pidfdErr, unix.ESRCH) {
-		return Dead
-	}
-	if pidfdErr == nil {
-		defer unix.Close(fd)
+		return Dead, -1
 	}
 	start, statErr := startTime(p.PID)
-	if statErr == nil && start != p.Start {
-		return Dead
+	var over bool
+	var pollErr error
+	if pidfdErr == nil {
+		// Asked last: if it is not over now, what stat said was said of this process.
+		// A pidfd polls readable once every thread has ended, reaped or not
+		// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
+		over, pollErr = readable(pidfd)
 	}
-	if pidfdErr != nil {
-		return Unknown
-	}
-	// Asked last: if it is not over now, what stat said was said of this process.
-	// A pidfd polls readable once every thread has ended, reaped or not
-	// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
-	over, err := readable(fd)
 	switch {
-	case err != nil:
-		return Unknown
-	case over:
-		return Dead
-	case statErr != nil:
-		return Unknown
+	case over, statErr == nil && start != p.Start:
+		life = Dead
+	case pidfdErr == nil && pollErr == nil && statErr == nil:
+		return Alive, pidfd
 	}
-	return Alive
+	if pidfdErr == nil {
+		unix.Close(pidfd)
+	}
+	return life, -1
 }
 
 // startTime reads field 22 of /proc/<pid>/stat. The command's name, field 2, may

@@ -114,7 +114,7 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	}
 	return f.change(func(entries map[string]json.RawMessage) []Entry {
 		revoked := remove(entries, func(old Entry) bool {
-			return e.Container != "" && old.Container == e.Container || old.Process.Life() == Dead
+			return e.Container != "" && old.Container == e.Container || old.Orphan()
 		})
 		entries[string(e.Token)] = value
 		return revoked
@@ -128,8 +128,14 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 func (f File) RevokeContainer(id string) (revoked []Entry, err error) {
 	return f.Revoke(func(e Entry) bool {
 		life := e.Process.Life()
-		return life == Dead || life != Alive && id != "" && e.Container == id
+		return life == Dead || life == Unknown && id != "" && e.Container == id
 	})
+}
+
+// Sweep revokes the orphans: the tokens whose process is provably dead. A token
+// that no process is tied to is never swept.
+func (f File) Sweep() (revoked []Entry, err error) {
+	return f.Revoke(Entry.Orphan)
 }
 
 // Revoke revokes the tokens that match and returns them. None is no error, and
