@@ -7,7 +7,7 @@ BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -
 SOURCES = go.mod go.sum $(wildcard *.go hook/*.go store/*.go)
 TESTFLAGS =
 
-.PHONY: run test lint clean
+.PHONY: run test fuzz lint clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
@@ -20,6 +20,13 @@ run: # a real container gets its token and loses it, in a throw-away folder
 test: # all tests
 	scripts/needs go podman runc busybox git python3 strace tools
 	go test $(TESTFLAGS) ./...
+
+FUZZTIME = 5s
+fuzz: export TMPDIR = /dev/shm
+fuzz: # all fuzz targets, one after another; for hours: make fuzz FUZZTIME=2h
+	for target in State Configuration Annotations MountPoint; do \
+		go test -run '^$$' -fuzz "^Fuzz$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./hook || exit; done
+	go test -run '^$$' -fuzz '^FuzzTokenFile$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -35,7 +37,7 @@ As a person does:
    terok-gate-hook create --project demo --task 1
    terok-gate-hook list
    terok-gate-hook revoke --project demo --task 1
-   echo terok-g-... | terok-gate-hook verify`
+   terok-gate-hook verify < token`
 
 func main() {
 	// A closed standard output is an error to report, not a reason to die between
@@ -62,7 +64,7 @@ func run(args []string) int {
 			},
 			&cli.StringFlag{
 				Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true,
-				Usage: "append what happened to this `F`ile too, as JSON lines",
+				Usage: "append what happened to the file `F` too, as JSON lines",
 			},
 		},
 		Commands: []*cli.Command{
@@ -118,7 +120,7 @@ func run(args []string) int {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return misusef("unknown command %q: see terok-gate-hook --help", c.Args().First())
+				return misusef("unknown command %s: see terok-gate-hook --help", quote(c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -158,9 +160,17 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	return misusef("%s: %w", c.Command.Name, err)
 }
 
+// quote quotes a stray argument, unless it is a token.
+func quote(arg string) string {
+	if strings.HasPrefix(arg, "terok-g-") {
+		return "token " + store.Token(arg).Fingerprint() + ", which belongs on standard input"
+	}
+	return fmt.Sprintf("%q", arg)
+}
+
 func noArguments(c *cli.Context) error {
 	if c.Args().Present() {
-		return misusef("%s: takes no argument %q: flags that all commands share stand before the command", c.Command.Name, c.Args().First())
+		return misusef("%s: takes no argument %s: flags that all commands share stand before the command", c.Command.Name, quote(c.Args().First()))
 	}
 	if timeout := c.Duration("lock-timeout"); timeout <= 0 {
 		return misusef("%s: --lock-timeout %v: must be more than nothing", c.Command.Name, timeout)

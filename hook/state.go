@@ -29,7 +29,7 @@ func readState(r io.Reader) (specs.State, error) {
 	}
 	if len(content) == 0 {
 		return state, errors.New("read the container state from standard input: there is none: " +
-			"a container runtime writes it; to try it by hand, use < testdata/prestart.json")
+			"a container runtime writes it; to try it by hand, use < testdata/crun/prestart.json")
 	}
 	if err := json.Unmarshal(content, &state); err != nil {
 		return specs.State{}, fmt.Errorf("container state: %w", err)
