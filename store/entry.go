@@ -6,7 +6,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Entry is one token of the token file with what is known of it.
@@ -106,15 +110,70 @@ func parse(content []byte) (map[string]json.RawMessage, error) {
 	if entries == nil {
 		return nil, fmt.Errorf("byte 0: a JSON null, not an object")
 	}
+	for key := range entries {
+		if strings.ContainsRune(key, utf8.RuneError) {
+			return parseRawKeys(content)
+		}
+	}
+	return entries, nil
+}
+
+// rawKey begins a key that is no Unicode, and that stands in the map as its JSON
+// text: half a surrogate pair, say, which Python writes as an escape. Decoded, it
+// would be U+FFFD, and two such keys one. No decoded key holds this byte.
+const rawKey = "\xff"
+
+// parseRawKeys is parse for an object, keys that are no Unicode in their JSON text.
+func parseRawKeys(content []byte) (map[string]json.RawMessage, error) {
+	entries := map[string]json.RawMessage{}
+	dec := json.NewDecoder(bytes.NewReader(content))
+	if _, err := dec.Token(); err != nil { // the brace
+		return nil, err
+	}
+	for dec.More() {
+		before := dec.InputOffset()
+		token, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		key, _ := token.(string)
+		if strings.ContainsRune(key, utf8.RuneError) {
+			text := content[before:dec.InputOffset()]
+			key = rawKey + string(text[bytes.IndexByte(text, '"'):])
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, err
+		}
+		entries[key] = value
+	}
 	return entries, nil
 }
 
 // format is the opposite of parse: two spaces, a newline at the end, keys sorted.
 func format(entries map[string]json.RawMessage) ([]byte, error) {
+	if len(entries) == 0 {
+		return []byte("{}\n"), nil
+	}
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	err := enc.Encode(entries)
-	return out.Bytes(), err
+	next := "{\n  "
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		out.WriteString(next)
+		next = ",\n  "
+		if text, raw := strings.CutPrefix(key, rawKey); raw {
+			out.WriteString(text)
+		} else if err := enc.Encode(key); err != nil {
+			return nil, err
+		} else {
+			out.Truncate(out.Len() - 1) // Encode ends in a newline
+		}
+		out.WriteString(": ")
+		if err := json.Indent(&out, entries[key], "  ", "  "); err != nil {
+			return nil, err
+		}
+	}
+	out.WriteString("\n}\n")
+	return out.Bytes(), nil
 }

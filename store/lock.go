@@ -59,17 +59,6 @@ func (f File) lock(root *os.Root) (unlock func(), err error) {
 // what is handed over to them is only ever an empty regular file of ours with no
 // other name.
 func createLock(root *os.Root, name, tokenFile string) error {
-	created, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		created.Close()
-	} else if !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	lock, info, err := openRegular(root, name, os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
 	owned, err := root.Lstat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		owned, err = root.Lstat(".")
@@ -78,8 +67,35 @@ func createLock(root *os.Root, name, tokenFile string) error {
 		return err
 	}
 	owner := owned.Sys().(*syscall.Stat_t).Uid
+	if _, err := root.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		if int(owner) != os.Geteuid() {
+			if err := mapped(owner, 0); err != nil {
+				return err // before there is one that its owner cannot open
+			}
+		}
+		created, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			err = created.Chmod(0o600) // whatever the umask
+			created.Close()
+		} else if errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	lock, info, err := openRegular(root, name, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	stat := info.Sys().(*syscall.Stat_t)
 	if stat.Uid != owner && int(stat.Uid) == os.Geteuid() && stat.Nlink == 1 && stat.Size == 0 {
+		if err := mapped(owner, 0); err != nil {
+			return err
+		}
 		return lock.Chown(int(owner), -1)
 	}
 	return nil

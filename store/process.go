@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -47,6 +48,13 @@ func (p *Process) Life() Life { return here().life(p) }
 // ProcessOf describes the running process with this pid of ours.
 func ProcessOf(pid int) (*Process, error) {
 	j := here()
+	if j.unsure != nil {
+		// Described by half, it would never be provably dead.
+		return nil, fmt.Errorf("describe process %d: %w", pid, j.unsure)
+	}
+	if !j.ownProc {
+		return nil, fmt.Errorf("start time of process %d: /proc was mounted in another pid namespace", pid)
+	}
 	start, err := startTime(pid)
 	if err != nil {
 		return nil, fmt.Errorf("start time of process %d: %w", pid, err)
@@ -61,23 +69,41 @@ func ProcessOf(pid int) (*Process, error) {
 // boot, pid and time namespace.
 type judge struct {
 	machine, boot, pidNS, timeNS string
-	ownProc                      bool // /proc shows our own pid namespace
+	ownProc                      bool  // /proc shows our own pid namespace
+	unsure                       error // why some of this could not be read, though it is there
 }
 
 // here is the place that this process judges from. Asked when first needed, not at
 // start.
 var here = sync.OnceValue(func() judge {
+	var j judge
+	note := func(err error) {
+		if j.unsure == nil && !errors.Is(err, fs.ErrNotExist) {
+			j.unsure = err
+		}
+	}
 	link := func(path string) string {
-		target, _ := os.Readlink(path)
+		target, err := os.Readlink(path)
+		note(err)
 		return target
 	}
-	return judge{
-		machine: machineID(),
-		boot:    firstLine("/proc/sys/kernel/random/boot_id"),
-		pidNS:   link("/proc/self/ns/pid"),
-		timeNS:  link("/proc/self/ns/time"), // empty on a kernel without time namespaces
-		ownProc: procIsOurs(),
+	line := func(path string) string {
+		content, err := os.ReadFile(path)
+		note(err)
+		first, _, _ := strings.Cut(string(content), "\n")
+		return strings.TrimSpace(first)
 	}
+	// machine-id(5): systemd's first boot calls it "uninitialized".
+	if j.machine = line("/etc/machine-id"); len(j.machine) != 32 {
+		j.machine = ""
+	}
+	j.boot = line("/proc/sys/kernel/random/boot_id")
+	j.pidNS = link("/proc/self/ns/pid")
+	j.timeNS = link("/proc/self/ns/time") // empty on a kernel without time namespaces
+	status, err := os.ReadFile("/proc/self/status")
+	note(err)
+	j.ownProc = procIsOurs(string(status))
+	return j
 })
 
 // life tells whether the process is alive, dead, or cannot be judged from here.
@@ -150,27 +176,11 @@ func readable(fd int) (bool, error) {
 	}
 }
 
-// machineID returns machine-id(5), or "" where there is none or, in the words of
-// systemd's first boot, it is "uninitialized".
-func machineID() string {
-	if id := firstLine("/etc/machine-id"); len(id) == 32 {
-		return id
-	}
-	return ""
-}
-
-func firstLine(path string) string {
-	content, _ := os.ReadFile(path)
-	line, _, _ := strings.Cut(string(content), "\n")
-	return strings.TrimSpace(line)
-}
-
 // procIsOurs tells whether /proc was mounted in our pid namespace. NSpid lists our
 // pids from that of the mount down to our own (proc_pid_status(5)): exactly one
-// then, the one that getpid(2) returns.
-func procIsOurs() bool {
-	status, _ := os.ReadFile("/proc/self/status")
-	for line := range strings.Lines(string(status)) {
+// then, the one that getpid(2) returns. status is that of /proc/self.
+func procIsOurs(status string) bool {
+	for line := range strings.Lines(status) {
 		if pids, ok := strings.CutPrefix(line, "NSpid:"); ok {
 			return strings.TrimSpace(pids) == strconv.Itoa(os.Getpid())
 		}

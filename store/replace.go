@@ -98,7 +98,7 @@ func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err e
 	if err := keepOwnerAndMode(root, file, old); err != nil {
 		return err
 	}
-	if err := setLaterMtime(file, old); err != nil {
+	if err := setLaterMtime(root, temporary, file, old); err != nil {
 		return err
 	}
 	if err := file.Sync(); err != nil {
@@ -122,10 +122,6 @@ func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err e
 // keepOwnerAndMode gives the file owner, group and mode of the old one. A new one
 // is mode 0600 and belongs to the owner of its folder: the gate server's user, say,
 // when root issues the first token.
-//
-// In a user namespace an id that is not mapped reads as the overflow id, usually
-// 65534. That number may well be mapped, to another id: chown(2) would succeed and
-// give the file away (seen in podman's rootless user namespace, Linux 6.18).
 func keepOwnerAndMode(root *os.Root, file *os.File, old fs.FileInfo) error {
 	info, err := file.Stat()
 	if err != nil {
@@ -143,13 +139,8 @@ func keepOwnerAndMode(root *os.Root, file *os.File, old fs.FileInfo) error {
 		want.Uid = folder.Sys().(*syscall.Stat_t).Uid
 	}
 	if want.Uid != have.Uid || want.Gid != have.Gid {
-		inside, err := inUserNamespace()
-		if err != nil {
+		if err := mapped(want.Uid, want.Gid); err != nil {
 			return err
-		}
-		if inside && (isOverflowID(want.Uid, "uid") || isOverflowID(want.Gid, "gid")) {
-			return fmt.Errorf("owner and group %d:%d cannot be kept, one is not mapped into this user namespace: "+
-				"give the file to the user that runs the engine", want.Uid, want.Gid)
 		}
 		if err := file.Chown(int(want.Uid), int(want.Gid)); err != nil {
 			return fmt.Errorf("keep owner and group %d:%d: %w", want.Uid, want.Gid, err)
@@ -158,21 +149,35 @@ func keepOwnerAndMode(root *os.Root, file *os.File, old fs.FileInfo) error {
 	return file.Chmod(mode)
 }
 
+// mapped refuses owners and groups that are not mapped into this user namespace.
+//
+// Such an id reads as the overflow id, usually 65534. That number may well be mapped,
+// to another id: chown(2) would succeed and give the file away (seen in podman's
+// rootless user namespace, Linux 6.18).
+func mapped(uid, gid uint32) error {
+	inside, err := InUserNamespace()
+	if err != nil {
+		return err
+	}
+	if inside && (isOverflowID(uid, "uid") || isOverflowID(gid, "gid")) {
+		return fmt.Errorf("owner and group %d:%d cannot be kept, one is not mapped into this user namespace: "+
+			"give the file to the user that runs the engine", uid, gid)
+	}
+	return nil
+}
+
 // setLaterMtime sets the modification time to now, or as much later as it takes to
 // be later than old's. Two replacements within a clock tick would get the same
 // time, and a gate server would not notice the second. It reads the time back since
 // file systems round it (to a second on ext4 with 128-byte inodes, two on FAT).
-func setLaterMtime(file *os.File, old fs.FileInfo) error {
+func setLaterMtime(root *os.Root, name string, file *os.File, old fs.FileInfo) error {
 	mtime := time.Now()
 	if old != nil && !mtime.After(old.ModTime()) {
 		mtime = old.ModTime().Add(1)
 	}
 	const farthest = 4 * time.Second
 	for step := time.Duration(1); ; step *= 2 {
-		// futimens(2) by another name, which golang.org/x/sys does not have.
-		self := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
-		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(mtime.UnixNano())}
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, self, times, 0); err != nil {
+		if err := root.Chtimes(name, time.Time{}, mtime); err != nil {
 			return fmt.Errorf("set the modification time: %w", err)
 		}
 		if old == nil {
@@ -192,9 +197,9 @@ func setLaterMtime(file *os.File, old fs.FileInfo) error {
 	}
 }
 
-// inUserNamespace tells whether our ids are other than the kernel's: whether
+// InUserNamespace tells whether our ids are other than the kernel's: whether
 // uid_map is anything but all ids to themselves (user_namespaces(7)).
-func inUserNamespace() (bool, error) {
+func InUserNamespace() (bool, error) {
 	m, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
 		return false, fmt.Errorf("look for a user namespace: %w", err)

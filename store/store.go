@@ -53,7 +53,7 @@ type File struct {
 // with somebody else's HOME or none, and prestart and poststop would not agree.
 func TokenFilePath() (string, error) {
 	const wayOut = "name the token file"
-	inside, err := inUserNamespace()
+	inside, err := InUserNamespace()
 	if err != nil {
 		return "", fmt.Errorf("default token file: %w", err)
 	}
@@ -80,7 +80,7 @@ func TokenFilePath() (string, error) {
 }
 
 // CreateToken issues a token that belongs to no container and lives until it is
-// revoked.
+// revoked. Like every Issue, it sweeps; who wants to know what, calls Issue.
 func (f File) CreateToken(project, task string) (Token, error) {
 	token, err := NewToken()
 	if err != nil {
@@ -102,6 +102,9 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 // An error before the rename leaves the file as it was. After it only the folder's
 // fsync can fail: the token is then valid, but might not survive a power cut.
 func (f File) Issue(e Entry) (revoked []Entry, err error) {
+	if err := e.Token.valid(); err != nil {
+		return nil, err
+	}
 	if err := e.Valid(); err != nil {
 		return nil, err
 	}

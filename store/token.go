@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 )
 
 // Token is a secret: "terok-g-" and 32 lower-case hex digits, 128 bits from the
@@ -23,6 +24,16 @@ func NewToken() (Token, error) {
 		return "", fmt.Errorf("draw a token: %w", err)
 	}
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
+}
+
+// valid reports why a token must not be issued: an empty one would open the gate to
+// whoever names no user.
+func (t Token) valid() error {
+	digits, ok := strings.CutPrefix(string(t), tokenPrefix)
+	if !ok || len(digits) != 32 || strings.Trim(digits, "0123456789abcdef") != "" {
+		return fmt.Errorf("token %s is refused: it is not %q and 32 lower-case hex digits", t, tokenPrefix)
+	}
+	return nil
 }
 
 // Fingerprint names the token without giving it away: the first 8 hex digits of

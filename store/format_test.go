@@ -1,0 +1,354 @@
+package store_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"terok-gate-hook/store"
+)
+
+func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
+	created := time.Date(2024, 5, 6, 9, 8, 7, 654_321_000, time.FixedZone("CEST", 7200))
+	for _, row := range []struct {
+		name  string
+		entry store.Entry
+		want  string
+	}{
+		{
+			name: "of a container",
+			entry: store.Entry{
+				Token:     "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Container: "c0ffee",
+				Created:   created,
+				Process:   &store.Process{Machine: "m", Boot: "b", PIDNS: "pid:[1]", TimeNS: "time:[2]", PID: 7, Start: 1 << 60},
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "project": "demo",
+    "task": "1",
+    "scope": "demo",
+    "container": "c0ffee",
+    "created": "2024-05-06T07:08:07.654Z",
+    "process": {
+      "machine": "m",
+      "boot": "b",
+      "pid_ns": "pid:[1]",
+      "time_ns": "time:[2]",
+      "pid": 7,
+      "start": 1152921504606846976
+    }
+  }
+}
+`,
+		},
+		{
+			name: "of no container",
+			entry: store.Entry{
+				Token:   "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:   store.Grant{Project: "demo", Task: "1"},
+				Created: created,
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "project": "demo",
+    "task": "1",
+    "scope": "demo",
+    "created": "2024-05-06T07:08:07.654Z"
+  }
+}
+`,
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := tokenFile(t)
+			issue(t, f, row.entry)
+			if diff := cmp.Diff(row.want, contentOf(t, f.Path)); diff != "" {
+				t.Errorf("file (-want +got):\n%s", diff)
+			}
+			got, err := f.Entries()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := row.entry
+			want.Created = created.Truncate(time.Millisecond)
+			if diff := cmp.Diff([]store.Entry{want}, got); diff != "" {
+				t.Errorf("read again (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheLastTokenLeavesAnEmptyObject(t *testing.T) {
+	f := tokenFile(t)
+	issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}})
+	if _, err := f.RevokeTokenForTask("demo", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := contentOf(t, f.Path); got != "{}\n" {
+		t.Errorf("the file holds %q", got)
+	}
+}
+
+// changes are all ways in which a file changes that holds the token of changed.
+var changes = map[string]func(store.File) error{
+	"CreateToken": func(f store.File) error {
+		_, err := f.CreateToken("demo", "2")
+		return err
+	},
+	"Issue": func(f store.File) error {
+		_, err := f.Issue(store.Entry{Token: tokenNamed("b"), Grant: store.Grant{Project: "demo", Task: "2"}, Container: "c1"})
+		return err
+	},
+	"Revoke": func(f store.File) error {
+		_, err := f.Revoke(func(e store.Entry) bool { return e.Token == tokenNamed("changed") })
+		return err
+	},
+	"RevokeContainer": func(f store.File) error {
+		_, err := f.RevokeContainer("c1")
+		return err
+	},
+	"RevokeTokenForTask": func(f store.File) error {
+		_, err := f.RevokeTokenForTask("demo", "1")
+		return err
+	},
+	"Sweep": func(f store.File) error {
+		_, err := f.Sweep()
+		return err
+	},
+}
+
+// changed is an entry that every change but CreateToken takes away: of container
+// c1, project demo and task 1, with a process of an earlier boot.
+func changed(t *testing.T) string {
+	t.Helper()
+	needMachineID(t)
+	process, err := json.Marshal(ofAnotherBoot(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`%q: {"project": "demo", "task": "1", "container": "c1", "process": %s}`,
+		string(tokenNamed("changed")), process)
+}
+
+func TestWhatOthersWroteSurvivesEveryChange(t *testing.T) {
+	own := changed(t)
+	for _, row := range []struct {
+		name   string
+		member string
+		want   string // without white space; empty: as member
+	}{
+		{name: "an entry of the orchestrator", member: `"terok-g-00000000000000000000000000000001":{"project":"p","task":"t"}`},
+		{name: "an entry of a later gate", member: `"terok-g-00000000000000000000000000000001":{"scope":"p","task":"t"}`},
+		{name: "keys that we do not know", member: `"x":{"project":"p","task":"t","expires":1700000000,"by":"me"}`},
+		{name: "our keys in other types", member: `"x":{"project":"p","task":7,"container":["c1"],"created":false,"process":"p"}`},
+		{name: "our keys in another case", member: `"x":{"Project":"demo","Task":"1","Container":"c1"}`},
+		{name: "the order of keys", member: `"x":{"z":1,"project":"p","a":2}`},
+		{name: "a key that comes twice", member: `"x":{"project":"p","k":1,"k":2}`},
+		{name: "numbers that no float64 holds", member: `"x":{"a":123456789012345678901234567890,"b":1e999,"c":0.1000000000000000055511151231257827,"d":-0}`},
+		{name: "nested values", member: `"x":{"a":[{"b":[[],{},[null,true,"s"]]}]}`},
+		{name: "nesting", member: `"x":` + strings.Repeat(`[`, 500) + strings.Repeat(`]`, 500)},
+		{name: "a string", member: `"x":"demo"`},
+		{name: "a number", member: `"x":7`},
+		{name: "true", member: `"x":true`},
+		{name: "null", member: `"x":null`},
+		{name: "an array", member: `"x":[]`},
+		{name: "an object without a project", member: `"x":{}`},
+		{name: "an empty key", member: `"":{"project":"p"}`},
+		{name: "a key of spaces", member: `"  ":{"project":"p"}`},
+		{name: "a key with a quote, a backslash and a line end", member: `"a\"b\\c\nd":{"project":"p"}`},
+		{name: "a key like a token", member: `"terok-g-":{"project":"p"}`},
+		{name: "a token in capitals", member: `"TEROK-G-0123456789ABCDEF0123456789ABCDEF":{"project":"p"}`},
+		{name: "HTML characters", member: `"<a href='x'>&amp;</a>":{"project":"<&>"}`},
+		{name: "non-ASCII", member: `"ключ 鍵 🔑":{"project":"проект 🚀"}`},
+		{name: "escapes in values", member: `"x":{"project":"\u00e9\/\ud83d\udd11"}`},
+		{name: "escapes in keys", member: `"\u043a\u043b\/\ud83d\udd11":{"project":"p"}`, want: `"кл/🔑":{"project":"p"}`},
+		{name: "line separators of JavaScript", member: `"a\u2028b\u2029c":{"project":"\u2028"}`},
+		{name: "half a surrogate pair in a value", member: `"x":{"project":"\ud800"}`},
+		// Python writes what it cannot encode so; two such keys are two entries.
+		{name: "half a surrogate pair in a key", member: `"\ud800":1,"\udc00":2`},
+		{name: "keys that are not UTF-8", member: "\"\xfe\":1,\"\xff\":2"},
+		{name: "the replacement character in a key", member: "\"\ufffd\":1"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if row.want == "" {
+				row.want = row.member
+			}
+			for name, change := range changes {
+				f := tokenFile(t)
+				write(t, f.Path, "{"+row.member+","+own+"}")
+				before := statOf(t, f.Path).Ino
+				if err := change(f); err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				if statOf(t, f.Path).Ino == before {
+					t.Errorf("%s changed nothing", name)
+				}
+				var got bytes.Buffer
+				if err := json.Compact(&got, []byte(contentOf(t, f.Path))); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				if !strings.Contains(got.String(), row.want) {
+					t.Errorf("%s: the file is without\n%s\nnow:\n%s", name, row.want, &got)
+				}
+			}
+		})
+	}
+}
+
+func TestOfATokenThatComesTwiceTheLastCounts(t *testing.T) { // as in Python
+	f := tokenFile(t)
+	write(t, f.Path, `{"x": {"project": "first"}, "y": 1, "x": {"project": "last"}}`)
+	if _, err := f.CreateToken("demo", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := contentOf(t, f.Path); !strings.Contains(got, "last") || strings.Contains(got, "first") {
+		t.Errorf("the file holds\n%s", got)
+	}
+}
+
+func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
+	type entry struct {
+		Project, Task, Container string
+		Created                  bool
+		Process                  *store.Process
+	}
+	for _, row := range []struct {
+		name  string
+		value string
+		want  *entry // nil: not an entry
+	}{
+		{"project and task", `{"project": "p", "task": "t"}`, &entry{Project: "p", Task: "t"}},
+		{"or else scope", `{"scope": "s", "task": "t"}`, &entry{Project: "s", Task: "t"}},
+		{"project before scope", `{"scope": "s", "project": "p"}`, &entry{Project: "p"}},
+		{"scope if project is null", `{"scope": "s", "project": null}`, &entry{Project: "s"}},
+		{"scope if project is a number", `{"scope": "s", "project": 7}`, &entry{Project: "s"}},
+		{"no task", `{"project": "p"}`, &entry{Project: "p"}},
+		{"a task of another type", `{"project": "p", "task": 1}`, &entry{Project: "p"}},
+		{"a wildcard is not ours to judge", `{"project": "*", "task": "../x"}`, &entry{Project: "*", Task: "../x"}},
+		{"the last of two projects", `{"project": "a", "project": "b"}`, &entry{Project: "b"}},
+		{"no project in capitals", `{"Project": "p", "SCOPE": "s"}`, nil},
+		{"no task in capitals", `{"project": "p", "Task": "t"}`, &entry{Project: "p"}},
+		{"project before its capitals", `{"project": "p", "PROJECT": "q"}`, &entry{Project: "p"}},
+		{"project after its capitals", `{"PROJECT": "q", "project": "p"}`, &entry{Project: "p"}},
+		{"no container in capitals", `{"project": "p", "CONTAINER": "c"}`, &entry{Project: "p"}},
+		{"a container", `{"project": "p", "container": "c"}`, &entry{Project: "p", Container: "c"}},
+		{"a container of another type", `{"project": "p", "container": {}}`, &entry{Project: "p"}},
+		{"a time", `{"project": "p", "created": "2024-05-06T07:08:09+02:00"}`, &entry{Project: "p", Created: true}},
+		{"no time", `{"project": "p", "created": "yesterday"}`, &entry{Project: "p"}},
+		{"no time but a number", `{"project": "p", "created": 1700000000}`, &entry{Project: "p"}},
+		{"a process", `{"project": "p", "process": {"machine": "m", "pid": 7, "more": 1}}`, &entry{Project: "p", Process: &store.Process{Machine: "m", PID: 7}}},
+		{"no process", `{"project": "p", "process": null}`, &entry{Project: "p"}},
+		{"no process but a number", `{"project": "p", "process": 7}`, &entry{Project: "p"}},
+		{"no process with a pid of another type", `{"project": "p", "process": {"machine": "m", "pid": "7"}}`, &entry{Project: "p"}},
+		{"no process with a pid out of range", `{"project": "p", "process": {"machine": "m", "pid": 1e30}}`, &entry{Project: "p"}},
+		{"an empty object", `{}`, nil},
+		{"null", `null`, nil},
+		{"a string", `"project"`, nil},
+		{"a number", `1`, nil},
+		{"an array", `["project"]`, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := tokenFile(t)
+			write(t, f.Path, `{"x": `+row.value+`}`)
+			entries, err := f.Entries()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got *entry
+			for _, e := range entries {
+				if e.Token != "x" || got != nil {
+					t.Errorf("more than token x: %+v", entries)
+				}
+				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process}
+			}
+			if diff := cmp.Diff(row.want, got); diff != "" {
+				t.Errorf("entry (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEntriesComeOldestFirst(t *testing.T) {
+	f := tokenFile(t)
+	write(t, f.Path, `{
+		"c": {"project": "p", "created": "2024-01-03T00:00:00Z"},
+		"a": {"project": "p", "created": "2024-01-02T00:00:00+09:00"},
+		"b": {"project": "p", "created": "2024-01-02T00:00:00Z"},
+		"d": {"project": "p"}}`)
+	entries, err := f.Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	for _, e := range entries {
+		got += string(e.Token)
+	}
+	if got != "dabc" {
+		t.Errorf("the order is %s, not dabc", got)
+	}
+}
+
+func TestAFileThatIsNotAJSONObjectIsNeitherReplacedNorTakenForEmpty(t *testing.T) {
+	const whole = `{"terok-g-0123456789abcdef0123456789abcdef": {"project": "demo", "task": "1"}}`
+	calls := map[string]func(store.File) error{
+		"Entries": func(f store.File) error {
+			_, err := f.Entries()
+			return err
+		},
+	}
+	for name, change := range changes {
+		calls[name] = change
+	}
+	for _, row := range []struct {
+		name    string
+		content string
+		byte    int
+	}{
+		{"empty", "", 0},
+		{"white space", " \n\t ", 4},
+		{"NULs, as after a crash", "\x00\x00\x00\x00", 1},
+		{"null", "null", 0},
+		{"null with a line end", "null\n", 0},
+		{"a string", `"tokens"`, 8},
+		{"a number", "12", 2},
+		{"true", "true", 4},
+		{"an array", "[]", 1},
+		{"an array of objects", "[" + whole + "]", 1},
+		{"cut off after the first brace", whole[:1], 1},
+		{"cut off within a token", whole[:20], 20},
+		{"cut off before the last brace", whole[:len(whole)-1], len(whole) - 1},
+		{"two objects", whole + "{}", len(whole) + 1},
+		{"rubbish after the object", whole + "\nx", len(whole) + 2},
+		{"a comma too many", `{"x": 1,}`, 9},
+		{"a comma too few", `{"x": 1 "y": 2}`, 9},
+		{"single quotes", `{'x': 1}`, 2},
+		{"a comment", "{} // tokens", 4},
+		{"a number that Python writes and JSON does not know", `{"x": NaN}`, 7},
+		{"a control character in a string", "{\"a\nb\": 1}", 4},
+		{"a byte order mark", "\xef\xbb\xbf{}", 1},
+		{"UTF-16", "\xff\xfe{\x00}\x00", 1},
+		{"not JSON at all", "terok-g-0123456789abcdef0123456789abcdef demo 1\n", 2},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for name, call := range calls {
+				f := tokenFile(t)
+				write(t, f.Path, row.content)
+				check := untouched(t, f.Path)
+				err := call(f)
+				says(t, err, "token file "+f.Path, fmt.Sprintf("byte %d:", row.byte))
+				check(t)
+				if t.Failed() {
+					t.Fatalf("by %s", name)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,207 @@
+package store_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// hold takes the lock as another program would.
+func hold(t *testing.T, path string) (release func()) {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatalf("lock %s: %v", path, err)
+	}
+	return func() { unix.Close(fd) }
+}
+
+// waiters returns how many sleep in flock(2) for the file. Who polls never does.
+func waiters(t *testing.T, path string) int {
+	t.Helper()
+	inode := fmt.Sprintf(":%d", statOf(t, path).Ino)
+	n := 0
+	for line := range strings.Lines(contentOf(t, "/proc/locks")) {
+		// 1: -> FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF
+		if fields := strings.Fields(line); len(fields) > 6 && fields[1] == "->" && strings.HasSuffix(fields[6], inode) {
+			n++
+		}
+	}
+	return n
+}
+
+// openHere tells whether this process has the file open.
+func openHere(t *testing.T, path string) bool {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if target, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && target == path {
+			return true
+		}
+	}
+	return false
+}
+
+// withOneToken is a token file with a token of container c1.
+func withOneToken(t *testing.T) store.File {
+	t.Helper()
+	f := tokenFile(t)
+	issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
+	return f
+}
+
+func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
+	f := withOneToken(t)
+	f.LockTimeout = 30 * time.Millisecond
+	lock := f.Path + ".lock"
+	check := untouched(t, f.Path)
+	release := hold(t, lock)
+	_, issued := f.CreateToken("demo", "2")
+	_, revoked := f.RevokeContainer("c1")
+	_, swept := f.Sweep()
+	for _, err := range []error{issued, revoked, swept} {
+		says(t, err, "lock file "+lock, "another process", "30ms")
+	}
+	if entries, err := f.Entries(); err != nil || len(entries) != 1 {
+		t.Errorf("a reader, who takes no lock, sees %v, error %v", entries, err)
+	}
+	check(t)
+	release()
+	waitFor(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
+	check(t) // they have done nothing more
+}
+
+func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
+	f := withOneToken(t)
+	lock := f.Path + ".lock"
+	release := hold(t, lock)
+	hasty := store.File{Path: f.Path, LockTimeout: time.Millisecond}
+	for range 3 {
+		if _, err := hasty.CreateToken("demo", "2"); err == nil {
+			t.Fatal("two hold the lock")
+		}
+	}
+	waitFor(t, "three that still wait in the kernel", func() bool { return waiters(t, lock) == 3 })
+	release()
+	waitFor(t, "the release of every lock", func() bool { return !openHere(t, lock) })
+	hold(t, lock)()
+}
+
+func TestTheLimitIsEightSecondsUnlessTold(t *testing.T) {
+	if store.DefaultLockTimeout != 8*time.Second {
+		t.Errorf("it is %v", store.DefaultLockTimeout)
+	}
+}
+
+func TestAProcessThatGaveUpEnds(t *testing.T) {
+	f := withOneToken(t)
+	check := untouched(t, f.Path)
+	defer hold(t, f.Path+".lock")()
+	cmd := helper(t, "issue", f.Path, "20ms")
+	if err := cmd.Run(); err == nil {
+		t.Error("it issued a token without the lock")
+	}
+	if got := fmt.Sprint(cmd.Stderr); !strings.Contains(got, f.Path+".lock") {
+		t.Errorf("its error is %q", got)
+	}
+	check(t)
+}
+
+func TestAWaiterSleepsInTheKernelUntilItsTurn(t *testing.T) {
+	trace := filepath.Join(t.TempDir(), "trace")
+	f := withOneToken(t)
+	lock := f.Path + ".lock"
+	release := hold(t, lock)
+	cmd := under(t, helper(t, "issue", f.Path, "1m"), "strace", "-f", "-o", trace, "-e", "trace=flock")
+	end := start(t, cmd)
+	waitFor(t, "the wait in flock(2)", func() bool { return waiters(t, lock) == 1 })
+	release()
+	end()
+	if n := strings.Count(contentOf(t, trace), "flock("); n != 2 {
+		t.Errorf("flock(2) was called %d times, not once to lock and once to unlock:\n%s", n, contentOf(t, trace))
+	}
+	if entries, err := f.Entries(); err != nil || len(entries) != 2 {
+		t.Errorf("entries %v, error %v", entries, err)
+	}
+}
+
+func TestALockDiesWithItsHolder(t *testing.T) {
+	f := withOneToken(t)
+	killed := under(t, helper(t, "issue", f.Path, "1m"), "strace", "-f", "-o", "/dev/null",
+		"-e", "trace=renameat,renameat2,rename", "-e", "inject=renameat,renameat2,rename:signal=KILL:when=1")
+	if err := killed.Run(); err == nil {
+		t.Fatal("the holder was not killed")
+	}
+	if _, err := f.CreateToken("demo", "2"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatStandsInPlaceOfTheLockFileIsRefused(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		make func(path, other string) error
+	}{
+		{"a symbolic link to a file", func(path, other string) error { return os.Symlink(other, path) }},
+		{"a relative symbolic link", func(path, other string) error { return os.Symlink("tokens.json", path) }},
+		{"a symbolic link to nothing", func(path, other string) error { return os.Symlink(other+".none", path) }},
+		{"a symbolic link to itself", func(path, other string) error { return os.Symlink(path, path) }},
+		{"a folder", func(path, other string) error { return os.Mkdir(path, 0o700) }},
+		{"a fifo", func(path, other string) error { return unix.Mkfifo(path, 0o600) }},
+		{"a socket", func(path, other string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			other := filepath.Join(t.TempDir(), "other")
+			write(t, other, "")
+			f := tokenFile(t)
+			write(t, f.Path, `{"x": {"project": "demo", "task": "1", "container": "c1"}}`)
+			lock := f.Path + ".lock"
+			if err := row.make(lock, other); err != nil {
+				t.Fatal(err)
+			}
+			check, checkOther, before := untouched(t, f.Path), untouched(t, other), *statOf(t, lock)
+			for name, change := range map[string]func() error{
+				"CreateToken":     func() error { _, err := f.CreateToken("demo", "2"); return err },
+				"RevokeContainer": func() error { _, err := f.RevokeContainer("c1"); return err },
+			} {
+				err := change()
+				says(t, err, "lock file "+lock)
+				if t.Failed() {
+					t.Fatalf("by %s", name)
+				}
+			}
+			check(t)
+			checkOther(t)
+			after := *statOf(t, lock)
+			before.Atim, after.Atim = syscall.Timespec{}, syscall.Timespec{}
+			if before != after {
+				t.Errorf("%s was %+v and is %+v", lock, before, after)
+			}
+		})
+	}
+}
+
+func TestTheLockFileStays(t *testing.T) {
+	f := withOneToken(t)
+	before := statOf(t, f.Path+".lock").Ino
+	if _, err := f.RevokeContainer("c1"); err != nil {
+		t.Fatal(err)
+	}
+	if after := statOf(t, f.Path+".lock").Ino; after != before {
+		t.Error("it is another file now: two could hold the lock")
+	}
+}

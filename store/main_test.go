@@ -1,0 +1,428 @@
+package store_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// A process of our own, among others, in a namespace or as somebody else, is this
+// test binary run again, as one of helpers or as one test (see inside).
+const (
+	helperVar = "STORE_TEST_HELPER" // which of helpers
+	uidVar    = "STORE_TEST_UID"    // become this user first
+	procVar   = "STORE_TEST_PROC"   // mount /proc anew first, with these options
+	insideVar = "STORE_TEST_INSIDE" // which test is to be run in this process
+
+	allVar = "TEROK_TEST_ALL" // a test that cannot run fails instead of being skipped
+)
+
+// promptExit keeps the race detector from sleeping for a second at every exit.
+const promptExit = "GORACE=atexit_sleep_ms=0"
+
+var helpers = map[string]func(args []string) error{
+	"describe":   describeHelper,
+	"hammer":     hammerHelper,
+	"issue":      issueHelper,
+	"judge":      judgeHelper,
+	"leaderless": leaderlessHelper,
+	"path":       pathHelper,
+	"umask":      umaskHelper,
+	"wait":       waitHelper,
+}
+
+func init() {
+	if os.Getenv(helperVar) == "leaderless" {
+		runtime.LockOSThread() // the main goroutine stays on the leader
+	}
+}
+
+func TestMain(m *testing.M) {
+	name := os.Getenv(helperVar)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	if err := becomeHelper(); err != nil {
+		fmt.Fprintln(os.Stderr, "become a helper:", err)
+		os.Exit(3)
+	}
+	if err := helpers[name](os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func becomeHelper() error {
+	if options, ok := os.LookupEnv(procVar); ok {
+		if err := unix.Mount("proc", "/proc", "proc", 0, options); err != nil {
+			return fmt.Errorf("mount /proc with %q: %w", options, err)
+		}
+	}
+	if uid, err := strconv.Atoi(os.Getenv(uidVar)); err == nil {
+		return errors.Join(syscall.Setgroups(nil), syscall.Setgid(uid), syscall.Setuid(uid))
+	}
+	return nil
+}
+
+// helper returns the command that runs a helper, not yet started.
+func helper(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), helperVar+"="+name, promptExit)
+	cmd.Stderr = new(bytes.Buffer)
+	return cmd
+}
+
+// under has the command run by another one: strace, unshare, nsenter.
+func under(t *testing.T, cmd *exec.Cmd, tool string, args ...string) *exec.Cmd {
+	t.Helper()
+	path := needTool(t, tool)
+	cmd.Args = append(append([]string{path}, args...), append([]string{cmd.Path}, cmd.Args[1:]...)...)
+	cmd.Path = path
+	return cmd
+}
+
+// output runs the helper to its end, which must be a good one.
+func output(t *testing.T, cmd *exec.Cmd) []byte {
+	t.Helper()
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, cmd.Stderr)
+	}
+	return out
+}
+
+// start starts a helper that lives until the returned function or the test ends it.
+func start(t *testing.T, cmd *exec.Cmd) (end func()) {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%v: %v", cmd.Args, err)
+	}
+	end = sync.OnceFunc(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %v\n%s", cmd.Args, err, cmd.Stderr)
+		}
+	})
+	t.Cleanup(end)
+	return end
+}
+
+// inside tells whether this process has been made for the test, with attr. If not,
+// it runs the test again in one that is, and passes on how that went.
+func inside(t *testing.T, attr syscall.SysProcAttr) bool {
+	t.Helper()
+	if os.Getenv(insideVar) == t.Name() {
+		return true
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pattern []string
+	for _, name := range strings.Split(t.Name(), "/") {
+		pattern = append(pattern, "^"+regexp.QuoteMeta(name)+"$")
+	}
+	cmd := exec.Command(self, "-test.v", "-test.count=1", "-test.run="+strings.Join(pattern, "/"))
+	cmd.Env = append(os.Environ(), insideVar+"="+t.Name(), promptExit)
+	cmd.SysProcAttr = &attr
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err != nil:
+		t.Fatalf("in a process of its own: %v\n%s", err, out)
+	case bytes.Contains(out, []byte("--- SKIP")):
+		t.Skipf("in a process of its own:\n%s", out)
+	case !bytes.Contains(out, []byte("--- PASS: "+t.Name()+" ")):
+		t.Fatalf("did not run in a process of its own:\n%s", out)
+	}
+	return false
+}
+
+// privateMounts is a mount namespace from which nothing spreads.
+var privateMounts = syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+
+// privatePIDs is a pid namespace, still with the old /proc.
+var privatePIDs = syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Cloneflags: unix.CLONE_NEWPID}
+
+// privateUsers is a user namespace as a rootless engine's: 65534, which unmapped
+// ids read as, is itself mapped. 70000 is not.
+var privateUsers = syscall.SysProcAttr{
+	Cloneflags:                 unix.CLONE_NEWUSER,
+	UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 65536}},
+	GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 65536}},
+	GidMappingsEnableSetgroups: true,
+}
+
+func cannot(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(allVar) == "1" {
+		t.Fatalf(allVar+"=1, but "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// needRoot skips unless we may change owners, mount and make namespaces.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		cannot(t, "needs root")
+	}
+	if err := mayUnshare(); err != nil {
+		cannot(t, "needs a root that may make mount namespaces: %v", err)
+	}
+}
+
+var mayUnshare = sync.OnceValue(func() error {
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	return cmd.Run()
+})
+
+func needTool(t *testing.T, name string) string {
+	t.Helper()
+	// Tools that make file systems are not on everybody's PATH.
+	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	cannot(t, "needs %s", name)
+	return ""
+}
+
+// run runs a tool to its end, which must be a good one.
+func run(t *testing.T, tool string, args ...string) []byte {
+	t.Helper()
+	out, err := exec.Command(needTool(t, tool), args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", tool, args, err, out)
+	}
+	return out
+}
+
+func mount(t *testing.T, source, target, kind string, flags uintptr, data string) {
+	t.Helper()
+	if err := unix.Mount(source, target, kind, flags, data); err != nil {
+		t.Fatalf("mount %s on %s: %v", kind, target, err)
+	}
+	if flags&unix.MS_REMOUNT == 0 {
+		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	}
+}
+
+// waitFor is for what no event tells of.
+func waitFor(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: waited for it in vain", what)
+		}
+	}
+}
+
+// openFolder is a temporary folder that everybody may reach.
+func openFolder(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, dir := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// memory is a temporary folder that is in memory where there is one: fsync(2) to a
+// disk takes longer than all else.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "store")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func tokenFile(t *testing.T) store.File {
+	t.Helper()
+	return store.File{Path: filepath.Join(t.TempDir(), "tokens.json")}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func contentOf(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func statOf(t *testing.T, path string) *syscall.Stat_t {
+	t.Helper()
+	var stat syscall.Stat_t
+	if err := syscall.Lstat(path, &stat); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return &stat
+}
+
+func ownerAndMode(t *testing.T, path string) string {
+	t.Helper()
+	stat := statOf(t, path)
+	return fmt.Sprintf("%d:%d %04o", stat.Uid, stat.Gid, stat.Mode&0o7777)
+}
+
+// untouched returns a check that the file is the same one with the same content,
+// owner, mode and time, and that its folder holds nothing else but the lock.
+func untouched(t *testing.T, path string) func(t *testing.T) {
+	t.Helper()
+	look := func(t *testing.T) (string, syscall.Stat_t) {
+		t.Helper()
+		stat := *statOf(t, path)
+		stat.Atim = syscall.Timespec{}
+		return contentOf(t, path), stat
+	}
+	content, stat := look(t)
+	names := namesIn(t, filepath.Dir(path))
+	names[filepath.Base(path)+".lock"] = true
+	return func(t *testing.T) {
+		t.Helper()
+		nowContent, nowStat := look(t)
+		if nowContent != content {
+			t.Errorf("%s held\n%s\nand holds\n%s", path, content, nowContent)
+		}
+		if nowStat != stat {
+			t.Errorf("%s was\n%+v\nand is\n%+v", path, stat, nowStat)
+		}
+		for name := range namesIn(t, filepath.Dir(path)) {
+			if !names[name] {
+				t.Errorf("%s was left in the folder", name)
+			}
+		}
+	}
+}
+
+func namesIn(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	return names
+}
+
+// says checks that there is an error and that it says all of this in one line.
+func says(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("no error, want one with %q", parts)
+		return
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not say %q", err, part)
+		}
+	}
+	if strings.ContainsAny(err.Error(), "\n\x00") {
+		t.Errorf("error %q is more than one line", err)
+	}
+}
+
+// tokenNamed returns a well-formed token that is easy to tell from others.
+func tokenNamed(name string) store.Token {
+	return store.Token(fmt.Sprintf("terok-g-%032x", name))
+}
+
+func issue(t *testing.T, f store.File, e store.Entry) []store.Entry {
+	t.Helper()
+	revoked, err := f.Issue(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return revoked
+}
+
+// issueHelper issues a token for a container, in the token file args[0], waiting
+// for the lock for args[1].
+func issueHelper(args []string) error {
+	limit, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	token, err := store.NewToken()
+	if err != nil {
+		return err
+	}
+	file := store.File{Path: args[0], LockTimeout: limit}
+	_, err = file.Issue(store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: "helper"})
+	return err
+}
+
+// waitHelper lives until its standard input ends.
+func waitHelper([]string) error {
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// describeHelper prints what ProcessOf says of it, and lives on.
+func describeHelper([]string) error {
+	process, err := store.ProcessOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(process); err != nil {
+		return err
+	}
+	return waitHelper(nil)
+}
+
+// failure runs the command and returns what it wrote to standard error as an error,
+// or nil if it succeeded.
+func failure(cmd *exec.Cmd) error {
+	if err := cmd.Run(); err == nil {
+		return nil
+	}
+	return errors.New(strings.TrimSuffix(fmt.Sprint(cmd.Stderr), "\n"))
+}
