@@ -28,27 +28,46 @@ type file struct {
 // podman's --env-file and for systemd's EnvironmentFile=.
 func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitConfigCount int) []file {
 	var env strings.Builder
-	set := func(name, value string) { fmt.Fprintf(&env, "%s=%s\n", name, value) }
-	set("TEROK_GATE_TOKEN", string(token))
-	set("TEROK_PROJECT", grant.Project)
-	set("TEROK_TASK", grant.Task)
+	set := func(v [2]string) { fmt.Fprintf(&env, "%s=%s\n", v[0], v[1]) }
+	set([2]string{"TEROK_GATE_TOKEN", string(token)})
+	set([2]string{"TEROK_PROJECT", grant.Project})
+	set([2]string{"TEROK_TASK", grant.Task})
 	if gateURL == "" {
 		return []file{{"gate.env", []byte(env.String())}}
 	}
-	gateURL = strings.TrimSuffix(gateURL, "/")
-	set("TEROK_GATE_URL", gateURL)
-	// Without the token: git would write it into .git/config.
-	set("CODE_REPO", gateURL+"/"+grant.Project+".git")
+	for _, v := range addressVariables(gateURL, grant) {
+		set(v)
+	}
 	if mountPath == "" {
 		return []file{{"gate.env", []byte(env.String())}}
 	}
-	index := strconv.Itoa(gitConfigCount)
-	set("GIT_CONFIG_COUNT", strconv.Itoa(gitConfigCount+1))
-	set("GIT_CONFIG_KEY_"+index, "include.path")
-	set("GIT_CONFIG_VALUE_"+index, path.Join(mountPath, "gitconfig"))
+	for _, v := range gitVariables(mountPath, gitConfigCount) {
+		set(v)
+	}
 	return []file{
 		{"gate.env", []byte(env.String())},
 		{"gitconfig", gitConfig(gateURL, token)},
+	}
+}
+
+// addressVariables say where the gate and the project's repository are. Without the
+// token: git would write it into .git/config.
+func addressVariables(gateURL string, grant store.Grant) [][2]string {
+	gateURL = strings.TrimSuffix(gateURL, "/")
+	return [][2]string{
+		{"TEROK_GATE_URL", gateURL},
+		{"CODE_REPO", gateURL + "/" + grant.Project + ".git"},
+	}
+}
+
+// gitVariables make git include the gitconfig, going on from count other entries of
+// its configuration from the environment (git-config(1), "ENVIRONMENT").
+func gitVariables(mountPath string, count int) [][2]string {
+	index := strconv.Itoa(count)
+	return [][2]string{
+		{"GIT_CONFIG_COUNT", strconv.Itoa(count + 1)},
+		{"GIT_CONFIG_KEY_" + index, "include.path"},
+		{"GIT_CONFIG_VALUE_" + index, path.Join(mountPath, "gitconfig")},
 	}
 }
 
@@ -57,6 +76,7 @@ func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitC
 // extraHeader adds up: a file that is included twice must send one header, not two
 // (git-config(1), http.extraHeader).
 func gitConfig(gateURL string, token store.Token) []byte {
+	gateURL = strings.TrimSuffix(gateURL, "/")
 	basic := base64.StdEncoding.EncodeToString([]byte(string(token) + ":"))
 	return fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\textraHeader = Authorization: Basic %s\n", gateURL, basic)
 }
@@ -95,7 +115,7 @@ func checkGateURL(s string) error {
 	if err != nil {
 		return err
 	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
 		return errors.New("is not of the form http[s]://host[:port][/path]")
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 
 	"terok-gate-hook/store"
 )
@@ -109,6 +110,13 @@ func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 		return out, err
 	}
 	entry := store.Entry{Token: token, Grant: grant, Container: state.ID}
+	if state.Pid != 0 {
+		// Described before the injection, which fails if the process is gone by then:
+		// a pid that was used again in between is not mistaken for the container.
+		if entry.Process, err = store.ProcessOf(state.Pid); err != nil {
+			return out, fmt.Errorf("container process: %w", err)
+		}
+	}
 	takeBack := func() {}
 	if state.Pid == 0 || h.EnvDir != "" {
 		out.EnvFile, err = h.injectOnHost(state.ID, files(h.GateURL, "", token, grant, 0))
@@ -116,16 +124,8 @@ func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 			return out, fmt.Errorf("inject on the host: %w", err)
 		}
 		takeBack = func() { h.removeFromHost(state.ID) }
-	} else {
-		// Described before the injection, which fails if the process is gone by then:
-		// a pid that was used again in between is not mistaken for the container.
-		entry.Process, err = store.ProcessOf(state.Pid)
-		if err != nil {
-			return out, fmt.Errorf("container process: %w", err)
-		}
-		if err := h.injectIntoContainer(state, token, grant); err != nil {
-			return out, fmt.Errorf("inject %s into the container: %w", h.mountPath(), err)
-		}
+	} else if err := h.injectIntoContainer(state, token, grant); err != nil {
+		return out, fmt.Errorf("inject %s into the container: %w", h.mountPath(), err)
 	}
 	out.Revoked, err = h.Tokens.Issue(entry)
 	if err != nil {
@@ -148,6 +148,15 @@ func (h Hook) Poststop(stdin io.Reader) (Outcome, error) {
 	out.Revoked, err = h.Tokens.RevokeContainer(state.ID)
 	if err != nil {
 		return out, fmt.Errorf("revoke the container's tokens: %w", err)
+	}
+	// A token that was spared belongs to the container's next life, and so does the
+	// env file.
+	left, err := h.Tokens.Entries()
+	if err != nil {
+		return out, fmt.Errorf("look for the container's next life: %w", err)
+	}
+	if slices.ContainsFunc(left, func(e store.Entry) bool { return e.Container == state.ID }) {
+		return out, nil
 	}
 	if err := h.removeFromHost(state.ID); err != nil {
 		return out, fmt.Errorf("remove the env file: %w", err)

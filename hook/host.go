@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"terok-gate-hook/store"
 )
 
 // hostDir returns the folder for env files on the host.
@@ -19,7 +21,12 @@ func (h Hook) hostDir() (string, error) {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "terok"), nil
 	}
-	if os.Geteuid() == 0 {
+	// Uid 0 of a rootless engine's user namespace is not root, and may not go there.
+	inside, err := store.InUserNamespace()
+	if err != nil {
+		return "", err
+	}
+	if os.Geteuid() == 0 && !inside {
 		return "/run/terok-gate", nil
 	}
 	return "", errors.New("XDG_RUNTIME_DIR is not set: name a folder with --env-dir")

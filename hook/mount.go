@@ -142,31 +142,43 @@ func writeFile(folder int, f file, mode fs.FileMode, uid, gid int) error {
 // (root, working directory, umask) of its own, which setns(2) demands. The thread
 // is never used for anything else: it ends with the goroutine.
 func attach(folder, process int, rootfs, mountPath string, ids idMaps) error {
+	return onThreadOfItsOwn(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare the thread's file-system attributes: %w", err)
+		}
+		if err := unix.Setns(process, unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("enter the container's mount namespace: %w", err)
+		}
+		unix.Umask(0o022)
+		point, err := openMountPoint(rootfs, mountPath, ids)
+		if err != nil {
+			return err
+		}
+		defer point.Close()
+		if err := checkPropagation(point); err != nil {
+			return err
+		}
+		err = unix.MoveMount(folder, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+		if err != nil {
+			return fmt.Errorf("attach the tmpfs: %w", err)
+		}
+		return nil
+	})
+}
+
+// onThreadOfItsOwn runs f on a thread that ends with it. The main thread would not
+// end but stay, in the container's mount namespace, and it is what /proc/self
+// shows: while one goroutine holds it, the next gets another.
+func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return fmt.Errorf("unshare the thread's file-system attributes: %w", err)
-			}
-			if err := unix.Setns(process, unix.CLONE_NEWNS); err != nil {
-				return fmt.Errorf("enter the container's mount namespace: %w", err)
-			}
-			unix.Umask(0o022)
-			point, err := openMountPoint(rootfs, mountPath, ids)
-			if err != nil {
-				return err
-			}
-			defer point.Close()
-			if err := checkPropagation(point); err != nil {
-				return err
-			}
-			err = unix.MoveMount(folder, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-			if err != nil {
-				return fmt.Errorf("attach the tmpfs: %w", err)
-			}
-			return nil
-		}()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- onThreadOfItsOwn(f)
+			return
+		}
+		done <- f()
 	}()
 	return <-done
 }

@@ -1,0 +1,280 @@
+package hook
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// planVar holds the plan of a container in the environment of its process, which
+// is this test binary again.
+const planVar = "TEROK_HOOK_TEST_CONTAINER"
+
+func TestMain(m *testing.M) {
+	if plan := os.Getenv(planVar); plan != "" {
+		err := waitAsContainer(plan)
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// plan says what a runtime would make of a container before it runs its hooks.
+type plan struct {
+	Rootfs string
+	Mounts []mount
+}
+
+type mount struct {
+	Source, Target, Type string // Source and Target lie below the root file system, if they do not name it
+	Flags                uintptr
+}
+
+// container is a process that waits in namespaces of its own, with its mounts
+// made, before pivot_root(2): what a hook finds at prestart.
+type container struct {
+	pid     int
+	base    string // holds all of the rest
+	rootfs  string
+	outside string // a folder that is none of the image's business
+	bundle  string
+	hook    Hook
+	end     func()
+}
+
+// prepare makes the folders of a container: a root file system with the usual
+// folders, to be made hostile, and a bundle recorded from a real runtime.
+func prepare(t *testing.T) *container {
+	t.Helper()
+	base, err := os.MkdirTemp("", "terok-hook-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(base) })
+	c := &container{
+		base: base, rootfs: filepath.Join(base, "rootfs"), outside: filepath.Join(base, "outside"),
+		bundle: filepath.Join(base, "bundle"), hook: Hook{Tokens: store.File{Path: filepath.Join(base, "gate/tokens.json")}},
+	}
+	// A root user who is mapped to nobody of the host's must get there.
+	must(t, os.Chmod(base, 0o755))
+	for _, dir := range []string{"rootfs", "rootfs/bin", "rootfs/proc", "rootfs/var/other", "outside/folder", "bundle"} {
+		must(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(c.outside, "file"), []byte("untouched\n"), 0o644))
+	c.configure(t, nil)
+	return c
+}
+
+// configure writes the bundle's config.json: the recorded one with our root file
+// system, and changed by edit.
+func (c *container) configure(t *testing.T, edit func(config map[string]any)) {
+	t.Helper()
+	config := readJSON(t, "../testdata/crun/bundle/config.json")
+	config["root"] = map[string]any{"path": c.rootfs}
+	if edit != nil {
+		edit(config)
+	}
+	writeJSON(t, filepath.Join(c.bundle, "config.json"), config)
+}
+
+// start starts the container's process. With flags of clone(2) beyond CLONE_NEWNS
+// and CLONE_NEWPID it has more namespaces; in a user namespace of its own, its ids
+// 0 to 65535 are the host's 100000 and on.
+func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
+	t.Helper()
+	needsRoot(t)
+	planned, err := json.Marshal(plan{c.rootfs, mounts})
+	must(t, err)
+	cmd := exec.Command("/proc/self/exe")
+	// Without the second of rest that the race detector takes at the end.
+	cmd.Env = append(os.Environ(), planVar+"="+string(planned), "GORACE=atexit_sleep_ms=0")
+	cmd.Dir = "/"
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | flags}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
+		cmd.SysProcAttr.Credential = &syscall.Credential{}
+		for _, dir := range []string{c.rootfs, filepath.Join(c.rootfs, "var"), filepath.Join(c.rootfs, "run")} {
+			if err := os.Lchown(dir, 100000, 100000); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+		}
+	}
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	c.pid = cmd.Process.Pid
+	ended := false
+	c.end = func() {
+		if !ended {
+			ended = true
+			stdin.Close()
+			cmd.Wait()
+		}
+	}
+	t.Cleanup(c.end)
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("the container's process says %q, %v", line, err)
+	}
+}
+
+func waitAsContainer(planned string) error {
+	var p plan
+	if err := json.Unmarshal([]byte(planned), &p); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount(p.Rootfs, p.Rootfs, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind the root file system: %w", err)
+	}
+	for _, m := range p.Mounts {
+		if err := unix.Mount(m.Source, m.Target, m.Type, m.Flags, ""); err != nil {
+			return fmt.Errorf("mount %+v: %w", m, err)
+		}
+	}
+	fmt.Println("ready")
+	io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+	return nil
+}
+
+// prestart runs the hook with the recorded state of a runtime, about this
+// container and changed by edit.
+func (c *container) prestart(t *testing.T, runtime string, edit func(state map[string]any)) (Outcome, error) {
+	t.Helper()
+	return c.hook.Prestart(c.state(t, runtime+"/prestart-pid.json", edit))
+}
+
+func (c *container) state(t *testing.T, sample string, edit func(state map[string]any)) io.Reader {
+	t.Helper()
+	state := readJSON(t, "../testdata/"+sample)
+	if _, ok := state["pid"]; ok {
+		state["pid"] = c.pid
+	}
+	state["bundle"] = c.bundle
+	if edit != nil {
+		edit(state)
+	}
+	content, err := json.Marshal(state)
+	must(t, err)
+	return strings.NewReader(string(content))
+}
+
+// inside is the path of a file of the container's, as its process sees it.
+func (c *container) inside(path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", c.pid, filepath.Join(c.rootfs, path))
+}
+
+// mounts lists the mounts of a process: mountinfo(5) by its mount point, which is
+// the last one if there are several.
+func mounts(t *testing.T, pid string) map[string]string {
+	t.Helper()
+	content, err := os.ReadFile("/proc/" + pid + "/mountinfo")
+	must(t, err)
+	all := map[string]string{}
+	for line := range strings.Lines(string(content)) {
+		all[strings.Fields(line)[4]] = line
+	}
+	return all
+}
+
+// newMounts returns the mount points that are in after and not, or not the same,
+// in before, and those that are gone.
+func newMounts(before, after map[string]string) []string {
+	var points []string
+	for point, line := range after {
+		if before[point] != line {
+			points = append(points, point)
+		}
+	}
+	for point := range before {
+		if _, ok := after[point]; !ok {
+			points = append(points, "gone: "+point)
+		}
+	}
+	slices.Sort(points)
+	return points
+}
+
+// tree lists a folder with all that lstat(2) tells about what is in it, the change
+// time included, which nobody can set back.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var s unix.Stat_t
+		if err := unix.Lstat(path, &s); err != nil {
+			return err
+		}
+		all[path] = fmt.Sprintf("mode %o, owner %d:%d, links %d, size %d, changed %v", s.Mode, s.Uid, s.Gid, s.Nlink, s.Size, s.Ctim)
+		return nil
+	}))
+	return all
+}
+
+func sameTree(t *testing.T, before, after map[string]string) {
+	t.Helper()
+	paths := maps.Clone(before)
+	maps.Copy(paths, after)
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		if before[path] != after[path] {
+			t.Errorf("%s changed:\nfrom %q\nto   %q", path, before[path], after[path])
+		}
+	}
+}
+
+// needsRoot skips a test that makes namespaces as the container engine of root
+// does, or fails it where nothing may be skipped.
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("TEROK_TEST_ALL") == "1" {
+		t.Fatal("TEROK_TEST_ALL=1, but only root can run this test")
+	}
+	t.Skip("only root can run this test")
+}
+
+func readJSON(t *testing.T, path string) map[string]any {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	must(t, err)
+	var value map[string]any
+	must(t, json.Unmarshal(content, &value))
+	return value
+}
+
+func writeJSON(t *testing.T, path string, value any) {
+	t.Helper()
+	content, err := json.Marshal(value)
+	must(t, err)
+	must(t, os.WriteFile(path, content, 0o644))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

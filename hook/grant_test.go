@@ -1,0 +1,94 @@
+package hook
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"terok-gate-hook/store"
+)
+
+func TestTheGrantIsInTheAnnotations(t *testing.T) {
+	const project, task = ProjectAnnotation, TaskAnnotation
+	renamed := Hook{ProjectAnnotation: "org.example.project", TaskAnnotation: "org.example.task"}
+	for _, row := range []struct {
+		name        string
+		hook        Hook
+		annotations map[string]string
+		asked       bool
+		grant       store.Grant
+		err         string
+	}{
+		{name: "no annotations at all"},
+		{name: "annotations of others", annotations: map[string]string{"a": "b", EnvModeAnnotation: "0400"}},
+		{name: "both", annotations: map[string]string{project: "demo", task: "1"}, asked: true, grant: store.Grant{Project: "demo", Task: "1"}},
+		{name: "both, renamed", hook: renamed, annotations: map[string]string{"org.example.project": "demo", "org.example.task": "1"}, asked: true, grant: store.Grant{Project: "demo", Task: "1"}},
+		{name: "the usual names mean nothing once renamed", hook: renamed, annotations: map[string]string{project: "demo", task: "1"}},
+		{name: "no task", annotations: map[string]string{project: "demo"}, asked: true, err: "annotation terok.project is there, terok.task is not"},
+		{name: "no project", annotations: map[string]string{task: "1"}, asked: true, err: "annotation terok.task is there, terok.project is not"},
+		{name: "no task, renamed", hook: renamed, annotations: map[string]string{"org.example.project": "demo"}, asked: true, err: "annotation org.example.project is there, org.example.task is not"},
+		{name: "an empty project counts as there", annotations: map[string]string{project: "", task: "1"}, asked: true, err: `annotation terok.project: "" is refused`},
+		{name: "an empty task counts as there", annotations: map[string]string{project: "demo", task: ""}, asked: true, err: `annotation terok.task: "" is refused`},
+		{name: "the gate's wildcard", annotations: map[string]string{project: "*", task: "1"}, asked: true, err: `annotation terok.project: "*" is refused`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			grant, asked, err := row.hook.grant(row.annotations)
+			if grant != row.grant || asked != row.asked {
+				t.Errorf("grant %+v, asked %v", grant, asked)
+			}
+			if row.err == "" {
+				must(t, err)
+			} else if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), row.err) {
+				t.Errorf("the error is no refusal with %q: %v", row.err, err)
+			}
+		})
+	}
+}
+
+func TestAnyOfThePatternsAdmitsAProject(t *testing.T) {
+	for _, row := range []struct {
+		patterns string
+		project  string
+		admitted bool
+	}{
+		{"", "demo", true},
+		{"demo", "demo", true},
+		{"demo", "demo2", false},
+		{"demo", "Demo", false},
+		{"emo", "demo", false},
+		{"demo-*", "demo-web", true},
+		{"demo-*", "demo", false},
+		{"demo-?", "demo-1", true},
+		{"demo-?", "demo-12", false},
+		{"[a-d]emo", "demo", true},
+		{"[a-c]emo", "demo", false},
+		{"other demo", "demo", true},
+		{"other more", "demo", false},
+	} {
+		err := Hook{AllowProjects: strings.Fields(row.patterns)}.admit(store.Grant{Project: row.project, Task: "1"})
+		if (err == nil) != row.admitted {
+			t.Errorf("patterns %q, project %s: %v", row.patterns, row.project, err)
+		}
+		if err != nil && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `"`+row.project+`"`)) {
+			t.Errorf("patterns %q, project %s: no refusal that names the project: %v", row.patterns, row.project, err)
+		}
+	}
+}
+
+func TestModesOfTheEnvFile(t *testing.T) {
+	for s, want := range map[string]fs.FileMode{"0400": 0o400, "400": 0o400, "0440": 0o440, "0444": 0o444} {
+		if mode, err := ParseEnvMode(s); err != nil || mode != want {
+			t.Errorf("%q is %04o, %v", s, mode, err)
+		}
+	}
+	for _, s := range []string{"", "0", "0600", "0404", "04400", "4444", "0x100", "0o400", "-0400", " 0400", "rw", strings.Repeat("4", 1000)} {
+		if mode, err := ParseEnvMode(s); err == nil || len(err.Error()) > 100 {
+			t.Errorf("%q is %04o, %v", s, mode, err)
+		}
+	}
+	_, err := Hook{}.envMode(map[string]string{EnvModeAnnotation: "0777"})
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `annotation terok.env-mode: "0777" is refused`) {
+		t.Errorf("the annotation 0777: %v", err)
+	}
+}
