@@ -53,6 +53,8 @@ func run(args []string) int {
 		Description:     description,
 		Version:         version(),
 		HideHelpCommand: true,
+		// A comma may stand in a pattern.
+		DisableSliceFlagSeparator: true,
 		Flags: []cli.Flag{
 			&cli.StringFlag{
 				Name: "token-file", EnvVars: []string{"TEROK_GATE_TOKEN_FILE"}, TakesFile: true,
@@ -71,7 +73,7 @@ func run(args []string) int {
 			{
 				Name: "prestart", Aliases: []string{"createRuntime"}, Category: "For container runtimes",
 				Usage:  "issue a token for the container whose state is on standard input",
-				Flags:  prestartFlags(),
+				Flags:  append(mountFlags(), envDirFlag()),
 				Action: prestart,
 			},
 			{
@@ -138,6 +140,9 @@ func run(args []string) int {
 	printError(err)
 	var misuse misuseError
 	if errors.As(err, &misuse) {
+		if slices.ContainsFunc(args[1:], isStage) {
+			toSystemLog(event{Event: "failed", Error: oneLine(err.Error())})
+		}
 		return exitMisused
 	}
 	return exitFailed
@@ -178,16 +183,22 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
-func prestartFlags() []cli.Flag {
+// precreateFlags are those of prestart that say what the container will find.
+func precreateFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "project-annotation", Value: hook.ProjectAnnotation, Usage: "`name` of the annotation that holds the project"},
 		&cli.StringFlag{Name: "task-annotation", Value: hook.TaskAnnotation, Usage: "`name` of the annotation that holds the task"},
 		&cli.StringSliceFlag{Name: "allow-project", Usage: "refuse projects that match no such shell `pattern`; repeatable"},
 		&cli.StringFlag{Name: "mount-path", Value: hook.MountPath, Usage: "the `folder` in the container that holds gate.env"},
-		&cli.StringFlag{Name: "env-mode", Value: fmt.Sprintf("%04o", hook.EnvMode), Usage: "`mode` of gate.env: 0400, 0440 or 0444"},
 		&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it"},
-		envDirFlag(),
 	}
+}
+
+// mountFlags are those of prestart when it injects into the container.
+func mountFlags() []cli.Flag {
+	return append(precreateFlags(),
+		&cli.StringFlag{Name: "env-mode", Value: fmt.Sprintf("%04o", hook.EnvMode), Usage: "`mode` of gate.env: 0400, 0440 or 0444"},
+	)
 }
 
 func envDirFlag() cli.Flag {
@@ -208,20 +219,19 @@ func containerFlag() cli.Flag {
 
 // tokens returns the token file that the command line names, or the default.
 func tokens(c *cli.Context) (store.File, error) {
-	file := store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
-	if file.Path == "" {
-		var err error
-		if file.Path, err = store.TokenFilePath(); err != nil {
-			return file, fmt.Errorf("%s: %w with --token-file", c.Command.Name, err)
-		}
+	file, err := tokenFile(c)
+	if err != nil {
+		return file, fmt.Errorf("%s: %w", c.Command.Name, err)
 	}
 	return file, nil
 }
 
-func prestart(c *cli.Context) error {
-	return stage(c, hook.Hook.Prestart)
-}
-
-func poststop(c *cli.Context) error {
-	return stage(c, hook.Hook.Poststop)
+func tokenFile(c *cli.Context) (file store.File, err error) {
+	file = store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
+	if file.Path == "" {
+		if file.Path, err = store.TokenFilePath(); err != nil {
+			return file, fmt.Errorf("%w with --token-file", err)
+		}
+	}
+	return file, nil
 }

@@ -23,15 +23,21 @@ func create(c *cli.Context) error {
 	if err := grant.Valid(); err != nil {
 		return misusef("create: %w", err)
 	}
-	token, err := file.CreateToken(grant.Project, grant.Task)
+	token, err := store.NewToken()
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	logged := event{Event: "issued", Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()}
-	openLog(c.String("log-file")).event(logged)
+	swept, err := file.Issue(store.Entry{Token: token, Grant: grant})
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	log := openLog(c.String("log-file"))
+	log.revoked("swept", swept)
+	log.event(event{Event: "issued", Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
 	if _, err := fmt.Println(string(token)); err != nil {
 		// Nobody has seen it, so nobody could revoke it.
-		_, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })
+		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })
+		log.revoked("revoked", revoked)
 		return fmt.Errorf("create: print the token: %w", errors.Join(err, revokeErr))
 	}
 	return nil

@@ -15,8 +15,24 @@ import (
 	"terok-gate-hook/store"
 )
 
+// stageFunc is a stage of the hook: what it reads, does and returns is its own.
+type stageFunc func(hook.Hook, io.Reader) (hook.Outcome, error)
+
+func prestart(c *cli.Context) error { return stage(c, withTokens(c, hook.Hook.Prestart)) }
+
+func poststop(c *cli.Context) error { return stage(c, withTokens(c, hook.Hook.Poststop)) }
+
+func withTokens(c *cli.Context, run stageFunc) stageFunc {
+	return func(h hook.Hook, stdin io.Reader) (out hook.Outcome, err error) {
+		if h.Tokens, err = tokenFile(c); err != nil {
+			return out, err
+		}
+		return run(h, stdin)
+	}
+}
+
 // stage runs a stage and logs its outcome: nobody may see standard error.
-func stage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error)) error {
+func stage(c *cli.Context, run stageFunc) error {
 	log := openLog(c.String("log-file"))
 	out, err := runStage(c, run)
 	for _, e := range out.Revoked {
@@ -25,6 +41,10 @@ func stage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error))
 			name = "swept"
 		}
 		log.revoked(name, []store.Entry{e})
+	}
+	var misuse misuseError
+	if errors.As(err, &misuse) {
+		return fmt.Errorf("%s: %w", c.Command.Name, err) // run logs it, like all misuse of a stage
 	}
 	event := event{Container: out.Container, Project: out.Grant.Project, Task: out.Grant.Task}
 	switch {
@@ -49,7 +69,11 @@ func stage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error))
 	return err
 }
 
-func runStage(c *cli.Context, run func(hook.Hook, io.Reader) (hook.Outcome, error)) (hook.Outcome, error) {
+func isStage(arg string) bool {
+	return arg == "prestart" || arg == "createRuntime" || arg == "poststop"
+}
+
+func runStage(c *cli.Context, run stageFunc) (hook.Outcome, error) {
 	h, err := hookOf(c)
 	if err != nil {
 		return hook.Outcome{}, err
@@ -82,7 +106,5 @@ func hookOf(c *cli.Context) (hook.Hook, error) {
 	if err := h.Check(); err != nil {
 		return h, misusef("%w", err)
 	}
-	var err error
-	h.Tokens, err = tokens(c)
-	return h, err
+	return h, nil
 }
