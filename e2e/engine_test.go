@@ -1,0 +1,498 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// engine is podman with one runtime, as root or rootless, with its storage, its
+// configuration and its token file in a folder of its own.
+type engine struct {
+	name     string // "rootless/runc"
+	runtime  string
+	rootless bool
+	asUser   *syscall.Credential // nil: whoever runs the tests
+
+	dir       string // holds all of it
+	conf      string // containers.conf
+	tokenFile string
+	driver    string // of the storage
+
+	prepare func() error // once, before the first use
+}
+
+// What the engines' folders hold. Podman writes below podmanDir and nowhere
+// else, so that is where to look for a token that leaked.
+const podmanDir = "podman"
+
+// image is in every engine's storage: a busybox whose command, if none is
+// given, is the shell.
+const image = "localhost/e2e"
+
+var engines = sync.OnceValue(func() []*engine {
+	var all []*engine
+	for _, mode := range []string{"root", "rootless"} {
+		if mode == "root" && os.Geteuid() != 0 {
+			continue
+		}
+		for _, runtime := range []string{"crun", "runc"} {
+			e := &engine{
+				name:     mode + "/" + runtime,
+				runtime:  runtime,
+				rootless: mode == "rootless",
+				dir:      filepath.Join(workDir, mode+"-"+runtime),
+			}
+			if e.rootless && os.Geteuid() == 0 {
+				e.asUser = &syscall.Credential{Uid: testUID, Gid: testUID}
+			}
+			e.conf = filepath.Join(e.dir, "containers.conf")
+			e.tokenFile = filepath.Join(e.dir, "state", "tokens.json")
+			e.prepare = sync.OnceValue(e.setup)
+			all = append(all, e)
+		}
+	}
+	return all
+})
+
+// onEveryEngine runs a test on each engine, all of them at the same time.
+func onEveryEngine(t *testing.T, test func(t *testing.T, e *engine)) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Run("root", func(t *testing.T) { cannot(t, "only root can test the engines of root") })
+	}
+	for _, e := range engines() {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			e.need(t)
+			test(t, e)
+		})
+	}
+}
+
+// need ends the test, as cannot does, if the engine cannot run here.
+func (e *engine) need(t *testing.T) {
+	t.Helper()
+	if noContainers != "" {
+		cannot(t, noContainers)
+	}
+	need(t, "podman", e.runtime, "busybox", "tar")
+	if e.rootless {
+		need(t, "newuidmap")
+	}
+	if _, err := binary(); err != nil {
+		t.Fatal(err) // never a reason to skip
+	}
+	if err := e.prepare(); err != nil {
+		cannot(t, fmt.Sprintf("%s cannot run containers here: %v", e.name, err))
+	}
+}
+
+// setup makes the engine's folder, imports the image and runs a container
+// without hooks.
+func (e *engine) setup() error {
+	tarball, err := rootfsTar()
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"", podmanDir, podmanDir + "/run", podmanDir + "/home", podmanDir + "/tmp", "tests"} {
+		if err := e.mkdir(filepath.Join(e.dir, d)); err != nil {
+			return err
+		}
+	}
+	hooks := filepath.Join(e.dir, "hooks.d")
+	if err := os.Mkdir(hooks, 0o755); err != nil {
+		return err
+	}
+	if err := e.writeConf(e.conf, hooks); err != nil {
+		return err
+	}
+
+	// The kernel's overlay is the fastest; for the rootless it needs Linux 5.11
+	// and a file system that suits.
+	for _, e.driver = range []string{"overlay", "vfs"} {
+		if _, err = e.tryPodman("import", tarball, image); err == nil {
+			if _, err = e.tryPodman("run", "--rm", image, "true"); err == nil {
+				break
+			}
+		}
+		e.tryHost("rm", "-rf", e.podmanPath("storage"))
+	}
+	if err != nil {
+		return err
+	}
+	return e.writeHooks(hooks, hookFlags{})
+}
+
+// mkdir makes a folder that belongs to the engine's user.
+func (e *engine) mkdir(path string) error {
+	// 0711: the processes of a container whose root is mapped to another user
+	// must reach their root file system.
+	if err := os.Mkdir(path, 0o711); err != nil {
+		return err
+	}
+	if e.asUser != nil {
+		return os.Chown(path, int(e.asUser.Uid), int(e.asUser.Gid))
+	}
+	return nil
+}
+
+// writeConf writes a containers.conf.
+//
+//   - nofile and nproc: what podman asks for by default takes CAP_SYS_RESOURCE.
+//   - lock_type: the default is one segment of shared memory for all engines of
+//     a user, and a fresh engine clears it.
+//   - hooks_dir: unlike the flag --hooks-dir, it is in force at restarts too.
+func (e *engine) writeConf(path, hooks string) error {
+	return os.WriteFile(path, fmt.Appendf(nil, `
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+netns = "none"
+log_driver = "k8s-file"
+[network]
+network_config_dir = %q
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+lock_type = "file"
+runtime = %q
+hooks_dir = [%q]
+`, e.podmanPath("networks"), e.runtime, hooks), 0o644)
+}
+
+// writeHooks puts the definitions of the repository's hooks.d into the folder,
+// changed in two places: which binary runs, and which token file it is given.
+func (e *engine) writeHooks(dir string, flags hookFlags) error {
+	for _, name := range []string{"99-terok-gate-prestart.json", "99-terok-gate-poststop.json"} {
+		text, err := os.ReadFile(filepath.Join("..", "hooks.d", name))
+		if err != nil {
+			return err
+		}
+		var def map[string]any
+		if err := json.Unmarshal(text, &def); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		hook, ok := def["hook"].(map[string]any)
+		if !ok {
+			return fmt.Errorf("%s has no hook", name)
+		}
+		args, ok := hook["args"].([]any)
+		if !ok {
+			return fmt.Errorf("%s has no args", name)
+		}
+		at := slices.Index(args, any("--token-file"))
+		if at < 0 || at+1 >= len(args) {
+			return fmt.Errorf("%s names no token file", name)
+		}
+		args[at+1] = e.tokenFile
+		for _, f := range slices.Backward(flags.common) {
+			args = slices.Insert(args, at+2, any(f))
+		}
+		if strings.Contains(name, "prestart") {
+			for _, f := range flags.prestart {
+				args = append(args, f)
+			}
+		}
+		if hook["path"], err = binary(); err != nil {
+			return err
+		}
+		hook["args"] = args
+		if err := writeJSON(filepath.Join(dir, name), def); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hookFlags are added to the flags in the definitions.
+type hookFlags struct {
+	common   []string // of both hooks, before the stage
+	prestart []string // after the stage
+}
+
+// withOwnTokens returns the same engine with another token file, for hooks that
+// are yet to be chosen: no other test's hook changes it.
+func (e *engine) withOwnTokens(t *testing.T) *engine {
+	t.Helper()
+	other := *e
+	other.tokenFile = filepath.Join(e.tempDir(t), "state", "tokens.json")
+	return &other
+}
+
+// withHooks returns the same engine, with the same storage and token file, on
+// which containers get hooks with other flags. If there is a change, it may do
+// what it likes with the folder of definitions.
+func (e *engine) withHooks(t *testing.T, flags hookFlags, change func(dir string) error) *engine {
+	t.Helper()
+	dir := e.tempDir(t)
+	other := *e
+	other.conf = filepath.Join(dir, "containers.conf")
+	err := errors.Join(other.writeConf(other.conf, dir), other.writeHooks(dir, flags))
+	if err == nil && change != nil {
+		err = change(dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &other
+}
+
+func writeJSON(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o644)
+}
+
+// tempDir returns a folder that the engine's user may write to and that goes
+// with the test.
+func (e *engine) tempDir(t *testing.T) string {
+	t.Helper()
+	// Not t.TempDir(), whose parents only the user of the tests can enter.
+	dir, err := os.MkdirTemp(filepath.Join(e.dir, "tests"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(dir)
+	if err := e.mkdir(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := e.tryHost("rm", "-rf", dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// rootfs unpacks the root file system anew, for the engine's user.
+func (e *engine) rootfs(t *testing.T) string {
+	t.Helper()
+	tarball, err := rootfsTar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := e.tempDir(t)
+	if _, err := e.run("tar", "-xf", tarball, "-C", dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (e *engine) podmanPath(name string) string { return filepath.Join(e.dir, podmanDir, name) }
+
+// command is a command of the engine's user, with the engine's configuration.
+// It is killed when it takes much longer than anything here does, so that the
+// tests end with a message rather than never.
+func (e *engine) command(name string, args ...string) (*exec.Cmd, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = e.podmanPath("home")
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + e.podmanPath("home"),
+		"TMPDIR=" + e.podmanPath("tmp"),
+		"XDG_RUNTIME_DIR=" + e.podmanPath("run"),
+		"CONTAINERS_CONF=" + e.conf,
+	}
+	if e.asUser != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: e.asUser}
+	}
+	// A container may hold on to our pipes when podman itself is gone.
+	cmd.WaitDelay = time.Second
+	return cmd, cancel
+}
+
+// run returns the standard output of a command. Its error has standard error in
+// it.
+func (e *engine) run(name string, args ...string) (string, error) {
+	cmd, cancel := e.command(name, args...)
+	defer cancel()
+	return output(cmd)
+}
+
+func output(cmd *exec.Cmd) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return stdout.String(), err
+}
+
+func (e *engine) podmanArgs(args []string) []string {
+	return append([]string{
+		"--root", e.podmanPath("storage"),
+		"--runroot", e.podmanPath("rr"), // podman takes no more than 50 characters
+		"--tmpdir", e.podmanPath("libpod"),
+		"--storage-driver", e.driver,
+	}, args...)
+}
+
+func (e *engine) tryPodman(args ...string) (string, error) {
+	return e.run("podman", e.podmanArgs(args)...)
+}
+
+// podman runs podman and returns its standard output without white space
+// around it.
+func (e *engine) podman(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := e.tryPodman(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// hostArgs makes a command see what podman sees: the rootless one lives in a
+// user and a mount namespace of its own, in which it is root. Its poststop hooks
+// run there.
+func (e *engine) hostArgs(args []string) (name string, _ []string) {
+	if e.rootless {
+		return "podman", append(e.podmanArgs([]string{"unshare"}), args...)
+	}
+	return args[0], args[1:]
+}
+
+func (e *engine) tryHost(args ...string) (string, error) {
+	name, args := e.hostArgs(args)
+	return e.run(name, args...)
+}
+
+// host runs a command where podman runs.
+func (e *engine) host(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := e.tryHost(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// hook runs the built hook where podman runs it after a container has ended,
+// with nothing in the environment.
+func (e *engine) hook(t *testing.T, stdin string, args ...string) (string, error) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, args := e.hostArgs(append([]string{"env", "-i", path, "--token-file", e.tokenFile}, args...))
+	cmd, cancel := e.command(name, args...)
+	defer cancel()
+	cmd.Stdin = strings.NewReader(stdin)
+	return output(cmd)
+}
+
+// filesWith returns the files below dir that contain one of the words, as podman
+// sees them: the mounted file systems of running containers included.
+func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
+	t.Helper()
+	// In a mount namespace of its own: a search that is just passing through a
+	// mount would keep podman from unmounting it.
+	args := []string{"unshare", "--mount", "env", "LC_ALL=C", "grep", "-rlF", "-D", "skip"}
+	for _, w := range words {
+		args = append(args, "-e", w)
+	}
+	name, args := e.hostArgs(append(args, "--", dir))
+	cmd, cancel := e.command(name, args...)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	exit := (*exec.ExitError)(nil)
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 2) {
+		t.Fatalf("grep: %v\n%s", err, &stderr)
+	}
+	// Other tests' containers come and go meanwhile; nothing else may keep grep
+	// from reading a file.
+	for line := range strings.Lines(stderr.String()) {
+		if !strings.HasPrefix(line, "grep: "+dir+"/") || !strings.Contains(line, "No such file or directory") {
+			t.Fatalf("the search in %s did not see everything: %s", dir, line)
+		}
+	}
+	return strings.Fields(stdout.String())
+}
+
+// token is an entry of the token file.
+type token struct {
+	Project   string          `json:"project"`
+	Scope     string          `json:"scope"`
+	Task      string          `json:"task"`
+	Container string          `json:"container"`
+	Created   time.Time       `json:"created"`
+	Process   json.RawMessage `json:"process"`
+}
+
+// tokens reads the token file. One that does not exist has no tokens.
+func (e *engine) tokens(t *testing.T) map[string]token {
+	t.Helper()
+	text, err := os.ReadFile(e.tokenFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]token
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatalf("%s: %v\n%s", e.tokenFile, err, text)
+	}
+	return all
+}
+
+// tokensOf returns the tokens that belong to a container.
+func (e *engine) tokensOf(t *testing.T, container string) []string {
+	t.Helper()
+	var found []string
+	for name, entry := range e.tokens(t) {
+		if entry.Container == container {
+			found = append(found, name)
+		}
+	}
+	return found
+}
+
+// signal sends a signal to a process of a container.
+func (e *engine) signal(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
+	if os.Geteuid() != 0 { // it may belong to one of our subordinate users
+		e.host(t, "kill", fmt.Sprintf("-%d", s), strconv.Itoa(pid))
+	} else if err := syscall.Kill(pid, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// endOwnEngines ends what engines without a pid namespace have left: containers,
+// the process that keeps the rootless user namespace, and files of other users.
+func endOwnEngines() {
+	for _, e := range engines() {
+		if _, err := os.Stat(e.conf); err != nil {
+			continue // never used
+		}
+		_, err := e.tryPodman("rm", "--all", "--force", "--time", "0")
+		_, err2 := e.tryHost("rm", "-rf", e.podmanPath("storage"), filepath.Join(e.dir, "tests"))
+		if err := errors.Join(err, err2); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e: clean up:", err)
+		}
+		if text, err := os.ReadFile(e.podmanPath("run/libpod/tmp/pause.pid")); err == nil {
+			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
+}
