@@ -199,19 +199,24 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	// One folder at a time, to know which ones are new and to whom they belong: a
 	// file of an id that the container cannot map would make podman commit fail.
 	path := ""
-	var point *os.File
+	point, err := pathrs.OpenatInRoot(root, "/")
+	if err != nil {
+		return fail("/", err)
+	}
 	for name := range strings.SplitSeq(strings.TrimPrefix(mountPath, "/"), "/") {
 		path += "/" + name
-		if point != nil {
-			point.Close()
-		}
-		point, err = pathrs.OpenatInRoot(root, path)
+		next, err := pathrs.OpenatInRoot(root, path)
 		if errors.Is(err, fs.ErrNotExist) {
-			point, err = makeFolder(root, path, ids)
+			// Refused below too, but then the empty folder would be on the host.
+			if err = checkPropagation(point); err == nil {
+				next, err = makeFolder(root, path, ids)
+			}
 		}
+		point.Close()
 		if err != nil {
 			return fail(path, err)
 		}
+		point = next
 		info, err := point.Stat()
 		if err == nil && !info.IsDir() {
 			err = errors.New("is not a folder")
