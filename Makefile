@@ -24,7 +24,7 @@ test: # all tests
 FUZZTIME = 5s
 fuzz: export TMPDIR = /dev/shm
 fuzz: # all fuzz targets, one after another; for hours: make fuzz FUZZTIME=2h
-	for target in State Configuration Annotations MountPoint; do \
+	for target in State Configuration Precreate Annotations MountPoint; do \
 		go test -run '^$$' -fuzz "^Fuzz$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./hook || exit; done
 	go test -run '^$$' -fuzz '^FuzzTokenFile$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store
 

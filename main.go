@@ -8,6 +8,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -83,6 +84,12 @@ func run(args []string) int {
 				Action: poststop,
 			},
 			{
+				Name: "precreate", Category: "For container runtimes",
+				Usage:  "add pointers to gate.env and the gate to the configuration on standard input",
+				Flags:  precreateFlags(),
+				Action: precreate,
+			},
+			{
 				Name: "create", Category: "For people",
 				Usage:  "print a new token that belongs to no container and lives until it is revoked",
 				Flags:  []cli.Flag{projectFlag(), taskFlag()},
@@ -142,6 +149,7 @@ func run(args []string) int {
 	if errors.As(err, &misuse) {
 		if slices.ContainsFunc(args[1:], isStage) {
 			toSystemLog(event{Event: "failed", Error: oneLine(err.Error())})
+			drainStdin()
 		}
 		return exitMisused
 	}
@@ -151,6 +159,14 @@ func run(args []string) int {
 // printError prints an error as one line.
 func printError(err error) {
 	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+oneLine(err.Error()))
+}
+
+// drainStdin reads the state that nobody asked for: crun 1.8.1 dies of SIGPIPE if a
+// hook ends before, and says that instead of our error.
+func drainStdin() {
+	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
+		_, _ = io.CopyN(io.Discard, os.Stdin, 1<<20)
+	}
 }
 
 // misuseError is an error of whoever typed the command line.

@@ -22,6 +22,17 @@ func prestart(c *cli.Context) error { return stage(c, withTokens(c, hook.Hook.Pr
 
 func poststop(c *cli.Context) error { return stage(c, withTokens(c, hook.Hook.Poststop)) }
 
+// precreate has nothing to do with the token file.
+func precreate(c *cli.Context) error {
+	return stage(c, func(h hook.Hook, stdin io.Reader) (hook.Outcome, error) {
+		config, out, err := h.Precreate(stdin)
+		if err == nil {
+			_, err = os.Stdout.Write(config)
+		}
+		return out, err
+	})
+}
+
 func withTokens(c *cli.Context, run stageFunc) stageFunc {
 	return func(h hook.Hook, stdin io.Reader) (out hook.Outcome, err error) {
 		if h.Tokens, err = tokenFile(c); err != nil {
@@ -70,7 +81,7 @@ func stage(c *cli.Context, run stageFunc) error {
 }
 
 func isStage(arg string) bool {
-	return arg == "prestart" || arg == "createRuntime" || arg == "poststop"
+	return arg == "prestart" || arg == "createRuntime" || arg == "poststop" || arg == "precreate"
 }
 
 func runStage(c *cli.Context, run stageFunc) (hook.Outcome, error) {

@@ -1,0 +1,111 @@
+// Precreate, podman's own stage: it filters the configuration of a container before
+// a runtime sees it.
+
+package hook
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Precreate reads a container's configuration and returns it with pointers added to
+// the environment of the container's process: where gate.env is and, with a gate
+// URL, where the gate is and what makes git use it. Never the token: what a
+// container's configuration holds, podman inspect shows.
+//
+// A variable that the container has already keeps its value, but for git's
+// configuration, which goes on from it. All else passes through unchanged, what our
+// version of the runtime-spec does not know included. A configuration without our
+// annotations comes out byte for byte as it went in.
+func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
+	config, err = readLimited(stdin, configLimit)
+	if err != nil {
+		return nil, out, fmt.Errorf("read the configuration from standard input: %w", err)
+	}
+	// Objects are kept raw, member by member: their order may change, not their
+	// meaning.
+	var members map[string]json.RawMessage
+	var annotations map[string]string
+	if err := json.Unmarshal(config, &members); err != nil {
+		return nil, out, fmt.Errorf("configuration: %w", err)
+	}
+	if members == nil {
+		return nil, out, errors.New("configuration: a JSON null, not an object")
+	}
+	if raw, ok := members["annotations"]; ok {
+		if err := json.Unmarshal(raw, &annotations); err != nil {
+			return nil, out, fmt.Errorf("configuration: annotations: %w", err)
+		}
+	}
+	grant, asked, err := h.grant(annotations)
+	if err != nil {
+		return nil, out, err
+	}
+	if !asked {
+		return config, out, nil
+	}
+	out.Grant = grant
+	if err := h.admit(grant); err != nil {
+		return nil, out, err
+	}
+	var process map[string]json.RawMessage
+	if err := json.Unmarshal(members["process"], &process); err != nil || process == nil {
+		return nil, out, errors.Join(errors.New("configuration: has no process"), err)
+	}
+	var env []string
+	if raw, ok := process["env"]; ok {
+		if err := json.Unmarshal(raw, &env); err != nil {
+			return nil, out, fmt.Errorf("configuration: process.env: %w", err)
+		}
+	}
+	if env, err = h.addPointers(env, out); err != nil {
+		return nil, out, fmt.Errorf("configuration: %w", err)
+	}
+	if process["env"], err = encode(env); err != nil {
+		return nil, out, err
+	}
+	if members["process"], err = encode(process); err != nil {
+		return nil, out, err
+	}
+	config, err = encode(members)
+	return config, out, err
+}
+
+func (h Hook) addPointers(env []string, out Outcome) ([]string, error) {
+	pointers := [][2]string{{"TEROK_GATE_ENV", h.mountPath() + "/gate.env"}}
+	if h.GateURL != "" {
+		pointers = append(pointers, addressVariables(h.GateURL, out.Grant)...)
+	}
+	for _, p := range pointers {
+		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, p[0]+"=") }) {
+			env = append(env, p[0]+"="+p[1])
+		}
+	}
+	if h.GateURL == "" {
+		return env, nil
+	}
+	count, err := gitConfigCount(env, h.mountPath())
+	if err != nil {
+		return nil, err
+	}
+	// There must be one of each: which of two counts differs from program to program.
+	for _, v := range gitVariables(h.mountPath(), count) {
+		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v[0]+"=") })
+		env = append(env, v[0]+"="+v[1])
+	}
+	return env, nil
+}
+
+// encode is json.Marshal that leaves <, > and & as they are.
+func encode(v any) (json.RawMessage, error) {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
+}

@@ -1,0 +1,181 @@
+package hook
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const gate = "http://host.containers.internal:9418"
+
+// ours are the annotations of a container that asks for a token.
+const ours = `"annotations":{"terok.project":"demo","terok.task":"1"}`
+
+func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		gateURL string
+		env     string
+		want    []string
+	}{
+		{"where the env file is", "", `["PATH=/bin"]`,
+			[]string{"PATH=/bin", "TEROK_GATE_ENV=/run/terok/gate.env"}},
+		{"and with a gate URL the repository and git's configuration", gate, `["PATH=/bin"]`,
+			[]string{"PATH=/bin", "TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=" + gate, "CODE_REPO=" + gate + "/demo.git",
+				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=/run/terok/gitconfig"}},
+		{"into no environment at all", "", `null`,
+			[]string{"TEROK_GATE_ENV=/run/terok/gate.env"}},
+		{"git's goes on from the container's own", gate, `["GIT_CONFIG_COUNT=1","GIT_CONFIG_KEY_0=a.b","GIT_CONFIG_VALUE_0=c"]`,
+			[]string{"GIT_CONFIG_KEY_0=a.b", "GIT_CONFIG_VALUE_0=c",
+				"TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=" + gate, "CODE_REPO=" + gate + "/demo.git",
+				"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_1=include.path", "GIT_CONFIG_VALUE_1=/run/terok/gitconfig"}},
+		{"the container's own repository stays", gate, `["CODE_REPO=elsewhere"]`,
+			[]string{"CODE_REPO=elsewhere", "TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=" + gate,
+				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=/run/terok/gitconfig"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			config := `{` + ours + `,"process":{"env":` + row.env + `}}`
+			out := precreate(t, Hook{GateURL: row.gateURL}, config)
+			var got struct{ Process struct{ Env []string } }
+			if err := json.Unmarshal(out, &got); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(row.want, got.Process.Env); diff != "" {
+				t.Errorf("environment (-want +got):\n%s", diff)
+			}
+			// Podman may filter what was filtered: nothing is added twice.
+			again := precreate(t, Hook{GateURL: row.gateURL}, string(out))
+			if diff := cmp.Diff(envOf(t, out), envOf(t, again)); diff != "" {
+				t.Errorf("a second time (-first +second):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPrecreateLeavesAConfigurationThatIsNotOursAsItIs(t *testing.T) {
+	for _, config := range []string{
+		"{}", " {\n\t\"a\" : 1.50e+3 , \"a\":2}\n\n", `{"annotations":null}`, `{"annotations":{}}`,
+		`{"annotations":{"other":"x"},"process":null}`, `{"process":{"env":["A=<&>"]}}`,
+	} {
+		if out := precreate(t, Hook{GateURL: gate}, config); string(out) != config {
+			t.Errorf("%q became %q", config, out)
+		}
+	}
+}
+
+func TestPrecreatePassesOnWhatWeDoNotKnow(t *testing.T) {
+	samples, err := filepath.Glob("../testdata/*/bundle/config.json")
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("no sample bundles: %v", err)
+	}
+	for _, sample := range samples {
+		content, err := os.ReadFile(sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := strings.Replace(string(content), `"process":`, `"later":{"x":[1e400,18446744073709551616,"<"]},"process":`, 1)
+		config = strings.Replace(config, `"terminal":`, `"unheardOf":{"y":null},"terminal":`, 1)
+		before, after := asAny(t, []byte(config)), asAny(t, precreate(t, Hook{}, config))
+		if before["later"] == nil {
+			t.Fatalf("%s has no process", sample)
+		}
+		delete(before["process"].(map[string]any), "env")
+		delete(after["process"].(map[string]any), "env")
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("%s: more than the environment changed (-before +after):\n%s", sample, diff)
+		}
+	}
+}
+
+func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
+	for _, row := range []struct{ name, config, why string }{
+		{"nothing", "", "unexpected end"},
+		{"broken JSON", `{"annotations":`, "unexpected end"},
+		{"not an object", `[]`, "cannot unmarshal array"},
+		{"null", `null`, "not an object"},
+		{"annotations that are none", `{"annotations":[]}`, "annotations"},
+		{"one annotation without the other", `{"annotations":{"terok.task":"1"}}`, "terok.project is not"},
+		{"a hostile project", `{"annotations":{"terok.project":"*","terok.task":"1"}}`, `"*" is refused`},
+		{"a project that is not admitted", `{"annotations":{"terok.project":"other","terok.task":"1"}}`, "--allow-project"},
+		{"no process", `{` + ours + `}`, "no process"},
+		{"an environment that is none", `{` + ours + `,"process":{"env":"A=b"}}`, "process.env"},
+		{"a GIT_CONFIG_COUNT that git rejects", `{` + ours + `,"process":{"env":["GIT_CONFIG_COUNT=x"]}}`, "GIT_CONFIG_COUNT"},
+		{"more than there can be", strings.Repeat(" ", configLimit+1), "more than"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h := Hook{GateURL: gate, AllowProjects: []string{"d*"}}
+			out, _, err := h.Precreate(strings.NewReader(row.config))
+			if err == nil || !strings.Contains(err.Error(), row.why) {
+				t.Errorf("the error is %v, want one with %q", err, row.why)
+			}
+			if len(out) > 0 {
+				t.Errorf("it wrote %q", out)
+			}
+		})
+	}
+}
+
+// FuzzPrecreate: what comes out means what went in, process.env aside, and is the
+// same bytes if it is not ours.
+func FuzzPrecreate(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `null`, `{` + ours + `,"process":{}}`, `{` + ours + `,"process":{"env":["A=b",""]},"x":1e9}`,
+		`{` + ours + `,"process":{"a":1,"a":2},"process":{"b":"\ud800"}}`,
+		`{"annotations":{"terok.project":"demo"}}`, `{"Annotations":{},` + ours + `,"Process":1,"process":{"Env":[]}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, config []byte) {
+		out, outcome, err := Hook{GateURL: gate}.Precreate(bytes.NewReader(config))
+		if err != nil {
+			return
+		}
+		if outcome.Grant.Project == "" {
+			if !bytes.Equal(config, out) {
+				t.Fatalf("%q is not ours and became %q", config, out)
+			}
+			return
+		}
+		before, after := asAny(t, config), asAny(t, out)
+		process := after["process"].(map[string]any)
+		if len(process["env"].([]any)) == 0 {
+			t.Fatalf("%q got no environment", config)
+		}
+		delete(process, "env")
+		delete(before["process"].(map[string]any), "env")
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Fatalf("%q became %q (-before +after):\n%s", config, out, diff)
+		}
+	})
+}
+
+func precreate(t *testing.T, h Hook, config string) []byte {
+	t.Helper()
+	out, _, err := h.Precreate(strings.NewReader(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func envOf(t *testing.T, config []byte) []any {
+	t.Helper()
+	return asAny(t, config)["process"].(map[string]any)["env"].([]any)
+}
+
+// asAny is what encoding/json makes of an object, numbers as they are written.
+func asAny(t *testing.T, content []byte) map[string]any {
+	t.Helper()
+	var v map[string]any
+	d := json.NewDecoder(bytes.NewReader(content))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
