@@ -126,6 +126,18 @@ func run(args []string) int {
 				Usage:  "print the token file's path",
 				Action: path,
 			},
+			{
+				Name: "install", Category: "For administrators",
+				Usage:  "register the hooks with podman: for the system as root, else for yourself",
+				Flags:  installFlags(),
+				Action: named(install),
+			},
+			{
+				Name: "uninstall", Category: "For administrators",
+				Usage:  "remove what install wrote, and say which tokens remain",
+				Flags:  []cli.Flag{dryRunFlag()},
+				Action: named(uninstall),
+			},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -154,6 +166,16 @@ func run(args []string) int {
 		return exitMisused
 	}
 	return exitFailed
+}
+
+// named puts the command's name before its errors.
+func named(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := action(c); err != nil {
+			return fmt.Errorf("%s: %w", c.Command.Name, err)
+		}
+		return nil
+	}
 }
 
 // printError prints an error as one line.

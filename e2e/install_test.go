@@ -1,0 +1,249 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// home is a machine, or a user's account on it, as podman finds it when nobody has
+// set it up for tests: the configuration is where podman looks for it by itself.
+type home struct {
+	*engine
+	config     string // the folder that podman's configuration is in
+	pid        int    // root: of a process in the mount namespace
+	dir        string // a user: the home folder
+	runtimeDir string // a user: XDG_RUNTIME_DIR
+}
+
+// newHome gives root a /etc/containers and podman's folders of its own, in a mount
+// namespace; a user gets a home folder.
+func newHome(t *testing.T, e *engine) *home {
+	t.Helper()
+	need(t, "unshare", "nsenter")
+	h := &home{engine: e.withOwnTokens(t)}
+	// The engine's own configuration, without its hooks.
+	base, err := os.ReadFile(e.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(base)) {
+		if !strings.HasPrefix(line, "hooks_dir") {
+			lines = append(lines, line)
+		}
+	}
+	if e.rootless {
+		h.dir = e.tempDir(t)
+		h.config = filepath.Join(h.dir, ".config/containers")
+		// Short, since podman's clean-up fails, unseen, if $XDG_RUNTIME_DIR/containers
+		// is longer than 50 characters (podman 4.3.1).
+		if h.runtimeDir, err = os.MkdirTemp(workDir, "r"); err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(h.runtimeDir)
+		if err := h.mkdir(h.runtimeDir); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.must(t, "podman system migrate") }) // ends the pause process
+	} else {
+		h.config = "/etc/containers"
+		holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `
+			for dir in /etc/containers /var/lib/containers /run/containers; do
+				mkdir -p $dir
+				mount -t tmpfs none $dir
+			done
+			echo ready
+			exec sleep 600`)
+		stdout, err := holder.StdoutPipe()
+		if err == nil {
+			err = holder.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
+		if _, err := stdout.Read(make([]byte, 8)); err != nil {
+			t.Fatalf("no mount namespace for root: %v", err)
+		}
+		h.pid = holder.Process.Pid
+	}
+	h.write(t, filepath.Join(h.config, "containers.conf"), strings.Join(lines, ""))
+	h.write(t, filepath.Join(h.config, "policy.json"), `{"default": [{"type": "insecureAcceptAnything"}]}`)
+	return h
+}
+
+// sh runs a shell script there and returns what it says on both outputs.
+func (h *home) sh(script string) (string, error) {
+	args := []string{"sh", "-ec", script}
+	if h.pid != 0 {
+		args = append([]string{"nsenter", "--mount", "--target", strconv.Itoa(h.pid), "--wd=/"}, args...)
+	}
+	cmd, cancel := h.command(args[0], args[1:]...)
+	defer cancel()
+	var env []string
+	for _, v := range cmd.Env {
+		if !strings.HasPrefix(v, "CONTAINERS_CONF=") {
+			env = append(env, v)
+		}
+	}
+	if h.dir != "" {
+		env = append(env, "HOME="+h.dir, "XDG_RUNTIME_DIR="+h.runtimeDir)
+	}
+	cmd.Env = env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", script, err, out)
+	}
+	return string(out), err
+}
+
+func (h *home) must(t *testing.T, script string) string {
+	t.Helper()
+	out, err := h.sh(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (h *home) write(t *testing.T, path, content string) {
+	t.Helper()
+	h.must(t, fmt.Sprintf("mkdir -p %q; cat > %q <<'END'\n%sEND", filepath.Dir(path), path, content+"\n"))
+}
+
+// settings is every file of podman's configuration with its content.
+func (h *home) settings(t *testing.T) string {
+	t.Helper()
+	return h.must(t, fmt.Sprintf("cd %q; find . -type f | sort | xargs tail -n +1", h.config))
+}
+
+func (h *home) install(t *testing.T, flags string) string {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%q --token-file %q %s", path, h.tokenFile, flags)
+}
+
+const installFlags = " install --no-watch --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"
+
+func TestInstallRegistersTheHooksForGood(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		before := h.settings(t)
+
+		dry := h.must(t, h.install(t, installFlags+" --dry-run"))
+		if !strings.Contains(dry, "99-terok-gate-prestart.json") || h.settings(t) != before {
+			t.Errorf("a dry run says %q and changes something, or says nothing", dry)
+		}
+
+		wrote := h.must(t, h.install(t, installFlags))
+		installed := h.settings(t)
+		for _, stage := range []string{"precreate", "prestart", "poststop"} {
+			if name := "/99-terok-gate-" + stage + ".json"; !strings.Contains(wrote, name) || !strings.Contains(installed, name) {
+				t.Errorf("no definition for %s: %s", stage, wrote)
+			}
+		}
+		h.must(t, h.install(t, installFlags))
+		if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
+			t.Errorf("a second install changes something (-first +second):\n%s", diff)
+		}
+
+		// A container as anybody would start it, with no flag about hooks; and again,
+		// which forgets such flags.
+		const see = `. /run/terok/gate.env; echo "$TEROK_GATE_TOKEN $CODE_REPO $TEROK_GATE_ENV"`
+		rootfs := e.rootfs(t)
+		run := fmt.Sprintf("podman run --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sh -c '%s'", rootfs, see)
+		t.Cleanup(func() { h.must(t, "podman rm --force --ignore --time 0 it") })
+		first := h.must(t, run)
+		second := h.must(t, "podman start --attach it")
+		for _, out := range []string{first, second} {
+			fields := strings.Fields(out)
+			if len(fields) != 3 || !tokenForm.MatchString(fields[0]) ||
+				fields[1] != "http://127.0.0.1:9418/demo.git" || fields[2] != "/run/terok/gate.env" {
+				t.Errorf("the container sees %q", out)
+			}
+		}
+		if first == second {
+			t.Error("the second start has the first one's token")
+		}
+		eventually(t, "both tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
+		if out, err := h.sh(strings.NewReplacer("=demo", "=secret", "--name it", "--rm").Replace(run)); err == nil {
+			t.Errorf("a project that no pattern admits starts: %s", out)
+		}
+
+		// What lives on is named when the hooks go.
+		h.must(t, h.install(t, "create --project demo --task left"))
+		out := h.must(t, h.install(t, "uninstall"))
+		if !strings.Contains(out, "left") {
+			t.Errorf("uninstall names no living token: %s", out)
+		}
+		if diff := cmp.Diff(before, h.settings(t)); diff != "" {
+			t.Errorf("uninstall leaves something (-before +after):\n%s", diff)
+		}
+	})
+}
+
+func TestInstallOverwritesNobodysSettings(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		for _, row := range []struct{ name, path, content string }{
+			{"a drop-in of the same name", "containers.conf.d/99-terok-gate.conf", "[engine]\n# mine\n"},
+			{"a definition of the same name", "oci/hooks.d/99-terok-gate-prestart.json",
+				`{"version":"1.0.0","hook":{"path":"/bin/true"},"when":{"always":true},"stages":["prestart"]}`},
+		} {
+			t.Run(row.name, func(t *testing.T) {
+				h := newHome(t, e)
+				h.write(t, filepath.Join(h.config, row.path), row.content)
+				before := h.settings(t)
+				out, err := h.sh(h.install(t, installFlags))
+				if err == nil || !strings.Contains(out, row.path) {
+					t.Errorf("install says %q", out)
+				}
+				h.must(t, h.install(t, "uninstall"))
+				if diff := cmp.Diff(before, h.settings(t)); diff != "" {
+					t.Errorf("settings changed (-before +after):\n%s", diff)
+				}
+			})
+		}
+		t.Run("folders of others stay in force", func(t *testing.T) {
+			h := newHome(t, e)
+			theirs := filepath.Join(e.tempDir(t), "their hooks")
+			if err := h.mkdir(theirs); err != nil {
+				t.Fatal(err)
+			}
+			h.write(t, filepath.Join(h.config, "containers.conf.d/50-theirs.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", theirs))
+			h.must(t, h.install(t, installFlags))
+			log, _ := h.sh(fmt.Sprintf("podman --log-level debug run --rm --rootfs %q /nothing", e.tempDir(t)))
+			for _, dir := range []string{theirs, filepath.Join(h.config, "oci/hooks.d")} {
+				if !strings.Contains(log, "reading hooks from "+dir) {
+					t.Errorf("podman does not read %s:\n%s", dir, log)
+				}
+			}
+		})
+	})
+}
+
+func TestInstallDemandsAllowProjectWhereImagesCanAnnotate(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		var major, minor int
+		if _, err := fmt.Sscanf(h.must(t, "podman version --format '{{.Client.Version}}'"), "%d.%d", &major, &minor); err != nil {
+			t.Fatal(err)
+		}
+		before := h.settings(t)
+		out, err := h.sh(h.install(t, "install --no-watch"))
+		if imagesAnnotate := major < 4 || major == 4 && minor < 6; imagesAnnotate != (err != nil) {
+			t.Errorf("with podman %d.%d install says %q, %v", major, minor, out, err)
+		} else if imagesAnnotate && (!strings.Contains(out, "--allow-project") || h.settings(t) != before) {
+			t.Errorf("install says %q or changes something", out)
+		}
+	})
+}

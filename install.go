@@ -1,0 +1,202 @@
+// The install and uninstall commands: registering the hooks with podman for good.
+
+package main
+
+import (
+	"embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/podman"
+)
+
+// templates are the definitions and units, as they stand in the repository.
+//
+//go:embed hooks.d/*.json systemd/*/*.service
+var templates embed.FS
+
+// installFlags are those of the stages, which install carries over, and its own.
+func installFlags() []cli.Flag {
+	return append(mountFlags(),
+		&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service"},
+		dryRunFlag(),
+	)
+}
+
+func dryRunFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, do nothing"}
+}
+
+func install(c *cli.Context) error {
+	if _, err := hookOf(c); err != nil {
+		return err
+	}
+	place, err := place()
+	if err != nil {
+		return err
+	}
+	major, minor, err := podman.Version(c.Context)
+	if err != nil {
+		return err
+	}
+	if podman.ImagesAnnotate(major, minor) && len(c.StringSlice("allow-project")) == 0 {
+		return misusef("with podman %d.%d, whoever builds an image can choose the project, by annotating the image: "+
+			"name the projects with --allow-project (podman 4.6 mends this)", major, minor)
+	}
+	registration, err := registrationOf(c)
+	if err != nil {
+		return err
+	}
+	registration.Watch = place.Systemd && !c.Bool("no-watch")
+	inForce, err := podman.HookDirs(c.Context)
+	if err != nil {
+		return err
+	}
+	files, err := registration.Files(place, templates, inForce)
+	if err != nil {
+		return err
+	}
+	if err := podman.CheckOurs(files); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if c.Bool("dry-run") {
+			fmt.Printf("# %s\n%s\n", f.Path, f.Content)
+			continue
+		}
+		if err := f.Write(); err != nil {
+			return err
+		}
+		fmt.Println("wrote", f.Path)
+	}
+	if c.Bool("dry-run") {
+		return nil
+	}
+	if inForce, err = podman.HookDirs(c.Context); err != nil {
+		return err
+	}
+	if !slices.Contains(inForce, place.Hooks) {
+		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
+			place.Hooks, place.DropIn, inForce)
+	}
+	return watch(c, place, registration)
+}
+
+// watch has the orphans die at once, where systemd can see to it.
+func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
+	const later = "without it, an orphan's token goes with the next hook of any container"
+	switch {
+	case c.Bool("no-watch"):
+		return nil
+	case !place.Systemd:
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
+		return nil
+	}
+	if err := place.EnableWatch(c.Context); err != nil {
+		return fmt.Errorf("%w: %s", err, later)
+	}
+	fmt.Println("started", filepath.Base(place.Unit))
+	if place.User && !podman.Lingers() {
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: reap --watch ends when you log out; if containers go on then: loginctl enable-linger")
+	}
+	return nil
+}
+
+func uninstall(c *cli.Context) error {
+	place, err := place()
+	if err != nil {
+		return err
+	}
+	paths, err := podman.Installed(place)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(paths, place.Unit) && place.Systemd && !c.Bool("dry-run") {
+		if err := place.DisableWatch(c.Context); err != nil {
+			return err
+		}
+	}
+	for _, path := range paths {
+		if c.Bool("dry-run") {
+			fmt.Println("would remove", path)
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		fmt.Println("removed", path)
+	}
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	entries, err := file.Entries()
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		fmt.Printf("tokens that remain in %s, valid until they are revoked:\n", file.Path)
+		return printTable(os.Stdout, listedOf(entries))
+	}
+	return nil
+}
+
+func place() (podman.Place, error) {
+	if os.Geteuid() == 0 {
+		return podman.SystemPlace(), nil
+	}
+	return podman.UserPlace()
+}
+
+// registrationOf carries the flags over into the definitions, those that were given.
+func registrationOf(c *cli.Context) (podman.Registration, error) {
+	var r podman.Registration
+	file, err := tokenFile(c)
+	if err != nil {
+		return r, err
+	}
+	if r.TokenFile, err = filepath.Abs(file.Path); err != nil {
+		return r, err
+	}
+	// Not through a symbolic link that may point to another version tomorrow.
+	if r.Binary, err = os.Executable(); err != nil {
+		return r, err
+	}
+	if c.IsSet("lock-timeout") {
+		r.CommonFlags = append(r.CommonFlags, "--lock-timeout", c.Duration("lock-timeout").String())
+	}
+	if log := c.String("log-file"); log != "" {
+		if log, err = filepath.Abs(log); err != nil {
+			return r, err
+		}
+		r.CommonFlags = append(r.CommonFlags, "--log-file", log)
+	}
+	r.Annotations = []string{c.String("project-annotation"), c.String("task-annotation")}
+	r.StageFlags = map[string][]string{
+		"precreate": flagsGiven(c, precreateFlags()),
+		"prestart":  flagsGiven(c, mountFlags()),
+	}
+	return r, nil
+}
+
+func flagsGiven(c *cli.Context, flags []cli.Flag) []string {
+	var given []string
+	for _, flag := range flags {
+		name := flag.Names()[0]
+		if !c.IsSet(name) {
+			continue
+		}
+		values := []string{c.String(name)}
+		if _, repeatable := flag.(*cli.StringSliceFlag); repeatable {
+			values = c.StringSlice(name)
+		}
+		for _, value := range values {
+			given = append(given, "--"+name, value)
+		}
+	}
+	return given
+}

@@ -1,0 +1,308 @@
+// What install writes and uninstall removes.
+
+package podman
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Place is where the files of an installation are.
+type Place struct {
+	Hooks   string // folder for hook definitions
+	DropIn  string // drop-in for containers.conf
+	Unit    string // systemd unit
+	User    bool   // of one user, not of the system
+	Systemd bool   // there is a systemd that could run the unit
+}
+
+// SystemPlace is where root installs, for root's podman. Not below /usr, which can
+// be read-only (podman machine, Fedora CoreOS) and belongs to packages.
+func SystemPlace() Place {
+	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
+	return Place{
+		Hooks:   "/etc/containers/oci/hooks.d",
+		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
+		Unit:    "/etc/systemd/system/" + unitName,
+		Systemd: err == nil,
+	}
+}
+
+// UserPlace is where a user installs, for the user's own rootless podman.
+//
+// It is no place at all with an XDG_CONFIG_HOME of the user's choice: podman passes
+// that on to no process that cleans up after a container, which then finds no
+// poststop hook (seen with podman 4.3.1).
+func UserPlace() (Place, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return Place{}, err
+	}
+	config := filepath.Join(home, ".config")
+	if other := os.Getenv("XDG_CONFIG_HOME"); other != "" && filepath.Clean(other) != config {
+		return Place{}, fmt.Errorf("XDG_CONFIG_HOME is %s: podman's clean-up does not see it and would run no poststop hook: "+
+			"unset it, for podman too, and use %s", other, config)
+	}
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	_, err = os.Stat(filepath.Join(runtime, "systemd/private")) // the user's service manager
+	return Place{
+		Hooks:   filepath.Join(config, "containers/oci/hooks.d"),
+		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
+		Unit:    filepath.Join(config, "systemd/user", unitName),
+		User:    true,
+		Systemd: runtime != "" && err == nil,
+	}, nil
+}
+
+const (
+	unitName = "terok-gate-reap.service"
+	binary   = "terok-gate-hook"
+	mark     = "# Written by terok-gate-hook install; terok-gate-hook uninstall removes it.\n"
+)
+
+// Registration is what the hooks are registered with.
+type Registration struct {
+	Binary      string              // absolute path of terok-gate-hook
+	TokenFile   string              // absolute path
+	CommonFlags []string            // more flags before the command
+	StageFlags  map[string][]string // flags after the stage, by stage
+	Annotations []string            // names of annotations, any of which makes a container ours
+	Watch       bool                // run reap --watch as a service
+}
+
+// File is a file of an installation.
+type File struct {
+	Path    string
+	Content []byte
+}
+
+// Files returns the files that register the hooks. templates holds hooks.d and
+// systemd as the repository does; inForce are the folders that podman reads
+// definitions from now.
+func (r Registration) Files(place Place, templates fs.FS, inForce []string) ([]File, error) {
+	definitions, err := fs.Glob(templates, "hooks.d/*.json")
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	for _, name := range definitions {
+		content, err := r.definition(templates, name)
+		if err != nil {
+			return nil, fmt.Errorf("definition %s: %w", name, err)
+		}
+		files = append(files, File{filepath.Join(place.Hooks, filepath.Base(name)), content})
+	}
+	// hooks_dir replaces the list that was in force, so the drop-in repeats it.
+	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(inForce, place.Hooks) {
+		dirs := slices.DeleteFunc(slices.Clone(inForce), func(dir string) bool { return dir == place.Hooks })
+		var quoted []string
+		for _, dir := range append(dirs, place.Hooks) {
+			quoted = append(quoted, strconv.Quote(dir))
+		}
+		content := mark + "[engine]\nhooks_dir = [" + strings.Join(quoted, ", ") + "]\n"
+		files = append(files, File{place.DropIn, []byte(content)})
+	}
+	if r.Watch {
+		content, err := r.unit(place, templates)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{place.Unit, content})
+	}
+	return files, nil
+}
+
+// definition is a hook definition (oci-hooks(5), version 1.0.0).
+type definition struct {
+	Version string `json:"version"`
+	Hook    struct {
+		Path    string   `json:"path"`
+		Args    []string `json:"args"`
+		Timeout int      `json:"timeout"`
+	} `json:"hook"`
+	When struct {
+		Annotations map[string]string `json:"annotations"`
+	} `json:"when"`
+	Stages []string `json:"stages"`
+}
+
+func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
+	template, err := fs.ReadFile(templates, name)
+	if err != nil {
+		return nil, err
+	}
+	var d definition
+	if err := json.Unmarshal(template, &d); err != nil {
+		return nil, err
+	}
+	stage := d.Stages[0]
+	d.Hook.Path = r.Binary
+	d.Hook.Args = slices.Concat([]string{binary, "--token-file", r.TokenFile}, r.CommonFlags, []string{stage}, r.StageFlags[stage])
+	var names []string
+	for _, annotation := range r.Annotations {
+		names = append(names, regexp.QuoteMeta(annotation))
+	}
+	d.When.Annotations = map[string]string{"^(" + strings.Join(names, "|") + ")$": ".*"}
+	content, err := json.MarshalIndent(d, "", "  ")
+	return append(content, '\n'), err
+}
+
+// unit is the repository's unit for our binary and token file.
+func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
+	name := "systemd/system/" + unitName
+	if place.User {
+		name = "systemd/user/" + unitName
+	}
+	template, err := fs.ReadFile(templates, name)
+	if err != nil {
+		return nil, err
+	}
+	// In ExecStart=, % begins a specifier and $ a variable (systemd.service(5)).
+	words := slices.Concat([]string{r.Binary, "--token-file", r.TokenFile}, r.CommonFlags, []string{"reap", "--watch"})
+	for i, word := range words {
+		words[i] = strings.NewReplacer("%", "%%", "$", "$$").Replace(strconv.Quote(word))
+	}
+	unit := replaceLine(string(template), "ExecStart=", strings.Join(words, " "))
+	if folder := filepath.Dir(r.TokenFile); !strings.HasPrefix(folder, "/var/lib/") {
+		// It must exist when the service starts, even if the token file's folder
+		// comes later.
+		for nearest := folder; ; nearest = filepath.Dir(nearest) {
+			if _, err := os.Stat(nearest); err == nil || nearest == "/" {
+				unit = replaceLine(unit, "ReadWritePaths=", strings.ReplaceAll(strconv.Quote(nearest), "%", "%%"))
+				break
+			}
+		}
+		unit = replaceLine(unit, "ProtectHome=", "no")
+	}
+	return []byte(mark + unit), nil
+}
+
+func replaceLine(text, key, value string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, key) {
+			lines[i] = key + value
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// CheckOurs reports a file of somebody else's that one of ours would replace.
+func CheckOurs(files []File) error {
+	for _, f := range files {
+		ours, err := isOurs(f.Path)
+		if err != nil {
+			return err
+		}
+		if !ours {
+			return fmt.Errorf("%s is there and not ours: move it away, or add to it by hand:\n%s", f.Path, f.Content)
+		}
+	}
+	return nil
+}
+
+// isOurs tells whether we wrote the file, or nobody did.
+func isOurs(path string) (bool, error) {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if filepath.Ext(path) != ".json" {
+		return strings.HasPrefix(string(content), mark), nil
+	}
+	var d definition
+	return json.Unmarshal(content, &d) == nil && len(d.Hook.Args) > 0 && d.Hook.Args[0] == binary, nil
+}
+
+// Write writes the file as a whole or not at all, readable to all: it holds no
+// secret, and podman starts no container while a definition is broken.
+func (f File) Write() error {
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(f.Path), ".terok-gate-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temporary.Name())
+	_, err = temporary.Write(f.Content)
+	if err := errors.Join(err, temporary.Chmod(0o644), temporary.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", f.Path, err)
+	}
+	return os.Rename(temporary.Name(), f.Path)
+}
+
+// Installed returns the paths of the files of an installation that are there and
+// ours.
+func Installed(place Place) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(place.Hooks, "99-terok-gate-*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var installed []string
+	for _, path := range append(paths, place.DropIn, place.Unit) {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		ours, err := isOurs(path)
+		if err != nil {
+			return nil, err
+		}
+		if ours {
+			installed = append(installed, path)
+		}
+	}
+	return installed, nil
+}
+
+// Lingers tells whether the user's service manager runs on after the last log-out
+// (loginctl(1), enable-linger).
+func Lingers() bool {
+	self, err := user.Current()
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join("/var/lib/systemd/linger", self.Username))
+	return err == nil
+}
+
+// EnableWatch starts the unit, now and at every boot or log-in.
+func (p Place) EnableWatch(ctx context.Context) error {
+	if err := p.systemctl(ctx, "daemon-reload"); err != nil {
+		return err
+	}
+	if err := p.systemctl(ctx, "enable", unitName); err != nil {
+		return err
+	}
+	return p.systemctl(ctx, "restart", unitName) // it may run with other flags
+}
+
+// DisableWatch stops the unit.
+func (p Place) DisableWatch(ctx context.Context) error {
+	return p.systemctl(ctx, "disable", "--now", unitName)
+}
+
+func (p Place) systemctl(ctx context.Context, args ...string) error {
+	if p.User {
+		args = append([]string{"--user"}, args...)
+	}
+	_, err := exec.CommandContext(ctx, "systemctl", args...).Output()
+	if err != nil {
+		return fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), commandError(err))
+	}
+	return nil
+}

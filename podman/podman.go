@@ -1,0 +1,82 @@
+// Package podman registers the hooks with podman, for the system or for the user
+// who asks, and takes them back.
+//
+// It changes no file of somebody else's: what it writes is new or was written by
+// it, and carries its name. Which folders podman reads hook definitions from, it
+// asks podman, since containers.conf comes from many places (containers.conf(5)).
+package podman
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Version returns podman's version as major and minor.
+func Version(ctx context.Context) (major, minor int, err error) {
+	out, err := exec.CommandContext(ctx, "podman", "version", "--format", "{{.Client.Version}}").Output()
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask podman for its version: %w", commandError(err))
+	}
+	if _, err := fmt.Sscanf(string(out), "%d.%d", &major, &minor); err != nil {
+		return 0, 0, fmt.Errorf("podman's version %q: %w", bytes.TrimSpace(out), err)
+	}
+	return major, minor, nil
+}
+
+// ImagesAnnotate tells whether annotations of an image reach the hook as if the
+// user had set them: seen with podman 4.3.1, gone with 4.6.
+func ImagesAnnotate(major, minor int) bool {
+	return major < 4 || major == 4 && minor < 6
+}
+
+var readsHooks = regexp.MustCompile(`msg="reading hooks from (.*)"`)
+
+// HookDirs returns the folders that podman reads hook definitions from, in the order
+// in which a later definition replaces an earlier one of the same name. Podman tells
+// it in its debug log when it starts a container, so a container is started that
+// cannot run: its root file system is empty.
+func HookDirs(ctx context.Context) ([]string, error) {
+	empty, err := os.MkdirTemp("", "terok-gate-probe-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(empty)
+	log, err := exec.CommandContext(ctx, "podman", "--log-level", "debug", "run", "--rm", "--network", "none",
+		"--rootfs", empty, "/nothing").CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fmt.Errorf("ask podman for its hook folders: %w", err)
+	}
+	var dirs []string
+	for _, match := range readsHooks.FindAllSubmatch(log, -1) {
+		// The log quotes as Go does.
+		dir, err := strconv.Unquote(`"` + string(match[1]) + `"`)
+		if err != nil {
+			return nil, fmt.Errorf("podman's hook folder %q: %w", match[1], err)
+		}
+		dirs = append(dirs, dir)
+	}
+	if len(dirs) == 0 {
+		return nil, fmt.Errorf("ask podman for its hook folders: podman does not get so far as to read hooks: %s", lastLine(log))
+	}
+	return dirs, nil
+}
+
+func lastLine(log []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	return lines[len(lines)-1]
+}
+
+// commandError adds what the command wrote to standard error.
+func commandError(err error) error {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && len(exit.Stderr) > 0 {
+		return fmt.Errorf("%w: %s", err, lastLine(exit.Stderr))
+	}
+	return err
+}
