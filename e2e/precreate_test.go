@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// With precreate registered, git works in an image that merely has git, as the
+// container's own process, with nothing sourced.
+
+// work is what the process does: all that git is for, and then a look at where a
+// token might have got to.
+const work = `
+git clone --quiet http://$GATE/demo.git /dev/shm/clone
+cd /dev/shm/clone
+test "$(git remote get-url origin)" = "$CODE_REPO"
+echo work >of-$(id -u); git add .; git commit --quiet --message "some work"
+git push --quiet
+git clone --quiet http://$GATE/other.git /dev/shm/other && exit 9
+echo "env $TEROK_GATE_ENV"
+{ sed -n 's/^TEROK_GATE_TOKEN=//p' /run/terok/gate.env; sed -n 's/.*Basic //p' /run/terok/gitconfig; } >/dev/shm/secrets
+test "$(wc -l </dev/shm/secrets)" = 2
+set -- $(grep -lF -f /dev/shm/secrets /proc/[0-9]*/environ /proc/[0-9]*/cmdline; grep -rlF -f /dev/shm/secrets /dev/shm | grep -v /secrets) || true
+echo "leaks $*"
+`
+
+func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		need(t, "git")
+		g := newGate(t, e.tokenFile, "demo", "other")
+		e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, func(dir string) error {
+			return e.addPrecreate(dir, "--gate-url", g.URL)
+		})
+		for _, row := range []struct {
+			name string
+			args []string
+		}{
+			{"as the container's root", nil},
+			{"as another user", []string{"--user", "1234:55"}},
+		} {
+			t.Run(row.name, func(t *testing.T) {
+				args := append(annotations("demo", "precreate"), withGit(t)...)
+				args = append(args, "--env", "GATE="+strings.TrimPrefix(g.URL, "http://"), "--env", "GIT_AUTHOR_NAME=task", "--env", "GIT_COMMITTER_NAME=task")
+				args = append(args, row.args...)
+				about := e.tempDir(t)
+				id := e.podman(t, append(append([]string{"create", "--log-opt", "path=" + filepath.Join(about, "log")}, args...), image, "sh", "-ec", work)...)
+				c := &container{engine: e, id: id, about: about}
+				t.Cleanup(func() { e.podman(t, "rm", "--force", "--time", "0", id) })
+				seen := len(g.requests())
+				e.podman(t, "start", id)
+				inspected := e.podman(t, "inspect", id)
+				if code := c.exitCode(t); code != "0" {
+					t.Fatalf("its process ends with %s: %q", code, c.output(t))
+				}
+				out := strings.Join(c.output(t), "\n")
+				if !strings.Contains(out, "env /run/terok/gate.env") || !strings.HasSuffix(out, "leaks ") {
+					t.Errorf("its process says %q", out)
+				}
+				if tokenForm.MatchString(inspected) || strings.Contains(inspected, base64.StdEncoding.EncodeToString([]byte("terok-g-"))[:10]) {
+					t.Errorf("podman inspect shows a token: %s", inspected)
+				}
+				for _, r := range g.requests()[seen:] {
+					if r.status == http.StatusUnauthorized {
+						t.Errorf("git asked without the token first: %+v", r)
+					}
+				}
+			})
+		}
+	})
+}
+
+func TestPodmanExecGetsNoneOfPrecreatesVariables(t *testing.T) {
+	// Not a promise, but what the README says of this podman.
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir) })
+		c := e.create(t, annotations("demo", "exec")...)
+		c.start(t)
+		got, err := c.tryPodman("exec", c.id, "sh", "-c", "echo ${TEROK_GATE_ENV-none}; tr '\\0' '\\n' </proc/1/environ | grep TEROK_GATE_ENV")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("podman exec and the container's own process see: %q", got)
+		if !strings.Contains(got, "TEROK_GATE_ENV=/run/terok/gate.env") {
+			t.Error("the container's own process does not have it")
+		}
+	})
+}
+
+func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir, "--gate-url", "http://gate:1") })
+		c := e.create(t, append(annotations("demo", "broken"), "--env", "GIT_CONFIG_COUNT=x-"+filepath.Base(e.conf))...)
+		if out, err := e.tryPodman("start", c.id); err == nil {
+			t.Errorf("the container starts: %s", out)
+		}
+		if out := c.output(t); len(out) > 0 {
+			t.Errorf("its process runs: %q", out)
+		}
+		if tokens := e.tokensOf(t, c.id); len(tokens) > 0 {
+			t.Error("it has a token")
+		}
+		if systemLog.listening {
+			systemLog.wait(t, "terok-gate-hook", "precreate", "GIT_CONFIG_COUNT")
+		}
+	})
+}
+
+// addPrecreate adds the repository's precreate definition to a folder of them.
+func (e *engine) addPrecreate(dir string, flags ...string) error {
+	const name = "99-terok-gate-precreate.json"
+	text, err := os.ReadFile(filepath.Join("..", "hooks.d", name))
+	if err != nil {
+		return err
+	}
+	var def struct {
+		Version string         `json:"version"`
+		Hook    map[string]any `json:"hook"`
+		When    any            `json:"when"`
+		Stages  []string       `json:"stages"`
+	}
+	if err := json.Unmarshal(text, &def); err != nil {
+		return err
+	}
+	args := def.Hook["args"].([]any)
+	for _, f := range flags {
+		args = append(args, f)
+	}
+	def.Hook["args"] = args
+	if def.Hook["path"], err = binary(); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, name), def)
+}
