@@ -162,7 +162,6 @@ func registrationOf(c *cli.Context) (podman.Registration, error) {
 	if r.TokenFile, err = filepath.Abs(file.Path); err != nil {
 		return r, err
 	}
-	// Not through a symbolic link that may point to another version tomorrow.
 	if r.Binary, err = os.Executable(); err != nil {
 		return r, err
 	}
