@@ -3,14 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/store"
 )
@@ -34,7 +38,9 @@ func list(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
-	rows := listedOf(entries)
+	rows := listedOf(slices.DeleteFunc(entries, func(e store.Entry) bool {
+		return c.IsSet("project") && e.Project != c.String("project") || c.IsSet("task") && e.Task != c.String("task")
+	}))
 	if c.Bool("json") {
 		out := json.NewEncoder(os.Stdout)
 		out.SetIndent("", "  ")
@@ -58,20 +64,58 @@ func listedOf(entries []store.Entry) []listed {
 	return rows
 }
 
-func printTable(w io.Writer, rows []listed) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+// printTable aligns the rows. On a terminal, one that is no living token's stands
+// out.
+func printTable(w *os.File, rows []listed) error {
+	var aligned bytes.Buffer
+	table := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "PROJECT\tTASK\tCONTAINER\tSTATE\tAGE\tFINGERPRINT")
 	for _, r := range rows {
 		age, container := "-", "-"
 		if r.Created != nil {
-			age = time.Since(*r.Created).Round(time.Second).String()
+			age = shortAge(time.Since(*r.Created))
 		}
 		if r.Container != "" {
 			container = oneLine(r.Container[:min(12, len(r.Container))])
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(r.Project), oneLine(r.Task), container, r.State, age, r.Fingerprint)
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	colours := map[string]string{"orphan": "\x1b[31m", "unknown": "\x1b[33m"}
+	if !isTerminal(w) {
+		colours = nil
+	}
+	for i, line := range slices.Collect(strings.Lines(aligned.String())) {
+		if i > 0 && colours[rows[i-1].State] != "" {
+			line = colours[rows[i-1].State] + strings.TrimSuffix(line, "\n") + "\x1b[0m\n"
+		}
+		if _, err := io.WriteString(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isTerminal tells whether there is somebody to show colours to (see also
+// no-color.org).
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// shortAge is the age in its largest unit: 7s, 3m, 5h, 12d.
+func shortAge(d time.Duration) string {
+	for _, unit := range []struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if d >= unit.length {
+			return fmt.Sprintf("%d%s", d/unit.length, unit.name)
+		}
+	}
+	return fmt.Sprintf("%ds", max(0, d/time.Second)) // a clock may have been set back
 }
 
 // stateOf is live, orphan, or unknown where nothing can be proved. A token that no

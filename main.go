@@ -104,7 +104,7 @@ func run(args []string) int {
 			{
 				Name: "list", Category: "For people",
 				Usage:  "list the tokens, never in full",
-				Flags:  []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "for programs"}},
+				Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "for programs"}},
 				Action: list,
 			},
 			{

@@ -125,7 +125,7 @@ func (l *logSocket) listen() error {
 	if err := unix.Mount("terok-dev", "/dev", "tmpfs", unix.MS_NOSUID, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /dev: %w", err)
 	}
-	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
+	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		device := filepath.Join("/dev", name)
 		if err := os.WriteFile(device, nil, 0o666); err != nil {
 			return err
@@ -133,6 +133,15 @@ func (l *logSocket) listen() error {
 		if err := unix.Mount(filepath.Join(old, name), device, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind %s: %w", device, err)
 		}
+	}
+	if err := os.Mkdir("/dev/pts", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0600"); err != nil {
+		return fmt.Errorf("mount /dev/pts: %w", err)
+	}
+	if err := os.Symlink("pts/ptmx", "/dev/ptmx"); err != nil {
+		return err
 	}
 	for name, target := range map[string]string{"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
 		if err := os.Symlink("/proc/self/"+target, filepath.Join("/dev", name)); err != nil {
