@@ -59,13 +59,16 @@ func appendLine(path string, e event) error {
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	// Not as an os.File, which would wait for the reader of a fifo that is full.
+	file, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer file.Close()
-	_, err = file.Write(append(line, '\n'))
-	return err
+	defer unix.Close(file)
+	if _, err := unix.Write(file, append(line, '\n')); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
 
 // toSystemLog sends the event to /dev/log, if somebody listens there, in the form

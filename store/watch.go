@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-	"golang.org/x/sys/unix"
 )
 
 // Watch sweeps until ctx is done: at once, and whenever a process dies that a token
@@ -80,10 +79,11 @@ func (f File) look(folder *followedFolder, processes watchedProcesses) (revoked 
 	if err != nil {
 		return nil, err
 	}
-	if processes.watch(entries) == 0 {
+	dead := processes.watch(entries)
+	if len(dead) == 0 {
 		return nil, nil
 	}
-	return f.Sweep()
+	return f.Revoke(func(e Entry) bool { return e.Process != nil && dead[tiedToken{e.Token, *e.Process}] })
 }
 
 // tiedToken is a token as long as it is tied to one process.
@@ -99,8 +99,9 @@ type watchedProcesses struct {
 }
 
 // watch watches the living processes of these entries and no others, and returns
-// how many are dead.
-func (w watchedProcesses) watch(entries []Entry) (dead int) {
+// the dead.
+func (w watchedProcesses) watch(entries []Entry) (dead map[tiedToken]bool) {
+	dead = map[tiedToken]bool{}
 	current := map[tiedToken]bool{}
 	for _, e := range entries {
 		if e.Process == nil {
@@ -108,13 +109,16 @@ func (w watchedProcesses) watch(entries []Entry) (dead int) {
 		}
 		tied := tiedToken{e.Token, *e.Process}
 		current[tied] = true
-		life, pidfd := here().look(e.Process)
-		switch {
-		case life == Dead:
-			dead++
-		case life == Alive && w.pidfds[tied] != nil:
-			unix.Close(pidfd)
-		case life == Alive:
+		if held := w.pidfds[tied]; held != nil {
+			if isOver(held) {
+				dead[tied] = true
+			}
+			continue
+		}
+		switch life, pidfd := here().look(e.Process); life {
+		case Dead:
+			dead[tied] = true
+		case Alive:
 			w.pidfds[tied] = os.NewFile(uintptr(pidfd), "pidfd")
 			go w.wait(w.pidfds[tied])
 		}
@@ -126,6 +130,16 @@ func (w watchedProcesses) watch(entries []Entry) (dead int) {
 		}
 	}
 	return dead
+}
+
+// isOver tells whether the process of a pidfd that we hold is over.
+func isOver(pidfd *os.File) (over bool) {
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = conn.Control(func(fd uintptr) { over, _ = readable(int(fd)) })
+	return over
 }
 
 // wait tells died when the process is over. The wait is epoll(7), by way of the Go

@@ -1,0 +1,29 @@
+// Package faults holds the tests that break things: the hook is killed at every
+// system call, every one of its system calls fails in turn, file systems are full,
+// two hundred containers come and go at once, processes die under `reap --watch`.
+// It contains no code of the program.
+//
+// What must hold each time: nothing is lost (the token file is whole, and every
+// token that should be valid is), and nothing lingers (a token whose container is
+// dead goes with the next sweep, and no debris stays).
+//
+// Run them as root, the containers are processes in mount namespaces of their own:
+//
+//	go test -v ./faults
+//
+// With -v each test prints its numbers: how many points it tried, what was lost.
+//
+// The hook runs under a tracer that is part of the tests (ptrace(2)), rather than
+// under strace, whose --inject counts the calls of each thread apart: which thread
+// of a Go program makes a call is chance, so a sweep over counts would miss some.
+// Here a point is named by what the call does to which object, and the sweep ends
+// when every point that any run has passed has been tried. The tracer knows the
+// registers of amd64 only.
+//
+// The tests live in mount and pid namespaces of their own, with a /dev of their own
+// for the system log. When the test process ends, in whatever way, the kernel ends
+// everything that it started, and nothing is left on the machine.
+//
+// A test that cannot run here is skipped and says why. With TEROK_TEST_ALL=1 in the
+// environment it fails instead.
+package faults

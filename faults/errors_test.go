@@ -1,0 +1,379 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Every system call of the hook fails in turn: without having had its effect, and,
+// as over a network, after it. A hook that could not do its job says so and leaves
+// the token file alone; any other has done all of it.
+func TestWhateverFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
+	needTracer(t)
+	total, lost := 0, 0
+	for _, s := range situations {
+		t.Run(s.name, func(t *testing.T) {
+			failures := []fault{{when: before, fail: unix.EIO}}
+			if s.folder == "full" && !s.byHand {
+				failures = append(failures, fault{when: after, fail: unix.EIO}, fault{when: before, fail: unix.ENOSPC},
+					fault{when: before, fail: unix.EACCES}, fault{when: before, fail: unix.EMFILE})
+			}
+			var survived atomic.Int64
+			tried, failed, calm := sweep(t, s, failures, func(r *struck) error {
+				if err := r.keepsQuiet(r.finished); err != nil {
+					return err
+				}
+				if r.status == 0 {
+					survived.Add(1)
+				}
+				return errors.Join(r.endsWell(), r.recovers(r.renamed))
+			})
+			if tried < 100 || changing(calm.calls) < 12 {
+				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
+			}
+			t.Logf("points tried: %d (%d calls), done all the same: %d, lost: %d", tried, len(calm.calls), survived.Load(), failed)
+			total, lost = total+tried, lost+failed
+		})
+	}
+	t.Logf("ENOSPC, EIO, EACCES, EMFILE from each system call: points tried: %d, lost: %d", total, lost)
+}
+
+// endsWell reports if a run that met an error neither did its whole job nor failed
+// as a hook should.
+func (r *struck) endsWell() error {
+	ofLog := r.point.object == "log" || r.point.name == "sendto" || r.point.name == "socket"
+	switch {
+	case r.status == 0:
+		if s := r.stderr; s != "" && !(ofLog && isOneLine(s, "log file: ", r.point.fail.Error())) {
+			return fmt.Errorf("it says %q and ends with status 0", s)
+		}
+		if r.point.object == "stdout" {
+			// Where the env file is cannot be said, but it is there.
+			r.stdout = filepath.Join(r.dir, "env", r.id+".env") + "\n"
+		}
+		r.blind = r.judges()
+		return r.done(r.stdout)
+	case r.status != 1:
+		return fmt.Errorf("it ends with status %d: %s", r.status, r.stderr)
+	case ofLog:
+		return fmt.Errorf("a log that cannot be written fails the hook: %s", r.stderr)
+	case !isOneLine(r.stderr, r.stage+": ", r.point.fail.Error()) && r.point.object != "stderr":
+		return fmt.Errorf("it does not say in one line what failed: %q", r.stderr)
+	case r.renamed && r.stage == "prestart" && r.point.name != "renameat" && r.point.object != "gate":
+		return fmt.Errorf("it fails after the rename, for something other than the folder's sync: %s", r.stderr)
+	case r.renamed:
+		return r.committed()
+	}
+	return r.untouched()
+}
+
+// judges tells whether the point is a look at a process, or at where we are.
+func (r *struck) judges() bool {
+	switch r.point.object {
+	case "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/self/status", "/proc/<n>/stat":
+		return true
+	}
+	return r.point.name == "pidfd_open" || strings.HasPrefix(r.point.object, "/proc/self/ns/")
+}
+
+// isOneLine tells whether the text is one error message of the program with these
+// words at its beginning and in it.
+func isOneLine(text, beginning, words string) bool {
+	return strings.HasPrefix(text, "terok-gate-hook: "+beginning) && strings.Contains(text, words) &&
+		strings.Count(text, "\n") == 1 && text[len(text)-1] == '\n'
+}
+
+// outcome reports what is wrong with a hook that ran in this world: it must have
+// done its job, or have failed with these words in its one line and changed nothing.
+func (w *world) outcome(f finished, words string) error {
+	if err := w.keepsQuiet(f); err != nil {
+		return err
+	}
+	if words == "" {
+		if f.status != 0 {
+			return fmt.Errorf("the hook ends with status %d: %s", f.status, f.stderr)
+		}
+		return errors.Join(w.done(f.stdout), w.recovers(true))
+	}
+	if f.status != 1 || !isOneLine(f.stderr, w.stage+": ", words) {
+		return fmt.Errorf("the hook ends with status %d and says %q, without %q", f.status, f.stderr, words)
+	}
+	return w.untouched()
+}
+
+// A file system that is full, for real. Once there is room again, the next hook
+// finds all as it should be.
+func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
+	needRoot(t)
+	const full = "no space left on device"
+	for _, row := range []struct {
+		stage, folder string
+		options       string // of the tmpfs that is the token file's folder
+		kept          int64  // bytes free in it, rounded up to pages; -1 for all
+		fails         bool
+	}{
+		{stage: "prestart", folder: "full", options: "size=64k", kept: -1},
+		{stage: "prestart", folder: "full", options: "size=64k", kept: 0, fails: true},
+		{stage: "prestart", folder: "full", options: "size=64k", kept: 16 << 10, fails: true}, // the new file does not fit as a whole
+		{stage: "prestart", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},    // the lock has the last one
+		{stage: "prestart", folder: "full", options: "nr_inodes=2", kept: -1, fails: true},    // not even a lock
+		{stage: "prestart", folder: "empty", options: "nr_inodes=1", kept: -1, fails: true},
+		{stage: "prestart", folder: "empty", options: "size=16k", kept: 0, fails: true},
+		{stage: "poststop", folder: "full", options: "size=64k", kept: -1},
+		{stage: "poststop", folder: "full", options: "size=64k", kept: 0, fails: true},
+		{stage: "poststop", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},
+	} {
+		t.Run(fmt.Sprintf("%s, folder %s, %s, %d bytes left", row.stage, row.folder, row.options, row.kept), func(t *testing.T) {
+			w, err := newWorld(situation{stage: row.stage, folder: row.folder})
+			must(t, err)
+			defer w.remove()
+			folder := filepath.Dir(w.tokens)
+			must(t, unix.Mount("tmpfs", folder, "tmpfs", 0, fmt.Sprintf("mode=0755,uid=%d,gid=%d,%s", ownerUID, ownerGID, row.options)))
+			defer unix.Unmount(folder, unix.MNT_DETACH)
+			if row.folder == "full" {
+				// Large enough to be written in part.
+				now := without(w.before)
+				now["terok-g-00000000000000000000000000000008"] = map[string]any{"scope": strings.Repeat("long", 5<<10)}
+				must(t, writeTokens(w.tokens, now))
+				must(t, w.remember())
+			}
+			if row.kept >= 0 {
+				must(t, fill(filepath.Join(folder, "filler"), row.kept))
+			}
+			f, err := run(w.program())
+			must(t, err)
+			words := ""
+			if row.fails {
+				words = full
+			}
+			if _, err := os.Lstat(filepath.Join(folder, "filler")); err == nil {
+				must(t, os.Remove(filepath.Join(folder, "filler")))
+			}
+			if err := w.outcome(f, words); err != nil {
+				t.Error(err)
+			}
+			if row.fails {
+				must(t, unix.Mount("tmpfs", folder, "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes=100"))
+				if err := w.recovers(false); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// fill fills the file system with one file, but for some bytes.
+func fill(path string, keep int64) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	page := make([]byte, os.Getpagesize())
+	for err == nil {
+		_, err = file.Write(page)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	size, err := file.Seek(0, 1)
+	if err != nil {
+		return err
+	}
+	return file.Truncate(size - keep)
+}
+
+// With too few file descriptors, for real: whatever the number, the hook does its
+// whole job or fails and changes nothing.
+func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
+	needRoot(t)
+	needs(t, "sh")
+	for _, s := range situations {
+		t.Run(s.name, func(t *testing.T) {
+			succeeded, failed := 0, 0
+			for limit := 4; succeeded == 0 && limit < 50; limit++ {
+				w, err := newWorld(s)
+				must(t, err)
+				p := w.program()
+				f, err := runCommand(exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, fmt.Sprint(limit), binary}, p.args...)...), p.stdin)
+				must(t, err)
+				must(t, w.keepsQuiet(f))
+				if f.status == 0 {
+					succeeded++
+					// The log is written last and may be left out.
+					if f.stderr != "" && !isOneLine(f.stderr, "log file: ", "too many open files") {
+						t.Errorf("%d descriptors: it says %q and ends with status 0", limit, f.stderr)
+					}
+					w.blind = true
+					err = w.done(f.stdout)
+				} else {
+					failed++
+					err = w.untouched()
+				}
+				if err := errors.Join(err, w.recovers(f.status == 0)); err != nil {
+					t.Errorf("%d descriptors, status %d: %v", limit, f.status, err)
+				}
+				w.remove()
+			}
+			if succeeded == 0 || failed == 0 {
+				t.Errorf("%d runs succeeded, %d failed: the limit did not bite", succeeded, failed)
+			}
+		})
+	}
+}
+
+// A log that cannot be written fails nothing and holds nothing up.
+func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
+	needRoot(t)
+	for _, row := range []struct {
+		log  string
+		make func(path string) error
+		says string // in the one line about the log
+	}{
+		{"is in a folder that is not there", func(path string) error { return os.Remove(filepath.Dir(path)) }, "no such file"},
+		{"is on a full file system", func(path string) error {
+			return unix.Mount("/dev/full", touch(path), "", unix.MS_BIND, "")
+		}, "no space left"},
+		{"is on a file system without room for a new file", func(path string) error {
+			return unix.Mount("tmpfs", filepath.Dir(path), "tmpfs", 0, "nr_inodes=1")
+		}, "no space left"},
+		{"is on a read-only file system", func(path string) error {
+			return unix.Mount("tmpfs", filepath.Dir(path), "tmpfs", unix.MS_RDONLY, "")
+		}, "read-only"},
+		{"is a folder", func(path string) error { return os.Mkdir(path, 0o755) }, "is a directory"},
+		{"is a fifo that nobody reads", func(path string) error { return unix.Mkfifo(path, 0o600) }, "no such device"},
+		{"is a fifo that nobody empties", fullFifo, "resource temporarily unavailable"},
+		{"is a symbolic link", func(path string) error { return os.Symlink("elsewhere", path) }, "symbolic links"},
+		{"is a socket", func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }, "no such device"},
+	} {
+		for _, s := range []situation{
+			{stage: "prestart", folder: "full"},
+			{stage: "poststop", folder: "full"},
+		} {
+			t.Run(s.stage+", the log file "+row.log, func(t *testing.T) {
+				w, err := newWorld(s)
+				must(t, err)
+				defer w.remove()
+				log := filepath.Join(w.dir, "logs/log")
+				must(t, os.Mkdir(filepath.Dir(log), 0o755))
+				must(t, row.make(log))
+				defer unix.Unmount(filepath.Dir(log), unix.MNT_DETACH)
+				defer unix.Unmount(log, unix.MNT_DETACH)
+				p := w.program()
+				for i, arg := range p.args {
+					if arg == "--log-file" {
+						p.args[i+1] = log
+					}
+				}
+				f, err := run(p)
+				must(t, err)
+				lines := strings.SplitAfter(strings.TrimSuffix(f.stderr, "\n"), "\n")
+				for _, line := range lines {
+					if !isOneLine(strings.TrimSuffix(line, "\n")+"\n", "log file: ", row.says) {
+						t.Errorf("it says %q, not that the log %q", line, row.says)
+					}
+				}
+				if err := w.outcome(f, ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	for _, row := range []struct{ log, make string }{
+		{"is missing", `mount -t tmpfs tmpfs /dev`},
+		{"is a folder", `mount -t tmpfs tmpfs /dev && mkdir /dev/log`},
+		{"is a file", `mount -t tmpfs tmpfs /dev && : > /dev/log`},
+		{"is a link to itself", `mount -t tmpfs tmpfs /dev && ln -s log /dev/log`},
+		{"is a fifo", `mount -t tmpfs tmpfs /dev && mkfifo /dev/log`},
+		{"is a socket that nobody listens on", `mount -t tmpfs tmpfs /dev && python3 -c 'import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind("/dev/log")'`},
+		{"is a socket of another type", `mount -t tmpfs tmpfs /dev && python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind("/dev/log"); s.listen()'`},
+	} {
+		for _, s := range []situation{
+			{stage: "prestart", folder: "full"},
+			{stage: "poststop", folder: "full"},
+		} {
+			t.Run(s.stage+", /dev/log "+row.log, func(t *testing.T) {
+				needs(t, "sh", "mount", "mkfifo", "python3")
+				w, err := newWorld(s)
+				must(t, err)
+				defer w.remove()
+				p := w.program()
+				cmd := exec.Command("sh", append([]string{"-ec", row.make + ` && exec "$@"`, "sh", binary}, p.args...)...)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+				f, err := runCommand(cmd, p.stdin)
+				must(t, err)
+				if f.stderr != "" {
+					t.Errorf("it says %q", f.stderr)
+				}
+				if err := w.outcome(f, ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	t.Run("prestart, /dev/log is a socket that nobody empties", func(t *testing.T) {
+		w, err := newWorld(situation{stage: "prestart", folder: "full"})
+		must(t, err)
+		defer w.remove()
+		p := w.program()
+		cmd := exec.Command("sh", append([]string{"-ec", `mount --bind "$0" /dev/log && exec "$@"`, fullSocket(t, w.dir), binary}, p.args...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+		f, err := runCommand(cmd, p.stdin)
+		must(t, err)
+		if err := w.outcome(f, ""); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func touch(path string) string {
+	os.WriteFile(path, nil, 0o600)
+	return path
+}
+
+// fullFifo makes a fifo that is open for reading and holds all that it can.
+func fullFifo(path string) error {
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return err
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // stays open
+	for err == nil {
+		_, err = unix.Write(fd, make([]byte, 1))
+	}
+	if err == unix.EAGAIN {
+		return nil
+	}
+	return err
+}
+
+// fullSocket makes a datagram socket that takes nothing any more, and returns its
+// path.
+func fullSocket(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "socket")
+	receiver, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(receiver) })
+	must(t, unix.Bind(receiver, &unix.SockaddrUnix{Name: path}))
+	for range 1000 {
+		sender, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		must(t, err)
+		t.Cleanup(func() { unix.Close(sender) })
+		if err := unix.Sendto(sender, []byte("full"), unix.MSG_DONTWAIT, &unix.SockaddrUnix{Name: path}); err == unix.EAGAIN {
+			return path
+		} else {
+			must(t, err)
+		}
+	}
+	t.Fatal("the socket takes any number of messages")
+	return ""
+}

@@ -1,0 +1,170 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// point is where a fault strikes.
+type point struct {
+	call
+	fault
+}
+
+func (p point) String() string { return fmt.Sprintf("%v %v", p.fault, p.call) }
+
+// struck is a world after a program met a fault at a point in it.
+type struck struct {
+	*world
+	point point
+	finished
+	renamed bool // the rename of the token file took place
+	met     bool // the program came by the point
+}
+
+// strike runs the situation's program into a fault.
+func strike(s situation, p point) (*struck, error) {
+	w, err := newWorld(s)
+	if err != nil {
+		return nil, err
+	}
+	r := &struck{world: w, point: p}
+	r.finished, err = traced(w.program(), w.dir, func(c call, when when, result unix.Errno) fault {
+		if c.name == "renameat" && when == after && result == 0 {
+			r.renamed = true
+		}
+		if c != p.call || when != p.when {
+			return fault{}
+		}
+		r.met = true
+		return p.fault
+	})
+	if err != nil {
+		w.remove()
+		return nil, err
+	}
+	return r, nil
+}
+
+// sweep runs a situation once without a fault, and then into every fault at every
+// point that it, or any later run, came by before its fault. It checks each run,
+// and returns how many points it tried, at how many the check failed, and the run
+// without a fault.
+func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error) (tried, failed int, calm *struck) {
+	t.Helper()
+	calm, err := strike(s, point{})
+	must(t, err)
+	defer calm.remove()
+	if calm.status != 0 || calm.stderr != "" {
+		t.Fatalf("without a fault the hook ends with status %d: %s", calm.status, calm.stderr)
+	}
+	must(t, calm.done(calm.stdout))
+	must(t, calm.keepsQuiet(calm.finished))
+	must(t, calm.recovers(true))
+
+	var mu sync.Mutex
+	known := map[call]bool{}
+	var round []point
+	learn := func(calls []call) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range calls {
+			if known[c] {
+				continue
+			}
+			known[c] = true
+			for _, f := range faults {
+				round = append(round, point{c, f})
+			}
+		}
+	}
+	fail := func(p point, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		failed++
+		t.Errorf("%v: %v", p, err)
+	}
+	learn(calm.calls)
+	for rounds := 0; len(round) > 0; rounds++ {
+		if rounds == 10 {
+			t.Fatalf("every run comes by points that no run before it has, at last %v", round[0])
+		}
+		tries := round
+		round = nil
+		tried += len(tries)
+		atOnce(tries, func(p point) {
+			// A point can be missed by chance: how many read(2) a file takes may differ.
+			for range 10 {
+				r, err := strike(s, p)
+				if err != nil {
+					fail(p, err)
+					return
+				}
+				defer r.remove()
+				if !r.met {
+					learn(r.calls)
+					continue
+				}
+				learn(r.calls[:slices.Index(r.calls, p.call)+1])
+				if err := check(r); err != nil {
+					fail(p, err)
+				}
+				return
+			}
+			fail(p, errors.New("no run came by here again"))
+		})
+	}
+	return tried, failed, calm
+}
+
+// changing counts the calls that change or lock something outside the process.
+// Others are points too.
+func changing(calls []call) (n int) {
+	for _, c := range calls {
+		if slices.Contains([]string{
+			"mkdirat", "write", "fchown", "fchmod", "utimensat", "fsync", "renameat", "unlinkat", "flock",
+			"fsopen", "fsconfig", "fsmount", "mount_setattr", "move_mount", "setns", "unshare", "sendto",
+		}, c.name) {
+			n++
+		}
+	}
+	return n
+}
+
+// Killed anywhere, the hook loses nothing and leaves nothing that lasts.
+func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
+	needTracer(t)
+	total, lost := 0, 0
+	for _, s := range situations {
+		t.Run(s.name, func(t *testing.T) {
+			tried, failed, calm := sweep(t, s, []fault{{when: before, kill: true}, {when: after, kill: true}}, func(r *struck) error {
+				if r.status != -1 {
+					return fmt.Errorf("it ended with status %d, not by the signal", r.status)
+				}
+				if err := r.keepsQuiet(r.finished); err != nil {
+					return err
+				}
+				state := r.untouched
+				if r.renamed {
+					state = r.committed
+				}
+				if err := state(); err != nil {
+					return fmt.Errorf("renamed: %v: %w", r.renamed, err)
+				}
+				return r.recovers(r.renamed)
+			})
+			// To open, lock, write, sync and rename the token file alone takes more.
+			if tried < 200 || changing(calm.calls) < 12 {
+				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
+			}
+			t.Logf("points tried: %d (%d calls, %d of which change or lock something), lost: %d", tried, len(calm.calls), changing(calm.calls), failed)
+			total, lost = total+tried, lost+failed
+		})
+	}
+	t.Logf("SIGKILL before and after each system call: points tried: %d, lost: %d", total, lost)
+}

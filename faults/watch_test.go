@@ -1,0 +1,514 @@
+package faults
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// watcher is `reap --watch` at work.
+type watcher struct {
+	cmd            *exec.Cmd
+	stdout, stderr bytes.Buffer
+}
+
+func startWatcher(t *testing.T, tokens string) *watcher {
+	t.Helper()
+	w := &watcher{cmd: exec.Command(binary, "--token-file", tokens, "reap", "--watch")}
+	w.cmd.Env, w.cmd.Stdout, w.cmd.Stderr = []string{}, &w.stdout, &w.stderr
+	must(t, w.cmd.Start())
+	t.Cleanup(func() {
+		w.cmd.Process.Kill()
+		w.cmd.Wait()
+	})
+	// It is at work, and catches signals, once it listens for changes of files.
+	for end := time.Now().Add(aWhile); !w.listens(t); <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not begin: %s", w.stderr.String())
+		}
+	}
+	return w
+}
+
+func (w *watcher) listens(t *testing.T) bool {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", w.cmd.Process.Pid)
+	fds, err := os.ReadDir(dir)
+	must(t, err)
+	return slices.ContainsFunc(fds, func(fd fs.DirEntry) bool {
+		target, _ := os.Readlink(filepath.Join(dir, fd.Name()))
+		return strings.Contains(target, "inotify")
+	})
+}
+
+// stop asks it to end, and fails the test if it does not end well.
+func (w *watcher) stop(t *testing.T, signal os.Signal) {
+	t.Helper()
+	must(t, w.cmd.Process.Signal(signal))
+	late := time.AfterFunc(aWhile, func() { w.cmd.Process.Kill() })
+	if err := w.cmd.Wait(); err != nil || !late.Stop() {
+		t.Errorf("after %v it ends with %v: %s", signal, err, w.stderr.String())
+	}
+	if aToken.MatchString(w.stdout.String() + w.stderr.String()) {
+		t.Error("a token is in its output")
+	}
+}
+
+// watched returns the processes that it holds a pidfd of.
+func (w *watcher) watched(t *testing.T) map[int]bool {
+	t.Helper()
+	pids := map[int]bool{}
+	dir := fmt.Sprintf("/proc/%d/fdinfo", w.cmd.Process.Pid)
+	infos, err := os.ReadDir(dir)
+	must(t, err)
+	for _, info := range infos {
+		text, err := os.ReadFile(filepath.Join(dir, info.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		must(t, err)
+		for line := range strings.Lines(string(text)) {
+			if pid, ok := strings.CutPrefix(line, "Pid:"); ok {
+				n, err := strconv.Atoi(strings.TrimSpace(pid))
+				must(t, err)
+				pids[n] = true
+			}
+		}
+	}
+	return pids
+}
+
+// waitsFor waits until it watches these processes: there is no event for that.
+func (w *watcher) waitsFor(t *testing.T, pids ...int) {
+	t.Helper()
+	for end := time.Now().Add(aWhile); ; <-time.After(time.Millisecond) {
+		watched := w.watched(t)
+		if !slices.ContainsFunc(pids, func(pid int) bool { return !watched[pid] }) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
+		}
+	}
+}
+
+// ticks returns the processor time of a process, in clock ticks.
+func ticks(t *testing.T, pid int) int {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, err := strconv.Atoi(fields[11])
+	must(t, err)
+	system, err := strconv.Atoi(fields[12])
+	must(t, err)
+	return user + system
+}
+
+// tokenFile is a token file that another program reads and writes.
+type tokenFile struct {
+	path   string
+	events *fsnotify.Watcher
+}
+
+func followTokens(t *testing.T, path string) *tokenFile {
+	t.Helper()
+	events, err := fsnotify.NewWatcher()
+	must(t, err)
+	t.Cleanup(func() { events.Close() })
+	must(t, events.Add(filepath.Dir(path)))
+	return &tokenFile{path, events}
+}
+
+// until waits until the file's entries are so, and returns when that was seen.
+func (f *tokenFile) until(t *testing.T, what string, so func(map[string]any) bool) time.Time {
+	t.Helper()
+	late := time.NewTimer(aWhile)
+	defer late.Stop()
+	for {
+		now, err := readTokens(f.path)
+		if err == nil && so(now) {
+			return time.Now()
+		}
+		select {
+		case <-f.events.Events:
+		case err := <-f.events.Errors:
+			t.Fatal(err)
+		case <-late.C:
+			t.Fatalf("waited in vain until %s (%v)", what, err)
+		}
+	}
+}
+
+// gone waits until none of these tokens is there.
+func (f *tokenFile) gone(t *testing.T, tokens ...string) time.Time {
+	t.Helper()
+	return f.until(t, "the tokens of the dead are gone", func(now map[string]any) bool {
+		return !slices.ContainsFunc(tokens, func(token string) bool { return now[token] != nil })
+	})
+}
+
+// replace replaces the token file as another program does, under the lock.
+func (f *tokenFile) replace(t *testing.T, entries map[string]any) {
+	t.Helper()
+	content, err := json.Marshal(entries)
+	must(t, err)
+	lock, err := os.OpenFile(f.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	must(t, err)
+	defer lock.Close()
+	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+	temporary := filepath.Join(filepath.Dir(f.path), "another's temporary file")
+	must(t, os.WriteFile(temporary, content, 0o600))
+	must(t, os.Rename(temporary, f.path))
+}
+
+// life is a process and the token that is tied to it.
+type life struct {
+	*process
+	token string
+}
+
+func newLives(t *testing.T, from, n int) ([]life, map[string]any) {
+	t.Helper()
+	var lives []life
+	entries := map[string]any{}
+	for i := from; i < from+n; i++ {
+		p, err := asleep(0)
+		must(t, err)
+		t.Cleanup(p.end)
+		tied, err := store.ProcessOf(p.pid())
+		must(t, err)
+		token := fmt.Sprintf("terok-g-%032x", 0x5000000+i)
+		entries[token] = entry(fmt.Sprintf("container%d", i), tied)
+		lives = append(lives, life{p, token})
+	}
+	return lives, entries
+}
+
+func pidsOf(lives []life) (pids []int) {
+	for _, l := range lives {
+		pids = append(pids, l.pid())
+	}
+	return pids
+}
+
+// dies kills the process and does not collect it: it stays a zombie, and its token
+// must go all the same.
+func (l life) dies(t *testing.T) time.Time {
+	t.Helper()
+	now := time.Now()
+	must(t, unix.Kill(l.pid(), unix.SIGKILL)) // not by os.Process, which would collect it
+	return now
+}
+
+func inState(t *testing.T, pid int) string {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
+}
+
+// A thousand containers, each of whose tokens goes when its process dies, even if
+// nobody collects it.
+func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
+	needRoot(t)
+	const lives, oneByOne = 1000, 100
+	dir := t.TempDir()
+	path := filepath.Join(dir, "tokens.json")
+	file := followTokens(t, path)
+	all, entries := newLives(t, 0, lives)
+	entries[foreign] = map[string]any{"scope": "other", "task": "7"}
+	file.replace(t, entries)
+	w := startWatcher(t, path)
+	w.waitsFor(t, pidsOf(all)...)
+
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	var latencies []time.Duration
+	for i, l := range all[:oneByOne] {
+		died := l.dies(t)
+		latencies = append(latencies, file.gone(t, l.token).Sub(died))
+		if state := inState(t, l.pid()); state != "Z" {
+			t.Fatalf("the dead process is in state %s: somebody collected it", state)
+		}
+		now, err := readTokens(path)
+		must(t, err)
+		if want := lives - i; len(now) != want {
+			t.Fatalf("%d entries are left, not %d", len(now), want)
+		}
+	}
+	logLatencies(t, lives, latencies)
+
+	// The rest in bursts, but for the last few.
+	const few = 20
+	for rest := all[oneByOne : lives-few]; len(rest) > 0; {
+		burst := rest[:min(len(rest), 1+random.IntN(200))]
+		rest = rest[len(burst):]
+		var tokens []string
+		for _, l := range burst {
+			l.dies(t)
+			tokens = append(tokens, l.token)
+		}
+		file.gone(t, tokens...)
+	}
+	latencies = nil
+	for _, l := range all[lives-few:] {
+		died := l.dies(t)
+		latencies = append(latencies, file.gone(t, l.token).Sub(died))
+	}
+	logLatencies(t, few, latencies)
+	now, err := readTokens(path)
+	must(t, err)
+	if len(now) != 1 || now[foreign] == nil {
+		t.Errorf("in the end %d entries are left, not another program's one", len(now))
+	}
+	if watched := w.watched(t); len(watched) != 0 {
+		// The last sweep may still be on its way to forget them.
+		file.replace(t, now)
+		for end := time.Now().Add(aWhile); len(w.watched(t)) > 0; <-time.After(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("it still holds %d dead processes", len(w.watched(t)))
+			}
+		}
+	}
+	w.stop(t, syscall.SIGTERM)
+	if w.stdout.String()+w.stderr.String() != "" {
+		t.Errorf("it says %q %q", w.stdout.String(), w.stderr.String())
+	}
+	t.Logf("tokens whose process died: %d, revoked: %d, left: 0", lives, lives)
+}
+
+func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
+	t.Helper()
+	slices.Sort(latencies)
+	n := len(latencies)
+	t.Logf("from a death to its token gone, among %d live tokens, nobody collects the process: median %v, worst of %d %v",
+		lives, latencies[n/2].Round(100*time.Microsecond), n, latencies[n-1].Round(100*time.Microsecond))
+}
+
+// Whoever issues a token, and however, it is watched.
+func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
+	needRoot(t)
+	world, err := newWorld(situation{folder: "full"})
+	must(t, err)
+	defer world.remove()
+	file := followTokens(t, world.tokens)
+	w := startWatcher(t, world.tokens)
+	file.gone(t, orphan) // it sweeps at once
+
+	for _, row := range []struct {
+		issued string
+		by     func(t *testing.T) []life
+	}{
+		{"by a hook", func(t *testing.T) []life {
+			p, err := asleep(unix.CLONE_NEWNS)
+			must(t, err)
+			t.Cleanup(p.end)
+			before, err := world.now()
+			must(t, err)
+			hook := world.hook("prestart", "another", p.pid(), "env")
+			i := slices.Index(hook.args, "--env-dir")
+			hook.args = slices.Delete(hook.args, i, i+2)
+			f, err := run(hook)
+			must(t, err)
+			if f.status != 0 {
+				t.Fatal(f.stderr)
+			}
+			now, err := world.now()
+			must(t, err)
+			token, err := theNewToken(now, before, "another")
+			must(t, err)
+			return []life{{p, token}}
+		}},
+		{"by a program that replaces the file", func(t *testing.T) []life {
+			now, err := world.now()
+			must(t, err)
+			lives, entries := newLives(t, 100, 2)
+			maps.Copy(now, entries)
+			file.replace(t, now)
+			return lives
+		}},
+		{"by a program that writes into the file", func(t *testing.T) []life {
+			now, err := world.now()
+			must(t, err)
+			lives, entries := newLives(t, 200, 2)
+			maps.Copy(now, entries)
+			must(t, writeTokens(world.tokens, now)) // for a moment it is half there
+			return lives
+		}},
+		{"again for the same process, by a program that replaces the file", func(t *testing.T) []life {
+			lives, entries := newLives(t, 300, 1)
+			second := life{lives[0].process, "terok-g-00000000000000000000000000000009"}
+			entries[second.token] = entries[lives[0].token]
+			now, err := world.now()
+			must(t, err)
+			maps.Copy(now, entries)
+			file.replace(t, now)
+			return append(lives, second)
+		}},
+	} {
+		t.Run(row.issued, func(t *testing.T) {
+			lives := row.by(t)
+			w.waitsFor(t, pidsOf(lives)...)
+			for _, l := range lives {
+				l.dies(t)
+				file.gone(t, l.token)
+			}
+		})
+	}
+	now, err := world.now()
+	must(t, err)
+	for token := range without(world.before, orphan) {
+		if now[token] == nil {
+			t.Errorf("%s was lost", token)
+		}
+	}
+	w.stop(t, syscall.SIGTERM)
+}
+
+// Whatever happens to file and folder, in the end the dead lose their tokens.
+func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	path := filepath.Join(root, "state/gate/tokens.json")
+	folder := filepath.Dir(path)
+	w := startWatcher(t, path)
+	next := 0
+	whole := t // lives are ended with it, not with a row: only what a row says shall happen
+	// proof writes a token file and shows that a token in it goes with its process.
+	proof := func(t *testing.T) {
+		t.Helper()
+		lives, entries := newLives(whole, next, 2)
+		next += 2
+		file := followTokens(t, path)
+		file.replace(t, entries)
+		w.waitsFor(t, pidsOf(lives)...)
+		lives[0].dies(t)
+		file.gone(t, lives[0].token)
+		now, err := readTokens(path)
+		must(t, err)
+		if now[lives[1].token] == nil {
+			t.Fatal("the token of a living process was lost")
+		}
+	}
+	for _, row := range []struct {
+		happens string
+		do      func() error
+	}{
+		{"its folder is made", func() error { return os.MkdirAll(folder, 0o755) }},
+		{"the file is removed", func() error { return os.Remove(path) }},
+		{"the file and its lock are removed", func() error { return errors.Join(os.Remove(path), os.Remove(path+".lock")) }},
+		{"the folder is removed and made again", func() error { return errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o755)) }},
+		{"the folder's folder is removed and all is made again", func() error {
+			return errors.Join(os.RemoveAll(filepath.Dir(folder)), os.MkdirAll(folder, 0o755))
+		}},
+		{"the folder is moved away and made again", func() error {
+			return errors.Join(os.Rename(folder, folder+".old"), os.Mkdir(folder, 0o755))
+		}},
+		{"the folder is replaced by another", func() error {
+			return errors.Join(os.Mkdir(folder+".new", 0o755), unix.Renameat2(unix.AT_FDCWD, folder, unix.AT_FDCWD, folder+".new", unix.RENAME_EXCHANGE))
+		}},
+		{"the folder's folder is replaced by a symbolic link to it", func() error {
+			state := filepath.Dir(folder)
+			return errors.Join(os.Rename(state, state+".real"), os.Symlink(state+".real", state))
+		}},
+		{"a file takes the folder's place for a while", func() error {
+			return errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o600), os.Remove(folder), os.Mkdir(folder, 0o755))
+		}},
+	} {
+		t.Run(row.happens, func(t *testing.T) {
+			must(t, row.do())
+			proof(t)
+		})
+	}
+	t.Run("the file is broken for a while", func(t *testing.T) {
+		for _, broken := range []string{"", "{", "[]", "null", `{"terok-g-`} {
+			must(t, os.WriteFile(path, []byte(broken), 0o600))
+			content, err := os.ReadFile(path)
+			must(t, err)
+			if string(content) != broken {
+				t.Fatalf("a broken file was changed into %q", content)
+			}
+		}
+		must(t, os.Remove(path))
+		proof(t)
+	})
+	t.Run("a broken file is mended", func(t *testing.T) {
+		lives, entries := newLives(whole, next, 1)
+		file := followTokens(t, path)
+		file.replace(t, entries)
+		w.waitsFor(t, pidsOf(lives)...)
+		must(t, os.WriteFile(path, []byte("{"), 0o600))
+		lives[0].dies(t)
+		file.replace(t, entries) // the dead one's token stands in it again
+		file.gone(t, lives[0].token)
+	})
+	w.stop(t, syscall.SIGINT)
+}
+
+// While nothing happens, no processor time is used: not a clock tick while another
+// process uses two hundred.
+func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
+	needRoot(t)
+	needs(t, "sh")
+	for _, row := range []struct {
+		name   string
+		tokens int
+	}{{"with a thousand live tokens", 1000}, {"without a token file or its folder", 0}} {
+		t.Run(row.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "gate/tokens.json")
+			lives, entries := newLives(t, 0, row.tokens)
+			if row.tokens > 0 {
+				must(t, os.Mkdir(filepath.Dir(path), 0o755))
+				followTokens(t, path).replace(t, entries)
+			}
+			w := startWatcher(t, path)
+			pid := w.cmd.Process.Pid
+			w.waitsFor(t, pidsOf(lives)...)
+			busy := exec.Command("sh", "-c", "while :; do :; done")
+			must(t, busy.Start())
+			defer busy.Wait()
+			defer busy.Process.Kill()
+			// It has settled when it has used nothing for as long as the other used ten.
+			const settled, measured = 10, 200
+			used := func(span int) int {
+				from, its := ticks(t, busy.Process.Pid), ticks(t, pid)
+				for ticks(t, busy.Process.Pid) < from+span {
+					<-time.After(5 * time.Millisecond)
+				}
+				return ticks(t, pid) - its
+			}
+			for end := time.Now().Add(aWhile); used(settled) > 0; {
+				if time.Now().After(end) {
+					t.Fatal("it never comes to rest")
+				}
+			}
+			got := used(measured)
+			if got > 0 {
+				t.Errorf("it used %d clock ticks while another process used %d", got, measured)
+			}
+			t.Logf("clock ticks used %s, while another process used %d: %d", row.name, measured, got)
+			w.stop(t, syscall.SIGTERM)
+		})
+	}
+}
