@@ -223,8 +223,12 @@ type call struct {
 
 func (c call) run(t *testing.T) result {
 	t.Helper()
+	return runCommand(t, c.command(t))
+}
+
+func runCommand(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
 	var stdout, stderr strings.Builder
-	cmd := c.command(t)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
