@@ -92,6 +92,10 @@ func createLock(root *os.Root, name, tokenFile string) error {
 	}
 	defer lock.Close()
 	stat := info.Sys().(*syscall.Stat_t)
+	// Whoever can open it can hold it for ever. Another program may have let all do so.
+	if info.Mode()&0o007 != 0 && stat.Nlink == 1 && stat.Size == 0 {
+		_ = lock.Chmod(info.Mode().Perm() &^ 0o007) // it may not be ours
+	}
 	if stat.Uid != owner && int(stat.Uid) == os.Geteuid() && stat.Nlink == 1 && stat.Size == 0 {
 		if err := mapped(owner, 0); err != nil {
 			return err

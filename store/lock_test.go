@@ -205,3 +205,42 @@ func TestTheLockFileStays(t *testing.T) {
 		t.Error("it is another file now: two could hold the lock")
 	}
 }
+
+func TestAFolderThatIsNoneIsRefusedAtOnce(t *testing.T) {
+	gate := filepath.Join(t.TempDir(), "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := store.File{Path: filepath.Join(gate, "tokens.json")}
+	if _, err := f.Entries(); err == nil {
+		t.Error("a fifo is taken for a folder")
+	}
+	if _, err := f.Sweep(); err == nil {
+		t.Error("a fifo is taken for a folder")
+	}
+}
+
+func TestALockFileThatAllMayOpenIsClosedToThem(t *testing.T) {
+	f := tokenFile(t)
+	write(t, f.Path, "{}")
+	write(t, f.Path+".lock", "")
+	chmod(t, f.Path+".lock", 0o664)
+	issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}})
+	info, err := os.Lstat(f.Path + ".lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got != 0o660 {
+		t.Errorf("the lock file has mode %04o", got)
+	}
+}
+
+func TestATokenFileBeyondAllMeasureIsRefused(t *testing.T) {
+	f := tokenFile(t)
+	write(t, f.Path, "{}")
+	if err := os.Truncate(f.Path, 1<<40); err != nil { // sparse: it costs nothing
+		t.Fatal(err)
+	}
+	_, err := f.Entries()
+	says(t, err, f.Path, "more than")
+}

@@ -121,10 +121,23 @@ func TestModel(t *testing.T) {
 				cmd, process := start()
 				issue(grant(Alive), process, cmd)
 			},
-			"a container starts whose pid is used again": func(*rapid.T) {
+			"a container's pid is used again": func(*rapid.T) {
 				cmd, process := start()
 				process.Start--
-				issue(grant(Dead), process, cmd)
+				m := grant(Dead)
+				token, err := NewToken()
+				if err != nil {
+					t.Fatal(err)
+				}
+				processes[token] = cmd
+				entry := Entry{Token: token, Grant: Grant{m.Project, m.Task}, Container: m.Container, Process: process}
+				if _, err := file.Issue(entry); err == nil {
+					t.Fatal("a token was issued for a process that is dead")
+				}
+				if err := file.Put(entry); err != nil {
+					t.Fatal(err)
+				}
+				model[token] = m
 			},
 			"a container starts on another machine": func(*rapid.T) {
 				cmd, process := start()

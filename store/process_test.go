@@ -47,7 +47,7 @@ func judged(p *store.Process) (string, error) {
 		},
 	} {
 		f := store.File{Path: filepath.Join(dir, fmt.Sprint(i), "tokens.json")}
-		if _, err := f.Issue(store.Entry{Token: tokenNamed("a"), Grant: grant, Container: "c1", Process: p}); err != nil {
+		if err := f.Put(store.Entry{Token: tokenNamed("a"), Grant: grant, Container: "c1", Process: p}); err != nil {
 			return "", err
 		}
 		revoked, err := sweep(f)

@@ -17,6 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sizeLimit is some hundred thousand tokens. A sparse file of terabytes costs its
+// owner nothing, and would cost the machine its memory.
+const sizeLimit = 64 << 20
+
 // read returns the entries of the token file and what fstat(2) says of it. Without
 // a file there are no entries and no info.
 func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, error) {
@@ -31,7 +35,10 @@ func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, 
 		return fail(err)
 	}
 	defer file.Close()
-	content, err := io.ReadAll(file)
+	content, err := io.ReadAll(io.LimitReader(file, sizeLimit+1))
+	if err == nil && len(content) > sizeLimit {
+		err = fmt.Errorf("more than %d bytes", sizeLimit)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -98,7 +105,7 @@ func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err e
 	if err := keepOwnerAndMode(root, file, old); err != nil {
 		return err
 	}
-	if err := setLaterMtime(root, temporary, file, old); err != nil {
+	if err := setLaterMtime(file, old); err != nil {
 		return err
 	}
 	if err := file.Sync(); err != nil {
@@ -170,14 +177,14 @@ func mapped(uid, gid uint32) error {
 // be later than old's. Two replacements within a clock tick would get the same
 // time, and a gate server would not notice the second. It reads the time back since
 // file systems round it (to a second on ext4 with 128-byte inodes, two on FAT).
-func setLaterMtime(root *os.Root, name string, file *os.File, old fs.FileInfo) error {
+func setLaterMtime(file *os.File, old fs.FileInfo) error {
 	mtime := time.Now()
 	if old != nil && !mtime.After(old.ModTime()) {
 		mtime = old.ModTime().Add(1)
 	}
 	const farthest = 4 * time.Second
 	for step := time.Duration(1); ; step *= 2 {
-		if err := root.Chtimes(name, time.Time{}, mtime); err != nil {
+		if err := setMtime(file, mtime); err != nil {
 			return fmt.Errorf("set the modification time: %w", err)
 		}
 		if old == nil {
@@ -214,4 +221,15 @@ func isOverflowID(id uint32, kind string) bool {
 		return id == 65534
 	}
 	return strings.TrimSpace(string(overflow)) == fmt.Sprint(id)
+}
+
+// setMtime is os.Chtimes by descriptor: under the name, the folder's owner may have
+// put another file by now.
+func setMtime(file *os.File, mtime time.Time) error {
+	modified, err := unix.TimeToTimespec(mtime)
+	if err != nil {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, modified}
+	return unix.UtimesNanoAt(int(file.Fd()), "", times, unix.AT_EMPTY_PATH)
 }

@@ -20,7 +20,9 @@
 //
 // The attacker is whoever chooses projects, tasks and container ids, never the
 // owner of the token file's folder, who can replace the file anyway. Root may
-// still work in a folder of somebody else: nothing outside it is changed.
+// still work in a folder of somebody else: nothing outside it is changed. But the
+// folders above it must belong to root: whoever owns one of them can put a symbolic
+// link in the folder's place.
 package store
 
 import (
@@ -115,12 +117,17 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's folder: %w", err)
 	}
-	return f.change(func(entries map[string]json.RawMessage) []Entry {
+	return f.change(func(entries map[string]json.RawMessage) ([]Entry, error) {
+		// Asked under the lock: a hook whose runtime was killed may come late, and
+		// must not take the token of the container's next life for one of a dead one.
+		if e.Process.Life() == Dead {
+			return nil, errors.New("the process that it is for is dead")
+		}
 		revoked := remove(entries, func(old Entry) bool {
 			return e.Container != "" && old.Container == e.Container || old.Orphan()
 		})
 		entries[string(e.Token)] = value
-		return revoked
+		return revoked, nil
 	}, true)
 }
 
@@ -147,19 +154,19 @@ func (f File) Revoke(match func(Entry) bool) ([]Entry, error) {
 	if _, err := os.Lstat(f.Path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return f.change(func(entries map[string]json.RawMessage) []Entry {
-		return remove(entries, match)
+	return f.change(func(entries map[string]json.RawMessage) ([]Entry, error) {
+		return remove(entries, match), nil
 	}, false)
 }
 
 // Entries returns the file's well-formed entries, oldest first. It takes no lock.
 func (f File) Entries() ([]Entry, error) {
-	root, err := os.OpenRoot(filepath.Dir(f.Path))
+	root, err := openFolder(filepath.Dir(f.Path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the token file's folder: %w", err)
+		return nil, err
 	}
 	defer root.Close()
 	raw, _, err := read(root, f.Path)
@@ -173,10 +180,10 @@ func (f File) Entries() ([]Entry, error) {
 
 // change runs edit on the raw entries under the lock. It commits if edit removed
 // entries or always is set, and returns what edit removed.
-func (f File) change(edit func(map[string]json.RawMessage) []Entry, always bool) ([]Entry, error) {
-	root, err := os.OpenRoot(filepath.Dir(f.Path))
+func (f File) change(edit func(map[string]json.RawMessage) ([]Entry, error), always bool) ([]Entry, error) {
+	root, err := openFolder(filepath.Dir(f.Path))
 	if err != nil {
-		return nil, fmt.Errorf("open the token file's folder: %w", err)
+		return nil, err
 	}
 	defer root.Close()
 	unlock, err := f.lock(root)
@@ -188,7 +195,10 @@ func (f File) change(edit func(map[string]json.RawMessage) []Entry, always bool)
 	if err != nil {
 		return nil, err
 	}
-	removed := edit(entries)
+	removed, err := edit(entries)
+	if err != nil {
+		return nil, err
+	}
 	if len(removed) == 0 && !always {
 		return nil, nil
 	}
@@ -212,4 +222,14 @@ func remove(entries map[string]json.RawMessage, match func(Entry) bool) []Entry 
 		}
 	}
 	return removed
+}
+
+// openFolder is os.OpenRoot for a folder and nothing else: it does not wait for the
+// other end of a fifo.
+func openFolder(path string) (*os.Root, error) {
+	root, err := os.OpenRoot(path + "/.")
+	if err != nil {
+		return nil, fmt.Errorf("open the token file's folder: %w", err)
+	}
+	return root, nil
 }

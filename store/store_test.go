@@ -163,13 +163,15 @@ func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
 }
 
 // fill writes entries into a file of their own, one file each, and puts them
-// together: Issue itself would sweep and replace.
+// together: Issue itself would sweep and replace, and refuse the dead.
 func fill(t *testing.T, f store.File, lines []string, entry func(string) store.Entry) {
 	t.Helper()
 	var members []string
 	for _, line := range lines {
 		one := tokenFile(t)
-		issue(t, one, entry(line))
+		if err := one.Put(entry(line)); err != nil {
+			t.Fatal(err)
+		}
 		members = append(members, strings.TrimSuffix(strings.TrimPrefix(contentOf(t, one.Path), "{"), "}\n"))
 	}
 	write(t, f.Path, "{"+strings.Join(members, ",")+"}")
