@@ -3,6 +3,7 @@
 package hook
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -12,20 +13,16 @@ import (
 )
 
 // grant takes the grant from the annotations. asked is false for a container that
-// has neither of the two: it is not ours.
+// has neither of the two: it is not ours. On an error the grant is what was asked
+// for, fit for a log and nothing else.
 func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked bool, err error) {
-	projectName, taskName := h.ProjectAnnotation, h.TaskAnnotation
-	if projectName == "" {
-		projectName = ProjectAnnotation
-	}
-	if taskName == "" {
-		taskName = TaskAnnotation
-	}
+	projectName, taskName := h.projectAnnotation(), h.taskAnnotation()
 	project, hasProject := annotations[projectName]
 	task, hasTask := annotations[taskName]
 	if !hasProject && !hasTask {
 		return grant, false, nil
 	}
+	grant = store.Grant{Project: project, Task: task}
 	if !hasTask {
 		return grant, true, fmt.Errorf("%w: annotation %s is there, %s is not: set both or neither", ErrRefused, projectName, taskName)
 	}
@@ -38,8 +35,12 @@ func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked boo
 	if err := store.ValidName(task); err != nil {
 		return grant, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
 	}
-	return store.Grant{Project: project, Task: task}, true, nil
+	return grant, true, nil
 }
+
+func (h Hook) projectAnnotation() string { return cmp.Or(h.ProjectAnnotation, ProjectAnnotation) }
+
+func (h Hook) taskAnnotation() string { return cmp.Or(h.TaskAnnotation, TaskAnnotation) }
 
 // admit says whether a pattern admits the project.
 func (h Hook) admit(grant store.Grant) error {

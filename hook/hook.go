@@ -15,6 +15,7 @@
 package hook
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -92,16 +93,16 @@ type Outcome struct {
 // container without the annotations is left alone.
 func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 	var out Outcome
-	state, err := readState(stdin)
+	state, err := readState(stdin, stateLimit)
 	if err != nil {
 		return out, err
 	}
 	out.Container = state.ID
 	grant, asked, err := h.grant(state.Annotations)
+	out.Grant = grant
 	if !asked || err != nil {
 		return out, err
 	}
-	out.Grant = grant
 	if err := h.admit(grant); err != nil {
 		return out, err
 	}
@@ -140,7 +141,7 @@ func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 // can run twice, late, and with an empty environment, and needs no annotations.
 func (h Hook) Poststop(stdin io.Reader) (Outcome, error) {
 	var out Outcome
-	state, err := readState(stdin)
+	state, err := readState(stdin, stoppedLimit)
 	if err != nil {
 		return out, err
 	}
@@ -164,9 +165,4 @@ func (h Hook) Poststop(stdin io.Reader) (Outcome, error) {
 	return out, nil
 }
 
-func (h Hook) mountPath() string {
-	if h.MountPath == "" {
-		return MountPath
-	}
-	return h.MountPath
-}
+func (h Hook) mountPath() string { return cmp.Or(h.MountPath, MountPath) }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/mountinfo"
@@ -65,15 +66,8 @@ func (h Hook) injectIntoContainer(state specs.State, token store.Token, grant st
 		return fmt.Errorf("make a tmpfs: %w", err)
 	}
 	defer unix.Close(folder)
-	for _, f := range files(h.GateURL, h.mountPath(), token, grant, count) {
-		if err := writeFile(folder, f, mode, uid, gid); err != nil {
-			return fmt.Errorf("write %s: %w", f.name, err)
-		}
-	}
-	// Before it is attached, so that the container never sees a half-made folder.
-	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(folder, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
-		return fmt.Errorf("make the tmpfs read-only: %w", kernelTooOld(err))
+	if err := fill(folder, files(h.GateURL, h.mountPath(), token, grant, count), mode, uid, gid); err != nil {
+		return err
 	}
 	return attach(folder, process, config.Root.Path, h.mountPath(), ids)
 }
@@ -123,6 +117,25 @@ func newFolder(label string) (mount int, err error) {
 		return -1, err
 	}
 	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+}
+
+// fill writes the files and makes the folder read-only, before it is attached: the
+// container never sees a half-made one.
+func fill(folder int, files []file, mode fs.FileMode, uid, gid int) error {
+	// A process that is forked in between would hold a descriptor that is open for
+	// writing until it executes its program, and the kernel answers EBUSY then.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	for _, f := range files {
+		if err := writeFile(folder, f, mode, uid, gid); err != nil {
+			return fmt.Errorf("write %s: %w", f.name, err)
+		}
+	}
+	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(folder, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
+		return fmt.Errorf("make the tmpfs read-only: %w", kernelTooOld(err))
+	}
+	return nil
 }
 
 func writeFile(folder int, f file, mode fs.FileMode, uid, gid int) error {
@@ -205,11 +218,13 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	}
 	for name := range strings.SplitSeq(strings.TrimPrefix(mountPath, "/"), "/") {
 		path += "/" + name
-		next, err := pathrs.OpenatInRoot(root, path)
+		next, err := openFolderInRoot(root, point, path, path == mountPath)
 		if errors.Is(err, fs.ErrNotExist) {
 			// Refused below too, but then the empty folder would be on the host.
 			if err = checkPropagation(point); err == nil {
-				next, err = makeFolder(root, path, ids)
+				if err = makeFolder(point, name, ids); err == nil {
+					next, err = openFolderInRoot(root, point, path, path == mountPath)
+				}
 			}
 		}
 		point.Close()
@@ -229,21 +244,49 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	return point, nil
 }
 
-// makeFolder creates the folder, for the container's root user.
-func makeFolder(root *os.File, path string, ids idMaps) (*os.File, error) {
-	folder, err := pathrs.MkdirAllHandle(root, path, 0o755)
+// openFolderInRoot opens a folder on the way to the mount point. The last one must
+// not be a symbolic link: an image could have /proc covered, /etc or the root.
+func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
+	if !last {
+		return pathrs.OpenatInRoot(root, path)
+	}
+	fd, err := unix.Openat(int(parent.Fd()), filepath.Base(path), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, errors.New("is not a folder, or a symbolic link")
+	}
 	if err != nil {
 		return nil, err
 	}
-	uid, uidErr := ids.uid.ours(0)
-	gid, gidErr := ids.gid.ours(0)
-	if uidErr == nil && gidErr == nil && uid+gid != 0 {
-		if err := folder.Chown(uid, gid); err != nil {
-			folder.Close()
-			return nil, err
-		}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// makeFolder creates the folder in parent, as the container's root user. Not as
+// root of the host and by chown(2) afterwards: another container that shares the
+// folder may have put something else in its place by then, and where the
+// container's root may not create a folder, on a volume say, neither may we for it.
+func makeFolder(parent *os.File, name string, ids idMaps) error {
+	uid, err := ids.uid.ours(0)
+	if err != nil {
+		return fmt.Errorf("the container's root user: %w", err)
 	}
-	return folder, nil
+	gid, err := ids.gid.ours(0)
+	if err != nil {
+		return fmt.Errorf("the container's root group: %w", err)
+	}
+	ours, err := unix.SetfsgidRetGid(gid)
+	if err != nil {
+		return err
+	}
+	defer unix.SetfsgidRetGid(ours)
+	if ours, err = unix.SetfsuidRetUid(uid); err != nil { // drops the capabilities that matter, if not 0
+		return err
+	}
+	defer unix.SetfsuidRetUid(ours)
+	err = unix.Mkdirat(int(parent.Fd()), name, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // checkPropagation refuses a mount point on a mount with shared propagation, a

@@ -204,7 +204,7 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 		{image: "/run is a link that climbs above the root and back in", make: link("/run", up+"/var/other"), lands: "/var/other/terok"},
 		{image: "/run is a link to the root", make: link("/run", "/"), lands: "/terok"},
 		{image: "/run is a link to what is above the root", make: link("/run", ".."), lands: "/terok"},
-		{image: "/run/terok is an absolute link to a folder of the image", make: link("/run/terok", "/var/other"), lands: "/var/other"},
+		{image: "/run/terok is an absolute link to a folder of the image", make: link("/run/terok", "/var/other"), inTheWay: "/run/terok"},
 		{image: "links to links within the image", make: all(link("/run", "a"), link("/a", "/b"), link("/b", "var/../var/other")), lands: "/var/other/terok"},
 
 		{image: "/run is an absolute link to a folder outside", make: link("/run", "OUTSIDE/folder"), inTheWay: "/run"},
@@ -224,6 +224,10 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 		{image: "/run and another folder are links to each other", make: all(link("/run", "/other"), link("/other", "/run")), inTheWay: "/run"},
 		{image: "/run/terok is a link to itself", make: link("/run/terok", "terok"), inTheWay: "/run/terok"},
 		{image: "/run/terok and /run/other are links to each other", make: all(link("/run/terok", "other"), link("/run/other", "/run/terok")), inTheWay: "/run/terok"},
+
+		{image: "/run/terok is a link to /proc, which it would cover", make: link("/run/terok", "/proc"), inTheWay: "/run/terok"},
+		{image: "/run/terok is a link to the root", make: link("/run/terok", "/"), inTheWay: "/run/terok"},
+		{image: "/run/terok is a link to /run", make: link("/run/terok", "."), inTheWay: "/run/terok"},
 
 		{image: "/run is a magic link to the host's root", make: link("/run", "/proc/1/root"), inTheWay: "/run"},
 		{image: "/run leads through a magic link to the outside", make: link("/run", "/proc/1/rootOUTSIDE/folder"), inTheWay: "/run"},

@@ -43,13 +43,13 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 		}
 	}
 	grant, asked, err := h.grant(annotations)
+	out.Grant = grant
 	if err != nil {
 		return nil, out, err
 	}
 	if !asked {
 		return config, out, nil
 	}
-	out.Grant = grant
 	if err := h.admit(grant); err != nil {
 		return nil, out, err
 	}

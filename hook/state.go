@@ -16,14 +16,17 @@ import (
 
 // Real states are a few kilobytes; a configuration is tens.
 const (
-	stateLimit  = 1 << 20
-	configLimit = 16 << 20
+	stateLimit = 1 << 20
+	// podman writes poststop's state, and escapes what crun does not: one byte of an
+	// annotation may be six. A state that prestart took, poststop must take.
+	stoppedLimit = 16 << 20
+	configLimit  = 16 << 20
 )
 
 // readState reads and checks a state (runtime-spec 1.3, runtime.md "State").
-func readState(r io.Reader) (specs.State, error) {
+func readState(r io.Reader, limit int64) (specs.State, error) {
 	var state specs.State
-	content, err := readLimited(r, stateLimit)
+	content, err := readLimited(r, limit)
 	if err != nil {
 		return state, fmt.Errorf("read the container state from standard input: %w", err)
 	}

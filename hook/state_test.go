@@ -16,7 +16,7 @@ func TestStatesOfRealRuntimesAreRead(t *testing.T) {
 			file, err := os.Open(filepath.Join("../testdata", runtime, sample))
 			must(t, err)
 			defer file.Close()
-			state, err := readState(file)
+			state, err := readState(file, stateLimit)
 			if err != nil {
 				t.Errorf("%s/%s: %v", runtime, sample, err)
 				continue
@@ -51,7 +51,7 @@ func TestBadStates(t *testing.T) {
 		{"more than 1 MiB", `{"id": "a"}` + strings.Repeat(" ", 1<<20), "more than 1048576 bytes"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			state, err := readState(strings.NewReader(row.state))
+			state, err := readState(strings.NewReader(row.state), stateLimit)
 			if err == nil || !strings.Contains(err.Error(), row.err) {
 				t.Errorf("the error is not %q but %v", row.err, err)
 			}
@@ -64,7 +64,7 @@ func TestBadStates(t *testing.T) {
 
 func TestAStateThatCannotBeReadIsAnError(t *testing.T) {
 	broken := errors.New("broken pipe")
-	if _, err := readState(brokenReader{broken}); !errors.Is(err, broken) {
+	if _, err := readState(brokenReader{broken}, stateLimit); !errors.Is(err, broken) {
 		t.Errorf("the error is %v", err)
 	}
 }
