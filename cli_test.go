@@ -33,9 +33,9 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 		{"--lock-timeout 0s list", "list: ", "--lock-timeout 0s: must be more than nothing"},
 		{"--lock-timeout -1s list", "list: ", "--lock-timeout -1s: must be more than nothing"},
 
-		{"create", "create: ", `project "" is refused: it is empty`},
-		{"create --project demo", "create: ", `task "" is refused: it is empty`},
-		{"create --task 1", "create: ", `project "" is refused: it is empty`},
+		{"create", "create: ", "--project and --task are both needed"},
+		{"create --project demo", "create: ", "--project and --task are both needed"},
+		{"create --task 1", "create: ", "--project and --task are both needed"},
 		{"create --project demo --task", "create: ", "flag needs an argument: -task"},
 		{"create --project demo --task 1 more", "create: ", `takes no argument "more"`},
 		{"create --project demo --task 1 --token-file f", "create: ", "flag provided but not defined: -token-file"},
@@ -355,4 +355,21 @@ func BenchmarkPrestartByHand(b *testing.B) {
 	}
 	b.ReportMetric(float64(ours.Nanoseconds())/float64(b.N), "ns/hook")
 	b.ReportMetric(float64(ours)/float64(nothings), "x-of-true")
+}
+
+// A hook ends by itself, with an error of its own, before the runtime kills it.
+func TestAStageThatCannotEndGivesUp(t *testing.T) {
+	t.Parallel()
+	need(t, systemLog.missing)
+	cmd := call{args: []string{"--token-file", filepath.Join(t.TempDir(), "tokens.json"), "--lock-timeout", "1ms", "prestart"}}.command(t)
+	stdin, writer, err := os.Pipe() // a state that never ends
+	must(t, err)
+	defer writer.Close()
+	defer stdin.Close()
+	cmd.Stdin = stdin
+	r := runCommand(t, cmd)
+	if r.status != exitFailed {
+		t.Errorf("exit status %d", r.status)
+	}
+	r.errorLine(t, "prestart: ", "not done within 10.001s")
 }

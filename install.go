@@ -83,6 +83,7 @@ func install(c *cli.Context) error {
 		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
 			place.Hooks, place.DropIn, inForce)
 	}
+	fmt.Println("token file:", registration.TokenFile)
 	return watch(c, place, registration)
 }
 
@@ -120,6 +121,9 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
+	if len(paths) == 0 {
+		fmt.Println("nothing to remove")
+	}
 	for _, path := range paths {
 		if c.Bool("dry-run") {
 			fmt.Println("would remove", path)
@@ -139,7 +143,7 @@ func uninstall(c *cli.Context) error {
 		return err
 	}
 	if len(entries) > 0 {
-		fmt.Printf("tokens that remain in %s, valid until they are revoked:\n", file.Path)
+		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
 		return printTable(os.Stdout, listedOf(entries))
 	}
 	return nil

@@ -19,6 +19,9 @@ import (
 	"terok-gate-hook/store"
 )
 
+// shortID is how much of a container id people see, as with podman.
+const shortID = 12
+
 // listed is a token as programs see it with list --json.
 type listed struct {
 	Project     string     `json:"project"`
@@ -42,9 +45,11 @@ func list(c *cli.Context) error {
 		return c.IsSet("project") && e.Project != c.String("project") || c.IsSet("task") && e.Task != c.String("task")
 	}))
 	if c.Bool("json") {
-		out := json.NewEncoder(os.Stdout)
-		out.SetIndent("", "  ")
-		return out.Encode(rows)
+		out, err := json.MarshalIndent(rows, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(printableJSON(out), '\n'))
+		}
+		return err
 	}
 	return printTable(os.Stdout, rows)
 }
@@ -76,7 +81,7 @@ func printTable(w *os.File, rows []listed) error {
 			age = shortAge(time.Since(*r.Created))
 		}
 		if r.Container != "" {
-			container = oneLine(r.Container[:min(12, len(r.Container))])
+			container = oneLine(r.Container[:min(shortID, len(r.Container))])
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(r.Project), oneLine(r.Task), container, r.State, age, r.Fingerprint)
 	}

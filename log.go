@@ -3,12 +3,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -59,6 +62,7 @@ func appendLine(path string, e event) error {
 	if err != nil {
 		return err
 	}
+	line = printableJSON(line)
 	// Not as an os.File, which would wait for the reader of a fifo that is full.
 	file, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -86,8 +90,9 @@ func toSystemLog(e event) {
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
 	} {
 		if pair[1] != "" {
-			// Entries of other programs may hold anything, line breaks included.
-			fmt.Fprintf(&text, " %s=%q", pair[0], pair[1])
+			// Entries of other programs may hold anything, line breaks included, and
+			// more than fits into a datagram.
+			fmt.Fprintf(&text, " %s=%.1000q", pair[0], pair[1])
 		}
 	}
 	socket, sockErr := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -96,6 +101,22 @@ func toSystemLog(e event) {
 	}
 	defer unix.Close(socket)
 	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: "/dev/log"})
+}
+
+// printableJSON escapes what a terminal would act on: entries of other programs may
+// hold anything. encoding/json leaves control characters beyond ASCII as they are.
+func printableJSON(text []byte) []byte {
+	var out []byte
+	for _, r := range string(text) {
+		if r < 0x80 || unicode.IsPrint(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, unit)
+		}
+	}
+	return bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))
 }
 
 // oneLine makes an error safe to print: an image chooses the names in it.

@@ -80,7 +80,7 @@ func run(args []string) int {
 			{
 				Name: "poststop", Category: "For container runtimes",
 				Usage:  "revoke the tokens of the container whose state is on standard input",
-				Flags:  []cli.Flag{envDirFlag()},
+				Flags:  []cli.Flag{&cli.StringFlag{Name: "env-dir", Usage: "where prestart put the env file on the host, as `D`/<container id>.env"}},
 				Action: poststop,
 			},
 			{
@@ -200,7 +200,8 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if c.Command.Name == "" || c.Command.Name == c.App.Name {
 		return misusef("%w", err)
 	}
-	return misusef("%s: %w", c.Command.Name, err)
+	return misusef("%s: %w: see terok-gate-hook %s --help; flags that all commands share stand before the command",
+		c.Command.Name, err, c.Command.Name)
 }
 
 // quote quotes a stray argument, unless it is a token.
@@ -252,7 +253,7 @@ func taskFlag() cli.Flag {
 }
 
 func containerFlag() cli.Flag {
-	return &cli.StringFlag{Name: "container", Usage: "the full container `ID`"}
+	return &cli.StringFlag{Name: "container", Usage: "the container's `ID`, in full or as list shows it"}
 }
 
 // tokens returns the token file that the command line names, or the default.

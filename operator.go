@@ -19,6 +19,9 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if !c.IsSet("project") || !c.IsSet("task") {
+		return misusef("create: --project and --task are both needed")
+	}
 	grant := store.Grant{Project: c.String("project"), Task: c.String("task")}
 	if err := grant.Valid(); err != nil {
 		return misusef("create: %w", err)
@@ -61,7 +64,9 @@ func revoke(c *cli.Context) error {
 	case byContainer && container == "":
 		return misusef("revoke: --container is empty")
 	case byContainer:
-		revoked, err = file.Revoke(func(e store.Entry) bool { return e.Container == container })
+		if container, err = fullID(file, container); err == nil {
+			revoked, err = file.Revoke(func(e store.Entry) bool { return e.Container == container })
+		}
 	default:
 		var token store.Token
 		if token, err = tokenFrom(os.Stdin); err == nil {
@@ -74,6 +79,26 @@ func revoke(c *cli.Context) error {
 	}
 	fmt.Printf("revoked %d\n", len(revoked))
 	return nil
+}
+
+// fullID returns the only container id of a token that begins as list shows it, with
+// 12 characters or more; else the id itself.
+func fullID(file store.File, id string) (string, error) {
+	entries, err := file.Entries()
+	if err != nil || len(id) < shortID {
+		return id, err
+	}
+	full := id
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Container, id) || e.Container == full {
+			continue
+		}
+		if full != id {
+			return "", fmt.Errorf("--container %q: more than one container's id begins so", id)
+		}
+		full = e.Container
+	}
+	return full, nil
 }
 
 func verify(c *cli.Context) error {

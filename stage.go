@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -45,6 +46,7 @@ func withTokens(c *cli.Context, run stageFunc) stageFunc {
 // stage runs a stage and logs its outcome: nobody may see standard error.
 func stage(c *cli.Context, run stageFunc) error {
 	log := openLog(c.String("log-file"))
+	defer giveUpAfter(c.Duration("lock-timeout")+10*time.Second, c.Command.Name).Stop()
 	out, err := runStage(c, run)
 	for _, e := range out.Revoked {
 		name := "revoked"
@@ -78,6 +80,18 @@ func stage(c *cli.Context, run stageFunc) error {
 		fmt.Println(out.EnvFile)
 	}
 	return err
+}
+
+// giveUpAfter ends the process with an error of its own, before the runtime kills it
+// without one: for what has no limit otherwise, a standard input that never ends or a
+// file system that hangs. At worst it is like being killed.
+func giveUpAfter(limit time.Duration, command string) *time.Timer {
+	return time.AfterFunc(limit, func() {
+		err := fmt.Errorf("%s: not done within %v", command, limit)
+		toSystemLog(event{Event: "failed", Error: err.Error()})
+		printError(err)
+		os.Exit(exitFailed)
+	})
 }
 
 func isStage(arg string) bool {

@@ -206,7 +206,7 @@ func CheckOurs(files []File) error {
 			return err
 		}
 		if !ours {
-			return fmt.Errorf("%s is there and not ours: move it away, or add to it by hand:\n%s", f.Path, f.Content)
+			return fmt.Errorf("%s is there and not ours: move it away, or add to it what install --dry-run shows", f.Path)
 		}
 	}
 	return nil
