@@ -133,6 +133,10 @@ func (e *engine) setup() error {
 	if err != nil {
 		return err
 	}
+	// Podman makes do without, and then a container has one user.
+	if ids, err := e.tryHost("cat", "/proc/self/uid_map"); err != nil || e.rootless && strings.Count(ids, "\n") < 2 {
+		return errors.Join(errors.New("its user has no subordinate ids (subuid(5))"), err)
+	}
 	return e.writeHooks(hooks, hookFlags{})
 }
 
