@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,13 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A run by root goes through three processes, told apart by stageVar:
+// A run goes through three processes, told apart by stageVar:
 //
 //	outside   what `go test` started; waits, then removes what is left
-//	init      pid 1 of the new namespaces; collects orphans, as an init does
+//	init      collects orphans, as an init does; for root, pid 1 of new namespaces
 //	tests     runs the tests
-//
-// A run by anybody else has only the last one.
 const (
 	stageVar = "TEROK_E2E_STAGE"
 	dirVar   = "TEROK_E2E_DIR"
@@ -47,7 +46,10 @@ func TestMain(m *testing.M) {
 		status, err = initProcess()
 	case "tests":
 		workDir = os.Getenv(dirVar)
-		if err = furnish(); err == nil {
+		if os.Geteuid() != 0 {
+			status = m.Run()
+			endOwnEngines()
+		} else if err = furnish(); err == nil {
 			status = m.Run()
 		}
 	}
@@ -67,23 +69,22 @@ func outside(m *testing.M) (status int, err error) {
 	if err := os.Chmod(workDir, 0o755); err != nil {
 		return 0, err
 	}
-	if os.Geteuid() != 0 {
-		defer endOwnEngines()
-		return m.Run(), nil
+	var namespaces uintptr
+	if os.Geteuid() == 0 {
+		namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID
+		releaseLog, err := claimLogMountPoint()
+		if err != nil {
+			return 0, err
+		}
+		defer releaseLog()
 	}
-
-	releaseLog, err := claimLogMountPoint()
-	if err != nil {
-		return 0, err
-	}
-	defer releaseLog()
 
 	// Pdeathsig counts from the death of the thread that forked, so this
 	// goroutine keeps its thread.
 	runtime.LockOSThread()
 	cmd := again("init", dirVar+"="+workDir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Cloneflags: namespaces,
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if err := cmd.Start(); errors.Is(err, unix.EPERM) {
@@ -115,23 +116,42 @@ func again(stage string, env ...string) *exec.Cmd {
 }
 
 // initProcess waits for the tests and for every process that lost its parent:
-// a conmon that nobody collects would count as running for ever.
-func initProcess() (int, error) {
+// a conmon that nobody collects would count as running for ever. What is left when
+// the tests are over, it ends.
+func initProcess() (status int, err error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 0, fmt.Errorf("collect orphans: %w", err)
+	}
 	tests := again("tests")
 	if err := tests.Start(); err != nil {
 		return 0, err
 	}
+	over := false
 	for {
-		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if over {
+			children, _ := filepath.Glob("/proc/self/task/*/children")
+			for _, path := range children {
+				pids, _ := os.ReadFile(path)
+				for _, pid := range strings.Fields(string(pids)) {
+					if pid, err := strconv.Atoi(pid); err == nil {
+						unix.Kill(pid, unix.SIGKILL)
+					}
+				}
+			}
+		}
+		var ended unix.WaitStatus
+		pid, waitErr := unix.Wait4(-1, &ended, 0, nil)
 		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return 0, fmt.Errorf("wait: %w", err)
-		case pid == tests.Process.Pid && status.Exited():
-			return status.ExitStatus(), nil
+		case waitErr == unix.EINTR:
+		case waitErr == unix.ECHILD && over:
+			return status, err
+		case waitErr != nil:
+			return 0, fmt.Errorf("wait: %w", waitErr)
 		case pid == tests.Process.Pid:
-			return 0, fmt.Errorf("the tests were ended by signal %v", status.Signal())
+			over = true
+			if status = ended.ExitStatus(); !ended.Exited() {
+				err = fmt.Errorf("the tests were ended by signal %v", ended.Signal())
+			}
 		}
 	}
 }
