@@ -33,13 +33,13 @@ type listed struct {
 }
 
 func list(c *cli.Context) error {
-	file, err := tokens(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
 	entries, err := file.Entries()
 	if err != nil {
-		return fmt.Errorf("list: %w", err)
+		return err
 	}
 	rows := listedOf(slices.DeleteFunc(entries, func(e store.Entry) bool {
 		return c.IsSet("project") && e.Project != c.String("project") || c.IsSet("task") && e.Task != c.String("task")

@@ -93,24 +93,24 @@ func run(args []string) int {
 				Name: "create", Category: "For people",
 				Usage:  "print a new token that belongs to no container and lives until it is revoked",
 				Flags:  []cli.Flag{projectFlag(), taskFlag()},
-				Action: create,
+				Action: named(create),
 			},
 			{
 				Name: "revoke", Category: "For people",
 				Usage:  "revoke the tokens of a project and task, of a container, or the token on standard input",
 				Flags:  []cli.Flag{projectFlag(), taskFlag(), containerFlag()},
-				Action: revoke,
+				Action: named(revoke),
 			},
 			{
 				Name: "list", Category: "For people",
 				Usage:  "list the tokens, never in full",
 				Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "for programs"}},
-				Action: list,
+				Action: named(list),
 			},
 			{
 				Name: "verify", Category: "For people",
 				Usage:  "print project and task of the token on standard input; exit status 1 if it is not valid",
-				Action: verify,
+				Action: named(verify),
 			},
 			{
 				Name: "reap", Category: "For people",
@@ -119,12 +119,12 @@ func run(args []string) int {
 					&cli.BoolFlag{Name: "watch", Usage: "stay, and revoke each token the moment its process dies"},
 					&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, revoke nothing"},
 				},
-				Action: reap,
+				Action: named(reap),
 			},
 			{
 				Name: "path", Category: "For people",
 				Usage:  "print the token file's path",
-				Action: path,
+				Action: named(path),
 			},
 			{
 				Name: "install", Category: "For administrators",
@@ -256,15 +256,7 @@ func containerFlag() cli.Flag {
 	return &cli.StringFlag{Name: "container", Usage: "the container's `ID`, in full or as list shows it"}
 }
 
-// tokens returns the token file that the command line names, or the default.
-func tokens(c *cli.Context) (store.File, error) {
-	file, err := tokenFile(c)
-	if err != nil {
-		return file, fmt.Errorf("%s: %w", c.Command.Name, err)
-	}
-	return file, nil
-}
-
+// tokenFile returns the token file that the command line names, or the default.
 func tokenFile(c *cli.Context) (file store.File, err error) {
 	file = store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
 	if file.Path == "" {

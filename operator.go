@@ -15,24 +15,24 @@ import (
 )
 
 func create(c *cli.Context) error {
-	file, err := tokens(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
 	if !c.IsSet("project") || !c.IsSet("task") {
-		return misusef("create: --project and --task are both needed")
+		return misusef("--project and --task are both needed")
 	}
 	grant := store.Grant{Project: c.String("project"), Task: c.String("task")}
 	if err := grant.Valid(); err != nil {
-		return misusef("create: %w", err)
+		return misusef("%w", err)
 	}
 	token, err := store.NewToken()
 	if err != nil {
-		return fmt.Errorf("create: %w", err)
+		return err
 	}
 	swept, err := file.Issue(store.Entry{Token: token, Grant: grant})
 	if err != nil {
-		return fmt.Errorf("create: %w", err)
+		return err
 	}
 	log := openLog(c.String("log-file"))
 	log.revoked("swept", swept)
@@ -41,13 +41,13 @@ func create(c *cli.Context) error {
 		// Nobody has seen it, so nobody could revoke it.
 		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })
 		log.revoked("revoked", revoked)
-		return fmt.Errorf("create: print the token: %w", errors.Join(err, revokeErr))
+		return fmt.Errorf("print the token: %w", errors.Join(err, revokeErr))
 	}
 	return nil
 }
 
 func revoke(c *cli.Context) error {
-	file, err := tokens(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
@@ -56,13 +56,13 @@ func revoke(c *cli.Context) error {
 	var revoked []store.Entry
 	switch {
 	case byTask && byContainer:
-		return misusef("revoke: give --project and --task, or --container, not both")
+		return misusef("give --project and --task, or --container, not both")
 	case byTask && !(c.IsSet("project") && c.IsSet("task")):
-		return misusef("revoke: --project and --task go together")
+		return misusef("--project and --task go together")
 	case byTask:
 		revoked, err = file.RevokeTokenForTask(project, task)
 	case byContainer && container == "":
-		return misusef("revoke: --container is empty")
+		return misusef("--container is empty")
 	case byContainer:
 		if container, err = fullID(file, container); err == nil {
 			revoked, err = file.Revoke(func(e store.Entry) bool { return e.Container == container })
@@ -75,7 +75,7 @@ func revoke(c *cli.Context) error {
 	}
 	openLog(c.String("log-file")).revoked("revoked", revoked)
 	if err != nil {
-		return fmt.Errorf("revoke: %w", err)
+		return err
 	}
 	fmt.Printf("revoked %d\n", len(revoked))
 	return nil
@@ -102,17 +102,17 @@ func fullID(file store.File, id string) (string, error) {
 }
 
 func verify(c *cli.Context) error {
-	file, err := tokens(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
 	token, err := tokenFrom(os.Stdin)
 	if err != nil {
-		return fmt.Errorf("verify: %w", err)
+		return err
 	}
 	entries, err := file.Entries()
 	if err != nil {
-		return fmt.Errorf("verify: %w", err)
+		return err
 	}
 	for _, e := range entries {
 		if e.Token == token {
@@ -120,7 +120,7 @@ func verify(c *cli.Context) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("verify: token %s is not valid", token.Fingerprint())
+	return fmt.Errorf("token %s is not valid", token.Fingerprint())
 }
 
 // tokenFrom reads a token; as an argument, everybody on the machine could see it.
@@ -140,7 +140,7 @@ func tokenFrom(r io.Reader) (store.Token, error) {
 }
 
 func path(c *cli.Context) error {
-	file, err := tokens(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}

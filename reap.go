@@ -15,24 +15,24 @@ import (
 )
 
 func reap(c *cli.Context) error {
-	file, err := tokens(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
 	log := openLog(c.String("log-file"))
 	switch {
 	case c.Bool("watch") && c.Bool("dry-run"):
-		return misusef("reap: give --watch or --dry-run, not both")
+		return misusef("give --watch or --dry-run, not both")
 	case c.Bool("dry-run"):
 		entries, err := file.Entries()
 		if err != nil {
-			return fmt.Errorf("reap: %w", err)
+			return err
 		}
 		return printTable(os.Stdout, listedOf(slices.DeleteFunc(entries, func(e store.Entry) bool { return !e.Orphan() })))
 	case c.Bool("watch"):
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		err := file.Watch(ctx, func(revoked []store.Entry, err error) {
+		return file.Watch(ctx, func(revoked []store.Entry, err error) {
 			log.revoked("swept", revoked)
 			if err != nil {
 				err = fmt.Errorf("reap: %w", err)
@@ -40,15 +40,11 @@ func reap(c *cli.Context) error {
 				printError(err)
 			}
 		})
-		if err != nil {
-			return fmt.Errorf("reap: %w", err)
-		}
-		return nil
 	}
 	revoked, err := file.Sweep()
 	log.revoked("swept", revoked)
 	if err != nil {
-		return fmt.Errorf("reap: %w", err)
+		return err
 	}
 	fmt.Printf("revoked %d\n", len(revoked))
 	return nil
