@@ -18,7 +18,7 @@ run: # a real container gets its token and loses it, in a throw-away folder
 	scripts/try
 
 test: # all tests
-	scripts/needs go podman runc busybox git python3 strace tools
+	scripts/needs go podman runc busybox git python3 strace tools systemd
 	go test $(TESTFLAGS) ./...
 
 FUZZTIME = 5s

@@ -173,10 +173,9 @@ func registrationOf(c *cli.Context) (podman.Registration, error) {
 		r.CommonFlags = append(r.CommonFlags, "--lock-timeout", c.Duration("lock-timeout").String())
 	}
 	if log := c.String("log-file"); log != "" {
-		if log, err = filepath.Abs(log); err != nil {
+		if r.LogFile, err = filepath.Abs(log); err != nil {
 			return r, err
 		}
-		r.CommonFlags = append(r.CommonFlags, "--log-file", log)
 	}
 	r.Annotations = []string{c.String("project-annotation"), c.String("task-annotation")}
 	r.StageFlags = map[string][]string{

@@ -75,6 +75,7 @@ const (
 type Registration struct {
 	Binary      string              // absolute path of terok-gate-hook
 	TokenFile   string              // absolute path
+	LogFile     string              // absolute path; empty for none
 	CommonFlags []string            // more flags before the command
 	StageFlags  map[string][]string // flags after the stage, by stage
 	Annotations []string            // names of annotations, any of which makes a container ours
@@ -148,7 +149,7 @@ func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 	}
 	stage := d.Stages[0]
 	d.Hook.Path = r.Binary
-	d.Hook.Args = slices.Concat([]string{binary, "--token-file", r.TokenFile}, r.CommonFlags, []string{stage}, r.StageFlags[stage])
+	d.Hook.Args = slices.Concat([]string{binary}, r.commonFlags(), []string{stage}, r.StageFlags[stage])
 	var names []string
 	for _, annotation := range r.Annotations {
 		names = append(names, regexp.QuoteMeta(annotation))
@@ -168,24 +169,51 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// In ExecStart=, % begins a specifier and $ a variable (systemd.service(5)).
-	words := slices.Concat([]string{r.Binary, "--token-file", r.TokenFile}, r.CommonFlags, []string{"reap", "--watch"})
+	// In ExecStart=, % begins a specifier and, but for the first word, $ a variable
+	// (systemd.service(5)).
+	words := slices.Concat([]string{r.Binary}, r.commonFlags(), []string{"reap", "--watch"})
 	for i, word := range words {
-		words[i] = strings.NewReplacer("%", "%%", "$", "$$").Replace(strconv.Quote(word))
+		words[i] = unitQuote(word)
+		if i > 0 {
+			words[i] = strings.ReplaceAll(words[i], "$", "$$")
+		}
 	}
 	unit := replaceLine(string(template), "ExecStart=", strings.Join(words, " "))
-	if folder := filepath.Dir(r.TokenFile); !strings.HasPrefix(folder, "/var/lib/") {
-		// It must exist when the service starts, even if the token file's folder
-		// comes later.
-		for nearest := folder; ; nearest = filepath.Dir(nearest) {
-			if _, err := os.Stat(nearest); err == nil || nearest == "/" {
-				unit = replaceLine(unit, "ReadWritePaths=", strings.ReplaceAll(strconv.Quote(nearest), "%", "%%"))
-				break
-			}
-		}
+	writable := []string{unitQuote(existingFolder(r.TokenFile))}
+	if r.LogFile != "" {
+		writable = append(writable, unitQuote(existingFolder(r.LogFile)))
+	}
+	unit = replaceLine(unit, "ReadWritePaths=", strings.Join(writable, " "))
+	if !strings.HasPrefix(r.TokenFile, "/var/") || r.LogFile != "" && !strings.HasPrefix(r.LogFile, "/var/") {
 		unit = replaceLine(unit, "ProtectHome=", "no")
 	}
 	return []byte(mark + unit), nil
+}
+
+func (r Registration) commonFlags() []string {
+	flags := []string{"--token-file", r.TokenFile}
+	if r.LogFile != "" {
+		flags = append(flags, "--log-file", r.LogFile)
+	}
+	return append(flags, r.CommonFlags...)
+}
+
+func unitQuote(word string) string {
+	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
+}
+
+// existingFolder is the nearest folder above the file that there is: what a service
+// may write to must exist when it starts, even if the file's own folder comes later.
+// Below /var/lib it is /var/lib, so that the folder may go and come.
+func existingFolder(file string) string {
+	if strings.HasPrefix(file, "/var/lib/") {
+		return "/var/lib"
+	}
+	for folder := filepath.Dir(file); ; folder = filepath.Dir(folder) {
+		if info, err := os.Stat(folder); err == nil && info.IsDir() || folder == "/" {
+			return folder
+		}
+	}
 }
 
 func replaceLine(text, key, value string) string {

@@ -1,0 +1,106 @@
+package podman
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The definitions and the unit carry everything over that install was told.
+func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), `a 100% "odd" $HOME`)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := Registration{
+		Binary:      filepath.Join(t.TempDir(), binary), // systemd takes no odd one
+		TokenFile:   filepath.Join(dir, "gate/tokens.json"),
+		LogFile:     filepath.Join(t.TempDir(), "log"),
+		CommonFlags: []string{"--lock-timeout", "3s"},
+		StageFlags:  map[string][]string{"prestart": {"--env-mode", "0440"}},
+		Annotations: []string{"a.project", "a.task"},
+		Watch:       true,
+	}
+	if err := os.WriteFile(r.Binary, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, place := range []Place{
+		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + unitName},
+		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + unitName, User: true},
+	} {
+		files, err := r.Files(place, os.DirFS(".."), []string{"/theirs", "/hooks"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var paths []string
+		for _, f := range files {
+			paths = append(paths, f.Path)
+			switch filepath.Ext(f.Path) {
+			case ".json":
+				checkDefinition(t, r, f)
+			case ".service":
+				checkUnit(t, r, place, string(f.Content))
+			}
+		}
+		want := []string{
+			"/hooks/99-terok-gate-poststop.json", "/hooks/99-terok-gate-precreate.json", "/hooks/99-terok-gate-prestart.json",
+			"/units/" + unitName, // and no drop-in: podman reads /hooks already
+		}
+		if !slices.Equal(paths, want) {
+			t.Errorf("files %q, want %q", paths, want)
+		}
+	}
+}
+
+func checkDefinition(t *testing.T, r Registration, f File) {
+	t.Helper()
+	var d definition
+	if err := json.Unmarshal(f.Content, &d); err != nil {
+		t.Fatalf("%s: %v", f.Path, err)
+	}
+	stage := d.Stages[0]
+	want := slices.Concat([]string{binary, "--token-file", r.TokenFile, "--log-file", r.LogFile}, r.CommonFlags, []string{stage}, r.StageFlags[stage])
+	if !slices.Equal(d.Hook.Args, want) || d.Hook.Path != r.Binary {
+		t.Errorf("%s runs %q as %q, want %q", f.Path, d.Hook.Path, d.Hook.Args, want)
+	}
+	if d.When.Annotations[`^(a\.project|a\.task)$`] != ".*" || !strings.Contains(f.Path, stage) {
+		t.Errorf("%s is for %v at %q", f.Path, d.When.Annotations, d.Stages)
+	}
+}
+
+func checkUnit(t *testing.T, r Registration, place Place, unit string) {
+	t.Helper()
+	if !strings.HasPrefix(unit, mark) {
+		t.Errorf("the unit does not say whose it is: %s", unit)
+	}
+	// Token file and log file elsewhere can be written, and are in sight. The token
+	// file's own folder does not exist yet.
+	folders := `"` + strings.NewReplacer("%", "%%", `"`, `\"`).Replace(filepath.Dir(filepath.Dir(r.TokenFile))) +
+		`" "` + filepath.Dir(r.LogFile) + `"`
+	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+folders+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
+		t.Errorf("the service cannot write to %s: %s", folders, unit)
+	}
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		if os.Getenv("TEROK_TEST_ALL") == "1" {
+			t.Fatalf("TEROK_TEST_ALL=1, but %v", err)
+		}
+		t.Skip(err)
+	}
+	path := filepath.Join(t.TempDir(), unitName)
+	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--man=no", "verify", path}
+	if place.User {
+		args = slices.Insert(args, 0, "--user")
+	}
+	cmd := exec.Command("systemd-analyze", args...)
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze: %v\n%s%s", err, out, unit)
+	}
+}
