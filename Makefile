@@ -21,7 +21,7 @@ test: # all tests
 	scripts/needs go podman runc busybox git python3 strace tools systemd
 	go test $(TESTFLAGS) ./...
 
-FUZZTIME = 5s
+FUZZTIME = 20000x
 fuzz: export TMPDIR = /dev/shm
 fuzz: # all fuzz targets, one after another; for hours: make fuzz FUZZTIME=2h
 	for target in State Configuration Precreate Annotations MountPoint; do \
