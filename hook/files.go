@@ -27,27 +27,27 @@ type file struct {
 // No value needs quoting, so the env file reads the same for a POSIX shell, for
 // podman's --env-file and for systemd's EnvironmentFile=.
 func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitConfigCount int) []file {
-	var env strings.Builder
-	set := func(v [2]string) { fmt.Fprintf(&env, "%s=%s\n", v[0], v[1]) }
-	set([2]string{"TEROK_GATE_TOKEN", string(token)})
-	set([2]string{"TEROK_PROJECT", grant.Project})
-	set([2]string{"TEROK_TASK", grant.Task})
-	if gateURL == "" {
-		return []file{{"gate.env", []byte(env.String())}}
+	variables := [][2]string{
+		{"TEROK_GATE_TOKEN", string(token)},
+		{"TEROK_PROJECT", grant.Project},
+		{"TEROK_TASK", grant.Task},
 	}
-	for _, v := range addressVariables(gateURL, grant) {
-		set(v)
+	if gateURL != "" {
+		variables = append(variables, addressVariables(gateURL, grant)...)
 	}
-	if mountPath == "" {
-		return []file{{"gate.env", []byte(env.String())}}
+	withGit := gateURL != "" && mountPath != ""
+	if withGit {
+		variables = append(variables, gitVariables(mountPath, gitConfigCount)...)
 	}
-	for _, v := range gitVariables(mountPath, gitConfigCount) {
-		set(v)
+	var env []byte
+	for _, v := range variables {
+		env = fmt.Appendf(env, "%s=%s\n", v[0], v[1])
 	}
-	return []file{
-		{"gate.env", []byte(env.String())},
-		{"gitconfig", gitConfig(gateURL, token)},
+	files := []file{{"gate.env", env}}
+	if withGit {
+		files = append(files, file{"gitconfig", gitConfig(gateURL, token)})
 	}
+	return files
 }
 
 // addressVariables say where the gate and the project's repository are. Without the

@@ -13,7 +13,7 @@ import (
 )
 
 // grant takes the grant from the annotations. asked is false for a container that
-// has neither of the two: it is not ours. On an error the grant is what was asked
+// has neither of the two: it is not ours. Without an error it is admitted; on one the grant is what was asked
 // for, fit for a log and nothing else.
 func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked bool, err error) {
 	projectName, taskName := h.projectAnnotation(), h.taskAnnotation()
@@ -35,7 +35,7 @@ func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked boo
 	if err := store.ValidName(task); err != nil {
 		return grant, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
 	}
-	return grant, true, nil
+	return grant, true, h.admit(grant)
 }
 
 func (h Hook) projectAnnotation() string { return cmp.Or(h.ProjectAnnotation, ProjectAnnotation) }
@@ -60,10 +60,7 @@ func (h Hook) admit(grant store.Grant) error {
 func (h Hook) envMode(annotations map[string]string) (fs.FileMode, error) {
 	value, ok := annotations[EnvModeAnnotation]
 	if !ok {
-		if h.EnvMode == 0 {
-			return EnvMode, nil
-		}
-		return h.EnvMode, nil
+		return cmp.Or(h.EnvMode, EnvMode), nil
 	}
 	mode, err := ParseEnvMode(value)
 	if err != nil {

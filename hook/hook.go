@@ -103,9 +103,6 @@ func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 	if !asked || err != nil {
 		return out, err
 	}
-	if err := h.admit(grant); err != nil {
-		return out, err
-	}
 	token, err := store.NewToken()
 	if err != nil {
 		return out, err

@@ -209,8 +209,9 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	fail := func(path string, err error) (*os.File, error) {
 		return nil, fmt.Errorf("%s in the container's root file system: %w", path, err)
 	}
-	// One folder at a time, to know which ones are new and to whom they belong: a
-	// file of an id that the container cannot map would make podman commit fail.
+	// One folder at a time, so that each new one is made in a folder that was looked
+	// at, for the container's root user: podman commit fails on a file of an id that
+	// the container cannot map.
 	path := ""
 	point, err := pathrs.OpenatInRoot(root, "/")
 	if err != nil {

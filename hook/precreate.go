@@ -11,6 +11,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"terok-gate-hook/store"
 )
 
 // Precreate reads a container's configuration and returns it with pointers added to
@@ -50,9 +52,6 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 	if !asked {
 		return config, out, nil
 	}
-	if err := h.admit(grant); err != nil {
-		return nil, out, err
-	}
 	var process map[string]json.RawMessage
 	if err := json.Unmarshal(members["process"], &process); err != nil || process == nil {
 		return nil, out, errors.Join(errors.New("configuration: has no process"), err)
@@ -63,7 +62,7 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 			return nil, out, fmt.Errorf("configuration: process.env: %w", err)
 		}
 	}
-	if env, err = h.addPointers(env, out); err != nil {
+	if env, err = h.addPointers(env, grant); err != nil {
 		return nil, out, fmt.Errorf("configuration: %w", err)
 	}
 	if process["env"], err = encode(env); err != nil {
@@ -76,10 +75,10 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 	return config, out, err
 }
 
-func (h Hook) addPointers(env []string, out Outcome) ([]string, error) {
+func (h Hook) addPointers(env []string, grant store.Grant) ([]string, error) {
 	pointers := [][2]string{{"TEROK_GATE_ENV", h.mountPath() + "/gate.env"}}
 	if h.GateURL != "" {
-		pointers = append(pointers, addressVariables(h.GateURL, out.Grant)...)
+		pointers = append(pointers, addressVariables(h.GateURL, grant)...)
 	}
 	for _, p := range pointers {
 		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, p[0]+"=") }) {

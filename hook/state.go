@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -56,14 +57,8 @@ func checkContainerID(id string) error {
 	if len(id) > most {
 		return fmt.Errorf("%.32q... is refused: longer than %d bytes", id, most)
 	}
-	for i := range len(id) {
-		c := id[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
-		case i > 0 && (c == '.' || c == '-' || c == '+'):
-		default:
-			return fmt.Errorf("%q is refused: use letters, digits, '_', '.', '-' and '+', a letter, digit or '_' first", id)
-		}
+	if !plain(id, "_.-+") || strings.IndexByte(".-+", id[0]) >= 0 {
+		return fmt.Errorf("%q is refused: use letters, digits, '_', '.', '-' and '+', a letter, digit or '_' first", id)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,10 +23,7 @@ func (f File) lock(root *os.Root) (unlock func(), err error) {
 	if err := createLock(root, filepath.Base(path), filepath.Base(f.Path)); err != nil {
 		return nil, fmt.Errorf("lock file %s: %w", path, err)
 	}
-	limit := f.LockTimeout
-	if limit == 0 {
-		limit = DefaultLockTimeout
-	}
+	limit := cmp.Or(f.LockTimeout, DefaultLockTimeout)
 	// Read-write, since NFS grants an exclusive lock on nothing less.
 	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
 	locked := make(chan error)
@@ -92,11 +90,14 @@ func createLock(root *os.Root, name, tokenFile string) error {
 	}
 	defer lock.Close()
 	stat := info.Sys().(*syscall.Stat_t)
+	if stat.Nlink != 1 || stat.Size != 0 {
+		return nil // it may be another file of somebody's, by a second name
+	}
 	// Whoever can open it can hold it for ever. Another program may have let all do so.
-	if info.Mode()&0o007 != 0 && stat.Nlink == 1 && stat.Size == 0 {
+	if info.Mode()&0o007 != 0 {
 		_ = lock.Chmod(info.Mode().Perm() &^ 0o007) // it may not be ours
 	}
-	if stat.Uid != owner && int(stat.Uid) == os.Geteuid() && stat.Nlink == 1 && stat.Size == 0 {
+	if stat.Uid != owner && int(stat.Uid) == os.Geteuid() {
 		if err := mapped(owner, 0); err != nil {
 			return err
 		}
