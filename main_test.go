@@ -125,7 +125,7 @@ func (l *logSocket) listen() error {
 	if err := unix.Mount("terok-dev", "/dev", "tmpfs", unix.MS_NOSUID, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /dev: %w", err)
 	}
-	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
 		device := filepath.Join("/dev", name)
 		if err := os.WriteFile(device, nil, 0o666); err != nil {
 			return err
