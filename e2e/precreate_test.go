@@ -21,7 +21,7 @@ cd /dev/shm/clone
 test "$(git remote get-url origin)" = "$CODE_REPO"
 echo work >of-$(id -u); git add .; git commit --quiet --message "some work"
 git push --quiet
-git clone --quiet http://$GATE/other.git /dev/shm/other && exit 9
+git clone --quiet http://$GATE/other.git /dev/shm/other 2>/dev/null && exit 9
 echo "env $TEROK_GATE_ENV"
 { sed -n 's/^TEROK_GATE_TOKEN=//p' /run/terok/gate.env; sed -n 's/.*Basic //p' /run/terok/gitconfig; } >/dev/shm/secrets
 test "$(wc -l </dev/shm/secrets)" = 2
