@@ -469,7 +469,7 @@ func TestALockThatIsHeldPastTheLimitIsAnError(t *testing.T) {
 			if r.status != exitFailed {
 				t.Errorf("exit status %d", r.status)
 			}
-			r.errorLine(t, command+": ", "lock file "+tr.tokenFile+".lock: another process has held the lock for more than 50ms")
+			r.errorLine(t, command+": ", "lock file "+tr.tokenFile+".lock: held for more than 50ms by process ")
 			tr.unchanged(t, before, tokensBefore)
 
 			// Readers take no lock, and whoever comes after the lock was released gets it.

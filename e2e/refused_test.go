@@ -90,7 +90,7 @@ var refusals = []struct {
 		name:   "a lock that somebody else holds for too long",
 		flags:  hookFlags{common: []string{"--lock-timeout", "100ms"}},
 		given:  heldLock,
-		reason: []string{"failed", "tokens.json.lock", "another process has held the lock for more than 100ms"},
+		reason: []string{"failed", "tokens.json.lock", "held for more than 100ms by "},
 	},
 	{
 		name:   "a GIT_CONFIG_COUNT that is no number",

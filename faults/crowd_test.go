@@ -229,7 +229,7 @@ func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
 		p := w.hook(stage, w.id, 0, "env")
 		p.args = append([]string{"--lock-timeout", "100ms"}, p.args...)
 		f, err := run(p)
-		if err != nil || f.status != 1 || !isOneLine(f.stderr, stage+": ", w.tokens+".lock: another process has held the lock for more than 100ms") {
+		if err != nil || f.status != 1 || !isOneLine(f.stderr, stage+": ", w.tokens+".lock: held for more than 100ms by process ") {
 			t.Errorf("%s ends with status %d: %s (%v)", stage, f.status, f.stderr, err)
 			return
 		}

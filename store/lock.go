@@ -9,12 +9,28 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
+
+// underLock runs do in the token file's folder while no other writer is at work.
+func (f File) underLock(do func(*os.Root) error) error {
+	root, err := openFolder(filepath.Dir(f.Path))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	unlock, err := f.lock(root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return do(root)
+}
 
 // lock takes the exclusive lock and returns what releases it. The wait is a
 // blocking flock(2), not a poll: a waiter costs nothing and gets its turn at once.
@@ -46,8 +62,48 @@ func (f File) lock(root *os.Root) (unlock func(), err error) {
 		return func() { lock.Unlock() }, nil
 	case <-timer.C:
 		close(gaveUp)
-		return nil, fmt.Errorf("lock file %s: another process has held the lock for more than %v", path, limit)
+		return nil, fmt.Errorf("lock file %s: held for more than %v by %s", path, limit, holderOf(path))
 	}
+}
+
+// CheckLock takes the lock as a change would and gives it back. Its error is that of
+// the change. It changes nothing: without a lock file there is nobody who holds it.
+func (f File) CheckLock() error {
+	if _, err := os.Lstat(f.Path + ".lock"); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return f.underLock(func(*os.Root) error { return nil })
+}
+
+// holderOf names the process that took the lock, as far as it can be seen from here
+// (proc_locks(5)). It may have left the lock to its children, and be gone.
+func holderOf(path string) string {
+	const somebody = "another process"
+	info, err := os.Stat(path)
+	if err != nil {
+		return somebody
+	}
+	inode := info.Sys().(*syscall.Stat_t).Ino
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return somebody
+	}
+	for line := range strings.Lines(string(locks)) {
+		var n, pid int
+		var major, minor, held uint64
+		// The device is not asked: btrfs shows another here than stat(2) does. A pid
+		// that is not in our namespace shows as 0 or less.
+		_, err := fmt.Sscanf(line, "%d: FLOCK ADVISORY WRITE %d %x:%x:%d", &n, &pid, &major, &minor, &held)
+		if err != nil || held != inode || pid <= 0 {
+			continue
+		}
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil {
+			return fmt.Sprintf("process %d", pid)
+		}
+		return fmt.Sprintf("process %d (%q)", pid, strings.TrimSpace(string(name)))
+	}
+	return somebody
 }
 
 // createLock makes sure that the lock file exists and that the owner of the token

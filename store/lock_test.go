@@ -74,7 +74,7 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	_, revoked := f.RevokeContainer("c1")
 	_, swept := f.Sweep()
 	for _, err := range []error{issued, revoked, swept} {
-		says(t, err, "lock file "+lock, "another process", "30ms")
+		says(t, err, "lock file "+lock, "held for more than 30ms by process "+fmt.Sprint(os.Getpid()))
 	}
 	if entries, err := f.Entries(); err != nil || len(entries) != 1 {
 		t.Errorf("a reader, who takes no lock, sees %v, error %v", entries, err)
@@ -83,6 +83,26 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	release()
 	waitFor(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
 	check(t) // they have done nothing more
+}
+
+func TestCheckLockTellsWhetherAChangeWouldWait(t *testing.T) {
+	f := withOneToken(t)
+	f.LockTimeout = 30 * time.Millisecond
+	check := untouched(t, f.Path)
+	if err := f.CheckLock(); err != nil {
+		t.Errorf("the lock is free: %v", err)
+	}
+	release := hold(t, f.Path+".lock")
+	says(t, f.CheckLock(), "lock file "+f.Path+".lock", "held for more than 30ms")
+	release()
+	check(t)
+	without := tokenFile(t)
+	if err := without.CheckLock(); err != nil {
+		t.Errorf("there is no lock file: %v", err)
+	}
+	if _, err := os.Lstat(without.Path + ".lock"); err == nil {
+		t.Error("it made a lock file")
+	}
 }
 
 func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
