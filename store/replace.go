@@ -44,7 +44,7 @@ func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, 
 	}
 	entries, err := parse(content)
 	if err != nil {
-		return fail(err)
+		return fail(fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
 	return entries, info, nil
 }
@@ -83,9 +83,8 @@ func openRegular(root *os.Root, name string, flag int) (*os.File, fs.FileInfo, e
 // if there is none. It expects the lock to be held.
 func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err error) {
 	name := filepath.Base(path)
-	// One writer at a time holds the lock, so one name is enough, and what stands
-	// under it now was left by one that was killed.
-	temporary := "." + name + ".terok-gate-hook"
+	// What stands under the name now was left by a writer that was killed.
+	temporary := temporaryName(path)
 	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove what a killed writer left: %w", err)
 	}
@@ -125,6 +124,10 @@ func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err e
 	}
 	return nil
 }
+
+// temporaryName is where a new token file is written before it takes the old one's
+// place. One writer at a time holds the lock, so one name is enough.
+func temporaryName(path string) string { return "." + filepath.Base(path) + ".terok-gate-hook" }
 
 // keepOwnerAndMode gives the file owner, group and mode of the old one. A new one
 // is mode 0600 and belongs to the owner of its folder: the gate server's user, say,

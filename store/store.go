@@ -39,6 +39,9 @@ import (
 // DefaultLockTimeout is how long a change waits for the lock, unless told.
 const DefaultLockTimeout = 8 * time.Second
 
+// ErrCorrupt is in the chain of errors that say that a token file is not one.
+var ErrCorrupt = errors.New("not a JSON object")
+
 // File is a token file. It need not exist: it then holds no token, and the first
 // token to be issued creates it and its folders.
 type File struct {
@@ -180,36 +183,27 @@ func (f File) Entries() ([]Entry, error) {
 
 // change runs edit on the raw entries under the lock. It commits if edit removed
 // entries or always is set, and returns what edit removed.
-func (f File) change(edit func(map[string]json.RawMessage) ([]Entry, error), always bool) ([]Entry, error) {
-	root, err := openFolder(filepath.Dir(f.Path))
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	unlock, err := f.lock(root)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	entries, info, err := read(root, f.Path)
-	if err != nil {
-		return nil, err
-	}
-	removed, err := edit(entries)
-	if err != nil {
-		return nil, err
-	}
-	if len(removed) == 0 && !always {
-		return nil, nil
-	}
-	content, err := format(entries)
-	if err != nil {
-		return nil, fmt.Errorf("format token file %s: %w", f.Path, err)
-	}
-	if err := replace(root, f.Path, info, content); err != nil {
-		return nil, fmt.Errorf("replace token file %s: %w", f.Path, err)
-	}
-	return removed, nil
+func (f File) change(edit func(map[string]json.RawMessage) ([]Entry, error), always bool) (removed []Entry, err error) {
+	err = f.underLock(func(root *os.Root) error {
+		entries, info, err := read(root, f.Path)
+		if err != nil {
+			return err
+		}
+		gone, err := edit(entries)
+		if err != nil || len(gone) == 0 && !always {
+			return err
+		}
+		content, err := format(entries)
+		if err != nil {
+			return fmt.Errorf("format token file %s: %w", f.Path, err)
+		}
+		if err := replace(root, f.Path, info, content); err != nil {
+			return fmt.Errorf("replace token file %s: %w", f.Path, err)
+		}
+		removed = gone
+		return nil
+	})
+	return removed, err
 }
 
 // remove deletes the well-formed entries that match and returns them.
