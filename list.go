@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/store"
 )
@@ -88,26 +87,16 @@ func printTable(w *os.File, rows []listed) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	colours := map[string]string{"orphan": "\x1b[31m", "unknown": "\x1b[33m"}
-	if !isTerminal(w) {
-		colours = nil
-	}
+	colours := map[string]string{"orphan": red, "unknown": yellow}
 	for i, line := range slices.Collect(strings.Lines(aligned.String())) {
-		if i > 0 && colours[rows[i-1].State] != "" {
-			line = colours[rows[i-1].State] + strings.TrimSuffix(line, "\n") + "\x1b[0m\n"
+		if i > 0 {
+			line = paint(w, colours[rows[i-1].State], strings.TrimSuffix(line, "\n")) + "\n"
 		}
 		if _, err := io.WriteString(w, line); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// isTerminal tells whether there is somebody to show colours to (see also
-// no-color.org).
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
 // shortAge is the age in its largest unit: 7s, 3m, 5h, 12d.

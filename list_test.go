@@ -8,11 +8,11 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/podman"
 )
 
 // Orphans stand out on a terminal, and nothing else than a terminal is sent colours.
-// (A pseudo-terminal whose session ends may drop what was written, so this one has
-// none: both its ends are ours.)
 func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 	need(t, systemLog.missing) // and so no /dev of our own
 	rows := []listed{{Project: "a", State: "orphan"}, {Project: "b", State: "unknown"}, {Project: "c", State: "live"}}
@@ -27,18 +27,8 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("TERM", row.term)
 			t.Setenv("NO_COLOR", row.noColor)
-			control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-			must(t, err)
-			defer control.Close()
-			must(t, unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0))
-			number, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
-			must(t, err)
-			terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-			must(t, err)
-			defer terminal.Close()
-
+			terminal, shown := openTerminal(t)
 			must(t, printTable(terminal, rows))
-			shown := bufio.NewReader(control)
 			for _, want := range row.want {
 				line, err := shown.ReadString('\n')
 				must(t, err)
@@ -49,4 +39,38 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAFindingsMarkIsColouredOnATerminal(t *testing.T) {
+	need(t, systemLog.missing)
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
+	terminal, shown := openTerminal(t)
+	for state, want := range map[podman.State]string{
+		podman.OK: "\x1b[32m✓\x1b[0m lock: free\r\n", podman.Warning: "\x1b[33m!\x1b[0m lock: free\r\n",
+		podman.Broken: "\x1b[31m✗\x1b[0m lock: free\r\n", podman.Mended: "\x1b[32m✓\x1b[0m lock: free\r\n",
+	} {
+		printFinding(terminal, podman.Finding{Check: "lock", State: state, Text: "free"})
+		line, err := shown.ReadString('\n')
+		must(t, err)
+		if line != want {
+			t.Errorf("%s: the line is %q, want %q", state, line, want)
+		}
+	}
+}
+
+// openTerminal returns a terminal and what it shows. (A pseudo-terminal whose session
+// ends may drop what was written, so this one has none: both its ends are ours.)
+func openTerminal(t *testing.T) (terminal *os.File, shown *bufio.Reader) {
+	t.Helper()
+	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { control.Close() })
+	must(t, unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { terminal.Close() })
+	return terminal, bufio.NewReader(control)
 }

@@ -138,6 +138,12 @@ func run(args []string) int {
 				Flags:  []cli.Flag{dryRunFlag()},
 				Action: named(uninstall),
 			},
+			{
+				Name: "doctor", Category: "For administrators",
+				Usage:  "check everything between podman and the gate; exit status 1 if something is broken",
+				Flags:  doctorFlags(),
+				Action: named(doctor),
+			},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -1,0 +1,89 @@
+// The doctor command: what is wrong between podman and the gate, and what mends it.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/podman"
+)
+
+func doctorFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it; default: as installed"},
+		&cli.StringFlag{Name: "gate-user", Usage: "check that the gate's `user` can read the token file"},
+		&cli.StringFlag{Name: "project", Usage: "the project `P` that the probe container asks for"},
+		&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
+		&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; default: none, it borrows this machine's programs"},
+		&cli.BoolFlag{Name: "repair", Usage: "mend what is safe to mend; a corrupt token file is set aside"},
+		&cli.BoolFlag{Name: "json", Usage: "for programs"},
+	}
+}
+
+func doctor(c *cli.Context) error {
+	place, err := place()
+	if err != nil {
+		return err
+	}
+	d := podman.Doctor{
+		Place: place, GateURL: c.String("gate-url"), GateUser: c.String("gate-user"),
+		Project: c.String("project"), Network: c.String("network"), Image: c.String("image"), Repair: c.Bool("repair"),
+		TokenFile: c.String("token-file"), LogFile: c.String("log-file"),
+	}
+	for _, path := range []*string{&d.TokenFile, &d.LogFile} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	if d.Binary, err = os.Executable(); err != nil {
+		return err
+	}
+	findings := []podman.Finding{}
+	broken := 0
+	d.Examine(c.Context, func(f podman.Finding) {
+		f.Text, f.Remedy = oneLine(f.Text), oneLine(f.Remedy)
+		if f.State == podman.Broken {
+			broken++
+		}
+		findings = append(findings, f)
+		if !c.Bool("json") {
+			printFinding(os.Stdout, f) // at once: a probe takes its time
+		}
+	})
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(findings, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(out, '\n'))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if broken > 0 {
+		return fmt.Errorf("broken: %d", broken)
+	}
+	return nil
+}
+
+// printFinding prints a line: a mark, the finding, and what mends it.
+func printFinding(w *os.File, f podman.Finding) {
+	mark := paint(w, green, "✓")
+	switch f.State {
+	case podman.Warning:
+		mark = paint(w, yellow, "!")
+	case podman.Broken:
+		mark = paint(w, red, "✗")
+	}
+	if f.Remedy != "" {
+		f.Text += " → " + f.Remedy
+	}
+	fmt.Fprintf(w, "%s %s: %s\n", mark, f.Check, f.Text)
+}

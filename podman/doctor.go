@@ -1,0 +1,198 @@
+// What doctor checks: everything between podman and the gate.
+
+package podman
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// State is how a check turned out.
+type State string
+
+const (
+	OK      State = "ok"
+	Warning State = "warning" // works, but not as it should
+	Broken  State = "broken"
+	Mended  State = "mended" // was broken or a warning until now
+)
+
+// Finding is what a check found. A check can have several.
+type Finding struct {
+	Check  string `json:"check"`
+	State  State  `json:"state"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"` // what mends it
+}
+
+// Doctor examines an installation as one user, root or another, has it.
+type Doctor struct {
+	Place     Place
+	Binary    string // absolute path of terok-gate-hook
+	TokenFile string // empty: what the definitions name, or else the default
+	LogFile   string // empty: what the definitions name
+	GateURL   string // empty: what the definitions name
+	GateUser  string // the user that the gate server runs as; empty: not checked
+	Project   string // the probe's; empty: one that the definitions admit
+	Network   string // the probe's, as podman run --network takes it; empty: podman's default
+	Image     string // the probe's; empty: an empty one that borrows the host's programs
+	Repair    bool   // mend what is safe to mend
+}
+
+// Examine makes every check that makes sense here, and reports what each finds. It
+// starts containers that do nothing, and changes nothing but what it is told to repair.
+func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
+	e := examination{Doctor: d, ctx: ctx, report: report}
+	e.kernel()
+	hasPodman := e.podman()
+	if hasPodman {
+		if d.Place.User {
+			e.userNamespaces()
+		}
+		e.hooks()
+		e.containers()
+	}
+	if e.LogFile == "" {
+		e.LogFile = e.flag("--log-file")
+	}
+	if e.GateURL == "" {
+		e.GateURL = e.flag("--gate-url")
+	}
+	if err := e.chooseTokenFile(); err != nil {
+		e.broken("token-file", err.Error(), "--token-file F")
+	} else {
+		e.tokenFile()
+		e.lock()
+		e.leftovers()
+		e.orphans()
+		if d.GateUser != "" {
+			e.gateUser()
+		}
+	}
+	e.service()
+	e.log()
+	if hasPodman && e.registered("prestart") != nil {
+		e.probe()
+	}
+}
+
+// examination is one run of a doctor, with what it has learnt so far.
+type examination struct {
+	Doctor
+	ctx         context.Context
+	report      func(Finding)
+	definitions []registered
+	tokens      store.File
+}
+
+func (e *examination) ok(check, text string) {
+	e.report(Finding{Check: check, State: OK, Text: text})
+}
+
+func (e *examination) warn(check, text, remedy string) {
+	e.report(Finding{Check: check, State: Warning, Text: text, Remedy: remedy})
+}
+
+func (e *examination) broken(check, text, remedy string) {
+	e.report(Finding{Check: check, State: Broken, Text: text, Remedy: remedy})
+}
+
+// mend reports a finding that repair can mend, mended or not.
+func (e *examination) mend(check string, state State, text, remedy string, repair func() (done string, err error)) {
+	if !e.Repair {
+		e.report(Finding{Check: check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})
+		return
+	}
+	done, err := repair()
+	if err != nil {
+		e.broken(check, fmt.Sprintf("%s: not mended: %v", text, err), remedy)
+		return
+	}
+	e.report(Finding{Check: check, State: Mended, Text: text + ": " + done})
+}
+
+func (e *examination) kernel() {
+	var name unix.Utsname
+	_ = unix.Uname(&name) // fails for a bad address only (uname(2))
+	release := "Linux " + unix.ByteSliceToString(name.Release[:])
+	// Asked without a mount: a kernel that knows the call has other objections.
+	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
+		e.broken("kernel", release+" cannot mount a folder into a container: it has no mount_setattr(2)", "use Linux 5.12 or later")
+		return
+	}
+	e.ok("kernel", release)
+}
+
+func (e *examination) podman() bool {
+	major, minor, err := Version(e.ctx)
+	if errors.Is(err, exec.ErrNotFound) {
+		e.broken("podman", "podman is not installed, or not in PATH", "install podman, and crun or runc")
+		return false
+	}
+	if err != nil {
+		e.broken("podman", err.Error(), "mend podman first: podman version")
+		return false
+	}
+	e.ok("podman", fmt.Sprintf("podman %d.%d", major, minor))
+	return true
+}
+
+// userNamespaces asks podman for what a rootless engine cannot do without. Without
+// subordinate ids podman makes do with one user, and most images do not.
+func (e *examination) userNamespaces() {
+	const check = "user-namespaces"
+	uids, err := e.command("podman", "unshare", "cat", "/proc/self/uid_map")
+	if err != nil {
+		remedy := "see podman-unshare(1)"
+		for setting, off := range map[string]string{"user.max_user_namespaces": "0", "kernel.unprivileged_userns_clone": "0"} {
+			value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(setting, ".", "/"))
+			if err == nil && strings.TrimSpace(string(value)) == off {
+				remedy = fmt.Sprintf("sysctl %s is %s: set it in /etc/sysctl.d", setting, off)
+			}
+		}
+		e.broken(check, "podman has no user namespace: "+err.Error(), remedy)
+		return
+	}
+	if strings.Count(uids, "\n") < 2 {
+		e.broken(check, "your user has no subordinate ids (subuid(5), subgid(5), newuidmap(1))",
+			"install uidmap (Debian) or shadow-utils, then as root usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, then podman system migrate")
+		return
+	}
+	e.ok(check, "user namespaces and subordinate ids")
+}
+
+// service tells whether orphans die at once.
+func (e *examination) service() {
+	const check = "service"
+	if !e.Place.Systemd {
+		e.ok(check, "no systemd here to run reap --watch: an orphan's token goes with the next hook of any container")
+		return
+	}
+	if err := e.Place.systemctl(e.ctx, "is-active", unitName); err != nil {
+		e.warn(check, unitName+" does not run: an orphan's token lives until the next hook of any container",
+			"terok-gate-hook install, or systemctl status "+unitName)
+		return
+	}
+	if e.Place.User && !Lingers() {
+		e.warn(check, unitName+" ends when you log out", "loginctl enable-linger")
+		return
+	}
+	e.ok(check, unitName+" runs")
+}
+
+// command runs a program and returns what it writes to standard output.
+func (e *examination) command(name string, args ...string) (string, error) {
+	out, err := exec.CommandContext(e.ctx, name, args...).Output()
+	if err != nil {
+		err = commandError(err)
+	}
+	return string(out), err
+}

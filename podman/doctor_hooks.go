@@ -1,0 +1,248 @@
+// Whether the hooks are registered, and will stay so.
+
+package podman
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// registered is a hook definition of ours that podman reads.
+type registered struct {
+	path string
+	definition
+}
+
+// flag returns what the definition gives the flag, empty if it does not.
+func (r registered) flag(name string) string {
+	if values := r.flags(name); len(values) > 0 {
+		return values[len(values)-1]
+	}
+	return ""
+}
+
+func (r registered) flags(name string) (values []string) {
+	for i, arg := range r.Hook.Args {
+		if arg == name && i+1 < len(r.Hook.Args) {
+			values = append(values, r.Hook.Args[i+1])
+		} else if value, ok := strings.CutPrefix(arg, name+"="); ok {
+			values = append(values, value)
+		}
+	}
+	return values
+}
+
+// flag returns what the prestart definition gives the flag, or else another one.
+func (e *examination) flag(name string) string {
+	if d := e.registered("prestart"); d != nil && d.flag(name) != "" {
+		return d.flag(name)
+	}
+	for _, d := range e.definitions {
+		if value := d.flag(name); value != "" {
+			return value
+		}
+	}
+	return ""
+}
+
+// registered returns the definition for the stage, nil if there is none.
+func (e *examination) registered(stage string) *registered {
+	for i, d := range e.definitions {
+		if slices.Contains(d.Stages, stage) || stage == "prestart" && slices.Contains(d.Stages, "createRuntime") {
+			return &e.definitions[i]
+		}
+	}
+	return nil
+}
+
+// definitionsIn returns our definitions in these folders. As with podman, a later one
+// replaces an earlier one of the same name.
+func definitionsIn(dirs []string) []registered {
+	byName := map[string]registered{}
+	for _, dir := range dirs {
+		paths, _ := filepath.Glob(filepath.Join(dir, "*.json"))
+		for _, path := range paths {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				continue // podman says so, and starts no container
+			}
+			d := registered{path: path}
+			_ = json.Unmarshal(content, &d.definition)
+			byName[filepath.Base(path)] = d
+		}
+	}
+	var ours []registered
+	for _, d := range byName {
+		if filepath.Base(d.Hook.Path) == binary || len(d.Hook.Args) > 0 && filepath.Base(d.Hook.Args[0]) == binary {
+			ours = append(ours, d)
+		}
+	}
+	slices.SortFunc(ours, func(a, b registered) int { return strings.Compare(a.path, b.path) })
+	return ours
+}
+
+// hooks asks podman which definitions it reads.
+func (e *examination) hooks() {
+	const check, remedy = "hooks", "terok-gate-hook install"
+	dirs, err := HookDirs(e.ctx)
+	if err != nil {
+		e.broken(check, err.Error(), "see that podman runs containers at all")
+		return
+	}
+	e.definitions = definitionsIn(dirs)
+	reads := "podman reads " + strings.Join(dirs, " and ")
+	if len(e.definitions) == 0 {
+		for _, idle := range definitionsIn([]string{SystemPlace().Hooks, e.Place.Hooks}) {
+			e.broken(check, fmt.Sprintf("%s is not in force: %s", idle.path, reads), remedy+", or add its folder to hooks_dir in containers.conf")
+			return
+		}
+		e.broken(check, "no hook is registered: "+reads, remedy)
+		return
+	}
+	complete := true
+	for _, stage := range []string{"prestart", "poststop"} {
+		if e.registered(stage) == nil {
+			complete = false
+			e.broken(check, fmt.Sprintf("no definition for %s: %s", stage, reads), remedy)
+		}
+	}
+	if e.registered("precreate") == nil {
+		complete = false
+		e.warn(check, "no definition for precreate: git works only where gate.env was sourced", remedy)
+	}
+	seen := map[string]string{}
+	for _, d := range e.definitions {
+		for _, stage := range d.Stages {
+			if seen[stage] != "" {
+				complete = false
+				e.broken(check, fmt.Sprintf("%s runs twice: %s and %s", stage, seen[stage], d.path), "remove one of the two")
+			}
+			seen[stage] = d.path
+		}
+	}
+	if complete {
+		e.ok(check, "registered: "+reads)
+	}
+	for _, d := range e.definitions {
+		e.definition(d)
+	}
+	major, minor, err := Version(e.ctx)
+	if d := e.registered("prestart"); err == nil && d != nil && ImagesAnnotate(major, minor) && len(d.flags("--allow-project")) == 0 {
+		e.broken(check, fmt.Sprintf("with podman %d.%d, whoever builds an image can choose the project", major, minor), remedy+" --allow-project PATTERN")
+	}
+}
+
+// definition checks what one definition runs.
+func (e *examination) definition(d registered) {
+	const check, remedy = "definition", "terok-gate-hook install"
+	runs := fmt.Sprintf("%s runs %s", d.path, d.Hook.Path)
+	info, err := os.Stat(d.Hook.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.broken(check, runs+", which is not there", remedy)
+		return
+	case err != nil:
+		e.broken(check, fmt.Sprintf("%s: %v", d.path, err), remedy)
+		return
+	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		e.broken(check, runs+", which is no program", remedy)
+		return
+	}
+	for _, path := range []string{d.path, d.Hook.Path} {
+		if who := writers(path); who != "" {
+			e.broken(check, fmt.Sprintf("%s can change %s, which podman runs for you", who, path), "chown and chmod go-w, the folder too")
+			return
+		}
+	}
+	if same, err := sameContent(d.Hook.Path, e.Binary); err != nil {
+		e.broken(check, fmt.Sprintf("%s: %v", d.path, err), remedy)
+		return
+	} else if !same {
+		e.warn(check, runs+", which is another version than "+e.Binary, remedy)
+		return
+	}
+	if slices.Contains(d.Stages, "precreate") {
+		e.ok(check, runs)
+		return
+	}
+	file := d.flag("--token-file")
+	switch {
+	case file == "" && e.Place.User:
+		e.broken(check, d.path+" names no token file, and a rootless engine's hook has no default", remedy)
+	case file != "" && e.TokenFile != "" && filepath.Clean(file) != filepath.Clean(e.TokenFile):
+		e.broken(check, fmt.Sprintf("%s keeps its tokens in %s, not in %s", d.path, file, e.TokenFile), remedy)
+	default:
+		e.ok(check, runs)
+	}
+}
+
+// writers says who beside root and us can change the file or replace it; empty for
+// nobody.
+func writers(path string) string {
+	for _, path := range []string{path, filepath.Dir(path)} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return ""
+		}
+		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
+			return "user " + userName(owner)
+		}
+		if info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return "everybody"
+		}
+	}
+	return ""
+}
+
+func sameContent(a, b string) (bool, error) {
+	contentA, err := os.ReadFile(a)
+	if err != nil {
+		return false, err
+	}
+	contentB, err := os.ReadFile(b)
+	return bytes.Equal(contentA, contentB), err
+}
+
+// containers looks for those that were made with --hooks-dir on podman's command
+// line, which podman forgets at a restart.
+func (e *examination) containers() {
+	const check = "containers"
+	ids, err := e.command("podman", "ps", "--all", "--quiet", "--no-trunc")
+	if err != nil {
+		e.broken(check, "podman ps: "+err.Error(), "mend podman first")
+		return
+	}
+	if strings.TrimSpace(ids) == "" {
+		return
+	}
+	// One that went away in between is an error, and no less of an answer for the rest.
+	out, err := e.command("podman", append([]string{"container", "inspect"}, strings.Fields(ids)...)...)
+	var all []struct {
+		Name   string
+		Config struct {
+			Annotations   map[string]string
+			CreateCommand []string
+		}
+	}
+	if jsonErr := json.Unmarshal([]byte(out), &all); jsonErr != nil {
+		e.broken(check, fmt.Sprintf("podman container inspect: %v", errors.Join(err, jsonErr)), "mend podman first")
+		return
+	}
+	for _, c := range all {
+		var made registered
+		made.Hook.Args = c.Config.CreateCommand
+		dirs := made.flags("--hooks-dir")
+		if len(dirs) > 0 && e.registered("prestart") == nil && len(definitionsIn(dirs)) > 0 {
+			e.broken(check, fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
+				"terok-gate-hook install, or hooks_dir in containers.conf")
+		}
+	}
+}

@@ -1,0 +1,66 @@
+// What the hooks themselves complained about last.
+
+package podman
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// log looks for hooks that refused or failed within the last day.
+func (e *examination) log() {
+	const check = "log"
+	if e.LogFile == "" {
+		e.ok(check, "no log file; what the hooks say is in journalctl -t terok-gate-hook")
+		return
+	}
+	file, err := os.OpenFile(e.LogFile, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a fifo
+	if errors.Is(err, fs.ErrNotExist) {
+		e.ok(check, e.LogFile+" is not there yet")
+		return
+	}
+	if err != nil {
+		e.broken(check, err.Error(), "see its owner and mode: the hooks run as you")
+		return
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		e.broken(check, e.LogFile+" is not a regular file", "name another one: terok-gate-hook --log-file F install")
+		return
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		e.warn(check, fmt.Sprintf("%s has mode %04o: others can see who works on what", e.LogFile, mode), "chmod 0600 "+e.LogFile)
+	}
+	const tail = 1 << 20
+	_, _ = file.Seek(max(0, info.Size()-tail), io.SeekStart)
+	type event struct {
+		Time                    time.Time
+		Event, Container, Error string
+	}
+	var count int
+	var last event
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, tail)
+	for lines.Scan() {
+		var ev event
+		if json.Unmarshal(lines.Bytes(), &ev) == nil && (ev.Event == "refused" || ev.Event == "failed") && time.Since(ev.Time) < 24*time.Hour {
+			count++
+			last = ev
+		}
+	}
+	if count == 0 {
+		e.ok(check, e.LogFile+": no hook refused or failed within a day")
+		return
+	}
+	e.warn(check, fmt.Sprintf("%d hooks refused or failed within a day, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
+		"the others: grep -E 'refused|failed' "+e.LogFile)
+}

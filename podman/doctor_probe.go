@@ -1,0 +1,204 @@
+// A container that does nothing but try the hooks, and the gate if its URL is known.
+
+package podman
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/store"
+)
+
+const (
+	probeName = "terok-gate-doctor-"
+	probeTask = "terok-gate-doctor"
+)
+
+// probeScript says what the container's process sees, a line each. Its arguments are
+// the folder with gate.env and the repository, empty if that is not to be tried. git
+// gets the token from a credential helper too, so that it is tried even where the
+// hooks do not know this gate.
+const probeScript = `
+[ -r "$1/gate.env" ] || exit 0
+echo env
+[ -z "$TEROK_GATE_ENV" ] || echo pointers
+[ -n "$2" ] || exit 0
+command -v git >/dev/null || { echo no git; exit 0; }
+export HOME=/ GIT_TERMINAL_PROMPT=0
+helper="!. $1/gate.env; echo username=\$TEROK_GATE_TOKEN; echo password="
+if said=$(git -c credential.helper= -c credential.helper="$helper" ls-remote -q "$2" 2>&1); then
+	echo gate
+else
+	echo "$said" | tail -n 1
+fi
+`
+
+// probe starts a container as a user of the hooks would.
+func (e *examination) probe() {
+	const check = "probe"
+	prestart := e.registered("prestart")
+	project := e.probeProject(prestart.flags("--allow-project"))
+	if project == "" {
+		e.warn(check, "not tried: it takes a project that the hooks admit", "doctor --project P")
+		return
+	}
+	folder, err := os.MkdirTemp("", probeName)
+	if err != nil {
+		e.broken(check, err.Error(), "TMPDIR must name a folder that you can write to")
+		return
+	}
+	defer os.RemoveAll(folder)
+	idFile := filepath.Join(folder, "id")
+	mountPath := hook.MountPath
+	if given := prestart.flag("--mount-path"); given != "" {
+		mountPath = given
+	}
+	annotation := func(flag, name, value string) string {
+		if given := prestart.flag(flag); given != "" {
+			name = given
+		}
+		return "--annotation=" + name + "=" + value
+	}
+	args := []string{
+		"run", "--rm", "--name", probeName + rand.Text()[:8], "--cidfile", idFile, "--timeout", "60",
+		annotation("--project-annotation", hook.ProjectAnnotation, project),
+		annotation("--task-annotation", hook.TaskAnnotation, probeTask),
+	}
+	repository := ""
+	if e.GateURL != "" {
+		repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
+	}
+	switch {
+	case e.Network != "":
+		args = append(args, "--network", e.Network)
+	case repository == "":
+		args = append(args, "--network", "none")
+	}
+	if e.Image != "" {
+		args = append(args, "--entrypoint", "", e.Image)
+	} else {
+		rootfs, err := hostPrograms(filepath.Join(folder, "rootfs"))
+		if err != nil {
+			e.broken(check, err.Error(), "doctor --image IMAGE")
+			return
+		}
+		args = append(args, rootfs...)
+	}
+	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, repository)...)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	saw := func(line string) bool { return slices.Contains(lines, line) }
+	switch {
+	case err != nil && !saw("env"):
+		e.broken(check, "a container with annotations does not start: "+err.Error(), "the reason is in journalctl -t terok-gate-hook, or in the log file")
+		return
+	case !saw("env"):
+		e.broken(check, fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), "terok-gate-hook install")
+		return
+	case e.registered("precreate") != nil && !saw("pointers"):
+		e.broken(check, "the precreate hook does not run", "terok-gate-hook install")
+		return
+	}
+	if left := e.tokensOf(idFile); left > 0 {
+		e.broken(check, "the container is gone and its token is not: the poststop hook does not run", "terok-gate-hook install; terok-gate-hook reap")
+		return
+	}
+	e.ok(check, "a container gets its token and loses it")
+	if repository == "" {
+		return
+	}
+	switch last := lines[len(lines)-1]; {
+	case saw("gate"):
+		e.ok("gate", repository+" can be read from a container, with a fresh token")
+	case saw("no git"):
+		e.warn("gate", "not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
+	case err != nil:
+		e.broken("gate", fmt.Sprintf("%s: no answer in a minute, from a container", repository), gateRemedy)
+	default:
+		e.broken("gate", fmt.Sprintf("%s, from a container with a fresh token: %s", repository, last), gateRemedy+e.readsRemedy())
+	}
+}
+
+const gateRemedy = "start the gate where containers reach it (README, “How a container reaches a gate”), or choose: doctor --network, --project"
+
+func (e *examination) readsRemedy() string { return "; it must read " + e.TokenFile }
+
+// probeProject returns a project that the patterns admit, best one that there is.
+func (e *examination) probeProject(patterns []string) string {
+	if e.Project != "" {
+		return e.Project
+	}
+	var candidates []string
+	if entries, err := e.tokens.Entries(); err == nil {
+		for _, entry := range entries {
+			candidates = append(candidates, entry.Project)
+		}
+	}
+	for _, pattern := range patterns {
+		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
+	}
+	for _, project := range append(candidates, probeTask) {
+		admits := func(pattern string) bool { ok, _ := path.Match(pattern, project); return ok }
+		if store.ValidName(project) == nil && (len(patterns) == 0 || slices.ContainsFunc(patterns, admits)) {
+			return project
+		}
+	}
+	return ""
+}
+
+// tokensOf counts the tokens of the container whose id is in the file.
+func (e *examination) tokensOf(idFile string) (n int) {
+	id, err := os.ReadFile(idFile)
+	if err != nil {
+		return 0
+	}
+	entries, err := e.tokens.Entries()
+	if err != nil {
+		return 0
+	}
+	for _, entry := range entries {
+		if entry.Container == strings.TrimSpace(string(id)) {
+			n++
+		}
+	}
+	return n
+}
+
+// hostPrograms makes a root file system that has the host's programs, read-only, and
+// nothing else of it, and returns podman run's arguments for it. (All of the host as
+// --rootfs /:O is not to be had rootless, podman 4.3.1.)
+func hostPrograms(rootfs string) (args []string, err error) {
+	args = []string{"--security-opt", "label=disable"} // SELinux labels nothing here for a container
+	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "etc/alternatives", "etc/ssl", "etc/pki", "etc/crypto-policies"} {
+		there, here := "/"+name, filepath.Join(rootfs, name)
+		info, err := os.Lstat(there)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(filepath.Dir(here), 0o755); err != nil {
+			return nil, err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			args = append(args, "--volume", there+":"+there+":ro")
+			continue
+		}
+		target, err := os.Readlink(there)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.Symlink(target, here); err != nil {
+			return nil, err
+		}
+	}
+	return append(args, "--rootfs", rootfs), nil
+}

@@ -1,0 +1,339 @@
+package podman
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// What doctor finds without podman: the token file, its lock, the log, the kernel.
+// What it finds with podman is tested with podman (e2e).
+
+const grant = `{"project": "demo", "task": "1"}`
+
+// patient is a healthy token file and log file, for a test to do something to.
+type patient struct{ folder, tokens, log string }
+
+func newPatient(t *testing.T) patient {
+	t.Helper()
+	folder := filepath.Join(t.TempDir(), "gate")
+	p := patient{folder, filepath.Join(folder, "tokens.json"), filepath.Join(folder, "log")}
+	must(t, os.Mkdir(folder, 0o700))
+	p.write(t, `{"terok-g-0123456789abcdef0123456789abcdef": `+grant+`}`)
+	return p
+}
+
+func (p patient) write(t *testing.T, content string) {
+	t.Helper()
+	must(t, os.WriteFile(p.tokens, []byte(content), 0o600))
+}
+
+// examine returns what doctor finds where there is no podman.
+func (p patient) examine(t *testing.T, change func(*Doctor)) []Finding {
+	t.Helper()
+	here := os.Getenv("PATH")
+	bin := t.TempDir()
+	test, err := exec.LookPath("test")
+	must(t, err)
+	must(t, os.Symlink(test, filepath.Join(bin, "test")))
+	t.Setenv("PATH", bin)
+	defer t.Setenv("PATH", here)
+	d := Doctor{TokenFile: p.tokens, LogFile: p.log, Binary: "/nothing"}
+	if change != nil {
+		change(&d)
+	}
+	var findings []Finding
+	d.Examine(t.Context(), func(f Finding) { findings = append(findings, f) })
+	return findings
+}
+
+// finds fails the test unless there is such a finding.
+func finds(t *testing.T, findings []Finding, check string, state State, text string) {
+	t.Helper()
+	for _, f := range findings {
+		if f.Check == check && f.State == state && strings.Contains(f.Text, text) {
+			if f.Remedy == "" && (state == Broken || state == Warning) {
+				t.Errorf("%+v names no remedy", f)
+			}
+			return
+		}
+	}
+	t.Errorf("no finding %s, %s, %q among\n%+v", check, state, text, findings)
+}
+
+func TestDoctorHasNothingToSayAgainstAHealthyTokenFile(t *testing.T) {
+	p := newPatient(t)
+	for _, f := range p.examine(t, nil) {
+		if (f.State != OK || f.Remedy != "") != (f.Check == "podman") {
+			t.Errorf("%+v", f)
+		}
+	}
+	must(t, os.Remove(p.tokens))
+	finds(t, p.examine(t, nil), "token-file", OK, "not there yet")
+	must(t, os.Remove(p.folder))
+	finds(t, p.examine(t, nil), "token-file", OK, "not there yet")
+}
+
+func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		make  func(t *testing.T, p patient)
+		check string
+		state State
+		text  string
+	}{
+		{"corrupt", func(t *testing.T, p patient) { p.write(t, "{]") }, "token-file", Broken, "not a JSON object: byte 2"},
+		{"a folder in its place", func(t *testing.T, p patient) {
+			must(t, os.Remove(p.tokens))
+			must(t, os.Mkdir(p.tokens, 0o700))
+		}, "token-file", Broken, "not a regular file"},
+		{"readable to others", func(t *testing.T, p patient) { must(t, os.Chmod(p.tokens, 0o604)) }, "token-file", Broken, "mode 0604"},
+		{"in a folder that everybody may write to", func(t *testing.T, p patient) { must(t, os.Chmod(p.folder, 0o707)) },
+			"token-file", Broken, "everybody can write to folder"},
+		{"below a file", func(t *testing.T, p patient) {
+			must(t, os.RemoveAll(p.folder))
+			must(t, os.WriteFile(p.folder, nil, 0o600))
+		}, "token-file", Broken, "is not a folder"},
+		{"a process that holds the lock", func(t *testing.T, p patient) {
+			lock, err := os.OpenFile(p.tokens+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+			must(t, err)
+			t.Cleanup(func() { lock.Close() })
+			must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+		}, "lock", Broken, fmt.Sprintf("held for more than 2s by process %d (%q)", os.Getpid(), comm(t))},
+		{"an orphan", func(t *testing.T, p patient) { orphan(t, p) }, "orphans", Warning, "1 tokens whose container is dead"},
+		{"what a killed writer left", func(t *testing.T, p patient) {
+			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
+		}, "leftovers", Warning, "left by a writer that was killed"},
+		{"a log that others may read", func(t *testing.T, p patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", Warning, "mode 0644"},
+		{"hooks that refused and failed", func(t *testing.T, p patient) {
+			now := time.Now().UTC().Format(time.RFC3339Nano)
+			must(t, os.WriteFile(p.log, []byte(`{"time":"2020-01-01T00:00:00Z","event":"failed","error":"long ago"}
+{"time":"`+now+`","event":"refused","error":"not this project"}
+{"time":"`+now+`","event":"issued"}
+{"time":"`+now+`","event":"failed","error":"no such luck"}
+`), 0o600))
+		}, "log", Warning, "2 hooks refused or failed within a day, the last one "},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p := newPatient(t)
+			row.make(t, p)
+			finds(t, p.examine(t, nil), row.check, row.state, row.text)
+		})
+	}
+}
+
+func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
+	needRoot(t)
+	const nobody = 65534
+	p := newPatient(t)
+	must(t, os.Chown(p.tokens, nobody, -1))
+	finds(t, p.examine(t, nil), "token-file", Warning, "belongs to user nobody")
+	must(t, os.Chown(p.folder, nobody, -1))
+	finds(t, p.examine(t, nil), "token-file", Broken, "belongs to user nobody, who can put another token file there")
+	// To the gate's user it may belong.
+	findings := p.examine(t, func(d *Doctor) { d.GateUser = "nobody" })
+	finds(t, findings, "token-file", OK, "1 tokens")
+}
+
+func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
+	needRoot(t)
+	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
+	p := newPatient(t)
+	for dir := filepath.Dir(p.folder); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o711))
+	}
+	finds(t, p.examine(t, asNobody), "gate-user", Broken, "user nobody cannot read "+p.tokens)
+	must(t, os.Chmod(p.folder, 0o711))
+	finds(t, p.examine(t, asNobody), "gate-user", Broken, "user nobody cannot read")
+	must(t, os.Chmod(p.tokens, 0o640))
+	must(t, os.Chown(p.tokens, 0, 65534)) // its group
+	finds(t, p.examine(t, asNobody), "gate-user", OK, "user nobody can read")
+	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
+}
+
+func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
+	repair := func(d *Doctor) { d.Repair = true }
+	p := newPatient(t)
+	orphan(t, p)
+	leftover := filepath.Join(p.folder, ".tokens.json.terok-gate-hook")
+	must(t, os.WriteFile(leftover, nil, 0o600))
+	findings := p.examine(t, repair)
+	finds(t, findings, "orphans", Mended, "revoked 1")
+	finds(t, findings, "leftovers", Mended, "removed")
+	if _, err := os.Lstat(leftover); err == nil {
+		t.Error("what the killed writer left is still there")
+	}
+	entries, err := store.File{Path: p.tokens}.Entries()
+	if err != nil || len(entries) != 1 || entries[0].Project != "demo" {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+
+	p.write(t, "not tokens")
+	finds(t, p.examine(t, repair), "token-file", Mended, "set aside as "+p.tokens+".corrupt-")
+	aside, _ := filepath.Glob(p.tokens + ".corrupt-*")
+	if len(aside) != 1 {
+		t.Fatalf("set aside: %q", aside)
+	}
+	if content, err := os.ReadFile(aside[0]); err != nil || string(content) != "not tokens" {
+		t.Errorf("set aside is %q, %v", content, err)
+	}
+	finds(t, p.examine(t, repair), "token-file", OK, "not there yet")
+}
+
+// A real network file system, as far as the kernel is concerned: sshfs, with the
+// server at the other end of a pipe.
+func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
+	needRoot(t)
+	server := "/usr/lib/openssh/sftp-server"
+	for _, program := range []string{"sshfs", server, "fusermount3"} {
+		if _, err := exec.LookPath(program); err != nil {
+			cannot(t, program+" is not installed")
+		}
+	}
+	p := newPatient(t)
+	mountPoint := t.TempDir()
+	fs, sftp := exec.Command("sshfs", "-f", "-o", "passive", ":"+p.folder, mountPoint), exec.Command(server)
+	sftp.Stdin, fs.Stdout = pipe(t)
+	fs.Stdin, sftp.Stdout = pipe(t)
+	must(t, sftp.Start())
+	must(t, fs.Start())
+	t.Cleanup(func() {
+		if out, err := exec.Command("fusermount3", "-u", mountPoint).CombinedOutput(); err != nil {
+			t.Errorf("unmount: %v: %s", err, out)
+		}
+		fs.Wait()
+		sftp.Process.Kill()
+		sftp.Wait()
+	})
+	onNetwork := patient{mountPoint, filepath.Join(mountPoint, "tokens.json"), p.log}
+	for end := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		if _, err := os.Stat(onNetwork.tokens); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("waited in vain for sshfs")
+		}
+	}
+	finds(t, onNetwork.examine(t, nil), "token-file", Broken, "network file system (fuse.sshfs at "+mountPoint+")")
+}
+
+func pipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	must(t, err)
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return r, w
+}
+
+// A kernel before 5.12 does not know mount_setattr(2). This one is made to say so, to
+// a thread that ends with the test.
+func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
+	p := newPatient(t)
+	findings := make(chan []Finding)
+	errs := make(chan error, 1)
+	d := Doctor{TokenFile: p.tokens, Binary: "/nothing"}
+	go func() {
+		runtime.LockOSThread() // and never unlock it
+		if err := hideSyscall(unix.SYS_MOUNT_SETATTR); err != nil {
+			errs <- err
+			return
+		}
+		e := examination{Doctor: d, ctx: t.Context()}
+		var found []Finding
+		e.report = func(f Finding) { found = append(found, f) }
+		e.kernel()
+		findings <- found
+	}()
+	select {
+	case err := <-errs:
+		t.Fatal(err)
+	case found := <-findings:
+		finds(t, found, "kernel", Broken, "it has no mount_setattr(2)")
+	}
+}
+
+// hideSyscall has the kernel answer this thread ENOSYS (seccomp(2)).
+func hideSyscall(number uint32) error {
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: number, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// orphan adds a token whose process is dead.
+func orphan(t *testing.T, p patient) {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
+	must(t, cmd.Start())
+	process, err := store.ProcessOf(cmd.Process.Pid)
+	must(t, err)
+	token, err := store.NewToken()
+	must(t, err)
+	_, err = store.File{Path: p.tokens}.Issue(store.Entry{
+		Token: token, Grant: store.Grant{Project: "dead", Task: "1"}, Container: "c1", Process: process,
+	})
+	must(t, err)
+	must(t, cmd.Process.Kill())
+	cmd.Wait()
+}
+
+func comm(t *testing.T) string {
+	t.Helper()
+	name, err := os.ReadFile("/proc/self/comm")
+	must(t, err)
+	return strings.TrimSpace(string(name))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		cannot(t, "only root can do this")
+	}
+}
+
+// cannot skips the test, or fails it where nothing may be skipped.
+func cannot(t *testing.T, reason string) {
+	t.Helper()
+	if os.Getenv("TEROK_TEST_ALL") == "1" {
+		t.Fatalf("TEROK_TEST_ALL=1, but %s", reason)
+	}
+	t.Skip(reason)
+}
+
+func TestFindingsReadTheSameForPrograms(t *testing.T) {
+	got, err := json.Marshal([]Finding{{"lock", OK, "free", ""}, {"hooks", Broken, "none", "install"}})
+	must(t, err)
+	want := `[{"check":"lock","state":"ok","text":"free"},{"check":"hooks","state":"broken","text":"none","remedy":"install"}]`
+	if string(got) != want {
+		t.Errorf("%s", got)
+	}
+}
