@@ -234,14 +234,10 @@ func TestInstallOverwritesNobodysSettings(t *testing.T) {
 func TestInstallDemandsAllowProjectWhereImagesCanAnnotate(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
-		var major, minor int
-		if _, err := fmt.Sscanf(h.must(t, "podman version --format '{{.Client.Version}}' 2>/dev/null"), "%d.%d", &major, &minor); err != nil {
-			t.Fatal(err)
-		}
 		before := h.settings(t)
 		out, err := h.sh(h.install(t, "install --no-watch"))
-		if imagesAnnotate := major < 4 || major == 4 && minor < 6; imagesAnnotate != (err != nil) {
-			t.Errorf("with podman %d.%d install says %q, %v", major, minor, out, err)
+		if imagesAnnotate := imagesAnnotate(t, h); imagesAnnotate != (err != nil) {
+			t.Errorf("install says %q, %v", out, err)
 		} else if imagesAnnotate && (!strings.Contains(out, "--allow-project") || h.settings(t) != before) {
 			t.Errorf("install says %q or changes something", out)
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 
@@ -54,9 +53,6 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	e.kernel()
 	hasPodman := e.podman()
 	if hasPodman {
-		if d.Place.User {
-			e.userNamespaces()
-		}
 		e.hooks()
 		e.containers()
 	}
@@ -71,8 +67,8 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	} else {
 		e.tokenFile()
 		e.lock()
-		e.leftovers()
 		e.orphans()
+		e.leftovers()
 		if d.GateUser != "" {
 			e.gateUser()
 		}
@@ -87,10 +83,11 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 // examination is one run of a doctor, with what it has learnt so far.
 type examination struct {
 	Doctor
-	ctx         context.Context
-	report      func(Finding)
-	definitions []registered
-	tokens      store.File
+	ctx            context.Context
+	report         func(Finding)
+	imagesAnnotate bool
+	definitions    []registered
+	tokens         store.File
 }
 
 func (e *examination) ok(check, text string) {
@@ -131,42 +128,43 @@ func (e *examination) kernel() {
 	e.ok("kernel", release)
 }
 
+// podman tells whether there is a podman that works.
 func (e *examination) podman() bool {
+	const check = "podman"
+	if _, err := exec.LookPath("podman"); err != nil {
+		e.broken(check, "podman is not installed, or not in PATH", "install podman, and crun or runc")
+		return false
+	}
+	if e.Place.User && !e.userNamespaces() {
+		return false
+	}
 	major, minor, err := Version(e.ctx)
-	if errors.Is(err, exec.ErrNotFound) {
-		e.broken("podman", "podman is not installed, or not in PATH", "install podman, and crun or runc")
-		return false
-	}
 	if err != nil {
-		e.broken("podman", err.Error(), "mend podman first: podman version")
+		e.broken(check, err.Error(), "mend podman first: podman version")
 		return false
 	}
-	e.ok("podman", fmt.Sprintf("podman %d.%d", major, minor))
+	e.imagesAnnotate = ImagesAnnotate(major, minor)
+	e.ok(check, fmt.Sprintf("podman %d.%d", major, minor))
 	return true
 }
 
 // userNamespaces asks podman for what a rootless engine cannot do without. Without
 // subordinate ids podman makes do with one user, and most images do not.
-func (e *examination) userNamespaces() {
-	const check = "user-namespaces"
+func (e *examination) userNamespaces() bool {
+	const check, install = "user-namespaces", "install uidmap (Debian) or shadow-utils (Fedora)"
 	uids, err := e.command("podman", "unshare", "cat", "/proc/self/uid_map")
 	if err != nil {
-		remedy := "see podman-unshare(1)"
-		for setting, off := range map[string]string{"user.max_user_namespaces": "0", "kernel.unprivileged_userns_clone": "0"} {
-			value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(setting, ".", "/"))
-			if err == nil && strings.TrimSpace(string(value)) == off {
-				remedy = fmt.Sprintf("sysctl %s is %s: set it in /etc/sysctl.d", setting, off)
-			}
-		}
-		e.broken(check, "podman has no user namespace: "+err.Error(), remedy)
-		return
+		remedy := install + ", and see that user namespaces are allowed: sysctl -a | grep -e userns -e user_namespaces"
+		e.broken(check, "podman gets no user namespace: "+err.Error(), remedy)
+		return false
 	}
 	if strings.Count(uids, "\n") < 2 {
-		e.broken(check, "your user has no subordinate ids (subuid(5), subgid(5), newuidmap(1))",
-			"install uidmap (Debian) or shadow-utils, then as root usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, then podman system migrate")
-		return
+		e.broken(check, "your user has no subordinate ids (subuid(5), subgid(5))",
+			install+", then, as root, usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, and podman system migrate")
+		return true
 	}
 	e.ok(check, "user namespaces and subordinate ids")
+	return true
 }
 
 // service tells whether orphans die at once.

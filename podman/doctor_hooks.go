@@ -134,9 +134,8 @@ func (e *examination) hooks() {
 	for _, d := range e.definitions {
 		e.definition(d)
 	}
-	major, minor, err := Version(e.ctx)
-	if d := e.registered("prestart"); err == nil && d != nil && ImagesAnnotate(major, minor) && len(d.flags("--allow-project")) == 0 {
-		e.broken(check, fmt.Sprintf("with podman %d.%d, whoever builds an image can choose the project", major, minor), remedy+" --allow-project PATTERN")
+	if d := e.registered("prestart"); d != nil && e.imagesAnnotate && len(d.flags("--allow-project")) == 0 {
+		e.broken(check, "with this podman, whoever builds an image can choose the project", remedy+" --allow-project PATTERN")
 	}
 }
 

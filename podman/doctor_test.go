@@ -115,6 +115,11 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		{"what a killed writer left", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
+		{"an env file whose container has no token", func(t *testing.T, p patient) {
+			t.Setenv("XDG_RUNTIME_DIR", p.folder)
+			must(t, os.Mkdir(filepath.Join(p.folder, "terok"), 0o700))
+			must(t, os.WriteFile(filepath.Join(p.folder, "terok/c9.env"), nil, 0o600))
+		}, "leftovers", Warning, "/terok/c9.env"},
 		{"a log that others may read", func(t *testing.T, p patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", Warning, "mode 0644"},
 		{"hooks that refused and failed", func(t *testing.T, p patient) {
 			now := time.Now().UTC().Format(time.RFC3339Nano)
@@ -159,6 +164,9 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	must(t, os.Chmod(p.tokens, 0o640))
 	must(t, os.Chown(p.tokens, 0, 65534)) // its group
 	finds(t, p.examine(t, asNobody), "gate-user", OK, "user nobody can read")
+	must(t, os.Remove(p.tokens))
+	finds(t, p.examine(t, asNobody), "gate-user", Warning, "not there yet")
+	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "root" }), "gate-user", OK, "will belong to user root")
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
 
@@ -168,8 +176,14 @@ func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 	orphan(t, p)
 	leftover := filepath.Join(p.folder, ".tokens.json.terok-gate-hook")
 	must(t, os.WriteFile(leftover, nil, 0o600))
+	t.Setenv("XDG_RUNTIME_DIR", p.folder)
+	must(t, os.Mkdir(filepath.Join(p.folder, "terok"), 0o700))
+	for _, id := range []string{"c1", "c9"} { // c1 is the orphan's container
+		must(t, os.WriteFile(filepath.Join(p.folder, "terok", id+".env"), nil, 0o600))
+	}
 	findings := p.examine(t, repair)
 	finds(t, findings, "orphans", Mended, "revoked 1")
+	finds(t, findings, "leftovers", Mended, "/terok/c1.env "+p.folder+"/terok/c9.env: removed")
 	finds(t, findings, "leftovers", Mended, "removed")
 	if _, err := os.Lstat(leftover); err == nil {
 		t.Error("what the killed writer left is still there")

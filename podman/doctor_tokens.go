@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"os/user"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/store"
 )
 
@@ -169,6 +171,16 @@ func (e *examination) leftovers() {
 			return "removed", err
 		})
 	}
+	if stale := e.staleEnvFiles(); len(stale) > 0 {
+		fine = false
+		e.mend(check, Warning, "env files of containers without a token: "+strings.Join(stale, " "), "remove them", func() (string, error) {
+			var err error
+			for _, path := range stale {
+				err = errors.Join(err, os.Remove(path))
+			}
+			return "removed", err
+		})
+	}
 	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName, "--format", "{{.Names}}")
 	if err == nil && strings.TrimSpace(names) != "" {
 		fine = false
@@ -183,6 +195,19 @@ func (e *examination) leftovers() {
 	}
 }
 
+// staleEnvFiles returns the env files on the host whose container has no token.
+func (e *examination) staleEnvFiles() (stale []string) {
+	files := hook.Hook{}.EnvFiles()
+	entries, err := e.tokens.Entries()
+	if err != nil {
+		return nil // said already
+	}
+	for _, entry := range entries {
+		delete(files, entry.Container)
+	}
+	return slices.Sorted(maps.Values(files))
+}
+
 // gateUser tries whether the gate server, as its user, can read the token file.
 func (e *examination) gateUser() {
 	const check = "gate-user"
@@ -195,24 +220,32 @@ func (e *examination) gateUser() {
 		e.broken(check, err.Error(), "name the user that the gate server runs as")
 		return
 	}
-	path, what := e.TokenFile, "-r"
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		path, what = filepath.Dir(path), "-x" // at least the way there
+	id := ids(append([]string{account.Uid, account.Gid}, groups...))
+	isUs := int(id[0]) == os.Geteuid()
+	if !isUs && os.Geteuid() != 0 {
+		e.warn(check, "only root can try what user "+e.GateUser+" can read", "run doctor as root, with --token-file "+e.TokenFile)
+		return
 	}
-	cmd := exec.CommandContext(e.ctx, "test", what, path)
-	if id := ids(append([]string{account.Uid, account.Gid}, groups...)); int(id[0]) != os.Geteuid() {
-		if os.Geteuid() != 0 {
-			e.warn(check, "only root can try what user "+e.GateUser+" can read", "run doctor as root, with --token-file "+e.TokenFile)
+	if _, err := os.Lstat(e.TokenFile); errors.Is(err, fs.ErrNotExist) {
+		if isUs {
+			e.ok(check, "the token file will belong to user "+e.GateUser)
 			return
 		}
+		folder := filepath.Dir(e.TokenFile)
+		e.warn(check, e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to",
+			fmt.Sprintf("install -d -m 0700 -o %s %s", e.GateUser, folder))
+		return
+	}
+	cmd := exec.CommandContext(e.ctx, "test", "-r", e.TokenFile)
+	if !isUs {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id[0], Gid: id[1], Groups: id[2:]}}
 	}
 	if err := cmd.Run(); err != nil {
-		e.broken(check, fmt.Sprintf("user %s cannot read %s", e.GateUser, path),
-			fmt.Sprintf("chown root:%s and chmod 0640 the file, and let the group into its folders: chgrp and chmod g+x", e.GateUser))
+		e.broken(check, fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile),
+			fmt.Sprintf("chown %s the file and its folder, which must be reachable; later tokens keep the owner", e.GateUser))
 		return
 	}
-	e.ok(check, fmt.Sprintf("user %s can read %s", e.GateUser, path))
+	e.ok(check, fmt.Sprintf("user %s can read %s", e.GateUser, e.TokenFile))
 }
 
 func ids(texts []string) []uint32 {

@@ -1,0 +1,269 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What doctor finds by asking podman, and by its probe container. (What it finds
+// without podman is tested in package podman.)
+
+// finding is what doctor --json says of a check.
+type finding struct{ Check, State, Text, Remedy string }
+
+// doctor returns what doctor finds.
+func (h *home) doctor(t *testing.T, flags string) []finding {
+	t.Helper()
+	out, err := h.sh(h.install(t, "doctor --json "+flags+" 2>/dev/null"))
+	var all []finding
+	if jsonErr := json.Unmarshal([]byte(out), &all); jsonErr != nil {
+		t.Fatalf("%v: %v", jsonErr, err)
+	}
+	broken := false
+	for _, f := range all {
+		broken = broken || f.State == "broken"
+	}
+	if broken != (err != nil) {
+		t.Errorf("doctor ends with %v, and finds %+v", err, all)
+	}
+	return all
+}
+
+// finds fails the test unless there is such a finding.
+func finds(t *testing.T, all []finding, check, state, text string) {
+	t.Helper()
+	for _, f := range all {
+		if f.Check == check && f.State == state && strings.Contains(f.Text, text) {
+			if f.Remedy == "" && (state == "broken" || state == "warning") {
+				t.Errorf("%+v names no remedy", f)
+			}
+			return
+		}
+	}
+	t.Errorf("no finding %s, %s, %q among\n%+v", check, state, text, all)
+}
+
+// edit changes the definition of a stage with jq.
+func (h *home) edit(t *testing.T, stage, filter string) {
+	t.Helper()
+	path := h.definition(stage)
+	h.must(t, fmt.Sprintf("jq '%s' %q >%q.new && mv %q.new %q", filter, path, path, path, path))
+}
+
+func (h *home) definition(stage string) string {
+	return filepath.Join(h.config, "oci/hooks.d/99-terok-gate-"+stage+".json")
+}
+
+const never = `.when = {"annotations": {"^nobody$": "^has this$"}}`
+
+func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		need(t, "git", "jq")
+		h := newHome(t, e)
+		g := newGate(t, h.tokenFile, "demo", "other")
+		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
+		before := h.settings(t)
+		all := h.doctor(t, "--network host --gate-user "+currentUser(t, e))
+		for _, f := range all {
+			if f.State != "ok" {
+				t.Errorf("%+v", f)
+			}
+		}
+		finds(t, all, "hooks", "ok", "registered")
+		finds(t, all, "probe", "ok", "gets its token and loses it")
+		finds(t, all, "gate", "ok", g.URL+"/demo.git")
+		finds(t, all, "gate-user", "ok", "will belong to user")
+		if len(h.tokens(t)) > 0 || h.settings(t) != before || h.must(t, "podman ps --all --quiet") != "" {
+			t.Error("doctor left something")
+		}
+
+		// Another gate than the hooks were told of is asked with the same token.
+		finds(t, h.doctor(t, "--network host --project other --gate-url "+g.URL+"/"), "gate", "ok", "/other.git")
+		if e.rootless {
+			finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
+		}
+		// The probe asks for a project that the hooks admit.
+		finds(t, h.doctor(t, "--project secret"), "probe", "broken", "does not start")
+
+		finds(t, h.doctor(t, "--network host --gate-url "+g.URL+"/nowhere"), "gate", "broken", "403")
+		deaf := newGate(t, h.tokenFile+".other", "demo")
+		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Authentication failed")
+		deaf.Close()
+		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Failed to connect")
+		// From within a container, not from the host.
+		finds(t, h.doctor(t, "--network none"), "gate", "broken", "/demo.git")
+	})
+}
+
+func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		if e.runtime != "crun" {
+			return // it makes no difference
+		}
+		need(t, "jq")
+		h := newHome(t, e)
+		finds(t, h.doctor(t, ""), "hooks", "broken", "no hook is registered: podman reads ")
+
+		// In a folder that podman is told of on its command line only.
+		h.must(t, h.install(t, installFlags))
+		h.must(t, fmt.Sprintf("rm %q", filepath.Join(h.config, "containers.conf.d/99-terok-gate.conf")))
+		hooks := filepath.Dir(h.definition("prestart"))
+		h.must(t, fmt.Sprintf("podman --hooks-dir %q create --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q true", hooks, e.rootfs(t)))
+		t.Cleanup(func() { h.must(t, "podman rm --force --ignore --time 0 it") })
+		all := h.doctor(t, "")
+		finds(t, all, "hooks", "broken", "is not in force")
+		finds(t, all, "containers", "broken", "container it was made with --hooks-dir "+hooks)
+	})
+}
+
+func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		if e.runtime != "crun" {
+			return // it makes no difference
+		}
+		need(t, "jq")
+		h := newHome(t, e)
+		path, err := binary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := filepath.Join(e.tempDir(t), "terok-gate-hook")
+		hooks, inOrder := filepath.Dir(h.definition("prestart")), e.tempDir(t)
+		h.must(t, h.install(t, installFlags))
+		h.must(t, fmt.Sprintf("cp %q/* %q", hooks, inOrder))
+		for _, row := range []struct {
+			name         string
+			make         func()
+			check, state string
+			text         string
+		}{
+			{"a binary that is gone", func() { h.edit(t, "prestart", `.hook.path = "/no/such/terok-gate-hook"`) },
+				"definition", "broken", "runs /no/such/terok-gate-hook, which is not there"},
+			{"a binary that is no program", func() { h.edit(t, "poststop", `.hook.path = "/etc/passwd"`) },
+				"definition", "broken", "runs /etc/passwd, which is no program"},
+			{"another binary", func() {
+				h.must(t, fmt.Sprintf("cp %q %q; echo >>%q", path, other, other))
+				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
+			}, "definition", "warning", "runs " + other + ", which is another version than " + path},
+			{"a binary that everybody can change", func() {
+				h.must(t, fmt.Sprintf("cp %q %q; chmod o+w %q", path, other, other))
+				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
+			}, "definition", "broken", "everybody can change " + other},
+			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
+				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile},
+			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop"},
+			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate"},
+			{"prestart twice", func() {
+				h.must(t, fmt.Sprintf("cd %q; cp 99-terok-gate-prestart.json 10-mine.json", filepath.Dir(h.definition("prestart"))))
+			}, "hooks", "broken", "prestart runs twice"},
+			{"images that choose the project", func() { h.edit(t, "prestart", `.hook.args |= map(select(. != "--allow-project"))`) },
+				"hooks", "broken", "whoever builds an image can choose the project"},
+		} {
+			if row.name == "images that choose the project" && !imagesAnnotate(t, h) {
+				continue // not with this podman
+			}
+			row.make()
+			t.Log(row.name)
+			finds(t, h.doctor(t, ""), row.check, row.state, row.text)
+			h.must(t, fmt.Sprintf("rm -f %q; rm %q/*; cp %q/* %q", other, hooks, inOrder, hooks))
+		}
+		if e.rootless {
+			h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
+			finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
+		}
+	})
+}
+
+func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		need(t, "jq")
+		h := newHome(t, e)
+		for _, row := range []struct {
+			name, stage string
+			filter      string
+			text        string
+		}{
+			{"a prestart that does not run", "prestart", never, "starts without /run/terok/gate.env"},
+			{"a prestart that fails", "prestart", `.hook.args[2] = "/proc/no/tokens.json"`, "does not start"},
+			{"a precreate that does not run", "precreate", never, "the precreate hook does not run"},
+			{"a poststop that does not run", "poststop", never, "its token is not"},
+		} {
+			h.must(t, h.install(t, installFlags))
+			h.edit(t, row.stage, row.filter)
+			t.Log(row.name)
+			finds(t, h.doctor(t, ""), "probe", "broken", row.text)
+		}
+
+		// A doctor that was killed has left a container.
+		h.must(t, fmt.Sprintf("podman create --name terok-gate-doctor-old --rootfs %q true", e.rootfs(t)))
+		finds(t, h.doctor(t, ""), "leftovers", "warning", "terok-gate-doctor-old")
+		finds(t, h.doctor(t, "--repair"), "leftovers", "mended", "terok-gate-doctor-old")
+		if left := h.must(t, "podman ps --all --quiet"); left != "" {
+			t.Errorf("still there: %s", left)
+		}
+	})
+}
+
+func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		if !e.rootless || e.runtime != "crun" {
+			return // root has no need of them, and the runtime makes no difference
+		}
+		if e.asUser == nil {
+			cannot(t, "only root can take a user's subordinate ids away")
+		}
+		h := newHome(t, e)
+		h.must(t, "podman system migrate") // no user namespace is left to join
+		path, err := binary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range []struct{ name, hide, text string }{
+			{"no ids", "mount --bind /dev/null /etc/subuid; mount --bind /dev/null /etc/subgid", "no subordinate ids"},
+			{"no user namespaces", "mount --bind /dev/null $(command -v newuidmap)", "podman gets no user namespace"},
+		} {
+			cmd, cancel := e.command("unshare", "--mount", "--propagation", "private", "sh", "-ec", row.hide+`; exec setpriv --reuid "$1" --regid "$1" --clear-groups "$0" doctor --json`,
+				path, fmt.Sprint(testUID))
+			defer cancel()
+			cmd.SysProcAttr = nil // root hides them
+			cmd.Env = append(cmd.Env, "HOME="+h.dir, "XDG_RUNTIME_DIR="+h.runtimeDir)
+			out, err := cmd.Output()
+			var all []finding
+			if jsonErr := json.Unmarshal(out, &all); jsonErr != nil {
+				t.Fatalf("%v: %v", jsonErr, err)
+			}
+			t.Log(row.name)
+			finds(t, all, "user-namespaces", "broken", row.text)
+			h.must(t, "podman system migrate")
+		}
+	})
+}
+
+func imagesAnnotate(t *testing.T, h *home) bool {
+	t.Helper()
+	var major, minor int
+	if _, err := fmt.Sscanf(h.must(t, "podman version --format '{{.Client.Version}}' 2>/dev/null"), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	return major < 4 || major == 4 && minor < 6
+}
+
+func currentUser(t *testing.T, e *engine) string {
+	t.Helper()
+	if e.asUser != nil {
+		return testUser
+	}
+	if os.Geteuid() == 0 {
+		return "root"
+	}
+	out, err := exec.Command("id", "-un").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
