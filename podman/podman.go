@@ -36,8 +36,6 @@ func ImagesAnnotate(major, minor int) bool {
 	return major < 4 || major == 4 && minor < 6
 }
 
-var readsHooks = regexp.MustCompile(`msg="reading hooks from (.*)"`)
-
 // HookDirs returns the folders that podman reads hook definitions from, in the order
 // in which a later definition replaces an earlier one of the same name. Podman tells
 // it in its debug log when it starts a container, so a container is started that
@@ -54,6 +52,7 @@ func HookDirs(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("ask podman for its hook folders: %w", err)
 	}
 	var dirs []string
+	readsHooks := regexp.MustCompile(`msg="reading hooks from (.*)"`)
 	for _, match := range readsHooks.FindAllSubmatch(log, -1) {
 		// The log quotes as Go does.
 		dir, err := strconv.Unquote(`"` + string(match[1]) + `"`)
