@@ -1,6 +1,7 @@
 // Package e2e holds the tests that run real containers: podman with crun and
 // with runc, as root and rootless, with the hook definitions of hooks.d/ and a
-// freshly built binary. It contains no code of the program.
+// freshly built binary. It contains no code of the program. The gate that they talk
+// to is in gate/, where it can be run by hand too.
 //
 // On a plain machine nothing has to be set up: install podman, crun, runc,
 // uidmap and a static busybox, and run

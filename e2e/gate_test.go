@@ -2,10 +2,8 @@ package e2e
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -14,7 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"terok-gate-hook/e2e/gate"
 )
 
 // A container does no more than source gate.env, and git works: with its own
@@ -144,18 +143,13 @@ func withGit(t *testing.T) []string {
 	return args
 }
 
-// gate is a small gate server, as the real one is: git http-backend behind a
-// check of the Basic user name in the token file.
-type gate struct {
+// testGate is a gate with repositories of its own that remembers what it was asked.
+type testGate struct {
 	*httptest.Server
-	tokenFile string
-	repos     string
-	backend   http.Handler
+	repos string
 
-	mu    sync.Mutex
-	mtime time.Time
-	known map[string]token
-	seen  []request
+	mu   sync.Mutex
+	seen []request
 }
 
 // request is a request that the gate has answered.
@@ -166,9 +160,9 @@ type request struct {
 }
 
 // newGate serves a repository with one commit for each of the projects.
-func newGate(t *testing.T, tokenFile string, projects ...string) *gate {
+func newGate(t *testing.T, tokenFile string, projects ...string) *testGate {
 	t.Helper()
-	g := &gate{tokenFile: tokenFile, repos: t.TempDir()}
+	g := &testGate{repos: t.TempDir()}
 	for _, project := range projects {
 		repo := filepath.Join(g.repos, project+".git")
 		git(t, "init", "--quiet", "--bare", "--initial-branch=main", repo)
@@ -181,16 +175,17 @@ func newGate(t *testing.T, tokenFile string, projects ...string) *gate {
 		git(t, "-C", work, "commit", "--quiet", "--message", "begin")
 		git(t, "-C", work, "push", "--quiet", "origin", "HEAD:main")
 	}
-	g.backend = &cgi.Handler{
-		Path: filepath.Join(git(t, "--exec-path"), "git-http-backend"),
-		Env: []string{
-			"GIT_PROJECT_ROOT=" + g.repos,
-			"GIT_HTTP_EXPORT_ALL=1",
-			"REMOTE_USER=gate", // who has none may not push
-		},
-		InheritEnv: []string{"PATH"},
+	server, err := gate.New(tokenFile, g.repos)
+	if err != nil {
+		t.Fatal(err)
 	}
-	g.Server = httptest.NewServer(g)
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		server.ServeHTTP(status, r)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.seen = append(g.seen, request{r.URL.Path, r.Header.Values("Authorization"), status.status})
+	}))
 	t.Cleanup(g.Close)
 	return g
 }
@@ -211,66 +206,12 @@ func git(t *testing.T, args ...string) string {
 }
 
 // git runs git in the repository of a project.
-func (g *gate) git(t *testing.T, project string, args ...string) string {
+func (g *testGate) git(t *testing.T, project string, args ...string) string {
 	t.Helper()
 	return git(t, append([]string{"--git-dir", filepath.Join(g.repos, project+".git")}, args...)...)
 }
 
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	status := &statusWriter{ResponseWriter: w, status: http.StatusOK}
-	switch code := g.check(r); code {
-	case http.StatusOK:
-		g.backend.ServeHTTP(status, r)
-	default:
-		if code == http.StatusUnauthorized {
-			status.Header().Set("WWW-Authenticate", `Basic realm="gate"`)
-		}
-		http.Error(status, http.StatusText(code), code)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.seen = append(g.seen, request{r.URL.Path, r.Header.Values("Authorization"), status.status})
-}
-
-// check says what the request is worth: the password counts for nothing.
-func (g *gate) check(r *http.Request) int {
-	user, _, ok := r.BasicAuth()
-	if !ok {
-		return http.StatusUnauthorized
-	}
-	grant, ok := g.tokens()[user]
-	if !ok {
-		return http.StatusUnauthorized
-	}
-	if !strings.HasPrefix(r.URL.Path, "/"+grant.Project+".git/") {
-		return http.StatusForbidden
-	}
-	return http.StatusOK
-}
-
-// tokens are those of the token file when its modification time last differed
-// from the one before.
-func (g *gate) tokens() map[string]token {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	info, err := os.Stat(g.tokenFile)
-	if err != nil {
-		return nil
-	}
-	if !info.ModTime().Equal(g.mtime) {
-		text, err := os.ReadFile(g.tokenFile)
-		if err != nil {
-			return nil
-		}
-		g.mtime, g.known = info.ModTime(), nil
-		if json.Unmarshal(text, &g.known) != nil {
-			return nil
-		}
-	}
-	return g.known
-}
-
-func (g *gate) requests() []request {
+func (g *testGate) requests() []request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.seen)
@@ -278,7 +219,7 @@ func (g *gate) requests() []request {
 
 // all checks that there were requests, that each carried these credentials and no
 // others, and how each was answered.
-func (g *gate) all(t *testing.T, requests []request, basic string, status int) {
+func (g *testGate) all(t *testing.T, requests []request, basic string, status int) {
 	t.Helper()
 	if len(requests) == 0 {
 		t.Error("the gate was not even asked")
