@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,14 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Authentication failed")
 		deaf.Close()
 		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Failed to connect")
+		if e.runtime == "crun" {
+			silent, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer silent.Close()
+			finds(t, h.doctor(t, "--network host --gate-url http://"+silent.Addr().String()), "gate", "broken", "too slow")
+		}
 		// From within a container, not from the host.
 		finds(t, h.doctor(t, "--network none"), "gate", "broken", "/demo.git")
 	})

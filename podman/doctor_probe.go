@@ -34,7 +34,8 @@ echo env
 command -v git >/dev/null || { echo no git; exit 0; }
 export HOME=/ GIT_TERMINAL_PROMPT=0
 helper="!. $1/gate.env; echo username=\$TEROK_GATE_TOKEN; echo password="
-if said=$(git -c credential.helper= -c credential.helper="$helper" ls-remote -q "$2" 2>&1); then
+if said=$(git -c http.lowSpeedLimit=1 -c http.lowSpeedTime=10 -c credential.helper= -c credential.helper="$helper" \
+	ls-remote -q "$2" 2>&1); then
 	echo gate
 else
 	echo "$said" | tail -n 1
@@ -56,6 +57,10 @@ func (e *examination) probe() {
 		return
 	}
 	defer os.RemoveAll(folder)
+	if err := os.Chmod(folder, 0o755); err != nil { // the container's root may be another user
+		e.broken(check, err.Error(), "TMPDIR must name a folder of yours")
+		return
+	}
 	idFile := filepath.Join(folder, "id")
 	mountPath := hook.MountPath
 	if given := prestart.flag("--mount-path"); given != "" {
@@ -120,15 +125,13 @@ func (e *examination) probe() {
 	case saw("no git"):
 		e.warn("gate", "not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
 	case err != nil:
-		e.broken("gate", fmt.Sprintf("%s: no answer in a minute, from a container", repository), gateRemedy)
+		e.broken("gate", fmt.Sprintf("%s: no answer to a container: %v", repository, err), gateRemedy)
 	default:
-		e.broken("gate", fmt.Sprintf("%s, from a container with a fresh token: %s", repository, last), gateRemedy+e.readsRemedy())
+		e.broken("gate", fmt.Sprintf("%s, from a container with a fresh token: %s", repository, last), gateRemedy+"; it must read "+e.TokenFile)
 	}
 }
 
 const gateRemedy = "start the gate where containers reach it (README, “How a container reaches a gate”), or choose: doctor --network, --project"
-
-func (e *examination) readsRemedy() string { return "; it must read " + e.TokenFile }
 
 // probeProject returns a project that the patterns admit, best one that there is.
 func (e *examination) probeProject(patterns []string) string {
