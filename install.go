@@ -4,7 +4,9 @@ package main
 
 import (
 	"embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
 )
 
 // templates are the definitions and units, as they stand in the repository.
@@ -25,6 +28,13 @@ func installFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service"},
 		dryRunFlag(),
 	)
+}
+
+func uninstallFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "revoke", Usage: "revoke the tokens of containers too, running ones included"},
+		dryRunFlag(),
+	}
 }
 
 func dryRunFlag() cli.Flag {
@@ -116,6 +126,9 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := asInstalled(c, place); err != nil {
+		return err
+	}
 	if slices.Contains(paths, place.Unit) && place.Systemd && !c.Bool("dry-run") {
 		if err := place.DisableWatch(c.Context); err != nil {
 			return err
@@ -129,7 +142,7 @@ func uninstall(c *cli.Context) error {
 			fmt.Println("would remove", path)
 			continue
 		}
-		if err := os.Remove(path); err != nil {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // systemctl was first
 			return err
 		}
 		fmt.Println("removed", path)
@@ -138,6 +151,11 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("revoke") {
+		if err := revokeContainers(c, file); err != nil {
+			return err
+		}
+	}
 	entries, err := file.Entries()
 	if err != nil {
 		return err
@@ -145,6 +163,41 @@ func uninstall(c *cli.Context) error {
 	if len(entries) > 0 {
 		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
 		return printTable(os.Stdout, listedOf(entries))
+	}
+	return nil
+}
+
+// revokeContainers revokes what only the hooks would: the tokens of containers.
+func revokeContainers(c *cli.Context, file store.File) error {
+	hasContainer := func(e store.Entry) bool { return e.Container != "" }
+	if c.Bool("dry-run") {
+		entries, err := file.Entries()
+		if err != nil {
+			return err
+		}
+		kept := len(slices.DeleteFunc(slices.Clone(entries), hasContainer))
+		fmt.Printf("would revoke tokens of containers: %d\n", len(entries)-kept)
+		return nil
+	}
+	revoked, err := file.Revoke(hasContainer)
+	openLog(c.String("log-file")).revoked("revoked", revoked)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("revoked tokens of containers: %d\n", len(revoked))
+	return nil
+}
+
+// asInstalled takes the token file and the log file from the installed hooks, unless
+// the command line or the environment names them.
+func asInstalled(c *cli.Context, place podman.Place) error {
+	for _, name := range []string{"token-file", "log-file"} {
+		if c.String(name) != "" {
+			continue
+		}
+		if err := c.Set(name, place.Flag("--"+name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

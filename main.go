@@ -135,7 +135,7 @@ func run(args []string) int {
 			{
 				Name: "uninstall", Category: "For administrators",
 				Usage:  "remove what install wrote, and say which tokens remain",
-				Flags:  []cli.Flag{dryRunFlag()},
+				Flags:  uninstallFlags(),
 				Action: named(uninstall),
 			},
 			{

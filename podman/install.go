@@ -281,8 +281,13 @@ func Installed(place Place) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What enables the unit: systemctl removes it, where there is a systemd.
+	links, err := filepath.Glob(filepath.Join(filepath.Dir(place.Unit), "*.wants", unitName))
+	if err != nil {
+		return nil, err
+	}
 	var installed []string
-	for _, path := range append(paths, place.DropIn, place.Unit) {
+	for _, path := range slices.Concat(paths, []string{place.DropIn}, links, []string{place.Unit}) {
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -295,6 +300,17 @@ func Installed(place Place) ([]string, error) {
 		}
 	}
 	return installed, nil
+}
+
+// Flag returns what the hooks that are installed there give the flag, empty if none
+// does.
+func (p Place) Flag(name string) string {
+	for _, d := range definitionsIn([]string{p.Hooks}) {
+		if value := d.flag(name); value != "" {
+			return value
+		}
+	}
+	return ""
 }
 
 // Lingers tells whether the user's service manager runs on after the last log-out
