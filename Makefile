@@ -18,7 +18,7 @@ run: # a real container gets its token and loses it, in a throw-away folder
 	scripts/try
 
 test: # all tests
-	scripts/needs go podman runc busybox git python3 strace tools systemd
+	scripts/needs go podman runc busybox git python3 strace tools systemd zsh fish
 	go test $(TESTFLAGS) ./...
 
 FUZZTIME = 20000x

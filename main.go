@@ -54,6 +54,9 @@ func run(args []string) int {
 		Description:     description,
 		Version:         version(),
 		HideHelpCommand: true,
+		// For the scripts in completions: --generate-bash-completion at the end prints
+		// what could stand there.
+		EnableBashCompletion: true,
 		// A comma may stand in a pattern.
 		DisableSliceFlagSeparator: true,
 		Flags: []cli.Flag{
@@ -157,6 +160,7 @@ func run(args []string) int {
 	for _, command := range app.Commands {
 		command.OnUsageError = onUsageError
 		command.Before = noArguments
+		command.HideHelpCommand = true
 	}
 	err := app.Run(args)
 	if err == nil {
