@@ -7,10 +7,13 @@ BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -
 SOURCES = go.mod go.sum $(wildcard *.go hook/*.go podman/*.go store/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
-.PHONY: run test fuzz lint clean
+.PHONY: run test fuzz lint packages clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
+
+dist/terok-gate-hook_linux_%: $(SOURCES)
+	GOOS=linux GOARCH=$* $(BUILD) -o $@ .
 
 run: # a real container gets its token and loses it, in a throw-away folder
 	scripts/needs go podman busybox
@@ -33,5 +36,8 @@ lint:
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
+packages: # a .deb and an .rpm for this machine, in dist/
+	scripts/packages $(shell go env GOARCH)
+
 clean:
-	rm -rf terok-gate-hook try
+	rm -rf terok-gate-hook try dist
