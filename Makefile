@@ -7,7 +7,7 @@ BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -
 SOURCES = go.mod go.sum $(wildcard *.go hook/*.go podman/*.go store/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
-.PHONY: run test fuzz lint packages clean
+.PHONY: run test fuzz lint packages release clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
@@ -38,6 +38,9 @@ lint:
 
 packages: # a .deb and an .rpm for this machine, in dist/
 	scripts/packages $(shell go env GOARCH)
+
+release: # all that is published, in dist/: make release VERSION=1.0.0 (docs/RELEASING.md)
+	scripts/release $(VERSION)
 
 clean:
 	rm -rf terok-gate-hook try dist
