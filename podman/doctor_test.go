@@ -93,7 +93,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		state State
 		text  string
 	}{
-		{"corrupt", func(t *testing.T, p patient) { p.write(t, "{]") }, "token-file", Broken, "not a JSON object: byte 2"},
+		{"corrupt", func(t *testing.T, p patient) { p.write(t, "{]") }, "token-file", Broken, ": byte 2"},
 		{"a folder in its place", func(t *testing.T, p patient) {
 			must(t, os.Remove(p.tokens))
 			must(t, os.Mkdir(p.tokens, 0o700))

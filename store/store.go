@@ -39,8 +39,14 @@ import (
 // DefaultLockTimeout is how long a change waits for the lock, unless told.
 const DefaultLockTimeout = 8 * time.Second
 
-// ErrCorrupt is in the chain of errors that say that a token file is not one.
+// ErrCorrupt is what an error is that says that a token file is not a JSON object
+// ([errors.Is]).
 var ErrCorrupt = errors.New("not a JSON object")
+
+// corruptError says where a file is no JSON object, in its own words.
+type corruptError struct{ error }
+
+func (corruptError) Is(target error) bool { return target == ErrCorrupt }
 
 // File is a token file. It need not exist: it then holds no token, and the first
 // token to be issued creates it and its folders.
