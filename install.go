@@ -70,8 +70,15 @@ func install(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := podman.CheckOurs(files); err != nil {
+	theirs, err := podman.Foreign(files)
+	if err != nil {
 		return err
+	}
+	for _, f := range theirs {
+		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
+	}
+	if len(theirs) > 0 {
+		return fmt.Errorf("%s is there and not ours: move it away, or add to it what was printed; nothing was written", theirs[0].Path)
 	}
 	for _, f := range files {
 		if c.Bool("dry-run") {

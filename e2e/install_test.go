@@ -194,17 +194,17 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 
 func TestInstallOverwritesNobodysSettings(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
-		for _, row := range []struct{ name, path, content string }{
-			{"a drop-in of the same name", "containers.conf.d/99-terok-gate.conf", "[engine]\n# mine\n"},
+		for _, row := range []struct{ name, path, content, add string }{
+			{"a drop-in of the same name", "containers.conf.d/99-terok-gate.conf", "[engine]\n# mine\n", "\nhooks_dir = ["},
 			{"a definition of the same name", "oci/hooks.d/99-terok-gate-prestart.json",
-				`{"version":"1.0.0","hook":{"path":"/bin/true"},"when":{"always":true},"stages":["prestart"]}`},
+				`{"version":"1.0.0","hook":{"path":"/bin/true"},"when":{"always":true},"stages":["prestart"]}`, `"--allow-project"`},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				h := newHome(t, e)
 				h.write(t, filepath.Join(h.config, row.path), row.content)
 				before := h.settings(t)
 				out, err := h.sh(h.install(t, installFlags))
-				if err == nil || !strings.Contains(out, row.path) {
+				if err == nil || !strings.Contains(out, row.path+" is there and not ours") || !strings.Contains(out, row.add) {
 					t.Errorf("install says %q", out)
 				}
 				h.must(t, h.install(t, "uninstall"))

@@ -226,18 +226,18 @@ func replaceLine(text, key, value string) string {
 	return strings.Join(lines, "\n")
 }
 
-// CheckOurs reports a file of somebody else's that one of ours would replace.
-func CheckOurs(files []File) error {
+// Foreign returns the files of ours in whose place somebody else's stand.
+func Foreign(files []File) (theirs []File, err error) {
 	for _, f := range files {
 		ours, err := isOurs(f.Path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !ours {
-			return fmt.Errorf("%s is there and not ours: move it away, or add to it what install --dry-run shows", f.Path)
+			theirs = append(theirs, f)
 		}
 	}
-	return nil
+	return theirs, nil
 }
 
 // isOurs tells whether we wrote the file, or nobody did.
