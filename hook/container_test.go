@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -24,11 +25,22 @@ import (
 // is this test binary again.
 const planVar = "TEROK_HOOK_TEST_CONTAINER"
 
+// tracedVar names the token file for this test binary as a hook that is traced.
+const tracedVar = "TEROK_HOOK_TEST_TRACED"
+
 func TestMain(m *testing.M) {
 	if plan := os.Getenv(planVar); plan != "" {
 		err := waitAsContainer(plan)
 		fmt.Println(err)
 		os.Exit(1)
+	}
+	if path := os.Getenv(tracedVar); path != "" {
+		runtime.LockOSThread() // strace counts the calls of each thread
+		if _, err := (Hook{Tokens: store.File{Path: path}}).Prestart(os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -160,6 +172,31 @@ func waitAsContainer(planned string) error {
 func (c *container) prestart(t *testing.T, runtime string, edit func(state map[string]any)) (Outcome, error) {
 	t.Helper()
 	return c.hook.Prestart(c.state(t, runtime+"/prestart-pid.json", edit))
+}
+
+// prestartTraced runs prestart in a process of its own, which must succeed, and
+// returns what strace writes of it.
+func (c *container) prestartTraced(t *testing.T, flags ...string) string {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		if os.Getenv("TEROK_TEST_ALL") == "1" {
+			t.Fatalf("TEROK_TEST_ALL=1, but %v", err)
+		}
+		t.Skip(err)
+	}
+	self, err := os.Executable()
+	must(t, err)
+	trace := filepath.Join(c.base, "trace")
+	cmd := exec.Command(strace, append([]string{"-f", "-s", "1024", "-o", trace}, append(flags, self)...)...)
+	cmd.Env = append(os.Environ(), tracedVar+"="+c.hook.Tokens.Path)
+	cmd.Stdin = c.state(t, "crun/prestart-pid.json", nil)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("prestart: %v\n%s", err, out)
+	}
+	content, err := os.ReadFile(trace)
+	must(t, err)
+	return string(content)
 }
 
 func (c *container) state(t *testing.T, sample string, edit func(state map[string]any)) io.Reader {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -405,26 +406,60 @@ func TestAProcessThatIsAZombieIsRefused(t *testing.T) {
 	c.refuses(t, "mount namespace of the container: ")
 }
 
-// tmpfs takes a context where SELinux is enabled, and refuses the option, by name,
-// where it is not.
+// The kernel takes a context where SELinux is enabled and refuses the option where
+// it is not: there the refusal is kept from the hook, so that the calls are seen to
+// their end.
 func TestTheMountLabelIsTheContextOfTheFolder(t *testing.T) {
-	t.Parallel()
-	const label = "system_u:object_r:container_file_t:s0:c1,c2"
-	c := prepare(t)
-	c.configure(t, func(config map[string]any) {
-		config["linux"].(map[string]any)["mountLabel"] = label
-	})
-	c.start(t, 0)
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err != nil {
-		c.refuses(t, "option context="+label)
-		return
-	}
-	_, err := c.prestart(t, "crun", nil)
-	must(t, err)
-	if line := mounts(t, fmt.Sprint(c.pid))[filepath.Join(c.rootfs, "run/terok")]; !strings.Contains(line, label) {
-		t.Errorf("the mount has another context: %s", line)
+	const label, created = "system_u:object_r:container_file_t:s0:c1,c2", "(created)"
+	_, err := os.Stat("/sys/fs/selinux/enforce")
+	selinux := err == nil
+	for _, row := range []struct {
+		name, label string
+		options     []string
+	}{
+		{"with a label", label, []string{"source=terok-gate", "size=64k", "nr_inodes=16", "mode=0555", "context=" + label, "noswap", created}},
+		{"without one", "", []string{"source=terok-gate", "size=64k", "nr_inodes=16", "mode=0555", "noswap", created}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			c := prepare(t)
+			c.configure(t, func(config map[string]any) {
+				config["linux"].(map[string]any)["mountLabel"] = row.label
+			})
+			c.start(t, 0)
+			flags := []string{"-qqq", "-e", "signal=none", "-e", "trace=fsopen,fsconfig"} // no lines but calls
+			if row.label != "" && !selinux {
+				flags = append(flags, "-e", "inject=fsconfig:retval=0:when=5")
+			}
+			trace := c.prestartTraced(t, flags...)
+			// pathrs-lite opens a proc of its own, later.
+			_, calls, _ := strings.Cut(trace, `fsopen("tmpfs", `)
+			var options []string
+			for _, m := range fsconfig.FindAllStringSubmatch(calls, -1) {
+				option := m[2]
+				switch m[1] {
+				case "FSCONFIG_SET_STRING":
+					option += "=" + m[3]
+				case "FSCONFIG_CMD_CREATE":
+					option = created
+				}
+				if options = append(options, option); option == created {
+					break
+				}
+			}
+			if !slices.Equal(options, row.options) {
+				t.Errorf("the tmpfs is configured with %q, want %q:\n%s", options, row.options, trace)
+			}
+			line := mounts(t, fmt.Sprint(c.pid))[filepath.Join(c.rootfs, "run/terok")]
+			if !strings.Contains(line, "terok-gate") || selinux && !strings.Contains(line, row.label) {
+				t.Errorf("the mount is %q", line)
+			}
+		})
 	}
 }
+
+// fsconfig matches a call of fsconfig(2) in strace's words: command, key, value.
+var fsconfig = regexp.MustCompile(`fsconfig\(\d+, (FSCONFIG_\w+), (?:"([^"]*)"|NULL), (?:"([^"]*)"|NULL), 0\)`)
 
 // refuses runs prestart, which must fail with all of what, and leave no token.
 func (c *container) refuses(t *testing.T, what ...string) {
