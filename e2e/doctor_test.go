@@ -57,7 +57,7 @@ func (h *home) edit(t *testing.T, stage, filter string) {
 }
 
 func (h *home) definition(stage string) string {
-	return filepath.Join(h.config, "oci/hooks.d/99-terok-gate-"+stage+".json")
+	return filepath.Join(h.config, "oci/podman-hooks.d/99-terok-gate-"+stage+".json")
 }
 
 const never = `.when = {"annotations": {"^nobody$": "^has this$"}}`

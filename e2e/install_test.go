@@ -196,7 +196,7 @@ func TestInstallOverwritesNobodysSettings(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct{ name, path, content, add string }{
 			{"a drop-in of the same name", "containers.conf.d/99-terok-gate.conf", "[engine]\n# mine\n", "\nhooks_dir = ["},
-			{"a definition of the same name", "oci/hooks.d/99-terok-gate-prestart.json",
+			{"a definition of the same name", "oci/podman-hooks.d/99-terok-gate-prestart.json",
 				`{"version":"1.0.0","hook":{"path":"/bin/true"},"when":{"always":true},"stages":["prestart"]}`, `"--allow-project"`},
 		} {
 			t.Run(row.name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestInstallOverwritesNobodysSettings(t *testing.T) {
 			h.write(t, filepath.Join(h.config, "containers.conf.d/50-theirs.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", theirs))
 			h.must(t, h.install(t, installFlags))
 			log, _ := h.sh(fmt.Sprintf("podman --log-level debug run --rm --rootfs %q /nothing", e.tempDir(t)))
-			for _, dir := range []string{theirs, filepath.Join(h.config, "oci/hooks.d")} {
+			for _, dir := range []string{theirs, filepath.Join(h.config, "oci/podman-hooks.d")} {
 				if !strings.Contains(log, "reading hooks from "+dir) {
 					t.Errorf("podman does not read %s:\n%s", dir, log)
 				}

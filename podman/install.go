@@ -28,11 +28,13 @@ type Place struct {
 }
 
 // SystemPlace is where root installs, for root's podman. Not below /usr, which can
-// be read-only (podman machine, Fedora CoreOS) and belongs to packages.
+// be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
+// oci/hooks.d: where CRI-O (1.34.0) or NRI's hook-injector read that, they do not
+// start with a stage that podman alone knows in it.
 func SystemPlace() Place {
 	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
 	return Place{
-		Hooks:   "/etc/containers/oci/hooks.d",
+		Hooks:   "/etc/containers/oci/podman-hooks.d",
 		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
 		Unit:    "/etc/systemd/system/" + unitName,
 		Systemd: err == nil,
@@ -57,7 +59,7 @@ func UserPlace() (Place, error) {
 	runtime := os.Getenv("XDG_RUNTIME_DIR")
 	_, err = os.Stat(filepath.Join(runtime, "systemd/private")) // the user's service manager
 	return Place{
-		Hooks:   filepath.Join(config, "containers/oci/hooks.d"),
+		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
 		Unit:    filepath.Join(config, "systemd/user", unitName),
 		User:    true,
