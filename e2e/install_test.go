@@ -192,6 +192,65 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 	})
 }
 
+// What --allow-project does not admit starts no container, and the audit trail and
+// the system log say once which and why. It is precreate that podman asks first.
+func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		dir := e.tempDir(t)
+		audit := filepath.Join(dir, "audit.log")
+		h.must(t, h.install(t, fmt.Sprintf("--log-file %q", audit)+installFlags))
+		rootfs := e.rootfs(t)
+		for _, refuses := range []string{"precreate", "prestart"} {
+			if refuses == "prestart" {
+				h.must(t, fmt.Sprintf("rm %q", filepath.Join(h.config, "oci/podman-hooks.d/99-terok-gate-precreate.json")))
+			}
+			for _, row := range []struct {
+				project string
+				starts  bool
+			}{
+				{"demo", true}, {"wea", true}, {"ademo", false}, {"wec", false},
+			} {
+				cid := filepath.Join(dir, refuses+row.project)
+				out, err := h.sh(fmt.Sprintf("podman run --rm --cidfile %q --annotation terok.project=%s --annotation terok.task=1 --rootfs %q echo runs",
+					cid, row.project, rootfs))
+				if starts := err == nil && strings.Contains(out, "runs"); starts != row.starts {
+					t.Errorf("with %s, project %s starts: %v, %s", refuses, row.project, starts, out)
+				}
+				if row.starts {
+					continue
+				}
+				id := readFile(t, cid)
+				logs := [][]string{linesWith(h.must(t, fmt.Sprintf("cat %q", audit)), id)}
+				if systemLog.listening {
+					logs = append(logs, systemLog.sofar(t, id))
+				}
+				for _, lines := range logs {
+					if len(lines) != 1 {
+						t.Errorf("%d lines about project %s, which %s refuses: %q", len(lines), row.project, refuses, lines)
+						continue
+					}
+					for _, part := range []string{"refused", refuses, row.project, "--allow-project"} {
+						if !strings.Contains(lines[0], part) {
+							t.Errorf("the log does not say %q: %s", part, lines[0])
+						}
+					}
+				}
+			}
+		}
+		eventually(t, "the tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
+	})
+}
+
+func linesWith(text, part string) (lines []string) {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 func TestInstallOverwritesNobodysSettings(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct{ name, path, content, add string }{

@@ -5,10 +5,12 @@ package hook
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -29,6 +31,12 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 	if err != nil {
 		return nil, out, fmt.Errorf("read the configuration from standard input: %w", err)
 	}
+	original := config
+	defer func() {
+		if err != nil {
+			out.Container = containerIn(original)
+		}
+	}()
 	// Objects are kept raw, member by member: their order may change, not their
 	// meaning.
 	var members map[string]json.RawMessage
@@ -73,6 +81,31 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 	}
 	config, err = encode(members)
 	return config, out, err
+}
+
+// containerIn returns the container's id, for the log and nothing else. The
+// configuration has no place for it. Podman's ends the path of the cgroup with it,
+// where there is one, and has it in the path of what is mounted as .containerenv
+// (seen with 4.3.1).
+func containerIn(config []byte) string {
+	var has struct {
+		Linux  struct{ CgroupsPath string }
+		Mounts []struct{ Destination, Source string }
+	}
+	_ = json.Unmarshal(config, &has)
+	paths := []string{has.Linux.CgroupsPath}
+	for _, m := range has.Mounts {
+		if path.Base(m.Destination) == ".containerenv" {
+			paths = append(paths, path.Dir(path.Dir(m.Source))) // <id>/userdata/.containerenv
+		}
+	}
+	for _, p := range paths {
+		id := p[max(0, len(p)-64):]
+		if decoded, err := hex.DecodeString(id); err == nil && len(decoded) == 32 {
+			return id
+		}
+	}
+	return ""
 }
 
 func (h Hook) addPointers(env []string, grant store.Grant) ([]string, error) {

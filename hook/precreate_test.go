@@ -3,6 +3,7 @@ package hook
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +118,30 @@ func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
 				t.Errorf("it wrote %q", out)
 			}
 		})
+	}
+}
+
+func TestPrecreateNamesTheContainerThatItRefuses(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	other := strings.Repeat("f", 64)
+	userdata := func(id string) string { return "/run/storage/overlay-containers/" + id + "/userdata/" }
+	for _, row := range []struct{ config, id string }{
+		{`"linux":{"cgroupsPath":"/libpod_parent/libpod-` + id + `"}`, id},
+		{`"linux":{"cgroupsPath":"machine.slice:libpod:` + id + `"}`, id},
+		{`"linux":{"cgroupsPath":"/libpod_parent/libpod-` + id[1:] + `"}`, ""},
+		{`"linux":{"cgroupsPath":"/` + id[:63] + `/"}`, ""},
+		{`"linux":{},"mounts":[{"destination":"/etc/hosts","source":"` + userdata(other) + `hosts"},` +
+			`{"destination":"/run/.containerenv","source":"` + userdata(id) + `.containerenv"}]`, id},
+		{`"mounts":[{"destination":"/run/.containerenv","source":"/elsewhere"}]`, ""},
+		{`"mounts":[{"destination":"/run/.containerenv"}]`, ""},
+		{`"linux":["` + id + `"],"mounts":"` + id + `"`, ""},
+		{`"linux":null`, ""},
+	} {
+		config := `{"annotations":{"terok.project":"other","terok.task":"1"},` + row.config + `}`
+		_, out, err := Hook{AllowProjects: []string{"d*"}}.Precreate(strings.NewReader(config))
+		if !errors.Is(err, ErrRefused) || out.Container != row.id || out.Grant.Project != "other" {
+			t.Errorf("%s: the container is %q, the grant %v, the error %v", row.config, out.Container, out.Grant, err)
+		}
 	}
 }
 
