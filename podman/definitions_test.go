@@ -109,8 +109,8 @@ func stagesOf(t *testing.T, manager *hooks.Manager, annotations map[string]strin
 		hooks []specs.Hook
 	}{
 		{"precreate", engines["precreate"]},
-		// By version 0.58 the library had prestart hooks run at createRuntime.
-		{"prestart", slices.Concat(runtimes.Prestart, runtimes.CreateRuntime)},
+		// From version 0.58 on the library has prestart hooks run at createRuntime.
+		{"prestart", runtimes.CreateRuntime},
 		{"poststop", slices.Concat(engines["poststop"], runtimes.Poststop)},
 	} {
 		for _, h := range at.hooks {
