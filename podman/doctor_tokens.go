@@ -86,7 +86,7 @@ func (e *examination) tokenFile() {
 		if os.Geteuid() != 0 {
 			e.broken(check, text+", and the hooks, as you, cannot replace it", "chown it to you")
 		} else {
-			e.warn(check, text, "doctor --gate-user "+userName(owner)+" if the gate runs as that user, else chown it")
+			e.warn(check, text, isItTheGates(owner))
 		}
 	}
 	entries, err := e.tokens.Entries()
@@ -114,11 +114,16 @@ func (e *examination) folders(dir string) (fine bool) {
 			return false
 		}
 		if err == nil {
-			owner, gates := int(info.Sys().(*syscall.Stat_t).Uid), false
-			gates = last && e.GateUser != "" && userName(owner) == e.GateUser
-			if owner != 0 && owner != os.Geteuid() && !gates {
+			owner := int(info.Sys().(*syscall.Stat_t).Uid)
+			text := fmt.Sprintf("folder %s belongs to user %s, who can put another token file there", dir, userName(owner))
+			switch {
+			case owner == 0, owner == os.Geteuid(), last && userName(owner) == e.GateUser:
+			case last && os.Geteuid() == 0:
 				fine = false
-				e.broken("token-file", fmt.Sprintf("folder %s belongs to user %s, who can put another token file there", dir, userName(owner)), "chown it")
+				e.warn("token-file", text, isItTheGates(owner))
+			default:
+				fine = false
+				e.broken("token-file", text, "chown it")
 			}
 			if info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 				fine = false
@@ -255,6 +260,10 @@ func ids(texts []string) []uint32 {
 		all = append(all, uint32(id))
 	}
 	return all
+}
+
+func isItTheGates(owner int) string {
+	return "doctor --gate-user " + userName(owner) + " if the gate runs as that user, else chown it"
 }
 
 func userName(uid int) string {
