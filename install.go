@@ -91,6 +91,9 @@ func install(c *cli.Context) error {
 		fmt.Println("wrote", f.Path)
 	}
 	if c.Bool("dry-run") {
+		if c.Bool("no-watch") {
+			return unwatch(c, place)
+		}
 		return nil
 	}
 	if inForce, err = podman.HookDirs(c.Context); err != nil {
@@ -109,7 +112,7 @@ func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
 	const later = "without it, an orphan's token goes with the next hook of any container"
 	switch {
 	case c.Bool("no-watch"):
-		return nil
+		return unwatch(c, place)
 	case !place.Systemd:
 		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
 		return nil
@@ -120,6 +123,44 @@ func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
 	fmt.Println("started", filepath.Base(place.Unit))
 	if place.User && !podman.Lingers() {
 		fmt.Fprintln(os.Stderr, "terok-gate-hook: reap --watch ends when you log out; if containers go on then: loginctl enable-linger")
+	}
+	return nil
+}
+
+// unwatch takes back the service of an earlier install.
+func unwatch(c *cli.Context, place podman.Place) error {
+	paths, err := podman.Installed(place)
+	if err != nil {
+		return err
+	}
+	return remove(c, place, slices.DeleteFunc(paths, func(path string) bool {
+		return filepath.Base(path) != filepath.Base(place.Unit)
+	}))
+}
+
+// remove removes files of an installation. If its unit is among them, systemd stops
+// the service first, and forgets it then.
+func remove(c *cli.Context, place podman.Place, paths []string) error {
+	if c.Bool("dry-run") {
+		for _, path := range paths {
+			fmt.Println("would remove", path)
+		}
+		return nil
+	}
+	service := place.Systemd && slices.Contains(paths, place.Unit)
+	if service {
+		if err := place.DisableWatch(c.Context); err != nil {
+			return err
+		}
+	}
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // systemctl was first
+			return err
+		}
+		fmt.Println("removed", path)
+	}
+	if service {
+		return place.ForgetWatch(c.Context)
 	}
 	return nil
 }
@@ -136,23 +177,11 @@ func uninstall(c *cli.Context) error {
 	if err := asInstalled(c, place); err != nil {
 		return err
 	}
-	if slices.Contains(paths, place.Unit) && place.Systemd && !c.Bool("dry-run") {
-		if err := place.DisableWatch(c.Context); err != nil {
-			return err
-		}
-	}
 	if len(paths) == 0 {
 		fmt.Println("nothing to remove")
 	}
-	for _, path := range paths {
-		if c.Bool("dry-run") {
-			fmt.Println("would remove", path)
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // systemctl was first
-			return err
-		}
-		fmt.Println("removed", path)
+	if err := remove(c, place, paths); err != nil {
+		return err
 	}
 	file, err := tokenFile(c)
 	if err != nil {

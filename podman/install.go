@@ -342,6 +342,11 @@ func (p Place) DisableWatch(ctx context.Context) error {
 	return p.systemctl(ctx, "disable", "--now", unitName)
 }
 
+// ForgetWatch has systemd see that the unit is gone.
+func (p Place) ForgetWatch(ctx context.Context) error {
+	return p.systemctl(ctx, "daemon-reload")
+}
+
 func (p Place) systemctl(ctx context.Context, args ...string) error {
 	if p.User {
 		args = append([]string{"--user"}, args...)
