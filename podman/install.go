@@ -181,14 +181,21 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 		}
 	}
 	unit := replaceLine(string(template), "ExecStart=", strings.Join(words, " "))
-	writable := []string{unitQuote(existingFolder(r.TokenFile))}
-	if r.LogFile != "" {
-		writable = append(writable, unitQuote(existingFolder(r.LogFile)))
+	var writable []string
+	for _, file := range []string{r.TokenFile, r.LogFile} {
+		if file == "" {
+			continue
+		}
+		folder := existingFolder(file)
+		writable = append(writable, unitQuote(folder))
+		if folder == "/tmp" || folder == "/var/tmp" {
+			unit = replaceLine(unit, "PrivateTmp=", "no")
+		}
+		if !strings.HasPrefix(file, "/var/") {
+			unit = replaceLine(unit, "ProtectHome=", "no")
+		}
 	}
 	unit = replaceLine(unit, "ReadWritePaths=", strings.Join(writable, " "))
-	if !strings.HasPrefix(r.TokenFile, "/var/") || r.LogFile != "" && !strings.HasPrefix(r.LogFile, "/var/") {
-		unit = replaceLine(unit, "ProtectHome=", "no")
-	}
 	return []byte(mark + unit), nil
 }
 
@@ -206,10 +213,12 @@ func unitQuote(word string) string {
 
 // existingFolder is the nearest folder above the file that there is: what a service
 // may write to must exist when it starts, even if the file's own folder comes later.
-// Below /var/lib it is /var/lib, so that the folder may go and come.
+// Where folders come and go, at a reboot say, it is the one that stays.
 func existingFolder(file string) string {
-	if strings.HasPrefix(file, "/var/lib/") {
-		return "/var/lib"
+	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
+		if strings.HasPrefix(file, stays+"/") {
+			return stays
+		}
 	}
 	for folder := filepath.Dir(file); ; folder = filepath.Dir(folder) {
 		if info, err := os.Stat(folder); err == nil && info.IsDir() || folder == "/" {

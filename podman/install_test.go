@@ -12,14 +12,19 @@ import (
 
 // The definitions and the unit carry everything over that install was told.
 func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), `a 100% "odd" $HOME`)
+	top, err := os.MkdirTemp("/dev/shm", "terok-") // of /tmp the service gets all
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(top) })
+	dir := filepath.Join(top, `a 100% "odd" $HOME`)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	r := Registration{
 		Binary:      filepath.Join(t.TempDir(), binary), // systemd takes no odd one
 		TokenFile:   filepath.Join(dir, "gate/tokens.json"),
-		LogFile:     filepath.Join(t.TempDir(), "log"),
+		LogFile:     filepath.Join(top, "log"),
 		CommonFlags: []string{"--lock-timeout", "3s"},
 		StageFlags:  map[string][]string{"prestart": {"--env-mode", "0440"}},
 		Annotations: []string{"a.project", "a.task"},
