@@ -226,6 +226,15 @@ func inState(t *testing.T, pid int) string {
 	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
 }
 
+func becomes(t *testing.T, pid int, state string) {
+	t.Helper()
+	for end := time.Now().Add(aWhile); inState(t, pid) != state; <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("process %d is not %s but %s", pid, state, inState(t, pid))
+		}
+	}
+}
+
 // A thousand containers, each of whose tokens goes when its process dies, even if
 // nobody collects it.
 func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
@@ -468,6 +477,34 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 
 // While nothing happens, no processor time is used: not a clock tick while another
 // process uses two hundred.
+// When a machine or a session ends, all end at the same time: what died by then is
+// still revoked. The watch is stopped meanwhile, so that it learns of both at once.
+func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
+	needRoot(t)
+	world, err := newWorld(situation{folder: "full"})
+	must(t, err)
+	defer world.remove()
+	file := followTokens(t, world.tokens)
+	for i := range 5 { // of the two it sees the one or the other first
+		w := startWatcher(t, world.tokens)
+		lives, entries := newLives(t, i, 1)
+		file.replace(t, entries)
+		w.waitsFor(t, pidsOf(lives)...)
+		must(t, w.cmd.Process.Signal(unix.SIGSTOP))
+		becomes(t, w.cmd.Process.Pid, "T")
+		lives[0].dies(t)
+		becomes(t, lives[0].pid(), "Z")
+		must(t, w.cmd.Process.Signal(unix.SIGTERM))
+		must(t, w.cmd.Process.Signal(unix.SIGCONT))
+		w.stop(t, unix.SIGCONT)
+		now, err := readTokens(world.tokens)
+		must(t, err)
+		if now[lives[0].token] != nil {
+			t.Fatal("the token of the dead stays")
+		}
+	}
+}
+
 func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 	needRoot(t)
 	needs(t, "sh")

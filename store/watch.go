@@ -18,8 +18,8 @@ import (
 // removed or replaced, its folder included. While nothing happens it sleeps.
 //
 // It tells report of each sweep that revoked tokens, and of errors, the same error
-// once. After an error it goes on, a second later. It returns an error only if it
-// cannot begin.
+// once. After an error it goes on, a second later. When ctx is done, it looks a last
+// time. It returns an error only if it cannot begin.
 func (f File) Watch(ctx context.Context, report func(revoked []Entry, err error)) error {
 	path, err := filepath.Abs(f.Path)
 	if err != nil {
@@ -54,6 +54,14 @@ func (f File) Watch(ctx context.Context, report func(revoked []Entry, err error)
 		for stirred := false; !stirred; {
 			select {
 			case <-ctx.Done():
+				// For what died just now: nobody else may be left to see it.
+				revoked, err := f.look(&folder, processes)
+				if len(revoked) > 0 {
+					report(revoked, nil)
+				}
+				if err != nil && err.Error() != lastError {
+					report(nil, err)
+				}
 				return nil
 			case <-processes.died:
 				stirred = true
