@@ -25,7 +25,7 @@ var templates embed.FS
 // installFlags are those of the stages, which install carries over, and its own.
 func installFlags() []cli.Flag {
 	return append(mountFlags(),
-		&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service"},
+		&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; take an earlier one away"},
 		dryRunFlag(),
 	)
 }
@@ -113,6 +113,9 @@ func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
 	switch {
 	case c.Bool("no-watch"):
 		return unwatch(c, place)
+	case !place.Systemd && place.User:
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd that runs services of yours, reap --watch for one: "+later)
+		return nil
 	case !place.Systemd:
 		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
 		return nil
@@ -122,7 +125,7 @@ func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
 	}
 	fmt.Println("started", filepath.Base(place.Unit))
 	if place.User && !podman.Lingers() {
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: reap --watch ends when you log out; if containers go on then: loginctl enable-linger")
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger")
 	}
 	return nil
 }

@@ -180,7 +180,7 @@ func (e *examination) service() {
 		return
 	}
 	if e.Place.User && !Lingers() {
-		e.warn(check, unitName+" ends when you log out", "loginctl enable-linger")
+		e.warn(check, unitName+" and your containers end when you log out", "loginctl enable-linger")
 		return
 	}
 	e.ok(check, unitName+" runs")

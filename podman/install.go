@@ -24,6 +24,7 @@ type Place struct {
 	DropIn  string // drop-in for containers.conf
 	Unit    string // systemd unit
 	User    bool   // of one user, not of the system
+	Runtime string // XDG_RUNTIME_DIR of that user
 	Systemd bool   // there is a systemd that could run the unit
 }
 
@@ -56,14 +57,19 @@ func UserPlace() (Place, error) {
 		return Place{}, fmt.Errorf("XDG_CONFIG_HOME is %s: podman's clean-up does not see it and would run no poststop hook: "+
 			"unset it, for podman too, and use %s", other, config)
 	}
+	// After su and sudo it is not set, and podman looks there by itself.
 	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if runtime == "" {
+		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
+	}
 	_, err = os.Stat(filepath.Join(runtime, "systemd/private")) // the user's service manager
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
 		Unit:    filepath.Join(config, "systemd/user", unitName),
 		User:    true,
-		Systemd: runtime != "" && err == nil,
+		Runtime: runtime,
+		Systemd: err == nil,
 	}, nil
 }
 
@@ -360,7 +366,11 @@ func (p Place) systemctl(ctx context.Context, args ...string) error {
 	if p.User {
 		args = append([]string{"--user"}, args...)
 	}
-	_, err := exec.CommandContext(ctx, "systemctl", args...).Output()
+	cmd := exec.CommandContext(ctx, "systemctl", args...)
+	if p.User {
+		cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+p.Runtime)
+	}
+	_, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), commandError(err))
 	}
