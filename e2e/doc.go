@@ -14,6 +14,9 @@
 // kernel ends everything that it started. What stays on the machine is what
 // cgroups leave behind: an empty libpod_parent, as after any use of podman.
 //
+// Some tests boot a machine of their own, with a real systemd, in more namespaces
+// (newMachine). It needs nothing but the packages of systemd.
+//
 // Run by anybody else, only the rootless engines are tested, with the caller's
 // own user and storage apart from the caller's, and without the system log.
 //

@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What install has systemd do, as root and as a user, in the eyes of a real systemd.
+
+const watchUnit = "terok-gate-reap.service"
+
+// account is a user of a machine who has podman, the hook and an image.
+type account struct {
+	*machine
+	user      string
+	systemctl string
+	journal   string // matches what the service logged
+	tokenFile string // the default one
+	settings  string // folders that install writes to
+}
+
+// newAccounts puts the hook on the machine and returns root and alice.
+func newAccounts(t *testing.T, m *machine) (root, alice account) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.put(t, path, "/usr/bin/terok-gate-hook", 0o755)
+	m.addUser(t, "alice")
+	root = account{
+		m, "root", "systemctl", "_SYSTEMD_UNIT=" + watchUnit,
+		"/var/lib/terok/sandbox/gate/tokens.json", "/etc/containers /etc/systemd /usr/lib/systemd",
+	}
+	alice = account{
+		m, "alice", "systemctl --user", "_SYSTEMD_USER_UNIT=" + watchUnit,
+		"/home/alice/.local/share/terok/sandbox/gate/tokens.json", "/home/alice/.config",
+	}
+	for _, a := range []account{root, alice} {
+		m.addImage(t, a.user)
+	}
+	return root, alice
+}
+
+func (a account) must(t *testing.T, script string) string {
+	t.Helper()
+	return a.machine.must(t, a.user, script)
+}
+
+// install runs install, with flags before and after the command.
+func (a account) install(t *testing.T, common, flags string) (said string) {
+	t.Helper()
+	return a.must(t, fmt.Sprintf("terok-gate-hook %s install --allow-project 'demo*' %s", common, flags))
+}
+
+// run starts a container, which gets a token, and returns its id.
+func (a account) run(t *testing.T) string {
+	t.Helper()
+	id := a.must(t, "podman run --detach --network none --annotation terok.project=demo --annotation terok.task=1 "+image+" sleep 600 2>/dev/null")
+	return strings.TrimSpace(id)
+}
+
+// kill kills a container so that nobody is left to run a hook.
+func (a account) kill(t *testing.T, id string) {
+	t.Helper()
+	a.must(t, "kill -9 $(podman inspect --format '{{.State.ConmonPid}} {{.State.Pid}}' "+id+")")
+}
+
+// has tells whether a token of the container is in the token file.
+func (a account) has(t *testing.T, tokenFile, id string) bool {
+	t.Helper()
+	content, err := os.ReadFile(a.path(tokenFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(content), id)
+}
+
+// revokes checks that the service, and it alone, revokes the token of a container that
+// was killed with all that belonged to it.
+func (a account) revokes(t *testing.T, tokenFile string) (id string) {
+	t.Helper()
+	id = a.run(t)
+	if !a.has(t, tokenFile, id) {
+		t.Fatalf("%s: the container has no token in %s", a.user, tokenFile)
+	}
+	a.kill(t, id)
+	eventually(t, a.user+": the service revokes the dead container's token", func() bool { return !a.has(t, tokenFile, id) })
+	a.eventually(t, fmt.Sprintf("journalctl --output cat --identifier terok-gate-hook %s | grep swept.*%s", a.journal, id))
+	return id
+}
+
+// healthy checks that the service runs, and has done nothing but sweep.
+func (a account) healthy(t *testing.T) {
+	t.Helper()
+	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+watchUnit)
+	for _, want := range []string{"ActiveState=active", "UnitFileState=enabled", "NRestarts=0"} {
+		if !strings.Contains(show, want+"\n") {
+			t.Errorf("%s: not %s:\n%s", a.user, want, show)
+		}
+	}
+	for line := range strings.Lines(a.machine.must(t, "root", "journalctl --quiet --output cat "+a.journal)) {
+		if !strings.HasPrefix(line, "swept ") {
+			t.Errorf("%s: the service says %s", a.user, line)
+		}
+	}
+}
+
+// files is what install may have written, with its content.
+func (a account) files(t *testing.T) string {
+	t.Helper()
+	return a.must(t, fmt.Sprintf("mkdir -p %s; find %[1]s -type f -exec sha256sum {} + -o -type l -printf '%%p %%l\\n' | sort", a.settings))
+}
+
+func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, alice := newAccounts(t, m)
+	for _, a := range []account{root, alice} {
+		t.Run(a.user, func(t *testing.T) {
+			t.Parallel()
+			defer m.logIn(t, a.user)()
+			before := a.files(t)
+			if said := a.install(t, "", ""); !strings.Contains(said, "started "+watchUnit) {
+				t.Errorf("install says %q", said)
+			}
+			id := a.revokes(t, a.tokenFile)
+			a.healthy(t)
+			m.must(t, "root", "journalctl --output cat --identifier terok-gate-hook | grep issued.*"+id)
+
+			// An earlier service goes, with all that it was.
+			said := a.install(t, "", "--no-watch")
+			if state := a.must(t, a.systemctl+" is-active "+watchUnit+" || true"); state != "inactive\n" || !strings.Contains(said, "removed ") {
+				t.Errorf("after install --no-watch the service is %s, and install says %q", state, said)
+			}
+			if files := a.files(t); strings.Contains(files, watchUnit) {
+				t.Errorf("install --no-watch leaves the service there:\n%s", files)
+			}
+
+			a.install(t, "", "")
+			a.must(t, "terok-gate-hook uninstall")
+			if diff := cmp.Diff(before, a.files(t)); diff != "" {
+				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)
+			}
+			if state := a.must(t, a.systemctl+" show --property LoadState,ActiveState "+watchUnit); state != "LoadState=not-found\nActiveState=inactive\n" {
+				t.Errorf("after uninstall systemd still knows the service: %s", state)
+			}
+		})
+	}
+}
+
+// A token file in any place that root can name; a container's token is revoked there.
+func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, _ := newAccounts(t, m)
+	m.must(t, "root", "useradd --system --create-home --home-dir /var/lib/gate gate; chmod 700 /var/lib/gate")
+	for _, row := range []struct{ name, prepare, tokenFile, log string }{
+		{"in a folder that comes later, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
+		{"among temporary files", "mkdir /tmp/gate", "/tmp/gate/tokens.json", "/var/tmp/log"},
+		{"the gate's, and in somebody's home", "cd /var/lib/gate; echo {} >tokens.json; chown gate:gate tokens.json; chmod 640 tokens.json",
+			"/var/lib/gate/tokens.json", "/home/alice/log"},
+		{"in a folder that is gone at the next boot", "mkdir /run/gate", "/run/gate/tokens.json", "/var/log/terok-gate.log"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			root.must(t, row.prepare)
+			// The last one's service runs, with the last one's files.
+			root.install(t, fmt.Sprintf("--token-file %s --log-file %s", row.tokenFile, row.log), "")
+			owner := "stat --format '%U:%G %a' " + row.tokenFile + " || true"
+			before := root.must(t, owner)
+			id := root.revokes(t, row.tokenFile)
+			for _, event := range []string{"issued", "swept"} {
+				root.must(t, fmt.Sprintf("grep '\"event\":\"%s\".*%s' %s", event, id, row.log))
+			}
+			root.healthy(t)
+			if after := root.must(t, owner); strings.HasPrefix(before, "gate:") && after != before {
+				t.Errorf("the token file was %s and is %s", before, after)
+			}
+		})
+	}
+	m.off(t)
+	m.boot(t)
+	root.revokes(t, "/run/gate/tokens.json")
+	root.healthy(t)
+}
+
+// Without lingering, a user's containers end with the user's last session, and so does
+// the service, but after them.
+func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	// Systemd waits that long for more sessions, and for what ignores SIGTERM, as
+	// sleep does in a container.
+	m.must(t, "root", `mkdir -p /etc/systemd/logind.conf.d /etc/systemd/user.conf.d
+		printf '[Login]\nUserStopDelaySec=1s\n' >/etc/systemd/logind.conf.d/test.conf
+		printf '[Manager]\nDefaultTimeoutStopSec=2s\n' >/etc/systemd/user.conf.d/test.conf
+		systemctl restart systemd-logind`)
+	_, alice := newAccounts(t, m)
+	const advice = "loginctl enable-linger"
+
+	logOut := m.logIn(t, "alice")
+	if said := alice.install(t, "", ""); !strings.Contains(said, advice) {
+		t.Errorf("without lingering, install says %q", said)
+	}
+	id := alice.run(t)
+	if !alice.has(t, alice.tokenFile, id) {
+		t.Fatal("the container has no token")
+	}
+	logOut()
+	m.eventually(t, "! pgrep --euid alice")
+	if alice.has(t, alice.tokenFile, id) {
+		t.Error("the container ended when its user logged out, and its token is still valid")
+	}
+
+	m.must(t, "root", "loginctl enable-linger alice")
+	logOut = m.logIn(t, "alice")
+	installed := alice.files(t)
+	// As after sudo, which tells nothing of the user's services.
+	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate-hook install --allow-project demo\\* 2>&1'")
+	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
+		t.Errorf("with lingering, install says %q", said)
+	}
+	if diff := cmp.Diff(installed, alice.files(t)); diff != "" {
+		t.Errorf("a second install changes something (-first +second):\n%s", diff)
+	}
+	id = alice.run(t)
+	logOut()
+	m.eventually(t, "! loginctl list-sessions | grep alice")
+	m.must(t, "root", "pgrep --euid alice --full 'reap --watch'; pgrep --euid alice --full '^sleep 600'")
+	if !alice.has(t, alice.tokenFile, id) {
+		t.Error("the container goes on when its user logs out, and its token does not")
+	}
+	alice.kill(t, id)
+
+	m.off(t)
+	m.boot(t)
+	m.eventually(t, "pgrep --euid alice --full 'reap --watch'")
+	alice.revokes(t, alice.tokenFile)
+	alice.healthy(t)
+}
