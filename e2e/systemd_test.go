@@ -132,6 +132,14 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			a.healthy(t)
 			m.must(t, "root", "journalctl --output cat --identifier terok-gate-hook | grep issued.*"+id)
 
+			runs := map[string]string{"root": "✓ service: " + watchUnit + " runs", "alice": "! service: " + watchUnit + " and your containers end when you log out"}
+			if says := a.must(t, "terok-gate-hook doctor"); !strings.Contains(says, runs[a.user]) || !strings.Contains(says, "✓ probe: ") {
+				t.Errorf("doctor says %s", says)
+			}
+			if says := a.must(t, a.systemctl+" stop "+watchUnit+"; terok-gate-hook doctor"); !strings.Contains(says, "! service: "+watchUnit+" does not run") {
+				t.Errorf("doctor says %s", says)
+			}
+
 			// An earlier service goes, with all that it was.
 			said := a.install(t, "", "--no-watch")
 			if state := a.must(t, a.systemctl+" is-active "+watchUnit+" || true"); state != "inactive\n" || !strings.Contains(said, "removed ") {

@@ -475,8 +475,6 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 	w.stop(t, syscall.SIGINT)
 }
 
-// While nothing happens, no processor time is used: not a clock tick while another
-// process uses two hundred.
 // When a machine or a session ends, all end at the same time: what died by then is
 // still revoked. The watch is stopped meanwhile, so that it learns of both at once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
@@ -505,6 +503,8 @@ func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	}
 }
 
+// While nothing happens, no processor time is used: not a clock tick while another
+// process uses two hundred.
 func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 	needRoot(t)
 	needs(t, "sh")
