@@ -79,6 +79,7 @@ ln -s /proc/self/fd dev/fd
 for device in null zero full random urandom tty fuse net/tun; do
 	[ ! -e /dev/$device ] || cp -a /dev/$device dev/$device
 done
+chmod 0666 dev/fuse dev/net/tun 2>/dev/null || true # as udev does
 mkdir -p old
 pivot_root . old
 umount -l old

@@ -102,7 +102,7 @@ func (e *examination) probe() {
 	saw := func(line string) bool { return slices.Contains(lines, line) }
 	switch {
 	case err != nil && !saw("env"):
-		e.broken(check, "a container with annotations does not start: "+err.Error(), "the reason is in journalctl -t terok-gate-hook, or in the log file")
+		e.broken(check, "a container with annotations does not start: "+err.Error(), "if the hooks refused it, journalctl -t terok-gate-hook or the log file says why; a network: doctor --network")
 		return
 	case !saw("env"):
 		e.broken(check, fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), "terok-gate-hook install")
