@@ -61,6 +61,8 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 		{"prestart --mount-path /", "prestart: ", `--mount-path "/": use an absolute path`},
 		{"prestart --mount-path /run/../etc", "prestart: ", `--mount-path "/run/../etc": use an absolute path`},
 		{"prestart --gate-url gate:9418", "prestart: ", `--gate-url "gate:9418": is not of the form`},
+		{"prestart --gate-url http://gate:94180", "prestart: ", `--gate-url "http://gate:94180": there is no such port`},
+		{"prestart --gate-url http://me:pw@gate", "prestart: ", `--gate-url "...@gate": holds credentials`},
 		{"prestart --gate-url http://gate/$(reboot)", "prestart: ", `--gate-url "http://gate/$(reboot)": use letters`},
 		{"prestart --allow-project [", "prestart: ", `--allow-project "[": syntax error in pattern`},
 		{"createRuntime --env-mode rw", "prestart: ", `--env-mode "rw" is refused`},

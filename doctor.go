@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -48,7 +50,9 @@ func doctor(c *cli.Context) error {
 	}
 	findings := []podman.Finding{}
 	broken := 0
-	d.Examine(c.Context, func(f podman.Finding) {
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	d.Examine(ctx, func(f podman.Finding) {
 		f.Text, f.Remedy = oneLine(f.Text), oneLine(f.Remedy)
 		if f.State == podman.Broken {
 			broken++
@@ -68,7 +72,7 @@ func doctor(c *cli.Context) error {
 		}
 	}
 	if broken > 0 {
-		return fmt.Errorf("broken: %d", broken)
+		return fmt.Errorf("findings that are broken: %d", broken)
 	}
 	return nil
 }

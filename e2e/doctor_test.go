@@ -89,9 +89,10 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 			finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
 		}
 		// The probe asks for a project that the hooks admit.
-		finds(t, h.doctor(t, "--project secret"), "probe", "broken", "does not start")
+		finds(t, h.doctor(t, "--project secret"), "probe", "broken", "do not admit project secret")
 
 		finds(t, h.doctor(t, "--network host --gate-url "+g.URL+"/nowhere"), "gate", "broken", "403")
+		finds(t, h.doctor(t, "--network host --project othello"), "gate", "broken", "not found")
 		deaf := newGate(t, h.tokenFile+".other", "demo")
 		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Authentication failed")
 		deaf.Close()

@@ -108,15 +108,21 @@ func gitConfigCount(env []string, mountPath string) (int, error) {
 // checkGateURL admits a URL that needs no quoting anywhere: in a shell, in git's
 // configuration, in systemd's.
 func checkGateURL(s string) error {
+	const form = "is not of the form http[s]://host[:port][/path]"
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return errors.New(form)
+	}
+	if u.User != nil {
+		return errors.New("holds credentials, which the hook adds by itself")
+	}
 	if !plain(s, ":/._-~[]") {
 		return errors.New("use letters, digits and :/._-~[] only")
 	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return err
-	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
-		return errors.New("is not of the form http[s]://host[:port][/path]")
+	if u.Port() != "" {
+		if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
+			return errors.New("there is no such port")
+		}
 	}
 	return nil
 }

@@ -7,14 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 
 	"terok-gate-hook/store"
 )
 
 // grant takes the grant from the annotations. asked is false for a container that
-// has neither of the two: it is not ours. Without an error it is admitted; on one the grant is what was asked
-// for, fit for a log and nothing else.
+// has neither of the two: it is not ours. Without an error it is admitted; on one the
+// grant is what was asked for, fit for a log and nothing else.
 func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked bool, err error) {
 	projectName, taskName := h.projectAnnotation(), h.taskAnnotation()
 	project, hasProject := annotations[projectName]
@@ -35,24 +36,22 @@ func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked boo
 	if err := store.ValidName(task); err != nil {
 		return grant, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
 	}
-	return grant, true, h.admit(grant)
+	if !h.Admits(project) {
+		return grant, true, fmt.Errorf("%w: project %q is not among those that this hook's --allow-project admits", ErrRefused, project)
+	}
+	return grant, true, nil
 }
 
 func (h Hook) projectAnnotation() string { return cmp.Or(h.ProjectAnnotation, ProjectAnnotation) }
 
 func (h Hook) taskAnnotation() string { return cmp.Or(h.TaskAnnotation, TaskAnnotation) }
 
-// admit says whether a pattern admits the project.
-func (h Hook) admit(grant store.Grant) error {
-	if len(h.AllowProjects) == 0 {
-		return nil
-	}
-	for _, pattern := range h.AllowProjects {
-		if ok, _ := path.Match(pattern, grant.Project); ok {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: project %q is not among those that this hook's --allow-project admits", ErrRefused, grant.Project)
+// Admits tells whether a pattern admits the project.
+func (h Hook) Admits(project string) bool {
+	return len(h.AllowProjects) == 0 || slices.ContainsFunc(h.AllowProjects, func(pattern string) bool {
+		ok, _ := path.Match(pattern, project)
+		return ok
+	})
 }
 
 // envMode is the mode of the files in the container: the annotation's, else the

@@ -69,7 +69,7 @@ func TestAnyOfThePatternsAdmitsAProject(t *testing.T) {
 		{"other demo", "demo", true},
 		{"other more", "demo", false},
 	} {
-		err := Hook{AllowProjects: strings.Fields(row.patterns)}.admit(store.Grant{Project: row.project, Task: "1"})
+		_, _, err := Hook{AllowProjects: strings.Fields(row.patterns)}.grant(map[string]string{ProjectAnnotation: row.project, TaskAnnotation: "1"})
 		if (err == nil) != row.admitted {
 			t.Errorf("patterns %q, project %s: %v", row.patterns, row.project, err)
 		}

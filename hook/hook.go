@@ -23,6 +23,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"terok-gate-hook/store"
 )
@@ -70,7 +71,11 @@ func (h Hook) Check() error {
 	}
 	if h.GateURL != "" {
 		if err := checkGateURL(h.GateURL); err != nil {
-			return fmt.Errorf("--gate-url %q: %w", h.GateURL, err)
+			shown := h.GateURL
+			if _, host, ok := strings.Cut(shown, "@"); ok {
+				shown = "...@" + host // before it may be a token
+			}
+			return fmt.Errorf("--gate-url %q: %w", shown, err)
 		}
 	}
 	if h.EnvDir != "" && !filepath.IsAbs(h.EnvDir) {

@@ -3,6 +3,7 @@
 package podman
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -154,7 +155,7 @@ func (e *examination) userNamespaces() bool {
 	const check, install = "user-namespaces", "install uidmap (Debian) or shadow-utils (Fedora)"
 	uids, err := e.command("podman", "unshare", "cat", "/proc/self/uid_map")
 	if err != nil {
-		remedy := install + ", and see that user namespaces are allowed: sysctl -a | grep -e userns -e user_namespaces"
+		remedy := "if it is not a matter of your files: " + install + ", and see that user namespaces are allowed (sysctl -a | grep -e userns -e user_namespaces)"
 		e.broken(check, "podman gets no user namespace: "+err.Error(), remedy)
 		return false
 	}
@@ -175,8 +176,12 @@ func (e *examination) service() {
 		return
 	}
 	if err := e.Place.systemctl(e.ctx, "is-active", unitName); err != nil {
+		status := "systemctl status "
+		if e.Place.User {
+			status = "systemctl --user status "
+		}
 		e.warn(check, unitName+" does not run: an orphan's token lives until the next hook of any container",
-			"terok-gate-hook install, or systemctl status "+unitName)
+			"terok-gate-hook install, or see "+status+unitName)
 		return
 	}
 	if e.Place.User && !Lingers() {
@@ -186,11 +191,26 @@ func (e *examination) service() {
 	e.ok(check, unitName+" runs")
 }
 
-// command runs a program and returns what it writes to standard output.
+// command runs a program and returns what it writes to standard output. The probe's
+// image may be hostile, and say more than we care to hear.
 func (e *examination) command(name string, args ...string) (string, error) {
-	out, err := exec.CommandContext(e.ctx, name, args...).Output()
-	if err != nil {
-		err = commandError(err)
+	var stdout, stderr limitedBuffer
+	cmd := exec.CommandContext(e.ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err != nil && stderr.held.Len() > 0 {
+		err = fmt.Errorf("%w: %.300s", err, lastLine(stderr.held.Bytes()))
 	}
-	return string(out), err
+	return stdout.held.String(), err
+}
+
+// limitedBuffer takes so much and no more.
+type limitedBuffer struct{ held bytes.Buffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	const limit = 16 << 20
+	if b.held.Len()+len(p) > limit {
+		return 0, fmt.Errorf("more than %d bytes of output", limit)
+	}
+	return b.held.Write(p)
 }

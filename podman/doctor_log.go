@@ -61,6 +61,6 @@ func (e *examination) log() {
 		e.ok(check, e.LogFile+": no hook refused or failed within a day")
 		return
 	}
-	e.warn(check, fmt.Sprintf("%d hooks refused or failed within a day, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
+	e.warn(check, fmt.Sprintf("hooks that refused or failed within a day: %d, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
 		"the others: grep -E 'refused|failed' "+e.LogFile)
 }

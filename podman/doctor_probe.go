@@ -3,12 +3,13 @@
 package podman
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,9 +47,14 @@ fi
 func (e *examination) probe() {
 	const check = "probe"
 	prestart := e.registered("prestart")
-	project := e.probeProject(prestart.flags("--allow-project"))
-	if project == "" {
+	patterns := prestart.flags("--allow-project")
+	project := e.probeProject(patterns)
+	switch {
+	case project == "":
 		e.warn(check, "not tried: it takes a project that the hooks admit", "doctor --project P")
+		return
+	case !admits(patterns, project):
+		e.broken(check, fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(patterns, " ")), "terok-gate-hook install, with another --allow-project")
 		return
 	}
 	folder, err := os.MkdirTemp("", probeName)
@@ -62,18 +68,13 @@ func (e *examination) probe() {
 		return
 	}
 	idFile := filepath.Join(folder, "id")
-	mountPath := hook.MountPath
-	if given := prestart.flag("--mount-path"); given != "" {
-		mountPath = given
+	mountPath := cmp.Or(prestart.flag("--mount-path"), hook.MountPath)
+	annotation := func(flag, usual, value string) string {
+		return "--annotation=" + cmp.Or(prestart.flag(flag), usual) + "=" + value
 	}
-	annotation := func(flag, name, value string) string {
-		if given := prestart.flag(flag); given != "" {
-			name = given
-		}
-		return "--annotation=" + name + "=" + value
-	}
+	name := probeName + rand.Text()[:8]
 	args := []string{
-		"run", "--rm", "--name", probeName + rand.Text()[:8], "--cidfile", idFile, "--timeout", "60",
+		"run", "--rm", "--name", name, "--cidfile", idFile, "--timeout", "60",
 		annotation("--project-annotation", hook.ProjectAnnotation, project),
 		annotation("--task-annotation", hook.TaskAnnotation, probeTask),
 	}
@@ -97,6 +98,11 @@ func (e *examination) probe() {
 		}
 		args = append(args, rootfs...)
 	}
+	defer func() {
+		if e.ctx.Err() != nil { // somebody ended us, and podman with us
+			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
+		}
+	}()
 	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, repository)...)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	saw := func(line string) bool { return slices.Contains(lines, line) }
@@ -119,19 +125,41 @@ func (e *examination) probe() {
 	if repository == "" {
 		return
 	}
-	switch last := lines[len(lines)-1]; {
-	case saw("gate"):
-		e.ok("gate", repository+" can be read from a container, with a fresh token")
-	case saw("no git"):
-		e.warn("gate", "not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
-	case err != nil:
-		e.broken("gate", fmt.Sprintf("%s: no answer to a container: %v", repository, err), gateRemedy)
-	default:
-		e.broken("gate", fmt.Sprintf("%s, from a container with a fresh token: %s", repository, last), gateRemedy+"; it must read "+e.TokenFile)
-	}
+	e.gate(repository, project, saw, lines[len(lines)-1], err)
 }
 
-const gateRemedy = "start the gate where containers reach it (README, “How a container reaches a gate”), or choose: doctor --network, --project"
+// gate tells what git said last of the gate, and what mends that.
+func (e *examination) gate(repository, project string, saw func(string) bool, last string, err error) {
+	const check, table = "gate", "see the README, “How a container reaches a gate”"
+	if saw("gate") {
+		e.ok(check, repository+" can be read from a container, with a fresh token")
+		return
+	}
+	if saw("no git") {
+		e.warn(check, "not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
+		return
+	}
+	if err != nil {
+		last = err.Error()
+	}
+	text := fmt.Sprintf("%s, from a container: %.300s", repository, last)
+	said := func(words string) bool { return strings.Contains(last, words) }
+	switch {
+	case said("not found") && e.Project == "":
+		// The project was our guess.
+		e.warn(check, text, "the gate answers; try a project that it has: doctor --project P")
+	case said("not found"):
+		e.broken(check, text, "the gate answers, but has no project "+project)
+	case said("Authentication failed"), said("could not read Username"):
+		e.broken(check, text, "the gate does not know the token: it must read "+e.TokenFile)
+	case said("403"):
+		e.broken(check, text, "the gate knows the token, but not for this URL: is it the gate's own?")
+	case said("resolve host"):
+		e.broken(check, text, "containers on this network do not know that name: "+table)
+	default:
+		e.broken(check, text, "start the gate where containers on their network reach it: "+table+", and doctor --network")
+	}
+}
 
 // probeProject returns a project that the patterns admit, best one that there is.
 func (e *examination) probeProject(patterns []string) string {
@@ -148,12 +176,15 @@ func (e *examination) probeProject(patterns []string) string {
 		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
 	}
 	for _, project := range append(candidates, probeTask) {
-		admits := func(pattern string) bool { ok, _ := path.Match(pattern, project); return ok }
-		if store.ValidName(project) == nil && (len(patterns) == 0 || slices.ContainsFunc(patterns, admits)) {
+		if store.ValidName(project) == nil && admits(patterns, project) {
 			return project
 		}
 	}
 	return ""
+}
+
+func admits(patterns []string, project string) bool {
+	return hook.Hook{AllowProjects: patterns}.Admits(project)
 }
 
 // tokensOf counts the tokens of the container whose id is in the file.

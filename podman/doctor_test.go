@@ -111,7 +111,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			t.Cleanup(func() { lock.Close() })
 			must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 		}, "lock", Broken, fmt.Sprintf("held for more than 2s by process %d (%q)", os.Getpid(), comm(t))},
-		{"an orphan", func(t *testing.T, p patient) { orphan(t, p) }, "orphans", Warning, "1 tokens whose container is dead"},
+		{"an orphan", func(t *testing.T, p patient) { orphan(t, p) }, "orphans", Warning, "tokens whose container is dead: 1"},
 		{"what a killed writer left", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
@@ -128,7 +128,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 {"time":"`+now+`","event":"issued"}
 {"time":"`+now+`","event":"failed","error":"no such luck"}
 `), 0o600))
-		}, "log", Warning, "2 hooks refused or failed within a day, the last one "},
+		}, "log", Warning, "hooks that refused or failed within a day: 2, the last one "},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p := newPatient(t)
@@ -148,7 +148,7 @@ func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
 	finds(t, p.examine(t, nil), "token-file", Warning, "belongs to user nobody, who can put another token file there")
 	// To the gate's user it may belong, but not the folder above.
 	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
-	finds(t, p.examine(t, asNobody), "token-file", OK, "1 tokens")
+	finds(t, p.examine(t, asNobody), "token-file", OK, "tokens: 1")
 	must(t, os.Chown(filepath.Dir(p.folder), nobody, -1))
 	finds(t, p.examine(t, asNobody), "token-file", Broken, "belongs to user nobody, who can put another token file there")
 }

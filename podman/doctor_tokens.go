@@ -78,7 +78,7 @@ func (e *examination) tokenFile() {
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
 		fine = false
 		e.broken(check, fmt.Sprintf("%s has mode %04o: every user of this machine can use its tokens", path, mode),
-			"chmod 0600, or 0640 with the gate's group")
+			"chmod 0600 "+path+", or 0640 with the gate's group")
 	}
 	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() && userName(owner) != e.GateUser {
 		fine = false
@@ -99,7 +99,7 @@ func (e *examination) tokenFile() {
 	case err != nil:
 		e.broken(check, err.Error(), seePermissions)
 	case fine:
-		e.ok(check, fmt.Sprintf("%s, %d tokens", path, len(entries)))
+		e.ok(check, fmt.Sprintf("%s, tokens: %d", path, len(entries)))
 	}
 }
 
@@ -155,7 +155,7 @@ func (e *examination) orphans() {
 		e.ok("orphans", "none")
 		return
 	}
-	e.mend("orphans", Warning, fmt.Sprintf("%d tokens whose container is dead", len(orphans)), "terok-gate-hook reap", func() (string, error) {
+	e.mend("orphans", Warning, fmt.Sprintf("tokens whose container is dead: %d", len(orphans)), "terok-gate-hook reap", func() (string, error) {
 		revoked, err := e.tokens.Sweep()
 		return fmt.Sprintf("revoked %d", len(revoked)), err
 	})

@@ -21,6 +21,9 @@ import (
 // Version returns podman's version as major and minor.
 func Version(ctx context.Context) (major, minor int, err error) {
 	out, err := exec.CommandContext(ctx, "podman", "version", "--format", "{{.Client.Version}}").Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return 0, 0, errors.New("podman is not installed, or not in PATH: install podman, and crun or runc")
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("ask podman for its version: %w", commandError(err))
 	}
