@@ -185,6 +185,13 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 		if e.rootless {
 			h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
 			finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
+
+			// As where root has installed, and the user has not.
+			h.edit(t, "poststop", `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
+			out, _ := h.sh(fmt.Sprintf("%q doctor", path))
+			if !strings.Contains(out, "you cannot write its token file /var/lib/terok/sandbox/gate/tokens.json → as yourself, terok-gate-hook install") {
+				t.Errorf("with the hooks of root, doctor says %s", out)
+			}
 		}
 	})
 }

@@ -176,12 +176,12 @@ func (e *examination) definition(d registered) {
 	}
 	file := d.flag("--token-file")
 	switch {
-	case e.Place.User && file != "" && unix.Access(existingFolder(file), unix.W_OK) != nil:
-		e.broken(check, fmt.Sprintf("%s is not yours: you cannot write its token file %s", d.path, file), "as yourself, "+remedy)
 	case file == "" && e.Place.User:
 		e.broken(check, d.path+" names no token file, and a rootless engine's hook has no default", remedy)
 	case file != "" && e.TokenFile != "" && filepath.Clean(file) != filepath.Clean(e.TokenFile):
 		e.broken(check, fmt.Sprintf("%s keeps its tokens in %s, not in %s", d.path, file, e.TokenFile), remedy)
+	case e.Place.User && file != "" && unix.Access(existingFolder(file), unix.W_OK) != nil:
+		e.broken(check, fmt.Sprintf("%s is not yours: you cannot write its token file %s", d.path, file), "as yourself, "+remedy)
 	default:
 		e.ok(check, runs)
 	}

@@ -20,6 +20,7 @@ import (
 // token of that project.
 type Gate struct {
 	tokenFile string
+	repos     string
 	backend   http.Handler
 
 	mu    sync.Mutex
@@ -39,6 +40,7 @@ func New(tokenFile, repos string) (*Gate, error) {
 	}
 	return &Gate{
 		tokenFile: tokenFile,
+		repos:     repos,
 		backend: &cgi.Handler{
 			Path: filepath.Join(strings.TrimSpace(string(programs)), "git-http-backend"),
 			Env: []string{
@@ -74,8 +76,12 @@ func (g *Gate) check(r *http.Request) int {
 	if !ok {
 		return http.StatusUnauthorized
 	}
-	if !strings.HasPrefix(r.URL.Path, "/"+grant.Project+".git/") {
+	repository := grant.Project + ".git"
+	if !strings.HasPrefix(r.URL.Path, "/"+repository+"/") {
 		return http.StatusForbidden
+	}
+	if _, err := os.Stat(filepath.Join(g.repos, repository)); err != nil {
+		return http.StatusNotFound // the backend complains of it on standard error
 	}
 	return http.StatusOK
 }
