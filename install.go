@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -42,6 +43,8 @@ func dryRunFlag() cli.Flag {
 }
 
 func install(c *cli.Context) error {
+	// Folders that we make in /etc are for every user's podman, whatever root's umask.
+	syscall.Umask(0o022)
 	if _, err := hookOf(c); err != nil {
 		return err
 	}
@@ -150,22 +153,23 @@ func remove(c *cli.Context, place podman.Place, paths []string) error {
 		}
 		return nil
 	}
+	var err error // one that fails keeps none of the others
 	service := place.Systemd && slices.Contains(paths, place.Unit)
 	if service {
-		if err := place.DisableWatch(c.Context); err != nil {
-			return err
-		}
+		err = place.DisableWatch(c.Context)
 	}
 	for _, path := range paths {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // systemctl was first
-			return err
+		removeErr := os.Remove(path)
+		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
+			err = errors.Join(err, removeErr)
+			continue
 		}
 		fmt.Println("removed", path)
 	}
 	if service {
-		return place.ForgetWatch(c.Context)
+		err = errors.Join(err, place.ForgetWatch(c.Context))
 	}
-	return nil
+	return err
 }
 
 func uninstall(c *cli.Context) error {
@@ -180,18 +184,27 @@ func uninstall(c *cli.Context) error {
 	if err := asInstalled(c, place); err != nil {
 		return err
 	}
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	// Before the hooks go, which know where the tokens are: if it fails, it can be
+	// tried again. And after, for a container that started in between.
+	if c.Bool("revoke") {
+		if err := revokeContainers(c, file); err != nil {
+			return err
+		}
+	}
 	if len(paths) == 0 {
 		fmt.Println("nothing to remove")
 	}
 	if err := remove(c, place, paths); err != nil {
 		return err
 	}
-	file, err := tokenFile(c)
-	if err != nil {
-		return err
-	}
-	if c.Bool("revoke") {
-		if err := revokeContainers(c, file); err != nil {
+	if c.Bool("revoke") && !c.Bool("dry-run") {
+		late, err := file.Revoke(ofContainer)
+		openLog(c.String("log-file")).revoked("revoked", late)
+		if err != nil {
 			return err
 		}
 	}
@@ -208,17 +221,16 @@ func uninstall(c *cli.Context) error {
 
 // revokeContainers revokes what only the hooks would: the tokens of containers.
 func revokeContainers(c *cli.Context, file store.File) error {
-	hasContainer := func(e store.Entry) bool { return e.Container != "" }
 	if c.Bool("dry-run") {
 		entries, err := file.Entries()
 		if err != nil {
 			return err
 		}
-		kept := len(slices.DeleteFunc(slices.Clone(entries), hasContainer))
+		kept := len(slices.DeleteFunc(slices.Clone(entries), ofContainer))
 		fmt.Printf("would revoke tokens of containers: %d\n", len(entries)-kept)
 		return nil
 	}
-	revoked, err := file.Revoke(hasContainer)
+	revoked, err := file.Revoke(ofContainer)
 	openLog(c.String("log-file")).revoked("revoked", revoked)
 	if err != nil {
 		return err
@@ -226,6 +238,8 @@ func revokeContainers(c *cli.Context, file store.File) error {
 	fmt.Printf("revoked tokens of containers: %d\n", len(revoked))
 	return nil
 }
+
+func ofContainer(e store.Entry) bool { return e.Container != "" }
 
 // asInstalled takes the token file and the log file from the installed hooks, unless
 // the command line or the environment names them.

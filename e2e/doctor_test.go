@@ -203,17 +203,19 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 		for _, row := range []struct {
 			name, stage string
 			filter      string
-			text        string
+			check, text string
 		}{
-			{"a prestart that does not run", "prestart", never, "starts without /run/terok/gate.env"},
-			{"a prestart that fails", "prestart", `.hook.args[2] = "/proc/no/tokens.json"`, "does not start"},
-			{"a precreate that does not run", "precreate", never, "the precreate hook does not run"},
-			{"a poststop that does not run", "poststop", never, "its token is not"},
+			{"a prestart that does not run", "prestart", never, "probe", "starts without /run/terok/gate.env"},
+			{"a prestart that fails", "prestart", `.hook.args[2] = "/proc/no/tokens.json"`, "probe", "does not start"},
+			{"a precreate that does not run", "precreate", never, "probe", "the precreate hook does not run"},
+			{"a poststop that does not run", "poststop", never, "probe", "its token is not"},
+			{"two mount paths", "prestart", `.hook.args += ["--mount-path", "/run/elsewhere"]`, "probe", "names another folder than prestart"},
+			{"a gate that precreate does not know", "precreate", `.hook.args |= map(select(. != "--gate-url" and (startswith("http") | not)))`, "gate", "do not tell containers"},
 		} {
 			h.must(t, h.install(t, installFlags))
 			h.edit(t, row.stage, row.filter)
 			t.Log(row.name)
-			finds(t, h.doctor(t, ""), "probe", "broken", row.text)
+			finds(t, h.doctor(t, ""), row.check, "broken", row.text)
 		}
 
 		// A doctor that was killed has left a container.

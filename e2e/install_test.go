@@ -145,7 +145,11 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			t.Errorf("a dry run says %q and changes something, or says nothing", dry)
 		}
 
-		wrote := h.must(t, h.install(t, installFlags))
+		// Whatever the umask, every user's podman reads the folders in /etc.
+		wrote := h.must(t, "umask 077; "+h.install(t, installFlags))
+		if modes := h.must(t, fmt.Sprintf("cd %q; stat --format %%a oci oci/podman-hooks.d containers.conf.d", h.config)); modes != "755\n755\n755\n" {
+			t.Errorf("install makes folders of the modes %s", modes)
+		}
 		installed := h.settings(t)
 		for _, stage := range []string{"precreate", "prestart", "poststop"} {
 			if name := "/99-terok-gate-" + stage + ".json"; !strings.Contains(wrote, name) || !strings.Contains(installed, name) {

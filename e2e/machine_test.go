@@ -44,7 +44,7 @@ mkdir upper work root state state/home state/containers
 mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" terok-e2e root
 cd root
 mkdir -p etc/systemd/system etc/systemd/user home var/lib/containers
-rm -rf etc/systemd/system/* etc/systemd/user/* etc/containers/containers.conf* var/lib/systemd/linger
+rm -rf etc/systemd/system/* etc/systemd/user/* etc/containers/containers.conf* var/lib/systemd/linger var/lib/terok
 tr -d - </proc/sys/kernel/random/uuid >etc/machine-id.new
 mv etc/machine-id.new etc/machine-id
 echo machine >etc/hostname

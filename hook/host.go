@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"terok-gate-hook/store"
 )
@@ -58,20 +57,6 @@ func (h Hook) injectOnHost(id string, files []file) (path string, err error) {
 		return "", fmt.Errorf("write %s: %w", path, err)
 	}
 	return path, nil
-}
-
-// EnvFiles returns the env files that are on the host, by container id.
-func (h Hook) EnvFiles() map[string]string {
-	dir, err := h.hostDir()
-	if err != nil {
-		return nil // no folder, no file
-	}
-	paths, _ := filepath.Glob(filepath.Join(dir, "*.env"))
-	files := map[string]string{}
-	for _, path := range paths {
-		files[strings.TrimSuffix(filepath.Base(path), ".env")] = path
-	}
-	return files
 }
 
 // removeFromHost removes what injectOnHost wrote, if it did.

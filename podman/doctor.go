@@ -87,6 +87,7 @@ type examination struct {
 	ctx            context.Context
 	report         func(Finding)
 	imagesAnnotate bool
+	noProbe        string // why a probe would do harm
 	definitions    []registered
 	tokens         store.File
 }
@@ -175,13 +176,18 @@ func (e *examination) service() {
 		e.ok(check, "no systemd here to run reap --watch: an orphan's token goes with the next hook of any container")
 		return
 	}
-	if err := e.Place.systemctl(e.ctx, "is-active", unitName); err != nil {
+	runs, err := e.Place.systemctl(e.ctx, "show", "--property", "ActiveState,ExecStart", unitName)
+	if err != nil || !strings.Contains(runs, "ActiveState=active") {
 		status := "systemctl status "
 		if e.Place.User {
 			status = "systemctl --user status "
 		}
 		e.warn(check, unitName+" does not run: an orphan's token lives until the next hook of any container",
 			"terok-gate-hook install, or see "+status+unitName)
+		return
+	}
+	if defaultFile, err := store.TokenFilePath(); !strings.Contains(runs, "--token-file "+e.TokenFile+" ") && (err != nil || e.TokenFile != defaultFile || strings.Contains(runs, "--token-file")) {
+		e.warn(check, unitName+" watches another token file than "+e.TokenFile, "terok-gate-hook install")
 		return
 	}
 	if e.Place.User && !Lingers() {

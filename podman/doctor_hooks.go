@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,10 +34,12 @@ func (r registered) flag(name string) string {
 
 func (r registered) flags(name string) (values []string) {
 	for i, arg := range r.Hook.Args {
-		if arg == name && i+1 < len(r.Hook.Args) {
-			values = append(values, r.Hook.Args[i+1])
-		} else if value, ok := strings.CutPrefix(arg, name+"="); ok {
+		given, isFlag := strings.CutPrefix(arg, "-") // one dash does for two (package flag)
+		given = strings.TrimPrefix(given, "-")
+		if value, ok := strings.CutPrefix(given, name[2:]+"="); ok && isFlag {
 			values = append(values, value)
+		} else if isFlag && given == name[2:] && i+1 < len(r.Hook.Args) {
+			values = append(values, r.Hook.Args[i+1])
 		}
 	}
 	return values
@@ -72,7 +75,7 @@ func definitionsIn(dirs []string) []registered {
 	for _, dir := range dirs {
 		paths, _ := filepath.Glob(filepath.Join(dir, "*.json"))
 		for _, path := range paths {
-			content, err := os.ReadFile(path)
+			content, err := readRegular(path)
 			if err != nil {
 				continue // podman says so, and starts no container
 			}
@@ -89,6 +92,19 @@ func definitionsIn(dirs []string) []registered {
 	}
 	slices.SortFunc(ours, func(a, b registered) int { return strings.Compare(a.path, b.path) })
 	return ours
+}
+
+// readRegular reads a file of at most a megabyte, and waits for no fifo.
+func readRegular(path string) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(errors.New("is not a regular file"), err)
+	}
+	return io.ReadAll(io.LimitReader(file, 1<<20))
 }
 
 // hooks asks podman which definitions it reads.
@@ -187,10 +203,14 @@ func (e *examination) definition(d registered) {
 	}
 }
 
-// writers says who beside root and us can change the file or replace it; empty for
-// nobody.
+// writers says who beside root and us can change the file or put another in its place;
+// empty for nobody.
 func writers(path string) string {
-	for _, path := range []string{path, filepath.Dir(path)} {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ""
+	}
+	for ; ; path = filepath.Dir(path) {
 		info, err := os.Stat(path)
 		if err != nil {
 			return ""
@@ -201,8 +221,10 @@ func writers(path string) string {
 		if info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 			return "everybody"
 		}
+		if path == "/" {
+			return ""
+		}
 	}
-	return ""
 }
 
 func sameContent(a, b string) (bool, error) {
@@ -241,7 +263,11 @@ func (e *examination) containers() {
 	}
 	for _, c := range all {
 		var made registered
+		// Podman's own flags; what comes later may be the container's.
 		made.Hook.Args = c.Config.CreateCommand
+		if i := slices.IndexFunc(made.Hook.Args, func(arg string) bool { return arg == "run" || arg == "create" || arg == "container" }); i >= 0 {
+			made.Hook.Args = made.Hook.Args[:i]
+		}
 		dirs := made.flags("--hooks-dir")
 		if len(dirs) > 0 && e.registered("prestart") == nil && len(definitionsIn(dirs)) > 0 {
 			e.broken(check, fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),

@@ -24,19 +24,22 @@ const (
 )
 
 // probeScript says what the container's process sees, a line each. Its arguments are
-// the folder with gate.env and the repository, empty if that is not to be tried. git
-// gets the token from a credential helper too, so that it is tried even where the
-// hooks do not know this gate.
+// the folder with gate.env, the repository, empty if that is not to be tried, and how
+// git comes to know the gate: by itself, as precreate has set it up; after gate.env was
+// read; or, where the hooks know another gate, by a credential helper.
 const probeScript = `
 [ -r "$1/gate.env" ] || exit 0
 echo env
-[ -z "$TEROK_GATE_ENV" ] || echo pointers
+[ ! -r "$TEROK_GATE_ENV" ] || echo pointers
 [ -n "$2" ] || exit 0
 command -v git >/dev/null || { echo no git; exit 0; }
+[ "$3" != env ] || { set -a; . "$1/gate.env"; set +a; }
+[ "$3" = helper ] || [ "$CODE_REPO" = "$2" ] || { echo no CODE_REPO; exit 0; }
 export HOME=/ GIT_TERMINAL_PROMPT=0
-helper="!. $1/gate.env; echo username=\$TEROK_GATE_TOKEN; echo password="
+helper=
+[ "$3" != helper ] || helper="!. $1/gate.env; echo username=\$TEROK_GATE_TOKEN; echo password="
 if said=$(git -c http.lowSpeedLimit=1 -c http.lowSpeedTime=10 -c credential.helper= -c credential.helper="$helper" \
-	ls-remote -q "$2" 2>&1); then
+	ls-remote -q "$2" 2>&1 >/dev/null); then
 	echo gate
 else
 	echo "$said" | tail -n 1
@@ -46,6 +49,10 @@ fi
 // probe starts a container as a user of the hooks would.
 func (e *examination) probe() {
 	const check = "probe"
+	if e.noProbe != "" {
+		e.warn(check, "not tried: "+e.noProbe, "doctor again, then")
+		return
+	}
 	prestart := e.registered("prestart")
 	patterns := prestart.flags("--allow-project")
 	project := e.probeProject(patterns)
@@ -67,20 +74,25 @@ func (e *examination) probe() {
 		e.broken(check, err.Error(), "TMPDIR must name a folder of yours")
 		return
 	}
-	idFile := filepath.Join(folder, "id")
 	mountPath := cmp.Or(prestart.flag("--mount-path"), hook.MountPath)
 	annotation := func(flag, usual, value string) string {
 		return "--annotation=" + cmp.Or(prestart.flag(flag), usual) + "=" + value
 	}
 	name := probeName + rand.Text()[:8]
 	args := []string{
-		"run", "--rm", "--name", name, "--cidfile", idFile, "--timeout", "60",
+		"run", "--rm", "--name", name, "--timeout", "60",
 		annotation("--project-annotation", hook.ProjectAnnotation, project),
-		annotation("--task-annotation", hook.TaskAnnotation, probeTask),
+		annotation("--task-annotation", hook.TaskAnnotation, name), // no other token has this task
 	}
-	repository := ""
+	repository, way := "", "helper"
 	if e.GateURL != "" {
 		repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
+	}
+	if strings.TrimSuffix(e.flag("--gate-url"), "/") == strings.TrimSuffix(e.GateURL, "/") {
+		way = "env"
+		if e.registered("precreate") != nil {
+			way = "precreate"
+		}
 	}
 	switch {
 	case e.Network != "":
@@ -103,7 +115,7 @@ func (e *examination) probe() {
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()
-	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, repository)...)
+	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, repository, way)...)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	saw := func(line string) bool { return slices.Contains(lines, line) }
 	switch {
@@ -114,10 +126,15 @@ func (e *examination) probe() {
 		e.broken(check, fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), "terok-gate-hook install")
 		return
 	case e.registered("precreate") != nil && !saw("pointers"):
-		e.broken(check, "the precreate hook does not run", "terok-gate-hook install")
+		e.broken(check, "the precreate hook does not run, or names another folder than prestart", "terok-gate-hook install")
 		return
 	}
-	if left := e.tokensOf(idFile); left > 0 {
+	entries, entriesErr := e.tokens.Entries()
+	if entriesErr != nil {
+		e.broken(check, entriesErr.Error(), "mend the token file first")
+		return
+	}
+	if slices.ContainsFunc(entries, func(entry store.Entry) bool { return entry.Task == name }) {
 		e.broken(check, "the container is gone and its token is not: the poststop hook does not run", "terok-gate-hook install; terok-gate-hook reap")
 		return
 	}
@@ -137,6 +154,10 @@ func (e *examination) gate(repository, project string, saw func(string) bool, la
 	}
 	if saw("no git") {
 		e.warn(check, "not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
+		return
+	}
+	if saw("no CODE_REPO") {
+		e.broken(check, "the hooks do not tell containers of "+repository, "terok-gate-hook install --gate-url "+e.GateURL)
 		return
 	}
 	if err != nil {
@@ -167,7 +188,7 @@ func (e *examination) probeProject(patterns []string) string {
 		return e.Project
 	}
 	var candidates []string
-	if entries, err := e.tokens.Entries(); err == nil {
+	if entries, err := e.tokens.Entries(); err == nil && e.Image == "" { // an image may be hostile
 		for _, entry := range entries {
 			candidates = append(candidates, entry.Project)
 		}
@@ -187,30 +208,12 @@ func admits(patterns []string, project string) bool {
 	return hook.Hook{AllowProjects: patterns}.Admits(project)
 }
 
-// tokensOf counts the tokens of the container whose id is in the file.
-func (e *examination) tokensOf(idFile string) (n int) {
-	id, err := os.ReadFile(idFile)
-	if err != nil {
-		return 0
-	}
-	entries, err := e.tokens.Entries()
-	if err != nil {
-		return 0
-	}
-	for _, entry := range entries {
-		if entry.Container == strings.TrimSpace(string(id)) {
-			n++
-		}
-	}
-	return n
-}
-
 // hostPrograms makes a root file system that has the host's programs, read-only, and
 // nothing else of it, and returns podman run's arguments for it. (All of the host as
 // --rootfs /:O is not to be had rootless, podman 4.3.1.)
 func hostPrograms(rootfs string) (args []string, err error) {
 	args = []string{"--security-opt", "label=disable"} // SELinux labels nothing here for a container
-	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "etc/alternatives", "etc/ssl", "etc/pki", "etc/crypto-policies"} {
+	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "nix", "etc/alternatives", "etc/nsswitch.conf", "etc/ssl", "etc/pki", "etc/crypto-policies"} {
 		there, here := "/"+name, filepath.Join(rootfs, name)
 		info, err := os.Lstat(there)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -115,11 +115,6 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		{"what a killed writer left", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
-		{"an env file whose container has no token", func(t *testing.T, p patient) {
-			t.Setenv("XDG_RUNTIME_DIR", p.folder)
-			must(t, os.Mkdir(filepath.Join(p.folder, "terok"), 0o700))
-			must(t, os.WriteFile(filepath.Join(p.folder, "terok/c9.env"), nil, 0o600))
-		}, "leftovers", Warning, "/terok/c9.env"},
 		{"a log that others may read", func(t *testing.T, p patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", Warning, "mode 0644"},
 		{"hooks that refused and failed", func(t *testing.T, p patient) {
 			now := time.Now().UTC().Format(time.RFC3339Nano)
@@ -176,17 +171,10 @@ func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 	repair := func(d *Doctor) { d.Repair = true }
 	p := newPatient(t)
 	orphan(t, p)
+	finds(t, p.examine(t, repair), "orphans", Mended, "revoked 1")
 	leftover := filepath.Join(p.folder, ".tokens.json.terok-gate-hook")
 	must(t, os.WriteFile(leftover, nil, 0o600))
-	t.Setenv("XDG_RUNTIME_DIR", p.folder)
-	must(t, os.Mkdir(filepath.Join(p.folder, "terok"), 0o700))
-	for _, id := range []string{"c1", "c9"} { // c1 is the orphan's container
-		must(t, os.WriteFile(filepath.Join(p.folder, "terok", id+".env"), nil, 0o600))
-	}
-	findings := p.examine(t, repair)
-	finds(t, findings, "orphans", Mended, "revoked 1")
-	finds(t, findings, "leftovers", Mended, "/terok/c1.env "+p.folder+"/terok/c9.env: removed")
-	finds(t, findings, "leftovers", Mended, "removed")
+	finds(t, p.examine(t, repair), "leftovers", Mended, "removed")
 	if _, err := os.Lstat(leftover); err == nil {
 		t.Error("what the killed writer left is still there")
 	}
@@ -242,6 +230,10 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 		}
 	}
 	finds(t, onNetwork.examine(t, nil), "token-file", Broken, "network file system (fuse.sshfs at "+mountPoint+")")
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(mountPoint, link))
+	overLink := patient{link, filepath.Join(link, "tokens.json"), p.log}
+	finds(t, overLink.examine(t, nil), "token-file", Broken, "network file system (fuse.sshfs at "+mountPoint+")")
 }
 
 func pipe(t *testing.T) (r, w *os.File) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"os/user"
@@ -17,9 +16,9 @@ import (
 	"syscall"
 	"time"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/mountinfo"
 
-	"terok-gate-hook/hook"
 	"terok-gate-hook/store"
 )
 
@@ -46,19 +45,13 @@ var networkTypes = []string{
 func (e *examination) tokenFile() {
 	const check, seePermissions = "token-file", "move it away if it is not yours to keep, or see its owner and mode, and its folder's"
 	path := e.TokenFile
-	// First of all, and without touching the file: a server that is gone would hang us.
-	mounts, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
+	// First of all, and without touching it: a server that is gone would hang us.
+	mount, err := networkMount(path)
 	if err != nil {
 		e.broken(check, fmt.Sprintf("mount of %s: %v", path, err), "mount /proc")
 		return
 	}
-	var mount *mountinfo.Info
-	for _, m := range mounts {
-		if mount == nil || len(m.Mountpoint) >= len(mount.Mountpoint) {
-			mount = m
-		}
-	}
-	if mount != nil && slices.Contains(networkTypes, mount.FSType) {
+	if mount != nil {
 		e.broken(check, fmt.Sprintf("%s is on a network file system (%s at %s), where locks cannot be trusted", path, mount.FSType, mount.Mountpoint),
 			"keep it on a disk of this machine: terok-gate-hook --token-file F install")
 		return
@@ -101,6 +94,55 @@ func (e *examination) tokenFile() {
 	case fine:
 		e.ok(check, fmt.Sprintf("%s, tokens: %d", path, len(entries)))
 	}
+}
+
+// networkMount returns the network file system that the path, symbolic links resolved,
+// is on, or leads over; nil for none.
+func networkMount(path string) (*mountinfo.Info, error) {
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	local := localVFS{mounts: mounts}
+	_, err = securejoin.SecureJoinVFS("/", path, &local)
+	if local.network != nil || errors.Is(err, fs.ErrPermission) {
+		return local.network, nil
+	}
+	return nil, err
+}
+
+// localVFS looks at no file of a network file system, but remembers that there was one.
+type localVFS struct {
+	mounts  []*mountinfo.Info
+	network *mountinfo.Info
+}
+
+func (l *localVFS) check(path string) error {
+	var on *mountinfo.Info
+	for _, m := range l.mounts { // later ones lie on top
+		if inside, err := filepath.Rel(m.Mountpoint, path); err == nil && filepath.IsLocal(inside) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
+			on = m
+		}
+	}
+	if on != nil && slices.Contains(networkTypes, on.FSType) {
+		l.network = on
+		return errors.New("is on a network file system")
+	}
+	return nil
+}
+
+func (l *localVFS) Lstat(path string) (os.FileInfo, error) {
+	if err := l.check(path); err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
+}
+
+func (l *localVFS) Readlink(path string) (string, error) {
+	if err := l.check(path); err != nil {
+		return "", err
+	}
+	return os.Readlink(path)
 }
 
 // folders checks the folders above the token file: who can change one of them can
@@ -176,17 +218,9 @@ func (e *examination) leftovers() {
 			return "removed", err
 		})
 	}
-	if stale := e.staleEnvFiles(); len(stale) > 0 {
-		fine = false
-		e.mend(check, Warning, "env files of containers without a token: "+strings.Join(stale, " "), "remove them", func() (string, error) {
-			var err error
-			for _, path := range stale {
-				err = errors.Join(err, os.Remove(path))
-			}
-			return "removed", err
-		})
-	}
-	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName, "--format", "{{.Names}}")
+	// One that runs belongs to another doctor, and ends by itself.
+	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName,
+		"--filter", "status=created", "--filter", "status=exited", "--format", "{{.Names}}")
 	if err == nil && strings.TrimSpace(names) != "" {
 		fine = false
 		probes := strings.Fields(names)
@@ -198,19 +232,6 @@ func (e *examination) leftovers() {
 	if fine {
 		e.ok(check, "none")
 	}
-}
-
-// staleEnvFiles returns the env files on the host whose container has no token.
-func (e *examination) staleEnvFiles() (stale []string) {
-	files := hook.Hook{}.EnvFiles()
-	entries, err := e.tokens.Entries()
-	if err != nil {
-		return nil // said already
-	}
-	for _, entry := range entries {
-		delete(files, entry.Container)
-	}
-	return slices.Sorted(maps.Values(files))
 }
 
 // gateUser tries whether the gate server, as its user, can read the token file.
@@ -237,6 +258,7 @@ func (e *examination) gateUser() {
 			return
 		}
 		folder := filepath.Dir(e.TokenFile)
+		e.noProbe = "it would make the token file, and the folder is to be made first"
 		e.warn(check, e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to",
 			fmt.Sprintf("install -d -m 0700 -o %s %s", e.GateUser, folder))
 		return

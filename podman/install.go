@@ -343,26 +343,29 @@ func Lingers() bool {
 
 // EnableWatch starts the unit, now and at every boot or log-in.
 func (p Place) EnableWatch(ctx context.Context) error {
-	if err := p.systemctl(ctx, "daemon-reload"); err != nil {
-		return err
+	for _, args := range [][]string{
+		{"daemon-reload"}, {"enable", unitName}, {"restart", unitName}, // it may run with other flags
+	} {
+		if _, err := p.systemctl(ctx, args...); err != nil {
+			return err
+		}
 	}
-	if err := p.systemctl(ctx, "enable", unitName); err != nil {
-		return err
-	}
-	return p.systemctl(ctx, "restart", unitName) // it may run with other flags
+	return nil
 }
 
 // DisableWatch stops the unit.
 func (p Place) DisableWatch(ctx context.Context) error {
-	return p.systemctl(ctx, "disable", "--now", unitName)
+	_, err := p.systemctl(ctx, "disable", "--now", unitName)
+	return err
 }
 
 // ForgetWatch has systemd see that the unit is gone.
 func (p Place) ForgetWatch(ctx context.Context) error {
-	return p.systemctl(ctx, "daemon-reload")
+	_, err := p.systemctl(ctx, "daemon-reload")
+	return err
 }
 
-func (p Place) systemctl(ctx context.Context, args ...string) error {
+func (p Place) systemctl(ctx context.Context, args ...string) (out string, err error) {
 	if p.User {
 		args = append([]string{"--user"}, args...)
 	}
@@ -370,9 +373,9 @@ func (p Place) systemctl(ctx context.Context, args ...string) error {
 	if p.User {
 		cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+p.Runtime)
 	}
-	_, err := cmd.Output()
+	said, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), commandError(err))
+		err = fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), commandError(err))
 	}
-	return nil
+	return string(said), err
 }
