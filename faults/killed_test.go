@@ -136,13 +136,14 @@ func changing(calls []call) (n int) {
 	return n
 }
 
-// Killed anywhere, the hook loses nothing and leaves nothing that lasts.
+// Killed anywhere, the hook loses nothing and leaves nothing that lasts. Before one
+// call is after the one before it: between them nothing reaches outside.
 func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 	needTracer(t)
 	total, lost := 0, 0
 	for _, s := range situations {
 		t.Run(s.name, func(t *testing.T) {
-			tried, failed, calm := sweep(t, s, []fault{{when: before, kill: true}, {when: after, kill: true}}, func(r *struck) error {
+			tried, failed, calm := sweep(t, s, []fault{{when: before, kill: true}}, func(r *struck) error {
 				if r.status != -1 {
 					return fmt.Errorf("it ended with status %d, not by the signal", r.status)
 				}
@@ -159,12 +160,12 @@ func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 				return r.recovers(r.renamed)
 			})
 			// To open, lock, write, sync and rename the token file alone takes more.
-			if tried < 200 || changing(calm.calls) < 12 {
+			if tried < 100 || changing(calm.calls) < 12 {
 				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
 			}
 			t.Logf("points tried: %d (%d calls, %d of which change or lock something), lost: %d", tried, len(calm.calls), changing(calm.calls), failed)
 			total, lost = total+tried, lost+failed
 		})
 	}
-	t.Logf("SIGKILL before and after each system call: points tried: %d, lost: %d", total, lost)
+	t.Logf("SIGKILL before each system call: points tried: %d, lost: %d", total, lost)
 }

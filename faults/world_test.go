@@ -252,7 +252,7 @@ func (w *world) hook(stage, id string, pid int, envDir string) program {
 }
 
 // aWhile is longer than anything here takes on a busy machine.
-const aWhile = 30 * time.Second
+const aWhile = 2 * time.Minute
 
 // run runs a program without a tracer.
 func run(p program) (f finished, err error) {
