@@ -83,14 +83,12 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 			t.Error("doctor left something")
 		}
 
-		if e.runtime != "crun" {
-			return // what follows is no matter of the runtime
+		if !e.rootless || e.runtime != "crun" {
+			return // what follows is the same on each
 		}
 		// Another gate than the hooks were told of is asked with the same token.
 		finds(t, h.doctor(t, "--network host --project other --gate-url "+g.URL+"/"), "gate", "ok", "/other.git")
-		if e.rootless {
-			finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
-		}
+		finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
 		// The probe asks for a project that the hooks admit.
 		finds(t, h.doctor(t, "--project secret"), "probe", "broken", "do not admit project secret")
 
@@ -134,7 +132,7 @@ func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 
 func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
-		if e.runtime != "crun" {
+		if !e.rootless || e.runtime != "crun" {
 			return // it makes no difference
 		}
 		need(t, "jq")
@@ -183,23 +181,21 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			finds(t, h.doctor(t, ""), row.check, row.state, row.text)
 			h.must(t, fmt.Sprintf("rm -f %q; rm %q/*; cp %q/* %q", other, hooks, inOrder, hooks))
 		}
-		if e.rootless {
-			h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
-			finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
+		h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
+		finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
 
-			// As where root has installed, and the user has not.
-			h.edit(t, "poststop", `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
-			out, _ := h.sh(fmt.Sprintf("%q doctor", path))
-			if !strings.Contains(out, "you cannot write its token file /var/lib/terok/sandbox/gate/tokens.json → as yourself, terok-gate-hook install") {
-				t.Errorf("with the hooks of root, doctor says %s", out)
-			}
+		// As where root has installed, and the user has not.
+		h.edit(t, "poststop", `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
+		out, _ := h.sh(fmt.Sprintf("%q doctor", path))
+		if !strings.Contains(out, "you cannot write its token file /var/lib/terok/sandbox/gate/tokens.json → as yourself, terok-gate-hook install") {
+			t.Errorf("with the hooks of root, doctor says %s", out)
 		}
 	})
 }
 
 func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
-		if e.runtime != "crun" {
+		if !e.rootless || e.runtime != "crun" {
 			return // it makes no difference
 		}
 		need(t, "jq")

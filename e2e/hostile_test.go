@@ -70,8 +70,9 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 			folder := path.Join(place.parent, "terok")
 			e := e.withHooks(t, hookFlags{prestart: []string{"--mount-path", folder}}, nil)
 			for _, row := range hostileImages {
-				// Below the parent nobody gets in our way: once is enough.
-				if place.ours && !strings.HasPrefix(row.name, "the parent") {
+				// Below the parent nobody gets in our way, and at a parent of ours no
+				// runtime does: once is enough.
+				if place.ours && (e.runtime != "crun" || !strings.HasPrefix(row.name, "the parent")) {
 					continue
 				}
 				t.Run(row.name+", "+place.name, func(t *testing.T) {
