@@ -276,7 +276,7 @@ func registrationOf(c *cli.Context) (podman.Registration, error) {
 		return r, err
 	}
 	if c.IsSet("lock-timeout") {
-		r.CommonFlags = append(r.CommonFlags, "--lock-timeout", c.Duration("lock-timeout").String())
+		r.LockTimeout = c.Duration("lock-timeout")
 	}
 	if log := c.String("log-file"); log != "" {
 		if r.LogFile, err = filepath.Abs(log); err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"os/user"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Place is where the files of an installation are.
@@ -84,7 +86,7 @@ type Registration struct {
 	Binary      string              // absolute path of terok-gate-hook
 	TokenFile   string              // absolute path
 	LogFile     string              // absolute path; empty for none
-	CommonFlags []string            // more flags before the command
+	LockTimeout time.Duration       // how long a stage waits for the lock; 0 for its default
 	StageFlags  map[string][]string // flags after the stage, by stage
 	Annotations []string            // names of annotations, any of which makes a container ours
 	Watch       bool                // run reap --watch as a service
@@ -157,6 +159,9 @@ func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 	}
 	stage := d.Stages[0]
 	d.Hook.Path = r.Binary
+	// Later than the stage gives up by itself, ten seconds after the longest wait for
+	// the lock: a hook that its runtime kills says nothing.
+	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.LockTimeout.Seconds()))+20)
 	d.Hook.Args = slices.Concat([]string{binary}, r.commonFlags(), []string{stage}, r.StageFlags[stage])
 	var names []string
 	for _, annotation := range r.Annotations {
@@ -210,7 +215,10 @@ func (r Registration) commonFlags() []string {
 	if r.LogFile != "" {
 		flags = append(flags, "--log-file", r.LogFile)
 	}
-	return append(flags, r.CommonFlags...)
+	if r.LockTimeout != 0 {
+		flags = append(flags, "--lock-timeout", r.LockTimeout.String())
+	}
+	return flags
 }
 
 func unitQuote(word string) string {

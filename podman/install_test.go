@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The definitions and the unit carry everything over that install was told.
@@ -25,7 +26,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		Binary:      filepath.Join(t.TempDir(), binary), // systemd takes no odd one
 		TokenFile:   filepath.Join(dir, "gate/tokens.json"),
 		LogFile:     filepath.Join(top, "log"),
-		CommonFlags: []string{"--lock-timeout", "3s"},
+		LockTimeout: 90 * time.Second,
 		StageFlags:  map[string][]string{"prestart": {"--env-mode", "0440"}},
 		Annotations: []string{"a.project", "a.task"},
 		Watch:       true,
@@ -68,9 +69,12 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 		t.Fatalf("%s: %v", f.Path, err)
 	}
 	stage := d.Stages[0]
-	want := slices.Concat([]string{binary, "--token-file", r.TokenFile, "--log-file", r.LogFile}, r.CommonFlags, []string{stage}, r.StageFlags[stage])
+	want := slices.Concat([]string{binary, "--token-file", r.TokenFile, "--log-file", r.LogFile, "--lock-timeout", "1m30s", stage}, r.StageFlags[stage])
 	if !slices.Equal(d.Hook.Args, want) || d.Hook.Path != r.Binary {
 		t.Errorf("%s runs %q as %q, want %q", f.Path, d.Hook.Path, d.Hook.Args, want)
+	}
+	if d.Hook.Timeout <= int(r.LockTimeout.Seconds())+10 {
+		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.LockTimeout)
 	}
 	if d.When.Annotations[`^(a\.project|a\.task)$`] != ".*" || !strings.Contains(f.Path, stage) {
 		t.Errorf("%s is for %v at %q", f.Path, d.When.Annotations, d.Stages)
