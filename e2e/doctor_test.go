@@ -181,6 +181,14 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			finds(t, h.doctor(t, ""), row.check, row.state, row.text)
 			h.must(t, fmt.Sprintf("rm -f %q; rm %q/*; cp %q/* %q", other, hooks, inOrder, hooks))
 		}
+		if e.asUser != nil { // it takes root to give a folder away
+			h.must(t, fmt.Sprintf("cp %q %q", path, other))
+			h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
+			if err := os.Chown(filepath.Dir(other), 1, 1); err != nil {
+				t.Fatal(err)
+			}
+			finds(t, h.doctor(t, ""), "definition", "broken", "user daemon can change "+other)
+		}
 		h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
 		finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
 

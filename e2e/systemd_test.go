@@ -136,6 +136,9 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			if says := a.must(t, "terok-gate-hook doctor"); !strings.Contains(says, runs[a.user]) || !strings.Contains(says, "✓ probe: ") {
 				t.Errorf("doctor says %s", says)
 			}
+			if says := a.must(t, "terok-gate-hook --token-file /tmp/other.json doctor || true"); !strings.Contains(says, "! service: "+watchUnit+" watches another token file than /tmp/other.json") {
+				t.Errorf("doctor says %s", says)
+			}
 			if says := a.must(t, a.systemctl+" stop "+watchUnit+"; terok-gate-hook doctor"); !strings.Contains(says, "! service: "+watchUnit+" does not run") {
 				t.Errorf("doctor says %s", says)
 			}

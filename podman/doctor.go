@@ -186,7 +186,7 @@ func (e *examination) service() {
 			"terok-gate-hook install, or see "+status+unitName)
 		return
 	}
-	if defaultFile, err := store.TokenFilePath(); !strings.Contains(runs, "--token-file "+e.TokenFile+" ") && (err != nil || e.TokenFile != defaultFile || strings.Contains(runs, "--token-file")) {
+	if !e.isWatched(runs) {
 		e.warn(check, unitName+" watches another token file than "+e.TokenFile, "terok-gate-hook install")
 		return
 	}
@@ -195,6 +195,15 @@ func (e *examination) service() {
 		return
 	}
 	e.ok(check, unitName+" runs")
+}
+
+// isWatched tells whether a service with this ExecStart= watches our token file.
+func (e *examination) isWatched(execStart string) bool {
+	if strings.Contains(execStart, " --token-file ") {
+		return strings.Contains(execStart, " --token-file "+e.TokenFile+" ")
+	}
+	usual, err := store.TokenFilePath()
+	return err == nil && usual == e.TokenFile
 }
 
 // command runs a program and returns what it writes to standard output. The probe's
