@@ -82,10 +82,15 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 		if len(h.tokens(t)) > 0 || h.settings(t) != before || h.must(t, "podman ps --all --quiet") != "" {
 			t.Error("doctor left something")
 		}
+	})
+}
 
-		if !e.rootless || e.runtime != "crun" {
-			return // what follows is the same on each
-		}
+func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		need(t, "git")
+		h := newHome(t, e)
+		g := newGate(t, h.tokenFile, "demo", "other")
+		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
 		// Another gate than the hooks were told of is asked with the same token.
 		finds(t, h.doctor(t, "--network host --project other --gate-url "+g.URL+"/"), "gate", "ok", "/other.git")
 		finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
@@ -110,10 +115,7 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 }
 
 func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
-		if e.runtime != "crun" {
-			return // it makes no difference
-		}
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		need(t, "jq")
 		h := newHome(t, e)
 		finds(t, h.doctor(t, ""), "hooks", "broken", "no hook is registered: podman reads ")
@@ -131,10 +133,7 @@ func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 }
 
 func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
-		if !e.rootless || e.runtime != "crun" {
-			return // it makes no difference
-		}
+	onRootless(t, func(t *testing.T, e *engine) {
 		need(t, "jq")
 		h := newHome(t, e)
 		path, err := binary()
@@ -188,6 +187,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 				t.Fatal(err)
 			}
 			finds(t, h.doctor(t, ""), "definition", "broken", "user daemon can change "+other)
+			h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", path))
 		}
 		h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
 		finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
@@ -202,10 +202,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 }
 
 func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
-		if !e.rootless || e.runtime != "crun" {
-			return // it makes no difference
-		}
+	onRootless(t, func(t *testing.T, e *engine) {
 		need(t, "jq")
 		h := newHome(t, e)
 		for _, row := range []struct {
@@ -237,10 +234,7 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 }
 
 func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
-		if !e.rootless || e.runtime != "crun" {
-			return // root has no need of them, and the runtime makes no difference
-		}
+	onRootless(t, func(t *testing.T, e *engine) { // root has no need of them
 		if e.asUser == nil {
 			cannot(t, "only root can take a user's subordinate ids away")
 		}

@@ -45,9 +45,6 @@ const image = "localhost/e2e"
 var engines = sync.OnceValue(func() []*engine {
 	var all []*engine
 	for _, mode := range []string{"root", "rootless"} {
-		if mode == "root" && os.Geteuid() != 0 {
-			continue
-		}
 		for _, runtime := range []string{"crun", "runc"} {
 			e := &engine{
 				name:     mode + "/" + runtime,
@@ -69,11 +66,33 @@ var engines = sync.OnceValue(func() []*engine {
 
 // onEveryEngine runs a test on each engine, all of them at the same time.
 func onEveryEngine(t *testing.T, test func(t *testing.T, e *engine)) {
+	onEngines(t, test, func(*engine) bool { return true })
+}
+
+// onRootAndRootless runs a test on an engine of root's and on a rootless one, where
+// the runtime makes no difference.
+func onRootAndRootless(t *testing.T, test func(t *testing.T, e *engine)) {
+	onEngines(t, test, func(e *engine) bool { return e.runtime == "crun" })
+}
+
+// onRootless runs a test on a rootless engine, where root's would make no difference
+// either.
+func onRootless(t *testing.T, test func(t *testing.T, e *engine)) {
+	onEngines(t, test, func(e *engine) bool { return e.rootless && e.runtime == "crun" })
+}
+
+// onRootsEngines runs a test on each engine of root: only root's containers share
+// mounts with the host.
+func onRootsEngines(t *testing.T, test func(t *testing.T, e *engine)) {
+	onEngines(t, test, func(e *engine) bool { return !e.rootless })
+}
+
+func onEngines(t *testing.T, test func(t *testing.T, e *engine), on func(*engine) bool) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Run("root", func(t *testing.T) { cannot(t, "only root can test the engines of root") })
-	}
 	for _, e := range engines() {
+		if !on(e) {
+			continue
+		}
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			e.need(t)
@@ -91,6 +110,8 @@ func (e *engine) need(t *testing.T) {
 	need(t, "podman", e.runtime, "busybox", "tar")
 	if e.rootless {
 		need(t, "newuidmap")
+	} else if os.Geteuid() != 0 {
+		cannot(t, "only root can test the engines of root")
 	}
 	if _, err := binary(); err != nil {
 		t.Fatal(err) // never a reason to skip

@@ -136,7 +136,7 @@ func (h *home) install(t *testing.T, flags string) string {
 const installFlags = " install --no-watch --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"
 
 func TestInstallRegistersTheHooksForGood(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		before := h.settings(t)
 
@@ -199,7 +199,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 // What --allow-project does not admit starts no container, and the audit trail and
 // the system log say once which and why. It is precreate that podman asks first.
 func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)
 		audit := filepath.Join(dir, "audit.log")
@@ -256,7 +256,7 @@ func linesWith(text, part string) (lines []string) {
 }
 
 func TestInstallOverwritesNobodysSettings(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct{ name, path, content, add string }{
 			{"a drop-in of the same name", "containers.conf.d/99-terok-gate.conf", "[engine]\n# mine\n", "\nhooks_dir = ["},
 			{"a definition of the same name", "oci/podman-hooks.d/99-terok-gate-prestart.json",
@@ -295,7 +295,7 @@ func TestInstallOverwritesNobodysSettings(t *testing.T) {
 }
 
 func TestInstallDemandsAllowProjectWhereImagesCanAnnotate(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		before := h.settings(t)
 		out, err := h.sh(h.install(t, "install --no-watch"))
