@@ -22,17 +22,20 @@ import (
 func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 	for _, row := range []struct {
 		name    string
+		on      func(*testing.T, func(*testing.T, *engine))
 		args    []string
 		authors string // of the container's commits
 		config  map[string]string
 	}{
 		{
 			name:    "without a configuration of its own",
+			on:      onEveryEngine,
 			args:    []string{"--env", "GIT_AUTHOR_NAME=a task", "--env", "GIT_COMMITTER_NAME=a task"},
 			authors: "a task",
 		},
 		{
 			name: "with a configuration in its environment",
+			on:   onRootless,
 			args: []string{
 				"--env", "GIT_CONFIG_COUNT=2",
 				"--env", "GIT_CONFIG_KEY_0=user.name", "--env", "GIT_CONFIG_VALUE_0=somebody else",
@@ -43,7 +46,7 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			onEveryEngine(t, func(t *testing.T, e *engine) {
+			row.on(t, func(t *testing.T, e *engine) {
 				need(t, "git")
 				g := newGate(t, e.tokenFile, "demo", "other")
 				e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, nil)

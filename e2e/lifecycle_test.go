@@ -244,7 +244,7 @@ func TestAContainerTakesOnlyItsOwnTokenAlong(t *testing.T) {
 // A poststop hook outlives a killed podman, and can come when the container
 // lives again.
 func TestALatePoststopSparesTheNextLife(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		// In place of our poststop hook, one that records what podman sends.
 		recorded := filepath.Join(e.tempDir(t), "state.json")
 		e = e.withOwnTokens(t).withHooks(t, hookFlags{}, func(dir string) error {
@@ -299,7 +299,7 @@ func TestPodmanShowsNoToken(t *testing.T) {
 		{"with --tmpfs /run", []string{"--tmpfs", "/run"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			onEveryEngine(t, func(t *testing.T, e *engine) {
+			onRootAndRootless(t, func(t *testing.T, e *engine) {
 				c := e.create(t, append(annotations("demo", "secret"), row.args...)...)
 				l := c.start(t)
 				c.holdsToken(t, l, "demo", "secret")
@@ -345,7 +345,7 @@ func (c *container) shown(t *testing.T) map[string]string {
 }
 
 func TestContainersWithoutAnnotationsStartAsIfNothingWasThere(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name string
 			args []string

@@ -76,7 +76,7 @@ func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
 
 func TestPodmanExecGetsNoneOfPrecreatesVariables(t *testing.T) {
 	// Not a promise, but what the README says of this podman.
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir) })
 		c := e.create(t, annotations("demo", "exec")...)
 		c.start(t)
@@ -92,7 +92,7 @@ func TestPodmanExecGetsNoneOfPrecreatesVariables(t *testing.T) {
 }
 
 func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir, "--gate-url", "http://gate:1") })
 		c := e.create(t, append(annotations("demo", "broken"), "--env", "GIT_CONFIG_COUNT=x-"+filepath.Base(e.conf))...)
 		if out, err := e.tryPodman("start", c.id); err == nil {
