@@ -202,9 +202,7 @@ func uninstall(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {
-		late, err := file.Revoke(ofContainer)
-		openLog(c.String("log-file")).revoked("revoked", late)
-		if err != nil {
+		if _, err := revokeNow(c, file); err != nil {
 			return err
 		}
 	}
@@ -230,13 +228,18 @@ func revokeContainers(c *cli.Context, file store.File) error {
 		fmt.Printf("would revoke tokens of containers: %d\n", len(entries)-kept)
 		return nil
 	}
-	revoked, err := file.Revoke(ofContainer)
-	openLog(c.String("log-file")).revoked("revoked", revoked)
+	n, err := revokeNow(c, file)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("revoked tokens of containers: %d\n", len(revoked))
+	fmt.Printf("revoked tokens of containers: %d\n", n)
 	return nil
+}
+
+func revokeNow(c *cli.Context, file store.File) (n int, err error) {
+	revoked, err := file.Revoke(ofContainer)
+	openLog(c.String("log-file")).revoked("revoked", revoked)
+	return len(revoked), err
 }
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }

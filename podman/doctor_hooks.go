@@ -33,12 +33,16 @@ func (r registered) flag(name string) string {
 }
 
 func (r registered) flags(name string) (values []string) {
+	name = strings.TrimPrefix(name, "--")
 	for i, arg := range r.Hook.Args {
 		given, isFlag := strings.CutPrefix(arg, "-") // one dash does for two (package flag)
+		if !isFlag {
+			continue
+		}
 		given = strings.TrimPrefix(given, "-")
-		if value, ok := strings.CutPrefix(given, name[2:]+"="); ok && isFlag {
+		if value, ok := strings.CutPrefix(given, name+"="); ok {
 			values = append(values, value)
-		} else if isFlag && given == name[2:] && i+1 < len(r.Hook.Args) {
+		} else if given == name && i+1 < len(r.Hook.Args) {
 			values = append(values, r.Hook.Args[i+1])
 		}
 	}
@@ -218,13 +222,18 @@ func writers(path string) string {
 		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
 			return "user " + userName(owner)
 		}
-		if info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		if isEverybodys(info) {
 			return "everybody"
 		}
 		if path == "/" {
 			return ""
 		}
 	}
+}
+
+// isEverybodys tells whether every user can change the file, or what is in the folder.
+func isEverybodys(info fs.FileInfo) bool {
+	return info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0
 }
 
 func sameContent(a, b string) (bool, error) {

@@ -167,7 +167,7 @@ func (e *examination) folders(dir string) (fine bool) {
 				fine = false
 				e.broken("token-file", text, "chown it")
 			}
-			if info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			if isEverybodys(info) {
 				fine = false
 				e.broken("token-file", fmt.Sprintf("everybody can write to folder %s, and put another token file there", dir), "chmod o-w "+dir)
 			}
