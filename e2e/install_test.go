@@ -207,7 +207,7 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 		rootfs := e.rootfs(t)
 		for _, refuses := range []string{"precreate", "prestart"} {
 			if refuses == "prestart" {
-				h.must(t, fmt.Sprintf("rm %q", filepath.Join(h.config, "oci/podman-hooks.d/99-terok-gate-precreate.json")))
+				h.must(t, fmt.Sprintf("rm %q", h.definition("precreate")))
 			}
 			for _, row := range []struct {
 				project string

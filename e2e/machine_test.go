@@ -247,14 +247,15 @@ func (m *machine) makeUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.lacks.resource = held == 0
-	conf := ""
+	containers, engine := "", ""
 	if m.lacks.pids {
-		conf += "[containers]\npids_limit = 0\n"
+		containers = "pids_limit = 0\n"
 	}
 	if m.lacks.resource {
-		conf = "[containers]\npids_limit = 0\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n[engine]\nruntime = \"runc\"\n"
+		containers += "default_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n"
+		engine = "runtime = \"runc\"\n"
 	}
-	if conf != "" {
+	if conf := "[containers]\n" + containers + "[engine]\n" + engine; containers != "" {
 		m.must(t, "root", fmt.Sprintf("mkdir -p /etc/containers; cat >/etc/containers/containers.conf <<'END'\n%sEND", conf))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -101,8 +102,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 					process.end()
 				}
 				hooks.Add(1)
-				p := w.hook(stage, id, pid, "env")
-				p.args = append([]string{"--lock-timeout", aWhile.String()}, p.args...) // they may all wait for a slow disk
+				p := w.hook(stage, id, pid, "env").waiting(aWhile) // they may all wait for a slow disk
 				if pid != 0 {
 					p.args = slices.Delete(p.args, slices.Index(p.args, "--env-dir"), slices.Index(p.args, "--env-dir")+2)
 				}
@@ -146,7 +146,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		return err
 	})
 	until(func() error { // the sweep
-		f, err := run(program{args: []string{"--token-file", w.tokens, "--lock-timeout", aWhile.String(), "reap"}})
+		f, err := run(program{args: []string{"--token-file", w.tokens, "reap"}}.waiting(aWhile))
 		if err == nil && f.status != 0 {
 			err = errors.New(f.stderr)
 		}
@@ -227,9 +227,7 @@ func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
 	const waiters = 50
 	var gaveUp atomic.Int64
 	atOnce(slices.Repeat([]string{"prestart", "poststop"}, waiters/2), func(stage string) {
-		p := w.hook(stage, w.id, 0, "env")
-		p.args = append([]string{"--lock-timeout", "100ms"}, p.args...)
-		f, err := run(p)
+		f, err := run(w.hook(stage, w.id, 0, "env").waiting(100 * time.Millisecond))
 		if err != nil || f.status != 1 || !isOneLine(f.stderr, stage+": ", w.tokens+".lock: held for more than 100ms by process ") {
 			t.Errorf("%s ends with status %d: %s (%v)", stage, f.status, f.stderr, err)
 			return
@@ -258,9 +256,7 @@ func TestAHookThatIsKilledWithTheLockInItsHandsHoldsNobodyUp(t *testing.T) {
 		if c.name != "fsync" || when != before {
 			return fault{}
 		}
-		impatient := w.hook("poststop", "another", 0, "next-env")
-		impatient.args = append([]string{"--lock-timeout", "100ms"}, impatient.args...)
-		waited, waitErr = run(impatient)
+		waited, waitErr = run(w.hook("poststop", "another", 0, "next-env").waiting(100 * time.Millisecond))
 		return fault{kill: true}
 	})
 	must(t, errors.Join(err, waitErr))

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,11 @@ import (
 type program struct {
 	args  []string
 	stdin string
+}
+
+// waiting is the program, waiting so long for the lock.
+func (p program) waiting(limit time.Duration) program {
+	return program{append([]string{"--lock-timeout", limit.String()}, p.args...), p.stdin}
 }
 
 // finished is what a program left behind.

@@ -40,11 +40,7 @@ func startWatcher(t *testing.T, tokens string) *watcher {
 		w.cmd.Wait()
 	})
 	// It is at work, and catches signals, once it listens for changes of files.
-	for end := time.Now().Add(aWhile); !w.listens(t); <-time.After(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("it does not begin: %s", w.stderr.String())
-		}
-	}
+	eventually(t, func() bool { return w.listens(t) }, func() string { return "it does not begin: " + w.stderr.String() })
 	return w
 }
 
@@ -99,15 +95,13 @@ func (w *watcher) watched(t *testing.T) map[int]bool {
 // waitsFor waits until it watches these processes: there is no event for that.
 func (w *watcher) waitsFor(t *testing.T, pids ...int) {
 	t.Helper()
-	for end := time.Now().Add(aWhile); ; <-time.After(time.Millisecond) {
-		watched := w.watched(t)
-		if !slices.ContainsFunc(pids, func(pid int) bool { return !watched[pid] }) {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
-		}
-	}
+	var watched map[int]bool
+	eventually(t, func() bool {
+		watched = w.watched(t)
+		return !slices.ContainsFunc(pids, func(pid int) bool { return !watched[pid] })
+	}, func() string {
+		return fmt.Sprintf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
+	})
 }
 
 // ticks returns the processor time of a process, in clock ticks.
@@ -228,9 +222,18 @@ func inState(t *testing.T, pid int) string {
 
 func becomes(t *testing.T, pid int, state string) {
 	t.Helper()
-	for end := time.Now().Add(aWhile); inState(t, pid) != state; <-time.After(time.Millisecond) {
+	eventually(t, func() bool { return inState(t, pid) == state }, func() string {
+		return fmt.Sprintf("process %d is not %s but %s", pid, state, inState(t, pid))
+	})
+}
+
+// eventually waits until is() holds, for which there is no event, and fails the test
+// with what why() says if that takes longer than anything here does.
+func eventually(t *testing.T, is func() bool, why func() string) {
+	t.Helper()
+	for end := time.Now().Add(aWhile); !is(); <-time.After(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("process %d is not %s but %s", pid, state, inState(t, pid))
+			t.Fatal(why())
 		}
 	}
 }
@@ -294,11 +297,9 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	if watched := w.watched(t); len(watched) != 0 {
 		// The last sweep may still be on its way to forget them.
 		file.replace(t, now)
-		for end := time.Now().Add(aWhile); len(w.watched(t)) > 0; <-time.After(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("it still holds %d dead processes", len(w.watched(t)))
-			}
-		}
+		eventually(t, func() bool { return len(w.watched(t)) == 0 }, func() string {
+			return fmt.Sprintf("it still holds %d dead processes", len(w.watched(t)))
+		})
 	}
 	w.stop(t, syscall.SIGTERM)
 	if w.stdout.String()+w.stderr.String() != "" {

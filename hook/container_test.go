@@ -180,10 +180,7 @@ func (c *container) prestartTraced(t *testing.T, flags ...string) string {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		if os.Getenv("TEROK_TEST_ALL") == "1" {
-			t.Fatalf("TEROK_TEST_ALL=1, but %v", err)
-		}
-		t.Skip(err)
+		cannot(t, err.Error())
 	}
 	self, err := os.Executable()
 	must(t, err)
@@ -284,13 +281,19 @@ func sameTree(t *testing.T, before, after map[string]string) {
 // does, or fails it where nothing may be skipped.
 func needsRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		cannot(t, "only root can run this test")
 	}
+}
+
+// cannot skips the test for lack of something that it needs, or fails it where
+// nothing may be skipped.
+func cannot(t *testing.T, reason string) {
+	t.Helper()
 	if os.Getenv("TEROK_TEST_ALL") == "1" {
-		t.Fatal("TEROK_TEST_ALL=1, but only root can run this test")
+		t.Fatalf("TEROK_TEST_ALL=1, but %s", reason)
 	}
-	t.Skip("only root can run this test")
+	t.Skip(reason)
 }
 
 func readJSON(t *testing.T, path string) map[string]any {
