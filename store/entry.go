@@ -118,14 +118,27 @@ func parse(content []byte) (map[string]json.RawMessage, error) {
 	return entries, nil
 }
 
-// rawKey begins a key that is no Unicode, and that stands in the map as its JSON
-// text: half a surrogate pair, say, which Python writes as an escape. Decoded, it
-// would be U+FFFD, and two such keys one. No decoded key holds this byte.
+// rawKey begins a key that is no Unicode, and that stands in the map as its place
+// among such keys and its JSON text: half a surrogate pair, say, which Python writes as
+// an escape. Decoded, it would be U+FFFD, and two such keys one, of which a reader
+// takes the last: they keep their order. No decoded key holds this byte.
 const rawKey = "\xff"
+
+// rawKeyAt is a key's JSON text as it stands in the map.
+func rawKeyAt(place int, text string) string { return fmt.Sprintf("%s%016d%s", rawKey, place, text) }
+
+// rawKeyText is the opposite of rawKeyAt.
+func rawKeyText(key string) (text string, raw bool) {
+	if !strings.HasPrefix(key, rawKey) {
+		return "", false
+	}
+	return key[len(rawKeyAt(0, "")):], true
+}
 
 // parseRawKeys is parse for an object, keys that are no Unicode in their JSON text.
 func parseRawKeys(content []byte) (map[string]json.RawMessage, error) {
 	entries := map[string]json.RawMessage{}
+	raw, place := map[string]string{}, 0 // a key's JSON text to what stands in entries
 	dec := json.NewDecoder(bytes.NewReader(content))
 	if _, err := dec.Token(); err != nil { // the brace
 		return nil, err
@@ -139,7 +152,13 @@ func parseRawKeys(content []byte) (map[string]json.RawMessage, error) {
 		key, _ := token.(string)
 		if strings.ContainsRune(key, utf8.RuneError) {
 			text := content[before:dec.InputOffset()]
-			key = rawKey + string(text[bytes.IndexByte(text, '"'):])
+			name := string(text[bytes.IndexByte(text, '"'):])
+			if earlier, twice := raw[name]; twice {
+				delete(entries, earlier)
+			}
+			place++
+			key = rawKeyAt(place, name)
+			raw[name] = key
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
@@ -162,7 +181,7 @@ func format(entries map[string]json.RawMessage) ([]byte, error) {
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
 		out.WriteString(next)
 		next = ",\n  "
-		if text, raw := strings.CutPrefix(key, rawKey); raw {
+		if text, raw := rawKeyText(key); raw {
 			out.WriteString(text)
 		} else if err := enc.Encode(key); err != nil {
 			return nil, err

@@ -203,6 +203,19 @@ func TestWhatOthersWroteSurvivesEveryChange(t *testing.T) {
 	}
 }
 
+// Whoever reads keys that are no Unicode as one takes the last of them.
+func TestKeysThatAreNoUnicodeKeepTheirOrder(t *testing.T) {
+	f := tokenFile(t)
+	write(t, f.Path, "{\"\": 0, \"\\ud800\": 1, \"\xff\": 2, \"\\udc00\": 3, \"\\ud800\": 4}")
+	if _, err := f.CreateToken("demo", "1"); err != nil {
+		t.Fatal(err)
+	}
+	const want = ",\n  \"\xff\": 2,\n  \"\\udc00\": 3,\n  \"\\ud800\": 4\n}\n"
+	if got := contentOf(t, f.Path); !strings.HasSuffix(got, want) || !strings.Contains(got, "\"\": 0,") {
+		t.Errorf("the file holds\n%q", got)
+	}
+}
+
 func TestOfATokenThatComesTwiceTheLastCounts(t *testing.T) { // as in Python
 	f := tokenFile(t)
 	write(t, f.Path, `{"x": {"project": "first"}, "y": 1, "x": {"project": "last"}}`)

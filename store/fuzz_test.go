@@ -20,6 +20,8 @@ func FuzzTokenFile(f *testing.F) {
 		`{"terok-g-0123456789abcdef0123456789abcdef":{"scope":"p","task":"1","more":[1.0e400,-0,{"x":null}]}}`,
 		`{"a":{"project":"p"},"a":{"project":"q"},"b":{"project":"p","project":"q"}}`,
 		`{"` + "\xff" + `":"` + "\xfe" + `","\ud800":"\udc00","<&>":"` + "\u2028" + `"}`,
+		`{"` + "\xff" + `":"1","\ud800":"2","` + "\ufffd" + `":"3","\ud800":"4","` + "\xfe" + `":"5"}`,
+		`{"":"0","` + "\xff" + `":"1","\ud800":"2"}`,
 		`{"x":{"project":"p","process":{"machine":"m","boot":"b","pid_ns":"pid:[1]","time_ns":"","pid":1,"start":2}}}`,
 		`{"x":{"project":"p","process":{"pid":-1}},"y":{"project":"p","process":[]},"z":{"project":null,"scope":"s"}}`,
 	} {
