@@ -4,7 +4,7 @@
 # A build is the same bytes in whatever folder, and knows its commit where git does.
 BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -w' \
 	-buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
-SOURCES = go.mod go.sum $(wildcard *.go hook/*.go podman/*.go store/*.go hooks.d/*.json systemd/*/*.service)
+SOURCES = go.mod go.sum $(wildcard *.go doctor/*.go hook/*.go internal/*/*.go podman/*.go store/*.go store/*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
 .PHONY: run test fuzz lint packages release clean

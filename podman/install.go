@@ -39,7 +39,7 @@ func SystemPlace() Place {
 	return Place{
 		Hooks:   "/etc/containers/oci/podman-hooks.d",
 		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
-		Unit:    "/etc/systemd/system/" + unitName,
+		Unit:    "/etc/systemd/system/" + UnitName,
 		Systemd: err == nil,
 	}
 }
@@ -68,7 +68,7 @@ func UserPlace() (Place, error) {
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
-		Unit:    filepath.Join(config, "systemd/user", unitName),
+		Unit:    filepath.Join(config, "systemd/user", UnitName),
 		User:    true,
 		Runtime: runtime,
 		Systemd: err == nil,
@@ -76,7 +76,7 @@ func UserPlace() (Place, error) {
 }
 
 const (
-	unitName = "terok-gate-reap.service"
+	UnitName = "terok-gate-reap.service"
 	binary   = "terok-gate-hook"
 	mark     = "# Written by terok-gate-hook install; terok-gate-hook uninstall removes it.\n"
 )
@@ -134,26 +134,12 @@ func (r Registration) Files(place Place, templates fs.FS, inForce []string) ([]F
 	return files, nil
 }
 
-// definition is a hook definition (oci-hooks(5), version 1.0.0).
-type definition struct {
-	Version string `json:"version"`
-	Hook    struct {
-		Path    string   `json:"path"`
-		Args    []string `json:"args"`
-		Timeout int      `json:"timeout"`
-	} `json:"hook"`
-	When struct {
-		Annotations map[string]string `json:"annotations"`
-	} `json:"when"`
-	Stages []string `json:"stages"`
-}
-
 func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 	template, err := fs.ReadFile(templates, name)
 	if err != nil {
 		return nil, err
 	}
-	var d definition
+	var d Definition
 	if err := json.Unmarshal(template, &d); err != nil {
 		return nil, err
 	}
@@ -174,9 +160,9 @@ func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 
 // unit is the repository's unit for our binary and token file.
 func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
-	name := "systemd/system/" + unitName
+	name := "systemd/system/" + UnitName
 	if place.User {
-		name = "systemd/user/" + unitName
+		name = "systemd/user/" + UnitName
 	}
 	template, err := fs.ReadFile(templates, name)
 	if err != nil {
@@ -197,7 +183,7 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 		if file == "" {
 			continue
 		}
-		folder := existingFolder(file)
+		folder := ExistingFolder(file)
 		writable = append(writable, unitQuote(folder))
 		if folder == "/tmp" || folder == "/var/tmp" {
 			unit = replaceLine(unit, "PrivateTmp=", "no")
@@ -225,10 +211,10 @@ func unitQuote(word string) string {
 	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
 }
 
-// existingFolder is the nearest folder above the file that there is: what a service
+// ExistingFolder is the nearest folder above the file that there is: what a service
 // may write to must exist when it starts, even if the file's own folder comes later.
 // Where folders come and go, at a reboot say, it is the one that stays.
-func existingFolder(file string) string {
+func ExistingFolder(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
 			return stays
@@ -277,7 +263,7 @@ func isOurs(path string) (bool, error) {
 	if filepath.Ext(path) != ".json" {
 		return strings.HasPrefix(string(content), mark), nil
 	}
-	var d definition
+	var d Definition
 	return json.Unmarshal(content, &d) == nil && len(d.Hook.Args) > 0 && d.Hook.Args[0] == binary, nil
 }
 
@@ -307,7 +293,7 @@ func Installed(place Place) ([]string, error) {
 		return nil, err
 	}
 	// What enables the unit: systemctl removes it, where there is a systemd.
-	links, err := filepath.Glob(filepath.Join(filepath.Dir(place.Unit), "*.wants", unitName))
+	links, err := filepath.Glob(filepath.Join(filepath.Dir(place.Unit), "*.wants", UnitName))
 	if err != nil {
 		return nil, err
 	}
@@ -330,8 +316,8 @@ func Installed(place Place) ([]string, error) {
 // Flag returns what the hooks that are installed there give the flag, empty if none
 // does.
 func (p Place) Flag(name string) string {
-	for _, d := range definitionsIn([]string{p.Hooks}) {
-		if value := d.flag(name); value != "" {
+	for _, d := range DefinitionsIn([]string{p.Hooks}) {
+		if value := d.Flag(name); value != "" {
 			return value
 		}
 	}
@@ -352,7 +338,7 @@ func Lingers() bool {
 // EnableWatch starts the unit, now and at every boot or log-in.
 func (p Place) EnableWatch(ctx context.Context) error {
 	for _, args := range [][]string{
-		{"daemon-reload"}, {"enable", unitName}, {"restart", unitName}, // it may run with other flags
+		{"daemon-reload"}, {"enable", UnitName}, {"restart", UnitName}, // it may run with other flags
 	} {
 		if _, err := p.systemctl(ctx, args...); err != nil {
 			return err
@@ -361,9 +347,15 @@ func (p Place) EnableWatch(ctx context.Context) error {
 	return nil
 }
 
+// Watch returns what systemd says of the unit, as properties, one a line: ActiveState
+// and ExecStart.
+func (p Place) Watch(ctx context.Context) (properties string, err error) {
+	return p.systemctl(ctx, "show", "--property", "ActiveState,ExecStart", UnitName)
+}
+
 // DisableWatch stops the unit.
 func (p Place) DisableWatch(ctx context.Context) error {
-	_, err := p.systemctl(ctx, "disable", "--now", unitName)
+	_, err := p.systemctl(ctx, "disable", "--now", UnitName)
 	return err
 }
 

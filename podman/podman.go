@@ -65,12 +65,13 @@ func HookDirs(ctx context.Context) ([]string, error) {
 		dirs = append(dirs, dir)
 	}
 	if len(dirs) == 0 {
-		return nil, fmt.Errorf("ask podman for its hook folders: podman does not get so far as to read hooks: %s", lastLine(log))
+		return nil, fmt.Errorf("ask podman for its hook folders: podman does not get so far as to read hooks: %s", LastLine(log))
 	}
 	return dirs, nil
 }
 
-func lastLine(log []byte) string {
+// LastLine returns the last line of what a program said.
+func LastLine(log []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
 	return lines[len(lines)-1]
 }
@@ -78,7 +79,7 @@ func lastLine(log []byte) string {
 // commandError adds what the command wrote to standard error.
 func commandError(err error) error {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && len(exit.Stderr) > 0 {
-		return fmt.Errorf("%w: %s", err, lastLine(exit.Stderr))
+		return fmt.Errorf("%w: %s", err, LastLine(exit.Stderr))
 	}
 	return err
 }

@@ -1,6 +1,6 @@
 // The reap command: orphans go, for a container whose poststop hook never ran.
 
-package main
+package cli
 
 import (
 	"fmt"
@@ -11,15 +11,28 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
+
+func reapCommand() *cli.Command {
+	return &cli.Command{
+		Name: "reap", Category: forPeople,
+		Usage: "revoke orphans: the tokens whose container's process is dead",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "watch", Usage: "stay, and revoke each token the moment its process dies"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, revoke nothing"},
+		},
+		Action: reap,
+	}
+}
 
 func reap(c *cli.Context) error {
 	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
-	log := openLog(c.String("log-file"))
 	switch {
 	case c.Bool("watch") && c.Bool("dry-run"):
 		return misusef("give --watch or --dry-run, not both")
@@ -33,16 +46,16 @@ func reap(c *cli.Context) error {
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
 		return file.Watch(ctx, func(revoked []store.Entry, err error) {
-			log.revoked("swept", revoked)
+			recordAll(c, trail.Swept, revoked)
 			if err != nil {
 				err = fmt.Errorf("reap: %w", err)
-				log.event(event{Event: "failed", Error: oneLine(err.Error())})
+				record(c, trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
 				printError(err)
 			}
 		})
 	}
 	revoked, err := file.Sweep()
-	log.revoked("swept", revoked)
+	recordAll(c, trail.Swept, revoked)
 	if err != nil {
 		return err
 	}

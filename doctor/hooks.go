@@ -1,61 +1,30 @@
 // Whether the hooks are registered, and will stay so.
 
-package podman
+package doctor
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
+	"terok-gate-hook/podman"
 
 	"golang.org/x/sys/unix"
 )
 
-// registered is a hook definition of ours that podman reads.
-type registered struct {
-	path string
-	definition
-}
-
-// flag returns what the definition gives the flag, empty if it does not.
-func (r registered) flag(name string) string {
-	if values := r.flags(name); len(values) > 0 {
-		return values[len(values)-1]
-	}
-	return ""
-}
-
-func (r registered) flags(name string) (values []string) {
-	name = strings.TrimPrefix(name, "--")
-	for i, arg := range r.Hook.Args {
-		given, isFlag := strings.CutPrefix(arg, "-") // one dash does for two (package flag)
-		if !isFlag {
-			continue
-		}
-		given = strings.TrimPrefix(given, "-")
-		if value, ok := strings.CutPrefix(given, name+"="); ok {
-			values = append(values, value)
-		} else if given == name && i+1 < len(r.Hook.Args) {
-			values = append(values, r.Hook.Args[i+1])
-		}
-	}
-	return values
-}
-
 // flag returns what the prestart definition gives the flag, or else another one.
 func (e *examination) flag(name string) string {
-	if d := e.registered("prestart"); d != nil && d.flag(name) != "" {
-		return d.flag(name)
+	if d := e.registered("prestart"); d != nil && d.Flag(name) != "" {
+		return d.Flag(name)
 	}
 	for _, d := range e.definitions {
-		if value := d.flag(name); value != "" {
+		if value := d.Flag(name); value != "" {
 			return value
 		}
 	}
@@ -63,7 +32,7 @@ func (e *examination) flag(name string) string {
 }
 
 // registered returns the definition for the stage, nil if there is none.
-func (e *examination) registered(stage string) *registered {
+func (e *examination) registered(stage string) *podman.Registered {
 	for i, d := range e.definitions {
 		if slices.Contains(d.Stages, stage) || stage == "prestart" && slices.Contains(d.Stages, "createRuntime") {
 			return &e.definitions[i]
@@ -72,58 +41,19 @@ func (e *examination) registered(stage string) *registered {
 	return nil
 }
 
-// definitionsIn returns our definitions in these folders. As with podman, a later one
-// replaces an earlier one of the same name.
-func definitionsIn(dirs []string) []registered {
-	byName := map[string]registered{}
-	for _, dir := range dirs {
-		paths, _ := filepath.Glob(filepath.Join(dir, "*.json"))
-		for _, path := range paths {
-			content, err := readRegular(path)
-			if err != nil {
-				continue // podman says so, and starts no container
-			}
-			d := registered{path: path}
-			_ = json.Unmarshal(content, &d.definition)
-			byName[filepath.Base(path)] = d
-		}
-	}
-	var ours []registered
-	for _, d := range byName {
-		if filepath.Base(d.Hook.Path) == binary || len(d.Hook.Args) > 0 && filepath.Base(d.Hook.Args[0]) == binary {
-			ours = append(ours, d)
-		}
-	}
-	slices.SortFunc(ours, func(a, b registered) int { return strings.Compare(a.path, b.path) })
-	return ours
-}
-
-// readRegular reads a file of at most a megabyte, and waits for no fifo.
-func readRegular(path string) ([]byte, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(errors.New("is not a regular file"), err)
-	}
-	return io.ReadAll(io.LimitReader(file, 1<<20))
-}
-
 // hooks asks podman which definitions it reads.
 func (e *examination) hooks() {
 	const check, remedy = "hooks", "terok-gate-hook install"
-	dirs, err := HookDirs(e.ctx)
+	dirs, err := podman.HookDirs(e.ctx)
 	if err != nil {
 		e.broken(check, err.Error(), "see that podman runs containers at all")
 		return
 	}
-	e.definitions = definitionsIn(dirs)
+	e.definitions = podman.DefinitionsIn(dirs)
 	reads := "podman reads " + strings.Join(dirs, " and ")
 	if len(e.definitions) == 0 {
-		for _, idle := range definitionsIn([]string{SystemPlace().Hooks, e.Place.Hooks}) {
-			e.broken(check, fmt.Sprintf("%s is not in force: %s", idle.path, reads), remedy+", or add its folder to hooks_dir in containers.conf")
+		for _, idle := range podman.DefinitionsIn([]string{podman.SystemPlace().Hooks, e.Place.Hooks}) {
+			e.broken(check, fmt.Sprintf("%s is not in force: %s", idle.Path, reads), remedy+", or add its folder to hooks_dir in containers.conf")
 			return
 		}
 		e.broken(check, "no hook is registered: "+reads, remedy)
@@ -145,9 +75,9 @@ func (e *examination) hooks() {
 		for _, stage := range d.Stages {
 			if seen[stage] != "" {
 				complete = false
-				e.broken(check, fmt.Sprintf("%s runs twice: %s and %s", stage, seen[stage], d.path), "remove one of the two")
+				e.broken(check, fmt.Sprintf("%s runs twice: %s and %s", stage, seen[stage], d.Path), "remove one of the two")
 			}
-			seen[stage] = d.path
+			seen[stage] = d.Path
 		}
 	}
 	if complete {
@@ -156,35 +86,35 @@ func (e *examination) hooks() {
 	for _, d := range e.definitions {
 		e.definition(d)
 	}
-	if d := e.registered("prestart"); d != nil && e.imagesAnnotate && len(d.flags("--allow-project")) == 0 {
+	if d := e.registered("prestart"); d != nil && e.imagesAnnotate && len(d.Flags("--allow-project")) == 0 {
 		e.broken(check, "with this podman, whoever builds an image can choose the project", remedy+" --allow-project PATTERN")
 	}
 }
 
 // definition checks what one definition runs.
-func (e *examination) definition(d registered) {
+func (e *examination) definition(d podman.Registered) {
 	const check, remedy = "definition", "terok-gate-hook install"
-	runs := fmt.Sprintf("%s runs %s", d.path, d.Hook.Path)
+	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
 	info, err := os.Stat(d.Hook.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e.broken(check, runs+", which is not there", remedy)
 		return
 	case err != nil:
-		e.broken(check, fmt.Sprintf("%s: %v", d.path, err), remedy)
+		e.broken(check, fmt.Sprintf("%s: %v", d.Path, err), remedy)
 		return
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
 		e.broken(check, runs+", which is no program", remedy)
 		return
 	}
-	for _, path := range []string{d.path, d.Hook.Path} {
+	for _, path := range []string{d.Path, d.Hook.Path} {
 		if who := writers(path); who != "" {
 			e.broken(check, fmt.Sprintf("%s can change %s, which podman runs for you", who, path), "chown and chmod go-w, the folder too")
 			return
 		}
 	}
 	if same, err := sameContent(d.Hook.Path, e.Binary); err != nil {
-		e.broken(check, fmt.Sprintf("%s: %v", d.path, err), remedy)
+		e.broken(check, fmt.Sprintf("%s: %v", d.Path, err), remedy)
 		return
 	} else if !same {
 		e.warn(check, runs+", which is another version than "+e.Binary, remedy)
@@ -194,14 +124,14 @@ func (e *examination) definition(d registered) {
 		e.ok(check, runs)
 		return
 	}
-	file := d.flag("--token-file")
+	file := d.Flag("--token-file")
 	switch {
 	case file == "" && e.Place.User:
-		e.broken(check, d.path+" names no token file, and a rootless engine's hook has no default", remedy)
+		e.broken(check, d.Path+" names no token file, and a rootless engine's hook has no default", remedy)
 	case file != "" && e.TokenFile != "" && filepath.Clean(file) != filepath.Clean(e.TokenFile):
-		e.broken(check, fmt.Sprintf("%s keeps its tokens in %s, not in %s", d.path, file, e.TokenFile), remedy)
-	case e.Place.User && file != "" && unix.Access(existingFolder(file), unix.W_OK) != nil:
-		e.broken(check, fmt.Sprintf("%s is not yours: you cannot write its token file %s", d.path, file), "as yourself, "+remedy)
+		e.broken(check, fmt.Sprintf("%s keeps its tokens in %s, not in %s", d.Path, file, e.TokenFile), remedy)
+	case e.Place.User && file != "" && unix.Access(podman.ExistingFolder(file), unix.W_OK) != nil:
+		e.broken(check, fmt.Sprintf("%s is not yours: you cannot write its token file %s", d.Path, file), "as yourself, "+remedy)
 	default:
 		e.ok(check, runs)
 	}
@@ -271,14 +201,14 @@ func (e *examination) containers() {
 		return
 	}
 	for _, c := range all {
-		var made registered
+		var made podman.Registered
 		// Podman's own flags; what comes later may be the container's.
 		made.Hook.Args = c.Config.CreateCommand
 		if i := slices.IndexFunc(made.Hook.Args, func(arg string) bool { return arg == "run" || arg == "create" || arg == "container" }); i >= 0 {
 			made.Hook.Args = made.Hook.Args[:i]
 		}
-		dirs := made.flags("--hooks-dir")
-		if len(dirs) > 0 && e.registered("prestart") == nil && len(definitionsIn(dirs)) > 0 {
+		dirs := made.Flags("--hooks-dir")
+		if len(dirs) > 0 && e.registered("prestart") == nil && len(podman.DefinitionsIn(dirs)) > 0 {
 			e.broken(check, fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
 				"terok-gate-hook install, or hooks_dir in containers.conf")
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"io"
@@ -55,6 +55,7 @@ func TestShellsCompleteCommandsAndFlags(t *testing.T) {
 				{"-- un", "", "uninstall"},
 			} {
 				cmd := exec.Command(path, "-c", ask)
+				cmd.Dir = repository
 				cmd.Env = append(os.Environ(), "LINE=terok-gate-hook "+row.line, "HOME="+home)
 				r := runCommand(t, cmd)
 				for _, want := range strings.Fields(row.offered) {

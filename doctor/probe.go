@@ -1,6 +1,6 @@
 // A container that does nothing but try the hooks, and the gate if its URL is known.
 
-package podman
+package doctor
 
 import (
 	"cmp"
@@ -54,7 +54,7 @@ func (e *examination) probe() {
 		return
 	}
 	prestart := e.registered("prestart")
-	patterns := prestart.flags("--allow-project")
+	patterns := prestart.Flags("--allow-project")
 	project := e.probeProject(patterns)
 	switch {
 	case project == "":
@@ -74,9 +74,9 @@ func (e *examination) probe() {
 		e.broken(check, err.Error(), "TMPDIR must name a folder of yours")
 		return
 	}
-	mountPath := cmp.Or(prestart.flag("--mount-path"), hook.MountPath)
+	mountPath := cmp.Or(prestart.Flag("--mount-path"), hook.MountPath)
 	annotation := func(flag, usual, value string) string {
-		return "--annotation=" + cmp.Or(prestart.flag(flag), usual) + "=" + value
+		return "--annotation=" + cmp.Or(prestart.Flag(flag), usual) + "=" + value
 	}
 	name := probeName + rand.Text()[:8]
 	args := []string{

@@ -1,6 +1,6 @@
 // What a terminal shows in colour, and nothing else than a terminal is sent.
 
-package main
+package cli
 
 import (
 	"os"

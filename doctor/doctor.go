@@ -1,6 +1,5 @@
-// What doctor checks: everything between podman and the gate.
-
-package podman
+// Package doctor finds what is wrong between podman and the gate, and what mends it.
+package doctor
 
 import (
 	"bytes"
@@ -12,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -35,7 +35,7 @@ type Finding struct {
 
 // Doctor examines an installation as one user, root or another, has it.
 type Doctor struct {
-	Place     Place
+	Place     podman.Place
 	Binary    string // absolute path of terok-gate-hook
 	TokenFile string // empty: what the definitions name, or else the default
 	LogFile   string // empty: what the definitions name
@@ -88,7 +88,7 @@ type examination struct {
 	report         func(Finding)
 	imagesAnnotate bool
 	noProbe        string // why a probe would do harm
-	definitions    []registered
+	definitions    []podman.Registered
 	tokens         store.File
 }
 
@@ -140,12 +140,12 @@ func (e *examination) podman() bool {
 	if e.Place.User && !e.userNamespaces() {
 		return false
 	}
-	major, minor, err := Version(e.ctx)
+	major, minor, err := podman.Version(e.ctx)
 	if err != nil {
 		e.broken(check, err.Error(), "mend podman first: podman version")
 		return false
 	}
-	e.imagesAnnotate = ImagesAnnotate(major, minor)
+	e.imagesAnnotate = podman.ImagesAnnotate(major, minor)
 	e.ok(check, fmt.Sprintf("podman %d.%d", major, minor))
 	return true
 }
@@ -176,25 +176,25 @@ func (e *examination) service() {
 		e.ok(check, "no systemd here to run reap --watch: an orphan's token goes with the next hook of any container")
 		return
 	}
-	runs, err := e.Place.systemctl(e.ctx, "show", "--property", "ActiveState,ExecStart", unitName)
+	runs, err := e.Place.Watch(e.ctx)
 	if err != nil || !strings.Contains(runs, "ActiveState=active") {
 		status := "systemctl status "
 		if e.Place.User {
 			status = "systemctl --user status "
 		}
-		e.warn(check, unitName+" does not run: an orphan's token lives until the next hook of any container",
-			"terok-gate-hook install, or see "+status+unitName)
+		e.warn(check, podman.UnitName+" does not run: an orphan's token lives until the next hook of any container",
+			"terok-gate-hook install, or see "+status+podman.UnitName)
 		return
 	}
 	if !e.isWatched(runs) {
-		e.warn(check, unitName+" watches another token file than "+e.TokenFile, "terok-gate-hook install")
+		e.warn(check, podman.UnitName+" watches another token file than "+e.TokenFile, "terok-gate-hook install")
 		return
 	}
-	if e.Place.User && !Lingers() {
-		e.warn(check, unitName+" and your containers end when you log out", "loginctl enable-linger")
+	if e.Place.User && !podman.Lingers() {
+		e.warn(check, podman.UnitName+" and your containers end when you log out", "loginctl enable-linger")
 		return
 	}
-	e.ok(check, unitName+" runs")
+	e.ok(check, podman.UnitName+" runs")
 }
 
 // isWatched tells whether a service with this ExecStart= watches our token file.
@@ -214,7 +214,7 @@ func (e *examination) command(name string, args ...string) (string, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if err != nil && stderr.held.Len() > 0 {
-		err = fmt.Errorf("%w: %.300s", err, lastLine(stderr.held.Bytes()))
+		err = fmt.Errorf("%w: %.300s", err, podman.LastLine(stderr.held.Bytes()))
 	}
 	return stdout.held.String(), err
 }

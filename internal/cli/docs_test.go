@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"os"
@@ -24,7 +24,7 @@ func TestManualPageAndCommandLineAgree(t *testing.T) {
 		})
 	}
 
-	page, err := os.ReadFile("docs/terok-gate-hook.8.md")
+	page, err := os.ReadFile("../../docs/terok-gate-hook.8.md")
 	must(t, err)
 	described := flags{}
 	commands := []string{""} // those that the section is about

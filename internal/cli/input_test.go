@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -74,7 +74,7 @@ func (tr trial) unchanged(t *testing.T, before fs.FileInfo, content string) {
 // state is a state as crun writes it by hand, changed by edit.
 func state(t *testing.T, edit func(state, annotations map[string]any)) string {
 	t.Helper()
-	content, err := os.ReadFile("testdata/crun/prestart.json")
+	content, err := os.ReadFile("../../testdata/crun/prestart.json")
 	must(t, err)
 	var value map[string]any
 	must(t, json.Unmarshal(content, &value))
@@ -216,7 +216,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 	}
 	inNamespaceOf := func(pid func() int) func(*testing.T, trial) string {
 		return func(t *testing.T, tr trial) string {
-			config, err := os.ReadFile("testdata/crun/bundle/config.json")
+			config, err := os.ReadFile("../../testdata/crun/bundle/config.json")
 			must(t, err)
 			s := bundle(string(config))(t, tr)
 			return strings.Replace(s, fmt.Sprintf(`"pid":%d`, os.Getpid()), fmt.Sprintf(`"pid":%d`, pid()), 1)

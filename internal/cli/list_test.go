@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"terok-gate-hook/podman"
+	"terok-gate-hook/doctor"
 )
 
 // Orphans stand out on a terminal, and nothing else than a terminal is sent colours.
@@ -46,11 +46,11 @@ func TestAFindingsMarkIsColouredOnATerminal(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
 	terminal, shown := openTerminal(t)
-	for state, want := range map[podman.State]string{
-		podman.OK: "\x1b[32m✓\x1b[0m lock: free\r\n", podman.Warning: "\x1b[33m!\x1b[0m lock: free\r\n",
-		podman.Broken: "\x1b[31m✗\x1b[0m lock: free\r\n", podman.Mended: "\x1b[32m✓\x1b[0m lock: free\r\n",
+	for state, want := range map[doctor.State]string{
+		doctor.OK: "\x1b[32m✓\x1b[0m lock: free\r\n", doctor.Warning: "\x1b[33m!\x1b[0m lock: free\r\n",
+		doctor.Broken: "\x1b[31m✗\x1b[0m lock: free\r\n", doctor.Mended: "\x1b[32m✓\x1b[0m lock: free\r\n",
 	} {
-		printFinding(terminal, podman.Finding{Check: "lock", State: state, Text: "free"})
+		printFinding(terminal, doctor.Finding{Check: "lock", State: state, Text: "free"})
 		line, err := shown.ReadString('\n')
 		must(t, err)
 		if line != want {

@@ -1,6 +1,6 @@
 // The list command: the tokens as people and programs see them.
 
-package main
+package cli
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
@@ -29,6 +30,15 @@ type listed struct {
 	State       string     `json:"state"`     // live, orphan or unknown
 	Created     *time.Time `json:"created"`   // null: written by another program
 	Fingerprint string     `json:"fingerprint"`
+}
+
+func listCommand() *cli.Command {
+	return &cli.Command{
+		Name: "list", Category: forPeople,
+		Usage:  "list the tokens, never in full",
+		Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "for programs"}},
+		Action: list,
+	}
 }
 
 func list(c *cli.Context) error {
@@ -46,7 +56,7 @@ func list(c *cli.Context) error {
 	if c.Bool("json") {
 		out, err := json.MarshalIndent(rows, "", "  ")
 		if err == nil {
-			_, err = os.Stdout.Write(append(printableJSON(out), '\n'))
+			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
 		}
 		return err
 	}
@@ -80,9 +90,9 @@ func printTable(w *os.File, rows []listed) error {
 			age = shortAge(time.Since(*r.Created))
 		}
 		if r.Container != "" {
-			container = oneLine(r.Container[:min(shortID, len(r.Container))])
+			container = printable.Line(r.Container[:min(shortID, len(r.Container))])
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(r.Project), oneLine(r.Task), container, r.State, age, r.Fingerprint)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(r.Project), printable.Line(r.Task), container, r.State, age, r.Fingerprint)
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -1,6 +1,6 @@
 // What --version says, from the build's own information.
 
-package main
+package cli
 
 import (
 	"fmt"

@@ -1,6 +1,6 @@
 // The doctor command: what is wrong between podman and the gate, and what mends it.
 
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -12,27 +12,33 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"terok-gate-hook/podman"
+	"terok-gate-hook/doctor"
+	"terok-gate-hook/internal/printable"
 )
 
-func doctorFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it; default: as installed"},
-		&cli.StringFlag{Name: "gate-user", Usage: "check that the gate's `user` can read the token file"},
-		&cli.StringFlag{Name: "project", Usage: "the project `P` that the probe container asks for"},
-		&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
-		&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; default: none, it borrows this machine's programs"},
-		&cli.BoolFlag{Name: "repair", Usage: "mend what is safe to mend; a corrupt token file is set aside"},
-		&cli.BoolFlag{Name: "json", Usage: "for programs"},
+func doctorCommand() *cli.Command {
+	return &cli.Command{
+		Name: "doctor", Category: forAdministrators,
+		Usage: "check everything between podman and the gate; exit status 1 if something is broken",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it; default: as installed"},
+			&cli.StringFlag{Name: "gate-user", Usage: "check that the gate's `user` can read the token file"},
+			&cli.StringFlag{Name: "project", Usage: "the project `P` that the probe container asks for"},
+			&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
+			&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; default: none, it borrows this machine's programs"},
+			&cli.BoolFlag{Name: "repair", Usage: "mend what is safe to mend; a corrupt token file is set aside"},
+			&cli.BoolFlag{Name: "json", Usage: "for programs"},
+		},
+		Action: examine,
 	}
 }
 
-func doctor(c *cli.Context) error {
-	place, err := place()
+func examine(c *cli.Context) error {
+	place, err := placeOfOurs()
 	if err != nil {
 		return err
 	}
-	d := podman.Doctor{
+	d := doctor.Doctor{
 		Place: place, GateURL: c.String("gate-url"), GateUser: c.String("gate-user"),
 		Project: c.String("project"), Network: c.String("network"), Image: c.String("image"), Repair: c.Bool("repair"),
 		TokenFile: c.String("token-file"), LogFile: c.String("log-file"),
@@ -48,13 +54,13 @@ func doctor(c *cli.Context) error {
 	if d.Binary, err = os.Executable(); err != nil {
 		return err
 	}
-	findings := []podman.Finding{}
+	findings := []doctor.Finding{}
 	broken := 0
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	d.Examine(ctx, func(f podman.Finding) {
-		f.Text, f.Remedy = oneLine(f.Text), oneLine(f.Remedy)
-		if f.State == podman.Broken {
+	d.Examine(ctx, func(f doctor.Finding) {
+		f.Text, f.Remedy = printable.Line(f.Text), printable.Line(f.Remedy)
+		if f.State == doctor.Broken {
 			broken++
 		}
 		findings = append(findings, f)
@@ -78,12 +84,12 @@ func doctor(c *cli.Context) error {
 }
 
 // printFinding prints a line: a mark, the finding, and what mends it.
-func printFinding(w *os.File, f podman.Finding) {
+func printFinding(w *os.File, f doctor.Finding) {
 	mark := paint(w, green, "✓")
 	switch f.State {
-	case podman.Warning:
+	case doctor.Warning:
 		mark = paint(w, yellow, "!")
-	case podman.Broken:
+	case doctor.Broken:
 		mark = paint(w, red, "✗")
 	}
 	if f.Remedy != "" {

@@ -1,6 +1,6 @@
 // Whether the token file can do its work, and for whom.
 
-package podman
+package doctor
 
 import (
 	"errors"

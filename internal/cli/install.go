@@ -1,10 +1,8 @@
-// The install and uninstall commands: registering the hooks with podman for good.
+// The install command: registering the hooks with podman for good.
 
-package main
+package cli
 
 import (
-	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -15,40 +13,28 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/podman"
-	"terok-gate-hook/store"
 )
 
-// templates are the definitions and units, as they stand in the repository.
-//
-//go:embed hooks.d/*.json systemd/*/*.service
-var templates embed.FS
-
-// installFlags are those of the stages, which install carries over, and its own.
-func installFlags() []cli.Flag {
-	return append(mountFlags(),
-		&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; take an earlier one away"},
-		dryRunFlag(),
-	)
-}
-
-func uninstallFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.BoolFlag{Name: "revoke", Usage: "revoke the tokens of containers too, running ones included"},
-		dryRunFlag(),
+func installCommand(templates fs.FS) *cli.Command {
+	return &cli.Command{
+		Name: "install", Category: forAdministrators,
+		Usage: "register the hooks with podman: for the system as root, else for yourself",
+		// Those of the stages, which install carries over, and its own.
+		Flags: append(mountFlags(),
+			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; take an earlier one away"},
+			dryRunFlag(),
+		),
+		Action: func(c *cli.Context) error { return install(c, templates) },
 	}
 }
 
-func dryRunFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, do nothing"}
-}
-
-func install(c *cli.Context) error {
+func install(c *cli.Context, templates fs.FS) error {
 	// Folders that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
 	if _, err := hookOf(c); err != nil {
 		return err
 	}
-	place, err := place()
+	place, err := placeOfOurs()
 	if err != nil {
 		return err
 	}
@@ -142,127 +128,6 @@ func unwatch(c *cli.Context, place podman.Place) error {
 	return remove(c, place, slices.DeleteFunc(paths, func(path string) bool {
 		return filepath.Base(path) != filepath.Base(place.Unit)
 	}))
-}
-
-// remove removes files of an installation. If its unit is among them, systemd stops
-// the service first, and forgets it then.
-func remove(c *cli.Context, place podman.Place, paths []string) error {
-	if c.Bool("dry-run") {
-		for _, path := range paths {
-			fmt.Println("would remove", path)
-		}
-		return nil
-	}
-	var err error // one that fails keeps none of the others
-	service := place.Systemd && slices.Contains(paths, place.Unit)
-	if service {
-		err = place.DisableWatch(c.Context)
-	}
-	for _, path := range paths {
-		removeErr := os.Remove(path)
-		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
-			err = errors.Join(err, removeErr)
-			continue
-		}
-		fmt.Println("removed", path)
-	}
-	if service {
-		err = errors.Join(err, place.ForgetWatch(c.Context))
-	}
-	return err
-}
-
-func uninstall(c *cli.Context) error {
-	place, err := place()
-	if err != nil {
-		return err
-	}
-	paths, err := podman.Installed(place)
-	if err != nil {
-		return err
-	}
-	if err := asInstalled(c, place); err != nil {
-		return err
-	}
-	file, err := tokenFile(c)
-	if err != nil {
-		return err
-	}
-	// Before the hooks go, which know where the tokens are: if it fails, it can be
-	// tried again. And after, for a container that started in between.
-	if c.Bool("revoke") {
-		if err := revokeContainers(c, file); err != nil {
-			return err
-		}
-	}
-	if len(paths) == 0 {
-		fmt.Println("nothing to remove")
-	}
-	if err := remove(c, place, paths); err != nil {
-		return err
-	}
-	if c.Bool("revoke") && !c.Bool("dry-run") {
-		if _, err := revokeNow(c, file); err != nil {
-			return err
-		}
-	}
-	entries, err := file.Entries()
-	if err != nil {
-		return err
-	}
-	if len(entries) > 0 {
-		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
-		return printTable(os.Stdout, listedOf(entries))
-	}
-	return nil
-}
-
-// revokeContainers revokes what only the hooks would: the tokens of containers.
-func revokeContainers(c *cli.Context, file store.File) error {
-	if c.Bool("dry-run") {
-		entries, err := file.Entries()
-		if err != nil {
-			return err
-		}
-		kept := len(slices.DeleteFunc(slices.Clone(entries), ofContainer))
-		fmt.Printf("would revoke tokens of containers: %d\n", len(entries)-kept)
-		return nil
-	}
-	n, err := revokeNow(c, file)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("revoked tokens of containers: %d\n", n)
-	return nil
-}
-
-func revokeNow(c *cli.Context, file store.File) (n int, err error) {
-	revoked, err := file.Revoke(ofContainer)
-	openLog(c.String("log-file")).revoked("revoked", revoked)
-	return len(revoked), err
-}
-
-func ofContainer(e store.Entry) bool { return e.Container != "" }
-
-// asInstalled takes the token file and the log file from the installed hooks, unless
-// the command line or the environment names them.
-func asInstalled(c *cli.Context, place podman.Place) error {
-	for _, name := range []string{"token-file", "log-file"} {
-		if c.String(name) != "" {
-			continue
-		}
-		if err := c.Set(name, place.Flag("--"+name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func place() (podman.Place, error) {
-	if os.Geteuid() == 0 {
-		return podman.SystemPlace(), nil
-	}
-	return podman.UserPlace()
 }
 
 // registrationOf carries the flags over into the definitions, those that were given.

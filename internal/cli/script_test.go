@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -30,8 +30,6 @@ import (
 //
 // and the conditions [root] and [containers].
 func TestStories(t *testing.T) {
-	samples, err := filepath.Abs("testdata")
-	must(t, err)
 	// Another user has to reach the files.
 	work := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(work), 0o755))
@@ -41,7 +39,7 @@ func TestStories(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("SAMPLES", samples)
+			env.Setenv("SAMPLES", filepath.Join(repository, "testdata"))
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Values["endings"] = endings{}
 			return os.Chmod(env.WorkDir, 0o755)
@@ -166,7 +164,7 @@ func scriptContainer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 
 	edit := func(from, to string, edit func(map[string]any)) {
-		content, err := os.ReadFile(filepath.Join("testdata", filepath.Dir(sample), from))
+		content, err := os.ReadFile(filepath.Join(repository, "testdata", filepath.Dir(sample), from))
 		ts.Check(err)
 		var value map[string]any
 		ts.Check(json.Unmarshal(content, &value))

@@ -1,4 +1,4 @@
-package podman
+package doctor
 
 import (
 	"encoding/json"

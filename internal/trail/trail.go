@@ -1,27 +1,36 @@
-// The system log and the audit trail. Neither may ever fail or hold up a hook.
-
-package main
+// Package trail keeps the audit trail: which token was issued, revoked or refused,
+// for which container. It goes to the system log and, if it has a file, there as JSON
+// lines. Neither may ever fail or hold up a hook.
+package trail
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
-// event is one line of the audit trail.
-type event struct {
-	Time        time.Time `json:"time"`
-	Event       string    `json:"event"` // issued, revoked, swept, refused or failed
+// What an event can be.
+const (
+	Issued  = "issued"
+	Revoked = "revoked"
+	Swept   = "swept"   // revoked since its process is dead
+	Refused = "refused" // the container may not have what it asks for
+	Failed  = "failed"
+)
+
+// Event is one line of the audit trail.
+type Event struct {
+	Time        time.Time `json:"time"` // set when it is written
+	Event       string    `json:"event"`
 	Container   string    `json:"container,omitempty"`
 	Project     string    `json:"project,omitempty"`
 	Task        string    `json:"task,omitempty"`
@@ -29,40 +38,36 @@ type event struct {
 	Error       string    `json:"error,omitempty"`
 }
 
-// eventLog is where events go: to the system log, and to a file if it has a path.
-type eventLog struct{ path string }
-
-func openLog(path string) eventLog { return eventLog{path} }
-
-func (l eventLog) event(e event) {
-	e.Time = time.Now().UTC().Truncate(time.Millisecond)
-	toSystemLog(e)
-	if l.path == "" {
-		return
-	}
-	if err := appendLine(l.path, e); err != nil {
-		printError(fmt.Errorf("log file: %w", err))
+// Of is an event about a token of the token file.
+func Of(event string, e store.Entry) Event {
+	return Event{
+		Event: event, Container: e.Container, Project: e.Project, Task: e.Task,
+		Fingerprint: e.Token.Fingerprint(),
 	}
 }
 
-// revoked logs one event of this name for each entry.
-func (l eventLog) revoked(name string, entries []store.Entry) {
-	for _, e := range entries {
-		l.event(event{
-			Event: name, Container: e.Container, Project: e.Project, Task: e.Task,
-			Fingerprint: e.Token.Fingerprint(),
-		})
+// Write writes the event to the system log, if there is one, and appends it to the
+// file, if that has a path. An error is one of the file's.
+func Write(file string, e Event) error {
+	e.Time = time.Now().UTC().Truncate(time.Millisecond)
+	toSystemLog(e)
+	if file == "" {
+		return nil
 	}
+	if err := appendLine(file, e); err != nil {
+		return fmt.Errorf("log file: %w", err)
+	}
+	return nil
 }
 
 // appendLine appends the event in one write(2), which O_APPEND makes safe with many
 // writers on a local file system.
-func appendLine(path string, e event) error {
+func appendLine(path string, e Event) error {
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	line = printableJSON(line)
+	line = printable.JSON(line)
 	// Not as an os.File, which would wait for the reader of a fifo that is full.
 	file, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -78,7 +83,7 @@ func appendLine(path string, e event) error {
 // toSystemLog sends the event to /dev/log, if somebody listens there, in the form
 // of RFC 3164 that glibc's syslog(3) uses. log/syslog would wait when the socket's
 // buffer is full; a container start does not.
-func toSystemLog(e event) {
+func toSystemLog(e Event) {
 	const daemon, err, notice = 3 << 3, 3, 5
 	severity := notice
 	if e.Error != "" {
@@ -103,31 +108,25 @@ func toSystemLog(e event) {
 	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: "/dev/log"})
 }
 
-// printableJSON escapes what a terminal would act on: entries of other programs may
-// hold anything. encoding/json leaves control characters beyond ASCII as they are.
-func printableJSON(text []byte) []byte {
-	var out []byte
-	for _, r := range string(text) {
-		if r < 0x80 || unicode.IsPrint(r) {
-			out = utf8.AppendRune(out, r)
-			continue
-		}
-		for _, unit := range utf16.AppendRune(nil, r) {
-			out = fmt.Appendf(out, `\u%04x`, unit)
+// Recent reads the events of a trail's file, oldest first, from its last megabyte.
+// Lines that are no events are passed over.
+func Recent(file *os.File) ([]Event, error) {
+	const tail = 1 << 20
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := file.Seek(max(0, info.Size()-tail), io.SeekStart); err != nil {
+		return nil, err
+	}
+	var events []Event
+	lines := bufio.NewScanner(io.LimitReader(file, tail))
+	lines.Buffer(nil, tail)
+	for lines.Scan() {
+		var e Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil {
+			events = append(events, e)
 		}
 	}
-	return bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))
-}
-
-// oneLine makes an error safe to print: an image chooses the names in it.
-func oneLine(s string) string {
-	var out strings.Builder
-	for _, r := range s {
-		if unicode.IsPrint(r) {
-			out.WriteRune(r)
-		} else {
-			out.WriteString(strings.Trim(fmt.Sprintf("%q", r), "'"))
-		}
-	}
-	return out.String()
+	return events, lines.Err()
 }

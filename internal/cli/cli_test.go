@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"terok-gate-hook/internal/trail"
 	"testing"
 	"time"
 
@@ -244,7 +245,7 @@ func TestManyWritersShareALogFile(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for line := range strings.Lines(string(content)) {
-		var e event
+		var e trail.Event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
@@ -270,7 +271,7 @@ func TestTheLogFileHasErrors(t *testing.T) {
 	r.errorLine(t, "prestart: refused: ", `"a\n{\"event\":\"issued\"}\x1b"`)
 	content, err := os.ReadFile(path)
 	must(t, err)
-	var e event
+	var e trail.Event
 	if err := json.Unmarshal(content, &e); err != nil {
 		t.Fatalf("not one line of JSON: %q", content)
 	}
@@ -325,7 +326,7 @@ func withoutSystemLog(t *testing.T) {
 // hookBinary is the hook as it is released.
 func hookBinary(b *testing.B) string {
 	path := filepath.Join(b.TempDir(), "terok-gate-hook")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", path, ".")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", path, "../..")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("go build: %v\n%s", err, out)
@@ -337,7 +338,7 @@ func hookBinary(b *testing.B) string {
 // times longer that takes than a process that does nothing.
 func BenchmarkPrestartByHand(b *testing.B) {
 	hook, dir := hookBinary(b), b.TempDir()
-	state, err := os.ReadFile("testdata/crun/prestart.json")
+	state, err := os.ReadFile("../../testdata/crun/prestart.json")
 	if err != nil {
 		b.Fatal(err)
 	}

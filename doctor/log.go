@@ -1,15 +1,14 @@
 // What the hooks themselves complained about last.
 
-package podman
+package doctor
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"terok-gate-hook/internal/trail"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,27 +39,20 @@ func (e *examination) log() {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		e.warn(check, fmt.Sprintf("%s has mode %04o: others can see who works on what", e.LogFile, mode), "chmod 0600 "+e.LogFile)
 	}
-	const tail = 1 << 20
-	_, _ = file.Seek(max(0, info.Size()-tail), io.SeekStart)
-	type event struct {
-		Time                    time.Time
-		Event, Container, Error string
+	events, err := trail.Recent(file)
+	if err != nil {
+		e.broken(check, err.Error(), "move it away")
+		return
 	}
-	var count int
-	var last event
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, tail)
-	for lines.Scan() {
-		var ev event
-		if json.Unmarshal(lines.Bytes(), &ev) == nil && (ev.Event == "refused" || ev.Event == "failed") && time.Since(ev.Time) < 24*time.Hour {
-			count++
-			last = ev
-		}
-	}
+	complaints := slices.DeleteFunc(events, func(ev trail.Event) bool {
+		return ev.Event != trail.Refused && ev.Event != trail.Failed || time.Since(ev.Time) >= 24*time.Hour
+	})
+	count := len(complaints)
 	if count == 0 {
 		e.ok(check, e.LogFile+": no hook refused or failed within a day")
 		return
 	}
+	last := complaints[count-1]
 	e.warn(check, fmt.Sprintf("hooks that refused or failed within a day: %d, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
 		"the others: grep -E 'refused|failed' "+e.LogFile)
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -22,9 +22,16 @@ import (
 // insideVar says that this process is in the tests' own mount namespace.
 const insideVar = "TEROK_TEST_INSIDE"
 
+// repository is the folder of the sources, which hold what install writes and what
+// the tests read.
+var repository = func() string {
+	_, here, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(here), "../..")
+}()
+
 // commands are what scripts and tests run by name: this test binary again.
 var commands = map[string]func(){
-	"terok-gate-hook":   main,
+	"terok-gate-hook":   func() { os.Exit(Run(os.Args, os.DirFS(repository))) },
 	"wait-as-container": waitAsContainer,
 }
 

@@ -1,0 +1,77 @@
+// What several commands share: flags, the token file, the audit trail.
+
+package cli
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+// commonFlags stand before the command.
+func commonFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{
+			Name: "token-file", EnvVars: []string{"TEROK_GATE_TOKEN_FILE"}, TakesFile: true,
+			Usage: "the token file `F`; default: see the path command; required in a user namespace",
+		},
+		&cli.DurationFlag{
+			Name: "lock-timeout", EnvVars: []string{"TEROK_GATE_LOCK_TIMEOUT"}, Value: store.DefaultLockTimeout,
+			Usage: "give up if the lock of the token file is not to be had for this long",
+		},
+		&cli.StringFlag{
+			Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true,
+			Usage: "append what happened to the file `F` too, as JSON lines",
+		},
+	}
+}
+
+func projectFlag() cli.Flag {
+	return &cli.StringFlag{Name: "project", Usage: "the project `P`"}
+}
+
+func taskFlag() cli.Flag {
+	return &cli.StringFlag{Name: "task", Usage: "the task `T`"}
+}
+
+func dryRunFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, do nothing"}
+}
+
+// tokenFile returns the token file that the command line names, or the default.
+func tokenFile(c *cli.Context) (file store.File, err error) {
+	file = store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
+	if file.Path == "" {
+		if file.Path, err = store.TokenFilePath(); err != nil {
+			return file, fmt.Errorf("%w with --token-file", err)
+		}
+	}
+	return file, nil
+}
+
+// record writes an event to the audit trail. It never fails what it tells of.
+func record(c *cli.Context, e trail.Event) {
+	if err := trail.Write(c.String("log-file"), e); err != nil {
+		printError(err)
+	}
+}
+
+// recordAll records the same event for each entry.
+func recordAll(c *cli.Context, event string, entries []store.Entry) {
+	for _, e := range entries {
+		record(c, trail.Of(event, e))
+	}
+}
+
+// placeOfOurs is where this user's installation is.
+func placeOfOurs() (podman.Place, error) {
+	if os.Geteuid() == 0 {
+		return podman.SystemPlace(), nil
+	}
+	return podman.UserPlace()
+}

@@ -1,0 +1,53 @@
+// The create command: a token that belongs to no container.
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+func createCommand() *cli.Command {
+	return &cli.Command{
+		Name: "create", Category: forPeople,
+		Usage:  "print a new token that belongs to no container and lives until it is revoked",
+		Flags:  []cli.Flag{projectFlag(), taskFlag()},
+		Action: create,
+	}
+}
+
+func create(c *cli.Context) error {
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	if !c.IsSet("project") || !c.IsSet("task") {
+		return misusef("--project and --task are both needed")
+	}
+	grant := store.Grant{Project: c.String("project"), Task: c.String("task")}
+	if err := grant.Valid(); err != nil {
+		return misusef("%w", err)
+	}
+	token, err := store.NewToken()
+	if err != nil {
+		return err
+	}
+	swept, err := file.Issue(store.Entry{Token: token, Grant: grant})
+	if err != nil {
+		return err
+	}
+	recordAll(c, trail.Swept, swept)
+	record(c, trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
+	if _, err := fmt.Println(string(token)); err != nil {
+		// Nobody has seen it, so nobody could revoke it.
+		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })
+		recordAll(c, trail.Revoked, revoked)
+		return fmt.Errorf("print the token: %w", errors.Join(err, revokeErr))
+	}
+	return nil
+}

@@ -1,0 +1,27 @@
+// The precreate command. It has nothing to do with the token file.
+
+package cli
+
+import (
+	"io"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+)
+
+func precreateCommand() *cli.Command {
+	command := &cli.Command{
+		Name:  "precreate",
+		Usage: "add pointers to gate.env and the gate to the configuration on standard input",
+		Flags: precreateFlags(),
+	}
+	return stageCommand(command, func(_ *cli.Context, h hook.Hook, stdin io.Reader) (hook.Outcome, error) {
+		config, out, err := h.Precreate(stdin)
+		if err == nil {
+			_, err = os.Stdout.Write(config)
+		}
+		return out, err
+	})
+}

@@ -1,0 +1,143 @@
+// The uninstall command: taking back what install wrote.
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+func uninstallCommand() *cli.Command {
+	return &cli.Command{
+		Name: "uninstall", Category: forAdministrators,
+		Usage: "remove what install wrote, and say which tokens remain",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "revoke", Usage: "revoke the tokens of containers too, running ones included"},
+			dryRunFlag(),
+		},
+		Action: uninstall,
+	}
+}
+
+func uninstall(c *cli.Context) error {
+	place, err := placeOfOurs()
+	if err != nil {
+		return err
+	}
+	paths, err := podman.Installed(place)
+	if err != nil {
+		return err
+	}
+	if err := asInstalled(c, place); err != nil {
+		return err
+	}
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	// Before the hooks go, which know where the tokens are: if it fails, it can be
+	// tried again. And after, for a container that started in between.
+	if c.Bool("revoke") {
+		if err := revokeContainers(c, file); err != nil {
+			return err
+		}
+	}
+	if len(paths) == 0 {
+		fmt.Println("nothing to remove")
+	}
+	if err := remove(c, place, paths); err != nil {
+		return err
+	}
+	if c.Bool("revoke") && !c.Bool("dry-run") {
+		if _, err := revokeNow(c, file); err != nil {
+			return err
+		}
+	}
+	entries, err := file.Entries()
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
+		return printTable(os.Stdout, listedOf(entries))
+	}
+	return nil
+}
+
+// revokeContainers revokes what only the hooks would: the tokens of containers.
+func revokeContainers(c *cli.Context, file store.File) error {
+	if c.Bool("dry-run") {
+		entries, err := file.Entries()
+		if err != nil {
+			return err
+		}
+		kept := len(slices.DeleteFunc(slices.Clone(entries), ofContainer))
+		fmt.Printf("would revoke tokens of containers: %d\n", len(entries)-kept)
+		return nil
+	}
+	n, err := revokeNow(c, file)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("revoked tokens of containers: %d\n", n)
+	return nil
+}
+
+func revokeNow(c *cli.Context, file store.File) (n int, err error) {
+	revoked, err := file.Revoke(ofContainer)
+	recordAll(c, trail.Revoked, revoked)
+	return len(revoked), err
+}
+
+func ofContainer(e store.Entry) bool { return e.Container != "" }
+
+// asInstalled takes the token file and the log file from the installed hooks, unless
+// the command line or the environment names them.
+func asInstalled(c *cli.Context, place podman.Place) error {
+	for _, name := range []string{"token-file", "log-file"} {
+		if c.String(name) != "" {
+			continue
+		}
+		if err := c.Set(name, place.Flag("--"+name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes files of an installation. If its unit is among them, systemd stops
+// the service first, and forgets it then.
+func remove(c *cli.Context, place podman.Place, paths []string) error {
+	if c.Bool("dry-run") {
+		for _, path := range paths {
+			fmt.Println("would remove", path)
+		}
+		return nil
+	}
+	var err error // one that fails keeps none of the others
+	service := place.Systemd && slices.Contains(paths, place.Unit)
+	if service {
+		err = place.DisableWatch(c.Context)
+	}
+	for _, path := range paths {
+		removeErr := os.Remove(path)
+		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
+			err = errors.Join(err, removeErr)
+			continue
+		}
+		fmt.Println("removed", path)
+	}
+	if service {
+		err = errors.Join(err, place.ForgetWatch(c.Context))
+	}
+	return err
+}

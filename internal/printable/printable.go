@@ -1,0 +1,41 @@
+// Package printable makes text of others safe to print. Entries of other programs,
+// images and annotations choose such text, and a terminal would act on what is in it.
+package printable
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Line returns the text as one line of what a terminal prints as it is.
+func Line(s string) string {
+	var out strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			out.WriteRune(r)
+		} else {
+			out.WriteString(strings.Trim(fmt.Sprintf("%q", r), "'"))
+		}
+	}
+	return out.String()
+}
+
+// JSON returns the JSON text with all escaped that a terminal would act on:
+// encoding/json leaves control characters beyond ASCII as they are.
+func JSON(text []byte) []byte {
+	var out []byte
+	for _, r := range string(text) {
+		if r < 0x80 || unicode.IsPrint(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, unit)
+		}
+	}
+	return bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))
+}
