@@ -205,7 +205,7 @@ func (e *examination) probeProject(patterns []string) string {
 }
 
 func admits(patterns []string, project string) bool {
-	return hook.Hook{AllowProjects: patterns}.Admits(project)
+	return hook.Settings{AllowProjects: patterns}.Admits(project)
 }
 
 // hostPrograms makes a root file system that has the host's programs, read-only, and

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	}
 	if path := os.Getenv(tracedVar); path != "" {
 		runtime.LockOSThread() // strace counts the calls of each thread
-		if _, err := (Hook{Tokens: store.File{Path: path}}).Prestart(os.Stdin); err != nil {
+		if _, err := (Settings{Tokens: store.File{Path: path}}).Prestart(os.Stdin); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -64,7 +64,7 @@ type container struct {
 	rootfs  string
 	outside string // a folder that is none of the image's business
 	bundle  string
-	hook    Hook
+	hook    Settings
 	end     func()
 }
 
@@ -77,7 +77,7 @@ func prepare(t *testing.T) *container {
 	t.Cleanup(func() { os.RemoveAll(base) })
 	c := &container{
 		base: base, rootfs: filepath.Join(base, "rootfs"), outside: filepath.Join(base, "outside"),
-		bundle: filepath.Join(base, "bundle"), hook: Hook{Tokens: store.File{Path: filepath.Join(base, "gate/tokens.json")}},
+		bundle: filepath.Join(base, "bundle"), hook: Settings{Tokens: store.File{Path: filepath.Join(base, "gate/tokens.json")}},
 	}
 	// A root user who is mapped to nobody of the host's must get there.
 	must(t, os.Chmod(base, 0o755))

@@ -60,7 +60,7 @@ func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
 // one: what prestart took, poststop takes.
 func TestPoststopTakesALargerStateThanPrestart(t *testing.T) {
 	state := `{"id":"a","annotations":{"terok.project":"demo","terok.task":"1","more":"` + strings.Repeat("<", stateLimit) + `"}}`
-	h := Hook{EnvDir: t.TempDir()}
+	h := Settings{EnvDir: t.TempDir()}
 	h.Tokens.Path = filepath.Join(t.TempDir(), "tokens.json")
 	if _, err := h.Prestart(strings.NewReader(state)); err == nil {
 		t.Error("prestart takes more than its limit")

@@ -36,7 +36,7 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"id":"x","annotations":{"terok.project":"*","terok.task":"1"}}`))
 	f.Fuzz(func(t *testing.T, state []byte) {
 		dir := t.TempDir()
-		h := Hook{Tokens: store.File{Path: filepath.Join(dir, "gate", "tokens.json")}, EnvDir: filepath.Join(dir, "env")}
+		h := Settings{Tokens: store.File{Path: filepath.Join(dir, "gate", "tokens.json")}, EnvDir: filepath.Join(dir, "env")}
 		out, err := h.Prestart(bytes.NewReader(state))
 		entries, readErr := h.Tokens.Entries()
 		if readErr != nil {
@@ -120,10 +120,10 @@ func FuzzAnnotations(f *testing.F) {
 	line := regexp.MustCompile(`^[A-Z_]+=[A-Za-z0-9][A-Za-z0-9._-]*$`)
 	f.Fuzz(func(t *testing.T, project, task, mode string) {
 		annotations := map[string]string{ProjectAnnotation: project, TaskAnnotation: task, EnvModeAnnotation: mode}
-		if got, err := (Hook{}).envMode(annotations); err == nil && got != 0o400 && got != 0o440 && got != 0o444 {
+		if got, err := (Settings{}).fileMode(annotations); err == nil && got != 0o400 && got != 0o440 && got != 0o444 {
 			t.Fatalf("mode %q taken as %v", mode, got)
 		}
-		grant, asked, err := Hook{}.grant(annotations)
+		grant, asked, err := Settings{}.grant(annotations)
 		if !asked {
 			t.Fatal("both annotations are there, and not asked for")
 		}

@@ -3,7 +3,7 @@
 package hook
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -16,8 +16,8 @@ import (
 // grant takes the grant from the annotations. asked is false for a container that
 // has neither of the two: it is not ours. Without an error it is admitted; on one the
 // grant is what was asked for, fit for a log and nothing else.
-func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked bool, err error) {
-	projectName, taskName := h.projectAnnotation(), h.taskAnnotation()
+func (s Settings) grant(annotations map[string]string) (grant store.Grant, asked bool, err error) {
+	projectName, taskName := s.projectAnnotation(), s.taskAnnotation()
 	project, hasProject := annotations[projectName]
 	task, hasTask := annotations[taskName]
 	if !hasProject && !hasTask {
@@ -36,51 +36,41 @@ func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked boo
 	if err := store.ValidName(task); err != nil {
 		return grant, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
 	}
-	if !h.Admits(project) {
+	if !s.Admits(project) {
 		return grant, true, fmt.Errorf("%w: project %q is not among those that this hook's --allow-project admits", ErrRefused, project)
 	}
 	return grant, true, nil
 }
 
-func (h Hook) projectAnnotation() string { return cmp.Or(h.ProjectAnnotation, ProjectAnnotation) }
-
-func (h Hook) taskAnnotation() string { return cmp.Or(h.TaskAnnotation, TaskAnnotation) }
-
 // Admits tells whether a pattern admits the project.
-func (h Hook) Admits(project string) bool {
-	return len(h.AllowProjects) == 0 || slices.ContainsFunc(h.AllowProjects, func(pattern string) bool {
+func (s Settings) Admits(project string) bool {
+	return len(s.AllowProjects) == 0 || slices.ContainsFunc(s.AllowProjects, func(pattern string) bool {
 		ok, _ := path.Match(pattern, project)
 		return ok
 	})
 }
 
-// envMode is the mode of the files in the container: the annotation's, else the
-// hook's, else the default.
-func (h Hook) envMode(annotations map[string]string) (fs.FileMode, error) {
+// fileMode is the mode of the files in the container: the annotation's, else ours.
+func (s Settings) fileMode(annotations map[string]string) (fs.FileMode, error) {
 	value, ok := annotations[EnvModeAnnotation]
 	if !ok {
-		return cmp.Or(h.EnvMode, EnvMode), nil
+		return parseEnvMode(s.envMode())
 	}
-	mode, err := ParseEnvMode(value)
+	mode, err := parseEnvMode(value)
 	if err != nil {
-		return 0, fmt.Errorf("%w: annotation %s: %w", ErrRefused, EnvModeAnnotation, err)
+		return 0, fmt.Errorf("%w: annotation %s: %.32q: %w", ErrRefused, EnvModeAnnotation, value, err)
 	}
 	return mode, nil
 }
 
-// ParseEnvMode reads a mode for the files in the container: 0400, 0440 or 0444.
-func ParseEnvMode(s string) (fs.FileMode, error) {
+// parseEnvMode reads a mode for the files in the container.
+func parseEnvMode(s string) (fs.FileMode, error) {
 	mode, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || checkEnvMode(fs.FileMode(mode)) != nil {
-		return 0, fmt.Errorf("%.32q is refused: use 0400, 0440 or 0444", s)
+	if err == nil {
+		switch mode := fs.FileMode(mode); mode {
+		case 0o400, 0o440, 0o444:
+			return mode, nil
+		}
 	}
-	return fs.FileMode(mode), nil
-}
-
-func checkEnvMode(mode fs.FileMode) error {
-	switch mode {
-	case 0o400, 0o440, 0o444:
-		return nil
-	}
-	return fmt.Errorf("use 0400, 0440 or 0444")
+	return 0, errors.New("use 0400, 0440 or 0444")
 }

@@ -11,10 +11,10 @@ import (
 
 func TestTheGrantIsInTheAnnotations(t *testing.T) {
 	const project, task = ProjectAnnotation, TaskAnnotation
-	renamed := Hook{ProjectAnnotation: "org.example.project", TaskAnnotation: "org.example.task"}
+	renamed := Settings{ProjectAnnotation: "org.example.project", TaskAnnotation: "org.example.task"}
 	for _, row := range []struct {
 		name        string
-		hook        Hook
+		hook        Settings
 		annotations map[string]string
 		asked       bool
 		grant       store.Grant
@@ -69,7 +69,7 @@ func TestAnyOfThePatternsAdmitsAProject(t *testing.T) {
 		{"other demo", "demo", true},
 		{"other more", "demo", false},
 	} {
-		_, _, err := Hook{AllowProjects: strings.Fields(row.patterns)}.grant(map[string]string{ProjectAnnotation: row.project, TaskAnnotation: "1"})
+		_, _, err := Settings{AllowProjects: strings.Fields(row.patterns)}.grant(map[string]string{ProjectAnnotation: row.project, TaskAnnotation: "1"})
 		if (err == nil) != row.admitted {
 			t.Errorf("patterns %q, project %s: %v", row.patterns, row.project, err)
 		}
@@ -81,17 +81,17 @@ func TestAnyOfThePatternsAdmitsAProject(t *testing.T) {
 
 func TestModesOfTheEnvFile(t *testing.T) {
 	for s, want := range map[string]fs.FileMode{"0400": 0o400, "400": 0o400, "0440": 0o440, "0444": 0o444} {
-		if mode, err := ParseEnvMode(s); err != nil || mode != want {
+		if mode, err := parseEnvMode(s); err != nil || mode != want {
 			t.Errorf("%q is %04o, %v", s, mode, err)
 		}
 	}
 	for _, s := range []string{"", "0", "0600", "0404", "04400", "4444", "0x100", "0o400", "-0400", " 0400", "rw", strings.Repeat("4", 1000)} {
-		if mode, err := ParseEnvMode(s); err == nil || len(err.Error()) > 100 {
+		if mode, err := parseEnvMode(s); err == nil || len(err.Error()) > 100 {
 			t.Errorf("%q is %04o, %v", s, mode, err)
 		}
 	}
-	_, err := Hook{}.envMode(map[string]string{EnvModeAnnotation: "0777"})
-	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `annotation terok.env-mode: "0777" is refused`) {
+	_, err := Settings{}.fileMode(map[string]string{EnvModeAnnotation: "0777"})
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `annotation terok.env-mode: "0777": use 0400, 0440 or 0444`) {
 		t.Errorf("the annotation 0777: %v", err)
 	}
 }

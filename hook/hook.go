@@ -15,74 +15,17 @@
 package hook
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"terok-gate-hook/store"
-)
-
-// Names and places, unless told otherwise.
-const (
-	ProjectAnnotation = "terok.project"
-	TaskAnnotation    = "terok.task"
-	EnvModeAnnotation = "terok.env-mode"
-	MountPath         = "/run/terok"
-	EnvMode           = fs.FileMode(0o400)
 )
 
 // ErrRefused is in the chain of errors that say that the container may not have
 // what its annotations ask for.
 var ErrRefused = errors.New("refused")
-
-// Hook is how this hook was registered. The zero value of a field that has a
-// default means the default.
-type Hook struct {
-	Tokens            store.File
-	ProjectAnnotation string      // default [ProjectAnnotation]
-	TaskAnnotation    string      // default [TaskAnnotation]
-	AllowProjects     []string    // shell patterns (path.Match), one of which admits a project; none admits all
-	MountPath         string      // the folder in the container; default [MountPath]
-	EnvMode           fs.FileMode // of the files in it; default [EnvMode]
-	GateURL           string      // as the container reaches the gate; empty if not known
-	EnvDir            string      // inject on the host, into this folder, even if there is a container process
-}
-
-// Check reports which setting makes no sense, in the words of the command line.
-func (h Hook) Check() error {
-	for _, pattern := range h.AllowProjects {
-		if _, err := path.Match(pattern, ""); err != nil {
-			return fmt.Errorf("--allow-project %q: %w", pattern, err)
-		}
-	}
-	if err := checkMountPath(h.mountPath()); err != nil {
-		return fmt.Errorf("--mount-path %q: %w", h.MountPath, err)
-	}
-	if h.EnvMode != 0 {
-		if err := checkEnvMode(h.EnvMode); err != nil {
-			return fmt.Errorf("--env-mode %04o: %w", h.EnvMode, err)
-		}
-	}
-	if h.GateURL != "" {
-		if err := checkGateURL(h.GateURL); err != nil {
-			shown := h.GateURL
-			if _, host, ok := strings.Cut(shown, "@"); ok {
-				shown = "...@" + host // before it may be a token
-			}
-			return fmt.Errorf("--gate-url %q: %w", shown, err)
-		}
-	}
-	if h.EnvDir != "" && !filepath.IsAbs(h.EnvDir) {
-		return fmt.Errorf("--env-dir %q: is not an absolute path", h.EnvDir)
-	}
-	return nil
-}
 
 // Outcome is what a stage did, as far as it came: it is filled in on errors too.
 type Outcome struct {
@@ -96,14 +39,14 @@ type Outcome struct {
 // Prestart reads the state of a container about to start. If its annotations ask
 // for a token, it draws one, puts it into the container and makes it valid. A
 // container without the annotations is left alone.
-func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
+func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 	var out Outcome
 	state, err := readState(stdin, stateLimit)
 	if err != nil {
 		return out, err
 	}
 	out.Container = state.ID
-	grant, asked, err := h.grant(state.Annotations)
+	grant, asked, err := s.grant(state.Annotations)
 	out.Grant = grant
 	if !asked || err != nil {
 		return out, err
@@ -121,16 +64,16 @@ func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 		}
 	}
 	takeBack := func() {}
-	if state.Pid == 0 || h.EnvDir != "" {
-		out.EnvFile, err = h.injectOnHost(state.ID, files(h.GateURL, "", token, grant, 0))
+	if state.Pid == 0 || s.EnvDir != "" {
+		out.EnvFile, err = s.injectOnHost(state.ID, files(s.GateURL, "", token, grant, 0))
 		if err != nil {
 			return out, fmt.Errorf("inject on the host: %w", err)
 		}
-		takeBack = func() { h.removeFromHost(state.ID) }
-	} else if err := h.injectIntoContainer(state, token, grant); err != nil {
-		return out, fmt.Errorf("inject %s into the container: %w", h.mountPath(), err)
+		takeBack = func() { s.removeFromHost(state.ID) }
+	} else if err := s.injectIntoContainer(state, token, grant); err != nil {
+		return out, fmt.Errorf("inject %s into the container: %w", s.mountPath(), err)
 	}
-	out.Revoked, err = h.Tokens.Issue(entry)
+	out.Revoked, err = s.Tokens.Issue(entry)
 	if err != nil {
 		takeBack()
 		return out, fmt.Errorf("issue the token: %w", err)
@@ -141,30 +84,28 @@ func (h Hook) Prestart(stdin io.Reader) (Outcome, error) {
 
 // Poststop reads the state of a container that stopped and revokes its tokens. It
 // can run twice, late, and with an empty environment, and needs no annotations.
-func (h Hook) Poststop(stdin io.Reader) (Outcome, error) {
+func (s Settings) Poststop(stdin io.Reader) (Outcome, error) {
 	var out Outcome
 	state, err := readState(stdin, stoppedLimit)
 	if err != nil {
 		return out, err
 	}
 	out.Container = state.ID
-	out.Revoked, err = h.Tokens.RevokeContainer(state.ID)
+	out.Revoked, err = s.Tokens.RevokeContainer(state.ID)
 	if err != nil {
 		return out, fmt.Errorf("revoke the container's tokens: %w", err)
 	}
 	// A token that was spared belongs to the container's next life, and so does the
 	// env file.
-	left, err := h.Tokens.Entries()
+	left, err := s.Tokens.Entries()
 	if err != nil {
 		return out, fmt.Errorf("look for the container's next life: %w", err)
 	}
 	if slices.ContainsFunc(left, func(e store.Entry) bool { return e.Container == state.ID }) {
 		return out, nil
 	}
-	if err := h.removeFromHost(state.ID); err != nil {
+	if err := s.removeFromHost(state.ID); err != nil {
 		return out, fmt.Errorf("remove the env file: %w", err)
 	}
 	return out, nil
 }
-
-func (h Hook) mountPath() string { return cmp.Or(h.MountPath, MountPath) }

@@ -14,9 +14,9 @@ import (
 )
 
 // hostDir returns the folder for env files on the host.
-func (h Hook) hostDir() (string, error) {
-	if h.EnvDir != "" {
-		return h.EnvDir, nil
+func (s Settings) hostDir() (string, error) {
+	if s.EnvDir != "" {
+		return s.EnvDir, nil
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "terok"), nil
@@ -35,15 +35,15 @@ func (h Hook) hostDir() (string, error) {
 // injectOnHost writes the env file, mode 0600, and returns its path. The id is
 // checked, so the name stays in the folder; nothing that stands under it, a
 // symbolic link say, is written through.
-func (h Hook) injectOnHost(id string, files []file) (path string, err error) {
-	dir, err := h.hostDir()
+func (s Settings) injectOnHost(id string, files []file) (path string, err error) {
+	dir, err := s.hostDir()
 	if err != nil {
 		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	if err := h.removeFromHost(id); err != nil {
+	if err := s.removeFromHost(id); err != nil {
 		return "", err
 	}
 	path = filepath.Join(dir, id+".env")
@@ -60,8 +60,8 @@ func (h Hook) injectOnHost(id string, files []file) (path string, err error) {
 }
 
 // removeFromHost removes what injectOnHost wrote, if it did.
-func (h Hook) removeFromHost(id string) error {
-	dir, err := h.hostDir()
+func (s Settings) removeFromHost(id string) error {
+	dir, err := s.hostDir()
 	if err != nil {
 		return nil // no folder, no file
 	}

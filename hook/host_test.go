@@ -12,9 +12,9 @@ import (
 )
 
 // trial is a hook that somebody tries by hand.
-func trial(t *testing.T) Hook {
+func trial(t *testing.T) Settings {
 	dir := t.TempDir()
-	return Hook{Tokens: store.File{Path: filepath.Join(dir, "gate/tokens.json")}, EnvDir: filepath.Join(dir, "env")}
+	return Settings{Tokens: store.File{Path: filepath.Join(dir, "gate/tokens.json")}, EnvDir: filepath.Join(dir, "env")}
 }
 
 func sample(t *testing.T, name string) *os.File {
@@ -137,7 +137,7 @@ func TestWhereEnvFilesAre(t *testing.T) {
 			if os.Geteuid() == 0 {
 				want = row.root
 			}
-			dir, err := Hook{EnvDir: row.envDir}.hostDir()
+			dir, err := Settings{EnvDir: row.envDir}.hostDir()
 			if dir != want || (err == nil) != (want != "") {
 				t.Errorf("%q, %v, not %q", dir, err, want)
 			}
@@ -183,26 +183,5 @@ func TestPoststopTakesOnlyItsOwnContainersTokens(t *testing.T) {
 	}
 	if _, err := os.Lstat(other.EnvFile); err != nil {
 		t.Errorf("the other container's env file: %v", err)
-	}
-}
-
-func TestHowAHookIsRegisteredIsChecked(t *testing.T) {
-	for _, row := range []struct {
-		name string
-		hook Hook
-		err  string
-	}{
-		{"nothing set", Hook{}, ""},
-		{"all set", Hook{AllowProjects: []string{"demo-*"}, MountPath: "/srv/gate", EnvMode: 0o440, GateURL: "https://[::1]:9418/a", EnvDir: "/a"}, ""},
-		{"a pattern that is none", Hook{AllowProjects: []string{"demo", "["}}, `--allow-project "[": `},
-		{"a mode for everybody to write", Hook{EnvMode: 0o666}, "--env-mode 0666: "},
-		{"a relative mount path", Hook{MountPath: "run/terok"}, `--mount-path "run/terok": `},
-		{"a gate that is no URL", Hook{GateURL: "gate"}, `--gate-url "gate": `},
-		{"a relative env dir", Hook{EnvDir: "env"}, `--env-dir "env": `},
-	} {
-		err := row.hook.Check()
-		if row.err == "" && err != nil || row.err != "" && (err == nil || !strings.HasPrefix(err.Error(), row.err)) {
-			t.Errorf("%s: the error is not %q but %v", row.name, row.err, err)
-		}
 	}
 }

@@ -25,8 +25,8 @@ import (
 // injectIntoContainer mounts the folder with the token. The container's process is
 // alive and waits for us; its root file system is complete but not yet its root
 // (crun and runc run prestart and createRuntime hooks before pivot_root(2)).
-func (h Hook) injectIntoContainer(state specs.State, token store.Token, grant store.Grant) error {
-	mode, err := h.envMode(state.Annotations)
+func (s Settings) injectIntoContainer(state specs.State, token store.Token, grant store.Grant) error {
+	mode, err := s.fileMode(state.Annotations)
 	if err != nil {
 		return err
 	}
@@ -35,8 +35,8 @@ func (h Hook) injectIntoContainer(state specs.State, token store.Token, grant st
 		return err
 	}
 	count := 0
-	if h.GateURL != "" {
-		if count, err = gitConfigCount(config.Process.Env, h.mountPath()); err != nil {
+	if s.GateURL != "" {
+		if count, err = gitConfigCount(config.Process.Env, s.mountPath()); err != nil {
 			return err
 		}
 	}
@@ -66,10 +66,10 @@ func (h Hook) injectIntoContainer(state specs.State, token store.Token, grant st
 		return fmt.Errorf("make a tmpfs: %w", err)
 	}
 	defer unix.Close(folder)
-	if err := fill(folder, files(h.GateURL, h.mountPath(), token, grant, count), mode, uid, gid); err != nil {
+	if err := fill(folder, files(s.GateURL, s.mountPath(), token, grant, count), mode, uid, gid); err != nil {
 		return err
 	}
-	return attach(folder, process, config.Root.Path, h.mountPath(), ids)
+	return attach(folder, process, config.Root.Path, s.mountPath(), ids)
 }
 
 // openProcess returns a pidfd of the container's process, and refuses one that

@@ -106,17 +106,17 @@ func TestTheContainerFindsItsTokenInAFolderOfItsOwn(t *testing.T) {
 func TestTheModeOfTheEnvFileIsTheAnnotationsOrElseTheHooks(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		hook       fs.FileMode
+		hook       string
 		annotation string
 		want       string
 	}{
-		{0, "", "-r--------"},
-		{0o440, "", "-r--r-----"},
-		{0o444, "", "-r--r--r--"},
-		{0, "0444", "-r--r--r--"},
-		{0o444, "0400", "-r--------"},
+		{"", "", "-r--------"},
+		{"0440", "", "-r--r-----"},
+		{"0444", "", "-r--r--r--"},
+		{"", "0444", "-r--r--r--"},
+		{"0444", "0400", "-r--------"},
 	} {
-		t.Run(fmt.Sprintf("hook %04o, annotation %q", row.hook, row.annotation), func(t *testing.T) {
+		t.Run(fmt.Sprintf("hook %q, annotation %q", row.hook, row.annotation), func(t *testing.T) {
 			t.Parallel()
 			c := prepare(t)
 			c.hook.EnvMode = row.hook

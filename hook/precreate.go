@@ -26,7 +26,7 @@ import (
 // configuration, which goes on from it. All else passes through unchanged, what our
 // version of the runtime-spec does not know included. A configuration without our
 // annotations comes out byte for byte as it went in.
-func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
+func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
 	config, err = readLimited(stdin, configLimit)
 	if err != nil {
 		return nil, out, fmt.Errorf("read the configuration from standard input: %w", err)
@@ -52,7 +52,7 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 			return nil, out, fmt.Errorf("configuration: annotations: %w", err)
 		}
 	}
-	grant, asked, err := h.grant(annotations)
+	grant, asked, err := s.grant(annotations)
 	out.Grant = grant
 	if err != nil {
 		return nil, out, err
@@ -70,7 +70,7 @@ func (h Hook) Precreate(stdin io.Reader) (config []byte, out Outcome, err error)
 			return nil, out, fmt.Errorf("configuration: process.env: %w", err)
 		}
 	}
-	if env, err = h.addPointers(env, grant); err != nil {
+	if env, err = s.addPointers(env, grant); err != nil {
 		return nil, out, fmt.Errorf("configuration: %w", err)
 	}
 	if process["env"], err = encode(env); err != nil {
@@ -108,25 +108,25 @@ func containerIn(config []byte) string {
 	return ""
 }
 
-func (h Hook) addPointers(env []string, grant store.Grant) ([]string, error) {
-	pointers := [][2]string{{"TEROK_GATE_ENV", h.mountPath() + "/gate.env"}}
-	if h.GateURL != "" {
-		pointers = append(pointers, addressVariables(h.GateURL, grant)...)
+func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
+	pointers := [][2]string{{"TEROK_GATE_ENV", s.mountPath() + "/gate.env"}}
+	if s.GateURL != "" {
+		pointers = append(pointers, addressVariables(s.GateURL, grant)...)
 	}
 	for _, p := range pointers {
 		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, p[0]+"=") }) {
 			env = append(env, p[0]+"="+p[1])
 		}
 	}
-	if h.GateURL == "" {
+	if s.GateURL == "" {
 		return env, nil
 	}
-	count, err := gitConfigCount(env, h.mountPath())
+	count, err := gitConfigCount(env, s.mountPath())
 	if err != nil {
 		return nil, err
 	}
 	// There must be one of each: which of two counts differs from program to program.
-	for _, v := range gitVariables(h.mountPath(), count) {
+	for _, v := range gitVariables(s.mountPath(), count) {
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v[0]+"=") })
 		env = append(env, v[0]+"="+v[1])
 	}

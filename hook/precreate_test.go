@@ -41,7 +41,7 @@ func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			config := `{` + ours + `,"process":{"env":` + row.env + `}}`
-			out := precreate(t, Hook{GateURL: row.gateURL}, config)
+			out := precreate(t, Settings{GateURL: row.gateURL}, config)
 			var got struct{ Process struct{ Env []string } }
 			if err := json.Unmarshal(out, &got); err != nil {
 				t.Fatal(err)
@@ -50,7 +50,7 @@ func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
 				t.Errorf("environment (-want +got):\n%s", diff)
 			}
 			// Podman may filter what was filtered: nothing is added twice.
-			again := precreate(t, Hook{GateURL: row.gateURL}, string(out))
+			again := precreate(t, Settings{GateURL: row.gateURL}, string(out))
 			if diff := cmp.Diff(envOf(t, out), envOf(t, again)); diff != "" {
 				t.Errorf("a second time (-first +second):\n%s", diff)
 			}
@@ -63,7 +63,7 @@ func TestPrecreateLeavesAConfigurationThatIsNotOursAsItIs(t *testing.T) {
 		"{}", " {\n\t\"a\" : 1.50e+3 , \"a\":2}\n\n", `{"annotations":null}`, `{"annotations":{}}`,
 		`{"annotations":{"other":"x"},"process":null}`, `{"process":{"env":["A=<&>"]}}`,
 	} {
-		if out := precreate(t, Hook{GateURL: gate}, config); string(out) != config {
+		if out := precreate(t, Settings{GateURL: gate}, config); string(out) != config {
 			t.Errorf("%q became %q", config, out)
 		}
 	}
@@ -81,7 +81,7 @@ func TestPrecreatePassesOnWhatWeDoNotKnow(t *testing.T) {
 		}
 		config := strings.Replace(string(content), `"process":`, `"later":{"x":[1e400,18446744073709551616,"<"]},"process":`, 1)
 		config = strings.Replace(config, `"terminal":`, `"unheardOf":{"y":null},"terminal":`, 1)
-		before, after := asAny(t, []byte(config)), asAny(t, precreate(t, Hook{}, config))
+		before, after := asAny(t, []byte(config)), asAny(t, precreate(t, Settings{}, config))
 		if before["later"] == nil {
 			t.Fatalf("%s has no process", sample)
 		}
@@ -109,7 +109,7 @@ func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
 		{"more than there can be", strings.Repeat(" ", configLimit+1), "more than"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			h := Hook{GateURL: gate, AllowProjects: []string{"d*"}}
+			h := Settings{GateURL: gate, AllowProjects: []string{"d*"}}
 			out, _, err := h.Precreate(strings.NewReader(row.config))
 			if err == nil || !strings.Contains(err.Error(), row.why) {
 				t.Errorf("the error is %v, want one with %q", err, row.why)
@@ -138,7 +138,7 @@ func TestPrecreateNamesTheContainerThatItRefuses(t *testing.T) {
 		{`"linux":null`, ""},
 	} {
 		config := `{"annotations":{"terok.project":"other","terok.task":"1"},` + row.config + `}`
-		_, out, err := Hook{AllowProjects: []string{"d*"}}.Precreate(strings.NewReader(config))
+		_, out, err := Settings{AllowProjects: []string{"d*"}}.Precreate(strings.NewReader(config))
 		if !errors.Is(err, ErrRefused) || out.Container != row.id || out.Grant.Project != "other" {
 			t.Errorf("%s: the container is %q, the grant %v, the error %v", row.config, out.Container, out.Grant, err)
 		}
@@ -156,7 +156,7 @@ func FuzzPrecreate(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, config []byte) {
-		out, outcome, err := Hook{GateURL: gate}.Precreate(bytes.NewReader(config))
+		out, outcome, err := Settings{GateURL: gate}.Precreate(bytes.NewReader(config))
 		if err != nil {
 			return
 		}
@@ -179,7 +179,7 @@ func FuzzPrecreate(f *testing.F) {
 	})
 }
 
-func precreate(t *testing.T, h Hook, config string) []byte {
+func precreate(t *testing.T, h Settings, config string) []byte {
 	t.Helper()
 	out, _, err := h.Precreate(strings.NewReader(config))
 	if err != nil {

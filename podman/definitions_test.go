@@ -12,6 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"go.podman.io/common/pkg/hooks"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/store"
 )
 
 // All engines read definitions with one library, and differ in the stages that they
@@ -29,7 +32,7 @@ func definitions(t *testing.T, stages ...string) map[string]string {
 	}
 	dirs := map[string]string{"the repository's": t.TempDir(), "the installed": t.TempDir()}
 	installed, err := Registration{
-		Binary: self, TokenFile: "/tokens.json", Annotations: []string{"terok.project", "terok.task"},
+		Binary: self, Settings: hook.Settings{Tokens: store.File{Path: "/tokens.json"}},
 	}.Files(Place{Hooks: dirs["the installed"], DropIn: filepath.Join(t.TempDir(), "none")}, os.DirFS(".."), []string{dirs["the installed"]})
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"terok-gate-hook/hook"
 )
 
 // Place is where the files of an installation are.
@@ -83,13 +84,9 @@ const (
 
 // Registration is what the hooks are registered with.
 type Registration struct {
-	Binary      string              // absolute path of terok-gate-hook
-	TokenFile   string              // absolute path
-	LogFile     string              // absolute path; empty for none
-	LockTimeout time.Duration       // how long a stage waits for the lock; 0 for its default
-	StageFlags  map[string][]string // flags after the stage, by stage
-	Annotations []string            // names of annotations, any of which makes a container ours
-	Watch       bool                // run reap --watch as a service
+	Binary   string        // absolute path of terok-gate-hook
+	Settings hook.Settings // what its stages are told: paths are absolute, that of the token file is there
+	Watch    bool          // run reap --watch as a service
 }
 
 // File is a file of an installation.
@@ -145,13 +142,11 @@ func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 	}
 	stage := d.Stages[0]
 	d.Hook.Path = r.Binary
-	// Later than the stage gives up by itself, ten seconds after the longest wait for
-	// the lock: a hook that its runtime kills says nothing.
-	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.LockTimeout.Seconds()))+20)
-	d.Hook.Args = slices.Concat([]string{binary}, r.commonFlags(), []string{stage}, r.StageFlags[stage])
-	var names []string
-	for _, annotation := range r.Annotations {
-		names = append(names, regexp.QuoteMeta(annotation))
+	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
+	d.Hook.Args = append([]string{binary}, r.Settings.Args(stage)...)
+	names := r.Settings.Annotations()
+	for i, name := range names {
+		names[i] = regexp.QuoteMeta(name)
 	}
 	d.When.Annotations = map[string]string{"^(" + strings.Join(names, "|") + ")$": ".*"}
 	content, err := json.MarshalIndent(d, "", "  ")
@@ -170,7 +165,7 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 	}
 	// In ExecStart=, % begins a specifier and, but for the first word, $ a variable
 	// (systemd.service(5)).
-	words := slices.Concat([]string{r.Binary}, r.commonFlags(), []string{"reap", "--watch"})
+	words := slices.Concat([]string{r.Binary}, r.Settings.Args("reap"), []string{"--watch"})
 	for i, word := range words {
 		words[i] = unitQuote(word)
 		if i > 0 {
@@ -179,7 +174,7 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 	}
 	unit := replaceLine(string(template), "ExecStart=", strings.Join(words, " "))
 	var writable []string
-	for _, file := range []string{r.TokenFile, r.LogFile} {
+	for _, file := range []string{r.Settings.Tokens.Path, r.Settings.LogFile} {
 		if file == "" {
 			continue
 		}
@@ -194,17 +189,6 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 	}
 	unit = replaceLine(unit, "ReadWritePaths=", strings.Join(writable, " "))
 	return []byte(mark + unit), nil
-}
-
-func (r Registration) commonFlags() []string {
-	flags := []string{"--token-file", r.TokenFile}
-	if r.LogFile != "" {
-		flags = append(flags, "--log-file", r.LogFile)
-	}
-	if r.LockTimeout != 0 {
-		flags = append(flags, "--lock-timeout", r.LockTimeout.String())
-	}
-	return flags
 }
 
 func unitQuote(word string) string {

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/store"
 )
 
 // The definitions and the unit carry everything over that install was told.
@@ -23,13 +26,12 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Registration{
-		Binary:      filepath.Join(t.TempDir(), binary), // systemd takes no odd one
-		TokenFile:   filepath.Join(dir, "gate/tokens.json"),
-		LogFile:     filepath.Join(top, "log"),
-		LockTimeout: 90 * time.Second,
-		StageFlags:  map[string][]string{"prestart": {"--env-mode", "0440"}},
-		Annotations: []string{"a.project", "a.task"},
-		Watch:       true,
+		Binary: filepath.Join(t.TempDir(), binary), // systemd takes no odd one
+		Settings: hook.Settings{
+			Tokens:  store.File{Path: filepath.Join(dir, "gate/tokens.json"), LockTimeout: 90 * time.Second},
+			LogFile: filepath.Join(top, "log"), EnvMode: "0440", ProjectAnnotation: "a.project", TaskAnnotation: "a.task",
+		},
+		Watch: true,
 	}
 	if err := os.WriteFile(r.Binary, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
@@ -69,12 +71,16 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 		t.Fatalf("%s: %v", f.Path, err)
 	}
 	stage := d.Stages[0]
-	want := slices.Concat([]string{binary, "--token-file", r.TokenFile, "--log-file", r.LogFile, "--lock-timeout", "1m30s", stage}, r.StageFlags[stage])
+	own := map[string][]string{
+		"precreate": {"--project-annotation", "a.project", "--task-annotation", "a.task"},
+		"prestart":  {"--project-annotation", "a.project", "--task-annotation", "a.task", "--env-mode", "0440"},
+	}
+	want := slices.Concat([]string{binary, "--token-file", r.Settings.Tokens.Path, "--log-file", r.Settings.LogFile, "--lock-timeout", "1m30s", stage}, own[stage])
 	if !slices.Equal(d.Hook.Args, want) || d.Hook.Path != r.Binary {
 		t.Errorf("%s runs %q as %q, want %q", f.Path, d.Hook.Path, d.Hook.Args, want)
 	}
-	if d.Hook.Timeout <= int(r.LockTimeout.Seconds())+10 {
-		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.LockTimeout)
+	if d.Hook.Timeout <= int(r.Settings.Tokens.LockTimeout.Seconds())+10 {
+		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.Settings.Tokens.LockTimeout)
 	}
 	if d.When.Annotations[`^(a\.project|a\.task)$`] != ".*" || !strings.Contains(f.Path, stage) {
 		t.Errorf("%s is for %v at %q", f.Path, d.When.Annotations, d.Stages)
@@ -88,8 +94,8 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	}
 	// Token file and log file elsewhere can be written, and are in sight. The token
 	// file's own folder does not exist yet.
-	folders := `"` + strings.NewReplacer("%", "%%", `"`, `\"`).Replace(filepath.Dir(filepath.Dir(r.TokenFile))) +
-		`" "` + filepath.Dir(r.LogFile) + `"`
+	folders := `"` + strings.NewReplacer("%", "%%", `"`, `\"`).Replace(filepath.Dir(filepath.Dir(r.Settings.Tokens.Path))) +
+		`" "` + filepath.Dir(r.Settings.LogFile) + `"`
 	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+folders+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
 		t.Errorf("the service cannot write to %s: %s", folders, unit)
 	}

@@ -153,7 +153,7 @@ func noArguments(c *cli.Context) error {
 	if c.Args().Present() {
 		return misusef("takes no argument %s: flags that all commands share stand before the command", quote(c.Args().First()))
 	}
-	if timeout := c.Duration("lock-timeout"); timeout <= 0 {
+	if timeout := c.Duration("lock-timeout"); timeout <= 0 && c.IsSet("lock-timeout") {
 		return misusef("--lock-timeout %v: must be more than nothing", timeout)
 	}
 	return nil

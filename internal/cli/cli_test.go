@@ -57,7 +57,7 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 
 		{"prestart state.json", "prestart: ", `takes no argument "state.json"`},
 		{"prestart --bogus", "prestart: ", "flag provided but not defined: -bogus"},
-		{"prestart --env-mode 0600", "prestart: ", `--env-mode "0600" is refused: use 0400, 0440 or 0444`},
+		{"prestart --env-mode 0600", "prestart: ", `--env-mode "0600": use 0400, 0440 or 0444`},
 		{"prestart --mount-path run/terok", "prestart: ", `--mount-path "run/terok": use an absolute path`},
 		{"prestart --mount-path /", "prestart: ", `--mount-path "/": use an absolute path`},
 		{"prestart --mount-path /run/../etc", "prestart: ", `--mount-path "/run/../etc": use an absolute path`},
@@ -66,7 +66,7 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 		{"prestart --gate-url http://me:pw@gate", "prestart: ", `--gate-url "...@gate": holds credentials`},
 		{"prestart --gate-url http://gate/$(reboot)", "prestart: ", `--gate-url "http://gate/$(reboot)": use letters`},
 		{"prestart --allow-project [", "prestart: ", `--allow-project "[": syntax error in pattern`},
-		{"createRuntime --env-mode rw", "prestart: ", `--env-mode "rw" is refused`},
+		{"createRuntime --env-mode rw", "prestart: ", `--env-mode "rw": use 0400`},
 		{"poststop --gate-url http://gate", "poststop: ", "flag provided but not defined: -gate-url"},
 		{"poststop a", "poststop: ", `takes no argument "a"`},
 	} {

@@ -13,24 +13,6 @@ import (
 	"terok-gate-hook/store"
 )
 
-// commonFlags stand before the command.
-func commonFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{
-			Name: "token-file", EnvVars: []string{"TEROK_GATE_TOKEN_FILE"}, TakesFile: true,
-			Usage: "the token file `F`; default: see the path command; required in a user namespace",
-		},
-		&cli.DurationFlag{
-			Name: "lock-timeout", EnvVars: []string{"TEROK_GATE_LOCK_TIMEOUT"}, Value: store.DefaultLockTimeout,
-			Usage: "give up if the lock of the token file is not to be had for this long",
-		},
-		&cli.StringFlag{
-			Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true,
-			Usage: "append what happened to the file `F` too, as JSON lines",
-		},
-	}
-}
-
 func projectFlag() cli.Flag {
 	return &cli.StringFlag{Name: "project", Usage: "the project `P`"}
 }
@@ -44,8 +26,12 @@ func dryRunFlag() cli.Flag {
 }
 
 // tokenFile returns the token file that the command line names, or the default.
-func tokenFile(c *cli.Context) (file store.File, err error) {
-	file = store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
+func tokenFile(c *cli.Context) (store.File, error) {
+	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
+}
+
+// orDefault returns the token file, at the default path if it has none.
+func orDefault(file store.File) (_ store.File, err error) {
 	if file.Path == "" {
 		if file.Path, err = store.TokenFilePath(); err != nil {
 			return file, fmt.Errorf("%w with --token-file", err)

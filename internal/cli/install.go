@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/podman"
 )
 
@@ -19,8 +20,8 @@ func installCommand(templates fs.FS) *cli.Command {
 	return &cli.Command{
 		Name: "install", Category: forAdministrators,
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
-		// Those of the stages, which install carries over, and its own.
-		Flags: append(mountFlags(),
+		// What the stages are told, but for what is there to try one by hand, and its own.
+		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; take an earlier one away"},
 			dryRunFlag(),
 		),
@@ -31,7 +32,8 @@ func installCommand(templates fs.FS) *cli.Command {
 func install(c *cli.Context, templates fs.FS) error {
 	// Folders that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
-	if _, err := hookOf(c); err != nil {
+	settings, err := settingsOf(c)
+	if err != nil {
 		return err
 	}
 	place, err := placeOfOurs()
@@ -42,11 +44,11 @@ func install(c *cli.Context, templates fs.FS) error {
 	if err != nil {
 		return err
 	}
-	if podman.ImagesAnnotate(major, minor) && len(c.StringSlice("allow-project")) == 0 {
+	if podman.ImagesAnnotate(major, minor) && len(settings.AllowProjects) == 0 {
 		return misusef("with podman %d.%d, whoever builds an image can choose the project, by annotating the image: "+
 			"name the projects with --allow-project (podman 4.6 mends this)", major, minor)
 	}
-	registration, err := registrationOf(c)
+	registration, err := registrationOf(settings)
 	if err != nil {
 		return err
 	}
@@ -92,7 +94,7 @@ func install(c *cli.Context, templates fs.FS) error {
 		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
 			place.Hooks, place.DropIn, inForce)
 	}
-	fmt.Println("token file:", registration.TokenFile)
+	fmt.Println("token file:", registration.Settings.Tokens.Path)
 	return watch(c, place, registration)
 }
 
@@ -130,49 +132,20 @@ func unwatch(c *cli.Context, place podman.Place) error {
 	}))
 }
 
-// registrationOf carries the flags over into the definitions, those that were given.
-func registrationOf(c *cli.Context) (podman.Registration, error) {
-	var r podman.Registration
-	file, err := tokenFile(c)
-	if err != nil {
+// registrationOf registers this binary with the settings.
+func registrationOf(s hook.Settings) (r podman.Registration, err error) {
+	if s.Tokens, err = orDefault(s.Tokens); err != nil {
 		return r, err
 	}
-	if r.TokenFile, err = filepath.Abs(file.Path); err != nil {
+	if s.Tokens.Path, err = filepath.Abs(s.Tokens.Path); err != nil {
 		return r, err
 	}
-	if r.Binary, err = os.Executable(); err != nil {
-		return r, err
-	}
-	if c.IsSet("lock-timeout") {
-		r.LockTimeout = c.Duration("lock-timeout")
-	}
-	if log := c.String("log-file"); log != "" {
-		if r.LogFile, err = filepath.Abs(log); err != nil {
+	if s.LogFile != "" {
+		if s.LogFile, err = filepath.Abs(s.LogFile); err != nil {
 			return r, err
 		}
 	}
-	r.Annotations = []string{c.String("project-annotation"), c.String("task-annotation")}
-	r.StageFlags = map[string][]string{
-		"precreate": flagsGiven(c, precreateFlags()),
-		"prestart":  flagsGiven(c, mountFlags()),
-	}
-	return r, nil
-}
-
-func flagsGiven(c *cli.Context, flags []cli.Flag) []string {
-	var given []string
-	for _, flag := range flags {
-		name := flag.Names()[0]
-		if !c.IsSet(name) {
-			continue
-		}
-		values := []string{c.String(name)}
-		if _, repeatable := flag.(*cli.StringSliceFlag); repeatable {
-			values = c.StringSlice(name)
-		}
-		for _, value := range values {
-			given = append(given, "--"+name, value)
-		}
-	}
-	return given
+	r.Settings = s
+	r.Binary, err = os.Executable()
+	return r, err
 }

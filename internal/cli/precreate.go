@@ -15,10 +15,9 @@ func precreateCommand() *cli.Command {
 	command := &cli.Command{
 		Name:  "precreate",
 		Usage: "add pointers to gate.env and the gate to the configuration on standard input",
-		Flags: precreateFlags(),
 	}
-	return stageCommand(command, func(_ *cli.Context, h hook.Hook, stdin io.Reader) (hook.Outcome, error) {
-		config, out, err := h.Precreate(stdin)
+	return stageCommand(command, func(s hook.Settings, stdin io.Reader) (hook.Outcome, error) {
+		config, out, err := s.Precreate(stdin)
 		if err == nil {
 			_, err = os.Stdout.Write(config)
 		}

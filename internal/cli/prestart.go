@@ -12,7 +12,6 @@ func prestartCommand() *cli.Command {
 	command := &cli.Command{
 		Name: "prestart", Aliases: []string{"createRuntime"},
 		Usage: "issue a token for the container whose state is on standard input",
-		Flags: append(mountFlags(), &cli.StringFlag{Name: "env-dir", Usage: "inject on the host instead, as `D`/<container id>.env"}),
 	}
-	return stageWithTokens(command, hook.Hook.Prestart)
+	return stageCommand(command, withTokens(hook.Settings.Prestart))
 }

@@ -1,0 +1,251 @@
+// What a stage can be told, and how that is written on its command line. Who
+// registers the hook writes it into a definition, the stage reads it, and whoever
+// looks at a registration reads it back: all of them here.
+
+package hook
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"terok-gate-hook/store"
+)
+
+// Settings is what a stage can be told. The zero value of a field means its default.
+type Settings struct {
+	Tokens            store.File // default path [store.TokenFilePath]
+	LogFile           string     // default none
+	ProjectAnnotation string     // default [ProjectAnnotation]
+	TaskAnnotation    string     // default [TaskAnnotation]
+	AllowProjects     []string   // shell patterns (path.Match), one of which admits a project; none admits all
+	MountPath         string     // the folder in the container; default [MountPath]
+	EnvMode           string     // of the files in it; default [EnvMode]
+	GateURL           string     // as the container reaches the gate; empty if not known
+	EnvDir            string     // inject on the host, into this folder, even if there is a container process
+}
+
+// Names and places, unless told otherwise.
+const (
+	ProjectAnnotation = "terok.project"
+	TaskAnnotation    = "terok.task"
+	EnvModeAnnotation = "terok.env-mode"
+	MountPath         = "/run/terok"
+	EnvMode           = "0400"
+)
+
+// Stages are the commands that a container engine calls.
+var Stages = []string{"precreate", "prestart", "createRuntime", "poststop"}
+
+// Flag is a setting as a command line spells it.
+type Flag struct {
+	Name    string
+	Usage   string // a word in back quotes stands for the value
+	Default string // for people to read
+	Path    bool   // the value names a file or a folder
+	stages  []string
+	field   func(*Settings) any // *string, *[]string or *time.Duration
+}
+
+// Flags are all there are, in the order in which they are written.
+var Flags = []Flag{
+	{Name: "token-file", Usage: "the token file `F`; default: see the path command; required in a user namespace", Path: true,
+		field: func(s *Settings) any { return &s.Tokens.Path }},
+	{Name: "log-file", Usage: "append what happened to the file `F` too, as JSON lines", Path: true,
+		field: func(s *Settings) any { return &s.LogFile }},
+	{Name: "lock-timeout", Usage: "how `long` to wait for the lock of the token file before giving up", Default: store.DefaultLockTimeout.String(),
+		field: func(s *Settings) any { return &s.Tokens.LockTimeout }},
+
+	{Name: "project-annotation", Usage: "`name` of the annotation that holds the project", Default: ProjectAnnotation,
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.ProjectAnnotation }},
+	{Name: "task-annotation", Usage: "`name` of the annotation that holds the task", Default: TaskAnnotation,
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.TaskAnnotation }},
+	{Name: "allow-project", Usage: "refuse projects that match no such shell `pattern`; repeatable",
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.AllowProjects }},
+	{Name: "mount-path", Usage: "the `folder` in the container that holds gate.env", Default: MountPath,
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.MountPath }},
+	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
+	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
+		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
+	{Name: "env-dir", Usage: "have the env file on the host instead, as `D`/<container id>.env", Path: true,
+		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
+}
+
+// Common tells whether the flag stands before the command, whichever that is.
+func (f Flag) Common() bool { return f.stages == nil }
+
+// Of tells whether the flag stands after this stage.
+func (f Flag) Of(stage string) bool {
+	if stage == "createRuntime" {
+		stage = "prestart"
+	}
+	return slices.Contains(f.stages, stage)
+}
+
+// Value reads and writes the flag's setting, as the package flag has it.
+func (f Flag) Value(s *Settings) flag.Value { return value{f.field(s)} }
+
+// Copy sets the flag's setting in to as it is in from.
+func (f Flag) Copy(to, from *Settings) {
+	switch field := f.field(to).(type) {
+	case *string:
+		*field = *f.field(from).(*string)
+	case *[]string:
+		*field = slices.Clone(*f.field(from).(*[]string))
+	case *time.Duration:
+		*field = *f.field(from).(*time.Duration)
+	}
+}
+
+// value is a setting that a flag sets.
+type value struct{ field any }
+
+func (v value) Set(s string) error {
+	switch field := v.field.(type) {
+	case *string:
+		*field = s
+	case *[]string:
+		*field = append(*field, s)
+	case *time.Duration:
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return err
+		}
+		*field = d
+	}
+	return nil
+}
+
+func (v value) String() string { return strings.Join(v.given(), ",") }
+
+// given lists what the flag was given to get here.
+func (v value) given() []string {
+	switch field := v.field.(type) {
+	case *string:
+		if *field != "" {
+			return []string{*field}
+		}
+	case *[]string:
+		return *field
+	case *time.Duration:
+		if *field != 0 {
+			return []string{field.String()}
+		}
+	}
+	return nil
+}
+
+// Args returns the arguments that have a command run with these settings: a stage,
+// or another one, which has the common settings only.
+func (s Settings) Args(command string) []string {
+	var args []string
+	write := func(wanted func(Flag) bool) {
+		for _, f := range Flags {
+			if !wanted(f) {
+				continue
+			}
+			for _, given := range (value{f.field(&s)}).given() {
+				args = append(args, "--"+f.Name, given)
+			}
+		}
+	}
+	write(Flag.Common)
+	args = append(args, command)
+	write(func(f Flag) bool { return f.Of(command) })
+	return args
+}
+
+// ParseArgs reads the arguments of a stage as the stage itself would, and returns
+// which stage it is.
+func ParseArgs(args []string) (s Settings, stage string, err error) {
+	parse := func(args []string, wanted func(Flag) bool) []string {
+		set := flag.NewFlagSet("", flag.ContinueOnError)
+		set.SetOutput(io.Discard)
+		for _, f := range Flags {
+			if wanted(f) {
+				set.Var(f.Value(&s), f.Name, "")
+			}
+		}
+		err = set.Parse(args)
+		return set.Args()
+	}
+	rest := parse(args, Flag.Common)
+	if err != nil {
+		return s, "", err
+	}
+	if len(rest) == 0 || !slices.Contains(Stages, rest[0]) {
+		return s, "", fmt.Errorf("no stage among the arguments %q", args)
+	}
+	stage = rest[0]
+	if rest = parse(rest[1:], func(f Flag) bool { return f.Of(stage) }); err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%s takes no argument %q", stage, rest[0])
+	}
+	return s, stage, err
+}
+
+// SettingError is what is wrong with a setting.
+type SettingError struct {
+	Name  string // as the setting's flag is called
+	Value string // no secret
+	Err   error
+}
+
+func (e *SettingError) Error() string { return fmt.Sprintf("%s %q: %v", e.Name, e.Value, e.Err) }
+func (e *SettingError) Unwrap() error { return e.Err }
+
+// Check reports, as a [SettingError], which setting makes no sense.
+func (s Settings) Check() error {
+	for _, pattern := range s.AllowProjects {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return &SettingError{"allow-project", pattern, err}
+		}
+	}
+	if err := checkMountPath(s.mountPath()); err != nil {
+		return &SettingError{"mount-path", s.MountPath, err}
+	}
+	if _, err := parseEnvMode(s.envMode()); err != nil {
+		return &SettingError{"env-mode", s.EnvMode, err}
+	}
+	if s.GateURL != "" {
+		if err := checkGateURL(s.GateURL); err != nil {
+			shown := s.GateURL
+			if _, host, ok := strings.Cut(shown, "@"); ok {
+				shown = "...@" + host // before it may be a token
+			}
+			return &SettingError{"gate-url", shown, err}
+		}
+	}
+	if s.EnvDir != "" && !filepath.IsAbs(s.EnvDir) {
+		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}
+	}
+	return nil
+}
+
+// Deadline is how long a stage takes at most before it gives up, ten seconds after
+// the longest wait for the lock: for what has no limit otherwise, a standard input
+// that never ends or a file system that hangs.
+func (s Settings) Deadline() time.Duration {
+	return cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
+}
+
+// Timeout is what a definition gives a stage: later than the stage gives up, since a
+// hook that its runtime kills says nothing.
+func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second }
+
+// Annotations are the names of those that make a container one of ours.
+func (s Settings) Annotations() []string {
+	return []string{s.projectAnnotation(), s.taskAnnotation()}
+}
+
+func (s Settings) projectAnnotation() string { return cmp.Or(s.ProjectAnnotation, ProjectAnnotation) }
+func (s Settings) taskAnnotation() string    { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
+func (s Settings) mountPath() string         { return cmp.Or(s.MountPath, MountPath) }
+func (s Settings) envMode() string           { return cmp.Or(s.EnvMode, EnvMode) }

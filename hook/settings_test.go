@@ -1,0 +1,138 @@
+package hook
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"terok-gate-hook/store"
+)
+
+// all has every setting set.
+var all = Settings{
+	Tokens:  store.File{Path: "/srv/gate/tokens.json", LockTimeout: 90 * time.Second},
+	LogFile: "/var/log/gate", ProjectAnnotation: "a.project", TaskAnnotation: "a.task",
+	AllowProjects: []string{"demo", "web-*,"}, MountPath: "/srv/gate", EnvMode: "0440",
+	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
+}
+
+func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
+	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
+	const ours = " --project-annotation a.project --task-annotation a.task --allow-project demo --allow-project web-*, --mount-path /srv/gate --gate-url https://[::1]:9418/a"
+	for _, row := range []struct {
+		command  string
+		settings Settings
+		args     string
+	}{
+		{"prestart", Settings{}, "prestart"},
+		{"prestart", all, common + "prestart" + ours + " --env-mode 0440 --env-dir /srv/env"},
+		{"createRuntime", all, common + "createRuntime" + ours + " --env-mode 0440 --env-dir /srv/env"},
+		{"precreate", all, common + "precreate" + ours},
+		{"poststop", all, common + "poststop --env-dir /srv/env"},
+		{"reap", all, common + "reap"},
+	} {
+		if got := strings.Join(row.settings.Args(row.command), " "); got != row.args {
+			t.Errorf("%s: the arguments are\n%s\nnot\n%s", row.command, got, row.args)
+		}
+	}
+}
+
+func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
+	for _, stage := range Stages {
+		for _, given := range []Settings{{}, all} {
+			got, of, err := ParseArgs(given.Args(stage))
+			if err != nil || of != stage {
+				t.Errorf("%s: %q, %v", stage, of, err)
+			}
+			want := Settings{}
+			for _, f := range Flags {
+				if f.Common() || f.Of(stage) {
+					f.Copy(&want, &given)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", stage, diff)
+			}
+		}
+	}
+	for _, row := range []struct {
+		args []string
+		want Settings
+		err  string
+	}{
+		{[]string{"-token-file=/a", "--token-file", "/b", "prestart", "-env-mode=0444"}, Settings{Tokens: store.File{Path: "/b"}, EnvMode: "0444"}, ""},
+		{nil, Settings{}, "no stage"},
+		{[]string{"reap"}, Settings{}, "no stage"},
+		{[]string{"--token-flie", "/a", "prestart"}, Settings{}, "-token-flie"},
+		{[]string{"prestart", "--token-file", "/a"}, Settings{}, "-token-file"},
+		{[]string{"poststop", "--gate-url", "http://gate"}, Settings{}, "-gate-url"},
+		{[]string{"prestart", "more"}, Settings{}, `no argument "more"`},
+		{[]string{"--lock-timeout", "soon", "prestart"}, Settings{}, "soon"},
+	} {
+		got, _, err := ParseArgs(row.args)
+		if (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+			t.Errorf("%q: the error is not %q but %v", row.args, row.err, err)
+		} else if diff := cmp.Diff(row.want, got); diff != "" && err == nil {
+			t.Errorf("%q (-want +got):\n%s", row.args, diff)
+		}
+	}
+}
+
+// A list that is given is the whole new one, and the old one stays what it was.
+func TestOneSettingIsCopied(t *testing.T) {
+	for _, f := range Flags {
+		var to Settings
+		f.Copy(&to, &all)
+		if got, want := f.Value(&to).String(), f.Value(&all).String(); got != want || got == "" {
+			t.Errorf("%s is %q, not %q", f.Name, got, want)
+		}
+		f.Copy(&to, &Settings{})
+		if diff := cmp.Diff(Settings{}, to); diff != "" {
+			t.Errorf("%s changed more than itself (-want +got):\n%s", f.Name, diff)
+		}
+	}
+	var to Settings
+	i := slices.IndexFunc(Flags, func(f Flag) bool { return f.Name == "allow-project" })
+	Flags[i].Copy(&to, &all)
+	to.AllowProjects[0] = "other"
+	if all.AllowProjects[0] != "demo" {
+		t.Error("the copy is the original")
+	}
+}
+
+func TestADefinitionWaitsLongerThanItsStageAndThatLongerThanForTheLock(t *testing.T) {
+	for given, waits := range map[time.Duration]time.Duration{0: store.DefaultLockTimeout, time.Second: time.Second, 90 * time.Second: 90 * time.Second} {
+		s := Settings{Tokens: store.File{LockTimeout: given}}
+		if s.Deadline() <= waits || s.Timeout() <= s.Deadline() {
+			t.Errorf("for the lock %v, for the stage %v, for the definition %v", waits, s.Deadline(), s.Timeout())
+		}
+	}
+}
+
+func TestSettingsAreChecked(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		settings Settings
+		err      string
+	}{
+		{"nothing set", Settings{}, ""},
+		{"all set", all, ""},
+		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
+		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
+		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
+		{"a relative mount path", Settings{MountPath: "run/terok"}, `mount-path "run/terok": `},
+		{"a gate that is no URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
+		{"a gate with credentials", Settings{GateURL: "http://me:secret@gate"}, `gate-url "...@gate": `},
+		{"a relative env dir", Settings{EnvDir: "env"}, `env-dir "env": `},
+	} {
+		err := row.settings.Check()
+		var setting *SettingError
+		if row.err == "" && err != nil || row.err != "" && (!errors.As(err, &setting) || !strings.HasPrefix(err.Error(), row.err)) {
+			t.Errorf("%s: the error is not %q but %v", row.name, row.err, err)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+// What a stage can be told, on the command line: hook.Flags as this program's flags.
+
+package cli
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+)
+
+// setting is what a flag has set, and nothing else.
+type setting struct {
+	cli.Generic
+	flag hook.Flag
+	in   *hook.Settings
+}
+
+// settingFlags returns the flags that are wanted.
+func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
+	var flags []cli.Flag
+	for _, f := range hook.Flags {
+		if !wanted(f) {
+			continue
+		}
+		in := new(hook.Settings)
+		flag := &cli.GenericFlag{
+			Name: f.Name, Usage: f.Usage, DefaultText: f.Default, TakesFile: f.Path,
+			Value: setting{f.Value(in), f, in},
+		}
+		if f.Common() {
+			flag.EnvVars = []string{"TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))}
+		}
+		flags = append(flags, flag)
+	}
+	return flags
+}
+
+// commonFlags stand before the command.
+func commonFlags() []cli.Flag { return settingFlags(hook.Flag.Common) }
+
+// stageFlags stand after the stage.
+func stageFlags(stage string) []cli.Flag {
+	return settingFlags(func(f hook.Flag) bool { return f.Of(stage) })
+}
+
+// settingsOf reads the settings from the flags. One whose flag the command does not
+// have is left at its default.
+func settingsOf(c *cli.Context) (hook.Settings, error) {
+	var s hook.Settings
+	for _, f := range hook.Flags {
+		if given, ok := c.Generic(f.Name).(setting); ok {
+			f.Copy(&s, given.in)
+		}
+	}
+	if s.EnvDir != "" {
+		var err error
+		if s.EnvDir, err = filepath.Abs(s.EnvDir); err != nil {
+			return s, err
+		}
+	}
+	err := s.Check()
+	if wrong := (*hook.SettingError)(nil); errors.As(err, &wrong) {
+		err = misusef("--%w", err)
+	}
+	return s, err
+}
