@@ -120,15 +120,16 @@ func FuzzAnnotations(f *testing.F) {
 	line := regexp.MustCompile(`^[A-Z_]+=[A-Za-z0-9][A-Za-z0-9._-]*$`)
 	f.Fuzz(func(t *testing.T, project, task, mode string) {
 		annotations := map[string]string{ProjectAnnotation: project, TaskAnnotation: task, EnvModeAnnotation: mode}
-		if got, err := (Settings{}).fileMode(annotations); err == nil && got != 0o400 && got != 0o440 && got != 0o444 {
-			t.Fatalf("mode %q taken as %v", mode, got)
-		}
-		grant, asked, err := Settings{}.grant(annotations)
+		want, asked, err := Settings{}.request(annotations)
 		if !asked {
 			t.Fatal("both annotations are there, and not asked for")
 		}
-		if admissible := value.MatchString(project) && value.MatchString(task); admissible != (err == nil) {
-			t.Fatalf("project %q, task %q: %v", project, task, err)
+		if err == nil && want.mode != 0o400 && want.mode != 0o440 && want.mode != 0o444 {
+			t.Fatalf("mode %q taken as %v", mode, want.mode)
+		}
+		_, modeErr := parseEnvMode(mode)
+		if admissible := value.MatchString(project) && value.MatchString(task) && modeErr == nil; admissible != (err == nil) {
+			t.Fatalf("project %q, task %q, mode %q: %v", project, task, mode, err)
 		}
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\r\x00") {
@@ -136,7 +137,7 @@ func FuzzAnnotations(f *testing.F) {
 			}
 			return
 		}
-		for l := range strings.Lines(string(files("", "", "terok-g-0", grant, 0)[0].content)) {
+		for l := range strings.Lines(string(files("", "", "terok-g-0", want.Grant, 0)[0].content)) {
 			if !line.MatchString(strings.TrimSuffix(l, "\n")) {
 				t.Fatalf("gate.env has the line %q", l)
 			}

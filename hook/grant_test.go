@@ -33,12 +33,12 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 		{name: "the gate's wildcard", annotations: map[string]string{project: "*", task: "1"}, asked: true, err: `annotation terok.project: "*" is refused`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			grant, asked, err := row.hook.grant(row.annotations)
+			want, asked, err := row.hook.request(row.annotations)
 			if row.err != "" { // then it is what was asked for, for the log
 				row.grant = store.Grant{Project: row.annotations[row.hook.projectAnnotation()], Task: row.annotations[row.hook.taskAnnotation()]}
 			}
-			if grant != row.grant || asked != row.asked {
-				t.Errorf("grant %+v, asked %v", grant, asked)
+			if want.Grant != row.grant || asked != row.asked {
+				t.Errorf("grant %+v, asked %v", want.Grant, asked)
 			}
 			if row.err == "" {
 				must(t, err)
@@ -69,7 +69,7 @@ func TestAnyOfThePatternsAdmitsAProject(t *testing.T) {
 		{"other demo", "demo", true},
 		{"other more", "demo", false},
 	} {
-		_, _, err := Settings{AllowProjects: strings.Fields(row.patterns)}.grant(map[string]string{ProjectAnnotation: row.project, TaskAnnotation: "1"})
+		_, _, err := Settings{AllowProjects: strings.Fields(row.patterns)}.request(map[string]string{ProjectAnnotation: row.project, TaskAnnotation: "1"})
 		if (err == nil) != row.admitted {
 			t.Errorf("patterns %q, project %s: %v", row.patterns, row.project, err)
 		}
@@ -90,7 +90,7 @@ func TestModesOfTheEnvFile(t *testing.T) {
 			t.Errorf("%q is %04o, %v", s, mode, err)
 		}
 	}
-	_, err := Settings{}.fileMode(map[string]string{EnvModeAnnotation: "0777"})
+	_, _, err := Settings{}.request(map[string]string{ProjectAnnotation: "demo", TaskAnnotation: "1", EnvModeAnnotation: "0777"})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `annotation terok.env-mode: "0777": use 0400, 0440 or 0444`) {
 		t.Errorf("the annotation 0777: %v", err)
 	}

@@ -46,8 +46,8 @@ func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 		return out, err
 	}
 	out.Container = state.ID
-	grant, asked, err := s.grant(state.Annotations)
-	out.Grant = grant
+	want, asked, err := s.request(state.Annotations)
+	out.Grant = want.Grant
 	if !asked || err != nil {
 		return out, err
 	}
@@ -55,7 +55,7 @@ func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	entry := store.Entry{Token: token, Grant: grant, Container: state.ID}
+	entry := store.Entry{Token: token, Grant: want.Grant, Container: state.ID}
 	if state.Pid != 0 {
 		// Described before the injection, which fails if the process is gone by then:
 		// a pid that was used again in between is not mistaken for the container.
@@ -65,13 +65,20 @@ func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 	}
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
-		out.EnvFile, err = s.injectOnHost(state.ID, files(s.GateURL, "", token, grant, 0))
+		out.EnvFile, err = s.injectOnHost(state.ID, files(s.GateURL, "", token, want.Grant, 0))
 		if err != nil {
 			return out, fmt.Errorf("inject on the host: %w", err)
 		}
 		takeBack = func() { s.removeFromHost(state.ID) }
-	} else if err := s.injectIntoContainer(state, token, grant); err != nil {
-		return out, fmt.Errorf("inject %s into the container: %w", s.mountPath(), err)
+	} else {
+		in, err := s.readInjection(state, want, token)
+		if err != nil {
+			return out, err
+		}
+		defer in.close()
+		if err := in.mount(); err != nil {
+			return out, fmt.Errorf("inject %s into the container: %w", s.mountPath(), err)
+		}
 	}
 	out.Revoked, err = s.Tokens.Issue(entry)
 	if err != nil {

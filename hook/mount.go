@@ -16,84 +16,20 @@ import (
 
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/mountinfo"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"terok-gate-hook/store"
 )
 
-// injectIntoContainer mounts the folder with the token. The container's process is
-// alive and waits for us; its root file system is complete but not yet its root
-// (crun and runc run prestart and createRuntime hooks before pivot_root(2)).
-func (s Settings) injectIntoContainer(state specs.State, token store.Token, grant store.Grant) error {
-	mode, err := s.fileMode(state.Annotations)
-	if err != nil {
-		return err
-	}
-	config, err := readConfiguration(state.Bundle)
-	if err != nil {
-		return err
-	}
-	count := 0
-	if s.GateURL != "" {
-		if count, err = gitConfigCount(config.Process.Env, s.mountPath()); err != nil {
-			return err
-		}
-	}
-	process, err := openProcess(state.Pid)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(process)
-	ids, err := idsOf(state.Pid)
-	if err != nil {
-		return err
-	}
-	uid, err := ids.uid.ours(config.Process.User.UID)
-	if err != nil {
-		return fmt.Errorf("user of the container's process: %w", err)
-	}
-	gid, err := ids.gid.ours(config.Process.User.GID)
-	if err != nil {
-		return fmt.Errorf("group of the container's process: %w", err)
-	}
-	label := ""
-	if config.Linux != nil {
-		label = config.Linux.MountLabel
-	}
-	folder, err := newFolder(label)
+// mount makes the folder, with the files in it, and attaches it.
+func (in injection) mount() error {
+	folder, err := newFolder(in.label)
 	if err != nil {
 		return fmt.Errorf("make a tmpfs: %w", err)
 	}
 	defer unix.Close(folder)
-	if err := fill(folder, files(s.GateURL, s.mountPath(), token, grant, count), mode, uid, gid); err != nil {
+	if err := in.fill(folder); err != nil {
 		return err
 	}
-	return attach(folder, process, config.Root.Path, s.mountPath(), ids)
-}
-
-// openProcess returns a pidfd of the container's process, and refuses one that
-// shares our mount namespace or the host's: the folder would appear there.
-func openProcess(pid int) (int, error) {
-	process, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("container process %d: %w", pid, kernelTooOld(err))
-	}
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	if err != nil {
-		unix.Close(process)
-		return -1, fmt.Errorf("mount namespace of the container: %w", err)
-	}
-	for _, other := range []string{"/proc/self/ns/mnt", "/proc/1/ns/mnt"} {
-		// Process 1 can be out of sight for a rootless engine: then its namespace
-		// is out of the container's reach too.
-		if hosts, err := os.Readlink(other); err == nil && hosts == namespace {
-			unix.Close(process)
-			return -1, errors.New("the container is in the host's mount namespace: " +
-				"the token would be there for everybody, give the container a mount namespace of its own")
-		}
-	}
-	return process, nil
+	return in.attach(folder)
 }
 
 // newFolder returns a tmpfs that is mounted nowhere yet, a few pages large.
@@ -121,13 +57,13 @@ func newFolder(label string) (mount int, err error) {
 
 // fill writes the files and makes the folder read-only, before it is attached: the
 // container never sees a half-made one.
-func fill(folder int, files []file, mode fs.FileMode, uid, gid int) error {
+func (in injection) fill(folder int) error {
 	// A process that is forked in between would hold a descriptor that is open for
 	// writing until it executes its program, and the kernel answers EBUSY then.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
-	for _, f := range files {
-		if err := writeFile(folder, f, mode, uid, gid); err != nil {
+	for _, f := range in.files {
+		if err := in.writeFile(folder, f); err != nil {
 			return fmt.Errorf("write %s: %w", f.name, err)
 		}
 	}
@@ -138,14 +74,14 @@ func fill(folder int, files []file, mode fs.FileMode, uid, gid int) error {
 	return nil
 }
 
-func writeFile(folder int, f file, mode fs.FileMode, uid, gid int) error {
+func (in injection) writeFile(folder int, f file) error {
 	fd, err := unix.Openat(folder, f.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	file := os.NewFile(uintptr(fd), f.name)
 	_, err = file.Write(f.content)
-	return errors.Join(err, file.Chown(uid, gid), file.Chmod(mode), file.Close())
+	return errors.Join(err, file.Chown(in.uid, in.gid), file.Chmod(in.mode), file.Close())
 }
 
 // attach enters the container's mount namespace and moves the folder to its mount
@@ -154,16 +90,16 @@ func writeFile(folder int, f file, mode fs.FileMode, uid, gid int) error {
 // It does so on an operating-system thread of its own with file-system attributes
 // (root, working directory, umask) of its own, which setns(2) demands. The thread
 // is never used for anything else: it ends with the goroutine.
-func attach(folder, process int, rootfs, mountPath string, ids idMaps) error {
+func (in injection) attach(folder int) error {
 	return onThreadOfItsOwn(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare the thread's file-system attributes: %w", err)
 		}
-		if err := unix.Setns(process, unix.CLONE_NEWNS); err != nil {
+		if err := unix.Setns(in.process, unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("enter the container's mount namespace: %w", err)
 		}
 		unix.Umask(0o022)
-		point, err := openMountPoint(rootfs, mountPath, ids)
+		point, err := openMountPoint(in.rootfs, in.mountPath, in.ids)
 		if err != nil {
 			return err
 		}

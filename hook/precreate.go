@@ -52,8 +52,8 @@ func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err er
 			return nil, out, fmt.Errorf("configuration: annotations: %w", err)
 		}
 	}
-	grant, asked, err := s.grant(annotations)
-	out.Grant = grant
+	want, asked, err := s.request(annotations)
+	out.Grant = want.Grant
 	if err != nil {
 		return nil, out, err
 	}
@@ -70,7 +70,7 @@ func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err er
 			return nil, out, fmt.Errorf("configuration: process.env: %w", err)
 		}
 	}
-	if env, err = s.addPointers(env, grant); err != nil {
+	if env, err = s.addPointers(env, want.Grant); err != nil {
 		return nil, out, fmt.Errorf("configuration: %w", err)
 	}
 	if process["env"], err = encode(env); err != nil {

@@ -103,6 +103,7 @@ func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
 		{"one annotation without the other", `{"annotations":{"terok.task":"1"}}`, "terok.project is not"},
 		{"a hostile project", `{"annotations":{"terok.project":"*","terok.task":"1"}}`, `"*" is refused`},
 		{"a project that is not admitted", `{"annotations":{"terok.project":"other","terok.task":"1"}}`, "--allow-project"},
+		{"a mode that lets others write", `{"annotations":{"terok.project":"demo","terok.task":"1","terok.env-mode":"0666"},"process":{}}`, "terok.env-mode"},
 		{"no process", `{` + ours + `}`, "no process"},
 		{"an environment that is none", `{` + ours + `,"process":{"env":"A=b"}}`, "process.env"},
 		{"a GIT_CONFIG_COUNT that git rejects", `{` + ours + `,"process":{"env":["GIT_CONFIG_COUNT=x"]}}`, "GIT_CONFIG_COUNT"},

@@ -262,7 +262,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 
 		{"no bundle", func(t *testing.T, _ trial) string {
 			return state(t, func(state, _ map[string]any) { state["pid"] = os.Getpid(); delete(state, "bundle") })
-		}, nil, "inject /run/terok into the container: container state: bundle is missing"},
+		}, nil, "prestart: container state: bundle is missing"},
 		{"a relative bundle", func(t *testing.T, _ trial) string {
 			return state(t, func(state, _ map[string]any) { state["pid"], state["bundle"] = os.Getpid(), "." })
 		}, nil, `container state: bundle "." is not an absolute path`},
@@ -276,7 +276,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 			return state(t, func(state, annotations map[string]any) {
 				state["pid"], annotations["terok.env-mode"] = os.Getpid(), "0666"
 			})
-		}, nil, `refused: annotation terok.env-mode: "0666": use 0400, 0440 or 0444`},
+		}, nil, `prestart: refused: annotation terok.env-mode: "0666": use 0400, 0440 or 0444`},
 
 		{"a pid that is gone", with("pid", gone.Process.Pid), nil, fmt.Sprintf("container process: start time of process %d: ", gone.Process.Pid)},
 		{"a pid beyond all pids", with("pid", 1<<30), nil, "container process: start time of process 1073741824: "},

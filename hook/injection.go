@@ -1,0 +1,99 @@
+// What is injected into a container: all that has to be read and decided, before the
+// kernel is asked to do it.
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// injection is a folder with files that a container is to find.
+type injection struct {
+	process   int    // a pidfd of the container's process
+	rootfs    string // as that process sees it, before pivot_root(2)
+	mountPath string // in there
+	label     string // SELinux's, of the folder; empty for none
+	files     []file
+	mode      fs.FileMode // of the files
+	uid, gid  int         // their owner, as we call it
+	ids       idMaps      // of the container
+}
+
+// readInjection finds out what the container is to get. The container's process is
+// alive and waits for us; its root file system is complete but not yet its root
+// (crun and runc run prestart and createRuntime hooks before pivot_root(2)).
+func (s Settings) readInjection(state specs.State, want request, token store.Token) (in injection, err error) {
+	config, err := readConfiguration(state.Bundle)
+	if err != nil {
+		return in, err
+	}
+	count := 0
+	if s.GateURL != "" {
+		if count, err = gitConfigCount(config.Process.Env, s.mountPath()); err != nil {
+			return in, err
+		}
+	}
+	in = injection{
+		rootfs: config.Root.Path, mountPath: s.mountPath(), mode: want.mode,
+		files: files(s.GateURL, s.mountPath(), token, want.Grant, count),
+	}
+	if config.Linux != nil {
+		in.label = config.Linux.MountLabel
+	}
+	if in.process, err = openProcess(state.Pid); err != nil {
+		return in, err
+	}
+	// With the pidfd open: what is mounted by it goes to no process that got the pid
+	// later, whose ids these might be.
+	if in.ids, err = idsOf(state.Pid); err == nil {
+		err = in.ownedBy(config.Process.User)
+	}
+	if err != nil {
+		in.close()
+	}
+	return in, err
+}
+
+func (in *injection) ownedBy(user specs.User) (err error) {
+	if in.uid, err = in.ids.uid.ours(user.UID); err != nil {
+		return fmt.Errorf("user of the container's process: %w", err)
+	}
+	if in.gid, err = in.ids.gid.ours(user.GID); err != nil {
+		return fmt.Errorf("group of the container's process: %w", err)
+	}
+	return nil
+}
+
+func (in injection) close() { unix.Close(in.process) }
+
+// openProcess returns a pidfd of the container's process, and refuses one that
+// shares our mount namespace or the host's: the folder would appear there.
+func openProcess(pid int) (int, error) {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("container process %d: %w", pid, kernelTooOld(err))
+	}
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		unix.Close(process)
+		return -1, fmt.Errorf("mount namespace of the container: %w", err)
+	}
+	for _, other := range []string{"/proc/self/ns/mnt", "/proc/1/ns/mnt"} {
+		// Process 1 can be out of sight for a rootless engine: then its namespace
+		// is out of the container's reach too.
+		if hosts, err := os.Readlink(other); err == nil && hosts == namespace {
+			unix.Close(process)
+			return -1, errors.New("the container is in the host's mount namespace: " +
+				"the token would be there for everybody, give the container a mount namespace of its own")
+		}
+	}
+	return process, nil
+}
