@@ -18,12 +18,13 @@ import (
 // Process ties a token to one life of one process on one machine. A pid alone
 // does not: it is used again, after a reboot above all.
 type Process struct {
-	Machine string `json:"machine"` // machine-id(5)
+	Machine string `json:"machine"` // machine-id(5); empty if there is none
 	Boot    string `json:"boot"`    // /proc/sys/kernel/random/boot_id
 	PIDNS   string `json:"pid_ns"`  // the pid namespace in which PID counts, as in /proc/self/ns/pid
 	TimeNS  string `json:"time_ns"` // the time namespace in which Start counts
 	PID     int    `json:"pid"`
-	Start   uint64 `json:"start"` // clock ticks since boot, proc_pid_stat(5) field 22
+	Start   uint64 `json:"start"`           // clock ticks since boot, proc_pid_stat(5) field 22
+	Inode   uint64 `json:"inode,omitempty"` // of its pidfd, which no other process of this boot has; 0 before Linux 6.9
 }
 
 // Life is what can be proved of a process.
@@ -53,15 +54,32 @@ func ProcessOf(pid int) (*Process, error) {
 		return nil, fmt.Errorf("describe process %d: %w", pid, j.unsure)
 	}
 	if !j.ownProc {
-		return nil, fmt.Errorf("start time of process %d: /proc was mounted in another pid namespace", pid)
+		return nil, fmt.Errorf("describe process %d: /proc was mounted in another pid namespace", pid)
+	}
+	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer unix.Close(pidfd)
+	inode, err := pidfdInode(pidfd)
+	if err != nil {
+		return nil, fmt.Errorf("inode of process %d: %w", pid, err)
 	}
 	start, err := startTime(pid)
 	if err != nil {
 		return nil, fmt.Errorf("start time of process %d: %w", pid, err)
 	}
+	// Asked last: what stat said was said of the process that the pidfd holds.
+	over, err := readable(pidfd)
+	if err == nil && over {
+		err = errors.New("it has ended")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe process %d: %w", pid, err)
+	}
 	return &Process{
 		Machine: j.machine, Boot: j.boot, PIDNS: j.pidNS, TimeNS: j.timeNS,
-		PID: pid, Start: start,
+		PID: pid, Start: start, Inode: inode,
 	}, nil
 }
 
@@ -117,39 +135,68 @@ func (j judge) life(p *Process) Life {
 
 // look does what life does and keeps the living in sight: pidfd is for the caller
 // to close if the process is alive, else -1. It does not block.
+//
+// A boot id is random: an equal one proves the machine too, and the machine id only
+// tells another boot of this machine from another machine.
 func (j judge) look(p *Process) (life Life, pidfd int) {
-	if p == nil || p.PID <= 0 || p.Machine == "" || p.Machine != j.machine || p.Boot == "" || j.boot == "" {
-		return Unknown, -1
-	}
-	if p.Boot != j.boot {
-		return Dead, -1
-	}
-	if p.PIDNS == "" || p.PIDNS != j.pidNS || p.TimeNS != j.timeNS || !j.ownProc {
-		return Unknown, -1
-	}
-	pidfd, pidfdErr := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(pidfdErr, unix.ESRCH) {
-		return Dead, -1
-	}
-	start, statErr := startTime(p.PID)
-	var over bool
-	var pollErr error
-	if pidfdErr == nil {
-		// Asked last: if it is not over now, what stat said was said of this process.
-		// A pidfd polls readable once every thread has ended, reaped or not
-		// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
-		over, pollErr = readable(pidfd)
-	}
 	switch {
-	case over, statErr == nil && start != p.Start:
-		life = Dead
-	case pidfdErr == nil && pollErr == nil && statErr == nil:
-		return Alive, pidfd
+	case p == nil || p.PID <= 0 || p.Boot == "" || j.boot == "":
+		return Unknown, -1
+	case p.Boot != j.boot && p.Machine != "" && p.Machine == j.machine:
+		return Dead, -1
+	case p.Boot != j.boot, p.PIDNS == "", p.PIDNS != j.pidNS, p.TimeNS != j.timeNS, !j.ownProc:
+		return Unknown, -1
 	}
-	if pidfdErr == nil {
+	pidfd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return Dead, -1
+	}
+	if err != nil {
+		if start, err := startTime(p.PID); err == nil && start != p.Start {
+			return Dead, -1
+		}
+		return Unknown, -1
+	}
+	if life = p.lifeOf(pidfd); life != Alive {
 		unix.Close(pidfd)
+		pidfd = -1
 	}
-	return life, -1
+	return life, pidfd
+}
+
+// lifeOf tells whether the process that a pidfd of its pid holds is this one, and
+// alive.
+func (p *Process) lifeOf(pidfd int) Life {
+	inode, err := pidfdInode(pidfd)
+	same, known := inode == p.Inode, err == nil && inode != 0 && p.Inode != 0
+	if !known {
+		var start uint64
+		start, err = startTime(p.PID)
+		same, known = start == p.Start, err == nil
+	}
+	// Asked last: if it is not over now, what stat said was said of this process.
+	// A pidfd polls readable once every thread has ended, reaped or not
+	// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
+	over, err := readable(pidfd)
+	switch {
+	case over, known && !same:
+		return Dead
+	case known && err == nil:
+		return Alive
+	}
+	return Unknown
+}
+
+// pidfdInode returns the inode of a pidfd, 0 where all pidfds share one: before
+// pidfs, which came with Linux 6.9.
+func pidfdInode(pidfd int) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(pidfd, &fs); err != nil || fs.Type != unix.PID_FS_MAGIC {
+		return 0, err
+	}
+	var stat unix.Stat_t
+	err := unix.Fstat(pidfd, &stat)
+	return stat.Ino, err
 }
 
 // startTime reads field 22 of /proc/<pid>/stat. The command's name, field 2, may

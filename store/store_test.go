@@ -22,7 +22,7 @@ func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
 	}
 	dead, unknown := *alive, *alive
 	dead.Boot = "of an earlier boot"
-	unknown.Machine = "another machine"
+	unknown.Machine, unknown.Boot = "another machine", "its boot"
 	// An entry reads "<name> <project>/<task> <container> <process>", "-" for none.
 	entry := func(line string) store.Entry {
 		words := strings.Fields(line)
