@@ -46,41 +46,39 @@ func (l Life) String() string {
 // Unknown.
 func (p *Process) Life() Life { return here().life(p) }
 
-// ProcessOf describes the running process with this pid of ours.
-func ProcessOf(pid int) (*Process, error) {
+// ProcessOf describes the running process with this pid of ours. Described by half, it
+// would never be provably dead: then there is an error.
+func ProcessOf(pid int) (p *Process, err error) {
+	defer func() {
+		if err != nil {
+			p, err = nil, fmt.Errorf("describe process %d: %w", pid, err)
+		}
+	}()
 	j := here()
 	if j.unsure != nil {
-		// Described by half, it would never be provably dead.
-		return nil, fmt.Errorf("describe process %d: %w", pid, j.unsure)
+		return nil, j.unsure
 	}
 	if !j.ownProc {
-		return nil, fmt.Errorf("describe process %d: /proc was mounted in another pid namespace", pid)
+		return nil, errors.New("/proc was mounted in another pid namespace")
 	}
+	p = &Process{Machine: j.machine, Boot: j.boot, PIDNS: j.pidNS, TimeNS: j.timeNS, PID: pid}
 	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("open process %d: %w", pid, err)
+		return nil, err
 	}
 	defer unix.Close(pidfd)
-	inode, err := pidfdInode(pidfd)
-	if err != nil {
-		return nil, fmt.Errorf("inode of process %d: %w", pid, err)
+	if p.Inode, err = pidfdInode(pidfd); err != nil {
+		return nil, err
 	}
-	start, err := startTime(pid)
-	if err != nil {
-		return nil, fmt.Errorf("start time of process %d: %w", pid, err)
+	if p.Start, err = startTime(pid); err != nil {
+		return nil, err
 	}
 	// Asked last: what stat said was said of the process that the pidfd holds.
 	over, err := readable(pidfd)
 	if err == nil && over {
 		err = errors.New("it has ended")
 	}
-	if err != nil {
-		return nil, fmt.Errorf("describe process %d: %w", pid, err)
-	}
-	return &Process{
-		Machine: j.machine, Boot: j.boot, PIDNS: j.pidNS, TimeNS: j.timeNS,
-		PID: pid, Start: start, Inode: inode,
-	}, nil
+	return p, err
 }
 
 // judge tells the living from the dead, as seen from one place: this machine,

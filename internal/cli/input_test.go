@@ -278,8 +278,8 @@ func TestBadInputChangesNothing(t *testing.T) {
 			})
 		}, nil, `refused: annotation terok.env-mode: "0666" is refused: use 0400, 0440 or 0444`},
 
-		{"a pid that is gone", with("pid", gone.Process.Pid), nil, fmt.Sprintf("container process: start time of process %d: ", gone.Process.Pid)},
-		{"a pid beyond all pids", with("pid", 1<<30), nil, "container process: start time of process 1073741824: "},
+		{"a pid that is gone", with("pid", gone.Process.Pid), nil, fmt.Sprintf("container process: describe process %d: ", gone.Process.Pid)},
+		{"a pid beyond all pids", with("pid", 1<<30), nil, "container process: describe process 1073741824: "},
 		{"a container in the hook's mount namespace", inNamespaceOf(os.Getpid), nil, "the container is in the host's mount namespace"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
