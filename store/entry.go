@@ -52,7 +52,7 @@ func (e Entry) marshal() (json.RawMessage, error) {
 		created = created.UTC().Truncate(time.Millisecond)
 		value.Created = &created
 	}
-	return json.Marshal(value)
+	return json.MarshalIndent(value, "  ", "  ")
 }
 
 // parseEntry reads an entry, whoever wrote it. It is well formed if it is an
@@ -183,7 +183,9 @@ func parseRawKeys(content []byte) (map[string]json.RawMessage, error) {
 	return entries, nil
 }
 
-// format is the opposite of parse: two spaces, a newline at the end, keys sorted.
+// format is the opposite of parse: two spaces, a newline at the end, keys sorted, each
+// value as it stands. Indented anew, one that nests deep enough would grow beyond
+// all measure.
 func format(entries map[string]json.RawMessage) ([]byte, error) {
 	if len(entries) == 0 {
 		return []byte("{}\n"), nil
@@ -203,9 +205,7 @@ func format(entries map[string]json.RawMessage) ([]byte, error) {
 			out.Truncate(out.Len() - 1) // Encode ends in a newline
 		}
 		out.WriteString(": ")
-		if err := json.Indent(&out, entries[key], "  ", "  "); err != nil {
-			return nil, err
-		}
+		out.Write(entries[key])
 	}
 	out.WriteString("\n}\n")
 	return out.Bytes(), nil

@@ -203,6 +203,10 @@ func (f File) change(edit func(map[string]json.RawMessage) ([]Entry, error), alw
 		if err != nil {
 			return fmt.Errorf("format token file %s: %w", f.Path, err)
 		}
+		if len(content) > sizeLimit {
+			// Written, it could be read by nobody, and never be mended.
+			return fmt.Errorf("token file %s: would grow to more than %d bytes: revoke tokens first", f.Path, sizeLimit)
+		}
 		if err := replace(root, f.Path, info, content); err != nil {
 			return fmt.Errorf("replace token file %s: %w", f.Path, err)
 		}
