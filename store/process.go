@@ -46,6 +46,12 @@ func (l Life) String() string {
 // Unknown.
 func (p *Process) Life() Life { return here().life(p) }
 
+// Open does what Life does and keeps the living in sight: pidfd is for the caller to
+// close if the process is alive, else -1. It polls readable once the process has ended
+// (pidfd_open(2)). An error says why a process that may be alive could not be opened,
+// for want of descriptors say; Life is then as far as can be told without.
+func (p *Process) Open() (pidfd int, life Life, err error) { return here().open(p) }
+
 // ProcessOf describes the running process with this pid of ours. Described by half, it
 // would never be provably dead: then there is an error.
 func ProcessOf(pid int) (p *Process, err error) {
@@ -124,42 +130,41 @@ var here = sync.OnceValue(func() judge {
 
 // life tells whether the process is alive, dead, or cannot be judged from here.
 func (j judge) life(p *Process) Life {
-	life, pidfd := j.look(p)
+	pidfd, life, _ := j.open(p)
 	if pidfd >= 0 {
 		unix.Close(pidfd)
 	}
 	return life
 }
 
-// look does what life does and keeps the living in sight: pidfd is for the caller
-// to close if the process is alive, else -1. It does not block.
+// open is Process.Open.
 //
 // A boot id is random: an equal one proves the machine too, and the machine id only
 // tells another boot of this machine from another machine.
-func (j judge) look(p *Process) (life Life, pidfd int) {
+func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	switch {
 	case p == nil || p.PID <= 0 || p.Boot == "" || j.boot == "":
-		return Unknown, -1
+		return -1, Unknown, nil
 	case p.Boot != j.boot && p.Machine != "" && p.Machine == j.machine:
-		return Dead, -1
+		return -1, Dead, nil
 	case p.Boot != j.boot, p.PIDNS == "", p.PIDNS != j.pidNS, p.TimeNS != j.timeNS, !j.ownProc:
-		return Unknown, -1
+		return -1, Unknown, nil
 	}
-	pidfd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	pidfd, err = unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
-		return Dead, -1
+		return -1, Dead, nil
 	}
 	if err != nil {
 		if start, err := startTime(p.PID); err == nil && start != p.Start {
-			return Dead, -1
+			return -1, Dead, nil
 		}
-		return Unknown, -1
+		return -1, Unknown, fmt.Errorf("open process %d: %w", p.PID, err)
 	}
 	if life = p.lifeOf(pidfd); life != Alive {
 		unix.Close(pidfd)
 		pidfd = -1
 	}
-	return life, pidfd
+	return pidfd, life, nil
 }
 
 // lifeOf tells whether the process that a pidfd of its pid holds is this one, and

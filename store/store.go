@@ -170,21 +170,31 @@ func (f File) Revoke(match func(Entry) bool) ([]Entry, error) {
 
 // Entries returns the file's well-formed entries, oldest first. It takes no lock.
 func (f File) Entries() ([]Entry, error) {
+	var entries []Entry
+	err := f.Each(func(e Entry) { entries = append(entries, e) })
+	slices.SortStableFunc(entries, func(a, b Entry) int { return a.Created.Compare(b.Created) })
+	return entries, err
+}
+
+// Each visits the file's well-formed entries. It takes no lock. A file that is not a
+// JSON object is an error, and none of it is visited.
+func (f File) Each(visit func(Entry)) error {
 	root, err := openFolder(filepath.Dir(f.Path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer root.Close()
 	raw, _, err := read(root, f.Path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	entries := wellFormed(raw)
-	slices.SortFunc(entries, func(a, b Entry) int { return a.Created.Compare(b.Created) })
-	return entries, nil
+	for _, e := range wellFormed(raw) {
+		visit(e)
+	}
+	return nil
 }
 
 // change runs edit on the raw entries under the lock. It commits if edit removed
