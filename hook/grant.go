@@ -30,10 +30,10 @@ func (h Hook) grant(annotations map[string]string) (grant store.Grant, asked boo
 	if !hasProject {
 		return grant, true, fmt.Errorf("%w: annotation %s is there, %s is not: set both or neither", ErrRefused, taskName, projectName)
 	}
-	if err := store.ValidName(project); err != nil {
+	if err := store.CheckName(project); err != nil {
 		return grant, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, projectName, err)
 	}
-	if err := store.ValidName(task); err != nil {
+	if err := store.CheckName(task); err != nil {
 		return grant, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
 	}
 	if !h.Admits(project) {

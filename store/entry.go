@@ -117,12 +117,12 @@ func parse(content []byte) (map[string]json.RawMessage, error) {
 		case *json.SyntaxError:
 			return nil, fmt.Errorf("byte %d: %w", err.Offset, err)
 		case *json.UnmarshalTypeError:
-			return nil, fmt.Errorf("byte %d: a JSON %s, not an object", err.Offset, err.Value)
+			return nil, fmt.Errorf("byte %d: a JSON %s", err.Offset, err.Value)
 		}
 		return nil, err
 	}
 	if entries == nil {
-		return nil, fmt.Errorf("byte 0: a JSON null, not an object")
+		return nil, fmt.Errorf("byte 0: a JSON null")
 	}
 	for key := range entries {
 		if strings.ContainsRune(key, utf8.RuneError) {

@@ -44,7 +44,7 @@ func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, 
 	}
 	entries, err := parse(content)
 	if err != nil {
-		return fail(corruptError{err})
+		return fail(fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
 	return entries, info, nil
 }

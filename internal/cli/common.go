@@ -48,7 +48,7 @@ func tokenFile(c *cli.Context) (file store.File, err error) {
 	file = store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")}
 	if file.Path == "" {
 		if file.Path, err = store.TokenFilePath(); err != nil {
-			return file, fmt.Errorf("%w with --token-file", err)
+			return file, fmt.Errorf("%w: name one with --token-file", err)
 		}
 	}
 	return file, nil

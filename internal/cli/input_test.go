@@ -370,9 +370,9 @@ func TestABadTokenFileIsLeftAlone(t *testing.T) {
 		"not JSON":        {"poison\n", "byte 1: "},
 		"half of it":      {`{"terok-g-0123456789abcdef0123456789abcdef": {`, "byte 46: "},
 		"two objects":     {"{}\n{}\n", "byte 4: "},
-		"a list":          {"[]\n", "byte 1: a JSON array, not an object"},
-		"null":            {"null\n", "byte 0: a JSON null, not an object"},
-		"a secret string": {`"terok-g-0123456789abcdef0123456789abcdef"`, "byte 42: a JSON string, not an object"},
+		"a list":          {"[]\n", "byte 1: a JSON array"},
+		"null":            {"null\n", "byte 0: a JSON null"},
+		"a secret string": {`"terok-g-0123456789abcdef0123456789abcdef"`, "byte 42: a JSON string"},
 		"nothing":         {"", "byte 0: "},
 	} {
 		for command, c := range commands {
@@ -386,7 +386,7 @@ func TestABadTokenFileIsLeftAlone(t *testing.T) {
 				if r.status != exitFailed {
 					t.Errorf("exit status %d", r.status)
 				}
-				r.errorLine(t, command+": ", "token file "+tr.tokenFile+": "+content.what)
+				r.errorLine(t, command+": ", "token file "+tr.tokenFile+": not a JSON object: "+content.what)
 				tr.unchanged(t, before, content.content)
 			})
 		}
