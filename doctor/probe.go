@@ -197,7 +197,7 @@ func (e *examination) probeProject(patterns []string) string {
 		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
 	}
 	for _, project := range append(candidates, probeTask) {
-		if store.ValidName(project) == nil && admits(patterns, project) {
+		if store.CheckName(project) == nil && admits(patterns, project) {
 			return project
 		}
 	}

@@ -64,7 +64,7 @@ func TestAShellReadsTheEnvFileAsItStands(t *testing.T) {
 		t.Fatal(err)
 	}
 	widest := store.Grant{Project: "A" + strings.Repeat("z9._-", 25), Task: "0.-_"}
-	must(t, widest.Valid())
+	must(t, widest.Check())
 	const url = "https://user-1_2~3.example:9418/a/b~c"
 	must(t, checkGateURL(url))
 	content := files(url, "/run/te.ro_k-1", someToken, widest, 0)[0].content

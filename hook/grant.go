@@ -36,10 +36,10 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	if !hasProject {
 		return want, true, fmt.Errorf("%w: annotation %s is there, %s is not: set both or neither", ErrRefused, taskName, projectName)
 	}
-	if err := store.ValidName(project); err != nil {
+	if err := store.CheckName(project); err != nil {
 		return want, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, projectName, err)
 	}
-	if err := store.ValidName(task); err != nil {
+	if err := store.CheckName(task); err != nil {
 		return want, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
 	}
 	if !s.Admits(project) {

@@ -17,33 +17,42 @@ import (
 type Entry struct {
 	Token Token
 	Grant
+	Scope     bool      // later versions of the gate accept the token; always so if there is a container
 	Container string    // the full container id; empty if the token belongs to none
-	Created   time.Time // zero if another program wrote the entry; set by Issue if zero
+	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
 }
 
 // Orphan tells whether the token has outlived its process, by proof.
 func (e Entry) Orphan() bool { return e.Process.Life() == Dead }
 
-// entryJSON is what we write. Scope repeats the project: later versions of the
-// gate keep only entries that have it, the original ones read project.
+// entryJSON is what we write. Scope repeats the project: later versions of the gate
+// keep only entries that have it, the original ones read project. The original writes
+// project and task alone, and so do we where nothing else is needed.
 type entryJSON struct {
-	Project   string    `json:"project"`
-	Task      string    `json:"task"`
-	Scope     string    `json:"scope"`
-	Container string    `json:"container,omitempty"`
-	Created   time.Time `json:"created"`
-	Process   *Process  `json:"process,omitempty"`
+	Project   string     `json:"project"`
+	Task      string     `json:"task"`
+	Scope     string     `json:"scope,omitempty"`
+	Container string     `json:"container,omitempty"`
+	Created   *time.Time `json:"created,omitempty"`
+	Process   *Process   `json:"process,omitempty"`
 }
 
 func (e Entry) marshal() (json.RawMessage, error) {
-	if e.Created.IsZero() {
-		e.Created = time.Now()
+	value := entryJSON{Project: e.Project, Task: e.Task, Container: e.Container, Process: e.Process}
+	tied := e.Container != "" || e.Process != nil
+	if tied || e.Scope {
+		value.Scope = e.Project
 	}
-	return json.Marshal(entryJSON{
-		Project: e.Project, Task: e.Task, Scope: e.Project,
-		Container: e.Container, Created: e.Created.UTC().Truncate(time.Millisecond), Process: e.Process,
-	})
+	if tied {
+		created := e.Created
+		if created.IsZero() {
+			created = time.Now()
+		}
+		created = created.UTC().Truncate(time.Millisecond)
+		value.Created = &created
+	}
+	return json.MarshalIndent(value, "  ", "  ")
 }
 
 // parseEntry reads an entry, whoever wrote it. It is well formed if it is an
@@ -58,8 +67,13 @@ func parseEntry(token string, value json.RawMessage) (Entry, bool) {
 		return Entry{}, false
 	}
 	e := Entry{Token: Token(token)}
-	if !field(keys, "project", &e.Project) && !field(keys, "scope", &e.Project) {
-		return Entry{}, false
+	var scope string
+	e.Scope = field(keys, "scope", &scope)
+	if !field(keys, "project", &e.Project) {
+		if !e.Scope {
+			return Entry{}, false
+		}
+		e.Project = scope
 	}
 	field(keys, "task", &e.Task)
 	field(keys, "container", &e.Container)
@@ -103,12 +117,12 @@ func parse(content []byte) (map[string]json.RawMessage, error) {
 		case *json.SyntaxError:
 			return nil, fmt.Errorf("byte %d: %w", err.Offset, err)
 		case *json.UnmarshalTypeError:
-			return nil, fmt.Errorf("byte %d: a JSON %s, not an object", err.Offset, err.Value)
+			return nil, fmt.Errorf("byte %d: a JSON %s", err.Offset, err.Value)
 		}
 		return nil, err
 	}
 	if entries == nil {
-		return nil, fmt.Errorf("byte 0: a JSON null, not an object")
+		return nil, fmt.Errorf("byte 0: a JSON null")
 	}
 	for key := range entries {
 		if strings.ContainsRune(key, utf8.RuneError) {
@@ -169,7 +183,9 @@ func parseRawKeys(content []byte) (map[string]json.RawMessage, error) {
 	return entries, nil
 }
 
-// format is the opposite of parse: two spaces, a newline at the end, keys sorted.
+// format is the opposite of parse: two spaces, a newline at the end, keys sorted, each
+// value as it stands. Indented anew, one that nests deep enough would grow beyond
+// all measure.
 func format(entries map[string]json.RawMessage) ([]byte, error) {
 	if len(entries) == 0 {
 		return []byte("{}\n"), nil
@@ -189,9 +205,7 @@ func format(entries map[string]json.RawMessage) ([]byte, error) {
 			out.Truncate(out.Len() - 1) // Encode ends in a newline
 		}
 		out.WriteString(": ")
-		if err := json.Indent(&out, entries[key], "  ", "  "); err != nil {
-			return nil, err
-		}
+		out.Write(entries[key])
 	}
 	out.WriteString("\n}\n")
 	return out.Bytes(), nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 			entry: store.Entry{
 				Token:     "terok-g-0123456789abcdef0123456789abcdef",
 				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Scope:     true,
 				Container: "c0ffee",
 				Created:   created,
 				Process:   &store.Process{Machine: "m", Boot: "b", PIDNS: "pid:[1]", TimeNS: "time:[2]", PID: 7, Start: 1 << 60},
@@ -49,18 +51,31 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
-			name: "of no container",
+			name: "of no container, as the original's tests compare it",
 			entry: store.Entry{
-				Token:   "terok-g-0123456789abcdef0123456789abcdef",
-				Grant:   store.Grant{Project: "demo", Task: "1"},
-				Created: created,
+				Token: "terok-g-0123456789abcdef0123456789abcdef",
+				Grant: store.Grant{Project: "demo", Task: "1"},
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "project": "demo",
+    "task": "1"
+  }
+}
+`,
+		},
+		{
+			name: "of no container, for a later gate too",
+			entry: store.Entry{
+				Token: "terok-g-0123456789abcdef0123456789abcdef",
+				Grant: store.Grant{Project: "demo", Task: "1"},
+				Scope: true,
 			},
 			want: `{
   "terok-g-0123456789abcdef0123456789abcdef": {
     "project": "demo",
     "task": "1",
-    "scope": "demo",
-    "created": "2024-05-06T07:08:07.654Z"
+    "scope": "demo"
   }
 }
 `,
@@ -77,7 +92,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := row.entry
-			want.Created = created.Truncate(time.Millisecond)
+			want.Created = want.Created.Truncate(time.Millisecond)
 			if diff := cmp.Diff([]store.Entry{want}, got); diff != "" {
 				t.Errorf("read again (-want +got):\n%s", diff)
 			}
@@ -200,6 +215,61 @@ func TestWhatOthersWroteSurvivesEveryChange(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestValuesOfOthersKeepTheirBytes(t *testing.T) {
+	for _, value := range []string{
+		`{ "project" :"p",
+	"more": [1,  2]
+			}`,
+		`{"project":"p","more":[{}, [ ], ""]}`,
+		"{\r\n\t\"project\": \"p\"\r\n}",
+		`"\u00e9\/"`,
+	} {
+		for name, change := range changes {
+			f := tokenFile(t)
+			write(t, f.Path, "{\"x\": "+value+", "+changed(t)+"}")
+			if err := change(f); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if got := contentOf(t, f.Path); !strings.Contains(got, `"x": `+value) {
+				t.Errorf("%s: %q is now\n%s", name, value, got)
+			}
+		}
+	}
+}
+
+// 12 kB with a value that nests 6,000 deep would grow to 72 MB, were it indented anew.
+func TestADeepValueDoesNotGrow(t *testing.T) {
+	const depth = 6000
+	f := tokenFile(t)
+	write(t, f.Path, `{"x": `+strings.Repeat("[", depth)+strings.Repeat("]", depth)+`}`)
+	for range 3 {
+		if _, err := f.CreateToken("demo", "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries, err := f.Entries(); err != nil || len(entries) != 3 {
+		t.Errorf("%d entries, error %v", len(entries), err)
+	}
+	if size := len(contentOf(t, f.Path)); size > 2*depth+1000 {
+		t.Errorf("it has grown to %d bytes", size)
+	}
+}
+
+func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
+	const most = 64 << 20
+	f := store.File{Path: filepath.Join(memory(t), "tokens.json")}
+	write(t, f.Path, `{"x": "`+strings.Repeat("a", most-20)+`"}`)
+	before := statOf(t, f.Path)
+	_, err := f.CreateToken("demo", "1")
+	says(t, err, f.Path, fmt.Sprintf("more than %d bytes", most), "revoke tokens first")
+	if after := statOf(t, f.Path); after.Ino != before.Ino || after.Mtim != before.Mtim {
+		t.Error("it was changed")
+	}
+	if _, err := f.Entries(); err != nil {
+		t.Errorf("it can still be read: %v", err)
 	}
 }
 

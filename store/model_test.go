@@ -124,6 +124,7 @@ func TestModel(t *testing.T) {
 			"a container's pid is used again": func(*rapid.T) {
 				cmd, process := start()
 				process.Start--
+				process.Inode--
 				m := grant(Dead)
 				token, err := NewToken()
 				if err != nil {
@@ -141,7 +142,7 @@ func TestModel(t *testing.T) {
 			},
 			"a container starts on another machine": func(*rapid.T) {
 				cmd, process := start()
-				process.Machine = "other"
+				process.Machine, process.Boot = "other", "other"
 				issue(grant(Unknown), process, cmd)
 			},
 			"a person creates a token": func(*rapid.T) {

@@ -18,12 +18,13 @@ import (
 // Process ties a token to one life of one process on one machine. A pid alone
 // does not: it is used again, after a reboot above all.
 type Process struct {
-	Machine string `json:"machine"` // machine-id(5)
+	Machine string `json:"machine"` // machine-id(5); empty if there is none
 	Boot    string `json:"boot"`    // /proc/sys/kernel/random/boot_id
 	PIDNS   string `json:"pid_ns"`  // the pid namespace in which PID counts, as in /proc/self/ns/pid
 	TimeNS  string `json:"time_ns"` // the time namespace in which Start counts
 	PID     int    `json:"pid"`
-	Start   uint64 `json:"start"` // clock ticks since boot, proc_pid_stat(5) field 22
+	Start   uint64 `json:"start"`           // clock ticks since boot, proc_pid_stat(5) field 22
+	Inode   uint64 `json:"inode,omitempty"` // of its pidfd, which no other process of this boot has; 0 before Linux 6.9
 }
 
 // Life is what can be proved of a process.
@@ -45,24 +46,45 @@ func (l Life) String() string {
 // Unknown.
 func (p *Process) Life() Life { return here().life(p) }
 
-// ProcessOf describes the running process with this pid of ours.
-func ProcessOf(pid int) (*Process, error) {
+// Open does what Life does and keeps the living in sight: pidfd is for the caller to
+// close if the process is alive, else -1. It polls readable once the process has ended
+// (pidfd_open(2)). An error says why a process that may be alive could not be opened,
+// for want of descriptors say; Life is then as far as can be told without.
+func (p *Process) Open() (pidfd int, life Life, err error) { return here().open(p) }
+
+// ProcessOf describes the running process with this pid of ours. Described by half, it
+// would never be provably dead: then there is an error.
+func ProcessOf(pid int) (p *Process, err error) {
+	defer func() {
+		if err != nil {
+			p, err = nil, fmt.Errorf("describe process %d: %w", pid, err)
+		}
+	}()
 	j := here()
 	if j.unsure != nil {
-		// Described by half, it would never be provably dead.
-		return nil, fmt.Errorf("describe process %d: %w", pid, j.unsure)
+		return nil, j.unsure
 	}
 	if !j.ownProc {
-		return nil, fmt.Errorf("start time of process %d: /proc was mounted in another pid namespace", pid)
+		return nil, errors.New("/proc was mounted in another pid namespace")
 	}
-	start, err := startTime(pid)
+	p = &Process{Machine: j.machine, Boot: j.boot, PIDNS: j.pidNS, TimeNS: j.timeNS, PID: pid}
+	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("start time of process %d: %w", pid, err)
+		return nil, err
 	}
-	return &Process{
-		Machine: j.machine, Boot: j.boot, PIDNS: j.pidNS, TimeNS: j.timeNS,
-		PID: pid, Start: start,
-	}, nil
+	defer unix.Close(pidfd)
+	if p.Inode, err = pidfdInode(pidfd); err != nil {
+		return nil, err
+	}
+	if p.Start, err = startTime(pid); err != nil {
+		return nil, err
+	}
+	// Asked last: what stat said was said of the process that the pidfd holds.
+	over, err := readable(pidfd)
+	if err == nil && over {
+		err = errors.New("it has ended")
+	}
+	return p, err
 }
 
 // judge tells the living from the dead, as seen from one place: this machine,
@@ -108,48 +130,76 @@ var here = sync.OnceValue(func() judge {
 
 // life tells whether the process is alive, dead, or cannot be judged from here.
 func (j judge) life(p *Process) Life {
-	life, pidfd := j.look(p)
+	pidfd, life, _ := j.open(p)
 	if pidfd >= 0 {
 		unix.Close(pidfd)
 	}
 	return life
 }
 
-// look does what life does and keeps the living in sight: pidfd is for the caller
-// to close if the process is alive, else -1. It does not block.
-func (j judge) look(p *Process) (life Life, pidfd int) {
-	if p == nil || p.PID <= 0 || p.Machine == "" || p.Machine != j.machine || p.Boot == "" || j.boot == "" {
-		return Unknown, -1
-	}
-	if p.Boot != j.boot {
-		return Dead, -1
-	}
-	if p.PIDNS == "" || p.PIDNS != j.pidNS || p.TimeNS != j.timeNS || !j.ownProc {
-		return Unknown, -1
-	}
-	pidfd, pidfdErr := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(pidfdErr, unix.ESRCH) {
-		return Dead, -1
-	}
-	start, statErr := startTime(p.PID)
-	var over bool
-	var pollErr error
-	if pidfdErr == nil {
-		// Asked last: if it is not over now, what stat said was said of this process.
-		// A pidfd polls readable once every thread has ended, reaped or not
-		// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
-		over, pollErr = readable(pidfd)
-	}
+// open is Process.Open.
+//
+// A boot id is random: an equal one proves the machine too, and the machine id only
+// tells another boot of this machine from another machine.
+func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	switch {
-	case over, statErr == nil && start != p.Start:
-		life = Dead
-	case pidfdErr == nil && pollErr == nil && statErr == nil:
-		return Alive, pidfd
+	case p == nil || p.PID <= 0 || p.Boot == "" || j.boot == "":
+		return -1, Unknown, nil
+	case p.Boot != j.boot && p.Machine != "" && p.Machine == j.machine:
+		return -1, Dead, nil
+	case p.Boot != j.boot, p.PIDNS == "", p.PIDNS != j.pidNS, p.TimeNS != j.timeNS, !j.ownProc:
+		return -1, Unknown, nil
 	}
-	if pidfdErr == nil {
+	pidfd, err = unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, Dead, nil
+	}
+	if err != nil {
+		if start, err := startTime(p.PID); err == nil && start != p.Start {
+			return -1, Dead, nil
+		}
+		return -1, Unknown, fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	if life = p.lifeOf(pidfd); life != Alive {
 		unix.Close(pidfd)
+		pidfd = -1
 	}
-	return life, -1
+	return pidfd, life, nil
+}
+
+// lifeOf tells whether the process that a pidfd of its pid holds is this one, and
+// alive.
+func (p *Process) lifeOf(pidfd int) Life {
+	inode, err := pidfdInode(pidfd)
+	same, known := inode == p.Inode, err == nil && inode != 0 && p.Inode != 0
+	if !known {
+		var start uint64
+		start, err = startTime(p.PID)
+		same, known = start == p.Start, err == nil
+	}
+	// Asked last: if it is not over now, what stat said was said of this process.
+	// A pidfd polls readable once every thread has ended, reaped or not
+	// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
+	over, err := readable(pidfd)
+	switch {
+	case over, known && !same:
+		return Dead
+	case known && err == nil:
+		return Alive
+	}
+	return Unknown
+}
+
+// pidfdInode returns the inode of a pidfd, 0 where all pidfds share one: before
+// pidfs, which came with Linux 6.9.
+func pidfdInode(pidfd int) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(pidfd, &fs); err != nil || fs.Type != unix.PID_FS_MAGIC {
+		return 0, err
+	}
+	var stat unix.Stat_t
+	err := unix.Fstat(pidfd, &stat)
+	return stat.Ino, err
 }
 
 // startTime reads field 22 of /proc/<pid>/stat. The command's name, field 2, may

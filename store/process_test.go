@@ -128,7 +128,8 @@ func describe(t *testing.T, pid int) *store.Process {
 	return process
 }
 
-// needMachineID: without an id no process can be judged at all.
+// needMachineID: without an id, another boot of this machine cannot be told from
+// another machine.
 func needMachineID(t *testing.T) {
 	t.Helper()
 	id, err := os.ReadFile("/etc/machine-id")
@@ -170,13 +171,11 @@ func state(t *testing.T, pid int) string {
 }
 
 func TestARunningProcessIsAlive(t *testing.T) {
-	needMachineID(t)
 	wantVerdict(t, living(t), alive)
 	wantVerdict(t, describe(t, os.Getpid()), alive)
 }
 
 func TestAStoppedProcessIsAlive(t *testing.T) {
-	needMachineID(t)
 	cmd := helper(t, "wait")
 	end := start(t, cmd)
 	process := describe(t, cmd.Process.Pid)
@@ -197,12 +196,10 @@ func TestAStoppedProcessIsAlive(t *testing.T) {
 }
 
 func TestAProcessThatEndedIsDead(t *testing.T) {
-	needMachineID(t)
 	wantVerdict(t, ended(t), dead)
 }
 
 func TestAZombieIsDead(t *testing.T) {
-	needMachineID(t)
 	cmd := helper(t, "wait")
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -229,7 +226,6 @@ func TestAZombieIsDead(t *testing.T) {
 }
 
 func TestAProcessWhoseLeaderEndedLivesOnInItsOtherThreads(t *testing.T) {
-	needMachineID(t)
 	cmd := helper(t, "leaderless")
 	end := start(t, cmd)
 	process := describe(t, cmd.Process.Pid)
@@ -257,6 +253,9 @@ func leaderlessHelper([]string) error {
 func TestWhatAnEntryMustSayOfAProcess(t *testing.T) {
 	needMachineID(t)
 	running, over := living(t), ended(t)
+	if running.Inode == 0 {
+		cannot(t, "needs pidfs: Linux 6.9")
+	}
 	for _, row := range []struct {
 		name    string
 		edit    func(p *store.Process)
@@ -264,14 +263,16 @@ func TestWhatAnEntryMustSayOfAProcess(t *testing.T) {
 		over    string
 	}{
 		{"as it was recorded", func(p *store.Process) {}, alive, dead},
-		{"another start time: the pid was used again", func(p *store.Process) { p.Start++ }, dead, dead},
-		{"an earlier start time", func(p *store.Process) { p.Start-- }, dead, dead},
-		{"no start time", func(p *store.Process) { p.Start = 0 }, dead, dead},
+		{"another inode: the pid was used again", func(p *store.Process) { p.Inode++ }, dead, dead},
+		{"no inode, another start time: the pid was used again", func(p *store.Process) { p.Inode = 0; p.Start++ }, dead, dead},
+		{"no inode, an earlier start time", func(p *store.Process) { p.Inode = 0; p.Start-- }, dead, dead},
+		{"no inode, no start time", func(p *store.Process) { p.Inode = 0; p.Start = 0 }, dead, dead},
+		{"no inode, as before Linux 6.9", func(p *store.Process) { p.Inode = 0 }, alive, dead},
 		{"another boot", func(p *store.Process) { p.Boot = "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11" }, dead, dead},
 		{"no boot", func(p *store.Process) { p.Boot = "" }, unknown, unknown},
-		{"another machine", func(p *store.Process) { p.Machine = strings.Repeat("0", 32) }, unknown, unknown},
+		{"another machine, whose boot cannot be the same", func(p *store.Process) { p.Machine = strings.Repeat("0", 32) }, alive, dead},
+		{"no machine, since the boot proves it", func(p *store.Process) { p.Machine = "" }, alive, dead},
 		{"another machine's boot", func(p *store.Process) { p.Machine, p.Boot = strings.Repeat("0", 32), "x" }, unknown, unknown},
-		{"no machine", func(p *store.Process) { p.Machine = "" }, unknown, unknown},
 		{"no machine, another boot", func(p *store.Process) { p.Machine, p.Boot = "", "x" }, unknown, unknown},
 		{"another pid namespace", func(p *store.Process) { p.PIDNS = "pid:[1]" }, unknown, unknown},
 		{"no pid namespace", func(p *store.Process) { p.PIDNS = "" }, unknown, unknown},
@@ -308,7 +309,6 @@ func TestThereIsNothingToSayOfAPidThatIsGone(t *testing.T) {
 func ownPIDs(t *testing.T) bool {
 	t.Helper()
 	needRoot(t)
-	needMachineID(t)
 	if !inside(t, privatePIDs) {
 		return false
 	}
@@ -403,18 +403,17 @@ func TestProcessesBeforeARebootAreDead(t *testing.T) {
 	wantVerdicts(t, judgedBy(t, helper(t, "judge"), running, over), dead, dead)
 }
 
-func TestNobodyIsJudgedByAnotherMachineOrOneWithoutAnID(t *testing.T) {
+func TestTheMachineIsNeededOnlyToTellAnotherBootFromAnotherMachine(t *testing.T) {
 	for _, row := range []struct {
 		name, id string
-		of       string // a running process
-		ofEnded  string
+		of       string // what another boot's process is
 	}{
-		{"this machine", "this", alive, dead},
-		{"another machine", strings.Repeat("0", 31) + "1\n", unknown, unknown},
-		{"no id", "", unknown, unknown},
-		{"an empty id", "\n", unknown, unknown},
-		{"the first boot of systemd", "uninitialized\n", unknown, unknown},
-		{"an id cut short", strings.Repeat("0", 31) + "\n", unknown, unknown},
+		{"this machine", "this", dead},
+		{"another machine", strings.Repeat("0", 31) + "1\n", unknown},
+		{"no id", "", unknown},
+		{"an empty id", "\n", unknown},
+		{"the first boot of systemd", "uninitialized\n", unknown},
+		{"an id cut short", strings.Repeat("0", 31) + "\n", unknown},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			needRoot(t)
@@ -422,9 +421,9 @@ func TestNobodyIsJudgedByAnotherMachineOrOneWithoutAnID(t *testing.T) {
 			if !inside(t, privateMounts) {
 				return
 			}
-			running, over := living(t), ended(t)
-			noMachine, noMachineOver := *running, *over
-			noMachine.Machine, noMachineOver.Machine = "", ""
+			running, over, before := living(t), ended(t), ofAnotherBoot(t)
+			noMachine, noMachineBefore := *running, *before
+			noMachine.Machine, noMachineBefore.Machine = "", ""
 			if row.id == "this" {
 				row.id = contentOf(t, "/etc/machine-id")
 			}
@@ -432,15 +431,30 @@ func TestNobodyIsJudgedByAnotherMachineOrOneWithoutAnID(t *testing.T) {
 			if row.id != "" {
 				write(t, "/etc/machine-id", row.id)
 			}
-			wantVerdicts(t, judgedBy(t, helper(t, "judge"), running, over, &noMachine, &noMachineOver),
-				row.of, row.ofEnded, unknown, unknown)
+			wantVerdicts(t, judgedBy(t, helper(t, "judge"), running, over, &noMachine, before, &noMachineBefore),
+				alive, dead, alive, row.of, unknown)
 		})
 	}
 }
 
+func TestATokenIsSweptWithinTheBootOnAMachineWithoutAnID(t *testing.T) {
+	needRoot(t)
+	if !inside(t, privateMounts) {
+		return
+	}
+	mount(t, "tmpfs", "/etc", "tmpfs", 0, "")
+	cmd := helper(t, "describe")
+	process, end := described(t, cmd)
+	if process.Machine != "" {
+		t.Fatalf("the machine is %q", process.Machine)
+	}
+	wantVerdict(t, process, alive)
+	end()
+	wantVerdict(t, process, dead)
+}
+
 func TestNobodyIsJudgedFromAnotherPidNamespace(t *testing.T) {
 	needRoot(t)
-	needMachineID(t)
 	for _, row := range []struct {
 		name string
 		env  []string
@@ -481,7 +495,6 @@ func described(t *testing.T, cmd *exec.Cmd) (process *store.Process, end func())
 
 func TestNobodyInAnotherPidNamespaceIsJudged(t *testing.T) {
 	needRoot(t)
-	needMachineID(t)
 	cmd := helper(t, "describe")
 	cmd.Env = append(cmd.Env, procVar+"=")
 	cmd.SysProcAttr = &privatePIDs
@@ -498,7 +511,6 @@ func TestNobodyInAnotherPidNamespaceIsJudged(t *testing.T) {
 // else's: its start time would look like the proof of a death.
 func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	needRoot(t)
-	needMachineID(t)
 	if !inside(t, privatePIDs) {
 		return
 	}
@@ -516,7 +528,6 @@ func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 
 func TestNobodyIsJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	needRoot(t)
-	needMachineID(t)
 	other := helper(t, "describe")
 	other.Env = append(other.Env, procVar+"=")
 	other.SysProcAttr = &privatePIDs
@@ -527,7 +538,6 @@ func TestNobodyIsJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
 
 func TestNobodyIsJudgedFromAnotherTimeNamespace(t *testing.T) {
 	needRoot(t)
-	needMachineID(t)
 	inTime := func(cmd *exec.Cmd) *exec.Cmd {
 		if _, err := os.Stat("/proc/self/ns/time"); err != nil {
 			cannot(t, "needs a kernel with time namespaces: %v", err)
@@ -548,31 +558,34 @@ func TestNobodyIsJudgedFromAnotherTimeNamespace(t *testing.T) {
 
 func TestAHiddenProcessIsNotTakenForDead(t *testing.T) {
 	needRoot(t)
-	needMachineID(t)
 	running, over := living(t), ended(t)
+	byStart := *running // as recorded before Linux 6.9: its start time must be read
+	byStart.Inode = 0
 	for _, row := range []struct {
 		name, options, uid string
-		of                 string
-		ofEnded            string
+		of                 string // byStart
 	}{
-		{"by nobody's choice", "", "65534", alive, dead},
-		{"by hidepid=1", "hidepid=1", "65534", unknown, dead},
-		{"by hidepid=2", "hidepid=2", "65534", unknown, dead},
-		{"by hidepid=4", "hidepid=4", "65534", unknown, dead},
-		{"by hidepid=2, but not from root", "hidepid=2", "0", alive, dead},
-		{"by subset=pid", "subset=pid", "0", unknown, unknown},
+		{"by nobody's choice", "", "65534", alive},
+		{"by hidepid=1", "hidepid=1", "65534", unknown},
+		{"by hidepid=2", "hidepid=2", "65534", unknown},
+		{"by hidepid=4", "hidepid=4", "65534", unknown},
+		{"by hidepid=2, but not from root", "hidepid=2", "0", alive},
+		{"by subset=pid", "subset=pid", "0", unknown},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			judge := helper(t, "judge")
 			judge.Env = append(judge.Env, procVar+"="+row.options, uidVar+"="+row.uid)
 			judge.SysProcAttr = &privateMounts
-			wantVerdicts(t, judgedBy(t, judge, running, over), row.of, row.ofEnded)
+			ofInode, ofEnded := alive, dead // no /proc is needed
+			if row.options == "subset=pid" {
+				ofInode, ofEnded = unknown, unknown // the boot is not to be seen
+			}
+			wantVerdicts(t, judgedBy(t, judge, &byStart, running, over), row.of, ofInode, ofEnded)
 		})
 	}
 }
 
 func TestAProcessThatMayNotBeOpenedIsNotTakenForDead(t *testing.T) {
-	needMachineID(t)
 	running := living(t)
 	another := *running
 	another.Start++

@@ -44,7 +44,7 @@ func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, 
 	}
 	entries, err := parse(content)
 	if err != nil {
-		return fail(corruptError{err})
+		return fail(fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
 	return entries, info, nil
 }
@@ -104,7 +104,7 @@ func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err e
 	if err := keepOwnerAndMode(root, file, old); err != nil {
 		return err
 	}
-	if err := setLaterMtime(file, old); err != nil {
+	if err := setNewMtime(file, old); err != nil {
 		return err
 	}
 	if err := file.Sync(); err != nil {
@@ -176,35 +176,39 @@ func mapped(uid, gid uint32) error {
 	return nil
 }
 
-// setLaterMtime sets the modification time to now, or as much later as it takes to
-// be later than old's. Two replacements within a clock tick would get the same
-// time, and a gate server would not notice the second. It reads the time back since
-// file systems round it (to a second on ext4 with 128-byte inodes, two on FAT).
-func setLaterMtime(file *os.File, old fs.FileInfo) error {
-	mtime := time.Now()
-	if old != nil && !mtime.After(old.ModTime()) {
-		mtime = old.ModTime().Add(1)
+// setNewMtime sets the modification time to now, or as much later as it takes to be
+// later than old's. Two replacements within a clock tick would get the same time, and
+// a gate server would not notice the second. It reads the time back since file systems
+// round it (to a second on ext4 with 128-byte inodes, two on FAT).
+//
+// A clock that was wrong once can have set the last time that the file system has. It
+// is different that counts then: the time is now, whatever it was.
+func setNewMtime(file *os.File, old fs.FileInfo) error {
+	now := time.Now()
+	if old == nil {
+		_, err := setMtime(file, now)
+		return err
 	}
-	const farthest = 4 * time.Second
-	for step := time.Duration(1); ; step *= 2 {
-		if err := setMtime(file, mtime); err != nil {
-			return fmt.Errorf("set the modification time: %w", err)
-		}
-		if old == nil {
-			return nil
-		}
-		info, err := file.Stat()
-		if err != nil {
+	last := old.ModTime()
+	if now.After(last) {
+		if kept, err := setMtime(file, now); err != nil || kept.After(last) {
 			return err
 		}
-		if info.ModTime().After(old.ModTime()) {
-			return nil
-		}
-		if step > farthest {
-			return fmt.Errorf("the file system keeps no modification time later than %v", old.ModTime())
-		}
-		mtime = old.ModTime().Add(step)
 	}
+	const farthest = 4 * time.Second
+	for step := time.Duration(1); step <= farthest; step *= 2 {
+		if kept, err := setMtime(file, last.Add(step)); err != nil || kept.After(last) {
+			return err
+		}
+	}
+	if !now.Before(last) {
+		now = last.Add(-farthest)
+	}
+	kept, err := setMtime(file, now)
+	if err == nil && kept.Equal(last) {
+		err = fmt.Errorf("the file system keeps no modification time other than %v", last)
+	}
+	return err
 }
 
 // InUserNamespace tells whether our ids are other than the kernel's: whether
@@ -227,12 +231,22 @@ func isOverflowID(id uint32, kind string) bool {
 }
 
 // setMtime is os.Chtimes by descriptor: under the name, the folder's owner may have
-// put another file by now.
-func setMtime(file *os.File, mtime time.Time) error {
+// put another file by now. It returns the time that the file system keeps.
+func setMtime(file *os.File, mtime time.Time) (kept time.Time, err error) {
+	fail := func(err error) (time.Time, error) {
+		return kept, fmt.Errorf("set the modification time: %w", err)
+	}
 	modified, err := unix.TimeToTimespec(mtime)
 	if err != nil {
-		return err
+		return fail(err)
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, modified}
-	return unix.UtimesNanoAt(int(file.Fd()), "", times, unix.AT_EMPTY_PATH)
+	if err := unix.UtimesNanoAt(int(file.Fd()), "", times, unix.AT_EMPTY_PATH); err != nil {
+		return fail(err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return fail(err)
+	}
+	return info.ModTime(), nil
 }

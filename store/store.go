@@ -39,14 +39,11 @@ import (
 // DefaultLockTimeout is how long a change waits for the lock, unless told.
 const DefaultLockTimeout = 8 * time.Second
 
-// ErrCorrupt is what an error is that says that a token file is not a JSON object
-// ([errors.Is]).
-var ErrCorrupt = errors.New("not a JSON object")
-
-// corruptError says where a file is no JSON object, in its own words.
-type corruptError struct{ error }
-
-func (corruptError) Is(target error) bool { return target == ErrCorrupt }
+// What errors of this package wrap ([errors.Is]).
+var (
+	ErrCorrupt   = errors.New("not a JSON object")     // the token file
+	ErrNoDefault = errors.New("no default token file") // one must be named
+)
 
 // File is a token file. It need not exist: it then holds no token, and the first
 // token to be issued creates it and its folders.
@@ -60,16 +57,16 @@ type File struct {
 // /var/lib/terok/sandbox/gate/tokens.json, else
 // ${XDG_DATA_HOME:-~/.local/share}/terok/sandbox/gate/tokens.json.
 //
-// It fails inside a user namespace: a rootless engine runs hooks there as uid 0
-// with somebody else's HOME or none, and prestart and poststop would not agree.
+// There is no default inside a user namespace ([ErrNoDefault]): a rootless engine runs
+// hooks there as uid 0 with somebody else's HOME or none, and prestart and poststop
+// would not agree.
 func TokenFilePath() (string, error) {
-	const wayOut = "name the token file"
 	inside, err := InUserNamespace()
 	if err != nil {
-		return "", fmt.Errorf("default token file: %w", err)
+		return "", fmt.Errorf("%w: %w", ErrNoDefault, err)
 	}
 	if inside {
-		return "", errors.New("default token file: there is none inside a user namespace: " + wayOut)
+		return "", fmt.Errorf("%w inside a user namespace", ErrNoDefault)
 	}
 	const gate = "gate/tokens.json"
 	if dir := os.Getenv("TEROK_SANDBOX_STATE_DIR"); dir != "" {
@@ -83,7 +80,7 @@ func TokenFilePath() (string, error) {
 	if !filepath.IsAbs(data) {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return "", fmt.Errorf("default token file: %w: %s", err, wayOut)
+			return "", fmt.Errorf("%w: %w", ErrNoDefault, err)
 		}
 		data = filepath.Join(home, ".local/share")
 	}
@@ -113,10 +110,10 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 // An error before the rename leaves the file as it was. After it only the folder's
 // fsync can fail: the token is then valid, but might not survive a power cut.
 func (f File) Issue(e Entry) (revoked []Entry, err error) {
-	if err := e.Token.valid(); err != nil {
+	if err := e.Token.check(); err != nil {
 		return nil, err
 	}
-	if err := e.Valid(); err != nil {
+	if err := e.Grant.Check(); err != nil {
 		return nil, err
 	}
 	value, err := e.marshal()
@@ -170,21 +167,31 @@ func (f File) Revoke(match func(Entry) bool) ([]Entry, error) {
 
 // Entries returns the file's well-formed entries, oldest first. It takes no lock.
 func (f File) Entries() ([]Entry, error) {
+	var entries []Entry
+	err := f.Each(func(e Entry) { entries = append(entries, e) })
+	slices.SortStableFunc(entries, func(a, b Entry) int { return a.Created.Compare(b.Created) })
+	return entries, err
+}
+
+// Each visits the file's well-formed entries. It takes no lock. A file that is not a
+// JSON object is an error, and none of it is visited.
+func (f File) Each(visit func(Entry)) error {
 	root, err := openFolder(filepath.Dir(f.Path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer root.Close()
 	raw, _, err := read(root, f.Path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	entries := wellFormed(raw)
-	slices.SortFunc(entries, func(a, b Entry) int { return a.Created.Compare(b.Created) })
-	return entries, nil
+	for _, e := range wellFormed(raw) {
+		visit(e)
+	}
+	return nil
 }
 
 // change runs edit on the raw entries under the lock. It commits if edit removed
@@ -202,6 +209,10 @@ func (f File) change(edit func(map[string]json.RawMessage) ([]Entry, error), alw
 		content, err := format(entries)
 		if err != nil {
 			return fmt.Errorf("format token file %s: %w", f.Path, err)
+		}
+		if len(content) > sizeLimit {
+			// Written, it could be read by nobody, and never be mended.
+			return fmt.Errorf("token file %s: would grow to more than %d bytes: revoke tokens first", f.Path, sizeLimit)
 		}
 		if err := replace(root, f.Path, info, content); err != nil {
 			return fmt.Errorf("replace token file %s: %w", f.Path, err)

@@ -26,9 +26,9 @@ func NewToken() (Token, error) {
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
 }
 
-// valid reports why a token must not be issued: an empty one would open the gate to
+// check reports why a token must not be issued: an empty one would open the gate to
 // whoever names no user.
-func (t Token) valid() error {
+func (t Token) check() error {
 	digits, ok := strings.CutPrefix(string(t), tokenPrefix)
 	if !ok || len(digits) != 32 || strings.Trim(digits, "0123456789abcdef") != "" {
 		return fmt.Errorf("token %s is refused: it is not %q and 32 lower-case hex digits", t, tokenPrefix)
@@ -55,22 +55,22 @@ type Grant struct {
 	Task    string
 }
 
-// Valid reports why a grant must not be issued. Project and task end up in URLs,
+// Check reports why a grant must not be issued. Project and task end up in URLs,
 // an env file and a shell, so both match [A-Za-z0-9][A-Za-z0-9._-]{0,127}. Whoever
 // annotates a container chooses them; a project "*" would open every repository.
-func (g Grant) Valid() error {
-	if err := ValidName(g.Project); err != nil {
+func (g Grant) Check() error {
+	if err := CheckName(g.Project); err != nil {
 		return fmt.Errorf("project %w", err)
 	}
-	if err := ValidName(g.Task); err != nil {
+	if err := CheckName(g.Task); err != nil {
 		return fmt.Errorf("task %w", err)
 	}
 	return nil
 }
 
-// ValidName reports why a project or task must not be issued. Its errors quote the
+// CheckName reports why a project or task must not be issued. Its errors quote the
 // value safely, cut to a length that fits a log line.
-func ValidName(s string) error {
+func CheckName(s string) error {
 	const most = 128
 	if len(s) > most {
 		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, most)

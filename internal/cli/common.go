@@ -34,7 +34,7 @@ func tokenFile(c *cli.Context) (store.File, error) {
 func orDefault(file store.File) (_ store.File, err error) {
 	if file.Path == "" {
 		if file.Path, err = store.TokenFilePath(); err != nil {
-			return file, fmt.Errorf("%w with --token-file", err)
+			return file, fmt.Errorf("%w: name one with --token-file", err)
 		}
 	}
 	return file, nil

@@ -30,7 +30,7 @@ func create(c *cli.Context) error {
 		return misusef("--project and --task are both needed")
 	}
 	grant := store.Grant{Project: c.String("project"), Task: c.String("task")}
-	if err := grant.Valid(); err != nil {
+	if err := grant.Check(); err != nil {
 		return misusef("%w", err)
 	}
 	token, err := store.NewToken()

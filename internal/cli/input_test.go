@@ -278,8 +278,8 @@ func TestBadInputChangesNothing(t *testing.T) {
 			})
 		}, nil, `prestart: refused: annotation terok.env-mode: "0666": use 0400, 0440 or 0444`},
 
-		{"a pid that is gone", with("pid", gone.Process.Pid), nil, fmt.Sprintf("container process: start time of process %d: ", gone.Process.Pid)},
-		{"a pid beyond all pids", with("pid", 1<<30), nil, "container process: start time of process 1073741824: "},
+		{"a pid that is gone", with("pid", gone.Process.Pid), nil, fmt.Sprintf("container process: describe process %d: ", gone.Process.Pid)},
+		{"a pid beyond all pids", with("pid", 1<<30), nil, "container process: describe process 1073741824: "},
 		{"a container in the hook's mount namespace", inNamespaceOf(os.Getpid), nil, "the container is in the host's mount namespace"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -370,9 +370,9 @@ func TestABadTokenFileIsLeftAlone(t *testing.T) {
 		"not JSON":        {"poison\n", "byte 1: "},
 		"half of it":      {`{"terok-g-0123456789abcdef0123456789abcdef": {`, "byte 46: "},
 		"two objects":     {"{}\n{}\n", "byte 4: "},
-		"a list":          {"[]\n", "byte 1: a JSON array, not an object"},
-		"null":            {"null\n", "byte 0: a JSON null, not an object"},
-		"a secret string": {`"terok-g-0123456789abcdef0123456789abcdef"`, "byte 42: a JSON string, not an object"},
+		"a list":          {"[]\n", "byte 1: a JSON array"},
+		"null":            {"null\n", "byte 0: a JSON null"},
+		"a secret string": {`"terok-g-0123456789abcdef0123456789abcdef"`, "byte 42: a JSON string"},
 		"nothing":         {"", "byte 0: "},
 	} {
 		for command, c := range commands {
@@ -386,7 +386,7 @@ func TestABadTokenFileIsLeftAlone(t *testing.T) {
 				if r.status != exitFailed {
 					t.Errorf("exit status %d", r.status)
 				}
-				r.errorLine(t, command+": ", "token file "+tr.tokenFile+": "+content.what)
+				r.errorLine(t, command+": ", "token file "+tr.tokenFile+": not a JSON object: "+content.what)
 				tr.unchanged(t, before, content.content)
 			})
 		}

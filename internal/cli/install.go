@@ -83,7 +83,7 @@ func install(c *cli.Context, templates fs.FS) error {
 	}
 	if c.Bool("dry-run") {
 		if c.Bool("no-watch") {
-			return unwatch(c, place)
+			return disableWatch(c, place)
 		}
 		return nil
 	}
@@ -95,15 +95,15 @@ func install(c *cli.Context, templates fs.FS) error {
 			place.Hooks, place.DropIn, inForce)
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
-	return watch(c, place, registration)
+	return enableWatch(c, place, registration)
 }
 
-// watch has the orphans die at once, where systemd can see to it.
-func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
+// enableWatch has the orphans die at once, where systemd can see to it.
+func enableWatch(c *cli.Context, place podman.Place, r podman.Registration) error {
 	const later = "without it, an orphan's token goes with the next hook of any container"
 	switch {
 	case c.Bool("no-watch"):
-		return unwatch(c, place)
+		return disableWatch(c, place)
 	case !place.Systemd && place.User:
 		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd that runs services of yours, reap --watch for one: "+later)
 		return nil
@@ -121,8 +121,8 @@ func watch(c *cli.Context, place podman.Place, r podman.Registration) error {
 	return nil
 }
 
-// unwatch takes back the service of an earlier install.
-func unwatch(c *cli.Context, place podman.Place) error {
+// disableWatch takes back the service of an earlier install.
+func disableWatch(c *cli.Context, place podman.Place) error {
 	paths, err := podman.Installed(place)
 	if err != nil {
 		return err

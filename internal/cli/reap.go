@@ -14,6 +14,7 @@ import (
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
+	"terok-gate-hook/store/watch"
 )
 
 func reapCommand() *cli.Command {
@@ -45,7 +46,7 @@ func reap(c *cli.Context) error {
 	case c.Bool("watch"):
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		return file.Watch(ctx, func(revoked []store.Entry, err error) {
+		return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
 			recordAll(c, trail.Swept, revoked)
 			if err != nil {
 				err = fmt.Errorf("reap: %w", err)

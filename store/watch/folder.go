@@ -1,0 +1,85 @@
+// Following a folder that need not exist.
+
+package watch
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// followedFolder is a folder that need not exist: while it does not, its nearest
+// ancestor is watched.
+type followedFolder struct {
+	path    string
+	watched string
+	watcher *fsnotify.Watcher // nil as long as the machine has no inotify instance left
+}
+
+// follow watches the folder anew: another one may stand there by now.
+func (f *followedFolder) follow() error {
+	if f.watcher == nil {
+		watcher, err := fsnotify.NewWatcher()
+		if err != nil {
+			return fmt.Errorf("watch folder %s: %w", f.path, err)
+		}
+		f.watcher = watcher
+	}
+	if f.watched != "" {
+		_ = f.watcher.Remove(f.watched) // an error says that it was gone
+		f.watched = ""
+	}
+	for {
+		nearest := nearestFolder(f.path)
+		if err := f.watcher.Add(nearest); err != nil {
+			if nearest != nearestFolder(f.path) {
+				continue // it went away in between
+			}
+			return fmt.Errorf("watch folder %s: %w", nearest, err)
+		}
+		if nearest == nearestFolder(f.path) {
+			f.watched = nearest
+			return nil
+		}
+		_ = f.watcher.Remove(nearest)
+	}
+}
+
+// concerns tells whether an event can be about this file of the folder: in the folder
+// itself no other matters, not the lock.
+func (f *followedFolder) concerns(event fsnotify.Event, file string) bool {
+	return f.watched != f.path || event.Name == f.watched || event.Name == file
+}
+
+// events never sends while nothing can be watched.
+func (f *followedFolder) events() <-chan fsnotify.Event {
+	if f.watcher == nil {
+		return nil
+	}
+	return f.watcher.Events
+}
+
+func (f *followedFolder) errors() <-chan error {
+	if f.watcher == nil {
+		return nil
+	}
+	return f.watcher.Errors
+}
+
+func (f *followedFolder) close() {
+	if f.watcher != nil {
+		f.watcher.Close()
+	}
+}
+
+// nearestFolder returns path, or else the nearest ancestor of it that is a folder.
+func nearestFolder(path string) string {
+	for {
+		if info, err := os.Stat(path); err == nil && info.IsDir() || path == filepath.Dir(path) {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+}

@@ -1,0 +1,97 @@
+// Package watch revokes a token the moment its process dies, for programs that stay.
+//
+// It holds a pidfd for each living process that a token is tied to, as far as the
+// descriptors go, and follows the token file: whoever writes it, wherever it is made,
+// removed or replaced, its folder included. While nothing happens it sleeps.
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"terok-gate-hook/store"
+)
+
+// again is how long it is until the next look, where no event says when.
+const again = time.Second
+
+// Tokens sweeps until ctx is done: at once, and whenever a process dies that a token
+// is tied to, even if nobody collects its exit status. When ctx is done, it looks a
+// last time.
+//
+// It tells report of each sweep that revoked tokens, and of errors, the same error
+// once. After an error it goes on, a second later, and as long as the file cannot be
+// followed, it reads it every second. A token whose process cannot be watched, for
+// want of descriptors say, is named in an error and looked at in turn. It returns an
+// error only if it cannot begin.
+func Tokens(ctx context.Context, file store.File, report func(revoked []store.Entry, err error)) error {
+	path, err := filepath.Abs(file.Path)
+	if err != nil {
+		return fmt.Errorf("watch the token file: %w", err)
+	}
+	file.Path = path
+	processes, err := newProcesses()
+	if err != nil {
+		return fmt.Errorf("watch the token file %s: %w", file.Path, err)
+	}
+	defer processes.close()
+	folder := followedFolder{path: filepath.Dir(file.Path)}
+	defer folder.close()
+
+	var lastError string
+	look := func() (err error) {
+		revoked, err := sweep(file, &folder, processes)
+		if len(revoked) > 0 {
+			report(revoked, nil)
+		}
+		if unwatched := processes.newlyUnwatched(); unwatched != nil {
+			report(nil, unwatched)
+		}
+		switch {
+		case err == nil:
+			lastError = ""
+		case err.Error() != lastError:
+			lastError = err.Error()
+			report(nil, err)
+		}
+		return err
+	}
+	timer := time.NewTimer(0)
+	for {
+		timer.Stop()
+		if err := look(); err != nil || processes.unwatched > 0 {
+			timer.Reset(again)
+		}
+		for stirred := false; !stirred; {
+			select {
+			case <-ctx.Done():
+				// For what died just now: nobody else may be left to see it.
+				_ = look()
+				return nil
+			case <-processes.died:
+				stirred = true
+			case <-timer.C:
+				stirred = true
+			case <-folder.errors(): // events were lost: look
+				stirred = true
+			case event := <-folder.events():
+				stirred = folder.concerns(event, file.Path)
+			}
+		}
+	}
+}
+
+// sweep brings what is watched up to date with the token file, and revokes the tokens
+// of the dead.
+func sweep(file store.File, folder *followedFolder, processes *processes) (revoked []store.Entry, err error) {
+	processes.letGoOfTheDead()   // first: reading takes descriptors too
+	followErr := folder.follow() // before reading: no change falls in between
+	dead, err := processes.watch(file)
+	if err == nil && dead > 0 {
+		revoked, err = file.Revoke(processes.sawDie)
+	}
+	return revoked, errors.Join(followErr, err)
+}
