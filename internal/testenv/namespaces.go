@@ -22,7 +22,7 @@ import (
 //	tests     runs the tests
 const (
 	stageVar = "TEROK_TEST_STAGE" // "" (outside), "init" or "tests"
-	aloneVar = "TEROK_TEST_ALONE" // "yes" in namespaces of our own
+	aloneVar = "TEROK_TEST_ALONE" // "yes" in namespaces of its own
 	dirVar   = "TEROK_TEST_DIR"
 )
 
@@ -43,14 +43,12 @@ func Main(namespaces uintptr, tests func() (status int, err error)) {
 	case "":
 		status, err = outside(namespaces)
 	case "init":
+		if Alone && settle(namespaces) != nil {
+			os.Exit(notAlone)
+		}
 		status, err = initProcess()
 	case "tests":
-		if Alone {
-			err = settle(namespaces)
-		}
-		if err == nil {
-			status, err = tests()
-		}
+		status, err = tests()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, filepath.Base(os.Args[0])+":", err)
@@ -58,6 +56,9 @@ func Main(namespaces uintptr, tests func() (status int, err error)) {
 	}
 	os.Exit(status)
 }
+
+// notAlone is the status of an init that may not do what it must in its namespaces.
+const notAlone = 77
 
 func outside(namespaces uintptr) (status int, err error) {
 	Dir, err = os.MkdirTemp("", "terok-")
@@ -68,20 +69,29 @@ func outside(namespaces uintptr) (status int, err error) {
 	if err := os.Chmod(Dir, 0o755); err != nil {
 		return 0, err
 	}
-	alone := stage("init", aloneVar+"=yes", dirVar+"="+Dir)
-	alone.SysProcAttr.Cloneflags = namespaces
-	if uid, gid := os.Geteuid(), os.Getegid(); namespaces&unix.CLONE_NEWUSER != 0 {
-		alone.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
-		alone.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
-		alone.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
-	}
-	cmd := alone
-	if namespaces == 0 || cmd.Start() != nil {
-		cmd = stage("init", aloneVar+"=no", dirVar+"="+Dir)
-		if err := cmd.Start(); err != nil {
-			return 0, err
+	if namespaces != 0 {
+		cmd := stage("init", aloneVar+"=yes", dirVar+"="+Dir)
+		cmd.SysProcAttr.Cloneflags = namespaces
+		if uid, gid := os.Geteuid(), os.Getegid(); namespaces&unix.CLONE_NEWUSER != 0 {
+			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+			cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		}
+		if err := cmd.Start(); err == nil {
+			if status, err := wait(cmd); status != notAlone {
+				return status, err
+			}
 		}
 	}
+	cmd := stage("init", dirVar+"="+Dir)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	return wait(cmd)
+}
+
+// wait waits until the run is over, or ends it when we are to end.
+func wait(cmd *exec.Cmd) (status int, err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 	go func() {

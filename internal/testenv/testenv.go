@@ -19,7 +19,7 @@ var Dir = os.Getenv(dirVar)
 // into Dir, and returns its path.
 func Build(program string) (string, error) {
 	binary := filepath.Join(Dir, path.Base(program))
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-o", binary, program)
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", binary, program)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -29,9 +29,15 @@ func Build(program string) (string, error) {
 
 // Again is a command that runs this test binary again.
 func Again(args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Args[0] = os.Args[0]
-	// Without the second of rest that the race detector takes at the end.
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	self, err := os.Executable()
+	if err != nil {
+		panic(err) // it was started, so it has a path
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append([]string{PromptExit}, os.Environ()...)
 	return cmd
 }
+
+// PromptExit, in the environment, keeps the race detector from taking a second of rest
+// at every exit.
+const PromptExit = "GORACE=atexit_sleep_ms=0"
