@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -134,7 +135,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 }
 
 func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	const nobody = 65534
 	p := newPatient(t)
 	must(t, os.Chown(p.tokens, nobody, -1))
@@ -149,7 +150,7 @@ func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
 }
 
 func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
 	p := newPatient(t)
 	for dir := filepath.Dir(p.folder); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -198,12 +199,11 @@ func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 // A real network file system, as far as the kernel is concerned: sshfs, with the
 // server at the other end of a pipe.
 func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	server := "/usr/lib/openssh/sftp-server"
-	for _, program := range []string{"sshfs", server, "fusermount3"} {
-		if _, err := exec.LookPath(program); err != nil {
-			cannot(t, program+" is not installed")
-		}
+	testenv.Need(t, "sshfs", "fusermount3")
+	if _, err := os.Stat(server); err != nil {
+		testenv.Cannot(t, "%s is not installed", server)
 	}
 	p := newPatient(t)
 	mountPoint := t.TempDir()
@@ -319,22 +319,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		cannot(t, "only root can do this")
-	}
-}
-
-// cannot skips the test, or fails it where nothing may be skipped.
-func cannot(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("TEROK_TEST_ALL") == "1" {
-		t.Fatalf("TEROK_TEST_ALL=1, but %s", reason)
-	}
-	t.Skip(reason)
 }
 
 func TestFindingsReadTheSameForPrograms(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -76,7 +78,7 @@ func (c *container) start(t *testing.T) life {
 func (c *container) nextLife(t *testing.T) life {
 	t.Helper()
 	var lines []string
-	eventually(t, fmt.Sprintf("container %.12s is ready for the %d. time", c.id, c.starts+1), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("container %.12s is ready for the %d. time", c.id, c.starts+1), func() bool {
 		lines = c.output(t)
 		return count(lines, "ready") > c.starts
 	})
@@ -192,7 +194,7 @@ func (c *container) holdsToken(t *testing.T, l life, project, task string) {
 // has returned.
 func (e *engine) revoked(t *testing.T, token string) {
 	t.Helper()
-	eventually(t, "the token is gone", func() bool {
+	testenv.Eventually(t, "the token is gone", func() bool {
 		_, there := e.tokens(t)[token]
 		return !there
 	})

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // What doctor finds by asking podman, and by its probe container. (What it finds
@@ -64,7 +66,7 @@ const never = `.when = {"annotations": {"^nobody$": "^has this$"}}`
 
 func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
-		need(t, "git", "jq")
+		testenv.Need(t, "git", "jq")
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")
 		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
@@ -87,7 +89,7 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 
 func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
-		need(t, "git")
+		testenv.Need(t, "git")
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")
 		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
@@ -116,7 +118,7 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 
 func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
-		need(t, "jq")
+		testenv.Need(t, "jq")
 		h := newHome(t, e)
 		finds(t, h.doctor(t, ""), "hooks", "broken", "no hook is registered: podman reads ")
 
@@ -134,7 +136,7 @@ func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 
 func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
-		need(t, "jq")
+		testenv.Need(t, "jq")
 		h := newHome(t, e)
 		path, err := binary()
 		if err != nil {
@@ -203,7 +205,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 
 func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
-		need(t, "jq")
+		testenv.Need(t, "jq")
 		h := newHome(t, e)
 		for _, row := range []struct {
 			name, stage string
@@ -236,7 +238,7 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) { // root has no need of them
 		if e.asUser == nil {
-			cannot(t, "only root can take a user's subordinate ids away")
+			testenv.Cannot(t, "only root can take a user's subordinate ids away")
 		}
 		h := newHome(t, e)
 		h.must(t, "podman system migrate") // no user namespace is left to join

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // engine is podman with one runtime, as root or rootless, with its storage, its
@@ -50,7 +52,7 @@ var engines = sync.OnceValue(func() []*engine {
 				name:     mode + "/" + runtime,
 				runtime:  runtime,
 				rootless: mode == "rootless",
-				dir:      filepath.Join(workDir, mode+"-"+runtime),
+				dir:      filepath.Join(testenv.Dir, mode+"-"+runtime),
 			}
 			if e.rootless && os.Geteuid() == 0 {
 				e.asUser = &syscall.Credential{Uid: testUID, Gid: testUID}
@@ -104,20 +106,20 @@ func onEngines(t *testing.T, test func(t *testing.T, e *engine), on func(*engine
 // need ends the test, as cannot does, if the engine cannot run here.
 func (e *engine) need(t *testing.T) {
 	t.Helper()
-	if noContainers != "" {
-		cannot(t, noContainers)
+	if os.Geteuid() == 0 && !testenv.Alone {
+		testenv.Cannot(t, "root may not make namespaces here")
 	}
-	need(t, "podman", e.runtime, "busybox", "tar")
+	testenv.Need(t, "podman", e.runtime, "busybox", "tar")
 	if e.rootless {
-		need(t, "newuidmap")
+		testenv.Need(t, "newuidmap")
 	} else if os.Geteuid() != 0 {
-		cannot(t, "only root can test the engines of root")
+		testenv.Cannot(t, "only root can test the engines of root")
 	}
 	if _, err := binary(); err != nil {
 		t.Fatal(err) // never a reason to skip
 	}
 	if err := e.prepare(); err != nil {
-		cannot(t, fmt.Sprintf("%s cannot run containers here: %v", e.name, err))
+		testenv.Cannot(t, "%s cannot run containers here: %v", e.name, err)
 	}
 }
 

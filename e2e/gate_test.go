@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"terok-gate-hook/e2e/gate"
+	"terok-gate-hook/internal/testenv"
 )
 
 // A container does no more than source gate.env, and git works: with its own
@@ -47,7 +48,7 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			row.on(t, func(t *testing.T, e *engine) {
-				need(t, "git")
+				testenv.Need(t, "git")
 				g := newGate(t, e.tokenFile, "demo", "other")
 				e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, nil)
 				kept := e.tempDir(t)
@@ -132,10 +133,10 @@ func withGit(t *testing.T) []string {
 	t.Helper()
 	path, err := exec.LookPath("git")
 	if err != nil {
-		cannot(t, "git is not installed")
+		testenv.Cannot(t, "git is not installed")
 	}
 	if !strings.HasPrefix(path, "/usr/") {
-		cannot(t, "git is not below /usr, which is what the containers get")
+		testenv.Cannot(t, "git is not below /usr, which is what the containers get")
 	}
 	args := []string{"--network", "host", "--env", "HOME=/tmp", "--env", "EMAIL=task@example.org", "--env", "GIT_TERMINAL_PROMPT=0"}
 	for _, dir := range []string{"/usr", "/lib", "/lib64"} {

@@ -104,7 +104,7 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 						}
 					case err == nil:
 						t.Errorf("the container starts, with %s in the way: %q", inTheWay, out)
-					case systemLog.listening && !strings.Contains(failure, inTheWay+" in the container's root file system: "):
+					case systemLog.Listening() && !strings.Contains(failure, inTheWay+" in the container's root file system: "):
 						t.Errorf("the system log does not say that %s is in the way: %q", inTheWay, failure)
 					}
 				})
@@ -121,8 +121,8 @@ func (e *engine) runsOnce(t *testing.T, rootfs, script string) (out, failure str
 	cid := filepath.Join(c.about, "cid")
 	args := append([]string{"run", "--rm", "--cidfile", cid, "--log-opt", "path=" + filepath.Join(c.about, "log")}, annotations("demo", "hostile")...)
 	_, err = e.tryPodman(append(args, "--rootfs", rootfs, "sh", "-c", script)...)
-	if err != nil && systemLog.listening {
-		failure = strings.Join(systemLog.sofar(t, readFile(t, cid), ": failed "), "\n")
+	if err != nil && systemLog.Listening() {
+		failure = strings.Join(systemLog.SoFar(t, with(readFile(t, cid), ": failed ")), "\n")
 	}
 	// Not what podman passes on: on a busy machine it can lose it (4.3.1).
 	return strings.Join(c.output(t), "\n"), failure, err

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -26,7 +28,7 @@ type home struct {
 // namespace; a user gets a home folder.
 func newHome(t *testing.T, e *engine) *home {
 	t.Helper()
-	need(t, "unshare", "nsenter")
+	testenv.Need(t, "unshare", "nsenter")
 	h := &home{engine: e.withOwnTokens(t)}
 	// The engine's own configuration, without its hooks.
 	base, err := os.ReadFile(e.conf)
@@ -44,7 +46,7 @@ func newHome(t *testing.T, e *engine) *home {
 		h.config = filepath.Join(h.dir, ".config/containers")
 		// Short, since podman's clean-up fails, unseen, if $XDG_RUNTIME_DIR/containers
 		// is longer than 50 characters (podman 4.3.1).
-		if h.runtimeDir, err = os.MkdirTemp(workDir, "r"); err != nil {
+		if h.runtimeDir, err = os.MkdirTemp(testenv.Dir, "r"); err != nil {
 			t.Fatal(err)
 		}
 		os.Remove(h.runtimeDir)
@@ -179,7 +181,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 		if first == second {
 			t.Error("the second start has the first one's token")
 		}
-		eventually(t, "both tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
+		testenv.Eventually(t, "both tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
 		if out, err := h.sh(strings.NewReplacer("=demo", "=secret", "--name it", "--rm").Replace(run)); err == nil {
 			t.Errorf("a project that no pattern admits starts: %s", out)
 		}
@@ -226,8 +228,8 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 				}
 				id := readFile(t, cid)
 				logs := [][]string{linesWith(h.must(t, fmt.Sprintf("cat %q", audit)), id)}
-				if systemLog.listening {
-					logs = append(logs, systemLog.sofar(t, id))
+				if systemLog.Listening() {
+					logs = append(logs, systemLog.SoFar(t, with(id)))
 				}
 				for _, lines := range logs {
 					if len(lines) != 1 {
@@ -242,7 +244,7 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 				}
 			}
 		}
-		eventually(t, "the tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
+		testenv.Eventually(t, "the tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
 	})
 }
 

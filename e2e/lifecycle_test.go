@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
+
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
@@ -259,7 +261,7 @@ func TestALatePoststopSparesTheNextLife(t *testing.T) {
 		first := c.start(t)
 		c.podman(t, "stop", c.id)
 		var state []byte
-		eventually(t, "podman has sent a state to the poststop hook", func() bool {
+		testenv.Eventually(t, "podman has sent a state to the poststop hook", func() bool {
 			state, _ = os.ReadFile(recorded)
 			return json.Valid(state)
 		})
@@ -366,7 +368,7 @@ func TestContainersWithoutAnnotationsStartAsIfNothingWasThere(t *testing.T) {
 				if tokens := e.tokensOf(t, id); len(tokens) > 0 {
 					t.Error("it has a token")
 				}
-				if m := systemLog.matching(id); len(m) > 0 {
+				if m := systemLog.Matching(with(id)); len(m) > 0 {
 					t.Errorf("the system log mentions it: %q", m)
 				}
 			})

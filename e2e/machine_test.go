@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"terok-gate-hook/internal/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -91,20 +93,20 @@ exec env -i container=terok-e2e PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 // newMachine boots a machine. It is gone when the test is over.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	if os.Geteuid() != 0 || noContainers != "" {
-		cannot(t, "only root, and where it may make namespaces, can boot a machine")
+	if !testenv.Alone {
+		testenv.Cannot(t, "only root, and where it may make namespaces, can boot a machine")
 	}
-	need(t, "podman", "crun", "runc", "busybox", "newuidmap", "unshare", "nsenter", "setpriv", "runuser", "dbus-daemon", "loginctl")
+	testenv.Need(t, "podman", "crun", "runc", "busybox", "newuidmap", "unshare", "nsenter", "setpriv", "runuser", "dbus-daemon", "loginctl")
 	for what, pattern := range map[string]string{
 		"systemd":                   "/lib/systemd/systemd",
 		"the PAM module of systemd": "/lib/*/security/pam_systemd.so",
 		"the message bus of users' services in D-Bus": "/usr/lib/systemd/user/dbus.socket",
 	} {
 		if found, _ := filepath.Glob(pattern); len(found) == 0 {
-			cannot(t, what+" is not installed")
+			testenv.Cannot(t, "%s is not installed", what)
 		}
 	}
-	dir, err := os.MkdirTemp(workDir, "machine")
+	dir, err := os.MkdirTemp(testenv.Dir, "machine")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +121,7 @@ func newMachine(t *testing.T) *machine {
 		}
 	})
 	if out, err := exec.Command("unshare", "--mount", "sh", "-euc", setUpDisk, "sh", dir).CombinedOutput(); err != nil {
-		cannot(t, fmt.Sprintf("the root file system cannot be copied: %v: %s", err, out))
+		testenv.Cannot(t, "the root file system cannot be copied: %v: %s", err, out)
 	}
 	m.boot(t)
 	m.makeUp(t)
@@ -131,7 +133,7 @@ func (m *machine) boot(t *testing.T) {
 	t.Helper()
 	group, err := m.makeCgroup()
 	if err != nil {
-		cannot(t, fmt.Sprintf("no cgroup of version 2 for a machine: %v", err))
+		testenv.Cannot(t, "no cgroup of version 2 for a machine: %v", err)
 	}
 	defer group.Close()
 	var said bytes.Buffer
@@ -334,7 +336,7 @@ func (m *machine) must(t *testing.T, user, script string) string {
 // eventually waits until the script succeeds, as root and without a log-in.
 func (m *machine) eventually(t *testing.T, script string) {
 	t.Helper()
-	eventually(t, "in the machine: "+script, func() bool {
+	testenv.Eventually(t, "in the machine: "+script, func() bool {
 		_, err := m.enter("sh", "-ec", script)
 		if err != nil {
 			time.Sleep(50 * time.Millisecond) // leaves the processor to it

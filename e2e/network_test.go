@@ -5,13 +5,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // How a rootless container reaches a gate on its host, as the README says it: tried by
 // doctor, whose probe container asks the gate with git.
 func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	t.Parallel()
-	need(t, "slirp4netns", "git", "ip")
+	testenv.Need(t, "slirp4netns", "git", "ip")
 	m := newMachine(t)
 	_, alice := newAccounts(t, m)
 	serve := filepath.Join(m.dir, "gate")

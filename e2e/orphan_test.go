@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"terok-gate-hook/internal/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -59,7 +61,7 @@ func TestATokenGoesWhenALaterHookOfSomebodyElseFails(t *testing.T) {
 				if !own.failsToStart(t, c) {
 					return
 				}
-				eventually(t, "the token is gone", func() bool { return len(own.tokensOf(t, c.id)) == 0 })
+				testenv.Eventually(t, "the token is gone", func() bool { return len(own.tokensOf(t, c.id)) == 0 })
 				if got := own.events(t, c.id); len(got) != 2 || got[0] != "issued" {
 					t.Errorf("the token was %q", got)
 				}
@@ -110,7 +112,7 @@ func TestATokenGoesWhenThePowersAboveItsContainerAreKilled(t *testing.T) {
 		}
 		podman.Wait()
 		own.signal(t, conmon, unix.SIGKILL)
-		eventually(t, "conmon is dead", func() bool { return syscall.Kill(conmon, 0) == unix.ESRCH })
+		testenv.Eventually(t, "conmon is dead", func() bool { return syscall.Kill(conmon, 0) == unix.ESRCH })
 		c.holdsToken(t, l, "demo", "1")
 		if _, there := watched.tokens(t)[l.token]; !there {
 			t.Error("reap --watch revokes the token of a living process")
@@ -155,7 +157,7 @@ func (e *engine) outlived(t *testing.T, id string) {
 		if err := json.Unmarshal(e.tokens(t)[name].Process, &process); err != nil || process.PID == 0 {
 			t.Fatalf("the token is tied to no process: %v", err)
 		}
-		eventually(t, "the container's process is dead", func() bool { return syscall.Kill(process.PID, 0) == unix.ESRCH })
+		testenv.Eventually(t, "the container's process is dead", func() bool { return syscall.Kill(process.PID, 0) == unix.ESRCH })
 	}
 }
 
@@ -323,7 +325,7 @@ func (e *engine) watch(t *testing.T, pids ...int) {
 	for _, pid := range pids {
 		want = append(want, fmt.Sprintf("Pid:\t%d\n", pid))
 	}
-	eventually(t, "reap --watch is watching", func() bool {
+	testenv.Eventually(t, "reap --watch is watching", func() bool {
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", cmd.Process.Pid))
 		var all strings.Builder
 		for _, f := range files {

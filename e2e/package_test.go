@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // The .deb on a machine like our users': it activates nothing, install from it works,
@@ -12,7 +14,7 @@ import (
 
 func TestThePackageComesWorksAndGoes(t *testing.T) {
 	t.Parallel()
-	need(t, "dpkg", "apt-get", "make", "go", "gzip")
+	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip")
 	m := newMachine(t)
 	if out, err := exec.Command("make", "--no-print-directory", "--silent", "-C", "..", "packages").CombinedOutput(); err != nil {
 		t.Fatalf("make packages: %v\n%s", err, out)

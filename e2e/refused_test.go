@@ -3,13 +3,13 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"testing"
+
+	"terok-gate-hook/internal/testenv"
 
 	"golang.org/x/sys/unix"
 )
@@ -197,10 +197,10 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 	if e.runtime == "runc" && !strings.Contains(err.Error(), "terok-gate-hook: prestart: ") { // crun throws it away
 		t.Errorf("podman's error does not show ours: %v", err)
 	}
-	if !systemLog.listening {
+	if !systemLog.Listening() {
 		return
 	}
-	logged := systemLog.sofar(t, id)
+	logged := systemLog.SoFar(t, with(id))
 	if len(logged) != 1 {
 		t.Fatalf("the system log has %d lines about it: %q", len(logged), logged)
 	}
@@ -272,25 +272,6 @@ func fileState(t *testing.T, path string) string {
 		stat.Dev, stat.Ino, stat.Mode, stat.Nlink, stat.Uid, stat.Gid, stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec, content)
 }
 
-// sofar returns the messages that contain all of parts and were sent until now.
-func (l *logSocket) sofar(t *testing.T, parts ...string) []string {
-	t.Helper()
-	conn, err := net.Dial("unixgram", logPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	// Messages come in order: when this one is here, so are those before it.
-	last := fmt.Sprintf("e2e: message %d of the tests", marks.Add(1))
-	if _, err := conn.Write([]byte(last)); err != nil {
-		t.Fatal(err)
-	}
-	l.wait(t, last)
-	return l.matching(parts...)
-}
-
-var marks atomic.Int64
-
 // readOnlyTokenFile makes the token file's folder a read-only mount.
 func readOnlyTokenFile(t *testing.T, e *engine) {
 	t.Helper()
@@ -312,7 +293,7 @@ func readOnlyTokenFile(t *testing.T, e *engine) {
 func foreignTokenFile(t *testing.T, e *engine) {
 	t.Helper()
 	if e.asUser == nil {
-		cannot(t, "only root can make a folder of another user")
+		testenv.Cannot(t, "only root can make a folder of another user")
 	}
 	dir := filepath.Dir(e.tokenFile)
 	if err := os.Chown(dir, 0, 0); err != nil {
@@ -327,7 +308,7 @@ func foreignTokenFile(t *testing.T, e *engine) {
 func tokenFileOfUnmappedGroup(t *testing.T, e *engine) {
 	t.Helper()
 	if e.asUser == nil {
-		cannot(t, "only root can give a file to another group")
+		testenv.Cannot(t, "only root can give a file to another group")
 	}
 	if err := os.Chown(e.tokenFile, int(e.asUser.Uid), 0); err != nil {
 		t.Fatal(err)
@@ -465,7 +446,7 @@ func listing(t *testing.T, dir string) string {
 // with it the hook are in a mount namespace of their own, which plays the host's.
 func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
-		need(t, "unshare")
+		testenv.Need(t, "unshare")
 		own := e.withTokenFile(t, othersTokens)
 		bundle, id := e.tempDir(t), fmt.Sprintf("e2e-host-mounts-%s", e.runtime)
 		hook, err := binary()
@@ -515,7 +496,7 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 		if files := listing(t, rootfs); strings.Contains(files, "/ran ") || strings.Contains(files, "terok") {
 			t.Errorf("the root file system has\n%s", files)
 		}
-		if logged := systemLog.sofar(t, id); len(logged) != 1 || !strings.Contains(logged[0], "in the host's mount namespace") {
+		if logged := systemLog.SoFar(t, with(id)); len(logged) != 1 || !strings.Contains(logged[0], "in the host's mount namespace") {
 			t.Errorf("the system log has %q", logged)
 		}
 	})

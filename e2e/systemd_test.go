@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -89,7 +91,7 @@ func (a account) revokes(t *testing.T, tokenFile string) (id string) {
 		t.Fatalf("%s: the container has no token in %s", a.user, tokenFile)
 	}
 	a.kill(t, id)
-	eventually(t, a.user+": the service revokes the dead container's token", func() bool { return !a.has(t, tokenFile, id) })
+	testenv.Eventually(t, a.user+": the service revokes the dead container's token", func() bool { return !a.has(t, tokenFile, id) })
 	a.eventually(t, fmt.Sprintf("journalctl --output cat --identifier terok-gate-hook %s | grep swept.*%s", a.journal, id))
 	return id
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"terok-gate-hook/internal/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -45,8 +47,8 @@ for n in range(rounds):
 // Two hundred containers come and go, all together and in random order, beside a
 // Python writer, a sweep and a reader.
 func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
-	needRoot(t)
-	needs(t, "python3")
+	needContainers(t)
+	testenv.Need(t, "python3")
 	const containers, pythonRounds = 200, 40
 	w, err := newWorld(situation{folder: "full"})
 	must(t, err)
@@ -102,7 +104,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 					process.end()
 				}
 				hooks.Add(1)
-				p := w.hook(stage, id, pid, "env").waiting(aWhile) // they may all wait for a slow disk
+				p := w.hook(stage, id, pid, "env").waiting(testenv.AWhile) // they may all wait for a slow disk
 				if pid != 0 {
 					p.args = slices.Delete(p.args, slices.Index(p.args, "--env-dir"), slices.Index(p.args, "--env-dir")+2)
 				}
@@ -146,7 +148,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		return err
 	})
 	until(func() error { // the sweep
-		f, err := run(program{args: []string{"--token-file", w.tokens, "reap"}}.waiting(aWhile))
+		f, err := run(program{args: []string{"--token-file", w.tokens, "reap"}}.waiting(testenv.AWhile))
 		if err == nil && f.status != 0 {
 			err = errors.New(f.stderr)
 		}
@@ -216,7 +218,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 // Somebody holds the lock and does not let go. Every hook gives up and says so,
 // while it is still held; none of them keeps it when it comes free.
 func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	w, err := newWorld(situation{stage: "prestart", folder: "full", byHand: true})
 	must(t, err)
 	defer w.remove()

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -113,7 +115,7 @@ func (w *world) outcome(f finished, words string) error {
 // A file system that is full, for real. Once there is room again, the next hook
 // finds all as it should be.
 func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	const full = "no space left on device"
 	for _, row := range []struct {
 		stage, folder string
@@ -195,8 +197,8 @@ func fill(path string, keep int64) error {
 // With too few file descriptors, for real: whatever the number, the hook does its
 // whole job or fails and changes nothing.
 func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
-	needRoot(t)
-	needs(t, "sh")
+	needContainers(t)
+	testenv.Need(t, "sh")
 	for _, s := range situations {
 		t.Run(s.name, func(t *testing.T) {
 			succeeded, failed := 0, 0
@@ -233,7 +235,7 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 
 // A log that cannot be written fails nothing and holds nothing up.
 func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	for _, row := range []struct {
 		log  string
 		make func(path string) error
@@ -302,7 +304,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 			{stage: "poststop", folder: "full"},
 		} {
 			t.Run(s.stage+", /dev/log "+row.log, func(t *testing.T) {
-				needs(t, "sh", "mount", "mkfifo", "python3")
+				testenv.Need(t, "sh", "mount", "mkfifo", "python3")
 				w, err := newWorld(s)
 				must(t, err)
 				defer w.remove()

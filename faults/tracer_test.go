@@ -14,6 +14,8 @@ import (
 	"time"
 	"unsafe"
 
+	"terok-gate-hook/internal/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -115,9 +117,9 @@ func traced(p program, base string, at func(call, when, unix.Errno) fault) (fini
 
 func needTracer(t *testing.T) {
 	t.Helper()
-	needRoot(t)
+	needContainers(t)
 	if !canTrace {
-		cannot(t, "the tracer does not know the registers of "+runtime.GOARCH)
+		testenv.Cannot(t, "the tracer does not know the registers of %s", runtime.GOARCH)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -40,7 +41,9 @@ func startWatcher(t *testing.T, tokens string) *watcher {
 		w.cmd.Wait()
 	})
 	// It is at work, and catches signals, once it listens for changes of files.
-	eventually(t, func() bool { return w.listens(t) }, func() string { return "it does not begin: " + w.stderr.String() })
+	if !testenv.Wait(func() bool { return w.listens(t) }) {
+		t.Fatalf("it does not begin: %s", w.stderr.String())
+	}
 	return w
 }
 
@@ -59,7 +62,7 @@ func (w *watcher) listens(t *testing.T) bool {
 func (w *watcher) stop(t *testing.T, signal os.Signal) {
 	t.Helper()
 	must(t, w.cmd.Process.Signal(signal))
-	late := time.AfterFunc(aWhile, func() { w.cmd.Process.Kill() })
+	late := time.AfterFunc(testenv.AWhile, func() { w.cmd.Process.Kill() })
 	if err := w.cmd.Wait(); err != nil || !late.Stop() {
 		t.Errorf("after %v it ends with %v: %s", signal, err, w.stderr.String())
 	}
@@ -96,12 +99,12 @@ func (w *watcher) watched(t *testing.T) map[int]bool {
 func (w *watcher) waitsFor(t *testing.T, pids ...int) {
 	t.Helper()
 	var watched map[int]bool
-	eventually(t, func() bool {
+	if !testenv.Wait(func() bool {
 		watched = w.watched(t)
 		return !slices.ContainsFunc(pids, func(pid int) bool { return !watched[pid] })
-	}, func() string {
-		return fmt.Sprintf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
-	})
+	}) {
+		t.Fatalf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
+	}
 }
 
 // ticks returns the processor time of a process, in clock ticks.
@@ -135,7 +138,7 @@ func followTokens(t *testing.T, path string) *tokenFile {
 // until waits until the file's entries are so, and returns when that was seen.
 func (f *tokenFile) until(t *testing.T, what string, so func(map[string]any) bool) time.Time {
 	t.Helper()
-	late := time.NewTimer(aWhile)
+	late := time.NewTimer(testenv.AWhile)
 	defer late.Stop()
 	for {
 		now, err := readTokens(f.path)
@@ -222,26 +225,13 @@ func inState(t *testing.T, pid int) string {
 
 func becomes(t *testing.T, pid int, state string) {
 	t.Helper()
-	eventually(t, func() bool { return inState(t, pid) == state }, func() string {
-		return fmt.Sprintf("process %d is not %s but %s", pid, state, inState(t, pid))
-	})
-}
-
-// eventually waits until is() holds, for which there is no event, and fails the test
-// with what why() says if that takes longer than anything here does.
-func eventually(t *testing.T, is func() bool, why func() string) {
-	t.Helper()
-	for end := time.Now().Add(aWhile); !is(); <-time.After(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal(why())
-		}
-	}
+	testenv.Eventually(t, fmt.Sprintf("process %d is %s", pid, state), func() bool { return inState(t, pid) == state })
 }
 
 // A thousand containers, each of whose tokens goes when its process dies, even if
 // nobody collects it.
 func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	const lives, oneByOne = 1000, 100
 	dir := t.TempDir()
 	path := filepath.Join(dir, "tokens.json")
@@ -297,9 +287,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	if watched := w.watched(t); len(watched) != 0 {
 		// The last sweep may still be on its way to forget them.
 		file.replace(t, now)
-		eventually(t, func() bool { return len(w.watched(t)) == 0 }, func() string {
-			return fmt.Sprintf("it still holds %d dead processes", len(w.watched(t)))
-		})
+		testenv.Eventually(t, "it holds no dead process", func() bool { return len(w.watched(t)) == 0 })
 	}
 	w.stop(t, syscall.SIGTERM)
 	if w.stdout.String()+w.stderr.String() != "" {
@@ -318,7 +306,7 @@ func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
 
 // Whoever issues a token, and however, it is watched.
 func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	world, err := newWorld(situation{folder: "full"})
 	must(t, err)
 	defer world.remove()
@@ -398,7 +386,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 
 // Whatever happens to file and folder, in the end the dead lose their tokens.
 func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	root := t.TempDir()
 	path := filepath.Join(root, "state/gate/tokens.json")
 	folder := filepath.Dir(path)
@@ -479,7 +467,7 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 // When a machine or a session ends, all end at the same time: what died by then is
 // still revoked. The watch is stopped meanwhile, so that it learns of both at once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
-	needRoot(t)
+	needContainers(t)
 	world, err := newWorld(situation{folder: "full"})
 	must(t, err)
 	defer world.remove()
@@ -507,8 +495,8 @@ func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 // While nothing happens, no processor time is used: not a clock tick while another
 // process uses two hundred.
 func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
-	needRoot(t)
-	needs(t, "sh")
+	needContainers(t)
+	testenv.Need(t, "sh")
 	for _, row := range []struct {
 		name   string
 		tokens int
@@ -536,7 +524,7 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 				}
 				return ticks(t, pid) - its
 			}
-			for end := time.Now().Add(aWhile); used(settled) > 0; {
+			for end := time.Now().Add(testenv.AWhile); used(settled) > 0; {
 				if time.Now().After(end) {
 					t.Fatal("it never comes to rest")
 				}

@@ -16,12 +16,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -126,7 +126,7 @@ func entry(container string, process *store.Process) map[string]any {
 var worlds atomic.Int64
 
 func newWorld(s situation) (*world, error) {
-	w := &world{situation: s, id: "c0ffee", dir: filepath.Join(workDir, fmt.Sprintf("world%d", worlds.Add(1)))}
+	w := &world{situation: s, id: "c0ffee", dir: filepath.Join(testenv.Dir, fmt.Sprintf("world%d", worlds.Add(1)))}
 	w.tokens = filepath.Join(w.dir, "gate/tokens.json")
 	for _, dir := range []string{"bundle", "rootfs/run", "env", "next-env"} {
 		if err := os.MkdirAll(filepath.Join(w.dir, dir), 0o755); err != nil {
@@ -251,9 +251,6 @@ func (w *world) hook(stage, id string, pid int, envDir string) program {
 	return program{args, string(stdin)}
 }
 
-// aWhile is longer than anything here takes on a busy machine.
-const aWhile = 2 * time.Minute
-
 // run runs a program without a tracer.
 func run(p program) (f finished, err error) {
 	cmd := exec.Command(binary, p.args...)
@@ -267,7 +264,7 @@ func runCommand(cmd *exec.Cmd, stdin string) (f finished, err error) {
 	if err := cmd.Start(); err != nil {
 		return f, err
 	}
-	late := time.AfterFunc(aWhile, func() { cmd.Process.Kill() })
+	late := time.AfterFunc(testenv.AWhile, func() { cmd.Process.Kill() })
 	err = cmd.Wait()
 	if !late.Stop() {
 		return f, fmt.Errorf("the program does not end: %s", stderr.String())
@@ -550,13 +547,4 @@ func atOnce[T any](items []T, try func(T)) {
 	}
 	close(next)
 	wait.Wait()
-}
-
-func needs(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			cannot(t, p+" is not installed")
-		}
-	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -106,12 +107,12 @@ func (c *container) configure(t *testing.T, edit func(config map[string]any)) {
 // 0 to 65535 are the host's 100000 and on.
 func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
 	t.Helper()
-	needsRoot(t)
+	testenv.NeedRoot(t)
 	planned, err := json.Marshal(plan{c.rootfs, mounts})
 	must(t, err)
-	cmd := exec.Command("/proc/self/exe")
-	// Without the second of rest that the race detector takes at the end.
-	cmd.Env = append(os.Environ(), planVar+"="+string(planned), "GORACE=atexit_sleep_ms=0")
+	cmd := testenv.Again()
+	cmd.Path = "/proc/self/exe" // who is mapped to nobody of the host's does not get to the other one
+	cmd.Env = append(cmd.Env, planVar+"="+string(planned))
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | flags}
@@ -178,10 +179,7 @@ func (c *container) prestart(t *testing.T, runtime string, edit func(state map[s
 // returns what strace writes of it.
 func (c *container) prestartTraced(t *testing.T, flags ...string) string {
 	t.Helper()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		cannot(t, err.Error())
-	}
+	strace := testenv.Tool(t, "strace")
 	self, err := os.Executable()
 	must(t, err)
 	trace := filepath.Join(c.base, "trace")
@@ -275,25 +273,6 @@ func sameTree(t *testing.T, before, after map[string]string) {
 			t.Errorf("%s changed:\nfrom %q\nto   %q", path, before[path], after[path])
 		}
 	}
-}
-
-// needsRoot skips a test that makes namespaces as the container engine of root
-// does, or fails it where nothing may be skipped.
-func needsRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		cannot(t, "only root can run this test")
-	}
-}
-
-// cannot skips the test for lack of something that it needs, or fails it where
-// nothing may be skipped.
-func cannot(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("TEROK_TEST_ALL") == "1" {
-		t.Fatalf("TEROK_TEST_ALL=1, but %s", reason)
-	}
-	t.Skip(reason)
 }
 
 func readJSON(t *testing.T, path string) map[string]any {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -91,7 +92,7 @@ func TestAShellReadsTheEnvFileAsItStands(t *testing.T) {
 }
 
 func TestGitSendsTheTokenToTheGateAndNowhereElse(t *testing.T) {
-	needsGit(t)
+	testenv.Need(t, "git")
 	for _, row := range []struct {
 		gate, url string
 		sent      bool
@@ -126,7 +127,7 @@ func TestGitSendsTheTokenToTheGateAndNowhereElse(t *testing.T) {
 // The file is included by the environment of the container's process, and once
 // more by a shell that sources gate.env: extraHeader adds up.
 func TestAFileThatIsIncludedTwiceSendsOneHeader(t *testing.T) {
-	needsGit(t)
+	testenv.Need(t, "git")
 	var mu sync.Mutex
 	var seen [][]string
 	gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -258,13 +259,6 @@ func TestAGitConfigurationThatGitRejectsIsRefused(t *testing.T) {
 	})
 	c.start(t, 0)
 	c.refuses(t, `the container's environment has GIT_CONFIG_COUNT="many"`)
-}
-
-func needsGit(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("git"); err != nil {
-		cannot(t, "git is not installed")
-	}
 }
 
 // git knows no configuration but what the test gives it.

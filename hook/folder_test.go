@@ -6,13 +6,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // A container that shares a folder with the one that starts may put something else
 // in the place of a new folder; and where the container's own root may not create
 // one, the host's root does not do it for it.
 func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
-	needsRoot(t)
+	testenv.NeedRoot(t)
 	ids := idMaps{uid: idMap{{0, 100000, 1000}}, gid: idMap{{0, 200000, 1000}}}
 	for _, row := range []struct {
 		name     string

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -99,9 +100,7 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+folders+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
 		t.Errorf("the service cannot write to %s: %s", folders, unit)
 	}
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		cannot(t, err.Error())
-	}
+	testenv.Need(t, "systemd-analyze")
 	path := filepath.Join(t.TempDir(), UnitName)
 	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
 		t.Fatal(err)
@@ -115,13 +114,4 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze: %v\n%s%s", err, out, unit)
 	}
-}
-
-// cannot skips the test, or fails it where nothing may be skipped.
-func cannot(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("TEROK_TEST_ALL") == "1" {
-		t.Fatalf("TEROK_TEST_ALL=1, but %s", reason)
-	}
-	t.Skip(reason)
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -178,7 +179,7 @@ func TestWhatStandsInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 }
 
 func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name    string
 		options string // of the tmpfs

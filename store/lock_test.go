@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -81,7 +82,7 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	}
 	check(t)
 	release()
-	waitFor(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
+	testenv.Eventually(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
 	check(t) // they have done nothing more
 }
 
@@ -115,9 +116,9 @@ func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
 			t.Fatal("two hold the lock")
 		}
 	}
-	waitFor(t, "three that still wait in the kernel", func() bool { return waiters(t, lock) == 3 })
+	testenv.Eventually(t, "three that still wait in the kernel", func() bool { return waiters(t, lock) == 3 })
 	release()
-	waitFor(t, "the release of every lock", func() bool { return !openHere(t, lock) })
+	testenv.Eventually(t, "the release of every lock", func() bool { return !openHere(t, lock) })
 	hold(t, lock)()
 }
 
@@ -148,7 +149,7 @@ func TestAWaiterSleepsInTheKernelUntilItsTurn(t *testing.T) {
 	release := hold(t, lock)
 	cmd := under(t, helper(t, "issue", f.Path, "1m"), "strace", "-f", "-o", trace, "-e", "trace=flock")
 	end := start(t, cmd)
-	waitFor(t, "the wait in flock(2)", func() bool { return waiters(t, lock) == 1 })
+	testenv.Eventually(t, "the wait in flock(2)", func() bool { return waiters(t, lock) == 1 })
 	release()
 	end()
 	if n := strings.Count(contentOf(t, trace), "flock("); n != 2 {

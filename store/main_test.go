@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -30,12 +31,7 @@ const (
 	uidVar    = "STORE_TEST_UID"    // become this user first
 	procVar   = "STORE_TEST_PROC"   // mount /proc anew first, with these options
 	insideVar = "STORE_TEST_INSIDE" // which test is to be run in this process
-
-	allVar = "TEROK_TEST_ALL" // a test that cannot run fails instead of being skipped
 )
-
-// promptExit keeps the race detector from sleeping for a second at every exit.
-const promptExit = "GORACE=atexit_sleep_ms=0"
 
 var helpers = map[string]func(args []string) error{
 	"describe":   describeHelper,
@@ -85,12 +81,8 @@ func becomeHelper() error {
 // helper returns the command that runs a helper, not yet started.
 func helper(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), helperVar+"="+name, promptExit)
+	cmd := testenv.Again(args...)
+	cmd.Env = append(cmd.Env, helperVar+"="+name)
 	cmd.Stderr = new(bytes.Buffer)
 	return cmd
 }
@@ -98,7 +90,7 @@ func helper(t *testing.T, name string, args ...string) *exec.Cmd {
 // under has the command run by another one: strace, unshare, nsenter.
 func under(t *testing.T, cmd *exec.Cmd, tool string, args ...string) *exec.Cmd {
 	t.Helper()
-	path := needTool(t, tool)
+	path := testenv.Tool(t, tool)
 	cmd.Args = append(append([]string{path}, args...), append([]string{cmd.Path}, cmd.Args[1:]...)...)
 	cmd.Path = path
 	return cmd
@@ -141,16 +133,12 @@ func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	if os.Getenv(insideVar) == t.Name() {
 		return true
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var pattern []string
 	for _, name := range strings.Split(t.Name(), "/") {
 		pattern = append(pattern, "^"+regexp.QuoteMeta(name)+"$")
 	}
-	cmd := exec.Command(self, "-test.v", "-test.count=1", "-test.run="+strings.Join(pattern, "/"))
-	cmd.Env = append(os.Environ(), insideVar+"="+t.Name(), promptExit)
+	cmd := testenv.Again("-test.v", "-test.count=1", "-test.run="+strings.Join(pattern, "/"))
+	cmd.Env = append(cmd.Env, insideVar+"="+t.Name())
 	cmd.SysProcAttr = &attr
 	out, err := cmd.CombinedOutput()
 	switch {
@@ -179,47 +167,10 @@ var privateUsers = syscall.SysProcAttr{
 	GidMappingsEnableSetgroups: true,
 }
 
-func cannot(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv(allVar) == "1" {
-		t.Fatalf(allVar+"=1, but "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// needRoot skips unless we may change owners, mount and make namespaces.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		cannot(t, "needs root")
-	}
-	if err := mayUnshare(); err != nil {
-		cannot(t, "needs a root that may make mount namespaces: %v", err)
-	}
-}
-
-var mayUnshare = sync.OnceValue(func() error {
-	cmd := exec.Command("true")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
-	return cmd.Run()
-})
-
-func needTool(t *testing.T, name string) string {
-	t.Helper()
-	// Tools that make file systems are not on everybody's PATH.
-	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path
-		}
-	}
-	cannot(t, "needs %s", name)
-	return ""
-}
-
 // run runs a tool to its end, which must be a good one.
 func run(t *testing.T, tool string, args ...string) []byte {
 	t.Helper()
-	out, err := exec.Command(needTool(t, tool), args...).CombinedOutput()
+	out, err := exec.Command(testenv.Tool(t, tool), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", tool, args, err, out)
 	}
@@ -233,16 +184,6 @@ func mount(t *testing.T, source, target, kind string, flags uintptr, data string
 	}
 	if flags&unix.MS_REMOUNT == 0 {
 		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
-	}
-}
-
-// waitFor is for what no event tells of.
-func waitFor(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: waited for it in vain", what)
-		}
 	}
 }
 

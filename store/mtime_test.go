@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -41,7 +42,7 @@ func laterEveryTime(t *testing.T, dir string, n int) {
 func TestEachOfAThousandReplacementsIsLaterThanTheOneBefore(t *testing.T) {
 	t.Run("in the folder for temporary files", func(t *testing.T) { laterEveryTime(t, t.TempDir(), 1000) })
 	t.Run("on tmpfs", func(t *testing.T) {
-		needRoot(t)
+		testenv.NeedRoot(t)
 		if !inside(t, privateMounts) {
 			return
 		}
@@ -50,7 +51,7 @@ func TestEachOfAThousandReplacementsIsLaterThanTheOneBefore(t *testing.T) {
 		laterEveryTime(t, dir, 1000)
 	})
 	t.Run("on ext4 that keeps whole seconds", func(t *testing.T) {
-		needRoot(t)
+		testenv.NeedRoot(t)
 		if !inside(t, privateMounts) {
 			return
 		}
@@ -104,7 +105,7 @@ func TestAReplacementIsLaterThanAFileFromTheFuture(t *testing.T) {
 			}
 			before := mtimeOf(t, f.Path)
 			if !before.Equal(row.future) {
-				cannot(t, "needs a file system that keeps %v, not %v", row.future, before)
+				testenv.Cannot(t, "needs a file system that keeps %v, not %v", row.future, before)
 			}
 			now := time.Now()
 			for range 3 {
@@ -123,7 +124,7 @@ func TestAReplacementIsLaterThanAFileFromTheFuture(t *testing.T) {
 
 // A clock that was wrong once wrote it.
 func TestWhereNoTimeIsLaterADifferentOneDoes(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	if !inside(t, privateMounts) {
 		return
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -107,7 +108,7 @@ func changesOf(container string) map[string]func(store.File) error {
 }
 
 func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsFolder(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name     string
 		folder   string
@@ -166,7 +167,7 @@ func give(t *testing.T, path, ownerAndMode string) {
 
 // Its folder's owner may put anything there, for root to give away.
 func TestRootGivesNothingAwayButALockFileOfItsOwn(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name string
 		make func(t *testing.T, lock, secret string)
@@ -200,7 +201,7 @@ func TestRootGivesNothingAwayButALockFileOfItsOwn(t *testing.T) {
 }
 
 func TestAnOwnerOrGroupThatAUserCannotKeepIsAnError(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, row := range []struct{ name, file, want string }{
 		{"another user's file", "4321:1234 0644", "operation not permitted"},
 		{"root's file", "0:0 0644", "operation not permitted"},
@@ -223,7 +224,7 @@ func TestAnOwnerOrGroupThatAUserCannotKeepIsAnError(t *testing.T) {
 }
 
 func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name   string
 		folder string

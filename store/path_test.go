@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -47,10 +48,10 @@ func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			cmd := helper(t, "path")
-			cmd.Env = append(strings.Fields(row.env), helperVar+"=path", promptExit)
+			cmd.Env = append(strings.Fields(row.env), helperVar+"=path", testenv.PromptExit)
 			cmd.Dir = cwd
 			if uid := fmt.Sprint(os.Geteuid()); uid != row.uid && (uid == root || row.uid == root) {
-				needRoot(t)
+				testenv.NeedRoot(t)
 				cmd.Env = append(cmd.Env, uidVar+"="+row.uid)
 			}
 			if got := strings.TrimSuffix(string(output(t, cmd)), "\n"); got != row.want {
@@ -62,7 +63,7 @@ func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 
 func TestAUserWithoutAHomeHasNoDefaultTokenFile(t *testing.T) {
 	cmd := helper(t, "path")
-	cmd.Env = []string{helperVar + "=path", promptExit}
+	cmd.Env = []string{helperVar + "=path", testenv.PromptExit}
 	if os.Geteuid() == 0 {
 		cmd.Env = append(cmd.Env, uidVar+"=65534")
 	}
@@ -86,14 +87,14 @@ func TestThereIsNoDefaultTokenFileInAUserNamespace(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			cmd := helper(t, "path")
-			cmd.Env = append(strings.Fields(row.env), helperVar+"=path", promptExit)
+			cmd.Env = append(strings.Fields(row.env), helperVar+"=path", testenv.PromptExit)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: me, GidMappings: group}
 			read, err := cmd.Output()
 			if err == nil {
 				t.Fatalf("it is %s", read)
 			}
 			if cmd.ProcessState == nil {
-				cannot(t, "needs user namespaces: %v", err)
+				testenv.Cannot(t, "needs user namespaces: %v", err)
 			}
 			for _, part := range []string{"no default token file", "user namespace"} {
 				if !strings.Contains(fmt.Sprint(cmd.Stderr), part) {

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -134,7 +135,7 @@ func needMachineID(t *testing.T) {
 	t.Helper()
 	id, err := os.ReadFile("/etc/machine-id")
 	if err != nil || len(bytes.TrimSpace(id)) != 32 {
-		cannot(t, "needs a machine id: systemd-machine-id-setup makes one")
+		testenv.Cannot(t, "needs a machine id: systemd-machine-id-setup makes one")
 	}
 }
 
@@ -229,7 +230,7 @@ func TestAProcessWhoseLeaderEndedLivesOnInItsOtherThreads(t *testing.T) {
 	cmd := helper(t, "leaderless")
 	end := start(t, cmd)
 	process := describe(t, cmd.Process.Pid)
-	waitFor(t, "the leader's end", func() bool { return state(t, cmd.Process.Pid) == "Z" })
+	testenv.Eventually(t, "the leader's end", func() bool { return state(t, cmd.Process.Pid) == "Z" })
 	wantVerdict(t, process, alive)
 	end()
 	wantVerdict(t, process, dead)
@@ -254,7 +255,7 @@ func TestWhatAnEntryMustSayOfAProcess(t *testing.T) {
 	needMachineID(t)
 	running, over := living(t), ended(t)
 	if running.Inode == 0 {
-		cannot(t, "needs pidfs: Linux 6.9")
+		testenv.Cannot(t, "needs pidfs: Linux 6.9")
 	}
 	for _, row := range []struct {
 		name    string
@@ -308,7 +309,7 @@ func TestThereIsNothingToSayOfAPidThatIsGone(t *testing.T) {
 // ownPIDs is a pid namespace with the /proc that belongs to it.
 func ownPIDs(t *testing.T) bool {
 	t.Helper()
-	needRoot(t)
+	testenv.NeedRoot(t)
 	if !inside(t, privatePIDs) {
 		return false
 	}
@@ -320,7 +321,7 @@ func ownPIDs(t *testing.T) bool {
 func nextPID(t *testing.T, pid int) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", fmt.Append(nil, pid-1), 0); err != nil {
-		cannot(t, "cannot choose pids: %v", err)
+		testenv.Cannot(t, "cannot choose pids: %v", err)
 	}
 }
 
@@ -329,7 +330,7 @@ func nextPID(t *testing.T, pid int) {
 func endedBefore(t *testing.T) *store.Process {
 	t.Helper()
 	process := ended(t)
-	waitFor(t, "another tick", func() bool {
+	testenv.Eventually(t, "another tick", func() bool {
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 			t.Fatal(err)
@@ -344,7 +345,7 @@ func TestAReusedPidIsNoSignOfLife(t *testing.T) {
 		return
 	}
 	var first, second *store.Process
-	waitFor(t, "another process with the pid", func() bool { // a thread of ours may get it
+	testenv.Eventually(t, "another process with the pid", func() bool { // a thread of ours may get it
 		first = endedBefore(t)
 		nextPID(t, first.PID)
 		cmd := helper(t, "wait")
@@ -361,7 +362,7 @@ func TestAPidThatBecameAThreadIsNoSignOfLife(t *testing.T) {
 		return
 	}
 	var first *store.Process
-	waitFor(t, "a thread with the pid", func() bool { // the Go runtime starts one when it likes
+	testenv.Eventually(t, "a thread with the pid", func() bool { // the Go runtime starts one when it likes
 		first = endedBefore(t)
 		nextPID(t, first.PID)
 		t.Cleanup(threads(5))
@@ -391,7 +392,7 @@ func threads(n int) (end func()) {
 }
 
 func TestProcessesBeforeARebootAreDead(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	needMachineID(t)
 	if !inside(t, privateMounts) {
 		return
@@ -416,7 +417,7 @@ func TestTheMachineIsNeededOnlyToTellAnotherBootFromAnotherMachine(t *testing.T)
 		{"an id cut short", strings.Repeat("0", 31) + "\n", unknown},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			needRoot(t)
+			testenv.NeedRoot(t)
 			needMachineID(t)
 			if !inside(t, privateMounts) {
 				return
@@ -438,7 +439,7 @@ func TestTheMachineIsNeededOnlyToTellAnotherBootFromAnotherMachine(t *testing.T)
 }
 
 func TestATokenIsSweptWithinTheBootOnAMachineWithoutAnID(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	if !inside(t, privateMounts) {
 		return
 	}
@@ -454,7 +455,7 @@ func TestATokenIsSweptWithinTheBootOnAMachineWithoutAnID(t *testing.T) {
 }
 
 func TestNobodyIsJudgedFromAnotherPidNamespace(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name string
 		env  []string
@@ -494,7 +495,7 @@ func described(t *testing.T, cmd *exec.Cmd) (process *store.Process, end func())
 }
 
 func TestNobodyInAnotherPidNamespaceIsJudged(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	cmd := helper(t, "describe")
 	cmd.Env = append(cmd.Env, procVar+"=")
 	cmd.SysProcAttr = &privatePIDs
@@ -510,7 +511,7 @@ func TestNobodyInAnotherPidNamespaceIsJudged(t *testing.T) {
 // With the /proc of another pid namespace a pid is looked up where it is somebody
 // else's: its start time would look like the proof of a death.
 func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	if !inside(t, privatePIDs) {
 		return
 	}
@@ -527,7 +528,7 @@ func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 }
 
 func TestNobodyIsJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	other := helper(t, "describe")
 	other.Env = append(other.Env, procVar+"=")
 	other.SysProcAttr = &privatePIDs
@@ -537,10 +538,10 @@ func TestNobodyIsJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
 }
 
 func TestNobodyIsJudgedFromAnotherTimeNamespace(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	inTime := func(cmd *exec.Cmd) *exec.Cmd {
 		if _, err := os.Stat("/proc/self/ns/time"); err != nil {
-			cannot(t, "needs a kernel with time namespaces: %v", err)
+			testenv.Cannot(t, "needs a kernel with time namespaces: %v", err)
 		}
 		return under(t, cmd, "unshare", "--time", "--boottime", "100000")
 	}
@@ -557,7 +558,7 @@ func TestNobodyIsJudgedFromAnotherTimeNamespace(t *testing.T) {
 }
 
 func TestAHiddenProcessIsNotTakenForDead(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	running, over := living(t), ended(t)
 	byStart := *running // as recorded before Linux 6.9: its start time must be read
 	byStart.Inode = 0

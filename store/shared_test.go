@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -98,13 +99,13 @@ func hammerHelper(args []string) error {
 
 func python(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(needTool(t, "python3"), append([]string{filepath.Join("testdata", "writer.py")}, args...)...)
+	cmd := exec.Command(testenv.Tool(t, "python3"), append([]string{filepath.Join("testdata", "writer.py")}, args...)...)
 	cmd.Stderr = new(bytes.Buffer)
 	return cmd
 }
 
 func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
-	needTool(t, "python3")
+	testenv.Need(t, "python3")
 	const ours, pythons, operations = 6, 2, 200
 	f := store.File{Path: filepath.Join(memory(t), "tokens.json")}
 	const stranger = `{"of": [null], "n": 123456789012345678901234567890}`

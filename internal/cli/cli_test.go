@@ -10,9 +10,11 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"terok-gate-hook/internal/trail"
 	"testing"
 	"time"
+
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,13 +92,13 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 	// A typing error in a hook definition shows in the log, whatever it is in.
 	t.Run("a common flag before a stage", func(t *testing.T) {
 		t.Parallel()
-		need(t, systemLog.missing)
+		systemLog.Need(t)
 		r := call{args: []string{"--token-flie", "/a", "prestart"}}.run(t)
 		if r.status != exitMisused {
 			t.Errorf("exit status %d", r.status)
 		}
 		message := fmt.Sprintf(`terok-gate-hook\[%d\]: failed error="flag provided but not defined: -token-flie"$`, r.pid)
-		if _, ok := systemLog.wait(regexp.MustCompile(message)); !ok {
+		if _, ok := systemLog.Wait(regexp.MustCompile(message).MatchString); !ok {
 			t.Errorf("the system log has no %s", message)
 		}
 	})
@@ -315,7 +317,7 @@ func TestWithoutASystemLogTheHookWorks(t *testing.T) {
 // withoutSystemLog takes the tests' /dev/log away until the end of the test.
 func withoutSystemLog(t *testing.T) {
 	t.Helper()
-	need(t, systemLog.missing)
+	systemLog.Need(t)
 	must(t, os.Rename("/dev/log", "/dev/log.away"))
 	t.Cleanup(func() {
 		os.Remove("/dev/log")
@@ -323,21 +325,14 @@ func withoutSystemLog(t *testing.T) {
 	})
 }
 
-// hookBinary is the hook as it is released.
-func hookBinary(b *testing.B) string {
-	path := filepath.Join(b.TempDir(), "terok-gate-hook")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", path, "../..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("go build: %v\n%s", err, out)
-	}
-	return path
-}
-
 // BenchmarkPrestartByHand measures a hook from its start to its end, and how many
 // times longer that takes than a process that does nothing.
 func BenchmarkPrestartByHand(b *testing.B) {
-	hook, dir := hookBinary(b), b.TempDir()
+	hook, err := testenv.Build("terok-gate-hook")
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := b.TempDir()
 	state, err := os.ReadFile("../../testdata/crun/prestart.json")
 	if err != nil {
 		b.Fatal(err)
@@ -363,7 +358,7 @@ func BenchmarkPrestartByHand(b *testing.B) {
 // A hook ends by itself, with an error of its own, before the runtime kills it.
 func TestAStageThatCannotEndGivesUp(t *testing.T) {
 	t.Parallel()
-	need(t, systemLog.missing)
+	systemLog.Need(t)
 	cmd := call{args: []string{"--token-file", filepath.Join(t.TempDir(), "tokens.json"), "--lock-timeout", "1ms", "prestart"}}.command(t)
 	stdin, writer, err := os.Pipe() // a state that never ends
 	must(t, err)

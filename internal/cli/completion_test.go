@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // askShell asks a shell what it offers for $LINE when somebody types a tab: bash and
@@ -39,10 +41,7 @@ var askShell = map[string]string{
 func TestShellsCompleteCommandsAndFlags(t *testing.T) {
 	for shell, ask := range askShell {
 		t.Run(shell, func(t *testing.T) {
-			path, err := exec.LookPath(shell)
-			if err != nil {
-				need(t, "no "+shell)
-			}
+			path := testenv.Tool(t, shell)
 			home := t.TempDir()
 			for _, row := range []struct{ line, offered, not string }{
 				{"un", "uninstall", "revoke"},

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -297,11 +299,11 @@ func TestBadInputChangesNothing(t *testing.T) {
 	}
 	t.Run("a container in the host's mount namespace", func(t *testing.T) {
 		t.Parallel()
-		need(t, systemLog.missing)
+		systemLog.Need(t)
 		// Process 1 of a pid namespace has stayed in the mount namespace that the hook
 		// has left.
 		if os.Geteuid() != 0 {
-			need(t, "only root can make the namespaces")
+			testenv.Cannot(t, "only root can make the namespaces")
 		}
 		shell, err := exec.LookPath("sh")
 		must(t, err)
@@ -323,7 +325,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 			t.Errorf("the error is %q", r.stderr)
 		}
 		// Its process id there is another than here.
-		if _, ok := systemLog.wait(regexp.MustCompile(`terok-gate-hook\[[0-9]\]: failed .*` + why)); !ok {
+		if _, ok := systemLog.Wait(regexp.MustCompile(`terok-gate-hook\[[0-9]\]: failed .*` + why).MatchString); !ok {
 			t.Error("the system log does not say so")
 		}
 		tr.unchanged(t, before, tokensBefore)
@@ -402,7 +404,7 @@ func TestATokenFileThatCannotBeWrittenIsAnError(t *testing.T) {
 		what   string
 	}{
 		{"on a read-only file system", func(t *testing.T, tr trial) {
-			need(t, systemLog.missing)
+			systemLog.Need(t)
 			dir := filepath.Dir(tr.tokenFile)
 			must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })

@@ -14,7 +14,7 @@ import (
 
 // Orphans stand out on a terminal, and nothing else than a terminal is sent colours.
 func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
-	need(t, systemLog.missing) // and so no /dev of our own
+	systemLog.Need(t) // and so no /dev of our own
 	rows := []listed{{Project: "a", State: "orphan"}, {Project: "b", State: "unknown"}, {Project: "c", State: "live"}}
 	for _, row := range []struct {
 		name, term, noColor string
@@ -42,7 +42,7 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 }
 
 func TestAFindingsMarkIsColouredOnATerminal(t *testing.T) {
-	need(t, systemLog.missing)
+	systemLog.Need(t)
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
 	terminal, shown := openTerminal(t)

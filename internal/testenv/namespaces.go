@@ -1,0 +1,176 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A run goes through three processes, all of this test binary:
+//
+//	outside   what `go test` started; waits, then removes Dir
+//	init      the first one in the namespaces; collects orphans
+//	tests     runs the tests
+const (
+	stageVar = "TEROK_TEST_STAGE" // "" (outside), "init" or "tests"
+	aloneVar = "TEROK_TEST_ALONE" // "yes" in namespaces of its own
+	dirVar   = "TEROK_TEST_DIR"
+)
+
+// Alone tells whether we are in the namespaces that Main was to make: where the machine
+// does not let us, and where Main was to make none, the tests run without.
+var Alone = os.Getenv(aloneVar) == "yes"
+
+// Main runs the tests of a package in namespaces of their own (flags of clone(2), or
+// none), so that the machine does not notice them and nothing of them is left there,
+// and exits. What happens to mounts in there stays there. In a pid namespace, the
+// kernel ends everything that the tests started when they end, in whatever way; without
+// one, what the tests left is killed if they ended by themselves. In a user namespace,
+// the caller stays who they are and may mount.
+func Main(namespaces uintptr, tests func() (status int, err error)) {
+	var status int
+	var err error
+	switch os.Getenv(stageVar) {
+	case "":
+		status, err = outside(namespaces)
+	case "init":
+		if Alone && settle(namespaces) != nil {
+			os.Exit(notAlone)
+		}
+		status, err = initProcess()
+	case "tests":
+		status, err = tests()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, filepath.Base(os.Args[0])+":", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// notAlone is the status of an init that may not do what it must in its namespaces.
+const notAlone = 77
+
+func outside(namespaces uintptr) (status int, err error) {
+	Dir, err = os.MkdirTemp("", "terok-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(Dir)
+	if err := os.Chmod(Dir, 0o755); err != nil {
+		return 0, err
+	}
+	if namespaces != 0 {
+		cmd := stage("init", aloneVar+"=yes", dirVar+"="+Dir)
+		cmd.SysProcAttr.Cloneflags = namespaces
+		if uid, gid := os.Geteuid(), os.Getegid(); namespaces&unix.CLONE_NEWUSER != 0 {
+			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+			cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		}
+		if err := cmd.Start(); err == nil {
+			if status, err := wait(cmd); status != notAlone {
+				return status, err
+			}
+		}
+	}
+	cmd := stage("init", dirVar+"="+Dir)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	return wait(cmd)
+}
+
+// wait waits until the run is over, or ends it when we are to end.
+func wait(cmd *exec.Cmd) (status int, err error) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
+	go func() {
+		<-signals
+		cmd.Process.Kill()
+	}()
+	err = cmd.Wait()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
+
+// stage is this run's next process, which ends when the thread that starts it does.
+func stage(name string, env ...string) *exec.Cmd {
+	runtime.LockOSThread()
+	cmd := Again(os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(append(cmd.Env, stageVar+"="+name), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	return cmd
+}
+
+// initProcess waits for the tests and for every process that lost its parent:
+// a conmon that nobody collects would count as running for ever. What is left when
+// the tests are over, it ends.
+func initProcess() (status int, err error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 0, fmt.Errorf("collect orphans: %w", err)
+	}
+	tests := stage("tests")
+	if err := tests.Start(); err != nil {
+		return 0, err
+	}
+	over := false
+	for {
+		if over {
+			killChildren()
+		}
+		var ended unix.WaitStatus
+		pid, waitErr := unix.Wait4(-1, &ended, 0, nil)
+		switch {
+		case waitErr == unix.EINTR:
+		case waitErr == unix.ECHILD && over:
+			return status, err
+		case waitErr != nil:
+			return 0, fmt.Errorf("wait: %w", waitErr)
+		case pid == tests.Process.Pid:
+			over = true
+			if status = ended.ExitStatus(); !ended.Exited() {
+				err = fmt.Errorf("the tests were ended by signal %v", ended.Signal())
+			}
+		}
+	}
+}
+
+func killChildren() {
+	children, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, path := range children {
+		pids, _ := os.ReadFile(path)
+		for _, pid := range strings.Fields(string(pids)) {
+			if pid, err := strconv.Atoi(pid); err == nil {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+	}
+}
+
+// settle cuts our mounts off from the machine's and mounts the /proc of our pid
+// namespace.
+func settle(namespaces uintptr) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if namespaces&unix.CLONE_NEWPID == 0 {
+		return nil
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cannot skips the test for lack of something that it needs. With TEROK_TEST_ALL=1 in
+// the environment nothing may be skipped, and it fails. The file that
+// TEROK_TEST_LEFT_OUT names gets a line of every test that was skipped.
+func Cannot(t testing.TB, format string, args ...any) {
+	t.Helper()
+	why := fmt.Sprintf(format, args...)
+	if os.Getenv("TEROK_TEST_ALL") == "1" {
+		t.Fatalf("TEROK_TEST_ALL=1, but %s", why)
+	}
+	if list := os.Getenv("TEROK_TEST_LEFT_OUT"); list != "" {
+		if err := leaveOut(list, t.Name(), why); err != nil {
+			t.Fatalf("note that this test is left out, since %s: %v", why, err)
+		}
+	}
+	t.Skip(why)
+}
+
+func leaveOut(list, test, why string) error {
+	f, err := os.OpenFile(list, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	inPackage := strings.TrimSuffix(filepath.Base(os.Args[0]), ".test")
+	why, _, _ = strings.Cut(why, "\n")
+	_, err = fmt.Fprintf(f, "%s: %s: %s\n", inPackage, test, why)
+	return err
+}
+
+// Need ends the test, as Cannot does, if one of the programs is not installed.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, program := range programs {
+		Tool(t, program)
+	}
+}
+
+// Tool returns the path of a program, which is needed.
+func Tool(t testing.TB, program string) (path string) {
+	t.Helper()
+	// Tools that make file systems are not on everybody's PATH.
+	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path
+		}
+	}
+	Cannot(t, "%s is not installed", program)
+	return ""
+}
+
+// NeedRoot ends the test, as Cannot does, if we may not change owners, mount and make
+// namespaces.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Cannot(t, "only root can run it")
+	}
+	if err := mayUnshare(); err != nil {
+		Cannot(t, "root may not make namespaces here: %v", err)
+	}
+}
+
+var mayUnshare = sync.OnceValue(func() error {
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	return cmd.Run()
+})

@@ -1,0 +1,43 @@
+// Package testenv is what the tests of several packages share: how they wait and how
+// they leave something out, the namespaces that they live in, a system log that they
+// can read, and the program that they try. What must hold stands in the tests.
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+)
+
+// Dir is the folder of a run that Main started. Every user can enter it, and it is
+// removed when the run is over.
+var Dir = os.Getenv(dirVar)
+
+// Build builds a program of this module, given by its import path, as it is released,
+// into Dir, and returns its path.
+func Build(program string) (string, error) {
+	binary := filepath.Join(Dir, path.Base(program))
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", binary, program)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return binary, os.Chmod(binary, 0o755)
+}
+
+// Again is a command that runs this test binary again.
+func Again(args ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err) // it was started, so it has a path
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append([]string{PromptExit}, os.Environ()...)
+	return cmd
+}
+
+// PromptExit, in the environment, keeps the race detector from taking a second of rest
+// at every exit.
+const PromptExit = "GORACE=atexit_sleep_ms=0"
