@@ -28,6 +28,7 @@ var repository = func() string {
 var commands = map[string]func(){
 	"terok-gate-hook":   func() { os.Exit(Run(os.Args, os.DirFS(repository))) },
 	"wait-as-container": waitAsContainer,
+	"podman":            podmanStandIn,
 }
 
 // TestMain runs the tests in a mount namespace of their own, in which the system

@@ -42,7 +42,7 @@ func reap(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return printTable(os.Stdout, listedOf(slices.DeleteFunc(entries, func(e store.Entry) bool { return !e.Orphan() })))
+		return printTable(os.Stdout, listedOf(c.Context, slices.DeleteFunc(entries, func(e store.Entry) bool { return !e.Orphan() })))
 	case c.Bool("watch"):
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()

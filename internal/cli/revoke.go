@@ -3,24 +3,29 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
 func revokeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "revoke", Category: forPeople,
-		Usage: "revoke the tokens of a project and task, of a container, or the token on standard input",
+		Usage: "revoke the tokens of a task, a project or a container, or the token on standard input",
 		Flags: []cli.Flag{
 			projectFlag(),
 			taskFlag(),
-			&cli.StringFlag{Name: "container", Usage: "the container's `ID`, in full or as list shows it"},
+			&cli.BoolFlag{Name: "all-tasks", Usage: "revoke the tokens of all tasks of the project"},
+			&cli.StringFlag{Name: "container", Usage: "the `container`: its name, or its id in full or as list shows it"},
 		},
 		Action: revoke,
 	}
@@ -31,28 +36,11 @@ func revoke(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	project, task, container := c.String("project"), c.String("task"), c.String("container")
-	byTask, byContainer := c.IsSet("project") || c.IsSet("task"), c.IsSet("container")
-	var revoked []store.Entry
-	switch {
-	case byTask && byContainer:
-		return misusef("give --project and --task, or --container, not both")
-	case byTask && !(c.IsSet("project") && c.IsSet("task")):
-		return misusef("--project and --task go together")
-	case byTask:
-		revoked, err = file.RevokeTokenForTask(project, task)
-	case byContainer && container == "":
-		return misusef("--container is empty")
-	case byContainer:
-		if container, err = fullID(file, container); err == nil {
-			revoked, err = file.Revoke(func(e store.Entry) bool { return e.Container == container })
-		}
-	default:
-		var token store.Token
-		if token, err = tokenFrom(os.Stdin); err == nil {
-			revoked, err = file.Revoke(func(e store.Entry) bool { return e.Token == token })
-		}
+	match, err := toRevoke(c, file)
+	if err != nil {
+		return err
 	}
+	revoked, err := file.Revoke(match)
 	recordAll(c, trail.Revoked, revoked)
 	if err != nil {
 		return err
@@ -61,22 +49,67 @@ func revoke(c *cli.Context) error {
 	return nil
 }
 
-// fullID returns the only container id of a token that begins as list shows it, with
-// 12 characters or more; else the id itself.
-func fullID(file store.File, id string) (string, error) {
+// toRevoke tells which tokens the command line means.
+func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, err error) {
+	project, task, container := c.String("project"), c.String("task"), c.String("container")
+	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
+	switch {
+	case c.IsSet("container") && (byProject || byTask || all):
+		return nil, misusef("give --container or --project, not both")
+	case c.IsSet("container") && container == "":
+		return nil, misusef("--container is empty")
+	case c.IsSet("container"):
+		id, err := containerID(c.Context, file, container)
+		if err != nil {
+			return nil, fmt.Errorf("--container %q: %w", container, err)
+		}
+		return func(e store.Entry) bool { return e.Container == id }, nil
+	case byTask && all:
+		return nil, misusef("give --task or --all-tasks, not both")
+	case !byProject && (byTask || all):
+		return nil, misusef("--project is missing")
+	case byProject && !byTask && !all:
+		return nil, misusef("--task is missing; for the tokens of every task of the project, give --all-tasks")
+	case byProject:
+		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
+	}
+	token, err := tokenFrom(os.Stdin)
+	return func(e store.Entry) bool { return e.Token == token }, err
+}
+
+// containerID returns the id of the container that is called so: by its id in full, by
+// the beginning of it that list shows, or by its name. A full id is one even if no token
+// has it; a name that nobody has is an error.
+func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
 	entries, err := file.Entries()
-	if err != nil || len(id) < shortID {
-		return id, err
+	if err != nil {
+		return "", err
 	}
-	full := id
+	var ids []string // that begin so
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Container, id) || e.Container == full {
-			continue
+		if e.Container == called {
+			return called, nil
 		}
-		if full != id {
-			return "", fmt.Errorf("--container %q: more than one container's id begins so", id)
+		if len(called) >= shortID && strings.HasPrefix(e.Container, called) && !slices.Contains(ids, e.Container) {
+			ids = append(ids, e.Container)
 		}
-		full = e.Container
 	}
-	return full, nil
+	switch {
+	case len(ids) == 1:
+		return ids[0], nil
+	case len(ids) > 1:
+		return "", errors.New("more than one container's id begins so")
+	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
+		return called, nil
+	}
+	names, err := podman.ContainerNames(ctx)
+	for id, name := range names {
+		if name == called {
+			return id, nil
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("no token has a container with this id, and nobody knows whether it is a name: %w", err)
+	}
+	return "", errors.New("no token has a container with this id, and podman has no container of this name")
 }

@@ -41,6 +41,11 @@ func TestStories(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
+			hook, err := exec.LookPath("terok-gate-hook")
+			if err != nil {
+				return err
+			}
+			env.Setenv("HOOK", hook) // for where there is no PATH
 			env.Setenv("SAMPLES", filepath.Join(repository, "testdata"))
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Values["endings"] = endings{}

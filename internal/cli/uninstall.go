@@ -68,7 +68,7 @@ func uninstall(c *cli.Context) error {
 	}
 	if len(entries) > 0 {
 		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
-		return printTable(os.Stdout, listedOf(entries))
+		return printTable(os.Stdout, listedOf(c.Context, entries))
 	}
 	return nil
 }
@@ -97,8 +97,6 @@ func revokeNow(c *cli.Context, file store.File) (n int, err error) {
 	recordAll(c, trail.Revoked, revoked)
 	return len(revoked), err
 }
-
-func ofContainer(e store.Entry) bool { return e.Container != "" }
 
 // asInstalled takes the token file and the log file from the installed hooks, unless
 // the command line or the environment names them.

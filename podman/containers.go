@@ -1,0 +1,40 @@
+// What podman calls its containers.
+
+package podman
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ContainerNames returns the names of all containers that podman has for this user, by
+// container id. Podman waits for a container that starts just now, so it has a few
+// seconds for the answer.
+func ContainerNames(ctx context.Context) (map[string]string, error) {
+	const patience = 3 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")
+	// Podman puts off its end while it holds a lock. A child of it may keep our pipe open.
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("ask podman for its containers: no answer within %v", patience)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask podman for its containers: %w", commandError(err))
+	}
+	names := map[string]string{}
+	for line := range bytes.Lines(out) {
+		id, name, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+		names[id] = name
+	}
+	return names, nil
+}
