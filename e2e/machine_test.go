@@ -263,9 +263,9 @@ func (m *machine) makeUp(t *testing.T) {
 }
 
 // addUser makes a user who can log in and run rootless containers, with crun.
-func (m *machine) addUser(t *testing.T, name string) {
+func (m *machine) addUser(t *testing.T, name string, flags ...string) {
 	t.Helper()
-	m.must(t, "root", "useradd --create-home --shell /bin/bash "+name)
+	m.must(t, "root", "useradd --create-home --shell /bin/bash "+strings.Join(flags, " ")+" "+name)
 	if m.lacks.resource {
 		m.must(t, name, "mkdir -p ~/.config/containers; printf '[engine]\\nruntime = \"crun\"\\n' >~/.config/containers/containers.conf")
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -25,9 +26,13 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	}
 	m.put(t, debs[0], "/srv/terok-gate-hook.deb", 0o644)
 	m.addUser(t, "alice")
+	m.addUser(t, "runner", "--system", "--add-subids-for-system") // a service's, with a small uid
+	users := []string{"alice", "runner"}
 	m.addImage(t, "root")
-	m.addImage(t, "alice")
-	m.must(t, "root", "loginctl enable-linger alice")
+	for _, user := range users {
+		m.addImage(t, user)
+		m.must(t, "root", "loginctl enable-linger "+user)
+	}
 	// What is on the machine, but for what the packages' own programs keep.
 	const files = "find / -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/cache/*' ! -path '/var/log/*' ! -path '/var/lib/apt/*' " +
 		"! -path '/root/*' ! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/logrotate/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
@@ -49,7 +54,13 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	const runs = "podman run --detach --name lives --network none --annotation terok.project=demo --annotation terok.task=1 " + image + " sleep 600; " +
 		"podman exec lives grep -q TEROK_GATE_TOKEN /run/terok/gate.env; test $(terok-gate-hook list --json | jq length) = 1; "
 	m.must(t, "root", strings.Replace(registers, "%s", "/var/log/terok-gate-hook.log", 1)+runs)
-	m.must(t, "alice", strings.Replace(registers, "%s", "$HOME/audit.log", 1)+runs)
+	for _, user := range users {
+		m.must(t, user, strings.Replace(registers, "%s", "$HOME/audit.log", 1)+runs)
+	}
+	// Anybody could have put these there: nobody's word on what is to be revoked.
+	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
+		install -d /tmp/.config/containers/oci
+		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)
 	m.must(t, "root", "logrotate --force /etc/logrotate.d/terok-gate-hook; test -e /var/log/terok-gate-hook.log.1")
 
 	// A newer package, or the same again: nothing changes for what lives.
@@ -63,19 +74,23 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 
 	m.must(t, "root", "terok-gate-hook create --project demo --task operator >/dev/null")
 	out = m.must(t, "root", "apt-get remove --yes terok-gate-hook")
-	for _, want := range []string{"for root:", "for alice:", "operator"} {
+	for _, want := range []string{"for root:", "for alice:", "for runner:", "operator"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("removal does not say %q: %s", want, out)
 		}
 	}
-	if n := strings.Count(out, "revoked tokens of containers: 1"); n != 2 {
-		t.Errorf("removal revokes %d times one token, not twice: %s", n, out)
+	if n := strings.Count(out, "revoked tokens of containers: 1"); n != 3 || strings.Contains(out, "for homeless") {
+		t.Errorf("removal revokes %d times one token, not thrice, or believes what is in /tmp: %s", n, out)
 	}
-	m.must(t, "root", "grep -q revoked /home/alice/audit.log; grep -q revoked /var/log/terok-gate-hook.log; ! grep demo.*1 /home/alice/.local/share/terok/sandbox/gate/tokens.json")
-	m.must(t, "root", "! pgrep --full 'reap --watch'; test -z \"$(find /home/alice/.config -name '*terok*')\"")
+	for _, user := range users {
+		m.must(t, "root", fmt.Sprintf("grep -q revoked /home/%s/audit.log; ! grep demo.*1 /home/%[1]s/.local/share/terok/sandbox/gate/tokens.json; "+
+			"test -z \"$(find /home/%[1]s/.config -name '*terok*')\"", user))
+	}
+	m.must(t, "root", "grep -q revoked /var/log/terok-gate-hook.log; ! pgrep --full 'reap --watch'; userdel homeless; rm -r /tmp/.config")
 	// The containers run on, and end as any.
-	m.must(t, "root", "podman stop --time 0 lives; podman rm lives")
-	m.must(t, "alice", "podman stop --time 0 lives; podman rm lives")
+	for _, user := range append(users, "root") {
+		m.must(t, user, "podman stop --time 0 lives; podman rm lives")
+	}
 
 	out = m.must(t, "root", "apt-get purge --yes terok-gate-hook")
 	if !strings.Contains(out, "left as it is") {

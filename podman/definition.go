@@ -4,14 +4,9 @@ package podman
 
 import (
 	"encoding/json"
-	"errors"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Definition is a hook definition (oci-hooks(5), version 1.0.0).
@@ -67,7 +62,7 @@ func DefinitionsIn(dirs []string) []Registered {
 	for _, dir := range dirs {
 		paths, _ := filepath.Glob(filepath.Join(dir, "*.json"))
 		for _, path := range paths {
-			content, err := readRegular(path)
+			content, err := readSmall(path)
 			if err != nil {
 				continue // podman says so, and starts no container
 			}
@@ -84,17 +79,4 @@ func DefinitionsIn(dirs []string) []Registered {
 	}
 	slices.SortFunc(ours, func(a, b Registered) int { return strings.Compare(a.Path, b.Path) })
 	return ours
-}
-
-// readRegular reads a file of at most a megabyte, and waits for no fifo.
-func readRegular(path string) ([]byte, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(errors.New("is not a regular file"), err)
-	}
-	return io.ReadAll(io.LimitReader(file, 1<<20))
 }

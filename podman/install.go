@@ -79,7 +79,6 @@ func UserPlace() (Place, error) {
 const (
 	UnitName = "terok-gate-reap.service"
 	binary   = "terok-gate-hook"
-	mark     = "# Written by terok-gate-hook install; terok-gate-hook uninstall removes it.\n"
 )
 
 // Registration is what the hooks are registered with.
@@ -87,12 +86,6 @@ type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
 	Settings hook.Settings // what its stages are told: paths are absolute, that of the token file is there
 	Watch    bool          // run reap --watch as a service
-}
-
-// File is a file of an installation.
-type File struct {
-	Path    string
-	Content []byte
 }
 
 // Files returns the files that register the hooks. templates holds hooks.d and
@@ -219,54 +212,6 @@ func replaceLine(text, key, value string) string {
 		}
 	}
 	return strings.Join(lines, "\n")
-}
-
-// Foreign returns the files of ours in whose place somebody else's stand.
-func Foreign(files []File) (theirs []File, err error) {
-	for _, f := range files {
-		ours, err := isOurs(f.Path)
-		if err != nil {
-			return nil, err
-		}
-		if !ours {
-			theirs = append(theirs, f)
-		}
-	}
-	return theirs, nil
-}
-
-// isOurs tells whether we wrote the file, or nobody did.
-func isOurs(path string) (bool, error) {
-	content, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if filepath.Ext(path) != ".json" {
-		return strings.HasPrefix(string(content), mark), nil
-	}
-	var d Definition
-	return json.Unmarshal(content, &d) == nil && len(d.Hook.Args) > 0 && d.Hook.Args[0] == binary, nil
-}
-
-// Write writes the file as a whole or not at all, readable to all: it holds no
-// secret, and podman starts no container while a definition is broken.
-func (f File) Write() error {
-	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
-		return err
-	}
-	temporary, err := os.CreateTemp(filepath.Dir(f.Path), ".terok-gate-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name())
-	_, err = temporary.Write(f.Content)
-	if err := errors.Join(err, temporary.Chmod(0o644), temporary.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", f.Path, err)
-	}
-	return os.Rename(temporary.Name(), f.Path)
 }
 
 // Installed returns the paths of the files of an installation that are there and

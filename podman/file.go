@@ -1,0 +1,109 @@
+// The files of an installation: written as a whole or not at all, and told from those
+// of others. In their place may stand anything, a fifo or a file without end.
+
+package podman
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mark is the first line of a file of ours that is no hook definition.
+const mark = "# Written by terok-gate-hook install; terok-gate-hook uninstall removes it.\n"
+
+// File is a file of an installation.
+type File struct {
+	Path    string
+	Content []byte
+}
+
+// Foreign returns the files of ours in whose place something of somebody else's stands.
+func Foreign(files []File) (theirs []File, err error) {
+	for _, f := range files {
+		ours, err := isOurs(f.Path)
+		if err != nil {
+			return nil, err
+		}
+		if !ours {
+			theirs = append(theirs, f)
+		}
+	}
+	return theirs, nil
+}
+
+// isOurs tells whether we wrote the file, or nobody did.
+func isOurs(path string) (bool, error) {
+	content, err := readSmall(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case errors.Is(err, errStrange):
+		return false, nil
+	case err != nil:
+		return false, err
+	case filepath.Ext(path) != ".json":
+		return strings.HasPrefix(string(content), mark), nil
+	}
+	var d Definition
+	return json.Unmarshal(content, &d) == nil && len(d.Hook.Args) > 0 && d.Hook.Args[0] == binary, nil
+}
+
+// errStrange is in the chain of an error about what is no file of podman's or ours.
+var errStrange = errors.New("is not a regular file of at most 1 MiB")
+
+// readSmall reads a regular file of at most a megabyte, and waits for nobody: a fifo
+// has no writer, a sparse file can be larger than our memory.
+func readSmall(path string) ([]byte, error) {
+	const limit = 1 << 20
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENXIO) { // a socket (open(2))
+		err = errStrange
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("%s %w", path, errStrange)
+	}
+	return io.ReadAll(io.LimitReader(file, limit))
+}
+
+// Write writes the file as a whole or not at all, readable to all: it holds no secret,
+// and podman starts no container while a definition is broken. It is on disk before it
+// is in place: after a power cut, some file systems show a renamed file as empty.
+func (f File) Write() error {
+	dir := filepath.Dir(f.Path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(dir, ".terok-gate-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temporary.Name())
+	_, err = temporary.Write(f.Content)
+	if err := errors.Join(err, temporary.Chmod(0o644), temporary.Sync(), temporary.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", f.Path, err)
+	}
+	if err := os.Rename(temporary.Name(), f.Path); err != nil {
+		return err
+	}
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
