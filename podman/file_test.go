@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"terok-gate-hook/internal/testenv"
 	"testing"
 	"time"
 
@@ -102,7 +103,7 @@ func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 		return
 	}
 	if _, err := exec.LookPath("strace"); err != nil {
-		cannot(t, "strace is not installed")
+		testenv.Cannot(t, "strace is not installed")
 	}
 	dir, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
