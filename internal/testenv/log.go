@@ -64,6 +64,10 @@ func newDev() error {
 	if err := unix.Mount("/dev", old, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind /dev: %w", err)
 	}
+	// Else unmounting it would unmount, in its peer, the new /dev with it.
+	if err := unix.Mount("", old, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keep /dev apart: %w", err)
+	}
 	defer unix.Unmount(old, unix.MNT_DETACH)
 	if err := unix.Mount("terok-dev", "/dev", "tmpfs", unix.MS_NOSUID, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /dev: %w", err)
