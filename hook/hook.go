@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"terok-gate-hook/store"
 )
@@ -98,18 +97,13 @@ func (s Settings) Poststop(stdin io.Reader) (Outcome, error) {
 		return out, err
 	}
 	out.Container = state.ID
-	out.Revoked, err = s.Tokens.RevokeContainer(state.ID)
+	var nextLife bool
+	out.Revoked, nextLife, err = s.Tokens.RevokeContainer(state.ID)
 	if err != nil {
 		return out, fmt.Errorf("revoke the container's tokens: %w", err)
 	}
-	// A token that was spared belongs to the container's next life, and so does the
-	// env file.
-	left, err := s.Tokens.Entries()
-	if err != nil {
-		return out, fmt.Errorf("look for the container's next life: %w", err)
-	}
-	if slices.ContainsFunc(left, func(e store.Entry) bool { return e.Container == state.ID }) {
-		return out, nil
+	if nextLife {
+		return out, nil // the env file is that life's
 	}
 	if err := s.removeFromHost(state.ID); err != nil {
 		return out, fmt.Errorf("remove the env file: %w", err)

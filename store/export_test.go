@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 )
@@ -9,16 +8,18 @@ import (
 // Put writes an entry as it is, one that Issue refuses included: of a process that
 // has died since.
 func (f File) Put(e Entry) error {
-	value, err := e.marshal()
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return err
 	}
-	_, err = f.change(func(entries map[string]json.RawMessage) ([]Entry, error) {
-		entries[string(e.Token)] = value
-		return nil, nil
-	}, true)
-	return err
+	return f.underLock(func(folder folder, name string) error {
+		file, err := folder.read(name)
+		if err != nil {
+			return err
+		}
+		made, err := edit{add: &e, fate: func(*item) fate { return stays }}.apply(file.content)
+		if err != nil {
+			return err
+		}
+		return folder.replace(name, file.stat, made.content, false)
+	})
 }

@@ -84,7 +84,7 @@ func TestAFileInPlaceOfAFolderIsAnError(t *testing.T) {
 	if _, err := f.Entries(); err == nil {
 		t.Error("Entries sees an empty file")
 	}
-	if _, err := f.RevokeContainer("c1"); err == nil {
+	if _, _, err := f.RevokeContainer("c1"); err == nil {
 		t.Error("RevokeContainer sees an empty file")
 	}
 }
@@ -93,7 +93,7 @@ const temporary = ".tokens.json.terok-gate-hook"
 
 func TestTheNextWriterRemovesWhatAKilledOneLeft(t *testing.T) {
 	for _, row := range []struct{ name, kill string }{
-		{"killed before it wrote anything", "write"},
+		{"killed before it wrote anything", "writev"},
 		{"killed before its content was on the disk", "fsync"},
 		{"killed before it committed", "renameat,renameat2,rename"},
 	} {
@@ -101,7 +101,7 @@ func TestTheNextWriterRemovesWhatAKilledOneLeft(t *testing.T) {
 			f := withOneToken(t)
 			content, inode := contentOf(t, f.Path), statOf(t, f.Path).Ino
 			args := []string{"-f", "-o", "/dev/null", "-e", "trace=" + row.kill, "-e", "inject=" + row.kill + ":signal=KILL:when=1"}
-			if row.kill == "write" { // of the temporary file, not of the Go runtime's
+			if row.kill == "writev" { // of the temporary file
 				args = append(args, "-P", filepath.Join(filepath.Dir(f.Path), temporary))
 			}
 			killed := under(t, helper(t, "issue", f.Path, "1m"), "strace", args...)

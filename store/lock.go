@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -18,30 +17,40 @@ import (
 )
 
 // underLock runs do in the token file's folder while no other writer is at work.
-func (f File) underLock(do func(*os.Root) error) error {
-	root, err := openFolder(filepath.Dir(f.Path))
+func (f File) underLock(do func(folder folder, name string) error) error {
+	dir, name := split(f.Path)
+	folder, err := openFolder(dir)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	unlock, err := f.lock(root)
+	defer folder.close()
+	unlock, err := f.lock(folder, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return do(root)
+	return do(folder, name)
 }
 
 // lock takes the exclusive lock and returns what releases it. The wait is a
 // blocking flock(2), not a poll: a waiter costs nothing and gets its turn at once.
-func (f File) lock(root *os.Root) (unlock func(), err error) {
+func (f File) lock(folder folder, name string) (unlock func(), err error) {
 	path := f.Path + ".lock"
-	if err := createLock(root, filepath.Base(path), filepath.Base(f.Path)); err != nil {
-		return nil, fmt.Errorf("lock file %s: %w", path, err)
+	fail := func(err error) (func(), error) { return nil, fmt.Errorf("lock file %s: %w", path, err) }
+	if err := folder.createLock(name+".lock", name); err != nil {
+		return fail(err)
 	}
-	limit := cmp.Or(f.LockTimeout, DefaultLockTimeout)
 	// Read-write, since NFS grants an exclusive lock on nothing less.
 	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
+	unlock = func() { lock.Unlock() }
+	// Mostly there is nobody to wait for, and no second thread to be started.
+	if locked, err := lock.TryLock(); err != nil || locked {
+		if err != nil {
+			return fail(err)
+		}
+		return unlock, nil
+	}
+	limit := cmp.Or(f.LockTimeout, DefaultLockTimeout)
 	locked := make(chan error)
 	gaveUp := make(chan struct{})
 	go func() {
@@ -57,12 +66,12 @@ func (f File) lock(root *os.Root) (unlock func(), err error) {
 	select {
 	case err := <-locked:
 		if err != nil {
-			return nil, fmt.Errorf("lock file %s: %w", path, err)
+			return fail(err)
 		}
-		return func() { lock.Unlock() }, nil
+		return unlock, nil
 	case <-timer.C:
 		close(gaveUp)
-		return nil, fmt.Errorf("lock file %s: held for more than %v by %s", path, limit, holderOf(path))
+		return fail(fmt.Errorf("held for more than %v by %s", limit, holderOf(path)))
 	}
 }
 
@@ -72,7 +81,7 @@ func (f File) CheckLock() error {
 	if _, err := os.Lstat(f.Path + ".lock"); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return f.underLock(func(*os.Root) error { return nil })
+	return f.underLock(func(folder, string) error { return nil })
 }
 
 // holderOf names the process that took the lock, as far as it can be seen from here
@@ -112,52 +121,53 @@ func holderOf(path string) string {
 // Root may lock in a folder of somebody who is not to be trusted with other files:
 // what is handed over to them is only ever an empty regular file of ours with no
 // other name.
-func createLock(root *os.Root, name, tokenFile string) error {
-	owned, err := root.Lstat(tokenFile)
+func (f folder) createLock(name, tokenFile string) error {
+	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		owned, err = root.Lstat(".")
+		owned, err = f.stat(".")
 	}
 	if err != nil {
 		return err
 	}
-	owner := owned.Sys().(*syscall.Stat_t).Uid
-	if _, err := root.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-		if int(owner) != os.Geteuid() {
-			if err := mapped(owner, 0); err != nil {
+	fd, stat, err := f.openRegular(name, unix.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		if int(owned.Uid) != os.Geteuid() {
+			if err := mapped(owned.Uid, 0); err != nil {
 				return err // before there is one that its owner cannot open
 			}
 		}
-		created, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		created, err := openAt(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 		if err == nil {
-			err = created.Chmod(0o600) // whatever the umask
-			created.Close()
+			err = unix.Fchmod(created, 0o600) // whatever the umask
+			unix.Close(created)
 		} else if errors.Is(err, fs.ErrExist) {
 			err = nil
 		}
 		if err != nil {
 			return err
 		}
+		fd, stat, err = f.openRegular(name, unix.O_RDWR)
+		if err != nil {
+			return err
+		}
 	} else if err != nil {
 		return err
 	}
-	lock, info, err := openRegular(root, name, os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	stat := info.Sys().(*syscall.Stat_t)
+	defer unix.Close(fd)
 	if stat.Nlink != 1 || stat.Size != 0 {
 		return nil // it may be another file of somebody's, by a second name
 	}
 	// Whoever can open it can hold it for ever. Another program may have let all do so.
-	if info.Mode()&0o007 != 0 {
-		_ = lock.Chmod(info.Mode().Perm() &^ 0o007) // it may not be ours
+	if stat.Mode&0o007 != 0 {
+		_ = unix.Fchmod(fd, stat.Mode&0o770) // it may not be ours
 	}
-	if stat.Uid != owner && int(stat.Uid) == os.Geteuid() {
-		if err := mapped(owner, 0); err != nil {
+	if stat.Uid != owned.Uid && int(stat.Uid) == os.Geteuid() {
+		if err := mapped(owned.Uid, 0); err != nil {
 			return err
 		}
-		return lock.Chown(int(owner), -1)
+		if err := unix.Fchown(fd, int(owned.Uid), -1); err != nil {
+			return os.NewSyscallError("chown", err)
+		}
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	check := untouched(t, f.Path)
 	release := hold(t, lock)
 	_, issued := f.CreateToken("demo", "2")
-	_, revoked := f.RevokeContainer("c1")
+	_, _, revoked := f.RevokeContainer("c1")
 	_, swept := f.Sweep()
 	for _, err := range []error{issued, revoked, swept} {
 		says(t, err, "lock file "+lock, "held for more than 30ms by process "+fmt.Sprint(os.Getpid()))
@@ -152,8 +152,8 @@ func TestAWaiterSleepsInTheKernelUntilItsTurn(t *testing.T) {
 	testenv.Eventually(t, "the wait in flock(2)", func() bool { return waiters(t, lock) == 1 })
 	release()
 	end()
-	if n := strings.Count(contentOf(t, trace), "flock("); n != 2 {
-		t.Errorf("flock(2) was called %d times, not once to lock and once to unlock:\n%s", n, contentOf(t, trace))
+	if n := strings.Count(contentOf(t, trace), "flock("); n != 3 {
+		t.Errorf("flock(2) was called %d times, not once to try, once to wait and once to unlock:\n%s", n, contentOf(t, trace))
 	}
 	if entries, err := f.Entries(); err != nil || len(entries) != 2 {
 		t.Errorf("entries %v, error %v", entries, err)
@@ -197,7 +197,7 @@ func TestWhatStandsInPlaceOfTheLockFileIsRefused(t *testing.T) {
 			check, checkOther, before := untouched(t, f.Path), untouched(t, other), *statOf(t, lock)
 			for name, change := range map[string]func() error{
 				"CreateToken":     func() error { _, err := f.CreateToken("demo", "2"); return err },
-				"RevokeContainer": func() error { _, err := f.RevokeContainer("c1"); return err },
+				"RevokeContainer": func() error { _, _, err := f.RevokeContainer("c1"); return err },
 			} {
 				err := change()
 				says(t, err, "lock file "+lock)
@@ -219,7 +219,7 @@ func TestWhatStandsInPlaceOfTheLockFileIsRefused(t *testing.T) {
 func TestTheLockFileStays(t *testing.T) {
 	f := withOneToken(t)
 	before := statOf(t, f.Path+".lock").Ino
-	if _, err := f.RevokeContainer("c1"); err != nil {
+	if _, _, err := f.RevokeContainer("c1"); err != nil {
 		t.Fatal(err)
 	}
 	if after := statOf(t, f.Path+".lock").Ino; after != before {

@@ -367,3 +367,9 @@ func failure(cmd *exec.Cmd) error {
 	}
 	return errors.New(strings.TrimSuffix(fmt.Sprint(cmd.Stderr), "\n"))
 }
+
+// revokeContainer is RevokeContainer for those who do not ask about the next life.
+func revokeContainer(f store.File, id string) ([]store.Entry, error) {
+	revoked, _, err := f.RevokeContainer(id)
+	return revoked, err
+}

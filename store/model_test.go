@@ -170,7 +170,7 @@ func TestModel(t *testing.T) {
 			},
 			"a container's poststop runs": func(*rapid.T) {
 				id := name("container")
-				if _, err := file.RevokeContainer(id); err != nil {
+				if _, _, err := file.RevokeContainer(id); err != nil {
 					t.Fatal(err)
 				}
 				remove(func(m modelToken) bool { return dead(m) || m.Container == id && m.Life != Alive })

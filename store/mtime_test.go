@@ -28,7 +28,7 @@ func laterEveryTime(t *testing.T, dir string, n int) {
 	for i := range n {
 		if i%2 == 0 {
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: grant, Container: "c1"})
-		} else if revoked, err := f.RevokeContainer("c1"); err != nil || len(revoked) != 1 {
+		} else if revoked, _, err := f.RevokeContainer("c1"); err != nil || len(revoked) != 1 {
 			t.Fatalf("revoked %v, error %v", revoked, err)
 		}
 		mtime := mtimeOf(t, f.Path)

@@ -101,7 +101,7 @@ func changesOf(container string) map[string]func(store.File) error {
 			return err
 		},
 		"revoke": func(f store.File) error {
-			_, err := f.RevokeContainer(container)
+			_, _, err := f.RevokeContainer(container)
 			return err
 		},
 	}
@@ -137,7 +137,7 @@ func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsFolder(t *testin
 				give(t, f.Path, row.file)
 			}
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c2"})
-			if _, err := f.RevokeContainer("c2"); err != nil {
+			if _, _, err := f.RevokeContainer("c2"); err != nil {
 				t.Fatal(err)
 			}
 			for path, want := range map[string]string{f.Path: row.want, f.Path + ".lock": row.wantLock, filepath.Dir(f.Path): row.folder} {

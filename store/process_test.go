@@ -42,7 +42,7 @@ func judged(p *store.Process) (string, error) {
 	fates := map[string]bool{}
 	for i, sweep := range []func(f store.File) ([]store.Entry, error){
 		store.File.Sweep,
-		func(f store.File) ([]store.Entry, error) { return f.RevokeContainer("another") },
+		func(f store.File) ([]store.Entry, error) { return revokeContainer(f, "another") },
 		func(f store.File) ([]store.Entry, error) {
 			return f.Issue(store.Entry{Token: tokenNamed("b"), Grant: grant, Container: "another"})
 		},

@@ -15,15 +15,15 @@ import (
 // there is none. It holds tokens. The next writer removes it; if remove is set, this
 // call does.
 func (f File) Leftover(remove bool) (path string, err error) {
-	path = filepath.Join(filepath.Dir(f.Path), temporaryName(f.Path))
+	path = filepath.Join(filepath.Dir(f.Path), temporaryName(filepath.Base(f.Path)))
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	err = f.underLock(func(root *os.Root) error {
+	err = f.underLock(func(folder folder, name string) error {
 		// No writer is at work now: if it is still there, nobody will come for it.
-		_, err := root.Lstat(temporaryName(f.Path))
+		_, err := folder.stat(temporaryName(name))
 		if err == nil && remove {
-			err = root.Remove(temporaryName(f.Path))
+			err = folder.remove(temporaryName(name))
 		}
 		return err
 	})
@@ -38,15 +38,15 @@ func (f File) Leftover(remove bool) (path string, err error) {
 // issued. A file that is in order stays, and is an error.
 func (f File) SetAside() (path string, err error) {
 	path = f.Path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")
-	err = f.underLock(func(root *os.Root) error {
-		_, _, err := read(root, f.Path)
+	err = f.underLock(func(folder folder, name string) error {
+		err := f.each(folder, name, func(Entry) {})
 		if err == nil {
 			return fmt.Errorf("token file %s: is in order by now", f.Path)
 		}
 		if !errors.Is(err, ErrCorrupt) {
 			return err
 		}
-		return root.Rename(filepath.Base(f.Path), filepath.Base(path))
+		return folder.rename(name, filepath.Base(path))
 	})
 	if err != nil {
 		return "", err

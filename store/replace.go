@@ -3,15 +3,11 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,142 +17,186 @@ import (
 // owner nothing, and would cost the machine its memory.
 const sizeLimit = 64 << 20
 
-// read returns the entries of the token file and what fstat(2) says of it. Without
-// a file there are no entries and no info.
-func read(root *os.Root, path string) (map[string]json.RawMessage, fs.FileInfo, error) {
-	fail := func(err error) (map[string]json.RawMessage, fs.FileInfo, error) {
-		return nil, nil, fmt.Errorf("token file %s: %w", path, err)
-	}
-	file, info, err := openRegular(root, filepath.Base(path), os.O_RDONLY)
+// tokenFile is a token file as it was read.
+type tokenFile struct {
+	content []byte
+	stat    *unix.Stat_t // nil: there is none, and its content is an object without members
+}
+
+// read returns the token file with this name.
+func (f folder) read(name string) (tokenFile, error) {
+	fd, stat, err := f.openRegular(name, unix.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]json.RawMessage{}, nil, nil
+		return tokenFile{content: []byte("{}\n")}, nil
 	}
 	if err != nil {
-		return fail(err)
+		return tokenFile{}, err
 	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, sizeLimit+1))
-	if err == nil && len(content) > sizeLimit {
-		err = fmt.Errorf("more than %d bytes", sizeLimit)
-	}
+	defer unix.Close(fd)
+	content, err := readAll(fd, int(min(stat.Size, sizeLimit))+1, sizeLimit)
 	if err != nil {
-		return fail(err)
+		return tokenFile{}, err
 	}
-	entries, err := parse(content)
-	if err != nil {
-		return fail(fmt.Errorf("%w: %w", ErrCorrupt, err))
-	}
-	return entries, info, nil
+	return tokenFile{content, &stat}, nil
 }
 
-// openRegular opens a regular file and nothing else: not what a symbolic link in
-// its place points to, since a replacement would replace the link, and not a fifo,
-// whose other end might never come.
-func openRegular(root *os.Root, name string, flag int) (*os.File, fs.FileInfo, error) {
-	// A writer may replace the file between the look and the opening; a reader,
-	// who takes no lock, looks again then.
-	for range 100 {
-		before, err := root.Lstat(name)
-		if err != nil {
-			return nil, nil, err
+// readAll reads a file of about this size, to its end. One that is larger than most is
+// an error.
+func readAll(fd, size, most int) ([]byte, error) {
+	content := make([]byte, size)
+	read := 0
+	for {
+		n, err := unix.Read(fd, content[read:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, os.NewSyscallError("read", err)
+		case n == 0:
+			return content[:read], nil
 		}
-		if !before.Mode().IsRegular() {
-			return nil, nil, errors.New("is not a regular file")
+		if read += n; read > most {
+			return nil, fmt.Errorf("more than %d bytes", most)
 		}
-		file, err := root.OpenFile(name, flag|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return nil, nil, err
-		}
-		info, err := file.Stat()
-		if err == nil && os.SameFile(before, info) {
-			return file, info, nil
-		}
-		file.Close()
-		if err != nil {
-			return nil, nil, err
+		if read == len(content) {
+			content = append(content, make([]byte, len(content)/2+64)...)
 		}
 	}
-	return nil, nil, errors.New("is replaced faster than it can be opened")
 }
 
-// replace commits content in the place of the token file that old describes, nil
-// if there is none. It expects the lock to be held.
-func replace(root *os.Root, path string, old fs.FileInfo, content []byte) (err error) {
-	name := filepath.Base(path)
+// replace commits content in the place of the token file that was read, in the folder
+// whose lock is held. If it shall outlive a power cut, the folder is synced too.
+func (f folder) replace(name string, old *unix.Stat_t, content [][]byte, durable bool) (err error) {
+	size := 0
+	for _, piece := range content {
+		size += len(piece)
+	}
+	if size > sizeLimit {
+		// Written, it could be read by nobody, and never be mended.
+		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
+	}
 	// What stands under the name now was left by a writer that was killed.
-	temporary := temporaryName(path)
-	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove what a killed writer left: %w", err)
+	temporary := temporaryName(name)
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	fd, err := openAt(f.fd, temporary, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if err := f.remove(temporary); err != nil {
+			return fmt.Errorf("remove what a killed writer left: %w", err)
+		}
+		fd, err = openAt(f.fd, temporary, flags, 0o600)
 	}
-	file, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		file.Close()
+		unix.Close(fd)
 		if err != nil {
-			root.Remove(temporary)
+			_ = f.remove(temporary)
 		}
 	}()
-	if _, err := file.Write(content); err != nil {
+	if err := writeAll(fd, content, size); err != nil {
 		return err
 	}
-	if err := keepOwnerAndMode(root, file, old); err != nil {
+	if err := f.keepOwnerAndMode(fd, old); err != nil {
 		return err
 	}
-	if err := setNewMtime(file, old); err != nil {
+	if err := setNewMtime(fd, old); err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil {
-		return err
+	// Without it, a file system may keep the rename and not the content.
+	if err := unix.Fsync(fd); err != nil {
+		return os.NewSyscallError("sync", err)
 	}
-	if err := root.Rename(temporary, name); err != nil {
+	if err := f.rename(temporary, name); err != nil {
 		return err
 	}
 	// Committed. What follows only makes the rename durable.
-	folder, err := root.Open(".")
-	if err != nil {
-		return fmt.Errorf("sync the folder: %w", err)
-	}
-	defer folder.Close()
-	if err := folder.Sync(); err != nil {
-		return fmt.Errorf("sync the folder: %w", err)
+	if durable {
+		return f.sync()
 	}
 	return nil
 }
 
+// writeAll writes the pieces, and has the disk begin before fsync(2) waits for it, which
+// is faster from a few megabytes on.
+func writeAll(fd int, pieces [][]byte, size int) error {
+	const early = 4 << 20
+	for written := 0; written < size; {
+		batch, length := nextBatch(pieces, early)
+		n, err := unix.Writev(fd, batch)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("write", err)
+		}
+		if length == early {
+			// Advice: one that is not taken fails nothing.
+			_ = unix.SyncFileRange(fd, int64(written), int64(n), unix.SYNC_FILE_RANGE_WRITE)
+		}
+		written += n
+		for n > 0 {
+			k := min(n, len(pieces[0]))
+			if n -= k; k == len(pieces[0]) {
+				pieces = pieces[1:]
+			} else {
+				pieces[0] = pieces[0][k:]
+			}
+		}
+	}
+	return nil
+}
+
+// nextBatch is what writev(2) is to write next: no more than most bytes, nor pieces
+// than it takes.
+func nextBatch(pieces [][]byte, most int) (batch [][]byte, length int) {
+	const pieceLimit = 1024 // UIO_MAXIOV
+	for _, piece := range pieces {
+		if len(batch) == pieceLimit || length == most {
+			break
+		}
+		piece = piece[:min(len(piece), most-length)]
+		batch, length = append(batch, piece), length+len(piece)
+	}
+	return batch, length
+}
+
 // temporaryName is where a new token file is written before it takes the old one's
 // place. One writer at a time holds the lock, so one name is enough.
-func temporaryName(path string) string { return "." + filepath.Base(path) + ".terok-gate-hook" }
+func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
 // keepOwnerAndMode gives the file owner, group and mode of the old one. A new one
 // is mode 0600 and belongs to the owner of its folder: the gate server's user, say,
 // when root issues the first token.
-func keepOwnerAndMode(root *os.Root, file *os.File, old fs.FileInfo) error {
-	info, err := file.Stat()
-	if err != nil {
-		return err
+func (f folder) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
+	var have unix.Stat_t
+	if err := unix.Fstat(fd, &have); err != nil {
+		return os.NewSyscallError("stat", err)
 	}
-	have := info.Sys().(*syscall.Stat_t)
-	want, mode := *have, fs.FileMode(0o600)
+	uid, gid, mode := have.Uid, have.Gid, uint32(0o600)
 	if old != nil {
-		want, mode = *old.Sys().(*syscall.Stat_t), old.Mode().Perm()
+		uid, gid, mode = old.Uid, old.Gid, old.Mode&0o777
 	} else {
-		folder, err := root.Stat(".")
-		if err != nil {
+		var folder unix.Stat_t
+		if err := unix.Fstat(f.fd, &folder); err != nil {
+			return os.NewSyscallError("stat", err)
+		}
+		uid = folder.Uid
+	}
+	if uid != have.Uid || gid != have.Gid {
+		if err := mapped(uid, gid); err != nil {
 			return err
 		}
-		want.Uid = folder.Sys().(*syscall.Stat_t).Uid
-	}
-	if want.Uid != have.Uid || want.Gid != have.Gid {
-		if err := mapped(want.Uid, want.Gid); err != nil {
-			return err
-		}
-		if err := file.Chown(int(want.Uid), int(want.Gid)); err != nil {
-			return fmt.Errorf("keep owner and group %d:%d: %w", want.Uid, want.Gid, err)
+		if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
+			return fmt.Errorf("keep owner and group %d:%d: %w", uid, gid, err)
 		}
 	}
-	return file.Chmod(mode)
+	if have.Mode&0o7777 != mode {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return os.NewSyscallError("chmod", err)
+		}
+	}
+	return nil
 }
 
 // mapped refuses owners and groups that are not mapped into this user namespace.
@@ -183,32 +223,50 @@ func mapped(uid, gid uint32) error {
 //
 // A clock that was wrong once can have set the last time that the file system has. It
 // is different that counts then: the time is now, whatever it was.
-func setNewMtime(file *os.File, old fs.FileInfo) error {
+func setNewMtime(fd int, old *unix.Stat_t) error {
 	now := time.Now()
 	if old == nil {
-		_, err := setMtime(file, now)
+		_, err := setMtime(fd, now)
 		return err
 	}
-	last := old.ModTime()
+	last := time.Unix(old.Mtim.Unix())
 	if now.After(last) {
-		if kept, err := setMtime(file, now); err != nil || kept.After(last) {
+		if kept, err := setMtime(fd, now); err != nil || kept.After(last) {
 			return err
 		}
 	}
 	const farthest = 4 * time.Second
 	for step := time.Duration(1); step <= farthest; step *= 2 {
-		if kept, err := setMtime(file, last.Add(step)); err != nil || kept.After(last) {
+		if kept, err := setMtime(fd, last.Add(step)); err != nil || kept.After(last) {
 			return err
 		}
 	}
 	if !now.Before(last) {
 		now = last.Add(-farthest)
 	}
-	kept, err := setMtime(file, now)
+	kept, err := setMtime(fd, now)
 	if err == nil && kept.Equal(last) {
 		err = fmt.Errorf("the file system keeps no modification time other than %v", last)
 	}
 	return err
+}
+
+// setMtime is os.Chtimes by descriptor: under the name, the folder's owner may have
+// put another file by now. It returns the time that the file system keeps.
+func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
+	modified, err := unix.TimeToTimespec(mtime)
+	if err == nil {
+		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, modified}
+		err = unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
+	}
+	var stat unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(fd, &stat)
+	}
+	if err != nil {
+		return kept, fmt.Errorf("set the modification time: %w", err)
+	}
+	return time.Unix(stat.Mtim.Unix()), nil
 }
 
 // InUserNamespace tells whether our ids are other than the kernel's: whether
@@ -228,25 +286,4 @@ func isOverflowID(id uint32, kind string) bool {
 		return id == 65534
 	}
 	return strings.TrimSpace(string(overflow)) == fmt.Sprint(id)
-}
-
-// setMtime is os.Chtimes by descriptor: under the name, the folder's owner may have
-// put another file by now. It returns the time that the file system keeps.
-func setMtime(file *os.File, mtime time.Time) (kept time.Time, err error) {
-	fail := func(err error) (time.Time, error) {
-		return kept, fmt.Errorf("set the modification time: %w", err)
-	}
-	modified, err := unix.TimeToTimespec(mtime)
-	if err != nil {
-		return fail(err)
-	}
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, modified}
-	if err := unix.UtimesNanoAt(int(file.Fd()), "", times, unix.AT_EMPTY_PATH); err != nil {
-		return fail(err)
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return fail(err)
-	}
-	return info.ModTime(), nil
 }

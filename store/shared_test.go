@@ -71,7 +71,7 @@ func hammerHelper(args []string) error {
 				err = issued(e.Token, "demo", task, container)
 			}
 		case 5, 6:
-			revoked, err = f.RevokeContainer(container)
+			revoked, _, err = f.RevokeContainer(container)
 		case 7: // somebody takes one that belongs to no container
 			e := store.Entry{Grant: store.Grant{Project: "demo", Task: task}}
 			if e.Token, err = store.NewToken(); err != nil {

@@ -26,7 +26,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,53 +115,81 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	if err := e.Grant.Check(); err != nil {
 		return nil, err
 	}
-	value, err := e.marshal()
-	if err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's folder: %w", err)
 	}
-	return f.change(func(entries map[string]json.RawMessage) ([]Entry, error) {
-		// Asked under the lock: a hook whose runtime was killed may come late, and
-		// must not take the token of the container's next life for one of a dead one.
-		if e.Process.Life() == Dead {
-			return nil, errors.New("the process that it is for is dead")
+	done, err := f.change(edit{add: &e, fate: func(it *item) fate {
+		if e.Container != "" && string(it.container) == e.Container {
+			return goes
 		}
-		revoked := remove(entries, func(old Entry) bool {
-			return e.Container != "" && old.Container == e.Container || old.Orphan()
-		})
-		entries[string(e.Token)] = value
-		return revoked, nil
-	}, true)
+		return it.sweepFate()
+	}})
+	return done.gone, err
 }
 
 // RevokeContainer revokes the tokens of a container that stopped, and sweeps: it
 // revokes the tokens of every container whose process is dead. It spares a token
 // of this container whose process is provably alive, which belongs to the
 // container's next life: a late poststop hook can run after the next prestart.
-func (f File) RevokeContainer(id string) (revoked []Entry, err error) {
-	return f.Revoke(func(e Entry) bool {
-		life := e.Process.Life()
-		return life == Dead || life == Unknown && id != "" && e.Container == id
-	})
+// It tells whether there is such a one.
+func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err error) {
+	done, err := f.change(edit{fate: func(it *item) fate {
+		switch {
+		case id == "" || string(it.container) != id:
+			return it.sweepFate()
+		case it.life() == Alive:
+			return spared
+		}
+		return goes
+	}})
+	return done.gone, done.spared, err
+}
+
+// sweepFate is what a sweep on the way of another change makes of an entry: who is gone
+// for certain goes, at whoever is there such a sweep looks when it has the time.
+func (it *item) sweepFate() fate {
+	if !it.tied {
+		return stays
+	}
+	switch life, sure := it.process.glance(); {
+	case !sure:
+		return doubtful
+	case life == Dead:
+		return goes
+	}
+	return stays
+}
+
+// life is that of the item's process.
+func (it *item) life() Life {
+	if !it.tied {
+		return Unknown
+	}
+	return it.process.Life()
 }
 
 // Sweep revokes the orphans: the tokens whose process is provably dead. A token
 // that no process is tied to is never swept.
 func (f File) Sweep() (revoked []Entry, err error) {
-	return f.Revoke(Entry.Orphan)
+	done, err := f.change(edit{fate: func(it *item) fate {
+		if it.life() == Dead {
+			return goes
+		}
+		return stays
+	}})
+	return done.gone, err
 }
 
 // Revoke revokes the tokens that match and returns them. None is no error, and
 // the file is not touched then.
 func (f File) Revoke(match func(Entry) bool) ([]Entry, error) {
-	if _, err := os.Lstat(f.Path); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return f.change(func(entries map[string]json.RawMessage) ([]Entry, error) {
-		return remove(entries, match), nil
-	}, false)
+	done, err := f.change(edit{fate: func(it *item) fate {
+		if match(it.entry()) {
+			return goes
+		}
+		return stays
+	}})
+	return done.gone, err
 }
 
 // Entries returns the file's well-formed entries, oldest first. It takes no lock.
@@ -173,74 +200,75 @@ func (f File) Entries() ([]Entry, error) {
 	return entries, err
 }
 
-// Each visits the file's well-formed entries. It takes no lock. A file that is not a
-// JSON object is an error, and none of it is visited.
+// Each visits the file's well-formed entries, in their order there. It takes no lock.
+// A file that is not a JSON object is an error, and none of it is visited.
 func (f File) Each(visit func(Entry)) error {
-	root, err := openFolder(filepath.Dir(f.Path))
+	dir, name := split(f.Path)
+	folder, err := openFolder(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	raw, _, err := read(root, f.Path)
+	defer folder.close()
+	return f.each(folder, name, visit)
+}
+
+func (f File) each(folder folder, name string, visit func(Entry)) error {
+	file, err := folder.read(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("token file %s: %w", f.Path, err)
 	}
-	for _, e := range wellFormed(raw) {
-		visit(e)
+	x, err := scan(file.content, func() func(*item) { return func(*item) {} })
+	if err != nil {
+		return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
+	}
+	for _, m := range x.last() {
+		if it := x.item(m); it.wellFormed() {
+			visit(it.entry())
+		}
 	}
 	return nil
 }
 
-// change runs edit on the raw entries under the lock. It commits if edit removed
-// entries or always is set, and returns what edit removed.
-func (f File) change(edit func(map[string]json.RawMessage) ([]Entry, error), always bool) (removed []Entry, err error) {
-	err = f.underLock(func(root *os.Root) error {
-		entries, info, err := read(root, f.Path)
+// change is a transaction: it reads the file, edits it and commits, if that changes
+// anything, all under the lock.
+func (f File) change(e edit) (done edited, err error) {
+	if e.add == nil {
+		if _, err := os.Lstat(f.Path); errors.Is(err, fs.ErrNotExist) {
+			return edited{}, nil
+		}
+	}
+	err = f.underLock(func(folder folder, name string) error {
+		// Asked under the lock: a hook whose runtime was killed may come late, and
+		// must not take the token of the container's next life for one of a dead one.
+		if e.add != nil && e.add.Process.Life() == Dead {
+			return errors.New("the process that it is for is dead")
+		}
+		file, err := folder.read(name)
 		if err != nil {
-			return err
+			return fmt.Errorf("token file %s: %w", f.Path, err)
 		}
-		gone, err := edit(entries)
-		if err != nil || len(gone) == 0 && !always {
-			return err
-		}
-		content, err := format(entries)
+		made, err := e.apply(file.content)
 		if err != nil {
-			return fmt.Errorf("format token file %s: %w", f.Path, err)
+			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
 		}
-		if len(content) > sizeLimit {
-			// Written, it could be read by nobody, and never be mended.
-			return fmt.Errorf("token file %s: would grow to more than %d bytes: revoke tokens first", f.Path, sizeLimit)
+		if made.content != nil {
+			if err := folder.replace(name, file.stat, made.content, e.outlivesBoot(made.gone)); err != nil {
+				return fmt.Errorf("replace token file %s: %w", f.Path, err)
+			}
 		}
-		if err := replace(root, f.Path, info, content); err != nil {
-			return fmt.Errorf("replace token file %s: %w", f.Path, err)
-		}
-		removed = gone
+		done = made
 		return nil
 	})
-	return removed, err
+	return done, err
 }
 
-// remove deletes the well-formed entries that match and returns them.
-func remove(entries map[string]json.RawMessage, match func(Entry) bool) []Entry {
-	var removed []Entry
-	for _, e := range wellFormed(entries) {
-		if match(e) {
-			delete(entries, string(e.Token))
-			removed = append(removed, e)
-		}
-	}
-	return removed
-}
-
-// openFolder is os.OpenRoot for a folder and nothing else: it does not wait for the
-// other end of a fifo.
-func openFolder(path string) (*os.Root, error) {
-	root, err := os.OpenRoot(path + "/.")
-	if err != nil {
-		return nil, fmt.Errorf("open the token file's folder: %w", err)
-	}
-	return root, nil
+// outlivesBoot tells whether a change is about a token that a power cut does not void.
+// A token that is tied to a process is void with its boot, here or gone: whether the
+// folder has the old file or the new one then makes no difference that lasts.
+func (e edit) outlivesBoot(gone []Entry) bool {
+	return e.add != nil && e.add.Process == nil ||
+		slices.ContainsFunc(gone, func(e Entry) bool { return e.Process == nil })
 }

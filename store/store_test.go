@@ -38,7 +38,7 @@ func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
 		return func(f store.File) ([]store.Entry, error) { return f.Issue(entry(line)) }
 	}
 	stopped := func(id string) func(store.File) ([]store.Entry, error) {
-		return func(f store.File) ([]store.Entry, error) { return f.RevokeContainer(id) }
+		return func(f store.File) ([]store.Entry, error) { return revokeContainer(f, id) }
 	}
 	revoke := func(project, task string) func(store.File) ([]store.Entry, error) {
 		return func(f store.File) ([]store.Entry, error) { return f.RevokeTokenForTask(project, task) }
@@ -244,7 +244,7 @@ var revocations = map[string]func(f store.File, container, task string) ([]store
 		return f.Revoke(func(e store.Entry) bool { return e.Container == container })
 	},
 	"RevokeContainer": func(f store.File, container, _ string) ([]store.Entry, error) {
-		return f.RevokeContainer(container)
+		return revokeContainer(f, container)
 	},
 	"RevokeTokenForTask": func(f store.File, _, task string) ([]store.Entry, error) {
 		return f.RevokeTokenForTask("demo", task)
@@ -258,7 +258,7 @@ func TestACreatedTokenLivesUntilItIsRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.RevokeContainer("c1"); err != nil {
+	if _, _, err := f.RevokeContainer("c1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Sweep(); err != nil {

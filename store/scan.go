@@ -1,0 +1,179 @@
+// Reading a token file's content where it stands: which entries there are, and where.
+
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// index says where the members of a token file's object stand in its content.
+type index struct {
+	content []byte
+	own     bool // the content is in our own form
+	members []member
+}
+
+// member is one key of the object with its value. A key that is no Unicode, half a
+// surrogate pair say, is nobody's token: it is carried over, whatever it holds.
+type member struct {
+	token             []byte // the key, decoded; nil if it is no Unicode
+	start, value, end int    // content[start:end] is the key and its value
+}
+
+// item is what a member says: an entry, if it is well formed. Its slices are parts of
+// the content or as good as that: whoever keeps one keeps all of it.
+type item struct {
+	member
+	project, scope, task, container, created []byte // nil: not there, or no string
+	tied                                     bool
+	process                                  Process
+}
+
+// wellFormed tells whether the item is an entry: its project, or else its scope, is a
+// string.
+func (it *item) wellFormed() bool {
+	return it.token != nil && (it.project != nil || it.scope != nil)
+}
+
+// entry is the item on its own.
+func (it *item) entry() Entry {
+	e := Entry{
+		Token: Token(it.token), Grant: Grant{Project: string(it.project), Task: string(it.task)},
+		Scope: it.scope != nil, Container: string(it.container),
+	}
+	if it.project == nil {
+		e.Project = string(it.scope)
+	}
+	var created time.Time
+	if it.created != nil && created.UnmarshalText(it.created) == nil {
+		e.Created = created
+	}
+	if it.tied {
+		process := it.process
+		e.Process = &process
+	}
+	return e
+}
+
+// scan reads a whole token file's content. For each of its members it calls what begin
+// returned, with an item that is good until the next. What is in our own form it reads
+// in one go (own.go); as soon as anything is not, it begins again with encoding/json,
+// which judges all that is not ours.
+func scan(content []byte, begin func() func(*item)) (index, error) {
+	if members, ok := scanOwn(content, begin()); ok {
+		return index{content, true, members}, nil
+	}
+	members, err := scanPlain(content, begin())
+	return index{content, false, members}, err
+}
+
+// item reads one member again.
+func (x index) item(m member) item {
+	if x.own {
+		return ownItem(x.content, m)
+	}
+	return plainItem(x.content, m)
+}
+
+// last returns the members that count: of a key that comes twice the last one, as in
+// Python.
+func (x index) last() []member {
+	at := make(map[string]int, len(x.members))
+	for i, m := range x.members {
+		if m.token != nil {
+			at[string(m.token)] = i
+		}
+	}
+	if len(at) == len(x.members) {
+		return x.members
+	}
+	var last []member
+	for i, m := range x.members {
+		if m.token != nil && at[string(m.token)] == i {
+			last = append(last, m)
+		}
+	}
+	return last
+}
+
+// scanPlain reads any JSON object.
+func scanPlain(content []byte, visit func(*item)) ([]member, error) {
+	if err := json.Unmarshal(content, &struct{}{}); err != nil {
+		switch err := err.(type) {
+		case *json.SyntaxError:
+			return nil, fmt.Errorf("byte %d: %w", err.Offset, err)
+		case *json.UnmarshalTypeError:
+			return nil, fmt.Errorf("byte %d: a JSON %s", err.Offset, err.Value)
+		}
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(content))
+	if brace, err := dec.Token(); err != nil || brace == nil {
+		return nil, fmt.Errorf("byte 0: a JSON null")
+	}
+	var members []member
+	for dec.More() {
+		before := int(dec.InputOffset())
+		key, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, err
+		}
+		end := int(dec.InputOffset())
+		m := member{start: before + bytes.IndexByte(content[before:], '"'), value: end - len(value), end: end}
+		if name, _ := key.(string); !strings.ContainsRune(name, utf8.RuneError) {
+			m.token = []byte(name)
+		}
+		members = append(members, m)
+		it := plainItem(content, m)
+		visit(&it)
+	}
+	return members, nil
+}
+
+// plainItem reads a member, whoever wrote it. Keys of the wrong type count as missing:
+// a process that does not parse is no process, and never swept.
+//
+// The fields are taken out by hand because encoding/json matches the keys of a struct
+// regardless of case, and the Python programs do not.
+func plainItem(content []byte, m member) item {
+	it := item{member: m}
+	keys, ok := valuesOf(content[m.value:m.end])
+	if !ok {
+		return it
+	}
+	for key, text := range map[string]*[]byte{
+		"project": &it.project, "scope": &it.scope, "task": &it.task, "container": &it.container, "created": &it.created,
+	} {
+		var s *string
+		if json.Unmarshal(keys[key], &s) == nil && s != nil {
+			*text = append([]byte{}, *s...)
+		}
+	}
+	if process, ok := valuesOf(keys["process"]); ok {
+		p := &it.process
+		it.tied = true
+		for key, value := range map[string]any{
+			"machine": &p.Machine, "boot": &p.Boot, "pid_ns": &p.PIDNS, "time_ns": &p.TimeNS,
+			"pid": &p.PID, "start": &p.Start, "inode": &p.Inode,
+		} {
+			if text, ok := process[key]; ok && json.Unmarshal(text, value) != nil {
+				it.tied = false
+			}
+		}
+	}
+	return it
+}
+
+// valuesOf returns the values of a JSON object by key, if it is one.
+func valuesOf(text json.RawMessage) (keys map[string]json.RawMessage, ok bool) {
+	return keys, json.Unmarshal(text, &keys) == nil && keys != nil
+}
