@@ -84,7 +84,7 @@ func (r *struck) judges() bool {
 	case "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/self/status", "/proc/<n>/stat":
 		return true
 	}
-	return r.point.name == "pidfd_open" || strings.HasPrefix(r.point.object, "/proc/self/ns/")
+	return r.point.name == "pidfd_open" || r.point.name == "kill" || r.point.object == "pidfd" || strings.HasPrefix(r.point.object, "/proc/self/ns/")
 }
 
 // isOneLine tells whether the text is one error message of the program with these
