@@ -4,12 +4,10 @@ package cli
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/trail"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -52,12 +50,4 @@ func recordAll(c *cli.Context, event string, entries []store.Entry) {
 	for _, e := range entries {
 		record(c, trail.Of(event, e))
 	}
-}
-
-// placeOfOurs is where this user's installation is.
-func placeOfOurs() (podman.Place, error) {
-	if os.Geteuid() == 0 {
-		return podman.SystemPlace(), nil
-	}
-	return podman.UserPlace()
 }
