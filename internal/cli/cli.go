@@ -11,13 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/store"
 )
 
 // Exit statuses.
@@ -53,9 +52,18 @@ func Run(args []string, templates fs.FS) (status int) {
 	// A closed standard output is an error to report, not a reason to die between
 	// a commit and its report.
 	signal.Ignore(syscall.SIGPIPE)
-	err := app(args, templates).Run(args)
+	args = withoutWords(args)
+	called := calledBy(args[1:])
+	p := program{templates: templates}
+	err := p.app(called.command, args).Run(args)
+	if isStage(called.command) {
+		recordStage(called, p.stage, err)
+	}
 	if err == nil {
 		return exitDone
+	}
+	if called.command != "" {
+		err = fmt.Errorf("%s: %w", called.command, err)
 	}
 	printError(err)
 	if misuse := (misuseError{}); errors.As(err, &misuse) {
@@ -64,97 +72,91 @@ func Run(args []string, templates fs.FS) (status int) {
 	return exitFailed
 }
 
-func app(args []string, templates fs.FS) *cli.App {
-	return &cli.App{
-		Name:            "terok-gate-hook",
-		Usage:           "an OCI hook that gives a container a git-gate token for as long as it lives",
-		Description:     description,
-		Version:         version(),
-		HideHelpCommand: true,
+// program is what commands share with whoever runs them.
+type program struct {
+	templates fs.FS
+	stage     hook.Outcome // what a stage did, if one was called
+}
+
+// names are the commands in the order of help.
+var names = []string{
+	"prestart", "poststop", "precreate",
+	"create", "revoke", "list", "verify", "reap", "path",
+	"install", "uninstall", "doctor",
+}
+
+// command makes the command of this name; nil if there is none.
+func (p *program) command(name string) *cli.Command {
+	switch name {
+	case "prestart", "createRuntime":
+		return prestartCommand(name, &p.stage)
+	case "poststop":
+		return poststopCommand(&p.stage)
+	case "precreate":
+		return precreateCommand(&p.stage)
+	case "create":
+		return aboutInstalled(createCommand())
+	case "revoke":
+		return aboutInstalled(revokeCommand())
+	case "list":
+		return aboutInstalled(listCommand())
+	case "verify":
+		return aboutInstalled(verifyCommand())
+	case "reap":
+		return aboutInstalled(reapCommand())
+	case "path":
+		return aboutInstalled(pathCommand())
+	case "install":
+		return installCommand(p.templates)
+	case "uninstall":
+		return uninstallCommand()
+	case "doctor":
+		return doctorCommand()
+	}
+	return nil
+}
+
+// app knows the called command alone, for the start of a hook is in the way of every
+// container; or all of them, for help and completion.
+func (p *program) app(called string, args []string) *cli.App {
+	app := &cli.App{
+		Name:        "terok-gate-hook",
+		Usage:       "an OCI hook that gives a container a git-gate token for as long as it lives",
+		Description: description,
 		// For the scripts in completions: --generate-bash-completion at the end prints
 		// what could stand there.
 		EnableBashCompletion: true,
 		// A comma may stand in a pattern.
 		DisableSliceFlagSeparator: true,
 		Flags:                     commonFlags(),
-		Commands: []*cli.Command{
-			prestartCommand(),
-			poststopCommand(),
-			precreateCommand(),
-			ending(aboutInstalled(createCommand()), named),
-			ending(aboutInstalled(revokeCommand()), named),
-			ending(aboutInstalled(listCommand()), named),
-			ending(aboutInstalled(verifyCommand()), named),
-			ending(aboutInstalled(reapCommand()), named),
-			ending(aboutInstalled(pathCommand()), named),
-			ending(installCommand(templates), named),
-			ending(uninstallCommand(), named),
-			ending(doctorCommand(), named),
-		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return misusef("unknown command %s: see terok-gate-hook --help", quote(c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
-		OnUsageError: func(c *cli.Context, err error, _ bool) error {
-			err = misuseError{err}
-			if calledForAStage(args[1:]) {
-				return endUnstarted(c, err)
-			}
-			return err
-		},
 		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
 	}
-}
-
-// ending has whatever ends the command with an error go through end: its action, and
-// misuse of its flags and arguments.
-func ending(command *cli.Command, end func(*cli.Context, error) error) *cli.Command {
-	command.HideHelpCommand = true
-	action := command.Action
-	command.Action = func(c *cli.Context) error { return end(c, action(c)) }
-	command.Before = func(c *cli.Context) error { return end(c, noArguments(c)) }
-	command.OnUsageError = func(c *cli.Context, err error, _ bool) error {
-		return end(c, misusef("%w: see terok-gate-hook %s --help; flags that all commands share stand before the command", err, c.Command.Name))
+	if command := p.command(called); command != nil {
+		app.Commands = []*cli.Command{command}
+		app.HideVersion = true
+	} else {
+		for _, name := range names {
+			app.Commands = append(app.Commands, p.command(name))
+		}
+		app.Version = version()
 	}
-	return command
-}
-
-// named puts the command's name before the error, if there is one.
-func named(c *cli.Context, err error) error {
-	if err == nil {
-		return nil
+	app.HideHelpCommand = true
+	app.OnUsageError = explainMisuse(args)
+	for _, command := range app.Commands {
+		command.HideHelpCommand = true
+		command.Before = checkLine
+		command.OnUsageError = app.OnUsageError
 	}
-	return fmt.Errorf("%s: %w", c.Command.Name, err)
+	return app
 }
 
 // printError prints an error as one line.
 func printError(err error) {
 	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+printable.Line(err.Error()))
-}
-
-// misuseError is an error of whoever typed the command line.
-type misuseError struct{ error }
-
-func (e misuseError) Unwrap() error { return e.error }
-
-func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
-
-// quote quotes a stray argument, unless it is a token.
-func quote(arg string) string {
-	if strings.HasPrefix(arg, "terok-g-") {
-		return "token " + store.Token(arg).Fingerprint() + ", which belongs on standard input"
-	}
-	return fmt.Sprintf("%q", arg)
-}
-
-func noArguments(c *cli.Context) error {
-	if c.Args().Present() {
-		return misusef("takes no argument %s: flags that all commands share stand before the command", quote(c.Args().First()))
-	}
-	if timeout := c.Duration("lock-timeout"); timeout <= 0 && c.IsSet("lock-timeout") {
-		return misusef("--lock-timeout %v: must be more than nothing", timeout)
-	}
-	return nil
 }

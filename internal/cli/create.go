@@ -42,7 +42,7 @@ func create(c *cli.Context) error {
 		return err
 	}
 	recordAll(c, trail.Swept, swept)
-	record(c, trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
+	record(c.String("log-file"), trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
 	if _, err := fmt.Println(string(token)); err != nil {
 		// Nobody has seen it, so nobody could revoke it.
 		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })

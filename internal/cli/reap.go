@@ -50,7 +50,7 @@ func reap(c *cli.Context) error {
 			recordAll(c, trail.Swept, revoked)
 			if err != nil {
 				err = fmt.Errorf("reap: %w", err)
-				record(c, trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+				record(c.String("log-file"), trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
 				printError(err)
 			}
 		})

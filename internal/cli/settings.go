@@ -32,11 +32,16 @@ func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
 			Value: setting{f.Value(in), f, in},
 		}
 		if f.Common() {
-			flag.EnvVars = []string{"TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))}
+			flag.EnvVars = []string{environmentVariable(f.Name)}
 		}
 		flags = append(flags, flag)
 	}
 	return flags
+}
+
+// environmentVariable is that of a flag that all commands share.
+func environmentVariable(flag string) string {
+	return "TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
 // commonFlags stand before the command.

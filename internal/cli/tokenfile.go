@@ -1,0 +1,26 @@
+// Which token file a command is about.
+
+package cli
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/store"
+)
+
+// tokenFile returns the token file that the command line names, or the default.
+func tokenFile(c *cli.Context) (store.File, error) {
+	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
+}
+
+// orDefault returns the token file, at the default path if it has none.
+func orDefault(file store.File) (_ store.File, err error) {
+	if file.Path == "" {
+		if file.Path, err = store.TokenFilePath(); err != nil {
+			return file, fmt.Errorf("%w: name one with --token-file", err)
+		}
+	}
+	return file, nil
+}
