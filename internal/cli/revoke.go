@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -73,7 +72,7 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	case byProject:
 		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
 	}
-	token, err := tokenFrom(os.Stdin)
+	token, err := readToken()
 	return func(e store.Entry) bool { return e.Token == token }, err
 }
 

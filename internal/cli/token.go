@@ -1,0 +1,39 @@
+// Where a person's token comes from: standard input. In an argument, everybody on the
+// machine could see it.
+
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"terok-gate-hook/store"
+)
+
+// readToken reads a token, and asks for it if somebody sits there who could type it.
+func readToken() (store.Token, error) {
+	const limit = 4096
+	var in io.Reader = os.Stdin
+	if isTerminal(os.Stdin) {
+		line, err := askUnseen(os.Stdin, "Token: ")
+		if err != nil {
+			return "", fmt.Errorf("ask for a token: %w", err)
+		}
+		in = bytes.NewReader(line)
+	}
+	content, err := io.ReadAll(io.LimitReader(in, limit+1))
+	token := strings.TrimSpace(string(content))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("read a token from standard input: %w", err)
+	case len(content) > limit:
+		return "", fmt.Errorf("read a token from standard input: more than %d bytes", limit)
+	case token == "":
+		return "", errors.New("read a token from standard input: there is none")
+	}
+	return store.Token(token), nil
+}
