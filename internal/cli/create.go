@@ -15,8 +15,11 @@ import (
 func createCommand() *cli.Command {
 	return &cli.Command{
 		Name: "create", Category: forPeople,
-		Usage:  "print a new token that belongs to no container and lives until it is revoked",
-		Flags:  []cli.Flag{projectFlag(), taskFlag()},
+		Usage: "print a new token that belongs to no container and lives until it is revoked",
+		Flags: []cli.Flag{
+			projectFlag(), taskFlag(),
+			&cli.BoolFlag{Name: "scope", Usage: "have later versions of the gate accept it too"},
+		},
 		Action: create,
 	}
 }
@@ -37,7 +40,7 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	swept, err := file.Issue(store.Entry{Token: token, Grant: grant})
+	swept, err := file.Issue(store.Entry{Token: token, Grant: grant, Scope: c.Bool("scope")})
 	if err != nil {
 		return err
 	}
