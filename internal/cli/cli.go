@@ -1,5 +1,5 @@
-// Package cli is the command line of terok-gate-hook: a file a command, with its
-// flags beside what it does. The work is done in the packages below.
+// Package cli is the command line of terok-gate-hook. Each command has a file, with its
+// flags beside what it does; the work is done in other packages.
 //
 // Results go to standard output, all else to standard error. An error is one line,
 // "terok-gate-hook: <command>: <what>: <why>".
@@ -38,7 +38,7 @@ const description = `As a container runtime calls it:
    terok-gate-hook --token-file F prestart < state.json
    terok-gate-hook --token-file F poststop < state.json
 
-As a person does:
+As a person calls it:
 
    terok-gate-hook create --project demo --task 1
    terok-gate-hook list
@@ -46,8 +46,8 @@ As a person does:
    terok-gate-hook verify < token`
 
 // Run runs the command that the arguments name, the program's name first, and returns
-// the exit status: 0 for done, 1 for failed, 2 for misused. templates holds hooks.d
-// and systemd as the repository does.
+// the exit status: 0 for done, 1 for failed, 2 for misused. templates holds the
+// repository's hooks.d and systemd.
 func Run(args []string, templates fs.FS) (status int) {
 	// A closed standard output is an error to report, not a reason to die between
 	// a commit and its report.
@@ -72,20 +72,20 @@ func Run(args []string, templates fs.FS) (status int) {
 	return exitFailed
 }
 
-// program is what commands share with whoever runs them.
+// program is what Run shares with the commands.
 type program struct {
 	templates fs.FS
 	stage     hook.Outcome // what a stage did, if one was called
 }
 
-// names are the commands in the order of help.
+// names are the commands, in the order in which help lists them.
 var names = []string{
 	"prestart", "poststop", "precreate",
 	"create", "revoke", "list", "verify", "reap", "path",
 	"install", "uninstall", "doctor",
 }
 
-// command makes the command of this name; nil if there is none.
+// command makes the command of this name, or returns nil if there is none.
 func (p *program) command(name string) *cli.Command {
 	switch name {
 	case "prestart", "createRuntime":
@@ -95,17 +95,17 @@ func (p *program) command(name string) *cli.Command {
 	case "precreate":
 		return precreateCommand(&p.stage)
 	case "create":
-		return aboutInstalled(createCommand())
+		return onInstalled(createCommand())
 	case "revoke":
-		return aboutInstalled(revokeCommand())
+		return onInstalled(revokeCommand())
 	case "list":
-		return aboutInstalled(listCommand())
+		return onInstalled(listCommand())
 	case "verify":
-		return aboutInstalled(verifyCommand())
+		return onInstalled(verifyCommand())
 	case "reap":
-		return aboutInstalled(reapCommand())
+		return onInstalled(reapCommand())
 	case "path":
-		return aboutInstalled(pathCommand())
+		return onInstalled(pathCommand())
 	case "install":
 		return installCommand(p.templates)
 	case "uninstall":
@@ -116,17 +116,17 @@ func (p *program) command(name string) *cli.Command {
 	return nil
 }
 
-// app knows the called command alone, for the start of a hook is in the way of every
-// container; or all of them, for help and completion.
+// app is set up for the called command alone, since every container's start waits for
+// it. Where none is called it is set up for all, which help and completion list.
 func (p *program) app(called string, args []string) *cli.App {
 	app := &cli.App{
 		Name:        "terok-gate-hook",
 		Usage:       "an OCI hook that gives a container a git-gate token for as long as it lives",
 		Description: description,
-		// For the scripts in completions: --generate-bash-completion at the end prints
-		// what could stand there.
+		// For the scripts in completions: a last argument --generate-bash-completion
+		// prints what could stand in its place.
 		EnableBashCompletion: true,
-		// A comma may stand in a pattern.
+		// A pattern may contain commas.
 		DisableSliceFlagSeparator: true,
 		Flags:                     commonFlags(),
 		Action: func(c *cli.Context) error {
@@ -135,7 +135,7 @@ func (p *program) app(called string, args []string) *cli.App {
 			}
 			return cli.ShowAppHelp(c)
 		},
-		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
+		ExitErrHandler: func(*cli.Context, error) {}, // Run chooses the status
 	}
 	if command := p.command(called); command != nil {
 		app.Commands = []*cli.Command{command}

@@ -18,7 +18,7 @@ func createCommand() *cli.Command {
 		Usage: "print a new token that belongs to no container and lives until it is revoked",
 		Flags: []cli.Flag{
 			projectFlag(), taskFlag(),
-			&cli.BoolFlag{Name: "scope", Usage: "have later versions of the gate accept it too"},
+			&cli.BoolFlag{Name: "scope", Usage: "write the key that later versions of the gate ask for, too"},
 		},
 		Action: create,
 	}

@@ -1,4 +1,4 @@
-// Flags of several commands. (Those of stages are settings.)
+// Flags that several commands have. (Those of stages are in settings.go.)
 
 package cli
 
@@ -13,5 +13,5 @@ func taskFlag() cli.Flag {
 }
 
 func dryRunFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, do nothing"}
+	return &cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, and do nothing"}
 }

@@ -1,5 +1,4 @@
-// What is installed here for the user who asks: commands for people are about the tokens
-// of the hooks that install registered.
+// Commands for people work on the tokens of the hooks that this user has installed.
 
 package cli
 
@@ -12,7 +11,7 @@ import (
 	"terok-gate-hook/podman"
 )
 
-// placeOfOurs is where this user's installation is.
+// placeOfOurs is where this user's hooks are installed.
 func placeOfOurs() (podman.Place, error) {
 	if os.Geteuid() == 0 {
 		return podman.SystemPlace(), nil
@@ -20,9 +19,8 @@ func placeOfOurs() (podman.Place, error) {
 	return podman.UserPlace()
 }
 
-// aboutInstalled makes the command one about what is installed, unless it is told
-// otherwise.
-func aboutInstalled(command *cli.Command) *cli.Command {
+// onInstalled makes the command work on what is installed, unless it is told otherwise.
+func onInstalled(command *cli.Command) *cli.Command {
 	action := command.Action
 	command.Action = func(c *cli.Context) error {
 		if err := asInstalled(c); err != nil {
@@ -33,24 +31,22 @@ func aboutInstalled(command *cli.Command) *cli.Command {
 	return command
 }
 
-// asInstalled takes the token file and the log file from the installed hooks, unless
-// the command line or the environment names them. Without an installation all is as it
-// was. Stages never ask: their definitions say it.
+// asInstalled takes token file and log file from the installed hooks, if there are any,
+// unless the command line or the environment names them. Stages never look here: their
+// own definitions tell them.
 func asInstalled(c *cli.Context) error {
-	if c.String("token-file") != "" && c.String("log-file") != "" {
-		return nil
-	}
 	place, err := placeOfOurs()
 	if err != nil {
-		return nil // there cannot be one
+		return nil // where nothing can be installed
 	}
 	for _, name := range []string{"token-file", "log-file"} {
-		path := place.Flag("--" + name)
-		if c.String(name) != "" || !filepath.IsAbs(path) {
+		if c.String(name) != "" {
 			continue
 		}
-		if err := c.Set(name, path); err != nil {
-			return err
+		if path := place.Flag("--" + name); filepath.IsAbs(path) {
+			if err := c.Set(name, path); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

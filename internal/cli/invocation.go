@@ -1,5 +1,5 @@
-// Which command is called, and where its audit trail is: known before the command line
-// is understood, and if it is not.
+// Which command is called, and where its audit trail is. A stage has to be recorded even
+// if its command line makes no sense, so this is found out first.
 
 package cli
 
@@ -14,14 +14,14 @@ import (
 	"terok-gate-hook/hook"
 )
 
-// invocation is what a command line calls.
+// invocation is what can be told of a command line before it is read in full.
 type invocation struct {
-	command string // as it was typed; empty for none of ours, for help and for the version
+	command string // as typed; empty if there is none of ours, or help or the version is asked for
 	logFile string // empty for none
 }
 
-// calledBy looks for the command among the arguments. The first word is it; but a word
-// after a flag that we don't know may be the flag's value, unless a command is called so.
+// calledBy looks for the command among the arguments: it is the first word. A word after
+// an unknown flag counts as the flag's value, unless a command has that name.
 func calledBy(args []string) invocation {
 	var s hook.Settings
 	set := flag.NewFlagSet("", flag.ContinueOnError)
@@ -58,7 +58,7 @@ func isCommand(word string) bool { return slices.Contains(names, word) || isStag
 
 func isStage(word string) bool { return slices.Contains(hook.Stages, word) }
 
-// withoutWords has "help" and "version", which many try, mean the flags.
+// withoutWords turns the words "help" and "version", which many people try, into flags.
 func withoutWords(args []string) []string {
 	if len(args) < 2 {
 		return args

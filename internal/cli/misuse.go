@@ -1,4 +1,4 @@
-// What is said to whoever typed a command line that makes no sense.
+// What somebody is told whose command line makes no sense.
 
 package cli
 
@@ -13,14 +13,14 @@ import (
 	"terok-gate-hook/store"
 )
 
-// misuseError is an error of whoever typed the command line.
+// misuseError is an error in the command line itself.
 type misuseError struct{ error }
 
 func (e misuseError) Unwrap() error { return e.error }
 
 func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
 
-// explainMisuse says what to do about an error of package flag.
+// explainMisuse adds the way out to an error of package flag.
 func explainMisuse(args []string) cli.OnUsageErrorFunc {
 	return func(c *cli.Context, err error, isSubcommand bool) error {
 		text := asTyped(err.Error(), args)
@@ -32,8 +32,8 @@ func explainMisuse(args []string) cli.OnUsageErrorFunc {
 	}
 }
 
-// asTyped gives a flag in an error of package flag, which says -foo, the two dashes that
-// it was typed with.
+// asTyped restores the two dashes of flags that were typed with two: package flag's errors
+// say -foo for --foo.
 func asTyped(text string, args []string) string {
 	words := strings.Split(text, " ")
 	for i, word := range words {
@@ -52,7 +52,7 @@ func isShared(name string) bool {
 	return slices.ContainsFunc(hook.Flags, func(f hook.Flag) bool { return f.Common() && f.Name == name })
 }
 
-// checkLine refuses what makes no sense with any command.
+// checkLine refuses what makes no sense for any command.
 func checkLine(c *cli.Context) error {
 	if c.Args().Present() {
 		return misusef("takes no argument %s: see %s --help", quote(c.Args().First()), c.Command.HelpName)

@@ -1,4 +1,4 @@
-// The precreate command. It has nothing to do with the token file.
+// The precreate command. It does not touch the token file.
 
 package cli
 

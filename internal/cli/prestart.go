@@ -1,4 +1,4 @@
-// The prestart command, and createRuntime, which is the same.
+// The prestart command, which is also called createRuntime.
 
 package cli
 

@@ -1,4 +1,5 @@
-// The reap command: orphans go, for a container whose poststop hook never ran.
+// The reap command: it revokes orphans, the tokens of containers whose poststop hook never
+// ran.
 
 package cli
 
@@ -22,8 +23,8 @@ func reapCommand() *cli.Command {
 		Name: "reap", Category: forPeople,
 		Usage: "revoke orphans: the tokens whose container's process is dead",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "watch", Usage: "stay, and revoke each token the moment its process dies"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, revoke nothing"},
+			&cli.BoolFlag{Name: "watch", Usage: "keep running, and revoke each token the moment its process dies"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, and revoke nothing"},
 		},
 		Action: reap,
 	}

@@ -1,4 +1,4 @@
-// How commands write to the audit trail.
+// Writing to the audit trail.
 
 package cli
 
@@ -9,7 +9,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// record writes an event to the audit trail. It never fails what it tells of.
+// record writes an event to the audit trail. If that fails, it says so and no more: what
+// the event tells of has happened.
 func record(logFile string, e trail.Event) {
 	if err := trail.Write(logFile, e); err != nil {
 		printError(err)

@@ -1,5 +1,5 @@
-// What the commands that a container runtime calls have in common: how they end, and
-// what they tell the log, since nobody may see their standard error.
+// What the commands that a container runtime calls have in common: how they end, and how
+// that is recorded, since their standard error may be lost.
 
 package cli
 
@@ -17,10 +17,10 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// stageFunc is a stage of the hook.
+// stageFunc runs a stage.
 type stageFunc func(hook.Settings, io.Reader) (hook.Outcome, error)
 
-// stageCommand makes the command run a stage, and leave what it did in out.
+// stageCommand makes the command run a stage and put what it did into out.
 func stageCommand(command *cli.Command, run stageFunc, out *hook.Outcome) *cli.Command {
 	command.Category = forRuntimes
 	command.Flags = stageFlags(command.Name)
@@ -31,7 +31,7 @@ func stageCommand(command *cli.Command, run stageFunc, out *hook.Outcome) *cli.C
 		}
 		*out, err = inTime(s.Deadline(), func() (hook.Outcome, error) { return run(s, os.Stdin) })
 		if err == nil && out.EnvFile != "" {
-			// The token is issued: a path that cannot be printed does not undo it.
+			// The token is issued, and stays so even if its path cannot be printed.
 			fmt.Println(out.EnvFile)
 		}
 		return err
@@ -39,7 +39,7 @@ func stageCommand(command *cli.Command, run stageFunc, out *hook.Outcome) *cli.C
 	return command
 }
 
-// withTokens is run for a stage that changes the token file.
+// withTokens prepares a stage that changes the token file.
 func withTokens(run stageFunc) stageFunc {
 	return func(s hook.Settings, stdin io.Reader) (out hook.Outcome, err error) {
 		if s.Tokens, err = orDefault(s.Tokens); err != nil {
@@ -49,9 +49,9 @@ func withTokens(run stageFunc) stageFunc {
 	}
 }
 
-// inTime gives up on a stage that is not done within the limit. The process then ends with
-// an error of its own, before the runtime kills it without one; the stage is as if it were
-// killed.
+// inTime gives up on a stage that takes longer than the limit, so that the process ends
+// with an error of its own before the runtime kills it without one. For the stage it is
+// no different from being killed.
 func inTime(limit time.Duration, run func() (hook.Outcome, error)) (hook.Outcome, error) {
 	type end struct {
 		out hook.Outcome
@@ -70,7 +70,7 @@ func inTime(limit time.Duration, run func() (hook.Outcome, error)) (hook.Outcome
 	}
 }
 
-// recordStage tells the audit trail how a stage ended, whatever ended it.
+// recordStage writes to the audit trail how a stage ended, whatever ended it.
 func recordStage(called invocation, out hook.Outcome, err error) {
 	for _, e := range out.Revoked {
 		if e.Container != out.Container {
@@ -99,8 +99,8 @@ func recordStage(called invocation, out hook.Outcome, err error) {
 	}
 }
 
-// drainStdin reads the state that nobody asked for: crun 1.8.1 dies of SIGPIPE if a
-// hook ends before, and says that instead of our error.
+// drainStdin reads a state that was not read: crun 1.8.1 dies of SIGPIPE when a hook ends
+// before that, and reports the signal instead of our error.
 func drainStdin() {
 	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
 		_, _ = io.CopyN(io.Discard, os.Stdin, 1<<20)

@@ -1,4 +1,4 @@
-// What a terminal is sent and asked, and nothing else than a terminal.
+// What only a terminal gets: colours, and a question whose answer it does not show.
 
 package cli
 
@@ -24,7 +24,7 @@ func isTerminal(file *os.File) bool {
 	return err == nil
 }
 
-// paint puts the text into colour if there is somebody to show it to (see also
+// paint colours the text if a terminal shows it to somebody who wants that (see
 // no-color.org).
 func paint(w *os.File, colour, text string) string {
 	if colour == "" || !isTerminal(w) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
@@ -33,8 +33,8 @@ func paint(w *os.File, colour, text string) string {
 	return colour + text + "\x1b[0m"
 }
 
-// askUnseen asks for a line that the terminal does not show as it is typed. A signal
-// that ends us leaves no terminal behind that shows nothing.
+// askUnseen asks for a line that the terminal does not show as it is typed. Unlike
+// golang.org/x/term, it has the terminal show again what is typed when a signal ends us.
 func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	fd := int(terminal.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -43,7 +43,7 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	}
 	restore := func() {
 		_ = unix.IoctlSetTermios(fd, unix.TCSETS, before)
-		fmt.Fprintln(os.Stderr) // the one that was typed does not show
+		fmt.Fprintln(os.Stderr) // the typed one was not shown
 	}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
@@ -62,7 +62,7 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	}
 	defer restore()
 	fmt.Fprint(os.Stderr, question)
-	line = make([]byte, 4096) // the longest that a terminal gives (termios(3))
+	line = make([]byte, 4096) // no line is longer (termios(3))
 	n, err := terminal.Read(line)
 	if errors.Is(err, io.EOF) {
 		err = nil // nothing was typed

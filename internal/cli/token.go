@@ -1,5 +1,4 @@
-// Where a person's token comes from: standard input. In an argument, everybody on the
-// machine could see it.
+// Reading a token: from standard input, since everybody on the machine can see arguments.
 
 package cli
 
@@ -14,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// readToken reads a token, and asks for it if somebody sits there who could type it.
+// readToken reads a token from standard input. At a terminal, it asks for one.
 func readToken() (store.Token, error) {
 	const limit = 4096
 	var in io.Reader = os.Stdin

@@ -11,7 +11,7 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Category: forPeople,
-		Usage:  "print project and task of the token on standard input; exit status 1 if it is not valid",
+		Usage:  "print the project and task of the token on standard input; exit status 1 if it is not valid",
 		Action: verify,
 	}
 }
