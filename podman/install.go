@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"terok-gate-hook/hook"
 )
@@ -243,14 +244,24 @@ func Installed(place Place) ([]string, error) {
 }
 
 // Flag returns what the hooks that are installed there give the flag, empty if none
-// does.
+// does. What others may have written does not count.
 func (p Place) Flag(name string) string {
 	for _, d := range DefinitionsIn([]string{p.Hooks}) {
-		if value := d.Flag(name); value != "" {
+		if value := d.Flag(name); value != "" && isOwn(d.Path) {
 			return value
 		}
 	}
 	return ""
+}
+
+// isOwn tells whether nobody but this user and root may have written the file.
+func isOwn(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	return (owner == 0 || int(owner) == os.Geteuid()) && info.Mode()&0o002 == 0
 }
 
 // Lingers tells whether the user's service manager runs on after the last log-out

@@ -1,5 +1,5 @@
-// Package cli is the command line of terok-gate-hook: a file a command, with its
-// flags beside what it does. The work is done in the packages below.
+// Package cli is the command line of terok-gate-hook. Each command has a file, with its
+// flags beside what it does; the work is done in other packages.
 //
 // Results go to standard output, all else to standard error. An error is one line,
 // "terok-gate-hook: <command>: <what>: <why>".
@@ -11,13 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/store"
 )
 
 // Exit statuses.
@@ -39,7 +38,7 @@ const description = `As a container runtime calls it:
    terok-gate-hook --token-file F prestart < state.json
    terok-gate-hook --token-file F poststop < state.json
 
-As a person does:
+As a person calls it:
 
    terok-gate-hook create --project demo --task 1
    terok-gate-hook list
@@ -47,15 +46,24 @@ As a person does:
    terok-gate-hook verify < token`
 
 // Run runs the command that the arguments name, the program's name first, and returns
-// the exit status: 0 for done, 1 for failed, 2 for misused. templates holds hooks.d
-// and systemd as the repository does.
+// the exit status: 0 for done, 1 for failed, 2 for misused. templates holds the
+// repository's hooks.d and systemd.
 func Run(args []string, templates fs.FS) (status int) {
 	// A closed standard output is an error to report, not a reason to die between
 	// a commit and its report.
 	signal.Ignore(syscall.SIGPIPE)
-	err := app(args, templates).Run(args)
+	args = withoutWords(args)
+	called := calledBy(args[1:])
+	p := program{templates: templates}
+	err := p.app(called.command, args).Run(args)
+	if isStage(called.command) {
+		recordStage(called, p.stage, err)
+	}
 	if err == nil {
 		return exitDone
+	}
+	if called.command != "" {
+		err = fmt.Errorf("%s: %w", called.command, err)
 	}
 	printError(err)
 	if misuse := (misuseError{}); errors.As(err, &misuse) {
@@ -64,97 +72,91 @@ func Run(args []string, templates fs.FS) (status int) {
 	return exitFailed
 }
 
-func app(args []string, templates fs.FS) *cli.App {
-	return &cli.App{
-		Name:            "terok-gate-hook",
-		Usage:           "an OCI hook that gives a container a git-gate token for as long as it lives",
-		Description:     description,
-		Version:         version(),
-		HideHelpCommand: true,
-		// For the scripts in completions: --generate-bash-completion at the end prints
-		// what could stand there.
+// program is what Run shares with the commands.
+type program struct {
+	templates fs.FS
+	stage     hook.Outcome // what a stage did, if one was called
+}
+
+// names are the commands, in the order in which help lists them.
+var names = []string{
+	"prestart", "poststop", "precreate",
+	"create", "revoke", "list", "verify", "reap", "path",
+	"install", "uninstall", "doctor",
+}
+
+// command makes the command of this name, or returns nil if there is none.
+func (p *program) command(name string) *cli.Command {
+	switch name {
+	case "prestart", "createRuntime":
+		return prestartCommand(name, &p.stage)
+	case "poststop":
+		return poststopCommand(&p.stage)
+	case "precreate":
+		return precreateCommand(&p.stage)
+	case "create":
+		return onInstalled(createCommand())
+	case "revoke":
+		return onInstalled(revokeCommand())
+	case "list":
+		return onInstalled(listCommand())
+	case "verify":
+		return onInstalled(verifyCommand())
+	case "reap":
+		return onInstalled(reapCommand())
+	case "path":
+		return onInstalled(pathCommand())
+	case "install":
+		return installCommand(p.templates)
+	case "uninstall":
+		return uninstallCommand()
+	case "doctor":
+		return doctorCommand()
+	}
+	return nil
+}
+
+// app is set up for the called command alone, since every container's start waits for
+// it. Where none is called it is set up for all, which help and completion list.
+func (p *program) app(called string, args []string) *cli.App {
+	app := &cli.App{
+		Name:        "terok-gate-hook",
+		Usage:       "an OCI hook that gives a container a git-gate token for as long as it lives",
+		Description: description,
+		// For the scripts in completions: a last argument --generate-bash-completion
+		// prints what could stand in its place.
 		EnableBashCompletion: true,
-		// A comma may stand in a pattern.
+		// A pattern may contain commas.
 		DisableSliceFlagSeparator: true,
 		Flags:                     commonFlags(),
-		Commands: []*cli.Command{
-			prestartCommand(),
-			poststopCommand(),
-			precreateCommand(),
-			ending(createCommand(), named),
-			ending(revokeCommand(), named),
-			ending(listCommand(), named),
-			ending(verifyCommand(), named),
-			ending(reapCommand(), named),
-			ending(pathCommand(), named),
-			ending(installCommand(templates), named),
-			ending(uninstallCommand(), named),
-			ending(doctorCommand(), named),
-		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return misusef("unknown command %s: see terok-gate-hook --help", quote(c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
-		OnUsageError: func(c *cli.Context, err error, _ bool) error {
-			err = misuseError{err}
-			if calledForAStage(args[1:]) {
-				return endUnstarted(c, err)
-			}
-			return err
-		},
-		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
+		ExitErrHandler: func(*cli.Context, error) {}, // Run chooses the status
 	}
-}
-
-// ending has whatever ends the command with an error go through end: its action, and
-// misuse of its flags and arguments.
-func ending(command *cli.Command, end func(*cli.Context, error) error) *cli.Command {
-	command.HideHelpCommand = true
-	action := command.Action
-	command.Action = func(c *cli.Context) error { return end(c, action(c)) }
-	command.Before = func(c *cli.Context) error { return end(c, noArguments(c)) }
-	command.OnUsageError = func(c *cli.Context, err error, _ bool) error {
-		return end(c, misusef("%w: see terok-gate-hook %s --help; flags that all commands share stand before the command", err, c.Command.Name))
+	if command := p.command(called); command != nil {
+		app.Commands = []*cli.Command{command}
+		app.HideVersion = true
+	} else {
+		for _, name := range names {
+			app.Commands = append(app.Commands, p.command(name))
+		}
+		app.Version = version()
 	}
-	return command
-}
-
-// named puts the command's name before the error, if there is one.
-func named(c *cli.Context, err error) error {
-	if err == nil {
-		return nil
+	app.HideHelpCommand = true
+	app.OnUsageError = explainMisuse(args)
+	for _, command := range app.Commands {
+		command.HideHelpCommand = true
+		command.Before = checkLine
+		command.OnUsageError = app.OnUsageError
 	}
-	return fmt.Errorf("%s: %w", c.Command.Name, err)
+	return app
 }
 
 // printError prints an error as one line.
 func printError(err error) {
 	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+printable.Line(err.Error()))
-}
-
-// misuseError is an error of whoever typed the command line.
-type misuseError struct{ error }
-
-func (e misuseError) Unwrap() error { return e.error }
-
-func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
-
-// quote quotes a stray argument, unless it is a token.
-func quote(arg string) string {
-	if strings.HasPrefix(arg, "terok-g-") {
-		return "token " + store.Token(arg).Fingerprint() + ", which belongs on standard input"
-	}
-	return fmt.Sprintf("%q", arg)
-}
-
-func noArguments(c *cli.Context) error {
-	if c.Args().Present() {
-		return misusef("takes no argument %s: flags that all commands share stand before the command", quote(c.Args().First()))
-	}
-	if timeout := c.Duration("lock-timeout"); timeout <= 0 && c.IsSet("lock-timeout") {
-		return misusef("--lock-timeout %v: must be more than nothing", timeout)
-	}
-	return nil
 }

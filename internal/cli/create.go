@@ -15,8 +15,11 @@ import (
 func createCommand() *cli.Command {
 	return &cli.Command{
 		Name: "create", Category: forPeople,
-		Usage:  "print a new token that belongs to no container and lives until it is revoked",
-		Flags:  []cli.Flag{projectFlag(), taskFlag()},
+		Usage: "print a new token that belongs to no container and lives until it is revoked",
+		Flags: []cli.Flag{
+			projectFlag(), taskFlag(),
+			&cli.BoolFlag{Name: "scope", Usage: "write the key that later versions of the gate ask for, too"},
+		},
 		Action: create,
 	}
 }
@@ -37,12 +40,12 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	swept, err := file.Issue(store.Entry{Token: token, Grant: grant})
+	swept, err := file.Issue(store.Entry{Token: token, Grant: grant, Scope: c.Bool("scope")})
 	if err != nil {
 		return err
 	}
 	recordAll(c, trail.Swept, swept)
-	record(c, trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
+	record(c.String("log-file"), trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
 	if _, err := fmt.Println(string(token)); err != nil {
 		// Nobody has seen it, so nobody could revoke it.
 		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })

@@ -16,8 +16,8 @@ import (
 func listCommand() *cli.Command {
 	return &cli.Command{
 		Name: "list", Category: forPeople,
-		Usage:  "list the tokens, never in full",
-		Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "for programs"}},
+		Usage:  "list what tokens there are, without showing any",
+		Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
 		Action: list,
 	}
 }

@@ -2,12 +2,8 @@ package cli
 
 import (
 	"bufio"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/doctor"
 )
@@ -27,7 +23,8 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("TERM", row.term)
 			t.Setenv("NO_COLOR", row.noColor)
-			terminal, shown := openTerminal(t)
+			terminal, control := openTerminal(t)
+			shown := bufio.NewReader(control)
 			must(t, printTable(terminal, rows))
 			for _, want := range row.want {
 				line, err := shown.ReadString('\n')
@@ -45,7 +42,8 @@ func TestAFindingsMarkIsColouredOnATerminal(t *testing.T) {
 	systemLog.Need(t)
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
-	terminal, shown := openTerminal(t)
+	terminal, control := openTerminal(t)
+	shown := bufio.NewReader(control)
 	for state, want := range map[doctor.State]string{
 		doctor.OK: "\x1b[32m✓\x1b[0m lock: free\r\n", doctor.Warning: "\x1b[33m!\x1b[0m lock: free\r\n",
 		doctor.Broken: "\x1b[31m✗\x1b[0m lock: free\r\n", doctor.Mended: "\x1b[32m✓\x1b[0m lock: free\r\n",
@@ -57,20 +55,4 @@ func TestAFindingsMarkIsColouredOnATerminal(t *testing.T) {
 			t.Errorf("%s: the line is %q, want %q", state, line, want)
 		}
 	}
-}
-
-// openTerminal returns a terminal and what it shows. (A pseudo-terminal whose session
-// ends may drop what was written, so this one has none: both its ends are ours.)
-func openTerminal(t *testing.T) (terminal *os.File, shown *bufio.Reader) {
-	t.Helper()
-	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	must(t, err)
-	t.Cleanup(func() { control.Close() })
-	must(t, unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0))
-	number, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
-	must(t, err)
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	must(t, err)
-	t.Cleanup(func() { terminal.Close() })
-	return terminal, bufio.NewReader(control)
 }

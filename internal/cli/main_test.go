@@ -142,7 +142,7 @@ func (r result) errorLine(t *testing.T, command, what string) {
 	if r.stdout != "" {
 		t.Errorf("a failing command prints %q", r.stdout)
 	}
-	if !strings.HasPrefix(command, "prestart") && !strings.HasPrefix(command, "poststop") {
+	if stage, _, _ := strings.Cut(command, ":"); !isStage(stage) {
 		return
 	}
 	systemLog.Need(t)

@@ -1,4 +1,4 @@
-// The precreate command. It has nothing to do with the token file.
+// The precreate command. It does not touch the token file.
 
 package cli
 
@@ -11,16 +11,16 @@ import (
 	"terok-gate-hook/hook"
 )
 
-func precreateCommand() *cli.Command {
+func precreateCommand(out *hook.Outcome) *cli.Command {
 	command := &cli.Command{
 		Name:  "precreate",
 		Usage: "add pointers to gate.env and the gate to the configuration on standard input",
 	}
 	return stageCommand(command, func(s hook.Settings, stdin io.Reader) (hook.Outcome, error) {
-		config, out, err := s.Precreate(stdin)
+		config, did, err := s.Precreate(stdin)
 		if err == nil {
 			_, err = os.Stdout.Write(config)
 		}
-		return out, err
-	})
+		return did, err
+	}, out)
 }

@@ -1,4 +1,4 @@
-// The prestart command, also called createRuntime.
+// The prestart command, which is also called createRuntime.
 
 package cli
 
@@ -8,10 +8,13 @@ import (
 	"terok-gate-hook/hook"
 )
 
-func prestartCommand() *cli.Command {
+func prestartCommand(name string, out *hook.Outcome) *cli.Command {
 	command := &cli.Command{
-		Name: "prestart", Aliases: []string{"createRuntime"},
+		Name:  name,
 		Usage: "issue a token for the container whose state is on standard input",
 	}
-	return stageCommand(command, withTokens(hook.Settings.Prestart))
+	if name == "prestart" {
+		command.Aliases = []string{"createRuntime"}
+	}
+	return stageCommand(command, withTokens(hook.Settings.Prestart), out)
 }

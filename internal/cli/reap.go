@@ -1,4 +1,5 @@
-// The reap command: orphans go, for a container whose poststop hook never ran.
+// The reap command: it revokes orphans, the tokens of containers whose poststop hook never
+// ran.
 
 package cli
 
@@ -22,8 +23,8 @@ func reapCommand() *cli.Command {
 		Name: "reap", Category: forPeople,
 		Usage: "revoke orphans: the tokens whose container's process is dead",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "watch", Usage: "stay, and revoke each token the moment its process dies"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, revoke nothing"},
+			&cli.BoolFlag{Name: "watch", Usage: "keep running, and revoke each token the moment its process dies"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "list the orphans, and revoke nothing"},
 		},
 		Action: reap,
 	}
@@ -50,7 +51,7 @@ func reap(c *cli.Context) error {
 			recordAll(c, trail.Swept, revoked)
 			if err != nil {
 				err = fmt.Errorf("reap: %w", err)
-				record(c, trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+				record(c.String("log-file"), trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
 				printError(err)
 			}
 		})

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -49,7 +48,7 @@ func revoke(c *cli.Context) error {
 	return nil
 }
 
-// toRevoke tells which tokens the command line means.
+// toRevoke returns which tokens the command line means.
 func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, err error) {
 	project, task, container := c.String("project"), c.String("task"), c.String("container")
 	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
@@ -73,19 +72,19 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	case byProject:
 		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
 	}
-	token, err := tokenFrom(os.Stdin)
+	token, err := readToken()
 	return func(e store.Entry) bool { return e.Token == token }, err
 }
 
-// containerID returns the id of the container that is called so: by its id in full, by
-// the beginning of it that list shows, or by its name. A full id is one even if no token
-// has it; a name that nobody has is an error.
+// containerID finds the container that somebody calls by its full id, by the beginning of
+// it that list shows, or by its name. A full id needs no token; a name that no container
+// has is an error.
 func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
 	entries, err := file.Entries()
 	if err != nil {
 		return "", err
 	}
-	var ids []string // that begin so
+	var ids []string // that begin with it
 	for _, e := range entries {
 		if e.Container == called {
 			return called, nil
@@ -98,7 +97,7 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 	case len(ids) == 1:
 		return ids[0], nil
 	case len(ids) > 1:
-		return "", errors.New("more than one container's id begins so")
+		return "", errors.New("more than one container's id begins with it")
 	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
 		return called, nil
 	}
@@ -109,7 +108,7 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("no token has a container with this id, and nobody knows whether it is a name: %w", err)
+		return "", fmt.Errorf("no token belongs to a container with this id, and its name cannot be looked up: %w", err)
 	}
-	return "", errors.New("no token has a container with this id, and podman has no container of this name")
+	return "", errors.New("no token belongs to a container with this id, and podman has none with this name")
 }

@@ -1,4 +1,4 @@
-// What a stage can be told, on the command line: hook.Flags as this program's flags.
+// The settings of a stage on the command line: hook.Flags as flags of this program.
 
 package cli
 
@@ -12,14 +12,14 @@ import (
 	"terok-gate-hook/hook"
 )
 
-// setting is what a flag has set, and nothing else.
+// setting is a flag's value, in settings of its own.
 type setting struct {
 	cli.Generic
 	flag hook.Flag
 	in   *hook.Settings
 }
 
-// settingFlags returns the flags that are wanted.
+// settingFlags makes the flags that are wanted.
 func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
 	var flags []cli.Flag
 	for _, f := range hook.Flags {
@@ -32,11 +32,16 @@ func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
 			Value: setting{f.Value(in), f, in},
 		}
 		if f.Common() {
-			flag.EnvVars = []string{"TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))}
+			flag.EnvVars = []string{environmentVariable(f.Name)}
 		}
 		flags = append(flags, flag)
 	}
 	return flags
+}
+
+// environmentVariable names the variable that stands in for a shared flag.
+func environmentVariable(flag string) string {
+	return "TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
 // commonFlags stand before the command.
@@ -47,8 +52,8 @@ func stageFlags(stage string) []cli.Flag {
 	return settingFlags(func(f hook.Flag) bool { return f.Of(stage) })
 }
 
-// settingsOf reads the settings from the flags. One whose flag the command does not
-// have is left at its default.
+// settingsOf reads the settings from the flags. Where the command has no such flag, the
+// setting has its default.
 func settingsOf(c *cli.Context) (hook.Settings, error) {
 	var s hook.Settings
 	for _, f := range hook.Flags {

@@ -1,5 +1,5 @@
-// What the commands that a container runtime calls have in common: how they were
-// registered, and what they tell the log, since nobody may see their standard error.
+// What the commands that a container runtime calls have in common: how they end, and how
+// that is recorded, since their standard error may be lost.
 
 package cli
 
@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -18,10 +17,29 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// stageFunc is a stage of the hook.
+// stageFunc runs a stage.
 type stageFunc func(hook.Settings, io.Reader) (hook.Outcome, error)
 
-// withTokens is run for a stage that changes the token file.
+// stageCommand makes the command run a stage and put what it did into out.
+func stageCommand(command *cli.Command, run stageFunc, out *hook.Outcome) *cli.Command {
+	command.Category = forRuntimes
+	command.Flags = stageFlags(command.Name)
+	command.Action = func(c *cli.Context) (err error) {
+		s, err := settingsOf(c)
+		if err != nil {
+			return err
+		}
+		*out, err = inTime(s.Deadline(), func() (hook.Outcome, error) { return run(s, os.Stdin) })
+		if err == nil && out.EnvFile != "" {
+			// The token is issued, and stays so even if its path cannot be printed.
+			fmt.Println(out.EnvFile)
+		}
+		return err
+	}
+	return command
+}
+
+// withTokens prepares a stage that changes the token file.
 func withTokens(run stageFunc) stageFunc {
 	return func(s hook.Settings, stdin io.Reader) (out hook.Outcome, err error) {
 		if s.Tokens, err = orDefault(s.Tokens); err != nil {
@@ -31,39 +49,34 @@ func withTokens(run stageFunc) stageFunc {
 	}
 }
 
-// stageCommand makes the command run a stage, and tell the log of its end, whatever
-// that is.
-func stageCommand(command *cli.Command, run stageFunc) *cli.Command {
-	command.Category = forRuntimes
-	command.Flags = stageFlags(command.Name)
-	ending(command, endUnstarted)
-	command.Action = func(c *cli.Context) error {
-		s, err := settingsOf(c)
-		if err != nil {
-			return endUnstarted(c, err)
-		}
-		defer giveUp(c, s.Deadline()).Stop()
-		out, err := run(s, os.Stdin)
-		return endStage(c, out, err)
+// inTime gives up on a stage that takes longer than the limit, so that the process ends
+// with an error of its own before the runtime kills it without one. For the stage it is
+// no different from being killed.
+func inTime(limit time.Duration, run func() (hook.Outcome, error)) (hook.Outcome, error) {
+	type end struct {
+		out hook.Outcome
+		err error
 	}
-	return command
+	ended := make(chan end, 1)
+	go func() {
+		out, err := run()
+		ended <- end{out, err}
+	}()
+	select {
+	case e := <-ended:
+		return e.out, e.err
+	case <-time.After(limit):
+		return hook.Outcome{}, fmt.Errorf("not done within %v", limit)
+	}
 }
 
-// endUnstarted is endStage for a stage that did not begin.
-func endUnstarted(c *cli.Context, err error) error {
-	if err == nil {
-		return nil
-	}
-	return endStage(c, hook.Outcome{}, err)
-}
-
-// endStage records how a stage ended.
-func endStage(c *cli.Context, out hook.Outcome, err error) error {
+// recordStage writes to the audit trail how a stage ended, whatever ended it.
+func recordStage(called invocation, out hook.Outcome, err error) {
 	for _, e := range out.Revoked {
 		if e.Container != out.Container {
-			record(c, trail.Of(trail.Swept, e))
+			record(called.logFile, trail.Of(trail.Swept, e))
 		} else {
-			record(c, trail.Of(trail.Revoked, e))
+			record(called.logFile, trail.Of(trail.Revoked, e))
 		}
 	}
 	event := trail.Event{Container: out.Container, Project: out.Grant.Project, Task: out.Grant.Task}
@@ -75,44 +88,21 @@ func endStage(c *cli.Context, out hook.Outcome, err error) error {
 	case out.Token != "":
 		event.Event, event.Fingerprint = trail.Issued, out.Token.Fingerprint()
 	default:
-		return nil
+		return
 	}
 	if err != nil {
-		if isStage(c.Command.Name) {
-			err = named(c, err)
-		}
-		event.Error = printable.Line(err.Error())
+		event.Error = printable.Line(called.command + ": " + err.Error())
 	}
-	record(c, event)
+	record(called.logFile, event)
 	if misuse := (misuseError{}); errors.As(err, &misuse) {
 		drainStdin()
 	}
-	if err == nil && out.EnvFile != "" {
-		// The token is issued: a path that cannot be printed does not undo it.
-		fmt.Println(out.EnvFile)
-	}
-	return err
 }
 
-// giveUp ends the process with an error of its own, before the runtime kills it
-// without one. At worst it is like being killed.
-func giveUp(c *cli.Context, limit time.Duration) *time.Timer {
-	return time.AfterFunc(limit, func() {
-		printError(endUnstarted(c, fmt.Errorf("not done within %v", limit)))
-		os.Exit(exitFailed)
-	})
-}
-
-// drainStdin reads the state that nobody asked for: crun 1.8.1 dies of SIGPIPE if a
-// hook ends before, and says that instead of our error.
+// drainStdin reads a state that was not read: crun 1.8.1 dies of SIGPIPE when a hook ends
+// before that, and reports the signal instead of our error.
 func drainStdin() {
 	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
 		_, _ = io.CopyN(io.Discard, os.Stdin, 1<<20)
 	}
 }
-
-func isStage(name string) bool { return slices.Contains(hook.Stages, name) }
-
-// calledForAStage tells whether a command line that makes no sense before its command
-// asks for a stage.
-func calledForAStage(args []string) bool { return slices.ContainsFunc(args, isStage) }

@@ -1,5 +1,4 @@
-// Tokens as people and programs see them: list, reap --dry-run and uninstall show them
-// so.
+// How tokens are shown, to people and to programs: by list, reap --dry-run and uninstall.
 
 package cli
 
@@ -19,7 +18,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// shortID is how much of a container id people see, as with podman.
+// shortID is how much of a container id people see; podman shows as much.
 const shortID = 12
 
 // listed is a token as programs see it with list --json.
@@ -37,7 +36,7 @@ func listedOf(ctx context.Context, entries []store.Entry) []listed {
 	rows := []listed{}
 	var names map[string]string
 	if slices.ContainsFunc(entries, ofContainer) {
-		names, _ = podman.ContainerNames(ctx) // without podman a list has no names
+		names, _ = podman.ContainerNames(ctx) // without podman, a list without names
 	}
 	for _, e := range entries {
 		row := listed{
@@ -54,8 +53,8 @@ func listedOf(ctx context.Context, entries []store.Entry) []listed {
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }
 
-// stateOf is live, orphan, or unknown where nothing can be proved. A token that no
-// process is tied to lives until it is revoked.
+// stateOf is live, orphan, or unknown if neither can be proved. A token that is tied to
+// nothing lives until it is revoked.
 func stateOf(e store.Entry) string {
 	if e.Process == nil && e.Container == "" {
 		return "live"
@@ -69,8 +68,8 @@ func stateOf(e store.Entry) string {
 	return "unknown"
 }
 
-// printTable aligns the rows. On a terminal, a token that is not known to be live stands out. There
-// is a column of names if any is known.
+// printTable prints the rows as a table. It has a column for containers' names if any is
+// known. On a terminal, a token that is not known to be live stands out.
 func printTable(w *os.File, rows []listed) error {
 	named := slices.ContainsFunc(rows, func(r listed) bool { return r.Name != "" })
 	var aligned bytes.Buffer

@@ -37,7 +37,7 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := asInstalled(c, place); err != nil {
+	if err := asInstalled(c); err != nil {
 		return err
 	}
 	file, err := tokenFile(c)
@@ -96,20 +96,6 @@ func revokeNow(c *cli.Context, file store.File) (n int, err error) {
 	revoked, err := file.Revoke(ofContainer)
 	recordAll(c, trail.Revoked, revoked)
 	return len(revoked), err
-}
-
-// asInstalled takes the token file and the log file from the installed hooks, unless
-// the command line or the environment names them.
-func asInstalled(c *cli.Context, place podman.Place) error {
-	for _, name := range []string{"token-file", "log-file"} {
-		if c.String(name) != "" {
-			continue
-		}
-		if err := c.Set(name, place.Flag("--"+name)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // remove removes files of an installation. If its unit is among them, systemd stops

@@ -3,21 +3,15 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
-
-	"terok-gate-hook/store"
 )
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Category: forPeople,
-		Usage:  "print project and task of the token on standard input; exit status 1 if it is not valid",
+		Usage:  "print the project and task of the token on standard input; exit status 1 if it is not valid",
 		Action: verify,
 	}
 }
@@ -27,7 +21,7 @@ func verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	token, err := tokenFrom(os.Stdin)
+	token, err := readToken()
 	if err != nil {
 		return err
 	}
@@ -42,20 +36,4 @@ func verify(c *cli.Context) error {
 		}
 	}
 	return fmt.Errorf("token %s is not valid", token.Fingerprint())
-}
-
-// tokenFrom reads a token; as an argument, everybody on the machine could see it.
-func tokenFrom(r io.Reader) (store.Token, error) {
-	const limit = 4096
-	content, err := io.ReadAll(io.LimitReader(r, limit+1))
-	token := strings.TrimSpace(string(content))
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("read a token from standard input: %w", err)
-	case len(content) > limit:
-		return "", fmt.Errorf("read a token from standard input: more than %d bytes", limit)
-	case token == "":
-		return "", errors.New("read a token from standard input: there is none")
-	}
-	return store.Token(token), nil
 }

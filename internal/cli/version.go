@@ -1,4 +1,4 @@
-// What --version says, from the build's own information.
+// What --version says: what go build has written into the binary.
 
 package cli
 

@@ -1,5 +1,5 @@
-// Package printable makes text of others safe to print. Entries of other programs,
-// images and annotations choose such text, and a terminal would act on what is in it.
+// Package printable makes text safe to print that other programs, images or annotations
+// chose: a terminal would act on control characters in it.
 package printable
 
 import (
@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// Line returns the text as one line of what a terminal prints as it is.
+// Line returns the text as one line, in which a terminal finds nothing to act on.
 func Line(s string) string {
 	var out strings.Builder
 	for _, r := range s {
@@ -24,8 +24,8 @@ func Line(s string) string {
 	return out.String()
 }
 
-// JSON returns the JSON text with all escaped that a terminal would act on:
-// encoding/json leaves control characters beyond ASCII as they are.
+// JSON returns the JSON text with everything escaped that a terminal would act on.
+// (encoding/json leaves control characters beyond ASCII as they are.)
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {

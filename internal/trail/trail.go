@@ -1,6 +1,6 @@
 // Package trail keeps the audit trail: which token was issued, revoked or refused,
-// for which container. It goes to the system log and, if it has a file, there as JSON
-// lines. Neither may ever fail or hold up a hook.
+// for which container. It goes to the system log and, if there is a log file, into that
+// as JSON lines. Neither may ever make a hook fail or wait.
 package trail
 
 import (
@@ -18,18 +18,18 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What an event can be.
+// Kinds of events.
 const (
 	Issued  = "issued"
 	Revoked = "revoked"
-	Swept   = "swept"   // revoked since its process is dead
+	Swept   = "swept"   // revoked because its process is dead
 	Refused = "refused" // the container may not have what it asks for
 	Failed  = "failed"
 )
 
 // Event is one line of the audit trail.
 type Event struct {
-	Time        time.Time `json:"time"` // set when it is written
+	Time        time.Time `json:"time"` // set by Write
 	Event       string    `json:"event"`
 	Container   string    `json:"container,omitempty"`
 	Project     string    `json:"project,omitempty"`
@@ -38,7 +38,7 @@ type Event struct {
 	Error       string    `json:"error,omitempty"`
 }
 
-// Of is an event about a token of the token file.
+// Of returns an event about a token of the token file.
 func Of(event string, e store.Entry) Event {
 	return Event{
 		Event: event, Container: e.Container, Project: e.Project, Task: e.Task,
@@ -46,8 +46,8 @@ func Of(event string, e store.Entry) Event {
 	}
 }
 
-// Write writes the event to the system log, if there is one, and appends it to the
-// file, if that has a path. An error is one of the file's.
+// Write sends the event to the system log, if there is one, and appends it to the log
+// file, if its path is not empty. The error is the log file's.
 func Write(file string, e Event) error {
 	e.Time = time.Now().UTC().Truncate(time.Millisecond)
 	toSystemLog(e)
@@ -60,15 +60,15 @@ func Write(file string, e Event) error {
 	return nil
 }
 
-// appendLine appends the event in one write(2), which O_APPEND makes safe with many
-// writers on a local file system.
+// appendLine appends the event with one write(2). On a local file system, O_APPEND makes
+// that safe for many writers at once.
 func appendLine(path string, e Event) error {
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
 	line = printable.JSON(line)
-	// Not as an os.File, which would wait for the reader of a fifo that is full.
+	// Not an os.File, which would wait while a fifo is full.
 	file, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
@@ -80,9 +80,9 @@ func appendLine(path string, e Event) error {
 	return nil
 }
 
-// toSystemLog sends the event to /dev/log, if somebody listens there, in the form
-// of RFC 3164 that glibc's syslog(3) uses. log/syslog would wait when the socket's
-// buffer is full; a container start does not.
+// toSystemLog sends the event to /dev/log, if somebody listens there, in the form that
+// glibc's syslog(3) uses (RFC 3164). Package log/syslog would wait while the socket's
+// buffer is full; a container's start must not.
 func toSystemLog(e Event) {
 	const daemon, err, notice = 3 << 3, 3, 5
 	severity := notice
@@ -95,8 +95,8 @@ func toSystemLog(e Event) {
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
 	} {
 		if pair[1] != "" {
-			// Entries of other programs may hold anything, line breaks included, and
-			// more than fits into a datagram.
+			// Other programs' entries may hold anything, such as line breaks or more than
+			// fits into a datagram.
 			fmt.Fprintf(&text, " %s=%.1000q", pair[0], pair[1])
 		}
 	}
@@ -108,8 +108,8 @@ func toSystemLog(e Event) {
 	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: "/dev/log"})
 }
 
-// Recent reads the events of a trail's file, oldest first, from its last megabyte.
-// Lines that are no events are passed over.
+// Recent reads the events in the last megabyte of a log file, oldest first. Lines that are
+// not events are skipped.
 func Recent(file *os.File) ([]Event, error) {
 	const tail = 1 << 20
 	info, err := file.Stat()

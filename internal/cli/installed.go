@@ -1,0 +1,53 @@
+// Commands for people work on the tokens of the hooks that this user has installed.
+
+package cli
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/podman"
+)
+
+// placeOfOurs is where this user's hooks are installed.
+func placeOfOurs() (podman.Place, error) {
+	if os.Geteuid() == 0 {
+		return podman.SystemPlace(), nil
+	}
+	return podman.UserPlace()
+}
+
+// onInstalled makes the command work on what is installed, unless it is told otherwise.
+func onInstalled(command *cli.Command) *cli.Command {
+	action := command.Action
+	command.Action = func(c *cli.Context) error {
+		if err := asInstalled(c); err != nil {
+			return err
+		}
+		return action(c)
+	}
+	return command
+}
+
+// asInstalled takes token file and log file from the installed hooks, if there are any,
+// unless the command line or the environment names them. Stages never look here: their
+// own definitions tell them.
+func asInstalled(c *cli.Context) error {
+	place, err := placeOfOurs()
+	if err != nil {
+		return nil // where nothing can be installed
+	}
+	for _, name := range []string{"token-file", "log-file"} {
+		if c.String(name) != "" {
+			continue
+		}
+		if path := place.Flag("--" + name); filepath.IsAbs(path) {
+			if err := c.Set(name, path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

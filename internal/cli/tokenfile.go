@@ -1,0 +1,28 @@
+// Which token file a command works on.
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/store"
+)
+
+// tokenFile returns the token file that the command line names, or else the default.
+func tokenFile(c *cli.Context) (store.File, error) {
+	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
+}
+
+// orDefault returns the token file, with the default path if it has none.
+func orDefault(file store.File) (_ store.File, err error) {
+	if file.Path == "" {
+		file.Path, err = store.TokenFilePath()
+	}
+	if errors.Is(err, store.ErrNoDefault) {
+		err = fmt.Errorf("%w: name one with --token-file", err)
+	}
+	return file, err
+}

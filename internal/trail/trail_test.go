@@ -1,0 +1,71 @@
+package trail
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func read(t *testing.T, path string) []Event {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	events, err := Recent(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+func TestWhatIsWrittenIsReadBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	written := []Event{
+		{Event: Issued, Container: "a", Project: "demo", Task: "1", Fingerprint: "01234567"},
+		{Event: Refused, Container: "b", Project: "a\n\"\x1b[31m\u009b", Error: "no"},
+	}
+	for _, e := range written {
+		if err := Write(path, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events := read(t, path)
+	if diff := cmp.Diff(written, events, cmpopts.IgnoreFields(Event{}, "Time")); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+	for _, e := range events {
+		if e.Time.IsZero() {
+			t.Errorf("without a time: %+v", e)
+		}
+	}
+}
+
+// A log file of years is not read in full, and may hold anything.
+func TestTheEndOfALongLogFileIsRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	long := strings.Repeat(`{"event":"issued","project":"old"}`+"\n", 100_000) + "not an event\n"
+	if err := os.WriteFile(path, []byte(long), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(path, Event{Event: Revoked, Project: "new"}); err != nil {
+		t.Fatal(err)
+	}
+	events := read(t, path)
+	if last := events[len(events)-1]; last.Event != Revoked || last.Project != "new" {
+		t.Errorf("the last event is %+v", last)
+	}
+	if len(events) < 10_000 || len(events) > 50_000 {
+		t.Errorf("it reads %d events", len(events))
+	}
+	for _, e := range events[:len(events)-1] {
+		if e.Event != Issued || e.Project != "old" {
+			t.Fatalf("half a line is read as %+v", e)
+		}
+	}
+}

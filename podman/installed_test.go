@@ -1,0 +1,68 @@
+package podman
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// Commands of this user work on the token file that is installed: nobody else may say
+// which that is.
+func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
+	const stranger = 12345
+	const definition = `{"hook": {"args": ["terok-gate-hook", "--token-file", "/a", "prestart"]}}`
+	for _, row := range []struct {
+		name string
+		make func(t *testing.T, path string) error // of the definition that is there
+		want string
+	}{
+		{"one's own", func(*testing.T, string) error { return nil }, "/a"},
+		{"one's own, elsewhere", func(t *testing.T, path string) error {
+			elsewhere := filepath.Join(t.TempDir(), "definition")
+			if err := os.Rename(path, elsewhere); err != nil {
+				return err
+			}
+			return os.Symlink(elsewhere, path)
+		}, "/a"},
+		{"one that everybody can write", func(_ *testing.T, path string) error { return os.Chmod(path, 0o666) }, ""},
+		{"somebody else's", func(t *testing.T, path string) error {
+			testenv.NeedRoot(t)
+			return os.Chown(path, stranger, stranger)
+		}, ""},
+		{"a link to somebody else's", func(t *testing.T, path string) error {
+			testenv.NeedRoot(t)
+			elsewhere := filepath.Join(t.TempDir(), "definition")
+			if err := os.Rename(path, elsewhere); err != nil {
+				return err
+			}
+			if err := os.Chown(elsewhere, stranger, stranger); err != nil {
+				return err
+			}
+			return os.Symlink(elsewhere, path)
+		}, ""},
+		{"a fifo", func(_ *testing.T, path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return unix.Mkfifo(path, 0o644)
+		}, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			place := Place{Hooks: t.TempDir()}
+			path := filepath.Join(place.Hooks, "99-terok-gate-prestart.json")
+			if err := os.WriteFile(path, []byte(definition), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := row.make(t, path); err != nil {
+				t.Fatal(err)
+			}
+			if got := place.Flag("--token-file"); got != row.want {
+				t.Errorf("the installed token file is %q, want %q", got, row.want)
+			}
+		})
+	}
+}
