@@ -8,11 +8,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"terok-gate-hook/internal/testenv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // What stands in the place of a file of ours is somebody else's, whatever it is: to be
@@ -87,7 +88,7 @@ func inTime(t *testing.T, do func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(testenv.AWhile):
 		t.Fatal("it hangs")
 	}
 }
@@ -102,11 +103,9 @@ func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 		}
 		return
 	}
-	if _, err := exec.LookPath("strace"); err != nil {
-		testenv.Cannot(t, "strace is not installed")
-	}
+	testenv.Need(t, "strace")
 	dir, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "strace", "-f", "-y", "-o", log, "-e", "trace=write,fchmod,fsync,rename,renameat,renameat2",
 		os.Args[0], "-test.run", "^"+t.Name()+"$")
