@@ -60,8 +60,7 @@ func (r Registered) Flags(name string) (values []string) {
 func DefinitionsIn(dirs []string) []Registered {
 	byName := map[string]Registered{}
 	for _, dir := range dirs {
-		paths, _ := filepath.Glob(filepath.Join(dir, "*.json"))
-		for _, path := range paths {
+		for _, path := range glob(dir, "*.json") {
 			content, err := readSmall(path)
 			if err != nil {
 				continue // podman says so, and starts no container

@@ -56,19 +56,19 @@ func TestWhatIsNoFileOfOursIsSomebodyElses(t *testing.T) {
 			t.Cleanup(func() { os.RemoveAll(dir) })
 			place := Place{Hooks: dir, DropIn: filepath.Join(dir, "drop-in"), Unit: filepath.Join(dir, UnitName)}
 			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.Unit}
-			var files []File
 			for _, path := range paths {
 				if err := row.make(path); err != nil {
 					t.Fatal(err)
 				}
-				files = append(files, File{Path: path})
 			}
 			inTime(t, func() {
-				if theirs, err := Foreign(files); err != nil || len(theirs) != len(files) {
-					t.Errorf("install takes for others': %v, %v", theirs, err)
+				for _, path := range paths {
+					if ours, err := isOurs(path); err != nil || ours {
+						t.Errorf("install takes %s for ours: %v, %v", path, ours, err)
+					}
 				}
-				if ours, err := Installed(place); err != nil || len(ours) != 0 {
-					t.Errorf("uninstall takes for ours: %q, %v", ours, err)
+				if plan, err := place.Removal(); err != nil || len(plan.Remove) != 0 {
+					t.Errorf("uninstall takes for ours: %q, %v", plan.Remove, err)
 				}
 				if ours := DefinitionsIn([]string{dir}); len(ours) != 0 {
 					t.Errorf("doctor takes for ours: %v", ours)

@@ -3,11 +3,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -40,96 +40,71 @@ func install(c *cli.Context, templates fs.FS) error {
 	if err != nil {
 		return err
 	}
-	major, minor, err := podman.Version(c.Context)
-	if err != nil {
+	if err := admitsSomeOnly(c, settings); err != nil {
 		return err
-	}
-	if podman.ImagesAnnotate(major, minor) && len(settings.AllowProjects) == 0 {
-		return misusef("with podman %d.%d, whoever builds an image can choose the project, by annotating the image: "+
-			"name the projects with --allow-project (podman 4.6 mends this)", major, minor)
 	}
 	registration, err := registrationOf(settings)
 	if err != nil {
 		return err
 	}
 	registration.Watch = place.Systemd && !c.Bool("no-watch")
-	inForce, err := podman.HookDirs(c.Context)
+	plan, err := registration.Plan(c.Context, place, templates)
+	if theirs := (*podman.ForeignError)(nil); errors.As(err, &theirs) {
+		for _, f := range theirs.Files {
+			fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
+		}
+		return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
+	}
 	if err != nil {
 		return err
 	}
-	files, err := registration.Files(place, templates, inForce)
-	if err != nil {
+	if err := carryOut(c, plan); err != nil || c.Bool("dry-run") {
 		return err
-	}
-	theirs, err := podman.Foreign(files)
-	if err != nil {
-		return err
-	}
-	for _, f := range theirs {
-		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
-	}
-	if len(theirs) > 0 {
-		return fmt.Errorf("%s is there and not ours: move it away, or add to it what was printed; nothing was written", theirs[0].Path)
-	}
-	for _, f := range files {
-		if c.Bool("dry-run") {
-			fmt.Printf("# %s\n%s\n", f.Path, f.Content)
-			continue
-		}
-		if err := f.Write(); err != nil {
-			return err
-		}
-		fmt.Println("wrote", f.Path)
-	}
-	if c.Bool("dry-run") {
-		if c.Bool("no-watch") {
-			return disableWatch(c, place)
-		}
-		return nil
-	}
-	if inForce, err = podman.HookDirs(c.Context); err != nil {
-		return err
-	}
-	if !slices.Contains(inForce, place.Hooks) {
-		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
-			place.Hooks, place.DropIn, inForce)
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
-	return enableWatch(c, place, registration)
+	adviseOnWatch(c, place)
+	return nil
 }
 
-// enableWatch has the orphans die at once, where systemd can see to it.
-func enableWatch(c *cli.Context, place podman.Place, r podman.Registration) error {
-	const later = "without it, an orphan's token goes with the next hook of any container"
-	switch {
-	case c.Bool("no-watch"):
-		return disableWatch(c, place)
-	case !place.Systemd && place.User:
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd that runs services of yours, reap --watch for one: "+later)
-		return nil
-	case !place.Systemd:
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
-		return nil
+// admitsSomeOnly fails where podman lets images choose any project.
+func admitsSomeOnly(c *cli.Context, s hook.Settings) error {
+	major, minor, err := podman.Version(c.Context)
+	if err != nil {
+		return err
 	}
-	if err := place.EnableWatch(c.Context); err != nil {
-		return fmt.Errorf("%w: %s", err, later)
-	}
-	fmt.Println("started", filepath.Base(place.Unit))
-	if place.User && !podman.Lingers() {
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger")
+	if podman.ImagesAnnotate(major, minor) && len(s.AllowProjects) == 0 {
+		return misusef("with podman %d.%d, whoever builds an image can choose the project, by annotating the image: "+
+			"name the projects with --allow-project (podman 4.6 mends this)", major, minor)
 	}
 	return nil
 }
 
-// disableWatch takes back the service of an earlier install.
-func disableWatch(c *cli.Context, place podman.Place) error {
-	paths, err := podman.Installed(place)
-	if err != nil {
-		return err
+// carryOut does what is planned and prints it, or prints what would be done.
+func carryOut(c *cli.Context, plan podman.Plan) error {
+	if !c.Bool("dry-run") {
+		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
 	}
-	return remove(c, place, slices.DeleteFunc(paths, func(path string) bool {
-		return filepath.Base(path) != filepath.Base(place.Unit)
-	}))
+	for _, f := range plan.Write {
+		fmt.Printf("# %s\n%s\n", f.Path, f.Content)
+	}
+	for _, path := range plan.Remove {
+		fmt.Println("would remove", path)
+	}
+	return nil
+}
+
+// adviseOnWatch says what the service lacks.
+func adviseOnWatch(c *cli.Context, place podman.Place) {
+	const later = "without it, an orphan's token goes with the next hook of any container"
+	switch {
+	case c.Bool("no-watch"):
+	case !place.Systemd && place.User:
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd that runs services of yours, reap --watch for one: "+later)
+	case !place.Systemd:
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
+	case place.User && !podman.Lingers():
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger")
+	}
 }
 
 // registrationOf registers this binary with the settings.

@@ -3,9 +3,7 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 
@@ -33,7 +31,7 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	paths, err := podman.Installed(place)
+	plan, err := place.Removal()
 	if err != nil {
 		return err
 	}
@@ -51,10 +49,10 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
-	if len(paths) == 0 {
+	if len(plan.Remove) == 0 {
 		fmt.Println("nothing to remove")
 	}
-	if err := remove(c, place, paths); err != nil {
+	if err := carryOut(c, plan); err != nil {
 		return err
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {
@@ -110,32 +108,4 @@ func asInstalled(c *cli.Context, place podman.Place) error {
 		}
 	}
 	return nil
-}
-
-// remove removes files of an installation. If its unit is among them, systemd stops
-// the service first, and forgets it then.
-func remove(c *cli.Context, place podman.Place, paths []string) error {
-	if c.Bool("dry-run") {
-		for _, path := range paths {
-			fmt.Println("would remove", path)
-		}
-		return nil
-	}
-	var err error // one that fails keeps none of the others
-	service := place.Systemd && slices.Contains(paths, place.Unit)
-	if service {
-		err = place.DisableWatch(c.Context)
-	}
-	for _, path := range paths {
-		removeErr := os.Remove(path)
-		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
-			err = errors.Join(err, removeErr)
-			continue
-		}
-		fmt.Println("removed", path)
-	}
-	if service {
-		err = errors.Join(err, place.ForgetWatch(c.Context))
-	}
-	return err
 }

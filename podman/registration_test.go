@@ -41,7 +41,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + UnitName},
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + UnitName, User: true},
 	} {
-		files, err := r.Files(place, os.DirFS(".."), []string{"/theirs", "/hooks"})
+		files, err := r.files(place, os.DirFS(".."), []string{"/theirs", "/hooks"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,141 @@
+// What install and uninstall are about to change, and how it is done.
+
+package podman
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Plan is what is to change at a place.
+type Plan struct {
+	Write  []File
+	Remove []string
+	place  Place
+}
+
+// ForeignError names what stands in the place of files of ours: the file that would be
+// written, and not what is there.
+type ForeignError struct{ Files []File }
+
+func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
+
+// Plan plans to register the hooks at the place. templates holds hooks.d and systemd as
+// the repository does. Podman is asked, nothing is changed.
+func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (Plan, error) {
+	plan := Plan{place: place}
+	inForce, err := HookDirs(ctx)
+	if err != nil {
+		return plan, err
+	}
+	if plan.Write, err = r.files(place, templates, inForce); err != nil {
+		return plan, err
+	}
+	var theirs []File
+	for _, f := range plan.Write {
+		ours, err := isOurs(f.Path)
+		if err != nil {
+			return plan, err
+		}
+		if !ours {
+			theirs = append(theirs, f)
+		}
+	}
+	if len(theirs) > 0 {
+		return plan, &ForeignError{theirs}
+	}
+	if !r.Watch {
+		plan.Remove, err = installed(place.unitPaths())
+	}
+	return plan, err
+}
+
+// Removal plans to take back all that install wrote there.
+func (p Place) Removal() (Plan, error) {
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths()))
+	return Plan{place: p, Remove: paths}, err
+}
+
+// installed returns which of the paths are there and ours.
+func installed(paths []string) (ours []string, err error) {
+	for _, path := range paths {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		is, err := isOurs(path)
+		if err != nil {
+			return nil, err
+		}
+		if is {
+			ours = append(ours, path)
+		}
+	}
+	return ours, nil
+}
+
+// CarryOut changes what is to change, and tells of each thing that it did. What it
+// wrote it has podman confirm.
+func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error {
+	for _, f := range p.Write {
+		if err := f.Write(); err != nil {
+			return err
+		}
+		did("wrote", f.Path)
+	}
+	if len(p.Write) > 0 {
+		if err := p.place.checkInForce(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.remove(ctx, did); err != nil {
+		return err
+	}
+	isUnit := func(f File) bool { return f.Path == p.place.Unit }
+	if !p.place.Systemd || !slices.ContainsFunc(p.Write, isUnit) {
+		return nil
+	}
+	if err := p.place.enableWatch(ctx); err != nil {
+		return fmt.Errorf("the hooks are registered, but reap --watch does not run: %w", err)
+	}
+	did("started", filepath.Base(p.place.Unit))
+	return nil
+}
+
+// remove removes what is to be removed. If the unit is among it, systemd stops the
+// service first, and forgets it then. What fails keeps nothing else.
+func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
+	service := p.place.Systemd && slices.Contains(p.Remove, p.place.Unit)
+	if service {
+		err = p.place.disableWatch(ctx)
+	}
+	for _, path := range p.Remove {
+		removeErr := os.Remove(path)
+		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
+			err = errors.Join(err, removeErr)
+			continue
+		}
+		did("removed", path)
+	}
+	if service {
+		err = errors.Join(err, p.place.forgetWatch(ctx))
+	}
+	return err
+}
+
+// checkInForce asks podman whether it reads the definitions there.
+func (p Place) checkInForce(ctx context.Context) error {
+	inForce, err := HookDirs(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(inForce, p.Hooks) {
+		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
+			p.Hooks, p.DropIn, inForce)
+	}
+	return nil
+}

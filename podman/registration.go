@@ -1,0 +1,84 @@
+// What the hooks are registered with, and the files that say so.
+
+package podman
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"terok-gate-hook/hook"
+)
+
+const binary = "terok-gate-hook"
+
+// Registration is what the hooks are registered with.
+type Registration struct {
+	Binary   string        // absolute path of terok-gate-hook
+	Settings hook.Settings // what its stages are told: paths are absolute, that of the token file is there
+	Watch    bool          // run reap --watch as a service
+}
+
+// files returns the files that register the hooks. templates holds hooks.d and systemd
+// as the repository does; inForce are the folders that podman reads definitions from
+// now.
+func (r Registration) files(place Place, templates fs.FS, inForce []string) ([]File, error) {
+	definitions, err := fs.Glob(templates, "hooks.d/*.json")
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	for _, name := range definitions {
+		content, err := r.definition(templates, name)
+		if err != nil {
+			return nil, fmt.Errorf("definition %s: %w", name, err)
+		}
+		files = append(files, File{filepath.Join(place.Hooks, filepath.Base(name)), content})
+	}
+	// hooks_dir replaces the list that was in force, so the drop-in repeats it.
+	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(inForce, place.Hooks) {
+		dirs := slices.DeleteFunc(slices.Clone(inForce), func(dir string) bool { return dir == place.Hooks })
+		var quoted []string
+		for _, dir := range append(dirs, place.Hooks) {
+			quoted = append(quoted, strconv.Quote(dir))
+		}
+		content := mark + "[engine]\nhooks_dir = [" + strings.Join(quoted, ", ") + "]\n"
+		files = append(files, File{place.DropIn, []byte(content)})
+	}
+	if r.Watch {
+		content, err := r.unit(place, templates)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{place.Unit, content})
+	}
+	return files, nil
+}
+
+func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
+	template, err := fs.ReadFile(templates, name)
+	if err != nil {
+		return nil, err
+	}
+	var d Definition
+	if err := json.Unmarshal(template, &d); err != nil {
+		return nil, err
+	}
+	stage := d.Stages[0]
+	d.Hook.Path = r.Binary
+	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
+	d.Hook.Args = append([]string{binary}, r.Settings.Args(stage)...)
+	names := r.Settings.Annotations()
+	for i, name := range names {
+		names[i] = regexp.QuoteMeta(name)
+	}
+	d.When.Annotations = map[string]string{"^(" + strings.Join(names, "|") + ")$": ".*"}
+	content, err := json.MarshalIndent(d, "", "  ")
+	return append(content, '\n'), err
+}
