@@ -1,9 +1,11 @@
-// What the hooks are registered with, and the files that say so.
+// What the hooks are registered with: written into definitions, a drop-in and a unit, and
+// read back from them. Nothing else remembers it.
 
 package podman
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
 	"terok-gate-hook/hook"
 )
 
@@ -22,7 +25,38 @@ const binary = "terok-gate-hook"
 type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
 	Settings hook.Settings // what its stages are told: paths are absolute, that of the token file is there
-	Watch    bool          // run reap --watch as a service
+	Watch    bool          // have systemd run reap --watch
+}
+
+// Registration reads back what install was told last. Where it was told nothing, there
+// is none, and only Watch is set. With an error, which says what was not understood, all
+// that was is returned too.
+func (p Place) Registration() (r Registration, there bool, err error) {
+	definitions := ours(p.definitionPaths())
+	if len(definitions) == 0 {
+		return Registration{Watch: true}, false, nil
+	}
+	d := definitions[0]
+	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last is told most
+		for _, other := range definitions {
+			if other.runsAt(stage) {
+				d = other
+			}
+		}
+	}
+	err = d.Err
+	switch {
+	case err != nil:
+	case !isOwn(d.Path):
+		err = errors.New("others may have written it")
+	case !d.runsAt("prestart") && !d.runsAt("precreate"):
+		err = errors.New("it is all that is left, and does not say which projects are admitted")
+	}
+	unit, unitErr := installed([]string{p.Unit})
+	if err = errors.Join(err, unitErr); err != nil {
+		err = fmt.Errorf("what is set: %s: %w", d.Path, err)
+	}
+	return Registration{Binary: d.Hook.Path, Settings: d.Settings, Watch: len(unit) > 0}, true, err
 }
 
 // files returns the files that register the hooks. templates holds hooks.d and systemd

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -20,9 +22,12 @@ func installCommand(templates fs.FS) *cli.Command {
 	return &cli.Command{
 		Name: "install", Category: forAdministrators,
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
+		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
+			"--gate-url '', takes a setting back. --allow-project, given, is the whole new list.",
 		// What the stages are told, but for what is there to try one by hand, and its own.
 		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
-			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; take an earlier one away"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false does again"},
+			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
 			dryRunFlag(),
 		),
 		Action: func(c *cli.Context) error { return install(c, templates) },
@@ -32,22 +37,24 @@ func installCommand(templates fs.FS) *cli.Command {
 func install(c *cli.Context, templates fs.FS) error {
 	// Folders that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
-	settings, err := settingsOf(c)
-	if err != nil {
-		return err
-	}
 	place, err := placeOfOurs()
 	if err != nil {
 		return err
 	}
-	if err := admitsSomeOnly(c, settings); err != nil {
-		return err
+	was, there, err := place.Registration()
+	if err != nil {
+		return fmt.Errorf("%w: uninstall, then install with all that is to be set", err)
 	}
-	registration, err := registrationOf(settings)
+	if c.Bool("show") {
+		return show(was, there)
+	}
+	registration, err := changed(c, was)
 	if err != nil {
 		return err
 	}
-	registration.Watch = place.Systemd && !c.Bool("no-watch")
+	if err := admitsSomeOnly(c, registration.Settings); err != nil {
+		return err
+	}
 	plan, err := registration.Plan(c.Context, place, templates)
 	if theirs := (*podman.ForeignError)(nil); errors.As(err, &theirs) {
 		for _, f := range theirs.Files {
@@ -62,8 +69,66 @@ func install(c *cli.Context, templates fs.FS) error {
 		return err
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
-	adviseOnWatch(c, place)
+	adviseOnWatch(c, place, registration.Watch)
 	return nil
+}
+
+// show prints the command that would set what is set.
+func show(r podman.Registration, there bool) error {
+	if !there {
+		return errors.New("nothing is installed")
+	}
+	args := r.Settings.Args("prestart")
+	args[slices.Index(args, "prestart")] = "install"
+	if !r.Watch {
+		args = append(args, "--no-watch")
+	}
+	for i, arg := range args {
+		args[i] = shellQuote(arg)
+	}
+	fmt.Println("terok-gate-hook", strings.Join(args, " "))
+	return nil
+}
+
+// shellQuote quotes a word for a POSIX shell, if it needs it.
+func shellQuote(word string) string {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:,@%+=", r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// changed is the registration of this program as the flags change it. What they do not
+// name stays as it was.
+func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err error) {
+	if r.Settings, err = changedSettings(c, r.Settings); err != nil {
+		return r, err
+	}
+	if slices.Contains(r.Settings.AllowProjects, "") {
+		return r, misusef("--allow-project \"\": no project matches; '*' matches all")
+	}
+	if r.Settings.EnvDir != "" {
+		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
+	}
+	if r.Settings.Tokens, err = orDefault(r.Settings.Tokens); err != nil {
+		return r, err
+	}
+	if r.Settings.Tokens.Path, err = filepath.Abs(r.Settings.Tokens.Path); err != nil {
+		return r, err
+	}
+	if r.Settings.LogFile != "" {
+		if r.Settings.LogFile, err = filepath.Abs(r.Settings.LogFile); err != nil {
+			return r, err
+		}
+	}
+	if c.IsSet("no-watch") {
+		r.Watch = !c.Bool("no-watch")
+	}
+	r.Binary, err = os.Executable()
+	return r, err
 }
 
 // admitsSomeOnly fails where podman lets images choose any project.
@@ -94,33 +159,21 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 }
 
 // adviseOnWatch says what the service lacks.
-func adviseOnWatch(c *cli.Context, place podman.Place) {
+func adviseOnWatch(c *cli.Context, place podman.Place, watch bool) {
 	const later = "without it, an orphan's token goes with the next hook of any container"
+	advice := ""
 	switch {
 	case c.Bool("no-watch"):
+	case !watch:
+		advice = "no reap --watch, as set before; --no-watch=false runs it: " + later
 	case !place.Systemd && place.User:
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd that runs services of yours, reap --watch for one: "+later)
+		advice = "no systemd that runs services of yours, reap --watch for one: " + later
 	case !place.Systemd:
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
+		advice = "no systemd here to run reap --watch: " + later
 	case place.User && !podman.Lingers():
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger")
+		advice = "systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger"
 	}
-}
-
-// registrationOf registers this binary with the settings.
-func registrationOf(s hook.Settings) (r podman.Registration, err error) {
-	if s.Tokens, err = orDefault(s.Tokens); err != nil {
-		return r, err
+	if advice != "" {
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: "+advice)
 	}
-	if s.Tokens.Path, err = filepath.Abs(s.Tokens.Path); err != nil {
-		return r, err
-	}
-	if s.LogFile != "" {
-		if s.LogFile, err = filepath.Abs(s.LogFile); err != nil {
-			return r, err
-		}
-	}
-	r.Settings = s
-	r.Binary, err = os.Executable()
-	return r, err
 }
