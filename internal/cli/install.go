@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
 )
 
@@ -120,8 +121,8 @@ func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err 
 		return r, err
 	}
 	if r.Settings.LogFile != "" {
-		if r.Settings.LogFile, err = filepath.Abs(r.Settings.LogFile); err != nil {
-			return r, err
+		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
+			return r, misusef("--log-file %w", err)
 		}
 	}
 	if c.IsSet("no-watch") {
