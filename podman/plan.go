@@ -25,15 +25,26 @@ type ForeignError struct{ Files []File }
 
 func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
 
+// ErrAnyProject is in the chain of an error that says that podman would let whoever
+// builds an image choose the project.
+var ErrAnyProject = errors.New("whoever builds an image can choose the project, by annotating the image")
+
 // Plan plans to register the hooks at the place. templates holds hooks.d and systemd as
 // the repository does. Podman is asked, nothing is changed.
 func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (Plan, error) {
 	plan := Plan{place: place}
-	inForce, err := HookDirs(ctx)
+	major, minor, err := Version(ctx)
 	if err != nil {
 		return plan, err
 	}
-	if plan.Write, err = r.files(place, templates, inForce); err != nil {
+	if ImagesAnnotate(major, minor) && len(r.Settings.AllowProjects) == 0 {
+		return plan, fmt.Errorf("with podman %d.%d, %w", major, minor, ErrAnyProject)
+	}
+	lists := hookLists{append: listsAppend(major, minor)}
+	if lists.inForce, err = HookDirs(ctx); err != nil {
+		return plan, err
+	}
+	if plan.Write, err = r.files(place, templates, lists); err != nil {
 		return plan, err
 	}
 	var theirs []File

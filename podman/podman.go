@@ -39,6 +39,12 @@ func ImagesAnnotate(major, minor int) bool {
 	return major < 4 || major == 4 && minor < 6
 }
 
+// listsAppend tells whether a list in containers.conf can say {append=true}: from 4.8 on
+// (containers/common 0.57). Before, podman does nothing with one that does.
+func listsAppend(major, minor int) bool {
+	return major > 4 || major == 4 && minor >= 8
+}
+
 // HookDirs returns the folders that podman reads hook definitions from, in the order
 // in which a later definition replaces an earlier one of the same name. Podman tells
 // it in its debug log when it starts a container, so a container is started that

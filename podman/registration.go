@@ -60,9 +60,8 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 }
 
 // files returns the files that register the hooks. templates holds hooks.d and systemd
-// as the repository does; inForce are the folders that podman reads definitions from
-// now.
-func (r Registration) files(place Place, templates fs.FS, inForce []string) ([]File, error) {
+// as the repository does.
+func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]File, error) {
 	definitions, err := fs.Glob(templates, "hooks.d/*.json")
 	if err != nil {
 		return nil, err
@@ -75,15 +74,8 @@ func (r Registration) files(place Place, templates fs.FS, inForce []string) ([]F
 		}
 		files = append(files, File{filepath.Join(place.Hooks, filepath.Base(name)), content})
 	}
-	// hooks_dir replaces the list that was in force, so the drop-in repeats it.
-	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(inForce, place.Hooks) {
-		dirs := slices.DeleteFunc(slices.Clone(inForce), func(dir string) bool { return dir == place.Hooks })
-		var quoted []string
-		for _, dir := range append(dirs, place.Hooks) {
-			quoted = append(quoted, strconv.Quote(dir))
-		}
-		content := mark + "[engine]\nhooks_dir = [" + strings.Join(quoted, ", ") + "]\n"
-		files = append(files, File{place.DropIn, []byte(content)})
+	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
+		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
 	}
 	if r.Watch {
 		content, err := r.unit(place, templates)
@@ -93,6 +85,33 @@ func (r Registration) files(place Place, templates fs.FS, inForce []string) ([]F
 		files = append(files, File{place.Unit, content})
 	}
 	return files, nil
+}
+
+// hookLists is how a podman is told where hook definitions are.
+type hookLists struct {
+	inForce []string // the folders that it reads now
+	append  bool     // its lists can be added to
+}
+
+// with is a drop-in for containers.conf that adds the folder to the list.
+//
+// A list that is said to append leaves those before it in force, and those that come
+// after it append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors
+// can come later). A plain one replaces them: it repeats what was in force.
+func (l hookLists) with(dir string) []byte {
+	var items []string
+	if !l.append {
+		for _, other := range l.inForce {
+			if other != dir {
+				items = append(items, strconv.Quote(other))
+			}
+		}
+	}
+	items = append(items, strconv.Quote(dir))
+	if l.append {
+		items = append(items, "{append=true}")
+	}
+	return []byte(mark + "[engine]\nhooks_dir = [" + strings.Join(items, ", ") + "]\n")
 }
 
 func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {

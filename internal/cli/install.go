@@ -53,18 +53,9 @@ func install(c *cli.Context, templates fs.FS) error {
 	if err != nil {
 		return err
 	}
-	if err := admitsSomeOnly(c, registration.Settings); err != nil {
-		return err
-	}
 	plan, err := registration.Plan(c.Context, place, templates)
-	if theirs := (*podman.ForeignError)(nil); errors.As(err, &theirs) {
-		for _, f := range theirs.Files {
-			fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
-		}
-		return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
-	}
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	if err := carryOut(c, plan); err != nil || c.Bool("dry-run") {
 		return err
@@ -132,17 +123,19 @@ func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err 
 	return r, err
 }
 
-// admitsSomeOnly fails where podman lets images choose any project.
-func admitsSomeOnly(c *cli.Context, s hook.Settings) error {
-	major, minor, err := podman.Version(c.Context)
-	if err != nil {
+// explain adds the way out to why there is no plan.
+func explain(err error) error {
+	if errors.Is(err, podman.ErrAnyProject) {
+		return misusef("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
+	}
+	theirs := (*podman.ForeignError)(nil)
+	if !errors.As(err, &theirs) {
 		return err
 	}
-	if podman.ImagesAnnotate(major, minor) && len(s.AllowProjects) == 0 {
-		return misusef("with podman %d.%d, whoever builds an image can choose the project, by annotating the image: "+
-			"name the projects with --allow-project (podman 4.6 mends this)", major, minor)
+	for _, f := range theirs.Files {
+		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
 	}
-	return nil
+	return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
 }
 
 // carryOut does what is planned and prints it, or prints what would be done.
