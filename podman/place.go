@@ -15,6 +15,7 @@ type Place struct {
 	DropIn  string // drop-in for containers.conf
 	Unit    string // systemd unit
 	User    bool   // of one user, not of the system
+	Moved   bool   // to where that user's XDG_CONFIG_HOME says
 	Runtime string // XDG_RUNTIME_DIR of that user
 	Systemd bool   // there is a systemd that could run the unit
 }
@@ -34,19 +35,15 @@ func SystemPlace() Place {
 }
 
 // UserPlace is where a user installs, for the user's own rootless podman.
-//
-// It is no place at all with an XDG_CONFIG_HOME of the user's choice: podman passes
-// that on to no process that cleans up after a container, which then finds no
-// poststop hook (seen with podman 4.3.1).
 func UserPlace() (Place, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return Place{}, err
 	}
-	config := filepath.Join(home, ".config")
-	if other := os.Getenv("XDG_CONFIG_HOME"); other != "" && filepath.Clean(other) != config {
-		return Place{}, fmt.Errorf("XDG_CONFIG_HOME is %s: podman's clean-up does not see it and would run no poststop hook: "+
-			"unset it, for podman too, and use %s", other, config)
+	usual := filepath.Join(home, ".config")
+	config := usual
+	if moved := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(moved) {
+		config = filepath.Clean(moved)
 	}
 	// After su and sudo it is not set, and podman looks there by itself.
 	runtime := os.Getenv("XDG_RUNTIME_DIR")
@@ -57,8 +54,9 @@ func UserPlace() (Place, error) {
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
-		Unit:    filepath.Join(config, "systemd/user", UnitName),
+		Unit:    filepath.Join(usual, "systemd/user", UnitName), // the manager is not told of another
 		User:    true,
+		Moved:   config != usual,
 		Runtime: runtime,
 		Systemd: err == nil,
 	}, nil

@@ -40,6 +40,10 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 	if ImagesAnnotate(major, minor) && len(r.Settings.AllowProjects) == 0 {
 		return plan, fmt.Errorf("with podman %d.%d, %w", major, minor, ErrAnyProject)
 	}
+	if place.Moved && !passesEnvironment(major, minor) {
+		return plan, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
+			"unset it, for podman too (podman 4.8 mends this)", major, minor)
+	}
 	lists := hookLists{append: listsAppend(major, minor)}
 	if lists.inForce, err = HookDirs(ctx); err != nil {
 		return plan, err
@@ -89,8 +93,8 @@ func installed(paths []string) (ours []string, err error) {
 	return ours, nil
 }
 
-// CarryOut changes what is to change, and tells of each thing that it did. What it
-// wrote it has podman confirm.
+// CarryOut makes the changes, and tells of each one made. Podman has to confirm that it
+// reads what was written.
 func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error {
 	for _, f := range p.Write {
 		if err := f.Write(); err != nil {
@@ -118,7 +122,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 }
 
 // remove removes what is to be removed. If the unit is among it, systemd stops the
-// service first, and forgets it then. What fails keeps nothing else.
+// service first, and forgets it then. A failure does not keep the rest from going.
 func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
 	service := p.place.Systemd && slices.Contains(p.Remove, p.place.Unit)
 	if service {

@@ -28,9 +28,8 @@ type Registration struct {
 	Watch    bool          // have systemd run reap --watch
 }
 
-// Registration reads back what install was told last. Where it was told nothing, there
-// is none, and only Watch is set. With an error, which says what was not understood, all
-// that was is returned too.
+// Registration reads back what install was told last. Where nothing is installed, only
+// Watch is set. An error says what could not be understood; the rest is returned with it.
 func (p Place) Registration() (r Registration, there bool, err error) {
 	definitions := ours(p.definitionPaths())
 	if len(definitions) == 0 {
@@ -50,7 +49,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	case !isOwn(d.Path):
 		err = errors.New("others may have written it")
 	case !d.runsAt("prestart") && !d.runsAt("precreate"):
-		err = errors.New("it is all that is left, and does not say which projects are admitted")
+		err = errors.New("the only definition left, it does not say which projects are admitted")
 	}
 	unit, unitErr := installed([]string{p.Unit})
 	if err = errors.Join(err, unitErr); err != nil {

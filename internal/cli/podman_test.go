@@ -21,7 +21,8 @@ func podmanStandIn() {
 		fmt.Println(cmp.Or(os.Getenv("TEROK_TEST_PODMAN_VERSION"), "5.0.0"))
 		return
 	case asked("--log-level debug run "):
-		conf, _ := os.ReadFile(os.Getenv("HOME") + "/.config/containers/containers.conf.d/99-terok-gate.conf")
+		config := cmp.Or(os.Getenv("XDG_CONFIG_HOME"), os.Getenv("HOME")+"/.config")
+		conf, _ := os.ReadFile(config + "/containers/containers.conf.d/99-terok-gate.conf")
 		dirs := []string{"/usr/share/containers/oci/hooks.d"}
 		for _, quoted := range regexp.MustCompile(`"[^"]*"`).FindAllString(string(conf), -1) {
 			dirs = append(dirs, strings.Trim(quoted, `"`))
