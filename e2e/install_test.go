@@ -158,9 +158,15 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 				t.Errorf("no definition for %s: %s", stage, wrote)
 			}
 		}
-		h.must(t, h.install(t, installFlags))
-		if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
-			t.Errorf("a second install changes something (-first +second):\n%s", diff)
+		path, err := binary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, again := range []string{h.install(t, installFlags), path + " install"} {
+			h.must(t, again)
+			if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
+				t.Errorf("%s, a second time, changes something (-first +second):\n%s", again, diff)
+			}
 		}
 
 		// A container as anybody would start it, with no flag about hooks; and again,

@@ -153,8 +153,13 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			if files := a.files(t); strings.Contains(files, watchUnit) {
 				t.Errorf("install --no-watch leaves the service there:\n%s", files)
 			}
+			if said := a.must(t, "terok-gate-hook install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "no reap --watch, as set before") {
+				t.Errorf("the next install brings the service back: %s", said)
+			}
 
-			a.install(t, "", "")
+			if said := a.must(t, "terok-gate-hook install --no-watch=false"); !strings.Contains(said, "started "+watchUnit) {
+				t.Errorf("install --no-watch=false says %q", said)
+			}
 			a.must(t, "terok-gate-hook uninstall")
 			if diff := cmp.Diff(before, a.files(t)); diff != "" {
 				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)

@@ -4,9 +4,14 @@ package podman
 
 import (
 	"encoding/json"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"terok-gate-hook/hook"
 )
 
 // Definition is a hook definition (oci-hooks(5), version 1.0.0).
@@ -23,10 +28,17 @@ type Definition struct {
 	Stages []string `json:"stages"`
 }
 
-// Registered is a hook definition of ours that podman reads.
+// Registered is a hook definition of ours that is there.
 type Registered struct {
 	Path string
 	Definition
+	Settings hook.Settings // what it tells the stage, as far as that was understood
+	Err      error         // what was not
+}
+
+// runsAt tells whether the definition is for the stage.
+func (r Registered) runsAt(stage string) bool {
+	return slices.Contains(r.Stages, stage) || stage == "prestart" && slices.Contains(r.Stages, "createRuntime")
 }
 
 // Flag returns what the definition gives the flag, empty if it does not.
@@ -58,25 +70,41 @@ func (r Registered) Flags(name string) (values []string) {
 // DefinitionsIn returns our definitions in these folders. As with podman, a later one
 // replaces an earlier one of the same name.
 func DefinitionsIn(dirs []string) []Registered {
-	byName := map[string]Registered{}
+	byName := map[string]string{}
 	for _, dir := range dirs {
-		paths, _ := filepath.Glob(filepath.Join(dir, "*.json"))
-		for _, path := range paths {
-			content, err := readSmall(path)
-			if err != nil {
-				continue // podman says so, and starts no container
-			}
-			d := Registered{Path: path}
-			_ = json.Unmarshal(content, &d.Definition)
-			byName[filepath.Base(path)] = d
+		for _, path := range glob(dir, "*.json") {
+			byName[filepath.Base(path)] = path
 		}
 	}
-	var ours []Registered
-	for _, d := range byName {
-		if filepath.Base(d.Hook.Path) == binary || len(d.Hook.Args) > 0 && filepath.Base(d.Hook.Args[0]) == binary {
-			ours = append(ours, d)
+	return ours(slices.Sorted(maps.Values(byName)))
+}
+
+// ours returns those of the definitions that run our program, whoever wrote them. One
+// that cannot be read is none: podman says so, and starts no container.
+func ours(paths []string) (ours []Registered) {
+	for _, path := range paths {
+		content, err := readSmall(path)
+		if err != nil {
+			continue
 		}
+		d := Registered{Path: path}
+		_ = json.Unmarshal(content, &d.Definition)
+		args := d.Hook.Args
+		if filepath.Base(d.Hook.Path) != binary && (len(args) == 0 || filepath.Base(args[0]) != binary) {
+			continue
+		}
+		d.Settings, _, d.Err = hook.ParseArgs(args[min(1, len(args)):])
+		ours = append(ours, d)
 	}
-	slices.SortFunc(ours, func(a, b Registered) int { return strings.Compare(a.Path, b.Path) })
 	return ours
+}
+
+// isOwn tells whether nobody but this user and root may have written the file.
+func isOwn(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	return (owner == 0 || int(owner) == os.Geteuid()) && info.Mode()&0o002 == 0
 }

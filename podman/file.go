@@ -25,20 +25,6 @@ type File struct {
 	Content []byte
 }
 
-// Foreign returns the files of ours in whose place something of somebody else's stands.
-func Foreign(files []File) (theirs []File, err error) {
-	for _, f := range files {
-		ours, err := isOurs(f.Path)
-		if err != nil {
-			return nil, err
-		}
-		if !ours {
-			theirs = append(theirs, f)
-		}
-	}
-	return theirs, nil
-}
-
 // isOurs tells whether we wrote the file, or nobody did.
 func isOurs(path string) (bool, error) {
 	content, err := readSmall(path)

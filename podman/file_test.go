@@ -8,11 +8,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"terok-gate-hook/internal/testenv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // What stands in the place of a file of ours is somebody else's, whatever it is: to be
@@ -55,19 +56,19 @@ func TestWhatIsNoFileOfOursIsSomebodyElses(t *testing.T) {
 			t.Cleanup(func() { os.RemoveAll(dir) })
 			place := Place{Hooks: dir, DropIn: filepath.Join(dir, "drop-in"), Unit: filepath.Join(dir, UnitName)}
 			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.Unit}
-			var files []File
 			for _, path := range paths {
 				if err := row.make(path); err != nil {
 					t.Fatal(err)
 				}
-				files = append(files, File{Path: path})
 			}
 			inTime(t, func() {
-				if theirs, err := Foreign(files); err != nil || len(theirs) != len(files) {
-					t.Errorf("install takes for others': %v, %v", theirs, err)
+				for _, path := range paths {
+					if ours, err := isOurs(path); err != nil || ours {
+						t.Errorf("install takes %s for ours: %v, %v", path, ours, err)
+					}
 				}
-				if ours, err := Installed(place); err != nil || len(ours) != 0 {
-					t.Errorf("uninstall takes for ours: %q, %v", ours, err)
+				if plan, err := place.Removal(); err != nil || len(plan.Remove) != 0 {
+					t.Errorf("uninstall takes for ours: %q, %v", plan.Remove, err)
 				}
 				if ours := DefinitionsIn([]string{dir}); len(ours) != 0 {
 					t.Errorf("doctor takes for ours: %v", ours)
@@ -87,7 +88,7 @@ func inTime(t *testing.T, do func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(testenv.AWhile):
 		t.Fatal("it hangs")
 	}
 }
@@ -102,11 +103,9 @@ func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 		}
 		return
 	}
-	if _, err := exec.LookPath("strace"); err != nil {
-		testenv.Cannot(t, "strace is not installed")
-	}
+	testenv.Need(t, "strace")
 	dir, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "strace", "-f", "-y", "-o", log, "-e", "trace=write,fchmod,fsync,rename,renameat,renameat2",
 		os.Args[0], "-test.run", "^"+t.Name()+"$")

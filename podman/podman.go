@@ -35,8 +35,19 @@ func Version(ctx context.Context) (major, minor int, err error) {
 
 // ImagesAnnotate tells whether annotations of an image reach the hook as if the
 // user had set them: seen with podman 4.3.1, gone with 4.6.
-func ImagesAnnotate(major, minor int) bool {
-	return major < 4 || major == 4 && minor < 6
+func ImagesAnnotate(major, minor int) bool { return isBefore(major, minor, 4, 6) }
+
+// passesEnvironment tells whether podman passes its environment on to the process that
+// cleans up after a container and runs its poststop hooks: 4.3.1 does not, 4.8 and later
+// do (seen with 5.4.2 and 6.1.1).
+func passesEnvironment(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
+
+// listsAppend tells whether a list in containers.conf can say {append=true}: since 4.8
+// (containers/common 0.57). An older podman does not start with one that does.
+func listsAppend(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
+
+func isBefore(major, minor, otherMajor, otherMinor int) bool {
+	return major < otherMajor || major == otherMajor && minor < otherMinor
 }
 
 // HookDirs returns the folders that podman reads hook definitions from, in the order

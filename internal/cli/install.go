@@ -3,16 +3,19 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
 )
 
@@ -20,9 +23,12 @@ func installCommand(templates fs.FS) *cli.Command {
 	return &cli.Command{
 		Name: "install", Category: forAdministrators,
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
+		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
+			"--gate-url '', takes a setting back. --allow-project, given, is the whole new list.",
 		// What the stages are told, but for what is there to try one by hand, and its own.
 		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
-			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; take an earlier one away"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false does again"},
+			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
 			dryRunFlag(),
 		),
 		Action: func(c *cli.Context) error { return install(c, templates) },
@@ -32,120 +38,136 @@ func installCommand(templates fs.FS) *cli.Command {
 func install(c *cli.Context, templates fs.FS) error {
 	// Folders that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
-	settings, err := settingsOf(c)
-	if err != nil {
-		return err
-	}
 	place, err := placeOfOurs()
 	if err != nil {
 		return err
 	}
-	major, minor, err := podman.Version(c.Context)
+	was, there, err := place.Registration()
+	if err != nil {
+		return fmt.Errorf("%w: uninstall, then install with all that is to be set", err)
+	}
+	if c.Bool("show") {
+		return show(was, there)
+	}
+	registration, err := changed(c, was)
 	if err != nil {
 		return err
 	}
-	if podman.ImagesAnnotate(major, minor) && len(settings.AllowProjects) == 0 {
-		return misusef("with podman %d.%d, whoever builds an image can choose the project, by annotating the image: "+
-			"name the projects with --allow-project (podman 4.6 mends this)", major, minor)
-	}
-	registration, err := registrationOf(settings)
+	plan, err := registration.Plan(c.Context, place, templates)
 	if err != nil {
+		return explain(err)
+	}
+	if err := carryOut(c, plan); err != nil || c.Bool("dry-run") {
 		return err
-	}
-	registration.Watch = place.Systemd && !c.Bool("no-watch")
-	inForce, err := podman.HookDirs(c.Context)
-	if err != nil {
-		return err
-	}
-	files, err := registration.Files(place, templates, inForce)
-	if err != nil {
-		return err
-	}
-	theirs, err := podman.Foreign(files)
-	if err != nil {
-		return err
-	}
-	for _, f := range theirs {
-		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
-	}
-	if len(theirs) > 0 {
-		return fmt.Errorf("%s is there and not ours: move it away, or add to it what was printed; nothing was written", theirs[0].Path)
-	}
-	for _, f := range files {
-		if c.Bool("dry-run") {
-			fmt.Printf("# %s\n%s\n", f.Path, f.Content)
-			continue
-		}
-		if err := f.Write(); err != nil {
-			return err
-		}
-		fmt.Println("wrote", f.Path)
-	}
-	if c.Bool("dry-run") {
-		if c.Bool("no-watch") {
-			return disableWatch(c, place)
-		}
-		return nil
-	}
-	if inForce, err = podman.HookDirs(c.Context); err != nil {
-		return err
-	}
-	if !slices.Contains(inForce, place.Hooks) {
-		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
-			place.Hooks, place.DropIn, inForce)
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
-	return enableWatch(c, place, registration)
+	adviseOnWatch(c, place, registration.Watch)
+	return nil
 }
 
-// enableWatch has the orphans die at once, where systemd can see to it.
-func enableWatch(c *cli.Context, place podman.Place, r podman.Registration) error {
-	const later = "without it, an orphan's token goes with the next hook of any container"
-	switch {
-	case c.Bool("no-watch"):
-		return disableWatch(c, place)
-	case !place.Systemd && place.User:
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd that runs services of yours, reap --watch for one: "+later)
-		return nil
-	case !place.Systemd:
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: no systemd here to run reap --watch: "+later)
-		return nil
+// show prints the command that would set what is set.
+func show(r podman.Registration, there bool) error {
+	if !there {
+		return errors.New("nothing is installed")
 	}
-	if err := place.EnableWatch(c.Context); err != nil {
-		return fmt.Errorf("%w: %s", err, later)
+	args := r.Settings.Args("prestart")
+	args[slices.Index(args, "prestart")] = "install"
+	if !r.Watch {
+		args = append(args, "--no-watch")
 	}
-	fmt.Println("started", filepath.Base(place.Unit))
-	if place.User && !podman.Lingers() {
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger")
+	for i, arg := range args {
+		args[i] = shellQuote(arg)
+	}
+	fmt.Println("terok-gate-hook", strings.Join(args, " "))
+	return nil
+}
+
+// shellQuote quotes a word for a POSIX shell, if it needs it.
+func shellQuote(word string) string {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:,@%+=", r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// changed is the registration of this program as the flags change it. What they do not
+// name stays as it was.
+func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err error) {
+	if r.Settings, err = changedSettings(c, r.Settings); err != nil {
+		return r, err
+	}
+	if slices.Contains(r.Settings.AllowProjects, "") {
+		return r, misusef("--allow-project \"\": no project matches; '*' matches all")
+	}
+	if r.Settings.EnvDir != "" {
+		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
+	}
+	if r.Settings.Tokens, err = orDefault(r.Settings.Tokens); err != nil {
+		return r, err
+	}
+	if r.Settings.Tokens.Path, err = filepath.Abs(r.Settings.Tokens.Path); err != nil {
+		return r, err
+	}
+	if r.Settings.LogFile != "" {
+		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
+			return r, misusef("--log-file %w", err)
+		}
+	}
+	if c.IsSet("no-watch") {
+		r.Watch = !c.Bool("no-watch")
+	}
+	r.Binary, err = os.Executable()
+	return r, err
+}
+
+// explain adds the way out to why there is no plan.
+func explain(err error) error {
+	if errors.Is(err, podman.ErrAnyProject) {
+		return misusef("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
+	}
+	theirs := (*podman.ForeignError)(nil)
+	if !errors.As(err, &theirs) {
+		return err
+	}
+	for _, f := range theirs.Files {
+		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
+	}
+	return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
+}
+
+// carryOut does what is planned and prints it, or prints what would be done.
+func carryOut(c *cli.Context, plan podman.Plan) error {
+	if !c.Bool("dry-run") {
+		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
+	}
+	for _, f := range plan.Write {
+		fmt.Printf("# %s\n%s\n", f.Path, f.Content)
+	}
+	for _, path := range plan.Remove {
+		fmt.Println("would remove", path)
 	}
 	return nil
 }
 
-// disableWatch takes back the service of an earlier install.
-func disableWatch(c *cli.Context, place podman.Place) error {
-	paths, err := podman.Installed(place)
-	if err != nil {
-		return err
+// adviseOnWatch says what the service lacks.
+func adviseOnWatch(c *cli.Context, place podman.Place, watch bool) {
+	const later = "without it, an orphan's token goes with the next hook of any container"
+	advice := ""
+	switch {
+	case c.Bool("no-watch"):
+	case !watch:
+		advice = "no reap --watch, as set before; --no-watch=false runs it: " + later
+	case !place.Systemd && place.User:
+		advice = "no systemd that runs services of yours, reap --watch for one: " + later
+	case !place.Systemd:
+		advice = "no systemd here to run reap --watch: " + later
+	case place.User && !podman.Lingers():
+		advice = "systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger"
 	}
-	return remove(c, place, slices.DeleteFunc(paths, func(path string) bool {
-		return filepath.Base(path) != filepath.Base(place.Unit)
-	}))
-}
-
-// registrationOf registers this binary with the settings.
-func registrationOf(s hook.Settings) (r podman.Registration, err error) {
-	if s.Tokens, err = orDefault(s.Tokens); err != nil {
-		return r, err
+	if advice != "" {
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: "+advice)
 	}
-	if s.Tokens.Path, err = filepath.Abs(s.Tokens.Path); err != nil {
-		return r, err
-	}
-	if s.LogFile != "" {
-		if s.LogFile, err = filepath.Abs(s.LogFile); err != nil {
-			return r, err
-		}
-	}
-	r.Settings = s
-	r.Binary, err = os.Executable()
-	return r, err
 }

@@ -1,16 +1,37 @@
 package cli
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"os"
-	"slices"
+	"regexp"
+	"strings"
 )
 
-// podmanStandIn is the podman of these tests. It says what its containers are called, if
-// that is what it is asked for: what is in the file that TEROK_TEST_PODMAN names. A fifo
-// has it wait.
+// podmanStandIn is the podman of these tests.
+//
+// It says what its containers are called: what is in the file that TEROK_TEST_PODMAN
+// names. A fifo has it wait. It is of the version that TEROK_TEST_PODMAN_VERSION says, and
+// reads hooks from where the user's drop-in says.
 func podmanStandIn() {
-	if !slices.Equal(os.Args[1:], []string{"ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}"}) {
+	asked := func(words string) bool { return strings.HasPrefix(strings.Join(os.Args[1:], " "), words) }
+	switch {
+	case asked("version --format {{.Client.Version}}"):
+		fmt.Println(cmp.Or(os.Getenv("TEROK_TEST_PODMAN_VERSION"), "5.0.0"))
+		return
+	case asked("--log-level debug run "):
+		config := cmp.Or(os.Getenv("XDG_CONFIG_HOME"), os.Getenv("HOME")+"/.config")
+		conf, _ := os.ReadFile(config + "/containers/containers.conf.d/99-terok-gate.conf")
+		dirs := []string{"/usr/share/containers/oci/hooks.d"}
+		for _, quoted := range regexp.MustCompile(`"[^"]*"`).FindAllString(string(conf), -1) {
+			dirs = append(dirs, strings.Trim(quoted, `"`))
+		}
+		for _, dir := range dirs {
+			fmt.Fprintf(os.Stderr, "level=debug msg=\"reading hooks from %s\"\n", dir)
+		}
+		os.Exit(127)
+	case !asked("ps --all --no-trunc --format {{.ID}} {{.Names}}"):
 		os.Exit(125)
 	}
 	answer := os.Getenv("TEROK_TEST_PODMAN")

@@ -52,12 +52,16 @@ func stageFlags(stage string) []cli.Flag {
 	return settingFlags(func(f hook.Flag) bool { return f.Of(stage) })
 }
 
-// settingsOf reads the settings from the flags. Where the command has no such flag, the
-// setting has its default.
+// settingsOf reads the settings from the flags. What they do not set is left at its
+// default.
 func settingsOf(c *cli.Context) (hook.Settings, error) {
-	var s hook.Settings
+	return changedSettings(c, hook.Settings{})
+}
+
+// changedSettings changes those settings that the flags set.
+func changedSettings(c *cli.Context, s hook.Settings) (hook.Settings, error) {
 	for _, f := range hook.Flags {
-		if given, ok := c.Generic(f.Name).(setting); ok {
+		if given, ok := c.Generic(f.Name).(setting); ok && c.IsSet(f.Name) {
 			f.Copy(&s, given.in)
 		}
 	}

@@ -3,16 +3,13 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/trail"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -33,7 +30,7 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	paths, err := podman.Installed(place)
+	plan, err := place.Removal()
 	if err != nil {
 		return err
 	}
@@ -51,10 +48,10 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
-	if len(paths) == 0 {
+	if len(plan.Remove) == 0 {
 		fmt.Println("nothing to remove")
 	}
-	if err := remove(c, place, paths); err != nil {
+	if err := carryOut(c, plan); err != nil {
 		return err
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {
@@ -96,32 +93,4 @@ func revokeNow(c *cli.Context, file store.File) (n int, err error) {
 	revoked, err := file.Revoke(ofContainer)
 	recordAll(c, trail.Revoked, revoked)
 	return len(revoked), err
-}
-
-// remove removes files of an installation. If its unit is among them, systemd stops
-// the service first, and forgets it then.
-func remove(c *cli.Context, place podman.Place, paths []string) error {
-	if c.Bool("dry-run") {
-		for _, path := range paths {
-			fmt.Println("would remove", path)
-		}
-		return nil
-	}
-	var err error // one that fails keeps none of the others
-	service := place.Systemd && slices.Contains(paths, place.Unit)
-	if service {
-		err = place.DisableWatch(c.Context)
-	}
-	for _, path := range paths {
-		removeErr := os.Remove(path)
-		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
-			err = errors.Join(err, removeErr)
-			continue
-		}
-		fmt.Println("removed", path)
-	}
-	if service {
-		err = errors.Join(err, place.ForgetWatch(c.Context))
-	}
-	return err
 }

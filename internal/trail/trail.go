@@ -6,9 +6,12 @@ package trail
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -76,6 +79,35 @@ func appendLine(path string, e Event) error {
 	defer unix.Close(file)
 	if _, err := unix.Write(file, append(line, '\n')); err != nil {
 		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+// CheckFile says why the trail could not be written to the file. It may be there or come
+// later; its folder must be there.
+func CheckFile(path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("%s: is not an absolute path", path)
+	}
+	folder := filepath.Dir(path)
+	info, err := os.Stat(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: its folder is not there: mkdir -p %s", path, folder)
+	case err != nil:
+		return fmt.Errorf("%s: %w", path, err)
+	case !info.IsDir():
+		return fmt.Errorf("%s: %s is no folder", path, folder)
+	}
+	writable := folder
+	if info, err := os.Lstat(path); err == nil {
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s: is not a regular file", path)
+		}
+		writable = path
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, writable, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("%s: you cannot write to %s: %w", path, writable, err)
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + UnitName},
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + UnitName, User: true},
 	} {
-		files, err := r.Files(place, os.DirFS(".."), []string{"/theirs", "/hooks"})
+		files, err := r.files(place, os.DirFS(".."), hookLists{inForce: []string{"/theirs", "/hooks"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,6 +61,24 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		}
 		if !slices.Equal(paths, want) {
 			t.Errorf("files %q, want %q", paths, want)
+		}
+	}
+}
+
+// Podman from 4.8 on adds our folder to any list of others. An older one understands no
+// more than a list, which takes the place of theirs.
+func TestTheDropInKeepsOthersFoldersInForce(t *testing.T) {
+	for _, row := range []struct {
+		lists hookLists
+		want  string
+	}{
+		{hookLists{append: true, inForce: []string{"/theirs", "/more of theirs"}}, `["/ours", {append=true}]`},
+		{hookLists{append: true, inForce: []string{"/theirs", "/ours"}}, `["/ours", {append=true}]`},
+		{hookLists{inForce: []string{"/theirs", "/more of theirs"}}, `["/theirs", "/more of theirs", "/ours"]`},
+		{hookLists{inForce: []string{"/theirs", "/ours"}}, `["/theirs", "/ours"]`},
+	} {
+		if got, want := string(row.lists.with("/ours")), mark+"[engine]\nhooks_dir = "+row.want+"\n"; got != want {
+			t.Errorf("%+v: the drop-in is\n%s\nnot\n%s", row.lists, got, want)
 		}
 	}
 }

@@ -1,0 +1,93 @@
+// Where the files of an installation are.
+
+package podman
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Place is where the files of an installation are.
+type Place struct {
+	Hooks   string // folder for hook definitions
+	DropIn  string // drop-in for containers.conf
+	Unit    string // systemd unit
+	User    bool   // of one user, not of the system
+	Moved   bool   // to where that user's XDG_CONFIG_HOME says
+	Runtime string // XDG_RUNTIME_DIR of that user
+	Systemd bool   // there is a systemd that could run the unit
+}
+
+// SystemPlace is where root installs, for root's podman. Not below /usr, which can
+// be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
+// oci/hooks.d: where CRI-O (1.34.0) or NRI's hook-injector read that, they do not
+// start with a stage that podman alone knows in it.
+func SystemPlace() Place {
+	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
+	return Place{
+		Hooks:   "/etc/containers/oci/podman-hooks.d",
+		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
+		Unit:    "/etc/systemd/system/" + UnitName,
+		Systemd: err == nil,
+	}
+}
+
+// UserPlace is where a user installs, for the user's own rootless podman.
+func UserPlace() (Place, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return Place{}, err
+	}
+	usual := filepath.Join(home, ".config")
+	config := usual
+	if moved := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(moved) {
+		config = filepath.Clean(moved)
+	}
+	// After su and sudo it is not set, and podman looks there by itself.
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if runtime == "" {
+		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
+	}
+	_, err = os.Stat(filepath.Join(runtime, "systemd/private")) // the user's service manager
+	return Place{
+		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
+		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
+		Unit:    filepath.Join(usual, "systemd/user", UnitName), // the manager is not told of another
+		User:    true,
+		Moved:   config != usual,
+		Runtime: runtime,
+		Systemd: err == nil,
+	}, nil
+}
+
+// Flag returns what the hooks that are installed there give the flag, empty if none
+// does. What others may have written does not count.
+func (p Place) Flag(name string) string {
+	for _, d := range DefinitionsIn([]string{p.Hooks}) {
+		if value := d.Flag(name); value != "" && isOwn(d.Path) {
+			return value
+		}
+	}
+	return ""
+}
+
+// definitionPaths are those of the definitions that are there under our names.
+func (p Place) definitionPaths() []string { return glob(p.Hooks, "99-terok-gate-*.json") }
+
+// unitPaths are those of the unit and of what enables it. Systemd removes the latter
+// itself, where there is one.
+func (p Place) unitPaths() []string {
+	return append(glob(filepath.Dir(p.Unit), "*.wants/"+UnitName), p.Unit)
+}
+
+// glob returns the paths in the folder that match the pattern. The folder's own name
+// may hold anything.
+func glob(dir, pattern string) []string {
+	names, _ := fs.Glob(os.DirFS(dir), pattern) // fails for a bad pattern only
+	for i, name := range names {
+		names[i] = filepath.Join(dir, name)
+	}
+	return names
+}

@@ -1,0 +1,156 @@
+// What install and uninstall are about to change, and how it is done.
+
+package podman
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Plan is what is to change at a place.
+type Plan struct {
+	Write  []File
+	Remove []string
+	place  Place
+}
+
+// ForeignError names what stands in the place of files of ours: the file that would be
+// written, and not what is there.
+type ForeignError struct{ Files []File }
+
+func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
+
+// ErrAnyProject is in the chain of an error that says that podman would let whoever
+// builds an image choose the project.
+var ErrAnyProject = errors.New("whoever builds an image can choose the project, by annotating the image")
+
+// Plan plans to register the hooks at the place. templates holds hooks.d and systemd as
+// the repository does. Podman is asked, nothing is changed.
+func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (Plan, error) {
+	plan := Plan{place: place}
+	major, minor, err := Version(ctx)
+	if err != nil {
+		return plan, err
+	}
+	if ImagesAnnotate(major, minor) && len(r.Settings.AllowProjects) == 0 {
+		return plan, fmt.Errorf("with podman %d.%d, %w", major, minor, ErrAnyProject)
+	}
+	if place.Moved && !passesEnvironment(major, minor) {
+		return plan, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
+			"unset it, for podman too (podman 4.8 mends this)", major, minor)
+	}
+	lists := hookLists{append: listsAppend(major, minor)}
+	if lists.inForce, err = HookDirs(ctx); err != nil {
+		return plan, err
+	}
+	if plan.Write, err = r.files(place, templates, lists); err != nil {
+		return plan, err
+	}
+	var theirs []File
+	for _, f := range plan.Write {
+		ours, err := isOurs(f.Path)
+		if err != nil {
+			return plan, err
+		}
+		if !ours {
+			theirs = append(theirs, f)
+		}
+	}
+	if len(theirs) > 0 {
+		return plan, &ForeignError{theirs}
+	}
+	if !r.Watch {
+		plan.Remove, err = installed(place.unitPaths())
+	}
+	return plan, err
+}
+
+// Removal plans to take back all that install wrote there.
+func (p Place) Removal() (Plan, error) {
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths()))
+	return Plan{place: p, Remove: paths}, err
+}
+
+// installed returns which of the paths are there and ours.
+func installed(paths []string) (ours []string, err error) {
+	for _, path := range paths {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		is, err := isOurs(path)
+		if err != nil {
+			return nil, err
+		}
+		if is {
+			ours = append(ours, path)
+		}
+	}
+	return ours, nil
+}
+
+// CarryOut makes the changes, and tells of each one made. Podman has to confirm that it
+// reads what was written.
+func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error {
+	for _, f := range p.Write {
+		if err := f.Write(); err != nil {
+			return err
+		}
+		did("wrote", f.Path)
+	}
+	if len(p.Write) > 0 {
+		if err := p.place.checkInForce(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.remove(ctx, did); err != nil {
+		return err
+	}
+	isUnit := func(f File) bool { return f.Path == p.place.Unit }
+	if !p.place.Systemd || !slices.ContainsFunc(p.Write, isUnit) {
+		return nil
+	}
+	if err := p.place.enableWatch(ctx); err != nil {
+		return fmt.Errorf("the hooks are registered, but reap --watch does not run: %w", err)
+	}
+	did("started", filepath.Base(p.place.Unit))
+	return nil
+}
+
+// remove removes what is to be removed. If the unit is among it, systemd stops the
+// service first, and forgets it then. A failure does not keep the rest from going.
+func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
+	service := p.place.Systemd && slices.Contains(p.Remove, p.place.Unit)
+	if service {
+		err = p.place.disableWatch(ctx)
+	}
+	for _, path := range p.Remove {
+		removeErr := os.Remove(path)
+		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
+			err = errors.Join(err, removeErr)
+			continue
+		}
+		did("removed", path)
+	}
+	if service {
+		err = errors.Join(err, p.place.forgetWatch(ctx))
+	}
+	return err
+}
+
+// checkInForce asks podman whether it reads the definitions there.
+func (p Place) checkInForce(ctx context.Context) error {
+	inForce, err := HookDirs(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(inForce, p.Hooks) {
+		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
+			p.Hooks, p.DropIn, inForce)
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+// What the hooks are registered with: written into definitions, a drop-in and a unit, and
+// read back from them. Nothing else remembers it.
+
+package podman
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"terok-gate-hook/hook"
+)
+
+const binary = "terok-gate-hook"
+
+// Registration is what the hooks are registered with.
+type Registration struct {
+	Binary   string        // absolute path of terok-gate-hook
+	Settings hook.Settings // what its stages are told: paths are absolute, that of the token file is there
+	Watch    bool          // have systemd run reap --watch
+}
+
+// Registration reads back what install was told last. Where nothing is installed, only
+// Watch is set. An error says what could not be understood; the rest is returned with it.
+func (p Place) Registration() (r Registration, there bool, err error) {
+	definitions := ours(p.definitionPaths())
+	if len(definitions) == 0 {
+		return Registration{Watch: true}, false, nil
+	}
+	d := definitions[0]
+	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last is told most
+		for _, other := range definitions {
+			if other.runsAt(stage) {
+				d = other
+			}
+		}
+	}
+	err = d.Err
+	switch {
+	case err != nil:
+	case !isOwn(d.Path):
+		err = errors.New("others may have written it")
+	case !d.runsAt("prestart") && !d.runsAt("precreate"):
+		err = errors.New("the only definition left, it does not say which projects are admitted")
+	}
+	unit, unitErr := installed([]string{p.Unit})
+	if err = errors.Join(err, unitErr); err != nil {
+		err = fmt.Errorf("what is set: %s: %w", d.Path, err)
+	}
+	return Registration{Binary: d.Hook.Path, Settings: d.Settings, Watch: len(unit) > 0}, true, err
+}
+
+// files returns the files that register the hooks. templates holds hooks.d and systemd
+// as the repository does.
+func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]File, error) {
+	definitions, err := fs.Glob(templates, "hooks.d/*.json")
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	for _, name := range definitions {
+		content, err := r.definition(templates, name)
+		if err != nil {
+			return nil, fmt.Errorf("definition %s: %w", name, err)
+		}
+		files = append(files, File{filepath.Join(place.Hooks, filepath.Base(name)), content})
+	}
+	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
+		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
+	}
+	if r.Watch {
+		content, err := r.unit(place, templates)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{place.Unit, content})
+	}
+	return files, nil
+}
+
+// hookLists is how a podman is told where hook definitions are.
+type hookLists struct {
+	inForce []string // the folders that it reads now
+	append  bool     // its lists can be added to
+}
+
+// with is a drop-in for containers.conf that adds the folder to the list.
+//
+// A list that is said to append leaves those before it in force, and those that come
+// after it append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors
+// can come later). A plain one replaces them: it repeats what was in force.
+func (l hookLists) with(dir string) []byte {
+	var items []string
+	if !l.append {
+		for _, other := range l.inForce {
+			if other != dir {
+				items = append(items, strconv.Quote(other))
+			}
+		}
+	}
+	items = append(items, strconv.Quote(dir))
+	if l.append {
+		items = append(items, "{append=true}")
+	}
+	return []byte(mark + "[engine]\nhooks_dir = [" + strings.Join(items, ", ") + "]\n")
+}
+
+func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
+	template, err := fs.ReadFile(templates, name)
+	if err != nil {
+		return nil, err
+	}
+	var d Definition
+	if err := json.Unmarshal(template, &d); err != nil {
+		return nil, err
+	}
+	stage := d.Stages[0]
+	d.Hook.Path = r.Binary
+	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
+	d.Hook.Args = append([]string{binary}, r.Settings.Args(stage)...)
+	names := r.Settings.Annotations()
+	for i, name := range names {
+		names[i] = regexp.QuoteMeta(name)
+	}
+	d.When.Annotations = map[string]string{"^(" + strings.Join(names, "|") + ")$": ".*"}
+	content, err := json.MarshalIndent(d, "", "  ")
+	return append(content, '\n'), err
+}
