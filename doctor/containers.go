@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"terok-gate-hook/podman"
@@ -37,16 +36,27 @@ func (e *examination) containers() {
 		return
 	}
 	for _, c := range all {
-		var made podman.Registered
-		// Podman's own flags; what comes later may be the container's.
-		made.Hook.Args = c.Config.CreateCommand
-		if i := slices.IndexFunc(made.Hook.Args, func(arg string) bool { return arg == "run" || arg == "create" || arg == "container" }); i >= 0 {
-			made.Hook.Args = made.Hook.Args[:i]
-		}
-		dirs := made.Flags("--hooks-dir")
+		dirs := hooksDirs(c.Config.CreateCommand)
 		if len(dirs) > 0 && e.registered("prestart") == nil && len(podman.DefinitionsIn(dirs)) > 0 {
 			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
 				"terok-gate-hook install, or hooks_dir in containers.conf")
 		}
 	}
+}
+
+// hooksDirs returns the folders that podman was told on its command line.
+func hooksDirs(command []string) (dirs []string) {
+	const flag = "--hooks-dir"
+	for i, arg := range command {
+		// Flags of podman's own stand first; what comes later may be the container's.
+		if arg == "run" || arg == "create" || arg == "container" {
+			break
+		}
+		if dir, ok := strings.CutPrefix(arg, flag+"="); ok {
+			dirs = append(dirs, dir)
+		} else if arg == flag && i+1 < len(command) {
+			dirs = append(dirs, command[i+1])
+		}
+	}
+	return dirs
 }

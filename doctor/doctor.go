@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -100,11 +101,12 @@ type examination struct {
 	check   string          // that is being made
 	stopped map[string]bool // checks after which those that need them are not made
 
-	imagesAnnotate bool                // podman: an image can choose the project
-	definitions    []podman.Registered // hooks: ours, that podman reads
-	tokens         store.File          // token-file
-	noProbe        string              // gate-user: why a probe would do harm
-	probed         *probed             // probe: what the container said
+	imagesAnnotate bool          // podman: an image can choose the project
+	definitions    []definition  // hooks: ours, that podman reads
+	settings       hook.Settings // hooks: what prestart was told
+	tokens         store.File    // token-file
+	noProbe        string        // gate-user: why a probe would do harm
+	probed         *probed       // probe: what the container said
 }
 
 func (e *examination) ok(text string) {

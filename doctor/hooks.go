@@ -16,24 +16,34 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/podman"
 )
 
-// flag returns what the prestart definition gives the flag, or else another one.
-func (e *examination) flag(name string) string {
-	if d := e.registered("prestart"); d != nil && d.Flag(name) != "" {
-		return d.Flag(name)
-	}
-	for _, d := range e.definitions {
-		if value := d.Flag(name); value != "" {
-			return value
+// definition is a hook definition of ours that podman reads.
+type definition struct {
+	podman.Registered
+	settings hook.Settings // as far as its arguments can be read
+	err      error         // why the stage would not accept them
+}
+
+func definitionsIn(dirs []string) []definition {
+	var all []definition
+	for _, r := range podman.DefinitionsIn(dirs) {
+		d := definition{Registered: r}
+		if len(r.Hook.Args) > 0 {
+			d.settings, _, d.err = hook.ParseArgs(r.Hook.Args[1:])
 		}
+		if d.err == nil {
+			d.err = d.settings.Check()
+		}
+		all = append(all, d)
 	}
-	return ""
+	return all
 }
 
 // registered returns the definition for the stage, nil if there is none.
-func (e *examination) registered(stage string) *podman.Registered {
+func (e *examination) registered(stage string) *definition {
 	for i, d := range e.definitions {
 		if slices.Contains(d.Stages, stage) || stage == "prestart" && slices.Contains(d.Stages, "createRuntime") {
 			return &e.definitions[i]
@@ -51,7 +61,7 @@ func (e *examination) hooks() {
 		e.stop()
 		return
 	}
-	e.definitions = podman.DefinitionsIn(dirs)
+	e.definitions = definitionsIn(dirs)
 	reads := "podman reads " + strings.Join(dirs, " and ")
 	if len(e.definitions) == 0 {
 		for _, idle := range podman.DefinitionsIn([]string{podman.SystemPlace().Hooks, e.Place.Hooks}) {
@@ -63,9 +73,13 @@ func (e *examination) hooks() {
 		e.stop()
 		return
 	}
-	e.LogFile = cmp.Or(e.LogFile, e.flag("--log-file"))
-	e.GateURL = cmp.Or(e.GateURL, e.flag("--gate-url"))
-	e.TokenFile = cmp.Or(e.TokenFile, e.flag("--token-file"))
+	e.settings = e.definitions[0].settings
+	if prestart := e.registered("prestart"); prestart != nil {
+		e.settings = prestart.settings
+	}
+	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
+	e.GateURL = cmp.Or(e.GateURL, e.settings.GateURL)
+	e.TokenFile = cmp.Or(e.TokenFile, e.settings.Tokens.Path)
 	complete := true
 	for _, stage := range []string{"prestart", "poststop"} {
 		if e.registered(stage) == nil {
@@ -90,7 +104,7 @@ func (e *examination) hooks() {
 	if complete {
 		e.ok("registered: " + reads)
 	}
-	if d := e.registered("prestart"); d != nil && e.imagesAnnotate && len(d.Flags("--allow-project")) == 0 {
+	if e.registered("prestart") != nil && e.imagesAnnotate && len(e.settings.AllowProjects) == 0 {
 		e.broken("with this podman, whoever builds an image can choose the project", remedy+" --allow-project PATTERN")
 	}
 }
@@ -102,7 +116,7 @@ func (e *examination) definition() {
 	}
 }
 
-func (e *examination) runs(d podman.Registered) {
+func (e *examination) runs(d definition) {
 	const remedy = "terok-gate-hook install"
 	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
 	info, err := os.Stat(d.Hook.Path)
@@ -130,11 +144,15 @@ func (e *examination) runs(d podman.Registered) {
 		e.warn(runs+", which is another version than "+e.Binary, remedy)
 		return
 	}
+	if d.err != nil {
+		e.broken(fmt.Sprintf("%s, which does not accept its arguments: %v", runs, d.err), remedy)
+		return
+	}
 	if slices.Contains(d.Stages, "precreate") {
 		e.ok(runs)
 		return
 	}
-	file := d.Flag("--token-file")
+	file := d.settings.Tokens.Path
 	switch {
 	case file == "" && e.Place.User:
 		e.broken(d.Path+" names no token file, and a rootless engine's hook has no default", remedy)

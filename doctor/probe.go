@@ -61,18 +61,19 @@ func (e *examination) probe() {
 		e.warn("not tried: "+e.noProbe, "doctor again, then")
 		return
 	}
-	prestart := e.registered("prestart")
-	patterns := prestart.Flags("--allow-project")
-	project := e.probeProject(patterns)
+	if e.registered("prestart") == nil {
+		return // said already
+	}
+	project := e.probeProject()
 	switch {
 	case project == "":
 		e.warn("not tried: it takes a project that the hooks admit", "doctor --project P")
 		return
-	case !admits(patterns, project):
-		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(patterns, " ")), "terok-gate-hook install, with another --allow-project")
+	case !e.settings.Admits(project):
+		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(e.settings.AllowProjects, " ")), "terok-gate-hook install, with another --allow-project")
 		return
 	}
-	mountPath := cmp.Or(prestart.Flag("--mount-path"), hook.MountPath)
+	mountPath := cmp.Or(e.settings.MountPath, hook.MountPath)
 	name := probeName + rand.Text()[:8]
 	p, err := e.runProbe(name, project, mountPath)
 	if err != nil {
@@ -114,19 +115,16 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	if err := os.Chmod(folder, 0o755); err != nil { // the container's root may be another user
 		return p, err
 	}
-	annotation := func(flag, usual, value string) string {
-		return "--annotation=" + cmp.Or(e.registered("prestart").Flag(flag), usual) + "=" + value
-	}
 	args := []string{
 		"run", "--rm", "--name", name, "--timeout", "60",
-		annotation("--project-annotation", hook.ProjectAnnotation, project),
-		annotation("--task-annotation", hook.TaskAnnotation, name), // no other token has this task
+		"--annotation", cmp.Or(e.settings.ProjectAnnotation, hook.ProjectAnnotation) + "=" + project,
+		"--annotation", cmp.Or(e.settings.TaskAnnotation, hook.TaskAnnotation) + "=" + name, // no other token has this task
 	}
 	way := "helper"
 	if e.GateURL != "" {
 		p.repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
 	}
-	if strings.TrimSuffix(e.flag("--gate-url"), "/") == strings.TrimSuffix(e.GateURL, "/") {
+	if strings.TrimSuffix(e.settings.GateURL, "/") == strings.TrimSuffix(e.GateURL, "/") {
 		way = "env"
 		if e.registered("precreate") != nil {
 			way = "precreate"
@@ -158,7 +156,7 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 }
 
 // probeProject returns a project that the patterns admit, best one that there is.
-func (e *examination) probeProject(patterns []string) string {
+func (e *examination) probeProject() string {
 	if e.Project != "" {
 		return e.Project
 	}
@@ -168,19 +166,15 @@ func (e *examination) probeProject(patterns []string) string {
 			candidates = append(candidates, entry.Project)
 		}
 	}
-	for _, pattern := range patterns {
+	for _, pattern := range e.settings.AllowProjects {
 		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
 	}
 	for _, project := range append(candidates, probeTask) {
-		if store.CheckName(project) == nil && admits(patterns, project) {
+		if store.CheckName(project) == nil && e.settings.Admits(project) {
 			return project
 		}
 	}
 	return ""
-}
-
-func admits(patterns []string, project string) bool {
-	return hook.Settings{AllowProjects: patterns}.Admits(project)
 }
 
 // hostPrograms makes a root file system that has the host's programs, read-only, and
