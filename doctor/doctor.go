@@ -1,19 +1,50 @@
 // Package doctor finds what is wrong between podman and the gate, and what mends it.
+//
+// It is a table of checks, one file a subject. A new check is a row and a function.
 package doctor
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
-	"strings"
+	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"terok-gate-hook/hook"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
+
+// check is one thing to look at. What it finds bears its name.
+type check struct {
+	name  string
+	needs []string // checks that must have been made, and not in vain: see [examination.stop]
+	run   func(*examination)
+}
+
+// checks are made in this order. A check may read what those that it needs have learnt,
+// and take what others have learnt for its zero value.
+var checks = []check{
+	{"kernel", nil, (*examination).kernel},
+
+	{"user-namespaces", nil, (*examination).userNamespaces},
+	{"podman", []string{"user-namespaces"}, (*examination).podman},
+	{"hooks", []string{"podman"}, (*examination).hooks},
+	{"definition", []string{"hooks"}, (*examination).definition},
+	{"containers", []string{"podman"}, (*examination).containers},
+
+	{"token-file", nil, (*examination).tokenFile},
+	{"lock", []string{"token-file"}, (*examination).lock},
+	{"orphans", []string{"token-file"}, (*examination).orphans},
+	{"leftovers", []string{"token-file"}, (*examination).leftovers},
+	{"gate-user", []string{"token-file"}, (*examination).gateUser},
+
+	{"service", nil, (*examination).service},
+	{"log", nil, (*examination).log},
+
+	{"probe", []string{"hooks", "token-file"}, (*examination).probe},
+	{"gate", []string{"probe"}, (*examination).gate},
+}
 
 // State is how a check turned out.
 type State string
@@ -50,160 +81,62 @@ type Doctor struct {
 // Examine makes every check that makes sense here, and reports what each finds. It
 // starts containers that do nothing, and changes nothing but what it is told to repair.
 func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
-	e := examination{Doctor: d, ctx: ctx, report: report}
-	e.kernel()
-	hasPodman := e.podman()
-	if hasPodman {
-		e.hooks()
-		e.containers()
-	}
-	if e.LogFile == "" {
-		e.LogFile = e.flag("--log-file")
-	}
-	if e.GateURL == "" {
-		e.GateURL = e.flag("--gate-url")
-	}
-	if err := e.chooseTokenFile(); err != nil {
-		e.broken("token-file", err.Error(), "--token-file F")
-	} else {
-		e.tokenFile()
-		e.lock()
-		e.orphans()
-		e.leftovers()
-		if d.GateUser != "" {
-			e.gateUser()
+	e := examination{Doctor: d, ctx: ctx, report: report, stopped: map[string]bool{}}
+	for _, c := range checks {
+		e.check = c.name
+		if slices.ContainsFunc(c.needs, func(name string) bool { return e.stopped[name] }) {
+			e.stopped[c.name] = true
+			continue
 		}
-	}
-	e.service()
-	e.log()
-	if hasPodman && e.registered("prestart") != nil {
-		e.probe()
+		c.run(&e)
 	}
 }
 
-// examination is one run of a doctor, with what it has learnt so far.
+// examination is one run of a doctor, with what it has learnt so far. What the doctor
+// was not told, the checks of hooks and of the token file fill in.
 type examination struct {
 	Doctor
-	ctx            context.Context
-	report         func(Finding)
-	imagesAnnotate bool
-	noProbe        string // why a probe would do harm
-	definitions    []podman.Registered
-	tokens         store.File
+	ctx     context.Context
+	report  func(Finding)
+	check   string          // that is being made
+	stopped map[string]bool // checks after which those that need them are not made
+
+	imagesAnnotate bool          // podman: an image can choose the project
+	definitions    []definition  // hooks: ours, that podman reads
+	settings       hook.Settings // hooks: what prestart was told
+	tokens         store.File    // token-file
+	noProbe        string        // gate-user: why a probe would do harm
+	probed         *probed       // probe: what the container said
 }
 
-func (e *examination) ok(check, text string) {
-	e.report(Finding{Check: check, State: OK, Text: text})
+func (e *examination) ok(text string) {
+	e.report(Finding{Check: e.check, State: OK, Text: text})
 }
 
-func (e *examination) warn(check, text, remedy string) {
-	e.report(Finding{Check: check, State: Warning, Text: text, Remedy: remedy})
+func (e *examination) warn(text, remedy string) {
+	e.report(Finding{Check: e.check, State: Warning, Text: text, Remedy: remedy})
 }
 
-func (e *examination) broken(check, text, remedy string) {
-	e.report(Finding{Check: check, State: Broken, Text: text, Remedy: remedy})
+func (e *examination) broken(text, remedy string) {
+	e.report(Finding{Check: e.check, State: Broken, Text: text, Remedy: remedy})
 }
+
+// stop has the checks that need this one left out: they would say the same again, or
+// nothing that makes sense.
+func (e *examination) stop() { e.stopped[e.check] = true }
 
 // mend reports a finding that repair can mend, mended or not.
-func (e *examination) mend(check string, state State, text, remedy string, repair func() (done string, err error)) {
+func (e *examination) mend(state State, text, remedy string, repair func() (done string, err error)) {
 	if !e.Repair {
-		e.report(Finding{Check: check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})
+		e.report(Finding{Check: e.check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})
 		return
 	}
 	done, err := repair()
 	if err != nil {
-		e.broken(check, fmt.Sprintf("%s: not mended: %v", text, err), remedy)
+		e.broken(fmt.Sprintf("%s: not mended: %v", text, err), remedy)
 		return
 	}
-	e.report(Finding{Check: check, State: Mended, Text: text + ": " + done})
-}
-
-func (e *examination) kernel() {
-	var name unix.Utsname
-	_ = unix.Uname(&name) // fails for a bad address only (uname(2))
-	release := "Linux " + unix.ByteSliceToString(name.Release[:])
-	// Asked without a mount: a kernel that knows the call has other objections.
-	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
-		e.broken("kernel", release+" cannot mount a folder into a container: it has no mount_setattr(2)", "use Linux 5.12 or later")
-		return
-	}
-	e.ok("kernel", release)
-}
-
-// podman tells whether there is a podman that works.
-func (e *examination) podman() bool {
-	const check = "podman"
-	if _, err := exec.LookPath("podman"); err != nil {
-		e.broken(check, "podman is not installed, or not in PATH", "install podman, and crun or runc")
-		return false
-	}
-	if e.Place.User && !e.userNamespaces() {
-		return false
-	}
-	major, minor, err := podman.Version(e.ctx)
-	if err != nil {
-		e.broken(check, err.Error(), "mend podman first: podman version")
-		return false
-	}
-	e.imagesAnnotate = podman.ImagesAnnotate(major, minor)
-	e.ok(check, fmt.Sprintf("podman %d.%d", major, minor))
-	return true
-}
-
-// userNamespaces asks podman for what a rootless engine cannot do without. Without
-// subordinate ids podman makes do with one user, and most images do not.
-func (e *examination) userNamespaces() bool {
-	const check, install = "user-namespaces", "install uidmap (Debian) or shadow-utils (Fedora)"
-	uids, err := e.command("podman", "unshare", "cat", "/proc/self/uid_map")
-	if err != nil {
-		remedy := "if it is not a matter of your files: " + install + ", and see that user namespaces are allowed (sysctl -a | grep -e userns -e user_namespaces)"
-		e.broken(check, "podman gets no user namespace: "+err.Error(), remedy)
-		return false
-	}
-	if strings.Count(uids, "\n") < 2 {
-		e.broken(check, "your user has no subordinate ids (subuid(5), subgid(5))",
-			install+", then, as root, usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, and podman system migrate")
-		return true
-	}
-	e.ok(check, "user namespaces and subordinate ids")
-	return true
-}
-
-// service tells whether orphans die at once.
-func (e *examination) service() {
-	const check = "service"
-	if !e.Place.Systemd {
-		e.ok(check, "no systemd here to run reap --watch: an orphan's token goes with the next hook of any container")
-		return
-	}
-	runs, err := e.Place.Watch(e.ctx)
-	if err != nil || !strings.Contains(runs, "ActiveState=active") {
-		status := "systemctl status "
-		if e.Place.User {
-			status = "systemctl --user status "
-		}
-		e.warn(check, podman.UnitName+" does not run: an orphan's token lives until the next hook of any container",
-			"terok-gate-hook install, or see "+status+podman.UnitName)
-		return
-	}
-	if !e.isWatched(runs) {
-		e.warn(check, podman.UnitName+" watches another token file than "+e.TokenFile, "terok-gate-hook install")
-		return
-	}
-	if e.Place.User && !podman.Lingers() {
-		e.warn(check, podman.UnitName+" and your containers end when you log out", "loginctl enable-linger")
-		return
-	}
-	e.ok(check, podman.UnitName+" runs")
-}
-
-// isWatched tells whether a service with this ExecStart= watches our token file.
-func (e *examination) isWatched(execStart string) bool {
-	if strings.Contains(execStart, " --token-file ") {
-		return strings.Contains(execStart, " --token-file "+e.TokenFile+" ")
-	}
-	usual, err := store.TokenFilePath()
-	return err == nil && usual == e.TokenFile
+	e.report(Finding{Check: e.check, State: Mended, Text: text + ": " + done})
 }
 
 // command runs a program and returns what it writes to standard output. The probe's

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,21 @@ func finds(t *testing.T, findings []Finding, check string, state State, text str
 		}
 	}
 	t.Errorf("no finding %s, %s, %q among\n%+v", check, state, text, findings)
+}
+
+func TestAChecksNeedsComeBeforeIt(t *testing.T) {
+	var before []string
+	for _, c := range checks {
+		for _, need := range c.needs {
+			if !slices.Contains(before, need) {
+				t.Errorf("%s needs %s, which is not made before it", c.name, need)
+			}
+		}
+		if slices.Contains(before, c.name) {
+			t.Errorf("two checks are called %s", c.name)
+		}
+		before = append(before, c.name)
+	}
 }
 
 func TestDoctorHasNothingToSayAgainstAHealthyTokenFile(t *testing.T) {
@@ -257,7 +273,7 @@ func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
 			errs <- err
 			return
 		}
-		e := examination{Doctor: d, ctx: t.Context()}
+		e := examination{Doctor: d, ctx: t.Context(), check: "kernel"}
 		var found []Finding
 		e.report = func(f Finding) { found = append(found, f) }
 		e.kernel()

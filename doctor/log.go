@@ -8,40 +8,39 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"terok-gate-hook/internal/trail"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/trail"
 )
 
-// log looks for hooks that refused or failed within the last day.
 func (e *examination) log() {
-	const check = "log"
 	if e.LogFile == "" {
-		e.ok(check, "no log file; what the hooks say is in journalctl -t terok-gate-hook")
+		e.ok("no log file; what the hooks say is in journalctl -t terok-gate-hook")
 		return
 	}
 	file, err := os.OpenFile(e.LogFile, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a fifo
 	if errors.Is(err, fs.ErrNotExist) {
-		e.ok(check, e.LogFile+" is not there yet")
+		e.ok(e.LogFile + " is not there yet")
 		return
 	}
 	if err != nil {
-		e.broken(check, err.Error(), "see its owner and mode: the hooks run as you")
+		e.broken(err.Error(), "see its owner and mode: the hooks run as you")
 		return
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		e.broken(check, e.LogFile+" is not a regular file", "name another one: terok-gate-hook --log-file F install")
+		e.broken(e.LogFile+" is not a regular file", "name another one: terok-gate-hook --log-file F install")
 		return
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		e.warn(check, fmt.Sprintf("%s has mode %04o: others can see who works on what", e.LogFile, mode), "chmod 0600 "+e.LogFile)
+		e.warn(fmt.Sprintf("%s has mode %04o: others can see who works on what", e.LogFile, mode), "chmod 0600 "+e.LogFile)
 	}
 	events, err := trail.Recent(file)
 	if err != nil {
-		e.broken(check, err.Error(), "move it away")
+		e.broken(err.Error(), "move it away")
 		return
 	}
 	complaints := slices.DeleteFunc(events, func(ev trail.Event) bool {
@@ -49,10 +48,10 @@ func (e *examination) log() {
 	})
 	count := len(complaints)
 	if count == 0 {
-		e.ok(check, e.LogFile+": no hook refused or failed within a day")
+		e.ok(e.LogFile + ": no hook refused or failed within a day")
 		return
 	}
 	last := complaints[count-1]
-	e.warn(check, fmt.Sprintf("hooks that refused or failed within a day: %d, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
+	e.warn(fmt.Sprintf("hooks that refused or failed within a day: %d, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
 		"the others: grep -E 'refused|failed' "+e.LogFile)
 }

@@ -1,4 +1,4 @@
-// A container that does nothing but try the hooks, and the gate if its URL is known.
+// A container that does nothing but try the hooks, and ask the gate if its URL is known.
 
 package doctor
 
@@ -46,49 +46,85 @@ else
 fi
 `
 
+// probed is what the probe's container said, and how podman run ended.
+type probed struct {
+	project, repository string // repository: empty if the gate was not to be tried
+	lines               []string
+	err                 error
+}
+
+func (p probed) saw(line string) bool { return slices.Contains(p.lines, line) }
+
 // probe starts a container as a user of the hooks would.
 func (e *examination) probe() {
-	const check = "probe"
 	if e.noProbe != "" {
-		e.warn(check, "not tried: "+e.noProbe, "doctor again, then")
+		e.warn("not tried: "+e.noProbe, "doctor again, then")
 		return
 	}
-	prestart := e.registered("prestart")
-	patterns := prestart.Flags("--allow-project")
-	project := e.probeProject(patterns)
+	if e.registered("prestart") == nil {
+		return // said already
+	}
+	project := e.probeProject()
 	switch {
 	case project == "":
-		e.warn(check, "not tried: it takes a project that the hooks admit", "doctor --project P")
+		e.warn("not tried: it takes a project that the hooks admit", "doctor --project P")
 		return
-	case !admits(patterns, project):
-		e.broken(check, fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(patterns, " ")), "terok-gate-hook install, with another --allow-project")
+	case !e.settings.Admits(project):
+		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(e.settings.AllowProjects, " ")), "terok-gate-hook install, with another --allow-project")
 		return
 	}
+	mountPath := cmp.Or(e.settings.MountPath, hook.MountPath)
+	name := probeName + rand.Text()[:8]
+	p, err := e.runProbe(name, project, mountPath)
+	if err != nil {
+		e.broken(err.Error(), "TMPDIR must name a folder of yours; or doctor --image IMAGE")
+		return
+	}
+	switch {
+	case p.err != nil && !p.saw("env"):
+		e.broken("a container with annotations does not start: "+p.err.Error(), "if the hooks refused it, journalctl -t terok-gate-hook or the log file says why; a network: doctor --network")
+		return
+	case !p.saw("env"):
+		e.broken(fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), "terok-gate-hook install")
+		return
+	case e.registered("precreate") != nil && !p.saw("pointers"):
+		e.broken("the precreate hook does not run, or names another folder than prestart", "terok-gate-hook install")
+		return
+	}
+	entries, err := e.tokens.Entries()
+	if err != nil {
+		e.broken(err.Error(), "mend the token file first")
+		return
+	}
+	if slices.ContainsFunc(entries, func(entry store.Entry) bool { return entry.Task == name }) {
+		e.broken("the container is gone and its token is not: the poststop hook does not run", "terok-gate-hook install; terok-gate-hook reap")
+		return
+	}
+	e.ok("a container gets its token and loses it")
+	e.probed = &p
+}
+
+// runProbe runs the probe's container. An error is none of podman's.
+func (e *examination) runProbe(name, project, mountPath string) (probed, error) {
+	p := probed{project: project}
 	folder, err := os.MkdirTemp("", probeName)
 	if err != nil {
-		e.broken(check, err.Error(), "TMPDIR must name a folder that you can write to")
-		return
+		return p, err
 	}
 	defer os.RemoveAll(folder)
 	if err := os.Chmod(folder, 0o755); err != nil { // the container's root may be another user
-		e.broken(check, err.Error(), "TMPDIR must name a folder of yours")
-		return
+		return p, err
 	}
-	mountPath := cmp.Or(prestart.Flag("--mount-path"), hook.MountPath)
-	annotation := func(flag, usual, value string) string {
-		return "--annotation=" + cmp.Or(prestart.Flag(flag), usual) + "=" + value
-	}
-	name := probeName + rand.Text()[:8]
 	args := []string{
 		"run", "--rm", "--name", name, "--timeout", "60",
-		annotation("--project-annotation", hook.ProjectAnnotation, project),
-		annotation("--task-annotation", hook.TaskAnnotation, name), // no other token has this task
+		"--annotation", cmp.Or(e.settings.ProjectAnnotation, hook.ProjectAnnotation) + "=" + project,
+		"--annotation", cmp.Or(e.settings.TaskAnnotation, hook.TaskAnnotation) + "=" + name, // no other token has this task
 	}
-	repository, way := "", "helper"
+	way := "helper"
 	if e.GateURL != "" {
-		repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
+		p.repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
 	}
-	if strings.TrimSuffix(e.flag("--gate-url"), "/") == strings.TrimSuffix(e.GateURL, "/") {
+	if strings.TrimSuffix(e.settings.GateURL, "/") == strings.TrimSuffix(e.GateURL, "/") {
 		way = "env"
 		if e.registered("precreate") != nil {
 			way = "precreate"
@@ -97,7 +133,7 @@ func (e *examination) probe() {
 	switch {
 	case e.Network != "":
 		args = append(args, "--network", e.Network)
-	case repository == "":
+	case p.repository == "":
 		args = append(args, "--network", "none")
 	}
 	if e.Image != "" {
@@ -105,8 +141,7 @@ func (e *examination) probe() {
 	} else {
 		rootfs, err := hostPrograms(filepath.Join(folder, "rootfs"))
 		if err != nil {
-			e.broken(check, err.Error(), "doctor --image IMAGE")
-			return
+			return p, err
 		}
 		args = append(args, rootfs...)
 	}
@@ -115,75 +150,13 @@ func (e *examination) probe() {
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()
-	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, repository, way)...)
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	saw := func(line string) bool { return slices.Contains(lines, line) }
-	switch {
-	case err != nil && !saw("env"):
-		e.broken(check, "a container with annotations does not start: "+err.Error(), "if the hooks refused it, journalctl -t terok-gate-hook or the log file says why; a network: doctor --network")
-		return
-	case !saw("env"):
-		e.broken(check, fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), "terok-gate-hook install")
-		return
-	case e.registered("precreate") != nil && !saw("pointers"):
-		e.broken(check, "the precreate hook does not run, or names another folder than prestart", "terok-gate-hook install")
-		return
-	}
-	entries, entriesErr := e.tokens.Entries()
-	if entriesErr != nil {
-		e.broken(check, entriesErr.Error(), "mend the token file first")
-		return
-	}
-	if slices.ContainsFunc(entries, func(entry store.Entry) bool { return entry.Task == name }) {
-		e.broken(check, "the container is gone and its token is not: the poststop hook does not run", "terok-gate-hook install; terok-gate-hook reap")
-		return
-	}
-	e.ok(check, "a container gets its token and loses it")
-	if repository == "" {
-		return
-	}
-	e.gate(repository, project, saw, lines[len(lines)-1], err)
-}
-
-// gate tells what git said last of the gate, and what mends that.
-func (e *examination) gate(repository, project string, saw func(string) bool, last string, err error) {
-	const check, table = "gate", "see the README, “How a container reaches a gate”"
-	if saw("gate") {
-		e.ok(check, repository+" can be read from a container, with a fresh token")
-		return
-	}
-	if saw("no git") {
-		e.warn(check, "not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
-		return
-	}
-	if saw("no CODE_REPO") {
-		e.broken(check, "the hooks do not tell containers of "+repository, "terok-gate-hook install --gate-url "+e.GateURL)
-		return
-	}
-	if err != nil {
-		last = err.Error()
-	}
-	text := fmt.Sprintf("%s, from a container: %.300s", repository, last)
-	said := func(words string) bool { return strings.Contains(last, words) }
-	switch {
-	case said("not found") && e.Project == "":
-		// The project was our guess.
-		e.warn(check, text, "the gate answers; try a project that it has: doctor --project P")
-	case said("not found"):
-		e.broken(check, text, "the gate answers, but has no project "+project)
-	case said("Authentication failed"), said("could not read Username"):
-		e.broken(check, text, "the gate does not know the token: it must read "+e.TokenFile)
-	case said("403"):
-		e.broken(check, text, "the gate knows the token, but not for this URL: is it the gate's own?")
-	case said("resolve host"):
-		e.broken(check, text, "containers on this network do not know that name: "+table)
-	default:
-		e.broken(check, text, "start the gate where containers on their network reach it: "+table+", and doctor --network")
-	}
+	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, p.repository, way)...)
+	p.lines, p.err = strings.Split(strings.TrimSpace(out), "\n"), err
+	return p, nil
 }
 
 // probeProject returns a project that the patterns admit, best one that there is.
-func (e *examination) probeProject(patterns []string) string {
+func (e *examination) probeProject() string {
 	if e.Project != "" {
 		return e.Project
 	}
@@ -193,19 +166,15 @@ func (e *examination) probeProject(patterns []string) string {
 			candidates = append(candidates, entry.Project)
 		}
 	}
-	for _, pattern := range patterns {
+	for _, pattern := range e.settings.AllowProjects {
 		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
 	}
 	for _, project := range append(candidates, probeTask) {
-		if store.CheckName(project) == nil && admits(patterns, project) {
+		if store.CheckName(project) == nil && e.settings.Admits(project) {
 			return project
 		}
 	}
 	return ""
-}
-
-func admits(patterns []string, project string) bool {
-	return hook.Settings{AllowProjects: patterns}.Admits(project)
 }
 
 // hostPrograms makes a root file system that has the host's programs, read-only, and

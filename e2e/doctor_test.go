@@ -166,6 +166,8 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			}, "definition", "broken", "everybody can change " + other},
 			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
 				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile},
+			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--mount-path", "run"]`) },
+				"definition", "broken", `which does not accept its arguments: mount-path "run": use an absolute path`},
 			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop"},
 			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate"},
 			{"prestart twice", func() {

@@ -1,0 +1,62 @@
+// Whether containers will have the hooks when they start again.
+
+package doctor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"terok-gate-hook/podman"
+)
+
+// containers looks for those that were made with --hooks-dir on podman's command
+// line, which podman forgets at a restart.
+func (e *examination) containers() {
+	ids, err := e.command("podman", "ps", "--all", "--quiet", "--no-trunc")
+	if err != nil {
+		e.broken("podman ps: "+err.Error(), "mend podman first")
+		return
+	}
+	if strings.TrimSpace(ids) == "" {
+		return
+	}
+	// One that went away in between is an error, and no less of an answer for the rest.
+	out, err := e.command("podman", append([]string{"container", "inspect"}, strings.Fields(ids)...)...)
+	var all []struct {
+		Name   string
+		Config struct {
+			Annotations   map[string]string
+			CreateCommand []string
+		}
+	}
+	if jsonErr := json.Unmarshal([]byte(out), &all); jsonErr != nil {
+		e.broken(fmt.Sprintf("podman container inspect: %v", errors.Join(err, jsonErr)), "mend podman first")
+		return
+	}
+	for _, c := range all {
+		dirs := hooksDirs(c.Config.CreateCommand)
+		if len(dirs) > 0 && e.registered("prestart") == nil && len(podman.DefinitionsIn(dirs)) > 0 {
+			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
+				"terok-gate-hook install, or hooks_dir in containers.conf")
+		}
+	}
+}
+
+// hooksDirs returns the folders that podman was told on its command line.
+func hooksDirs(command []string) (dirs []string) {
+	const flag = "--hooks-dir"
+	for i, arg := range command {
+		// Flags of podman's own stand first; what comes later may be the container's.
+		if arg == "run" || arg == "create" || arg == "container" {
+			break
+		}
+		if dir, ok := strings.CutPrefix(arg, flag+"="); ok {
+			dirs = append(dirs, dir)
+		} else if arg == flag && i+1 < len(command) {
+			dirs = append(dirs, command[i+1])
+		}
+	}
+	return dirs
+}

@@ -1,0 +1,49 @@
+// What git, in the probe's container, said of the gate.
+
+package doctor
+
+import (
+	"fmt"
+	"strings"
+)
+
+func (e *examination) gate() {
+	const table = "see the README, “How a container reaches a gate”"
+	p := e.probed
+	if p == nil || p.repository == "" {
+		return
+	}
+	if p.saw("gate") {
+		e.ok(p.repository + " can be read from a container, with a fresh token")
+		return
+	}
+	if p.saw("no git") {
+		e.warn("not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
+		return
+	}
+	if p.saw("no CODE_REPO") {
+		e.broken("the hooks do not tell containers of "+p.repository, "terok-gate-hook install --gate-url "+e.GateURL)
+		return
+	}
+	last := p.lines[len(p.lines)-1]
+	if p.err != nil {
+		last = p.err.Error()
+	}
+	text := fmt.Sprintf("%s, from a container: %.300s", p.repository, last)
+	said := func(words string) bool { return strings.Contains(last, words) }
+	switch {
+	case said("not found") && e.Project == "":
+		// The project was our guess.
+		e.warn(text, "the gate answers; try a project that it has: doctor --project P")
+	case said("not found"):
+		e.broken(text, "the gate answers, but has no project "+p.project)
+	case said("Authentication failed"), said("could not read Username"):
+		e.broken(text, "the gate does not know the token: it must read "+e.TokenFile)
+	case said("403"):
+		e.broken(text, "the gate knows the token, but not for this URL: is it the gate's own?")
+	case said("resolve host"):
+		e.broken(text, "containers on this network do not know that name: "+table)
+	default:
+		e.broken(text, "start the gate where containers on their network reach it: "+table+", and doctor --network")
+	}
+}

@@ -1,0 +1,21 @@
+// Whether the kernel can put a folder into a container.
+
+package doctor
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+func (e *examination) kernel() {
+	var name unix.Utsname
+	_ = unix.Uname(&name) // fails for a bad address only (uname(2))
+	release := "Linux " + unix.ByteSliceToString(name.Release[:])
+	// Asked without a mount: a kernel that knows the call has other objections.
+	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
+		e.broken(release+" cannot mount a folder into a container: it has no mount_setattr(2)", "use Linux 5.12 or later")
+		return
+	}
+	e.ok(release)
+}

@@ -1,0 +1,37 @@
+// What programs of ours that were killed have left.
+
+package doctor
+
+import (
+	"strings"
+)
+
+// leftovers looks for what programs of ours that were killed have left.
+func (e *examination) leftovers() {
+	fine := true
+	path, err := e.tokens.Leftover(false)
+	switch {
+	case err != nil && path != "":
+		return // the lock is held, said already
+	case path != "":
+		fine = false
+		e.mend(Warning, path+" was left by a writer that was killed, with tokens in it", "the next hook removes it", func() (string, error) {
+			_, err := e.tokens.Leftover(true)
+			return "removed", err
+		})
+	}
+	// One that runs belongs to another doctor, and ends by itself.
+	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName,
+		"--filter", "status=created", "--filter", "status=exited", "--format", "{{.Names}}")
+	if err == nil && strings.TrimSpace(names) != "" {
+		fine = false
+		probes := strings.Fields(names)
+		e.mend(Warning, "probe containers of a doctor that was killed: "+strings.Join(probes, " "), "podman rm -f them", func() (string, error) {
+			_, err := e.command("podman", append([]string{"rm", "--force", "--time", "0"}, probes...)...)
+			return "removed", err
+		})
+	}
+	if fine {
+		e.ok("none")
+	}
+}

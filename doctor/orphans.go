@@ -1,0 +1,26 @@
+// Tokens whose container is gone.
+
+package doctor
+
+import (
+	"fmt"
+	"slices"
+
+	"terok-gate-hook/store"
+)
+
+func (e *examination) orphans() {
+	entries, err := e.tokens.Entries()
+	if err != nil {
+		return // said already
+	}
+	orphans := slices.DeleteFunc(entries, func(entry store.Entry) bool { return !entry.Orphan() })
+	if len(orphans) == 0 {
+		e.ok("none")
+		return
+	}
+	e.mend(Warning, fmt.Sprintf("tokens whose container is dead: %d", len(orphans)), "terok-gate-hook reap", func() (string, error) {
+		revoked, err := e.tokens.Sweep()
+		return fmt.Sprintf("revoked %d", len(revoked)), err
+	})
+}

@@ -1,0 +1,196 @@
+// Whether the token file can do its work.
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/moby/sys/mountinfo"
+
+	"terok-gate-hook/store"
+)
+
+// networkTypes are file systems, as mountinfo names them, on which another machine
+// may hold no lock of ours, or none may hold at all.
+var networkTypes = []string{
+	"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs", "ocfs2", "gfs2", "beegfs",
+	"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "fuse.beegfs",
+}
+
+func (e *examination) tokenFile() {
+	const seePermissions = "move it away if it is not yours to keep, or see its owner and mode, and its folder's"
+	if e.TokenFile == "" {
+		var err error
+		if e.TokenFile, err = store.TokenFilePath(); err != nil {
+			e.broken(err.Error(), "--token-file F")
+			e.stop()
+			return
+		}
+	}
+	path := e.TokenFile
+	// A healthy lock is held for milliseconds.
+	e.tokens = store.File{Path: path, LockTimeout: 2 * time.Second}
+	// First of all, and without touching it: a server that is gone would hang us.
+	mount, err := networkMount(path)
+	if err != nil {
+		e.broken(fmt.Sprintf("mount of %s: %v", path, err), "mount /proc")
+		e.stop()
+		return
+	}
+	if mount != nil {
+		e.broken(fmt.Sprintf("%s is on a network file system (%s at %s), where locks cannot be trusted", path, mount.FSType, mount.Mountpoint),
+			"keep it on a disk of this machine: terok-gate-hook --token-file F install")
+		e.stop()
+		return
+	}
+	fine := e.folders(filepath.Dir(path))
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if fine {
+			e.ok(path + " is not there yet: the first container's token makes it")
+		}
+		return
+	}
+	if err != nil {
+		e.broken(err.Error(), seePermissions)
+		return
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		fine = false
+		e.broken(fmt.Sprintf("%s has mode %04o: every user of this machine can use its tokens", path, mode),
+			"chmod 0600 "+path+", or 0640 with the gate's group")
+	}
+	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() && userName(owner) != e.GateUser {
+		fine = false
+		text := fmt.Sprintf("%s belongs to user %s", path, userName(owner))
+		if os.Geteuid() != 0 {
+			e.broken(text+", and the hooks, as you, cannot replace it", "chown it to you")
+		} else {
+			e.warn(text, isItTheGates(owner))
+		}
+	}
+	entries, err := e.tokens.Entries()
+	switch {
+	case errors.Is(err, store.ErrCorrupt):
+		e.mend(Broken, err.Error(), "restore it from a copy, or move it away", func() (string, error) {
+			aside, err := e.tokens.SetAside()
+			return "set aside as " + aside + ", no token is valid now", err
+		})
+	case err != nil:
+		e.broken(err.Error(), seePermissions)
+	case fine:
+		e.ok(fmt.Sprintf("%s, tokens: %d", path, len(entries)))
+	}
+}
+
+// networkMount returns the network file system that the path, symbolic links resolved,
+// is on, or leads over; nil for none.
+func networkMount(path string) (*mountinfo.Info, error) {
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	local := localVFS{mounts: mounts}
+	_, err = securejoin.SecureJoinVFS("/", path, &local)
+	if local.network != nil || errors.Is(err, fs.ErrPermission) {
+		return local.network, nil
+	}
+	return nil, err
+}
+
+// localVFS looks at no file of a network file system, but remembers that there was one.
+type localVFS struct {
+	mounts  []*mountinfo.Info
+	network *mountinfo.Info
+}
+
+func (l *localVFS) check(path string) error {
+	var on *mountinfo.Info
+	for _, m := range l.mounts { // later ones lie on top
+		if inside, err := filepath.Rel(m.Mountpoint, path); err == nil && filepath.IsLocal(inside) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
+			on = m
+		}
+	}
+	if on != nil && slices.Contains(networkTypes, on.FSType) {
+		l.network = on
+		return errors.New("is on a network file system")
+	}
+	return nil
+}
+
+func (l *localVFS) Lstat(path string) (os.FileInfo, error) {
+	if err := l.check(path); err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
+}
+
+func (l *localVFS) Readlink(path string) (string, error) {
+	if err := l.check(path); err != nil {
+		return "", err
+	}
+	return os.Readlink(path)
+}
+
+// folders checks the folders above the token file: who can change one of them can
+// put another token file in its place.
+func (e *examination) folders(dir string) (fine bool) {
+	fine = true
+	for last := true; ; last = false {
+		info, err := os.Stat(dir)
+		if err == nil && !info.IsDir() {
+			e.broken(dir+" is not a folder", "move it away, or name another token file with --token-file")
+			return false
+		}
+		if err == nil {
+			owner := int(info.Sys().(*syscall.Stat_t).Uid)
+			text := fmt.Sprintf("folder %s belongs to user %s, who can put another token file there", dir, userName(owner))
+			switch {
+			case owner == 0, owner == os.Geteuid(), last && userName(owner) == e.GateUser:
+			case last && os.Geteuid() == 0:
+				fine = false
+				e.warn(text, isItTheGates(owner))
+			default:
+				fine = false
+				e.broken(text, "chown it")
+			}
+			if isEverybodys(info) {
+				fine = false
+				e.broken(fmt.Sprintf("everybody can write to folder %s, and put another token file there", dir), "chmod o-w "+dir)
+			}
+		}
+		if dir == filepath.Dir(dir) {
+			return fine
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func (e *examination) lock() {
+	if err := e.tokens.CheckLock(); err != nil {
+		e.broken(err.Error(), "end that process if it is stuck; never remove the lock file")
+		return
+	}
+	e.ok(e.TokenFile + ".lock is free")
+}
+
+func isItTheGates(owner int) string {
+	return "doctor --gate-user " + userName(owner) + " if the gate runs as that user, else chown it"
+}
+
+func userName(uid int) string {
+	if account, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return account.Username
+	}
+	return strconv.Itoa(uid)
+}
