@@ -16,7 +16,7 @@ import (
 )
 
 type file struct {
-	name    string
+	name    text
 	content []byte
 }
 
@@ -95,7 +95,8 @@ func gitConfigCount(env []string, mountPath string) (int, error) {
 		var err error
 		const most = 1 << 20
 		if count, err = strconv.Atoi(value); err != nil || count < 0 || count > most {
-			return 0, fmt.Errorf("the container's environment has GIT_CONFIG_COUNT=%.32q, which git rejects", value)
+			return 0, instead("the container's environment has a GIT_CONFIG_COUNT that git rejects",
+				fmt.Errorf("the container's environment has GIT_CONFIG_COUNT=%.32q, which git rejects", value))
 		}
 	}
 	last := strconv.Itoa(count - 1)

@@ -49,7 +49,7 @@ func TestWhatIsInTheEnvFile(t *testing.T) {
 			}
 			var names []string
 			for _, f := range files {
-				names = append(names, f.name)
+				names = append(names, string(f.name))
 			}
 			if got := strings.Join(names, " "); got != row.names {
 				t.Errorf("the files are %s, not %s", got, row.names)
@@ -185,7 +185,7 @@ func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			got, err := gitConfigCount(row.env, "/run/terok")
 			if row.want < 0 {
-				if err == nil || !strings.Contains(err.Error(), "GIT_CONFIG_COUNT=") {
+				if err == nil || !strings.Contains(Detail(err), "GIT_CONFIG_COUNT=") {
 					t.Errorf("%d, %v", got, err)
 				}
 				return

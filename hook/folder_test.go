@@ -44,7 +44,7 @@ func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
 			})
 			info, statErr := os.Lstat(filepath.Join(run, "terok"))
 			if !row.made {
-				if err == nil || !strings.Contains(err.Error(), "/run/terok") || statErr == nil {
+				if err == nil || !strings.Contains(Detail(err), "/run/terok") || statErr == nil {
 					t.Errorf("the error is %v; the folder: %v", err, statErr)
 				}
 				return

@@ -95,7 +95,7 @@ func FuzzConfiguration(f *testing.F) {
 		}
 		config, err := readConfiguration(bundle)
 		if err != nil {
-			if !strings.Contains(err.Error(), bundle) {
+			if !strings.Contains(Detail(err), bundle) {
 				t.Fatalf("%q: the error names no bundle: %v", content, err)
 			}
 			return
@@ -132,7 +132,7 @@ func FuzzAnnotations(f *testing.F) {
 			t.Fatalf("project %q, task %q, mode %q: %v", project, task, mode, err)
 		}
 		if err != nil {
-			if strings.ContainsAny(err.Error(), "\n\r\x00") {
+			if strings.ContainsAny(Detail(err), "\n\r\x00") {
 				t.Fatalf("an error of many lines: %q", err)
 			}
 			return

@@ -13,6 +13,9 @@ import (
 	"terok-gate-hook/store"
 )
 
+// ErrNotAdmitted is in the chain of a refusal for [Settings.AllowProjects].
+var ErrNotAdmitted = errors.New("not among those that are admitted")
+
 // request is what a container asks for.
 type request struct {
 	store.Grant
@@ -30,29 +33,41 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 		return want, false, nil
 	}
 	want.Grant = store.Grant{Project: project, Task: task}
-	if !hasTask {
-		return want, true, fmt.Errorf("%w: annotation %s is there, %s is not: set both or neither", ErrRefused, projectName, taskName)
+	if !hasTask || !hasProject {
+		there, missing := text(projectName), text(taskName)
+		if hasTask {
+			there, missing = missing, there
+		}
+		return want, true, refused(failure("annotation " + there + " is there, " + missing + " is not: set both or neither"))
 	}
-	if !hasProject {
-		return want, true, fmt.Errorf("%w: annotation %s is there, %s is not: set both or neither", ErrRefused, taskName, projectName)
+	if err := checkName(projectName, project); err != nil {
+		return want, true, refused(err)
 	}
-	if err := store.CheckName(project); err != nil {
-		return want, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, projectName, err)
-	}
-	if err := store.CheckName(task); err != nil {
-		return want, true, fmt.Errorf("%w: annotation %s: %w", ErrRefused, taskName, err)
+	if err := checkName(taskName, task); err != nil {
+		return want, true, refused(err)
 	}
 	if !s.Admits(project) {
-		return want, true, fmt.Errorf("%w: project %q is not among those that this hook's --allow-project admits", ErrRefused, project)
+		return want, true, refused(instead("the project is not among those that are admitted",
+			fmt.Errorf("project %q is %w", project, ErrNotAdmitted)))
 	}
 	mode := s.envMode()
 	if asked, ok := annotations[EnvModeAnnotation]; ok {
 		mode = asked
 	}
 	if want.mode, err = parseEnvMode(mode); err != nil {
-		return want, true, fmt.Errorf("%w: annotation %s: %.32q: %w", ErrRefused, EnvModeAnnotation, mode, err)
+		return want, true, refused(because("annotation "+EnvModeAnnotation, instead(envModes, fmt.Errorf("%.32q: %w", mode, err))))
 	}
 	return want, true, nil
+}
+
+// checkName judges the project or the task that the annotation holds.
+func checkName(annotation, value string) error {
+	err := store.CheckName(value)
+	if err == nil {
+		return nil
+	}
+	const use = "use letters, digits, '.', '_' and '-', a letter or digit first, at most 128"
+	return because("annotation "+text(annotation), instead(use, err))
 }
 
 // Admits tells whether a pattern admits the project.
@@ -63,6 +78,8 @@ func (s Settings) Admits(project string) bool {
 	})
 }
 
+const envModes = "use 0400, 0440 or 0444"
+
 // parseEnvMode reads a mode for the files in the container.
 func parseEnvMode(s string) (fs.FileMode, error) {
 	mode, err := strconv.ParseUint(s, 8, 32)
@@ -72,5 +89,5 @@ func parseEnvMode(s string) (fs.FileMode, error) {
 			return mode, nil
 		}
 	}
-	return 0, errors.New("use 0400, 0440 or 0444")
+	return 0, errors.New(envModes)
 }

@@ -42,7 +42,7 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 			}
 			if row.err == "" {
 				must(t, err)
-			} else if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), row.err) {
+			} else if !errors.Is(err, ErrRefused) || !strings.Contains(Detail(err), row.err) {
 				t.Errorf("the error is no refusal with %q: %v", row.err, err)
 			}
 		})
@@ -73,7 +73,7 @@ func TestAnyOfThePatternsAdmitsAProject(t *testing.T) {
 		if (err == nil) != row.admitted {
 			t.Errorf("patterns %q, project %s: %v", row.patterns, row.project, err)
 		}
-		if err != nil && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `"`+row.project+`"`)) {
+		if err != nil && (!errors.Is(err, ErrRefused) || !strings.Contains(Detail(err), `"`+row.project+`"`)) {
 			t.Errorf("patterns %q, project %s: no refusal that names the project: %v", row.patterns, row.project, err)
 		}
 	}
@@ -86,12 +86,12 @@ func TestModesOfTheEnvFile(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "0", "0600", "0404", "04400", "4444", "0x100", "0o400", "-0400", " 0400", "rw", strings.Repeat("4", 1000)} {
-		if mode, err := parseEnvMode(s); err == nil || len(err.Error()) > 100 {
+		if mode, err := parseEnvMode(s); err == nil || len(Detail(err)) > 100 {
 			t.Errorf("%q is %04o, %v", s, mode, err)
 		}
 	}
 	_, _, err := Settings{}.request(map[string]string{ProjectAnnotation: "demo", TaskAnnotation: "1", EnvModeAnnotation: "0777"})
-	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `annotation terok.env-mode: "0777": use 0400, 0440 or 0444`) {
+	if !errors.Is(err, ErrRefused) || !strings.Contains(Detail(err), `annotation terok.env-mode: "0777": use 0400, 0440 or 0444`) {
 		t.Errorf("the annotation 0777: %v", err)
 	}
 }

@@ -22,10 +22,6 @@ import (
 	"terok-gate-hook/store"
 )
 
-// ErrRefused is in the chain of errors that say that the container may not have
-// what its annotations ask for.
-var ErrRefused = errors.New("refused")
-
 // Outcome is what a stage did, as far as it came: it is filled in on errors too.
 type Outcome struct {
 	Container string        // the container id
@@ -38,8 +34,8 @@ type Outcome struct {
 // Prestart reads the state of a container about to start. If its annotations ask
 // for a token, it draws one, puts it into the container and makes it valid. A
 // container without the annotations is left alone.
-func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
-	var out Outcome
+func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
+	defer func() { err = forEverybody(err) }()
 	state, err := readState(stdin, stateLimit)
 	if err != nil {
 		return out, err
@@ -59,14 +55,14 @@ func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 		// Described before the injection, which fails if the process is gone by then:
 		// a pid that was used again in between is not mistaken for the container.
 		if entry.Process, err = store.ProcessOf(state.Pid); err != nil {
-			return out, fmt.Errorf("container process: %w", err)
+			return out, because("container process", err)
 		}
 	}
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
 		out.EnvFile, err = s.injectOnHost(state.ID, files(s.GateURL, "", token, want.Grant, 0))
 		if err != nil {
-			return out, fmt.Errorf("inject on the host: %w", err)
+			return out, because("inject on the host", err)
 		}
 		takeBack = func() { s.removeFromHost(state.ID) }
 	} else {
@@ -76,13 +72,13 @@ func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 		}
 		defer in.close()
 		if err := in.mount(); err != nil {
-			return out, fmt.Errorf("inject %s into the container: %w", s.mountPath(), err)
+			return out, because("inject "+text(s.mountPath())+" into the container", err)
 		}
 	}
 	out.Revoked, err = s.Tokens.Issue(entry)
 	if err != nil {
 		takeBack()
-		return out, fmt.Errorf("issue the token: %w", err)
+		return out, s.ofTokens("issue the token", err)
 	}
 	out.Token = token
 	return out, nil
@@ -90,8 +86,8 @@ func (s Settings) Prestart(stdin io.Reader) (Outcome, error) {
 
 // Poststop reads the state of a container that stopped and revokes its tokens. It
 // can run twice, late, and with an empty environment, and needs no annotations.
-func (s Settings) Poststop(stdin io.Reader) (Outcome, error) {
-	var out Outcome
+func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
+	defer func() { err = forEverybody(err) }()
 	state, err := readState(stdin, stoppedLimit)
 	if err != nil {
 		return out, err
@@ -100,13 +96,22 @@ func (s Settings) Poststop(stdin io.Reader) (Outcome, error) {
 	var nextLife bool
 	out.Revoked, nextLife, err = s.Tokens.RevokeContainer(state.ID)
 	if err != nil {
-		return out, fmt.Errorf("revoke the container's tokens: %w", err)
+		return out, s.ofTokens("revoke the container's tokens", err)
 	}
 	if nextLife {
 		return out, nil // the env file is that life's
 	}
 	if err := s.removeFromHost(state.ID); err != nil {
-		return out, fmt.Errorf("remove the env file: %w", err)
+		return out, because("remove the env file", err)
 	}
 	return out, nil
+}
+
+// ofTokens is what failed with the token file, and why.
+func (s Settings) ofTokens(what text, err error) error {
+	printed := what
+	if !errors.Is(err, store.ErrCorrupt) { // which names it
+		printed += ": token file " + text(s.Tokens.Path)
+	}
+	return instead(printed+": "+reason(err), fmt.Errorf("%s: %w", what, err))
 }

@@ -13,6 +13,10 @@ import (
 	"terok-gate-hook/store"
 )
 
+// ErrNoEnvDir is in the chain of the error that says that nobody named a folder for
+// env files, and that there is no default.
+var ErrNoEnvDir = errors.New("there is no folder for env files: XDG_RUNTIME_DIR is not set")
+
 // hostDir returns the folder for env files on the host.
 func (s Settings) hostDir() (string, error) {
 	if s.EnvDir != "" {
@@ -29,7 +33,7 @@ func (s Settings) hostDir() (string, error) {
 	if os.Geteuid() == 0 && !inside {
 		return "/run/terok-gate", nil
 	}
-	return "", errors.New("XDG_RUNTIME_DIR is not set: name a folder with --env-dir")
+	return "", instead(text(ErrNoEnvDir.Error()), ErrNoEnvDir)
 }
 
 // injectOnHost writes the env file, mode 0600, and returns its path. The id is
@@ -40,13 +44,18 @@ func (s Settings) injectOnHost(id string, files []file) (path string, err error)
 	if err != nil {
 		return "", err
 	}
+	path = filepath.Join(dir, id+".env")
+	defer func() {
+		if err != nil { // the path is ours
+			path, err = "", instead(text(path)+": "+reason(err), err)
+		}
+	}()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	if err := s.removeFromHost(id); err != nil {
 		return "", err
 	}
-	path = filepath.Join(dir, id+".env")
 	env, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err

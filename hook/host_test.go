@@ -102,7 +102,7 @@ func TestAFolderInTheEnvFilesPlaceIsAnErrorAndIssuesNothing(t *testing.T) {
 	path := filepath.Join(h.EnvDir, someID+".env")
 	must(t, os.MkdirAll(filepath.Join(path, "full"), 0o700))
 	_, err := h.Prestart(sample(t, "crun/prestart.json"))
-	if err == nil || !strings.Contains(err.Error(), path) {
+	if err == nil || !strings.Contains(Detail(err), path) {
 		t.Errorf("the error does not name the path: %v", err)
 	}
 	if _, err := os.Lstat(h.Tokens.Path); !errors.Is(err, fs.ErrNotExist) {

@@ -25,21 +25,23 @@ type idRange struct{ inside, ours, length uint64 }
 func idsOf(pid int) (idMaps, error) {
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
 	if err != nil {
-		return idMaps{}, fmt.Errorf("user namespace of the container: %w", err)
+		return idMaps{}, because("user namespace of the container", err)
 	}
 	ours, err := os.Readlink("/proc/self/ns/user")
 	if err != nil {
-		return idMaps{}, fmt.Errorf("our user namespace: %w", err)
+		return idMaps{}, because("our user namespace", err)
 	}
 	if theirs == ours {
 		return idMaps{}, nil
 	}
-	uid, err := readIDMap(fmt.Sprintf("/proc/%d/uid_map", pid))
-	if err != nil {
-		return idMaps{}, err
+	var maps idMaps
+	if maps.uid, err = readIDMap(fmt.Sprintf("/proc/%d/uid_map", pid)); err == nil {
+		maps.gid, err = readIDMap(fmt.Sprintf("/proc/%d/gid_map", pid))
 	}
-	gid, err := readIDMap(fmt.Sprintf("/proc/%d/gid_map", pid))
-	return idMaps{uid, gid}, err
+	if err != nil {
+		return idMaps{}, because("ids of the container", err)
+	}
+	return maps, nil
 }
 
 func readIDMap(path string) (idMap, error) {
@@ -73,5 +75,6 @@ func (m idMap) ours(id uint32) (int, error) {
 			}
 		}
 	}
-	return 0, fmt.Errorf("id %d is not mapped into the container's user namespace", id)
+	return 0, instead("is not mapped into the container's user namespace",
+		fmt.Errorf("id %d is not mapped into the container's user namespace", id))
 }

@@ -69,7 +69,7 @@ func TestWithoutAUserNamespaceIDsAreTheirOwn(t *testing.T) {
 func TestAMapOfAnotherFormIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gid_map")
 	must(t, os.WriteFile(path, []byte("0 100000 65536\n1 many 2\n"), 0o600))
-	if _, err := readIDMap(path); err == nil || !strings.Contains(err.Error(), `"1 many 2"`) {
+	if _, err := readIDMap(path); err == nil || !strings.Contains(Detail(err), `"1 many 2"`) {
 		t.Errorf("the error does not quote the line: %v", err)
 	}
 }

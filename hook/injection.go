@@ -4,7 +4,6 @@
 package hook
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -64,10 +63,10 @@ func (s Settings) readInjection(state specs.State, want request, token store.Tok
 
 func (in *injection) ownedBy(user specs.User) (err error) {
 	if in.uid, err = in.ids.uid.ours(user.UID); err != nil {
-		return fmt.Errorf("user of the container's process: %w", err)
+		return because("user of the container's process", err)
 	}
 	if in.gid, err = in.ids.gid.ours(user.GID); err != nil {
-		return fmt.Errorf("group of the container's process: %w", err)
+		return because("group of the container's process", err)
 	}
 	return nil
 }
@@ -79,19 +78,19 @@ func (in injection) close() { unix.Close(in.process) }
 func openProcess(pid int) (int, error) {
 	process, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return -1, fmt.Errorf("container process %d: %w", pid, kernelTooOld(err))
+		return -1, because("container process", kernelTooOld(err))
 	}
 	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
 	if err != nil {
 		unix.Close(process)
-		return -1, fmt.Errorf("mount namespace of the container: %w", err)
+		return -1, because("mount namespace of the container", err)
 	}
 	for _, other := range []string{"/proc/self/ns/mnt", "/proc/1/ns/mnt"} {
 		// Process 1 can be out of sight for a rootless engine: then its namespace
 		// is out of the container's reach too.
 		if hosts, err := os.Readlink(other); err == nil && hosts == namespace {
 			unix.Close(process)
-			return -1, errors.New("the container is in the host's mount namespace: " +
+			return -1, failure("the container is in the host's mount namespace: " +
 				"the token would be there for everybody, give the container a mount namespace of its own")
 		}
 	}

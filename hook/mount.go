@@ -23,7 +23,7 @@ import (
 func (in injection) mount() error {
 	folder, err := newFolder(in.label)
 	if err != nil {
-		return fmt.Errorf("make a tmpfs: %w", err)
+		return because("make a tmpfs", err)
 	}
 	defer unix.Close(folder)
 	if err := in.fill(folder); err != nil {
@@ -39,12 +39,15 @@ func newFolder(label string) (mount int, err error) {
 		return -1, kernelTooOld(err)
 	}
 	defer unix.Close(fsfd)
-	for _, option := range [][2]string{{"source", "terok-gate"}, {"size", "64k"}, {"nr_inodes", "16"}, {"mode", "0555"}, {"context", label}} {
-		if option[1] == "" {
+	for _, option := range []struct {
+		name  text
+		value string
+	}{{"source", "terok-gate"}, {"size", "64k"}, {"nr_inodes", "16"}, {"mode", "0555"}, {"context", label}} {
+		if option.value == "" {
 			continue
 		}
-		if err := unix.FsconfigSetString(fsfd, option[0], option[1]); err != nil {
-			return -1, fmt.Errorf("option %s=%s: %w", option[0], option[1], err)
+		if err := unix.FsconfigSetString(fsfd, string(option.name), option.value); err != nil {
+			return -1, because("option "+option.name, instead(reason(err), fmt.Errorf("%q: %w", option.value, err)))
 		}
 	}
 	// Keeps the token out of swap. Only as real root, and since Linux 6.4.
@@ -64,22 +67,22 @@ func (in injection) fill(folder int) error {
 	defer syscall.ForkLock.RUnlock()
 	for _, f := range in.files {
 		if err := in.writeFile(folder, f); err != nil {
-			return fmt.Errorf("write %s: %w", f.name, err)
+			return because("write "+f.name, err)
 		}
 	}
 	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(folder, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
-		return fmt.Errorf("make the tmpfs read-only: %w", kernelTooOld(err))
+		return because("make the tmpfs read-only", kernelTooOld(err))
 	}
 	return nil
 }
 
 func (in injection) writeFile(folder int, f file) error {
-	fd, err := unix.Openat(folder, f.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(folder, string(f.name), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(uintptr(fd), f.name)
+	file := os.NewFile(uintptr(fd), string(f.name))
 	_, err = file.Write(f.content)
 	return errors.Join(err, file.Chown(in.uid, in.gid), file.Chmod(in.mode), file.Close())
 }
@@ -93,10 +96,10 @@ func (in injection) writeFile(folder int, f file) error {
 func (in injection) attach(folder int) error {
 	return onThreadOfItsOwn(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return fmt.Errorf("unshare the thread's file-system attributes: %w", err)
+			return because("unshare the thread's file-system attributes", err)
 		}
 		if err := unix.Setns(in.process, unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("enter the container's mount namespace: %w", err)
+			return because("enter the container's mount namespace", err)
 		}
 		unix.Umask(0o022)
 		point, err := openMountPoint(in.rootfs, in.mountPath, in.ids)
@@ -109,7 +112,7 @@ func (in injection) attach(folder int) error {
 		}
 		err = unix.MoveMount(folder, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 		if err != nil {
-			return fmt.Errorf("attach the tmpfs: %w", err)
+			return because("attach the tmpfs", err)
 		}
 		return nil
 	})
@@ -139,11 +142,11 @@ func onThreadOfItsOwn(f func() error) error {
 func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("root file system: %w", err)
+		return nil, because("root file system", err)
 	}
 	defer root.Close()
 	fail := func(path string, err error) (*os.File, error) {
-		return nil, fmt.Errorf("%s in the container's root file system: %w", path, err)
+		return nil, because(text(path)+" in the container's root file system", err)
 	}
 	// One folder at a time, so that each new one is made in a folder that was looked
 	// at, for the container's root user: podman commit fails on a file of an id that
@@ -171,7 +174,7 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 		point = next
 		info, err := point.Stat()
 		if err == nil && !info.IsDir() {
-			err = errors.New("is not a folder")
+			err = failure("is not a folder")
 		}
 		if err != nil {
 			point.Close()
@@ -189,7 +192,7 @@ func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, 
 	}
 	fd, err := unix.Openat(int(parent.Fd()), filepath.Base(path), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, errors.New("is not a folder, or a symbolic link")
+		return nil, failure("is not a folder, or a symbolic link")
 	}
 	if err != nil {
 		return nil, err
@@ -204,11 +207,11 @@ func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, 
 func makeFolder(parent *os.File, name string, ids idMaps) error {
 	uid, err := ids.uid.ours(0)
 	if err != nil {
-		return fmt.Errorf("the container's root user: %w", err)
+		return because("the container's root user", err)
 	}
 	gid, err := ids.gid.ours(0)
 	if err != nil {
-		return fmt.Errorf("the container's root group: %w", err)
+		return because("the container's root group", err)
 	}
 	ours, err := unix.SetfsgidRetGid(gid)
 	if err != nil {
@@ -233,10 +236,10 @@ func checkPropagation(point *os.File) error {
 	var stat unix.Statx_t
 	err := unix.Statx(int(point.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stat)
 	if err == nil && stat.Mask&unix.STATX_MNT_ID == 0 {
-		err = errors.New("the kernel does not tell its id")
+		err = failure("the kernel does not tell its id")
 	}
 	if err != nil {
-		return fmt.Errorf("mount under the mount point: %w", err)
+		return because("mount under the mount point", err)
 	}
 	table, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
@@ -247,15 +250,16 @@ func checkPropagation(point *os.File) error {
 		return uint64(m.ID) != stat.Mnt_id, false
 	})
 	if err != nil {
-		return fmt.Errorf("mounts of the container: %w", err)
+		return because("mounts of the container", err)
 	}
 	if len(mounts) != 1 {
-		return errors.New("the mount under the mount point is not among the mounts of the container")
+		return failure("the mount under the mount point is not among the mounts of the container")
 	}
 	if strings.Contains(mounts[0].Optional, "shared:") {
-		return fmt.Errorf("the mount point lies on a mount with shared propagation: "+
-			"the token would appear on the host and in other containers, mount the volume at %s without :shared or :rshared",
-			filepath.Clean(mounts[0].Mountpoint))
+		const why = "the mount point lies on a mount with shared propagation: " +
+			"the token would appear on the host and in other containers, mount the volume"
+		const how = " without :shared or :rshared"
+		return instead(why+how, fmt.Errorf(why+" at %s"+how, mounts[0].Mountpoint))
 	}
 	return nil
 }
@@ -264,7 +268,7 @@ func checkPropagation(point *os.File) error {
 // know the call.
 func kernelTooOld(err error) error {
 	if errors.Is(err, unix.ENOSYS) {
-		return fmt.Errorf("%w: Linux 5.12 or later is needed", err)
+		return instead(reason(err)+": Linux 5.12 or later is needed", fmt.Errorf("%w: Linux 5.12 or later is needed", err))
 	}
 	return err
 }

@@ -261,7 +261,7 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 			c.mountedNothingOutside(t, ours)
 			points := newMounts(theirs, mounts(t, fmt.Sprint(c.pid)))
 			if row.lands == "" {
-				if err == nil || !strings.Contains(err.Error(), row.inTheWay+" in the container's root file system: ") {
+				if err == nil || !strings.Contains(Detail(err), row.inTheWay+" in the container's root file system: ") {
 					t.Errorf("the error does not name %s: %v", row.inTheWay, err)
 				}
 				if len(points) != 0 {
@@ -469,7 +469,7 @@ func (c *container) refuses(t *testing.T, what ...string) {
 		t.Fatal("the hook did not fail")
 	}
 	for _, what := range what {
-		if !strings.Contains(err.Error(), what) {
+		if !strings.Contains(Detail(err), what) {
 			t.Errorf("the error does not say %q: %v", what, err)
 		}
 	}

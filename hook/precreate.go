@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -27,51 +26,60 @@ import (
 // version of the runtime-spec does not know included. A configuration without our
 // annotations comes out byte for byte as it went in.
 func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
-	config, err = readLimited(stdin, configLimit)
+	original, err := readLimited(stdin, configLimit)
 	if err != nil {
-		return nil, out, fmt.Errorf("read the configuration from standard input: %w", err)
+		return nil, out, because("read the configuration from standard input", err)
 	}
-	original := config
-	defer func() {
-		if err != nil {
-			out.Container = containerIn(original)
-		}
-	}()
+	if config, out, err = s.precreate(original); err != nil {
+		out.Container = containerIn(original)
+	}
+	return config, out, forEverybody(err)
+}
+
+func (s Settings) precreate(original []byte) (config []byte, out Outcome, err error) {
 	// Objects are kept raw, member by member: their order may change, not their
 	// meaning.
 	var members map[string]json.RawMessage
 	var annotations map[string]string
-	if err := json.Unmarshal(config, &members); err != nil {
-		return nil, out, fmt.Errorf("configuration: %w", err)
+	if err := json.Unmarshal(original, &members); err != nil {
+		return nil, out, because("configuration", notJSON(err))
 	}
 	if members == nil {
-		return nil, out, errors.New("configuration: a JSON null, not an object")
+		return nil, out, failure("configuration: a JSON null, not an object")
 	}
 	if raw, ok := members["annotations"]; ok {
 		if err := json.Unmarshal(raw, &annotations); err != nil {
-			return nil, out, fmt.Errorf("configuration: annotations: %w", err)
+			return nil, out, because("configuration: annotations", notJSON(err))
 		}
 	}
 	want, asked, err := s.request(annotations)
 	out.Grant = want.Grant
+	if err == nil && asked {
+		err = checkRuntimesAnnotations(annotations)
+	}
 	if err != nil {
 		return nil, out, err
 	}
 	if !asked {
-		return config, out, nil
+		return original, out, nil
 	}
 	var process map[string]json.RawMessage
-	if err := json.Unmarshal(members["process"], &process); err != nil || process == nil {
-		return nil, out, errors.Join(errors.New("configuration: has no process"), err)
+	if raw, ok := members["process"]; ok {
+		if err := json.Unmarshal(raw, &process); err != nil {
+			return nil, out, because("configuration: process", notJSON(err))
+		}
+	}
+	if process == nil {
+		return nil, out, failure("configuration: has no process")
 	}
 	var env []string
 	if raw, ok := process["env"]; ok {
 		if err := json.Unmarshal(raw, &env); err != nil {
-			return nil, out, fmt.Errorf("configuration: process.env: %w", err)
+			return nil, out, because("configuration: process.env", notJSON(err))
 		}
 	}
 	if env, err = s.addPointers(env, want.Grant); err != nil {
-		return nil, out, fmt.Errorf("configuration: %w", err)
+		return nil, out, because("configuration", err)
 	}
 	if process["env"], err = encode(env); err != nil {
 		return nil, out, err
@@ -81,6 +89,18 @@ func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err er
 	}
 	config, err = encode(members)
 	return config, out, err
+}
+
+// checkRuntimesAnnotations refuses those that make crun write what hooks print to
+// files of the host. Podman keeps them (crun(1), run.oci.hooks.stderr).
+func checkRuntimesAnnotations(annotations map[string]string) error {
+	for name := range annotations {
+		if strings.HasPrefix(name, "run.oci.hooks.") {
+			return refused(instead("an annotation run.oci.hooks.*, which makes crun write to files of the host",
+				fmt.Errorf("annotation %q makes crun write to files of the host", name)))
+		}
+	}
+	return nil
 }
 
 // containerIn returns the container's id, for the log and nothing else. The

@@ -102,7 +102,7 @@ func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
 		{"annotations that are none", `{"annotations":[]}`, "annotations"},
 		{"one annotation without the other", `{"annotations":{"terok.task":"1"}}`, "terok.project is not"},
 		{"a hostile project", `{"annotations":{"terok.project":"*","terok.task":"1"}}`, `"*" is refused`},
-		{"a project that is not admitted", `{"annotations":{"terok.project":"other","terok.task":"1"}}`, "--allow-project"},
+		{"a project that is not admitted", `{"annotations":{"terok.project":"other","terok.task":"1"}}`, `project "other" is not among those`},
 		{"a mode that lets others write", `{"annotations":{"terok.project":"demo","terok.task":"1","terok.env-mode":"0666"},"process":{}}`, "terok.env-mode"},
 		{"no process", `{` + ours + `}`, "no process"},
 		{"an environment that is none", `{` + ours + `,"process":{"env":"A=b"}}`, "process.env"},
@@ -112,7 +112,7 @@ func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			h := Settings{GateURL: gate, AllowProjects: []string{"d*"}}
 			out, _, err := h.Precreate(strings.NewReader(row.config))
-			if err == nil || !strings.Contains(err.Error(), row.why) {
+			if err == nil || !strings.Contains(Detail(err), row.why) {
 				t.Errorf("the error is %v, want one with %q", err, row.why)
 			}
 			if len(out) > 0 {

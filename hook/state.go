@@ -5,7 +5,6 @@ package hook
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,36 +28,39 @@ func readState(r io.Reader, limit int64) (specs.State, error) {
 	var state specs.State
 	content, err := readLimited(r, limit)
 	if err != nil {
-		return state, fmt.Errorf("read the container state from standard input: %w", err)
+		return state, because("read the container state from standard input", err)
 	}
 	if len(content) == 0 {
-		return state, errors.New("read the container state from standard input: there is none: " +
+		return state, failure("read the container state from standard input: there is none: " +
 			"a container runtime writes it; to try it by hand, use < testdata/crun/prestart.json")
 	}
 	if err := json.Unmarshal(content, &state); err != nil {
-		return specs.State{}, fmt.Errorf("container state: %w", err)
+		return specs.State{}, because("container state", notJSON(err))
 	}
 	if err := checkContainerID(state.ID); err != nil {
-		return specs.State{}, fmt.Errorf("container state: id %w", err)
+		return specs.State{}, because("container state", err)
 	}
 	if state.Pid < 0 {
-		return state, fmt.Errorf("container state: pid %d is negative", state.Pid)
+		return state, because("container state", instead("the pid is negative", fmt.Errorf("pid %d is negative", state.Pid)))
 	}
 	return state, nil
 }
 
+// notJSON is an error of encoding/json, which quotes what it read.
+func notJSON(err error) error { return instead("not the JSON that it should be", err) }
+
 // checkContainerID admits what crun and runc do, up to a length that leaves room
-// for a file to be named after it. Its errors quote the id safely.
+// for a file to be named after it.
 func checkContainerID(id string) error {
-	if id == "" {
-		return errors.New("is missing")
-	}
 	const most = 200
-	if len(id) > most {
-		return fmt.Errorf("%.32q... is refused: longer than %d bytes", id, most)
-	}
-	if !plain(id, "_.-+") || strings.IndexByte(".-+", id[0]) >= 0 {
-		return fmt.Errorf("%q is refused: use letters, digits, '_', '.', '-' and '+', a letter, digit or '_' first", id)
+	switch {
+	case id == "":
+		return failure("id is missing")
+	case len(id) > most:
+		return instead("id is refused: longer than 200 bytes", fmt.Errorf("id %.32q... is refused: longer than %d bytes", id, most))
+	case !plain(id, "_.-+") || strings.IndexByte(".-+", id[0]) >= 0:
+		const use = "is refused: use letters, digits, '_', '.', '-' and '+', a letter, digit or '_' first"
+		return instead("id "+use, fmt.Errorf("id %q "+use, id))
 	}
 	return nil
 }
@@ -80,26 +82,28 @@ type configuration struct {
 func readConfiguration(bundle string) (configuration, error) {
 	var config configuration
 	if bundle == "" {
-		return config, errors.New("container state: bundle is missing")
+		return config, failure("container state: bundle is missing")
 	}
 	if !filepath.IsAbs(bundle) {
-		return config, fmt.Errorf("container state: bundle %q is not an absolute path", bundle)
+		return config, because("container state", instead("bundle is not an absolute path", fmt.Errorf("bundle %q is not an absolute path", bundle)))
 	}
 	path := filepath.Join(bundle, "config.json")
 	file, err := os.Open(path)
 	if err != nil {
-		return config, fmt.Errorf("bundle: %w", err)
+		return config, because("bundle: config.json", err)
 	}
 	defer file.Close()
 	content, err := readLimited(file, configLimit)
 	if err == nil {
-		err = json.Unmarshal(content, &config)
+		if err = json.Unmarshal(content, &config); err != nil {
+			err = notJSON(err)
+		}
+	}
+	if err == nil && (config.Process == nil || config.Root == nil || config.Root.Path == "") {
+		err = failure("has no process or no root path")
 	}
 	if err != nil {
-		return config, fmt.Errorf("bundle: %s: %w", path, err)
-	}
-	if config.Process == nil || config.Root == nil || config.Root.Path == "" {
-		return config, fmt.Errorf("bundle: %s has no process or no root path", path)
+		return config, instead("bundle: config.json: "+reason(err), fmt.Errorf("bundle: %s: %w", path, full(err)))
 	}
 	if !filepath.IsAbs(config.Root.Path) {
 		config.Root.Path = filepath.Join(bundle, config.Root.Path)
@@ -111,7 +115,7 @@ func readConfiguration(bundle string) (configuration, error) {
 func readLimited(r io.Reader, limit int64) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(content)) > limit {
-		err = fmt.Errorf("more than %d bytes", limit)
+		err = failure(text(fmt.Sprintf("more than %d bytes", limit)))
 	}
 	return content, err
 }

@@ -52,7 +52,7 @@ func TestBadStates(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			state, err := readState(strings.NewReader(row.state), stateLimit)
-			if err == nil || !strings.Contains(err.Error(), row.err) {
+			if err == nil || !strings.Contains(Detail(err), row.err) {
 				t.Errorf("the error is not %q but %v", row.err, err)
 			}
 			if state.ID != "" && row.name != "a negative pid" {
@@ -124,15 +124,15 @@ func TestBadBundles(t *testing.T) {
 				must(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(row.config), 0o600))
 			}
 			_, err := readConfiguration(bundle)
-			if err == nil || !strings.Contains(err.Error(), "bundle: ") || !strings.Contains(err.Error(), row.err) {
+			if err == nil || !strings.Contains(Detail(err), "bundle: ") || !strings.Contains(Detail(err), row.err) {
 				t.Errorf("the error is not %q but %v", row.err, err)
 			}
 		})
 	}
-	if _, err := readConfiguration(""); err == nil || !strings.Contains(err.Error(), "bundle is missing") {
+	if _, err := readConfiguration(""); err == nil || !strings.Contains(Detail(err), "bundle is missing") {
 		t.Errorf("no bundle: %v", err)
 	}
-	if _, err := readConfiguration("bundle"); err == nil || !strings.Contains(err.Error(), "is not an absolute path") {
+	if _, err := readConfiguration("bundle"); err == nil || !strings.Contains(Detail(err), "is not an absolute path") {
 		t.Errorf("a relative bundle: %v", err)
 	}
 }

@@ -63,7 +63,7 @@ func Run(args []string, templates fs.FS) (status int) {
 		return exitDone
 	}
 	if called.command != "" {
-		err = fmt.Errorf("%s: %w", called.command, err)
+		err = fmt.Errorf("%s: %w%s", called.command, err, wayOut(err))
 	}
 	printError(err)
 	if misuse := (misuseError{}); errors.As(err, &misuse) {

@@ -92,6 +92,9 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 				t.Errorf("exit status %d", r.status)
 			}
 			r.errorLine(t, row.command, row.what)
+			if !strings.Contains(r.stderr, row.what) {
+				t.Errorf("the error does not say %s: %s", row.what, r.stderr)
+			}
 			tr.unchanged(t, before, tokensBefore)
 		})
 	}
@@ -270,7 +273,8 @@ func TestTheLogFileHasErrors(t *testing.T) {
 	if err := json.Unmarshal(content, &e); err != nil {
 		t.Fatalf("not one line of JSON: %q", content)
 	}
-	if "terok-gate-hook: "+e.Error+"\n" != r.stderr || e.Event != "refused" || len(e.Container) != 64 || e.Fingerprint != "" {
+	const said = `prestart: refused: annotation terok.project: "a\n{\"event\":\"issued\"}\x1b" is refused: `
+	if !strings.HasPrefix(e.Error, said) || e.Event != "refused" || len(e.Container) != 64 || e.Fingerprint != "" {
 		t.Errorf("the event is %+v", e)
 	}
 }

@@ -159,8 +159,9 @@ func TestHostileProjectsAndTasksChangeNothing(t *testing.T) {
 					t.Errorf("exit status %d", r.status)
 				}
 				r.errorLine(t, "prestart: refused: annotation "+annotation+": ", quoted(value))
-				if len(r.stderr) > 2000 {
-					t.Errorf("the error is %d bytes long", len(r.stderr))
+				if want := "terok-gate-hook: prestart: refused: annotation " + annotation +
+					": use letters, digits, '.', '_' and '-', a letter or digit first, at most 128\n"; r.stderr != want {
+					t.Errorf("the error is %q, not %q", r.stderr, want)
 				}
 				tr.unchanged(t, before, tokensBefore)
 			})
@@ -273,7 +274,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		}, nil, `a\nb/config.json: no such file or directory`},
 		{"no config.json", bundle(""), nil, "config.json: no such file or directory"},
 		{"a broken config.json", bundle("{"), nil, "config.json: unexpected end of JSON input"},
-		{"an empty config.json", bundle("{}"), nil, "config.json has no process or no root path"},
+		{"an empty config.json", bundle("{}"), nil, "config.json: has no process or no root path"},
 		{"a mode that lets everybody write", func(t *testing.T, tr trial) string {
 			return state(t, func(state, annotations map[string]any) {
 				state["pid"], annotations["terok.env-mode"] = os.Getpid(), "0666"

@@ -91,12 +91,24 @@ func recordStage(called invocation, out hook.Outcome, err error) {
 		return
 	}
 	if err != nil {
-		event.Error = printable.Line(called.command + ": " + err.Error())
+		// The log gets what nobody else may read: see hook.Error.
+		event.Error = printable.Line(called.command + ": " + hook.Detail(err) + wayOut(err))
 	}
 	record(called.logFile, event)
 	if misuse := (misuseError{}); errors.As(err, &misuse) {
 		drainStdin()
 	}
+}
+
+// wayOut explains an error of a stage's in the words of the command line.
+func wayOut(err error) string {
+	switch {
+	case errors.Is(err, hook.ErrNotAdmitted):
+		return " by --allow-project"
+	case errors.Is(err, hook.ErrNoEnvDir):
+		return ": name one with --env-dir"
+	}
+	return ""
 }
 
 // drainStdin reads a state that was not read: crun 1.8.1 dies of SIGPIPE when a hook ends

@@ -1,0 +1,94 @@
+// What a stage says when it fails, and to whom.
+//
+// What a hook prints is an output of the container's author: crun appends it to any
+// file of the host that the annotation run.oci.hooks.stderr names, and before podman
+// 4.6 an image can carry that annotation (seen with podman 4.3.1 and crun 1.8.1: a
+// start-up file of a shell, and code that ran on the host). No quoting is safe in a
+// file whose reader is not known. So an error has two texts: one of names of ours and
+// reasons for everybody, and one with the values for the log.
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"terok-gate-hook/store"
+)
+
+// ErrRefused is in the chain of errors that say that the container may not have
+// what its annotations ask for.
+var ErrRefused = errors.New("refused")
+
+// Error is why a stage failed, fit to be printed.
+type Error struct {
+	printed text
+	full    error
+}
+
+// text may be printed. The compiler makes a text of a constant, and of a string only
+// where it is converted: that is done to settings, to a container id that was
+// checked, to numbers of ours and to what the kernel or the token file says.
+type text string
+
+// Error returns the text for everybody. It says why in words of ours and the
+// kernel's, and holds nothing that an annotation, an image, a state or a
+// configuration says.
+func (e *Error) Error() string { return string(e.printed) }
+
+// Detail returns the text for the log, which may hold anything.
+func (e *Error) Detail() string { return e.full.Error() }
+
+// Is looks into the chain of the full error. There is no Unwrap, which would hand
+// that out.
+func (e *Error) Is(target error) bool { return errors.Is(e.full, target) }
+
+// Detail returns what the log gets of an error, be it a stage's or another one.
+func Detail(err error) string { return full(err).Error() }
+
+func full(err error) error {
+	if e, ok := err.(*Error); ok {
+		return e.full
+	}
+	return err
+}
+
+// failure is an error that has no more to say.
+func failure(what text) error { return &Error{what, errors.New(string(what))} }
+
+// because is what failed, and why: everybody reads as much of that as may be printed.
+func because(what text, err error) error {
+	return &Error{what + ": " + reason(err), fmt.Errorf("%s: %w", what, full(err))}
+}
+
+// instead has everybody read a text in the place of the error.
+func instead(printed text, err error) error { return &Error{printed, full(err)} }
+
+// refused says that the container may not have what it asks for.
+func refused(err error) error {
+	return &Error{"refused: " + reason(err), fmt.Errorf("%w: %w", ErrRefused, full(err))}
+}
+
+// forEverybody makes sure that an error can be printed.
+func forEverybody(err error) error {
+	if _, ok := err.(*Error); ok || err == nil {
+		return err
+	}
+	return instead(reason(err), err)
+}
+
+// reason is the part of an error that may be printed.
+func reason(err error) text {
+	var known *Error
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &known):
+		return known.printed
+	case errors.Is(err, store.ErrCorrupt):
+		return text(err.Error()) // path and byte
+	case errors.As(err, &errno):
+		return text(errno.Error())
+	}
+	return "the log says why"
+}
