@@ -66,7 +66,7 @@ var refusals = []struct {
 	{
 		name:      "a token file that is not an object",
 		tokenFile: `["terok-g-00000000000000000000000000000000"]`,
-		reason:    []string{"failed", "tokens.json", "byte 1", "not an object"},
+		reason:    []string{"failed", "tokens.json", "byte 1", "not a JSON object"},
 	},
 	{
 		name:   "a token file on a read-only file system",
