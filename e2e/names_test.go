@@ -1,0 +1,56 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Somebody who knows a container by its name finds its token in the list and revokes it,
+// as root and with a rootless podman, whose containers are its user's alone.
+func TestContainersAreCalledByTheirNames(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		hook := e.withPodmanInPath(t)
+		c := e.create(t, append(annotations("demo", "1"), "--name", "called-so")...)
+		l := c.start(t)
+		if out := hook("list"); !strings.Contains(out, c.id[:12]+"  called-so  live ") {
+			t.Errorf("the list has no name:\n%s", out)
+		}
+		if out := hook("revoke", "--container", "called-so"); out != "revoked 1\n" {
+			t.Errorf("revoke says %q", out)
+		}
+		e.revoked(t, l.token)
+		if out := hook("revoke", "--container", "called-otherwise"); !strings.Contains(out, "podman has none with this name") {
+			t.Errorf("of a name that is nobody's, revoke says %q", out)
+		}
+	})
+}
+
+// withPodmanInPath returns the hook as the engine's user runs it, and a podman in its
+// PATH that is the engine's. It returns all that the hook says.
+func (e *engine) withPodmanInPath(t *testing.T) func(args ...string) string {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	podman, err := exec.LookPath("podman")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := e.tempDir(t)
+	script := fmt.Sprintf("#!/bin/sh\nexec '%s' \"$@\"\n", strings.Join(append([]string{podman}, e.podmanArgs(nil)...), "' '"))
+	if err := os.WriteFile(filepath.Join(dir, "podman"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return func(args ...string) string {
+		cmd, cancel := e.command(path, append([]string{"--token-file", e.tokenFile}, args...)...)
+		defer cancel()
+		cmd.Env = append(cmd.Env, "PATH="+dir+":"+os.Getenv("PATH"))
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+}
