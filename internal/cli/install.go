@@ -9,12 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
 )
@@ -75,22 +75,8 @@ func show(r podman.Registration, there bool) error {
 	if !r.Watch {
 		args = append(args, "--no-watch")
 	}
-	for i, arg := range args {
-		args[i] = shellQuote(arg)
-	}
-	fmt.Println("terok-gate-hook", strings.Join(args, " "))
+	fmt.Println("terok-gate-hook", printable.Shell(args...))
 	return nil
-}
-
-// shellQuote quotes a word for a POSIX shell, if it needs it.
-func shellQuote(word string) string {
-	plain := func(r rune) bool {
-		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:,@%+=", r)
-	}
-	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // changed is the registration of this program as the flags change it. What they do not
