@@ -284,22 +284,67 @@ func TestInstallOverwritesNobodysSettings(t *testing.T) {
 				}
 			})
 		}
-		t.Run("folders of others stay in force", func(t *testing.T) {
-			h := newHome(t, e)
-			theirs := filepath.Join(e.tempDir(t), "their hooks")
-			if err := h.mkdir(theirs); err != nil {
-				t.Fatal(err)
-			}
-			h.write(t, filepath.Join(h.config, "containers.conf.d/50-theirs.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", theirs))
-			h.must(t, h.install(t, installFlags))
-			log, _ := h.sh(fmt.Sprintf("podman --log-level debug run --rm --rootfs %q /nothing", e.tempDir(t)))
-			for _, dir := range []string{theirs, filepath.Join(h.config, "oci/podman-hooks.d")} {
-				if !strings.Contains(log, "reading hooks from "+dir) {
-					t.Errorf("podman does not read %s:\n%s", dir, log)
-				}
-			}
-		})
 	})
+}
+
+// What others say about hook folders stays in force, and so does what install says, be it
+// read before or after. A podman before 4.8 cannot add to a list: there the later one
+// counts, and install says what to do.
+func TestInstallAndOthersListsOfHookFoldersAreBothInForce(t *testing.T) {
+	const appends = ", {append=true}"
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		for _, row := range []struct{ name, path, append string }{
+			{"an earlier list", "containers.conf.d/50-theirs.conf", ""},
+			{"an earlier list that appends", "containers.conf.d/50-theirs.conf", appends},
+			{"a later list", "containers.conf.d/zz-theirs.conf", ""},
+			{"a later list that appends", "containers.conf.d/zz-theirs.conf", appends},
+		} {
+			t.Run(row.name, func(t *testing.T) {
+				h := newHome(t, e)
+				canAppend := h.podmanIs(t, 4, 8)
+				if row.append != "" && !canAppend {
+					return // no such list
+				}
+				theirs := filepath.Join(e.tempDir(t), "their hooks")
+				if err := h.mkdir(theirs); err != nil {
+					t.Fatal(err)
+				}
+				h.write(t, filepath.Join(h.config, row.path), fmt.Sprintf("[engine]\nhooks_dir = [%q%s]\n", theirs, row.append))
+				ours := filepath.Join(h.config, "oci/podman-hooks.d")
+				out, err := h.sh(h.install(t, installFlags))
+				if strings.Contains(row.path, "/zz") && !canAppend {
+					if err == nil || !strings.Contains(out, "podman still does not read "+ours) || !strings.Contains(out, "add the folder to it") {
+						t.Errorf("install says %q", out)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				installed := h.settings(t)
+				h.must(t, h.install(t, "install"))
+				if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
+					t.Errorf("a second install changes something (-first +second):\n%s", diff)
+				}
+				log, _ := h.sh(fmt.Sprintf("podman --log-level debug run --rm --rootfs %q /nothing", e.tempDir(t)))
+				for _, dir := range []string{theirs, ours} {
+					if n := strings.Count(log, "reading hooks from "+dir+"\""); n != 1 {
+						t.Errorf("podman reads %s %d times, not once:\n%s", dir, n, log)
+					}
+				}
+			})
+		}
+	})
+}
+
+// podmanIs tells whether podman there is of this version or a later one.
+func (h *home) podmanIs(t *testing.T, major, minor int) bool {
+	t.Helper()
+	var isMajor, isMinor int
+	if _, err := fmt.Sscanf(h.must(t, "podman version --format '{{.Client.Version}}' 2>/dev/null"), "%d.%d", &isMajor, &isMinor); err != nil {
+		t.Fatal(err)
+	}
+	return isMajor > major || isMajor == major && isMinor >= minor
 }
 
 func TestInstallDemandsAllowProjectWhereImagesCanAnnotate(t *testing.T) {
@@ -307,7 +352,7 @@ func TestInstallDemandsAllowProjectWhereImagesCanAnnotate(t *testing.T) {
 		h := newHome(t, e)
 		before := h.settings(t)
 		out, err := h.sh(h.install(t, "install --no-watch"))
-		if imagesAnnotate := imagesAnnotate(t, h); imagesAnnotate != (err != nil) {
+		if imagesAnnotate := !h.podmanIs(t, 4, 6); imagesAnnotate != (err != nil) {
 			t.Errorf("install says %q, %v", out, err)
 		} else if imagesAnnotate && (!strings.Contains(out, "--allow-project") || h.settings(t) != before) {
 			t.Errorf("install says %q or changes something", out)

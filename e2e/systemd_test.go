@@ -153,7 +153,7 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			if files := a.files(t); strings.Contains(files, watchUnit) {
 				t.Errorf("install --no-watch leaves the service there:\n%s", files)
 			}
-			if said := a.must(t, "terok-gate-hook install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "no reap --watch, as set before") {
+			if said := a.must(t, "terok-gate-hook install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "reap --watch stays off") {
 				t.Errorf("the next install brings the service back: %s", said)
 			}
 

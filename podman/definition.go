@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"terok-gate-hook/hook"
@@ -39,32 +38,6 @@ type Registered struct {
 // runsAt tells whether the definition is for the stage.
 func (r Registered) runsAt(stage string) bool {
 	return slices.Contains(r.Stages, stage) || stage == "prestart" && slices.Contains(r.Stages, "createRuntime")
-}
-
-// Flag returns what the definition gives the flag, empty if it does not.
-func (r Registered) Flag(name string) string {
-	if values := r.Flags(name); len(values) > 0 {
-		return values[len(values)-1]
-	}
-	return ""
-}
-
-// Flags returns all that the definition gives the flag, in their order.
-func (r Registered) Flags(name string) (values []string) {
-	name = strings.TrimPrefix(name, "--")
-	for i, arg := range r.Hook.Args {
-		given, isFlag := strings.CutPrefix(arg, "-") // one dash does for two (package flag)
-		if !isFlag {
-			continue
-		}
-		given = strings.TrimPrefix(given, "-")
-		if value, ok := strings.CutPrefix(given, name+"="); ok {
-			values = append(values, value)
-		} else if given == name && i+1 < len(r.Hook.Args) {
-			values = append(values, r.Hook.Args[i+1])
-		}
-	}
-	return values
 }
 
 // DefinitionsIn returns our definitions in these folders. As with podman, a later one

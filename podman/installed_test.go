@@ -60,8 +60,8 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 			if err := row.make(t, path); err != nil {
 				t.Fatal(err)
 			}
-			if got := place.Flag("--token-file"); got != row.want {
-				t.Errorf("the installed token file is %q, want %q", got, row.want)
+			if r, _, _ := place.Registration(); r.Settings.Tokens.Path != row.want {
+				t.Errorf("the installed token file is %q, want %q", r.Settings.Tokens.Path, row.want)
 			}
 		})
 	}

@@ -62,17 +62,6 @@ func UserPlace() (Place, error) {
 	}, nil
 }
 
-// Flag returns what the hooks that are installed there give the flag, empty if none
-// does. What others may have written does not count.
-func (p Place) Flag(name string) string {
-	for _, d := range DefinitionsIn([]string{p.Hooks}) {
-		if value := d.Flag(name); value != "" && isOwn(d.Path) {
-			return value
-		}
-	}
-	return ""
-}
-
 // definitionPaths are those of the definitions that are there under our names.
 func (p Place) definitionPaths() []string { return glob(p.Hooks, "99-terok-gate-*.json") }
 

@@ -29,7 +29,8 @@ type Registration struct {
 }
 
 // Registration reads back what install was told last. Where nothing is installed, only
-// Watch is set. An error says what could not be understood; the rest is returned with it.
+// Watch is set. An error says what could not be understood; the rest is returned with
+// it, but for what others may have written.
 func (p Place) Registration() (r Registration, there bool, err error) {
 	definitions := ours(p.definitionPaths())
 	if len(definitions) == 0 {
@@ -43,19 +44,21 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 			}
 		}
 	}
-	err = d.Err
+	unit, err := installed([]string{p.Unit})
+	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Watch: len(unit) > 0}
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):
-		err = errors.New("others may have written it")
+		r.Settings, err = hook.Settings{}, errors.New("others may have written it")
+	case d.Err != nil:
+		err = d.Err
 	case !d.runsAt("prestart") && !d.runsAt("precreate"):
 		err = errors.New("the only definition left, it does not say which projects are admitted")
 	}
-	unit, unitErr := installed([]string{p.Unit})
-	if err = errors.Join(err, unitErr); err != nil {
+	if err != nil {
 		err = fmt.Errorf("what is set: %s: %w", d.Path, err)
 	}
-	return Registration{Binary: d.Hook.Path, Settings: d.Settings, Watch: len(unit) > 0}, true, err
+	return r, true, err
 }
 
 // files returns the files that register the hooks. templates holds hooks.d and systemd

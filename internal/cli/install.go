@@ -9,12 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
 )
@@ -25,9 +25,9 @@ func installCommand(templates fs.FS) *cli.Command {
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
 		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
 			"--gate-url '', takes a setting back. --allow-project, given, is the whole new list.",
-		// What the stages are told, but for what is there to try one by hand, and its own.
+		// What the stages can be told, except what serves to try one by hand, and its own.
 		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
-			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false does again"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
 			dryRunFlag(),
 		),
@@ -75,22 +75,8 @@ func show(r podman.Registration, there bool) error {
 	if !r.Watch {
 		args = append(args, "--no-watch")
 	}
-	for i, arg := range args {
-		args[i] = shellQuote(arg)
-	}
-	fmt.Println("terok-gate-hook", strings.Join(args, " "))
+	fmt.Println("terok-gate-hook", printable.Shell(args...))
 	return nil
-}
-
-// shellQuote quotes a word for a POSIX shell, if it needs it.
-func shellQuote(word string) string {
-	plain := func(r rune) bool {
-		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:,@%+=", r)
-	}
-	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // changed is the registration of this program as the flags change it. What they do not
@@ -100,7 +86,7 @@ func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err 
 		return r, err
 	}
 	if slices.Contains(r.Settings.AllowProjects, "") {
-		return r, misusef("--allow-project \"\": no project matches; '*' matches all")
+		return r, misusef("--allow-project \"\": matches no project; '*' matches all")
 	}
 	if r.Settings.EnvDir != "" {
 		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
@@ -154,16 +140,16 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 
 // adviseOnWatch says what the service lacks.
 func adviseOnWatch(c *cli.Context, place podman.Place, watch bool) {
-	const later = "without it, an orphan's token goes with the next hook of any container"
+	const later = "without it, an orphan's token lives until the next hook of any container"
 	advice := ""
 	switch {
 	case c.Bool("no-watch"):
 	case !watch:
-		advice = "no reap --watch, as set before; --no-watch=false runs it: " + later
+		advice = "reap --watch stays off (--no-watch=false turns it on): " + later
 	case !place.Systemd && place.User:
-		advice = "no systemd that runs services of yours, reap --watch for one: " + later
+		advice = "there is no systemd to run reap --watch for you: " + later
 	case !place.Systemd:
-		advice = "no systemd here to run reap --watch: " + later
+		advice = "there is no systemd to run reap --watch: " + later
 	case place.User && !podman.Lingers():
 		advice = "systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger"
 	}

@@ -39,14 +39,15 @@ func asInstalled(c *cli.Context) error {
 	if err != nil {
 		return nil // where nothing can be installed
 	}
-	for _, name := range []string{"token-file", "log-file"} {
-		if c.String(name) != "" {
+	installed, _, _ := place.Registration() // what cannot be read back names no file
+	for _, named := range []struct{ flag, path string }{
+		{"token-file", installed.Settings.Tokens.Path}, {"log-file", installed.Settings.LogFile},
+	} {
+		if c.String(named.flag) != "" || !filepath.IsAbs(named.path) {
 			continue
 		}
-		if path := place.Flag("--" + name); filepath.IsAbs(path) {
-			if err := c.Set(name, path); err != nil {
-				return err
-			}
+		if err := c.Set(named.flag, named.path); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,5 +1,6 @@
 // Package printable makes text safe to print that other programs, images or annotations
-// chose: a terminal would act on control characters in it.
+// chose: a terminal would act on control characters in it, and a shell that it is pasted
+// into on much else.
 package printable
 
 import (
@@ -38,4 +39,21 @@ func JSON(text []byte) []byte {
 		}
 	}
 	return bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))
+}
+
+// Shell writes words so that a POSIX shell reads them back as they are.
+func Shell(words ...string) string {
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		quoted[i] = word
+		if word == "" || strings.ContainsFunc(word, meansSomething) {
+			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(quoted, " ")
+}
+
+// meansSomething tells whether the character could mean something to a shell.
+func meansSomething(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_@%+=:,./-", r)
 }
