@@ -72,13 +72,21 @@ func gitVariables(mountPath string, count int) [][2]string {
 }
 
 // gitConfig makes git send the token to the gate and nowhere else. The gate takes
-// the Basic user name and ignores the password. The empty value comes first since
-// extraHeader adds up: a file that is included twice must send one header, not two
-// (git-config(1), http.extraHeader).
+// the Basic user name and ignores the password.
+//
+// The empty extraHeader comes first since they add up: a file that is included twice
+// must send one header, not two. Git would follow a redirect of its first request to
+// another server, and the next ones, to there, carry the header (seen with git
+// 2.39.5). The empty proxy overrules those of the environment, into which podman puts
+// the host's. For the gate's URL, all of it counts more than what is said for every
+// URL; and in the environment, more than what a repository says for the gate's
+// (git-config(1), http.<url>.*). What is left is a repository that says it for itself
+// by name: http.<its URL>.proxy, remote.<name>.proxy.
 func gitConfig(gateURL string, token store.Token) []byte {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	basic := base64.StdEncoding.EncodeToString([]byte(string(token) + ":"))
-	return fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\textraHeader = Authorization: Basic %s\n", gateURL, basic)
+	return fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\textraHeader = Authorization: Basic %s\n"+
+		"\tfollowRedirects = false\n\tproxy =\n", gateURL, basic)
 }
 
 // gitConfigCount returns where git's configuration from the environment goes on:
