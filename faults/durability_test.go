@@ -110,7 +110,7 @@ func durable(f finished, matters bool) (renames int, err error) {
 			continue
 		}
 		switch c.name {
-		case "write", "writev", "pwrite64", "ftruncate", "fchown", "fchmod", "fchownat", "fchmodat", "utimensat":
+		case "write", "pwritev", "pwrite64", "ftruncate", "fchown", "fchmod", "fchownat", "fchmodat", "utimensat":
 			if c.object == "stdout" && len(folders) > 0 && matters {
 				return renames, fmt.Errorf("%v comes before the folder is synced: %v", c, folders)
 			}
@@ -129,7 +129,7 @@ func durable(f finished, matters bool) (renames int, err error) {
 			if change, ok := dirty[from]; ok {
 				return renames, fmt.Errorf("%v comes without a sync after %v", c, change)
 			}
-			written := slices.IndexFunc(f.calls[:i], func(w call) bool { return strings.HasPrefix(w.name, "write") && w.object == from })
+			written := slices.IndexFunc(f.calls[:i], func(w call) bool { return w.name == "pwritev" && w.object == from })
 			if written < 0 {
 				return renames, fmt.Errorf("%v: nobody wrote %s", c, from)
 			}

@@ -1,25 +1,25 @@
-package store_test
+package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
-
-	"terok-gate-hook/store"
 )
 
 // BenchmarkIssue is a container's start, beside so many that run.
 func BenchmarkIssue(b *testing.B) {
 	for _, live := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
-			f := withLive(b, live)
-			token, err := store.NewToken()
+			f := withTokens(b, live, ourselves(b))
+			token, err := NewToken()
 			if err != nil {
 				b.Fatal(err)
 			}
-			e := store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("%064x", 0)}
+			e := Entry{Token: token, Grant: Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("%064x", 1)}
 			for b.Loop() {
 				if revoked, err := f.Issue(e); err != nil || len(revoked) != 1 {
 					b.Fatalf("revoked %d, error %v", len(revoked), err)
@@ -33,7 +33,7 @@ func BenchmarkIssue(b *testing.B) {
 func BenchmarkSweep(b *testing.B) {
 	for _, live := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
-			f := withLive(b, live)
+			f := withTokens(b, live, ourselves(b))
 			for b.Loop() {
 				if revoked, err := f.Sweep(); err != nil || len(revoked) != 0 {
 					b.Fatalf("revoked %d, error %v", len(revoked), err)
@@ -43,32 +43,117 @@ func BenchmarkSweep(b *testing.B) {
 	}
 }
 
-// withLive is a token file with the tokens of so many containers whose process
-// lives. It is this process for all: how long it takes to judge one is the same.
-func withLive(b *testing.B, live int) store.File {
+// BenchmarkEach is a reader: list, verify and the watch.
+func BenchmarkEach(b *testing.B) {
+	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {
+			f := withTokens(b, tokens, elsewhere(b))
+			b.ReportAllocs()
+			for b.Loop() {
+				seen := 0
+				if err := f.Each(func(Entry) { seen++ }); err != nil || seen != tokens {
+					b.Fatalf("%d seen, error %v", seen, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkEdit is a container's stop, less the reading and the writing.
+func BenchmarkEdit(b *testing.B) {
+	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
+		own := content(b, tokens, elsewhere(b))
+		forms := map[string][]byte{"own": own}
+		if tokens <= 10_000 {
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, own); err != nil {
+				b.Fatal(err)
+			}
+			forms["other"] = compact.Bytes()
+		}
+		id := fmt.Sprintf("%064x", tokens/2+1)
+		for form, content := range forms {
+			b.Run(fmt.Sprintf("tokens=%d/form=%s", tokens, form), func(b *testing.B) {
+				b.SetBytes(int64(len(content)))
+				b.ReportAllocs()
+				for b.Loop() {
+					made, err := edit{fate: func(it *item) fate {
+						if string(it.container) == id {
+							return goes
+						}
+						return it.sweepFate()
+					}}.apply(content)
+					if err != nil || len(made.gone) != 1 {
+						b.Fatalf("%d gone, error %v", len(made.gone), err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkLife is a look at one living process: in full, and by a hook that has no
+// time.
+func BenchmarkLife(b *testing.B) {
+	p := ourselves(b)
+	b.Run("in full", func(b *testing.B) {
+		for b.Loop() {
+			if p.Life() != Alive {
+				b.Fatal("we are not alive")
+			}
+		}
+	})
+	b.Run("at a glance", func(b *testing.B) {
+		for b.Loop() {
+			if _, sure := p.glance(); sure {
+				b.Fatal("a glance cannot tell that we are alive")
+			}
+		}
+	})
+}
+
+// withTokens is a token file with the tokens of so many containers, all tied to one
+// process: how long it takes to judge one is the same.
+func withTokens(b *testing.B, tokens int, process *Process) File {
 	b.Helper()
-	f := store.File{Path: filepath.Join(b.TempDir(), "tokens.json")}
-	process, err := store.ProcessOf(os.Getpid())
-	if err != nil {
-		b.Fatal(err)
-	}
-	entries := map[string]any{}
-	for i := range live {
-		token, err := store.NewToken()
-		if err != nil {
-			b.Fatal(err)
-		}
-		entries[string(token)] = map[string]any{
-			"project": "demo", "task": "1", "scope": "demo", "container": fmt.Sprintf("%064x", i),
-			"created": "2024-05-06T07:08:09.123Z", "process": process,
-		}
-	}
-	content, err := json.MarshalIndent(entries, "", "  ")
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := os.WriteFile(f.Path, content, 0o600); err != nil {
+	f := File{Path: filepath.Join(b.TempDir(), "tokens.json")}
+	if err := os.WriteFile(f.Path, content(b, tokens, process), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	return f
+}
+
+// content is that of such a token file, in our own form.
+func content(b *testing.B, tokens int, process *Process) []byte {
+	b.Helper()
+	var members [][]byte
+	for i := range tokens {
+		token, err := NewToken()
+		if err != nil {
+			b.Fatal(err)
+		}
+		member, err := Entry{Token: token, Grant: Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("%064x", i+1), Process: process}.member()
+		if err != nil {
+			b.Fatal(err)
+		}
+		members = append(members, member)
+	}
+	return append(append([]byte("{\n  "), bytes.Join(members, []byte(",\n  "))...), "\n}\n"...)
+}
+
+func ourselves(b *testing.B) *Process {
+	b.Helper()
+	p, err := ProcessOf(os.Getpid())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
+// elsewhere is a process that cannot be judged from here.
+func elsewhere(b *testing.B) *Process {
+	b.Helper()
+	p := ourselves(b)
+	p.Machine, p.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
+	return p
 }

@@ -20,6 +20,8 @@ func (f File) Put(e Entry) error {
 		if err != nil {
 			return err
 		}
-		return folder.replace(name, file.stat, made.content, false)
+		d := folder.draft(name)
+		defer d.close()
+		return d.commit(file, made.content, false)
 	})
 }

@@ -93,7 +93,7 @@ const temporary = ".tokens.json.terok-gate-hook"
 
 func TestTheNextWriterRemovesWhatAKilledOneLeft(t *testing.T) {
 	for _, row := range []struct{ name, kill string }{
-		{"killed before it wrote anything", "writev"},
+		{"killed before it wrote anything", "pwritev"},
 		{"killed before its content was on the disk", "fsync"},
 		{"killed before it committed", "renameat,renameat2,rename"},
 	} {
@@ -101,7 +101,7 @@ func TestTheNextWriterRemovesWhatAKilledOneLeft(t *testing.T) {
 			f := withOneToken(t)
 			content, inode := contentOf(t, f.Path), statOf(t, f.Path).Ino
 			args := []string{"-f", "-o", "/dev/null", "-e", "trace=" + row.kill, "-e", "inject=" + row.kill + ":signal=KILL:when=1"}
-			if row.kill == "writev" { // of the temporary file
+			if row.kill == "pwritev" { // of the temporary file
 				args = append(args, "-P", filepath.Join(filepath.Dir(f.Path), temporary))
 			}
 			killed := under(t, helper(t, "issue", f.Path, "1m"), "strace", args...)

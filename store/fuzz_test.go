@@ -115,7 +115,8 @@ func FuzzOwnForm(f *testing.F) {
 			return func(it *item) { *got = append(*got, *it) }
 		}
 		var own, plain []item
-		members, ok := scanOwn(content, items(&own))
+		s := &ownScanner{text: content}
+		members, ok := s.scan(items(&own))
 		if !ok {
 			return
 		}
@@ -126,7 +127,7 @@ func FuzzOwnForm(f *testing.F) {
 			t.Fatalf("%q (-plain +own):\n%s", content, diff)
 		}
 		for i, m := range members {
-			if diff := cmp.Diff(own[i], ownItem(content, m), cmp.AllowUnexported(item{}, member{})); diff != "" {
+			if diff := cmp.Diff(own[i], *s.again(m), cmp.AllowUnexported(item{}, member{})); diff != "" {
 				t.Fatalf("%q, read again (-first +again):\n%s", content, diff)
 			}
 		}

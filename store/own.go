@@ -10,20 +10,33 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
 
-// scanOwn reads content that is in our own form as a whole, and else says no.
-func scanOwn(content []byte, visit func(*item)) (members []member, ok bool) {
-	s := ownScanner{text: content}
+// ownScanner stands at a place in the text. Its methods read on from there, and say no
+// if what stands there is not what they read.
+type ownScanner struct {
+	text []byte
+	at   int
+	item item // the member that was read last
+
+	// Most processes have machine, boot and namespaces in common: those of the last one,
+	// and the text that said so, brace and commas included.
+	last  Process
+	place []byte
+}
+
+// scan reads a text that is in our own form as a whole, and else says no.
+func (s *ownScanner) scan(visit func(*item)) (members []member, ok bool) {
 	if s.literal("{}\n") {
-		return nil, s.at == len(content)
+		return nil, s.at == len(s.text)
 	}
 	if !s.literal("{") {
 		return nil, false
 	}
-	members = make([]member, 0, len(content)/400+8) // a container's entry has 450 to 500 bytes
+	members = make([]member, 0, len(s.text)/400+8) // a container's entry has 450 to 500 bytes
 	for {
 		if !s.literal("\n  ") || !s.member() {
 			return nil, false
@@ -34,23 +47,14 @@ func scanOwn(content []byte, visit func(*item)) (members []member, ok bool) {
 			break
 		}
 	}
-	return members, s.literal("\n}") && (s.literal("\n") || true) && s.at == len(content)
+	return members, s.literal("\n}") && (s.literal("\n") || true) && s.at == len(s.text)
 }
 
-// ownItem reads a member of content that scanOwn has taken.
-func ownItem(content []byte, m member) item {
-	s := ownScanner{text: content, at: m.start}
+// again reads a member of a text that scan has taken.
+func (s *ownScanner) again(m member) *item {
+	s.at = m.start
 	s.member()
-	return s.item
-}
-
-// ownScanner stands at a place in the text. Its methods read on from there, and say no
-// if what stands there is not what they read.
-type ownScanner struct {
-	text []byte
-	at   int
-	item item    // the member that was read last
-	last Process // whose strings are used again: most processes have the same
+	return &s.item
 }
 
 // member reads `"<token>": {...}`.
@@ -66,22 +70,18 @@ func (s *ownScanner) member() bool {
 		if !s.literal("\n    ") {
 			return false
 		}
-		key, ok := s.string()
-		if !ok || !s.literal(": ") {
-			return false
-		}
-		switch string(key) {
-		case "project":
+		switch initial := s.peek(1); {
+		case initial == 'p' && s.literal(`"project": `):
 			ok = s.once(&it.project)
-		case "scope":
-			ok = s.once(&it.scope)
-		case "task":
+		case initial == 't' && s.literal(`"task": `):
 			ok = s.once(&it.task)
-		case "container":
+		case initial == 's' && s.literal(`"scope": `):
+			ok = s.once(&it.scope)
+		case initial == 'c' && s.literal(`"container": `):
 			ok = s.once(&it.container)
-		case "created":
+		case initial == 'c' && s.literal(`"created": `):
 			ok = s.once(&it.created)
-		case "process":
+		case initial == 'p' && s.literal(`"process": `):
 			ok = !it.tied && s.process()
 			it.tied = true
 		default:
@@ -103,87 +103,96 @@ func (s *ownScanner) member() bool {
 
 // process reads the value of the key "process".
 func (s *ownScanner) process() bool {
-	if !s.literal("{") {
+	const machine, boot, pidNS, timeNS, pid, start, inode = 1, 2, 4, 8, 16, 32, 64
+	p := &s.item.process
+	const place = machine | boot | pidNS | timeNS
+	begin, seen := s.at, 0
+	switch {
+	case len(s.place) > 0 && bytes.HasPrefix(s.text[s.at:], s.place):
+		s.at += len(s.place)
+		*p, seen = s.last, place
+	case !s.literal("{"):
 		return false
 	}
-	p := &s.item.process
-	const machine, boot, pidNS, timeNS, pid, start, inode = 1, 2, 4, 8, 16, 32, 64
-	seen := 0
-	first := func(key int) bool {
-		was := seen
-		seen |= key
-		return was&key == 0
-	}
 	for {
+		if seen == place {
+			s.place, s.last = s.text[begin:s.at], Process{Machine: p.Machine, Boot: p.Boot, PIDNS: p.PIDNS, TimeNS: p.TimeNS}
+		}
 		if !s.literal("\n      ") {
 			return false
 		}
-		key, ok := s.string()
-		if !ok || !s.literal(": ") {
-			return false
-		}
-		switch string(key) {
-		case "machine":
-			p.Machine, ok = s.sameString(&s.last.Machine)
-			ok = ok && first(machine)
-		case "boot":
-			p.Boot, ok = s.sameString(&s.last.Boot)
-			ok = ok && first(boot)
-		case "pid_ns":
-			p.PIDNS, ok = s.sameString(&s.last.PIDNS)
-			ok = ok && first(pidNS)
-		case "time_ns":
-			p.TimeNS, ok = s.sameString(&s.last.TimeNS)
-			ok = ok && first(timeNS)
-		case "pid":
+		key, ok := 0, false
+		switch initial := s.peek(1); {
+		case initial == 'm' && s.literal(`"machine": `):
+			key = machine
+			p.Machine, ok = s.sameString(s.last.Machine)
+		case initial == 'b' && s.literal(`"boot": `):
+			key = boot
+			p.Boot, ok = s.sameString(s.last.Boot)
+		case initial == 'p' && s.literal(`"pid_ns": `):
+			key = pidNS
+			p.PIDNS, ok = s.sameString(s.last.PIDNS)
+		case initial == 't' && s.literal(`"time_ns": `):
+			key = timeNS
+			p.TimeNS, ok = s.sameString(s.last.TimeNS)
+		case initial == 'p' && s.literal(`"pid": `):
+			key = pid
 			var n uint64
 			n, ok = s.number()
-			ok = ok && first(pid) && n < 1<<31
-			p.PID = int(n)
-		case "start":
+			p.PID, ok = int(n), ok && n < 1<<31
+		case initial == 's' && s.literal(`"start": `):
+			key = start
 			p.Start, ok = s.number()
-			ok = ok && first(start)
-		case "inode":
+		case initial == 'i' && s.literal(`"inode": `):
+			key = inode
 			p.Inode, ok = s.number()
-			ok = ok && first(inode)
 		default:
 			ok = s.other(6)
 		}
-		if !ok {
+		if !ok || seen&key != 0 {
 			return false
 		}
-		if s.literal(",") {
-			continue
+		seen |= key
+		if !s.literal(",") {
+			return s.literal("\n    }")
 		}
-		return s.literal("\n    }")
 	}
 }
 
-// other reads a value that we have no use for, in an object indented by so much.
+// other reads a key that we have no use for, with its value, in an object indented by
+// so much.
 func (s *ownScanner) other(indent int) bool {
-	const spaces = "\n                                "
+	if _, ok := s.string(); !ok || !s.literal(": ") {
+		return false
+	}
+	if s.peek(0) == '"' {
+		_, ok := s.string()
+		return ok
+	}
 	if !s.literal("{") {
-		if s.at < len(s.text) && s.text[s.at] == '"' {
-			_, ok := s.string()
-			return ok
-		}
 		_, ok := s.number()
 		return ok
 	}
-	if indent+3 > len(spaces) {
+	const deepest = "\n                                "
+	if indent += 2; indent >= len(deepest) {
 		return false
 	}
 	for {
-		if !s.literal(spaces[:indent+3]) {
-			return false
-		}
-		if _, ok := s.string(); !ok || !s.literal(": ") || !s.other(indent+2) {
+		if !s.literal(deepest[:indent+1]) || !s.other(indent) {
 			return false
 		}
 		if !s.literal(",") {
-			return s.literal(spaces[:indent+1]) && s.literal("}")
+			return s.literal(deepest[:indent-1]) && s.literal("}")
 		}
 	}
+}
+
+// peek returns the byte that stands so much further on, 0 if the text ends before.
+func (s *ownScanner) peek(ahead int) byte {
+	if s.at+ahead >= len(s.text) {
+		return 0
+	}
+	return s.text[s.at+ahead]
 }
 
 func (s *ownScanner) literal(text string) bool {
@@ -205,17 +214,17 @@ func (s *ownScanner) once(text *[]byte) (ok bool) {
 }
 
 // sameString reads a string that is most likely the same as the last time.
-func (s *ownScanner) sameString(last *string) (text string, ok bool) {
+func (s *ownScanner) sameString(last string) (text string, ok bool) {
 	read, ok := s.string()
-	if string(read) != *last {
-		*last = string(read)
+	if string(read) == last {
+		return last, ok
 	}
-	return *last, ok
+	return string(read), ok
 }
 
 // string reads a string of ASCII without escapes.
 func (s *ownScanner) string() (text []byte, ok bool) {
-	if s.at >= len(s.text) || s.text[s.at] != '"' {
+	if s.peek(0) != '"' {
 		return nil, false
 	}
 	start := s.at + 1
@@ -248,15 +257,12 @@ func plain(eight uint64) int {
 	return bits.TrailingZeros64(special&high) / 8
 }
 
-// number reads a whole number that fits into 64 bits.
+// number reads a whole number of up to 19 digits, which fit into 64 bits.
 func (s *ownScanner) number() (n uint64, ok bool) {
 	start := s.at
 	for ; s.at < len(s.text) && '0' <= s.text[s.at] && s.text[s.at] <= '9'; s.at++ {
-		over, digit := bits.Mul64(n, 10)
-		if n = digit + uint64(s.text[s.at]-'0'); over != 0 || n < digit {
-			return 0, false
-		}
+		n = n*10 + uint64(s.text[s.at]-'0')
 	}
 	digits := s.at - start
-	return n, digits == 1 || digits > 1 && s.text[start] != '0'
+	return n, digits == 1 || 1 < digits && digits < 20 && s.text[start] != '0'
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,7 +111,7 @@ var here = sync.OnceValue(func() judge {
 		return target
 	}
 	line := func(path string) string {
-		content, err := os.ReadFile(path)
+		content, err := readSmall(path)
 		note(err)
 		first, _, _ := strings.Cut(string(content), "\n")
 		return strings.TrimSpace(first)
@@ -122,7 +123,7 @@ var here = sync.OnceValue(func() judge {
 	j.boot = line("/proc/sys/kernel/random/boot_id")
 	j.pidNS = link("/proc/self/ns/pid")
 	j.timeNS = link("/proc/self/ns/time") // empty on a kernel without time namespaces
-	status, err := os.ReadFile("/proc/self/status")
+	status, err := readSmall("/proc/self/status")
 	note(err)
 	j.ownProc = procIsOurs(string(status))
 	return j
@@ -215,20 +216,40 @@ func (p *Process) lifeOf(pidfd int) Life {
 // pidfdInode returns the inode of a pidfd, 0 where all pidfds share one: before
 // pidfs, which came with Linux 6.9.
 func pidfdInode(pidfd int) (uint64, error) {
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(pidfd, &fs); err != nil || fs.Type != unix.PID_FS_MAGIC {
-		return 0, err
+	if !pidfs.Load() {
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(pidfd, &fs); err != nil || fs.Type != unix.PID_FS_MAGIC {
+			return 0, err
+		}
+		pidfs.Store(true)
 	}
 	var stat unix.Stat_t
 	err := unix.Fstat(pidfd, &stat)
 	return stat.Ino, err
 }
 
+// pidfs says that pidfds are known to be on pidfs here.
+var pidfs atomic.Bool
+
+// readSmall is os.ReadFile for a small file of the kernel's, with half the calls.
+func readSmall(path string) ([]byte, error) {
+	fd, err := openAt(unix.AT_FDCWD, path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	content, err := readAll(fd, 4096, 64<<10)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return content, nil
+}
+
 // startTime reads field 22 of /proc/<pid>/stat. The command's name, field 2, may
 // hold anything, spaces and parentheses included, so fields count from its end.
 func startTime(pid int) (uint64, error) {
 	path := fmt.Sprintf("/proc/%d/stat", pid)
-	stat, err := os.ReadFile(path)
+	stat, err := readSmall(path)
 	if err != nil {
 		return 0, err
 	}

@@ -3,11 +3,14 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,9 +67,80 @@ func readAll(fd, size, most int) ([]byte, error) {
 	}
 }
 
-// replace commits content in the place of the token file that was read, in the folder
-// whose lock is held. If it shall outlive a power cut, the folder is synced too.
-func (f folder) replace(name string, old *unix.Stat_t, content [][]byte, durable bool) (err error) {
+// draft is a new token file before it takes the old one's place, which it does if it is
+// committed. Its file is made when there is something to write.
+type draft struct {
+	folder folder // whose lock is held
+	name   string // of the token file
+	file   int    // -1: there is none yet, or no more
+	ahead  chan wroteAhead
+	enough atomic.Bool // that is written ahead
+}
+
+// wroteAhead says how far the draft is a copy of the old content.
+type wroteAhead struct {
+	n   int
+	err error
+}
+
+func (f folder) draft(name string) *draft { return &draft{folder: f, name: name, file: -1} }
+
+// open makes the draft's file.
+func (d *draft) open() (err error) {
+	if d.file >= 0 {
+		return nil
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	temporary := temporaryName(d.name)
+	d.file, err = openAt(d.folder.fd, temporary, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if err := d.folder.remove(temporary); err != nil {
+			return fmt.Errorf("remove what a killed writer left: %w", err)
+		}
+		d.file, err = openAt(d.folder.fd, temporary, flags, 0o600)
+	}
+	return err
+}
+
+// large is from what size on a file is written ahead, and the disk begins before
+// fsync(2) waits for it.
+const large = 4 << 20
+
+// writeAhead copies the old content while it is being edited, if that is worth it: most
+// of the new content begins as the old one does.
+func (d *draft) writeAhead(content []byte) {
+	if len(content) < large || d.open() != nil { // commit will say why
+		return
+	}
+	d.ahead = make(chan wroteAhead, 1)
+	go func() {
+		n := 0
+		for n < len(content) && !d.enough.Load() {
+			step := min(large, len(content)-n)
+			if err := writeAt(d.file, [][]byte{content[n : n+step]}, n); err != nil {
+				d.ahead <- wroteAhead{n, err}
+				return
+			}
+			n += step
+		}
+		d.ahead <- wroteAhead{n, nil}
+	}()
+}
+
+// stopAhead returns how much of the old content is written.
+func (d *draft) stopAhead() (int, error) {
+	if d.ahead == nil {
+		return 0, nil
+	}
+	d.enough.Store(true)
+	wrote := <-d.ahead
+	d.ahead = nil
+	return wrote.n, wrote.err
+}
+
+// commit makes the draft the token file, in the place of the old one. If it shall
+// outlive a power cut, the folder is synced too.
+func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 	size := 0
 	for _, piece := range content {
 		size += len(piece)
@@ -75,76 +149,102 @@ func (f folder) replace(name string, old *unix.Stat_t, content [][]byte, durable
 		// Written, it could be read by nobody, and never be mended.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
-	// What stands under the name now was left by a writer that was killed.
-	temporary := temporaryName(name)
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
-	fd, err := openAt(f.fd, temporary, flags, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		if err := f.remove(temporary); err != nil {
-			return fmt.Errorf("remove what a killed writer left: %w", err)
-		}
-		fd, err = openAt(f.fd, temporary, flags, 0o600)
+	if err := d.open(); err != nil {
+		return err
 	}
+	written, err := d.stopAhead()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		unix.Close(fd)
-		if err != nil {
-			_ = f.remove(temporary)
+	same := min(written, sameBeginning(old.content, content))
+	if err := writeAt(d.file, from(content, same), same); err != nil {
+		return err
+	}
+	if written > size {
+		if err := unix.Ftruncate(d.file, int64(size)); err != nil {
+			return os.NewSyscallError("truncate", err)
 		}
-	}()
-	if err := writeAll(fd, content, size); err != nil {
+	}
+	if err := d.folder.keepOwnerAndMode(d.file, old.stat); err != nil {
 		return err
 	}
-	if err := f.keepOwnerAndMode(fd, old); err != nil {
-		return err
-	}
-	if err := setNewMtime(fd, old); err != nil {
+	if err := setNewMtime(d.file, old.stat); err != nil {
 		return err
 	}
 	// Without it, a file system may keep the rename and not the content.
-	if err := unix.Fsync(fd); err != nil {
+	if err := unix.Fsync(d.file); err != nil {
 		return os.NewSyscallError("sync", err)
 	}
-	if err := f.rename(temporary, name); err != nil {
+	if err := d.folder.rename(temporaryName(d.name), d.name); err != nil {
 		return err
 	}
 	// Committed. What follows only makes the rename durable.
+	unix.Close(d.file)
+	d.file = -1
 	if durable {
-		return f.sync()
+		return d.folder.sync()
 	}
 	return nil
 }
 
-// writeAll writes the pieces, and has the disk begin before fsync(2) waits for it, which
-// is faster from a few megabytes on.
-func writeAll(fd int, pieces [][]byte, size int) error {
-	const early = 4 << 20
-	for written := 0; written < size; {
-		batch, length := nextBatch(pieces, early)
-		n, err := unix.Writev(fd, batch)
+// close removes the draft's file if it was not committed.
+func (d *draft) close() {
+	_, _ = d.stopAhead()
+	if d.file >= 0 {
+		unix.Close(d.file)
+		_ = d.folder.remove(temporaryName(d.name))
+	}
+}
+
+// sameBeginning is how many bytes the pieces have in common with the old content. Most
+// are parts of it, which are equal to themselves without a look.
+func sameBeginning(old []byte, pieces [][]byte) int {
+	n := 0
+	for _, piece := range pieces {
+		if n+len(piece) > len(old) || !bytes.Equal(piece, old[n:n+len(piece)]) {
+			break
+		}
+		n += len(piece)
+	}
+	return n
+}
+
+// from is what is left of the pieces after so many bytes.
+func from(pieces [][]byte, n int) [][]byte {
+	for len(pieces) > 0 && n >= len(pieces[0]) {
+		n -= len(pieces[0])
+		pieces = pieces[1:]
+	}
+	if n == 0 {
+		return pieces
+	}
+	rest := slices.Clone(pieces)
+	rest[0] = rest[0][n:]
+	return rest
+}
+
+// writeAt writes the pieces at an offset, and has the disk begin with large parts of them
+// before fsync(2) waits for it.
+func writeAt(fd int, pieces [][]byte, offset int) error {
+	for {
+		batch, length := nextBatch(pieces, large)
+		if length == 0 {
+			return nil
+		}
+		n, err := unix.Pwritev(fd, batch, int64(offset))
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return os.NewSyscallError("write", err)
 		}
-		if length == early {
+		if length == large {
 			// Advice: one that is not taken fails nothing.
-			_ = unix.SyncFileRange(fd, int64(written), int64(n), unix.SYNC_FILE_RANGE_WRITE)
+			_ = unix.SyncFileRange(fd, int64(offset), int64(n), unix.SYNC_FILE_RANGE_WRITE)
 		}
-		written += n
-		for n > 0 {
-			k := min(n, len(pieces[0]))
-			if n -= k; k == len(pieces[0]) {
-				pieces = pieces[1:]
-			} else {
-				pieces[0] = pieces[0][k:]
-			}
-		}
+		offset += n
+		pieces = from(pieces, n)
 	}
-	return nil
 }
 
 // nextBatch is what writev(2) is to write next: no more than most bytes, nor pieces
@@ -272,7 +372,7 @@ func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 // InUserNamespace tells whether our ids are other than the kernel's: whether
 // uid_map is anything but all ids to themselves (user_namespaces(7)).
 func InUserNamespace() (bool, error) {
-	m, err := os.ReadFile("/proc/self/uid_map")
+	m, err := readSmall("/proc/self/uid_map")
 	if err != nil {
 		return false, fmt.Errorf("look for a user namespace: %w", err)
 	}
@@ -281,7 +381,7 @@ func InUserNamespace() (bool, error) {
 
 // isOverflowID tells whether the id is what the kernel shows for an unmapped one.
 func isOverflowID(id uint32, kind string) bool {
-	overflow, err := os.ReadFile("/proc/sys/kernel/overflow" + kind)
+	overflow, err := readSmall("/proc/sys/kernel/overflow" + kind)
 	if err != nil {
 		return id == 65534
 	}

@@ -14,7 +14,7 @@ import (
 // index says where the members of a token file's object stand in its content.
 type index struct {
 	content []byte
-	own     bool // the content is in our own form
+	own     *ownScanner // reads content in our own form; nil if it is in another
 	members []member
 }
 
@@ -65,19 +65,21 @@ func (it *item) entry() Entry {
 // in one go (own.go); as soon as anything is not, it begins again with encoding/json,
 // which judges all that is not ours.
 func scan(content []byte, begin func() func(*item)) (index, error) {
-	if members, ok := scanOwn(content, begin()); ok {
-		return index{content, true, members}, nil
+	s := &ownScanner{text: content}
+	if members, ok := s.scan(begin()); ok {
+		return index{content, s, members}, nil
 	}
 	members, err := scanPlain(content, begin())
-	return index{content, false, members}, err
+	return index{content, nil, members}, err
 }
 
-// item reads one member again.
-func (x index) item(m member) item {
-	if x.own {
-		return ownItem(x.content, m)
+// item reads one member again. It is good until the next.
+func (x index) item(m member) *item {
+	if x.own != nil {
+		return x.own.again(m)
 	}
-	return plainItem(x.content, m)
+	it := plainItem(x.content, m)
+	return &it
 }
 
 // last returns the members that count: of a key that comes twice the last one, as in

@@ -1,0 +1,80 @@
+package store_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"terok-gate-hook/store"
+)
+
+// A large file is copied while it is edited, before it is known where the two part.
+func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
+	const entries = 150 // 15 MB
+	filler := strings.Repeat("x", 100<<10)
+	// content is a file with the entries that are left, or with all of them if none goes;
+	// those that go are one container's.
+	content := func(goes, left func(i int) bool) string {
+		var members []string
+		for i := range entries {
+			if !left(i) {
+				continue
+			}
+			container := "stays"
+			if goes(i) {
+				container = "gone"
+			}
+			members = append(members, fmt.Sprintf("  \"t%d\": {\n    \"project\": \"p\",\n    \"container\": %q,\n    \"filler\": \"%s\"\n  }", i, container, filler))
+		}
+		if members == nil {
+			return "{}\n"
+		}
+		return "{\n" + strings.Join(members, ",\n") + "\n}\n"
+	}
+	all := func(int) bool { return true }
+	none := func(int) bool { return false }
+	for _, row := range []struct {
+		name string
+		goes func(i int) bool
+	}{
+		{"the first", func(i int) bool { return i == 0 }},
+		{"one in the middle", func(i int) bool { return i == entries/2 }},
+		{"the last", func(i int) bool { return i == entries-1 }},
+		{"every other", func(i int) bool { return i%2 == 0 }},
+		{"all but the first", func(i int) bool { return i > 0 }},
+		{"all", all},
+	} {
+		t.Run(row.name+" goes", func(t *testing.T) {
+			f := store.File{Path: filepath.Join(memory(t), "tokens.json")}
+			write(t, f.Path, content(row.goes, all))
+			revoked, _, err := f.RevokeContainer("gone")
+			if err != nil || len(revoked) == 0 {
+				t.Fatalf("revoked %d, error %v", len(revoked), err)
+			}
+			want := content(none, func(i int) bool { return !row.goes(i) })
+			if got := contentOf(t, f.Path); got != want {
+				t.Errorf("%d bytes are not the %d that they should be", len(got), len(want))
+			}
+			wantNames(t, f, "tokens.json", "tokens.json.lock")
+		})
+	}
+	whole := content(none, all)
+	for _, row := range []struct {
+		name, content string
+		fails         bool
+	}{
+		{"nothing goes", whole, false},
+		{"its end is missing", whole[:len(whole)-3], true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := store.File{Path: filepath.Join(memory(t), "tokens.json")}
+			write(t, f.Path, row.content)
+			check := untouched(t, f.Path)
+			if _, _, err := f.RevokeContainer("nobody"); (err != nil) != row.fails {
+				t.Errorf("error %v", err)
+			}
+			check(t)
+		})
+	}
+}
