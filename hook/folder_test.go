@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -68,6 +70,75 @@ func TestPoststopTakesALargerStateThanPrestart(t *testing.T) {
 		t.Error("prestart takes more than its limit")
 	}
 	if _, err := h.Poststop(strings.NewReader(strings.ReplaceAll(state, "<", `\u003c`))); err != nil {
+		t.Error(err)
+	}
+}
+
+// A volume may be meant to be read-only, and its owner may not want the folder.
+func TestAMissingFolderIsMadeOnNothingOfTheHosts(t *testing.T) {
+	const shm = "/dev/shm"
+	if !strings.Contains(mounts(t, "self")[shm], " - tmpfs ") {
+		testenv.Cannot(t, "%s is no tmpfs", shm)
+	}
+	ours, err := os.MkdirTemp(shm, "terok-hook-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(ours) })
+	for _, row := range []struct {
+		name      string
+		mounts    func(c *container, run string) []mount
+		mountPath string
+		made      bool
+	}{
+		{"on the root file system", func(*container, string) []mount { return nil }, "/run/terok", true},
+		{"on a tmpfs of the container's own", func(c *container, run string) []mount {
+			return []mount{{Source: "tmpfs", Target: run, Type: "tmpfs"}}
+		}, "/run/terok", true},
+		{"more than one, on a tmpfs of the container's own", func(c *container, run string) []mount {
+			return []mount{{Source: "tmpfs", Target: run, Type: "tmpfs"}}
+		}, "/run/a/b", true},
+		{"not on a bind mount", func(c *container, run string) []mount {
+			return []mount{{Source: filepath.Join(c.outside, "folder"), Target: run, Flags: unix.MS_BIND}}
+		}, "/run/terok", false},
+		{"not in a folder of a bind mount", func(c *container, run string) []mount {
+			return []mount{{Source: c.outside, Target: run, Flags: unix.MS_BIND}}
+		}, "/run/folder/terok", false},
+		{"not on a tmpfs of the host's", func(c *container, run string) []mount {
+			return []mount{{Source: shm, Target: run, Flags: unix.MS_BIND}}
+		}, "/run/" + filepath.Base(ours) + "/terok", false},
+		{"not in a folder of one", func(c *container, run string) []mount {
+			return []mount{{Source: ours, Target: run, Flags: unix.MS_BIND}}
+		}, "/run/terok", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			c := prepare(t)
+			c.hook.MountPath = row.mountPath
+			run := filepath.Join(c.rootfs, "run")
+			must(t, os.Mkdir(run, 0o755))
+			c.start(t, 0, row.mounts(c, run)...)
+			outside := tree(t, c.outside)
+			if !row.made {
+				c.refuses(t, " in the container's root file system: is not there, and not made on a bind mount or a volume: create it")
+			} else if _, err := c.prestart(t, "crun", nil); err != nil {
+				t.Error(err)
+			}
+			sameTree(t, outside, tree(t, c.outside))
+			if made, err := os.ReadDir(ours); err != nil || len(made) > 0 {
+				t.Errorf("on the host's tmpfs there is %v, %v", made, err)
+			}
+		})
+	}
+}
+
+// What the owner of a volume has put there is used.
+func TestAFolderInAVolumeIsMountedOn(t *testing.T) {
+	c := prepare(t)
+	must(t, os.MkdirAll(filepath.Join(c.rootfs, "run"), 0o755))
+	must(t, os.Mkdir(filepath.Join(c.outside, "folder/terok"), 0o755))
+	c.start(t, 0, mount{Source: filepath.Join(c.outside, "folder"), Target: filepath.Join(c.rootfs, "run"), Flags: unix.MS_BIND})
+	_, err := c.prestart(t, "crun", nil)
+	must(t, err)
+	if _, err := os.Lstat(c.inside("/run/terok/gate.env")); err != nil {
 		t.Error(err)
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"syscall"
 
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,7 +106,11 @@ func (in injection) attach(folder int) error {
 			return err
 		}
 		defer point.Close()
-		if err := checkPropagation(point); err != nil {
+		below, err := mountUnder(point)
+		if err == nil {
+			err = checkPropagation(below)
+		}
+		if err != nil {
 			return err
 		}
 		err = unix.MoveMount(folder, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
@@ -160,8 +163,7 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 		path += "/" + name
 		next, err := openFolderInRoot(root, point, path, path == mountPath)
 		if errors.Is(err, fs.ErrNotExist) {
-			// Refused below too, but then the empty folder would be on the host.
-			if err = checkPropagation(point); err == nil {
+			if err = checkNewFolder(root, point); err == nil {
 				if err = makeFolder(point, name, ids); err == nil {
 					next, err = openFolderInRoot(root, point, path, path == mountPath)
 				}
@@ -227,41 +229,6 @@ func makeFolder(parent *os.File, name string, ids idMaps) error {
 		return nil
 	}
 	return err
-}
-
-// checkPropagation refuses a mount point on a mount with shared propagation, a
-// volume mounted :shared for example: the folder would appear in every peer, on
-// the host and in other containers, and stay there (mount_namespaces(7)).
-func checkPropagation(point *os.File) error {
-	var stat unix.Statx_t
-	err := unix.Statx(int(point.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stat)
-	if err == nil && stat.Mask&unix.STATX_MNT_ID == 0 {
-		err = failure("the kernel does not tell its id")
-	}
-	if err != nil {
-		return because("mount under the mount point", err)
-	}
-	table, err := os.Open("/proc/thread-self/mountinfo")
-	if err != nil {
-		return err
-	}
-	defer table.Close()
-	mounts, err := mountinfo.GetMountsFromReader(table, func(m *mountinfo.Info) (skip, stop bool) {
-		return uint64(m.ID) != stat.Mnt_id, false
-	})
-	if err != nil {
-		return because("mounts of the container", err)
-	}
-	if len(mounts) != 1 {
-		return failure("the mount under the mount point is not among the mounts of the container")
-	}
-	if strings.Contains(mounts[0].Optional, "shared:") {
-		const why = "the mount point lies on a mount with shared propagation: " +
-			"the token would appear on the host and in other containers, mount the volume"
-		const how = " without :shared or :rshared"
-		return instead(why+how, fmt.Errorf(why+" at %s"+how, mounts[0].Mountpoint))
-	}
-	return nil
 }
 
 // kernelTooOld adds the way out to an error that means that the kernel does not

@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The mount point leads to a volume. A folder is made there by nobody but its owner:
+// crun makes a volume read-only after our hook, and root overrides who may write.
+
+func TestNoFolderIsMadeInAVolume(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		for _, row := range []struct {
+			name, options string
+			volume        func(t *testing.T, dir string)
+			rootOnly      bool
+		}{
+			{name: "writable"},
+			{name: "read-only", options: ":ro"},
+			{name: "of another user's", rootOnly: true, volume: func(t *testing.T, dir string) {
+				if err := os.Chown(dir, testUID, testUID); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{name: "a tmpfs of the host's", rootOnly: true, volume: func(t *testing.T, dir string) {
+				if err := unix.Mount("terok-e2e", dir, "tmpfs", 0, "mode=0755"); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+				if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+					t.Fatal(err)
+				}
+			}},
+		} {
+			if row.rootOnly && e.rootless {
+				continue
+			}
+			t.Run(row.name, func(t *testing.T) {
+				t.Parallel()
+				own := e.withTokenFile(t, othersTokens).withHooks(t, hookFlags{}, nil)
+				dir := e.tempDir(t)
+				if row.volume != nil {
+					row.volume(t, dir)
+				}
+				args := append(annotations("demo", "1"), "--volume", dir+":/run"+row.options)
+				own.refuses(t, args, "failed", "/run/terok in the container's root file system: is not there", "create it")
+				// Podman and crun put something of their own into /run.
+				if _, err := os.Lstat(filepath.Join(dir, "terok")); !os.IsNotExist(err) {
+					t.Errorf("the volume has our folder: %v", err)
+				}
+			})
+		}
+	})
+}
+
+func TestAFolderThatIsThereOrATmpfsOfItsOwnWillDo(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		for _, row := range []struct {
+			name   string
+			args   []string
+			volume string // mounted on /run with these options, and has the folder
+		}{
+			{name: "a volume", volume: ":rw"},
+			{name: "a read-only volume", volume: ":ro"},
+			{name: "a read-only root", args: []string{"--read-only"}},
+			{name: "a tmpfs", args: []string{"--tmpfs", "/run"}},
+			{name: "both", args: []string{"--read-only", "--tmpfs", "/run:rw,size=64k"}},
+		} {
+			t.Run(row.name, func(t *testing.T) {
+				t.Parallel()
+				args := slices.Concat(annotations("demo", "volume"), row.args)
+				if row.volume != "" {
+					dir := e.tempDir(t)
+					if err := e.mkdir(filepath.Join(dir, "terok")); err != nil {
+						t.Fatal(err)
+					}
+					args = append(args, "--volume", dir+":/run"+row.volume)
+				}
+				c := e.create(t, args...)
+				c.holdsToken(t, c.start(t), "demo", "volume")
+				c.podman(t, "stop", "--time", "0", c.id)
+			})
+		}
+	})
+}

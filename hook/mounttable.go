@@ -1,0 +1,95 @@
+// Which mounts of a container may be mounted on, and which may get a new folder.
+
+package hook
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// checkPropagation refuses a mount with shared propagation, a volume mounted :shared
+// for example: what is mounted on it appears in every peer, on the host and in other
+// containers, and stays there (mount_namespaces(7)).
+func checkPropagation(m *mountinfo.Info) error {
+	if !strings.Contains(m.Optional, "shared:") {
+		return nil
+	}
+	const why = "the mount point lies on a mount with shared propagation: " +
+		"the token would appear on the host and in other containers, mount the volume"
+	const how = " without :shared or :rshared"
+	return instead(why+how, fmt.Errorf(why+" at %s"+how, m.Mountpoint))
+}
+
+// checkNewFolder refuses to make a folder in parent if that is on a bind mount or a
+// volume. It may be meant to be read-only, which crun makes it after our hook (seen
+// with crun 1.8.1); and if the container's root is the host's, it overrides who may
+// write there. That leaves the root file system, and a tmpfs of the container's own.
+func checkNewFolder(root, parent *os.File) error {
+	m, err := mountUnder(parent)
+	if err != nil {
+		return err
+	}
+	// What is mounted on it later would be refused too, but then the folder is there.
+	if err := checkPropagation(m); err != nil {
+		return err
+	}
+	rootID, err := mountID(root)
+	if err != nil || rootID == uint64(m.ID) {
+		return err
+	}
+	if m.FSType == "tmpfs" && m.Root == "/" {
+		// A volume can be a tmpfs too, but then it is mounted on the host.
+		hosts, err := mountsOf("/proc/self/mountinfo", func(other *mountinfo.Info) bool {
+			return other.Major == m.Major && other.Minor == m.Minor
+		})
+		if err != nil || len(hosts) == 0 {
+			return err
+		}
+	}
+	return failure("is not there, and not made on a bind mount or a volume: create it")
+}
+
+// mountUnder returns the mount that the file is on, as this thread sees it.
+func mountUnder(file *os.File) (*mountinfo.Info, error) {
+	id, err := mountID(file)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountsOf("/proc/thread-self/mountinfo", func(m *mountinfo.Info) bool { return uint64(m.ID) == id })
+	if err != nil {
+		return nil, err
+	}
+	if len(mounts) != 1 {
+		return nil, failure("the mount under the mount point is not among the mounts of the container")
+	}
+	return mounts[0], nil
+}
+
+func mountID(file *os.File) (uint64, error) {
+	var stat unix.Statx_t
+	if err := unix.Statx(int(file.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stat); err != nil {
+		return 0, because("mount under the mount point", err)
+	}
+	if stat.Mask&unix.STATX_MNT_ID == 0 {
+		return 0, failure("mount under the mount point: the kernel does not tell its id")
+	}
+	return stat.Mnt_id, nil
+}
+
+// mountsOf returns the mounts in a table (proc_pid_mountinfo(5)) that are wanted.
+func mountsOf(table string, wanted func(*mountinfo.Info) bool) ([]*mountinfo.Info, error) {
+	file, err := os.Open(table)
+	if err != nil {
+		return nil, because("mounts of the container", err)
+	}
+	defer file.Close()
+	mounts, err := mountinfo.GetMountsFromReader(file, func(m *mountinfo.Info) (skip, stop bool) { return !wanted(m), false })
+	if err != nil {
+		return nil, because("mounts of the container", err)
+	}
+	return mounts, nil
+}
