@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // machine is a machine as our users have it: systemd is its process 1, there are a

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // Orphans go. Podman runs no poststop hook after any of these faults (seen with
