@@ -11,9 +11,9 @@ import (
 	"syscall"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"github.com/google/go-cmp/cmp"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // container is a container whose process tells what it sees at every start and

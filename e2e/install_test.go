@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"github.com/google/go-cmp/cmp"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // home is a machine, or a user's account on it, as podman finds it when nobody has

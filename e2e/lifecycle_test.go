@@ -9,10 +9,10 @@ import (
 	"strings"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // A token is valid exactly while its container lives: on every engine, for every

@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // machine is a machine as our users have it: systemd is its process 1, there are a
@@ -262,9 +262,11 @@ func (m *machine) makeUp(t *testing.T) {
 	}
 }
 
-// addUser makes a user who can log in and run rootless containers, with crun.
+// addUser makes a user who can log in and run rootless containers, with crun. Whoever
+// is called that on ours is not on this machine.
 func (m *machine) addUser(t *testing.T, name string, flags ...string) {
 	t.Helper()
+	m.must(t, "root", fmt.Sprintf("! getent passwd %s >/dev/null || userdel --force %[1]s; ! getent group %[1]s >/dev/null || groupdel --force %[1]s", name))
 	m.must(t, "root", "useradd --create-home --shell /bin/bash "+strings.Join(flags, " ")+" "+name)
 	if m.lacks.resource {
 		m.must(t, name, "mkdir -p ~/.config/containers; printf '[engine]\\nruntime = \"crun\"\\n' >~/.config/containers/containers.conf")

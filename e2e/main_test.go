@@ -12,9 +12,9 @@ import (
 	"sync"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // systemLog is what the tests see of the system log: everything that a process in our

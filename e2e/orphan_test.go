@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // Orphans go. Podman runs no poststop hook after any of these faults (seen with
@@ -62,6 +62,8 @@ func TestATokenGoesWhenALaterHookOfSomebodyElseFails(t *testing.T) {
 					return
 				}
 				testenv.Eventually(t, "the token is gone", func() bool { return len(own.tokensOf(t, c.id)) == 0 })
+				// What is in the audit trail is no sooner there than in the token file.
+				testenv.Eventually(t, "the audit trail says so", func() bool { return len(own.events(t, c.id)) > 1 })
 				if got := own.events(t, c.id); len(got) != 2 || got[0] != "issued" {
 					t.Errorf("the token was %q", got)
 				}

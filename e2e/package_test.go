@@ -15,7 +15,7 @@ import (
 
 func TestThePackageComesWorksAndGoes(t *testing.T) {
 	t.Parallel()
-	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip")
+	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "logrotate", "pgrep")
 	m := newMachine(t)
 	if out, err := exec.Command("make", "--no-print-directory", "--silent", "-C", "..", "packages").CombinedOutput(); err != nil {
 		t.Fatalf("make packages: %v\n%s", err, out)

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // Bad input changes nothing: the container does not start, the token file stays

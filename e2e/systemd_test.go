@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"github.com/google/go-cmp/cmp"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // What install has systemd do, as root and as a user, in the eyes of a real systemd.

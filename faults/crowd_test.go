@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // pythonWriter does what the orchestrator does, with the standard library: it

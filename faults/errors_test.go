@@ -11,9 +11,9 @@ import (
 	"syscall"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // Every system call of the hook fails in turn: without having had its effect, and,

@@ -6,9 +6,9 @@ import (
 	"regexp"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 var (

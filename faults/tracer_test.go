@@ -14,9 +14,9 @@ import (
 	"time"
 	"unsafe"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // program is the hook with its arguments and what stands on its standard input.

@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {

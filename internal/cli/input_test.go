@@ -12,9 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // trial is a folder in which a hook is tried: a token file that holds something

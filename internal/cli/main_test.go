@@ -12,10 +12,10 @@ import (
 	"syscall"
 	"testing"
 
-	"terok-gate-hook/internal/testenv"
-
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // repository is the folder of the sources, which hold what install writes and what
