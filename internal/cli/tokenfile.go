@@ -3,8 +3,6 @@
 package cli
 
 import (
-	"errors"
-	"fmt"
 	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
@@ -25,9 +23,6 @@ func saveMemory() { debug.SetGCPercent(10) }
 func orDefault(file store.File) (_ store.File, err error) {
 	if file.Path == "" {
 		file.Path, err = store.TokenFilePath()
-	}
-	if errors.Is(err, store.ErrNoDefault) {
-		err = fmt.Errorf("%w: name one with --token-file", err)
 	}
 	return file, err
 }
