@@ -56,11 +56,11 @@ type Flag struct {
 
 // Flags are all there are, in the order in which they are written.
 var Flags = []Flag{
-	{Name: "token-file", Usage: "the token file `F`; default: see the path command; required in a user namespace", Path: true,
+	{Name: "token-file", Usage: "the token file `F`; default: what the path command prints; required in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.Tokens.Path }},
-	{Name: "log-file", Usage: "append what happened to the file `F` too, as JSON lines", Path: true,
+	{Name: "log-file", Usage: "append events to the file `F` too, as JSON lines", Path: true,
 		field: func(s *Settings) any { return &s.LogFile }},
-	{Name: "lock-timeout", Usage: "how `long` to wait for the lock of the token file before giving up", Default: store.DefaultLockTimeout.String(),
+	{Name: "lock-timeout", Usage: "wait for the lock of the token file for this `time`, then give up", Default: store.DefaultLockTimeout.String(),
 		field: func(s *Settings) any { return &s.Tokens.LockTimeout }},
 
 	{Name: "project-annotation", Usage: "`name` of the annotation that holds the project", Default: ProjectAnnotation,

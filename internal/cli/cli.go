@@ -152,6 +152,11 @@ func (p *program) app(called string, args []string) *cli.App {
 		command.HideHelpCommand = true
 		command.Before = checkLine
 		command.OnUsageError = app.OnUsageError
+		for _, flag := range command.Flags {
+			if flag, ok := flag.(*cli.BoolFlag); ok {
+				flag.DisableDefaultText = true // nobody needs to read "default: false"
+			}
+		}
 	}
 	return app
 }

@@ -3,13 +3,10 @@
 package cli
 
 import (
-	"encoding/json"
 	"os"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
-	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
@@ -27,19 +24,16 @@ func list(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := file.Entries()
+	project, task := c.String("project"), c.String("task")
+	ofAnyProject, ofAnyTask := !c.IsSet("project"), !c.IsSet("task")
+	rows, err := listTokens(c.Context, file, func(e store.Entry) bool {
+		return (ofAnyProject || e.Project == project) && (ofAnyTask || e.Task == task)
+	})
 	if err != nil {
 		return err
 	}
-	rows := listedOf(c.Context, slices.DeleteFunc(entries, func(e store.Entry) bool {
-		return c.IsSet("project") && e.Project != c.String("project") || c.IsSet("task") && e.Task != c.String("task")
-	}))
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(rows, "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
-		}
-		return err
+		return printJSON(os.Stdout, rows)
 	}
 	return printTable(os.Stdout, rows)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -39,11 +38,11 @@ func reap(c *cli.Context) error {
 	case c.Bool("watch") && c.Bool("dry-run"):
 		return misusef("give --watch or --dry-run, not both")
 	case c.Bool("dry-run"):
-		entries, err := file.Entries()
+		rows, err := listTokens(c.Context, file, store.Entry.Orphan)
 		if err != nil {
 			return err
 		}
-		return printTable(os.Stdout, listedOf(c.Context, slices.DeleteFunc(entries, func(e store.Entry) bool { return !e.Orphan() })))
+		return printTable(os.Stdout, rows)
 	case c.Bool("watch"):
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()

@@ -80,20 +80,18 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 // it that list shows, or by its name. A full id needs no token; a name that no container
 // has is an error.
 func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
-	entries, err := file.Entries()
-	if err != nil {
-		return "", err
-	}
 	var ids []string // that begin with it
-	for _, e := range entries {
-		if e.Container == called {
-			return called, nil
-		}
-		if len(called) >= shortID && strings.HasPrefix(e.Container, called) && !slices.Contains(ids, e.Container) {
+	err = file.Each(func(e store.Entry) {
+		begins := e.Container == called || len(called) >= shortID && strings.HasPrefix(e.Container, called)
+		if begins && !slices.Contains(ids, e.Container) {
 			ids = append(ids, e.Container)
 		}
-	}
+	})
 	switch {
+	case err != nil:
+		return "", err
+	case slices.Contains(ids, called):
+		return called, nil
 	case len(ids) == 1:
 		return ids[0], nil
 	case len(ids) > 1:

@@ -100,17 +100,6 @@ func recordStage(called invocation, out hook.Outcome, err error) {
 	}
 }
 
-// wayOut explains an error of a stage's in the words of the command line.
-func wayOut(err error) string {
-	switch {
-	case errors.Is(err, hook.ErrNotAdmitted):
-		return " by --allow-project"
-	case errors.Is(err, hook.ErrNoEnvDir):
-		return ": name one with --env-dir"
-	}
-	return ""
-}
-
 // drainStdin reads a state that was not read: crun 1.8.1 dies of SIGPIPE when a hook ends
 // before that, and reports the signal instead of our error.
 func drainStdin() {

@@ -3,8 +3,10 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -32,24 +34,44 @@ type listed struct {
 	Fingerprint string     `json:"fingerprint"`
 }
 
-func listedOf(ctx context.Context, entries []store.Entry) []listed {
+// listTokens returns those tokens that are wanted, oldest first.
+func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) bool) ([]listed, error) {
+	saveMemory()
 	rows := []listed{}
-	var names map[string]string
-	if slices.ContainsFunc(entries, ofContainer) {
-		names, _ = podman.ContainerNames(ctx) // without podman, a list without names
-	}
-	for _, e := range entries {
-		row := listed{
-			Project: e.Project, Task: e.Task, Container: e.Container, Name: names[e.Container],
-			State: stateOf(e), Fingerprint: e.Token.Fingerprint(),
+	err := file.Each(func(e store.Entry) {
+		if wanted(e) {
+			rows = append(rows, listedOf(e))
 		}
-		if !e.Created.IsZero() {
-			row.Created = &e.Created
-		}
-		rows = append(rows, row)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return rows
+	slices.SortStableFunc(rows, func(a, b listed) int { return created(a).Compare(created(b)) })
+	if slices.ContainsFunc(rows, func(r listed) bool { return r.Container != "" }) {
+		names, _ := podman.ContainerNames(ctx) // without podman, a list without names
+		for i := range rows {
+			rows[i].Name = names[rows[i].Container]
+		}
+	}
+	return rows, nil
 }
+
+func listedOf(e store.Entry) listed {
+	row := listed{Project: e.Project, Task: e.Task, Container: e.Container, State: stateOf(e), Fingerprint: e.Token.Fingerprint()}
+	if created := e.Created; !created.IsZero() {
+		row.Created = &created // a copy: e is large
+	}
+	return row
+}
+
+func created(r listed) time.Time {
+	if r.Created == nil {
+		return time.Time{}
+	}
+	return *r.Created
+}
+
+func anyToken(store.Entry) bool { return true }
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }
 
@@ -66,6 +88,27 @@ func stateOf(e store.Entry) string {
 		return "orphan"
 	}
 	return "unknown"
+}
+
+// printJSON prints the rows as an array, one after the other: there can be many.
+func printJSON(w io.Writer, rows []listed) error {
+	out := bufio.NewWriter(w)
+	before := "[\n  "
+	for _, r := range rows {
+		row, err := json.MarshalIndent(r, "  ", "  ")
+		if err != nil {
+			return err
+		}
+		out.WriteString(before)
+		out.Write(printable.JSON(row))
+		before = ",\n  "
+	}
+	if len(rows) == 0 {
+		out.WriteString("[]\n")
+	} else {
+		out.WriteString("\n]\n")
+	}
+	return out.Flush()
 }
 
 // printTable prints the rows as a table. It has a column for containers' names if any is
@@ -94,15 +137,16 @@ func printTable(w *os.File, rows []listed) error {
 		return err
 	}
 	colours := map[string]string{"orphan": red, "unknown": yellow}
-	for i, line := range slices.Collect(strings.Lines(aligned.String())) {
-		if i > 0 {
-			line = paint(w, colours[rows[i-1].State], strings.TrimSuffix(line, "\n")) + "\n"
+	out := bufio.NewWriter(w)
+	for i := -1; aligned.Len() > 0; i++ {
+		line := string(aligned.Next(bytes.IndexByte(aligned.Bytes(), '\n')))
+		if i >= 0 {
+			line = paint(w, colours[rows[i].State], line)
 		}
-		if _, err := io.WriteString(w, line); err != nil {
-			return err
-		}
+		out.WriteString(line)
+		out.Write(aligned.Next(1))
 	}
-	return nil
+	return out.Flush()
 }
 
 func orDash(cell string) string {

@@ -3,8 +3,7 @@
 package cli
 
 import (
-	"errors"
-	"fmt"
+	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,13 +15,14 @@ func tokenFile(c *cli.Context) (store.File, error) {
 	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
 }
 
+// saveMemory is for commands that read a whole token file, however large, and end: beside
+// the file there is little but garbage then, which is collected early.
+func saveMemory() { debug.SetGCPercent(10) }
+
 // orDefault returns the token file, with the default path if it has none.
 func orDefault(file store.File) (_ store.File, err error) {
 	if file.Path == "" {
 		file.Path, err = store.TokenFilePath()
-	}
-	if errors.Is(err, store.ErrNoDefault) {
-		err = fmt.Errorf("%w: name one with --token-file", err)
 	}
 	return file, err
 }

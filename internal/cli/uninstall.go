@@ -5,7 +5,6 @@ package cli
 import (
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -59,13 +58,13 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
-	entries, err := file.Entries()
+	rows, err := listTokens(c.Context, file, anyToken)
 	if err != nil {
 		return err
 	}
-	if len(entries) > 0 {
+	if len(rows) > 0 {
 		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
-		return printTable(os.Stdout, listedOf(c.Context, entries))
+		return printTable(os.Stdout, rows)
 	}
 	return nil
 }
@@ -73,12 +72,16 @@ func uninstall(c *cli.Context) error {
 // revokeContainers revokes what only the hooks would: the tokens of containers.
 func revokeContainers(c *cli.Context, file store.File) error {
 	if c.Bool("dry-run") {
-		entries, err := file.Entries()
+		n := 0
+		err := file.Each(func(e store.Entry) {
+			if ofContainer(e) {
+				n++
+			}
+		})
 		if err != nil {
 			return err
 		}
-		kept := len(slices.DeleteFunc(slices.Clone(entries), ofContainer))
-		fmt.Printf("would revoke tokens of containers: %d\n", len(entries)-kept)
+		fmt.Printf("would revoke tokens of containers: %d\n", n)
 		return nil
 	}
 	n, err := revokeNow(c, file)

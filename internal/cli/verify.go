@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/store"
 )
 
 func verifyCommand() *cli.Command {
@@ -25,15 +27,19 @@ func verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := file.Entries()
+	saveMemory()
+	var found *store.Entry
+	err = file.Each(func(e store.Entry) {
+		if e.Token == token {
+			found = &e
+		}
+	})
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if e.Token == token {
-			fmt.Printf("project %q, task %q\n", e.Project, e.Task)
-			return nil
-		}
+	if found == nil {
+		return fmt.Errorf("token %s is not valid", token.Fingerprint())
 	}
-	return fmt.Errorf("token %s is not valid", token.Fingerprint())
+	fmt.Printf("project %q, task %q\n", found.Project, found.Task)
+	return nil
 }
