@@ -7,7 +7,7 @@ BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -
 SOURCES = go.mod go.sum $(wildcard *.go doctor/*.go hook/*.go internal/*/*.go podman/*.go store/*.go store/*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
-.PHONY: run test fuzz lint packages release clean
+.PHONY: run test test-engines fuzz lint packages release clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
@@ -23,6 +23,11 @@ run: # a real container gets its token and loses it, in a throw-away folder
 test: # all tests
 	scripts/needs go podman runc busybox git python3 strace tools systemd zsh fish
 	go test $(TESTFLAGS) ./...
+
+test-engines: # those with containers once more, with the podman, crun, runc, git and systemd of newer Debians, as root
+	scripts/needs go mmdebstrap
+	scripts/engines test trixie $(TESTFLAGS)
+	scripts/engines test newest $(TESTFLAGS)
 
 FUZZTIME = 20000x
 fuzz: export TMPDIR = /dev/shm
