@@ -7,7 +7,7 @@ BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -
 SOURCES = go.mod go.sum $(wildcard *.go doctor/*.go hook/*.go internal/*/*.go podman/*.go store/*.go store/*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
-.PHONY: run test fuzz lint packages release clean
+.PHONY: run test test-engines fuzz lint packages release clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
@@ -25,6 +25,11 @@ test: # all tests; what cannot be tested here stands at the end
 	@left_out=$$(mktemp); \
 	TEROK_TEST_LEFT_OUT=$$left_out go test $(TESTFLAGS) ./...; status=$$?; \
 	sort -u "$$left_out" | sed 's/^/left out: /'; rm -f "$$left_out"; exit $$status
+
+test-engines: # those with containers once more, with the podman, crun, runc, git and systemd of newer Debians, as root
+	scripts/needs go mmdebstrap
+	scripts/engines test trixie $(TESTFLAGS)
+	scripts/engines test newest $(TESTFLAGS)
 
 FUZZTIME = 20000x
 fuzz: export TMPDIR = /dev/shm

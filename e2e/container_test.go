@@ -156,6 +156,17 @@ func (c *container) exitCode(t *testing.T) string {
 	return c.podman(t, "wait", "--interval", "20ms", c.id)
 }
 
+// runAndRemove is podman run --rm, and says which container it was: since 4.4, --rm
+// removes the file with the id too.
+func (e *engine) runAndRemove(t *testing.T, args ...string) (id, out string, err error) {
+	t.Helper()
+	cid := filepath.Join(e.tempDir(t), "cid")
+	out, err = e.tryPodman(append([]string{"run", "--cidfile", cid}, args...)...)
+	id = readFile(t, cid)
+	e.podman(t, "rm", "--force", "--time", "0", id)
+	return id, out, err
+}
+
 var tokenForm = regexp.MustCompile(`^terok-g-[0-9a-f]{32}$`)
 
 // holdsToken checks that the process has read a token which is in force, as

@@ -20,6 +20,9 @@
 // Run by anybody else, only the rootless engines are tested, with the caller's
 // own user and storage apart from the caller's, and without the system log.
 //
+// `make test-engines` runs them with newer podman, crun, runc, git and systemd, in the
+// root file systems of newer Debians (scripts/engines).
+//
 // A test whose engine cannot run here is skipped and says why. With
 // TEROK_TEST_ALL=1 in the environment it fails instead.
 package e2e

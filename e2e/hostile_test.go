@@ -118,11 +118,10 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 func (e *engine) runsOnce(t *testing.T, rootfs, script string) (out, failure string, err error) {
 	t.Helper()
 	c := &container{engine: e, about: e.tempDir(t)}
-	cid := filepath.Join(c.about, "cid")
-	args := append([]string{"run", "--rm", "--cidfile", cid, "--log-opt", "path=" + filepath.Join(c.about, "log")}, annotations("demo", "hostile")...)
-	_, err = e.tryPodman(append(args, "--rootfs", rootfs, "sh", "-c", script)...)
+	args := append([]string{"--log-opt", "path=" + filepath.Join(c.about, "log")}, annotations("demo", "hostile")...)
+	id, _, err := e.runAndRemove(t, append(args, "--rootfs", rootfs, "sh", "-c", script)...)
 	if err != nil && systemLog.Listening() {
-		failure = strings.Join(systemLog.SoFar(t, with(readFile(t, cid), ": failed ")), "\n")
+		failure = strings.Join(systemLog.SoFar(t, with(id, ": failed ")), "\n")
 	}
 	// Not what podman passes on: on a busy machine it can lose it (4.3.1).
 	return strings.Join(c.output(t), "\n"), failure, err

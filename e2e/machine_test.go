@@ -96,7 +96,7 @@ func newMachine(t *testing.T) *machine {
 	if !testenv.Alone {
 		testenv.Cannot(t, "only root, and where it may make namespaces, can boot a machine")
 	}
-	testenv.Need(t, "podman", "crun", "runc", "busybox", "newuidmap", "unshare", "nsenter", "setpriv", "runuser", "dbus-daemon", "loginctl")
+	testenv.Need(t, "podman", "crun", "runc", "busybox", "newuidmap", "unshare", "pivot_root", "nsenter", "setpriv", "runuser", "dbus-daemon", "loginctl")
 	for what, pattern := range map[string]string{
 		"systemd":                   "/lib/systemd/systemd",
 		"the PAM module of systemd": "/lib/*/security/pam_systemd.so",
@@ -239,7 +239,8 @@ func (m *machine) off(t *testing.T) {
 	}
 }
 
-// makeUp configures podman where our machine is not as a user's is: without
+// makeUp configures podman where our machine is not as a user's is, in a drop-in, which no
+// containers.conf of a user hides (as from podman 6 on): without
 // CAP_SYS_RESOURCE its limits and crun as root fail, and without the pids controller of
 // cgroup v2 its limit of processes does.
 func (m *machine) makeUp(t *testing.T) {
@@ -258,7 +259,7 @@ func (m *machine) makeUp(t *testing.T) {
 		engine = "runtime = \"runc\"\n"
 	}
 	if conf := "[containers]\n" + containers + "[engine]\n" + engine; containers != "" {
-		m.must(t, "root", fmt.Sprintf("mkdir -p /etc/containers; cat >/etc/containers/containers.conf <<'END'\n%sEND", conf))
+		m.must(t, "root", fmt.Sprintf("mkdir -p /etc/containers/containers.conf.d; cat >/etc/containers/containers.conf.d/10-machine.conf <<'END'\n%sEND", conf))
 	}
 }
 
@@ -269,7 +270,7 @@ func (m *machine) addUser(t *testing.T, name string, flags ...string) {
 	m.must(t, "root", fmt.Sprintf("! getent passwd %s >/dev/null || userdel --force %[1]s; ! getent group %[1]s >/dev/null || groupdel --force %[1]s", name))
 	m.must(t, "root", "useradd --create-home --shell /bin/bash "+strings.Join(flags, " ")+" "+name)
 	if m.lacks.resource {
-		m.must(t, name, "mkdir -p ~/.config/containers; printf '[engine]\\nruntime = \"crun\"\\n' >~/.config/containers/containers.conf")
+		m.must(t, name, "mkdir -p ~/.config/containers/containers.conf.d; printf '[engine]\\nruntime = \"crun\"\\n' >~/.config/containers/containers.conf.d/20-user.conf")
 	}
 }
 

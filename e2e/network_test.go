@@ -9,11 +9,42 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// How a rootless container reaches a gate on its host, as the README says it: tried by
-// doctor, whose probe container asks the gate with git.
+// ways is how a rootless container reaches a gate on its host, as the README says it.
+// On port 9418 a gate listens on all addresses, on port 9419 on loopback alone.
+var ways = []struct {
+	name         string
+	url, network string
+	reaches      bool
+	since, until [2]int // podman's version; until is the first one without
+}{
+	{name: "podman's own choice, by podman's name for the host", url: "http://host.containers.internal:9418", reaches: true},
+	{name: "podman's own choice, not the host's loopback", url: "http://host.containers.internal:9419"},
+
+	{name: "slirp4netns, by podman's name for the host", url: "http://host.containers.internal:9418",
+		network: "slirp4netns", reaches: true, until: [2]int{6, 0}},
+	{name: "slirp4netns, not the host's loopback", url: "http://host.containers.internal:9419",
+		network: "slirp4netns", until: [2]int{6, 0}},
+	{name: "slirp4netns, the host's loopback if that was opened", url: "http://10.0.2.2:9419",
+		network: "slirp4netns:allow_host_loopback=true", reaches: true, until: [2]int{6, 0}},
+
+	{name: "pasta, by podman's name for the host", url: "http://host.containers.internal:9418",
+		network: "pasta", reaches: true, since: [2]int{5, 3}},
+	{name: "pasta, not the host's loopback", url: "http://host.containers.internal:9419",
+		network: "pasta", since: [2]int{5, 3}},
+	{name: "pasta, the host's loopback if that was opened", url: "http://169.254.1.2:9419",
+		network: "pasta:--map-host-loopback=169.254.1.2", reaches: true, since: [2]int{5, 3}},
+
+	{name: "the host's network", url: "http://127.0.0.1:9419", network: "host", reaches: true},
+	{name: "no network", url: "http://127.0.0.1:9419", network: "none"},
+}
+
+// Tried by doctor, whose probe container asks the gate with git.
 func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "slirp4netns", "git", "ip")
+	if podmanIs(t, 5, 0) {
+		testenv.Need(t, "pasta")
+	}
 	m := newMachine(t)
 	_, alice := newAccounts(t, m)
 	serve := filepath.Join(m.dir, "gate")
@@ -23,21 +54,38 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	m.put(t, serve, "/usr/bin/gate", 0o755)
-	m.must(t, "root", "loginctl enable-linger alice; ip tuntap add dev eth0 mode tap; ip address add 10.9.8.7/24 dev eth0; ip link set eth0 up")
+	// pasta copies the routes of the interface that has the default one, and they must
+	// not be down.
+	m.must(t, "root", `loginctl enable-linger alice
+		ip link add eth0 type veth peer name elsewhere
+		ip link set elsewhere up
+		ip address add 10.9.8.7/24 dev eth0
+		ip link set eth0 up
+		ip route add default via 10.9.8.1`)
 	alice.must(t, `git init --quiet --bare repos/demo.git
 		systemd-run --user --quiet gate -token-file "$(terok-gate-hook path)" -repos "$HOME/repos" -listen 0.0.0.0:9418
 		systemd-run --user --quiet gate -token-file "$(terok-gate-hook path)" -repos "$HOME/repos" -listen 127.0.0.1:9419`)
 	alice.install(t, "", "--gate-url http://host.containers.internal:9418")
-	for _, row := range []struct{ name, url, network, says string }{
-		{"by podman's name for the host", "http://host.containers.internal:9418", "slirp4netns", "✓ gate: "},
-		{"not on the host's loopback", "http://host.containers.internal:9419", "slirp4netns", "✗ gate: "},
-		{"on the host's loopback, if that was opened", "http://10.0.2.2:9419", "slirp4netns:allow_host_loopback=true", "✓ gate: "},
-		{"in the host's network", "http://127.0.0.1:9419", "host", "✓ gate: "},
-		{"not without a network", "http://127.0.0.1:9419", "none", "✗ gate: "},
-	} {
-		said, err := m.sh("alice", "terok-gate-hook doctor --gate-url "+row.url+" --network "+row.network)
-		if !strings.Contains(said, "✓ probe: ") || !strings.Contains(said, row.says) {
-			t.Errorf("%s: doctor says %s (%v)", row.name, said, err)
+	if podmanIs(t, 5, 0) {
+		if own := strings.TrimSpace(alice.must(t, "podman info --format '{{.Host.RootlessNetworkCmd}}'")); own != "pasta" {
+			t.Errorf("podman's own choice is %s", own)
+		}
+	}
+	for _, way := range ways {
+		if !podmanIs(t, way.since[0], way.since[1]) || way.until != [2]int{} && podmanIs(t, way.until[0], way.until[1]) {
+			continue
+		}
+		doctor := []string{"terok-gate-hook", "doctor", "--gate-url", way.url}
+		if way.network != "" {
+			doctor = append(doctor, "--network", way.network)
+		}
+		says := "✗ gate: "
+		if way.reaches {
+			says = "✓ gate: "
+		}
+		said, err := m.sh("alice", strings.Join(doctor, " "))
+		if !strings.Contains(said, "✓ probe: ") || !strings.Contains(said, says) {
+			t.Errorf("%s: doctor says %s (%v)", way.name, said, err)
 		}
 	}
 }

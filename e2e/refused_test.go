@@ -169,14 +169,15 @@ func TestBadInputStartsNoContainerAndChangesNothing(t *testing.T) {
 func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 	t.Helper()
 	before := fileState(t, e.tokenFile)
-	side, cid := e.tempDir(t), filepath.Join(e.tempDir(t), "cid")
-	podman := []string{"run", "--rm", "--cidfile", cid, "--volume", side + ":/side"}
+	side := e.tempDir(t)
+	run := []string{"--volume", side + ":/side"}
 	for _, a := range args {
-		podman = append(podman, asCSV(a))
+		if !podmanIs(t, 5, 0) {
+			a = asCSV(a)
+		}
+		run = append(run, a)
 	}
-	out, err := e.tryPodman(append(podman, image, "sh", "-c", "touch /side/ran; cat /run/terok/gate.env")...)
-	id := readFile(t, cid)
-
+	id, out, err := e.runAndRemove(t, append(run, image, "sh", "-c", "touch /side/ran; cat /run/terok/gate.env")...)
 	if err == nil {
 		t.Fatal("the container starts")
 	}
@@ -214,8 +215,8 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 	}
 }
 
-// asCSV protects an argument from podman, which reads the value of --annotation
-// as a line of comma-separated values.
+// asCSV protects an argument from podman before 5.0, which reads the value of
+// --annotation as a line of comma-separated values.
 func asCSV(arg string) string {
 	if !strings.ContainsAny(arg, "\"\n,") {
 		return arg

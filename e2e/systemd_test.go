@@ -247,7 +247,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	}
 	id = alice.run(t)
 	logOut()
-	m.eventually(t, "! loginctl list-sessions | grep alice")
+	m.eventually(t, "! loginctl list-sessions | grep alice | grep --invert-match manager")
 	m.must(t, "root", "pgrep --euid alice --full 'reap --watch'; pgrep --euid alice --full '^sleep 600'")
 	if !alice.has(t, alice.tokenFile, id) {
 		t.Error("the container goes on when its user logs out, and its token does not")
