@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // BenchmarkIssue is a container's start, beside so many that run.
@@ -156,4 +157,23 @@ func elsewhere(b *testing.B) *Process {
 	p := ourselves(b)
 	p.Machine, p.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
 	return p
+}
+
+// BenchmarkReader is a gate's first request after a change.
+func BenchmarkReader(b *testing.B) {
+	for _, tokens := range []int{1, 1000, 20_000} {
+		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {
+			f := withTokens(b, tokens, ourselves(b))
+			r := f.Reader(func(err error) { b.Error(err) })
+			for i := 0; b.Loop(); i++ {
+				stamp := time.Unix(1700000000, int64(i))
+				if err := os.Chtimes(f.Path, stamp, stamp); err != nil {
+					b.Fatal(err)
+				}
+				if _, ok := r.Find("another"); ok {
+					b.Fatal("a token is found that the file does not have")
+				}
+			}
+		})
+	}
 }

@@ -1,0 +1,289 @@
+// What a gate asks of the token file: what a token allows now, and for how long.
+
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Why a token that was valid is not any more ([context.Cause] of [Reader.While]).
+var (
+	ErrRevoked = errors.New("the token was revoked")
+	ErrDied    = errors.New("the process that the token was for has ended")
+)
+
+// Reader answers what a token allows, as the token file says at that moment. A file
+// that is missing or not a JSON object allows nothing to nobody.
+//
+// It looks at the file whenever it is asked, and reads it anew if it is another one:
+// by device, inode, size and times. While somebody relies on an answer, it looks a
+// hundred times a second. It may be used by many goroutines.
+type Reader struct {
+	path   string
+	report func(error)
+
+	mu       sync.Mutex
+	seen     *unix.Stat_t // the file that was read
+	unsure   bool         // it might have changed without its times showing it
+	entries  map[tokenHash]json.RawMessage
+	problem  string // that was reported last
+	readAt   time.Time
+	relied   map[*reliance]struct{}
+	watching bool
+}
+
+// tokenHash finds an entry: the time that a look-up takes tells nothing of a token.
+type tokenHash [sha256.Size]byte
+
+// hashedPrefix begins the key of an entry that holds a token's SHA-256 in the token's
+// place. The key itself opens nothing: a Basic user name has no colon, and its own
+// SHA-256 is another one.
+const hashedPrefix = "sha256:"
+
+// Pass is what a token allows: an entry that counts.
+type Pass struct {
+	Grant
+	Limits
+	Container   string
+	Fingerprint string
+	Process     *Process
+
+	hash tokenHash
+}
+
+// reliance is somebody who relies on a pass.
+type reliance struct {
+	pass   Pass
+	cancel context.CancelCauseFunc
+}
+
+// Reader returns a reader of the token file. It tells report why the file cannot be
+// read, the same reason once, and nil when it can be read again.
+func (f File) Reader(report func(error)) *Reader {
+	return &Reader{path: f.Path, report: report, relied: map[*reliance]struct{}{}}
+}
+
+// Find returns what the token allows now. A token whose process is provably dead
+// allows nothing, whether or not anybody has swept it.
+func (r *Reader) Find(token string) (Pass, bool) {
+	return r.find(sha256.Sum256([]byte(token)))
+}
+
+// Still tells whether the pass still counts, unchanged.
+func (r *Reader) Still(p Pass) bool {
+	now, ok := r.find(p.hash)
+	return ok && reflect.DeepEqual(now, p)
+}
+
+func (r *Reader) find(hash tokenHash) (Pass, bool) {
+	r.mu.Lock()
+	r.look()
+	value, ok := r.entries[hash]
+	r.mu.Unlock()
+	if !ok {
+		return Pass{}, false
+	}
+	p, ok := parsePass(hash, value)
+	return p, ok && p.Process.Life() != Dead
+}
+
+// While returns a context that is done when the pass does not count any more, with
+// [ErrRevoked] or [ErrDied] as its cause, or when ctx is. release ends it.
+func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, release func()) {
+	valid, cancel := context.WithCancelCause(ctx)
+	forget := onDeath(p.Process, func() { cancel(ErrDied) })
+	one := &reliance{pass: p, cancel: cancel}
+	r.mu.Lock()
+	r.relied[one] = struct{}{}
+	r.look()
+	r.check(one) // the file may have been read anew since the pass was found
+	if !r.watching {
+		r.watching = true
+		go r.watch()
+	}
+	r.mu.Unlock()
+	return valid, func() {
+		r.mu.Lock()
+		delete(r.relied, one)
+		r.mu.Unlock()
+		forget()
+		cancel(nil)
+	}
+}
+
+// watch looks at the file for as long as somebody relies on it. It does not wait for
+// inotify(7), which tells nothing of a folder that is replaced, or of another machine's
+// writes.
+func (r *Reader) watch() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		r.mu.Lock()
+		r.look()
+		r.watching = len(r.relied) > 0
+		goOn := r.watching
+		r.mu.Unlock()
+		if !goOn {
+			return
+		}
+	}
+}
+
+// Tokens returns how many entries the file has, and when it was last read.
+func (r *Reader) Tokens() (number int, readAt time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.look()
+	return len(r.entries), r.readAt
+}
+
+// look reads the file if it is not the one that was read last.
+func (r *Reader) look() {
+	var now unix.Stat_t
+	if r.seen != nil && !r.unsure && unix.Lstat(r.path, &now) == nil && sameVersion(&now, r.seen) {
+		return
+	}
+	var err error
+	r.entries, r.seen, err = readHashed(r.path)
+	r.readAt = time.Now()
+	// Linux before 6.13 stamps files with the clock of its last tick.
+	r.unsure = r.seen != nil && r.readAt.Sub(time.Unix(r.seen.Mtim.Unix())).Abs() < 20*time.Millisecond
+	r.tell(err)
+	for one := range r.relied {
+		r.check(one)
+	}
+}
+
+// check ends a reliance on what the file does not say any more.
+func (r *Reader) check(one *reliance) {
+	value, ok := r.entries[one.pass.hash]
+	if ok {
+		var now Pass
+		now, ok = parsePass(one.pass.hash, value)
+		ok = ok && reflect.DeepEqual(now, one.pass)
+	}
+	if !ok {
+		one.cancel(ErrRevoked)
+	}
+}
+
+// tell reports what it has not reported yet.
+func (r *Reader) tell(err error) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	if problem != r.problem {
+		r.problem = problem
+		r.report(err)
+	}
+}
+
+// sameVersion tells whether the token file is still the one that was read.
+func sameVersion(a, b *unix.Stat_t) bool {
+	return a.Dev == b.Dev && a.Ino == b.Ino && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
+}
+
+// readHashed reads the token file's entries, by the SHA-256 of their tokens.
+func readHashed(path string) (entries map[tokenHash]json.RawMessage, stat *unix.Stat_t, err error) {
+	dir, name := split(path)
+	folder, err := openFolder(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer folder.close()
+	file, err := folder.read(name)
+	if err == nil && file.stat == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("token file %s: %w", path, err)
+	}
+	x, err := scan(file.content, func() func(*item) { return func(*item) {} })
+	if err != nil {
+		return nil, file.stat, fmt.Errorf("token file %s: %w: %w", path, ErrCorrupt, err)
+	}
+	entries = make(map[tokenHash]json.RawMessage, len(x.members))
+	for _, m := range x.last() {
+		if hash, ok := hashOfKey(m.token); ok {
+			entries[hash] = x.content[m.value:m.end]
+		}
+	}
+	return entries, file.stat, nil
+}
+
+// hashOfKey returns the SHA-256 of the token that a key of the token file is, or
+// stands for.
+func hashOfKey(key []byte) (hash tokenHash, ok bool) {
+	if digits, hashed := bytes.CutPrefix(key, []byte(hashedPrefix)); hashed {
+		n, err := hex.Decode(hash[:], digits[:min(len(digits), 2*len(hash))])
+		return hash, err == nil && n == len(hash) && bytes.Equal(digits, bytes.ToLower(digits)) && len(digits) == 2*n
+	}
+	// An empty one would open the gate to whoever names no user.
+	return sha256.Sum256(key), len(key) > 0
+}
+
+// parsePass reads what an entry allows, if it is well formed.
+func parsePass(hash tokenHash, value json.RawMessage) (p Pass, ok bool) {
+	keys, ok := valuesOf(value)
+	if !ok {
+		return Pass{}, false
+	}
+	p = Pass{hash: hash, Fingerprint: hex.EncodeToString(hash[:4])}
+	_, hasProject := keys["project"]
+	_, hasScope := keys["scope"]
+	if limited, there := keys["limited"]; there {
+		p.Project, p.Limits, ok = parseLimited(limited)
+		if !ok || hasProject || hasScope {
+			return Pass{}, false
+		}
+	}
+	it := plainItem(value, member{token: []byte{}, end: len(value)})
+	e := it.entry()
+	if p.Task, p.Container, p.Process = e.Task, e.Container, e.Process; p.Project == "" {
+		p.Project, ok = e.Project, it.wellFormed()
+	}
+	return p, ok
+}
+
+// onDeath calls died, once, when the process has died. A process that cannot be judged
+// from here is none of those. forget ends the wait.
+func onDeath(p *Process, died func()) (forget func()) {
+	life, pidfd := here().look(p)
+	switch life {
+	case Dead:
+		died()
+	case Alive:
+		// The wait is epoll(7), by way of the Go runtime, which polls descriptors that
+		// do not block.
+		file := os.NewFile(uintptr(pidfd), "pidfd")
+		go func() {
+			conn, err := file.SyscallConn()
+			if err != nil {
+				return // closed
+			}
+			err = conn.Read(func(fd uintptr) bool {
+				over, err := readable(int(fd))
+				return over || err != nil
+			})
+			if err == nil {
+				died()
+			}
+		}()
+		return func() { file.Close() }
+	}
+	return func() {}
+}

@@ -1,0 +1,243 @@
+package store_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"terok-gate-hook/store"
+)
+
+const someToken = "terok-g-0123456789abcdef0123456789abcdef"
+
+// reader reads a token file with this content, and writes another one into its place.
+func reader(t *testing.T, content string) (r *store.Reader, replace func(content string)) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tokens.json")
+	replace = func(content string) {
+		t.Helper()
+		write(t, path+".new", content)
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(content)
+	return store.File{Path: path}.Reader(func(error) {}), replace
+}
+
+// entry is the token file's text for one entry.
+func entry(key, value string) string { return fmt.Sprintf("{%q: %s}\n", key, value) }
+
+func hashed(token string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(token))) }
+
+func TestWhichEntriesCount(t *testing.T) {
+	for name, row := range map[string]struct {
+		key, value, token string
+		want              bool
+	}{
+		"as the first Python program writes it": {someToken, `{"project": "demo", "task": "1"}`, someToken, true},
+		"as a later one does":                   {someToken, `{"scope": "demo", "task": "1"}`, someToken, true},
+		"by the token's hash":                   {hashed(someToken), `{"project": "demo", "task": "1"}`, someToken, true},
+		"the hash is no token":                  {hashed(someToken), `{"project": "demo", "task": "1"}`, hashed(someToken), false},
+		"a hash in capitals":                    {"sha256:" + fmt.Sprintf("%X", sha256.Sum256([]byte(someToken))), `{"project": "demo", "task": "1"}`, someToken, false},
+		"half a hash":                           {hashed(someToken)[:40], `{"project": "demo", "task": "1"}`, someToken, false},
+		"another token":                         {someToken, `{"project": "demo", "task": "1"}`, someToken + "0", false},
+		"no token":                              {"", `{"project": "demo", "task": "1"}`, "", false},
+		"no project":                            {someToken, `{"task": "1"}`, someToken, false},
+		"no object":                             {someToken, `"demo"`, someToken, false},
+		"a limit":                               {someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`, someToken, true},
+		"a limit of an unknown kind":            {someToken, `{"limited": {"project": "demo", "access": "write", "until": "noon"}}`, someToken, false},
+		"an access of an unknown kind":          {someToken, `{"limited": {"project": "demo", "access": "admin"}}`, someToken, false},
+		"no access":                             {someToken, `{"limited": {"project": "demo"}}`, someToken, false},
+		"a push to what is no list":             {someToken, `{"limited": {"project": "demo", "access": "write", "push": "refs/heads/a"}}`, someToken, false},
+		"a push to null":                        {someToken, `{"limited": {"project": "demo", "access": "write", "push": null}}`, someToken, false},
+		"a limit that is null":                  {someToken, `{"limited": null, "project": "demo"}`, someToken, false},
+		"limited and unlimited":                 {someToken, `{"limited": {"project": "demo", "access": "read"}, "project": "demo"}`, someToken, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := reader(t, entry(row.key, row.value))
+			pass, ok := r.Find(row.token)
+			if ok != row.want {
+				t.Fatalf("it counts: %v", ok)
+			}
+			if ok && (pass.Project != "demo" || pass.Task != "1" || pass.Fingerprint != store.Token(someToken).Fingerprint()) {
+				t.Errorf("it is read as %+v", pass)
+			}
+		})
+	}
+}
+
+func TestATokenOfADeadProcessIsRefusedThoughNobodySweptIt(t *testing.T) {
+	f := tokenFile(t)
+	for token, process := range map[string]*store.Process{
+		"alive": living(t), "dead": ended(t), "another boot's": ofAnotherBoot(t), "nobody's": nil,
+	} {
+		e := store.Entry{Token: store.Token(token), Grant: store.Grant{Project: "demo", Task: "1"}, Process: process}
+		if err := f.Put(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := f.Reader(func(error) {})
+	for token, want := range map[string]bool{"alive": true, "dead": false, "another boot's": false, "nobody's": true} {
+		if _, ok := r.Find(token); ok != want {
+			t.Errorf("the token that is %s is found: %v", token, ok)
+		}
+	}
+}
+
+func TestEveryReplacementIsSeenAtOnce(t *testing.T) {
+	with := entry(someToken, `{"project": "demo", "task": "1"}`)
+	// As long as the other one, and often on the inode of the one before it.
+	without := entry("terok-g-ffffffffffffffffffffffffffffffff", `{"project": "demo", "task": "1"}`)
+	r, replace := reader(t, without)
+	for i := range 200 {
+		if _, ok := r.Find(someToken); ok {
+			t.Fatalf("replacement %d: a token is found that the file does not have", i)
+		}
+		replace(with)
+		if _, ok := r.Find(someToken); !ok {
+			t.Fatalf("replacement %d: a token is not found that the file has", i)
+		}
+		replace(without)
+	}
+}
+
+func TestAFileThatCannotBeReadAllowsNothingAndIsReportedOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens.json")
+	var reports []error
+	r := store.File{Path: path}.Reader(func(err error) { reports = append(reports, err) })
+	find := func(want bool) {
+		t.Helper()
+		for range 3 {
+			if _, ok := r.Find(someToken); ok != want {
+				t.Errorf("the token is found: %v", ok)
+			}
+		}
+	}
+	find(false)
+	write(t, path, entry(someToken, `{"project": "demo"}`))
+	find(true)
+	write(t, path, entry(someToken, `{"project": "demo"}`)[1:])
+	find(false)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	find(false)
+	if len(reports) != 4 || reports[1] != nil {
+		t.Fatalf("reports are %q", reports)
+	}
+	says(t, reports[0], path, "does not exist")
+	says(t, reports[2], path, "byte ")
+	says(t, reports[3], path, "does not exist")
+}
+
+// ends waits for the end of a reliance on a pass and returns why it ended.
+func ends(t *testing.T, valid context.Context) error {
+	t.Helper()
+	select {
+	case <-valid.Done():
+		return context.Cause(valid)
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not end")
+		return nil
+	}
+}
+
+func TestWhoReliesOnATokenLearnsOfItsEnd(t *testing.T) {
+	with := entry(someToken, `{"project": "demo", "task": "1"}`)
+	for name, row := range map[string]string{
+		"revoked":                     "{}",
+		"the file is corrupt":         "{",
+		"another project's now":       entry(someToken, `{"project": "other", "task": "1"}`),
+		"limited now":                 entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`),
+		"another container's now":     entry(someToken, `{"project": "demo", "task": "1", "container": "c2"}`),
+		"no entry that counts at all": entry(someToken, `{"task": "1"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, replace := reader(t, with)
+			pass, _ := r.Find(someToken)
+			valid, release := r.While(t.Context(), pass)
+			defer release()
+			replace(row)
+			if err := ends(t, valid); !errors.Is(err, store.ErrRevoked) {
+				t.Errorf("it ends since %v", err)
+			}
+			if r.Still(pass) {
+				t.Error("the pass still counts")
+			}
+		})
+	}
+}
+
+func TestAChangeThatMeansNothingEndsNothing(t *testing.T) {
+	r, replace := reader(t, entry(someToken, `{"project": "demo", "task": "1"}`))
+	pass, _ := r.Find(someToken)
+	valid, release := r.While(t.Context(), pass)
+	defer release()
+	replace(fmt.Sprintf(`{"another": {"project": "x"}, %q: {"task":"1", "project":"demo", "scope":"demo", "note": 1}}`, someToken))
+	if !r.Still(pass) || valid.Err() != nil {
+		t.Error("it ended")
+	}
+}
+
+func TestWhoReliesOnATokenLearnsThatItsProcessDied(t *testing.T) {
+	cmd := helper(t, "wait")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout = io.Discard
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f := tokenFile(t)
+	issue(t, f, store.Entry{Token: someToken, Grant: store.Grant{Project: "demo", Task: "1"}, Process: describe(t, cmd.Process.Pid)})
+	r := f.Reader(func(error) {})
+	pass, ok := r.Find(someToken)
+	if !ok {
+		t.Fatal("the token is not found")
+	}
+	valid, release := r.While(t.Context(), pass)
+	defer release()
+	stdin.Close() // it ends, and stays a zombie
+	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
+		t.Errorf("it ends since %v", err)
+	}
+	_ = cmd.Wait()
+	valid, release = r.While(t.Context(), pass)
+	defer release()
+	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
+		t.Errorf("begun too late, it ends since %v", err)
+	}
+}
+
+func TestManyReadersOfAFileThatChanges(t *testing.T) {
+	with := entry(someToken, `{"project": "demo", "task": "1"}`)
+	r, replace := reader(t, with)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 200 {
+				if pass, ok := r.Find(someToken); ok {
+					_, release := r.While(t.Context(), pass)
+					release()
+				}
+			}
+		})
+	}
+	for range 100 {
+		replace("{}")
+		replace(with)
+	}
+	all.Wait()
+	if _, ok := r.Find(someToken); !ok {
+		t.Error("the token is not found")
+	}
+}
