@@ -262,7 +262,7 @@ func parsePass(hash tokenHash, value json.RawMessage) (p Pass, ok bool) {
 // onDeath calls died, once, when the process has died. A process that cannot be judged
 // from here is none of those. forget ends the wait.
 func onDeath(p *Process, died func()) (forget func()) {
-	life, pidfd := here().look(p)
+	pidfd, life, _ := p.Open() // without a descriptor for it, git cannot be started either
 	switch life {
 	case Dead:
 		died()

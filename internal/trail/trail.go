@@ -28,6 +28,12 @@ const (
 	Swept   = "swept"   // revoked because its process is dead
 	Refused = "refused" // the container may not have what it asks for
 	Failed  = "failed"
+
+	// The gate's.
+	Fetch = "fetch"
+	Push  = "push"
+	Moved = "moved" // a ref, by a push
+	Cut   = "cut"   // a request was ended before its time
 )
 
 // Event is one line of the audit trail.
@@ -39,6 +45,15 @@ type Event struct {
 	Task        string    `json:"task,omitempty"`
 	Fingerprint string    `json:"fingerprint,omitempty"`
 	Error       string    `json:"error,omitempty"`
+
+	// The gate's.
+	From     string  `json:"from,omitempty"`     // whence the request came
+	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed
+	Duration float64 `json:"duration,omitempty"` // in seconds
+	Refs     int     `json:"refs,omitempty"`     // how many a push moved
+	Ref      string  `json:"ref,omitempty"`
+	Old      string  `json:"old,omitempty"`
+	New      string  `json:"new,omitempty"`
 }
 
 // Of returns an event about a token of the token file.

@@ -1,0 +1,73 @@
+// git's answers on their way to the client.
+
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net/http"
+)
+
+// A packet of git's, and some more: what is read at once is written at once.
+const answerBuffer = 128 << 10
+
+// answer copies git's output to the client, as it comes. Error and progress messages
+// in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
+// machine, which is taken out; messages gets them as they were. An error says that the client has not got all of it: how
+// git ended, its exit status says.
+func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.Writer) (written int64, err error) {
+	flush := http.NewResponseController(w).Flush
+	send := func(p []byte) error {
+		n, err := w.Write(p)
+		written += int64(n)
+		if err == nil && out.Buffered() == 0 { // git is not ahead of us
+			err = flush()
+		}
+		return err
+	}
+	for {
+		header, err := out.Peek(4)
+		length, isPacket := packetLength(header)
+		if err != nil || !isPacket {
+			break // its end, or a pack for a client without side bands
+		}
+		packet, err := out.Peek(max(4, length))
+		if err != nil {
+			break
+		}
+		whole := len(packet)
+		if isMessage(packet[4:]) {
+			_, _ = messages.Write(packet[5:])
+			if bytes.Contains(packet, []byte(repo)) {
+				var clean bytes.Buffer
+				writePacket(&clean, string(bytes.ReplaceAll(packet[4:], []byte(repo), []byte("."))))
+				packet = clean.Bytes()
+			}
+		}
+		_, _ = out.Discard(whole) // the bytes stay where they are until the next read
+		if err := send(packet); err != nil {
+			return written, err
+		}
+	}
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := out.Read(buffer)
+		if n > 0 {
+			if err := send(buffer[:n]); err != nil {
+				return written, err
+			}
+		}
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// isMessage tells whether a packet is a message to whoever sits before the client.
+func isMessage(content []byte) bool {
+	return len(content) > 0 && (content[0] == 2 || content[0] == 3) || bytes.HasPrefix(content, []byte("ERR "))
+}

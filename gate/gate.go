@@ -1,0 +1,153 @@
+// Package gate serves bare git repositories to containers over HTTP: git's smart
+// protocol (gitprotocol-http(5)), versions 0, 1 and 2, to whoever shows a token of the
+// token file. What it promises:
+//
+//   - A token opens one repository, <project>.git in one folder, and nothing else.
+//   - A token that is revoked, or whose process is dead, opens nothing from that
+//     moment; what was begun with it is cut, and a push that git has not agreed to by
+//     then moves nothing.
+//   - Nothing that a client sends reaches git's arguments or environment, but for the
+//     version of the protocol. Answers name no path of this machine.
+//   - A client that stalls or goes away costs a process and some memory for a while,
+//     never the gate.
+//
+// The attacker is whoever runs in a container, with or without a token. Whoever owns
+// the repositories' folder, or may write the token file, is trusted.
+//
+// A program that serves a gate calls [RunHook] first thing in main: git's hooks are
+// links to it.
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// Settings are what a gate is told. The zero value of a limit is its default.
+type Settings struct {
+	Repos  string        // the folder of <project>.git
+	Tokens *store.Reader // who may
+	Hosts  []string      // names that the gate is known by, beside addresses and localhost
+
+	PerToken int   // requests at once of one token; 8
+	Together int   // requests at once of all; 64
+	MaxPush  int64 // bytes of a push's pack; 2 GiB
+
+	// Trail gets every event. It may be called by many goroutines at once.
+	Trail func(trail.Event)
+}
+
+const (
+	defaultPerToken = 8
+	defaultTogether = 64
+	defaultMaxPush  = 2 << 30
+
+	maxFetch = 32 << 20 // bytes of a request to upload-pack, unpacked
+
+	patience   = time.Minute     // in which it is a request's turn, or never
+	retryAfter = 5 * time.Second // what those are told
+	stall      = 2 * time.Minute // in which a client reads or sends something
+
+	headerTimeout = 10 * time.Second
+	idleTimeout   = time.Minute
+	headerLimit   = 16 << 10
+	connections   = 1024 // at once, of each listener
+)
+
+// Gate is an http.Handler. Make one with [New].
+type Gate struct {
+	repos, hooks string
+	hosts        []string
+	maxPush      int64
+	tokens       *store.Reader
+	trail        func(trail.Event)
+
+	git, path      string // git's binary, and PATH
+	starter        starter
+	turns          turns
+	pushes         pushes
+	advertisements advertisements
+	counts         counts
+
+	server *http.Server
+	ctx    context.Context // of all that is under way
+	cut    context.CancelCauseFunc
+}
+
+// errStopping cuts what is under way when the gate's patience with it is over.
+var errStopping = errors.New("the gate stops")
+
+// New returns a gate over a folder of repositories, in which it keeps a folder of its
+// own, .hooks. It cleans up what an earlier gate that was killed has left.
+func New(s Settings) (*Gate, error) {
+	repos, err := filepath.Abs(s.Repos)
+	if err == nil {
+		repos, err = filepath.EvalSymlinks(repos)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the folder of repositories: %w", err)
+	}
+	g := &Gate{
+		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
+		maxPush: orDefault(s.MaxPush, defaultMaxPush),
+		tokens:  s.Tokens, trail: s.Trail,
+		turns:  newTurns(orDefault(s.PerToken, defaultPerToken), orDefault(s.Together, defaultTogether)),
+		pushes: pushes{underWay: map[string]int{}, cleaning: map[string]bool{}},
+		counts: newCounts(s.Tokens),
+	}
+	if g.git, g.path, err = findGit(); err != nil {
+		return nil, err
+	}
+	if err := g.setUp(); err != nil {
+		return nil, err
+	}
+	g.ctx, g.cut = context.WithCancelCause(context.Background())
+	g.starter = newStarter()
+	g.server = &http.Server{
+		Handler:           g,
+		BaseContext:       func(net.Listener) context.Context { return g.ctx },
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       stall, // both are moved on while something moves: see stream.go
+		WriteTimeout:      stall,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerLimit,
+	}
+	return g, nil
+}
+
+func orDefault[T int | int64](value, byDefault T) T {
+	if value == 0 {
+		return byDefault
+	}
+	return value
+}
+
+// Serve serves a listener until the gate stops, with limits of time and size that a
+// server among strangers needs. It may be called for several.
+func (g *Gate) Serve(l net.Listener) error {
+	err := g.server.Serve(limited(l, connections))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Stop accepts no new requests, waits for those under way until ctx is done, cuts what
+// is left, and returns when no process of git's is left.
+func (g *Gate) Stop(ctx context.Context) {
+	if g.server.Shutdown(ctx) != nil {
+		g.cut(errStopping)
+		_ = g.server.Shutdown(context.Background())
+	}
+	g.cut(errStopping) // the cleaning after pushes
+	g.pushes.all.Wait()
+	close(g.starter)
+}

@@ -1,0 +1,277 @@
+// Running git: its environment, its process group, and its end.
+
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+const (
+	// A process that was told to end has so long before it is killed. git needs a few
+	// milliseconds to end its children first.
+	termGrace = 50 * time.Millisecond
+	// One whose client went away has so long to find out and clean up by itself.
+	goneGrace = time.Second
+)
+
+// starter starts processes on one thread that lives as long as the gate: a
+// parent-death signal comes when the *thread* ends that started the process (prctl(2)),
+// and Go ends threads when it likes.
+type starter chan func()
+
+func newStarter() starter {
+	s := make(starter)
+	go func() {
+		runtime.LockOSThread()
+		for start := range s {
+			start()
+		}
+	}()
+	return s
+}
+
+func (s starter) start(cmd *exec.Cmd) (err error) {
+	done := make(chan struct{})
+	s <- func() {
+		err = cmd.Start()
+		close(done)
+	}
+	<-done
+	return err
+}
+
+// command is one git under way, with all that it has started, in a process group of
+// its own.
+type command struct {
+	in     io.WriteCloser
+	out    io.ReadCloser
+	errors tail // what it says, to us or to the client
+
+	cmd    *exec.Cmd
+	mu     sync.Mutex
+	over   bool // reaped, so that its group may be somebody else's
+	killer *time.Timer
+}
+
+// start starts git in the repository. talk, if there is one, is its descriptor 3.
+func (g *Gate) start(repo repository, environment []string, talk *os.File, args ...string) (*command, error) {
+	c := &command{cmd: exec.Command(g.git, args...)}
+	c.cmd.Dir = repo.path
+	c.cmd.Env = environment
+	c.cmd.Stderr = &c.errors
+	// Should something outlive the group and hold standard error open.
+	c.cmd.WaitDelay = time.Second
+	// With KILL, git's children would go on until they see that it is gone.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if talk != nil {
+		c.cmd.ExtraFiles = []*os.File{talk}
+	}
+	var err error
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if c.out, err = c.cmd.StdoutPipe(); err != nil {
+		c.in.Close()
+		return nil, err
+	}
+	if err := g.starter.start(c.cmd); err != nil {
+		return nil, fmt.Errorf("start git: %w", err)
+	}
+	return c, nil
+}
+
+// output returns what the command prints, given nothing to read.
+func (c *command) output(ctx context.Context) ([]byte, error) {
+	const most = 16 << 20
+	c.in.Close()
+	stop := context.AfterFunc(ctx, c.cut)
+	defer stop()
+	text, err := io.ReadAll(io.LimitReader(c.out, most))
+	c.out.Close()
+	gitErr := c.wait()
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case gitErr != nil:
+		return nil, gitErr
+	case err != nil:
+		return nil, fmt.Errorf("read git's output: %w", err)
+	}
+	return text, nil
+}
+
+// letGo ends a command whose client went away: it finds its pipes closed and cleans
+// up. If it does not, it is cut.
+func (c *command) letGo() {
+	c.in.Close()
+	c.out.Close()
+	c.after(goneGrace, c.cut)
+}
+
+// cut ends the command and all that it has started.
+func (c *command) cut() {
+	c.signal(unix.SIGTERM)
+	c.after(termGrace, func() { c.signal(unix.SIGKILL) })
+}
+
+func (c *command) after(grace time.Duration, do func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.killer != nil {
+		c.killer.Stop()
+	}
+	if !c.over {
+		c.killer = time.AfterFunc(grace, do)
+	}
+}
+
+func (c *command) signal(s syscall.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		_ = unix.Kill(-c.cmd.Process.Pid, s)
+	}
+}
+
+// wait waits for the end of the command, when its output has ended, and for that of
+// whatever is left of its group. An error says how it ended, with what it printed.
+func (c *command) wait() error {
+	// The leader stays a zombie meanwhile, and keeps the group's number.
+	for unix.Waitid(unix.P_PID, c.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	c.signal(unix.SIGKILL)
+	c.mu.Lock()
+	c.over = true
+	if c.killer != nil {
+		c.killer.Stop()
+	}
+	c.mu.Unlock()
+	err := c.cmd.Wait()
+	if text := c.errors.String(); err != nil && text != "" {
+		err = fmt.Errorf("git: %w: %s", err, text)
+	} else if err != nil {
+		err = fmt.Errorf("git: %w", err)
+	}
+	return err
+}
+
+// tail keeps the end of what is written to it. It holds what a client chose: it is
+// quoted in the log, and stands in no answer.
+type tail struct {
+	mu   sync.Mutex
+	kept []byte
+	cut  bool
+}
+
+const tailLength = 1000
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kept = append(t.kept, p[max(0, len(p)-tailLength):]...)
+	if excess := len(t.kept) - tailLength; excess > 0 {
+		t.kept, t.cut = t.kept[excess:], true
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case len(t.kept) == 0:
+		return ""
+	case t.cut:
+		return "..." + strconv.Quote(string(t.kept))
+	}
+	return strconv.Quote(string(t.kept))
+}
+
+// environment is git's, made from nothing: no header of a request, no configuration of
+// a user or of the machine. What stands here overrides the repository's configuration,
+// and is all that the advertisement of upload-pack depends on beside its object format.
+func (g *Gate) environment(repo repository, protocol string, who store.Pass) []string {
+	task, container := who.Task, who.Container
+	if store.CheckName(task) != nil {
+		task = "unknown"
+	}
+	if store.CheckName(container) != nil {
+		container = who.Fingerprint
+	}
+	env := []string{
+		"PATH=" + g.path,
+		"GIT_CONFIG_NOSYSTEM=1",
+		"GIT_ATTR_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_NO_LAZY_FETCH=1",
+		// For the reflog, where there is one.
+		"GIT_COMMITTER_NAME=" + task,
+		"GIT_COMMITTER_EMAIL=" + container + "@" + who.Project,
+	}
+	if protocol != "" {
+		env = append(env, "GIT_PROTOCOL="+protocol)
+	}
+	config := [][2]string{
+		{"safe.directory", repo.path},
+		{"core.hooksPath", g.hooks},
+
+		{"receive.maxInputSize", strconv.FormatInt(g.maxPush, 10)},
+		{"transfer.fsckObjects", "true"},
+		{"receive.advertisePushOptions", "false"},
+		{"receive.autogc", "false"}, // the gate's work: see repository.go
+		{"gc.autoDetach", "false"},
+		{"maintenance.autoDetach", "false"},
+
+		{"transfer.advertiseSID", "false"},
+		{"lsrefs.unborn", "advertise"},
+		{"uploadpack.allowFilter", "true"},
+		// With protocol 2 git serves any object anyway, and a partial clone needs it.
+		{"uploadpack.allowAnySHA1InWant", "true"},
+		{"uploadpack.allowRefInWant", "false"},
+		{"uploadpack.allowSidebandAll", "false"},
+		{"uploadpack.advertiseBundleURIs", "false"},
+	}
+	// From git 2.55 on a repository's configuration names hooks that core.hooksPath
+	// does not stop.
+	for _, event := range []string{
+		"pre-receive", "update", "post-receive", "post-update", "reference-transaction",
+		"proc-receive", "push-to-checkout", "pre-auto-gc",
+	} {
+		config = append(config, [2]string{"hook." + event + ".enabled", "false"})
+	}
+	env = append(env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(config)))
+	for i, pair := range config {
+		n := strconv.Itoa(i)
+		env = append(env, "GIT_CONFIG_KEY_"+n+"="+pair[0], "GIT_CONFIG_VALUE_"+n+"="+pair[1])
+	}
+	return env
+}
+
+// findGit returns git's path and the PATH that it is run with.
+func findGit() (git, path string, err error) {
+	if git, err = exec.LookPath("git"); err != nil {
+		return "", "", fmt.Errorf("find git: %w: install it", err)
+	}
+	if git, err = filepath.Abs(git); err != nil {
+		return "", "", err
+	}
+	if path = os.Getenv("PATH"); path == "" {
+		return "", "", errors.New("PATH is empty")
+	}
+	return git, path, nil
+}

@@ -1,0 +1,293 @@
+package gate_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+func TestMain(m *testing.M) {
+	if status, isHook := gate.RunHook(os.Args[0]); isHook {
+		os.Exit(status)
+	}
+	if os.Getenv(gateVar) != "" {
+		os.Exit(gateOfItsOwn())
+	}
+	// What an earlier run that was killed has left in memory.
+	for _, left := range glob("/dev/shm/gate-test-*") {
+		os.RemoveAll(left)
+	}
+	os.Exit(m.Run())
+}
+
+// house is a gate over a folder of repositories, with the token file that it reads.
+type house struct {
+	*gate.Gate
+	dir, repos string
+	tokens     store.File
+	address    string
+	log        *bytes.Buffer
+
+	mu     sync.Mutex
+	events []trail.Event
+}
+
+// open opens a gate at a port of this machine.
+func open(t *testing.T, settings gate.Settings) *house {
+	t.Helper()
+	h := &house{dir: memory(t)}
+	h.repos = filepath.Join(h.dir, "repos")
+	h.tokens = store.File{Path: filepath.Join(h.dir, "tokens", "tokens.json")}
+	must(t, os.Mkdir(h.repos, 0o755))
+	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
+	settings.Trail = func(e trail.Event) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.events = append(h.events, e)
+	}
+	var err error
+	h.Gate, err = gate.New(settings)
+	must(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	h.address = listener.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(listener) }()
+	t.Cleanup(func() {
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		h.Stop(now)
+		if err := <-served; err != nil {
+			t.Errorf("the gate ended: %v", err)
+		}
+		// Whatever a test did: nothing of git's is left.
+		for _, process := range processesIn(h.repos) {
+			t.Errorf("left behind: %s", process)
+		}
+		for _, folder := range glob(h.repos + "/*.git/objects/*tmp_*") {
+			t.Errorf("left behind: %s", folder)
+		}
+	})
+	return h
+}
+
+// memory is a folder in memory, for what is large.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "gate-test-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// issue issues a token for a project.
+func (h *house) issue(t *testing.T, project string) string {
+	t.Helper()
+	token, err := store.NewToken()
+	must(t, err)
+	_, err = h.tokens.Issue(store.Entry{Token: token, Grant: store.Grant{Project: project, Task: "task-1"}})
+	must(t, err)
+	return string(token)
+}
+
+// revoke revokes all tokens of a project.
+func (h *house) revoke(t *testing.T, project string) {
+	t.Helper()
+	_, err := h.tokens.Revoke(func(e store.Entry) bool { return e.Project == project })
+	must(t, err)
+}
+
+// url is what git is told, with the token.
+func (h *house) url(token, project string) string {
+	return "http://" + token + "@" + h.address + "/" + project + ".git"
+}
+
+// trailed returns the events of a kind, once there are as many as that.
+func (h *house) trailed(t *testing.T, event string, number int) []trail.Event {
+	t.Helper()
+	var found []trail.Event
+	testenv.Eventually(t, fmt.Sprintf("there are %d events %q", number, event), func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		found = slices.DeleteFunc(slices.Clone(h.events), func(e trail.Event) bool { return e.Event != event })
+		return len(found) >= number
+	})
+	if len(found) > number {
+		t.Errorf("there are %d events %q, not %d: %+v", len(found), event, number, found)
+	}
+	return found
+}
+
+// bare makes the project's repository, empty.
+func (h *house) bare(t *testing.T, project string, options ...string) (path string) {
+	t.Helper()
+	path = filepath.Join(h.repos, project+".git")
+	git(t, h.dir, append([]string{"init", "--quiet", "--bare", "--initial-branch=main", path}, options...)...)
+	return path
+}
+
+// demo makes the project's repository with some history: main with n commits.
+func (h *house) demo(t *testing.T, project string, commits int) (path string) {
+	t.Helper()
+	path = h.bare(t, project)
+	var stream strings.Builder
+	for i := range commits {
+		fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter A <a@example> %d +0000\ndata 6\ncommit\nM 644 inline file-%d\ndata %d\n%d\n\n",
+			1700000000+i, i%10, len(fmt.Sprint(i)), i)
+	}
+	feed(t, path, stream.String(), "fast-import", "--quiet")
+	return path
+}
+
+// large commits a file that nothing compresses, of so many MiB.
+func large(t *testing.T, repo, branch string, mib int) {
+	t.Helper()
+	cmd := command(repo, "fast-import", "--quiet")
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	must(t, cmd.Start())
+	noise := make([]byte, 1<<20)
+	random := rand.NewChaCha8([32]byte{byte(mib)})
+	fmt.Fprintf(in, "commit refs/heads/%s\ncommitter A <a@example> 1700000000 +0000\ndata 5\nlarge", branch)
+	for i := range mib {
+		random.Read(noise)
+		fmt.Fprintf(in, "\nM 644 inline large-%s-%d\ndata %d\n", branch, i, len(noise))
+		in.Write(noise)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("git fast-import: %v\n%s", err, out.String())
+	}
+}
+
+// command is git as a user has it who configured nothing.
+func command(dir string, args ...string) *exec.Cmd {
+	cmd := exec.Command("git", append([]string{
+		"-c", "user.name=A", "-c", "user.email=a@example", "-c", "safe.directory=*", "-c", "core.compression=0", "-c", "protocol.file.allow=always",
+	}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0"}
+	return cmd
+}
+
+// git runs git in a folder, and returns what it prints.
+func git(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	return feed(t, dir, "", args...)
+}
+
+// feed runs git in a folder with that on its standard input.
+func feed(t *testing.T, dir, input string, args ...string) string {
+	t.Helper()
+	cmd := command(dir, args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSuffix(string(out), "\n")
+}
+
+// gitFails runs git, which must fail, and returns what it prints.
+func gitFails(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	out, err := command(dir, args...).CombinedOutput()
+	if err == nil {
+		t.Fatalf("git %s succeeds:\n%s", strings.Join(args, " "), out)
+	}
+	return string(out)
+}
+
+// request sends a request that git would send, or would not.
+func (h *house) request(t *testing.T, method, path, token, body string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequest(method, "http://"+h.address+path, strings.NewReader(body))
+	must(t, err)
+	if token != "" {
+		r.SetBasicAuth(token, "")
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		if r.Header.Set(name, value); name == "Host" {
+			r.Host = value
+		}
+	}
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	must(t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	must(t, err)
+	return answer, string(text)
+}
+
+// processesIn returns the command lines of all processes that work in a folder.
+func processesIn(folder string) (found []string) {
+	for _, process := range glob("/proc/[0-9]*") {
+		if cwd, err := os.Readlink(process + "/cwd"); err == nil && strings.HasPrefix(cwd, folder) {
+			args, _ := os.ReadFile(process + "/cmdline")
+			found = append(found, process+" "+strings.ReplaceAll(string(args), "\x00", " "))
+		}
+	}
+	return found
+}
+
+func glob(pattern string) []string {
+	found, err := filepath.Glob(pattern)
+	if err != nil {
+		panic(err)
+	}
+	return found
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// logged returns what the gate logs during the test.
+func logged(t *testing.T) *safeBuffer {
+	t.Helper()
+	log := &safeBuffer{}
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(log, nil)))
+	t.Cleanup(func() { slog.SetDefault(old) })
+	return log
+}
+
+type safeBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

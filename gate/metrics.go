@@ -1,0 +1,72 @@
+// Figures for Prometheus.
+
+package gate
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+type counts struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	cuts     prometheus.Counter
+	underWay prometheus.Gauge
+}
+
+func newCounts(tokens *store.Reader) counts {
+	c := counts{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "terok_gate_requests_total", Help: "Requests by the code of their answer.",
+		}, []string{"code"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "terok_gate_bytes_total", Help: "Bytes of packs and what surrounds them.",
+		}, []string{"service"}),
+		cuts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "terok_gate_cuts_total", Help: "Requests that were ended before their time.",
+		}),
+		underWay: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "terok_gate_requests_under_way", Help: "Requests that are served or wait for their turn.",
+		}),
+	}
+	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.underWay,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "terok_gate_tokens", Help: "Entries of the token file.",
+		}, func() float64 {
+			number, _ := tokens.Tokens()
+			return float64(number)
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "terok_gate_token_file_age_seconds", Help: "Time since the token file was last read.",
+		}, func() float64 {
+			_, readAt := tokens.Tokens()
+			return time.Since(readAt).Seconds()
+		}))
+	return c
+}
+
+// count counts a request that has ended.
+func (c counts) count(v *visit, event string, code int) {
+	c.requests.WithLabelValues(strconv.Itoa(code)).Inc()
+	if v.bytes > 0 {
+		c.bytes.WithLabelValues(string(v.asked.service)).Add(float64(v.bytes))
+	}
+	if event == trail.Cut {
+		c.cuts.Inc()
+	}
+}
+
+// Metrics serves the gate's figures. They are nobody's secret, and nobody's business:
+// it belongs on a listener of its own.
+func (g *Gate) Metrics() http.Handler {
+	return promhttp.HandlerFor(g.counts.registry, promhttp.HandlerOpts{})
+}

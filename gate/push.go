@@ -1,0 +1,192 @@
+// The commands of a push, which precede its pack (gitprotocol-pack(5), "Reference
+// Update Request"): what it is to move, and whether the token allows that.
+
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/store"
+)
+
+const (
+	commandsLimit = 16 << 20 // some 150,000 refs
+	longestRef    = 4096     // PATH_MAX: git keeps refs in files
+)
+
+var (
+	errMalformed = errors.New("malformed commands of a push")
+	errTooLarge  = errors.New("too large")
+)
+
+// commands are those of a push, as they were sent: git gets the same bytes.
+type commands struct {
+	raw          []byte
+	number       int
+	capabilities string
+}
+
+// readCommands reads up to the first flush packet. It is stricter than git: what the
+// two might read differently is an error.
+func readCommands(r *bufio.Reader) (c commands, err error) {
+	var raw bytes.Buffer
+	for {
+		packet, err := readPacket(r, &raw)
+		if err != nil {
+			return c, err
+		}
+		if packet == nil {
+			c.raw = raw.Bytes()
+			return c, nil
+		}
+		if raw.Len() > commandsLimit {
+			return c, errTooLarge
+		}
+		if id, shallow := strings.CutPrefix(strings.TrimSuffix(string(packet), "\n"), "shallow "); shallow {
+			if !isObjectID(id) {
+				return c, errMalformed
+			}
+			continue
+		}
+		if _, capabilities, err := parseCommand(packet); err != nil {
+			return c, err
+		} else if c.number == 0 {
+			c.capabilities = capabilities
+		}
+		c.number++
+	}
+}
+
+// readPacket reads one packet of git's (gitprotocol-common(5), "pkt-line Format") and
+// copies it to raw. A flush packet is nil; the other special packets have no place in a
+// push.
+func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
+	var header [4]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, err
+	}
+	raw.Write(header[:])
+	length, ok := packetLength(header[:])
+	if !ok || length > 0 && length <= 4 {
+		return nil, errMalformed
+	}
+	if length == 0 {
+		return nil, nil
+	}
+	if _, err := io.CopyN(raw, r, int64(length-4)); err != nil {
+		return nil, err
+	}
+	return raw.Bytes()[raw.Len()-(length-4):], nil
+}
+
+// packetLength reads a packet's first four bytes. Its own length counts in.
+func packetLength(header []byte) (length int, ok bool) {
+	const largest = 65520
+	for _, digit := range header {
+		if !strings.ContainsRune("0123456789abcdefABCDEF", rune(digit)) {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseUint(string(header), 16, 16)
+	return int(n), err == nil && n <= largest
+}
+
+// parseCommand reads one command: "OLD NEW REF", and after a NUL what the client can
+// do.
+func parseCommand(packet []byte) (m move, capabilities string, err error) {
+	line, capabilities, _ := strings.Cut(string(packet), "\x00")
+	m, ok := parseMove(strings.TrimSuffix(line, "\n"))
+	if !ok || len(m.ref) > longestRef || strings.ContainsAny(m.ref, "\n\r\t ") {
+		return m, "", errMalformed
+	}
+	return m, strings.TrimSuffix(capabilities, "\n"), nil
+}
+
+// all are the commands, one after another.
+func (c commands) all() iter.Seq[move] {
+	return func(yield func(move) bool) {
+		r, scratch := bytes.NewReader(c.raw), bytes.Buffer{}
+		for {
+			scratch.Reset()
+			packet, err := readPacket(r, &scratch)
+			if err != nil || packet == nil {
+				return
+			}
+			if m, _, err := parseCommand(packet); err == nil && !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// beyond returns the first ref that the limits do not allow to move.
+func (c commands) beyond(limits store.Limits) (ref string, found bool) {
+	for m := range c.all() {
+		if !limits.MayPush(m.ref) {
+			return m.ref, true
+		}
+	}
+	return "", false
+}
+
+// can tells whether the client said that it can do this.
+func (c commands) can(capability string) bool {
+	return slices.Contains(strings.Fields(c.capabilities), capability)
+}
+
+// refuse answers a push in git's words, since git shows the text of no other answer to
+// one: every ref with why it does not move.
+func (c commands) refuse(w io.Writer, limits store.Limits) error {
+	var report bytes.Buffer
+	writePacket(&report, "unpack ok\n")
+	for m := range c.all() {
+		reason := "another ref of the push is refused"
+		if !limits.MayPush(m.ref) {
+			reason = "the token may push to " + describe(limits)
+		}
+		writePacket(&report, "ng "+m.ref+" "+reason+"\n")
+	}
+	report.WriteString("0000")
+	if !c.can("side-band-64k") {
+		_, err := w.Write(report.Bytes())
+		return err
+	}
+	const largest = 65515
+	out := bufio.NewWriter(w)
+	for report.Len() > 0 {
+		writePacket(out, "\x01"+string(report.Next(largest)))
+	}
+	io.WriteString(out, "0000")
+	return out.Flush()
+}
+
+// describe says what the limits leave.
+func describe(limits store.Limits) string {
+	if limits.ReadOnly {
+		return "nothing"
+	}
+	var lists []string
+	for _, list := range limits.Push {
+		text := strings.Join(list, ", ")
+		if len(list) == 0 {
+			text = "nothing"
+		}
+		lists = append(lists, text)
+	}
+	const longest = 1000
+	return fmt.Sprintf("%.*s", longest, printable.Line(strings.Join(lists, " that is also ")))
+}
+
+// writePacket writes one packet.
+func writePacket(w io.Writer, content string) {
+	fmt.Fprintf(w, "%04x%s", len(content)+4, content)
+}

@@ -1,0 +1,104 @@
+// What a request asks for, read from its first line and headers alone.
+
+package gate
+
+import (
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"terok-gate-hook/store"
+)
+
+// service is one of git's two: the program that serves it, too.
+type service string
+
+const (
+	uploadPack  service = "git-upload-pack"  // clone and fetch
+	receivePack service = "git-receive-pack" // push
+)
+
+// route is what is asked for.
+type route struct {
+	project   string
+	service   service
+	advertise bool   // what there is (GET), no exchange (POST)
+	protocol  string // for GIT_PROTOCOL, empty for version 0
+}
+
+// command is git's command for it.
+func (s service) command() string { return strings.TrimPrefix(string(s), "git-") }
+
+// routeOf reads what a request asks for: the four requests of git's smart protocol
+// (gitprotocol-http(5)) and nothing else.
+//
+// Paths are compared as they were sent: what needs decoding is none of ours.
+func (g *Gate) routeOf(r *http.Request) (route, *refusal) {
+	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+	project, isRepository := strings.CutSuffix(name, ".git")
+	if !isRepository || store.CheckName(project) != nil {
+		return route{}, notFound
+	}
+	asked := route{project: project, protocol: protocolOf(r.Header)}
+	method := http.MethodPost
+	switch {
+	case rest == "info/refs" && (r.URL.RawQuery == "service="+string(uploadPack) || r.URL.RawQuery == "service="+string(receivePack)):
+		asked.service = service(strings.TrimPrefix(r.URL.RawQuery, "service="))
+		asked.advertise = true
+		method = http.MethodGet
+	case (rest == string(uploadPack) || rest == string(receivePack)) && r.URL.RawQuery == "":
+		asked.service = service(rest)
+	default:
+		return route{}, notFound
+	}
+	if r.Method != method {
+		return route{}, wrongMethod(method)
+	}
+	if r.URL.Host != "" || !g.isOurs(r.Host) {
+		return route{}, misdirected
+	}
+	return asked, nil
+}
+
+// isOurs tells whether a Host header names the gate. An address does, and so do the
+// names that the gate is known by; any other name is one that somebody made resolve
+// to us, to have a browser ask in its user's name.
+func (g *Gate) isOurs(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	return net.ParseIP(host) != nil || host == "localhost" || slices.Contains(g.hosts, host)
+}
+
+// protocolOf returns the protocol version that the client can do, in git's words. git
+// looks for the highest in a list of keys and values; nothing else of it is passed on.
+func protocolOf(h http.Header) string {
+	version := ""
+	for _, key := range strings.Split(h.Get("Git-Protocol"), ":") {
+		if (key == "version=1" || key == "version=2") && key > version {
+			version = key
+		}
+	}
+	return version
+}
+
+// checkBody refuses the body of a POST that is not git's, or says that it is too large.
+func (g *Gate) checkBody(r *http.Request, asked route) *refusal {
+	if r.Header.Get("Content-Type") != "application/x-"+string(asked.service)+"-request" {
+		return wrongType
+	}
+	switch r.Header.Get("Content-Encoding") {
+	case "", "identity", "gzip", "x-gzip":
+	default:
+		return wrongType
+	}
+	switch {
+	case asked.service == receivePack && r.ContentLength > g.maxPush:
+		return tooLargePush(g.maxPush)
+	case asked.service == uploadPack && r.ContentLength > maxFetch:
+		return tooLarge
+	}
+	return nil
+}

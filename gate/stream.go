@@ -1,0 +1,179 @@
+// The two ends of a client's connection, neither of which may stall.
+
+package gate
+
+import (
+	"bufio"
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// incoming is the body of a request, unpacked.
+type incoming struct {
+	*bufio.Reader
+	wire *wire
+}
+
+// body begins to read the request's.
+func (v *visit) body() (*incoming, error) {
+	control := http.NewResponseController(v.w)
+	// git reads and writes at once. Without this, Go reads and throws away what is left
+	// of the body at the first write.
+	if err := control.EnableFullDuplex(); err != nil {
+		return nil, err
+	}
+	w := &wire{body: v.r.Body, setDeadline: control.SetReadDeadline}
+	unpacked := io.Reader(w)
+	if encoding := v.r.Header.Get("Content-Encoding"); encoding == "gzip" || encoding == "x-gzip" {
+		zipped, err := gzip.NewReader(w)
+		if err != nil {
+			return nil, malformed
+		}
+		unpacked = zipped
+	}
+	if v.asked.service == uploadPack {
+		unpacked = &atMost{unpacked, maxFetch}
+	}
+	return &incoming{Reader: bufio.NewReaderSize(unpacked, 64<<10), wire: w}, nil
+}
+
+// to copies the body to git. When git has heard enough, the client may finish: it does
+// not listen before.
+func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
+	_, err := b.WriteTo(git)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
+		return b.discard(mostDiscarded)
+	}
+	return err
+}
+
+// discard reads the body to its end, if that is not too far.
+func (b *incoming) discard(most int64) error {
+	_, err := io.CopyN(io.Discard, b, most)
+	switch err {
+	case nil:
+		return errTooLarge
+	case io.EOF:
+		return nil
+	}
+	return gone(err)
+}
+
+func (b *incoming) interrupt() { b.wire.interrupt() }
+
+// received is how many bytes the client has sent.
+func (b *incoming) received() int64 { return b.wire.received() }
+
+// wire is a body as it comes.
+type wire struct {
+	body        io.Reader
+	setDeadline func(time.Time) error
+
+	mu          sync.Mutex
+	bytes       int64
+	interrupted bool
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	w.deadline(time.Now().Add(stall))
+	n, err := w.body.Read(p)
+	if err != nil {
+		// From here on the connection is read only to see the client go away.
+		w.deadline(time.Time{})
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bytes += int64(n)
+	return n, err
+}
+
+func (w *wire) deadline(t time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.interrupted {
+		_ = w.setDeadline(t)
+	}
+}
+
+func (w *wire) interrupt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.interrupted = true
+	_ = w.setDeadline(time.Unix(1, 0))
+}
+
+func (w *wire) received() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bytes
+}
+
+// atMost ends in errTooLarge after so many bytes.
+type atMost struct {
+	io.Reader
+	left int64
+}
+
+func (r *atMost) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p[:min(int64(len(p)), r.left+1)])
+	if r.left -= int64(n); r.left < 0 {
+		return 0, errTooLarge
+	}
+	return n, err
+}
+
+// outgoing is the answer to a request.
+type outgoing struct {
+	http.ResponseWriter
+	begun bool
+
+	mu          sync.Mutex
+	writing     bool
+	interrupted bool
+}
+
+func newOutgoing(w http.ResponseWriter) *outgoing { return &outgoing{ResponseWriter: w} }
+
+// Unwrap is for http.ResponseController.
+func (w *outgoing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// begin begins an answer of git's.
+func (w *outgoing) begin(a route) {
+	if w.begun {
+		return
+	}
+	w.begun = true
+	kind := "result"
+	if a.advertise {
+		kind = "advertisement"
+	}
+	w.Header().Set("Content-Type", "application/x-"+string(a.service)+"-"+kind)
+	w.Header().Set("Cache-Control", "no-cache")
+	w.WriteHeader(http.StatusOK)
+}
+
+func (w *outgoing) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	w.writing = true
+	if !w.interrupted {
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stall))
+	}
+	w.mu.Unlock()
+	return w.ResponseWriter.Write(p)
+}
+
+// interrupt ends an answer that has begun, even if the client does not read it.
+func (w *outgoing) interrupt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.writing {
+		w.interrupted = true
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
+	}
+}

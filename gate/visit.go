@@ -1,0 +1,366 @@
+// One request, from its first line to its line in the trail.
+
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// visit is a request under way.
+type visit struct {
+	*Gate
+	w       *outgoing
+	r       *http.Request
+	started time.Time
+
+	asked route
+	who   store.Pass
+	repo  repository
+
+	event string // what it is in the trail, if it succeeds; empty for what means nothing
+	bytes int64  // fetched or pushed
+	moved []move // by a push: the first refs
+	refs  int    // by a push: of how many
+	git   error  // what git says of itself, of an answer that the client has
+}
+
+// errClientGone ends a request whose client went away, or stalls.
+var errClientGone = errors.New("the client went away")
+
+// gone says of an error of the client's connection that it is one.
+func gone(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errClientGone, err)
+}
+
+// ServeHTTP answers a request and records it.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := &visit{Gate: g, r: r, w: newOutgoing(w), started: time.Now()}
+	g.counts.underWay.Inc()
+	defer g.counts.underWay.Dec()
+	v.end(v.serve())
+}
+
+// serve lets the request have what it asks for. Nothing is started for one that may not.
+func (v *visit) serve() error {
+	var refused *refusal
+	if v.asked, refused = v.routeOf(v.r); refused != nil {
+		return refused
+	}
+	if v.who, refused = v.judge(v.r, v.asked); refused != nil {
+		return refused
+	}
+	var err error
+	if v.repo, err = v.repository(v.asked.project); errors.Is(err, errNoRepository) {
+		return notFound
+	} else if err != nil {
+		return err
+	}
+	if v.asked.advertise {
+		return v.advertise()
+	}
+	if refused := v.checkBody(v.r, v.asked); refused != nil {
+		return refused
+	}
+	body, err := v.body()
+	if err != nil {
+		return err
+	}
+	if v.isProbe(body) {
+		v.w.begin(v.asked)
+		return nil
+	}
+	return v.inTurn(func(ctx context.Context) error {
+		// Whoever ends the request ends its reading.
+		defer context.AfterFunc(ctx, body.interrupt)()
+		if v.asked.service == receivePack {
+			return v.push(ctx, body)
+		}
+		return v.fetch(ctx, body)
+	})
+}
+
+// inTurn does what needs git when it is the request's turn, for as long as the token
+// counts: ctx ends with it.
+func (v *visit) inTurn(do func(ctx context.Context) error) error {
+	ctx, release := v.tokens.While(v.r.Context(), v.who)
+	defer release()
+	done, err := v.turns.take(ctx, v.who.Fingerprint)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return do(ctx)
+}
+
+// isProbe tells whether the body is a flush packet and nothing else: git asks so
+// whether it may, before it sends what it cannot send twice.
+func (v *visit) isProbe(body *incoming) bool {
+	if v.r.ContentLength != 4 {
+		return false
+	}
+	begins, _ := body.Peek(4)
+	return string(begins) == "0000"
+}
+
+func (v *visit) advertise() error {
+	// There is no body to wait for, and reading on tells when the client goes away.
+	_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{})
+	arguments := []string{v.asked.service.command(), "--stateless-rpc", "--http-backend-info-refs", v.repo.path}
+	if v.asked.service == uploadPack && v.asked.protocol == "version=2" {
+		return v.advertiseKept(arguments)
+	}
+	return v.inTurn(func(ctx context.Context) error {
+		git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil, arguments...)
+		if err != nil {
+			return err
+		}
+		return v.exchange(ctx, git, nil)
+	})
+}
+
+func (v *visit) advertiseKept(arguments []string) error {
+	version, err := v.advertisementVersion(v.repo)
+	if err != nil {
+		return err
+	}
+	text, ok := v.advertisements.find(v.repo, version)
+	if !ok {
+		err := v.inTurn(func(ctx context.Context) error {
+			git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil, arguments...)
+			if err != nil {
+				return err
+			}
+			text, err = git.output(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !bytes.HasPrefix(text, versionTwo) {
+			return errors.New("git: no advertisement of version 2")
+		}
+		v.advertisements.keep(v.repo, version, text)
+	}
+	v.w.begin(v.asked)
+	_, err = v.w.Write(text)
+	return gone(err)
+}
+
+func (v *visit) fetch(ctx context.Context, body *incoming) error {
+	v.event = trail.Fetch
+	// With protocol 2, ls-refs is a request too. It reads no object.
+	if begins, _ := body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
+		v.event = ""
+	}
+	git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil,
+		"upload-pack", "--stateless-rpc", "--strict", v.repo.path)
+	if err != nil {
+		return err
+	}
+	return v.exchange(ctx, git, body)
+}
+
+func (v *visit) push(ctx context.Context, body *incoming) error {
+	v.event = trail.Push
+	asked, err := readCommands(body.Reader)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, errMalformed):
+		return malformed
+	case errors.Is(err, errTooLarge):
+		return tooLarge
+	case err != nil:
+		return gone(err)
+	}
+	if ref, beyond := asked.beyond(v.who.Limits); beyond {
+		v.moved = []move{{ref: ref}}
+		return v.refusePush(body, asked)
+	}
+	if err := v.checkHooks(); err != nil {
+		// Somebody has cleaned up. Without them a revoked token could push.
+		slog.Warn("git's hooks are made again", "error", err)
+		if err := v.makeHooks(); err != nil {
+			return err
+		}
+	}
+	hooks, theirs, err := converse(func() bool { return ctx.Err() == nil && v.tokens.Still(v.who) })
+	if err != nil {
+		return err
+	}
+	v.pushes.begin(v.repo)
+	defer func() { v.endPush(v.repo, v.refs > 0) }()
+	git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), theirs,
+		"receive-pack", "--stateless-rpc", v.repo.path)
+	theirs.Close()
+	if err != nil {
+		hooks.end()
+		return err
+	}
+	body.Reader = bufio.NewReader(io.MultiReader(bytes.NewReader(asked.raw), body.Reader))
+	err = v.exchange(ctx, git, body)
+	v.bytes = body.received()
+	v.moved, v.refs = hooks.end()
+	if err != nil && hooks.saidYes {
+		// git was ended before it could tell, or while it did.
+		v.moved, v.refs = v.movedByNow(v.repo, asked)
+	}
+	return err
+}
+
+// refusePush answers a push with a ref that the token does not allow: in git's words, if
+// the client understands them, and when it has sent its pack, since it does not listen
+// before.
+func (v *visit) refusePush(body *incoming, asked commands) error {
+	refused := &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(v.who.Limits)}
+	if !asked.can("report-status") && !asked.can("report-status-v2") {
+		return refused
+	}
+	if err := body.discard(v.maxPush); err != nil {
+		return err
+	}
+	v.w.begin(v.asked)
+	if err := asked.refuse(v.w, v.who.Limits); err != nil {
+		return gone(err)
+	}
+	return refused
+}
+
+// exchange lets git and the client talk until git has ended. body is nil for a request
+// that has none.
+func (v *visit) exchange(ctx context.Context, git *command, body *incoming) error {
+	stop := context.AfterFunc(ctx, func() {
+		if context.Cause(ctx) == context.Canceled { // the client's own doing
+			git.letGo()
+		} else {
+			git.cut()
+		}
+		v.w.interrupt()
+	})
+	defer stop()
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		if body != nil {
+			if err = body.to(git.in, v.maxPush); errors.Is(err, errTooLarge) {
+				git.cut()
+			}
+		}
+		git.in.Close()
+		sent <- err
+	}()
+
+	out := bufio.NewReaderSize(git.out, answerBuffer)
+	expect := 1
+	if v.asked.advertise {
+		expect = len(versionTwo)
+	}
+	var answerErr error
+	if begins, _ := out.Peek(expect); len(begins) > 0 && ctx.Err() == nil {
+		v.w.begin(v.asked)
+		if v.asked.advertise {
+			_, answerErr = io.WriteString(v.w, serviceLine(v.asked.service, begins))
+		}
+		if answerErr == nil {
+			v.bytes, answerErr = answer(v.w, out, v.repo.path, &git.errors)
+		}
+		if answerErr != nil {
+			git.letGo()
+		}
+	}
+	git.out.Close()
+	gitErr := git.wait()
+	sentErr := <-sent
+
+	switch {
+	case v.w.begun && gitErr == nil && answerErr == nil && sentErr == nil:
+		return nil // whatever happened since
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(sentErr, errTooLarge):
+		return tooLarge
+	case answerErr != nil:
+		return gone(answerErr)
+	case sentErr != nil:
+		return gone(sentErr)
+	case gitErr != nil && !v.w.begun:
+		return gitErr
+	}
+	v.w.begin(v.asked) // there may be nothing to say
+	v.git = gitErr     // git has told the client what it may know
+	return nil
+}
+
+// end answers what has no answer yet, and records the request.
+func (v *visit) end(err error) {
+	e := trail.Event{
+		Event: v.event, Project: v.asked.project, Task: v.who.Task, Container: v.who.Container,
+		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr, Bytes: v.bytes, Refs: v.refs,
+		Duration: time.Since(v.started).Round(time.Millisecond).Seconds(),
+	}
+	var refused *refusal
+	switch {
+	case err == nil && v.git == nil:
+	case err == nil:
+		e.Error = v.git.Error()
+		slog.Warn("git failed", "project", v.asked.project, "error", v.git)
+	case errors.As(err, &refused):
+		e.Event, e.Error = trail.Refused, refused.text
+		if refused == unauthorized && v.r.Header.Get("Authorization") == "" || v.asked.project == "" {
+			e.Event = "" // git asks so first, and others ask for anything
+		}
+	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
+		e.Event, e.Error, refused = trail.Cut, err.Error(), forbidden
+	case errors.Is(err, errStopping):
+		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
+	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
+		e.Event, e.Error = trail.Cut, errClientGone.Error()
+	default:
+		e.Event, e.Error, refused = trail.Failed, err.Error(), failed
+		slog.Error("request failed", "project", v.asked.project, "error", err)
+	}
+	code := http.StatusOK
+	if refused != nil && !v.w.begun {
+		code = refused.code
+		refused.write(v.w)
+	}
+	v.counts.count(v, e.Event, code)
+	v.record(e)
+	if err != nil && v.w.begun && code == http.StatusOK && e.Event != trail.Refused || e.Event == trail.Cut && refused == nil {
+		panic(http.ErrAbortHandler) // what the client has is not the whole
+	}
+}
+
+// record writes an event to the trail, and one for each ref that it moved.
+func (v *visit) record(e trail.Event) {
+	if e.Event == "" || v.trail == nil {
+		return
+	}
+	if e.Event == trail.Refused && len(v.moved) > 0 {
+		e.Ref = v.moved[0].ref
+		v.moved = nil
+	}
+	v.trail(e)
+	e = trail.Event{
+		Event: trail.Moved, Project: e.Project, Task: e.Task, Container: e.Container,
+		Fingerprint: e.Fingerprint, From: e.From,
+	}
+	for _, m := range v.moved {
+		e.Ref, e.Old, e.New = m.ref, m.old, m.new
+		v.trail(e)
+	}
+}
