@@ -149,5 +149,4 @@ func (g *Gate) Stop(ctx context.Context) {
 	}
 	g.cut(errStopping) // the cleaning after pushes
 	g.pushes.all.Wait()
-	close(g.starter)
 }

@@ -1,5 +1,85 @@
 package gate_test
 
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/store"
+)
+
+// gateVar makes this test binary a gate, over the folder that it names.
 const gateVar = "GATE_TEST_GATE"
 
-func gateOfItsOwn() int { return 1 }
+func gateOfItsOwn() error {
+	dir := os.Getenv(gateVar)
+	tokens := store.File{Path: filepath.Join(dir, "tokens", "tokens.json")}
+	g, err := gate.New(gate.Settings{Repos: filepath.Join(dir, "repos"), Tokens: tokens.Reader(func(error) {})})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(listener.Addr())
+	return g.Serve(listener)
+}
+
+// A gate that is killed cleans nothing up: its git ends by itself, and the next gate
+// removes what is left.
+func TestAKilledGateLeavesNothing(t *testing.T) {
+	h := open(t, gate.Settings{}) // for its folder
+	demo := h.bare(t, "demo")
+	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
+	work := filepath.Join(h.dir, "work.git")
+	git(t, h.dir, "init", "--quiet", "--bare", work)
+	git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
+	empty := h.bare(t, "empty")
+
+	killed := testenv.Again()
+	killed.Env = append(killed.Env, gateVar+"="+h.dir)
+	out, err := killed.StdoutPipe()
+	must(t, err)
+	must(t, killed.Start())
+	address, err := bufio.NewReader(out).ReadString('\n')
+	must(t, err)
+	h.address = strings.TrimSpace(address)
+
+	clients := []*exec.Cmd{
+		command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone"),
+		command(work, "push", "--quiet", h.url(h.issue(t, "empty"), "empty"), "main"),
+	}
+	for _, client := range clients {
+		must(t, client.Start())
+		t.Cleanup(func() {
+			killTree(client.Process.Pid)
+			_ = client.Wait()
+		})
+	}
+	quarantine := empty + "/objects/tmp_objdir-incoming-*"
+	testenv.Eventually(t, "clone and push are under way", func() bool {
+		return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20 && sizeOf(quarantine+"/pack/tmp_pack_*") > 10<<20
+	})
+	must(t, killed.Process.Kill())
+	_ = killed.Wait()
+	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
+
+	// Whether or not git could clean up, a push that is cut by the machine's end cannot.
+	must(t, os.MkdirAll(strings.Replace(quarantine, "*", "abc123/pack", 1), 0o755))
+	_, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
+	must(t, err)
+	if left := glob(quarantine); len(left) > 0 {
+		t.Errorf("left behind: %s", left)
+	}
+	if refs := git(t, empty, "for-each-ref"); refs != "" {
+		t.Errorf("the push moved %s", refs)
+	}
+}

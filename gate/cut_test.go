@@ -1,0 +1,240 @@
+package gate_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// gigabyte is a bare repository with a GiB in main that nothing compresses. It is
+// made once, and used through objects/info/alternates.
+var gigabyte = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("/dev/shm", "gate-test-")
+	if err != nil {
+		return "", err
+	}
+	if out, err := command(dir, "init", "--quiet", "--bare", "--initial-branch=main", dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, makeLarge(dir, 1024)
+})
+
+// borrow has a repository use the objects of gigabyte, and returns its tip.
+func borrow(t *testing.T, repo string) (tip string) {
+	t.Helper()
+	from, err := gigabyte()
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(repo, "objects/info/alternates"), []byte(from+"/objects\n"), 0o644))
+	// As they are, with no time spent on what cannot get smaller.
+	git(t, repo, "config", "core.bigFileThreshold", "512k")
+	git(t, repo, "config", "pack.compression", "0")
+	return git(t, from, "rev-parse", "main")
+}
+
+// ways are how what is under way comes to its end.
+var ways = map[string]struct {
+	end  func(t *testing.T, h *house, container *exec.Cmd)
+	says string // the trail
+}{
+	"its token is revoked": {
+		func(t *testing.T, h *house, _ *exec.Cmd) { h.revoke(t, "demo") },
+		"the token was revoked",
+	},
+	"its process dies and nobody sweeps": {
+		func(t *testing.T, _ *house, container *exec.Cmd) { must(t, container.Process.Kill()) },
+		"the process that the token was for has ended",
+	},
+	"the gate stops": {
+		func(_ *testing.T, h *house, _ *exec.Cmd) {
+			now, cancel := context.WithCancel(context.Background())
+			cancel()
+			go h.Stop(now)
+		},
+		"the gate stops",
+	},
+}
+
+// tied issues a token for demo that lives as long as a process.
+func (h *house) tied(t *testing.T) (token string, container *exec.Cmd) {
+	t.Helper()
+	container = exec.Command("sleep", "1000")
+	must(t, container.Start())
+	t.Cleanup(func() {
+		_ = container.Process.Kill()
+		_ = container.Wait()
+	})
+	process, err := store.ProcessOf(container.Process.Pid)
+	must(t, err)
+	drawn, err := store.NewToken()
+	must(t, err)
+	_, err = h.tokens.Issue(store.Entry{
+		Token: drawn, Grant: store.Grant{Project: "demo", Task: "task-1"}, Container: "c1", Process: process,
+	})
+	must(t, err)
+	return string(drawn), container
+}
+
+// cutShort ends what a client does, when that has come far enough, and waits until the
+// gate's git has ended. The client is not waited for: in a push, git goes on to read what
+// it cannot send any more.
+func cutShort(t *testing.T, h *house, client *exec.Cmd, far func() bool, end func()) {
+	t.Helper()
+	must(t, client.Start())
+	testenv.Eventually(t, "it is under way", far)
+	end()
+	began := time.Now()
+	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
+	t.Logf("git had ended after %v", time.Since(began).Round(time.Millisecond))
+	t.Cleanup(func() {
+		killTree(client.Process.Pid)
+		_ = client.Wait()
+	})
+}
+
+func sizeOf(pattern string) (size int64) {
+	for _, path := range glob(pattern) {
+		if info, err := os.Stat(path); err == nil {
+			size += info.Size()
+		}
+	}
+	return size
+}
+
+func TestACloneOfAGigabyteIsCut(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, gate.Settings{})
+			demo := h.bare(t, "demo")
+			git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
+			token, container := h.tied(t)
+			clone := command(h.dir, "clone", "--quiet", "--bare", h.url(token, "demo"), "clone")
+			cutShort(t, h, clone, func() bool {
+				return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20
+			}, func() { way.end(t, h, container) })
+			if clone.Wait() == nil {
+				t.Error("the client takes what it has for the whole")
+			}
+			if event := h.trailed(t, trail.Cut, 1)[0]; event.Error != way.says || event.Container != "c1" || event.Bytes < 10<<20 {
+				t.Errorf("the trail has %+v", event)
+			}
+		})
+	}
+}
+
+func TestAPushOfAGigabyteIsCutAndMovesNothing(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, gate.Settings{})
+			demo := h.demo(t, "demo", 1)
+			before := git(t, demo, "for-each-ref")
+			work := filepath.Join(h.dir, "work.git")
+			git(t, h.dir, "init", "--quiet", "--bare", work)
+			git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
+			token, container := h.tied(t)
+			push := command(work, "push", "--quiet", "--force", h.url(token, "demo"), "main", "main:side")
+			cutShort(t, h, push, func() bool {
+				return sizeOf(demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20
+			}, func() { way.end(t, h, container) })
+			event := h.trailed(t, trail.Cut, 1)[0]
+			if event.Error != way.says || event.Refs != 0 || event.Bytes < 10<<20 {
+				t.Errorf("the trail has %+v", event)
+			}
+			if after := git(t, demo, "for-each-ref"); after != before {
+				t.Errorf("the refs were %s and are %s", before, after)
+			}
+			if left := glob(demo + "/objects/*tmp_*"); len(left) > 0 {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
+func TestAClientThatGoesAwayLeavesNothing(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.bare(t, "demo")
+	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
+	work := filepath.Join(h.dir, "work.git")
+	git(t, h.dir, "init", "--quiet", "--bare", work)
+	git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
+	h.bare(t, "empty")
+
+	clone := command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone")
+	leave := func(cmd *exec.Cmd) func() {
+		return func() { killTree(cmd.Process.Pid) }
+	}
+	cutShort(t, h, clone, func() bool { return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20 }, leave(clone))
+	push := command(work, "push", "--quiet", h.url(h.issue(t, "empty"), "empty"), "main")
+	cutShort(t, h, push, func() bool {
+		return sizeOf(h.repos+"/empty.git/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20
+	}, leave(push))
+	for _, event := range h.trailed(t, trail.Cut, 2) {
+		if event.Error != "the client went away" {
+			t.Errorf("the trail has %+v", event)
+		}
+	}
+}
+
+// killTree kills a process that we started, with those that it started.
+func killTree(pid int) {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return // it has ended
+	}
+	for _, child := range strings.Fields(string(children)) {
+		var number int
+		fmt.Sscan(child, &number)
+		killTree(number)
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+}
+
+func TestATokenThatIsRevokedBeforeGitAsksMovesNothing(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	before := git(t, demo, "rev-parse", "main")
+	work := filepath.Join(h.dir, "work")
+	url := h.url(h.issue(t, "demo"), "demo")
+	git(t, h.dir, "clone", "--quiet", url, work)
+	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+	// git starts the hook, and the hook finds the token revoked: a program in its place
+	// revokes it, as another process would, and then is the hook.
+	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
+	real, err := os.Readlink(hook)
+	must(t, err)
+	must(t, os.Remove(hook))
+	script := fmt.Sprintf("#!/bin/sh\nprintf '{}' >%s.new && mv %[1]s.new %[1]s\nexec -a pre-receive %s\n", h.tokens.Path, real)
+	must(t, os.WriteFile(hook, []byte(strings.Replace(script, "/bin/sh", "/bin/bash", 1)), 0o755))
+	gitFails(t, work, "push", "origin", "main")
+	if after := git(t, demo, "rev-parse", "main"); after != before {
+		t.Error("main has moved")
+	}
+	if event := h.trailed(t, trail.Cut, 1)[0]; event.Refs != 0 {
+		t.Errorf("the trail has %+v", event)
+	}
+}
+
+func TestHooksThatAreGoneAreMadeAgain(t *testing.T) {
+	log := logged(t)
+	h := open(t, gate.Settings{})
+	h.demo(t, "demo", 1)
+	work := filepath.Join(h.dir, "work")
+	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
+	must(t, os.RemoveAll(filepath.Join(h.repos, ".hooks")))
+	git(t, work, "push", "--quiet", "origin", "main:one")
+	h.trailed(t, trail.Moved, 1) // a hook said so
+	if !strings.Contains(log.String(), "hooks are made again") {
+		t.Errorf("the log says %s", log)
+	}
+}
