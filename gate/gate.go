@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -41,6 +42,9 @@ type Settings struct {
 	Together int   // requests at once of all; 64
 	MaxPush  int64 // bytes of a push's pack; 2 GiB
 
+	Patience time.Duration // in which it is a request's turn, or never; a minute
+	Stall    time.Duration // in which a client reads or sends something; two minutes
+
 	// Trail gets every event. It may be called by many goroutines at once.
 	Trail func(trail.Event)
 }
@@ -49,12 +53,11 @@ const (
 	defaultPerToken = 8
 	defaultTogether = 64
 	defaultMaxPush  = 2 << 30
+	maxFetch        = 32 << 20 // bytes of a request to upload-pack, unpacked
 
-	maxFetch = 32 << 20 // bytes of a request to upload-pack, unpacked
-
-	patience   = time.Minute     // in which it is a request's turn, or never
-	retryAfter = 5 * time.Second // what those are told
-	stall      = 2 * time.Minute // in which a client reads or sends something
+	defaultPatience = time.Minute
+	defaultStall    = 2 * time.Minute
+	retryAfter      = 5 * time.Second // what those in vain are told
 
 	headerTimeout = 10 * time.Second
 	idleTimeout   = time.Minute
@@ -67,6 +70,7 @@ type Gate struct {
 	repos, hooks string
 	hosts        []string
 	maxPush      int64
+	stall        time.Duration
 	tokens       *store.Reader
 	trail        func(trail.Event)
 
@@ -97,9 +101,9 @@ func New(s Settings) (*Gate, error) {
 	}
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: orDefault(s.MaxPush, defaultMaxPush),
-		tokens:  s.Tokens, trail: s.Trail,
-		turns:  newTurns(orDefault(s.PerToken, defaultPerToken), orDefault(s.Together, defaultTogether)),
+		maxPush: orDefault(s.MaxPush, defaultMaxPush), stall: orDefault(s.Stall, defaultStall),
+		tokens: s.Tokens, trail: s.Trail,
+		turns:  newTurns(orDefault(s.PerToken, defaultPerToken), orDefault(s.Together, defaultTogether), orDefault(s.Patience, defaultPatience)),
 		pushes: pushes{underWay: map[string]int{}, cleaning: map[string]bool{}},
 		counts: newCounts(s.Tokens),
 	}
@@ -115,15 +119,18 @@ func New(s Settings) (*Gate, error) {
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return g.ctx },
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       stall, // both are moved on while something moves: see stream.go
-		WriteTimeout:      stall,
+		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
+		WriteTimeout:      g.stall,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerLimit,
+		// OPTIONS * has the answer of anything else that is not there.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
 	return g, nil
 }
 
-func orDefault[T int | int64](value, byDefault T) T {
+func orDefault[T int | int64 | time.Duration](value, byDefault T) T {
 	if value == 0 {
 		return byDefault
 	}

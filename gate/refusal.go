@@ -25,6 +25,7 @@ var (
 	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid here"}
 	readOnly     = &refusal{code: http.StatusForbidden, text: "the token may fetch and not push"}
 	malformed    = &refusal{code: http.StatusBadRequest, text: "not a request of git's: malformed"}
+	incomplete   = &refusal{code: http.StatusBadRequest, text: "the request ended early"}
 	tooLarge     = &refusal{code: http.StatusRequestEntityTooLarge, text: "the request is too large"}
 	failed       = &refusal{code: http.StatusInternalServerError, text: "the gate failed: its log says why"}
 	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate stops"}

@@ -20,27 +20,29 @@ type incoming struct {
 	wire *wire
 }
 
-// body begins to read the request's.
-func (v *visit) body() (*incoming, error) {
+// receive begins to read the request's body.
+func (v *visit) receive() error {
 	control := http.NewResponseController(v.w)
 	// git reads and writes at once. Without this, Go reads and throws away what is left
 	// of the body at the first write.
 	if err := control.EnableFullDuplex(); err != nil {
-		return nil, err
+		return err
 	}
-	w := &wire{body: v.r.Body, setDeadline: control.SetReadDeadline}
+	w := &wire{body: v.r.Body, stall: v.stall, setDeadline: control.SetReadDeadline}
+	v.body = &incoming{wire: w}
 	unpacked := io.Reader(w)
 	if encoding := v.r.Header.Get("Content-Encoding"); encoding == "gzip" || encoding == "x-gzip" {
 		zipped, err := gzip.NewReader(w)
 		if err != nil {
-			return nil, malformed
+			return malformed
 		}
 		unpacked = zipped
 	}
 	if v.asked.service == uploadPack {
 		unpacked = &atMost{unpacked, maxFetch}
 	}
-	return &incoming{Reader: bufio.NewReaderSize(unpacked, 64<<10), wire: w}, nil
+	v.body.Reader = bufio.NewReaderSize(unpacked, 64<<10)
+	return nil
 }
 
 // to copies the body to git. When git has heard enough, the client may finish: it does
@@ -68,20 +70,31 @@ func (b *incoming) discard(most int64) error {
 func (b *incoming) interrupt() { b.wire.interrupt() }
 
 // received is how many bytes the client has sent.
-func (b *incoming) received() int64 { return b.wire.received() }
+func (b *incoming) received() int64 {
+	bytes, _ := b.wire.sofar()
+	return bytes
+}
+
+// ended tells whether that was all.
+func (b *incoming) ended() bool {
+	_, ended := b.wire.sofar()
+	return ended
+}
 
 // wire is a body as it comes.
 type wire struct {
 	body        io.Reader
+	stall       time.Duration
 	setDeadline func(time.Time) error
 
 	mu          sync.Mutex
 	bytes       int64
+	ended       bool
 	interrupted bool
 }
 
 func (w *wire) Read(p []byte) (int, error) {
-	w.deadline(time.Now().Add(stall))
+	w.deadline(time.Now().Add(w.stall))
 	n, err := w.body.Read(p)
 	if err != nil {
 		// From here on the connection is read only to see the client go away.
@@ -90,6 +103,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.bytes += int64(n)
+	w.ended = w.ended || err == io.EOF
 	return n, err
 }
 
@@ -108,10 +122,10 @@ func (w *wire) interrupt() {
 	_ = w.setDeadline(time.Unix(1, 0))
 }
 
-func (w *wire) received() int64 {
+func (w *wire) sofar() (bytes int64, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.bytes
+	return w.bytes, w.ended
 }
 
 // atMost ends in errTooLarge after so many bytes.
@@ -131,6 +145,7 @@ func (r *atMost) Read(p []byte) (int, error) {
 // outgoing is the answer to a request.
 type outgoing struct {
 	http.ResponseWriter
+	stall time.Duration
 	begun bool
 
 	mu          sync.Mutex
@@ -138,7 +153,9 @@ type outgoing struct {
 	interrupted bool
 }
 
-func newOutgoing(w http.ResponseWriter) *outgoing { return &outgoing{ResponseWriter: w} }
+func newOutgoing(w http.ResponseWriter, stall time.Duration) *outgoing {
+	return &outgoing{ResponseWriter: w, stall: stall}
+}
 
 // Unwrap is for http.ResponseController.
 func (w *outgoing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -162,7 +179,7 @@ func (w *outgoing) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	w.writing = true
 	if !w.interrupted {
-		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stall))
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall))
 	}
 	w.mu.Unlock()
 	return w.ResponseWriter.Write(p)

@@ -12,6 +12,7 @@ import (
 
 type turns struct {
 	perToken int
+	patience time.Duration
 	all      chan struct{}
 
 	mu     sync.Mutex
@@ -23,8 +24,8 @@ type tokenTurns struct {
 	requests int // under way or waiting
 }
 
-func newTurns(perToken, together int) turns {
-	return turns{perToken: perToken, all: make(chan struct{}, together), tokens: map[string]*tokenTurns{}}
+func newTurns(perToken, together int, patience time.Duration) turns {
+	return turns{perToken: perToken, patience: patience, all: make(chan struct{}, together), tokens: map[string]*tokenTurns{}}
 }
 
 // take waits for a turn. done gives it back.
@@ -44,7 +45,7 @@ func (t *turns) take(ctx context.Context, token string) (done func(), err error)
 			delete(t.tokens, token)
 		}
 	}
-	late := time.NewTimer(patience)
+	late := time.NewTimer(t.patience)
 	defer late.Stop()
 	// Its own first: a token whose requests wait keeps no turn from others.
 	if err := enter(ctx, own.turns, late); err != nil {

@@ -27,6 +27,7 @@ type visit struct {
 	asked route
 	who   store.Pass
 	repo  repository
+	body  *incoming // of a POST
 
 	event string // what it is in the trail, if it succeeds; empty for what means nothing
 	bytes int64  // fetched or pushed
@@ -48,7 +49,7 @@ func gone(err error) error {
 
 // ServeHTTP answers a request and records it.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{Gate: g, r: r, w: newOutgoing(w), started: time.Now()}
+	v := &visit{Gate: g, r: r, w: newOutgoing(w, g.stall), started: time.Now()}
 	g.counts.underWay.Inc()
 	defer g.counts.underWay.Dec()
 	v.end(v.serve())
@@ -75,21 +76,25 @@ func (v *visit) serve() error {
 	if refused := v.checkBody(v.r, v.asked); refused != nil {
 		return refused
 	}
-	body, err := v.body()
-	if err != nil {
+	if err := v.receive(); err != nil {
 		return err
 	}
-	if v.isProbe(body) {
+	switch _, err := v.body.Peek(1); {
+	case err == io.EOF:
+		return malformed // nothing is asked
+	case err != nil:
+		return gone(err)
+	case v.isProbe():
 		v.w.begin(v.asked)
 		return nil
 	}
 	return v.inTurn(func(ctx context.Context) error {
 		// Whoever ends the request ends its reading.
-		defer context.AfterFunc(ctx, body.interrupt)()
+		defer context.AfterFunc(ctx, v.body.interrupt)()
 		if v.asked.service == receivePack {
-			return v.push(ctx, body)
+			return v.push(ctx)
 		}
-		return v.fetch(ctx, body)
+		return v.fetch(ctx)
 	})
 }
 
@@ -108,11 +113,11 @@ func (v *visit) inTurn(do func(ctx context.Context) error) error {
 
 // isProbe tells whether the body is a flush packet and nothing else: git asks so
 // whether it may, before it sends what it cannot send twice.
-func (v *visit) isProbe(body *incoming) bool {
+func (v *visit) isProbe() bool {
 	if v.r.ContentLength != 4 {
 		return false
 	}
-	begins, _ := body.Peek(4)
+	begins, _ := v.body.Peek(4)
 	return string(begins) == "0000"
 }
 
@@ -128,7 +133,7 @@ func (v *visit) advertise() error {
 		if err != nil {
 			return err
 		}
-		return v.exchange(ctx, git, nil)
+		return v.exchange(ctx, git)
 	})
 }
 
@@ -160,10 +165,10 @@ func (v *visit) advertiseKept(arguments []string) error {
 	return gone(err)
 }
 
-func (v *visit) fetch(ctx context.Context, body *incoming) error {
+func (v *visit) fetch(ctx context.Context) error {
 	v.event = trail.Fetch
 	// With protocol 2, ls-refs is a request too. It reads no object.
-	if begins, _ := body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
+	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
 		v.event = ""
 	}
 	git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil,
@@ -171,16 +176,16 @@ func (v *visit) fetch(ctx context.Context, body *incoming) error {
 	if err != nil {
 		return err
 	}
-	return v.exchange(ctx, git, body)
+	return v.exchange(ctx, git)
 }
 
-func (v *visit) push(ctx context.Context, body *incoming) error {
+func (v *visit) push(ctx context.Context) error {
 	v.event = trail.Push
-	asked, err := readCommands(body.Reader)
+	asked, err := readCommands(v.body.Reader)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, errMalformed):
+	case errors.Is(err, errMalformed), err == nil && asked.number == 0:
 		return malformed
 	case errors.Is(err, errTooLarge):
 		return tooLarge
@@ -189,7 +194,7 @@ func (v *visit) push(ctx context.Context, body *incoming) error {
 	}
 	if ref, beyond := asked.beyond(v.who.Limits); beyond {
 		v.moved = []move{{ref: ref}}
-		return v.refusePush(body, asked)
+		return v.refusePush(asked)
 	}
 	if err := v.checkHooks(); err != nil {
 		// Somebody has cleaned up. Without them a revoked token could push.
@@ -211,9 +216,9 @@ func (v *visit) push(ctx context.Context, body *incoming) error {
 		hooks.end()
 		return err
 	}
-	body.Reader = bufio.NewReader(io.MultiReader(bytes.NewReader(asked.raw), body.Reader))
-	err = v.exchange(ctx, git, body)
-	v.bytes = body.received()
+	v.body.Reader = bufio.NewReader(io.MultiReader(bytes.NewReader(asked.raw), v.body.Reader))
+	err = v.exchange(ctx, git)
+	v.bytes = v.body.received()
 	v.moved, v.refs = hooks.end()
 	if err != nil && hooks.saidYes {
 		// git was ended before it could tell, or while it did.
@@ -225,12 +230,12 @@ func (v *visit) push(ctx context.Context, body *incoming) error {
 // refusePush answers a push with a ref that the token does not allow: in git's words, if
 // the client understands them, and when it has sent its pack, since it does not listen
 // before.
-func (v *visit) refusePush(body *incoming, asked commands) error {
+func (v *visit) refusePush(asked commands) error {
 	refused := &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(v.who.Limits)}
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
 	}
-	if err := body.discard(v.maxPush); err != nil {
+	if err := v.body.discard(v.maxPush); err != nil {
 		return err
 	}
 	v.w.begin(v.asked)
@@ -240,9 +245,8 @@ func (v *visit) refusePush(body *incoming, asked commands) error {
 	return refused
 }
 
-// exchange lets git and the client talk until git has ended. body is nil for a request
-// that has none.
-func (v *visit) exchange(ctx context.Context, git *command, body *incoming) error {
+// exchange lets git and the client talk until git has ended.
+func (v *visit) exchange(ctx context.Context, git *command) error {
 	stop := context.AfterFunc(ctx, func() {
 		if context.Cause(ctx) == context.Canceled { // the client's own doing
 			git.letGo()
@@ -255,8 +259,8 @@ func (v *visit) exchange(ctx context.Context, git *command, body *incoming) erro
 	sent := make(chan error, 1)
 	go func() {
 		var err error
-		if body != nil {
-			if err = body.to(git.in, v.maxPush); errors.Is(err, errTooLarge) {
+		if v.body != nil {
+			if err = v.body.to(git.in, v.maxPush); errors.Is(err, errTooLarge) {
 				git.cut()
 			}
 		}
@@ -328,19 +332,23 @@ func (v *visit) end(err error) {
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
-		e.Event, e.Error = trail.Cut, errClientGone.Error()
+		e.Event, e.Error, refused = trail.Cut, errClientGone.Error(), incomplete
 	default:
 		e.Event, e.Error, refused = trail.Failed, err.Error(), failed
 		slog.Error("request failed", "project", v.asked.project, "error", err)
 	}
 	code := http.StatusOK
+	if v.body != nil && !v.body.ended() {
+		// Go's server panics if it goes on with the connection after full duplex.
+		v.w.Header().Set("Connection", "close")
+	}
 	if refused != nil && !v.w.begun {
 		code = refused.code
 		refused.write(v.w)
 	}
 	v.counts.count(v, e.Event, code)
 	v.record(e)
-	if err != nil && v.w.begun && code == http.StatusOK && e.Event != trail.Refused || e.Event == trail.Cut && refused == nil {
+	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
 		panic(http.ErrAbortHandler) // what the client has is not the whole
 	}
 }
