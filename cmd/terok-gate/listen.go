@@ -1,0 +1,75 @@
+// Where the gate listens, and where its figures are to be had.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/urfave/cli/v2"
+)
+
+// listen opens what the command line names, and takes what a service manager has passed
+// (sd_listen_fds(3)).
+func listen(c *cli.Context) (listeners []net.Listener, err error) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take the service manager's sockets: %w", err)
+	}
+	for _, l := range passed {
+		if l == nil {
+			return nil, errors.New("take the service manager's sockets: one does not listen")
+		}
+		listeners = append(listeners, l)
+	}
+	for _, address := range c.StringSlice("listen") {
+		tcp, err := net.ResolveTCPAddr("tcp", address)
+		if err != nil {
+			return nil, misusef("--listen %s: %w", address, err)
+		}
+		if !tcp.IP.IsLoopback() && !c.Bool("insecure-http") {
+			return nil, misusef("--listen %s: others can reach it, and read tokens on the way: put TLS before the gate, or give --insecure-http too", address)
+		}
+		l, err := net.ListenTCP("tcp", tcp)
+		if err != nil {
+			return nil, err
+		}
+		listeners = append(listeners, l)
+	}
+	if len(listeners) == 0 {
+		return nil, misusef("there is nowhere to serve: give --listen 127.0.0.1:9418, say")
+	}
+	return listeners, nil
+}
+
+// serveFigures serves the gate's figures at an address, if there is one.
+func serveFigures(address string, figures http.Handler) (*http.Server, error) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", figures)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	if address == "" {
+		return server, nil
+	}
+	network := "tcp"
+	if strings.Contains(address, "/") {
+		network = "unix"
+		if info, err := os.Lstat(address); err == nil && info.Mode()&fs.ModeSocket != 0 {
+			_ = os.Remove(address) // of a gate that was killed
+		}
+	} else if tcp, err := net.ResolveTCPAddr("tcp", address); err != nil || !tcp.IP.IsLoopback() {
+		return nil, misusef("--metrics %s: must be a loopback host:port or a socket's path", address)
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics: %w", err)
+	}
+	go func() { _ = server.Serve(l) }()
+	return server, nil
+}

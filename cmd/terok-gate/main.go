@@ -1,0 +1,150 @@
+// terok-gate serves git repositories to containers whose tokens terok-gate-hook issues.
+//
+// Here is its command line; the gate itself is package gate. Results go to standard
+// output, all else to standard error. An error is one line, "terok-gate: <command>:
+// <what>: <why>". Exit status 0 is done, 1 failed, 2 misused.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/store"
+)
+
+const description = `From a folder of repositories to the first clone:
+
+   terok-gate add demo ~/src/demo
+   terok-gate serve --listen 127.0.0.1:9418
+   token=$(terok-gate-hook create --project demo --task 1)
+   git clone http://$token@127.0.0.1:9418/demo.git`
+
+func main() {
+	if status, isHook := gate.RunHook(os.Args[0]); isHook {
+		os.Exit(status)
+	}
+	os.Exit(runApp(os.Args))
+}
+
+func runApp(args []string) (status int) {
+	err := app().Run(args)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "terok-gate: "+printable.Line(err.Error()))
+	if misuse := (misuseError{}); errors.As(err, &misuse) {
+		return 2
+	}
+	return 1
+}
+
+func app() *cli.App {
+	return &cli.App{
+		Name:                      "terok-gate",
+		Usage:                     "a git server for containers without a network",
+		Description:               description,
+		Version:                   version(),
+		HideHelpCommand:           true,
+		EnableBashCompletion:      true,
+		DisableSliceFlagSeparator: true,
+		Commands:                  []*cli.Command{named(serveCommand()), named(addCommand()), named(projectsCommand())},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misusef("unknown command %q: see terok-gate --help", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return misuseError{err} },
+		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
+	}
+}
+
+// named puts the command's name before its errors.
+func named(command *cli.Command) *cli.Command {
+	command.HideHelpCommand = true
+	action := command.Action
+	command.Action = func(c *cli.Context) error {
+		if err := action(c); err != nil {
+			return fmt.Errorf("%s: %w", command.Name, err)
+		}
+		return nil
+	}
+	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
+		return misusef("%s: %w: see terok-gate %[1]s --help", command.Name, err)
+	}
+	return command
+}
+
+// misuseError is an error of whoever typed the command line.
+type misuseError struct{ error }
+
+func (e misuseError) Unwrap() error { return e.error }
+
+func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
+
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return misusef("takes no argument %q: see %s --help", c.Args().First(), c.Command.HelpName)
+	}
+	return nil
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// reposFlag and tokenFileFlag are flags of more than one command.
+func reposFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "repos", EnvVars: []string{"TEROK_GATE_REPOS"}, TakesFile: true,
+		Usage: "the folder `DIR` of repositories, <project>.git each; default: /var/lib/terok-gate/repos for root, else terok-gate/repos in $XDG_DATA_HOME or ~/.local/share",
+	}
+}
+
+func tokenFileFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "token-file", EnvVars: []string{"TEROK_GATE_TOKEN_FILE"}, TakesFile: true,
+		Usage: "the token file `F`; default: see terok-gate-hook path",
+	}
+}
+
+// reposOf returns the folder of repositories that the command line names, or the
+// default.
+func reposOf(c *cli.Context) (string, error) {
+	if dir := c.String("repos"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/terok-gate/repos", nil
+	}
+	// The XDG base directory specification has relative paths ignored.
+	data := os.Getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(data) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", misusef("no default folder of repositories: %w: name one with --repos", err)
+		}
+		data = filepath.Join(home, ".local/share")
+	}
+	return filepath.Join(data, "terok-gate/repos"), nil
+}
+
+// tokenFileOf returns the token file that the command line names, or the default.
+func tokenFileOf(c *cli.Context) (file store.File, err error) {
+	if file.Path = c.String("token-file"); file.Path == "" {
+		if file.Path, err = store.TokenFilePath(); err != nil {
+			return file, misusef("%w: name one with --token-file", err)
+		}
+	}
+	return file, nil
+}

@@ -1,0 +1,174 @@
+// The serve command: the gate, and what a service manager is told of it.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+	"terok-gate-hook/store/watch"
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "serve the repositories of a folder to whoever shows a token of theirs",
+		Flags: []cli.Flag{
+			reposFlag(),
+			tokenFileFlag(),
+			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
+			&cli.BoolFlag{Name: "insecure-http", Usage: "serve at addresses that others than this machine can reach, where tokens can be read on the way"},
+			&cli.StringSliceFlag{Name: "host", Usage: "clients call the gate `NAME`; addresses, localhost, this machine's name and the names that podman and docker give a host go without saying"},
+			&cli.IntFlag{Name: "per-token", Value: 8, Usage: "serve `N` requests of one token at once; the others wait"},
+			&cli.IntFlag{Name: "together", Value: 64, Usage: "serve `N` requests at once in all"},
+			&cli.IntFlag{Name: "max-push", Value: 2048, Usage: "refuse a push of more than `N` MiB"},
+			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this long"},
+			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
+			&cli.StringFlag{Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true, Usage: "append what happened to the file `F` too, as JSON lines"},
+		},
+		Action: serve,
+	}
+}
+
+func serve(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	for _, name := range []string{"per-token", "together", "max-push"} {
+		if c.Int(name) < 1 {
+			return misusef("--%s %d: must be 1 or more", name, c.Int(name))
+		}
+	}
+	repos, err := reposOf(c)
+	if err != nil {
+		return err
+	}
+	file, err := tokenFileOf(c)
+	if err != nil {
+		return err
+	}
+	record := func(e trail.Event) {
+		if err := trail.Write(c.String("log-file"), e); err != nil {
+			slog.Error("the trail", "error", err)
+		}
+	}
+	tokens := file.Reader(reportTokenFile)
+	g, err := gate.New(gate.Settings{
+		Repos: repos, Tokens: tokens, Hosts: hosts(c),
+		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20,
+		Trail: record,
+	})
+	if err != nil {
+		return err
+	}
+	listeners, err := listen(c)
+	if err != nil {
+		return err
+	}
+	figures, err := serveFigures(c.String("metrics"), g.Metrics())
+	if err != nil {
+		return err
+	}
+	defer figures.Close()
+
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	ended := make(chan error, len(listeners)+1)
+	go func() { ended <- sweep(ctx, file, record) }()
+	for _, l := range listeners {
+		slog.Info("serving", "repositories", repos, "at", l.Addr().String())
+		go func() { ended <- g.Serve(l) }()
+	}
+	notify(daemon.SdNotifyReady)
+	go watchdog(ctx, tokens)
+
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+	}
+	stop() // a second signal ends the process
+	notify(daemon.SdNotifyStopping)
+	patience, cancel := context.WithTimeout(context.Background(), c.Duration("drain"))
+	defer cancel()
+	g.Stop(patience)
+	return err
+}
+
+// reportTokenFile says why nobody may, and that somebody may again.
+func reportTokenFile(err error) {
+	switch {
+	case err == nil:
+		slog.Info("the token file can be read again")
+	case errors.Is(err, fs.ErrNotExist):
+		slog.Info("nobody may yet", "reason", err)
+	default:
+		slog.Error("nobody may", "reason", err)
+	}
+}
+
+// sweep revokes the tokens of processes that have died: where the gate runs, nobody else
+// need do it.
+func sweep(ctx context.Context, file store.File, record func(trail.Event)) error {
+	return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
+		for _, e := range revoked {
+			record(trail.Of(trail.Swept, e))
+		}
+		if err != nil {
+			record(trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+			slog.Warn("sweep", "error", err)
+		}
+	})
+}
+
+// hosts are the names that clients know the gate by.
+func hosts(c *cli.Context) []string {
+	names := append([]string{"host.containers.internal", "host.docker.internal"}, c.StringSlice("host")...)
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	for i, name := range names {
+		names[i] = strings.ToLower(name)
+	}
+	return names
+}
+
+// notify tells the service manager, if there is one (sd_notify(3)).
+func notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		slog.Warn("tell the service manager", "error", err)
+	}
+}
+
+// watchdog tells the service manager, if it wants to know, that the gate can still say
+// who may.
+func watchdog(ctx context.Context, tokens *store.Reader) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return
+	}
+	tick := time.NewTicker(interval / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			tokens.Tokens()
+			notify(daemon.SdNotifyWatchdog)
+		}
+	}
+}
