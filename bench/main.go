@@ -3,6 +3,9 @@
 // needs (bench/floor). Run it as root, on a machine that does nothing else:
 //
 //	go run ./bench -tokens 10,1000,10000,100000 -rounds 40
+//	go run ./bench -tokens 1000 -living 1000
+//	go run ./bench -tokens 1000 -crowd 200   # so many hooks at once
+//	go run ./bench -tokens 10000 -watch 20s  # reap --watch beside two writers a second
 //
 // Each round starts every program once, in turn, so that whatever the machine does
 // meanwhile meets all of them. What it prints are medians of the time from start to end
@@ -39,6 +42,8 @@ func run() error {
 	tokens := flag.String("tokens", "10,1000,10000,100000", "`sizes` of the token file")
 	living := flag.Int("living", 0, "how many of them are tied to a living process each; the others to one of another machine")
 	rounds := flag.Int("rounds", 30, "how often each program runs")
+	crowd := flag.Int("crowd", 0, "measure so many at once instead")
+	watch := flag.Duration("watch", 0, "measure reap --watch for so long instead")
 	binary := flag.String("hook", "", "the hook to measure; default: one built from this module")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "bench")
@@ -59,7 +64,9 @@ func run() error {
 			return fmt.Errorf("%v: %w\n%s", build.Args, err, out)
 		}
 	}
-	fmt.Printf("%8s %21s %21s %21s %10s %21s %10s\n", "tokens", "", "floor", "prestart", "/ floor", "poststop", "/ floor")
+	if *crowd == 0 && *watch == 0 {
+		fmt.Printf("%8s %21s %21s %21s %10s %21s %10s\n", "tokens", "", "floor", "prestart", "/ floor", "poststop", "/ floor")
+	}
 	for _, word := range strings.Split(*tokens, ",") {
 		n, err := strconv.Atoi(word)
 		if err != nil {
@@ -68,6 +75,18 @@ func run() error {
 		w := world{dir: filepath.Join(dir, word), programs: programs}
 		if err := w.furnish(n, min(n, *living)); err != nil {
 			return err
+		}
+		if *crowd > 0 || *watch > 0 {
+			if *crowd > 0 {
+				err = w.crowd(n, *crowd, *rounds)
+			} else {
+				err = w.watch(n, *watch)
+			}
+			w.end()
+			if err != nil {
+				return err
+			}
+			continue
 		}
 		m, err := w.measure(*rounds)
 		w.end()
@@ -93,6 +112,7 @@ type world struct {
 	dir      string
 	programs map[string]string
 	living   []*exec.Cmd
+	process  func(i int) store.Process // of the i-th token
 }
 
 func (w *world) furnish(tokens, living int) error {
@@ -105,27 +125,37 @@ func (w *world) furnish(tokens, living int) error {
 	if err := os.WriteFile(filepath.Join(w.dir, "bundle/config.json"), []byte(config), 0o644); err != nil {
 		return err
 	}
-	self, err := store.ProcessOf(os.Getpid())
+	elsewhere, err := store.ProcessOf(os.Getpid())
 	if err != nil {
 		return err
 	}
+	elsewhere.Machine, elsewhere.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
+	var processes []store.Process
+	for range living {
+		cmd := exec.Command("sleep", "infinity")
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		w.living = append(w.living, cmd)
+		p, err := store.ProcessOf(cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		processes = append(processes, *p)
+	}
+	w.process = func(i int) store.Process {
+		if i < living {
+			return processes[i]
+		}
+		return *elsewhere
+	}
+	return w.write(tokens)
+}
+
+// write writes a token file as we do.
+func (w *world) write(tokens int) error {
 	content := bytes.NewBufferString("{")
 	for i := range tokens {
-		process := *self
-		if i < living {
-			cmd := exec.Command("sleep", "infinity")
-			if err := cmd.Start(); err != nil {
-				return err
-			}
-			w.living = append(w.living, cmd)
-			p, err := store.ProcessOf(cmd.Process.Pid)
-			if err != nil {
-				return err
-			}
-			process = *p
-		} else {
-			process.Machine, process.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
-		}
 		token, err := store.NewToken()
 		if err != nil {
 			return err
@@ -137,7 +167,7 @@ func (w *world) furnish(tokens, living int) error {
 			Container string        `json:"container"`
 			Created   string        `json:"created"`
 			Process   store.Process `json:"process"`
-		}{"demo", strconv.Itoa(i), "demo", fmt.Sprintf("%064x", i+1), "2026-01-02T03:04:05.678Z", process}, "  ", "  ")
+		}{"demo", strconv.Itoa(i), "demo", fmt.Sprintf("%064x", i+1), "2026-01-02T03:04:05.678Z", w.process(i)}, "  ", "  ")
 		if err != nil {
 			return err
 		}
@@ -147,7 +177,7 @@ func (w *world) furnish(tokens, living int) error {
 		fmt.Fprintf(content, "\n  %q: %s", string(token), value)
 	}
 	content.WriteString("\n}\n")
-	file, err := os.OpenFile(w.tokens(), os.O_WRONLY|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(w.tokens(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func BenchmarkEach(b *testing.B) {
 // BenchmarkEdit is a container's stop, less the reading and the writing.
 func BenchmarkEdit(b *testing.B) {
 	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
-		own := content(b, tokens, elsewhere(b))
+		own := ownContent(b, tokens, elsewhere(b))
 		forms := map[string][]byte{"own": own}
 		if tokens <= 10_000 {
 			var compact bytes.Buffer
@@ -118,14 +118,14 @@ func BenchmarkLife(b *testing.B) {
 func withTokens(b *testing.B, tokens int, process *Process) File {
 	b.Helper()
 	f := File{Path: filepath.Join(b.TempDir(), "tokens.json")}
-	if err := os.WriteFile(f.Path, content(b, tokens, process), 0o600); err != nil {
+	if err := os.WriteFile(f.Path, ownContent(b, tokens, process), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	return f
 }
 
-// content is that of such a token file, in our own form.
-func content(b *testing.B, tokens int, process *Process) []byte {
+// ownContent is that of such a token file, in our own form.
+func ownContent(b *testing.B, tokens int, process *Process) []byte {
 	b.Helper()
 	var members [][]byte
 	for i := range tokens {
@@ -133,11 +133,11 @@ func content(b *testing.B, tokens int, process *Process) []byte {
 		if err != nil {
 			b.Fatal(err)
 		}
-		member, err := Entry{Token: token, Grant: Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("%064x", i+1), Process: process}.member()
+		text, err := Entry{Token: token, Grant: Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("%064x", i+1), Process: process}.member()
 		if err != nil {
 			b.Fatal(err)
 		}
-		members = append(members, member)
+		members = append(members, text)
 	}
 	return append(append([]byte("{\n  "), bytes.Join(members, []byte(",\n  "))...), "\n}\n"...)
 }

@@ -51,12 +51,12 @@ func (e edit) apply(content []byte) (edited, error) {
 			if !it.wellFormed() {
 				return
 			}
-			switch fate := e.fate(it); fate {
+			switch to := e.fate(it); to {
 			case stays:
 			case doubtful:
 				doubts = append(doubts, at)
 			default:
-				fates[at] = fate
+				fates[at] = to
 			}
 		}
 	})

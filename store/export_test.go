@@ -11,8 +11,8 @@ func (f File) Put(e Entry) error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return err
 	}
-	return f.underLock(func(folder folder, name string) error {
-		file, err := folder.read(name)
+	return f.underLock(func(dir folder, name string) error {
+		file, err := dir.read(name)
 		if err != nil {
 			return err
 		}
@@ -20,7 +20,7 @@ func (f File) Put(e Entry) error {
 		if err != nil {
 			return err
 		}
-		d := folder.draft(name)
+		d := dir.draft(name)
 		defer d.close()
 		return d.commit(file, made.content, false)
 	})

@@ -17,27 +17,27 @@ import (
 )
 
 // underLock runs do in the token file's folder while no other writer is at work.
-func (f File) underLock(do func(folder folder, name string) error) error {
-	dir, name := split(f.Path)
-	folder, err := openFolder(dir)
+func (f File) underLock(do func(dir folder, name string) error) error {
+	path, name := split(f.Path)
+	dir, err := openFolder(path)
 	if err != nil {
 		return err
 	}
-	defer folder.close()
-	unlock, err := f.lock(folder, name)
+	defer dir.close()
+	unlock, err := f.lock(dir, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return do(folder, name)
+	return do(dir, name)
 }
 
 // lock takes the exclusive lock and returns what releases it. The wait is a
 // blocking flock(2), not a poll: a waiter costs nothing and gets its turn at once.
-func (f File) lock(folder folder, name string) (unlock func(), err error) {
+func (f File) lock(dir folder, name string) (unlock func(), err error) {
 	path := f.Path + ".lock"
 	fail := func(err error) (func(), error) { return nil, fmt.Errorf("lock file %s: %w", path, err) }
-	if err := folder.createLock(name+".lock", name); err != nil {
+	if err := dir.createLock(name+".lock", name); err != nil {
 		return fail(err)
 	}
 	// Read-write, since NFS grants an exclusive lock on nothing less.

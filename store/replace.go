@@ -157,7 +157,7 @@ func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 		return err
 	}
 	same := min(written, sameBeginning(old.content, content))
-	if err := writeAt(d.file, from(content, same), same); err != nil {
+	if err := writeAt(d.file, after(content, same), same); err != nil {
 		return err
 	}
 	if written > size {
@@ -209,8 +209,8 @@ func sameBeginning(old []byte, pieces [][]byte) int {
 	return n
 }
 
-// from is what is left of the pieces after so many bytes.
-func from(pieces [][]byte, n int) [][]byte {
+// after is what is left of the pieces after so many bytes.
+func after(pieces [][]byte, n int) [][]byte {
 	for len(pieces) > 0 && n >= len(pieces[0]) {
 		n -= len(pieces[0])
 		pieces = pieces[1:]
@@ -243,7 +243,7 @@ func writeAt(fd int, pieces [][]byte, offset int) error {
 			_ = unix.SyncFileRange(fd, int64(offset), int64(n), unix.SYNC_FILE_RANGE_WRITE)
 		}
 		offset += n
-		pieces = from(pieces, n)
+		pieces = after(pieces, n)
 	}
 }
 
@@ -277,11 +277,11 @@ func (f folder) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	if old != nil {
 		uid, gid, mode = old.Uid, old.Gid, old.Mode&0o777
 	} else {
-		var folder unix.Stat_t
-		if err := unix.Fstat(f.fd, &folder); err != nil {
+		var above unix.Stat_t
+		if err := unix.Fstat(f.fd, &above); err != nil {
 			return os.NewSyscallError("stat", err)
 		}
-		uid = folder.Uid
+		uid = above.Uid
 	}
 	if uid != have.Uid || gid != have.Gid {
 		if err := mapped(uid, gid); err != nil {

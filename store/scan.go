@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -85,18 +86,21 @@ func (x index) item(m member) *item {
 // last returns the members that count: of a key that comes twice the last one, as in
 // Python.
 func (x index) last() []member {
-	at := make(map[string]int, len(x.members))
-	for i, m := range x.members {
-		if m.token != nil {
-			at[string(m.token)] = i
-		}
+	// Mostly none comes twice. That takes no copy of all keys to see.
+	seed, seen := maphash.MakeSeed(), make(map[uint64]struct{}, len(x.members))
+	for _, m := range x.members {
+		seen[maphash.Bytes(seed, m.token)] = struct{}{}
 	}
-	if len(at) == len(x.members) {
+	if len(seen) == len(x.members) {
 		return x.members
+	}
+	at := map[string]int{}
+	for i, m := range x.members {
+		at[string(m.token)] = i
 	}
 	var last []member
 	for i, m := range x.members {
-		if m.token != nil && at[string(m.token)] == i {
+		if m.token == nil || at[string(m.token)] == i {
 			last = append(last, m)
 		}
 	}

@@ -203,20 +203,20 @@ func (f File) Entries() ([]Entry, error) {
 // Each visits the file's well-formed entries, in their order there. It takes no lock.
 // A file that is not a JSON object is an error, and none of it is visited.
 func (f File) Each(visit func(Entry)) error {
-	dir, name := split(f.Path)
-	folder, err := openFolder(dir)
+	path, name := split(f.Path)
+	dir, err := openFolder(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer folder.close()
-	return f.each(folder, name, visit)
+	defer dir.close()
+	return f.each(dir, name, visit)
 }
 
-func (f File) each(folder folder, name string, visit func(Entry)) error {
-	file, err := folder.read(name)
+func (f File) each(dir folder, name string, visit func(Entry)) error {
+	file, err := dir.read(name)
 	if err != nil {
 		return fmt.Errorf("token file %s: %w", f.Path, err)
 	}
@@ -240,17 +240,17 @@ func (f File) change(e edit) (done edited, err error) {
 			return edited{}, nil
 		}
 	}
-	err = f.underLock(func(folder folder, name string) error {
+	err = f.underLock(func(dir folder, name string) error {
 		// Asked under the lock: a hook whose runtime was killed may come late, and
 		// must not take the token of the container's next life for one of a dead one.
 		if e.add != nil && e.add.Process.Life() == Dead {
 			return errors.New("the process that it is for is dead")
 		}
-		file, err := folder.read(name)
+		file, err := dir.read(name)
 		if err != nil {
 			return fmt.Errorf("token file %s: %w", f.Path, err)
 		}
-		d := folder.draft(name)
+		d := dir.draft(name)
 		defer d.close()
 		if e.likely {
 			d.writeAhead(file.content)

@@ -7,7 +7,6 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -33,21 +32,21 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 		return fmt.Errorf("watch the token file: %w", err)
 	}
 	file.Path = path
-	processes, err := newProcesses()
+	held, err := newProcesses()
 	if err != nil {
 		return fmt.Errorf("watch the token file %s: %w", file.Path, err)
 	}
-	defer processes.close()
+	defer held.close()
 	folder := followedFolder{path: filepath.Dir(file.Path)}
 	defer folder.close()
 
 	var lastError string
 	look := func() (err error) {
-		revoked, err := sweep(file, &folder, processes)
+		revoked, err := sweep(file, &folder, held)
 		if len(revoked) > 0 {
 			report(revoked, nil)
 		}
-		if unwatched := processes.newlyUnwatched(); unwatched != nil {
+		if unwatched := held.newlyUnwatched(); unwatched != nil {
 			report(nil, unwatched)
 		}
 		switch {
@@ -62,7 +61,7 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	timer := time.NewTimer(0)
 	for {
 		timer.Stop()
-		if err := look(); err != nil || processes.unwatched > 0 {
+		if err := look(); err != nil || held.unwatched > 0 {
 			timer.Reset(again)
 		}
 		for stirred := false; !stirred; {
@@ -71,7 +70,7 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 				// For what died just now: nobody else may be left to see it.
 				_ = look()
 				return nil
-			case <-processes.died:
+			case <-held.died:
 				stirred = true
 			case <-timer.C:
 				stirred = true
@@ -86,12 +85,15 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 
 // sweep brings what is watched up to date with the token file, and revokes the tokens
 // of the dead.
-func sweep(file store.File, folder *followedFolder, processes *processes) (revoked []store.Entry, err error) {
-	processes.letGoOfTheDead()   // first: reading takes descriptors too
+func sweep(file store.File, folder *followedFolder, held *processes) (revoked []store.Entry, err error) {
+	held.letGoOfTheDead()        // first: reading takes descriptors too
 	followErr := folder.follow() // before reading: no change falls in between
-	dead, err := processes.watch(file)
+	dead, err := held.watch(file)
 	if err == nil && dead > 0 {
-		revoked, err = file.Revoke(processes.sawDie)
+		revoked, err = file.Revoke(held.sawDie)
 	}
-	return revoked, errors.Join(followErr, err)
+	if err == nil {
+		err = followErr
+	}
+	return revoked, err
 }
