@@ -235,3 +235,18 @@ func TestARefusalIsFoundBehindWhatIsPrinted(t *testing.T) {
 		t.Errorf("%v is no refusal for the projects that are admitted", err)
 	}
 }
+
+func TestWhatIsWrongWithTheTokenFileIsForTheLogToo(t *testing.T) {
+	for _, row := range []struct{ content, why, logged string }{
+		{"[]\n", "not a JSON object", "byte 1"},
+		{`{"` + canary + `": canary}`, "not a JSON object", "byte "},
+	} {
+		h := trial(t)
+		must(t, os.MkdirAll(filepath.Dir(h.Tokens.Path), 0o700))
+		must(t, os.WriteFile(h.Tokens.Path, []byte(row.content), 0o600))
+		_, err := h.Prestart(sample(t, "crun/prestart.json"))
+		printed(t, err, "issue the token: token file "+h.Tokens.Path+": "+row.why, row.logged)
+		_, err = h.Poststop(sample(t, "crun/poststop.json"))
+		printed(t, err, "revoke the container's tokens: token file "+h.Tokens.Path+": "+row.why, row.logged)
+	}
+}
