@@ -29,7 +29,7 @@ type Error struct {
 
 // text may be printed. The compiler makes a text of a constant, and of a string only
 // where it is converted: that is done to settings, to a container id that was
-// checked, to numbers of ours and to what the kernel or the token file says.
+// checked, to numbers of ours and to what the kernel calls an error.
 type text string
 
 // Error returns the text for everybody. It says why in words of ours and the
@@ -85,10 +85,10 @@ func reason(err error) text {
 	switch {
 	case errors.As(err, &known):
 		return known.printed
-	case errors.Is(err, store.ErrCorrupt):
-		return text(err.Error()) // path and byte
 	case errors.As(err, &errno):
 		return text(errno.Error())
+	case errors.Is(err, store.ErrCorrupt):
+		return text(store.ErrCorrupt.Error())
 	}
 	return "the log says why"
 }

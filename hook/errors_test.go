@@ -88,7 +88,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 		{"a pid", func(s map[string]any) { s["pid"] = -4711 }, none, "container state: the pid is negative", "-4711"},
 		{"a key of a type that it has not", func(s map[string]any) { s["annotations"] = map[string]any{canary: 1} }, none, "container state: not the JSON that it should be", "cannot unmarshal number"},
 		{"a relative bundle", func(s map[string]any) { s["bundle"] = canary }, none, "container state: bundle is not an absolute path", fmt.Sprintf("%q", canary)},
-		{"a bundle that is not there", func(s map[string]any) { s["bundle"] = "/" + canary }, none, "bundle: config.json: no such file or directory", "/" + canary},
+		{"a bundle that is not there", func(s map[string]any) { s["bundle"] = "/" + canary }, none, "bundle: the folder that the state names has no config.json (crun 1.27 to 1.29.1 names the folder that it was started in)", "/" + canary + "/config.json"},
 
 		{"a configuration without a root", none, func(c map[string]any) { delete(c, "root") }, "bundle: config.json: has no process or no root path", "bundle"},
 		{"a user", none, func(c map[string]any) { c["process"].(map[string]any)["user"] = canary }, "bundle: config.json: not the JSON that it should be", "cannot unmarshal string"},
@@ -233,5 +233,20 @@ func TestARefusalIsFoundBehindWhatIsPrinted(t *testing.T) {
 	_, err := Settings{AllowProjects: []string{"web"}}.Prestart(strings.NewReader(`{"id":"a","annotations":{"terok.project":"demo","terok.task":"1"}}`))
 	if !errors.Is(err, ErrRefused) || !errors.Is(err, ErrNotAdmitted) {
 		t.Errorf("%v is no refusal for the projects that are admitted", err)
+	}
+}
+
+func TestWhatIsWrongWithTheTokenFileIsForTheLogToo(t *testing.T) {
+	for _, row := range []struct{ content, why, logged string }{
+		{"[]\n", "not a JSON object", "byte 1"},
+		{`{"` + canary + `": canary}`, "not a JSON object", "byte "},
+	} {
+		h := trial(t)
+		must(t, os.MkdirAll(filepath.Dir(h.Tokens.Path), 0o700))
+		must(t, os.WriteFile(h.Tokens.Path, []byte(row.content), 0o600))
+		_, err := h.Prestart(sample(t, "crun/prestart.json"))
+		printed(t, err, "issue the token: token file "+h.Tokens.Path+": "+row.why, row.logged)
+		_, err = h.Poststop(sample(t, "crun/poststop.json"))
+		printed(t, err, "revoke the container's tokens: token file "+h.Tokens.Path+": "+row.why, row.logged)
 	}
 }

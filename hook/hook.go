@@ -15,7 +15,6 @@
 package hook
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
@@ -109,9 +108,5 @@ func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 
 // ofTokens is what failed with the token file, and why.
 func (s Settings) ofTokens(what text, err error) error {
-	printed := what
-	if !errors.Is(err, store.ErrCorrupt) { // which names it
-		printed += ": token file " + text(s.Tokens.Path)
-	}
-	return instead(printed+": "+reason(err), fmt.Errorf("%s: %w", what, err))
+	return instead(what+": token file "+text(s.Tokens.Path)+": "+reason(err), fmt.Errorf("%s: %w", what, err))
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"terok-gate-hook/store"
 )
@@ -22,18 +23,38 @@ func (s Settings) hostDir() (string, error) {
 	if s.EnvDir != "" {
 		return s.EnvDir, nil
 	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "terok"), nil
-	}
-	// Uid 0 of a rootless engine's user namespace is not root, and may not go there.
+	// Uid 0 of a rootless engine's user namespace is not root.
 	inside, err := store.InUserNamespace()
 	if err != nil {
 		return "", err
 	}
-	if os.Geteuid() == 0 && !inside {
+	root := os.Geteuid() == 0 && !inside
+	// After su it can be another user's, who may have put a link there.
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) && (!root || isRoots(dir)) {
+		return filepath.Join(dir, "terok"), nil
+	}
+	if root {
 		return "/run/terok-gate", nil
 	}
 	return "", instead(text(ErrNoEnvDir.Error()), ErrNoEnvDir)
+}
+
+// isRoots tells whether nobody but root can put something in the place of the folder,
+// or make it if it is not there.
+func isRoots(dir string) bool {
+	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
+		info, err := os.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || !info.IsDir() || info.Sys().(*syscall.Stat_t).Uid != 0 ||
+			info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return false
+		}
+		if dir == "/" {
+			return true
+		}
+	}
 }
 
 // injectOnHost writes the env file, mode 0600, and returns its path. The id is

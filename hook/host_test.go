@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -125,9 +126,13 @@ func TestAFailingCommitTakesTheEnvFileBack(t *testing.T) {
 }
 
 func TestWhereEnvFilesAre(t *testing.T) {
+	own, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(own, link))
 	for _, row := range []struct{ name, envDir, runtimeDir, root, user string }{
-		{"as told", "/a", "/b", "/a", "/a"},
-		{"in the user's runtime folder", "", "/b", "/b/terok", "/b/terok"},
+		{"as told", "/a", own, "/a", "/a"},
+		{"in the user's runtime folder", "", own, own + "/terok", own + "/terok"},
+		{"in one that is yet to be made", "", own + "/run", own + "/run/terok", own + "/run/terok"},
+		{"by way of a link", "", link, "/run/terok-gate", link + "/terok"},
 		{"without one", "", "", "/run/terok-gate", ""},
 		{"with one that is relative", "", "b", "/run/terok-gate", ""},
 	} {
@@ -142,6 +147,29 @@ func TestWhereEnvFilesAre(t *testing.T) {
 				t.Errorf("%q, %v, not %q", dir, err, want)
 			}
 		})
+	}
+}
+
+// After su, XDG_RUNTIME_DIR is still the other user's, who can put a link there.
+func TestRootDoesNotFollowAUsersRuntimeFolder(t *testing.T) {
+	testenv.NeedRoot(t)
+	const user = 4711
+	users, roots := t.TempDir(), t.TempDir()
+	must(t, os.Mkdir(filepath.Join(users, "run"), 0o700))
+	must(t, os.Chown(users, user, user))
+	shared := filepath.Join(roots, "shared")
+	must(t, os.Mkdir(shared, 0o700))
+	must(t, os.Chmod(shared, 0o777))
+	for name, dir := range map[string]string{
+		"a user's":                       users,
+		"root's in a user's":             users + "/run",
+		"one that a user can make":       users + "/new",
+		"one that everybody can replace": shared + "/run",
+	} {
+		t.Setenv("XDG_RUNTIME_DIR", dir)
+		if got, err := (Settings{}).hostDir(); got != "/run/terok-gate" || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
 	}
 }
 

@@ -5,8 +5,10 @@ package hook
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,6 +91,11 @@ func readConfiguration(bundle string) (configuration, error) {
 	}
 	path := filepath.Join(bundle, "config.json")
 	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Where an engine does not start crun in the bundle; podman does.
+		const hint = " (crun 1.27 to 1.29.1 names the folder that it was started in)"
+		return config, instead("bundle: the folder that the state names has no config.json"+hint, fmt.Errorf("bundle: %w%s", err, hint))
+	}
 	if err != nil {
 		return config, because("bundle: config.json", err)
 	}
