@@ -17,8 +17,8 @@
 // under strace, whose --inject counts the calls of each thread apart: which thread
 // of a Go program makes a call is chance, so a sweep over counts would miss some.
 // Here a point is named by what the call does to which object, and the sweep ends
-// when every point that any run has passed has been tried. The tracer knows the
-// registers of amd64 only.
+// when every point that any run has passed has been tried. The tracer works on amd64
+// alone; elsewhere the tests that need it are left out.
 //
 // The tests live in mount and pid namespaces of their own, with a /dev of their own
 // for the system log. When the test process ends, in whatever way, the kernel ends

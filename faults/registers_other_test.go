@@ -1,5 +1,7 @@
 //go:build !amd64
 
+// On other processors than amd64 the tracer knows no registers, so it traces nothing.
+
 package faults
 
 import "golang.org/x/sys/unix"

@@ -1,3 +1,12 @@
+// The tracer: a small strace(1) that runs a program, names each of its system calls by
+// what it does to which object (describe), and can have any of them fail, before or
+// after it had its effect, or kill the program there (ptrace(2)). What fails is up to
+// its caller (traced). Calls that touch nothing outside the process are left alone.
+//
+// It works on amd64. To make a call not happen and to change its result it has to know
+// the processor's registers (registers_*_test.go), and on arm64, where it could not be
+// tried, it does not: tests that need it are left out there (needTracer).
+
 package faults
 
 import (
