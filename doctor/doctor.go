@@ -26,6 +26,7 @@ type check struct {
 // and take what others have learnt for its zero value.
 var checks = []check{
 	{"kernel", nil, (*examination).kernel},
+	{"machine-id", nil, (*examination).machineID},
 
 	{"user-namespaces", nil, (*examination).userNamespaces},
 	{"podman", []string{"user-namespaces"}, (*examination).podman},
