@@ -91,14 +91,30 @@ func (e *examination) reason(task string) string {
 // systemLog is where hooks speak that have no log file. What they print themselves is
 // shown to nobody.
 func (e *examination) systemLog() {
-	switch _, err := os.Stat("/run/systemd/journal"); {
+	switch {
 	case !trail.HasSystemLog():
 		e.warn("nobody listens on /dev/log, and there is no log file: a hook that refuses or fails leaves no reason anywhere", e.withLogFile())
-	case err == nil:
+	case hasJournal():
 		e.ok("what the hooks say is in the journal: journalctl -t terok-gate-hook")
 	default:
 		e.ok("what the hooks say is in the system log, tag terok-gate-hook")
 	}
+}
+
+func hasJournal() bool {
+	_, err := os.Stat("/run/systemd/journal")
+	return err == nil
+}
+
+// wayToReasons is where the hooks have said why they refused or failed a task.
+func (e *examination) wayToReasons(task string) string {
+	switch {
+	case !trail.HasSystemLog():
+		return "to learn why: " + e.withLogFile() + " && " + e.again()
+	case hasJournal():
+		return "to learn why: journalctl -t terok-gate-hook | grep " + task
+	}
+	return "to learn why, look for " + task + " in the system log"
 }
 
 // withLogFile has install give the hooks a log file.

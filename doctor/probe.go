@@ -16,7 +16,6 @@ import (
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
 
@@ -92,10 +91,8 @@ func (e *examination) probe() {
 		text := "a container with annotations does not start: " + p.err.Error()
 		if reason := e.reason(name); reason != "" {
 			e.broken(text+": "+reason, "mend that, and then "+e.again())
-		} else if trail.HasSystemLog() {
-			e.broken(text, "the system log says why: journalctl -t terok-gate-hook | grep "+name)
 		} else {
-			e.broken(text, "to learn why: "+e.withLogFile()+" && "+e.again())
+			e.broken(text, e.wayToReasons(name))
 		}
 		return
 	case !p.saw("env"):
