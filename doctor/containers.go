@@ -39,7 +39,7 @@ func (e *examination) containers() {
 		dirs := hooksDirs(c.Config.CreateCommand)
 		if len(dirs) > 0 && e.registered("prestart") == nil && len(podman.DefinitionsIn(dirs)) > 0 {
 			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
-				"terok-gate-hook install, or hooks_dir in containers.conf")
+				e.install())
 		}
 	}
 }

@@ -26,6 +26,7 @@ type check struct {
 // and take what others have learnt for its zero value.
 var checks = []check{
 	{"kernel", nil, (*examination).kernel},
+	{"machine-id", nil, (*examination).machineID},
 
 	{"user-namespaces", nil, (*examination).userNamespaces},
 	{"podman", []string{"user-namespaces"}, (*examination).podman},
@@ -36,13 +37,14 @@ var checks = []check{
 	{"token-file", nil, (*examination).tokenFile},
 	{"lock", []string{"token-file"}, (*examination).lock},
 	{"orphans", []string{"token-file"}, (*examination).orphans},
+	{"forgotten", []string{"token-file", "podman"}, (*examination).forgotten},
 	{"leftovers", []string{"token-file"}, (*examination).leftovers},
 	{"gate-user", []string{"token-file"}, (*examination).gateUser},
 
-	{"service", nil, (*examination).service},
+	{"service", []string{"hooks"}, (*examination).service},
 	{"log", nil, (*examination).log},
 
-	{"probe", []string{"hooks", "token-file"}, (*examination).probe},
+	{"probe", []string{"hooks", "definition", "token-file"}, (*examination).probe},
 	{"gate", []string{"probe"}, (*examination).gate},
 }
 
@@ -81,7 +83,7 @@ type Doctor struct {
 // Examine makes every check that makes sense here, and reports what each finds. It
 // starts containers that do nothing, and changes nothing but what it is told to repair.
 func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
-	e := examination{Doctor: d, ctx: ctx, report: report, stopped: map[string]bool{}}
+	e := examination{Doctor: d, told: d, ctx: ctx, report: report, stopped: map[string]bool{}}
 	for _, c := range checks {
 		e.check = c.name
 		if slices.ContainsFunc(c.needs, func(name string) bool { return e.stopped[name] }) {
@@ -96,17 +98,18 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 // was not told, the checks of hooks and of the token file fill in.
 type examination struct {
 	Doctor
+	told    Doctor // as it came
 	ctx     context.Context
 	report  func(Finding)
 	check   string          // that is being made
 	stopped map[string]bool // checks after which those that need them are not made
 
-	imagesAnnotate bool          // podman: an image can choose the project
-	definitions    []definition  // hooks: ours, that podman reads
-	settings       hook.Settings // hooks: what prestart was told
-	tokens         store.File    // token-file
-	noProbe        string        // gate-user: why a probe would do harm
-	probed         *probed       // probe: what the container said
+	imagesAnnotate bool                // podman: an image can choose the project
+	definitions    []podman.Registered // hooks: ours, that podman reads
+	settings       hook.Settings       // hooks: what prestart was told
+	tokens         store.File          // token-file
+	noProbe        string              // gate-user: why a probe would do harm
+	probed         *probed             // probe: what the container said
 }
 
 func (e *examination) ok(text string) {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -184,6 +185,23 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
 
+// open lets everybody pass through what is above the folder.
+func open(t *testing.T, folder string) {
+	t.Helper()
+	for dir := filepath.Dir(folder); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o711))
+	}
+}
+
+func TestDoctorNamesTheFolderThatKeepsTheGateOut(t *testing.T) {
+	testenv.NeedRoot(t)
+	p := newPatient(t)
+	open(t, p.folder)
+	closed := filepath.Dir(p.folder)
+	must(t, os.Chmod(closed, 0o700))
+	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "nobody" }), "gate-user", Broken, closed+" is closed to it")
+}
+
 func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 	repair := func(d *Doctor) { d.Repair = true }
 	p := newPatient(t)
@@ -260,30 +278,53 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// A kernel before 5.12 does not know mount_setattr(2). This one is made to say so, to
-// a thread that ends with the test.
+// A kernel before 5.12 does not know mount_setattr(2). This one is made to say so.
 func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
-	p := newPatient(t)
-	findings := make(chan []Finding)
-	errs := make(chan error, 1)
-	d := Doctor{TokenFile: p.tokens, Binary: "/nothing"}
+	onAThread(t, func() {
+		noError(t, hideSyscall(unix.SYS_MOUNT_SETATTR))
+		finds(t, oneCheck("kernel", Doctor{}), "kernel", Broken, "it has no mount_setattr(2)")
+	})
+}
+
+// onAThread runs a test on a thread that ends with it, and with it what was done to the
+// thread alone.
+func onAThread(t *testing.T, test func()) {
+	t.Helper()
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		runtime.LockOSThread() // and never unlock it
-		if err := hideSyscall(unix.SYS_MOUNT_SETATTR); err != nil {
-			errs <- err
-			return
-		}
-		e := examination{Doctor: d, ctx: t.Context(), check: "kernel"}
-		var found []Finding
-		e.report = func(f Finding) { found = append(found, f) }
-		e.kernel()
-		findings <- found
+		test()
 	}()
-	select {
-	case err := <-errs:
-		t.Fatal(err)
-	case found := <-findings:
-		finds(t, found, "kernel", Broken, "it has no mount_setattr(2)")
+	<-done
+}
+
+// oneCheck makes one check on the thread that calls it.
+func oneCheck(name string, d Doctor) (found []Finding) {
+	e := examination{Doctor: d, tokens: store.File{Path: d.TokenFile}, ctx: context.Background(), check: name, stopped: map[string]bool{}}
+	e.report = func(f Finding) { found = append(found, f) }
+	for _, c := range checks {
+		if c.name == name {
+			c.run(&e)
+		}
+	}
+	return found
+}
+
+// ourOwn puts an empty folder in a folder's place, for the thread that calls it.
+func ourOwn(t *testing.T, folder string) {
+	t.Helper()
+	noError(t, unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS))
+	noError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	noError(t, unix.Mount("tmpfs", folder, "tmpfs", 0, ""))
+}
+
+// noError is must on a thread that is not the test's.
+func noError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+		runtime.Goexit()
 	}
 }
 
@@ -309,18 +350,29 @@ func hideSyscall(number uint32) error {
 // orphan adds a token whose process is dead.
 func orphan(t *testing.T, p patient) {
 	t.Helper()
+	cmd := hold(t, p, "c1")
+	must(t, cmd.Process.Kill())
+	cmd.Wait()
+}
+
+// hold adds a token of a container, whose process lives as long as the test.
+func hold(t *testing.T, p patient, container string) *exec.Cmd {
+	t.Helper()
 	cmd := exec.Command("sleep", "600")
 	must(t, cmd.Start())
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 	process, err := store.ProcessOf(cmd.Process.Pid)
 	must(t, err)
 	token, err := store.NewToken()
 	must(t, err)
 	_, err = store.File{Path: p.tokens}.Issue(store.Entry{
-		Token: token, Grant: store.Grant{Project: "dead", Task: "1"}, Container: "c1", Process: process,
+		Token: token, Grant: store.Grant{Project: "held", Task: "1"}, Container: container, Process: process,
 	})
 	must(t, err)
-	must(t, cmd.Process.Kill())
-	cmd.Wait()
+	return cmd
 }
 
 func comm(t *testing.T) string {

@@ -5,6 +5,8 @@ package doctor
 import (
 	"fmt"
 	"strings"
+
+	"terok-gate-hook/internal/printable"
 )
 
 func (e *examination) gate() {
@@ -18,11 +20,11 @@ func (e *examination) gate() {
 		return
 	}
 	if p.saw("no git") {
-		e.warn("not tried: it takes git, in the probe container", "doctor --image IMAGE, one that has git; or install git here")
+		e.warn("not tried: it takes git, in the probe container", packages([]string{"git"}, []string{"git"}, "install git here")+"; or an image that has git: "+e.again("--image", "IMAGE"))
 		return
 	}
 	if p.saw("no CODE_REPO") {
-		e.broken("the hooks do not tell containers of "+p.repository, "terok-gate-hook install --gate-url "+e.GateURL)
+		e.broken("the hooks do not tell containers of "+p.repository, e.ourselves("install", "--gate-url", e.GateURL))
 		return
 	}
 	last := p.lines[len(p.lines)-1]
@@ -34,16 +36,16 @@ func (e *examination) gate() {
 	switch {
 	case said("not found") && e.Project == "":
 		// The project was our guess.
-		e.warn(text, "the gate answers; try a project that it has: doctor --project P")
+		e.warn(text, "the gate answers; try a project that it has: "+e.again("--project", "P"))
 	case said("not found"):
-		e.broken(text, "the gate answers, but has no project "+p.project)
+		e.broken(text, "the gate answers, but has no project "+p.project+": make its repository there, or "+e.again("--project", "P"))
 	case said("Authentication failed"), said("could not read Username"):
-		e.broken(text, "the gate does not know the token: it must read "+e.TokenFile)
+		e.broken(text, "the gate does not know the token: it must be told to read "+printable.Shell(e.TokenFile))
 	case said("403"):
 		e.broken(text, "the gate knows the token, but not for this URL: is it the gate's own?")
 	case said("resolve host"):
-		e.broken(text, "containers on this network do not know that name: "+table)
+		e.broken(text, "containers on this network do not know that name: "+table+", and "+e.again("--network", "NETWORK"))
 	default:
-		e.broken(text, "start the gate where containers on their network reach it: "+table+", and doctor --network")
+		e.broken(text, "start the gate where containers on their network reach it: "+table+", and "+e.again("--network", "NETWORK"))
 	}
 }

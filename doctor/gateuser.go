@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"terok-gate-hook/internal/printable"
 )
 
 // gateUser tries whether the gate server, as its user, can read the token file.
@@ -25,13 +27,13 @@ func (e *examination) gateUser() {
 		groups, err = account.GroupIds()
 	}
 	if err != nil {
-		e.broken(err.Error(), "name the user that the gate server runs as")
+		e.broken(err.Error(), e.ourselves("doctor", "--gate-user")+" USER, the one that the gate server runs as")
 		return
 	}
 	id := ids(append([]string{account.Uid, account.Gid}, groups...))
 	isUs := int(id[0]) == os.Geteuid()
 	if !isUs && os.Geteuid() != 0 {
-		e.warn("only root can try what user "+e.GateUser+" can read", "run doctor as root, with --token-file "+e.TokenFile)
+		e.warn("only root can try what user "+e.GateUser+" can read", "as root: "+e.self(e.TokenFile, "doctor", "--gate-user", e.GateUser))
 		return
 	}
 	if _, err := os.Lstat(e.TokenFile); errors.Is(err, fs.ErrNotExist) {
@@ -42,19 +44,33 @@ func (e *examination) gateUser() {
 		folder := filepath.Dir(e.TokenFile)
 		e.noProbe = "it would make the token file, and the folder is to be made first"
 		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to",
-			fmt.Sprintf("install -d -m 0700 -o %s %s", e.GateUser, folder))
+			printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder))
 		return
 	}
-	cmd := exec.CommandContext(e.ctx, "test", "-r", e.TokenFile)
-	if !isUs {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id[0], Gid: id[1], Groups: id[2:]}}
+	can := func(what, path string) bool {
+		cmd := exec.CommandContext(e.ctx, "test", what, path)
+		if !isUs {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id[0], Gid: id[1], Groups: id[2:]}}
+		}
+		return cmd.Run() == nil
 	}
-	if err := cmd.Run(); err != nil {
-		e.broken(fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile),
-			fmt.Sprintf("chown %s the file and its folder, which must be reachable; later tokens keep the owner", e.GateUser))
+	if can("-r", e.TokenFile) {
+		e.ok(fmt.Sprintf("user %s can read %s", e.GateUser, e.TokenFile))
 		return
 	}
-	e.ok(fmt.Sprintf("user %s can read %s", e.GateUser, e.TokenFile))
+	text, folder := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile), filepath.Dir(e.TokenFile)
+	closed := ""
+	for above := filepath.Dir(folder); above != "/"; above = filepath.Dir(above) {
+		if !can("-x", above) {
+			closed = above
+		}
+	}
+	if closed != "" {
+		e.broken(fmt.Sprintf("%s: %s is closed to it", text, closed),
+			fmt.Sprintf("%s, or keep the token file elsewhere: %s", printable.Shell("chmod", "o+x", closed), e.self("F", "install")))
+		return
+	}
+	e.broken(text, printable.Shell("chown", e.GateUser, folder, e.TokenFile)) // the tokens to come keep the owner
 }
 
 func ids(texts []string) []uint32 {

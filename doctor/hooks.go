@@ -1,49 +1,23 @@
-// Whether the hooks are registered, and will stay so.
+// Whether podman reads the hooks' definitions, and all of them.
 
 package doctor
 
 import (
-	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 
-	"golang.org/x/sys/unix"
-
-	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/podman"
 )
 
-// definition is a hook definition of ours that podman reads.
-type definition struct {
-	podman.Registered
-	settings hook.Settings // as far as its arguments can be read
-	err      error         // why the stage would not accept them
-}
-
-func definitionsIn(dirs []string) []definition {
-	var all []definition
-	for _, r := range podman.DefinitionsIn(dirs) {
-		d := definition{Registered: r}
-		if len(r.Hook.Args) > 0 {
-			d.settings, _, d.err = hook.ParseArgs(r.Hook.Args[1:])
-		}
-		if d.err == nil {
-			d.err = d.settings.Check()
-		}
-		all = append(all, d)
-	}
-	return all
-}
-
 // registered returns the definition for the stage, nil if there is none.
-func (e *examination) registered(stage string) *definition {
+func (e *examination) registered(stage string) *podman.Registered {
 	for i, d := range e.definitions {
 		if slices.Contains(d.Stages, stage) || stage == "prestart" && slices.Contains(d.Stages, "createRuntime") {
 			return &e.definitions[i]
@@ -54,28 +28,26 @@ func (e *examination) registered(stage string) *definition {
 
 // hooks asks podman which definitions it reads.
 func (e *examination) hooks() {
-	const remedy = "terok-gate-hook install"
 	dirs, err := podman.HookDirs(e.ctx)
 	if err != nil {
-		e.broken(err.Error(), "see that podman runs containers at all")
+		e.broken(err.Error(), "mend podman first; to see more: podman --log-level debug info")
 		e.stop()
 		return
 	}
-	e.definitions = definitionsIn(dirs)
+	e.definitions = podman.DefinitionsIn(dirs)
 	reads := "podman reads " + strings.Join(dirs, " and ")
 	if len(e.definitions) == 0 {
-		for _, idle := range podman.DefinitionsIn([]string{podman.SystemPlace().Hooks, e.Place.Hooks}) {
-			e.broken(fmt.Sprintf("%s is not in force: %s", idle.Path, reads), remedy+", or add its folder to hooks_dir in containers.conf")
-			e.stop()
-			return
-		}
-		e.broken("no hook is registered: "+reads, remedy)
+		e.notInForce(dirs, reads)
 		e.stop()
 		return
 	}
-	e.settings = e.definitions[0].settings
-	if prestart := e.registered("prestart"); prestart != nil {
-		e.settings = prestart.settings
+	first := cmp.Or(e.registered("prestart"), &e.definitions[0])
+	e.settings = first.Settings
+	if file := first.Settings.Tokens.Path; e.Place.User && filepath.Dir(first.Path) != e.Place.Hooks && file != "" && !canReplace(file) {
+		// Nothing else can be right then, and all of it for this one reason.
+		e.broken(fmt.Sprintf("podman reads hooks that are not yours: %s keeps its tokens in %s, where you cannot write", first.Path, file), e.install())
+		e.stop()
+		return
 	}
 	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
 	e.GateURL = cmp.Or(e.GateURL, e.settings.GateURL)
@@ -84,19 +56,20 @@ func (e *examination) hooks() {
 	for _, stage := range []string{"prestart", "poststop"} {
 		if e.registered(stage) == nil {
 			complete = false
-			e.broken(fmt.Sprintf("no definition for %s: %s", stage, reads), remedy)
+			e.broken(fmt.Sprintf("no definition for %s: %s", stage, reads), e.install())
 		}
 	}
 	if e.registered("precreate") == nil {
 		complete = false
-		e.warn("no definition for precreate: git works only where gate.env was sourced", remedy)
+		e.warn("no definition for precreate: git works only where gate.env was sourced", e.install())
 	}
 	seen := map[string]string{}
 	for _, d := range e.definitions {
 		for _, stage := range d.Stages {
-			if seen[stage] != "" {
+			if other := seen[stage]; other != "" {
 				complete = false
-				e.broken(fmt.Sprintf("%s runs twice: %s and %s", stage, seen[stage], d.Path), "remove one of the two")
+				e.broken(fmt.Sprintf("%s runs twice: %s and %s", stage, other, d.Path),
+					fmt.Sprintf("keep the one that says what you want, and remove the other: %s, or %s", printable.Shell("rm", other), printable.Shell("rm", d.Path)))
 			}
 			seen[stage] = d.Path
 		}
@@ -105,100 +78,52 @@ func (e *examination) hooks() {
 		e.ok("registered: " + reads)
 	}
 	if e.registered("prestart") != nil && e.imagesAnnotate && len(e.settings.AllowProjects) == 0 {
-		e.broken("with this podman, whoever builds an image can choose the project", remedy+" --allow-project PATTERN")
+		e.broken("with this podman, whoever builds an image can choose the project",
+			e.allowing([]string{"install"}))
 	}
 }
 
-// definition checks what the definitions run.
-func (e *examination) definition() {
-	for _, d := range e.definitions {
-		e.runs(d)
+// notInForce says why podman reads no definition of ours.
+func (e *examination) notInForce(dirs []string, reads string) {
+	idle := podman.DefinitionsIn([]string{e.Place.Hooks})
+	if len(idle) == 0 {
+		e.broken("no hook is registered: "+reads, e.install())
+		return
 	}
+	text := fmt.Sprintf("%s is not in force: %s", idle[0].Path, reads)
+	others := slices.DeleteFunc(settersOfHooksDir(), func(file string) bool { return file == e.Place.DropIn })
+	if _, err := os.Lstat(e.Place.DropIn); err != nil || len(others) == 0 {
+		e.broken(text, e.install())
+		return
+	}
+	var quoted []string
+	for _, dir := range append(dirs, e.Place.Hooks) {
+		quoted = append(quoted, strconv.Quote(dir))
+	}
+	e.broken(fmt.Sprintf("%s, since %s sets hooks_dir too", text, strings.Join(others, " and ")),
+		fmt.Sprintf("write there: hooks_dir = [%s]", strings.Join(quoted, ", ")))
 }
 
-func (e *examination) runs(d definition) {
-	const remedy = "terok-gate-hook install"
-	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
-	info, err := os.Stat(d.Hook.Path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		e.broken(runs+", which is not there", remedy)
-		return
-	case err != nil:
-		e.broken(fmt.Sprintf("%s: %v", d.Path, err), remedy)
-		return
-	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		e.broken(runs+", which is no program", remedy)
-		return
+// settersOfHooksDir returns the files with which podman may be configured, wherever its
+// versions look, that set hooks_dir. Up to podman 5 files are read folder by folder; 6
+// reads one containers.conf, and drop-ins sorted by name. A list replaces an earlier one.
+func settersOfHooksDir() (files []string) {
+	folders := []string{"/usr/share/containers", "/etc/containers"}
+	if config, err := os.UserConfigDir(); err == nil {
+		folders = append(folders, filepath.Join(config, "containers"))
 	}
-	for _, path := range []string{d.Path, d.Hook.Path} {
-		if who := writers(path); who != "" {
-			e.broken(fmt.Sprintf("%s can change %s, which podman runs for you", who, path), "chown and chmod go-w, the folder too")
-			return
+	candidates := []string{os.Getenv("CONTAINERS_CONF"), os.Getenv("CONTAINERS_CONF_OVERRIDE")}
+	for _, folder := range folders {
+		for _, pattern := range []string{"containers*.conf", "containers*.conf.d/*.conf", "containers*.conf.d/*/*.conf"} {
+			paths, _ := filepath.Glob(filepath.Join(folder, pattern))
+			candidates = append(candidates, paths...)
 		}
 	}
-	if same, err := sameContent(d.Hook.Path, e.Binary); err != nil {
-		e.broken(fmt.Sprintf("%s: %v", d.Path, err), remedy)
-		return
-	} else if !same {
-		e.warn(runs+", which is another version than "+e.Binary, remedy)
-		return
-	}
-	if d.err != nil {
-		e.broken(fmt.Sprintf("%s, which does not accept its arguments: %v", runs, d.err), remedy)
-		return
-	}
-	if slices.Contains(d.Stages, "precreate") {
-		e.ok(runs)
-		return
-	}
-	file := d.settings.Tokens.Path
-	switch {
-	case file == "" && e.Place.User:
-		e.broken(d.Path+" names no token file, and a rootless engine's hook has no default", remedy)
-	case file != "" && e.TokenFile != "" && filepath.Clean(file) != filepath.Clean(e.TokenFile):
-		e.broken(fmt.Sprintf("%s keeps its tokens in %s, not in %s", d.Path, file, e.TokenFile), remedy)
-	case e.Place.User && file != "" && unix.Access(podman.ExistingFolder(file), unix.W_OK) != nil:
-		e.broken(fmt.Sprintf("%s is not yours: you cannot write its token file %s", d.Path, file), "as yourself, "+remedy)
-	default:
-		e.ok(runs)
-	}
-}
-
-// writers says who beside root and us can change the file or put another in its place;
-// empty for nobody.
-func writers(path string) string {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return ""
-	}
-	for ; ; path = filepath.Dir(path) {
-		info, err := os.Stat(path)
-		if err != nil {
-			return ""
-		}
-		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
-			return "user " + userName(owner)
-		}
-		if isEverybodys(info) {
-			return "everybody"
-		}
-		if path == "/" {
-			return ""
+	sets := regexp.MustCompile(`(?m)^\s*(engine\.)?hooks_dir\s*=`)
+	for _, path := range candidates {
+		if content, err := os.ReadFile(path); err == nil && sets.Match(content) {
+			files = append(files, path)
 		}
 	}
-}
-
-// isEverybodys tells whether every user can change the file, or what is in the folder.
-func isEverybodys(info fs.FileInfo) bool {
-	return info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0
-}
-
-func sameContent(a, b string) (bool, error) {
-	contentA, err := os.ReadFile(a)
-	if err != nil {
-		return false, err
-	}
-	contentB, err := os.ReadFile(b)
-	return bytes.Equal(contentA, contentB), err
+	return files
 }

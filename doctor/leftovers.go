@@ -4,6 +4,8 @@ package doctor
 
 import (
 	"strings"
+
+	"terok-gate-hook/internal/printable"
 )
 
 // leftovers looks for what programs of ours that were killed have left.
@@ -26,7 +28,7 @@ func (e *examination) leftovers() {
 	if err == nil && strings.TrimSpace(names) != "" {
 		fine = false
 		probes := strings.Fields(names)
-		e.mend(Warning, "probe containers of a doctor that was killed: "+strings.Join(probes, " "), "podman rm -f them", func() (string, error) {
+		e.mend(Warning, "probe containers of a doctor that was killed: "+strings.Join(probes, " "), printable.Shell(append([]string{"podman", "rm", "--force", "--time", "0"}, probes...)...), func() (string, error) {
 			_, err := e.command("podman", append([]string{"rm", "--force", "--time", "0"}, probes...)...)
 			return "removed", err
 		})

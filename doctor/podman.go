@@ -4,7 +4,9 @@ package doctor
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"terok-gate-hook/podman"
@@ -18,28 +20,67 @@ func hasPodman() bool {
 // userNamespaces asks podman for what a rootless engine cannot do without. Without
 // subordinate ids podman makes do with one user, and most images do not.
 func (e *examination) userNamespaces() {
-	const install = "install uidmap (Debian) or shadow-utils (Fedora)"
 	if !e.Place.User || !hasPodman() {
 		return
 	}
 	uids, err := e.command("podman", "unshare", "cat", "/proc/self/uid_map")
 	if err != nil {
-		e.broken("podman gets no user namespace: "+err.Error(),
-			"if it is not a matter of your files: "+install+", and see that user namespaces are allowed (sysctl -a | grep -e userns -e user_namespaces)")
+		e.broken("podman gets no user namespace: "+err.Error(), wayToUserNamespaces())
 		e.stop()
 		return
 	}
 	if strings.Count(uids, "\n") < 2 {
+		first := firstFreeID("/etc/subuid", "/etc/subgid")
+		ids := fmt.Sprintf("%d-%d", first, first+65535)
 		e.broken("your user has no subordinate ids (subuid(5), subgid(5))",
-			install+", then, as root, usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, and podman system migrate")
+			asRoot("usermod", "--add-subuids", ids, "--add-subgids", ids, userName(os.Geteuid()))+"; then, as yourself: podman system migrate")
 		return
 	}
 	e.ok("user namespaces and subordinate ids")
 }
 
+// wayToUserNamespaces tells the usual reasons apart.
+func wayToUserNamespaces() string {
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		return packages([]string{"uidmap"}, []string{"shadow-utils"}, "install newuidmap(1)")
+	}
+	for _, off := range []struct{ setting, value, on string }{
+		{"user.max_user_namespaces", "0", "15000"},
+		{"kernel.unprivileged_userns_clone", "0", "1"},
+		{"kernel.apparmor_restrict_unprivileged_userns", "1", "0"},
+	} {
+		value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(off.setting, ".", "/"))
+		if err == nil && strings.TrimSpace(string(value)) == off.value {
+			return fmt.Sprintf("this machine keeps them from its users; if you decide that it should not: %s", asRoot("sysctl", off.setting+"="+off.on))
+		}
+	}
+	return "mend podman first; to see more: podman --log-level debug unshare true"
+}
+
+// firstFreeID returns the first id of at least 100000, useradd(8)'s own default, above
+// all that these files give away: two users must not share one.
+func firstFreeID(files ...string) uint64 {
+	first := uint64(100000)
+	for _, file := range files {
+		content, _ := os.ReadFile(file) // without the file, nothing is given away
+		for line := range strings.Lines(string(content)) {
+			fields := strings.Split(strings.TrimSpace(line), ":")
+			if len(fields) != 3 {
+				continue
+			}
+			start, startErr := strconv.ParseUint(fields[1], 10, 32)
+			count, countErr := strconv.ParseUint(fields[2], 10, 32)
+			if startErr == nil && countErr == nil {
+				first = max(first, start+count)
+			}
+		}
+	}
+	return first
+}
+
 func (e *examination) podman() {
 	if !hasPodman() {
-		e.broken("podman is not installed, or not in PATH", "install podman, and crun or runc")
+		e.broken("podman is not installed, or not in PATH", packages([]string{"podman", "crun"}, []string{"podman", "crun"}, "install podman, and crun or runc"))
 		e.stop()
 		return
 	}

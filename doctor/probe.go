@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
@@ -51,6 +52,7 @@ type probed struct {
 	project, repository string // repository: empty if the gate was not to be tried
 	lines               []string
 	err                 error
+	plain               error // of the same container without annotations, if this one did not start
 }
 
 func (p probed) saw(line string) bool { return slices.Contains(p.lines, line) }
@@ -58,7 +60,7 @@ func (p probed) saw(line string) bool { return slices.Contains(p.lines, line) }
 // probe starts a container as a user of the hooks would.
 func (e *examination) probe() {
 	if e.noProbe != "" {
-		e.warn("not tried: "+e.noProbe, "doctor again, then")
+		e.warn("not tried: "+e.noProbe, "do that, and then "+e.again())
 		return
 	}
 	if e.registered("prestart") == nil {
@@ -67,37 +69,46 @@ func (e *examination) probe() {
 	project := e.probeProject()
 	switch {
 	case project == "":
-		e.warn("not tried: it takes a project that the hooks admit", "doctor --project P")
+		e.warn("not tried: it takes a project that the hooks admit", e.again("--project", "P"))
 		return
 	case !e.settings.Admits(project):
-		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(e.settings.AllowProjects, " ")), "terok-gate-hook install, with another --allow-project")
+		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(e.settings.AllowProjects, " ")),
+			"if they should: "+e.ourselves(append([]string{"install"}, allowing(append(slices.Clone(e.settings.AllowProjects), project))...)...))
 		return
 	}
 	mountPath := cmp.Or(e.settings.MountPath, hook.MountPath)
 	name := probeName + rand.Text()[:8]
 	p, err := e.runProbe(name, project, mountPath)
 	if err != nil {
-		e.broken(err.Error(), "TMPDIR must name a folder of yours; or doctor --image IMAGE")
+		e.broken(err.Error(), "TMPDIR=/var/tmp "+e.again())
 		return
 	}
 	switch {
+	case p.plain != nil:
+		e.broken("not tried: podman does not start such a container without the hooks either: "+p.plain.Error(), e.wayToAContainer())
+		return
 	case p.err != nil && !p.saw("env"):
-		e.broken("a container with annotations does not start: "+p.err.Error(), "if the hooks refused it, journalctl -t terok-gate-hook or the log file says why; a network: doctor --network")
+		text := "a container with annotations does not start: " + p.err.Error()
+		if reason := e.reason(name); reason != "" {
+			e.broken(text+": "+reason, "mend that, and then "+e.again())
+		} else {
+			e.broken(text, e.wayToReasons(name))
+		}
 		return
 	case !p.saw("env"):
-		e.broken(fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), "terok-gate-hook install")
+		e.broken(fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), e.install())
 		return
 	case e.registered("precreate") != nil && !p.saw("pointers"):
-		e.broken("the precreate hook does not run, or names another folder than prestart", "terok-gate-hook install")
+		e.broken("the precreate hook does not run, or names another folder than prestart", e.install())
 		return
 	}
 	entries, err := e.tokens.Entries()
 	if err != nil {
-		e.broken(err.Error(), "mend the token file first")
+		e.broken(err.Error(), owners(e.TokenFile))
 		return
 	}
 	if slices.ContainsFunc(entries, func(entry store.Entry) bool { return entry.Task == name }) {
-		e.broken("the container is gone and its token is not: the poststop hook does not run", "terok-gate-hook install; terok-gate-hook reap")
+		e.broken("the container is gone and its token is not: the poststop hook does not run", e.install()+" && "+e.ourselves("reap"))
 		return
 	}
 	e.ok("a container gets its token and loses it")
@@ -115,8 +126,8 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	if err := os.Chmod(folder, 0o755); err != nil { // the container's root may be another user
 		return p, err
 	}
-	args := []string{
-		"run", "--rm", "--name", name, "--timeout", "60",
+	run := []string{"run", "--rm", "--name", name, "--timeout", "60"}
+	annotations := []string{
 		"--annotation", cmp.Or(e.settings.ProjectAnnotation, hook.ProjectAnnotation) + "=" + project,
 		"--annotation", cmp.Or(e.settings.TaskAnnotation, hook.TaskAnnotation) + "=" + name, // no other token has this task
 	}
@@ -132,27 +143,50 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	}
 	switch {
 	case e.Network != "":
-		args = append(args, "--network", e.Network)
+		run = append(run, "--network", e.Network)
 	case p.repository == "":
-		args = append(args, "--network", "none")
+		run = append(run, "--network", "none")
 	}
-	if e.Image != "" {
-		args = append(args, "--entrypoint", "", e.Image)
-	} else {
-		rootfs, err := hostPrograms(filepath.Join(folder, "rootfs"))
-		if err != nil {
+	root := []string{"--entrypoint", "", e.Image}
+	if e.Image == "" {
+		if root, err = hostPrograms(filepath.Join(folder, "rootfs")); err != nil {
 			return p, err
 		}
-		args = append(args, rootfs...)
 	}
 	defer func() {
 		if e.ctx.Err() != nil { // somebody ended us, and podman with us
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()
-	out, err := e.command("podman", append(args, "sh", "-c", probeScript, "probe", mountPath, p.repository, way)...)
+	script := []string{"sh", "-c", probeScript, "probe", mountPath, p.repository, way}
+	out, err := e.command("podman", slices.Concat(run, annotations, root, script)...)
 	p.lines, p.err = strings.Split(strings.TrimSpace(out), "\n"), err
+	if err != nil && !p.saw("env") {
+		_, p.plain = e.command("podman", slices.Concat(run, root, []string{"sh", "-c", ":"})...)
+	}
 	return p, nil
+}
+
+// wayToAContainer is what mends that podman does not start the probe's container.
+func (e *examination) wayToAContainer() string {
+	if e.Image != "" {
+		if _, err := e.command("podman", "image", "exists", e.Image); err != nil {
+			return printable.Shell("podman", "pull", e.Image)
+		}
+		return "name an image that has a shell: " + e.again("--image", "IMAGE")
+	}
+	if e.Network != "" {
+		return "name a network that podman has, see podman network ls: " + e.again("--network", "NETWORK")
+	}
+	return "mend podman first; or name an image: " + e.again("--image", "IMAGE")
+}
+
+// allowing are install's flags for projects.
+func allowing(patterns []string) (flags []string) {
+	for _, pattern := range patterns {
+		flags = append(flags, "--allow-project", pattern)
+	}
+	return flags
 }
 
 // probeProject returns a project that the patterns admit, best one that there is.

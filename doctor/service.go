@@ -5,6 +5,7 @@ package doctor
 import (
 	"strings"
 
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -16,16 +17,22 @@ func (e *examination) service() {
 	}
 	runs, err := e.Place.Watch(e.ctx)
 	if err != nil || !strings.Contains(runs, "ActiveState=active") {
-		status := "systemctl status "
-		if e.Place.User {
-			status = "systemctl --user status "
+		remedy := e.install()
+		if was, there, err := e.Place.Registration(); err == nil && there {
+			remedy = e.ourselves("install", "--no-watch=false")
+			if was.Watch {
+				remedy = e.systemctl("enable", "--now") + "; if it fails: " + e.systemctl("status")
+			}
 		}
-		e.warn(podman.UnitName+" does not run: an orphan's token lives until the next hook of any container",
-			"terok-gate-hook install, or see "+status+podman.UnitName)
+		e.warn(podman.UnitName+" does not run: an orphan's token lives until the next hook of any container", remedy)
 		return
 	}
 	if !e.isWatched(runs) {
-		e.warn(podman.UnitName+" watches another token file than "+e.TokenFile, "terok-gate-hook install")
+		remedy := e.install()
+		if e.told.TokenFile != "" {
+			remedy += ", if " + e.TokenFile + " is the right one"
+		}
+		e.warn(podman.UnitName+" watches another token file than "+e.TokenFile, remedy)
 		return
 	}
 	if e.Place.User && !podman.Lingers() {
@@ -33,6 +40,15 @@ func (e *examination) service() {
 		return
 	}
 	e.ok(podman.UnitName + " runs")
+}
+
+// systemctl is a command for the service.
+func (e *examination) systemctl(args ...string) string {
+	words := []string{"systemctl"}
+	if e.Place.User {
+		words = append(words, "--user")
+	}
+	return printable.Shell(append(append(words, args...), podman.UnitName)...)
 }
 
 // isWatched tells whether a service with this ExecStart= watches our token file.

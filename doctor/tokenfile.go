@@ -16,7 +16,9 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
@@ -28,11 +30,10 @@ var networkTypes = []string{
 }
 
 func (e *examination) tokenFile() {
-	const seePermissions = "move it away if it is not yours to keep, or see its owner and mode, and its folder's"
 	if e.TokenFile == "" {
 		var err error
 		if e.TokenFile, err = store.TokenFilePath(); err != nil {
-			e.broken(err.Error(), "--token-file F")
+			e.broken(err.Error(), e.self("F", "doctor")+", where F is the token file that the gate reads")
 			e.stop()
 			return
 		}
@@ -43,18 +44,21 @@ func (e *examination) tokenFile() {
 	// First of all, and without touching it: a server that is gone would hang us.
 	mount, err := networkMount(path)
 	if err != nil {
-		e.broken(fmt.Sprintf("mount of %s: %v", path, err), "mount /proc")
+		e.broken(fmt.Sprintf("mount of %s: %v", path, err), asRoot("mount", "-t", "proc", "proc", "/proc"))
 		e.stop()
 		return
 	}
 	if mount != nil {
 		e.broken(fmt.Sprintf("%s is on a network file system (%s at %s), where locks cannot be trusted", path, mount.FSType, mount.Mountpoint),
-			"keep it on a disk of this machine: terok-gate-hook --token-file F install")
+			e.self("F", "install")+", where F is on a disk of this machine; and have the gate read F")
 		e.stop()
 		return
 	}
 	fine := e.folders(filepath.Dir(path))
 	info, err := os.Lstat(path)
+	if errors.Is(err, unix.ENOTDIR) {
+		return // said already
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if fine {
 			e.ok(path + " is not there yet: the first container's token makes it")
@@ -62,32 +66,36 @@ func (e *examination) tokenFile() {
 		return
 	}
 	if err != nil {
-		e.broken(err.Error(), seePermissions)
+		e.broken(err.Error(), owners(path))
+		return
+	}
+	if !info.Mode().IsRegular() {
+		e.broken(path+" is not a regular file", printable.Shell("mv", path, path+".away"))
 		return
 	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
 		fine = false
 		e.broken(fmt.Sprintf("%s has mode %04o: every user of this machine can use its tokens", path, mode),
-			"chmod 0600 "+path+", or 0640 with the gate's group")
+			asOwner(info, "chmod", "o=", path)+"; and doctor --gate-user USER, if the gate has read it as another user")
 	}
 	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() && userName(owner) != e.GateUser {
 		fine = false
 		text := fmt.Sprintf("%s belongs to user %s", path, userName(owner))
 		if os.Geteuid() != 0 {
-			e.broken(text+", and the hooks, as you, cannot replace it", "chown it to you")
+			e.broken(text+", and the hooks, as you, cannot replace it", asRoot("chown", userName(os.Geteuid()), path))
 		} else {
-			e.warn(text, isItTheGates(owner))
+			e.warn(text, e.isItTheGates(owner, path))
 		}
 	}
 	entries, err := e.tokens.Entries()
 	switch {
 	case errors.Is(err, store.ErrCorrupt):
-		e.mend(Broken, err.Error(), "restore it from a copy, or move it away", func() (string, error) {
+		e.mend(Broken, err.Error(), printable.Shell("mv", path, path+".corrupt")+", or restore it from a copy", func() (string, error) {
 			aside, err := e.tokens.SetAside()
 			return "set aside as " + aside + ", no token is valid now", err
 		})
 	case err != nil:
-		e.broken(err.Error(), seePermissions)
+		e.broken(err.Error(), owners(path))
 	case fine:
 		e.ok(fmt.Sprintf("%s, tokens: %d", path, len(entries)))
 	}
@@ -149,7 +157,7 @@ func (e *examination) folders(dir string) (fine bool) {
 	for last := true; ; last = false {
 		info, err := os.Stat(dir)
 		if err == nil && !info.IsDir() {
-			e.broken(dir+" is not a folder", "move it away, or name another token file with --token-file")
+			e.broken(dir+" is not a folder", printable.Shell("mv", dir, dir+".away")+", or name another token file: "+e.self("F", "install"))
 			return false
 		}
 		if err == nil {
@@ -159,14 +167,22 @@ func (e *examination) folders(dir string) (fine bool) {
 			case owner == 0, owner == os.Geteuid(), last && userName(owner) == e.GateUser:
 			case last && os.Geteuid() == 0:
 				fine = false
-				e.warn(text, isItTheGates(owner))
+				e.warn(text, e.isItTheGates(owner, dir))
 			default:
 				fine = false
-				e.broken(text, "chown it")
+				rightful := 0
+				if last {
+					rightful = os.Geteuid()
+				}
+				e.broken(text, asRoot("chown", userName(rightful), dir))
+			}
+			if last && !canReplace(filepath.Join(dir, "file")) && os.Geteuid() != 0 {
+				fine = false
+				e.broken("you cannot write to folder "+dir, asRoot("chown", userName(os.Geteuid()), dir))
 			}
 			if isEverybodys(info) {
 				fine = false
-				e.broken(fmt.Sprintf("everybody can write to folder %s, and put another token file there", dir), "chmod o-w "+dir)
+				e.broken(fmt.Sprintf("everybody can write to folder %s, and put another token file there", dir), asOwner(info, "chmod", "o-w", dir))
 			}
 		}
 		if dir == filepath.Dir(dir) {
@@ -176,16 +192,30 @@ func (e *examination) folders(dir string) (fine bool) {
 	}
 }
 
-func (e *examination) lock() {
-	if err := e.tokens.CheckLock(); err != nil {
-		e.broken(err.Error(), "end that process if it is stuck; never remove the lock file")
-		return
+// canReplace tells whether we can put another file in the place of this one.
+func canReplace(file string) bool {
+	folder := filepath.Dir(file)
+	for folder != "/" && errors.Is(unix.Access(folder, unix.F_OK), unix.ENOENT) {
+		folder = filepath.Dir(folder)
 	}
-	e.ok(e.TokenFile + ".lock is free")
+	return unix.Access(folder, unix.W_OK|unix.X_OK) == nil
 }
 
-func isItTheGates(owner int) string {
-	return "doctor --gate-user " + userName(owner) + " if the gate runs as that user, else chown it"
+func (e *examination) lock() {
+	err := e.tokens.CheckLock()
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		e.broken(err.Error(), owners(e.TokenFile+".lock"))
+	case err != nil:
+		e.broken(err.Error(), "end that process if it is stuck; never remove the lock file")
+	default:
+		e.ok(e.TokenFile + ".lock is free")
+	}
+}
+
+// isItTheGates is for root, who may have given it to the gate.
+func (e *examination) isItTheGates(owner int, path string) string {
+	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(owner)), printable.Shell("chown", "root", path))
 }
 
 func userName(uid int) string {

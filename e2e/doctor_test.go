@@ -14,7 +14,7 @@ import (
 )
 
 // What doctor finds by asking podman, and by its probe container. (What it finds
-// without podman is tested in package podman.)
+// without podman is tested in package doctor.)
 
 // finding is what doctor --json says of a check.
 type finding struct{ Check, State, Text, Remedy string }
@@ -49,6 +49,19 @@ func finds(t *testing.T, all []finding, check, state, text string) {
 		}
 	}
 	t.Errorf("no finding %s, %s, %q among\n%+v", check, state, text, all)
+}
+
+// paste does what doctor says about a finding. What is said after the command is not
+// for the shell.
+func (h *home) paste(t *testing.T, all []finding, check, text string) {
+	t.Helper()
+	for _, f := range all {
+		if f.Check == check && strings.Contains(f.Text, text) {
+			command, _, _ := strings.Cut(f.Remedy, ", ")
+			h.must(t, command)
+			return
+		}
+	}
 }
 
 // edit changes the definition of a stage with jq.
@@ -151,37 +164,50 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			make         func()
 			check, state string
 			text         string
+			choice       bool // what mends it, the reader has to choose
 		}{
 			{"a binary that is gone", func() { h.edit(t, "prestart", `.hook.path = "/no/such/terok-gate-hook"`) },
-				"definition", "broken", "runs /no/such/terok-gate-hook, which is not there"},
+				"definition", "broken", "runs /no/such/terok-gate-hook, which is not there", false},
 			{"a binary that is no program", func() { h.edit(t, "poststop", `.hook.path = "/etc/passwd"`) },
-				"definition", "broken", "runs /etc/passwd, which is no program"},
+				"definition", "broken", "runs /etc/passwd, which is not a program", false},
 			{"another binary", func() {
 				h.must(t, fmt.Sprintf("cp %q %q; echo >>%q", path, other, other))
 				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
-			}, "definition", "warning", "runs " + other + ", which is another version than " + path},
+			}, "definition", "warning", "runs " + other + ", which is another version than " + path, false},
 			{"a binary that everybody can change", func() {
 				h.must(t, fmt.Sprintf("cp %q %q; chmod o+w %q", path, other, other))
 				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
-			}, "definition", "broken", "everybody can change " + other},
+			}, "definition", "broken", "everybody can change " + other, false},
 			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
-				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile},
+				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile, false},
 			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--mount-path", "run"]`) },
-				"definition", "broken", `which does not accept its arguments: mount-path "run": use an absolute path`},
-			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop"},
-			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate"},
+				"definition", "broken", `which does not accept its arguments: mount-path "run": use an absolute path`, false},
+			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop", false},
+			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate", false},
 			{"prestart twice", func() {
 				h.must(t, fmt.Sprintf("cd %q; cp 99-terok-gate-prestart.json 10-mine.json", filepath.Dir(h.definition("prestart"))))
-			}, "hooks", "broken", "prestart runs twice"},
+			}, "hooks", "broken", "prestart runs twice", true},
 			{"images that choose the project", func() { h.edit(t, "prestart", `.hook.args |= map(select(. != "--allow-project"))`) },
-				"hooks", "broken", "whoever builds an image can choose the project"},
+				"hooks", "broken", "whoever builds an image can choose the project", true},
 		} {
 			if row.name == "images that choose the project" && podmanIs(t, 4, 6) {
 				continue // not with this podman
 			}
 			row.make()
 			t.Log(row.name)
-			finds(t, h.doctor(t, ""), row.check, row.state, row.text)
+			all := h.doctor(t, "")
+			finds(t, all, row.check, row.state, row.text)
+			if !row.choice {
+				h.paste(t, all, row.check, row.text)
+				if set := h.must(t, h.install(t, "install --show")); !strings.Contains(set, "--allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418") {
+					t.Errorf("after doctor's remedy, what is set is %s", set)
+				}
+				for _, f := range h.doctor(t, "") {
+					if f.Check == row.check && f.State != "ok" {
+						t.Errorf("after its remedy doctor finds %+v", f)
+					}
+				}
+			}
 			h.must(t, fmt.Sprintf("rm -f %q; rm %q/*; cp %q/* %q", other, hooks, inOrder, hooks))
 		}
 		if e.asUser != nil { // it takes root to give a folder away
@@ -196,11 +222,92 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 		h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
 		finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
 
-		// As where root has installed, and the user has not.
-		h.edit(t, "poststop", `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
-		out, _ := h.sh(fmt.Sprintf("%q doctor", path))
-		if !strings.Contains(out, "you cannot write its token file /var/lib/terok/sandbox/gate/tokens.json → as yourself, terok-gate-hook install") {
-			t.Errorf("with the hooks of root, doctor says %s", out)
+	})
+}
+
+// A user's podman reads the hooks of the system too, whose token file is root's. One
+// finding says so, and what mends it admits no more than root did.
+func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		testenv.Need(t, "jq")
+		h := newHome(t, e)
+		roots := filepath.Join(e.tempDir(t), "hooks.d")
+		h.must(t, h.install(t, installFlags))
+		for _, stage := range []string{"precreate", "prestart", "poststop"} {
+			h.edit(t, stage, `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
+		}
+		h.must(t, fmt.Sprintf("cp -r %q %q", filepath.Dir(h.definition("prestart")), roots))
+		h.must(t, h.install(t, "uninstall"))
+		h.write(t, filepath.Join(h.config, "containers.conf.d/10-roots.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", roots))
+
+		// As users call it, who name no token file.
+		path, err := binary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.must(t, fmt.Sprintf("ln -s %q terok-gate-hook", path))
+		const call = `PATH=$PWD:$PATH terok-gate-hook doctor --json 2>/dev/null || true`
+		var all, wrong []finding
+		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.State != "ok" {
+				wrong = append(wrong, f)
+			}
+		}
+		if len(wrong) != 1 {
+			t.Fatalf("doctor finds %+v", wrong)
+		}
+		finds(t, all, "hooks", "broken", "podman reads hooks that are not yours: "+roots+"/99-terok-gate-prestart.json keeps its tokens in /var/lib/terok/")
+		if want := "terok-gate-hook install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
+			t.Errorf("what mends it is %s, not %s", wrong[0].Remedy, want)
+		}
+		h.must(t, "PATH=$PWD:$PATH; "+wrong[0].Remedy)
+		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
+			t.Fatal(err)
+		}
+		finds(t, all, "hooks", "ok", "registered")
+		finds(t, all, "probe", "ok", "gets its token and loses it")
+	})
+}
+
+// What install wrote is of no use where somebody else's hooks_dir comes later.
+func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		theirs := filepath.Join(h.config, "containers.conf.d/99-zz-theirs.conf")
+		dir := e.tempDir(t)
+		h.must(t, h.install(t, installFlags))
+		h.write(t, theirs, fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", dir))
+		all := h.doctor(t, "")
+		finds(t, all, "hooks", "broken", "is not in force: podman reads "+dir+", since "+theirs+" sets hooks_dir too")
+		for _, f := range all {
+			if line, ok := strings.CutPrefix(f.Remedy, "write there: "); ok {
+				h.write(t, theirs, "[engine]\n"+line+"\n")
+			}
+		}
+		finds(t, h.doctor(t, ""), "hooks", "ok", "registered: podman reads "+dir+" and "+filepath.Dir(h.definition("prestart")))
+	})
+}
+
+// What podman cannot do for any container is nothing that the hooks could mend.
+func TestDoctorBlamesTheHooksForNothingOfPodmans(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		h.must(t, h.install(t, installFlags))
+		for _, row := range []struct{ flags, text, remedy string }{
+			{"--image localhost/no-such-image", "localhost/no-such-image", "podman pull localhost/no-such-image"},
+			{"--network no-such-network", "no-such-network", "podman network ls"},
+		} {
+			all := h.doctor(t, row.flags)
+			finds(t, all, "probe", "broken", "not tried: podman does not start such a container without the hooks either: ")
+			finds(t, all, "probe", "broken", row.text)
+			for _, f := range all {
+				if f.Check == "probe" && !strings.Contains(f.Remedy, row.remedy) {
+					t.Errorf("what mends it is %s", f.Remedy)
+				}
+			}
 		}
 	})
 }

@@ -61,6 +61,16 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	return r, true, err
 }
 
+// InstallArgs are the arguments of the install that sets this.
+func (r Registration) InstallArgs() []string {
+	args := r.Settings.Args("prestart")
+	args[slices.Index(args, "prestart")] = "install"
+	if !r.Watch {
+		args = append(args, "--no-watch")
+	}
+	return args
+}
+
 // files returns the files that register the hooks. templates holds hooks.d and systemd
 // as the repository does.
 func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]File, error) {

@@ -70,12 +70,7 @@ func show(r podman.Registration, there bool) error {
 	if !there {
 		return errors.New("nothing is installed")
 	}
-	args := r.Settings.Args("prestart")
-	args[slices.Index(args, "prestart")] = "install"
-	if !r.Watch {
-		args = append(args, "--no-watch")
-	}
-	fmt.Println("terok-gate-hook", printable.Shell(args...))
+	fmt.Println("terok-gate-hook", printable.Shell(r.InstallArgs()...))
 	return nil
 }
 

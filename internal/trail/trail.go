@@ -127,6 +127,9 @@ func CheckFile(path string) error {
 	return nil
 }
 
+// systemLog is where the system log listens, as for syslog(3).
+const systemLog = "/dev/log"
+
 // toSystemLog sends the event to /dev/log, if somebody listens there, in the form that
 // glibc's syslog(3) uses (RFC 3164). Package log/syslog would wait while the socket's
 // buffer is full; a container's start must not.
@@ -152,7 +155,17 @@ func toSystemLog(e Event) {
 		return
 	}
 	defer unix.Close(socket)
-	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: "/dev/log"})
+	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: systemLog})
+}
+
+// HasSystemLog tells whether somebody listens where events are sent.
+func HasSystemLog() bool {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(socket)
+	return unix.Connect(socket, &unix.SockaddrUnix{Name: systemLog}) == nil
 }
 
 // Recent reads the events in the last megabyte of a log file, oldest first. Lines that are

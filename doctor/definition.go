@@ -1,0 +1,144 @@
+// Whether what the definitions run is there, is ours, and accepts what it is told.
+
+package doctor
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/podman"
+)
+
+// definition checks what the definitions run.
+func (e *examination) definition() {
+	faulty := map[string]bool{}
+	for _, d := range e.definitions {
+		if faulty[d.Hook.Path] {
+			continue // one program, one finding
+		}
+		faulty[d.Hook.Path] = !e.program(d)
+	}
+	for _, d := range e.definitions {
+		if !faulty[d.Hook.Path] {
+			e.arguments(d)
+		}
+	}
+}
+
+// program tells whether there is nothing wrong with what a definition runs.
+func (e *examination) program(d podman.Registered) bool {
+	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
+	info, err := os.Stat(d.Hook.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// Podman passes over such a definition, and says so in its debug log alone.
+		e.broken(runs+", which is not there", e.install())
+		e.stop()
+		return false
+	case err != nil:
+		e.broken(fmt.Sprintf("%s: %v", d.Path, err), e.install())
+		e.stop()
+		return false
+	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		e.broken(runs+", which is not a program", e.install())
+		e.stop()
+		return false
+	}
+	for _, path := range []string{d.Path, d.Hook.Path} {
+		if who, where, remedy := writers(path); who != "" {
+			text := fmt.Sprintf("%s can change %s, which podman runs for you", who, path)
+			if where != path {
+				text += ", by way of " + where
+			}
+			e.broken(text, remedy)
+			return false
+		}
+	}
+	same, err := sameContent(d.Hook.Path, e.Binary)
+	if err != nil {
+		e.broken(fmt.Sprintf("%s: %v", d.Path, err), e.install())
+		return false
+	}
+	if !same {
+		e.warn(runs+", which is another version than "+e.Binary,
+			fmt.Sprintf("%s, for podman to run this version; or examine the other: %s", e.install(), printable.Shell(d.Hook.Path, "doctor")))
+		return false
+	}
+	return true
+}
+
+// arguments checks what a definition tells its stage.
+func (e *examination) arguments(d podman.Registered) {
+	file := d.Settings.Tokens.Path
+	err := cmp.Or(d.Err, d.Settings.Check())
+	wrong := (*hook.SettingError)(nil)
+	switch {
+	case errors.As(err, &wrong) && wrong.Name != "allow-project":
+		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
+			e.ourselves("install", "--"+wrong.Name, "")+", which takes the default again, or name another")
+	case err != nil:
+		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err), e.install())
+	case slices.Contains(d.Stages, "precreate"): // needs no token file
+		e.ok(fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path))
+	case file == "" && e.Place.User:
+		e.broken(d.Path+" names no token file, and a rootless engine's hook has no default", e.install())
+	case file != "" && e.TokenFile != "" && filepath.Clean(file) != filepath.Clean(e.TokenFile):
+		e.broken(fmt.Sprintf("%s keeps its tokens in %s, not in %s", d.Path, file, e.TokenFile),
+			fmt.Sprintf("%s, if %s is the right one", e.self(e.TokenFile, "install"), e.TokenFile))
+	default:
+		e.ok(fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path))
+	}
+}
+
+// writers says who beside root and us can change the file or put another in its place,
+// empty for nobody; by which file or folder; and what ends that.
+func writers(path string) (who, where, remedy string) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", "", ""
+	}
+	for ; ; path = filepath.Dir(path) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", "", ""
+		}
+		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
+			return "user " + userName(owner), path, asRoot("chown", "root", path)
+		}
+		if isEverybodys(info) {
+			return "everybody", path, asOwner(info, "chmod", "o-w", path)
+		}
+		if path == "/" {
+			return "", "", ""
+		}
+	}
+}
+
+// changeable tells whether somebody beside root and us can change the file.
+func changeable(path string) bool {
+	who, _, _ := writers(path)
+	return who != ""
+}
+
+// isEverybodys tells whether every user can change the file, or what is in the folder.
+func isEverybodys(info fs.FileInfo) bool {
+	return info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0
+}
+
+func sameContent(a, b string) (bool, error) {
+	contentA, err := os.ReadFile(a)
+	if err != nil {
+		return false, err
+	}
+	contentB, err := os.ReadFile(b)
+	return bytes.Equal(contentA, contentB), err
+}

@@ -1,0 +1,82 @@
+// Containers that work on while podman takes them for gone.
+
+package doctor
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+
+	"terok-gate-hook/store"
+)
+
+// forgotten compares the living tokens with what podman knows. A container can end its
+// main thread and go on in another: the runtime takes that for its end and kills nothing,
+// stop leaves it stopping for ever, and a second rm --force forgets it (seen with podman
+// 4.3.1, crun 1.8.1 and runc 1.1.5). Its process lives, and so does its token.
+func (e *examination) forgotten() {
+	living := e.livingContainers()
+	if len(living) == 0 {
+		e.ok("none")
+		return
+	}
+	out, err := e.command("podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.State}}")
+	if err != nil {
+		return // said already
+	}
+	states := map[string]string{}
+	for line := range strings.Lines(out) {
+		id, state, _ := strings.Cut(strings.TrimSpace(line), " ")
+		states[id] = state
+	}
+	// What has ended while podman was asked is none of these.
+	still := e.livingContainers()
+	fine := true
+	for id, pid := range living {
+		state, known := states[id]
+		says := ""
+		switch {
+		case still[id] != pid:
+			continue
+		case !known:
+			says = "podman does not know container " + id
+		case state == "exited", state == "stopped":
+			says = fmt.Sprintf("podman says that container %s is %s", id, state)
+		case state == "stopping" && mainThreadEnded(pid):
+			says = fmt.Sprintf("podman cannot stop container %s, whose main thread has ended", id)
+		default:
+			continue
+		}
+		fine = false
+		e.warn(fmt.Sprintf("%s, but its process %d lives and holds a token; if no other engine runs it, take its token away", says, pid),
+			e.ourselves("revoke", "--container", id))
+	}
+	if fine {
+		e.ok("none")
+	}
+}
+
+// livingContainers returns the pids of the containers whose token is tied to a living
+// process, by id.
+func (e *examination) livingContainers() map[string]int {
+	entries, err := e.tokens.Entries()
+	if err != nil {
+		return nil // said already
+	}
+	living := map[string]int{}
+	for _, entry := range entries {
+		if entry.Container != "" && entry.Process.Life() == store.Alive {
+			living[entry.Container] = entry.Process.PID
+		}
+	}
+	return living
+}
+
+// mainThreadEnded tells whether a process is a zombie by its state, that of its main
+// thread; another thread may live (proc_pid_stat(5)).
+func mainThreadEnded(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	return strings.HasPrefix(after, "Z")
+}

@@ -1,0 +1,40 @@
+package doctor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A podman that says what the row has it say of a container whose process lives.
+func TestDoctorComparesLivingTokensWithWhatPodmanKnows(t *testing.T) {
+	for _, row := range []struct {
+		podman string // prints its containers and their states
+		state  State
+		text   string
+	}{
+		{"echo living running", OK, "none"},
+		{"echo living paused", OK, "none"},
+		{"echo living created", OK, "none"}, // about to start
+		{"echo living stopping", OK, "none"},
+		{"echo living exited", Warning, "podman says that container living is exited, but its process"},
+		{"echo living stopped", Warning, "podman says that container living is stopped, but its process"},
+		{"echo another running", Warning, "podman does not know container living, but its process"},
+		{`kill -9 $LIVING; until [ "$(cut -d" " -f3 /proc/$LIVING/stat)" = Z ]; do :; done`, OK, "none"}, // it ended in the meantime
+	} {
+		t.Run(row.podman, func(t *testing.T) {
+			p := newPatient(t)
+			living := hold(t, p, "living")
+			t.Setenv("LIVING", fmt.Sprint(living.Process.Pid))
+			bin := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(bin, "podman"), []byte("#!/bin/sh\n"+row.podman+"\n"), 0o755))
+			t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			found := oneCheck("forgotten", Doctor{Binary: "/it", TokenFile: p.tokens})
+			finds(t, found, "forgotten", row.state, row.text)
+			if want := "/it revoke --container living"; row.state != OK && found[0].Remedy != want {
+				t.Errorf("what mends it is %s, not %s", found[0].Remedy, want)
+			}
+		})
+	}
+}

@@ -1,0 +1,41 @@
+// Whether the machine can be told from others after a reboot.
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// machineID reads machine-id(5) as package store does.
+func (e *examination) machineID() {
+	const path = "/etc/machine-id"
+	content, err := os.ReadFile(path)
+	id, _, _ := strings.Cut(string(content), "\n")
+	id = strings.TrimSpace(id)
+	wrong := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		wrong = "is missing"
+	case err != nil:
+		e.broken(err.Error(), asRoot("chmod", "a+r", path))
+		return
+	case id == "":
+		wrong = "is empty"
+	case len(id) != 32:
+		wrong = fmt.Sprintf("holds %.32q, which is no id", id)
+	default:
+		e.ok(path + " is there")
+		return
+	}
+	remedy := asRoot("sh", "-c", "tr -d - </proc/sys/kernel/random/uuid >"+path)
+	if _, err := exec.LookPath("systemd-machine-id-setup"); err == nil {
+		remedy = asRoot("systemd-machine-id-setup")
+	}
+	e.warn(fmt.Sprintf("%s %s: until the next reboot the tokens of dead containers are swept, but those that are left then "+
+		"cannot be proved dead, and stay valid", path, wrong), remedy)
+}

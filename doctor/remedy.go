@@ -1,0 +1,124 @@
+// How a remedy reads: a command to paste, and words only where there is a choice.
+
+package doctor
+
+import (
+	"cmp"
+	"io/fs"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/podman"
+)
+
+// asRoot is a command that takes root.
+func asRoot(words ...string) string {
+	if os.Geteuid() != 0 {
+		return "as root: " + printable.Shell(words...)
+	}
+	return printable.Shell(words...)
+}
+
+// asOwner is a command that takes the file's owner, or root.
+func asOwner(info fs.FileInfo, words ...string) string {
+	if int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid() {
+		return printable.Shell(words...)
+	}
+	return asRoot(words...)
+}
+
+// self is a command of this program, for a token file that is not the usual one if one
+// is named.
+func (e *examination) self(tokenFile string, args ...string) string {
+	program := "terok-gate-hook"
+	if path, err := exec.LookPath(program); err != nil || !sameFile(path, e.Binary) {
+		program = e.Binary
+	}
+	if tokenFile != "" {
+		args = append([]string{"--token-file", tokenFile}, args...)
+	}
+	return printable.Shell(append([]string{program}, args...)...)
+}
+
+// ourselves is a command of this program, for the token file that doctor was told.
+func (e *examination) ourselves(args ...string) string { return e.self(e.told.TokenFile, args...) }
+
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+}
+
+// install has install register the hooks again, which keeps what it was told before;
+// flags stand before the command. Where install does not know that, or would not accept
+// it, what is in force is said anew. It never admits more projects than before: where
+// nobody knows which those were, the reader has to choose.
+func (e *examination) install(flags ...string) string {
+	before, there, err := e.Place.Registration()
+	err = cmp.Or(err, before.Settings.Check())
+	if there && err == nil {
+		if e.imagesAnnotate && len(before.Settings.AllowProjects) == 0 {
+			return e.allowing(append(flags, "install"))
+		}
+		return e.ourselves(append(flags, "install")...)
+	}
+	anew, unknown, first := podman.Registration{Watch: true}, there, e.registered("prestart")
+	if first != nil {
+		unknown = first.Err != nil || first.Settings.Check() != nil || changeable(first.Path)
+	}
+	if first != nil && !unknown {
+		anew.Settings = first.Settings
+	}
+	anew.Settings.Tokens.Path, anew.Settings.LogFile, anew.Settings.EnvDir = "", "", "" // these may be root's
+	remedy := ""
+	if there {
+		remedy = e.ourselves("uninstall") + " && "
+		anew.Settings.LogFile = e.LogFile
+		if e.told.TokenFile == "" {
+			anew.Settings.Tokens.Path = e.TokenFile
+		}
+	}
+	args := append(flags, anew.InstallArgs()...)
+	if unknown || e.imagesAnnotate && len(anew.Settings.AllowProjects) == 0 {
+		return remedy + e.allowing(args)
+	}
+	return remedy + e.ourselves(args...)
+}
+
+// allowing is an install whose reader has to choose.
+func (e *examination) allowing(install []string) string {
+	return e.ourselves(append(install, "--allow-project")...) + " PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
+}
+
+// again is doctor as it was called, and told something more.
+func (e *examination) again(flags ...string) string {
+	args := []string{"doctor"}
+	for _, f := range [][2]string{
+		{"--gate-url", e.told.GateURL}, {"--gate-user", e.told.GateUser}, {"--project", e.told.Project},
+		{"--network", e.told.Network}, {"--image", e.told.Image},
+	} {
+		if f[1] != "" && !slices.Contains(flags, f[0]) {
+			args = append(args, f[0], f[1])
+		}
+	}
+	return e.ourselves(append(args, flags...)...)
+}
+
+// packages has packages installed that go by these names on Debian and on Fedora.
+func packages(debian, fedora []string, elsewhere string) string {
+	if _, err := exec.LookPath("apt-get"); err == nil {
+		return asRoot(append([]string{"apt-get", "install"}, debian...)...)
+	}
+	if _, err := exec.LookPath("dnf"); err == nil {
+		return asRoot(append([]string{"dnf", "install"}, fedora...)...)
+	}
+	return elsewhere
+}
+
+// owners shows who may reach the path.
+func owners(path string) string {
+	return "see who may reach it: " + printable.Shell("namei", "-l", path)
+}

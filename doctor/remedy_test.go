@@ -1,0 +1,133 @@
+package doctor
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/podman"
+)
+
+// What nobody has to decide is a command that can be pasted, and then all is well.
+func TestARemedyCanBePasted(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		make  func(t *testing.T, p *patient)
+		check string
+		root  bool
+	}{
+		{"a token file that others may read", func(t *testing.T, p *patient) { must(t, os.Chmod(p.tokens, 0o604)) }, "token-file", false},
+		{"a folder in its place", func(t *testing.T, p *patient) {
+			must(t, os.Remove(p.tokens))
+			must(t, os.Mkdir(p.tokens, 0o700))
+		}, "token-file", false},
+		{"a folder that everybody may write to", func(t *testing.T, p *patient) { must(t, os.Chmod(p.folder, 0o707)) }, "token-file", false},
+		{"a file in the folder's place", func(t *testing.T, p *patient) {
+			must(t, os.RemoveAll(p.folder))
+			must(t, os.WriteFile(p.folder, nil, 0o600))
+		}, "token-file", false},
+		{"a corrupt token file", func(t *testing.T, p *patient) { p.write(t, "{]") }, "token-file", false},
+		{"a token file of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.tokens, 65534, -1)) }, "token-file", true},
+		{"a folder of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.folder, 65534, -1)) }, "token-file", true},
+		{"a folder of somebody else above", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.folder), 65534, -1)) }, "token-file", true},
+		{"a token file that the gate cannot read", func(t *testing.T, p *patient) { open(t, p.folder) }, "gate-user", true},
+		{"no token file for the gate yet", func(t *testing.T, p *patient) {
+			open(t, p.folder)
+			must(t, os.RemoveAll(p.folder))
+		}, "gate-user", true},
+		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
+		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
+		{"a log in a folder that is not there", func(t *testing.T, p *patient) { p.log = filepath.Join(p.folder, "of the", "log") }, "log", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			as := func(d *Doctor) {}
+			if row.root {
+				testenv.NeedRoot(t)
+			}
+			if row.check == "gate-user" {
+				as = func(d *Doctor) { d.GateUser = "nobody" }
+			}
+			// A name that a shell would take apart.
+			p := newPatient(t)
+			odd := filepath.Join(filepath.Dir(p.folder), "it's $(a) folder")
+			must(t, os.Rename(p.folder, odd))
+			p = patient{odd, filepath.Join(odd, "tokens.json"), filepath.Join(odd, "log")}
+			row.make(t, &p)
+			pasted := 0
+			for _, f := range p.examine(t, as) {
+				if f.Check != row.check || f.State == OK {
+					continue
+				}
+				pasted++
+				command := choice.ReplaceAllString(f.Remedy, "")
+				if out, err := exec.Command("sh", "-ec", command).CombinedOutput(); err != nil {
+					t.Errorf("%s\n%s\n%v: %s", f.Text, f.Remedy, err, out)
+				}
+			}
+			if pasted == 0 {
+				t.Fatal("doctor finds nothing")
+			}
+			for _, f := range p.examine(t, as) {
+				if f.Check == row.check && f.State != OK && !strings.Contains(f.Text, "not there yet") {
+					t.Errorf("after its remedy doctor still finds %+v", f)
+				}
+			}
+		})
+	}
+}
+
+// choice is what a remedy says beside its command.
+var choice = regexp.MustCompile(`^if the gate .*; if not: |(; |, or | \(doctor).*`)
+
+// Doctor must not have anybody register hooks that admit more than those before.
+func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
+	const choose = "--allow-project PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
+	ours, theirs := t.TempDir(), t.TempDir()
+	define := func(dir string, args ...string) {
+		t.Helper()
+		content, err := json.Marshal(map[string]any{"hook": map[string]any{"path": "/it/terok-gate-hook", "args": args}, "stages": []string{"prestart"}})
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, "99-terok-gate-prestart.json"), content, 0o644))
+	}
+	for _, row := range []struct {
+		name       string
+		make       func()
+		anyProject bool // this podman lets images annotate
+		want       string
+	}{
+		{"nothing is there", func() {}, false, "/it install"},
+		{"nothing is there, and images annotate", func() {}, true, "/it install " + choose},
+		{"install remembers", func() { define(ours, "terok-gate-hook", "prestart", "--allow-project", "d*") }, true, "/it install"},
+		{"install remembers nothing that this podman needs", func() { define(ours, "terok-gate-hook", "prestart") }, true, "/it install " + choose},
+		{"root's hooks", func() {
+			define(theirs, "terok-gate-hook", "--token-file", "/root/tokens.json", "--lock-timeout", "20s", "prestart", "--allow-project", "d*", "--allow-project", "it's")
+		}, true, `/it --lock-timeout 20s install --allow-project 'd*' --allow-project 'it'\''s'`},
+		{"root's hooks, which anybody may write", func() {
+			define(theirs, "terok-gate-hook", "prestart", "--allow-project", "*")
+			must(t, os.Chmod(filepath.Join(theirs, "99-terok-gate-prestart.json"), 0o666))
+		}, false, "/it install " + choose},
+		{"what nobody understands", func() { define(ours, "terok-gate-hook", "prestart", "--new", "--allow-project", "d*") }, false,
+			"/it uninstall && /it --token-file /tokens.json install " + choose},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for _, dir := range []string{ours, theirs} {
+				os.Remove(filepath.Join(dir, "99-terok-gate-prestart.json"))
+			}
+			row.make()
+			e := examination{
+				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", TokenFile: "/tokens.json"},
+				definitions: podman.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
+			}
+			if got := e.install(); got != row.want {
+				t.Errorf("doctor says  %s\nand should say %s", got, row.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,61 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// The process of a container can end its main thread and go on in another. Podman cannot
+// end it then, and forgets it at the second try.
+func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		goesOn := filepath.Join(e.tempDir(t), "goeson")
+		build := exec.Command("go", "build", "-o", goesOn, "./goeson")
+		build.Env = append(build.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+		h.must(t, h.install(t, installFlags))
+		id := strings.TrimSpace(h.must(t, fmt.Sprintf("podman run --detach --volume %q:/goeson:ro --annotation terok.project=demo --annotation terok.task=1 --rootfs %q /goeson",
+			goesOn, e.rootfs(t))))
+		var process struct{ PID int }
+		for _, held := range h.tokens(t) {
+			if err := json.Unmarshal(held.Process, &process); err != nil || held.Container != id {
+				t.Fatalf("a token of %s, %v", held.Container, err)
+			}
+		}
+		t.Cleanup(func() {
+			e.signal(t, process.PID, unix.SIGKILL)
+			h.must(t, "podman rm --force --ignore --time 0 "+id)
+		})
+		testenv.Eventually(t, "the main thread has ended", func() bool { return statFields(t, process.PID)[0] == "Z" })
+		finds(t, h.doctor(t, ""), "forgotten", "ok", "none")
+
+		said, err := h.sh("podman rm --force --time 0 " + id)
+		if err == nil {
+			t.Logf("this podman forgets it at once: %s", said)
+		} else {
+			finds(t, h.doctor(t, ""), "forgotten", "warning", fmt.Sprintf("podman cannot stop container %s, whose main thread has ended, but its process %d lives", id, process.PID))
+			h.must(t, "podman rm --force --time 0 "+id)
+		}
+		all := h.doctor(t, "")
+		finds(t, all, "forgotten", "warning", fmt.Sprintf("podman does not know container %s, but its process %d lives", id, process.PID))
+		for _, f := range all {
+			if f.Check == "forgotten" {
+				if said := h.must(t, f.Remedy); said != "revoked 1\n" {
+					t.Errorf("%s says %s", f.Remedy, said)
+				}
+			}
+		}
+		finds(t, h.doctor(t, ""), "forgotten", "ok", "none")
+	})
+}
