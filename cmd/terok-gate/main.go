@@ -16,6 +16,7 @@ import (
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
 
@@ -30,6 +31,7 @@ func main() {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
 		os.Exit(status)
 	}
+	trail.Program = "terok-gate"
 	os.Exit(runApp(os.Args))
 }
 

@@ -64,6 +64,9 @@ func Of(event string, e store.Entry) Event {
 	}
 }
 
+// Program is whose trail it is, in the system log.
+var Program = "terok-gate-hook"
+
 // Write sends the event to the system log, if there is one, and appends it to the log
 // file, if its path is not empty. The error is the log file's.
 func Write(file string, e Event) error {
@@ -140,9 +143,10 @@ func toSystemLog(e Event) {
 		severity = err
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "<%d>%s terok-gate-hook[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), os.Getpid(), e.Event)
+	fmt.Fprintf(&text, "<%d>%s %s[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), Program, os.Getpid(), e.Event)
 	for _, pair := range [][2]string{
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
+		{"from", e.From}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New},
 	} {
 		if pair[1] != "" {
 			// Other programs' entries may hold anything, such as line breaks or more than
