@@ -98,8 +98,10 @@ func (p *processes) waitForDeaths(fd uintptr) (done bool) {
 	}
 }
 
-// letGoOfTheDead closes the pidfds of those that have died.
+// letGoOfTheDead closes the pidfds of those that have died, the last ones included, of
+// whom the Go runtime has not told us yet.
 func (p *processes) letGoOfTheDead() {
+	p.waitForDeaths(uintptr(p.epollFd))
 	p.mu.Lock()
 	news := p.newsOf
 	p.newsOf = nil
