@@ -81,10 +81,13 @@ func forEverybody(err error) error {
 // reason is the part of an error that may be printed.
 func reason(err error) text {
 	var known *Error
+	var held *store.HeldError
 	var errno syscall.Errno
 	switch {
 	case errors.As(err, &known):
 		return known.printed
+	case errors.As(err, &held):
+		return text(held.Holder())
 	case errors.As(err, &errno):
 		return text(errno.Error())
 	case errors.Is(err, store.ErrCorrupt):

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/store"
 )
 
 // canary is what whoever makes a container would like to stand in a file of the
@@ -219,6 +221,7 @@ func TestAnErrorOfAnotherKindIsForTheLog(t *testing.T) {
 		{&os.PathError{Op: "open", Path: canary, Err: unix.EACCES}, "permission denied"},
 		{fmt.Errorf("%s: %w", canary, failure("no bundle")), "no bundle"},
 		{errors.Join(errors.New(canary), unix.ENOENT), "no such file or directory"},
+		{&store.HeldError{Lock: "/l", Limit: time.Second, PID: 7, Program: canary}, "lock file /l: held for more than 1s by process 7"},
 	} {
 		printed(t, forEverybody(row.err), row.printed, canary)
 		printed(t, because("mount", row.err), "mount: "+row.printed, canary)

@@ -71,7 +71,9 @@ func (f File) lock(dir folder, name string) (unlock func(), err error) {
 		return unlock, nil
 	case <-timer.C:
 		close(gaveUp)
-		return fail(fmt.Errorf("held for more than %v by %s", limit, holderOf(path)))
+		held := &HeldError{Lock: path, Limit: limit}
+		held.PID, held.Program = holderOf(path)
+		return nil, held
 	}
 }
 
@@ -84,18 +86,41 @@ func (f File) CheckLock() error {
 	return f.underLock(func(folder, string) error { return nil })
 }
 
-// holderOf names the process that took the lock, as far as it can be seen from here
-// (proc_locks(5)). It may have left the lock to its children, and be gone.
-func holderOf(path string) string {
-	const somebody = "another process"
+// HeldError says that somebody held the lock for longer than a change waits.
+type HeldError struct {
+	Lock    string        // the lock file's path
+	Limit   time.Duration // that it was waited for
+	PID     int           // of the process that took it, as far as it can be seen from here; else 0
+	Program string        // what that process calls itself, which may be anything; empty if it is gone
+}
+
+func (e *HeldError) Error() string {
+	if e.Program == "" {
+		return e.Holder()
+	}
+	return fmt.Sprintf("%s (%q)", e.Holder(), e.Program)
+}
+
+// Holder is the error without what a stranger chose.
+func (e *HeldError) Holder() string {
+	by := "another process"
+	if e.PID != 0 {
+		by = fmt.Sprintf("process %d", e.PID)
+	}
+	return fmt.Sprintf("lock file %s: held for more than %v by %s", e.Lock, e.Limit, by)
+}
+
+// holderOf names the process that took the lock (proc_locks(5)). It may have left the
+// lock to its children, and be gone.
+func holderOf(path string) (pid int, program string) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return somebody
+		return 0, ""
 	}
 	inode := info.Sys().(*syscall.Stat_t).Ino
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil {
-		return somebody
+		return 0, ""
 	}
 	for line := range strings.Lines(string(locks)) {
 		var n, pid int
@@ -106,13 +131,10 @@ func holderOf(path string) string {
 		if err != nil || held != inode || pid <= 0 {
 			continue
 		}
-		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err != nil {
-			return fmt.Sprintf("process %d", pid)
-		}
-		return fmt.Sprintf("process %d (%q)", pid, strings.TrimSpace(string(name)))
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return pid, strings.TrimSpace(string(name))
 	}
-	return somebody
+	return 0, ""
 }
 
 // createLock makes sure that the lock file exists and that the owner of the token
