@@ -29,9 +29,9 @@ type processes struct {
 
 	epoll    *os.File
 	epollFd  int
-	mu       sync.Mutex
-	newsOf   []uint64 // numbers of watched processes that have died
-	lastNews uint64   // the number last given
+	mu       sync.Mutex // held to collect
+	newsOf   []uint64   // numbers of watched processes that have died
+	lastNews uint64     // the number last given
 
 	tied      map[store.Token]*tied
 	byNumber  map[uint64]*tied // those that are held
@@ -74,35 +74,43 @@ func newProcesses() (*processes, error) {
 	return p, nil
 }
 
-// waitForDeaths takes what epoll(7) has to say. The Go runtime calls it again when
-// there is more, until the epoll is closed.
-func (p *processes) waitForDeaths(fd uintptr) (done bool) {
+// waitForDeaths tells died of what epoll(7) has to say. The Go runtime calls it again
+// when there is more, until the epoll is closed.
+func (p *processes) waitForDeaths(uintptr) (done bool) {
+	p.mu.Lock()
+	p.collect()
+	news := len(p.newsOf) > 0
+	p.mu.Unlock()
+	if news {
+		select {
+		case p.died <- struct{}{}:
+		default: // it was told already
+		}
+	}
+	return false
+}
+
+// collect takes what epoll(7) has to say. It does not wait.
+func (p *processes) collect() {
 	var events [128]unix.EpollEvent
 	for {
-		n, err := unix.EpollWait(int(fd), events[:], 0)
+		n, err := unix.EpollWait(p.epollFd, events[:], 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if n <= 0 {
-			return false
+			return
 		}
-		p.mu.Lock()
 		for _, e := range events[:n] {
 			p.newsOf = append(p.newsOf, uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32)
-		}
-		p.mu.Unlock()
-		select {
-		case p.died <- struct{}{}:
-		default: // there was news already
 		}
 	}
 }
 
-// letGoOfTheDead closes the pidfds of those that have died, the last ones included, of
-// whom the Go runtime has not told us yet.
+// letGoOfTheDead closes the pidfds of those that have died by now.
 func (p *processes) letGoOfTheDead() {
-	p.waitForDeaths(uintptr(p.epollFd))
 	p.mu.Lock()
+	p.collect()
 	news := p.newsOf
 	p.newsOf = nil
 	p.mu.Unlock()
