@@ -39,7 +39,7 @@ func TestWhateverFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
 				}
 				return errors.Join(r.endsWell(), r.recovers(r.renamed))
 			})
-			if tried < 100 || changing(calm.calls) < 12 {
+			if tried < 80 || changing(calm.calls) < 12 {
 				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
 			}
 			t.Logf("points tried: %d (%d calls), done all the same: %d, lost: %d", tried, len(calm.calls), survived.Load(), failed)
