@@ -58,7 +58,7 @@ func TestNoFolderIsMadeInAVolume(t *testing.T) {
 }
 
 func TestAFolderThatIsThereOrATmpfsOfItsOwnWillDo(t *testing.T) {
-	onRootAndRootless(t, func(t *testing.T, e *engine) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name   string
 			args   []string
