@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -529,7 +528,7 @@ func (e *engine) tokensOf(t *testing.T, container string) []string {
 func (e *engine) signal(t *testing.T, pid int, s syscall.Signal) {
 	t.Helper()
 	if os.Geteuid() != 0 { // it may belong to one of our subordinate users
-		e.host(t, "kill", fmt.Sprintf("-%d", s), strconv.Itoa(pid))
+		e.host(t, "sh", "-c", fmt.Sprintf("kill -%d %d", s, pid)) // the shell's own
 	} else if err := syscall.Kill(pid, s); err != nil {
 		t.Fatal(err)
 	}
