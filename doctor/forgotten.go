@@ -4,6 +4,8 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -14,21 +16,22 @@ import (
 // forgotten compares the living tokens with what podman knows. A container can end its
 // main thread and go on in another: the runtime takes that for its end and kills nothing,
 // stop leaves it stopping for ever, and a second rm --force forgets it (seen with podman
-// 4.3.1, crun 1.8.1 and runc 1.1.5). Its process lives, and so does its token.
+// 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its process lives, and so does its token.
 func (e *examination) forgotten() {
 	living := e.livingContainers()
 	if len(living) == 0 {
 		e.ok("none")
 		return
 	}
-	out, err := e.command("podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.State}}")
-	if err != nil {
-		return // said already
+	out, err := e.command("podman", "ps", "--all", "--format", "json")
+	var known []struct{ ID, State string }
+	if err = cmp.Or(err, json.Unmarshal([]byte(out), &known)); err != nil {
+		e.broken("podman ps: "+err.Error(), "mend podman first")
+		return
 	}
 	states := map[string]string{}
-	for line := range strings.Lines(out) {
-		id, state, _ := strings.Cut(strings.TrimSpace(line), " ")
-		states[id] = state
+	for _, c := range known {
+		states[c.ID] = c.State
 	}
 	// What has ended while podman was asked is none of these.
 	still := e.livingContainers()

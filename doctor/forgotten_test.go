@@ -14,14 +14,14 @@ func TestDoctorComparesLivingTokensWithWhatPodmanKnows(t *testing.T) {
 		state  State
 		text   string
 	}{
-		{"echo living running", OK, "none"},
-		{"echo living paused", OK, "none"},
-		{"echo living created", OK, "none"}, // about to start
-		{"echo living stopping", OK, "none"},
-		{"echo living exited", Warning, "podman says that container living is exited, but its process"},
-		{"echo living stopped", Warning, "podman says that container living is stopped, but its process"},
-		{"echo another running", Warning, "podman does not know container living, but its process"},
-		{`kill -9 $LIVING; until [ "$(cut -d" " -f3 /proc/$LIVING/stat)" = Z ]; do :; done`, OK, "none"}, // it ended in the meantime
+		{`echo '[{"Id": "living", "State": "running"}]'`, OK, "none"},
+		{`echo '[{"Id": "living", "State": "paused"}]'`, OK, "none"},
+		{`echo '[{"Id": "living", "State": "created"}]'`, OK, "none"}, // about to start
+		{`echo '[{"Id": "living", "State": "stopping"}]'`, OK, "none"},
+		{`echo '[{"Id": "living", "State": "exited"}]'`, Warning, "podman says that container living is exited, but its process"},
+		{`echo '[{"Id": "living", "State": "stopped"}]'`, Warning, "podman says that container living is stopped, but its process"},
+		{`echo '[{"Id": "another", "State": "running"}]'`, Warning, "podman does not know container living, but its process"},
+		{`kill -9 $LIVING; until [ "$(cut -d" " -f3 /proc/$LIVING/stat)" = Z ]; do :; done; echo []`, OK, "none"}, // it ended in the meantime
 	} {
 		t.Run(row.podman, func(t *testing.T) {
 			p := newPatient(t)

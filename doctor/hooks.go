@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"terok-gate-hook/internal/printable"
@@ -37,7 +36,7 @@ func (e *examination) hooks() {
 	e.definitions = podman.DefinitionsIn(dirs)
 	reads := "podman reads " + strings.Join(dirs, " and ")
 	if len(e.definitions) == 0 {
-		e.notInForce(dirs, reads)
+		e.notInForce(reads)
 		e.stop()
 		return
 	}
@@ -84,7 +83,7 @@ func (e *examination) hooks() {
 }
 
 // notInForce says why podman reads no definition of ours.
-func (e *examination) notInForce(dirs []string, reads string) {
+func (e *examination) notInForce(reads string) {
 	idle := podman.DefinitionsIn([]string{e.Place.Hooks})
 	if len(idle) == 0 {
 		e.broken("no hook is registered: "+reads, e.install())
@@ -96,17 +95,14 @@ func (e *examination) notInForce(dirs []string, reads string) {
 		e.broken(text, e.install())
 		return
 	}
-	var quoted []string
-	for _, dir := range append(dirs, e.Place.Hooks) {
-		quoted = append(quoted, strconv.Quote(dir))
-	}
 	e.broken(fmt.Sprintf("%s, since %s sets hooks_dir too", text, strings.Join(others, " and ")),
-		fmt.Sprintf("write there: hooks_dir = [%s]", strings.Join(quoted, ", ")))
+		fmt.Sprintf("there, add %q to hooks_dir", e.Place.Hooks))
 }
 
 // settersOfHooksDir returns the files with which podman may be configured, wherever its
 // versions look, that set hooks_dir. Up to podman 5 files are read folder by folder; 6
-// reads one containers.conf, and drop-ins sorted by name. A list replaces an earlier one.
+// reads one containers.conf, and drop-ins sorted by name. A list replaces an earlier one,
+// from 4.8 on only if it says {append=false}: what install writes says the contrary.
 func settersOfHooksDir() (files []string) {
 	folders := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {

@@ -279,15 +279,20 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 		theirs := filepath.Join(h.config, "containers.conf.d/99-zz-theirs.conf")
 		dir := e.tempDir(t)
 		h.must(t, h.install(t, installFlags))
-		h.write(t, theirs, fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", dir))
+		list := `hooks_dir = ["` + dir + `"`
+		if strings.Contains(h.settings(t), "{append=true}") { // so ours stays, unless they say more
+			list += ", {append=false}"
+		}
+		h.write(t, theirs, "[engine]\n"+list+"]\n")
 		all := h.doctor(t, "")
 		finds(t, all, "hooks", "broken", "is not in force: podman reads "+dir+", since "+theirs+" sets hooks_dir too")
 		for _, f := range all {
-			if line, ok := strings.CutPrefix(f.Remedy, "write there: "); ok {
-				h.write(t, theirs, "[engine]\n"+line+"\n")
+			if _, added, ok := strings.Cut(f.Remedy, "there, add "); ok {
+				ours, _, _ := strings.Cut(added, " to hooks_dir")
+				h.write(t, theirs, "[engine]\n"+strings.Replace(list, "[", "["+ours+", ", 1)+"]\n")
 			}
 		}
-		finds(t, h.doctor(t, ""), "hooks", "ok", "registered: podman reads "+dir+" and "+filepath.Dir(h.definition("prestart")))
+		finds(t, h.doctor(t, ""), "hooks", "ok", "registered: podman reads "+filepath.Dir(h.definition("prestart"))+" and "+dir)
 	})
 }
 

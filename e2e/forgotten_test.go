@@ -14,7 +14,7 @@ import (
 )
 
 // The process of a container can end its main thread and go on in another. Podman cannot
-// end it then, and forgets it at the second try.
+// end it then, and may forget it.
 func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
@@ -40,15 +40,19 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 		testenv.Eventually(t, "the main thread has ended", func() bool { return statFields(t, process.PID)[0] == "Z" })
 		finds(t, h.doctor(t, ""), "forgotten", "ok", "none")
 
-		said, err := h.sh("podman rm --force --time 0 " + id)
-		if err == nil {
-			t.Logf("this podman forgets it at once: %s", said)
-		} else {
-			finds(t, h.doctor(t, ""), "forgotten", "warning", fmt.Sprintf("podman cannot stop container %s, whose main thread has ended, but its process %d lives", id, process.PID))
-			h.must(t, "podman rm --force --time 0 "+id)
+		// It takes podman 4.3.1 two of these, and 5.4 does not forget it at all.
+		remove := "podman rm --force --time 0 " + id
+		says := "podman does not know container " + id
+		if _, err := h.sh(remove); err != nil {
+			cannot := fmt.Sprintf("podman cannot stop container %s, whose main thread has ended", id)
+			finds(t, h.doctor(t, ""), "forgotten", "warning", fmt.Sprintf("%s, but its process %d lives", cannot, process.PID))
+			if _, err := h.sh(remove); err != nil {
+				t.Log(err)
+				says = cannot
+			}
 		}
 		all := h.doctor(t, "")
-		finds(t, all, "forgotten", "warning", fmt.Sprintf("podman does not know container %s, but its process %d lives", id, process.PID))
+		finds(t, all, "forgotten", "warning", fmt.Sprintf("%s, but its process %d lives and holds a token", says, process.PID))
 		for _, f := range all {
 			if f.Check == "forgotten" {
 				if said := h.must(t, f.Remedy); said != "revoked 1\n" {
