@@ -273,7 +273,8 @@ func (f folder) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	if err := unix.Fstat(fd, &have); err != nil {
 		return os.NewSyscallError("stat", err)
 	}
-	uid, gid, mode := have.Uid, have.Gid, uint32(0o600)
+	var uid uint32
+	gid, mode := have.Gid, uint32(0o600)
 	if old != nil {
 		uid, gid, mode = old.Uid, old.Gid, old.Mode&0o777
 	} else {
