@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -301,12 +303,15 @@ func (e *engine) tempDir(t *testing.T) string {
 	}
 	t.Cleanup(func() {
 		var err error
-		if os.Geteuid() == 0 {
-			err = os.RemoveAll(dir)
-		} else { // it may hold files of our subordinate users
-			_, err = e.tryHost("rm", "-rf", dir)
-		}
-		if err != nil {
+		// Podman's clean-up after a container may still write there.
+		if !testenv.Wait(func() bool {
+			if os.Geteuid() == 0 {
+				err = os.RemoveAll(dir)
+			} else { // it may hold files of our subordinate users
+				_, err = e.tryHost("rm", "-rf", dir)
+			}
+			return err == nil || !errors.Is(err, unix.ENOTEMPTY)
+		}) || err != nil {
 			t.Error(err)
 		}
 	})
