@@ -295,10 +295,13 @@ func TestInstallAndOthersListsOfHookFoldersAreBothInForce(t *testing.T) {
 	const appends = ", {append=true}"
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct{ name, path, append string }{
+			{"a list in containers.conf", "containers.conf", ""},
 			{"an earlier list", "containers.conf.d/50-theirs.conf", ""},
 			{"an earlier list that appends", "containers.conf.d/50-theirs.conf", appends},
+			{"an earlier list and no containers.conf", "containers.conf.d/50-theirs.conf", ""},
 			{"a later list", "containers.conf.d/zz-theirs.conf", ""},
 			{"a later list that appends", "containers.conf.d/zz-theirs.conf", appends},
+			{"a later list and no containers.conf", "containers.conf.d/zz-theirs.conf", ""},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				h := newHome(t, e)
@@ -310,7 +313,15 @@ func TestInstallAndOthersListsOfHookFoldersAreBothInForce(t *testing.T) {
 				if err := h.mkdir(theirs); err != nil {
 					t.Fatal(err)
 				}
-				h.write(t, filepath.Join(h.config, row.path), fmt.Sprintf("[engine]\nhooks_dir = [%q%s]\n", theirs, row.append))
+				list := fmt.Sprintf("hooks_dir = [%q%s]", theirs, row.append)
+				if row.path == "containers.conf" { // it ends with what is said of the engine
+					h.must(t, fmt.Sprintf("echo '%s' >>%q", list, filepath.Join(h.config, row.path)))
+				} else {
+					h.write(t, filepath.Join(h.config, row.path), "[engine]\n"+list)
+				}
+				if strings.HasSuffix(row.name, "no containers.conf") {
+					h.must(t, fmt.Sprintf("cd %q; mv containers.conf containers.conf.d/00-machine.conf", h.config))
+				}
 				ours := filepath.Join(h.config, "oci/podman-hooks.d")
 				out, err := h.sh(h.install(t, installFlags))
 				if strings.Contains(row.path, "/zz") && !canAppend {
@@ -335,6 +346,35 @@ func TestInstallAndOthersListsOfHookFoldersAreBothInForce(t *testing.T) {
 				}
 			})
 		}
+	})
+}
+
+// From podman 4.8 on, what cleans up after a container sees XDG_CONFIG_HOME, and so finds
+// the hooks that are there. Before, install writes nothing there.
+func TestInstallFollowsXDGConfigHomeAsPodmanDoes(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		usual := h.settings(t)
+		moved := filepath.Join(h.dir, "moved")
+		h.must(t, fmt.Sprintf("mkdir %q; cp -r %q %[1]q", moved, h.config))
+		there := fmt.Sprintf("export XDG_CONFIG_HOME=%q; ", moved)
+		out, err := h.sh(there + h.install(t, installFlags))
+		if written := h.must(t, fmt.Sprintf("find %q -name '*terok*'", moved)); !podmanIs(t, 4, 8) {
+			if err == nil || written != "" || !strings.Contains(out, "XDG_CONFIG_HOME") {
+				t.Errorf("install says %q and writes %s", out, written)
+			}
+			return
+		}
+		if err != nil || h.settings(t) != usual {
+			t.Fatalf("install says %q, %v, or writes to where it was not told", out, err)
+		}
+		h.must(t, there+fmt.Sprintf("podman run --detach --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sleep 1000", e.rootfs(t)))
+		t.Cleanup(func() { h.must(t, there+"podman rm --force --time 0 it") })
+		if tokens := h.tokens(t); len(tokens) != 1 {
+			t.Fatalf("the container has %d tokens", len(tokens))
+		}
+		h.must(t, there+"podman unshare kill -9 $(podman inspect --format '{{.State.Pid}}' it)")
+		testenv.Eventually(t, "the poststop hook has revoked the token", func() bool { return len(h.tokens(t)) == 0 })
 	})
 }
 
