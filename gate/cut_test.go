@@ -21,7 +21,7 @@ import (
 // gigabyte is a bare repository with a GiB in main that nothing compresses. It is
 // made once, and used through objects/info/alternates.
 var gigabyte = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("/dev/shm", "gate-test-")
+	dir, err := os.MkdirTemp(ours, "")
 	if err != nil {
 		return "", err
 	}

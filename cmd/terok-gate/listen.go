@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -49,13 +50,11 @@ func listen(c *cli.Context) (listeners []net.Listener, err error) {
 	return listeners, nil
 }
 
-// serveFigures serves the gate's figures at an address, if there is one.
-func serveFigures(address string, figures http.Handler) (*http.Server, error) {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", figures)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+// listenForFigures opens where the figures are to be had, if anywhere.
+func listenForFigures(c *cli.Context) (net.Listener, error) {
+	address := c.String("metrics")
 	if address == "" {
-		return server, nil
+		return nil, nil
 	}
 	network := "tcp"
 	if strings.Contains(address, "/") {
@@ -66,10 +65,15 @@ func serveFigures(address string, figures http.Handler) (*http.Server, error) {
 	} else if tcp, err := net.ResolveTCPAddr("tcp", address); err != nil || !tcp.IP.IsLoopback() {
 		return nil, misusef("--metrics %s: must be a loopback host:port or a socket's path", address)
 	}
-	l, err := net.Listen(network, address)
-	if err != nil {
-		return nil, fmt.Errorf("--metrics: %w", err)
+	return net.Listen(network, address)
+}
+
+// serveFigures serves the figures until the listener is closed.
+func serveFigures(l net.Listener, figures http.Handler) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", figures)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	if err := server.Serve(l); !errors.Is(err, net.ErrClosed) {
+		slog.Error("figures", "error", err)
 	}
-	go func() { _ = server.Serve(l) }()
-	return server, nil
 }

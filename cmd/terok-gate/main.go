@@ -25,7 +25,7 @@ const description = `From a folder of repositories to the first clone:
    terok-gate add demo ~/src/demo
    terok-gate serve --listen 127.0.0.1:9418
    token=$(terok-gate-hook create --project demo --task 1)
-   git clone http://$token@127.0.0.1:9418/demo.git`
+   git clone http://${token}:@127.0.0.1:9418/demo.git`
 
 func main() {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {

@@ -66,6 +66,18 @@ func serve(c *cli.Context) error {
 			slog.Error("the trail", "error", err)
 		}
 	}
+	// Whoever connects now waits until the gate is there.
+	figures, err := listenForFigures(c)
+	if err != nil {
+		return err
+	}
+	if figures != nil {
+		defer figures.Close()
+	}
+	listeners, err := listen(c)
+	if err != nil {
+		return err
+	}
 	tokens := file.Reader(reportTokenFile)
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
@@ -75,16 +87,9 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := listen(c)
-	if err != nil {
-		return err
+	if figures != nil {
+		go serveFigures(figures, g.Metrics())
 	}
-	figures, err := serveFigures(c.String("metrics"), g.Metrics())
-	if err != nil {
-		return err
-	}
-	defer figures.Close()
-
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	ended := make(chan error, len(listeners)+1)
