@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"strings"
 )
 
@@ -32,10 +31,8 @@ func (e *examination) machineID() {
 		e.ok(path + " is there")
 		return
 	}
+	// What systemd-machine-id-setup(1) makes, which leaves "uninitialized" as it is (systemd 257).
 	remedy := asRoot("sh", "-c", "tr -d - </proc/sys/kernel/random/uuid >"+path)
-	if _, err := exec.LookPath("systemd-machine-id-setup"); err == nil {
-		remedy = asRoot("systemd-machine-id-setup")
-	}
 	e.warn(fmt.Sprintf("%s %s: until the next reboot the tokens of dead containers are swept, but those that are left then "+
 		"cannot be proved dead, and stay valid", path, wrong), remedy)
 }
