@@ -104,7 +104,7 @@ func New(s Settings) (*Gate, error) {
 		maxPush: orDefault(s.MaxPush, defaultMaxPush), stall: orDefault(s.Stall, defaultStall),
 		tokens: s.Tokens, trail: s.Trail,
 		turns:  newTurns(orDefault(s.PerToken, defaultPerToken), orDefault(s.Together, defaultTogether), orDefault(s.Patience, defaultPatience)),
-		pushes: pushes{underWay: map[string]int{}, cleaning: map[string]bool{}},
+		pushes: pushes{to: map[string]*pushesTo{}},
 		counts: newCounts(s.Tokens),
 	}
 	if g.git, g.path, err = findGit(); err != nil {
@@ -155,5 +155,5 @@ func (g *Gate) Stop(ctx context.Context) {
 		_ = g.server.Shutdown(context.Background())
 	}
 	g.cut(errStopping) // the cleaning after pushes
-	g.pushes.all.Wait()
+	g.pushes.cleaning.Wait()
 }

@@ -68,11 +68,12 @@ type command struct {
 	killer *time.Timer
 }
 
-// start starts git in the repository. talk, if there is one, is its descriptor 3.
-func (g *Gate) start(repo repository, environment []string, talk *os.File, args ...string) (*command, error) {
+// start starts git in a repository, for whoever asked, with that version of the protocol
+// if any. talk, if there is one, is its descriptor 3.
+func (g *Gate) start(repo repository, who store.Pass, protocol string, talk *os.File, args ...string) (*command, error) {
 	c := &command{cmd: exec.Command(g.git, args...)}
 	c.cmd.Dir = repo.path
-	c.cmd.Env = environment
+	c.cmd.Env = g.environment(repo, who, protocol)
 	c.cmd.Stderr = &c.errors
 	// Should something outlive the group and hold standard error open.
 	c.cmd.WaitDelay = time.Second
@@ -162,6 +163,10 @@ func (c *command) wait() error {
 	}
 	c.mu.Unlock()
 	err := c.cmd.Wait()
+	// Killed is not yet gone. While somebody is in the group, nobody else gets its number.
+	for end := time.Now().Add(goneGrace); unix.Kill(-c.cmd.Process.Pid, 0) == nil && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	if text := c.errors.String(); err != nil && text != "" {
 		err = fmt.Errorf("git: %w: %s", err, text)
 	} else if err != nil {
@@ -205,7 +210,7 @@ func (t *tail) String() string {
 // environment is git's, made from nothing: no header of a request, no configuration of
 // a user or of the machine. What stands here overrides the repository's configuration,
 // and is all that the advertisement of upload-pack depends on beside its object format.
-func (g *Gate) environment(repo repository, protocol string, who store.Pass) []string {
+func (g *Gate) environment(repo repository, who store.Pass, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
 		task = "unknown"

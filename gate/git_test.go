@@ -257,3 +257,24 @@ func TestAHundredClonesAtOnce(t *testing.T) {
 	all.Wait()
 	h.trailed(t, trail.Fetch, 100)
 }
+
+// What receive-pack starts knows the repository's objects by their whole path, and says
+// it to the client.
+func TestAPushIsToldNoPathOfThisMachine(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.bare(t, "demo")
+	url := h.url(h.issue(t, "demo"), "demo")
+	git(t, h.dir, "clone", "--quiet", url, "work")
+	work := filepath.Join(h.dir, "work")
+	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+	git(t, work, "push", "--quiet", "origin", "HEAD:main")
+	tip := git(t, demo, "rev-parse", "main")
+	object := filepath.Join(demo, "objects", tip[:2], tip[2:])
+	must(t, os.Remove(object))
+	must(t, os.WriteFile(object, nil, 0o644))
+	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "two")
+	out := gitFails(t, work, "push", "origin", "HEAD:main")
+	if !strings.Contains(out, "remote: error: object file ./objects/") || strings.Contains(out, h.repos) {
+		t.Errorf("the client is told: %s", out)
+	}
+}

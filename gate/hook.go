@@ -95,7 +95,8 @@ func isObjectID(s string) bool {
 // conversation is the gate's end of descriptor 3.
 type conversation struct {
 	conn    net.Conn
-	saidYes bool   // until then, nothing moves
+	saidYes bool // until then, nothing moves
+	saidNo  bool
 	moved   []move // the first of them
 	number  int
 	ended   chan struct{}
@@ -128,9 +129,10 @@ func converse(mayGoOn func() bool) (c *conversation, theirs *os.File, err error)
 			line = strings.TrimSuffix(line, "\n")
 			if line == "ask" {
 				answer := "no\n"
-				if mayGoOn() {
-					answer, c.saidYes = "yes\n", true
+				if c.saidYes = mayGoOn(); c.saidYes {
+					answer = "yes\n"
 				}
+				c.saidNo = !c.saidYes
 				if _, err := io.WriteString(conn, answer); err != nil {
 					return
 				}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"terok-gate-hook/gate"
@@ -44,15 +45,7 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
 	empty := h.bare(t, "empty")
 
-	killed := testenv.Again()
-	killed.Env = append(killed.Env, gateVar+"="+h.dir)
-	out, err := killed.StdoutPipe()
-	must(t, err)
-	must(t, killed.Start())
-	address, err := bufio.NewReader(out).ReadString('\n')
-	must(t, err)
-	h.address = strings.TrimSpace(address)
-
+	killed := startGate(t, h)
 	clients := []*exec.Cmd{
 		command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone"),
 		command(work, "push", "--quiet", h.url(h.issue(t, "empty"), "empty"), "main"),
@@ -74,7 +67,7 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 
 	// Whether or not git could clean up, a push that is cut by the machine's end cannot.
 	must(t, os.MkdirAll(strings.Replace(quarantine, "*", "abc123/pack", 1), 0o755))
-	_, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
+	_, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
 	must(t, err)
 	if left := glob(quarantine); len(left) > 0 {
 		t.Errorf("left behind: %s", left)
@@ -82,4 +75,50 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	if refs := git(t, empty, "for-each-ref"); refs != "" {
 		t.Errorf("the push moved %s", refs)
 	}
+}
+
+// startGate starts a gate of its own over the house's folder.
+func startGate(t *testing.T, h *house) *exec.Cmd {
+	t.Helper()
+	cmd := testenv.Again()
+	cmd.Env = append(cmd.Env, gateVar+"="+h.dir)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	address, err := bufio.NewReader(out).ReadString('\n')
+	must(t, err)
+	h.address = strings.TrimSpace(address)
+	return cmd
+}
+
+// What only counts for hours writes nothing, and does not notice that nobody reads.
+func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
+	h := open(t, gate.Settings{}) // for its folder
+	demo := h.bare(t, "demo")
+	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
+	git(t, demo, "config", "--unset", "core.bigFileThreshold")
+	git(t, demo, "config", "pack.window", "1000")
+	git(t, demo, "config", "pack.threads", "1")
+	git(t, demo, "config", "uploadpack.keepAlive", "0")
+	killed := startGate(t, h)
+	clone := command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone")
+	must(t, clone.Start())
+	t.Cleanup(func() {
+		killTree(clone.Process.Pid)
+		_ = clone.Wait()
+		for _, process := range processesIn(h.repos) { // should it fail
+			var pid int
+			fmt.Sscanf(process, "/proc/%d", &pid)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	testenv.Eventually(t, "git counts", func() bool {
+		return strings.Contains(strings.Join(processesIn(h.repos), "\n"), "pack-objects")
+	})
+	must(t, killed.Process.Kill())
+	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
 }

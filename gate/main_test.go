@@ -64,7 +64,6 @@ type house struct {
 	dir, repos string
 	tokens     store.File
 	address    string
-	log        *bytes.Buffer
 
 	mu     sync.Mutex
 	events []trail.Event

@@ -54,46 +54,67 @@ func Projects(repos string) ([]string, error) {
 	return projects, nil
 }
 
-// pushes counts the pushes under way in each repository, since what is to be cleaned
-// up there must wait for their end.
+// pushes are those under way, by the path of their repository. What they leave is
+// cleaned up when the last of a repository has ended.
 type pushes struct {
 	mu       sync.Mutex
-	underWay map[string]int  // by path
-	cleaning map[string]bool // gc
-	all      sync.WaitGroup  // of the cleaning
+	to       map[string]*pushesTo
+	cleaning sync.WaitGroup
 }
 
-func (p *pushes) begin(repo repository) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.underWay[repo.path]++
+type pushesTo struct {
+	underWay   int
+	moved      bool // a ref, by one of them
+	cut        bool // one of them was ended early
+	collecting bool // git gc runs
 }
 
-// end ends a push. With the last of its repository, what pushes left is cleaned up.
-func (g *Gate) endPush(repo repository, moved bool) {
+func (g *Gate) beginPush(repo repository) {
 	p := &g.pushes
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.underWay[repo.path]--; p.underWay[repo.path] > 0 {
+	if p.to[repo.path] == nil {
+		p.to[repo.path] = &pushesTo{}
+	}
+	p.to[repo.path].underWay++
+}
+
+func (g *Gate) endPush(repo repository, moved, cut bool) {
+	p := &g.pushes
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to := p.to[repo.path]
+	to.underWay--
+	to.moved = to.moved || moved
+	to.cut = to.cut || cut
+	if to.underWay > 0 {
 		return
 	}
-	delete(p.underWay, repo.path)
-	removeQuarantines(repo.path)
-	if !moved || p.cleaning[repo.path] || g.ctx.Err() != nil {
+	if to.cut {
+		to.cut = false
+		removeQuarantines(repo.path)
+	}
+	if to.collecting {
 		return
 	}
-	p.cleaning[repo.path] = true
-	p.all.Go(func() {
+	if !to.moved || g.ctx.Err() != nil {
+		delete(p.to, repo.path)
+		return
+	}
+	to.moved, to.collecting = false, true
+	p.cleaning.Go(func() {
 		g.collect(repo)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		delete(p.cleaning, repo.path)
+		if to.collecting = false; to.underWay == 0 {
+			delete(p.to, repo.path)
+		}
 	})
 }
 
 // collect lets git pack what pushes have left in many files, if there is enough of it.
 func (g *Gate) collect(repo repository) {
-	gc, err := g.start(repo, g.environment(repo, "", store.Pass{Grant: store.Grant{Project: repo.project}}), nil, "gc", "--auto", "--quiet")
+	gc, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil, "gc", "--auto", "--quiet")
 	if err == nil {
 		_, err = gc.output(g.ctx)
 	}
@@ -105,7 +126,7 @@ func (g *Gate) collect(repo repository) {
 // movedByNow finds out which of a push's refs have moved, when git cannot tell any more:
 // the first of them, and how many.
 func (g *Gate) movedByNow(repo repository, asked commands) (moved []move, number int) {
-	git, err := g.start(repo, g.environment(repo, "", store.Pass{Grant: store.Grant{Project: repo.project}}), nil,
+	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
 		"for-each-ref", "--format=%(objectname) %(refname)")
 	var text []byte
 	if err == nil {
@@ -136,7 +157,8 @@ func (g *Gate) movedByNow(repo repository, asked commands) (moved []move, number
 func isZero(id string) bool { return strings.Trim(id, "0") == "" }
 
 // removeQuarantines removes the folders of pushes that were ended by a signal: git
-// keeps what it received in one until its pre-receive hook has agreed.
+// keeps what it received in one until its pre-receive hook has agreed. It must know of
+// no push: one that somebody makes past the gate, into the folder itself, would fail.
 func removeQuarantines(repo string) {
 	left, _ := filepath.Glob(filepath.Join(globQuoted(repo), "objects/tmp_objdir-incoming-*"))
 	for _, folder := range left {

@@ -33,7 +33,7 @@ type visit struct {
 	bytes int64  // fetched or pushed
 	moved []move // by a push: the first refs
 	refs  int    // by a push: of how many
-	git   error  // what git says of itself, of an answer that the client has
+	ended error  // how git ended, of an answer that the client has
 }
 
 // errClientGone ends a request whose client went away, or stalls.
@@ -129,7 +129,7 @@ func (v *visit) advertise() error {
 		return v.advertiseKept(arguments)
 	}
 	return v.inTurn(func(ctx context.Context) error {
-		git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil, arguments...)
+		git, err := v.start(v.repo, v.who, v.asked.protocol, nil, arguments...)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 	text, ok := v.advertisements.find(v.repo, version)
 	if !ok {
 		err := v.inTurn(func(ctx context.Context) error {
-			git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil, arguments...)
+			git, err := v.start(v.repo, v.who, v.asked.protocol, nil, arguments...)
 			if err != nil {
 				return err
 			}
@@ -171,7 +171,7 @@ func (v *visit) fetch(ctx context.Context) error {
 	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
 		v.event = ""
 	}
-	git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), nil,
+	git, err := v.start(v.repo, v.who, v.asked.protocol, nil,
 		"upload-pack", "--stateless-rpc", "--strict", v.repo.path)
 	if err != nil {
 		return err
@@ -179,7 +179,7 @@ func (v *visit) fetch(ctx context.Context) error {
 	return v.exchange(ctx, git)
 }
 
-func (v *visit) push(ctx context.Context) error {
+func (v *visit) push(ctx context.Context) (err error) {
 	v.event = trail.Push
 	asked, err := readCommands(v.body.Reader)
 	switch {
@@ -207,9 +207,9 @@ func (v *visit) push(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.pushes.begin(v.repo)
-	defer func() { v.endPush(v.repo, v.refs > 0) }()
-	git, err := v.start(v.repo, v.environment(v.repo, v.asked.protocol, v.who), theirs,
+	v.beginPush(v.repo)
+	defer func() { v.endPush(v.repo, v.refs > 0, err != nil) }()
+	git, err := v.start(v.repo, v.who, v.asked.protocol, theirs,
 		"receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
 	if err != nil {
@@ -220,7 +220,10 @@ func (v *visit) push(ctx context.Context) error {
 	err = v.exchange(ctx, git)
 	v.bytes = v.body.received()
 	v.moved, v.refs = hooks.end()
-	if err != nil && hooks.saidYes {
+	switch {
+	case err == nil && hooks.saidNo:
+		return store.ErrRevoked // git was quicker than the cut
+	case err != nil && hooks.saidYes:
 		// git was ended before it could tell, or while it did.
 		v.moved, v.refs = v.movedByNow(v.repo, asked)
 	}
@@ -284,6 +287,9 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 		}
 		if answerErr != nil {
 			git.letGo()
+			if v.body != nil {
+				v.body.interrupt()
+			}
 		}
 	}
 	git.out.Close()
@@ -305,7 +311,7 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 		return gitErr
 	}
 	v.w.begin(v.asked) // there may be nothing to say
-	v.git = gitErr     // git has told the client what it may know
+	v.ended = gitErr   // git has told the client what it may know
 	return nil
 }
 
@@ -318,10 +324,10 @@ func (v *visit) end(err error) {
 	}
 	var refused *refusal
 	switch {
-	case err == nil && v.git == nil:
+	case err == nil && v.ended == nil:
 	case err == nil:
-		e.Error = v.git.Error()
-		slog.Warn("git failed", "project", v.asked.project, "error", v.git)
+		e.Error = v.ended.Error()
+		slog.Warn("git failed", "project", v.asked.project, "error", v.ended)
 	case errors.As(err, &refused):
 		e.Event, e.Error = trail.Refused, refused.text
 		if refused == unauthorized && v.r.Header.Get("Authorization") == "" || v.asked.project == "" {
