@@ -63,47 +63,47 @@ func (l Limits) Pushes() string {
 	return strings.Join(lists, " that is also ")
 }
 
+// MostPatterns is how many a list has at most.
+const MostPatterns = 16
+
 // Check reports why limits must not be issued. Whoever annotates a container chooses a
 // list: it may not grow, and must be what own.go reads fast.
 func (l Limits) Check() error {
-	const most = 16
 	for _, list := range l.Push {
 		switch {
 		case len(list) == 0:
 			return errors.New("a list of patterns is empty")
-		case len(list) > most:
-			return fmt.Errorf("%d patterns in a list: at most %d are taken", len(list), most)
+		case len(list) > MostPatterns:
+			return fmt.Errorf("%d patterns in a list: at most %d are taken", len(list), MostPatterns)
 		}
 		for _, pattern := range list {
 			if err := CheckPattern(pattern); err != nil {
-				return err
+				return fmt.Errorf("pattern %.32q is refused: %w", pattern, err)
 			}
 		}
 	}
 	return nil
 }
 
-// CheckPattern reports why a pattern must not be issued. Its errors quote the pattern
-// safely, cut to a length that fits a log line.
+// CheckPattern reports why a pattern must not be issued. Its errors do not repeat it.
 func CheckPattern(pattern string) error {
 	const longest = 400
 	if len(pattern) > longest {
-		return fmt.Errorf("%.32q... is refused: longer than %d bytes", pattern, longest)
+		return fmt.Errorf("longer than %d bytes", longest)
 	}
-	refused := func(why string) error { return fmt.Errorf("%q is refused: %s", pattern, why) }
 	parts := strings.Split(pattern, "/")
 	if parts[0] != "refs" || len(parts) == 1 {
-		return refused("it is no full ref name, such as refs/heads/agent/*")
+		return errors.New("no full ref name, such as refs/heads/agent/*")
 	}
 	for i, part := range parts {
 		switch {
 		case part == "*", part == "**" && i == len(parts)-1:
 		case part == "":
-			return refused("a part between slashes is empty")
+			return errors.New("a part between slashes is empty")
 		case strings.Contains(part, "*"):
-			return refused("* stands for a whole part, ** for all below the last slash")
+			return errors.New("* stands for a whole part, ** for all below the last slash")
 		case strings.ContainsFunc(part, func(c rune) bool { return !isPlain(c) && !strings.ContainsRune("._-+@=#", c) }):
-			return refused("use letters, digits and . _ - + @ = #")
+			return errors.New("use letters, digits and . _ - + @ = #")
 		}
 	}
 	return nil

@@ -94,12 +94,14 @@ func (g Grant) Check() error {
 	return nil
 }
 
+// LongestName is how many bytes a project or task has at most.
+const LongestName = 128
+
 // CheckName reports why a project or task must not be issued. Its errors quote the
 // value safely, cut to a length that fits a log line.
 func CheckName(s string) error {
-	const most = 128
-	if len(s) > most {
-		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, most)
+	if len(s) > LongestName {
+		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, LongestName)
 	}
 	for i := range len(s) {
 		c := s[i]
