@@ -37,6 +37,7 @@ var checks = []check{
 	{"token-file", nil, (*examination).tokenFile},
 	{"lock", []string{"token-file"}, (*examination).lock},
 	{"orphans", []string{"token-file"}, (*examination).orphans},
+	{"limits", []string{"token-file"}, (*examination).limits},
 	{"forgotten", []string{"token-file", "podman"}, (*examination).forgotten},
 	{"leftovers", []string{"token-file"}, (*examination).leftovers},
 	{"gate-user", []string{"token-file"}, (*examination).gateUser},

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
@@ -130,6 +131,10 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 		}, "lock", Broken, fmt.Sprintf("held for more than 2s by process %d (%q)", os.Getpid(), comm(t))},
 		{"an orphan", func(t *testing.T, p patient) { orphan(t, p) }, "orphans", Warning, "tokens whose container is dead: 1"},
+		{"limited tokens where a Python program writes", func(t *testing.T, p patient) {
+			limit(t, p)
+			limit(t, p)
+		}, "limits", Warning, "tokens with limits: 2, beside tokens that a Python program may have written: 1."},
 		{"what a killed writer left", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
@@ -353,6 +358,51 @@ func orphan(t *testing.T, p patient) {
 	cmd := hold(t, p, "c1")
 	must(t, cmd.Process.Kill())
 	cmd.Wait()
+}
+
+// limit adds a token with limits.
+func limit(t *testing.T, p patient) {
+	t.Helper()
+	token, err := store.NewToken()
+	must(t, err)
+	_, err = store.File{Path: p.tokens}.Issue(store.Entry{
+		Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Limits: store.Limits{ReadOnly: true},
+	})
+	must(t, err)
+}
+
+func TestDoctorHasNothingAgainstLimitedTokensOfOurOwn(t *testing.T) {
+	p := newPatient(t)
+	finds(t, p.examine(t, nil), "limits", OK, "no token has limits")
+	p.write(t, "{}")
+	limit(t, p)
+	hold(t, p, "c1")
+	token, err := store.NewToken()
+	must(t, err)
+	_, err = store.File{Path: p.tokens}.Issue(store.Entry{Token: store.Token(token.Key()), Grant: store.Grant{Project: "demo", Task: "2"}})
+	must(t, err)
+	finds(t, p.examine(t, nil), "limits", OK, "tokens with limits: 1")
+}
+
+// A gate that is not ours refuses such tokens, with the words for a wrong URL.
+func TestDoctorAsksWhetherTheGateKnowsHashedAndLimitedTokens(t *testing.T) {
+	for _, row := range []struct {
+		settings hook.Settings
+		remedy   string
+	}{
+		{hook.Settings{}, "is it the gate's own?"},
+		{hook.Settings{Hashed: true}, "is it terok-gate?"},
+		{hook.Settings{Access: "read"}, "is it terok-gate?"},
+		{hook.Settings{Push: []string{"refs/**"}}, "is it terok-gate?"},
+	} {
+		var found []Finding
+		e := examination{check: "gate", settings: row.settings, report: func(f Finding) { found = append(found, f) }}
+		e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"fatal: unable to access: The requested URL returned error: 403"}}
+		e.gate()
+		if len(found) != 1 || found[0].State != Broken || !strings.Contains(found[0].Remedy, row.remedy) {
+			t.Errorf("%+v: %+v", row.settings, found)
+		}
+	}
 }
 
 // hold adds a token of a container, whose process lives as long as the test.

@@ -171,19 +171,8 @@ func (c commands) refuse(w io.Writer, limits store.Limits) error {
 
 // describe says what the limits leave.
 func describe(limits store.Limits) string {
-	if limits.ReadOnly {
-		return "nothing"
-	}
-	var lists []string
-	for _, list := range limits.Push {
-		text := strings.Join(list, ", ")
-		if len(list) == 0 {
-			text = "nothing"
-		}
-		lists = append(lists, text)
-	}
 	const longest = 1000
-	return fmt.Sprintf("%.*s", longest, printable.Line(strings.Join(lists, " that is also ")))
+	return fmt.Sprintf("%.*s", longest, printable.Line(limits.Pushes()))
 }
 
 // writePacket writes one packet.

@@ -19,6 +19,7 @@ var ErrNotAdmitted = errors.New("not among those that are admitted")
 // request is what a container asks for.
 type request struct {
 	store.Grant
+	store.Limits
 	mode fs.FileMode // of the files that it gets
 }
 
@@ -49,6 +50,9 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	if !s.Admits(project) {
 		return want, true, refused(instead("the project is not among those that are admitted",
 			fmt.Errorf("project %q is %w", project, ErrNotAdmitted)))
+	}
+	if want.Limits, err = s.limits(annotations, want.Grant); err != nil {
+		return want, true, refused(err)
 	}
 	mode := s.envMode()
 	if asked, ok := annotations[EnvModeAnnotation]; ok {

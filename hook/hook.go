@@ -49,7 +49,10 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	entry := store.Entry{Token: token, Grant: want.Grant, Container: state.ID}
+	entry := store.Entry{Token: token, Grant: want.Grant, Limits: want.Limits, Container: state.ID}
+	if s.Hashed {
+		entry.Token = store.Token(token.Key())
+	}
 	if state.Pid != 0 {
 		// Described before the injection, which fails if the process is gone by then:
 		// a pid that was used again in between is not mistaken for the container.

@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,6 +31,10 @@ type Settings struct {
 	EnvMode           string     // of the files in it; default [EnvMode]
 	GateURL           string     // as the container reaches the gate; empty if not known
 	EnvDir            string     // inject on the host, into this folder, even if there is a container process
+
+	Access string   // "read", or "write", the default
+	Push   []string // patterns of refs, to one of which a push is ([store.Limits]); none is any
+	Hashed bool     // the token file holds the SHA-256 of tokens in their place
 }
 
 // Names and places, unless told otherwise.
@@ -37,6 +42,8 @@ const (
 	ProjectAnnotation = "terok.project"
 	TaskAnnotation    = "terok.task"
 	EnvModeAnnotation = "terok.env-mode"
+	AccessAnnotation  = "terok.access"
+	PushAnnotation    = "terok.push"
 	MountPath         = "/run/terok"
 	EnvMode           = "0400"
 )
@@ -51,7 +58,7 @@ type Flag struct {
 	Default string // for people to read
 	Path    bool   // the value names a file or a folder
 	stages  []string
-	field   func(*Settings) any // *string, *[]string or *time.Duration
+	field   func(*Settings) any // *string, *[]string, *time.Duration or *bool
 }
 
 // Flags are all there are, in the order in which they are written.
@@ -75,6 +82,12 @@ var Flags = []Flag{
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
+	{Name: "access", Usage: "what the container may do: `read` or write", Default: accessWrite,
+		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
+	{Name: "push", Usage: "refuse pushes to refs that match no such `pattern`; * is a part between slashes, a last ** all below, {project} and {task} the container's; repeatable",
+		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Push }},
+	{Name: "hashed", Usage: "have the token file hold the token's SHA-256 in its place",
+		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Hashed }},
 	{Name: "env-dir", Usage: "have the env file on the host instead, as `D`/<container id>.env", Path: true,
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 }
@@ -90,6 +103,12 @@ func (f Flag) Of(stage string) bool {
 	return slices.Contains(f.stages, stage)
 }
 
+// Switch tells whether the flag takes no value.
+func (f Flag) Switch() bool {
+	_, is := f.field(new(Settings)).(*bool)
+	return is
+}
+
 // Value reads and writes the flag's setting, as the package flag has it.
 func (f Flag) Value(s *Settings) flag.Value { return value{f.field(s)} }
 
@@ -102,6 +121,8 @@ func (f Flag) Copy(to, from *Settings) {
 		*field = slices.Clone(*f.field(from).(*[]string))
 	case *time.Duration:
 		*field = *f.field(from).(*time.Duration)
+	case *bool:
+		*field = *f.field(from).(*bool)
 	}
 }
 
@@ -120,8 +141,20 @@ func (v value) Set(s string) error {
 			return err
 		}
 		*field = d
+	case *bool:
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return err
+		}
+		*field = b
 	}
 	return nil
+}
+
+// IsBoolFlag tells package flag whether a value follows.
+func (v value) IsBoolFlag() bool {
+	_, is := v.field.(*bool)
+	return is
 }
 
 func (v value) String() string { return strings.Join(v.given(), ",") }
@@ -139,6 +172,10 @@ func (v value) given() []string {
 		if *field != 0 {
 			return []string{field.String()}
 		}
+	case *bool:
+		if *field {
+			return []string{"true"}
+		}
 	}
 	return nil
 }
@@ -153,7 +190,10 @@ func (s Settings) Args(command string) []string {
 				continue
 			}
 			for _, given := range (value{f.field(&s)}).given() {
-				args = append(args, "--"+f.Name, given)
+				args = append(args, "--"+f.Name)
+				if !f.Switch() {
+					args = append(args, given)
+				}
 			}
 		}
 	}
@@ -207,6 +247,12 @@ func (s Settings) Check() error {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return &SettingError{"allow-project", pattern, err}
 		}
+	}
+	if s.Access != "" && s.Access != accessRead && s.Access != accessWrite {
+		return &SettingError{"access", s.Access, errors.New("is neither " + accessRead + " nor " + accessWrite)}
+	}
+	if err := s.checkPush(); err != nil {
+		return err
 	}
 	if err := checkMountPath(s.mountPath()); err != nil {
 		return &SettingError{"mount-path", s.MountPath, err}

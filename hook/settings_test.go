@@ -18,10 +18,12 @@ var all = Settings{
 	LogFile: "/var/log/gate", ProjectAnnotation: "a.project", TaskAnnotation: "a.task",
 	AllowProjects: []string{"demo", "web-*,"}, MountPath: "/srv/gate", EnvMode: "0440",
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
+	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
 }
 
 func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
+	const token = " --env-mode 0440 --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
 	const ours = " --project-annotation a.project --task-annotation a.task --allow-project demo --allow-project web-*, --mount-path /srv/gate --gate-url https://[::1]:9418/a"
 	for _, row := range []struct {
 		command  string
@@ -29,8 +31,8 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 		args     string
 	}{
 		{"prestart", Settings{}, "prestart"},
-		{"prestart", all, common + "prestart" + ours + " --env-mode 0440 --env-dir /srv/env"},
-		{"createRuntime", all, common + "createRuntime" + ours + " --env-mode 0440 --env-dir /srv/env"},
+		{"prestart", all, common + "prestart" + ours + token + " --env-dir /srv/env"},
+		{"createRuntime", all, common + "createRuntime" + ours + token + " --env-dir /srv/env"},
 		{"precreate", all, common + "precreate" + ours},
 		{"poststop", all, common + "poststop --env-dir /srv/env"},
 		{"reap", all, common + "reap"},
@@ -71,6 +73,11 @@ func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
 		{[]string{"prestart", "--token-file", "/a"}, Settings{}, "-token-file"},
 		{[]string{"poststop", "--gate-url", "http://gate"}, Settings{}, "-gate-url"},
 		{[]string{"prestart", "more"}, Settings{}, `no argument "more"`},
+		{[]string{"prestart", "--hashed", "--access=read"}, Settings{Hashed: true, Access: "read"}, ""},
+		{[]string{"prestart", "--hashed=false"}, Settings{}, ""},
+		{[]string{"prestart", "--hashed=maybe"}, Settings{}, "maybe"},
+		{[]string{"prestart", "--hashed", "true"}, Settings{}, `no argument "true"`},
+		{[]string{"precreate", "--push", "refs/heads/a"}, Settings{}, "-push"},
 		{[]string{"--lock-timeout", "soon", "prestart"}, Settings{}, "soon"},
 	} {
 		got, _, err := ParseArgs(row.args)
@@ -124,6 +131,13 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
+		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is neither read nor write`},
+		{"the default access", Settings{Access: "write"}, ""},
+		{"pushes to a branch by its short name", Settings{Push: []string{"refs/tags/*", "main"}}, `push "main": no full ref name`},
+		{"pushes to nothing", Settings{Push: []string{""}}, `push "": no full ref name`},
+		{"pushes for a name that is not there", Settings{Push: []string{"refs/heads/{user}"}}, `push "refs/heads/{user}": use letters`},
+		{"pushes that a long task makes too long", Settings{Push: []string{"refs/heads/{task}/{task}/{task}/{task}"}}, `push "refs/heads/{task}/{task}/{task}/{task}": longer than`},
+		{"pushes to more than can be said", Settings{Push: slices.Repeat([]string{"refs/heads/a"}, 17)}, `push "refs/heads/a": at most 16`},
 		{"a relative mount path", Settings{MountPath: "run/terok"}, `mount-path "run/terok": `},
 		{"a gate that is no URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
 		{"a gate with credentials", Settings{GateURL: "http://me:secret@gate"}, `gate-url "...@gate": `},

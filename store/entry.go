@@ -10,12 +10,22 @@ import (
 
 // Entry is one token of the token file with what is known of it.
 type Entry struct {
-	Token Token
+	Token Token // or its key ([Token.Key]): then nothing that reads the file knows the token
 	Grant
+	Limits
 	Scope     bool      // later versions of the gate accept the token; always so if there is a container
 	Container string    // the full container id; empty if the token belongs to none
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
+}
+
+// Is tells whether the entry is the token's. Nobody shows a key and is taken for the
+// token that it stands for.
+func (e Entry) Is(token Token) bool {
+	if e.Token.isKey() {
+		return string(e.Token) == token.hash()
+	}
+	return e.Token == token
 }
 
 // Orphan tells whether the token has outlived its process, by proof.
@@ -23,14 +33,16 @@ func (e Entry) Orphan() bool { return e.Process.Life() == Dead }
 
 // entryJSON is what we write. Scope repeats the project: later versions of the gate
 // keep only entries that have it, the original ones read project. The original writes
-// project and task alone, and so do we where nothing else is needed.
+// project and task alone, and so do we where nothing else is needed. What is limited has
+// neither project nor scope.
 type entryJSON struct {
-	Project   string     `json:"project"`
-	Task      string     `json:"task"`
-	Scope     string     `json:"scope,omitempty"`
-	Container string     `json:"container,omitempty"`
-	Created   *time.Time `json:"created,omitempty"`
-	Process   *Process   `json:"process,omitempty"`
+	Limited   *limitedJSON `json:"limited,omitempty"`
+	Project   string       `json:"project,omitempty"`
+	Task      string       `json:"task"`
+	Scope     string       `json:"scope,omitempty"`
+	Container string       `json:"container,omitempty"`
+	Created   *time.Time   `json:"created,omitempty"`
+	Process   *Process     `json:"process,omitempty"`
 }
 
 // member is the entry as it stands in the file.
@@ -39,6 +51,10 @@ func (e Entry) member() ([]byte, error) {
 	tied := e.Container != "" || e.Process != nil
 	if tied || e.Scope {
 		value.Scope = e.Project
+	}
+	if e.Limited() {
+		value.Limited = e.Limits.of(e.Project)
+		value.Project, value.Scope = "", ""
 	}
 	if tied {
 		created := e.Created

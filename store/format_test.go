@@ -65,6 +65,55 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
+			name: "limited: not as an unlimited one, which another gate would take it for",
+			entry: store.Entry{
+				Token:     "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Limits:    store.Limits{Push: [][]string{{"refs/heads/agent/**", "refs/tags/*"}, {"refs/heads/*"}}},
+				Container: "c0ffee",
+				Created:   created,
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "limited": {
+      "project": "demo",
+      "access": "write",
+      "push": [
+        [
+          "refs/heads/agent/**",
+          "refs/tags/*"
+        ],
+        [
+          "refs/heads/*"
+        ]
+      ]
+    },
+    "task": "1",
+    "container": "c0ffee",
+    "created": "2024-05-06T07:08:07.654Z"
+  }
+}
+`,
+		},
+		{
+			name: "hashed, read only",
+			entry: store.Entry{
+				Token:  "sha256:7b0b4d9ae8ad35f4ac4e8ff5f2dd31e6ca4ec9c9cd4be9ffa0a0a5be2ea4f9e1",
+				Grant:  store.Grant{Project: "demo", Task: "1"},
+				Limits: store.Limits{ReadOnly: true},
+			},
+			want: `{
+  "sha256:7b0b4d9ae8ad35f4ac4e8ff5f2dd31e6ca4ec9c9cd4be9ffa0a0a5be2ea4f9e1": {
+    "limited": {
+      "project": "demo",
+      "access": "read"
+    },
+    "task": "1"
+  }
+}
+`,
+		},
+		{
 			name: "of no container, for a later gate too",
 			entry: store.Entry{
 				Token: "terok-g-0123456789abcdef0123456789abcdef",
@@ -346,6 +395,7 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 		Project, Task, Container string
 		Created                  bool
 		Process                  *store.Process
+		Limits                   store.Limits
 	}
 	for _, row := range []struct {
 		name  string
@@ -376,6 +426,12 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 		{"no process but a number", `{"project": "p", "process": 7}`, &entry{Project: "p"}},
 		{"no process with a pid of another type", `{"project": "p", "process": {"machine": "m", "pid": "7"}}`, &entry{Project: "p"}},
 		{"no process with a pid out of range", `{"project": "p", "process": {"machine": "m", "pid": 1e30}}`, &entry{Project: "p"}},
+		{"read only", `{"limited": {"project": "p", "access": "read"}, "task": "t"}`, &entry{Project: "p", Task: "t", Limits: store.Limits{ReadOnly: true}}},
+		{"pushes to some refs", `{"limited": {"push": [["refs/heads/a"], []], "access": "write", "project": "p"}}`,
+			&entry{Project: "p", Limits: store.Limits{Push: [][]string{{"refs/heads/a"}, {}}}}},
+		{"a limit that might be one more", `{"limited": {"project": "p", "access": "read", "until": "noon"}}`, nil},
+		{"a limit without a project", `{"limited": {"access": "read"}}`, nil},
+		{"project, as other gates read it, before a limit", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
 		{"an empty object", `{}`, nil},
 		{"null", `null`, nil},
 		{"a string", `"project"`, nil},
@@ -394,7 +450,7 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 				if e.Token != "x" || got != nil {
 					t.Errorf("more than token x: %+v", entries)
 				}
-				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process}
+				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process, e.Limits}
 			}
 			if diff := cmp.Diff(row.want, got); diff != "" {
 				t.Errorf("entry (-want +got):\n%s", diff)

@@ -27,6 +27,10 @@ var seeds = []string{
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"container\": \"fuzzed\",\n    \"created\": \"2026-01-02T03:04:05.678Z\",\n    \"process\": {\n" +
 		"      \"machine\": \"m\",\n      \"boot\": \"b\",\n      \"pid_ns\": \"pid:[1]\",\n      \"time_ns\": \"\",\n      \"pid\": 1,\n" +
 		"      \"start\": 18446744073709551615,\n      \"inode\": 7\n    },\n    \"x\": {\n      \"y\": {\n        \"z\": 0\n      }\n    }\n  }\n}\n",
+	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"write\",\n      \"push\": [\n        [\n          \"refs/*\",\n" +
+		"          \"x\"\n        ],\n        [\n          \"y\"\n        ]\n      ]\n    },\n    \"task\": \"1\",\n    \"container\": \"fuzzed\"\n  }\n}\n",
+	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"read\"\n    },\n    \"project\": \"q\"\n  }\n}\n",
+	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"all\"\n    }\n  },\n  \"b\": {\n    \"limited\": 1\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"\\u0070\",\n    \"n\": 01\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"project\": 7\n  },\n  \"a\": {\n    \"x\": \"\x7f\t\"\n  }\n}",
 	"{\n  \"a\": {\n    \"process\": {\n      \"pid\": 18446744073709551616,\n      \"pid\": 1\n    }\n  }\n}",
@@ -77,9 +81,13 @@ func FuzzTokenFile(f *testing.F) {
 			if !ok || entry["container"] != "fuzzed" || strings.Contains(token, "\ufffd") {
 				continue
 			}
-			if _, ok := entry["project"].(string); ok {
-				delete(want, token)
-			} else if _, ok := entry["scope"].(string); ok {
+			limited, _ := json.Marshal(entry["limited"])
+			_, _, isEntry := parseLimited(limited)
+			for _, key := range []string{"project", "scope"} {
+				_, is := entry[key].(string)
+				isEntry = isEntry || is
+			}
+			if isEntry {
 				delete(want, token)
 			}
 		}
@@ -129,6 +137,19 @@ func FuzzOwnForm(f *testing.F) {
 		for i, m := range members {
 			if diff := cmp.Diff(own[i], *s.again(m), cmp.AllowUnexported(item{}, member{})); diff != "" {
 				t.Fatalf("%q, read again (-first +again):\n%s", content, diff)
+			}
+		}
+		for _, it := range own {
+			if it.limited == nil {
+				continue
+			}
+			var want limitedJSON
+			if err := json.Unmarshal(it.limited, &want); err != nil {
+				t.Fatal(err)
+			}
+			project, limits, ok := parseLimited(it.limited)
+			if diff := cmp.Diff(&want, limits.of(project)); !ok || diff != "" {
+				t.Fatalf("%q (-plain +own):\n%s", it.limited, diff)
 			}
 		}
 		// What is left when a token goes means what it meant, less that token.

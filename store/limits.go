@@ -4,6 +4,8 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -18,6 +20,98 @@ type Limits struct {
 	// Push are lists of patterns. A push is to refs that match one pattern of each
 	// list; without lists, to any.
 	Push [][]string
+}
+
+// limitedJSON is what we write.
+type limitedJSON struct {
+	Project string     `json:"project"`
+	Access  string     `json:"access"`
+	Push    [][]string `json:"push,omitempty"`
+}
+
+func (l Limits) of(project string) *limitedJSON {
+	return &limitedJSON{project, l.Access(), l.Push}
+}
+
+// Limited tells whether there is any limit.
+func (l Limits) Limited() bool { return l.ReadOnly || len(l.Push) > 0 }
+
+// Access is "read" or "write".
+func (l Limits) Access() string {
+	if l.ReadOnly {
+		return "read"
+	}
+	return "write"
+}
+
+// Pushes says in words which refs a push may be to.
+func (l Limits) Pushes() string {
+	if l.ReadOnly {
+		return "nothing"
+	}
+	var lists []string
+	for _, list := range l.Push {
+		text := strings.Join(list, ", ")
+		if len(list) == 0 {
+			text = "nothing"
+		}
+		lists = append(lists, text)
+	}
+	if len(lists) == 0 {
+		return "anything"
+	}
+	return strings.Join(lists, " that is also ")
+}
+
+// MostPatterns is how many a list has at most.
+const MostPatterns = 16
+
+// Check reports why limits must not be issued. Whoever annotates a container chooses a
+// list: it may not grow, and must be what own.go reads fast.
+func (l Limits) Check() error {
+	for _, list := range l.Push {
+		switch {
+		case len(list) == 0:
+			return errors.New("a list of patterns is empty")
+		case len(list) > MostPatterns:
+			return fmt.Errorf("%d patterns in a list: at most %d are taken", len(list), MostPatterns)
+		}
+		for _, pattern := range list {
+			if err := CheckPattern(pattern); err != nil {
+				return fmt.Errorf("pattern %.32q is refused: %w", pattern, err)
+			}
+		}
+	}
+	return nil
+}
+
+// CheckPattern reports why a pattern must not be issued. Its errors do not repeat it.
+func CheckPattern(pattern string) error {
+	const longest = 400
+	if len(pattern) > longest {
+		return fmt.Errorf("longer than %d bytes", longest)
+	}
+	parts := strings.Split(pattern, "/")
+	if parts[0] != "refs" || len(parts) == 1 {
+		return errors.New("no full ref name, such as refs/heads/agent/*")
+	}
+	for i, part := range parts {
+		switch {
+		case part == "*", part == "**" && i == len(parts)-1:
+		case part == "":
+			return errors.New("a part between slashes is empty")
+		case strings.Contains(part, "*"):
+			return errors.New("* stands for a whole part, ** for all below the last slash")
+		case strings.ContainsFunc(part, func(c rune) bool { return !isPlain(c) && !strings.ContainsRune("._-+@=#", c) }):
+			return errors.New("use letters, digits and . _ - + @ = #")
+		}
+	}
+	return nil
+}
+
+// isPlain tells whether c is a letter or digit of ASCII.
+func isPlain(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
 // MayPush tells whether a push to the ref, by its full name, is within the limits.
@@ -64,6 +158,10 @@ func matchRef(pattern, ref string) bool {
 // parseLimited reads the limits of an entry. What is not understood to the last key
 // might be a limit: the entry then counts for nothing.
 func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool) {
+	own := ownScanner{text: value}
+	if said := (limitedJSON{}); own.limited(&said) && own.at == len(value) {
+		return said.Project, Limits{ReadOnly: said.Access == "read", Push: said.Push}, true
+	}
 	keys, ok := valuesOf(value)
 	if !ok || !readInto(&project, keys["project"]) {
 		return "", Limits{}, false

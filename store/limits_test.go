@@ -2,6 +2,10 @@ package store
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -60,6 +64,119 @@ func TestAPushMatchesOnePatternOfEachList(t *testing.T) {
 		}
 		if got := limits.MayPush(row.ref); got != row.want {
 			t.Errorf("%s may push %s: %v", row.limited, row.ref, got)
+		}
+	}
+}
+
+func TestAPatternThatIsIssuedIsAFullRefName(t *testing.T) {
+	for _, row := range []struct{ pattern, err string }{
+		{"refs/heads/main", ""},
+		{"refs/heads/*", ""},
+		{"refs/*/main", ""},
+		{"refs/**", ""},
+		{"refs/heads/agent/**", ""},
+		{"refs/heads/v1.2_a-b+c@d=e#7", ""},
+		{"", "no full ref name"},
+		{"main", "no full ref name"},
+		{"heads/main", "no full ref name"},
+		{"/refs/heads/main", "no full ref name"},
+		{"refs", "no full ref name"},
+		{"**", "no full ref name"},
+		{"*/heads/main", "no full ref name"},
+		{"refs/", "empty"},
+		{"refs//main", "empty"},
+		{"refs/heads/", "empty"},
+		{"refs/heads/a*", "a whole part"},
+		{"refs/**/main", "a whole part"},
+		{"refs/heads/***", "a whole part"},
+		{"refs/heads/a b", "use letters"},
+		{"refs/heads/a,b", "use letters"},
+		{"refs/heads/{task}", "use letters"},
+		{"refs/heads/?", "use letters"},
+		{"refs/heads/a\nb", "use letters"},
+		{`refs/heads/"`, "use letters"},
+		{"refs/heads/<a>", "use letters"},
+		{"refs/heads/é", "use letters"},
+		{"refs/heads/" + strings.Repeat("a", 389), ""},
+		{"refs/heads/" + strings.Repeat("a", 390), "longer than 400 bytes"},
+	} {
+		err := CheckPattern(row.pattern)
+		if (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+			t.Errorf("%.40q: the error is not %q but %v", row.pattern, row.err, err)
+		}
+	}
+}
+
+func TestLimitsThatSayNothingClearAreNotIssued(t *testing.T) {
+	file := File{Path: filepath.Join(t.TempDir(), "tokens.json")}
+	token, err := NewToken()
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(number int) (list []string) {
+		for i := range number {
+			list = append(list, fmt.Sprintf("refs/heads/%d", i))
+		}
+		return list
+	}
+	for name, row := range map[string]struct {
+		push [][]string
+		ok   bool
+	}{
+		"no list":                          {nil, true},
+		"as many patterns as there may be": {[][]string{of(16), of(16)}, true},
+		"one more":                         {[][]string{of(16), of(17)}, false},
+		"a list of nothing":                {[][]string{{"refs/**"}, {}}, false},
+		"a pattern that is none":           {[][]string{{"refs/**"}, {"main"}}, false},
+	} {
+		_, err := file.Issue(Entry{Token: token, Grant: Grant{"demo", "1"}, Limits: Limits{Push: row.push}})
+		if (err == nil) != row.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestLimitsAreSaidInWords(t *testing.T) {
+	for _, row := range []struct {
+		limits         Limits
+		access, pushes string
+		limited        bool
+	}{
+		{Limits{}, "write", "anything", false},
+		{Limits{ReadOnly: true}, "read", "nothing", true},
+		{Limits{ReadOnly: true, Push: [][]string{{"refs/**"}}}, "read", "nothing", true},
+		{Limits{Push: [][]string{{"refs/heads/a", "refs/tags/*"}}}, "write", "refs/heads/a, refs/tags/*", true},
+		{Limits{Push: [][]string{{"refs/heads/a"}, {"refs/heads/*", "refs/tags/*"}}}, "write", "refs/heads/a that is also refs/heads/*, refs/tags/*", true},
+		{Limits{Push: [][]string{{}}}, "write", "nothing", true},
+	} {
+		if row.limits.Access() != row.access || row.limits.Pushes() != row.pushes || row.limits.Limited() != row.limited {
+			t.Errorf("%+v: %s, %s, %v", row.limits, row.limits.Access(), row.limits.Pushes(), row.limits.Limited())
+		}
+	}
+}
+
+// Every container's start waits for the file to be read.
+func TestWhatIsIssuedIsReadFast(t *testing.T) {
+	for _, limits := range []Limits{
+		{}, {ReadOnly: true}, {Push: [][]string{{"refs/heads/a"}}},
+		{ReadOnly: true, Push: [][]string{{"refs/heads/a", "refs/tags/*"}, {"refs/heads/agent/**"}}},
+	} {
+		file := File{Path: filepath.Join(t.TempDir(), "tokens.json")}
+		for _, container := range []string{"", "c1"} {
+			token, err := NewToken()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := file.Issue(Entry{Token: Token(token.Key()), Grant: Grant{"demo", "1"}, Limits: limits, Container: container}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		content, err := os.ReadFile(file.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x, err := scan(content, func() func(*item) { return func(*item) {} }); err != nil || x.own == nil || len(x.members) != 2 {
+			t.Errorf("not read in one go (%v):\n%s", err, content)
 		}
 	}
 }

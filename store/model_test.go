@@ -16,6 +16,7 @@ import (
 type modelToken struct {
 	Project, Task, Container string
 	Life                     Life
+	ReadOnly                 bool
 }
 
 // TestModel drives the store and other writers of the same file in random order,
@@ -67,16 +68,22 @@ func TestModel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if cmd != nil {
-				processes[token] = cmd
+			if rapid.Bool().Draw(t, "hashed") {
+				token = Token(token.Key())
 			}
-			_, err = file.Issue(Entry{Token: token, Grant: Grant{m.Project, m.Task}, Container: m.Container, Process: process})
+			m.ReadOnly = rapid.Bool().Draw(t, "read only")
+			_, err = file.Issue(Entry{
+				Token: token, Grant: Grant{m.Project, m.Task}, Limits: Limits{ReadOnly: m.ReadOnly}, Container: m.Container, Process: process,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			remove(dead)
 			remove(func(old modelToken) bool { return m.Container != "" && old.Container == m.Container })
 			model[token] = m
+			if cmd != nil {
+				processes[token] = cmd
+			}
 		}
 		start := func() (*exec.Cmd, *Process) {
 			cmd := exec.Command("sleep", "600")
@@ -90,7 +97,7 @@ func TestModel(t *testing.T) {
 			return cmd, process
 		}
 		grant := func(life Life) modelToken {
-			return modelToken{name("project"), name("task"), name("container"), life}
+			return modelToken{name("project"), name("task"), name("container"), life, false}
 		}
 		// foreign is what a program does that knows nothing of us.
 		foreign := func(edit func(map[string]map[string]any)) {
@@ -146,7 +153,7 @@ func TestModel(t *testing.T) {
 				issue(grant(Unknown), process, cmd)
 			},
 			"a person creates a token": func(*rapid.T) {
-				issue(modelToken{name("project"), name("task"), "", Unknown}, nil, nil)
+				issue(modelToken{Project: name("project"), Task: name("task"), Life: Unknown}, nil, nil)
 			},
 			"a process dies": func(*rapid.T) {
 				for token, m := range model {
@@ -189,7 +196,7 @@ func TestModel(t *testing.T) {
 				remove(func(m modelToken) bool { return m.Project == project && m.Task == task })
 			},
 			"another program adds a token": func(*rapid.T) {
-				m := modelToken{name("project"), name("task"), "", Unknown}
+				m := modelToken{Project: name("project"), Task: name("task"), Life: Unknown}
 				token, err := NewToken()
 				if err != nil {
 					t.Fatal(err)
@@ -218,7 +225,7 @@ func TestModel(t *testing.T) {
 				}
 				got := map[Token]modelToken{}
 				for _, e := range entries {
-					got[e.Token] = modelToken{e.Project, e.Task, e.Container, e.Process.Life()}
+					got[e.Token] = modelToken{e.Project, e.Task, e.Container, e.Process.Life(), e.ReadOnly}
 				}
 				if diff := cmp.Diff(model, got); diff != "" {
 					t.Fatalf("the file is not as the model says (-model +file):\n%s", diff)

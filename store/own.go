@@ -3,9 +3,9 @@
 // letters beyond ASCII.
 //
 // It is no JSON parser. It knows one way to write an object: indented by two spaces,
-// strings without escapes in ASCII, whole numbers, no array, no empty object, no key
-// that matters twice or in another type. It takes nothing else, and what it takes it
-// reads as encoding/json does (FuzzOwnForm).
+// strings without escapes in ASCII, whole numbers, no array but the lists of a limit, no
+// empty object, no key that matters twice or in another type. It takes nothing else, and
+// what it takes it reads as encoding/json does (FuzzOwnForm).
 
 package store
 
@@ -84,6 +84,10 @@ func (s *ownScanner) member() bool {
 		case initial == 'p' && s.literal(`"process": `):
 			ok = !it.tied && s.process()
 			it.tied = true
+		case initial == 'l' && s.literal(`"limited": `):
+			start := s.at
+			ok = it.limited == nil && s.limited(nil)
+			it.limited = s.text[start:s.at]
 		default:
 			ok = s.other(4)
 		}
@@ -155,6 +159,57 @@ func (s *ownScanner) process() bool {
 		seen |= key
 		if !s.literal(",") {
 			return s.literal("\n    }")
+		}
+	}
+}
+
+// limited reads the value of the key "limited", as [limitedJSON] has it, and what it says
+// if somebody asks.
+func (s *ownScanner) limited(said *limitedJSON) bool {
+	if !s.literal("{\n      \"project\": ") {
+		return false
+	}
+	project, ok := s.string()
+	if !ok || !s.literal(",\n      \"access\": ") {
+		return false
+	}
+	access, ok := s.string()
+	if !ok || string(access) != "read" && string(access) != "write" {
+		return false
+	}
+	if said != nil {
+		said.Project, said.Access = string(project), string(access)
+	}
+	if !s.literal(",\n      \"push\": ") {
+		return s.literal("\n    }")
+	}
+	const indent = "\n      "
+	return s.list(indent, func() bool {
+		if said != nil {
+			said.Push = append(said.Push, nil)
+		}
+		return s.list(indent+"  ", func() bool {
+			pattern, ok := s.string()
+			if said != nil {
+				last := &said.Push[len(said.Push)-1]
+				*last = append(*last, string(pattern))
+			}
+			return ok
+		})
+	}) && s.literal("\n    }")
+}
+
+// list reads an array that is not empty, on lines indented so, one element a line.
+func (s *ownScanner) list(indent string, element func() bool) bool {
+	if !s.literal("[") {
+		return false
+	}
+	for {
+		if !s.literal(indent) || !s.literal("  ") || !element() {
+			return false
+		}
+		if !s.literal(",") {
+			return s.literal(indent) && s.literal("]")
 		}
 	}
 }

@@ -243,20 +243,17 @@ func parsePass(hash tokenHash, value json.RawMessage) (p Pass, ok bool) {
 		return Pass{}, false
 	}
 	p = Pass{hash: hash, Fingerprint: hex.EncodeToString(hash[:4])}
-	_, hasProject := keys["project"]
-	_, hasScope := keys["scope"]
-	if limited, there := keys["limited"]; there {
-		p.Project, p.Limits, ok = parseLimited(limited)
-		if !ok || hasProject || hasScope {
+	it := plainItem(value, member{token: []byte{}, end: len(value)})
+	if _, limited := keys["limited"]; limited {
+		_, hasProject := keys["project"]
+		_, hasScope := keys["scope"]
+		if it.limited == nil || hasProject || hasScope {
 			return Pass{}, false
 		}
 	}
-	it := plainItem(value, member{token: []byte{}, end: len(value)})
 	e := it.entry()
-	if p.Task, p.Container, p.Process = e.Task, e.Container, e.Process; p.Project == "" {
-		p.Project, ok = e.Project, it.wellFormed()
-	}
-	return p, ok
+	p.Grant, p.Limits, p.Container, p.Process = e.Grant, e.Limits, e.Container, e.Process
+	return p, it.wellFormed()
 }
 
 // onDeath calls died, once, when the process has died. A process that cannot be judged

@@ -31,14 +31,15 @@ type member struct {
 type item struct {
 	member
 	project, scope, task, container, created []byte // nil: not there, or no string
+	limited                                  []byte // the value of that key; nil: not there, or not understood
 	tied                                     bool
 	process                                  Process
 }
 
 // wellFormed tells whether the item is an entry: its project, or else its scope, is a
-// string.
+// string, or else it is limited in a way that we know.
 func (it *item) wellFormed() bool {
-	return it.token != nil && (it.project != nil || it.scope != nil)
+	return it.token != nil && (it.project != nil || it.scope != nil || it.limited != nil)
 }
 
 // entry is the item on its own.
@@ -47,8 +48,12 @@ func (it *item) entry() Entry {
 		Token: Token(it.token), Grant: Grant{Project: string(it.project), Task: string(it.task)},
 		Scope: it.scope != nil, Container: string(it.container),
 	}
-	if it.project == nil {
+	switch {
+	case it.project != nil:
+	case it.scope != nil:
 		e.Project = string(it.scope)
+	case it.limited != nil:
+		e.Project, e.Limits, _ = parseLimited(it.limited)
 	}
 	var created time.Time
 	if it.created != nil && created.UnmarshalText(it.created) == nil {
@@ -163,6 +168,9 @@ func plainItem(content []byte, m member) item {
 		if json.Unmarshal(keys[key], &s) == nil && s != nil {
 			*text = append([]byte{}, *s...)
 		}
+	}
+	if _, _, ok := parseLimited(keys["limited"]); ok {
+		it.limited = keys["limited"]
 	}
 	if process, ok := valuesOf(keys["process"]); ok {
 		p := &it.process

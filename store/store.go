@@ -115,6 +115,9 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	if err := e.Grant.Check(); err != nil {
 		return nil, err
 	}
+	if err := e.Limits.Check(); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's folder: %w", err)
 	}

@@ -354,3 +354,80 @@ func TestAFormattedTokenIsItsFingerprint(t *testing.T) {
 		t.Errorf("fingerprint (-want +got):\n%s", diff)
 	}
 }
+
+// Revoking, sweeping and looking for a token work alike on whatever is written of it.
+func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
+	limited := store.Limits{Push: [][]string{{"refs/heads/agent/**"}}}
+	for name, row := range map[string]struct {
+		hashed bool
+		limits store.Limits
+	}{
+		"the token":          {false, store.Limits{}},
+		"its hash":           {true, store.Limits{}},
+		"the limited token":  {false, limited},
+		"a limited one hash": {true, limited},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for how, revoke := range map[string]func(store.File, store.Token) ([]store.Entry, error){
+				"by the token": func(f store.File, token store.Token) ([]store.Entry, error) {
+					return f.Revoke(func(e store.Entry) bool { return e.Is(token) })
+				},
+				"by project and task": func(f store.File, _ store.Token) ([]store.Entry, error) {
+					return f.RevokeTokenForTask("demo", "1")
+				},
+				"by the container": func(f store.File, _ store.Token) ([]store.Entry, error) {
+					revoked, _, err := f.RevokeContainer("c1")
+					return revoked, err
+				},
+				"with the container's next token": func(f store.File, _ store.Token) ([]store.Entry, error) {
+					return f.Issue(store.Entry{Token: tokenNamed("next"), Grant: store.Grant{Project: "next", Task: "1"}, Container: "c1"})
+				},
+			} {
+				f := tokenFile(t)
+				token := tokenNamed("one")
+				e := store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Limits: row.limits, Container: "c1"}
+				if row.hashed {
+					e.Token = store.Token(token.Key())
+				}
+				issue(t, f, e)
+				issue(t, f, store.Entry{Token: tokenNamed("other"), Grant: store.Grant{Project: "other", Task: "1"}})
+				content := contentOf(t, f.Path)
+				if held := strings.Contains(content, string(token)); held == row.hashed {
+					t.Errorf("the file holds\n%s", content)
+				}
+				pass, ok := f.Reader(func(error) {}).Find(string(token))
+				if !ok || pass.Project != "demo" || pass.Fingerprint != token.Fingerprint() || pass.Limited() != row.limits.Limited() {
+					t.Errorf("a gate reads %+v", pass)
+				}
+				revoked, err := revoke(f, token)
+				if err != nil || len(revoked) != 1 || !revoked[0].Is(token) || revoked[0].Token.Fingerprint() != token.Fingerprint() {
+					t.Errorf("%s: revoked are %+v, %v", how, revoked, err)
+				}
+				entries, err := f.Entries()
+				if err != nil || len(entries) == 0 || slices.ContainsFunc(entries, func(e store.Entry) bool { return e.Project == "demo" }) {
+					t.Errorf("%s: left are %+v, %v", how, entries, err)
+				}
+			}
+		})
+	}
+}
+
+// Who reads a copy of the file has the keys of hashed entries, and no token.
+func TestAKeyIsNotTheTokenThatItStandsFor(t *testing.T) {
+	token := tokenNamed("one")
+	key := store.Token(token.Key())
+	hashed, plain := store.Entry{Token: key}, store.Entry{Token: token}
+	if !hashed.Is(token) || !plain.Is(token) {
+		t.Error("the token is not found")
+	}
+	if hashed.Is(key) || plain.Is(key) || hashed.Is(tokenNamed("other")) || plain.Is(tokenNamed("other")) {
+		t.Error("a key or another token is taken for it")
+	}
+	if key.Key() != string(key) || key.Fingerprint() != token.Fingerprint() || fmt.Sprint(key) != token.Fingerprint() {
+		t.Errorf("the key's key is %s, its fingerprint %s", key.Key(), key)
+	}
+	const almost = store.Token("sha256:0123")
+	if e := (store.Entry{Token: almost}); !e.Is(almost) { // another program's token
+		t.Error("what only begins like a key is not found")
+	}
+}

@@ -29,19 +29,45 @@ func NewToken() (Token, error) {
 // check reports why a token must not be issued: an empty one would open the gate to
 // whoever names no user.
 func (t Token) check() error {
+	if t.isKey() {
+		return nil
+	}
 	digits, ok := strings.CutPrefix(string(t), tokenPrefix)
-	if !ok || len(digits) != 32 || strings.Trim(digits, "0123456789abcdef") != "" {
+	if !ok || len(digits) != 32 || !isHex(digits) {
 		return fmt.Errorf("token %s is refused: it is not %q and 32 lower-case hex digits", t, tokenPrefix)
 	}
 	return nil
 }
 
 // Fingerprint names the token without giving it away: the first 8 hex digits of
-// its SHA-256.
+// its SHA-256, which a key has too.
 func (t Token) Fingerprint() string {
-	sum := sha256.Sum256([]byte(t))
-	return hex.EncodeToString(sum[:4])
+	return t.Key()[len(hashedPrefix):][:8]
 }
+
+// Key names the token in full without giving it away: its SHA-256, in the form in which
+// the token file can hold that in the token's place. A key is its own.
+func (t Token) Key() string {
+	if t.isKey() {
+		return string(t)
+	}
+	return t.hash()
+}
+
+// hash is the key of a token, whatever that looks like.
+func (t Token) hash() string {
+	sum := sha256.Sum256([]byte(t))
+	return hashedPrefix + hex.EncodeToString(sum[:])
+}
+
+// isKey tells whether this is a key, in the token's place.
+func (t Token) isKey() bool {
+	digits, ok := strings.CutPrefix(string(t), hashedPrefix)
+	return ok && len(digits) == 2*sha256.Size && isHex(digits)
+}
+
+// isHex tells whether all are lower-case hex digits.
+func isHex(digits string) bool { return strings.Trim(digits, "0123456789abcdef") == "" }
 
 // String returns the fingerprint, so that no log or error shows a token by mistake.
 func (t Token) String() string { return t.Fingerprint() }
@@ -68,17 +94,19 @@ func (g Grant) Check() error {
 	return nil
 }
 
+// LongestName is how many bytes a project or task has at most.
+const LongestName = 128
+
 // CheckName reports why a project or task must not be issued. Its errors quote the
 // value safely, cut to a length that fits a log line.
 func CheckName(s string) error {
-	const most = 128
-	if len(s) > most {
-		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, most)
+	if len(s) > LongestName {
+		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, LongestName)
 	}
 	for i := range len(s) {
 		c := s[i]
 		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case isPlain(rune(c)):
 		case i > 0 && (c == '.' || c == '_' || c == '-'):
 		default:
 			return fmt.Errorf("%q is refused: use letters, digits, '.', '_' and '-', a letter or digit first", s)

@@ -19,6 +19,7 @@ func createCommand() *cli.Command {
 		Flags: []cli.Flag{
 			projectFlag(), taskFlag(),
 			&cli.BoolFlag{Name: "scope", Usage: "write the key that later versions of the gate ask for, too"},
+			&cli.BoolFlag{Name: "hashed", Usage: "have the token file hold the token's SHA-256 in its place, as hooks do that are installed so"},
 		},
 		Action: create,
 	}
@@ -40,7 +41,11 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	swept, err := file.Issue(store.Entry{Token: token, Grant: grant, Scope: c.Bool("scope")})
+	entry := store.Entry{Token: token, Grant: grant, Scope: c.Bool("scope")}
+	if c.Bool("hashed") {
+		entry.Token = store.Token(token.Key())
+	}
+	swept, err := file.Issue(entry)
 	if err != nil {
 		return err
 	}
@@ -48,7 +53,7 @@ func create(c *cli.Context) error {
 	record(c.String("log-file"), trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
 	if _, err := fmt.Println(string(token)); err != nil {
 		// Nobody has seen it, so nobody could revoke it.
-		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Token == token })
+		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Is(token) })
 		recordAll(c, trail.Revoked, revoked)
 		return fmt.Errorf("print the token: %w", errors.Join(err, revokeErr))
 	}

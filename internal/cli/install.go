@@ -24,7 +24,7 @@ func installCommand(templates fs.FS) *cli.Command {
 		Name: "install", Category: forAdministrators,
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
 		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
-			"--gate-url '', takes a setting back. --allow-project, given, is the whole new list.",
+			"--gate-url '', takes a setting back. --allow-project or --push, given, is the whole new list.",
 		// What the stages can be told, except what serves to try one by hand, and its own.
 		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
@@ -77,6 +77,10 @@ func show(r podman.Registration, there bool) error {
 // changed is the registration of this program as the flags change it. What they do not
 // name stays as it was.
 func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err error) {
+	// A stage takes no empty pattern for none: here it takes the list back.
+	if push, ok := c.Generic("push").(setting); ok && slices.Equal(push.in.Push, []string{""}) {
+		push.in.Push = nil
+	}
 	if r.Settings, err = changedSettings(c, r.Settings); err != nil {
 		return r, err
 	}

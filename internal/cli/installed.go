@@ -32,14 +32,20 @@ func onInstalled(command *cli.Command) *cli.Command {
 }
 
 // asInstalled takes token file and log file from the installed hooks, if there are any,
-// unless the command line or the environment names them. Stages never look here: their
-// own definitions tell them.
+// unless the command line or the environment names them, and with the token file whether
+// it is to hold hashes. Stages never look here: their own definitions tell them.
 func asInstalled(c *cli.Context) error {
 	place, err := placeOfOurs()
 	if err != nil {
 		return nil // where nothing can be installed
 	}
 	installed, _, _ := place.Registration() // what cannot be read back names no file
+	theirs := c.String("token-file") == "" || c.String("token-file") == installed.Settings.Tokens.Path
+	if theirs && installed.Settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
+		if err := c.Set("hashed", "true"); err != nil {
+			return err
+		}
+	}
 	for _, named := range []struct{ flag, path string }{
 		{"token-file", installed.Settings.Tokens.Path}, {"log-file", installed.Settings.LogFile},
 	} {

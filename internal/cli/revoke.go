@@ -73,7 +73,7 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
 	}
 	token, err := readToken()
-	return func(e store.Entry) bool { return e.Token == token }, err
+	return func(e store.Entry) bool { return e.Is(token) }, err
 }
 
 // containerID finds the container that somebody calls by its full id, by the beginning of

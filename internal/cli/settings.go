@@ -19,6 +19,15 @@ type setting struct {
 	in   *hook.Settings
 }
 
+// IsBoolFlag tells package flag whether a value follows.
+func (s setting) IsBoolFlag() bool { return s.flag.Switch() }
+
+// switchFlag is the flag of a setting that is given without a value.
+type switchFlag struct{ *cli.GenericFlag }
+
+func (f switchFlag) TakesValue() bool { return false }
+func (f switchFlag) String() string   { return cli.FlagStringer(f) }
+
 // settingFlags makes the flags that are wanted.
 func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
 	var flags []cli.Flag
@@ -33,6 +42,10 @@ func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
 		}
 		if f.Common() {
 			flag.EnvVars = []string{environmentVariable(f.Name)}
+		}
+		if f.Switch() {
+			flags = append(flags, switchFlag{flag})
+			continue
 		}
 		flags = append(flags, flag)
 	}

@@ -32,6 +32,10 @@ type listed struct {
 	State       string     `json:"state"`     // live, orphan or unknown
 	Created     *time.Time `json:"created"`   // null: written by another program
 	Fingerprint string     `json:"fingerprint"`
+	Access      string     `json:"access"` // read or write
+	Push        [][]string `json:"push"`   // a push is to refs that match a pattern of each list
+
+	pushes string // in words; empty: the token has no limits
 }
 
 // listTokens returns those tokens that are wanted, oldest first.
@@ -57,7 +61,14 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 }
 
 func listedOf(e store.Entry) listed {
-	row := listed{Project: e.Project, Task: e.Task, Container: e.Container, State: stateOf(e), Fingerprint: e.Token.Fingerprint()}
+	row := listed{
+		Project: e.Project, Task: e.Task, Container: e.Container, State: stateOf(e), Fingerprint: e.Token.Fingerprint(),
+		Access: e.Access(), Push: [][]string{},
+	}
+	if e.Limited() {
+		row.Push = append(row.Push, e.Push...)
+		row.pushes = e.Pushes()
+	}
 	if created := e.Created; !created.IsZero() {
 		row.Created = &created // a copy: e is large
 	}
@@ -112,26 +123,32 @@ func printJSON(w io.Writer, rows []listed) error {
 }
 
 // printTable prints the rows as a table. It has a column for containers' names if any is
-// known. On a terminal, a token that is not known to be live stands out.
+// known, and one for limits if any token has some. On a terminal, a token that is not
+// known to be live stands out.
 func printTable(w *os.File, rows []listed) error {
 	named := slices.ContainsFunc(rows, func(r listed) bool { return r.Name != "" })
+	limited := slices.ContainsFunc(rows, func(r listed) bool { return r.pushes != "" })
 	var aligned bytes.Buffer
 	table := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
-	line := func(project, task, container, name, state, age, fingerprint string) {
-		cells := []string{project, task, container, name, state, age, fingerprint}
-		if !named {
-			cells = slices.Delete(cells, 3, 4)
+	line := func(project, task, container, name, state, age, fingerprint, pushes string) {
+		cells := []string{project, task, container}
+		if named {
+			cells = append(cells, name)
+		}
+		cells = append(cells, state, age, fingerprint)
+		if limited {
+			cells = append(cells, pushes)
 		}
 		fmt.Fprintln(table, strings.Join(cells, "\t"))
 	}
-	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT")
+	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO")
 	for _, r := range rows {
 		age := "-"
 		if r.Created != nil {
 			age = shortAge(time.Since(*r.Created))
 		}
 		container := r.Container[:min(shortID, len(r.Container))]
-		line(printable.Line(r.Project), printable.Line(r.Task), orDash(container), orDash(r.Name), r.State, age, r.Fingerprint)
+		line(printable.Line(r.Project), printable.Line(r.Task), orDash(container), orDash(r.Name), r.State, age, r.Fingerprint, shortPushes(r))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -147,6 +164,19 @@ func printTable(w *os.File, rows []listed) error {
 		out.Write(aligned.Next(1))
 	}
 	return out.Flush()
+}
+
+// shortPushes is as much of the limits as fits a line. JSON has all.
+func shortPushes(r listed) string {
+	const most = 60
+	switch pushes := printable.Line(r.pushes); {
+	case pushes == "":
+		return "anything"
+	case len(pushes) > most:
+		return pushes[:most] + "..."
+	default:
+		return pushes
+	}
 }
 
 func orDash(cell string) string {

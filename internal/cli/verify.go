@@ -7,13 +7,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Category: forPeople,
-		Usage:  "print the project and task of the token on standard input; exit status 1 if it is not valid",
+		Usage:  "print project, task and limits of the token on standard input; exit status 1 if it is not valid",
 		Action: verify,
 	}
 }
@@ -30,7 +31,7 @@ func verify(c *cli.Context) error {
 	saveMemory()
 	var found *store.Entry
 	err = file.Each(func(e store.Entry) {
-		if e.Token == token {
+		if e.Is(token) {
 			found = &e
 		}
 	})
@@ -40,6 +41,10 @@ func verify(c *cli.Context) error {
 	if found == nil {
 		return fmt.Errorf("token %s is not valid", token.Fingerprint())
 	}
-	fmt.Printf("project %q, task %q\n", found.Project, found.Task)
+	limits := ""
+	if found.Limited() {
+		limits = ", pushes to " + printable.Line(found.Pushes())
+	}
+	fmt.Printf("project %q, task %q%s\n", found.Project, found.Task, limits)
 	return nil
 }

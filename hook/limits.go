@@ -1,0 +1,65 @@
+// What a token is limited to: by the operator's settings, and further by annotations.
+
+package hook
+
+import (
+	"fmt"
+	"strings"
+
+	"terok-gate-hook/store"
+)
+
+// What access there is.
+const (
+	accessRead  = "read"
+	accessWrite = "write"
+)
+
+const usePatterns = "use full ref names such as refs/heads/agent/*, at most 16, with commas between them"
+
+// limits are those of the settings and those of the annotations: a container can narrow
+// what it may, never widen it.
+func (s Settings) limits(annotations map[string]string, grant store.Grant) (limits store.Limits, err error) {
+	limits.ReadOnly = s.Access == accessRead
+	if access, ok := annotations[AccessAnnotation]; ok {
+		if access != accessRead {
+			return limits, because("annotation "+AccessAnnotation, instead("use "+accessRead, fmt.Errorf("%.32q is refused: use %s", access, accessRead)))
+		}
+		limits.ReadOnly = true
+	}
+	if len(s.Push) > 0 {
+		limits.Push = append(limits.Push, fill(s.Push, grant))
+	}
+	if push, ok := annotations[PushAnnotation]; ok {
+		limits.Push = append(limits.Push, fill(strings.Split(push, ","), grant))
+	}
+	// The settings have been checked: what is wrong is an annotation's.
+	if err := limits.Check(); err != nil {
+		return limits, because("annotation "+PushAnnotation, instead(usePatterns, err))
+	}
+	return limits, nil
+}
+
+// checkPush checks the patterns of the settings for whatever names they are filled with.
+func (s Settings) checkPush() error {
+	longest := strings.Repeat("n", store.LongestName)
+	filled := fill(s.Push, store.Grant{Project: longest, Task: longest})
+	for i, pattern := range filled {
+		if err := store.CheckPattern(pattern); err != nil {
+			return &SettingError{"push", s.Push[i], err}
+		}
+	}
+	if len(filled) > store.MostPatterns {
+		return &SettingError{"push", s.Push[store.MostPatterns], fmt.Errorf("at most %d patterns are taken", store.MostPatterns)}
+	}
+	return nil
+}
+
+// fill puts the grant's names into the patterns.
+func fill(patterns []string, grant store.Grant) (filled []string) {
+	names := strings.NewReplacer("{project}", grant.Project, "{task}", grant.Task)
+	for _, pattern := range patterns {
+		filled = append(filled, names.Replace(pattern))
+	}
+	return filled
+}
