@@ -112,7 +112,7 @@ func writers(path string) (who, where, remedy string) {
 			return "", "", ""
 		}
 		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
-			return "user " + userName(owner), path, asRoot("chown", "root", path)
+			return "user " + userName(owner), path, chownAsRoot("root", path)
 		}
 		if isEverybodys(info) {
 			return "everybody", path, asOwner(info, "chmod", "o-w", path)

@@ -30,6 +30,15 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	return asRoot(words...)
 }
 
+// chown gives files to a user, but never what a link in their place leads to: whoever may
+// change the folder may put one there before this is pasted, to /etc/shadow say.
+func chown(user string, paths ...string) string {
+	return printable.Shell(append([]string{"chown", "-h", user}, paths...)...)
+}
+
+// chownAsRoot is chown where that takes root.
+func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
+
 // self is a command of this program, for a token file that is not the usual one if one
 // is named.
 func (e *examination) self(tokenFile string, args ...string) string {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -77,6 +78,69 @@ func TestARemedyCanBePasted(t *testing.T) {
 			for _, f := range p.examine(t, as) {
 				if f.Check == row.check && f.State != OK && !strings.Contains(f.Text, "not there yet") {
 					t.Errorf("after its remedy doctor still finds %+v", f)
+				}
+			}
+		})
+	}
+}
+
+// Who owns the folder may have put anything in the token file's place, before doctor looks
+// or after it has.
+func TestARemedyGivesNobodyWhatAnotherPlanted(t *testing.T) {
+	testenv.NeedRoot(t)
+	const nobody = 65534
+	ownerOf := func(path string) uint32 {
+		info, err := os.Stat(path)
+		must(t, err)
+		return info.Sys().(*syscall.Stat_t).Uid
+	}
+	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
+	secret := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(secret, nil, 0o600))
+	plant := func(t *testing.T, p patient) {
+		must(t, os.Remove(p.tokens))
+		must(t, os.Symlink(secret, p.tokens))
+	}
+	for name, before := range map[string]bool{"before doctor looks": true, "after it has": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPatient(t)
+			open(t, p.folder)
+			must(t, os.Chown(p.folder, nobody, -1))
+			if before {
+				plant(t, p)
+			}
+			findings := p.examine(t, asNobody)
+			if !before {
+				plant(t, p)
+			}
+			pasted := 0
+			for _, f := range findings {
+				if strings.HasPrefix(f.Remedy, "chown ") {
+					pasted++
+					if out, err := exec.Command("sh", "-ec", f.Remedy).CombinedOutput(); err != nil {
+						t.Errorf("%s: %v: %s", f.Remedy, err, out)
+					}
+				}
+			}
+			if !before && pasted == 0 {
+				t.Errorf("doctor gives nothing to the gate: %+v", findings)
+			}
+			if ownerOf(secret) != 0 {
+				t.Errorf("the secret belongs to nobody now: %+v", findings)
+			}
+		})
+	}
+	for name, there := range map[string]bool{"a folder of other files": true, "one where the token file is yet to come": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPatient(t)
+			open(t, p.folder)
+			must(t, os.WriteFile(filepath.Join(p.folder, ".bashrc"), nil, 0o600))
+			if !there {
+				must(t, os.Remove(p.tokens))
+			}
+			for _, f := range p.examine(t, asNobody) {
+				if f.Check == "gate-user" && (f.State == OK || strings.HasPrefix(f.Remedy, "chown ") || strings.HasPrefix(f.Remedy, "install ")) {
+					t.Errorf("%+v", f)
 				}
 			}
 		})
