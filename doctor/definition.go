@@ -82,7 +82,8 @@ func (e *examination) arguments(d podman.Registered) {
 	err := cmp.Or(d.Err, d.Settings.Check())
 	wrong := (*hook.SettingError)(nil)
 	switch {
-	case errors.As(err, &wrong) && wrong.Name != "allow-project":
+	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
+		// Only of its own definitions does install keep the rest.
 		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
 			e.ourselves("install", "--"+wrong.Name, "")+", which takes the default again, or name another")
 	case err != nil:

@@ -6,12 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/podman"
 )
@@ -81,6 +83,36 @@ func TestARemedyCanBePasted(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A definition that is not install's own loses its list of projects if install is told
+// to change something else: it knows of no list, and its definition counts more.
+func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
+	ours, theirs := t.TempDir(), t.TempDir()
+	path := filepath.Join(theirs, "99-terok-gate-prestart.json")
+	d := podman.Registered{Path: path, Settings: hook.Settings{AllowProjects: []string{"d*"}}}
+	must(t, os.WriteFile(path, nil, 0o644))
+	d.Stages = []string{"prestart"}
+	var found []Finding
+	e := examination{
+		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", GateURL: "http://gate"},
+		definitions: []podman.Registered{d}, report: func(f Finding) { found = append(found, f) },
+	}
+	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
+	e.gate()
+	e.definitions[0].Settings.EnvMode = "0777"
+	e.arguments(e.definitions[0])
+	if len(found) != 2 {
+		t.Fatalf("found %+v", found)
+	}
+	for i, want := range []string{
+		"/it install --allow-project 'd*' --gate-url http://gate",
+		"/it install --allow-project PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say",
+	} {
+		if found[i].Remedy != want {
+			t.Errorf("%+v\nshould say %s", found[i], want)
+		}
 	}
 }
 
@@ -191,6 +223,17 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			}
 			if got := e.install(); got != row.want {
 				t.Errorf("doctor says  %s\nand should say %s", got, row.want)
+			}
+			forgotten := e
+			forgotten.definitions = nil
+			if got := forgotten.installLike(e.definitions); got != row.want {
+				t.Errorf("of a folder that podman forgets doctor says  %s\nand should say %s", got, row.want)
+			}
+			admitted := regexp.MustCompile(`--allow-project \S+`)
+			for _, flags := range [][]string{{"--gate-url", "http://gate"}, {"--log-file", "/log"}} {
+				if got := e.install(flags...); !slices.Equal(admitted.FindAllString(got, -1), admitted.FindAllString(row.want, -1)) {
+					t.Errorf("with %v doctor says  %s\nand should admit as in %s", flags, got, row.want)
+				}
 			}
 		})
 	}
