@@ -47,6 +47,9 @@ func TestARemedyCanBePasted(t *testing.T) {
 		}, "gate-user", true},
 		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
 		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
+		{"a link in the log's place, to what is everybody's to read", func(t *testing.T, p *patient) {
+			must(t, os.Symlink("/etc/passwd", p.log))
+		}, "log", false},
 		{"a log in a folder that is not there", func(t *testing.T, p *patient) { p.log = filepath.Join(p.folder, "of the", "log") }, "log", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
