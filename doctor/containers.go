@@ -37,9 +37,12 @@ func (e *examination) containers() {
 	}
 	for _, c := range all {
 		dirs := hooksDirs(c.Config.CreateCommand)
-		if len(dirs) > 0 && e.registered("prestart") == nil && len(podman.DefinitionsIn(dirs)) > 0 {
+		if len(dirs) == 0 || e.registered("prestart") != nil {
+			continue
+		}
+		if definitions := podman.DefinitionsIn(dirs); len(definitions) > 0 {
 			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
-				e.install())
+				e.installLike(definitions))
 		}
 	}
 }

@@ -82,7 +82,8 @@ func (e *examination) arguments(d podman.Registered) {
 	err := cmp.Or(d.Err, d.Settings.Check())
 	wrong := (*hook.SettingError)(nil)
 	switch {
-	case errors.As(err, &wrong) && wrong.Name != "allow-project":
+	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
+		// Only of its own definitions does install keep the rest.
 		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
 			e.ourselves("install", "--"+wrong.Name, "")+", which takes the default again, or name another")
 	case err != nil:
@@ -112,7 +113,7 @@ func writers(path string) (who, where, remedy string) {
 			return "", "", ""
 		}
 		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
-			return "user " + userName(owner), path, asRoot("chown", "root", path)
+			return "user " + userName(owner), path, chownAsRoot("root", path)
 		}
 		if isEverybodys(info) {
 			return "everybody", path, asOwner(info, "chmod", "o-w", path)

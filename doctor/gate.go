@@ -24,7 +24,7 @@ func (e *examination) gate() {
 		return
 	}
 	if p.saw("no CODE_REPO") {
-		e.broken("the hooks do not tell containers of "+p.repository, e.ourselves("install", "--gate-url", e.GateURL))
+		e.broken("the hooks do not tell containers of "+p.repository, e.install("--gate-url", e.GateURL))
 		return
 	}
 	last := p.lines[len(p.lines)-1]

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"terok-gate-hook/internal/printable"
@@ -36,15 +37,23 @@ func (e *examination) gateUser() {
 		e.warn("only root can try what user "+e.GateUser+" can read", "as root: "+e.self(e.TokenFile, "doctor", "--gate-user", e.GateUser))
 		return
 	}
-	if _, err := os.Lstat(e.TokenFile); errors.Is(err, fs.ErrNotExist) {
+	file, err := os.Lstat(e.TokenFile)
+	if err == nil && !file.Mode().IsRegular() {
+		return // said already; what a link leads to is nobody's to be given
+	}
+	folder := filepath.Dir(e.TokenFile)
+	elsewhere := e.self("F", "install") + ", where F is in a folder of its own"
+	if errors.Is(err, fs.ErrNotExist) {
 		if isUs {
 			e.ok("the token file will belong to user " + e.GateUser)
 			return
 		}
-		folder := filepath.Dir(e.TokenFile)
 		e.noProbe = "it would make the token file, and the folder is to be made first"
-		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to",
-			printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder))
+		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder)
+		if othersFile(e.TokenFile, id[0]) != "" {
+			remedy = elsewhere
+		}
+		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to", remedy)
 		return
 	}
 	can := func(what, path string) bool {
@@ -58,7 +67,7 @@ func (e *examination) gateUser() {
 		e.ok(fmt.Sprintf("user %s can read %s", e.GateUser, e.TokenFile))
 		return
 	}
-	text, folder := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile), filepath.Dir(e.TokenFile)
+	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	closed := ""
 	for above := filepath.Dir(folder); above != "/"; above = filepath.Dir(above) {
 		if !can("-x", above) {
@@ -70,7 +79,28 @@ func (e *examination) gateUser() {
 			fmt.Sprintf("%s, or keep the token file elsewhere: %s", printable.Shell("chmod", "o+x", closed), e.self("F", "install")))
 		return
 	}
-	e.broken(text, printable.Shell("chown", e.GateUser, folder, e.TokenFile)) // the tokens to come keep the owner
+	if other := othersFile(e.TokenFile, id[0]); other != "" {
+		e.broken(fmt.Sprintf("%s, and its folder, which has %s in it too, must stay whose it is", text, other), elsewhere)
+		return
+	}
+	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // the tokens to come keep the owner
+}
+
+// othersFile returns a file beside the token file that is neither the user's nor of those
+// who write the token file, empty if there is none. Whoever gets the folder can replace
+// it: /root and /etc are not for the gate.
+func othersFile(tokenFile string, user uint32) string {
+	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a folder that is not there has none
+	for _, f := range files {
+		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), filepath.Base(tokenFile)) {
+			continue
+		}
+		info, err := f.Info()
+		if err == nil && info.Sys().(*syscall.Stat_t).Uid != user {
+			return f.Name()
+		}
+	}
+	return ""
 }
 
 func ids(texts []string) []uint32 {

@@ -32,7 +32,12 @@ func (e *examination) log() {
 		e.broken(err.Error(), owners(e.LogFile))
 		return
 	}
-	file, err := os.OpenFile(e.LogFile, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a fifo
+	// Hooks do not write where a link leads, and what is there is not the log.
+	file, err := os.OpenFile(e.LogFile, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) // it may be a fifo
+	if errors.Is(err, unix.ELOOP) {
+		e.noLog()
+		return
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		e.ok(e.LogFile + " is not there yet")
 		return
@@ -44,7 +49,7 @@ func (e *examination) log() {
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		e.broken(e.LogFile+" is not a regular file", printable.Shell("mv", e.LogFile, e.LogFile+".away")+", or name another one: "+e.install("--log-file", "F"))
+		e.noLog()
 		return
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
@@ -66,6 +71,11 @@ func (e *examination) log() {
 	last := complaints[count-1]
 	e.warn(fmt.Sprintf("hooks that refused or failed within a day: %d, the last one %s: %s", count, last.Time.Local().Format(time.DateTime), last.Error),
 		"to see them all: "+printable.Shell("grep", "-E", "refused|failed", e.LogFile))
+}
+
+// noLog is for what stands in the log file's place.
+func (e *examination) noLog() {
+	e.broken(e.LogFile+" is not a regular file", printable.Shell("mv", e.LogFile, e.LogFile+".away")+", or name another one: "+e.install("--log-file", "F"))
 }
 
 // reason is what the hooks wrote into their log file about a task that they refused or

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/podman"
 )
@@ -29,6 +30,15 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	}
 	return asRoot(words...)
 }
+
+// chown gives files to a user, but never what a link in their place leads to: whoever may
+// change the folder may put one there before this is pasted, to /etc/shadow say.
+func chown(user string, paths ...string) string {
+	return printable.Shell(append([]string{"chown", "-h", user}, paths...)...)
+}
+
+// chownAsRoot is chown where that takes root.
+func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
 // self is a command of this program, for a token file that is not the usual one if one
 // is named.
@@ -52,8 +62,8 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// install has install register the hooks again, which keeps what it was told before;
-// flags stand before the command. Where install does not know that, or would not accept
+// install has install register the hooks again with these flags, which keeps what it was
+// told before. Where install does not know that, or would not accept
 // it, what is in force is said anew. It never admits more projects than before: where
 // nobody knows which those were, the reader has to choose.
 func (e *examination) install(flags ...string) string {
@@ -61,9 +71,9 @@ func (e *examination) install(flags ...string) string {
 	err = cmp.Or(err, before.Settings.Check())
 	if there && err == nil {
 		if e.imagesAnnotate && len(before.Settings.AllowProjects) == 0 {
-			return e.allowing(append(flags, "install"))
+			return e.allowing(withFlags([]string{"install"}, flags))
 		}
-		return e.ourselves(append(flags, "install")...)
+		return e.ourselves(withFlags([]string{"install"}, flags)...)
 	}
 	anew, unknown, first := podman.Registration{Watch: true}, there, e.registered("prestart")
 	if first != nil {
@@ -81,11 +91,32 @@ func (e *examination) install(flags ...string) string {
 			anew.Settings.Tokens.Path = e.TokenFile
 		}
 	}
-	args := append(flags, anew.InstallArgs()...)
+	args := withFlags(anew.InstallArgs(), flags)
 	if unknown || e.imagesAnnotate && len(anew.Settings.AllowProjects) == 0 {
 		return remedy + e.allowing(args)
 	}
 	return remedy + e.ourselves(args...)
+}
+
+// installLike is install where these definitions say what is in force.
+func (e *examination) installLike(definitions []podman.Registered) string {
+	like := *e
+	like.definitions = definitions
+	return like.install()
+}
+
+// withFlags adds flags with their values to an install, each where it belongs: those of
+// all commands stand before it.
+func withFlags(install, flags []string) []string {
+	install = slices.Clone(install)
+	for i := 0; i < len(flags); i += 2 {
+		at := len(install)
+		if slices.ContainsFunc(hook.Flags, func(f hook.Flag) bool { return f.Common() && "--"+f.Name == flags[i] }) {
+			at = 0
+		}
+		install = slices.Insert(install, at, flags[i:i+2]...)
+	}
+	return install
 }
 
 // allowing is an install whose reader has to choose.

@@ -6,11 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/podman"
 )
@@ -44,6 +47,9 @@ func TestARemedyCanBePasted(t *testing.T) {
 		}, "gate-user", true},
 		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
 		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
+		{"a link in the log's place, to what is everybody's to read", func(t *testing.T, p *patient) {
+			must(t, os.Symlink("/etc/passwd", p.log))
+		}, "log", false},
 		{"a log in a folder that is not there", func(t *testing.T, p *patient) { p.log = filepath.Join(p.folder, "of the", "log") }, "log", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -77,6 +83,99 @@ func TestARemedyCanBePasted(t *testing.T) {
 			for _, f := range p.examine(t, as) {
 				if f.Check == row.check && f.State != OK && !strings.Contains(f.Text, "not there yet") {
 					t.Errorf("after its remedy doctor still finds %+v", f)
+				}
+			}
+		})
+	}
+}
+
+// A definition that is not install's own loses its list of projects if install is told
+// to change something else: it knows of no list, and its definition counts more.
+func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
+	ours, theirs := t.TempDir(), t.TempDir()
+	path := filepath.Join(theirs, "99-terok-gate-prestart.json")
+	d := podman.Registered{Path: path, Settings: hook.Settings{AllowProjects: []string{"d*"}}}
+	must(t, os.WriteFile(path, nil, 0o644))
+	d.Stages = []string{"prestart"}
+	var found []Finding
+	e := examination{
+		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", GateURL: "http://gate"},
+		definitions: []podman.Registered{d}, report: func(f Finding) { found = append(found, f) },
+	}
+	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
+	e.gate()
+	e.definitions[0].Settings.EnvMode = "0777"
+	e.arguments(e.definitions[0])
+	if len(found) != 2 {
+		t.Fatalf("found %+v", found)
+	}
+	for i, want := range []string{
+		"/it install --allow-project 'd*' --gate-url http://gate",
+		"/it install --allow-project PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say",
+	} {
+		if found[i].Remedy != want {
+			t.Errorf("%+v\nshould say %s", found[i], want)
+		}
+	}
+}
+
+// Who owns the folder may have put anything in the token file's place, before doctor looks
+// or after it has.
+func TestARemedyGivesNobodyWhatAnotherPlanted(t *testing.T) {
+	testenv.NeedRoot(t)
+	const nobody = 65534
+	ownerOf := func(path string) uint32 {
+		info, err := os.Stat(path)
+		must(t, err)
+		return info.Sys().(*syscall.Stat_t).Uid
+	}
+	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
+	secret := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(secret, nil, 0o600))
+	plant := func(t *testing.T, p patient) {
+		must(t, os.Remove(p.tokens))
+		must(t, os.Symlink(secret, p.tokens))
+	}
+	for name, before := range map[string]bool{"before doctor looks": true, "after it has": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPatient(t)
+			open(t, p.folder)
+			must(t, os.Chown(p.folder, nobody, -1))
+			if before {
+				plant(t, p)
+			}
+			findings := p.examine(t, asNobody)
+			if !before {
+				plant(t, p)
+			}
+			pasted := 0
+			for _, f := range findings {
+				if strings.HasPrefix(f.Remedy, "chown ") {
+					pasted++
+					if out, err := exec.Command("sh", "-ec", f.Remedy).CombinedOutput(); err != nil {
+						t.Errorf("%s: %v: %s", f.Remedy, err, out)
+					}
+				}
+			}
+			if !before && pasted == 0 {
+				t.Errorf("doctor gives nothing to the gate: %+v", findings)
+			}
+			if ownerOf(secret) != 0 {
+				t.Errorf("the secret belongs to nobody now: %+v", findings)
+			}
+		})
+	}
+	for name, there := range map[string]bool{"a folder of other files": true, "one where the token file is yet to come": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPatient(t)
+			open(t, p.folder)
+			must(t, os.WriteFile(filepath.Join(p.folder, ".bashrc"), nil, 0o600))
+			if !there {
+				must(t, os.Remove(p.tokens))
+			}
+			for _, f := range p.examine(t, asNobody) {
+				if f.Check == "gate-user" && (f.State == OK || strings.HasPrefix(f.Remedy, "chown ") || strings.HasPrefix(f.Remedy, "install ")) {
+					t.Errorf("%+v", f)
 				}
 			}
 		})
@@ -127,6 +226,17 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			}
 			if got := e.install(); got != row.want {
 				t.Errorf("doctor says  %s\nand should say %s", got, row.want)
+			}
+			forgotten := e
+			forgotten.definitions = nil
+			if got := forgotten.installLike(e.definitions); got != row.want {
+				t.Errorf("of a folder that podman forgets doctor says  %s\nand should say %s", got, row.want)
+			}
+			admitted := regexp.MustCompile(`--allow-project \S+`)
+			for _, flags := range [][]string{{"--gate-url", "http://gate"}, {"--log-file", "/log"}} {
+				if got := e.install(flags...); !slices.Equal(admitted.FindAllString(got, -1), admitted.FindAllString(row.want, -1)) {
+					t.Errorf("with %v doctor says  %s\nand should admit as in %s", flags, got, row.want)
+				}
 			}
 		})
 	}

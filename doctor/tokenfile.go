@@ -82,7 +82,7 @@ func (e *examination) tokenFile() {
 		fine = false
 		text := fmt.Sprintf("%s belongs to user %s", path, userName(owner))
 		if os.Geteuid() != 0 {
-			e.broken(text+", and the hooks, as you, cannot replace it", asRoot("chown", userName(os.Geteuid()), path))
+			e.broken(text+", and the hooks, as you, cannot replace it", chownAsRoot(userName(os.Geteuid()), path))
 		} else {
 			e.warn(text, e.isItTheGates(owner, path))
 		}
@@ -174,11 +174,11 @@ func (e *examination) folders(dir string) (fine bool) {
 				if last {
 					rightful = os.Geteuid()
 				}
-				e.broken(text, asRoot("chown", userName(rightful), dir))
+				e.broken(text, chownAsRoot(userName(rightful), realPath(dir)))
 			}
 			if last && !canReplace(filepath.Join(dir, "file")) && os.Geteuid() != 0 {
 				fine = false
-				e.broken("you cannot write to folder "+dir, asRoot("chown", userName(os.Geteuid()), dir))
+				e.broken("you cannot write to folder "+dir, chownAsRoot(userName(os.Geteuid()), realPath(dir)))
 			}
 			if isEverybodys(info) {
 				fine = false
@@ -215,7 +215,15 @@ func (e *examination) lock() {
 
 // isItTheGates is for root, who may have given it to the gate.
 func (e *examination) isItTheGates(owner int, path string) string {
-	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(owner)), printable.Shell("chown", "root", path))
+	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(owner)), chown("root", realPath(path)))
+}
+
+// realPath is the folder that a folder's path leads to: to give away a link does nothing.
+func realPath(dir string) string {
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+		return resolved
+	}
+	return dir
 }
 
 func userName(uid int) string {

@@ -84,7 +84,7 @@ func (w *world) lostWithTheRename() (bool, error) {
 	}
 	tied := func(entry any) bool {
 		process, _ := entry.(map[string]any)["process"].(map[string]any)
-		return process != nil
+		return process != nil && process["machine"] != "" // without its id, no boot but this one is told apart
 	}
 	for token, entry := range now {
 		if _, was := w.before[token]; !was && !tied(entry) {

@@ -42,15 +42,19 @@ func (s Settings) hostDir() (string, error) {
 // isRoots tells whether nobody but root can put something in the place of the folder,
 // or make it if it is not there.
 func isRoots(dir string) bool {
+	// In a sticky folder, /tmp say, root's own stays in place, and anybody may make what
+	// is not there.
+	keeps := fs.FileMode(0)
 	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
 		info, err := os.Lstat(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil || !info.IsDir() || info.Sys().(*syscall.Stat_t).Uid != 0 ||
-			info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			info.Mode()&0o022 != 0 && info.Mode()&keeps == 0 {
 			return false
 		}
+		keeps = fs.ModeSticky
 		if dir == "/" {
 			return true
 		}

@@ -160,11 +160,16 @@ func TestRootDoesNotFollowAUsersRuntimeFolder(t *testing.T) {
 	shared := filepath.Join(roots, "shared")
 	must(t, os.Mkdir(shared, 0o700))
 	must(t, os.Chmod(shared, 0o777))
+	sticky := filepath.Join(roots, "sticky")
+	must(t, os.Mkdir(sticky, 0o700))
+	must(t, os.Chmod(sticky, 0o777|fs.ModeSticky))
 	for name, dir := range map[string]string{
-		"a user's":                       users,
-		"root's in a user's":             users + "/run",
-		"one that a user can make":       users + "/new",
-		"one that everybody can replace": shared + "/run",
+		"one in which everybody can make a folder": sticky,
+		"one that everybody can make":              sticky + "/run",
+		"a user's":                                 users,
+		"root's in a user's":                       users + "/run",
+		"one that a user can make":                 users + "/new",
+		"one that everybody can replace":           shared + "/run",
 	} {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
 		if got, err := (Settings{}).hostDir(); got != "/run/terok-gate" || err != nil {

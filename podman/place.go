@@ -62,8 +62,11 @@ func UserPlace() (Place, error) {
 	}, nil
 }
 
+// definitionPrefix begins the names of our definitions, wherever they are.
+const definitionPrefix = "99-terok-gate-"
+
 // definitionPaths are those of the definitions that are there under our names.
-func (p Place) definitionPaths() []string { return glob(p.Hooks, "99-terok-gate-*.json") }
+func (p Place) definitionPaths() []string { return glob(p.Hooks, definitionPrefix+"*.json") }
 
 // unitPaths are those of the unit and of what enables it. Systemd removes the latter
 // itself, where there is one.

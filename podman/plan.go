@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // Plan is what is to change at a place.
@@ -29,6 +30,10 @@ func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and 
 // builds an image choose the project.
 var ErrAnyProject = errors.New("whoever builds an image can choose the project, by annotating the image")
 
+// ErrWider is in the chain of an error that names hooks that are in force and that say
+// which projects they admit.
+var ErrWider = errors.New("the new hooks would take its place and admit any project")
+
 // Plan plans to register the hooks at the place. templates holds hooks.d and systemd as
 // the repository does. Podman is asked, nothing is changed.
 func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (Plan, error) {
@@ -46,6 +51,9 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 	}
 	lists := hookLists{append: listsAppend(major, minor)}
 	if lists.inForce, err = HookDirs(ctx); err != nil {
+		return plan, err
+	}
+	if err := r.checkWhatItReplaces(place, lists.inForce); err != nil {
 		return plan, err
 	}
 	if plan.Write, err = r.files(place, templates, lists); err != nil {
@@ -68,6 +76,21 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 		plan.Remove, err = installed(place.unitPaths())
 	}
 	return plan, err
+}
+
+// checkWhatItReplaces refuses to admit any project in the place of hooks that do not. Of
+// definitions with one name podman runs that in the last folder, which is ours: those of a
+// package, or root's for a user, are not asked any more.
+func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
+	if len(r.Settings.AllowProjects) > 0 {
+		return nil
+	}
+	for _, d := range DefinitionsIn(slices.DeleteFunc(slices.Clone(inForce), func(dir string) bool { return dir == place.Hooks })) {
+		if strings.HasPrefix(filepath.Base(d.Path), definitionPrefix) && len(d.Settings.AllowProjects) > 0 {
+			return fmt.Errorf("%s admits %q only: %w", d.Path, d.Settings.AllowProjects, ErrWider)
+		}
+	}
+	return nil
 }
 
 // Removal plans to take back all that install wrote there.

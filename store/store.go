@@ -275,8 +275,9 @@ func (f File) change(e edit) (done edited, err error) {
 
 // outlivesBoot tells whether a change is about a token that a power cut does not void.
 // A token that is tied to a process is void with its boot, here or gone: whether the
-// folder has the old file or the new one then makes no difference that lasts.
+// folder has the old file or the new one then makes no difference that lasts. But where
+// the machine has no id, the next boot cannot prove it.
 func (e edit) outlivesBoot(gone []Entry) bool {
 	return e.add != nil && e.add.Process == nil ||
-		slices.ContainsFunc(gone, func(e Entry) bool { return e.Process == nil })
+		slices.ContainsFunc(gone, func(e Entry) bool { return e.Process == nil || e.Process.Machine == "" })
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -83,6 +84,9 @@ func examine(c *cli.Context) error {
 	return nil
 }
 
+// arrow stands between a finding and what mends it.
+const arrow = "→"
+
 // printFinding prints a line: a mark, the finding, and what mends it.
 func printFinding(w *os.File, f doctor.Finding) {
 	mark := paint(w, green, "✓")
@@ -92,8 +96,11 @@ func printFinding(w *os.File, f doctor.Finding) {
 	case doctor.Broken:
 		mark = paint(w, red, "✗")
 	}
+	// What comes after the arrow is pasted. A text may quote an annotation, which must not
+	// have one.
+	line := strings.ReplaceAll(f.Text, arrow, `\u2192`)
 	if f.Remedy != "" {
-		f.Text += " → " + f.Remedy
+		line += " " + arrow + " " + f.Remedy
 	}
-	fmt.Fprintf(w, "%s %s: %s\n", mark, f.Check, f.Text)
+	fmt.Fprintf(w, "%s %s: %s\n", mark, f.Check, line)
 }

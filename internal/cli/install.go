@@ -113,6 +113,9 @@ func explain(err error) error {
 	if errors.Is(err, podman.ErrAnyProject) {
 		return misusef("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
 	}
+	if errors.Is(err, podman.ErrWider) {
+		return misusef("%w: name the projects with --allow-project, '*' for all", err)
+	}
 	theirs := (*podman.ForeignError)(nil)
 	if !errors.As(err, &theirs) {
 		return err
