@@ -140,6 +140,8 @@ func orDefault[T int | int64 | time.Duration](value, byDefault T) T {
 // Serve serves a listener until the gate stops, with limits of time and size that a
 // server among strangers needs. It may be called for several.
 func (g *Gate) Serve(l net.Listener) error {
+	g.counts.listeners.Inc()
+	defer g.counts.listeners.Dec()
 	err := g.server.Serve(limited(l, connections))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil

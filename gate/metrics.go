@@ -15,11 +15,12 @@ import (
 )
 
 type counts struct {
-	registry *prometheus.Registry
-	requests *prometheus.CounterVec
-	bytes    *prometheus.CounterVec
-	cuts     prometheus.Counter
-	underWay prometheus.Gauge
+	registry  *prometheus.Registry
+	requests  *prometheus.CounterVec
+	bytes     *prometheus.CounterVec
+	cuts      prometheus.Counter
+	underWay  prometheus.Gauge
+	listeners prometheus.Gauge
 }
 
 func newCounts(tokens *store.Reader) counts {
@@ -37,8 +38,11 @@ func newCounts(tokens *store.Reader) counts {
 		underWay: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "terok_gate_requests_under_way", Help: "Requests that are served or wait for their turn.",
 		}),
+		listeners: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "terok_gate_listeners", Help: "Where the gate is served.",
+		}),
 	}
-	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.underWay,
+	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.underWay, c.listeners,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "terok_gate_tokens", Help: "Entries of the token file.",
 		}, func() float64 {
