@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -82,6 +83,14 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 					rootfs := e.rootfs(t)
 					for _, what := range row.image {
 						e.put(t, rootfs, words.Replace(what))
+					}
+					if !place.ours && row.name == "the parent is a fifo" {
+						// Where podman mounts, crun (1.21) waits for somebody who writes to it.
+						writer, err := os.OpenFile(filepath.Join(rootfs, place.parent), os.O_RDWR, 0)
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer writer.Close()
 					}
 					before := listing(t, outside)
 					out, failure, err := e.runsOnce(t, rootfs, "cat "+folder+"/gate.env; grep terok-gate /proc/self/mountinfo")
