@@ -112,10 +112,10 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 		// The probe asks for a project that the hooks admit.
 		finds(t, h.doctor(t, "--project secret"), "probe", "broken", "do not admit project secret")
 
-		finds(t, h.doctor(t, "--network host --gate-url "+g.URL+"/nowhere"), "gate", "broken", "403")
+		finds(t, h.doctor(t, "--network host --gate-url "+g.URL+"/nowhere"), "gate", "warning", "not found")
 		finds(t, h.doctor(t, "--network host --project othello"), "gate", "broken", "not found")
 		deaf := newGate(t, h.tokenFile+".other", "demo")
-		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Authentication failed")
+		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "403")
 		deaf.Close()
 		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "Failed to connect")
 		silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -13,8 +13,9 @@ import (
 	"sync"
 	"testing"
 
-	"terok-gate-hook/e2e/gate"
+	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/store"
 )
 
 // A container does no more than source gate.env, and git works: with its own
@@ -122,7 +123,7 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 				if _, err := c.tryPodman(again...); err == nil {
 					t.Error("after the container has stopped, its credentials still clone")
 				}
-				g.all(t, g.requests()[seen:], basic, http.StatusUnauthorized)
+				g.all(t, g.requests()[seen:], basic, http.StatusForbidden)
 			})
 		})
 	}
@@ -179,7 +180,8 @@ func newGate(t *testing.T, tokenFile string, projects ...string) *testGate {
 		git(t, "-C", work, "commit", "--quiet", "--message", "begin")
 		git(t, "-C", work, "push", "--quiet", "origin", "HEAD:main")
 	}
-	server, err := gate.New(tokenFile, g.repos)
+	tokens := store.File{Path: tokenFile}.Reader(func(err error) { t.Log(err) })
+	server, err := gate.New(gate.Settings{Repos: g.repos, Tokens: tokens})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,6 +244,9 @@ type statusWriter struct {
 	http.ResponseWriter
 	status int
 }
+
+// Unwrap is for http.ResponseController, which the gate needs.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *statusWriter) WriteHeader(status int) {
 	w.status = status

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -29,6 +30,9 @@ func with(parts ...string) func(message string) bool {
 }
 
 func TestMain(m *testing.M) {
+	if status, isHook := gate.RunHook(os.Args[0]); isHook {
+		os.Exit(status)
+	}
 	var namespaces uintptr
 	if os.Geteuid() == 0 {
 		namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID
