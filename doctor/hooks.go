@@ -95,7 +95,7 @@ func (e *examination) notInForce(reads string) {
 		e.broken(text, e.install())
 		return
 	}
-	e.broken(fmt.Sprintf("%s, since %s sets hooks_dir too", text, strings.Join(others, " and ")),
+	e.broken(fmt.Sprintf("%s, since hooks_dir is also set in %s", text, strings.Join(others, " and ")),
 		fmt.Sprintf("there, add %q to hooks_dir", e.Place.Hooks))
 }
 

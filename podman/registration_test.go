@@ -119,6 +119,13 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 		t.Errorf("the service cannot write to %s: %s", folders, unit)
 	}
 	testenv.Need(t, "systemd-analyze")
+	if _, err := os.Stat("/run/systemd"); err != nil && os.Geteuid() != 0 && !place.User {
+		// systemd-analyze makes the folder, if it may.
+		if err := testenv.LeaveOut(t.Name(), "systemd is not running, so only root can verify a unit of the system's"); err != nil {
+			t.Error(err)
+		}
+		return
+	}
 	path := filepath.Join(t.TempDir(), UnitName)
 	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
 		t.Fatal(err)

@@ -79,7 +79,7 @@ func examine(c *cli.Context) error {
 		}
 	}
 	if broken > 0 {
-		return fmt.Errorf("findings that are broken: %d", broken)
+		return fmt.Errorf("problems found: %d", broken)
 	}
 	return nil
 }
