@@ -3,6 +3,7 @@ package podman
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -64,5 +65,30 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 				t.Errorf("the installed token file is %q, want %q", r.Settings.Tokens.Path, row.want)
 			}
 		})
+	}
+}
+
+// With two hooks both have to admit a project. To keep what one of them says might admit
+// what the other did not.
+func TestOfTwoListsOfProjectsNeitherIsKept(t *testing.T) {
+	for second, want := range map[string]bool{
+		`"--allow-project", "demo"`: true,
+		`"--allow-project", "*"`:    false,
+		``:                          false,
+	} {
+		place := Place{Hooks: t.TempDir()}
+		for name, list := range map[string]string{"prestart": `"--allow-project", "demo"`, "zz": second} {
+			if list != "" {
+				list = ", " + list
+			}
+			definition := `{"hook": {"args": ["terok-gate-hook", "prestart"` + list + `]}, "stages": ["prestart"]}`
+			if err := os.WriteFile(filepath.Join(place.Hooks, "99-terok-gate-"+name+".json"), []byte(definition), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, there, err := place.Registration()
+		if !there || (err == nil) != want || err == nil && !slices.Equal(r.Settings.AllowProjects, []string{"demo"}) {
+			t.Errorf("beside demo, %q: %q, %t, %v", second, r.Settings.AllowProjects, there, err)
+		}
 	}
 }

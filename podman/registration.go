@@ -37,10 +37,16 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 		return Registration{Watch: true}, false, nil
 	}
 	d := definitions[0]
+	var twice error
 	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last is told most
+		first := ""
 		for _, other := range definitions {
-			if other.runsAt(stage) {
-				d = other
+			switch {
+			case !other.runsAt(stage):
+			case first == "":
+				first, d = other.Path, other
+			case !slices.Equal(other.Settings.AllowProjects, d.Settings.AllowProjects):
+				twice = fmt.Errorf("admits other projects than %s, which runs at %s too", other.Path, stage)
 			}
 		}
 	}
@@ -52,6 +58,8 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 		r.Settings, err = hook.Settings{}, errors.New("others may have written it")
 	case d.Err != nil:
 		err = d.Err
+	case twice != nil:
+		err = twice
 	case !d.runsAt("prestart") && !d.runsAt("precreate"):
 		err = errors.New("the only definition left, it does not say which projects are admitted")
 	}
