@@ -49,6 +49,16 @@ var refusals = []struct {
 		reason:      []string{"refused", "annotation terok.env-mode", "use 0400, 0440 or 0444"},
 	},
 	{
+		name:        "an access of another kind",
+		annotations: []string{"terok.project=demo", "terok.task=1", "terok.access=write"},
+		reason:      []string{"refused", "annotation terok.access", "use read"},
+	},
+	{
+		name:        "a pattern that is no full ref name",
+		annotations: []string{"terok.project=demo", "terok.task=1", "terok.push=main"},
+		reason:      []string{"refused", "annotation terok.push", `pattern \"main\" is refused: no full ref name`},
+	},
+	{
 		name:   "a project that is not admitted",
 		flags:  hookFlags{prestart: []string{"--allow-project", "web-*", "--allow-project", "dem"}},
 		reason: []string{"refused", `project \"demo\" is not among those`, "--allow-project"},

@@ -13,9 +13,9 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// start has the hook issue a token, as for a container with these annotations, by hooks
-// that are installed with these flags. Its project is demo, its task 7.
-func (h *house) start(t *testing.T, flags []string, annotations map[string]string) (token string) {
+// containerToken has the hook issue a token, as for a container with these annotations
+// where it is installed with these flags. The project is demo, the task 7.
+func (h *house) containerToken(t *testing.T, flags []string, annotations map[string]string) (token string) {
 	t.Helper()
 	settings, _, err := hook.ParseArgs(append([]string{"prestart"}, flags...))
 	must(t, err)
@@ -87,7 +87,7 @@ func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
 				if hashed {
 					args = append([]string{"--hashed"}, args...)
 				}
-				token := h.start(t, args, annotationLists[row.annotations])
+				token := h.containerToken(t, args, annotationLists[row.annotations])
 				work := filepath.Join(h.dir, "work")
 				git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
 				git(t, work, "fetch", "--quiet", "origin", neither+"moved")
@@ -143,7 +143,7 @@ func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
 func TestTagsAreLimitedToo(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
-	token := h.start(t, []string{"--push", "refs/heads/**", "--push", "refs/tags/v{task}"}, nil)
+	token := h.containerToken(t, []string{"--push", "refs/heads/**", "--push", "refs/tags/v{task}"}, nil)
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
 	for _, tag := range []string{"v7", "v8"} {

@@ -79,7 +79,7 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 				h := open(t, gate.Settings{})
 				demo := h.demo(t, "demo", 1)
 				ours, theirs := h.address, h.retire(t, version)
-				token := h.start(t, kind.flags, nil)
+				token := h.containerToken(t, kind.flags, nil)
 
 				// Ours serves it.
 				git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), "work")
@@ -124,7 +124,7 @@ func TestWhatAnotherProgramMakesOfLimitedAndHashedTokens(t *testing.T) {
 				t.Parallel()
 				h := open(t, gate.Settings{})
 				h.demo(t, "demo", 1)
-				token := h.start(t, kind.flags, nil)
+				token := h.containerToken(t, kind.flags, nil)
 				entries := func() map[string]json.RawMessage {
 					text, err := readFile(h.tokens.Path)
 					must(t, err)
