@@ -17,6 +17,13 @@ type Entry struct {
 	Container string    // the full container id; empty if the token belongs to none
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
+	Gate      *Attached // how the gate is in the container's network, or nil
+}
+
+// Attached says that the gate listens in a container's own network.
+type Attached struct {
+	Listen   string `json:"listen"`   // host:port there
+	Withheld bool   `json:"withheld"` // the container does not know its token: the gate asks for none there
 }
 
 // Is tells whether the entry is the token's. Nobody shows a key and is taken for the
@@ -43,11 +50,12 @@ type entryJSON struct {
 	Container string       `json:"container,omitempty"`
 	Created   *time.Time   `json:"created,omitempty"`
 	Process   *Process     `json:"process,omitempty"`
+	Gate      *Attached    `json:"gate,omitempty"`
 }
 
 // member is the entry as it stands in the file.
 func (e Entry) member() ([]byte, error) {
-	value := entryJSON{Project: e.Project, Task: e.Task, Container: e.Container, Process: e.Process}
+	value := entryJSON{Project: e.Project, Task: e.Task, Container: e.Container, Process: e.Process, Gate: e.Gate}
 	tied := e.Container != "" || e.Process != nil
 	if tied || e.Scope {
 		value.Scope = e.Project

@@ -51,6 +51,31 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
+			name: "of a container in whose network the gate is",
+			entry: store.Entry{
+				Token:     "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Scope:     true,
+				Container: "c0ffee",
+				Created:   created,
+				Gate:      &store.Attached{Listen: "127.0.0.1:9418", Withheld: true},
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "project": "demo",
+    "task": "1",
+    "scope": "demo",
+    "container": "c0ffee",
+    "created": "2024-05-06T07:08:07.654Z",
+    "gate": {
+      "listen": "127.0.0.1:9418",
+      "withheld": true
+    }
+  }
+}
+`,
+		},
+		{
 			name: "of no container, as the original's tests compare it",
 			entry: store.Entry{
 				Token: "terok-g-0123456789abcdef0123456789abcdef",
@@ -396,6 +421,7 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 		Created                  bool
 		Process                  *store.Process
 		Limits                   store.Limits
+		Gate                     *store.Attached
 	}
 	for _, row := range []struct {
 		name  string
@@ -432,6 +458,11 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 		{"a limit that might be one more", `{"limited": {"project": "p", "access": "read", "until": "noon"}}`, nil},
 		{"a limit without a project", `{"limited": {"access": "read"}}`, nil},
 		{"project, as other gates read it, before a limit", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
+		{"the gate in its network", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "more": 1}}`,
+			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
+		{"no gate in its network but a number", `{"project": "p", "gate": 7}`, &entry{Project: "p"}},
+		{"no gate in its network without saying whether a token is asked for", `{"project": "p", "gate": {"listen": "127.0.0.1:1"}}`, &entry{Project: "p"}},
+		{"no gate in its network in capitals", `{"project": "p", "gate": {"LISTEN": "127.0.0.1:1", "withheld": true}}`, &entry{Project: "p"}},
 		{"an empty object", `{}`, nil},
 		{"null", `null`, nil},
 		{"a string", `"project"`, nil},
@@ -450,7 +481,7 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 				if e.Token != "x" || got != nil {
 					t.Errorf("more than token x: %+v", entries)
 				}
-				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process, e.Limits}
+				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process, e.Limits, e.Gate}
 			}
 			if diff := cmp.Diff(row.want, got); diff != "" {
 				t.Errorf("entry (-want +got):\n%s", diff)

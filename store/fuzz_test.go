@@ -31,6 +31,8 @@ var seeds = []string{
 		"          \"x\"\n        ],\n        [\n          \"y\"\n        ]\n      ]\n    },\n    \"task\": \"1\",\n    \"container\": \"fuzzed\"\n  }\n}\n",
 	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"read\"\n    },\n    \"project\": \"q\"\n  }\n}\n",
 	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"all\"\n    }\n  },\n  \"b\": {\n    \"limited\": 1\n  }\n}\n",
+	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": {\n      \"listen\": \"127.0.0.1:9418\",\n      \"withheld\": true\n    },\n    \"x\": false\n  }\n}\n",
+	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": trues,\n    \"gate\": 1\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"\\u0070\",\n    \"n\": 01\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"project\": 7\n  },\n  \"a\": {\n    \"x\": \"\x7f\t\"\n  }\n}",
 	"{\n  \"a\": {\n    \"process\": {\n      \"pid\": 18446744073709551616,\n      \"pid\": 1\n    }\n  }\n}",

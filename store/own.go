@@ -3,9 +3,9 @@
 // letters beyond ASCII.
 //
 // It is no JSON parser. It knows one way to write an object: indented by two spaces,
-// strings without escapes in ASCII, whole numbers, no array but the lists of a limit, no
-// empty object, no key that matters twice or in another type. It takes nothing else, and
-// what it takes it reads as encoding/json does (FuzzOwnForm).
+// strings without escapes in ASCII, whole numbers, true and false, no array but the lists
+// of a limit, no empty object, no key that matters twice or in another type. It takes
+// nothing else, and what it takes it reads as encoding/json does (FuzzOwnForm).
 
 package store
 
@@ -88,6 +88,10 @@ func (s *ownScanner) member() bool {
 			start := s.at
 			ok = it.limited == nil && s.limited(nil)
 			it.limited = s.text[start:s.at]
+		case initial == 'g' && s.literal(`"gate": `):
+			start := s.at
+			ok = it.gate == nil && s.value(4)
+			it.gate = s.text[start:s.at]
 		default:
 			ok = s.other(4)
 		}
@@ -217,12 +221,20 @@ func (s *ownScanner) list(indent string, element func() bool) bool {
 // other reads a key that we have no use for, with its value, in an object indented by
 // so much.
 func (s *ownScanner) other(indent int) bool {
-	if _, ok := s.string(); !ok || !s.literal(": ") {
-		return false
-	}
-	if s.peek(0) == '"' {
+	_, ok := s.string()
+	return ok && s.literal(": ") && s.value(indent)
+}
+
+// value reads the value of such a key.
+func (s *ownScanner) value(indent int) bool {
+	switch s.peek(0) {
+	case '"':
 		_, ok := s.string()
 		return ok
+	case 't':
+		return s.literal("true")
+	case 'f':
+		return s.literal("false")
 	}
 	if !s.literal("{") {
 		_, ok := s.number()

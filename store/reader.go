@@ -82,6 +82,15 @@ func (r *Reader) Find(token string) (Pass, bool) {
 	return r.find(sha256.Sum256([]byte(token)))
 }
 
+// FindKey is Find for whoever does not know the token, but its key ([Token.Key]).
+func (r *Reader) FindKey(key string) (Pass, bool) {
+	hash, ok := hashOfKey([]byte(key))
+	if !ok {
+		return Pass{}, false
+	}
+	return r.find(hash)
+}
+
 // Still tells whether the pass still counts, unchanged.
 func (r *Reader) Still(p Pass) bool {
 	now, ok := r.find(p.hash)
@@ -104,7 +113,7 @@ func (r *Reader) find(hash tokenHash) (Pass, bool) {
 // [ErrRevoked] or [ErrDied] as its cause, or when ctx is. release ends it.
 func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, release func()) {
 	valid, cancel := context.WithCancelCause(ctx)
-	forget := onDeath(p.Process, func() { cancel(ErrDied) })
+	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // what cannot be watched is revoked
 	one := &reliance{pass: p, cancel: cancel}
 	r.mu.Lock()
 	r.relied[one] = struct{}{}
@@ -256,10 +265,10 @@ func parsePass(hash tokenHash, value json.RawMessage) (p Pass, ok bool) {
 	return p, it.wellFormed()
 }
 
-// onDeath calls died, once, when the process has died. A process that cannot be judged
-// from here is none of those. forget ends the wait.
-func onDeath(p *Process, died func()) (forget func()) {
-	pidfd, life, _ := p.Open() // without a descriptor for it, git cannot be started either
+// OnDeath calls died, once, when the process has died. An error says why it cannot be
+// watched from here. forget ends the wait.
+func (p *Process) OnDeath(died func()) (forget func(), err error) {
+	pidfd, life, err := p.Open()
 	switch life {
 	case Dead:
 		died()
@@ -280,7 +289,11 @@ func onDeath(p *Process, died func()) (forget func()) {
 				died()
 			}
 		}()
-		return func() { file.Close() }
+		return func() { file.Close() }, nil
+	case Unknown:
+		if err == nil {
+			err = errors.New("the process cannot be seen from here")
+		}
 	}
-	return func() {}
+	return func() {}, err
 }

@@ -74,6 +74,22 @@ func TestWhichEntriesCount(t *testing.T) {
 	}
 }
 
+func TestATokenIsFoundByItsKeyHoweverTheFileNamesIt(t *testing.T) {
+	key := store.Token(someToken).Key()
+	if again := store.Token(key).Key(); key != hashed(someToken) || again != key {
+		t.Fatalf("the key is %s, and its own %s", key, again)
+	}
+	for _, inTheFile := range []string{someToken, hashed(someToken)} {
+		r, _ := reader(t, entry(inTheFile, `{"project": "demo", "task": "1"}`))
+		if pass, ok := r.FindKey(key); !ok || pass.Project != "demo" {
+			t.Errorf("as %.8s..., the key finds %+v", inTheFile, pass)
+		}
+		if _, ok := r.FindKey(hashed("another")); ok {
+			t.Error("another key is found")
+		}
+	}
+}
+
 func TestATokenOfADeadProcessIsRefusedThoughNobodySweptIt(t *testing.T) {
 	f := tokenFile(t)
 	for token, process := range map[string]*store.Process{

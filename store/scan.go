@@ -34,6 +34,7 @@ type item struct {
 	limited                                  []byte // the value of that key; nil: not there, or not understood
 	tied                                     bool
 	process                                  Process
+	gate                                     []byte // the value of the key, whatever it is
 }
 
 // wellFormed tells whether the item is an entry: its project, or else its scope, is a
@@ -62,6 +63,12 @@ func (it *item) entry() Entry {
 	if it.tied {
 		process := it.process
 		e.Process = &process
+	}
+	if gate, ok := valuesOf(it.gate); ok {
+		var attached Attached
+		if readInto(&attached.Listen, gate["listen"]) && readInto(&attached.Withheld, gate["withheld"]) {
+			e.Gate = &attached
+		}
 	}
 	return e
 }
@@ -172,6 +179,7 @@ func plainItem(content []byte, m member) item {
 	if _, _, ok := parseLimited(keys["limited"]); ok {
 		it.limited = keys["limited"]
 	}
+	it.gate = keys["gate"]
 	if process, ok := valuesOf(keys["process"]); ok {
 		p := &it.process
 		it.tied = true
