@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,25 +23,26 @@ type file struct {
 
 // files returns the content of the folder at mountPath. An empty mountPath means
 // that there is no folder, on the host: then the env file stands alone, without
-// git's set-up, which would have to point to a file beside it.
+// git's set-up, which would have to point to a file beside it. Nor is there any for an
+// empty token, one that is withheld. More variables may follow.
 //
 // No value needs quoting, so the env file reads the same for a POSIX shell, for
 // podman's --env-file and for systemd's EnvironmentFile=.
-func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitConfigCount int) []file {
-	variables := [][2]string{
-		{"TEROK_GATE_TOKEN", string(token)},
-		{"TEROK_PROJECT", grant.Project},
-		{"TEROK_TASK", grant.Task},
+func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitConfigCount int, more ...[2]string) []file {
+	var variables [][2]string
+	if token != "" {
+		variables = append(variables, [2]string{"TEROK_GATE_TOKEN", string(token)})
 	}
+	variables = append(variables, [2]string{"TEROK_PROJECT", grant.Project}, [2]string{"TEROK_TASK", grant.Task})
 	if gateURL != "" {
 		variables = append(variables, addressVariables(gateURL, grant)...)
 	}
-	withGit := gateURL != "" && mountPath != ""
+	withGit := gateURL != "" && mountPath != "" && token != ""
 	if withGit {
 		variables = append(variables, gitVariables(mountPath, gitConfigCount)...)
 	}
 	var env []byte
-	for _, v := range variables {
+	for _, v := range append(variables, more...) {
 		env = fmt.Appendf(env, "%s=%s\n", v[0], v[1])
 	}
 	files := []file{{"gate.env", env}}
@@ -58,6 +60,30 @@ func addressVariables(gateURL string, grant store.Grant) [][2]string {
 		{"TEROK_GATE_URL", gateURL},
 		{"CODE_REPO", gateURL + "/" + grant.Project + ".git"},
 	}
+}
+
+// noProxyVariables keep requests to a host from the proxies that the container's
+// environment names: podman passes the host's in, and those know nothing of what is in
+// the container's own network. What is in the lists already stays, if it needs no
+// quoting. Some programs look for the one name, some for the other.
+func noProxyVariables(env []string, host string) [][2]string {
+	lists := map[string]string{}
+	for _, variable := range env {
+		if name, value, _ := strings.Cut(variable, "="); name == "no_proxy" || name == "NO_PROXY" {
+			lists[name] = value
+		}
+	}
+	var variables [][2]string
+	for _, names := range [][2]string{{"no_proxy", "NO_PROXY"}, {"NO_PROXY", "no_proxy"}} {
+		list, ok := lists[names[0]]
+		if !ok {
+			list = lists[names[1]]
+		}
+		hosts := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+		hosts = slices.DeleteFunc(hosts, func(h string) bool { return h == host || !plain(h, ":/._-[]") && h != "*" })
+		variables = append(variables, [2]string{names[0], strings.Join(append(hosts, host), ",")})
+	}
+	return variables
 }
 
 // gitVariables make git include the gitconfig, going on from count other entries of

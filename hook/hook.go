@@ -62,7 +62,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	}
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
-		out.EnvFile, err = s.injectOnHost(state.ID, files(s.GateURL, "", token, want.Grant, 0))
+		out.EnvFile, err = s.injectOnHost(state.ID, files(s.gateURL(), "", token, want.Grant, 0, s.noProxy(nil)...))
 		if err != nil {
 			return out, because("inject on the host", err)
 		}
@@ -75,6 +75,13 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		defer in.close()
 		if err := in.mount(); err != nil {
 			return out, because("inject "+text(s.mountPath())+" into the container", err)
+		}
+	}
+	if s.GateSocket != "" {
+		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken}
+		if err := s.attachFirst(entry); err != nil {
+			takeBack()
+			return out, err
 		}
 	}
 	out.Revoked, err = s.Tokens.Issue(entry)

@@ -34,15 +34,21 @@ func (s Settings) readInjection(state specs.State, want request, token store.Tok
 	if err != nil {
 		return in, err
 	}
+	if s.WithholdToken {
+		if err := config.checkAlone(); err != nil {
+			return in, err
+		}
+		token = ""
+	}
 	count := 0
-	if s.GateURL != "" {
+	if s.gateURL() != "" {
 		if count, err = gitConfigCount(config.Process.Env, s.mountPath()); err != nil {
 			return in, err
 		}
 	}
 	in = injection{
 		rootfs: config.Root.Path, mountPath: s.mountPath(), mode: want.mode,
-		files: files(s.GateURL, s.mountPath(), token, want.Grant, count),
+		files: files(s.gateURL(), s.mountPath(), token, want.Grant, count, s.noProxy(config.Process.Env)...),
 	}
 	if config.Linux != nil {
 		in.label = config.Linux.MountLabel
@@ -80,19 +86,33 @@ func openProcess(pid int) (int, error) {
 	if err != nil {
 		return -1, because("container process", kernelTooOld(err))
 	}
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	shared, err := sharesWithHost(pid, "mnt")
+	if err != nil {
+		err = because("mount namespace of the container", err)
+	} else if shared {
+		err = failure("the container is in the host's mount namespace: " +
+			"the token would be there for everybody, give the container a mount namespace of its own")
+	}
 	if err != nil {
 		unix.Close(process)
-		return -1, because("mount namespace of the container", err)
-	}
-	for _, other := range []string{"/proc/self/ns/mnt", "/proc/1/ns/mnt"} {
-		// Process 1 can be out of sight for a rootless engine: then its namespace
-		// is out of the container's reach too.
-		if hosts, err := os.Readlink(other); err == nil && hosts == namespace {
-			unix.Close(process)
-			return -1, failure("the container is in the host's mount namespace: " +
-				"the token would be there for everybody, give the container a mount namespace of its own")
-		}
+		return -1, err
 	}
 	return process, nil
+}
+
+// sharesWithHost tells whether a process is in our namespace of a kind (namespaces(7)),
+// or in that of the host.
+func sharesWithHost(pid int, kind string) (bool, error) {
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+	if err != nil {
+		return false, err
+	}
+	for _, other := range []string{"self", "1"} {
+		// Process 1 can be out of sight for a rootless engine: then its namespace
+		// is out of the container's reach too.
+		if hosts, err := os.Readlink("/proc/" + other + "/ns/" + kind); err == nil && hosts == namespace {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -22,7 +22,7 @@ import (
 // container's configuration holds, podman inspect shows.
 //
 // A variable that the container has already keeps its value, but for git's
-// configuration, which goes on from it. All else passes through unchanged, what our
+// configuration and the list of what needs no proxy, which go on from it. All else passes through unchanged, what our
 // version of the runtime-spec does not know included. A configuration without our
 // annotations comes out byte for byte as it went in.
 func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
@@ -129,24 +129,26 @@ func containerIn(config []byte) string {
 }
 
 func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
+	gateURL := s.gateURL()
 	pointers := [][2]string{{"TEROK_GATE_ENV", s.mountPath() + "/gate.env"}}
-	if s.GateURL != "" {
-		pointers = append(pointers, addressVariables(s.GateURL, grant)...)
+	if gateURL != "" {
+		pointers = append(pointers, addressVariables(gateURL, grant)...)
 	}
 	for _, p := range pointers {
 		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, p[0]+"=") }) {
 			env = append(env, p[0]+"="+p[1])
 		}
 	}
-	if s.GateURL == "" {
-		return env, nil
-	}
-	count, err := gitConfigCount(env, s.mountPath())
-	if err != nil {
-		return nil, err
+	replaced := s.noProxy(env)
+	if gateURL != "" && !s.WithholdToken {
+		count, err := gitConfigCount(env, s.mountPath())
+		if err != nil {
+			return nil, err
+		}
+		replaced = append(replaced, gitVariables(s.mountPath(), count)...)
 	}
 	// There must be one of each: which of two counts differs from program to program.
-	for _, v := range gitVariables(s.mountPath(), count) {
+	for _, v := range replaced {
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v[0]+"=") })
 		env = append(env, v[0]+"="+v[1])
 	}

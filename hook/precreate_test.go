@@ -19,29 +19,36 @@ const ours = `"annotations":{"terok.project":"demo","terok.task":"1"}`
 
 func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
 	for _, row := range []struct {
-		name    string
-		gateURL string
-		env     string
-		want    []string
+		name string
+		hook Settings
+		env  string
+		want []string
 	}{
-		{"where the env file is", "", `["PATH=/bin"]`,
+		{"where the env file is", Settings{}, `["PATH=/bin"]`,
 			[]string{"PATH=/bin", "TEROK_GATE_ENV=/run/terok/gate.env"}},
-		{"and with a gate URL the repository and git's configuration", gate, `["PATH=/bin"]`,
+		{"and with a gate URL the repository and git's configuration", Settings{GateURL: gate}, `["PATH=/bin"]`,
 			[]string{"PATH=/bin", "TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=" + gate, "CODE_REPO=" + gate + "/demo.git",
 				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=/run/terok/gitconfig"}},
-		{"into no environment at all", "", `null`,
+		{"into no environment at all", Settings{}, `null`,
 			[]string{"TEROK_GATE_ENV=/run/terok/gate.env"}},
-		{"git's goes on from the container's own", gate, `["GIT_CONFIG_COUNT=1","GIT_CONFIG_KEY_0=a.b","GIT_CONFIG_VALUE_0=c"]`,
+		{"git's goes on from the container's own", Settings{GateURL: gate}, `["GIT_CONFIG_COUNT=1","GIT_CONFIG_KEY_0=a.b","GIT_CONFIG_VALUE_0=c"]`,
 			[]string{"GIT_CONFIG_KEY_0=a.b", "GIT_CONFIG_VALUE_0=c",
 				"TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=" + gate, "CODE_REPO=" + gate + "/demo.git",
 				"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_1=include.path", "GIT_CONFIG_VALUE_1=/run/terok/gitconfig"}},
-		{"the container's own repository stays", gate, `["CODE_REPO=elsewhere"]`,
+		{"the container's own repository stays", Settings{GateURL: gate}, `["CODE_REPO=elsewhere"]`,
 			[]string{"CODE_REPO=elsewhere", "TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=" + gate,
 				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=/run/terok/gitconfig"}},
+		{"the gate in the container's network, which no proxy knows", Settings{GateSocket: "/run/gate/control"}, `["http_proxy=http://proxy","no_proxy=a"]`,
+			[]string{"http_proxy=http://proxy", "TEROK_GATE_ENV=/run/terok/gate.env",
+				"TEROK_GATE_URL=http://127.0.0.1:9418", "CODE_REPO=http://127.0.0.1:9418/demo.git", "no_proxy=a,127.0.0.1", "NO_PROXY=a,127.0.0.1",
+				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=/run/terok/gitconfig"}},
+		{"and nothing for git to include where the token is withheld", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true}, `[]`,
+			[]string{"TEROK_GATE_ENV=/run/terok/gate.env", "TEROK_GATE_URL=http://127.0.0.1:80", "CODE_REPO=http://127.0.0.1:80/demo.git",
+				"no_proxy=127.0.0.1", "NO_PROXY=127.0.0.1"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			config := `{` + ours + `,"process":{"env":` + row.env + `}}`
-			out := precreate(t, Settings{GateURL: row.gateURL}, config)
+			out := precreate(t, row.hook, config)
 			var got struct{ Process struct{ Env []string } }
 			if err := json.Unmarshal(out, &got); err != nil {
 				t.Fatal(err)
@@ -50,7 +57,7 @@ func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
 				t.Errorf("environment (-want +got):\n%s", diff)
 			}
 			// Podman may filter what was filtered: nothing is added twice.
-			again := precreate(t, Settings{GateURL: row.gateURL}, string(out))
+			again := precreate(t, row.hook, string(out))
 			if diff := cmp.Diff(envOf(t, out), envOf(t, again)); diff != "" {
 				t.Errorf("a second time (-first +second):\n%s", diff)
 			}

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/store"
 )
 
@@ -35,6 +37,13 @@ type Settings struct {
 	Access string   // "read", or "write", the default
 	Push   []string // patterns of refs, to one of which a push is ([store.Limits]); none is any
 	Hashed bool     // the token file holds the SHA-256 of tokens in their place
+
+	// Where the gate takes sockets: it then serves the container in the container's own
+	// network. Empty if it does not.
+	GateSocket    string
+	GateListen    string        // where it listens there; default [GateListen]
+	GateTimeout   time.Duration // until it has answered; default [GateTimeout]
+	WithholdToken bool          // from the container: the gate tells it by its network
 }
 
 // Names and places, unless told otherwise.
@@ -46,6 +55,8 @@ const (
 	PushAnnotation    = "terok.push"
 	MountPath         = "/run/terok"
 	EnvMode           = "0400"
+	GateListen        = "127.0.0.1:9418"
+	GateTimeout       = time.Second
 )
 
 // Stages are the commands that a container engine calls.
@@ -80,6 +91,14 @@ var Flags = []Flag{
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.MountPath }},
 	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
+	{Name: "gate-socket", Usage: "the gate's control socket `F`: have the gate serve the container in the container's own network", Path: true,
+		stages: []string{"precreate", "prestart", "attach"}, field: func(s *Settings) any { return &s.GateSocket }},
+	{Name: "gate-listen", Usage: "with --gate-socket, where the gate listens in the container's network: loopback `host:port`", Default: GateListen,
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
+	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.WithholdToken }},
+	{Name: "gate-timeout", Usage: "with --gate-socket, wait for the gate for this `time`, then give up", Default: GateTimeout.String(),
+		stages: []string{"prestart", "attach"}, field: func(s *Settings) any { return &s.GateTimeout }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
 	{Name: "access", Usage: "what the container may do: `read` or write", Default: accessWrite,
@@ -95,7 +114,7 @@ var Flags = []Flag{
 // Common tells whether the flag stands before the command, whichever that is.
 func (f Flag) Common() bool { return f.stages == nil }
 
-// Of tells whether the flag stands after this stage.
+// Of tells whether the flag stands after this stage, or the attach command.
 func (f Flag) Of(stage string) bool {
 	if stage == "createRuntime" {
 		stage = "prestart"
@@ -272,14 +291,47 @@ func (s Settings) Check() error {
 	if s.EnvDir != "" && !filepath.IsAbs(s.EnvDir) {
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}
 	}
+	return s.checkGateSocket()
+}
+
+// checkGateSocket checks what there is to say with a gate socket, and only with one.
+func (s Settings) checkGateSocket() error {
+	if s.GateSocket == "" {
+		switch {
+		case s.GateListen != "":
+			return &SettingError{"gate-listen", s.GateListen, errors.New("is for a gate socket, and there is none: give --gate-socket too")}
+		case s.WithholdToken:
+			return &SettingError{"withhold-token", "true", errors.New("takes a gate socket, and there is none: give --gate-socket too")}
+		}
+		return nil
+	}
+	switch {
+	case !filepath.IsAbs(s.GateSocket):
+		return &SettingError{"gate-socket", s.GateSocket, errors.New("is not an absolute path")}
+	case len(s.GateSocket) > control.PathLimit:
+		return &SettingError{"gate-socket", s.GateSocket, fmt.Errorf("is longer than %d bytes, which no socket's path can be", control.PathLimit)}
+	case s.GateURL != "":
+		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate elsewhere: leave --gate-url away, or take it back by --gate-url ''")}
+	case s.WithholdToken && s.EnvDir != "":
+		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, and that is withheld: leave --withhold-token away")}
+	case s.GateTimeout < 0:
+		return &SettingError{"gate-timeout", s.GateTimeout.String(), errors.New("must be longer than 0s")}
+	}
+	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
+		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}
+	}
 	return nil
 }
 
 // Deadline is how long a stage takes at most before it gives up, ten seconds after
-// the longest wait for the lock: for what has no limit otherwise, a standard input
+// the longest waits for the lock and for the gate: for what has no limit otherwise, a standard input
 // that never ends or a file system that hangs.
 func (s Settings) Deadline() time.Duration {
-	return cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
+	longest := cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
+	if s.GateSocket != "" {
+		longest += s.gateTimeout()
+	}
+	return longest
 }
 
 // Timeout is what a definition gives a stage: later than the stage gives up, since a
@@ -291,7 +343,27 @@ func (s Settings) Annotations() []string {
 	return []string{s.projectAnnotation(), s.taskAnnotation()}
 }
 
-func (s Settings) projectAnnotation() string { return cmp.Or(s.ProjectAnnotation, ProjectAnnotation) }
-func (s Settings) taskAnnotation() string    { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
-func (s Settings) mountPath() string         { return cmp.Or(s.MountPath, MountPath) }
-func (s Settings) envMode() string           { return cmp.Or(s.EnvMode, EnvMode) }
+func (s Settings) projectAnnotation() string  { return cmp.Or(s.ProjectAnnotation, ProjectAnnotation) }
+func (s Settings) taskAnnotation() string     { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
+func (s Settings) mountPath() string          { return cmp.Or(s.MountPath, MountPath) }
+func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
+func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
+func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
+
+// gateURL is the gate's as the container reaches it, empty if that is not known.
+func (s Settings) gateURL() string {
+	if s.GateSocket != "" {
+		return "http://" + s.gateListen()
+	}
+	return s.GateURL
+}
+
+// noProxy are the variables that keep the container's requests to the gate from a proxy,
+// if the gate is in the container's own network.
+func (s Settings) noProxy(env []string) [][2]string {
+	if s.GateSocket == "" {
+		return nil
+	}
+	host, _, _ := strings.Cut(s.gateListen(), ":")
+	return noProxyVariables(env, host)
+}

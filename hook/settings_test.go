@@ -19,23 +19,26 @@ var all = Settings{
 	AllowProjects: []string{"demo", "web-*,"}, MountPath: "/srv/gate", EnvMode: "0440",
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
 	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
+	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", GateTimeout: 3 * time.Second, WithholdToken: true,
 }
 
 func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
 	const token = " --env-mode 0440 --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
-	const ours = " --project-annotation a.project --task-annotation a.task --allow-project demo --allow-project web-*, --mount-path /srv/gate --gate-url https://[::1]:9418/a"
+	const ours = " --project-annotation a.project --task-annotation a.task --allow-project demo --allow-project web-*, --mount-path /srv/gate --gate-url https://[::1]:9418/a" +
+		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token"
 	for _, row := range []struct {
 		command  string
 		settings Settings
 		args     string
 	}{
 		{"prestart", Settings{}, "prestart"},
-		{"prestart", all, common + "prestart" + ours + token + " --env-dir /srv/env"},
-		{"createRuntime", all, common + "createRuntime" + ours + token + " --env-dir /srv/env"},
+		{"prestart", all, common + "prestart" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
+		{"createRuntime", all, common + "createRuntime" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
 		{"precreate", all, common + "precreate" + ours},
 		{"poststop", all, common + "poststop --env-dir /srv/env"},
 		{"reap", all, common + "reap"},
+		{"attach", all, common + "attach --gate-socket /run/gate/control --gate-timeout 3s"},
 	} {
 		if got := strings.Join(row.settings.Args(row.command), " "); got != row.args {
 			t.Errorf("%s: the arguments are\n%s\nnot\n%s", row.command, got, row.args)
@@ -111,12 +114,16 @@ func TestOneSettingIsCopied(t *testing.T) {
 	}
 }
 
-func TestADefinitionWaitsLongerThanItsStageAndThatLongerThanForTheLock(t *testing.T) {
+func TestADefinitionWaitsLongerThanItsStageAndThatLongerThanForLockAndGate(t *testing.T) {
 	for given, waits := range map[time.Duration]time.Duration{0: store.DefaultLockTimeout, time.Second: time.Second, 90 * time.Second: 90 * time.Second} {
 		s := Settings{Tokens: store.File{LockTimeout: given}}
 		if s.Deadline() <= waits || s.Timeout() <= s.Deadline() {
 			t.Errorf("for the lock %v, for the stage %v, for the definition %v", waits, s.Deadline(), s.Timeout())
 		}
+	}
+	slow := Settings{GateSocket: "/run/gate/control", GateTimeout: time.Hour}
+	if both := slow.GateTimeout + store.DefaultLockTimeout; slow.Deadline() <= both {
+		t.Errorf("for the gate and the lock %v, for the stage %v", both, slow.Deadline())
 	}
 }
 
@@ -127,7 +134,8 @@ func TestSettingsAreChecked(t *testing.T) {
 		err      string
 	}{
 		{"nothing set", Settings{}, ""},
-		{"all set", all, ""},
+		{"a gate socket", Settings{GateSocket: "/run/gate/control"}, ""},
+		{"all that goes with a gate socket", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", GateTimeout: time.Minute, WithholdToken: true}, ""},
 		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
@@ -142,6 +150,15 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"a gate that is no URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
 		{"a gate with credentials", Settings{GateURL: "http://me:secret@gate"}, `gate-url "...@gate": `},
 		{"a relative env dir", Settings{EnvDir: "env"}, `env-dir "env": `},
+		{"a relative gate socket", Settings{GateSocket: "control"}, `gate-socket "control": `},
+		{"a gate socket that none can be", Settings{GateSocket: "/" + strings.Repeat("x", 107)}, `gate-socket "/xxx`},
+		{"a gate socket and a URL", Settings{GateSocket: "/run/gate/control", GateURL: "http://gate"}, `gate-socket "/run/gate/control": `},
+		{"a gate in the network without a socket", Settings{GateListen: "127.0.0.1:80"}, `gate-listen "127.0.0.1:80": `},
+		{"a gate for others than the container", Settings{GateSocket: "/run/gate/control", GateListen: "0.0.0.0:80"}, `gate-listen "0.0.0.0:80": `},
+		{"a gate without a port", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1"}, `gate-listen "127.0.0.1": `},
+		{"a gate at any port", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:0"}, `gate-listen "127.0.0.1:0": `},
+		{"a token withheld without a gate socket", Settings{WithholdToken: true, GateURL: "http://gate"}, `withhold-token "true": `},
+		{"a token withheld and an env file on the host", Settings{GateSocket: "/run/gate/control", WithholdToken: true, EnvDir: "/srv"}, `env-dir "/srv": `},
 	} {
 		err := row.settings.Check()
 		var setting *SettingError

@@ -75,7 +75,8 @@ type configuration struct {
 	} `json:"process"`
 	Root  *specs.Root `json:"root"`
 	Linux *struct {
-		MountLabel string `json:"mountLabel"`
+		MountLabel string                 `json:"mountLabel"`
+		Namespaces []specs.LinuxNamespace `json:"namespaces"`
 	} `json:"linux"`
 }
 

@@ -82,7 +82,7 @@ type program struct {
 var names = []string{
 	"prestart", "poststop", "precreate",
 	"create", "revoke", "list", "verify", "reap", "path",
-	"install", "uninstall", "doctor",
+	"install", "uninstall", "doctor", "attach",
 }
 
 // command makes the command of this name, or returns nil if there is none.
@@ -112,6 +112,8 @@ func (p *program) command(name string) *cli.Command {
 		return uninstallCommand()
 	case "doctor":
 		return doctorCommand()
+	case "attach":
+		return onInstalled(attachCommand())
 	}
 	return nil
 }

@@ -19,6 +19,14 @@ func wayOut(err error) string {
 		return " by --allow-project"
 	case errors.Is(err, hook.ErrNoEnvDir):
 		return ": name one with --env-dir"
+	case errors.Is(err, hook.ErrNoGate):
+		return ": start it, as a service or with terok-gate serve --control"
+	case errors.Is(err, hook.ErrHostNetwork):
+		return ": give it a network of its own, as --network none does, or let it reach a gate by --gate-url"
+	case errors.Is(err, hook.ErrTaken):
+		return ": see who listens there, or choose another one by --gate-listen"
+	case errors.Is(err, hook.ErrNotAlone):
+		return ": give it a network of its own, or do without --withhold-token"
 	}
 	return ""
 }

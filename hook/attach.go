@@ -1,0 +1,199 @@
+// The gate in the container's own network: a listener that is made there and handed to
+// the gate, which serves the container at it for as long as the container lives. It takes
+// nothing of the network, not even that there is one, and nothing of the image.
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/store"
+)
+
+// Why the gate is not in a container's network, for whoever knows the way out.
+var (
+	ErrNoGate      = control.ErrNoGate
+	ErrHostNetwork = errors.New("the container is in the host's network, where the gate would be everybody's")
+	ErrTaken       = errors.New("the gate's address is taken in the container's network, and not by the gate")
+	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
+)
+
+// Attach has the gate serve the network of a living container again. The entry says how
+// it was the first time. For a container that the gate serves already, nothing changes.
+func (s Settings) Attach(entry store.Entry) (err error) {
+	defer func() { err = forEverybody(err) }()
+	s.GateListen = entry.Gate.Listen
+	s.WithholdToken = entry.Gate.Withheld
+	if err := s.Check(); err != nil {
+		return err
+	}
+	process, life, err := entry.Process.Open()
+	if err == nil && life != store.Alive {
+		err = failure("the container's process is not alive")
+	}
+	if err != nil {
+		return s.notAttached(err)
+	}
+	defer unix.Close(process)
+	return s.attach(entry, process)
+}
+
+// attachFirst has the gate serve the network of a container that starts.
+func (s Settings) attachFirst(entry store.Entry) error {
+	if entry.Process == nil {
+		return s.notAttached(failure("the container has no process"))
+	}
+	process, err := unix.PidfdOpen(entry.Process.PID, 0)
+	if err != nil {
+		return s.notAttached(because("container process", err))
+	}
+	defer unix.Close(process)
+	return s.attach(entry, process)
+}
+
+func (s Settings) notAttached(err error) error {
+	return because("have the gate at "+text(s.GateSocket)+" serve the container's network", err)
+}
+
+// attach is for a container whose process is held by a pidfd.
+func (s Settings) attach(entry store.Entry, process int) error {
+	switch shared, err := sharesWithHost(entry.Process.PID, "net"); {
+	case err != nil:
+		return s.notAttached(because("network namespace of the container", err))
+	case shared:
+		return s.notAttached(known(ErrHostNetwork))
+	}
+	request := control.Request{
+		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
+		Listen: s.gateListen(), Withheld: s.WithholdToken,
+	}
+	// The address can be a neighbour's whose listener is on its way to the gate, or goes
+	// with the neighbour right now; a gate can be on its way, too. For half of the time,
+	// so that who asks last has some left.
+	deadline := time.Now().Add(s.gateTimeout())
+	patience := deadline.Add(-s.gateTimeout() / 2)
+	for {
+		err := handListener(s.GateSocket, deadline, process, request)
+		if err == nil {
+			return nil
+		}
+		passing := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
+		if !passing || time.Now().After(patience) {
+			return s.notAttached(forHook(err))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// handListener hands the gate one listener, or what it takes for one.
+func handListener(gate string, deadline time.Time, process int, request control.Request) error {
+	at, err := netip.ParseAddrPort(request.Listen)
+	if err != nil {
+		return err
+	}
+	socket, err := listenIn(process, at)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(socket)
+	return control.Hand(gate, deadline, socket, request)
+}
+
+// forHook says what went wrong at the gate in words that may be printed. The gate's own
+// words are for the log.
+func forHook(err error) error {
+	var refusal control.Refusal
+	switch {
+	case errors.Is(err, control.Taken):
+		return known(fmt.Errorf("%w: %w", ErrTaken, err))
+	case errors.Is(err, control.HostsNet):
+		return known(fmt.Errorf("%w: %w", ErrHostNetwork, err))
+	case errors.Is(err, control.Shared):
+		return known(fmt.Errorf("%w: %w", ErrNotAlone, err))
+	case errors.As(err, &refusal):
+		return instead("the gate refuses, and its log says why", err)
+	case errors.Is(err, ErrNoGate):
+		return instead(text(ErrNoGate.Error())+": "+reason(err), err)
+	}
+	return err
+}
+
+// known is an error in the chain of which is one of ours above, which may be printed.
+func known(err error) error {
+	for _, ours := range []error{ErrHostNetwork, ErrTaken, ErrNotAlone} {
+		if errors.Is(err, ours) {
+			return refused(instead(text(ours.Error()), err))
+		}
+	}
+	return err
+}
+
+// listenIn returns a socket that listens in a process's network namespace. Where the
+// address is taken, it is one that does nothing, and says which namespace is meant.
+//
+// While it listens nobody takes its place, root of the container included: that would
+// take SO_REUSEPORT on both. SO_REUSEADDR it needs to be bound again after connections
+// that the gate closed first (ip(7)).
+func listenIn(process int, at netip.AddrPort) (socket int, err error) {
+	err = onThreadOfItsOwn(func() error {
+		if err := unix.Setns(process, unix.CLONE_NEWNET); err != nil {
+			return because("enter the container's network namespace", err)
+		}
+		if socket, err = newSocket(); err != nil {
+			return because("make a socket", err)
+		}
+		err := unix.Bind(socket, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())})
+		if err == nil {
+			if err = unix.Listen(socket, backlog); err == nil {
+				return nil
+			}
+		}
+		unix.Close(socket)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return because("listen at "+text(at.String()), err)
+		}
+		if socket, err = newSocket(); err != nil {
+			return because("make a socket", err)
+		}
+		return nil
+	})
+	return socket, err
+}
+
+// backlog is how many connections wait while the gate is replaced, or busy.
+const backlog = 256
+
+func newSocket() (int, error) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err == nil {
+		if err = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			unix.Close(socket)
+		}
+	}
+	return socket, err
+}
+
+// checkAlone refuses a container that its configuration puts into the network of
+// another. Podman makes networks of its own as files, netns-<uuid> in a folder netns
+// (containers/common, pkg/netns); for another container's it names that one's process.
+func (c configuration) checkAlone() error {
+	if c.Linux == nil {
+		return nil
+	}
+	for _, n := range c.Linux.Namespaces {
+		folder, name := path.Split(n.Path)
+		if n.Type == specs.NetworkNamespace && n.Path != "" && !(path.Base(folder) == "netns" && strings.HasPrefix(name, "netns-")) {
+			return known(fmt.Errorf("%w: it is at %q", ErrNotAlone, n.Path))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,356 @@
+package hook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/store"
+)
+
+// gateOf answers hooks at a control socket of the container's. The sockets that it gets
+// are open for as long as the test.
+func gateOf(t *testing.T, c *container, answer func(r control.Request, socket int) string) {
+	t.Helper()
+	c.hook.GateSocket = filepath.Join(c.base, "control")
+	c.hook.GateTimeout = time.Minute
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.hook.GateSocket, Net: "unixpacket"})
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			message, rights := make([]byte, control.MessageLimit), make([]byte, unix.CmsgSpace(4))
+			n, m, _, _, err := conn.ReadMsgUnix(message, rights)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r, err := control.Parse(message[:n])
+			if err != nil {
+				t.Error(err)
+			}
+			messages, err := unix.ParseSocketControlMessage(rights[:m])
+			if err != nil || len(messages) != 1 {
+				t.Errorf("%d control messages, %v", len(messages), err)
+				return
+			}
+			fds, err := unix.ParseUnixRights(&messages[0])
+			if err != nil || len(fds) != 1 {
+				t.Errorf("%d descriptors, %v", len(fds), err)
+				return
+			}
+			t.Cleanup(func() { unix.Close(fds[0]) })
+			if said := answer(r, fds[0]); said != "" {
+				_, _ = conn.Write([]byte(said))
+			}
+			conn.Close()
+		}
+	}()
+}
+
+const yes = `{"version":1}`
+
+// listens returns where a socket listens, or "".
+func listens(t *testing.T, socket int) string {
+	t.Helper()
+	accepts, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	must(t, err)
+	if accepts == 0 {
+		return ""
+	}
+	name, err := unix.Getsockname(socket)
+	must(t, err)
+	at := name.(*unix.SockaddrInet4)
+	return fmt.Sprintf("%v:%d", net.IP(at.Addr[:]), at.Port)
+}
+
+// network is the cookie of a socket's network namespace.
+func network(t *testing.T, socket int) uint64 {
+	t.Helper()
+	cookie, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	must(t, err)
+	return cookie
+}
+
+func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		flags            uintptr
+		listen, listened string
+		withhold         bool
+		env              string
+		files            []string
+	}{
+		"as it comes": {0, "", "127.0.0.1:9418", false,
+			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
+				"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n",
+			[]string{"gate.env", "gitconfig"}},
+		"in a user namespace of its own": {unix.CLONE_NEWUSER, "", "127.0.0.1:9418", false,
+			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
+				"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n",
+			[]string{"gate.env", "gitconfig"}},
+		"at another address, the token withheld": {0, "127.0.0.2:80", "127.0.0.2:80", true,
+			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.2:80\nCODE_REPO=http://127.0.0.2:80/demo.git\nno_proxy=127.0.0.2\nNO_PROXY=127.0.0.2\n",
+			[]string{"gate.env"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := prepare(t)
+			c.start(t, unix.CLONE_NEWNET|row.flags)
+			c.hook.GateListen, c.hook.WithholdToken = row.listen, row.withhold
+			var asked []control.Request
+			gateOf(t, c, func(r control.Request, socket int) string {
+				if at := listens(t, socket); at != row.listened {
+					t.Errorf("the socket listens at %q", at)
+				}
+				ours, err := newSocket()
+				must(t, err)
+				defer unix.Close(ours)
+				if network(t, socket) == network(t, ours) {
+					t.Error("the socket is in our own network")
+				}
+				// Inject first, commit last, and this in between.
+				if _, err := os.Stat(c.inside("/run/terok/gate.env")); err != nil {
+					t.Error(err)
+				}
+				if _, err := os.Stat(c.hook.Tokens.Path); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the token file is there already: %v", err)
+				}
+				asked = append(asked, r)
+				return yes
+			})
+			out, err := c.prestart(t, "crun", nil)
+			must(t, err)
+			entries, err := c.hook.Tokens.Entries()
+			must(t, err)
+			if len(entries) != 1 {
+				t.Fatalf("the token file holds %d tokens", len(entries))
+			}
+			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold}, entries[0].Gate); diff != "" {
+				t.Errorf("the entry says (-want +got):\n%s", diff)
+			}
+			want := []control.Request{{Version: 1, Container: out.Container, Process: entries[0].Process, Token: out.Token.Key(), Listen: row.listened, Withheld: row.withhold}}
+			if diff := cmp.Diff(want, asked); diff != "" {
+				t.Errorf("the gate is asked (-want +got):\n%s", diff)
+			}
+			env, err := os.ReadFile(c.inside("/run/terok/gate.env"))
+			must(t, err)
+			if !row.withhold {
+				row.env = "TEROK_GATE_TOKEN=" + string(out.Token) + "\n" + row.env
+			}
+			if string(env) != row.env {
+				t.Errorf("gate.env is\n%s\nnot\n%s", env, row.env)
+			}
+			folder, err := os.ReadDir(c.inside("/run/terok"))
+			must(t, err)
+			var names []string
+			for _, f := range folder {
+				names = append(names, f.Name())
+			}
+			if !slices.Equal(names, row.files) {
+				t.Errorf("the folder holds %q, not %q", names, row.files)
+			}
+			if shared, err := sharesWithHost(c.pid, "net"); shared || err != nil {
+				t.Errorf("we are in the container's network: %v", err)
+			}
+		})
+	}
+}
+
+func TestAnAddressThatIsTakenIsTheGatesToJudge(t *testing.T) {
+	c := prepare(t)
+	c.start(t, unix.CLONE_NEWNET)
+	var sockets []int
+	gateOf(t, c, func(_ control.Request, socket int) string {
+		sockets = append(sockets, socket)
+		return yes
+	})
+	for range 2 { // the first one is still listening
+		_, err := c.prestart(t, "crun", nil)
+		must(t, err)
+	}
+	if at := listens(t, sockets[1]); at != "" || network(t, sockets[0]) != network(t, sockets[1]) {
+		t.Errorf("the second socket listens at %q, and is in network %d", at, network(t, sockets[1]))
+	}
+}
+
+func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
+	t.Parallel()
+	refuse := func(why, detail string) func(control.Request, int) string {
+		return func(control.Request, int) string {
+			answer, err := json.Marshal(control.Answer{Version: 1, Refused: control.Refusal(why), Detail: detail})
+			if err != nil {
+				panic(err)
+			}
+			return string(answer)
+		}
+	}
+	for _, row := range []struct {
+		name            string
+		flags           uintptr
+		answer          func(control.Request, int) string // nil: there is no gate
+		printed, logged string
+		of              error
+	}{
+		{"no gate", unix.CLONE_NEWNET, nil, "the gate does not answer: no such file or directory", "", ErrNoGate},
+		{"one that says nothing", unix.CLONE_NEWNET, func(control.Request, int) string { return "" }, "the gate does not answer: connection reset by peer", "", ErrNoGate},
+		{"one that hesitates", unix.CLONE_NEWNET, func(control.Request, int) string { select {} }, "the gate does not answer: connection timed out", "", ErrNoGate},
+		{"one that talks", unix.CLONE_NEWNET, func(control.Request, int) string { return canary }, "the gate does not answer: the log says why", "malformed", ErrNoGate},
+		{"a neighbour's address", unix.CLONE_NEWNET, refuse("taken", canary), "refused: " + ErrTaken.Error(), "canary", ErrTaken},
+		{"a neighbour", unix.CLONE_NEWNET, refuse("shared", canary), "refused: " + ErrNotAlone.Error(), "canary", ErrNotAlone},
+		{"what the gate calls its own network", unix.CLONE_NEWNET, refuse("host", canary), "refused: " + ErrHostNetwork.Error(), "canary", ErrHostNetwork},
+		{"a version that the gate does not know", unix.CLONE_NEWNET, refuse("version", canary), "the gate refuses, and its log says why", "canary", control.Unknown},
+		{"a reason that we do not know", unix.CLONE_NEWNET, refuse(canary, ""), "the gate refuses, and its log says why", "canary", nil},
+		{"the host's network", 0, refuse("failed", ""), "refused: " + ErrHostNetwork.Error(), "", ErrHostNetwork},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			c := prepare(t)
+			c.start(t, row.flags)
+			if row.answer == nil {
+				c.hook.GateSocket = filepath.Join(c.base, "control")
+			} else {
+				gateOf(t, c, row.answer)
+			}
+			c.hook.GateTimeout = 300 * time.Millisecond
+			out, err := c.prestart(t, "crun", nil)
+			printed(t, err, "have the gate at "+c.hook.GateSocket+" serve the container's network: "+row.printed, row.logged)
+			if row.of != nil && !errors.Is(err, row.of) {
+				t.Errorf("the error is not %v", row.of)
+			}
+			if out.Token != "" {
+				t.Error("a token is said to be issued")
+			}
+			if _, err := os.Stat(c.hook.Tokens.Path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("there is a token file: %v", err)
+			}
+		})
+	}
+}
+
+// A gate that comes up, or a listener that is on its way there.
+func TestTheHookAsksAgainForAWhile(t *testing.T) {
+	t.Parallel()
+	c := prepare(t)
+	c.start(t, unix.CLONE_NEWNET)
+	answers := []string{``, `{"version":1,"refused":"taken"}`, yes}
+	gateOf(t, c, func(control.Request, int) string {
+		next := answers[0]
+		answers = answers[1:]
+		return next
+	})
+	_, err := c.prestart(t, "crun", nil)
+	must(t, err)
+	if len(answers) > 0 {
+		t.Errorf("it did not wait for %q", answers)
+	}
+}
+
+func TestATokenIsNotWithheldInAnothersNetwork(t *testing.T) {
+	for path, alone := range map[string]bool{
+		"":                    true,
+		"/proc/4711/ns/net":   false,
+		"/var/run/netns/mine": false,
+		"/run/user/1000/netns/netns-6ba7b810-9dad-11d1-80b4-00c04fd430c8": true,
+		"/run/netns/netns-6ba7b810-9dad-11d1-80b4-00c04fd430c8":           true,
+		"/" + canary: false,
+	} {
+		t.Run(path, func(t *testing.T) {
+			c := prepare(t)
+			c.start(t, unix.CLONE_NEWNET)
+			gateOf(t, c, func(control.Request, int) string { return yes })
+			c.configure(t, func(config map[string]any) {
+				namespace := map[string]any{"type": "network"}
+				if path != "" {
+					namespace["path"] = path
+				}
+				config["linux"].(map[string]any)["namespaces"] = []any{map[string]any{"type": "mount"}, namespace}
+			})
+			_, err := c.prestart(t, "crun", nil) // with a token it is nobody's business
+			must(t, err)
+			c = prepareAgain(t, c)
+			c.hook.WithholdToken = true
+			_, err = c.prestart(t, "crun", nil)
+			if alone {
+				must(t, err)
+			} else {
+				printed(t, err, "refused: "+ErrNotAlone.Error(), path)
+			}
+		})
+	}
+}
+
+// prepareAgain is the same container, as if the hook had not been there.
+func prepareAgain(t *testing.T, c *container) *container {
+	t.Helper()
+	config := filepath.Join(c.bundle, "config.json")
+	content, err := os.ReadFile(config)
+	must(t, err)
+	gateSocket := c.hook.GateSocket
+	c.end()
+	c = prepare(t)
+	c.hook.GateSocket, c.hook.GateTimeout = gateSocket, time.Minute
+	c.start(t, unix.CLONE_NEWNET)
+	old := readJSONText(t, content)
+	old["root"] = map[string]any{"path": c.rootfs}
+	writeJSON(t, filepath.Join(c.bundle, "config.json"), old)
+	return c
+}
+
+func readJSONText(t *testing.T, content []byte) (value map[string]any) {
+	t.Helper()
+	must(t, json.Unmarshal(content, &value))
+	return value
+}
+
+func TestWithoutAProcessThereIsNoNetworkToServe(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	c := prepare(t)
+	c.hook.GateSocket = "/run/gate/control"
+	_, err := c.hook.Prestart(c.state(t, "crun/prestart.json", nil))
+	if err == nil || !strings.HasSuffix(err.Error(), "the container has no process") {
+		t.Errorf("the error is %v", err)
+	}
+	left, err := filepath.Glob(os.Getenv("XDG_RUNTIME_DIR") + "/*/*")
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestWhatNeedsNoProxy(t *testing.T) {
+	for _, row := range []struct {
+		env   []string
+		lower string
+		upper string
+	}{
+		{nil, "127.0.0.1", "127.0.0.1"},
+		{[]string{"no_proxy=a.example,.b"}, "a.example,.b,127.0.0.1", "a.example,.b,127.0.0.1"},
+		{[]string{"NO_PROXY=a, b"}, "a,b,127.0.0.1", "a,b,127.0.0.1"},
+		{[]string{"no_proxy=a", "NO_PROXY=b"}, "a,127.0.0.1", "b,127.0.0.1"},
+		{[]string{"no_proxy=", "NO_PROXY=b"}, "127.0.0.1", "b,127.0.0.1"},
+		{[]string{"no_proxy=a,127.0.0.1"}, "a,127.0.0.1", "a,127.0.0.1"},
+		{[]string{"no_proxy=*"}, "*,127.0.0.1", "*,127.0.0.1"},
+		{[]string{"no_proxy=a,$(reboot),`b`,10.0.0.0/8,[::1],c\nd"}, "a,10.0.0.0/8,[::1],127.0.0.1", "a,10.0.0.0/8,[::1],127.0.0.1"},
+	} {
+		want := [][2]string{{"no_proxy", row.lower}, {"NO_PROXY", row.upper}}
+		if diff := cmp.Diff(want, noProxyVariables(row.env, "127.0.0.1")); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", row.env, diff)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+// Package control is how a hook hands the gate a listener in a container's network.
+//
+// The gate listens at a unix socket of type SOCK_SEQPACKET. A hook connects, sends one
+// message and gets one, and that is all. Each is a JSON object of at most 4 KiB.
+//
+//	{"version": 1, "container": "<id>", "process": {...}, "token": "sha256:<64 hex digits>",
+//	 "listen": "127.0.0.1:9418", "withheld": false}
+//
+// process is as in the token file, and token is the key by which a token file names a
+// token without giving it away. With the message comes one TCP socket of the container's
+// network namespace (SCM_RIGHTS, unix(7)): it listens at that address, or, where that is
+// taken, it is neither bound nor listens and says which namespace is meant.
+//
+//	{"version": 1}
+//	{"version": 1, "refused": "<one of the refusals>", "detail": "<for a log>"}
+//
+// After a yes the gate serves the container until its process has ended. Yes can be said
+// twice: the same message again changes nothing.
+//
+// A later version of a message has another number; a gate refuses those that it does not
+// know. Keys that it does not know it ignores.
+package control
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"terok-gate-hook/store"
+)
+
+// Version is that of the messages.
+const Version = 1
+
+// MessageLimit is how long a message may be.
+const MessageLimit = 4 << 10
+
+// Request asks the gate to serve a container at the socket that comes with it.
+type Request struct {
+	Version   int            `json:"version"`
+	Container string         `json:"container"`
+	Process   *store.Process `json:"process"`
+	Token     string         `json:"token"` // store.Token.Key
+	Listen    string         `json:"listen"`
+	Withheld  bool           `json:"withheld"` // the container does not know the token
+}
+
+// Answer is the gate's.
+type Answer struct {
+	Version int     `json:"version"`
+	Refused Refusal `json:"refused,omitempty"` // empty for a yes
+	Detail  string  `json:"detail,omitempty"`
+}
+
+// Refusal is why the gate serves a container not. It is an error.
+type Refusal string
+
+const (
+	Taken    Refusal = "taken"   // somebody else listens at the address
+	HostsNet Refusal = "host"    // the network is the gate's own
+	Shared   Refusal = "shared"  // a container that withholds its token is not alone in its network
+	Unknown  Refusal = "version" // of the request
+	Failed   Refusal = "failed"  // the gate cannot
+	NotWell  Refusal = "malformed"
+)
+
+func (r Refusal) Error() string { return "the gate refuses: " + string(r) }
+
+// Parse reads a request. An error is a [Refusal], with what is wrong in its chain.
+func Parse(message []byte) (r Request, err error) {
+	err = json.Unmarshal(message, &r)
+	switch {
+	case err != nil:
+		return r, fmt.Errorf("%w: %w", NotWell, err)
+	case r.Version != Version:
+		return r, fmt.Errorf("%w: %d, and not %d", Unknown, r.Version, Version)
+	case r.Process == nil || r.Listen == "" || r.Token == "":
+		return r, fmt.Errorf("%w: something is missing", NotWell)
+	case !isPrintable(r.Container):
+		return r, fmt.Errorf("%w: the container's id", NotWell)
+	}
+	return r, nil
+}
+
+// isPrintable tells whether an id can be part of a name anywhere: in a log, and among
+// the names of descriptors that a service manager keeps, where a colon ends one.
+func isPrintable(id string) bool {
+	for i := range len(id) {
+		if c := id[i]; c <= ' ' || c > '~' || c == ':' {
+			return false
+		}
+	}
+	return 0 < len(id) && len(id) <= 200
+}

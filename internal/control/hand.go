@@ -1,0 +1,101 @@
+// The hook's side. It makes the calls itself, since package net would add to the start of
+// every container.
+
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoGate is in the chain of an error that says that nobody answers at the socket.
+var ErrNoGate = errors.New("the gate does not answer")
+
+// PathLimit is how long the path of a socket may be (unix(7)).
+const PathLimit = 107
+
+// Hand hands a socket to the gate and waits for its yes until the deadline. An answer
+// that is none has a [Refusal] in its chain.
+func Hand(path string, deadline time.Time, socket int, r Request) error {
+	r.Version = Version
+	message, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if len(message) > MessageLimit {
+		return fmt.Errorf("a message of %d bytes is too long for the gate", len(message))
+	}
+	answer, err := exchange(path, deadline, message, unix.UnixRights(socket))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoGate, err)
+	}
+	var a Answer
+	if err := json.Unmarshal(answer, &a); err != nil {
+		return fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
+	}
+	if a.Refused != "" {
+		return fmt.Errorf("%w: %.200q", a.Refused, a.Detail)
+	}
+	return nil
+}
+
+func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, err error) {
+	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(conn)
+	// A gate that is being replaced has its socket still, or again: connecting waits for
+	// a place in its queue, too.
+	if err := until(deadline, conn, unix.SO_SNDTIMEO); err != nil {
+		return nil, err
+	}
+	if err := again(func() error { return unix.Connect(conn, &unix.SockaddrUnix{Name: path}) }); err != nil {
+		return nil, err
+	}
+	err = again(func() error { return unix.Sendmsg(conn, message, rights, nil, unix.MSG_NOSIGNAL) })
+	if err != nil {
+		return nil, err
+	}
+	if err := until(deadline, conn, unix.SO_RCVTIMEO); err != nil {
+		return nil, err
+	}
+	answer = make([]byte, MessageLimit)
+	var n int
+	err = again(func() error {
+		n, _, err = unix.Recvfrom(conn, answer, 0)
+		return err
+	})
+	if err == nil && n == 0 {
+		err = unix.ECONNRESET // it hung up
+	}
+	return answer[:max(0, n)], err
+}
+
+// until sets one of a socket's timeouts.
+func until(deadline time.Time, socket, option int) error {
+	left := time.Until(deadline)
+	if left < time.Microsecond { // 0 would be for ever
+		return unix.ETIMEDOUT
+	}
+	timeout := unix.NsecToTimeval(left.Nanoseconds())
+	return unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, option, &timeout)
+}
+
+// again makes a call again that a signal interrupted: the Go runtime sends itself some.
+// One that took too long has ETIMEDOUT for EAGAIN, which says as much.
+func again(call func() error) error {
+	for {
+		switch err := call(); {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return unix.ETIMEDOUT
+		default:
+			return err
+		}
+	}
+}
