@@ -47,6 +47,9 @@ type Settings struct {
 
 	// Trail gets every event. It may be called by many goroutines at once.
 	Trail func(trail.Event)
+
+	// Keeper keeps what the next gate needs to go on in containers' networks; nil for nobody.
+	Keeper Keeper
 }
 
 const (
@@ -80,6 +83,7 @@ type Gate struct {
 	pushes         pushes
 	advertisements advertisements
 	counts         counts
+	networks       *networks
 
 	server *http.Server
 	ctx    context.Context // of all that is under way
@@ -113,11 +117,17 @@ func New(s Settings) (*Gate, error) {
 	if err := g.setUp(); err != nil {
 		return nil, err
 	}
+	if s.Keeper == nil {
+		s.Keeper = nobody{}
+	}
+	if g.networks, err = newNetworks(g, s.Keeper); err != nil {
+		return nil, err
+	}
 	g.ctx, g.cut = context.WithCancelCause(context.Background())
 	g.starter = newStarter()
 	g.server = &http.Server{
 		Handler:           g,
-		BaseContext:       func(net.Listener) context.Context { return g.ctx },
+		BaseContext:       g.contextOf,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
 		WriteTimeout:      g.stall,
@@ -157,5 +167,6 @@ func (g *Gate) Stop(ctx context.Context) {
 		_ = g.server.Shutdown(context.Background())
 	}
 	g.cut(errStopping) // the cleaning after pushes
+	g.networks.stop()
 	g.pushes.cleaning.Wait()
 }

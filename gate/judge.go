@@ -9,11 +9,33 @@ import (
 )
 
 // judge returns what the request's token allows, if that is what it asks for. The token
-// is the Basic user name; the password counts for nothing.
+// is the Basic user name, if it is not withheld; the password counts for nothing.
 //
 // A token of another project gets the same answer as one that is not valid, and before
 // anybody has looked for the repository.
 func (g *Gate) judge(r *http.Request, asked route) (store.Pass, *refusal) {
+	who, refused := g.identify(r)
+	if refused != nil {
+		return who, refused
+	}
+	if who.Project != asked.project {
+		return who, forbidden
+	}
+	if asked.service == receivePack && who.ReadOnly {
+		return who, readOnly
+	}
+	return who, nil
+}
+
+// identify returns what whoever asks may do: the bearer of the token or, in the network of
+// a container that withholds it, anybody.
+func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
+	if key, withheld := g.networks.only(networkOf(r)); withheld {
+		if who, ok := g.tokens.FindKey(key); ok {
+			return who, nil
+		}
+		return store.Pass{}, forbidden
+	}
 	token, _, ok := r.BasicAuth()
 	if !ok {
 		return store.Pass{}, unauthorized
@@ -21,12 +43,6 @@ func (g *Gate) judge(r *http.Request, asked route) (store.Pass, *refusal) {
 	who, ok := g.tokens.Find(token)
 	if !ok {
 		return store.Pass{Fingerprint: store.Token(token).Fingerprint()}, forbidden
-	}
-	if who.Project != asked.project {
-		return who, forbidden
-	}
-	if asked.service == receivePack && who.ReadOnly {
-		return who, readOnly
 	}
 	return who, nil
 }

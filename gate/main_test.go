@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
 		os.Exit(status)
 	}
+	if os.Getenv(askVar) != "" {
+		fmt.Fprintln(os.Stderr, askGate())
+		os.Exit(1)
+	}
 	if os.Getenv(gateVar) != "" {
 		fmt.Fprintln(os.Stderr, gateOfItsOwn())
 		os.Exit(1)

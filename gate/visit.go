@@ -322,6 +322,12 @@ func (v *visit) end(err error) {
 		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr, Bytes: v.bytes, Refs: v.refs,
 		Duration: time.Since(v.started).Round(time.Millisecond).Seconds(),
 	}
+	if there := networkOf(v.r); there != nil {
+		e.From = there.name
+		if e.Container == "" {
+			e.Container = v.networks.container(there)
+		}
+	}
 	var refused *refusal
 	switch {
 	case err == nil && v.ended == nil:

@@ -15,39 +15,61 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/gate"
 )
+
+// places are where the gate listens.
+type places struct {
+	clients []net.Listener
+	hooks   []*net.UnixListener
+	kept    []*os.File // what the last gate had kept of containers' networks
+}
 
 // listen opens what the command line names, and takes what a service manager has passed
 // (sd_listen_fds(3)).
-func listen(c *cli.Context) (listeners []net.Listener, err error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("take the service manager's sockets: %w", err)
-	}
-	for _, l := range passed {
-		if l == nil {
-			return nil, errors.New("take the service manager's sockets: one does not listen")
+func listen(c *cli.Context) (p places, err error) {
+	for _, file := range activation.Files(true) {
+		if gate.IsKept(file.Name()) {
+			p.kept = append(p.kept, file)
+			continue
 		}
-		listeners = append(listeners, l)
+		l, err := net.FileListener(file)
+		file.Close()
+		if err != nil {
+			return p, fmt.Errorf("take the service manager's socket %s: %w", file.Name(), err)
+		}
+		if hooks, ok := l.(*net.UnixListener); ok && l.Addr().Network() == "unixpacket" {
+			p.hooks = append(p.hooks, hooks)
+		} else {
+			p.clients = append(p.clients, l)
+		}
 	}
 	for _, address := range c.StringSlice("listen") {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
-			return nil, misusef("--listen %s: %w", address, err)
+			return p, misusef("--listen %s: %w", address, err)
 		}
 		if !tcp.IP.IsLoopback() && !c.Bool("insecure-http") {
-			return nil, misusef("--listen %s: others can reach it, and read tokens on the way: put TLS before the gate, or give --insecure-http too", address)
+			return p, misusef("--listen %s: others can reach it, and read tokens on the way: put TLS before the gate, or give --insecure-http too", address)
 		}
 		l, err := net.ListenTCP("tcp", tcp)
 		if err != nil {
-			return nil, err
+			return p, err
 		}
-		listeners = append(listeners, l)
+		p.clients = append(p.clients, l)
 	}
-	if len(listeners) == 0 {
-		return nil, misusef("there is nowhere to serve: give --listen 127.0.0.1:9418, say")
+	if c.String("control") != "" {
+		l, err := listenForHooks(c)
+		if err != nil {
+			return p, err
+		}
+		p.hooks = append(p.hooks, l)
 	}
-	return listeners, nil
+	if len(p.clients)+len(p.hooks) == 0 {
+		return p, misusef("there is nowhere to serve: give --control F for containers of the hook's, or --listen 127.0.0.1:9418, say")
+	}
+	return p, nil
 }
 
 // listenForFigures opens where the figures are to be had, if anywhere.

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 //	revoke project            revokes a project's tokens
 //	reached                   waits until the gate at $ADDRESS takes connections
 //	get file socket path      asks for a path through a unix socket, and writes the answer
+//	listens socket            waits until a gate takes hooks at a socket
 //	stop                      tells the gate in the background to stop, and waits for it
 func TestStories(t *testing.T) {
 	tokens := func(ts *testscript.TestScript) store.File { return store.File{Path: ts.MkAbs("tokens/tokens.json")} }
@@ -77,6 +78,17 @@ func TestStories(t *testing.T) {
 					return err == nil
 				}) {
 					ts.Fatalf("the gate is not to be reached")
+				}
+			},
+			"listens": func(ts *testscript.TestScript, _ bool, args []string) {
+				if !testenv.Wait(func() bool {
+					conn, err := net.Dial("unixpacket", ts.MkAbs(args[0]))
+					if err == nil {
+						conn.Close()
+					}
+					return err == nil
+				}) {
+					ts.Fatalf("no gate listens to hooks")
 				}
 			},
 			"get": func(ts *testscript.TestScript, _ bool, args []string) {

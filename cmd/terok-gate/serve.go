@@ -30,6 +30,7 @@ func serveCommand() *cli.Command {
 		Flags: []cli.Flag{
 			reposFlag(),
 			tokenFileFlag(),
+			&cli.StringFlag{Name: "control", EnvVars: []string{"TEROK_GATE_CONTROL"}, TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its folder must be the gate's own, mode 0700"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", Usage: "serve at addresses that others than this machine can reach, where tokens can be read on the way"},
 			&cli.StringSliceFlag{Name: "host", Usage: "clients call the gate `NAME`; addresses, localhost, this machine's name and the names that podman and docker give a host go without saying"},
@@ -74,7 +75,7 @@ func serve(c *cli.Context) error {
 	if figures != nil {
 		defer figures.Close()
 	}
-	listeners, err := listen(c)
+	places, err := listen(c)
 	if err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func serve(c *cli.Context) error {
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
 		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20,
-		Trail: record,
+		Trail: record, Keeper: keeper(),
 	})
 	if err != nil {
 		return err
@@ -92,11 +93,16 @@ func serve(c *cli.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	ended := make(chan error, len(listeners)+1)
+	ended := make(chan error, len(places.clients)+1)
 	go func() { ended <- sweep(ctx, file, record) }()
-	for _, l := range listeners {
+	for _, l := range places.clients {
 		slog.Info("serving", "repositories", repos, "at", l.Addr().String())
 		go func() { ended <- g.Serve(l) }()
+	}
+	g.Restore(places.kept)
+	for _, l := range places.hooks {
+		slog.Info("serving", "repositories", repos, "in containers of hooks at", l.Addr().String())
+		go g.ServeControl(l)
 	}
 	notify(daemon.SdNotifyReady)
 	go watchdog(ctx, tokens)

@@ -1,0 +1,51 @@
+// The control socket, where hooks hand the gate listeners in containers' networks.
+
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+// listenForHooks opens the control socket that the command line names. Nobody else's
+// processes may get at it: whoever does decides who is served as whom.
+func listenForHooks(c *cli.Context) (*net.UnixListener, error) {
+	path, err := filepath.Abs(c.String("control"))
+	if err != nil {
+		return nil, err
+	}
+	folder := filepath.Dir(path)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("--control: %w", err)
+	}
+	info, err := os.Stat(folder)
+	if err != nil {
+		return nil, fmt.Errorf("--control: %w", err)
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	if info.Mode()&0o077 != 0 || owner != os.Geteuid() && owner != 0 {
+		return nil, fmt.Errorf("--control %s: others than the gate's user can get at it: name a place in a folder of the gate's own with mode 0700", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		if conn, err := net.Dial("unixpacket", path); err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("--control %s: another gate listens there", path)
+		}
+		_ = os.Remove(path) // of a gate that was killed
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("--control: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("--control: %w", err)
+	}
+	return l, nil
+}

@@ -1,0 +1,51 @@
+// What systemd keeps for the next gate (sd_notify(3), FDSTORE; file-descriptor store).
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/gate"
+)
+
+// keeper returns the service manager that started the gate, or nil if none did. Its unit
+// says how much it keeps, by FileDescriptorStoreMax=: two files for each container.
+func keeper() gate.Keeper {
+	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
+		return manager{path}
+	}
+	return nil
+}
+
+// manager is systemd, by its notification socket.
+type manager struct{ path string }
+
+func (m manager) Keep(name string, file *os.File) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = conn.Control(func(fd uintptr) {
+		sendErr = m.send("FDSTORE=1\nFDNAME="+name, unix.UnixRights(int(fd)))
+	})
+	return errors.Join(err, sendErr)
+}
+
+func (m manager) Drop(name string) error { return m.send("FDSTOREREMOVE=1\nFDNAME="+name, nil) }
+
+func (m manager) send(state string, rights []byte) error {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(socket)
+		err = unix.Sendmsg(socket, []byte(state), rights, &unix.SockaddrUnix{Name: m.path}, unix.MSG_NOSIGNAL)
+	}
+	if err != nil {
+		return fmt.Errorf("tell the service manager: %w", err)
+	}
+	return nil
+}

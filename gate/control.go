@@ -1,0 +1,134 @@
+// The control socket, where hooks hand the gate listeners in containers' networks
+// (package internal/control).
+
+package gate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/control"
+)
+
+// controlPatience is how long a hook may take to say what it wants.
+const controlPatience = 5 * time.Second
+
+// ServeControl answers hooks until the gate stops. The socket is of type SOCK_SEQPACKET.
+// Who may connect is for the socket's mode to say; beside root, only processes of the
+// gate's own user are listened to.
+func (g *Gate) ServeControl(l *net.UnixListener) {
+	g.server.RegisterOnShutdown(func() { l.Close() })
+	for {
+		conn, err := l.AcceptUnix()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil: // for want of descriptors, say
+			slog.Error("accept a hook", "error", err)
+			time.Sleep(100 * time.Millisecond)
+		default:
+			go g.answerHook(conn)
+		}
+	}
+}
+
+func (g *Gate) answerHook(conn *net.UnixConn) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(controlPatience))
+	request, err := g.attachFor(conn)
+	if errors.Is(err, io.EOF) {
+		return // somebody looks whether there is a gate
+	}
+	answer := control.Answer{Version: control.Version}
+	if err != nil {
+		if !errors.As(err, &answer.Refused) {
+			answer.Refused = control.Failed
+		}
+		answer.Detail = fmt.Sprintf("%.1000q", err)
+		slog.Warn("a hook is refused", "container", request.Container, "error", err)
+	}
+	message, err := json.Marshal(answer)
+	if err == nil {
+		_, err = conn.Write(message)
+	}
+	if err != nil {
+		// It has gone away. Should its container start all the same, it is served.
+		slog.Warn("answer a hook", "container", request.Container, "error", err)
+	}
+}
+
+// attachFor does what a hook asks for.
+func (g *Gate) attachFor(conn *net.UnixConn) (r control.Request, err error) {
+	message := make([]byte, control.MessageLimit)
+	rights := make([]byte, unix.CmsgSpace(4*4))
+	n, rightsLength, flags, _, err := conn.ReadMsgUnix(message, rights)
+	if err != nil {
+		return r, err
+	}
+	sockets, err := passed(rights[:rightsLength])
+	defer func() {
+		for _, s := range sockets {
+			s.Close()
+		}
+	}()
+	if err == nil {
+		err = checkPeer(conn) // who has said something, and so hears the answer
+	}
+	if err == nil && (len(sockets) != 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
+		err = fmt.Errorf("%w: %d sockets, flags %#x", control.NotWell, len(sockets), flags)
+	}
+	if err != nil {
+		return r, err
+	}
+	if r, err = control.Parse(message[:n]); err != nil {
+		return r, err
+	}
+	return r, g.networks.join(r, sockets[0])
+}
+
+// checkPeer refuses whoever is neither root nor of our own user. A hook in a user
+// namespace shows the id that the host knows it by.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		peer, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, credErr); err != nil {
+		return err
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		return fmt.Errorf("user %d may not ask", peer.Uid)
+	}
+	return nil
+}
+
+// passed are the files that came with a message (unix(7), SCM_RIGHTS).
+func passed(rights []byte) (files []*os.File, err error) {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, err
+	}
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue // other ancillary data
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return files, nil
+}

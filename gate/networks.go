@@ -1,0 +1,260 @@
+// The gate in containers' own networks: which listeners there are, and for whom.
+//
+// A namespace is told from others by its cookie, which no other has until the machine
+// boots again; its inode is used again at once. A listener lives as long as one of the
+// processes that it was handed for, each held by a pidfd: longer, and it would keep the
+// network namespace alive.
+
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/store"
+)
+
+const (
+	containersConnections = 64          // at once, of each listener in a container's network
+	lastWords             = time.Second // for what is under way when the last container has ended
+)
+
+type networks struct {
+	gate *Gate
+	keep Keeper
+	own  uint64 // the cookie of the gate's own network
+
+	mu  sync.Mutex
+	all map[place]*network
+}
+
+// place is an address in a network namespace.
+type place struct {
+	cookie uint64
+	listen string
+}
+
+// network is a listener in a network namespace. Some containers share one.
+type network struct {
+	net.Listener
+	place
+	name    string
+	members map[string]*member // by the keys of their tokens
+	conns   *connSet
+}
+
+// member is a container in the network, for one of its lives.
+type member struct {
+	control.Request
+	name   string
+	forget func()
+}
+
+func newNetworks(g *Gate, keep Keeper) (*networks, error) {
+	n := &networks{gate: g, keep: keep, all: map[place]*network{}}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	// A kernel that does not know cookies refuses them to hooks, too.
+	n.own, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	unix.Close(socket)
+	g.counts.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "terok_gate_listeners", Help: "Listeners in containers' networks.",
+	}, func() float64 {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return float64(len(n.all))
+	}))
+	return n, nil
+}
+
+// join has the gate serve a container at the socket, or, if that does not listen, at the
+// listener that there is in its namespace. The socket is the caller's to close.
+func (n *networks) join(r control.Request, socket *os.File) error {
+	s, err := examine(socket)
+	switch {
+	case err != nil:
+		return err
+	case s.cookie == n.own:
+		return control.HostsNet
+	case s.listens && s.address != r.Listen:
+		return fmt.Errorf("%w: the socket listens at %s, not at %s", control.NotWell, s.address, r.Listen)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at := place{s.cookie, r.Listen}
+	there := n.all[at]
+	switch {
+	case there != nil && there.members[r.Token] != nil:
+		return nil
+	case there == nil && !s.listens:
+		return control.Taken
+	case there != nil && s.listens:
+		return fmt.Errorf("a second listener at %s", at.listen) // the kernel allows none
+	}
+	if err := n.checkShared(r, at.cookie); err != nil {
+		return err
+	}
+	if there == nil {
+		name := nameFor(keptListener, r)
+		if err := n.keep.Keep(name, socket); err != nil {
+			return fmt.Errorf("keep the listener: %w", err)
+		}
+		if there, err = n.open(at, socket, name); err != nil {
+			n.drop(name)
+			return err
+		}
+	}
+	name := nameFor(keptContainer, r)
+	if err = n.keepMember(name, at.cookie, r); err == nil {
+		err = n.add(there, name, r)
+	}
+	if err != nil {
+		n.drop(name)
+		if len(there.members) == 0 {
+			n.close(there)
+		}
+	}
+	return err
+}
+
+// checkShared refuses a container in a network where one withholds its token, if they are
+// not the same.
+func (n *networks) checkShared(r control.Request, cookie uint64) error {
+	for at, there := range n.all {
+		if at.cookie != cookie {
+			continue
+		}
+		for _, m := range there.members {
+			if (r.Withheld || m.Withheld) && m.Process.Life() != store.Dead {
+				return fmt.Errorf("%w: container %s is there", control.Shared, m.Container)
+			}
+		}
+	}
+	return nil
+}
+
+// add has a listener live as long as the container, at least.
+func (n *networks) add(there *network, name string, r control.Request) error {
+	m := &member{Request: r, name: name}
+	// In a goroutine, since a process that is dead already is told of at once.
+	forget, err := r.Process.OnDeath(func() { go n.leave(there, m) })
+	if err != nil {
+		return fmt.Errorf("watch the container's process: %w: the gate must run in the host's pid namespace", err)
+	}
+	m.forget = forget
+	there.members[r.Token] = m
+	return nil
+}
+
+// leave ends what there is for a container that has ended.
+func (n *networks) leave(there *network, m *member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m.forget()
+	n.drop(m.name)
+	delete(there.members, m.Token)
+	if len(there.members) == 0 {
+		n.close(there)
+	}
+}
+
+// open begins to serve at a socket that listens.
+func (n *networks) open(at place, socket *os.File, name string) (*network, error) {
+	l, err := net.FileListener(socket)
+	if err != nil {
+		return nil, err
+	}
+	there := &network{place: at, name: name, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
+	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, containersConnections)
+	n.all[at] = there
+	go func() {
+		if err := n.gate.server.Serve(there); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			slog.Error("serve a container's network", "listener", there.name, "error", err)
+		}
+	}()
+	return there, nil
+}
+
+// close ends a listener that has no container any more.
+func (n *networks) close(there *network) {
+	delete(n.all, there.place)
+	n.drop(there.name)
+	there.Close()
+	// Requests are cut when their tokens are over, and say so in the trail.
+	time.AfterFunc(lastWords, there.conns.closeAll)
+}
+
+// stop lets go of all processes. The listeners are the server's to close.
+func (n *networks) stop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, there := range n.all {
+		for _, m := range there.members {
+			m.forget()
+		}
+	}
+}
+
+func (n *networks) drop(name string) {
+	if err := n.keep.Drop(name); err != nil {
+		slog.Error("drop what is kept", "name", name, "error", err)
+	}
+}
+
+type networkKey struct{}
+
+// contextOf is the context of all requests that come from a listener.
+func (g *Gate) contextOf(l net.Listener) context.Context {
+	if there, ok := l.(*network); ok {
+		return context.WithValue(g.ctx, networkKey{}, there)
+	}
+	return g.ctx
+}
+
+// networkOf is the container's network that a request comes from, nil if from none.
+func networkOf(r *http.Request) *network {
+	there, _ := r.Context().Value(networkKey{}).(*network)
+	return there
+}
+
+// only returns the key of the token of the one container in a network, if that withholds
+// it.
+func (n *networks) only(there *network) (key string, withheld bool) {
+	if there == nil {
+		return "", false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range there.members {
+		if m.Withheld {
+			return m.Token, true
+		}
+	}
+	return "", false
+}
+
+// container returns the id of the container in a network, empty if it is not the only one.
+func (n *networks) container(there *network) (id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range there.members {
+		if id != "" && id != m.Container {
+			return ""
+		}
+		id = m.Container
+	}
+	return id
+}

@@ -1,0 +1,689 @@
+package gate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// attachable opens a gate with a control socket, and returns what a hook is told.
+func attachable(t *testing.T, settings gate.Settings) (*house, hook.Settings) {
+	t.Helper()
+	testenv.NeedRoot(t)
+	testenv.Need(t, "git", "ip", "nsenter")
+	h := open(t, settings)
+	h.demo(t, "demo", 3)
+	return h, h.takeHooks(t)
+}
+
+// takeHooks has the gate listen to hooks.
+func (h *house) takeHooks(t *testing.T) hook.Settings {
+	t.Helper()
+	path := filepath.Join(h.dir, "control")
+	_ = os.Remove(path) // of an earlier gate's
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	must(t, err)
+	l.SetUnlinkOnClose(false)
+	go h.ServeControl(l)
+	return hook.Settings{Tokens: h.tokens, GateSocket: path, GateTimeout: 10 * time.Second}
+}
+
+// container is a process in a network namespace of its own, with a token.
+type container struct {
+	store.Entry
+	end func() // and wait for the end
+}
+
+// container starts one. With a neighbour it is in that one's network.
+func (h *house) container(t *testing.T, neighbour *container) *container {
+	t.Helper()
+	const waits = `ip link set lo up && echo ready && exec cat`
+	cmd := exec.Command("sh", "-c", waits)
+	if neighbour == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	} else {
+		cmd = exec.Command("nsenter", "--net=/proc/"+strconv.Itoa(neighbour.Process.PID)+"/ns/net", "sh", "-c", waits)
+	}
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	c := &container{end: sync.OnceFunc(func() {
+		stdin.Close()
+		_ = cmd.Wait()
+	})}
+	t.Cleanup(c.end)
+	if said := make([]byte, len("ready\n")); true {
+		if n, _ := stdout.Read(said); string(said[:n]) != "ready\n" {
+			t.Fatal("the container's process is not ready")
+		}
+	}
+	token, err := store.NewToken()
+	must(t, err)
+	c.Entry = store.Entry{
+		Token: token, Grant: store.Grant{Project: "demo", Task: "task-1"}, Container: fmt.Sprintf("c%d", cmd.Process.Pid),
+		Gate: &store.Attached{Listen: "127.0.0.1:9418"},
+	}
+	c.Process, err = store.ProcessOf(cmd.Process.Pid)
+	must(t, err)
+	return c
+}
+
+// commit makes the container's token valid.
+func (h *house) commit(t *testing.T, c *container) {
+	t.Helper()
+	_, err := h.tokens.Issue(c.Entry)
+	must(t, err)
+}
+
+// start is all that a hook does.
+func (h *house) start(t *testing.T, hook hook.Settings, c *container) {
+	t.Helper()
+	must(t, hook.Attach(c.Entry))
+	h.commit(t, c)
+}
+
+// inside is a command in the container's network.
+func (c *container) inside(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command("nsenter", append([]string{"--net=/proc/" + strconv.Itoa(c.Process.PID) + "/ns/net", name}, args...)...)
+	cmd.Env = command("/").Env
+	return cmd
+}
+
+// git runs git in the container's network.
+func (c *container) git(dir string, args ...string) (string, error) {
+	cmd := c.inside("git", append([]string{"-c", "user.name=A", "-c", "user.email=a@example"}, args...)...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// repo is the project's URL in the container, with the token if it is given one.
+func (c *container) repo(token store.Token) string {
+	user := ""
+	if token != "" {
+		user = string(token) + ":@"
+	}
+	return "http://" + user + c.Gate.Listen + "/demo.git"
+}
+
+// reaches tells whether git gets what it asks for.
+func (c *container) reaches(token store.Token) error {
+	if out, err := c.git("/", "ls-remote", c.repo(token)); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// listen has somebody else listen in the container's network.
+func (c *container) listen(t *testing.T) {
+	t.Helper()
+	var l net.Listener
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with it
+		namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Process.PID))
+		if err == nil {
+			defer namespace.Close()
+			if err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err == nil {
+				l, err = net.Listen("tcp", c.Gate.Listen)
+			}
+		}
+		done <- err
+	}()
+	must(t, <-done)
+	t.Cleanup(func() { l.Close() })
+}
+
+// watchNetwork returns whether the container's network namespace is still there: one end
+// of a cable is in it, and the other end goes with that.
+func (c *container) watchNetwork(t *testing.T) (there func() bool) {
+	t.Helper()
+	name := "gt" + strconv.Itoa(c.Process.PID)
+	out, err := exec.Command("ip", "link", "add", name, "type", "veth", "peer", "name", "eth9", "netns", strconv.Itoa(c.Process.PID)).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip link add: %v\n%s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() })
+	return func() bool {
+		_, err := net.InterfaceByName(name)
+		return err == nil
+	}
+}
+
+func TestAContainerWithoutANetworkClonesAndPushes(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	network := c.watchNetwork(t)
+	must(t, hook.Attach(c.Entry))
+	if err := c.reaches(c.Token); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("before the token counts, git says %v", err)
+	}
+	if refused := h.trailed(t, trail.Refused, 1)[0]; refused.Container != c.Container {
+		t.Errorf("the trail does not say which container was refused: %+v", refused)
+	}
+	h.commit(t, c)
+	work := t.TempDir()
+	for _, args := range [][]string{
+		{"clone", "--quiet", c.repo(c.Token), work}, {"-C", work, "commit", "--quiet", "--allow-empty", "-m", "work"}, {"-C", work, "push", "--quiet"},
+	} {
+		if out, err := c.git("/", args...); err != nil {
+			t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	if got := git(t, h.repos+"/demo.git", "log", "-1", "--format=%s"); got != "work" {
+		t.Errorf("the last commit is %q", got)
+	}
+	push := h.trailed(t, trail.Push, 1)[0]
+	if push.Container != c.Container || !strings.HasPrefix(push.From, "listener-"+c.Container+"-") {
+		t.Errorf("the trail does not say whence the push came: %+v", push)
+	}
+	if err := c.reaches(""); err == nil {
+		t.Error("it is served without a token")
+	}
+	c.end()
+	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
+}
+
+func TestAListenerWhoseTokenNeverCountedGoesWithItsContainer(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	network := c.watchNetwork(t)
+	must(t, hook.Attach(c.Entry))
+	c.end()
+	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
+}
+
+func TestNobodyInAContainerThatWithholdsItsTokenNeedsOne(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	h.demo(t, "other", 1)
+	c := h.container(t, nil)
+	c.Gate.Withheld = true
+	must(t, hook.Attach(c.Entry))
+	if err := c.reaches(""); err == nil {
+		t.Error("it is served before its token counts")
+	}
+	h.commit(t, c)
+	if err := c.reaches(""); err != nil {
+		t.Errorf("without credentials: %v", err)
+	}
+	if err := c.reaches("terok-g-ffffffffffffffffffffffffffffffff"); err != nil {
+		t.Errorf("with credentials that count for nothing: %v", err)
+	}
+	if out, err := c.git("/", "ls-remote", strings.Replace(c.repo(""), "demo", "other", 1)); err == nil {
+		t.Errorf("it reaches another project: %s", out)
+	}
+	if code := h.status(t, "/demo.git/info/refs?service=git-upload-pack"); code != http.StatusUnauthorized {
+		t.Errorf("elsewhere, without credentials, the answer is %d", code)
+	}
+	h.revoke(t, "demo")
+	if err := c.reaches(""); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("when its token is revoked, git says %v", err)
+	}
+}
+
+// status asks at the gate's own address without credentials.
+func (h *house) status(t *testing.T, path string) int {
+	t.Helper()
+	answer, _ := h.request(t, http.MethodGet, path, "", "")
+	return answer.StatusCode
+}
+
+func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	first := h.container(t, nil)
+	network := first.watchNetwork(t)
+	h.start(t, hook, first)
+	second := h.container(t, first)
+	h.start(t, hook, second)
+	for range 2 { // and twice is as good as once
+		must(t, hook.Attach(second.Entry))
+	}
+	for _, c := range []*container{first, second} {
+		if err := c.reaches(c.Token); err != nil {
+			t.Error(err)
+		}
+	}
+	first.end()
+	testenv.Eventually(t, "the first one's token is over", func() bool { return second.reaches(first.Token) != nil })
+	for range 3 { // it comes and goes
+		third := h.container(t, second)
+		h.start(t, hook, third)
+		if err := third.reaches(third.Token); err != nil {
+			t.Error(err)
+		}
+		third.end()
+	}
+	if err := second.reaches(second.Token); err != nil {
+		t.Error(err)
+	}
+	second.end()
+	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
+}
+
+func TestTwoHooksAtOnceInOneNetwork(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	for range 10 {
+		first := h.container(t, nil)
+		both := []*container{first, h.container(t, first)}
+		var wg sync.WaitGroup
+		for _, c := range both {
+			wg.Go(func() {
+				if err := hook.Attach(c.Entry); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for _, c := range both {
+			h.commit(t, c)
+			if err := c.reaches(c.Token); err != nil {
+				t.Error(err)
+			}
+			c.end()
+		}
+	}
+}
+
+func TestWhereTheGateIsNotAttached(t *testing.T) {
+	h, told := attachable(t, gate.Settings{})
+	told.GateTimeout = 300 * time.Millisecond
+	withheld := func(c *container) *container {
+		c.Gate.Withheld = true
+		return c
+	}
+	for _, row := range []struct {
+		name string
+		c    func(t *testing.T) *container
+		want error
+	}{
+		{"where a hostile neighbour listens", func(t *testing.T) *container {
+			neighbour := h.container(t, nil)
+			neighbour.listen(t)
+			return h.container(t, neighbour)
+		}, hook.ErrTaken},
+		{"where another withholds its token", func(t *testing.T) *container {
+			neighbour := withheld(h.container(t, nil))
+			h.start(t, told, neighbour)
+			return h.container(t, neighbour)
+		}, hook.ErrNotAlone},
+		{"where another withholds its token, at another address", func(t *testing.T) *container {
+			neighbour := withheld(h.container(t, nil))
+			h.start(t, told, neighbour)
+			c := h.container(t, neighbour)
+			c.Gate.Listen = "127.0.0.1:9419"
+			return c
+		}, hook.ErrNotAlone},
+		{"withholding its token, where another is", func(t *testing.T) *container {
+			neighbour := h.container(t, nil)
+			h.start(t, told, neighbour)
+			return withheld(h.container(t, neighbour))
+		}, hook.ErrNotAlone},
+		{"in the gate's own network", func(t *testing.T) *container {
+			c := h.container(t, nil)
+			var err error
+			c.Process, err = store.ProcessOf(os.Getpid())
+			must(t, err)
+			return c
+		}, hook.ErrHostNetwork},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c := row.c(t)
+			if err := told.Attach(c.Entry); !errors.Is(err, row.want) {
+				t.Errorf("the hook says %v", err)
+			}
+		})
+	}
+}
+
+// The hook looks for itself: this is a gate that is asked all the same.
+func TestTheGateRefusesItsOwnNetwork(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	plain := net.ListenConfig{}
+	plain.SetMultipathTCP(false)
+	l, err := plain.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	file, err := l.(*net.TCPListener).File()
+	must(t, err)
+	defer file.Close()
+	err = control.Hand(hook.GateSocket, time.Now().Add(time.Minute), int(file.Fd()), control.Request{
+		Container: c.Container, Process: c.Process, Token: c.Token.Key(), Listen: l.Addr().String(),
+	})
+	if !errors.Is(err, control.HostsNet) {
+		t.Errorf("the gate says %v", err)
+	}
+}
+
+func TestAnotherUserIsNotListenedTo(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	must(t, os.Chmod(hook.GateSocket, 0o666))
+	must(t, os.Chmod(filepath.Dir(hook.GateSocket), 0o755))
+	ask := func(uid uint32) string {
+		cmd := testenv.Again()
+		cmd.Path = "/proc/self/exe"
+		cmd.Env = append(cmd.Env, askVar+"="+hook.GateSocket, askPID+"="+strconv.Itoa(c.Process.PID))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	if said := ask(0); !strings.Contains(said, "taken") {
+		t.Errorf("root is told %q", said)
+	}
+	if said := ask(12345); !strings.Contains(said, "user 12345 may not ask") {
+		t.Errorf("another user is told %q", said)
+	}
+}
+
+// askVar and askPID have this test binary ask a gate, for a process, with a socket that
+// listens nowhere, and print the answer.
+const askVar, askPID = "TEROK_GATE_TEST_ASK", "TEROK_GATE_TEST_ASK_PID"
+
+func askGate() error {
+	pid, err := strconv.Atoi(os.Getenv(askPID))
+	if err != nil {
+		return err
+	}
+	process, err := store.ProcessOf(pid)
+	if err != nil {
+		return err
+	}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	return control.Hand(os.Getenv(askVar), time.Now().Add(time.Minute), socket, control.Request{
+		Container: "c", Process: process, Token: someKey, Listen: "127.0.0.1:9418",
+	})
+}
+
+var someKey = store.Token("terok-g-0123456789abcdef0123456789abcdef").Key()
+
+func TestWhatOnlyANotQuiteHookWouldSay(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	process := fmt.Sprintf(`{"machine": %q, "boot": %q, "pid_ns": %q, "time_ns": %q, "pid": %d, "start": %d, "inode": %d}`,
+		c.Process.Machine, c.Process.Boot, c.Process.PIDNS, c.Process.TimeNS, c.Process.PID, c.Process.Start, c.Process.Inode)
+	good := `{"version": 1, "container": "c", "process": ` + process + `, "token": "` + someKey + `", "listen": "127.0.0.1:9418"}`
+	tcp := func(t *testing.T) int {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		must(t, err)
+		t.Cleanup(func() { unix.Close(s) })
+		return s
+	}
+	none := func(*testing.T) int { return -1 }
+	for _, row := range []struct {
+		name, message string
+		socket        func(t *testing.T) int
+		want          string
+	}{
+		{"nothing", ``, tcp, ``},
+		{"no JSON", `{`, tcp, `"malformed"`},
+		{"a later version", `{"version": 2}`, tcp, `"version"`},
+		{"no version", `{}`, tcp, `"version"`},
+		{"no process", `{"version": 1, "container": "c", "token": "x", "listen": "127.0.0.1:9418"}`, tcp, `"malformed"`},
+		{"an id with a colon", strings.Replace(good, `"c"`, `"a:b"`, 1), tcp, `"malformed"`},
+		{"an id that is too long", strings.Replace(good, `"c"`, `"`+strings.Repeat("x", 201)+`"`, 1), tcp, `"malformed"`},
+		{"too long a message", good + strings.Repeat(" ", control.MessageLimit), tcp, `"malformed"`},
+		{"no socket", good, none, `"malformed"`},
+		{"a file", good, func(t *testing.T) int {
+			f, err := os.Open("/dev/null")
+			must(t, err)
+			t.Cleanup(func() { f.Close() })
+			return int(f.Fd())
+		}, `"malformed"`},
+		{"a UDP socket", good, func(t *testing.T) int {
+			s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			must(t, err)
+			t.Cleanup(func() { unix.Close(s) })
+			return s
+		}, `"malformed"`},
+		{"a hook's, from the gate's own network", good, tcp, `"host"`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: hook.GateSocket, Net: "unixpacket"})
+			must(t, err)
+			defer conn.Close()
+			var rights []byte
+			if s := row.socket(t); s >= 0 {
+				rights = unix.UnixRights(s)
+			}
+			if row.message == "" {
+				must(t, conn.CloseWrite())
+			} else {
+				_, _, err = conn.WriteMsgUnix([]byte(row.message), rights, nil)
+				must(t, err)
+			}
+			answer := make([]byte, control.MessageLimit)
+			n, err := conn.Read(answer)
+			if row.want == "" && err == io.EOF {
+				return
+			}
+			must(t, err)
+			if !strings.HasPrefix(string(answer[:n]), `{"version":1,"refused":`+row.want) {
+				t.Errorf("the gate says %s", answer[:n])
+			}
+		})
+	}
+}
+
+func TestNothingStaysOfContainersThatCameAndWent(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	life := func() func() bool {
+		c := h.container(t, nil)
+		network := c.watchNetwork(t)
+		h.start(t, hook, c)
+		if err := c.reaches(c.Token); err != nil {
+			t.Error(err)
+		}
+		c.end()
+		return network
+	}
+	var networks []func() bool
+	gone := func() bool {
+		return !slices.ContainsFunc(networks, func(there func() bool) bool { return there() })
+	}
+	lives := func(n int) (descriptors int) {
+		networks = nil
+		for range n {
+			networks = append(networks, life())
+		}
+		testenv.Eventually(t, "their networks are gone", gone)
+		http.DefaultClient.CloseIdleConnections()
+		return len(glob("/proc/self/fd/*"))
+	}
+	before := lives(3)
+	testenv.Eventually(t, "no descriptor is left of a hundred lives", func() bool { return lives(100) <= before })
+}
+
+// shelf keeps what gates have kept.
+type shelf struct {
+	mu    sync.Mutex
+	files map[string]int
+}
+
+func (s *shelf) Keep(name string, file *os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, there := s.files[name]; there {
+		return fmt.Errorf("%s is kept already", name)
+	}
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(func(fd uintptr) {
+		if s.files[name], err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err != nil {
+			panic(err)
+		}
+	})
+}
+
+func (s *shelf) Drop(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fd, there := s.files[name]; there {
+		delete(s.files, name)
+		return unix.Close(fd)
+	}
+	return nil
+}
+
+// passed is what a new gate is started with.
+func (s *shelf) passed(t *testing.T) (files []*os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, fd := range s.files {
+		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		must(t, err)
+		files = append(files, os.NewFile(uintptr(fd), name))
+	}
+	return files
+}
+
+func (s *shelf) names() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.files {
+		if !gate.IsKept(name) {
+			panic(name)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
+	kept := &shelf{files: map[string]int{}}
+	h, told := attachable(t, gate.Settings{Keeper: kept})
+	alone, shares := h.container(t, nil), h.container(t, nil)
+	shares2 := h.container(t, shares)
+	withholds := h.container(t, nil)
+	withholds.Gate.Withheld = true
+	late, dies := h.container(t, nil), h.container(t, nil)
+	network := dies.watchNetwork(t)
+	for _, c := range []*container{alone, shares, shares2, withholds, dies} {
+		h.start(t, told, c)
+	}
+	must(t, told.Attach(late.Entry)) // and no more, when the gate goes
+	if n := len(kept.names()); n != 5+6 {
+		t.Errorf("%d files are kept: %q", n, kept.names())
+	}
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	h.Stop(now)
+
+	// Nobody serves, and whoever asks waits.
+	waits := make(chan error, 1)
+	go func() { waits <- alone.reaches(alone.Token) }()
+	dies.end()
+	h.commit(t, late)
+	var err error
+	before := h.Gate
+	h.Gate, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {}), Keeper: kept})
+	must(t, err)
+	defer func() { h.Gate.Stop(now); h.Gate = before }()
+	h.Restore(kept.passed(t))
+	if err := <-waits; err != nil {
+		t.Errorf("who asked while there was no gate: %v", err)
+	}
+	for _, c := range []*container{alone, shares, shares2, late} {
+		if err := c.reaches(c.Token); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := withholds.reaches(""); err != nil {
+		t.Error(err)
+	}
+	testenv.Eventually(t, "the network of one that ended meanwhile is gone", func() bool { return !network() })
+	again := h.takeHooks(t)
+	must(t, again.Attach(alone.Entry))
+	if err := again.Attach(h.neighbourOf(t, withholds).Entry); !errors.Is(err, hook.ErrNotAlone) {
+		t.Errorf("the new gate does not know who withholds its token: %v", err)
+	}
+	for _, c := range []*container{alone, shares, shares2, withholds, late} {
+		c.end()
+	}
+	testenv.Eventually(t, "nothing is kept of them", func() bool { return len(kept.names()) == 0 })
+}
+
+func (h *house) neighbourOf(t *testing.T, c *container) *container { return h.container(t, c) }
+
+// A gate that was killed, with nobody who keeps anything.
+func TestALostListenerIsMadeAgain(t *testing.T) {
+	h, told := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	h.start(t, told, c)
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	h.Stop(now)
+	if err := c.reaches(c.Token); err == nil {
+		t.Fatal("there is no gate, and it is served")
+	}
+	var err error
+	before := h.Gate
+	h.Gate, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
+	must(t, err)
+	defer func() { h.Gate.Stop(now); h.Gate = before }()
+	must(t, h.takeHooks(t).Attach(c.Entry))
+	if err := c.reaches(c.Token); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAContainerHoldsSoManyConnectionsAndNoMore(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	network := c.watchNetwork(t)
+	h.start(t, hook, c)
+	descriptors := len(glob("/proc/self/fd/*"))
+	// Each says half a request and waits.
+	crowd := c.inside("sh", "-c", `for i in $(seq 200); do (printf 'GET /demo.git/info/refs'; sleep 1000) | busybox nc 127.0.0.1 9418 >/dev/null & done; echo sent; wait`)
+	crowd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, crowd.Start())
+	end := sync.OnceFunc(func() {
+		_ = unix.Kill(-crowd.Process.Pid, unix.SIGKILL)
+		_ = crowd.Wait()
+	})
+	defer end()
+	testenv.Eventually(t, "the container has its share", func() bool { return len(glob("/proc/self/fd/*")) >= descriptors+64 })
+	out, err := c.inside("sh", "-c", `until [ "$(grep -c ':24CA .* 01 ' /proc/net/tcp)" -ge 200 ]; do sleep 0.05; done`).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if n := len(glob("/proc/self/fd/*")); n > descriptors+64+8 {
+		t.Errorf("%d descriptors, before it was %d", n, descriptors)
+	}
+	if code := h.status(t, "/demo.git/info/refs?service=git-upload-pack"); code != http.StatusUnauthorized {
+		t.Errorf("others are answered with %d", code)
+	}
+	end()
+	c.end()
+	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
+}
