@@ -129,8 +129,15 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 	}
 }
 
-// withGit makes the machine's own git usable in a container of the image.
+// withGit makes the machine's own git usable in a container of the image, which is in the
+// machine's network.
 func withGit(t *testing.T) []string {
+	t.Helper()
+	return append([]string{"--network", "host"}, withGitAlone(t)...)
+}
+
+// withGitAlone makes the machine's own git usable in a container of the image.
+func withGitAlone(t *testing.T) []string {
 	t.Helper()
 	path, err := exec.LookPath("git")
 	if err != nil {
@@ -139,7 +146,7 @@ func withGit(t *testing.T) []string {
 	if !strings.HasPrefix(path, "/usr/") {
 		testenv.Cannot(t, "git is not below /usr, which is what the containers get")
 	}
-	args := []string{"--network", "host", "--env", "HOME=/tmp", "--env", "EMAIL=task@example.org", "--env", "GIT_TERMINAL_PROMPT=0"}
+	args := []string{"--env", "HOME=/tmp", "--env", "EMAIL=task@example.org", "--env", "GIT_TERMINAL_PROMPT=0"}
 	for _, dir := range []string{"/usr", "/lib", "/lib64"} {
 		if _, err := os.Stat(dir); err == nil {
 			args = append(args, "--volume", dir+":"+dir+":ro")

@@ -1,0 +1,385 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/gofrs/flock"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// A container needs no network for git: the gate is in its own.
+
+var gateBinary = sync.OnceValues(func() (string, error) { return testenv.Build("terok-gate-hook/cmd/terok-gate") })
+
+// servedEngine is an engine with a gate that serves its containers in their networks.
+type servedEngine struct {
+	*engine
+	repos, control, log string
+	gate                *exec.Cmd
+}
+
+// served returns the engine with a token file and a gate of its own. The hooks get more
+// flags.
+func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
+	t.Helper()
+	testenv.Need(t, "git")
+	dir := e.tempDir(t)
+	s := &servedEngine{
+		engine: e.withOwnTokens(t),
+		repos:  filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
+	}
+	binary, err := gateBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := t.TempDir()
+	for parent := source; parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
+		if err := os.Chmod(parent, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git(t, "init", "--quiet", "--initial-branch=main", source)
+	git(t, "-C", source, "commit", "--quiet", "--allow-empty", "--message", "begin")
+	for _, project := range []string{"demo", "other"} {
+		if _, err := s.run(binary, "add", "--repos", s.repos, project, source); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.startGate(t)
+	t.Cleanup(s.endGate)
+	flags = append([]string{"--gate-socket", s.control}, flags...)
+	s.engine = s.withHooks(t, hookFlags{prestart: flags}, func(dir string) error { return s.addPrecreate(dir, flags...) })
+	return s
+}
+
+func (s *servedEngine) startGate(t *testing.T) {
+	t.Helper()
+	binary, err := gateBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	like, cancel := s.command(binary, "serve", "--repos", s.repos, "--token-file", s.tokenFile, "--control", s.control, "--log-file", s.log)
+	cancel() // it lives longer
+	s.gate = exec.Command(like.Path, like.Args[1:]...)
+	s.gate.Dir, s.gate.Env, s.gate.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
+	s.gate.Stderr = os.Stderr
+	if err := s.gate.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, "the gate listens to hooks", func() bool {
+		_, err := os.Stat(s.control)
+		return err == nil
+	})
+}
+
+// endGate ends the gate as a service manager would.
+func (s *servedEngine) endGate() { s.signalGate(syscall.SIGTERM) }
+
+func (s *servedEngine) signalGate(signal syscall.Signal) {
+	if s.gate != nil {
+		_ = s.gate.Process.Signal(signal)
+		_ = s.gate.Wait()
+		s.gate = nil
+	}
+}
+
+// git runs git in the repository of a project.
+func (s *servedEngine) git(t *testing.T, project string, args ...string) string {
+	t.Helper()
+	return git(t, append([]string{"-c", "safe.directory=*", "--git-dir", filepath.Join(s.repos, project+".git")}, args...)...)
+}
+
+// inside runs a script in the container, as its own user, with gate.env sourced.
+func (c *container) inside(script string) error {
+	_, err := c.tryPodman("exec", c.id, "sh", "-ec", "set -a; . /run/terok/gate.env; "+script)
+	return err
+}
+
+// worksIn checks that git does in the container all that it is for, and no more.
+func (s *servedEngine) worksIn(t *testing.T, c *container, task string) {
+	t.Helper()
+	err := c.inside(`test $CODE_REPO = http://127.0.0.1:9418/demo.git
+		cd /dev/shm; git clone --quiet $CODE_REPO ` + task + `
+		cd ` + task + `; git switch --quiet --create ` + task + `; git commit --quiet --allow-empty --message "by ` + task + `"; git push --quiet origin ` + task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.git(t, "demo", "log", "-1", "--format=%s", task); got != "by "+task {
+		t.Errorf("the last commit at the gate is %q", got)
+	}
+	if c.inside("git ls-remote $TEROK_GATE_URL/other.git") == nil {
+		t.Error("it reaches another project")
+	}
+}
+
+// gitter are the arguments of a container of ours that has git, and a proxy in its
+// environment that does not answer.
+func gitter(t *testing.T, task string, more ...string) []string {
+	t.Helper()
+	args := append(annotations("demo", task), withGitAlone(t)...)
+	args = append(args, "--env", "GIT_AUTHOR_NAME=task", "--env", "GIT_COMMITTER_NAME=task", "--env", "http_proxy=http://127.0.0.1:1")
+	return append(args, more...)
+}
+
+func TestGitWorksInAContainerWithoutANetwork(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		on   func(*testing.T, func(*testing.T, *engine))
+		args []string
+	}{
+		{"as its root", onEveryEngine, nil},
+		{"as another user", onEveryEngine, []string{"--user", "1234:55"}},
+		{"read-only, without capabilities", onEveryEngine, []string{"--read-only", "--cap-drop=all"}},
+		{"with mapped ids", onRootsEngines, []string{"--uidmap", "0:1001:5000", "--gidmap", "0:2001:5000", "--user", "1234:55"}},
+		{"with the user's own id", onRootless, []string{"--userns=keep-id"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			row.on(t, func(t *testing.T, e *engine) {
+				s := e.served(t)
+				c := s.create(t, gitter(t, "task", row.args...)...)
+				for range 2 { // one life like the other
+					token := c.start(t).token
+					s.worksIn(t, c, "task-"+token[len(token)-4:])
+					c.podman(t, "stop", c.id)
+					c.revoked(t, token)
+				}
+			})
+		})
+	}
+}
+
+func TestContainersOfAPodAndThoseThatJoinOneAreServedByOneListener(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		given func(t *testing.T, s *servedEngine) (first, second []string)
+	}{
+		{"a pod", func(t *testing.T, s *servedEngine) (_, _ []string) {
+			pod := []string{"--pod", s.pod(t)}
+			return pod, pod
+		}},
+		{"--network container:", func(t *testing.T, s *servedEngine) (_, _ []string) {
+			host := s.create(t)
+			host.podman(t, "start", host.id)
+			join := []string{"--network", "container:" + host.id}
+			return join, join
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			onEveryEngine(t, func(t *testing.T, e *engine) {
+				s := e.served(t)
+				first, second := row.given(t, s)
+				one := s.create(t, gitter(t, "one", first...)...)
+				other := s.create(t, gitter(t, "other", second...)...)
+				var wg sync.WaitGroup // two hooks at once
+				for _, c := range []*container{one, other} {
+					wg.Go(func() { _, err := c.tryPodman("start", c.id); report(t, err) })
+				}
+				wg.Wait()
+				if t.Failed() {
+					return
+				}
+				one.nextLife(t)
+				token := other.nextLife(t).token
+				s.worksIn(t, one, "one")
+				s.worksIn(t, other, "other")
+				other.podman(t, "stop", other.id)
+				other.revoked(t, token)
+				s.worksIn(t, one, "one-alone")
+				other.start(t)
+				s.worksIn(t, other, "other-again")
+			})
+		})
+	}
+}
+
+func report(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		s := e.served(t, "--withhold-token")
+		c := s.create(t, gitter(t, "task")...)
+		l := c.start(t)
+		if env := strings.Join(l.env, "\n"); strings.Contains(env, "TOKEN") || !strings.Contains(env, "CODE_REPO=http://127.0.0.1:9418/demo.git") {
+			t.Errorf("gate.env is %s", env)
+		}
+		tokens := c.tokensOf(t, c.id)
+		if len(tokens) != 1 {
+			t.Fatalf("the container has %d tokens", len(tokens))
+		}
+		if _, err := c.tryPodman("exec", c.id, "sh", "-c", "grep -rlF terok-g- /run/terok /proc/1/environ"); err == nil {
+			t.Error("there is a token in the container")
+		}
+		for _, user := range []string{"0", "1234:55"} {
+			script := `cd /dev/shm; git -c http.proxy= clone --quiet http://127.0.0.1:9418/demo.git of-$(id -u); cd of-$(id -u)
+				git commit --quiet --allow-empty --message work; git -c http.proxy= push --quiet origin HEAD:refs/heads/of-$(id -u)`
+			if _, err := c.tryPodman("exec", "--user", user, c.id, "sh", "-ec", script); err != nil {
+				t.Error(err)
+			}
+		}
+		if c.inside("git ls-remote http://127.0.0.1:9418/other.git") == nil {
+			t.Error("it reaches another project")
+		}
+		c.podman(t, "stop", c.id)
+		c.revoked(t, tokens[0])
+		for _, row := range []struct {
+			name string
+			args []string
+		}{
+			{"a pod", []string{"--pod", s.pod(t)}},
+			{"another's network", []string{"--network", "container:" + s.startedHost(t)}},
+		} {
+			refused := s.create(t, gitter(t, "task", row.args...)...)
+			if _, err := refused.tryPodman("start", refused.id); err == nil {
+				t.Errorf("%s: it starts", row.name)
+			}
+			if tokens := refused.tokensOf(t, refused.id); len(tokens) > 0 {
+				t.Errorf("%s: it has %d tokens", row.name, len(tokens))
+			}
+		}
+	})
+}
+
+// startedHost is a running container that others can join.
+func (s *servedEngine) startedHost(t *testing.T) string {
+	t.Helper()
+	c := s.create(t)
+	s.podman(t, "start", c.id)
+	return c.id
+}
+
+// A start that is refused says why, and what to do.
+func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		s := e.served(t)
+		neighbour := s.create(t, "--network", "none")
+		s.podman(t, "start", neighbour.id)
+		s.podman(t, "exec", neighbour.id, "httpd", "-p", "127.0.0.1:9418") // in the background
+		refuse := func(task, log string, args ...string) {
+			t.Helper()
+			c := s.create(t, gitter(t, task, args...)...)
+			_, err := c.tryPodman("start", c.id)
+			if err == nil {
+				t.Errorf("%s: it starts", task)
+			}
+			if tokens := c.tokensOf(t, c.id); len(tokens) > 0 {
+				t.Errorf("%s: it has %d tokens", task, len(tokens))
+			}
+			if systemLog.Listening() {
+				if got := systemLog.SoFar(t, with(c.id, log)); len(got) == 0 {
+					t.Errorf("%s: the log does not say %q", task, log)
+				}
+			}
+		}
+		refuse("hostile", "is taken in the container's network, and not by the gate", "--network", "container:"+neighbour.id)
+		refuse("host", "give it a network of its own, as --network none does", "--network", "host")
+		s.endGate()
+		refuse("no-gate", "start it, as a service or with terok-gate serve --control")
+		s.startGate(t)
+		c := s.create(t, gitter(t, "again")...)
+		c.start(t)
+		s.worksIn(t, c, "again")
+	})
+}
+
+// Without a service manager, what the gate had is lost with it, and attach makes it again.
+func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		s := e.served(t)
+		pod := s.pod(t)
+		containers := []*container{
+			s.create(t, gitter(t, "alone")...), s.create(t, gitter(t, "one", "--pod", pod)...), s.create(t, gitter(t, "other", "--pod", pod)...),
+		}
+		for _, c := range containers {
+			c.start(t)
+		}
+		// The last one's hook has the gate's yes and waits to commit when the gate dies.
+		between := s.create(t, gitter(t, "between", "--user", "1234:55")...)
+		lock := flock.New(s.tokenFile + ".lock")
+		if err := lock.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		started := make(chan error, 1)
+		go func() {
+			_, err := between.tryPodman("start", between.id)
+			started <- err
+		}()
+		testenv.Eventually(t, "its hook waits for the lock", func() bool { return waitsForLock(t, lock.Path()) })
+		s.signalGate(syscall.SIGKILL)
+		if err := lock.Unlock(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		between.nextLife(t)
+		containers = append(containers, between)
+		for _, c := range containers {
+			if c.inside("git ls-remote $CODE_REPO") == nil {
+				t.Error("there is no gate, and git works")
+			}
+		}
+
+		s.startGate(t)
+		for range 2 { // once more changes nothing
+			out, err := s.hook(t, "", "attach", "--gate-socket", s.control)
+			if err != nil || out != "attached 4\n" {
+				t.Errorf("attach says %q, %v", out, err)
+			}
+		}
+		for i, c := range containers {
+			s.worksIn(t, c, fmt.Sprintf("again-%d", i))
+		}
+	})
+}
+
+// waitsForLock tells whether somebody does (proc_locks(5)).
+func waitsForLock(t *testing.T, path string) bool {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino)
+	for line := range strings.Lines(readFile(t, "/proc/locks")) {
+		if strings.Contains(line, " -> ") && strings.Contains(line, inode) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestNoNetworkOfAContainerOutlivesIt(t *testing.T) {
+	onRootsEngines(t, func(t *testing.T, e *engine) {
+		s := e.served(t)
+		c := s.create(t, gitter(t, "task")...)
+		for range 3 {
+			c.start(t)
+			pid := c.pid(t)
+			name := fmt.Sprintf("e2e%d", pid)
+			out, err := exec.Command("ip", "link", "add", name, "type", "veth", "peer", "name", "eth9", "netns", fmt.Sprint(pid)).CombinedOutput()
+			if err != nil {
+				t.Fatalf("ip link add: %v\n%s", err, out)
+			}
+			s.worksIn(t, c, fmt.Sprintf("life-%d", pid))
+			c.podman(t, "stop", c.id)
+			// One end of a cable goes with the network, and the other with that.
+			testenv.Eventually(t, "its network is gone", func() bool {
+				return exec.CommandContext(context.Background(), "ip", "link", "show", name).Run() != nil
+			})
+		}
+	})
+}
