@@ -128,7 +128,7 @@ func changing(calls []call) (n int) {
 	for _, c := range calls {
 		if slices.Contains([]string{
 			"mkdirat", "write", "fchown", "fchmod", "utimensat", "fsync", "renameat", "unlinkat", "flock",
-			"fsopen", "fsconfig", "fsmount", "mount_setattr", "move_mount", "setns", "unshare", "sendto",
+			"fsopen", "fsconfig", "fsmount", "mount_setattr", "move_mount", "setns", "unshare", "sendto", "bind", "listen", "connect", "sendmsg",
 		}, c.name) {
 			n++
 		}
@@ -165,6 +165,7 @@ func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 			}
 			t.Logf("points tried: %d (%d calls, %d of which change or lock something), lost: %d", tried, len(calm.calls), changing(calm.calls), failed)
 			total, lost = total+tried, lost+failed
+			noListenerIsLeft(t)
 		})
 	}
 	t.Logf("SIGKILL before each system call: points tried: %d, lost: %d", total, lost)

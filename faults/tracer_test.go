@@ -365,6 +365,7 @@ const (
 	ofPathAt            // arguments 0 and 1 are a folder and a path
 	ofTwoPathsAt        // as are 0 and 1, 2 and 3
 	ofNothing
+	ofDomain // of a socket
 )
 
 var known = map[uint64]struct {
@@ -386,7 +387,9 @@ var known = map[uint64]struct {
 	unix.SYS_MOVE_MOUNT: {"move_mount", ofTwoPathsAt},
 	unix.SYS_FSOPEN:     {"fsopen", ofNothing}, unix.SYS_FSCONFIG: {"fsconfig", ofDescriptor}, unix.SYS_FSMOUNT: {"fsmount", ofDescriptor},
 	unix.SYS_SETNS: {"setns", ofDescriptor}, unix.SYS_UNSHARE: {"unshare", ofNothing}, unix.SYS_PIDFD_OPEN: {"pidfd_open", ofNothing},
-	unix.SYS_SOCKET: {"socket", ofNothing}, unix.SYS_CONNECT: {"connect", ofDescriptor}, unix.SYS_SENDTO: {"sendto", ofDescriptor},
+	unix.SYS_SOCKET: {"socket", ofDomain}, unix.SYS_BIND: {"bind", ofDescriptor}, unix.SYS_LISTEN: {"listen", ofDescriptor},
+	unix.SYS_SETSOCKOPT: {"setsockopt", ofDescriptor}, unix.SYS_SENDMSG: {"sendmsg", ofDescriptor}, unix.SYS_RECVFROM: {"recvfrom", ofDescriptor},
+	unix.SYS_CONNECT: {"connect", ofDescriptor}, unix.SYS_SENDTO: {"sendto", ofDescriptor},
 }
 
 // describe names a call and its object the same in every run.
@@ -426,6 +429,8 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 		c.object = clean(descriptor(args[0]))
 	case ofPathAt:
 		c.object = at(args[0], args[1])
+	case ofDomain:
+		c.object = fmt.Sprintf("domain %d, type %d", args[0], args[1]&0xf)
 	case ofTwoPathsAt:
 		c.object = at(args[0], args[1]) + " -> " + at(args[2], args[3])
 	}

@@ -31,12 +31,14 @@ type situation struct {
 	stage  string // prestart or poststop
 	byHand bool   // no container process: the env file is on the host
 	folder string // of the token file: absent, empty, or full of other tokens
+	gate   bool   // there is one, which serves the container in its own network
 }
 
 var situations = []situation{
 	{name: "prestart, the first token of all", stage: "prestart", folder: "absent"},
 	{name: "prestart, the first token in somebody's folder", stage: "prestart", folder: "empty"},
 	{name: "prestart, among other tokens", stage: "prestart", folder: "full"},
+	{name: "prestart with a gate in the network, among other tokens", stage: "prestart", folder: "full", gate: true},
 	{name: "prestart by hand, among other tokens", stage: "prestart", folder: "full", byHand: true},
 	{name: "poststop, among other tokens", stage: "poststop", folder: "full"},
 	{name: "poststop by hand, among other tokens", stage: "poststop", folder: "full", byHand: true},
@@ -139,7 +141,7 @@ func newWorld(s situation) (*world, error) {
 	}
 	var ended *store.Process
 	if !s.byHand {
-		container, err := asleep(unix.CLONE_NEWNS)
+		container, err := asleep(unix.CLONE_NEWNS | unix.CLONE_NEWNET)
 		if err != nil {
 			return nil, err
 		}
@@ -152,6 +154,11 @@ func newWorld(s situation) (*world, error) {
 		}
 	} else if s.stage == "poststop" {
 		if err := os.WriteFile(filepath.Join(w.dir, "env", w.id+".env"), nil, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if s.gate {
+		if _, err := theGate(); err != nil {
 			return nil, err
 		}
 	}
@@ -227,6 +234,10 @@ func (w *world) program() program {
 		pid = w.container.pid()
 	}
 	p := w.hook(w.stage, w.id, pid, "env")
+	if w.gate {
+		i := slices.Index(p.args, "--gate-url")
+		p.args = slices.Replace(p.args, i, i+2, "--gate-socket", gateSocket(), "--gate-timeout", "2s")
+	}
 	if !w.byHand {
 		i := slices.Index(p.args, "--env-dir")
 		p.args = slices.Delete(p.args, i, i+2)

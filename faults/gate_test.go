@@ -1,0 +1,49 @@
+package faults
+
+import (
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/store"
+)
+
+// theGate serves the containers of all worlds, and gives them nothing: it reads another
+// token file.
+var theGate = sync.OnceValues(func() (*gate.Gate, error) {
+	if err := os.MkdirAll(filepath.Dir(gateSocket()), 0o700); err != nil {
+		return nil, err
+	}
+	g, err := gate.New(gate.Settings{
+		Repos:  filepath.Dir(gateSocket()),
+		Tokens: store.File{Path: filepath.Join(testenv.Dir, "gate", "tokens.json")}.Reader(func(error) {}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: gateSocket(), Net: "unixpacket"})
+	if err == nil {
+		go g.ServeControl(l)
+	}
+	return g, err
+})
+
+func gateSocket() string { return filepath.Join(testenv.Dir, "gate", "control") }
+
+// noListenerIsLeft waits until the gate is in no container's network any more.
+func noListenerIsLeft(t *testing.T) {
+	t.Helper()
+	g, err := theGate()
+	must(t, err)
+	testenv.Eventually(t, "no listener is left in a container's network", func() bool {
+		answer := httptest.NewRecorder()
+		g.Metrics().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+		return strings.Contains(answer.Body.String(), "\nterok_gate_listeners 0\n")
+	})
+}
