@@ -71,7 +71,7 @@ func newNetworks(g *Gate, keep Keeper) (*networks, error) {
 	n.own, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	unix.Close(socket)
 	g.counts.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "terok_gate_listeners", Help: "Listeners in containers' networks.",
+		Name: "terok_gate_networks", Help: "Listeners in containers' networks.",
 	}, func() float64 {
 		n.mu.Lock()
 		defer n.mu.Unlock()
