@@ -1,4 +1,4 @@
-// Whether orphans die at once.
+// Whether orphans are revoked at once, by the service.
 
 package doctor
 
