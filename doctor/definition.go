@@ -85,7 +85,7 @@ func (e *examination) arguments(d podman.Registered) {
 	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
 		// Install keeps the other settings, if the definition is one of its own.
 		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
-			e.ourselves("install", "--"+wrong.Name, "")+", which takes the default again, or name another")
+			e.ourselves("install", "--"+wrong.Name, "")+", which sets the default again, or give another value")
 	case err != nil:
 		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err), e.install())
 	case slices.Contains(d.Stages, "precreate"): // needs no token file

@@ -80,7 +80,7 @@ func (e *examination) gateUser() {
 		return
 	}
 	if other := othersFile(e.TokenFile, id[0]); other != "" {
-		e.broken(fmt.Sprintf("%s, and its folder, which has %s in it too, must stay whose it is", text, other), elsewhere)
+		e.broken(fmt.Sprintf("%s, and its folder must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}
 	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // each new token file keeps the owner of the old

@@ -69,10 +69,10 @@ func (e *examination) probe() {
 	project := e.probeProject()
 	switch {
 	case project == "":
-		e.warn("not tried: it takes a project that the hooks admit", e.again("--project", "P"))
+		e.warn("not tried: no project is known that the hooks admit", e.again("--project", "P"))
 		return
 	case !e.settings.Admits(project):
-		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(e.settings.AllowProjects, " ")),
+		e.broken(fmt.Sprintf("the hooks do not admit project %s, only %s", project, strings.Join(e.settings.AllowProjects, " ")),
 			"if they should: "+e.ourselves(append([]string{"install"}, allowing(append(slices.Clone(e.settings.AllowProjects), project))...)...))
 		return
 	}

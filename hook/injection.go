@@ -91,7 +91,7 @@ func openProcess(pid int) (int, error) {
 		err = because("mount namespace of the container", err)
 	} else if shared {
 		err = failure("the container is in the host's mount namespace: " +
-			"the token would be there for everybody, give the container a mount namespace of its own")
+			"the token would be there for everybody: give the container a mount namespace of its own")
 	}
 	if err != nil {
 		unix.Close(process)

@@ -142,7 +142,7 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 
 // adviseOnWatch says why reap --watch does not run for good, and what that means.
 func adviseOnWatch(c *cli.Context, place podman.Place, watch bool) {
-	const later = "without it, an orphan's token lives until the next hook of any container"
+	const later = "without it, an orphan is not revoked until the next hook of any container"
 	advice := ""
 	switch {
 	case c.Bool("no-watch"):
