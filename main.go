@@ -1,8 +1,8 @@
 // terok-gate-hook is an OCI hook that gives every container its own git-gate token
 // for exactly as long as the container lives.
 //
-// This file hands over to the command line, in internal/cli, with the hook
-// definitions and units that install is to write.
+// This file calls the command line, in internal/cli, and hands it the hook
+// definitions and units that install writes.
 package main
 
 import (

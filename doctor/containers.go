@@ -22,7 +22,7 @@ func (e *examination) containers() {
 	if strings.TrimSpace(ids) == "" {
 		return
 	}
-	// One that went away in between is an error, and no less of an answer for the rest.
+	// If one went away in between, that is an error, but the answer has all others.
 	out, err := e.command("podman", append([]string{"container", "inspect"}, strings.Fields(ids)...)...)
 	var all []struct {
 		Name   string

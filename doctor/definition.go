@@ -83,9 +83,9 @@ func (e *examination) arguments(d podman.Registered) {
 	wrong := (*hook.SettingError)(nil)
 	switch {
 	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
-		// Only of its own definitions does install keep the rest.
+		// Install keeps the other settings, if the definition is one of its own.
 		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
-			e.ourselves("install", "--"+wrong.Name, "")+", which takes the default again, or name another")
+			e.ourselves("install", "--"+wrong.Name, "")+", which sets the default again, or give another value")
 	case err != nil:
 		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err), e.install())
 	case slices.Contains(d.Stages, "precreate"): // needs no token file
@@ -100,7 +100,7 @@ func (e *examination) arguments(d podman.Registered) {
 	}
 }
 
-// writers says who beside root and us can change the file or put another in its place,
+// writers says who besides root and us can change the file or put another in its place,
 // empty for nobody; by which file or folder; and what ends that.
 func writers(path string) (who, where, remedy string) {
 	path, err := filepath.EvalSymlinks(path)
@@ -124,7 +124,7 @@ func writers(path string) (who, where, remedy string) {
 	}
 }
 
-// changeable tells whether somebody beside root and us can change the file.
+// changeable tells whether somebody besides root and us can change the file.
 func changeable(path string) bool {
 	who, _, _ := writers(path)
 	return who != ""

@@ -22,8 +22,8 @@ type check struct {
 	run   func(*examination)
 }
 
-// checks are made in this order. A check may read what those that it needs have learnt,
-// and take what others have learnt for its zero value.
+// checks are made in this order. A check may rely on what those that it needs have learnt.
+// What others learn may still be a zero value.
 var checks = []check{
 	{"kernel", nil, (*examination).kernel},
 	{"machine-id", nil, (*examination).machineID},
@@ -99,10 +99,10 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 // was not told, the checks of hooks and of the token file fill in.
 type examination struct {
 	Doctor
-	told    Doctor // as it came
+	told    Doctor // as it was, before any check
 	ctx     context.Context
 	report  func(Finding)
-	check   string          // that is being made
+	check   string          // name of the one that is being made
 	stopped map[string]bool // checks after which those that need them are not made
 
 	imagesAnnotate bool                // podman: an image can choose the project

@@ -33,7 +33,7 @@ func (e *examination) forgotten() {
 	for _, c := range known {
 		states[c.ID] = c.State
 	}
-	// What has ended while podman was asked is none of these.
+	// A container that ended while podman was asked does not count.
 	still := e.livingContainers()
 	fine := true
 	for id, pid := range living {

@@ -20,7 +20,7 @@ func (e *examination) gate() {
 		return
 	}
 	if p.saw("no git") {
-		e.warn("not tried: it takes git, in the probe container", packages([]string{"git"}, []string{"git"}, "install git here")+"; or an image that has git: "+e.again("--image", "IMAGE"))
+		e.warn("not tried: there is no git in the probe container", packages([]string{"git"}, []string{"git"}, "install git here")+"; or an image that has git: "+e.again("--image", "IMAGE"))
 		return
 	}
 	if p.saw("no CODE_REPO") {

@@ -39,7 +39,7 @@ func (e *examination) gateUser() {
 	}
 	file, err := os.Lstat(e.TokenFile)
 	if err == nil && !file.Mode().IsRegular() {
-		return // said already; what a link leads to is nobody's to be given
+		return // said already; and nobody shall be given what a link leads to
 	}
 	folder := filepath.Dir(e.TokenFile)
 	elsewhere := e.self("F", "install") + ", where F is in a folder of its own"
@@ -80,15 +80,15 @@ func (e *examination) gateUser() {
 		return
 	}
 	if other := othersFile(e.TokenFile, id[0]); other != "" {
-		e.broken(fmt.Sprintf("%s, and its folder, which has %s in it too, must stay whose it is", text, other), elsewhere)
+		e.broken(fmt.Sprintf("%s, and its folder must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}
-	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // the tokens to come keep the owner
+	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // each new token file keeps the owner of the old
 }
 
-// othersFile returns a file beside the token file that is neither the user's nor of those
-// who write the token file, empty if there is none. Whoever gets the folder can replace
-// it: /root and /etc are not for the gate.
+// othersFile returns a file beside the token file that does not belong to the user, empty
+// if there is none. Files that a writer of the token file makes do not count. Whoever gets
+// the folder can replace such a file: /root and /etc are not for the gate.
 func othersFile(tokenFile string, user uint32) string {
 	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a folder that is not there has none
 	for _, f := range files {

@@ -43,7 +43,7 @@ func (e *examination) hooks() {
 	first := cmp.Or(e.registered("prestart"), &e.definitions[0])
 	e.settings = first.Settings
 	if file := first.Settings.Tokens.Path; e.Place.User && filepath.Dir(first.Path) != e.Place.Hooks && file != "" && !canReplace(file) {
-		// Nothing else can be right then, and all of it for this one reason.
+		// Then nothing else can be right either, all for this one reason.
 		e.broken(fmt.Sprintf("podman reads hooks that are not yours: %s keeps its tokens in %s, where you cannot write", first.Path, file), e.install())
 		e.stop()
 		return
@@ -102,7 +102,7 @@ func (e *examination) notInForce(reads string) {
 // settersOfHooksDir returns the files with which podman may be configured, wherever its
 // versions look, that set hooks_dir. Up to podman 5 files are read folder by folder; 6
 // reads one containers.conf, and drop-ins sorted by name. A list replaces an earlier one,
-// from 4.8 on only if it says {append=false}: what install writes says the contrary.
+// from 4.8 on only if it says {append=false}; what install writes says {append=true}.
 func settersOfHooksDir() (files []string) {
 	folders := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {

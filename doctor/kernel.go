@@ -12,7 +12,7 @@ func (e *examination) kernel() {
 	var name unix.Utsname
 	_ = unix.Uname(&name) // fails for a bad address only (uname(2))
 	release := "Linux " + unix.ByteSliceToString(name.Release[:])
-	// Asked without a mount: a kernel that knows the call has other objections.
+	// Called without a mount, it fails anyway: with ENOSYS only if the kernel lacks it.
 	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
 		e.broken(release+" cannot mount a folder into a container: it has no mount_setattr(2)", "use Linux 5.12 or later")
 		return

@@ -8,7 +8,6 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// leftovers looks for what programs of ours that were killed have left.
 func (e *examination) leftovers() {
 	fine := true
 	path, err := e.tokens.Leftover(false)
@@ -22,7 +21,7 @@ func (e *examination) leftovers() {
 			return "removed", err
 		})
 	}
-	// One that runs belongs to another doctor, and ends by itself.
+	// A probe container that runs belongs to another doctor, and ends by itself.
 	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName,
 		"--filter", "status=created", "--filter", "status=exited", "--format", "{{.Names}}")
 	if err == nil && strings.TrimSpace(names) != "" {

@@ -29,6 +29,6 @@ func (e *examination) limits() {
 		// What create writes looks like what the Python programs write, to them too.
 		e.warn(fmt.Sprintf("tokens with limits: %d, beside tokens that a Python program may have written: %d. Such a program drops the ones with limits at its next write, and its revoke does not find them",
 			limited, others),
-			"if one writes this file, give the hooks another, that their gate reads: "+e.self("F", "install")+"; if create made those tokens, nothing")
+			"if one writes this file, give the hooks another one, which their gate reads: "+e.self("F", "install")+"; if create made those tokens, nothing")
 	}
 }

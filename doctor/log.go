@@ -98,8 +98,8 @@ func (e *examination) reason(task string) string {
 	return ""
 }
 
-// systemLog is where hooks speak that have no log file. What they print themselves is
-// shown to nobody.
+// systemLog checks where hooks that have no log file can say what is wrong: what they
+// print is shown to nobody.
 func (e *examination) systemLog() {
 	switch {
 	case !trail.HasSystemLog():

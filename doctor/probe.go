@@ -69,10 +69,10 @@ func (e *examination) probe() {
 	project := e.probeProject()
 	switch {
 	case project == "":
-		e.warn("not tried: it takes a project that the hooks admit", e.again("--project", "P"))
+		e.warn("not tried: no project is known that the hooks admit", e.again("--project", "P"))
 		return
 	case !e.settings.Admits(project):
-		e.broken(fmt.Sprintf("the hooks do not admit project %s, but %s", project, strings.Join(e.settings.AllowProjects, " ")),
+		e.broken(fmt.Sprintf("the hooks do not admit project %s, only %s", project, strings.Join(e.settings.AllowProjects, " ")),
 			"if they should: "+e.ourselves(append([]string{"install"}, allowing(append(slices.Clone(e.settings.AllowProjects), project))...)...))
 		return
 	}
@@ -115,7 +115,8 @@ func (e *examination) probe() {
 	e.probed = &p
 }
 
-// runProbe runs the probe's container. An error is none of podman's.
+// runProbe runs the probe's container. Errors of podman are in what it returns; err is
+// any other.
 func (e *examination) runProbe(name, project, mountPath string) (probed, error) {
 	p := probed{project: project}
 	folder, err := os.MkdirTemp("", probeName)
@@ -167,7 +168,7 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	return p, nil
 }
 
-// wayToAContainer is what mends that podman does not start the probe's container.
+// wayToAContainer is the remedy if podman does not start the probe's container.
 func (e *examination) wayToAContainer() string {
 	if e.Image != "" {
 		if _, err := e.command("podman", "image", "exists", e.Image); err != nil {
@@ -189,7 +190,7 @@ func allowing(patterns []string) (flags []string) {
 	return flags
 }
 
-// probeProject returns a project that the patterns admit, best one that there is.
+// probeProject returns a project that the patterns admit, preferably one that exists.
 func (e *examination) probeProject() string {
 	if e.Project != "" {
 		return e.Project

@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/podman"
 )
 
-// asRoot is a command that takes root.
+// asRoot is a command that only root can run.
 func asRoot(words ...string) string {
 	if os.Geteuid() != 0 {
 		return "as root: " + printable.Shell(words...)
@@ -23,7 +23,7 @@ func asRoot(words ...string) string {
 	return printable.Shell(words...)
 }
 
-// asOwner is a command that takes the file's owner, or root.
+// asOwner is a command that only the file's owner or root can run.
 func asOwner(info fs.FileInfo, words ...string) string {
 	if int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid() {
 		return printable.Shell(words...)
@@ -37,7 +37,7 @@ func chown(user string, paths ...string) string {
 	return printable.Shell(append([]string{"chown", "-h", user}, paths...)...)
 }
 
-// chownAsRoot is chown where that takes root.
+// chownAsRoot is chown where only root can run it.
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
 // self is a command of this program, for a token file that is not the usual one if one
@@ -62,9 +62,9 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// install has install register the hooks again with these flags, which keeps what it was
-// told before. Where install does not know that, or would not accept
-// it, what is in force is said anew. It never admits more projects than before: where
+// install is the command that registers the hooks again, with these flags. It keeps what
+// install was told before; where that cannot be read back, or would not be accepted, the
+// command spells out what is in force. It never admits more projects than before: where
 // nobody knows which those were, the reader has to choose.
 func (e *examination) install(flags ...string) string {
 	before, there, err := e.Place.Registration()
@@ -119,7 +119,7 @@ func withFlags(install, flags []string) []string {
 	return install
 }
 
-// allowing is an install whose reader has to choose.
+// allowing is an install for which the reader has to choose the projects.
 func (e *examination) allowing(install []string) string {
 	return e.ourselves(append(install, "--allow-project")...) + " PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
 }
@@ -138,7 +138,7 @@ func (e *examination) again(flags ...string) string {
 	return e.ourselves(append(args, flags...)...)
 }
 
-// packages has packages installed that go by these names on Debian and on Fedora.
+// packages is the command that installs packages, by their names on Debian or on Fedora.
 func packages(debian, fedora []string, elsewhere string) string {
 	if _, err := exec.LookPath("apt-get"); err == nil {
 		return asRoot(append([]string{"apt-get", "install"}, debian...)...)

@@ -1,4 +1,4 @@
-// Whether orphans die at once.
+// Whether orphans are revoked at once, by the service.
 
 package doctor
 
@@ -12,7 +12,7 @@ import (
 
 func (e *examination) service() {
 	if !e.Place.Systemd {
-		e.ok("no systemd here to run reap --watch: an orphan's token goes with the next hook of any container")
+		e.ok("no systemd here to run reap --watch: the next hook of any container revokes orphans")
 		return
 	}
 	runs, err := e.Place.Watch(e.ctx)
@@ -24,7 +24,7 @@ func (e *examination) service() {
 				remedy = e.systemctl("enable", "--now") + "; if it fails: " + e.systemctl("status")
 			}
 		}
-		e.warn(podman.UnitName+" does not run: an orphan's token lives until the next hook of any container", remedy)
+		e.warn(podman.UnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
 		return
 	}
 	if !e.isWatched(runs) {

@@ -22,8 +22,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// networkTypes are file systems, as mountinfo names them, on which another machine
-// may hold no lock of ours, or none may hold at all.
+// networkTypes are file systems, as mountinfo names them, on which a lock may not keep
+// out other machines, or may not work at all.
 var networkTypes = []string{
 	"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs", "ocfs2", "gfs2", "beegfs",
 	"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "fuse.beegfs",
@@ -150,7 +150,7 @@ func (l *localVFS) Readlink(path string) (string, error) {
 	return os.Readlink(path)
 }
 
-// folders checks the folders above the token file: who can change one of them can
+// folders checks the folders above the token file: whoever can change one of them can
 // put another token file in its place.
 func (e *examination) folders(dir string) (fine bool) {
 	fine = true
@@ -213,12 +213,13 @@ func (e *examination) lock() {
 	}
 }
 
-// isItTheGates is for root, who may have given it to the gate.
+// isItTheGates is the remedy for root, who may have given the path to the gate's user.
 func (e *examination) isItTheGates(owner int, path string) string {
 	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(owner)), chown("root", realPath(path)))
 }
 
-// realPath is the folder that a folder's path leads to: to give away a link does nothing.
+// realPath is the folder that a folder's path leads to: chown -h on a link to it would
+// not change whose the folder is.
 func realPath(dir string) string {
 	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
 		return resolved

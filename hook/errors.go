@@ -1,11 +1,11 @@
 // What a stage says when it fails, and to whom.
 //
-// What a hook prints is an output of the container's author: crun appends it to any
+// The container's author can choose where a hook's output goes: crun appends it to any
 // file of the host that the annotation run.oci.hooks.stderr names, and before podman
 // 4.6 an image can carry that annotation (seen with podman 4.3.1 and crun 1.8.1: a
 // start-up file of a shell, and code that ran on the host). No quoting is safe in a
-// file whose reader is not known. So an error has two texts: one of names of ours and
-// reasons for everybody, and one with the values for the log.
+// file whose reader is not known. So an error has two texts: one for everybody, made
+// of names of ours and reasons, and one for the log, which has the values too.
 
 package hook
 
@@ -27,9 +27,9 @@ type Error struct {
 	full    error
 }
 
-// text may be printed. The compiler makes a text of a constant, and of a string only
-// where it is converted: that is done to settings, to a container id that was
-// checked, to numbers of ours and to what the kernel calls an error.
+// text may be printed. A constant becomes a text by itself, but any other string must
+// be converted: that is done only to settings, to a container id that was checked, to
+// numbers of ours and to what the kernel calls an error.
 type text string
 
 // Error returns the text for everybody. It says why in words of ours and the
@@ -62,7 +62,7 @@ func because(what text, err error) error {
 	return &Error{what + ": " + reason(err), fmt.Errorf("%s: %w", what, full(err))}
 }
 
-// instead has everybody read a text in the place of the error.
+// instead is an error of which everybody reads this text, and only the log the rest.
 func instead(printed text, err error) error { return &Error{printed, full(err)} }
 
 // refused says that the container may not have what it asks for.

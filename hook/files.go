@@ -1,5 +1,5 @@
-// What the container finds in its folder: gate.env and, with a gate URL, a
-// gitconfig.
+// What the files in the container's folder say: gate.env and, with a gate URL, a
+// gitconfig. (Whose they are, and with which mode, is in injection.go.)
 
 package hook
 
@@ -52,8 +52,8 @@ func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitC
 	return files
 }
 
-// addressVariables say where the gate and the project's repository are. Without the
-// token: git would write it into .git/config.
+// addressVariables say where the gate and the project's repository are. The URLs do not
+// hold the token: git would write it into .git/config.
 func addressVariables(gateURL string, grant store.Grant) [][2]string {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	return [][2]string{
@@ -100,14 +100,14 @@ func gitVariables(mountPath string, count int) [][2]string {
 // gitConfig makes git send the token to the gate and nowhere else. The gate takes
 // the Basic user name and ignores the password.
 //
-// The empty extraHeader comes first since they add up: a file that is included twice
+// The empty extraHeader comes first since values add up: a file that is included twice
 // must send one header, not two. Git would follow a redirect of its first request to
-// another server, and the next ones, to there, carry the header (seen with git
+// another server, and send the header there with the requests after it (seen with git
 // 2.39.5). The empty proxy overrules those of the environment, into which podman puts
-// the host's. For the gate's URL, all of it counts more than what is said for every
-// URL; and in the environment, more than what a repository says for the gate's
-// (git-config(1), http.<url>.*). What is left is a repository that says it for itself
-// by name: http.<its URL>.proxy, remote.<name>.proxy.
+// the host's. Being set for the gate's URL, all of this takes precedence over what is
+// set for every URL; coming from the environment, also over what a repository sets for
+// the gate's URL (git-config(1), http.<url>.*). A repository can still overrule it by a
+// more specific name: http.<its URL>.proxy, remote.<name>.proxy.
 func gitConfig(gateURL string, token store.Token) []byte {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	basic := base64.StdEncoding.EncodeToString([]byte(string(token) + ":"))
@@ -116,8 +116,8 @@ func gitConfig(gateURL string, token store.Token) []byte {
 }
 
 // gitConfigCount returns where git's configuration from the environment goes on:
-// the GIT_CONFIG_COUNT of the container's own environment, less our own triple if
-// it is there already and the last (git-config(1), "ENVIRONMENT").
+// the GIT_CONFIG_COUNT of the container's own environment, less one if its last
+// entry is ours already (git-config(1), "ENVIRONMENT").
 func gitConfigCount(env []string, mountPath string) (int, error) {
 	var count int
 	values := map[string]string{}

@@ -24,8 +24,8 @@ type request struct {
 }
 
 // request reads the annotations. asked is false for a container that has neither
-// project nor task: it is not ours. Without an error all of it is admitted; on one
-// the grant is what was asked for, fit for a log and nothing else.
+// project nor task: it is not ours. Without an error, all that it asks for is admitted;
+// with one, the grant is what it asked for, fit for a log and nothing else.
 func (s Settings) request(annotations map[string]string) (want request, asked bool, err error) {
 	projectName, taskName := s.projectAnnotation(), s.taskAnnotation()
 	project, hasProject := annotations[projectName]

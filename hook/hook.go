@@ -3,14 +3,14 @@
 // at poststop it takes the token back.
 //
 // The promise: a token is valid exactly while its container lives. To keep it,
-// prestart injects first and commits last. Before the commit a crash or an error
-// leaves the token file untouched, and a token that was never valid in a container
-// that never starts. Any failure is an error, so that the runtime starts no
-// container that believes to have a gate and has none.
+// prestart injects first and commits last. A crash or an error before the commit
+// leaves the token file untouched: the container never starts, and a token that was
+// put into it was never valid. Any failure is an error, so that the runtime starts no
+// container that believes it has a gate and has none.
 //
 // Facts about runtimes were seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5 on
-// Linux 6.18. Whoever may annotate a container, and the container's file system,
-// are the attacker. The runtime's state and the bundle's configuration are trusted
+// Linux 6.18. The attacker is whoever may annotate a container or decides what its
+// file system holds. The runtime's state and the bundle's configuration are trusted
 // but checked.
 package hook
 

@@ -1,5 +1,5 @@
-// Injection on the host, for a state without a process: somebody tries the hook by
-// hand, or asked for it with an env dir.
+// Injection on the host: for a state without a process, as when somebody tries the hook
+// by hand, and for whoever asks for it with an env dir.
 
 package hook
 
@@ -29,7 +29,7 @@ func (s Settings) hostDir() (string, error) {
 		return "", err
 	}
 	root := os.Geteuid() == 0 && !inside
-	// After su it can be another user's, who may have put a link there.
+	// After su, XDG_RUNTIME_DIR can be another user's, who may have put a link there.
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) && (!root || isRoots(dir)) {
 		return filepath.Join(dir, "terok"), nil
 	}
@@ -42,8 +42,8 @@ func (s Settings) hostDir() (string, error) {
 // isRoots tells whether nobody but root can put something in the place of the folder,
 // or make it if it is not there.
 func isRoots(dir string) bool {
-	// In a sticky folder, /tmp say, root's own stays in place, and anybody may make what
-	// is not there.
+	// In a sticky folder such as /tmp, what root owns stays in place, but anybody may
+	// make what is not there yet.
 	keeps := fs.FileMode(0)
 	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
 		info, err := os.Lstat(dir)
@@ -71,7 +71,7 @@ func (s Settings) injectOnHost(id string, files []file) (path string, err error)
 	}
 	path = filepath.Join(dir, id+".env")
 	defer func() {
-		if err != nil { // the path is ours
+		if err != nil { // it may be printed: the path is of our making
 			path, err = "", instead(text(path)+": "+reason(err), err)
 		}
 	}()

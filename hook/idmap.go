@@ -19,7 +19,7 @@ type idRange struct{ inside, ours, length uint64 }
 
 // idsOf reads the maps of the process. The kernel shows them as seen by the reader,
 // but relative to the parent if reader and process share a user namespace: then
-// nothing needs translating. config.json's mappings are no substitute, they are
+// nothing needs translating. config.json's mappings are no substitute: they are
 // wrong when a container joins another's user namespace (podman
 // --userns=container:).
 func idsOf(pid int) (idMaps, error) {

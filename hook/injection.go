@@ -1,5 +1,5 @@
-// What is injected into a container: all that has to be read and decided, before the
-// kernel is asked to do it.
+// What is injected into a container, where, and with which owner and mode: all that has
+// to be read and decided before the kernel is asked to mount anything.
 
 package hook
 
@@ -18,11 +18,11 @@ import (
 type injection struct {
 	process   int    // a pidfd of the container's process
 	rootfs    string // as that process sees it, before pivot_root(2)
-	mountPath string // in there
+	mountPath string // in the root file system
 	label     string // SELinux's, of the folder; empty for none
 	files     []file
 	mode      fs.FileMode // of the files
-	uid, gid  int         // their owner, as we call it
+	uid, gid  int         // their owner, as our user namespace calls it
 	ids       idMaps      // of the container
 }
 
@@ -56,8 +56,8 @@ func (s Settings) readInjection(state specs.State, want request, token store.Tok
 	if in.process, err = openProcess(state.Pid); err != nil {
 		return in, err
 	}
-	// With the pidfd open: what is mounted by it goes to no process that got the pid
-	// later, whose ids these might be.
+	// Read while the pidfd is open. If another process has the pid by now, these are its
+	// ids, but they do no harm: the mount goes by the pidfd, and fails.
 	if in.ids, err = idsOf(state.Pid); err == nil {
 		err = in.ownedBy(config.Process.User)
 	}
@@ -91,7 +91,7 @@ func openProcess(pid int) (int, error) {
 		err = because("mount namespace of the container", err)
 	} else if shared {
 		err = failure("the container is in the host's mount namespace: " +
-			"the token would be there for everybody, give the container a mount namespace of its own")
+			"the token would be there for everybody: give the container a mount namespace of its own")
 	}
 	if err != nil {
 		unix.Close(process)

@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What access there is.
+// The values of [Settings.Access].
 const (
 	accessRead  = "read"
 	accessWrite = "write"

@@ -60,8 +60,8 @@ func newFolder(label string) (mount int, err error) {
 // fill writes the files and makes the folder read-only, before it is attached: the
 // container never sees a half-made one.
 func (in injection) fill(folder int) error {
-	// A process that is forked in between would hold a descriptor that is open for
-	// writing until it executes its program, and the kernel answers EBUSY then.
+	// A process that is forked in between keeps a descriptor open for writing until it
+	// executes its program. Until then the folder cannot be made read-only (EBUSY).
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	for _, f := range in.files {
@@ -121,9 +121,10 @@ func (in injection) attach(folder int) error {
 	})
 }
 
-// onThreadOfItsOwn runs f on a thread that ends with it. The main thread would not
-// end but stay, in the container's mount namespace, and it is what /proc/self
-// shows: while one goroutine holds it, the next gets another.
+// onThreadOfItsOwn runs f on a thread that ends with it. That must not be the main
+// thread, which would not end but stay in the container's mount namespace, and which
+// /proc/self shows. A goroutine that gets the main thread holds on to it, while
+// another one, which thus gets another thread, runs f.
 func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -140,8 +141,8 @@ func onThreadOfItsOwn(f func() error) error {
 
 // openMountPoint returns a handle of the mount point, which it creates if it is
 // not there. The image's author is the attacker: symbolic links are resolved
-// inside the root file system, as the container will see them, and whatever they
-// say nothing outside it is opened, created or changed.
+// inside the root file system, as the container will see them, and wherever they
+// point, nothing outside it is opened, created or changed.
 func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -151,9 +152,9 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	fail := func(path string, err error) (*os.File, error) {
 		return nil, because(text(path)+" in the container's root file system", err)
 	}
-	// One folder at a time, so that each new one is made in a folder that was looked
-	// at, for the container's root user: podman commit fails on a file of an id that
-	// the container cannot map.
+	// One folder at a time, so that each new one is made in a folder that was checked.
+	// New ones belong to the container's root user: podman commit fails on a file of
+	// an id that the container cannot map.
 	path := ""
 	point, err := pathrs.OpenatInRoot(root, "/")
 	if err != nil {
@@ -187,7 +188,7 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 }
 
 // openFolderInRoot opens a folder on the way to the mount point. The last one must
-// not be a symbolic link: an image could have /proc covered, /etc or the root.
+// not be a symbolic link: an image could have us cover /proc, /etc or the root.
 func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
 	if !last {
 		return pathrs.OpenatInRoot(root, path)
@@ -202,10 +203,10 @@ func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, 
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// makeFolder creates the folder in parent, as the container's root user. Not as
-// root of the host and by chown(2) afterwards: another container that shares the
-// folder may have put something else in its place by then, and where the
-// container's root may not create a folder, on a volume say, neither may we for it.
+// makeFolder creates the folder in parent, as the container's root user. To create it
+// as the host's root and call chown(2) would be wrong: another container that shares
+// parent may have put something else in its place by then; and where the container's
+// root may not create a folder, on a volume say, we must not do so for it.
 func makeFolder(parent *os.File, name string, ids idMaps) error {
 	uid, err := ids.uid.ours(0)
 	if err != nil {

@@ -25,15 +25,16 @@ func checkPropagation(m *mountinfo.Info) error {
 }
 
 // checkNewFolder refuses to make a folder in parent if that is on a bind mount or a
-// volume. It may be meant to be read-only, which crun makes it after our hook (seen
-// with crun 1.8.1); and if the container's root is the host's, it overrides who may
-// write there. That leaves the root file system, and a tmpfs of the container's own.
+// volume. Such a mount may be meant to be read-only, but crun makes it so only after
+// our hook (seen with crun 1.8.1); and a container's root that is the host's root can
+// write there whatever its permissions. That leaves the root file system, and a tmpfs
+// of the container's own.
 func checkNewFolder(root, parent *os.File) error {
 	m, err := mountUnder(parent)
 	if err != nil {
 		return err
 	}
-	// What is mounted on it later would be refused too, but then the folder is there.
+	// attach would refuse this too, but only once the folder was made.
 	if err := checkPropagation(m); err != nil {
 		return err
 	}

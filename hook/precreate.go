@@ -21,10 +21,10 @@ import (
 // URL, where the gate is and what makes git use it. Never the token: what a
 // container's configuration holds, podman inspect shows.
 //
-// A variable that the container has already keeps its value, but for git's
-// configuration and the list of what needs no proxy, which go on from it. All else passes through unchanged, what our
-// version of the runtime-spec does not know included. A configuration without our
-// annotations comes out byte for byte as it went in.
+// A variable that the container has already keeps its value, except that entries are
+// added to git's configuration (GIT_CONFIG_COUNT) and to the list of what needs no proxy.
+// All else passes through unchanged, including what our version of the runtime-spec does
+// not know. A configuration without our annotations comes out byte for byte as it went in.
 func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
 	original, err := readLimited(stdin, configLimit)
 	if err != nil {
@@ -147,7 +147,7 @@ func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error)
 		}
 		replaced = append(replaced, gitVariables(s.mountPath(), count)...)
 	}
-	// There must be one of each: which of two counts differs from program to program.
+	// There must be only one of each: programs differ in which of two they take.
 	for _, v := range replaced {
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v[0]+"=") })
 		env = append(env, v[0]+"="+v[1])

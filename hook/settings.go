@@ -1,6 +1,6 @@
-// What a stage can be told, and how that is written on its command line. Who
-// registers the hook writes it into a definition, the stage reads it, and whoever
-// looks at a registration reads it back: all of them here.
+// What a stage can be told, and how that is written on its command line. Package
+// podman writes it into a definition, the stage reads it, and whoever looks at a
+// definition reads it back: this file alone knows the form.
 
 package hook
 
@@ -35,7 +35,7 @@ type Settings struct {
 	EnvDir            string     // inject on the host, into this folder, even if there is a container process
 
 	Access string   // "read", or "write", the default
-	Push   []string // patterns of refs, to one of which a push is ([store.Limits]); none is any
+	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
 	Hashed bool     // the token file holds the SHA-256 of tokens in their place
 
 	// Where the gate takes sockets: it then serves the container in the container's own
@@ -128,7 +128,7 @@ func (f Flag) Switch() bool {
 	return is
 }
 
-// Value reads and writes the flag's setting, as the package flag has it.
+// Value reads and writes the flag's setting, for package flag.
 func (f Flag) Value(s *Settings) flag.Value { return value{f.field(s)} }
 
 // Copy sets the flag's setting in to as it is in from.
@@ -178,7 +178,7 @@ func (v value) IsBoolFlag() bool {
 
 func (v value) String() string { return strings.Join(v.given(), ",") }
 
-// given lists what the flag was given to get here.
+// given lists the values that the flag has to be given for this setting.
 func (v value) given() []string {
 	switch field := v.field.(type) {
 	case *string:
@@ -199,8 +199,8 @@ func (v value) given() []string {
 	return nil
 }
 
-// Args returns the arguments that have a command run with these settings: a stage,
-// or another one, which has the common settings only.
+// Args returns the arguments that have a command run with these settings: all that
+// apply to it if it is a stage, else the common ones.
 func (s Settings) Args(command string) []string {
 	var args []string
 	write := func(wanted func(Flag) bool) {
@@ -283,7 +283,7 @@ func (s Settings) Check() error {
 		if err := checkGateURL(s.GateURL); err != nil {
 			shown := s.GateURL
 			if _, host, ok := strings.Cut(shown, "@"); ok {
-				shown = "...@" + host // before it may be a token
+				shown = "...@" + host // what stands before the @ may be a token
 			}
 			return &SettingError{"gate-url", shown, err}
 		}
@@ -323,9 +323,9 @@ func (s Settings) checkGateSocket() error {
 	return nil
 }
 
-// Deadline is how long a stage takes at most before it gives up, ten seconds after
-// the longest waits for the lock and for the gate: for what has no limit otherwise, a standard input
-// that never ends or a file system that hangs.
+// Deadline is how long a stage takes at most before it gives up: ten seconds more than
+// the longest waits for the lock and for the gate. It ends what nothing else would: the
+// wait for a standard input that never ends, or for a file system that hangs.
 func (s Settings) Deadline() time.Duration {
 	longest := cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
 	if s.GateSocket != "" {
@@ -334,8 +334,8 @@ func (s Settings) Deadline() time.Duration {
 	return longest
 }
 
-// Timeout is what a definition gives a stage: later than the stage gives up, since a
-// hook that its runtime kills says nothing.
+// Timeout is how long a definition has the runtime wait for a stage: longer than the
+// stage takes to give up, since a hook that its runtime kills says nothing.
 func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second }
 
 // Annotations are the names of those that make a container one of ours.

@@ -20,7 +20,7 @@ import (
 const (
 	stateLimit = 1 << 20
 	// podman writes poststop's state, and escapes what crun does not: one byte of an
-	// annotation may be six. A state that prestart took, poststop must take.
+	// annotation may become six. What prestart has accepted, poststop must accept too.
 	stoppedLimit = 16 << 20
 	configLimit  = 16 << 20
 )
@@ -48,7 +48,7 @@ func readState(r io.Reader, limit int64) (specs.State, error) {
 	return state, nil
 }
 
-// notJSON is an error of encoding/json, which quotes what it read.
+// notJSON leaves an error of encoding/json to the log: it quotes what was read.
 func notJSON(err error) error { return instead("not the JSON that it should be", err) }
 
 // checkContainerID admits what crun and runc do, up to a length that leaves room
@@ -93,7 +93,7 @@ func readConfiguration(bundle string) (configuration, error) {
 	path := filepath.Join(bundle, "config.json")
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Where an engine does not start crun in the bundle; podman does.
+		// Some engines do not start crun in the bundle; podman does.
 		const hint = " (crun 1.27 to 1.29.1 names the folder that it was started in)"
 		return config, instead("bundle: the folder that the state names has no config.json"+hint, fmt.Errorf("bundle: %w%s", err, hint))
 	}

@@ -21,7 +21,8 @@ func ContainerNames(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")
-	// Podman puts off its end while it holds a lock. A child of it may keep our pipe open.
+	// Not SIGKILL: on SIGTERM podman ends when it holds no lock. A child of it may keep
+	// our pipe open for longer.
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()

@@ -1,4 +1,5 @@
-// Hook definitions: what they hold, and which of them are ours.
+// Hook definitions that are there: what they hold, and which of them are ours. (New ones
+// are made in registration.go.)
 
 package podman
 
@@ -32,7 +33,7 @@ type Registered struct {
 	Path string
 	Definition
 	Settings hook.Settings // what it tells the stage, as far as that was understood
-	Err      error         // what was not
+	Err      error         // why some of it was not understood
 }
 
 // runsAt tells whether the definition is for the stage.
@@ -53,7 +54,7 @@ func DefinitionsIn(dirs []string) []Registered {
 }
 
 // ours returns those of the definitions that run our program, whoever wrote them. One
-// that cannot be read is none: podman says so, and starts no container.
+// that cannot be read is left out: podman says so, and starts no container.
 func ours(paths []string) (ours []Registered) {
 	for _, path := range paths {
 		content, err := readSmall(path)

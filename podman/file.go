@@ -25,7 +25,7 @@ type File struct {
 	Content []byte
 }
 
-// isOurs tells whether we wrote the file, or nobody did.
+// isOurs tells whether we wrote the file. If there is none, it is ours to write.
 func isOurs(path string) (bool, error) {
 	content, err := readSmall(path)
 	switch {

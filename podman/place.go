@@ -22,8 +22,8 @@ type Place struct {
 
 // SystemPlace is where root installs, for root's podman. Not below /usr, which can
 // be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
-// oci/hooks.d: where CRI-O (1.34.0) or NRI's hook-injector read that, they do not
-// start with a stage that podman alone knows in it.
+// oci/hooks.d: CRI-O (1.34.0) and NRI's hook-injector, if they read that folder, do
+// not start if a definition in it is for a stage that only podman knows.
 func SystemPlace() Place {
 	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
 	return Place{
@@ -54,7 +54,7 @@ func UserPlace() (Place, error) {
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
-		Unit:    filepath.Join(usual, "systemd/user", UnitName), // the manager is not told of another
+		Unit:    filepath.Join(usual, "systemd/user", UnitName), // the service manager does not know the variable
 		User:    true,
 		Moved:   config != usual,
 		Runtime: runtime,

@@ -20,8 +20,8 @@ type Plan struct {
 	place  Place
 }
 
-// ForeignError names what stands in the place of files of ours: the file that would be
-// written, and not what is there.
+// ForeignError says that somebody else's files stand where ours would be written. Files
+// are ours, as they would be written, not what is there.
 type ForeignError struct{ Files []File }
 
 func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
@@ -78,9 +78,9 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 	return plan, err
 }
 
-// checkWhatItReplaces refuses to admit any project in the place of hooks that do not. Of
-// definitions with one name podman runs that in the last folder, which is ours: those of a
-// package, or root's for a user, are not asked any more.
+// checkWhatItReplaces refuses to admit any project where the hooks now in force admit only
+// some. Of definitions with the same name, podman runs the one in the last folder, which is
+// ours: a package's, or root's for a user, would no longer be asked.
 func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	if len(r.Settings.AllowProjects) > 0 {
 		return nil
@@ -144,8 +144,8 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 	return nil
 }
 
-// remove removes what is to be removed. If the unit is among it, systemd stops the
-// service first, and forgets it then. A failure does not keep the rest from going.
+// remove removes the files that are to go. If the unit is one of them, systemd stops the
+// service before and forgets it afterwards. A failure does not keep the rest from going.
 func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
 	service := p.place.Systemd && slices.Contains(p.Remove, p.place.Unit)
 	if service {

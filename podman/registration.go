@@ -1,5 +1,5 @@
-// What the hooks are registered with: written into definitions, a drop-in and a unit, and
-// read back from them. Nothing else remembers it.
+// What the hooks are registered with: written into definitions (from those in hooks.d), a
+// drop-in and a unit, and read back from them. Nothing else remembers it.
 
 package podman
 
@@ -24,7 +24,7 @@ const binary = "terok-gate-hook"
 // Registration is what the hooks are registered with.
 type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
-	Settings hook.Settings // what its stages are told: paths are absolute, that of the token file is there
+	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
 	Watch    bool          // have systemd run reap --watch
 }
 
@@ -38,7 +38,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	}
 	d := definitions[0]
 	var twice error
-	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last is told most
+	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last of these is told most
 		first := ""
 		for _, other := range definitions {
 			switch {
@@ -115,9 +115,9 @@ type hookLists struct {
 
 // with is a drop-in for containers.conf that adds the folder to the list.
 //
-// A list that is said to append leaves those before it in force, and those that come
-// after it append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors
-// can come later). A plain one replaces them: it repeats what was in force.
+// A list that says {append=true} leaves the lists before it in force, and those after it
+// append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors can come
+// later). A plain list replaces those before it, so it repeats what was in force.
 func (l hookLists) with(dir string) []byte {
 	var items []string
 	if !l.append {

@@ -12,23 +12,23 @@ type fate int
 
 const (
 	stays  fate = iota
-	spared      // it stays, and whoever asked is told
+	spared      // it stays, and the caller is told
 	goes
-	doubtful // it goes if its process is dead, for which there may be no time to look
+	doubtful // it goes if its process is dead, but there may be no time to find out
 )
 
 // edit is a change.
 type edit struct {
 	fate   func(*item) fate // of each well-formed entry
 	add    *Entry           // comes last, or nil
-	likely bool             // that it changes anything
+	likely bool             // it is likely to change something
 }
 
 // edited is what a change made.
 type edited struct {
 	content [][]byte // in pieces, parts of the old content most of them; nil if nothing changes
 	gone    []Entry
-	spared  bool // of some entry
+	spared  bool // some entry was spared
 }
 
 // looks is how many doubtful processes a change looks at. They cost it less than its
@@ -109,7 +109,8 @@ func (e edit) apply(content []byte) (edited, error) {
 	return done, err
 }
 
-// inTurn picks some of many: all if they are few, else the next ones from anywhere.
+// inTurn picks at most [looks] of them: all if they are few, else a row of them that
+// begins anywhere, so that each gets its turn.
 func inTurn(all []int) []int {
 	if len(all) <= looks {
 		return all
@@ -118,8 +119,8 @@ func inTurn(all []int) []int {
 	return append(slices.Clone(all[from:min(from+looks, len(all))]), all[:max(0, from+looks-len(all))]...)
 }
 
-// splice is the content less the members at these places, in order, and with the entry
-// at its end.
+// splice returns the content without the members at these places, which are in order,
+// and with the entry at its end.
 func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 	between := "{\n  "
 	put := func(text []byte) {

@@ -26,8 +26,8 @@ type Attached struct {
 	Withheld bool   `json:"withheld"` // the container does not know its token: the gate asks for none there
 }
 
-// Is tells whether the entry is the token's. Nobody shows a key and is taken for the
-// token that it stands for.
+// Is tells whether the entry is the token's. A key is not taken for the token that it
+// stands for.
 func (e Entry) Is(token Token) bool {
 	if e.Token.isKey() {
 		return string(e.Token) == token.hash()

@@ -24,7 +24,7 @@ type folder struct {
 // openFolder opens a folder and nothing else: it does not wait for the other end of a
 // fifo.
 func openFolder(path string) (folder, error) {
-	fd, err := openAt(unix.AT_FDCWD, path+"/.", unix.O_DIRECTORY|unix.O_RDONLY, 0) // no folder that we may not enter
+	fd, err := openAt(unix.AT_FDCWD, path+"/.", unix.O_DIRECTORY|unix.O_RDONLY, 0) // with /., to fail if we may not enter it
 	if err != nil {
 		return folder{}, fmt.Errorf("the token file's folder: %w", err)
 	}
@@ -83,9 +83,9 @@ func (f folder) sync() error {
 // place points to, since a replacement would replace the link, and not a fifo, whose
 // other end might never come.
 func (f folder) openRegular(name string, flags int) (fd int, stat unix.Stat_t, err error) {
-	// Not to open is the only way not to wake what is behind a device. A writer may
-	// replace the file between the look and the opening; a reader, who takes no lock,
-	// looks again then.
+	// Looked at before it is opened, since to open a device may wake what is behind it.
+	// A writer may replace the file in between; a reader, who takes no lock, then looks
+	// again.
 	for range 100 {
 		before, err := f.stat(name)
 		if err != nil {

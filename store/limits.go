@@ -17,8 +17,8 @@ import (
 //	"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}
 type Limits struct {
 	ReadOnly bool
-	// Push are lists of patterns. A push is to refs that match one pattern of each
-	// list; without lists, to any.
+	// Push are lists of patterns. A ref may be pushed to if it matches one pattern of
+	// each list; without lists, any ref may.
 	Push [][]string
 }
 
@@ -67,7 +67,7 @@ func (l Limits) Pushes() string {
 const MostPatterns = 16
 
 // Check reports why limits must not be issued. Whoever annotates a container chooses a
-// list: it may not grow, and must be what own.go reads fast.
+// list: it must not be long, and must be in the form that own.go reads fast.
 func (l Limits) Check() error {
 	for _, list := range l.Push {
 		switch {

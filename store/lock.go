@@ -89,7 +89,7 @@ func (f File) CheckLock() error {
 // HeldError says that somebody held the lock for longer than a change waits.
 type HeldError struct {
 	Lock    string        // the lock file's path
-	Limit   time.Duration // that it was waited for
+	Limit   time.Duration // how long it was waited for
 	PID     int           // of the process that took it, as far as it can be seen from here; else 0
 	Program string        // what that process calls itself, which may be anything; empty if it is gone
 }
@@ -155,7 +155,7 @@ func (f folder) createLock(name, tokenFile string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if int(owned.Uid) != os.Geteuid() {
 			if err := mapped(owned.Uid, 0); err != nil {
-				return err // before there is one that its owner cannot open
+				return err // before there is a lock file that the owner cannot open
 			}
 		}
 		created, err := openAt(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
@@ -179,7 +179,7 @@ func (f folder) createLock(name, tokenFile string) error {
 	if stat.Nlink != 1 || stat.Size != 0 {
 		return nil // it may be another file of somebody's, by a second name
 	}
-	// Whoever can open it can hold it for ever. Another program may have let all do so.
+	// Whoever can open it can hold it for ever. Another program may have let everybody.
 	if stat.Mode&0o007 != 0 {
 		_ = unix.Fchmod(fd, stat.Mode&0o770) // it may not be ours
 	}

@@ -1,6 +1,5 @@
-// Reading a token file that is in our own form, fast: the only form that is quick to
-// read is the one that we write, and so do the Python programs unless names have
-// letters beyond ASCII.
+// Reading a token file that is in our own form, fast. Our own form is the one that we
+// write. The Python programs write it too, unless names have letters beyond ASCII.
 //
 // It is no JSON parser. It knows one way to write an object: indented by two spaces,
 // strings without escapes in ASCII, whole numbers, true and false, no array but the lists
@@ -15,8 +14,8 @@ import (
 	"math/bits"
 )
 
-// ownScanner stands at a place in the text. Its methods read on from there, and say no
-// if what stands there is not what they read.
+// ownScanner stands at a place in the text. Its methods read on from there, and return
+// false if something else stands there than what they are to read.
 type ownScanner struct {
 	text []byte
 	at   int
@@ -28,7 +27,7 @@ type ownScanner struct {
 	place []byte
 }
 
-// scan reads a text that is in our own form as a whole, and else says no.
+// scan reads the whole text, and returns false if it is not in our own form.
 func (s *ownScanner) scan(visit func(*item)) (members []member, ok bool) {
 	if s.literal("{}\n") {
 		return nil, s.at == len(s.text)
@@ -167,8 +166,8 @@ func (s *ownScanner) process() bool {
 	}
 }
 
-// limited reads the value of the key "limited", as [limitedJSON] has it, and what it says
-// if somebody asks.
+// limited reads the value of the key "limited", as [limitedJSON] has it, into said, which
+// may be nil.
 func (s *ownScanner) limited(said *limitedJSON) bool {
 	if !s.literal("{\n      \"project\": ") {
 		return false

@@ -50,11 +50,11 @@ func (p *Process) Life() Life { return here().life(p) }
 // Open does what Life does and keeps the living in sight: pidfd is for the caller to
 // close if the process is alive, else -1. It polls readable once the process has ended
 // (pidfd_open(2)). An error says why a process that may be alive could not be opened,
-// for want of descriptors say; Life is then as far as can be told without.
+// for want of descriptors say; life is then what can be told without a pidfd.
 func (p *Process) Open() (pidfd int, life Life, err error) { return here().open(p) }
 
-// ProcessOf describes the running process with this pid of ours. Described by half, it
-// would never be provably dead: then there is an error.
+// ProcessOf describes the running process that has this pid in our pid namespace. A part
+// that cannot be had is an error: half described, the process could never be proved dead.
 func ProcessOf(pid int) (p *Process, err error) {
 	defer func() {
 		if err != nil {
@@ -138,8 +138,8 @@ func (j judge) life(p *Process) Life {
 	return life
 }
 
-// fromAfar tells what can be told of a process without a look at it, if that is all
-// that can be told from here.
+// fromAfar judges a process without a look at it. It is sure if a look from here could
+// tell no more.
 //
 // A boot id is random: an equal one proves the machine too, and the machine id only
 // tells another boot of this machine from another machine.
@@ -155,8 +155,8 @@ func (j judge) fromAfar(p *Process) (life Life, sure bool) {
 	return Unknown, false
 }
 
-// glance is Life for a fifth of the cost, if it is sure: it is not where some process
-// has the pid, this one or not.
+// glance is Life for a fifth of the cost, if it is sure. It is not sure if some process
+// has the pid, be it this one or another.
 func (p *Process) glance() (life Life, sure bool) {
 	j := here()
 	if life, sure := j.fromAfar(p); sure {

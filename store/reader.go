@@ -26,7 +26,7 @@ var (
 )
 
 // Reader answers what a token allows, as the token file says at that moment. A file
-// that is missing or not a JSON object allows nothing to nobody.
+// that is missing or not a JSON object allows nobody anything.
 //
 // It looks at the file whenever it is asked, and reads it anew if it is another one:
 // by device, inode, size and times. While somebody relies on an answer, it looks a
@@ -49,8 +49,8 @@ type Reader struct {
 type tokenHash [sha256.Size]byte
 
 // hashedPrefix begins the key of an entry that holds a token's SHA-256 in the token's
-// place. The key itself opens nothing: a Basic user name has no colon, and its own
-// SHA-256 is another one.
+// place. The key, shown as a token, opens nothing: a Basic user name has no colon, and
+// the SHA-256 of the key is another one.
 const hashedPrefix = "sha256:"
 
 // Pass is what a token allows: an entry that counts.

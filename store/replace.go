@@ -72,9 +72,9 @@ func readAll(fd, size, most int) ([]byte, error) {
 type draft struct {
 	folder folder // whose lock is held
 	name   string // of the token file
-	file   int    // -1: there is none yet, or no more
+	file   int    // -1: there is none yet, or no longer
 	ahead  chan wroteAhead
-	enough atomic.Bool // that is written ahead
+	enough atomic.Bool // has been written ahead
 }
 
 // wroteAhead says how far the draft is a copy of the old content.
@@ -102,8 +102,8 @@ func (d *draft) open() (err error) {
 	return err
 }
 
-// large is from what size on a file is written ahead, and the disk begins before
-// fsync(2) waits for it.
+// large is the size from which on a file is written ahead. Pieces of this size go to the
+// disk at once, before fsync(2) waits for it.
 const large = 4 << 20
 
 // writeAhead copies the old content while it is being edited, if that is worth it: most
@@ -146,7 +146,7 @@ func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 		size += len(piece)
 	}
 	if size > sizeLimit {
-		// Written, it could be read by nobody, and never be mended.
+		// Once written, it could be read by nobody, and so not be mended either.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
 	if err := d.open(); err != nil {
@@ -247,7 +247,7 @@ func writeAt(fd int, pieces [][]byte, offset int) error {
 	}
 }
 
-// nextBatch is what writev(2) is to write next: no more than most bytes, nor pieces
+// nextBatch is what writev(2) is to write next: at most so many bytes, in no more pieces
 // than it takes.
 func nextBatch(pieces [][]byte, most int) (batch [][]byte, length int) {
 	const pieceLimit = 1024 // UIO_MAXIOV
@@ -322,8 +322,8 @@ func mapped(uid, gid uint32) error {
 // a gate server would not notice the second. It reads the time back since file systems
 // round it (to a second on ext4 with 128-byte inodes, two on FAT).
 //
-// A clock that was wrong once can have set the last time that the file system has. It
-// is different that counts then: the time is now, whatever it was.
+// A clock that was wrong once can have set the latest time that the file system can
+// keep. No later one can be set then, so the time is set to now: it differs at least.
 func setNewMtime(fd int, old *unix.Stat_t) error {
 	now := time.Now()
 	if old == nil {

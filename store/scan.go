@@ -98,7 +98,7 @@ func (x index) item(m member) *item {
 // last returns the members that count: of a key that comes twice the last one, as in
 // Python.
 func (x index) last() []member {
-	// Mostly none comes twice. That takes no copy of all keys to see.
+	// Mostly none comes twice. To see that takes no copy of all keys.
 	seed, seen := maphash.MakeSeed(), make(map[uint64]struct{}, len(x.members))
 	for _, m := range x.members {
 		seen[maphash.Bytes(seed, m.token)] = struct{}{}

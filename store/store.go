@@ -87,7 +87,7 @@ func TokenFilePath() (string, error) {
 }
 
 // CreateToken issues a token that belongs to no container and lives until it is
-// revoked. Like every Issue, it sweeps; who wants to know what, calls Issue.
+// revoked. Like [File.Issue], it sweeps, but it does not return what.
 func (f File) CreateToken(project, task string) (Token, error) {
 	token, err := NewToken()
 	if err != nil {
@@ -134,7 +134,7 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 // revokes the tokens of every container whose process is dead. It spares a token
 // of this container whose process is provably alive, which belongs to the
 // container's next life: a late poststop hook can run after the next prestart.
-// It tells whether there is such a one.
+// nextLife tells whether there is such a token.
 func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err error) {
 	done, err := f.change(edit{likely: true, fate: func(it *item) fate {
 		switch {
@@ -148,8 +148,9 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 	return done.gone, done.spared, err
 }
 
-// sweepFate is what a sweep on the way of another change makes of an entry: who is gone
-// for certain goes, at whoever is there such a sweep looks when it has the time.
+// sweepFate is the fate of an entry when another change sweeps in passing. If nobody has
+// its process's pid any more, the entry goes. If somebody has, it takes a closer look to
+// tell who, and such a change looks only so often ([looks]).
 func (it *item) sweepFate() fate {
 	if !it.tied {
 		return stays
@@ -245,7 +246,7 @@ func (f File) change(e edit) (done edited, err error) {
 	}
 	err = f.underLock(func(dir folder, name string) error {
 		// Asked under the lock: a hook whose runtime was killed may come late, and
-		// must not take the token of the container's next life for one of a dead one.
+		// must not revoke the token of the container's next life as an earlier one.
 		if e.add != nil && e.add.Process.Life() == Dead {
 			return errors.New("the process that it is for is dead")
 		}
@@ -274,9 +275,9 @@ func (f File) change(e edit) (done edited, err error) {
 }
 
 // outlivesBoot tells whether a change is about a token that a power cut does not void.
-// A token that is tied to a process is void with its boot, here or gone: whether the
-// folder has the old file or the new one then makes no difference that lasts. But where
-// the machine has no id, the next boot cannot prove it.
+// One that is tied to a process is void after a reboot, in the file or not: it makes no
+// lasting difference then whether the folder has the old file or the new one. But where
+// the machine has no id, nothing can prove after a reboot that the process is dead.
 func (e edit) outlivesBoot(gone []Entry) bool {
 	return e.add != nil && e.add.Process == nil ||
 		slices.ContainsFunc(gone, func(e Entry) bool { return e.Process == nil || e.Process.Machine == "" })

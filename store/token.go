@@ -46,7 +46,7 @@ func (t Token) Fingerprint() string {
 }
 
 // Key names the token in full without giving it away: its SHA-256, in the form in which
-// the token file can hold that in the token's place. A key is its own.
+// the token file can hold that in the token's place. The key of a key is itself.
 func (t Token) Key() string {
 	if t.isKey() {
 		return string(t)

@@ -118,8 +118,8 @@ func (p *program) command(name string) *cli.Command {
 	return nil
 }
 
-// app is set up for the called command alone, since every container's start waits for
-// it. Where none is called it is set up for all, which help and completion list.
+// app sets up the called command alone, since every container's start waits for it. If
+// none is called it sets up all of them, for help and completion to list.
 func (p *program) app(called string, args []string) *cli.App {
 	app := &cli.App{
 		Name:        "terok-gate-hook",

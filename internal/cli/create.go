@@ -19,7 +19,7 @@ func createCommand() *cli.Command {
 		Flags: []cli.Flag{
 			projectFlag(), taskFlag(),
 			&cli.BoolFlag{Name: "scope", Usage: "write the key that later versions of the gate ask for, too"},
-			&cli.BoolFlag{Name: "hashed", Usage: "have the token file hold the token's SHA-256 in its place, as hooks do that are installed so"},
+			&cli.BoolFlag{Name: "hashed", Usage: "have the token file hold the token's SHA-256 in its place, as do hooks installed with --hashed"},
 		},
 		Action: create,
 	}

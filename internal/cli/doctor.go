@@ -28,7 +28,7 @@ func doctorCommand() *cli.Command {
 			&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
 			&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; default: none, it borrows this machine's programs"},
 			&cli.BoolFlag{Name: "repair", Usage: "mend what is safe to mend; a corrupt token file is set aside"},
-			&cli.BoolFlag{Name: "json", Usage: "for programs"},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: examine,
 	}

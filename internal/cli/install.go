@@ -25,7 +25,7 @@ func installCommand(templates fs.FS) *cli.Command {
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
 		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
 			"--gate-url '', takes a setting back. --allow-project or --push, given, is the whole new list.",
-		// What the stages can be told, except what serves to try one by hand, and its own.
+		// The settings of the stages, except the one for trying a stage by hand; then its own.
 		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
@@ -74,10 +74,10 @@ func show(r podman.Registration, there bool) error {
 	return nil
 }
 
-// changed is the registration of this program as the flags change it. What they do not
-// name stays as it was.
+// changed returns the registration with what the flags change, for this program. What
+// they do not name stays as it was.
 func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err error) {
-	// A stage takes no empty pattern for none: here it takes the list back.
+	// For a stage, an empty pattern is an error. Here it empties the list.
 	if push, ok := c.Generic("push").(setting); ok && slices.Equal(push.in.Push, []string{""}) {
 		push.in.Push = nil
 	}
@@ -108,7 +108,7 @@ func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err 
 	return r, err
 }
 
-// explain adds the way out to why there is no plan.
+// explain adds a way out to the reason why there is no plan.
 func explain(err error) error {
 	if errors.Is(err, podman.ErrAnyProject) {
 		return misusef("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
@@ -140,9 +140,9 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 	return nil
 }
 
-// adviseOnWatch says what the service lacks.
+// adviseOnWatch says why reap --watch does not run for good, and what that means.
 func adviseOnWatch(c *cli.Context, place podman.Place, watch bool) {
-	const later = "without it, an orphan's token lives until the next hook of any container"
+	const later = "without it, an orphan is not revoked until the next hook of any container"
 	advice := ""
 	switch {
 	case c.Bool("no-watch"):

@@ -31,9 +31,10 @@ func onInstalled(command *cli.Command) *cli.Command {
 	return command
 }
 
-// asInstalled takes token file and log file from the installed hooks, if there are any,
-// unless the command line or the environment names them, and with the token file whether
-// it is to hold hashes. Stages never look here: their own definitions tell them.
+// asInstalled takes token file and log file from the installed hooks, if there are any
+// and neither the command line nor the environment names others. For their token file,
+// create also learns whether it is to hold hashes. Stages never look here: their own
+// definitions tell them.
 func asInstalled(c *cli.Context) error {
 	place, err := placeOfOurs()
 	if err != nil {

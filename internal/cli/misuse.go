@@ -1,4 +1,4 @@
-// What somebody is told whose command line makes no sense.
+// What is said about a command line that makes no sense.
 
 package cli
 
@@ -20,7 +20,7 @@ func (e misuseError) Unwrap() error { return e.error }
 
 func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
 
-// explainMisuse adds the way out to an error of package flag.
+// explainMisuse adds a way out to an error of package flag.
 func explainMisuse(args []string) cli.OnUsageErrorFunc {
 	return func(c *cli.Context, err error, isSubcommand bool) error {
 		text := asTyped(err.Error(), args)

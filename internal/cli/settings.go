@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/hook"
 )
 
-// setting is a flag's value, in settings of its own.
+// setting is one flag's value. Each flag has a hook.Settings of its own to keep it in.
 type setting struct {
 	cli.Generic
 	flag hook.Flag

@@ -34,7 +34,7 @@ func paint(w *os.File, colour, text string) string {
 }
 
 // askUnseen asks for a line that the terminal does not show as it is typed. Unlike
-// golang.org/x/term, it has the terminal show again what is typed when a signal ends us.
+// golang.org/x/term, it turns the echo on again even if a signal ends us.
 func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	fd := int(terminal.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -43,7 +43,7 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	}
 	restore := func() {
 		_ = unix.IoctlSetTermios(fd, unix.TCSETS, before)
-		fmt.Fprintln(os.Stderr) // the typed one was not shown
+		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)

@@ -15,8 +15,8 @@ func tokenFile(c *cli.Context) (store.File, error) {
 	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
 }
 
-// saveMemory is for commands that read a whole token file, however large, and end: beside
-// the file there is little but garbage then, which is collected early.
+// saveMemory has garbage collected early. It is for commands that read a whole token file,
+// however large, and then end: besides the file, their memory holds little but garbage.
 func saveMemory() { debug.SetGCPercent(10) }
 
 // orDefault returns the token file, with the default path if it has none.

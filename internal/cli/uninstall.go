@@ -40,8 +40,9 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// Before the hooks go, which know where the tokens are: if it fails, it can be
-	// tried again. And after, for a container that started in between.
+	// Once before the hooks go, since they know where the tokens are: if this fails,
+	// uninstall can be tried again. And once after, for a container that started in
+	// between.
 	if c.Bool("revoke") {
 		if err := revokeContainers(c, file); err != nil {
 			return err
@@ -69,7 +70,7 @@ func uninstall(c *cli.Context) error {
 	return nil
 }
 
-// revokeContainers revokes what only the hooks would: the tokens of containers.
+// revokeContainers revokes the tokens of containers, which without the hooks nobody would.
 func revokeContainers(c *cli.Context, file store.File) error {
 	if c.Bool("dry-run") {
 		n := 0

@@ -1,5 +1,5 @@
-// What gets somebody past an error of another package: the flag to use, which the package
-// does not know.
+// Which flag gets somebody past an error: the packages that make the errors do not know
+// the flags.
 
 package cli
 

@@ -47,7 +47,7 @@ type Event struct {
 	Error       string    `json:"error,omitempty"`
 
 	// The gate's.
-	From     string  `json:"from,omitempty"`     // whence the request came
+	From     string  `json:"from,omitempty"`     // where the request came from
 	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed
 	Duration float64 `json:"duration,omitempty"` // in seconds
 	Refs     int     `json:"refs,omitempty"`     // how many a push moved
@@ -64,7 +64,7 @@ func Of(event string, e store.Entry) Event {
 	}
 }
 
-// Program is whose trail it is, in the system log.
+// Program is the name that the trail has in the system log.
 var Program = "terok-gate-hook"
 
 // Write sends the event to the system log, if there is one, and appends it to the log
@@ -101,8 +101,8 @@ func appendLine(path string, e Event) error {
 	return nil
 }
 
-// CheckFile says why the trail could not be written to the file. It may be there or come
-// later; its folder must be there.
+// CheckFile says why the trail could not be written to the file. The file need not exist
+// yet, but its folder must.
 func CheckFile(path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("%s: is not an absolute path", path)

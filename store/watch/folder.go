@@ -48,7 +48,7 @@ func (f *followedFolder) follow() error {
 }
 
 // concerns tells whether an event can be about this file of the folder: in the folder
-// itself no other matters, not the lock.
+// itself other files, such as the lock, do not matter.
 func (f *followedFolder) concerns(event fsnotify.Event, file string) bool {
 	return f.watched != f.path || event.Name == f.watched || event.Name == file
 }

@@ -39,7 +39,7 @@ type processes struct {
 	unwatched int              // how many are alive and not held
 	next      int              // of those, the first to be looked at next
 	untold    []store.Token    // that newlyUnwatched is to name
-	why       error            // they are not watched
+	why       error            // why they are not watched
 }
 
 // tied is the process of one token.
