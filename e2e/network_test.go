@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,13 +45,11 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	}
 	m := newMachine(t)
 	_, alice := newAccounts(t, m)
-	serve := filepath.Join(m.dir, "gate")
-	build := exec.Command("go", "build", "-o", serve, "./gate/serve")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	gate, err := testenv.Build("terok-gate-hook/cmd/terok-gate")
+	if err != nil {
+		t.Fatal(err)
 	}
-	m.put(t, serve, "/usr/bin/gate", 0o755)
+	m.put(t, gate, "/usr/bin/terok-gate", 0o755)
 	// pasta copies the routes of the interface that has the default one, and they must
 	// not be down.
 	m.must(t, "root", `loginctl enable-linger alice
@@ -63,8 +59,8 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		ip link set eth0 up
 		ip route add default via 10.9.8.1`)
 	alice.must(t, `git init --quiet --bare repos/demo.git
-		systemd-run --user --quiet gate -token-file "$(terok-gate-hook path)" -repos "$HOME/repos" -listen 0.0.0.0:9418
-		systemd-run --user --quiet gate -token-file "$(terok-gate-hook path)" -repos "$HOME/repos" -listen 127.0.0.1:9419`)
+		systemd-run --user --quiet terok-gate serve --token-file "$(terok-gate-hook path)" --repos "$HOME/repos" \
+			--listen 0.0.0.0:9418 --listen 127.0.0.1:9419 --insecure-http`)
 	alice.install(t, "", "--gate-url http://host.containers.internal:9418")
 	if podmanIs(t, 5, 0) {
 		if own := strings.TrimSpace(alice.must(t, "podman info --format '{{.Host.RootlessNetworkCmd}}'")); own != "pasta" {
