@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"golang.org/x/sys/unix"
 )
 
@@ -156,7 +155,7 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 	// New ones belong to the container's root user: podman commit fails on a file of
 	// an id that the container cannot map.
 	path := ""
-	point, err := pathrs.OpenatInRoot(root, "/")
+	point, err := openInRoot(root, "/")
 	if err != nil {
 		return fail("/", err)
 	}
@@ -191,7 +190,7 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 // not be a symbolic link: an image could have us cover /proc, /etc or the root.
 func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
 	if !last {
-		return pathrs.OpenatInRoot(root, path)
+		return openInRoot(root, path)
 	}
 	fd, err := unix.Openat(int(parent.Fd()), filepath.Base(path), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
@@ -201,6 +200,27 @@ func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, 
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openInRoot opens what the path leads to, as if the folder were the root, whatever
+// symbolic links and ".." it leads over. That is openat2(2)'s work, which is older than
+// mount_setattr(2), without which there is no injection: pathrs-lite, for kernels without
+// it, also mounts a proc of its own for the name of each file, and unmounts it.
+func openInRoot(root *os.File, path string) (*os.File, error) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	const tries = 100
+	for try := 1; ; try++ {
+		fd, err := unix.Openat2(int(root.Fd()), path, how)
+		// Somebody renamed or mounted something, anywhere, while a ".." was followed: that
+		// may be an accident, or the container, which must not keep us for ever.
+		again := err == unix.EAGAIN || err == unix.EXDEV || err == unix.EINTR
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case !again || try == tries:
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
 }
 
 // makeFolder creates the folder in parent, as the container's root user. To create it

@@ -15,20 +15,20 @@ import (
 	"terok-gate-hook/store"
 )
 
-func attachCommand() *cli.Command {
+func attachCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name: "attach", Category: forAdministrators,
 		Usage: "have a gate that was killed or moved serve the networks of living containers again",
 		Description: `Takes the gate's socket and the token file from the installed hooks, unless told. What
 a container has already stays. For a rootless podman it goes into podman's own user
 namespace, by podman unshare.`,
-		Flags:  stageFlags("attach"),
-		Action: attach,
+		Flags:  stageFlags(given, "attach"),
+		Action: func(*cli.Context) error { return attach(*given) },
 	}
 }
 
-func attach(c *cli.Context) error {
-	s, err := settingsOf(c)
+func attach(given hook.Settings) error {
+	s, err := checkedSettings(given)
 	if err != nil {
 		return err
 	}

@@ -53,17 +53,21 @@ func Run(args []string, templates fs.FS) (status int) {
 	// a commit and its report.
 	signal.Ignore(syscall.SIGPIPE)
 	args = withoutWords(args)
-	called := calledBy(args[1:])
-	p := program{templates: templates}
-	err := p.app(called.command, args).Run(args)
-	if isStage(called.command) {
-		recordStage(called, p.stage, err)
+	p := program{templates: templates, called: calledBy(args[1:])}
+	err := p.app(args).Run(args)
+	return p.end(p.stage, err)
+}
+
+// end says how the command ended and returns the exit status.
+func (p *program) end(stage hook.Outcome, err error) (status int) {
+	if isStage(p.called.command) {
+		recordStage(p.called, stage, err)
 	}
 	if err == nil {
 		return exitDone
 	}
-	if called.command != "" {
-		err = fmt.Errorf("%s: %w%s", called.command, err, wayOut(err))
+	if p.called.command != "" {
+		err = fmt.Errorf("%s: %w%s", p.called.command, err, wayOut(err))
 	}
 	printError(err)
 	if misuse := (misuseError{}); errors.As(err, &misuse) {
@@ -75,7 +79,9 @@ func Run(args []string, templates fs.FS) (status int) {
 // program is what Run shares with the commands.
 type program struct {
 	templates fs.FS
-	stage     hook.Outcome // what a stage did, if one was called
+	called    invocation
+	given     hook.Settings // what the flags say
+	stage     hook.Outcome  // what a stage did, if one was called
 }
 
 // names are the commands, in the order in which help lists them.
@@ -89,11 +95,11 @@ var names = []string{
 func (p *program) command(name string) *cli.Command {
 	switch name {
 	case "prestart", "createRuntime":
-		return prestartCommand(name, &p.stage)
+		return p.prestartCommand(name)
 	case "poststop":
-		return poststopCommand(&p.stage)
+		return p.poststopCommand()
 	case "precreate":
-		return precreateCommand(&p.stage)
+		return p.precreateCommand()
 	case "create":
 		return onInstalled(createCommand())
 	case "revoke":
@@ -107,20 +113,20 @@ func (p *program) command(name string) *cli.Command {
 	case "path":
 		return onInstalled(pathCommand())
 	case "install":
-		return installCommand(p.templates)
+		return installCommand(&p.given, p.templates)
 	case "uninstall":
 		return uninstallCommand()
 	case "doctor":
 		return doctorCommand()
 	case "attach":
-		return onInstalled(attachCommand())
+		return onInstalled(attachCommand(&p.given))
 	}
 	return nil
 }
 
 // app sets up the called command alone, since every container's start waits for it. If
 // none is called it sets up all of them, for help and completion to list.
-func (p *program) app(called string, args []string) *cli.App {
+func (p *program) app(args []string) *cli.App {
 	app := &cli.App{
 		Name:        "terok-gate-hook",
 		Usage:       "an OCI hook that gives a container a git-gate token for as long as it lives",
@@ -130,7 +136,7 @@ func (p *program) app(called string, args []string) *cli.App {
 		EnableBashCompletion: true,
 		// A pattern may contain commas.
 		DisableSliceFlagSeparator: true,
-		Flags:                     commonFlags(),
+		Flags:                     commonFlags(&p.given),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return misusef("unknown command %s: see terok-gate-hook --help", quote(c.Args().First()))
@@ -139,7 +145,7 @@ func (p *program) app(called string, args []string) *cli.App {
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // Run chooses the status
 	}
-	if command := p.command(called); command != nil {
+	if command := p.command(p.called.command); command != nil {
 		app.Commands = []*cli.Command{command}
 		app.HideVersion = true
 	} else {

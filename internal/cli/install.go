@@ -19,23 +19,23 @@ import (
 	"terok-gate-hook/podman"
 )
 
-func installCommand(templates fs.FS) *cli.Command {
+func installCommand(given *hook.Settings, templates fs.FS) *cli.Command {
 	return &cli.Command{
 		Name: "install", Category: forAdministrators,
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
 		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
 			"--gate-url '', takes a setting back. --allow-project or --push, given, is the whole new list.",
 		// The settings of the stages, except the one for trying a stage by hand; then its own.
-		Flags: append(settingFlags(func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
+		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
 			dryRunFlag(),
 		),
-		Action: func(c *cli.Context) error { return install(c, templates) },
+		Action: func(c *cli.Context) error { return install(c, *given, templates) },
 	}
 }
 
-func install(c *cli.Context, templates fs.FS) error {
+func install(c *cli.Context, given hook.Settings, templates fs.FS) error {
 	// Folders that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
 	place, err := placeOfOurs()
@@ -49,7 +49,7 @@ func install(c *cli.Context, templates fs.FS) error {
 	if c.Bool("show") {
 		return show(was, there)
 	}
-	registration, err := changed(c, was)
+	registration, err := changed(c, was, given)
 	if err != nil {
 		return err
 	}
@@ -76,12 +76,12 @@ func show(r podman.Registration, there bool) error {
 
 // changed returns the registration with what the flags change, for this program. What
 // they do not name stays as it was.
-func changed(c *cli.Context, r podman.Registration) (_ podman.Registration, err error) {
+func changed(c *cli.Context, r podman.Registration, given hook.Settings) (_ podman.Registration, err error) {
 	// For a stage, an empty pattern is an error. Here it empties the list.
-	if push, ok := c.Generic("push").(setting); ok && slices.Equal(push.in.Push, []string{""}) {
-		push.in.Push = nil
+	if slices.Equal(given.Push, []string{""}) {
+		given.Push = nil
 	}
-	if r.Settings, err = changedSettings(c, r.Settings); err != nil {
+	if r.Settings, err = changedSettings(c, r.Settings, given); err != nil {
 		return r, err
 	}
 	if slices.Contains(r.Settings.AllowProjects, "") {

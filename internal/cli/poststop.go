@@ -8,10 +8,10 @@ import (
 	"terok-gate-hook/hook"
 )
 
-func poststopCommand(out *hook.Outcome) *cli.Command {
+func (p *program) poststopCommand() *cli.Command {
 	command := &cli.Command{
 		Name:  "poststop",
 		Usage: "revoke the tokens of the container whose state is on standard input",
 	}
-	return stageCommand(command, withTokens(hook.Settings.Poststop), out)
+	return p.stageCommand(command, withTokens(hook.Settings.Poststop))
 }

@@ -11,16 +11,16 @@ import (
 	"terok-gate-hook/hook"
 )
 
-func precreateCommand(out *hook.Outcome) *cli.Command {
+func (p *program) precreateCommand() *cli.Command {
 	command := &cli.Command{
 		Name:  "precreate",
 		Usage: "add pointers to gate.env and the gate to the configuration on standard input",
 	}
-	return stageCommand(command, func(s hook.Settings, stdin io.Reader) (hook.Outcome, error) {
+	return p.stageCommand(command, func(s hook.Settings, stdin io.Reader) (hook.Outcome, error) {
 		config, did, err := s.Precreate(stdin)
 		if err == nil {
 			_, err = os.Stdout.Write(config)
 		}
 		return did, err
-	}, out)
+	})
 }

@@ -8,7 +8,7 @@ import (
 	"terok-gate-hook/hook"
 )
 
-func prestartCommand(name string, out *hook.Outcome) *cli.Command {
+func (p *program) prestartCommand(name string) *cli.Command {
 	command := &cli.Command{
 		Name:  name,
 		Usage: "issue a token for the container whose state is on standard input",
@@ -16,5 +16,5 @@ func prestartCommand(name string, out *hook.Outcome) *cli.Command {
 	if name == "prestart" {
 		command.Aliases = []string{"createRuntime"}
 	}
-	return stageCommand(command, withTokens(hook.Settings.Prestart), out)
+	return p.stageCommand(command, withTokens(hook.Settings.Prestart))
 }

@@ -12,11 +12,10 @@ import (
 	"terok-gate-hook/hook"
 )
 
-// setting is one flag's value. Each flag has a hook.Settings of its own to keep it in.
+// setting is a flag's value.
 type setting struct {
 	cli.Generic
 	flag hook.Flag
-	in   *hook.Settings
 }
 
 // IsBoolFlag tells package flag whether a value follows.
@@ -28,17 +27,16 @@ type switchFlag struct{ *cli.GenericFlag }
 func (f switchFlag) TakesValue() bool { return false }
 func (f switchFlag) String() string   { return cli.FlagStringer(f) }
 
-// settingFlags makes the flags that are wanted.
-func settingFlags(wanted func(hook.Flag) bool) []cli.Flag {
+// settingFlags makes the flags that are wanted, which set what is given.
+func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag {
 	var flags []cli.Flag
 	for _, f := range hook.Flags {
 		if !wanted(f) {
 			continue
 		}
-		in := new(hook.Settings)
 		flag := &cli.GenericFlag{
 			Name: f.Name, Usage: f.Usage, DefaultText: f.Default, TakesFile: f.Path,
-			Value: setting{f.Value(in), f, in},
+			Value: setting{f.Value(given), f},
 		}
 		if f.Common() {
 			flag.EnvVars = []string{environmentVariable(f.Name)}
@@ -58,26 +56,25 @@ func environmentVariable(flag string) string {
 }
 
 // commonFlags stand before the command.
-func commonFlags() []cli.Flag { return settingFlags(hook.Flag.Common) }
+func commonFlags(given *hook.Settings) []cli.Flag { return settingFlags(given, hook.Flag.Common) }
 
 // stageFlags stand after the stage.
-func stageFlags(stage string) []cli.Flag {
-	return settingFlags(func(f hook.Flag) bool { return f.Of(stage) })
-}
-
-// settingsOf reads the settings from the flags. What they do not set is left at its
-// default.
-func settingsOf(c *cli.Context) (hook.Settings, error) {
-	return changedSettings(c, hook.Settings{})
+func stageFlags(given *hook.Settings, stage string) []cli.Flag {
+	return settingFlags(given, func(f hook.Flag) bool { return f.Of(stage) })
 }
 
 // changedSettings changes those settings that the flags set.
-func changedSettings(c *cli.Context, s hook.Settings) (hook.Settings, error) {
+func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, error) {
 	for _, f := range hook.Flags {
-		if given, ok := c.Generic(f.Name).(setting); ok && c.IsSet(f.Name) {
-			f.Copy(&s, given.in)
+		if c.IsSet(f.Name) {
+			f.Copy(&s, &given)
 		}
 	}
+	return checkedSettings(s)
+}
+
+// checkedSettings makes sure that a stage can work with the settings.
+func checkedSettings(s hook.Settings) (hook.Settings, error) {
 	if s.EnvDir != "" {
 		var err error
 		if s.EnvDir, err = filepath.Abs(s.EnvDir); err != nil {

@@ -20,19 +20,23 @@ import (
 // stageFunc runs a stage.
 type stageFunc func(hook.Settings, io.Reader) (hook.Outcome, error)
 
-// stageCommand makes the command run a stage and put what it did into out.
-func stageCommand(command *cli.Command, run stageFunc, out *hook.Outcome) *cli.Command {
+// stageCommand makes the command run a stage.
+func (p *program) stageCommand(command *cli.Command, run stageFunc) *cli.Command {
 	command.Category = forRuntimes
-	command.Flags = stageFlags(command.Name)
-	command.Action = func(c *cli.Context) (err error) {
-		s, err := settingsOf(c)
+	command.Flags = stageFlags(&p.given, command.Name)
+	command.Action = func(*cli.Context) error {
+		s, err := checkedSettings(p.given)
 		if err != nil {
 			return err
 		}
-		*out, err = inTime(s.Deadline(), func() (hook.Outcome, error) { return run(s, os.Stdin) })
-		if err == nil && out.EnvFile != "" {
+		late := p.endAfter(s.Deadline())
+		p.stage, err = run(s, os.Stdin)
+		if !late.Stop() {
+			select {} // it has ended by now
+		}
+		if err == nil && p.stage.EnvFile != "" {
 			// The token is issued, and stays so even if its path cannot be printed.
-			fmt.Println(out.EnvFile)
+			fmt.Println(p.stage.EnvFile)
 		}
 		return err
 	}
@@ -49,25 +53,13 @@ func withTokens(run stageFunc) stageFunc {
 	}
 }
 
-// inTime gives up on a stage that takes longer than the limit, so that the process ends
-// with an error of its own before the runtime kills it without one. For the stage it is
-// no different from being killed.
-func inTime(limit time.Duration, run func() (hook.Outcome, error)) (hook.Outcome, error) {
-	type end struct {
-		out hook.Outcome
-		err error
-	}
-	ended := make(chan end, 1)
-	go func() {
-		out, err := run()
-		ended <- end{out, err}
-	}()
-	select {
-	case e := <-ended:
-		return e.out, e.err
-	case <-time.After(limit):
-		return hook.Outcome{}, fmt.Errorf("not done within %v", limit)
-	}
+// endAfter ends the process when a stage takes longer than the limit, with an error of
+// its own, before the runtime kills it without one. For the stage that is no different
+// from being killed. The stage needs no goroutine of its own for it, nor a second thread.
+func (p *program) endAfter(limit time.Duration) *time.Timer {
+	return time.AfterFunc(limit, func() {
+		os.Exit(p.end(hook.Outcome{}, fmt.Errorf("not done within %v", limit)))
+	})
 }
 
 // recordStage writes to the audit trail how a stage ended, whatever ended it.
