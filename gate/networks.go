@@ -18,7 +18,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/control"
@@ -70,13 +69,6 @@ func newNetworks(g *Gate, keep Keeper) (*networks, error) {
 	// A kernel that does not know cookies refuses them to hooks, too.
 	n.own, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	unix.Close(socket)
-	g.counts.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "terok_gate_networks", Help: "Listeners in containers' networks.",
-	}, func() float64 {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		return float64(len(n.all))
-	}))
 	return n, nil
 }
 
@@ -180,7 +172,9 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 	there := &network{place: at, name: name, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
 	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, containersConnections)
 	n.all[at] = there
+	n.gate.counts.listeners.Inc()
 	go func() {
+		defer n.gate.counts.listeners.Dec()
 		if err := n.gate.server.Serve(there); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			slog.Error("serve a container's network", "listener", there.name, "error", err)
 		}

@@ -113,7 +113,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			c := prepare(t)
 			c.start(t, unix.CLONE_NEWNET|row.flags)
 			c.hook.GateListen, c.hook.WithholdToken = row.listen, row.withhold
-			var asked []control.Request
+			asked := make(chan control.Request, 2)
 			gateOf(t, c, func(r control.Request, socket int) string {
 				if at := listens(t, socket); at != row.listened {
 					t.Errorf("the socket listens at %q", at)
@@ -131,7 +131,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 				if _, err := os.Stat(c.hook.Tokens.Path); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("the token file is there already: %v", err)
 				}
-				asked = append(asked, r)
+				asked <- r
 				return yes
 			})
 			out, err := c.prestart(t, "crun", nil)
@@ -144,8 +144,8 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold}, entries[0].Gate); diff != "" {
 				t.Errorf("the entry says (-want +got):\n%s", diff)
 			}
-			want := []control.Request{{Version: 1, Container: out.Container, Process: entries[0].Process, Token: out.Token.Key(), Listen: row.listened, Withheld: row.withhold}}
-			if diff := cmp.Diff(want, asked); diff != "" {
+			want := control.Request{Version: 1, Container: out.Container, Process: entries[0].Process, Token: out.Token.Key(), Listen: row.listened, Withheld: row.withhold}
+			if diff := cmp.Diff(want, <-asked); diff != "" || len(asked) > 0 {
 				t.Errorf("the gate is asked (-want +got):\n%s", diff)
 			}
 			env, err := os.ReadFile(c.inside("/run/terok/gate.env"))
@@ -175,17 +175,18 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 func TestAnAddressThatIsTakenIsTheGatesToJudge(t *testing.T) {
 	c := prepare(t)
 	c.start(t, unix.CLONE_NEWNET)
-	var sockets []int
+	asked := make(chan int, 2)
 	gateOf(t, c, func(_ control.Request, socket int) string {
-		sockets = append(sockets, socket)
+		asked <- socket
 		return yes
 	})
 	for range 2 { // the first one is still listening
 		_, err := c.prestart(t, "crun", nil)
 		must(t, err)
 	}
-	if at := listens(t, sockets[1]); at != "" || network(t, sockets[0]) != network(t, sockets[1]) {
-		t.Errorf("the second socket listens at %q, and is in network %d", at, network(t, sockets[1]))
+	first, second := <-asked, <-asked
+	if at := listens(t, second); at != "" || network(t, first) != network(t, second) {
+		t.Errorf("the second socket listens at %q, and is in network %d", at, network(t, second))
 	}
 }
 
@@ -248,16 +249,15 @@ func TestTheHookAsksAgainForAWhile(t *testing.T) {
 	t.Parallel()
 	c := prepare(t)
 	c.start(t, unix.CLONE_NEWNET)
-	answers := []string{``, `{"version":1,"refused":"taken"}`, yes}
-	gateOf(t, c, func(control.Request, int) string {
-		next := answers[0]
-		answers = answers[1:]
-		return next
-	})
+	answers := make(chan string, 3)
+	for _, answer := range []string{``, `{"version":1,"refused":"taken"}`, yes} {
+		answers <- answer
+	}
+	gateOf(t, c, func(control.Request, int) string { return <-answers })
 	_, err := c.prestart(t, "crun", nil)
 	must(t, err)
 	if len(answers) > 0 {
-		t.Errorf("it did not wait for %q", answers)
+		t.Errorf("it did not wait for %d answers", len(answers))
 	}
 }
 
