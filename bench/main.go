@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,17 +52,15 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	programs := map[string]string{"hook": ".", "floor": "./bench/floor"}
+	programs := map[string]string{"hook": "terok-gate-hook", "floor": "terok-gate-hook/bench/floor"}
 	for name, source := range programs {
 		if name == "hook" && *binary != "" {
 			programs[name] = *binary
 			continue
 		}
 		programs[name] = filepath.Join(dir, name)
-		build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", programs[name], source)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %w\n%s", build.Args, err, out)
+		if err := build(programs[name], source); err != nil {
+			return err
 		}
 	}
 	if *crowd == 0 && *watch == 0 {
@@ -100,6 +99,16 @@ func run() error {
 		}
 		line("from start to end", func(s spent) time.Duration { return s.wall })
 		line("processor", func(s spent) time.Duration { return s.cpu })
+	}
+	return nil
+}
+
+// build builds a program of this module, given by its import path, as it is released.
+func build(binary, program string) error {
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", binary, program)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", build.Args, err, out)
 	}
 	return nil
 }
@@ -223,42 +232,60 @@ func (w *world) measure(rounds int) (measured, error) {
 }
 
 func (w *world) round(m measured, id string) error {
-	container := exec.Command("sleep", "infinity")
-	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if err := container.Start(); err != nil {
+	state, end, err := w.container(id)
+	if err != nil {
 		return err
 	}
-	end := sync.OnceFunc(func() {
-		_ = container.Process.Kill()
-		_ = container.Wait()
-	})
 	defer end()
-	state := fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"1"}}`,
-		id, filepath.Join(w.dir, "bundle"), container.Process.Pid)
-	for _, p := range []struct {
-		name string
-		args []string
-	}{
-		{"floor", []string{w.programs["floor"], w.tokens()}},
-		{"prestart", []string{w.programs["hook"], "--token-file", w.tokens(), "prestart", "--gate-url", "http://gate.example:9418"}},
-		{"poststop", []string{w.programs["hook"], "--token-file", w.tokens(), "poststop"}},
-	} {
-		if p.name == "poststop" {
+	for _, name := range []string{"floor", "prestart", "poststop"} {
+		if name == "poststop" {
 			end()
 		}
-		s, err := timed(exec.Command(p.args[0], p.args[1:]...), state)
+		s, err := timed(w.command(name), state)
 		if err != nil {
 			return err
 		}
-		m[p.name] = append(m[p.name], s)
+		m[name] = append(m[name], s)
 	}
 	return nil
+}
+
+// container starts a process in a mount namespace of its own, and returns the state that
+// a runtime would write of it.
+func (w *world) container(id string) (state string, end func(), err error) {
+	container := exec.Command("sleep", "infinity")
+	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	if err := container.Start(); err != nil {
+		return "", nil, err
+	}
+	state = fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"1"}}`,
+		id, filepath.Join(w.dir, "bundle"), container.Process.Pid)
+	return state, sync.OnceFunc(func() {
+		_ = container.Process.Kill()
+		_ = container.Wait()
+	}), nil
+}
+
+// command is a program that is measured, or a stage of the hook.
+func (w *world) command(name string) *exec.Cmd {
+	switch name {
+	case "prestart":
+		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "prestart", "--gate-url", "http://gate.example:9418")
+	case "poststop":
+		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "poststop")
+	}
+	return exec.Command(w.programs[name], w.tokens())
 }
 
 // timed runs a program from its start to its end.
 func timed(cmd *exec.Cmd, stdin string) (spent, error) {
 	var stderr bytes.Buffer
-	cmd.Env, cmd.Stderr = []string{}, &stderr
+	cmd.Env = []string{}
+	if cmd.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(cmd.Stderr, &stderr)
+	} else {
+		cmd.Stderr = &stderr
+	}
 	in, out, err := os.Pipe()
 	if err != nil {
 		return spent{}, err

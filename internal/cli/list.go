@@ -26,14 +26,14 @@ func list(c *cli.Context) error {
 	}
 	project, task := c.String("project"), c.String("task")
 	ofAnyProject, ofAnyTask := !c.IsSet("project"), !c.IsSet("task")
-	rows, err := listTokens(c.Context, file, func(e store.Entry) bool {
+	tokens, err := listTokens(c.Context, file, func(e store.Entry) bool {
 		return (ofAnyProject || e.Project == project) && (ofAnyTask || e.Task == task)
 	})
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		return printJSON(os.Stdout, rows)
+		return printJSON(os.Stdout, tokens)
 	}
-	return printTable(os.Stdout, rows)
+	return printTable(os.Stdout, tokens)
 }

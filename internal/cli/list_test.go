@@ -11,7 +11,7 @@ import (
 // Orphans stand out on a terminal, and nothing else than a terminal is sent colours.
 func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 	systemLog.Need(t) // and so no /dev of our own
-	rows := []listed{{Project: "a", State: "orphan"}, {Project: "b", State: "unknown"}, {Project: "c", State: "live"}}
+	tokens := table{rows: []*row{{project: "a", state: "orphan"}, {project: "b", state: "unknown"}, {project: "c", state: "live"}}}
 	for _, row := range []struct {
 		name, term, noColor string
 		want                []string // what each line begins with
@@ -25,7 +25,7 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 			t.Setenv("NO_COLOR", row.noColor)
 			terminal, control := openTerminal(t)
 			shown := bufio.NewReader(control)
-			must(t, printTable(terminal, rows))
+			must(t, printTable(terminal, tokens))
 			for _, want := range row.want {
 				line, err := shown.ReadString('\n')
 				must(t, err)

@@ -38,11 +38,11 @@ func reap(c *cli.Context) error {
 	case c.Bool("watch") && c.Bool("dry-run"):
 		return misusef("give --watch or --dry-run, not both")
 	case c.Bool("dry-run"):
-		rows, err := listTokens(c.Context, file, store.Entry.Orphan)
+		tokens, err := listTokens(c.Context, file, store.Entry.Orphan)
 		if err != nil {
 			return err
 		}
-		return printTable(os.Stdout, rows)
+		return printTable(os.Stdout, tokens)
 	case c.Bool("watch"):
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()

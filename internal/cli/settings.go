@@ -21,11 +21,18 @@ type setting struct {
 // IsBoolFlag tells package flag whether a value follows.
 func (s setting) IsBoolFlag() bool { return s.flag.Switch() }
 
-// switchFlag is the flag of a setting that is given without a value.
-type switchFlag struct{ *cli.GenericFlag }
+// settingFlag is the flag of a setting.
+type settingFlag struct {
+	*cli.GenericFlag
+	flag hook.Flag
+}
 
-func (f switchFlag) TakesValue() bool { return false }
-func (f switchFlag) String() string   { return cli.FlagStringer(f) }
+func (f settingFlag) TakesValue() bool { return !f.flag.Switch() }
+func (f settingFlag) String() string   { return cli.FlagStringer(f) }
+
+// Names is asked for often, and GenericFlag's looks for a comma with a regular expression
+// each time.
+func (f settingFlag) Names() []string { return []string{f.Name} }
 
 // settingFlags makes the flags that are wanted, which set what is given.
 func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag {
@@ -41,11 +48,7 @@ func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag 
 		if f.Common() {
 			flag.EnvVars = []string{environmentVariable(f.Name)}
 		}
-		if f.Switch() {
-			flags = append(flags, switchFlag{flag})
-			continue
-		}
-		flags = append(flags, flag)
+		flags = append(flags, settingFlag{flag, f})
 	}
 	return flags
 }

@@ -34,52 +34,65 @@ type listed struct {
 	Fingerprint string     `json:"fingerprint"`
 	Access      string     `json:"access"` // read or write
 	Push        [][]string `json:"push"`   // a push is to refs that match a pattern of each list
+}
 
-	pushes string // in words; empty: the token has no limits
+// row is a token as it waits for its turn to be printed: small, since there can be many.
+type row struct {
+	project, task, container string
+	state                    string
+	created                  time.Time
+	fingerprint              [8]byte
+	limits                   *store.Limits // nil: none
+}
+
+// table is what is printed.
+type table struct {
+	rows  []*row
+	names map[string]string // of containers, as far as known
 }
 
 // listTokens returns those tokens that are wanted, oldest first.
-func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) bool) ([]listed, error) {
+func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) bool) (t table, err error) {
 	saveMemory()
-	rows := []listed{}
-	err := file.Each(func(e store.Entry) {
+	err = file.Each(func(e store.Entry) {
 		if wanted(e) {
-			rows = append(rows, listedOf(e))
+			t.rows = append(t.rows, rowOf(e))
 		}
 	})
 	if err != nil {
-		return nil, err
+		return t, err
 	}
-	slices.SortStableFunc(rows, func(a, b listed) int { return created(a).Compare(created(b)) })
-	if slices.ContainsFunc(rows, func(r listed) bool { return r.Container != "" }) {
-		names, _ := podman.ContainerNames(ctx) // without podman, a list without names
-		for i := range rows {
-			rows[i].Name = names[rows[i].Container]
-		}
+	slices.SortStableFunc(t.rows, func(a, b *row) int { return a.created.Compare(b.created) })
+	if slices.ContainsFunc(t.rows, func(r *row) bool { return r.container != "" }) {
+		t.names, _ = podman.ContainerNames(ctx) // without podman, a list without names
 	}
-	return rows, nil
+	return t, nil
 }
 
-func listedOf(e store.Entry) listed {
-	row := listed{
-		Project: e.Project, Task: e.Task, Container: e.Container, State: stateOf(e), Fingerprint: e.Token.Fingerprint(),
-		Access: e.Access(), Push: [][]string{},
-	}
+func rowOf(e store.Entry) *row {
+	r := &row{project: e.Project, task: e.Task, container: e.Container, state: stateOf(e), created: e.Created}
+	copy(r.fingerprint[:], e.Token.Fingerprint())
 	if e.Limited() {
-		row.Push = append(row.Push, e.Push...)
-		row.pushes = e.Pushes()
+		limits := e.Limits // a copy: e is large
+		r.limits = &limits
 	}
-	if created := e.Created; !created.IsZero() {
-		row.Created = &created // a copy: e is large
-	}
-	return row
+	return r
 }
 
-func created(r listed) time.Time {
-	if r.Created == nil {
-		return time.Time{}
+// listed is the row as programs see it.
+func (t table) listed(r *row) listed {
+	l := listed{
+		Project: r.project, Task: r.task, Container: r.container, Name: t.names[r.container], State: r.state,
+		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{},
 	}
-	return *r.Created
+	if !r.created.IsZero() {
+		l.Created = &r.created
+	}
+	if r.limits != nil {
+		l.Access = r.limits.Access()
+		l.Push = append(l.Push, r.limits.Push...)
+	}
+	return l
 }
 
 func anyToken(store.Entry) bool { return true }
@@ -102,11 +115,11 @@ func stateOf(e store.Entry) string {
 }
 
 // printJSON prints the rows as an array, one after the other: there can be many.
-func printJSON(w io.Writer, rows []listed) error {
+func printJSON(w io.Writer, t table) error {
 	out := bufio.NewWriter(w)
 	before := "[\n  "
-	for _, r := range rows {
-		row, err := json.MarshalIndent(r, "  ", "  ")
+	for _, r := range t.rows {
+		row, err := json.MarshalIndent(t.listed(r), "  ", "  ")
 		if err != nil {
 			return err
 		}
@@ -114,7 +127,7 @@ func printJSON(w io.Writer, rows []listed) error {
 		out.Write(printable.JSON(row))
 		before = ",\n  "
 	}
-	if len(rows) == 0 {
+	if len(t.rows) == 0 {
 		out.WriteString("[]\n")
 	} else {
 		out.WriteString("\n]\n")
@@ -125,11 +138,11 @@ func printJSON(w io.Writer, rows []listed) error {
 // printTable prints the rows as a table. It has a column for containers' names if any is
 // known, and one for limits if any token has some. On a terminal, a token that is not
 // known to be live stands out.
-func printTable(w *os.File, rows []listed) error {
-	named := slices.ContainsFunc(rows, func(r listed) bool { return r.Name != "" })
-	limited := slices.ContainsFunc(rows, func(r listed) bool { return r.pushes != "" })
+func printTable(w *os.File, t table) error {
+	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
+	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })
 	var aligned bytes.Buffer
-	table := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	columns := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
 	line := func(project, task, container, name, state, age, fingerprint, pushes string) {
 		cells := []string{project, task, container}
 		if named {
@@ -139,18 +152,19 @@ func printTable(w *os.File, rows []listed) error {
 		if limited {
 			cells = append(cells, pushes)
 		}
-		fmt.Fprintln(table, strings.Join(cells, "\t"))
+		fmt.Fprintln(columns, strings.Join(cells, "\t"))
 	}
 	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO")
-	for _, r := range rows {
+	for _, r := range t.rows {
 		age := "-"
-		if r.Created != nil {
-			age = shortAge(time.Since(*r.Created))
+		if !r.created.IsZero() {
+			age = shortAge(time.Since(r.created))
 		}
-		container := r.Container[:min(shortID, len(r.Container))]
-		line(printable.Line(r.Project), printable.Line(r.Task), orDash(container), orDash(r.Name), r.State, age, r.Fingerprint, shortPushes(r))
+		container := r.container[:min(shortID, len(r.container))]
+		line(printable.Line(r.project), printable.Line(r.task), orDash(container), orDash(t.names[r.container]),
+			r.state, age, string(r.fingerprint[:]), shortPushes(r.limits))
 	}
-	if err := table.Flush(); err != nil {
+	if err := columns.Flush(); err != nil {
 		return err
 	}
 	colours := map[string]string{"orphan": red, "unknown": yellow}
@@ -158,7 +172,7 @@ func printTable(w *os.File, rows []listed) error {
 	for i := -1; aligned.Len() > 0; i++ {
 		line := string(aligned.Next(bytes.IndexByte(aligned.Bytes(), '\n')))
 		if i >= 0 {
-			line = paint(w, colours[rows[i].State], line)
+			line = paint(w, colours[t.rows[i].state], line)
 		}
 		out.WriteString(line)
 		out.Write(aligned.Next(1))
@@ -167,11 +181,12 @@ func printTable(w *os.File, rows []listed) error {
 }
 
 // shortPushes is as much of the limits as fits a line. JSON has all.
-func shortPushes(r listed) string {
-	const most = 60
-	switch pushes := printable.Line(r.pushes); {
-	case pushes == "":
+func shortPushes(l *store.Limits) string {
+	if l == nil {
 		return "anything"
+	}
+	const most = 60
+	switch pushes := printable.Line(l.Pushes()); {
 	case len(pushes) > most:
 		return pushes[:most] + "..."
 	default:

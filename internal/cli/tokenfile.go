@@ -17,7 +17,7 @@ func tokenFile(c *cli.Context) (store.File, error) {
 
 // saveMemory has garbage collected early. It is for commands that read a whole token file,
 // however large, and then end: besides the file, their memory holds little but garbage.
-func saveMemory() { debug.SetGCPercent(10) }
+func saveMemory() { debug.SetGCPercent(5) }
 
 // orDefault returns the token file, with the default path if it has none.
 func orDefault(file store.File) (_ store.File, err error) {

@@ -59,13 +59,13 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
-	rows, err := listTokens(c.Context, file, anyToken)
+	tokens, err := listTokens(c.Context, file, anyToken)
 	if err != nil {
 		return err
 	}
-	if len(rows) > 0 {
+	if len(tokens.rows) > 0 {
 		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
-		return printTable(os.Stdout, rows)
+		return printTable(os.Stdout, tokens)
 	}
 	return nil
 }

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// cost is what a run takes that does not depend on a clock.
+type cost struct {
+	faults      int            // page faults
+	allocations int            // of memory, from main on
+	calls       map[string]int // system calls, by name
+}
+
+// seen is what the stages were seen to cost beyond a Go program that does nothing, on
+// Linux 6.18. A tenth more is let pass, since some of it varies, with the kernel too.
+// Whoever makes a stage dearer, and finds that worth it, writes down what it costs now.
+var seen = map[string]cost{
+	"prestart": {faults: 243, allocations: 1640, calls: map[string]int{
+		"close": 24, "epoll_create1": 1, "epoll_ctl": 5, "eventfd2": 1, "fchmod": 2, "fchown": 2,
+		"fcntl": 16, "flock": 2, "fsconfig": 6, "fsmount": 1, "fsopen": 1, "fstat": 8, "fstatfs": 1,
+		"fsync": 1, "getrandom": 1, "mount_setattr": 1, "move_mount": 1, "newfstatat": 5,
+		"openat": 16, "openat2": 2, "pidfd_open": 3, "ppoll": 2, "prlimit64": 1, "pwritev": 1,
+		"read": 18, "readlinkat": 7, "renameat": 1, "sendto": 1, "setns": 1, "socket": 1, "statx": 1,
+		"umask": 1, "unshare": 1, "utimensat": 1, "write": 2,
+	}},
+	"poststop": {faults: 172, allocations: 538, calls: map[string]int{
+		"close": 11, "epoll_create1": 1, "epoll_ctl": 2, "eventfd2": 1, "fcntl": 3, "flock": 2,
+		"fstat": 4, "fsync": 1, "geteuid": 1, "newfstatat": 5, "openat": 10, "pidfd_open": 1,
+		"prlimit64": 1, "pwritev": 1, "read": 14, "readlinkat": 2, "renameat": 1, "sendto": 1,
+		"socket": 1, "unlinkat": 2, "utimensat": 1,
+	}},
+}
+
+// Somebody waits for each of these, at every container's start and at its end.
+func TestAStageCostsNoMoreThanItDid(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "strace")
+	dir := t.TempDir()
+	w := world{dir: filepath.Join(dir, "world"), programs: map[string]string{}}
+	for name, program := range map[string]string{
+		"hook": "terok-gate-hook", "nothing": "terok-gate-hook/bench/nothing", "allocations": "terok-gate-hook/bench/allocations",
+	} {
+		w.programs[name] = filepath.Join(dir, name)
+		must(t, build(w.programs[name], program))
+	}
+	must(t, w.furnish(10, 0))
+	nothing := cost{faults: w.faults(t, "nothing"), calls: w.calls(t, "nothing")}
+	for _, stage := range []string{"prestart", "poststop"} {
+		t.Run(stage, func(t *testing.T) {
+			within := func(what string, now, was int, grown string) {
+				if now > was+was/10 {
+					t.Errorf("%s: %d, not %d as before%s. A container waits for that: if it is worth it, change what stands in %s",
+						what, now, was, grown, "bench/cost_test.go")
+				}
+			}
+			was := seen[stage]
+			within("page faults", w.faults(t, stage)-nothing.faults, was.faults, "")
+			within("allocations", w.allocations(t, stage), was.allocations, "")
+			total, before, grown := 0, 0, ""
+			calls := w.calls(t, stage)
+			for _, name := range slices.Sorted(maps.Keys(calls)) {
+				now := calls[name] - nothing.calls[name]
+				total, before = total+now, before+was.calls[name]
+				if now > was.calls[name] {
+					grown += fmt.Sprintf(", %s(2) %d times instead of %d", name, now, was.calls[name])
+				}
+			}
+			within("system calls", total, before, grown)
+		})
+	}
+}
+
+// faults counts the page faults of a program or a stage. Some are by chance: it takes the
+// run with the fewest.
+func (w *world) faults(t *testing.T, name string) int {
+	var all []int
+	for range 20 {
+		cmd := w.command(name)
+		w.run(t, name, cmd)
+		usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		all = append(all, int(usage.Minflt+usage.Majflt))
+	}
+	return slices.Min(all)
+}
+
+// allocations counts them in a stage.
+func (w *world) allocations(t *testing.T, stage string) int {
+	var all []int
+	for range 5 {
+		cmd := w.command(stage)
+		cmd.Path = w.programs["allocations"]
+		n, err := strconv.Atoi(strings.TrimSpace(w.run(t, stage, cmd)))
+		must(t, err)
+		all = append(all, n)
+	}
+	return slices.Min(all)
+}
+
+// calls counts the system calls of a program or a stage, but those that the Go runtime
+// makes when it likes.
+func (w *world) calls(t *testing.T, name string) map[string]int {
+	const atWill = "/^(clone3?|exit(_group)?|futex|nanosleep|sched_.*|sigaltstack|rt_sig.*|get[pt]id|tgkill|mmap|munmap|madvise|prctl|epoll_.*wait|restart_syscall)$"
+	trace := filepath.Join(w.dir, "trace")
+	cmd := w.command(name)
+	args := []string{"-f", "-qqq", "-e", "signal=none", "-e", "trace=!" + atWill, "-o", trace}
+	w.run(t, name, exec.Command("strace", append(args, cmd.Args...)...))
+	text, err := os.ReadFile(trace)
+	must(t, err)
+	calls := map[string]int{}
+	for _, begun := range aCall.FindAllStringSubmatch(string(text), -1) {
+		calls[begun[1]]++
+	}
+	return calls
+}
+
+// aCall matches the beginning of a call in strace's words.
+var aCall = regexp.MustCompile(`(?m)^\d+ +(\w+)\(`)
+
+// run runs the command as a runtime would, in the life of a container of its own, and
+// returns what it says on standard error.
+func (w *world) run(t *testing.T, name string, cmd *exec.Cmd) string {
+	t.Helper()
+	state, end, err := w.container("c0ffee")
+	must(t, err)
+	defer end()
+	stderr := &strings.Builder{}
+	cmd.Stderr = stderr
+	for _, stage := range []string{"prestart", "nothing", "poststop"} {
+		if stage == "poststop" {
+			end()
+		}
+		run := w.command(stage)
+		if stage == name {
+			run = cmd
+		}
+		_, err := timed(run, state)
+		must(t, err)
+	}
+	return stderr.String()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
