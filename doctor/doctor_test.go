@@ -93,7 +93,11 @@ func TestAChecksNeedsComeBeforeIt(t *testing.T) {
 
 func TestDoctorHasNothingToSayAgainstAHealthyTokenFile(t *testing.T) {
 	p := newPatient(t)
+	_, noID := os.Stat("/etc/machine-id")
 	for _, f := range p.examine(t, nil) {
+		if noID != nil && f.Check == "machine-id" {
+			continue // rightly: this machine has none
+		}
 		if (f.State != OK || f.Remedy != "") != (f.Check == "podman") {
 			t.Errorf("%+v", f)
 		}

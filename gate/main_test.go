@@ -76,6 +76,7 @@ type house struct {
 // open opens a gate at a port of this machine.
 func open(t *testing.T, settings gate.Settings) *house {
 	t.Helper()
+	testenv.Need(t, "git")
 	h := &house{dir: memory(t)}
 	h.repos = filepath.Join(h.dir, "repos")
 	h.tokens = store.File{Path: filepath.Join(h.dir, "tokens", "tokens.json")}

@@ -91,6 +91,7 @@ func TestATokenIsFoundByItsKeyHoweverTheFileNamesIt(t *testing.T) {
 }
 
 func TestATokenOfADeadProcessIsRefusedThoughNobodySweptIt(t *testing.T) {
+	needMachineID(t)
 	f := tokenFile(t)
 	for token, process := range map[string]*store.Process{
 		"alive": living(t), "dead": ended(t), "another boot's": ofAnotherBoot(t), "nobody's": nil,

@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 //	listens socket            waits until a gate takes hooks at a socket
 //	stop                      tells the gate in the background to stop, and waits for it
 func TestStories(t *testing.T) {
+	testenv.Need(t, "git")
 	tokens := func(ts *testscript.TestScript) store.File { return store.File{Path: ts.MkAbs("tokens/tokens.json")} }
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -113,6 +114,7 @@ func TestStories(t *testing.T) {
 // A service manager passes sockets, and hears that the gate is ready, that it lives, and
 // that it stops (sd_listen_fds(3), sd_notify(3)).
 func TestTheGateUnderAServiceManager(t *testing.T) {
+	testenv.Need(t, "git")
 	dir := t.TempDir()
 	notified, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
