@@ -7,7 +7,7 @@ BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -
 SOURCES = go.mod go.sum $(wildcard *.go doctor/*.go hook/*.go internal/*/*.go podman/*.go store/*.go store/*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
-.PHONY: run test test-engines fuzz lint packages release clean
+.PHONY: run test test-engines bench fuzz lint packages release clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
@@ -30,6 +30,10 @@ test-engines: # those with containers once more, with the podman, crun, runc, gi
 	scripts/needs go mmdebstrap
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)
+
+bench: # what the hook costs, beside what it could cost and what else there is, into bench/, as root, in ten minutes
+	scripts/needs go podman runc busybox python3 jq
+	go run ./bench
 
 FUZZTIME = 20000x
 fuzz: export TMPDIR = /dev/shm

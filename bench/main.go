@@ -1,35 +1,25 @@
-// bench measures whole processes side by side: prestart and poststop of the hook
-// against the floor, a program that makes only the system calls that a durable change
-// needs (bench/floor). Run it as root, on a machine that does nothing else:
+// bench measures the hook against what it could be at best and what else there is: the
+// floor, a program that makes only the system calls that a durable change needs
+// (bench/floor), a Python program, a shell script, and no hook. See README.md.
 //
-//	go run ./bench -tokens 10,1000,10000,100000 -rounds 40
-//	go run ./bench -tokens 1000 -living 1000
-//	go run ./bench -tokens 1000 -crowd 200   # so many hooks at once
-//	go run ./bench -tokens 10000 -watch 20s  # reap --watch beside two writers a second
+//	go run ./bench                                     # everything, into results.md, results.json and chart.svg
+//	go run ./bench -only stages -tokens 10,1000        # a part, printed only
 //
-// Each round starts every program once, in turn, so that whatever the machine does
-// meanwhile meets all of them. What it prints are medians of the time from start to end
-// and, for a machine that does something else, of processor time, and ratios to the
-// floor's.
+// Run it as root, on a machine that does nothing else. Programs that are compared take
+// turns, so that whatever the machine does meanwhile meets all of them.
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
-
-	"terok-gate-hook/store"
 )
 
 func main() {
@@ -39,12 +29,40 @@ func main() {
 	}
 }
 
+// results are the figures as they were measured, in milliseconds, by program.
+type results struct {
+	Machine   string
+	Load      [2]string // average, before and after
+	Stages    []stages
+	Living    stages
+	Crowd     crowd
+	Watch     watched
+	Memory    []memory
+	Podman    map[string]series // by runtime
+	Functions string            // as benchstat has them
+}
+
+// series are durations of what is compared, in milliseconds.
+type series map[string][]float64
+
+func (s series) median(name string) float64 {
+	all := slices.Sorted(slices.Values(s[name]))
+	if len(all) == 0 {
+		return 0
+	}
+	return all[len(all)/2]
+}
+
+func (s series) add(name string, d time.Duration) {
+	s[name] = append(s[name], float64(d.Round(time.Microsecond))/1e6)
+}
+
+var parts = []string{"stages", "living", "crowd", "watch", "memory", "podman", "functions"}
+
 func run() error {
 	tokens := flag.String("tokens", "10,1000,10000,100000", "`sizes` of the token file")
-	living := flag.Int("living", 0, "how many of them are tied to a living process each; the others to one of another machine")
-	rounds := flag.Int("rounds", 30, "how often each program runs")
-	crowd := flag.Int("crowd", 0, "measure so many at once instead")
-	watch := flag.Duration("watch", 0, "measure reap --watch for so long instead")
+	rounds := flag.Int("rounds", 40, "how often each program runs, less for large files")
+	only := flag.String("only", "", "the `parts` to measure, of "+strings.Join(parts, ",")+"; print and write nothing")
 	binary := flag.String("hook", "", "the hook to measure; default: one built from this module")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "bench")
@@ -52,53 +70,75 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	programs := map[string]string{"hook": "terok-gate-hook", "floor": "terok-gate-hook/bench/floor"}
+	programs := map[string]string{
+		"floor": "terok-gate-hook/bench/floor", "reads": "terok-gate-hook/bench/reads", "hook": "terok-gate-hook",
+	}
 	for name, source := range programs {
-		if name == "hook" && *binary != "" {
-			programs[name] = *binary
-			continue
-		}
 		programs[name] = filepath.Join(dir, name)
 		if err := build(programs[name], source); err != nil {
 			return err
 		}
 	}
-	if *crowd == 0 && *watch == 0 {
-		fmt.Printf("%8s %21s %21s %21s %10s %21s %10s\n", "tokens", "", "floor", "prestart", "/ floor", "poststop", "/ floor")
+	if *binary != "" {
+		programs["hook"] = *binary
 	}
-	for _, word := range strings.Split(*tokens, ",") {
-		n, err := strconv.Atoi(word)
-		if err != nil {
-			return err
-		}
-		w := world{dir: filepath.Join(dir, word), programs: programs}
-		if err := w.furnish(n, min(n, *living)); err != nil {
-			return err
-		}
-		if *crowd > 0 || *watch > 0 {
-			if *crowd > 0 {
-				err = w.crowd(n, *crowd, *rounds)
-			} else {
-				err = w.watch(n, *watch)
-			}
-			w.end()
-			if err != nil {
-				return err
-			}
+	w := world{dir: dir, programs: programs}
+	var r results
+	r.Machine, r.Load[0] = machine(), load()
+	for _, part := range parts {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), part) {
 			continue
 		}
-		m, err := w.measure(*rounds)
-		w.end()
+		fmt.Println("==", part)
+		switch part {
+		case "stages":
+			for _, size := range strings.Split(*tokens, ",") {
+				n, err := strconv.Atoi(size)
+				if err != nil {
+					return err
+				}
+				s, err := w.stages(n, 0, *rounds)
+				if err != nil {
+					return err
+				}
+				fmt.Println(s)
+				r.Stages = append(r.Stages, s)
+			}
+		case "living":
+			r.Living, err = w.stages(1000, 1000, *rounds)
+			fmt.Println(r.Living)
+		case "crowd":
+			r.Crowd, err = w.crowd(1000, 200, 5)
+			fmt.Println(r.Crowd)
+		case "watch":
+			r.Watch, err = w.watch(10_000, 20*time.Second)
+			fmt.Println(r.Watch)
+		case "memory":
+			r.Memory, err = w.memory(100_000)
+			fmt.Println(r.Memory)
+		case "podman":
+			r.Podman, err = w.podman(*rounds / 2)
+			fmt.Println(podmans(r.Podman))
+		case "functions":
+			r.Functions, err = functions()
+			fmt.Print(r.Functions)
+		}
 		if err != nil {
+			return fmt.Errorf("%s: %w", part, err)
+		}
+	}
+	r.Load[1] = load()
+	if *only != "" {
+		return nil
+	}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"results.json": append(raw, '\n'), "results.md": r.table(), "chart.svg": r.chart()} {
+		if err := os.WriteFile(filepath.Join("bench", name), content, 0o644); err != nil {
 			return err
 		}
-		line := func(what string, of func(spent) time.Duration) {
-			floor, prestart, poststop := m.median("floor", of), m.median("prestart", of), m.median("poststop", of)
-			fmt.Printf("%8d %21s %18.2f ms %18.2f ms %10.2f %18.2f ms %10.2f\n", n, what,
-				ms(floor), ms(prestart), ratio(prestart, floor), ms(poststop), ratio(poststop, floor))
-		}
-		line("from start to end", func(s spent) time.Duration { return s.wall })
-		line("processor", func(s spent) time.Duration { return s.cpu })
 	}
 	return nil
 }
@@ -113,195 +153,36 @@ func build(binary, program string) error {
 	return nil
 }
 
-func ms(d time.Duration) float64           { return float64(d) / 1e6 }
-func ratio(d, floor time.Duration) float64 { return float64(d) / float64(floor) }
-
-// world is a token file with a bundle.
-type world struct {
-	dir      string
-	programs map[string]string
-	living   []*exec.Cmd
-	process  func(i int) store.Process // of the i-th token
-}
-
-func (w *world) furnish(tokens, living int) error {
-	for _, folder := range []string{"bundle", "rootfs/run", "gate"} {
-		if err := os.MkdirAll(filepath.Join(w.dir, folder), 0o755); err != nil {
-			return err
-		}
-	}
-	config := fmt.Sprintf(`{"process":{"user":{"uid":0,"gid":0},"env":["PATH=/bin"]},"root":{"path":%q}}`, filepath.Join(w.dir, "rootfs"))
-	if err := os.WriteFile(filepath.Join(w.dir, "bundle/config.json"), []byte(config), 0o644); err != nil {
-		return err
-	}
-	elsewhere, err := store.ProcessOf(os.Getpid())
+// functions measures the store's functions, six times each.
+func functions() (string, error) {
+	test := exec.Command("go", "test", "-run", "^$", "-bench", "Each|Issue", "-benchmem", "-benchtime", "200ms", "-count", "6", "./store")
+	out, err := test.Output()
 	if err != nil {
-		return err
+		return "", fmt.Errorf("%v: %w", test.Args, err)
 	}
-	elsewhere.Machine, elsewhere.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
-	var processes []store.Process
-	for range living {
-		cmd := exec.Command("sleep", "infinity")
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		w.living = append(w.living, cmd)
-		p, err := store.ProcessOf(cmd.Process.Pid)
-		if err != nil {
-			return err
-		}
-		processes = append(processes, *p)
-	}
-	w.process = func(i int) store.Process {
-		if i < living {
-			return processes[i]
-		}
-		return *elsewhere
-	}
-	return w.write(tokens)
-}
-
-// write writes a token file as we do.
-func (w *world) write(tokens int) error {
-	content := bytes.NewBufferString("{")
-	for i := range tokens {
-		token, err := store.NewToken()
-		if err != nil {
-			return err
-		}
-		value, err := json.MarshalIndent(struct {
-			Project   string        `json:"project"`
-			Task      string        `json:"task"`
-			Scope     string        `json:"scope"`
-			Container string        `json:"container"`
-			Created   string        `json:"created"`
-			Process   store.Process `json:"process"`
-		}{"demo", strconv.Itoa(i), "demo", fmt.Sprintf("%064x", i+1), "2026-01-02T03:04:05.678Z", w.process(i)}, "  ", "  ")
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			content.WriteString(",")
-		}
-		fmt.Fprintf(content, "\n  %q: %s", string(token), value)
-	}
-	content.WriteString("\n}\n")
-	file, err := os.OpenFile(w.tokens(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	benchstat := exec.Command("go", "run", "golang.org/x/perf/cmd/benchstat@"+benchstatVersion, "/dev/stdin")
+	benchstat.Stdin = strings.NewReader(string(out))
+	table, err := benchstat.Output()
 	if err != nil {
-		return err
+		return "", fmt.Errorf("%v: %w", benchstat.Args, err)
 	}
-	defer file.Close()
-	if _, err := file.Write(content.Bytes()); err != nil {
-		return err
-	}
-	return file.Sync()
+	return string(table), nil
 }
 
-func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
-
-func (w *world) end() {
-	for _, cmd := range w.living {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}
+// machine says what the figures were measured on.
+func machine() string {
+	kernel, _ := exec.Command("uname", "-sr").Output()
+	version, _ := exec.Command("go", "env", "GOVERSION").Output()
+	cores, _ := exec.Command("nproc").Output()
+	return fmt.Sprintf("%s, %s cores, %s", strings.TrimSpace(string(kernel)), strings.TrimSpace(string(cores)), strings.TrimSpace(string(version)))
 }
 
-// spent is what one process took.
-type spent struct{ wall, cpu time.Duration }
-
-// measured is what the processes of each program took.
-type measured map[string][]spent
-
-func (m measured) median(program string, of func(spent) time.Duration) time.Duration {
-	var all []time.Duration
-	for _, s := range m[program] {
-		all = append(all, of(s))
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
-func (w *world) measure(rounds int) (measured, error) {
-	m := measured{}
-	for i := range rounds {
-		if err := w.round(m, fmt.Sprintf("c0ffee%04d", i)); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
-}
-
-func (w *world) round(m measured, id string) error {
-	state, end, err := w.container(id)
+// load is how many processes wanted to run in the last minute.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		return err
+		return "unknown"
 	}
-	defer end()
-	for _, name := range []string{"floor", "prestart", "poststop"} {
-		if name == "poststop" {
-			end()
-		}
-		s, err := timed(w.command(name), state)
-		if err != nil {
-			return err
-		}
-		m[name] = append(m[name], s)
-	}
-	return nil
-}
-
-// container starts a process in a mount namespace of its own, and returns the state that
-// a runtime would write of it.
-func (w *world) container(id string) (state string, end func(), err error) {
-	container := exec.Command("sleep", "infinity")
-	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if err := container.Start(); err != nil {
-		return "", nil, err
-	}
-	state = fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"1"}}`,
-		id, filepath.Join(w.dir, "bundle"), container.Process.Pid)
-	return state, sync.OnceFunc(func() {
-		_ = container.Process.Kill()
-		_ = container.Wait()
-	}), nil
-}
-
-// command is a program that is measured, or a stage of the hook.
-func (w *world) command(name string) *exec.Cmd {
-	switch name {
-	case "prestart":
-		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "prestart", "--gate-url", "http://gate.example:9418")
-	case "poststop":
-		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "poststop")
-	}
-	return exec.Command(w.programs[name], w.tokens())
-}
-
-// timed runs a program from its start to its end.
-func timed(cmd *exec.Cmd, stdin string) (spent, error) {
-	var stderr bytes.Buffer
-	cmd.Env = []string{}
-	if cmd.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(cmd.Stderr, &stderr)
-	} else {
-		cmd.Stderr = &stderr
-	}
-	in, out, err := os.Pipe()
-	if err != nil {
-		return spent{}, err
-	}
-	defer in.Close()
-	if _, err := out.WriteString(stdin); err != nil { // less than a pipe holds
-		return spent{}, err
-	}
-	out.Close()
-	cmd.Stdin = in
-	start := time.Now()
-	err = cmd.Run()
-	s := spent{wall: time.Since(start)}
-	if err != nil {
-		return s, fmt.Errorf("%v: %w: %s", cmd.Args, err, stderr.String())
-	}
-	s.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	return s, nil
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
 }

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"terok-gate-hook/store"
+)
+
+// world is a token file, a bundle, and the programs that are measured on them.
+type world struct {
+	dir      string
+	programs map[string]string
+	living   []*exec.Cmd
+	process  func(i int) store.Process // of the i-th token
+}
+
+// furnish makes the world. So many tokens are tied to a living process each, the others to
+// one of another machine.
+func (w *world) furnish(tokens, living int) error {
+	for _, folder := range []string{"bundle", "rootfs/run", "gate"} {
+		if err := os.MkdirAll(filepath.Join(w.dir, folder), 0o755); err != nil {
+			return err
+		}
+	}
+	config := fmt.Sprintf(`{"process":{"user":{"uid":0,"gid":0},"env":["PATH=/bin"]},"root":{"path":%q}}`, filepath.Join(w.dir, "rootfs"))
+	if err := os.WriteFile(filepath.Join(w.dir, "bundle/config.json"), []byte(config), 0o644); err != nil {
+		return err
+	}
+	elsewhere, err := store.ProcessOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	elsewhere.Machine, elsewhere.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
+	var processes []store.Process
+	for range living {
+		cmd := exec.Command("sleep", "infinity")
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		w.living = append(w.living, cmd)
+		p, err := store.ProcessOf(cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		processes = append(processes, *p)
+	}
+	w.process = func(i int) store.Process {
+		if i < living {
+			return processes[i]
+		}
+		return *elsewhere
+	}
+	return w.write(tokens)
+}
+
+// write writes a token file as we do.
+func (w *world) write(tokens int) error {
+	content := bytes.NewBufferString("{")
+	for i := range tokens {
+		token, err := store.NewToken()
+		if err != nil {
+			return err
+		}
+		value, err := json.MarshalIndent(struct {
+			Project   string        `json:"project"`
+			Task      string        `json:"task"`
+			Scope     string        `json:"scope"`
+			Container string        `json:"container"`
+			Created   string        `json:"created"`
+			Process   store.Process `json:"process"`
+		}{"demo", strconv.Itoa(i), "demo", fmt.Sprintf("%064x", i+1), "2026-01-02T03:04:05.678Z", w.process(i)}, "  ", "  ")
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			content.WriteString(",")
+		}
+		fmt.Fprintf(content, "\n  %q: %s", string(token), value)
+	}
+	content.WriteString("\n}\n")
+	file, err := os.OpenFile(w.tokens(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.Write(content.Bytes()); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
+
+func (w *world) end() {
+	for _, cmd := range w.living {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	w.living = nil
+}
+
+// container starts a process in a mount namespace of its own, and returns the state that
+// a runtime would write of it.
+func (w *world) container(id string) (state string, end func(), err error) {
+	container := exec.Command("sleep", "infinity")
+	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	if err := container.Start(); err != nil {
+		return "", nil, err
+	}
+	state = fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"bench"}}`,
+		id, filepath.Join(w.dir, "bundle"), container.Process.Pid)
+	return state, sync.OnceFunc(func() {
+		_ = container.Process.Kill()
+		_ = container.Wait()
+	}), nil
+}
+
+// command is a program that is measured, or a stage of ours or of another hook's.
+func (w *world) command(name string) *exec.Cmd {
+	switch name {
+	case "prestart":
+		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "prestart", "--gate-url", "http://gate.example:9418")
+	case "poststop":
+		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--lock-timeout", "1m", "poststop")
+	case "python prestart", "python poststop":
+		return exec.Command("python3", "bench/peers/python/hook.py", w.tokens(), strings.TrimPrefix(name, "python "))
+	case "shell prestart", "shell poststop":
+		return exec.Command("bench/peers/shell/hook", w.tokens(), strings.TrimPrefix(name, "shell "))
+	}
+	return exec.Command(w.programs[name], w.tokens())
+}
+
+// timed runs a program from its start to its end.
+func timed(cmd *exec.Cmd, stdin string) (time.Duration, error) {
+	var stderr bytes.Buffer
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	if cmd.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(cmd.Stderr, &stderr)
+	} else {
+		cmd.Stderr = &stderr
+	}
+	in, out, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	if _, err := out.WriteString(stdin); err != nil { // less than a pipe holds
+		return 0, err
+	}
+	out.Close()
+	cmd.Stdin = in
+	start := time.Now()
+	err = cmd.Run()
+	took := time.Since(start)
+	if err != nil {
+		return took, fmt.Errorf("%v: %w: %s", cmd.Args, err, stderr.String())
+	}
+	return took, nil
+}
