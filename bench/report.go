@@ -14,7 +14,7 @@ func (r results) table() []byte {
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	p("# What the hook costs")
 	p("")
-	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, %s after: under a load the times are longer, and the ratios less sure.",
+	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, %s after, much of which is our own.",
 		r.Machine, r.Load[0], r.Load[1])
 	p("")
 	p("| tokens in the file | floor | `prestart` | `poststop` | Python, start | Python, end | shell, start | shell, end |")
