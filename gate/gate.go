@@ -19,6 +19,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,9 +106,9 @@ func New(s Settings) (*Gate, error) {
 	}
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: orDefault(s.MaxPush, defaultMaxPush), stall: orDefault(s.Stall, defaultStall),
+		maxPush: cmp.Or(s.MaxPush, defaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
 		tokens: s.Tokens, trail: s.Trail,
-		turns:  newTurns(orDefault(s.PerToken, defaultPerToken), orDefault(s.Together, defaultTogether), orDefault(s.Patience, defaultPatience)),
+		turns:  newTurns(cmp.Or(s.PerToken, defaultPerToken), cmp.Or(s.Together, defaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		pushes: pushes{to: map[string]*pushesTo{}},
 		counts: newCounts(s.Tokens),
 	}
@@ -138,13 +139,6 @@ func New(s Settings) (*Gate, error) {
 		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
 	return g, nil
-}
-
-func orDefault[T int | int64 | time.Duration](value, byDefault T) T {
-	if value == 0 {
-		return byDefault
-	}
-	return value
 }
 
 // Serve serves a listener until the gate stops, with limits of time and size that a

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/store"
 )
 
 // Keeper keeps files for the next gate, under names, while there is none: a service
@@ -42,8 +43,7 @@ const (
 
 // nameFor names what is kept for a container. No two lives of it have the same name.
 func nameFor(what string, r control.Request) string {
-	digits := strings.TrimPrefix(r.Token, "sha256:")
-	return what + r.Container + "-" + digits[:min(8, len(digits))]
+	return what + r.Container + "-" + store.Token(r.Token).Fingerprint()
 }
 
 // kept is what is kept of a member, beside the listener.
