@@ -111,7 +111,7 @@ func CheckFile(path string) error {
 	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: its folder is not there: mkdir -p %s", path, folder)
+		return fmt.Errorf("%s: its folder is not there: %s", path, printable.Shell("mkdir", "-p", folder))
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
 	case !info.IsDir():
