@@ -1,4 +1,5 @@
-// Where gate and hooks meet, unless told otherwise.
+// Where the gate is found unless somebody says otherwise: what hooks are installed with
+// and what the gate's own command line assumes are the same.
 
 package control
 
@@ -18,4 +19,21 @@ func DefaultSocket() string {
 		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
 	}
 	return filepath.Join(runtime, "terok-gate/control")
+}
+
+// DefaultRepos is the folder of repositories of root's gate, or of the user's own.
+func DefaultRepos() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/terok-gate/repos", nil
+	}
+	// The XDG base directory specification has relative paths ignored.
+	data := os.Getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(data) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		data = filepath.Join(home, ".local/share")
+	}
+	return filepath.Join(data, "terok-gate/repos"), nil
 }
