@@ -146,7 +146,7 @@ func New(s Settings) (*Gate, error) {
 func (g *Gate) Serve(l net.Listener) error {
 	g.counts.listeners.Inc()
 	defer g.counts.listeners.Dec()
-	err := g.server.Serve(limited(l, connections))
+	err := g.server.Serve(limited(l, connections, connections, nil))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
