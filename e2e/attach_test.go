@@ -157,6 +157,26 @@ func TestGitWorksInAContainerWithoutANetwork(t *testing.T) {
 	}
 }
 
+// Nobody comes too early: the gate serves the container before its first process does
+// anything.
+func TestACloneIsTheFirstThingThatFiftyContainersDo(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		s := e.served(t)
+		var crowd sync.WaitGroup
+		for worker := range 2 {
+			crowd.Go(func() {
+				for n := range 13 {
+					args := append([]string{"run", "--rm"}, gitter(t, fmt.Sprintf("task-%d-%d", worker, n))...)
+					_, err := s.tryPodman(append(args, image, "git", "clone", "--quiet", "http://127.0.0.1:9418/demo.git", "/dev/shm/demo")...)
+					report(t, err)
+				}
+			})
+		}
+		crowd.Wait()
+		testenv.Eventually(t, "all tokens are revoked", func() bool { return len(s.tokens(t)) == 0 })
+	})
+}
+
 func TestContainersOfAPodAndThoseThatJoinOneAreServedByOneListener(t *testing.T) {
 	for _, row := range []struct {
 		name  string

@@ -67,13 +67,3 @@ func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 		})
 	}
 }
-
-// attached is a container that the hook has made ready.
-func (h *house) attached(t *testing.T) *guest {
-	t.Helper()
-	c, err := h.nursery.soon()
-	must(t, err)
-	t.Cleanup(c.end)
-	must(t, h.stage("prestart", c.id, c.pid()))
-	return c
-}

@@ -68,11 +68,11 @@ func (h *house) live(withheld bool) error {
 		return err
 	}
 	defer c.end()
-	var flags []string
+	flags := []string{"--gate-timeout", "10s"}
 	if withheld {
 		flags = append(flags, "--withhold-token")
 	}
-	if err := h.stage("prestart", c.id, c.pid(), flags...); err != nil {
+	if err := succeeds(h.stage("prestart", c.id, c.pid(), flags...)); err != nil {
 		return err
 	}
 	if err := c.does("git clone --quiet $CODE_REPO /run/demo"); err != nil {
@@ -91,7 +91,7 @@ func (h *house) live(withheld bool) error {
 	}
 	defer network.Close()
 	c.end()
-	if err := h.stage("poststop", c.id, 0); err != nil {
+	if err := succeeds(h.stage("poststop", c.id, 0)); err != nil {
 		return err
 	}
 	if code, err := status(h.address, token); withheld && code != http.StatusUnauthorized || !withheld && code != http.StatusForbidden {

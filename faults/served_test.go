@@ -80,41 +80,46 @@ var servingAt = regexp.MustCompile(`serving .* at=(127\.0\.0\.1:[0-9]+)\n`)
 
 func (h *house) startGate(t *testing.T) {
 	t.Helper()
+	must(t, h.tryGate())
+}
+
+// tryGate starts a gate and waits until it serves.
+func (h *house) tryGate() error {
 	binary, err := gateBinary()
-	must(t, err)
+	if err != nil {
+		return err
+	}
 	log, err := os.Create(filepath.Join(h.dir, "gate.log"))
-	must(t, err)
+	if err != nil {
+		return err
+	}
 	defer log.Close()
-	h.gate = exec.Command(binary, "serve", "--repos", h.repos, "--token-file", h.tokens, "--control", h.control,
+	gate := exec.Command(binary, "serve", "--repos", h.repos, "--token-file", h.tokens, "--control", h.control,
 		"--listen", "127.0.0.1:0", "--metrics", filepath.Join(h.dir, "metrics"), "--log-file", filepath.Join(h.dir, "trail"))
-	h.gate.Env = []string{"PATH=" + os.Getenv("PATH")}
-	h.gate.Stderr = log
-	must(t, h.gate.Start())
+	gate.Env = []string{"PATH=" + os.Getenv("PATH")}
+	gate.Stderr = log
+	if err := gate.Start(); err != nil {
+		return err
+	}
 	ended := make(chan struct{})
-	go func(gate *exec.Cmd) {
+	go func() {
 		_ = gate.Wait()
 		close(ended)
-	}(h.gate)
-	h.ended = ended
-	hasEnded := func() bool {
+	}()
+	h.gate, h.ended = gate, ended
+	for end := time.After(testenv.AWhile); ; {
+		said, _ := os.ReadFile(log.Name())
+		if at := servingAt.FindSubmatch(said); at != nil && listens(h.control) {
+			h.address = string(at[1])
+			return nil
+		}
 		select {
 		case <-ended:
-			return true
-		default:
-			return false
+			return fmt.Errorf("the gate ends at once: %s", said)
+		case <-end:
+			return fmt.Errorf("the gate does not serve: %s", said)
+		case <-time.After(2 * time.Millisecond):
 		}
-	}
-	var said []byte
-	testenv.Eventually(t, "the gate serves, or has ended", func() bool {
-		said, _ = os.ReadFile(log.Name())
-		at := servingAt.FindSubmatch(said)
-		if at != nil {
-			h.address = string(at[1])
-		}
-		return at != nil && listens(h.control) || hasEnded()
-	})
-	if hasEnded() {
-		t.Fatalf("the gate ends at once: %s", said)
 	}
 }
 
@@ -172,17 +177,22 @@ func status(address, token string) (int, error) {
 	return answer.StatusCode, answer.Body.Close()
 }
 
-// stage runs a stage of the hook for a container.
-func (h *house) stage(stage, id string, pid int, more ...string) error {
+// stage is a stage of the hook for a container.
+func (h *house) stage(stage, id string, pid int, more ...string) program {
 	stdin := fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"1"}}`,
 		id, filepath.Join(h.dir, "bundle"), pid)
 	args := []string{"--token-file", h.tokens, stage}
 	if stage == "prestart" {
-		args = append(args, "--gate-socket", h.control, "--gate-timeout", "10s")
+		args = append(args, "--gate-socket", h.control)
 	}
-	f, err := run(program{append(args, more...), stdin}.waiting(testenv.AWhile))
+	return program{append(args, more...), stdin}.waiting(testenv.AWhile)
+}
+
+// succeeds runs a program, which must.
+func succeeds(p program) error {
+	f, err := run(p)
 	if err == nil && f.status != 0 {
-		err = fmt.Errorf("%s ends with status %d: %s", stage, f.status, f.stderr)
+		err = fmt.Errorf("%s ends with status %d: %s", strings.Join(p.args, " "), f.status, f.stderr)
 	}
 	return err
 }
@@ -315,6 +325,16 @@ func (c *guest) token() (string, error) {
 
 // network opens the container's network, which then outlives it.
 func (c *guest) network() (*os.File, error) { return os.Open(fmt.Sprintf("/proc/%d/ns/net", c.pid())) }
+
+// attached is a container that the hook has made ready.
+func (h *house) attached(t *testing.T) *guest {
+	t.Helper()
+	c, err := h.nursery.soon()
+	must(t, err)
+	t.Cleanup(c.end)
+	must(t, succeeds(h.stage("prestart", c.id, c.pid(), "--gate-timeout", "10s")))
+	return c
+}
 
 // dialIn connects to an address in a network.
 func dialIn(network *os.File, address string) (conn net.Conn, err error) {
