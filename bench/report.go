@@ -34,15 +34,20 @@ func (r results) table() []byte {
 	}
 	row(r.Living, thousands(r.Living.Tokens)+", each with a living process")
 	p("")
-	p("| %d hooks at once, %s tokens | floor | `poststop` | Python |", r.Crowd.Hooks, thousands(r.Crowd.Tokens))
-	p("|---|---|---|---|")
+	p("| %d hooks at once, %s tokens | floor | `prestart` | `poststop` | Python, start | Python, end |", r.Crowd.Hooks, thousands(r.Crowd.Tokens))
+	p("|---|---|---|---|---|---|")
 	for _, of := range []struct {
 		name string
 		took series
 	}{{"until all are done", r.Crowd.UntilAll}, {"the slowest", r.Crowd.Slowest}} {
-		floor := of.took.median("floor")
-		p("| %s | %.0f | %.0f (%.2f) | %.0f (%.2f) |", of.name, floor, of.took.median("poststop"), of.took.median("poststop")/floor,
-			of.took.median("python poststop"), of.took.median("python poststop")/floor)
+		line, floor := "| "+of.name, of.took.median("floor")
+		for _, program := range inCrowds {
+			line += fmt.Sprintf(" | %.0f", of.took.median(program))
+			if program != "floor" {
+				line += fmt.Sprintf(" (%.2f)", of.took.median(program)/floor)
+			}
+		}
+		p("%s |", line)
 	}
 	p("")
 	p("| `podman run --rm true` | with both hooks | with two that only read their input | with none | both / two that read | both / none |")

@@ -52,6 +52,10 @@ func Run(args []string, templates fs.FS) (status int) {
 	// A closed standard output is an error to report, not a reason to die between
 	// a commit and its report.
 	signal.Ignore(syscall.SIGPIPE)
+	if p, ok := stageCalled(args[1:]); ok {
+		err := p.command(p.called.command).Action(nil)
+		return p.end(p.stage, err)
+	}
 	args = withoutWords(args)
 	p := program{templates: templates, called: calledBy(args[1:])}
 	err := p.app(args).Run(args)
