@@ -160,6 +160,31 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 	}
 }
 
+// Who took the lock can be gone while a child of theirs holds it.
+func TestDoctorSpeaksOfNoProcessThatIsGone(t *testing.T) {
+	p := newPatient(t)
+	testenv.Need(t, "flock")
+	taker := exec.Command("flock", "--no-fork", p.tokens+".lock", "sh", "-c", "sleep 600 & echo $!")
+	out, err := taker.StdoutPipe()
+	must(t, err)
+	must(t, taker.Start())
+	child := 0
+	_, err = fmt.Fscan(out, &child)
+	must(t, err)
+	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+	_ = taker.Process.Release() // its output stays open with its child
+	testenv.Eventually(t, "who took the lock is gone", func() bool {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(taker.Process.Pid, &status, unix.WNOHANG, nil)
+		return pid != 0 || err != nil
+	})
+	for _, f := range p.examine(t, nil) {
+		if f.Check == "lock" && (f.State != Broken || !strings.Contains(f.Remedy, "fuser -v "+p.tokens+".lock")) {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
 func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
 	testenv.NeedRoot(t)
 	const nobody = 65534

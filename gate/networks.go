@@ -130,6 +130,18 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	return err
 }
 
+// find tells, by no error, that a container is served.
+func (n *networks) find(r control.Request) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for at, there := range n.all {
+		if m := there.members[r.Token]; at.listen == r.Listen && m != nil && *m.Process == *r.Process {
+			return nil
+		}
+	}
+	return control.Absent
+}
+
 // checkShared refuses a container in a network where one withholds its token, if they are
 // not the same.
 func (n *networks) checkShared(r control.Request, cookie uint64) error {

@@ -76,6 +76,9 @@ func (f File) Reader(report func(error)) *Reader {
 	return &Reader{path: f.Path, report: report, relied: map[*reliance]struct{}{}}
 }
 
+// Path is that of the token file.
+func (r *Reader) Path() string { return r.path }
+
 // Find returns what the token allows now. A token whose process is provably dead
 // allows nothing, whether or not anybody has swept it.
 func (r *Reader) Find(token string) (Pass, bool) {
