@@ -100,7 +100,7 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 	d.Stages = []string{"prestart"}
 	var found []Finding
 	e := examination{
-		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", GateURL: "http://gate"},
+		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/it", GateURL: "http://gate"},
 		definitions: []podman.Registered{d}, report: func(f Finding) { found = append(found, f) },
 	}
 	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
@@ -222,7 +222,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			}
 			row.make()
 			e := examination{
-				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", TokenFile: "/tokens.json"},
+				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/it", TokenFile: "/tokens.json"},
 				definitions: podman.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
 			}
 			if got := e.install(); got != row.want {

@@ -307,7 +307,7 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 		refuse("hostile", "is taken in the container's network, and not by the gate", "--network", "container:"+neighbour.id)
 		refuse("host", "give it a network of its own, as --network none does", "--network", "host")
 		s.endGate()
-		refuse("no-gate", "start it, as a service or with terok-gate serve --control")
+		refuse("no-gate", "start it, as the service terok-gate or with terok-gate serve")
 		s.startGate(t)
 		c := s.create(t, gitter(t, "again")...)
 		c.start(t)

@@ -70,7 +70,8 @@ type member struct {
 
 func newNetworks(g *Gate, keep Keeper) (*networks, error) {
 	n := &networks{gate: g, keep: keep, common: make(chan struct{}, commonConnections), all: map[place]*network{}}
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	// A socket of any family knows; a hardened gate may make no other.
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}

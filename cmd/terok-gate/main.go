@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/internal/version"
@@ -119,19 +120,11 @@ func reposOf(c *cli.Context) (string, error) {
 	if dir := c.String("repos"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	if os.Geteuid() == 0 {
-		return "/var/lib/terok-gate/repos", nil
+	dir, err := control.DefaultRepos()
+	if err != nil {
+		return "", misusef("no default folder of repositories: %w: name one with --repos", err)
 	}
-	// The XDG base directory specification has relative paths ignored.
-	data := os.Getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", misusef("no default folder of repositories: %w: name one with --repos", err)
-		}
-		data = filepath.Join(home, ".local/share")
-	}
-	return filepath.Join(data, "terok-gate/repos"), nil
+	return dir, nil
 }
 
 // tokenFileOf returns the token file that the command line names, or the default.
