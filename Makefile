@@ -21,9 +21,9 @@ dist/terok-gate-hook_linux_%: $(SOURCES)
 dist/terok-gate_linux_%: $(SOURCES)
 	GOOS=linux GOARCH=$* $(BUILD) -o $@ ./cmd/terok-gate
 
-run: # a real container gets its token and loses it, in a throw-away folder
-	scripts/needs go podman busybox
-	$(MAKE) --no-print-directory terok-gate-hook
+run: # a real container without a network clones and pushes with its token, in a throw-away folder
+	scripts/needs go podman git
+	$(MAKE) --no-print-directory terok-gate-hook terok-gate
 	scripts/try
 
 test: # all tests; what cannot be tested here stands at the end
