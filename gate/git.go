@@ -55,6 +55,16 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 	return err
 }
 
+// adoptOrphans makes us the parent of what a process of ours has started, when that has
+// ended. It would be process 1 otherwise, which may take a second to notice that they
+// end, or never do, in a container: until then nobody can tell whether they have.
+func adoptOrphans() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the parent of orphans: %w", err)
+	}
+	return nil
+}
+
 // command is one git under way, with all that it has started, in a process group of
 // its own.
 type command struct {
@@ -184,9 +194,15 @@ func (c *command) wait() error {
 	}
 	c.mu.Unlock()
 	err := c.cmd.Wait()
-	// Killed is not yet gone. While somebody is in the group, nobody else gets its number.
-	for end := time.Now().Add(goneGrace); unix.Kill(-c.cmd.Process.Pid, 0) == nil && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	// Killed is not yet gone. What the leader had started is ours now: see adoptOrphans.
+	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
+		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
+		if err != nil && err != unix.EINTR {
+			break // there is nobody left
+		}
+		if reaped == 0 {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	if text := c.errors.String(); err != nil && text != "" {
 		err = fmt.Errorf("git: %w: %s", err, text)
