@@ -28,7 +28,7 @@ func (w *world) stages(tokens, living, rounds int) (stages, error) {
 		rounds = max(1, rounds/4)
 	}
 	for i := range rounds {
-		state, end, err := w.container(fmt.Sprintf("c0ffee%04d", i))
+		state, _, end, err := w.container(fmt.Sprintf("c0ffee%04d", i), 0)
 		if err != nil {
 			return s, err
 		}
