@@ -31,6 +31,9 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 	if h.token, err = h.issue(store.Entry{Grant: store.Grant{Project: small, Task: "bench"}}); err != nil {
 		return r, err
 	}
+	if err := h.askOnce(http.DefaultClient, "gate", 0); err != nil { // it has read the file
+		return r, err
+	}
 	ended := 0
 	for range rounds {
 		for _, name := range []string{quiet, revoked} {
