@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"sync"
 	"time"
@@ -46,9 +47,9 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 				revokes.Go(func() {
 					for ctx.Err() == nil {
 						<-tick.C
-						task := strconv.Itoa(ended)
+						revoke := exec.Command(w.programs["hook"], "--token-file", w.tokens(), "revoke", "--project", "demo", "--task", strconv.Itoa(ended))
 						ended++
-						if _, revokeErr := h.tokens.Revoke(func(e store.Entry) bool { return e.Task == task }); revokeErr != nil {
+						if _, revokeErr := timed(revoke, ""); revokeErr != nil {
 							err = revokeErr
 						}
 					}
