@@ -37,8 +37,8 @@ test-engines: # those with containers once more, with the podman, crun, runc, gi
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)
 
-bench: # what the hook costs, beside what it could cost and what else there is, into bench/, as root, in ten minutes
-	scripts/needs go podman runc busybox python3 jq
+bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in a quarter of an hour
+	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap
 	go run ./bench
 
 FUZZTIME = 20000x

@@ -182,6 +182,7 @@ func TestTheFigures(t *testing.T) {
 		`terok_gate_bytes_total{service="git-upload-pack"} `,
 		`terok_gate_bytes_total{service="git-receive-pack"} `,
 		`terok_gate_cuts_total 0`,
+		`terok_gate_refusals_total 1`,
 		`terok_gate_tokens 1`,
 		`terok_gate_listeners 1`,
 		`terok_gate_token_file_age_seconds `,
