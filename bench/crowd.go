@@ -30,7 +30,7 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 	ids, states := make([]string, hooks), make([]string, hooks)
 	for i := range hooks {
 		ids[i] = fmt.Sprintf("c0ffee%04d", i)
-		state, end, err := w.container(ids[i])
+		state, _, end, err := w.container(ids[i], 0)
 		if err != nil {
 			return c, err
 		}

@@ -57,7 +57,7 @@ func (w *world) stages(tokens, living, rounds int) (stages, error) {
 // stage runs a program about a new container of this id. before and after are what the
 // token file holds when the container starts and when it has ended.
 func (w *world) stage(name, id string, before, after []byte) (time.Duration, error) {
-	state, end, err := w.container(id)
+	state, _, end, err := w.container(id, 0)
 	if err != nil {
 		return 0, err
 	}

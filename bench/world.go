@@ -129,17 +129,17 @@ func (w *world) end() {
 	w.living = nil
 }
 
-// container starts a process in a mount namespace of its own, and returns the state that
-// a runtime would write of it.
-func (w *world) container(id string) (state string, end func(), err error) {
+// container starts a process in a mount namespace of its own, and in those that more
+// names, and returns the state that a runtime would write of it.
+func (w *world) container(id string, more uintptr) (state string, pid int, end func(), err error) {
 	container := exec.Command("sleep", "infinity")
-	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | more}
 	if err := container.Start(); err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	state = fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"bench"}}`,
 		id, filepath.Join(w.dir, "bundle"), container.Process.Pid)
-	return state, sync.OnceFunc(func() {
+	return state, container.Process.Pid, sync.OnceFunc(func() {
 		_ = container.Process.Kill()
 		_ = container.Wait()
 	}), nil

@@ -355,8 +355,8 @@ func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
 func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
 
-// gateURL is the gate's as the container reaches it, empty if that is not known.
-func (s Settings) gateURL() string {
+// URL is the gate's as the container reaches it, empty if that is not known.
+func (s Settings) URL() string {
 	if s.GateSocket != "" {
 		return "http://" + s.gateListen()
 	}

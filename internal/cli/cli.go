@@ -17,6 +17,7 @@ import (
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/version"
 )
 
 // Exit statuses.
@@ -156,7 +157,7 @@ func (p *program) app(args []string) *cli.App {
 		for _, name := range names {
 			app.Commands = append(app.Commands, p.command(name))
 		}
-		app.Version = version()
+		app.Version = version.String()
 	}
 	app.HideHelpCommand = true
 	app.OnUsageError = explainMisuse(args)
