@@ -132,7 +132,7 @@ var aCall = regexp.MustCompile(`(?m)^\d+ +(\w+)\(`)
 // returns what it says on standard error.
 func (w *world) run(t *testing.T, name string, cmd *exec.Cmd) string {
 	t.Helper()
-	state, end, err := w.container("c0ffee")
+	state, _, end, err := w.container("c0ffee", 0)
 	must(t, err)
 	defer end()
 	stderr := &strings.Builder{}

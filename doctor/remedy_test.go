@@ -45,6 +45,7 @@ func TestARemedyCanBePasted(t *testing.T) {
 			open(t, p.folder)
 			must(t, os.RemoveAll(p.folder))
 		}, "gate-user", true},
+		{"a folder in the lock's place", func(t *testing.T, p *patient) { must(t, os.Mkdir(p.tokens+".lock", 0o700)) }, "lock", false},
 		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
 		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
 		{"a link in the log's place, to what is everybody's to read", func(t *testing.T, p *patient) {
@@ -99,7 +100,7 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 	d.Stages = []string{"prestart"}
 	var found []Finding
 	e := examination{
-		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", GateURL: "http://gate"},
+		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/it", GateURL: "http://gate"},
 		definitions: []podman.Registered{d}, report: func(f Finding) { found = append(found, f) },
 	}
 	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
@@ -221,7 +222,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			}
 			row.make()
 			e := examination{
-				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Unit: filepath.Join(ours, "unit")}, Binary: "/it", TokenFile: "/tokens.json"},
+				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/it", TokenFile: "/tokens.json"},
 				definitions: podman.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
 			}
 			if got := e.install(); got != row.want {

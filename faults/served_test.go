@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -135,29 +134,6 @@ func listens(path string) bool {
 func (h *house) endGate(s unix.Signal) {
 	_ = h.gate.Process.Signal(s)
 	<-h.ended
-}
-
-// figure is one of the gate's, as whoever watches it gets it.
-func (h *house) figure(t *testing.T, name string) float64 {
-	t.Helper()
-	conn, err := net.Dial("unix", filepath.Join(h.dir, "metrics"))
-	must(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n")
-	must(t, err)
-	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	must(t, err)
-	text, err := io.ReadAll(answer.Body)
-	must(t, err)
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			must(t, err)
-			return number
-		}
-	}
-	t.Fatalf("there is no figure %s in\n%s", name, text)
-	return 0
 }
 
 // status is the answer to a request for the repository, at an address on the host.

@@ -115,6 +115,9 @@ func New(s Settings) (*Gate, error) {
 	if g.git, g.path, err = findGit(); err != nil {
 		return nil, err
 	}
+	if err := adoptOrphans(); err != nil {
+		return nil, err
+	}
 	if err := g.setUp(); err != nil {
 		return nil, err
 	}

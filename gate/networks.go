@@ -70,7 +70,8 @@ type member struct {
 
 func newNetworks(g *Gate, keep Keeper) (*networks, error) {
 	n := &networks{gate: g, keep: keep, common: make(chan struct{}, commonConnections), all: map[place]*network{}}
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	// A socket of any family knows; a hardened gate may make no other.
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +129,18 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 		}
 	}
 	return err
+}
+
+// find tells, by no error, that a container is served.
+func (n *networks) find(r control.Request) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for at, there := range n.all {
+		if m := there.members[r.Token]; at.listen == r.Listen && m != nil && *m.Process == *r.Process {
+			return nil
+		}
+	}
+	return control.Absent
 }
 
 // checkShared refuses a container in a network where one withholds its token, if they are

@@ -54,8 +54,8 @@ func TestWhatIsNoFileOfOursIsSomebodyElses(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
-			place := Place{Hooks: dir, DropIn: filepath.Join(dir, "drop-in"), Unit: filepath.Join(dir, UnitName)}
-			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.Unit}
+			place := Place{Hooks: dir, DropIn: filepath.Join(dir, "drop-in"), Units: dir}
+			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.unit(UnitName), place.unit(GateUnitName)}
 			for _, path := range paths {
 				if err := row.make(path); err != nil {
 					t.Fatal(err)

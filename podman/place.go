@@ -7,17 +7,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"terok-gate-hook/internal/control"
 )
 
 // Place is where the files of an installation are.
 type Place struct {
 	Hooks   string // folder for hook definitions
 	DropIn  string // drop-in for containers.conf
-	Unit    string // systemd unit
+	Units   string // folder for systemd's units
+	Repos   string // the gate's folder of repositories
+	Control string // the gate's control socket
 	User    bool   // of one user, not of the system
 	Moved   bool   // to where that user's XDG_CONFIG_HOME says
 	Runtime string // XDG_RUNTIME_DIR of that user
-	Systemd bool   // there is a systemd that could run the unit
+	Systemd bool   // there is a systemd that could run a unit
 }
 
 // SystemPlace is where root installs, for root's podman. Not below /usr, which can
@@ -26,10 +30,13 @@ type Place struct {
 // not start if a definition in it is for a stage that only podman knows.
 func SystemPlace() Place {
 	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
+	repos, _ := control.DefaultRepos()       // root has one
 	return Place{
 		Hooks:   "/etc/containers/oci/podman-hooks.d",
 		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
-		Unit:    "/etc/systemd/system/" + UnitName,
+		Units:   "/etc/systemd/system",
+		Repos:   repos,
+		Control: control.DefaultSocket(),
 		Systemd: err == nil,
 	}
 }
@@ -50,11 +57,17 @@ func UserPlace() (Place, error) {
 	if runtime == "" {
 		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
 	}
+	repos, err := control.DefaultRepos()
+	if err != nil {
+		return Place{}, err
+	}
 	_, err = os.Stat(filepath.Join(runtime, "systemd/private")) // the user's service manager
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
-		Unit:    filepath.Join(usual, "systemd/user", UnitName), // the service manager does not know the variable
+		Units:   filepath.Join(usual, "systemd/user"), // the service manager does not know the variable
+		Repos:   repos,
+		Control: control.DefaultSocket(),
 		User:    true,
 		Moved:   config != usual,
 		Runtime: runtime,
@@ -68,10 +81,13 @@ const definitionPrefix = "99-terok-gate-"
 // definitionPaths are those of the definitions that are there under our names.
 func (p Place) definitionPaths() []string { return glob(p.Hooks, definitionPrefix+"*.json") }
 
-// unitPaths are those of the unit and of what enables it. Systemd removes the latter
-// itself, where there is one.
-func (p Place) unitPaths() []string {
-	return append(glob(filepath.Dir(p.Unit), "*.wants/"+UnitName), p.Unit)
+// unit is the path of a unit.
+func (p Place) unit(name string) string { return filepath.Join(p.Units, name) }
+
+// unitPaths are those of a unit and of what enables it. Systemd removes the latter itself,
+// where there is one.
+func (p Place) unitPaths(name string) []string {
+	return append(glob(p.Units, "*.wants/"+name), p.unit(name))
 }
 
 // glob returns the paths in the folder that match the pattern. The folder's own name

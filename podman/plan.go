@@ -17,7 +17,19 @@ import (
 type Plan struct {
 	Write  []File
 	Remove []string
+	make   []folder
 	place  Place
+}
+
+// Make are the folders that are to be made, each with its owner if that is not this user.
+func (p Plan) Make() (folders []string) {
+	for _, f := range p.make {
+		if f.owner != nil {
+			f.path += ", for user " + f.owner.name
+		}
+		folders = append(folders, f.path)
+	}
+	return folders
 }
 
 // ForeignError says that somebody else's files stand where ours would be written. Files
@@ -56,6 +68,11 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 	if err := r.checkWhatItReplaces(place, lists.inForce); err != nil {
 		return plan, err
 	}
+	if r.Gate {
+		if plan.make, err = r.gateFolders(place); err != nil {
+			return plan, err
+		}
+	}
 	if plan.Write, err = r.files(place, templates, lists); err != nil {
 		return plan, err
 	}
@@ -72,10 +89,17 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 	if len(theirs) > 0 {
 		return plan, &ForeignError{theirs}
 	}
-	if !r.Watch {
-		plan.Remove, err = installed(place.unitPaths())
+	for _, unit := range units {
+		if unit == r.unitName() {
+			continue
+		}
+		paths, err := installed(place.unitPaths(unit))
+		if err != nil {
+			return plan, err
+		}
+		plan.Remove = append(plan.Remove, paths...)
 	}
-	return plan, err
+	return plan, nil
 }
 
 // checkWhatItReplaces refuses to admit any project where the hooks now in force admit only
@@ -93,9 +117,10 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	return nil
 }
 
-// Removal plans to take back all that install wrote there.
+// Removal plans to take back all that install wrote there. The hooks go first: they ask
+// for the gate.
 func (p Place) Removal() (Plan, error) {
-	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths()))
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths(GateUnitName), p.unitPaths(UnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 
@@ -119,39 +144,44 @@ func installed(paths []string) (ours []string, err error) {
 // CarryOut makes the changes, and tells of each one made. Podman has to confirm that it
 // reads what was written.
 func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error {
+	for _, f := range p.make {
+		if err := f.make(ctx); err != nil {
+			return err
+		}
+		did("made", f.path)
+	}
 	for _, f := range p.Write {
 		if err := f.Write(); err != nil {
 			return err
 		}
 		did("wrote", f.Path)
+		unit := filepath.Base(f.Path)
+		if !p.place.Systemd || !slices.Contains(units, unit) {
+			continue
+		}
+		if err := p.place.start(ctx, unit); err != nil {
+			return fmt.Errorf("%s does not run: %w", unit, err)
+		}
+		did("started", unit)
 	}
 	if len(p.Write) > 0 {
 		if err := p.place.checkInForce(ctx); err != nil {
 			return err
 		}
 	}
-	if err := p.remove(ctx, did); err != nil {
-		return err
-	}
-	isUnit := func(f File) bool { return f.Path == p.place.Unit }
-	if !p.place.Systemd || !slices.ContainsFunc(p.Write, isUnit) {
-		return nil
-	}
-	if err := p.place.enableWatch(ctx); err != nil {
-		return fmt.Errorf("the hooks are registered, but reap --watch does not run: %w", err)
-	}
-	did("started", filepath.Base(p.place.Unit))
-	return nil
+	return p.remove(ctx, did)
 }
 
-// remove removes the files that are to go. If the unit is one of them, systemd stops the
-// service before and forgets it afterwards. A failure does not keep the rest from going.
+// remove removes the files that are to go. A unit's service stops before, and systemd
+// forgets it afterwards. A failure does not keep the rest from going.
 func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
-	service := p.place.Systemd && slices.Contains(p.Remove, p.place.Unit)
-	if service {
-		err = p.place.disableWatch(ctx)
-	}
+	var stopped []string
 	for _, path := range p.Remove {
+		unit := filepath.Base(path)
+		if p.place.Systemd && slices.Contains(units, unit) && !slices.Contains(stopped, unit) {
+			err = errors.Join(err, p.place.stop(ctx, unit))
+			stopped = append(stopped, unit)
+		}
 		removeErr := os.Remove(path)
 		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
 			err = errors.Join(err, removeErr)
@@ -159,8 +189,8 @@ func (p Plan) remove(ctx context.Context, did func(what, which string)) (err err
 		}
 		did("removed", path)
 	}
-	if service {
-		err = errors.Join(err, p.place.forgetWatch(ctx))
+	if len(stopped) > 0 {
+		err = errors.Join(err, p.place.forget(ctx))
 	}
 	return err
 }

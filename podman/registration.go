@@ -25,7 +25,8 @@ const binary = "terok-gate-hook"
 type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
 	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
-	Watch    bool          // have systemd run reap --watch
+	Gate     bool          // have systemd run terok-gate, which is beside it, at Settings.GateSocket
+	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
 }
 
 // Registration reads back what install was told last. Where nothing is installed, only
@@ -50,8 +51,9 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 			}
 		}
 	}
-	unit, err := installed([]string{p.Unit})
-	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Watch: len(unit) > 0}
+	units, err := installed([]string{p.unit(UnitName), p.unit(GateUnitName)})
+	gate := slices.Contains(units, p.unit(GateUnitName))
+	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Gate: gate, Watch: gate || len(units) > 0}
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):
@@ -71,16 +73,24 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 
 // InstallArgs are the arguments of the install that sets this.
 func (r Registration) InstallArgs() []string {
-	args := r.Settings.Args("prestart")
+	settings := r.Settings
+	if r.Gate {
+		settings.GateSocket = "" // goes without saying
+	}
+	args := settings.Args("prestart")
 	args[slices.Index(args, "prestart")] = "install"
-	if !r.Watch {
+	if !r.Gate && r.GateByDefault() {
+		args = append(args, "--no-gate")
+	}
+	if !r.Gate && !r.Watch {
 		args = append(args, "--no-watch")
 	}
 	return args
 }
 
-// files returns the files that register the hooks. templates holds hooks.d and systemd
-// as the repository does.
+// files returns the files that register the hooks, in the order in which they are to be
+// written: the gate runs before there are hooks that ask for it. templates holds hooks.d
+// and systemd as the repository does.
 func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]File, error) {
 	definitions, err := fs.Glob(templates, "hooks.d/*.json")
 	if err != nil {
@@ -97,14 +107,19 @@ func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]Fi
 	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
 		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
 	}
-	if r.Watch {
-		content, err := r.unit(place, templates)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, File{place.Unit, content})
+	name := r.unitName()
+	if name == "" {
+		return files, nil
 	}
-	return files, nil
+	content, err := r.unit(place, templates)
+	if err != nil {
+		return nil, err
+	}
+	unit := File{place.unit(name), content}
+	if r.Gate {
+		return slices.Insert(files, 0, unit), nil
+	}
+	return append(files, unit), nil
 }
 
 // hookLists is how a podman is told where hook definitions are.

@@ -38,8 +38,8 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, place := range []Place{
-		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + UnitName},
-		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Unit: "/units/" + UnitName, User: true},
+		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units"},
+		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units", User: true},
 	} {
 		files, err := r.files(place, os.DirFS(".."), hookLists{inForce: []string{"/theirs", "/hooks"}})
 		if err != nil {

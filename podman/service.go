@@ -1,4 +1,4 @@
-// The service that runs reap --watch, and its unit.
+// The service that runs the gate, or reap --watch, and its unit.
 
 package podman
 
@@ -15,35 +15,66 @@ import (
 	"strings"
 )
 
-const UnitName = "terok-gate-reap.service"
+// Of the two, one runs: the gate sweeps too.
+const (
+	UnitName     = "terok-gate-reap.service"
+	GateUnitName = "terok-gate.service"
+)
 
-// unit is the repository's unit for our binary and token file.
+var units = []string{UnitName, GateUnitName}
+
+// unitName is the unit that systemd is to run, empty for none.
+func (r Registration) unitName() string {
+	switch {
+	case r.Gate:
+		return GateUnitName
+	case r.Watch:
+		return UnitName
+	}
+	return ""
+}
+
+// unit is the repository's unit for our binaries and files.
 func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
-	name := "systemd/system/" + UnitName
+	name := "systemd/system/" + r.unitName()
 	if place.User {
-		name = "systemd/user/" + UnitName
+		name = "systemd/user/" + r.unitName()
 	}
 	template, err := fs.ReadFile(templates, name)
 	if err != nil {
 		return nil, err
 	}
-	// In ExecStart=, % begins a specifier and, but for the first word, $ a variable
-	// (systemd.service(5)).
-	words := slices.Concat([]string{r.Binary}, r.Settings.Args("reap"), []string{"--watch"})
-	for i, word := range words {
-		words[i] = unitQuote(word)
-		if i > 0 {
-			words[i] = strings.ReplaceAll(words[i], "$", "$$")
+	unit, written := string(template), []string{r.Settings.Tokens.Path}
+	hook := append([]string{r.Binary}, r.Settings.Args("attach")...)
+	if r.Gate {
+		serve := []string{
+			r.GateBinary(), "serve", "--repos", place.Repos,
+			"--token-file", r.Settings.Tokens.Path, "--control", r.Settings.GateSocket,
+		}
+		switch log := r.Settings.LogFile; {
+		case log == "":
+		case place.User:
+			serve = append(serve, "--log-file", log)
+		default: // root's is not the gate's to write
+			serve = append(serve, "--log-file", GateLog)
+			unit = replaceLine(unit, "LogsDirectory=", filepath.Base(filepath.Dir(GateLog)))
+		}
+		unit = replaceLine(unit, "ExecStart=", commandLine(serve))
+		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(hook))
+		written = append(written, place.Repos)
+	} else {
+		hook = slices.Concat([]string{r.Binary}, r.Settings.Args("reap"), []string{"--watch"})
+		unit = replaceLine(unit, "ExecStart=", commandLine(hook))
+		if log := r.Settings.LogFile; log != "" {
+			written = append(written, log)
 		}
 	}
-	unit := replaceLine(string(template), "ExecStart=", strings.Join(words, " "))
 	var writable []string
-	for _, file := range []string{r.Settings.Tokens.Path, r.Settings.LogFile} {
-		if file == "" {
-			continue
-		}
+	for _, file := range written {
 		folder := ExistingFolder(file)
-		writable = append(writable, unitQuote(folder))
+		if quoted := unitQuote(folder); !slices.Contains(writable, quoted) {
+			writable = append(writable, quoted)
+		}
 		if folder == "/tmp" || folder == "/var/tmp" {
 			unit = replaceLine(unit, "PrivateTmp=", "no")
 		}
@@ -53,6 +84,19 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 	}
 	unit = replaceLine(unit, "ReadWritePaths=", strings.Join(writable, " "))
 	return []byte(mark + unit), nil
+}
+
+// commandLine is a command as ExecStart= takes it. There % begins a specifier and, but
+// for the first word, $ a variable (systemd.service(5)).
+func commandLine(words []string) string {
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		quoted[i] = unitQuote(word)
+		if i > 0 {
+			quoted[i] = strings.ReplaceAll(quoted[i], "$", "$$")
+		}
+	}
+	return strings.Join(quoted, " ")
 }
 
 func unitQuote(word string) string {
@@ -96,10 +140,10 @@ func Lingers() bool {
 	return err == nil
 }
 
-// enableWatch starts the unit, now and at every boot or log-in.
-func (p Place) enableWatch(ctx context.Context) error {
+// start starts a unit, now and at every boot or log-in.
+func (p Place) start(ctx context.Context, unit string) error {
 	for _, args := range [][]string{
-		{"daemon-reload"}, {"enable", UnitName}, {"restart", UnitName}, // it may run with other flags
+		{"daemon-reload"}, {"enable", unit}, {"restart", unit}, // it may run with other flags
 	} {
 		if _, err := p.systemctl(ctx, args...); err != nil {
 			return err
@@ -108,20 +152,29 @@ func (p Place) enableWatch(ctx context.Context) error {
 	return nil
 }
 
-// Watch returns what systemd says of the unit, as properties, one a line: ActiveState
-// and ExecStart.
+// Watch returns what systemd says of the unit of reap --watch, as properties, one a line:
+// ActiveState and ExecStart.
 func (p Place) Watch(ctx context.Context) (properties string, err error) {
-	return p.systemctl(ctx, "show", "--property", "ActiveState,ExecStart", UnitName)
+	return p.show(ctx, UnitName)
 }
 
-// disableWatch stops the unit.
-func (p Place) disableWatch(ctx context.Context) error {
-	_, err := p.systemctl(ctx, "disable", "--now", UnitName)
+// Gate returns the same of the gate's unit.
+func (p Place) Gate(ctx context.Context) (properties string, err error) {
+	return p.show(ctx, GateUnitName)
+}
+
+func (p Place) show(ctx context.Context, unit string) (properties string, err error) {
+	return p.systemctl(ctx, "show", "--property", "ActiveState,ExecStart", unit)
+}
+
+// stop stops a unit, now and for good.
+func (p Place) stop(ctx context.Context, unit string) error {
+	_, err := p.systemctl(ctx, "disable", "--now", unit)
 	return err
 }
 
-// forgetWatch has systemd see that the unit is gone.
-func (p Place) forgetWatch(ctx context.Context) error {
+// forget has systemd see which units are gone.
+func (p Place) forget(ctx context.Context) error {
 	_, err := p.systemctl(ctx, "daemon-reload")
 	return err
 }

@@ -223,6 +223,25 @@ func TestAnOwnerOrGroupThatAUserCannotKeepIsAnError(t *testing.T) {
 	}
 }
 
+// Root's hook makes the file with root's group, which the gate's user cannot keep.
+func TestAGroupWithoutRightsKeepsNobodyFromReplacingTheFile(t *testing.T) {
+	testenv.NeedRoot(t)
+	f := store.File{Path: filepath.Join(openFolder(t), "tokens.json")}
+	give(t, filepath.Dir(f.Path), "1234:1234 0700")
+	if _, err := f.CreateToken("demo", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if made := ownerAndMode(t, f.Path); made != "1234:0 0600" {
+		t.Fatalf("root makes the file as %s", made)
+	}
+	cmd := helper(t, "issue", f.Path, "1m")
+	cmd.Env = append(cmd.Env, uidVar+"=1234")
+	output(t, cmd)
+	if after := ownerAndMode(t, f.Path); after != "1234:1234 0600" {
+		t.Errorf("its owner makes it %s", after)
+	}
+}
+
 func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {

@@ -9,14 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-
-	"github.com/urfave/cli/v2"
 )
 
-// listenForHooks opens the control socket that the command line names. Nobody else's
-// processes may get at it: whoever does decides who is served as whom.
-func listenForHooks(c *cli.Context) (*net.UnixListener, error) {
-	path, err := filepath.Abs(c.String("control"))
+// listenForHooks opens the control socket. Nobody else's processes may get at it: whoever
+// does decides who is served as whom.
+func listenForHooks(path string) (*net.UnixListener, error) {
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}

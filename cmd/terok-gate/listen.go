@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/control"
 )
 
 // places are where the gate listens.
@@ -59,15 +60,16 @@ func listen(c *cli.Context) (p places, err error) {
 		}
 		p.clients = append(p.clients, l)
 	}
-	if c.String("control") != "" {
-		l, err := listenForHooks(c)
+	at := c.String("control")
+	if at == "" && len(p.clients)+len(p.hooks) == 0 {
+		at = control.DefaultSocket()
+	}
+	if at != "" {
+		l, err := listenForHooks(at)
 		if err != nil {
 			return p, err
 		}
 		p.hooks = append(p.hooks, l)
-	}
-	if len(p.clients)+len(p.hooks) == 0 {
-		return p, misusef("there is nowhere to serve: give --control F for containers of the hook's, or --listen 127.0.0.1:9418, say")
 	}
 	return p, nil
 }

@@ -10,13 +10,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/version"
 	"terok-gate-hook/store"
 )
 
@@ -52,7 +53,7 @@ func app() *cli.App {
 		Name:                      "terok-gate",
 		Usage:                     "a git server for containers without a network",
 		Description:               description,
-		Version:                   version(),
+		Version:                   version.String(),
 		HideHelpCommand:           true,
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true,
@@ -98,13 +99,6 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
 // reposFlag and tokenFileFlag are flags of more than one command.
 func reposFlag() cli.Flag {
 	return &cli.StringFlag{
@@ -126,27 +120,21 @@ func reposOf(c *cli.Context) (string, error) {
 	if dir := c.String("repos"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	if os.Geteuid() == 0 {
-		return "/var/lib/terok-gate/repos", nil
+	dir, err := control.DefaultRepos()
+	if err != nil {
+		return "", misusef("no default folder of repositories: %w: name one with --repos", err)
 	}
-	// The XDG base directory specification has relative paths ignored.
-	data := os.Getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", misusef("no default folder of repositories: %w: name one with --repos", err)
-		}
-		data = filepath.Join(home, ".local/share")
-	}
-	return filepath.Join(data, "terok-gate/repos"), nil
+	return dir, nil
 }
 
 // tokenFileOf returns the token file that the command line names, or the default.
 func tokenFileOf(c *cli.Context) (file store.File, err error) {
-	if file.Path = c.String("token-file"); file.Path == "" {
-		if file.Path, err = store.TokenFilePath(); err != nil {
-			return file, misusef("%w: name one with --token-file", err)
-		}
+	if given := c.String("token-file"); given != "" {
+		file.Path, err = filepath.Abs(given)
+		return file, err
+	}
+	if file.Path, err = store.TokenFilePath(); err != nil {
+		return file, misusef("%w: name one with --token-file", err)
 	}
 	return file, nil
 }

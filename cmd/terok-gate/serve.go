@@ -30,7 +30,7 @@ func serveCommand() *cli.Command {
 		Flags: []cli.Flag{
 			reposFlag(),
 			tokenFileFlag(),
-			&cli.StringFlag{Name: "control", EnvVars: []string{"TEROK_GATE_CONTROL"}, TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its folder must be the gate's own, mode 0700"},
+			&cli.StringFlag{Name: "control", EnvVars: []string{"TEROK_GATE_CONTROL"}, TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its folder must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", Usage: "serve at addresses that others than this machine can reach, where tokens can be read on the way"},
 			&cli.StringSliceFlag{Name: "host", Usage: "clients call the gate `NAME`; addresses, localhost, this machine's name and the names that podman and docker give a host go without saying"},

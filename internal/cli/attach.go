@@ -41,13 +41,6 @@ func attach(given hook.Settings) error {
 	if s.Tokens, err = orDefault(s.Tokens); err != nil {
 		return err
 	}
-	inside, err := store.InUserNamespace()
-	if err != nil {
-		return err
-	}
-	if os.Geteuid() != 0 && !inside {
-		return inPodmansNamespace(s)
-	}
 	var living []store.Entry
 	err = s.Tokens.Each(func(e store.Entry) {
 		if e.Gate != nil && e.Process.Life() == store.Alive {
@@ -56,6 +49,13 @@ func attach(given hook.Settings) error {
 	})
 	if err != nil {
 		return err
+	}
+	inside, err := store.InUserNamespace()
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 && !inside && len(living) > 0 {
+		return inPodmansNamespace(s)
 	}
 	failed := 0
 	for _, e := range living {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -14,9 +15,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
 )
 
 func installCommand(given *hook.Settings, templates fs.FS) *cli.Command {
@@ -27,7 +30,8 @@ func installCommand(given *hook.Settings, templates fs.FS) *cli.Command {
 			"--gate-url '', takes a setting back. --allow-project or --push, given, is the whole new list.",
 		// The settings of the stages, except the one for trying a stage by hand; then its own.
 		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
-			&cli.BoolFlag{Name: "no-watch", Usage: "do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
+			&cli.BoolFlag{Name: "no-gate", Usage: "do not set up terok-gate, which is beside this program; --no-gate=false does so after all"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
 			dryRunFlag(),
 		),
@@ -49,7 +53,7 @@ func install(c *cli.Context, given hook.Settings, templates fs.FS) error {
 	if c.Bool("show") {
 		return show(was, there)
 	}
-	registration, err := changed(c, was, given)
+	registration, err := changed(c, place, was, there, given)
 	if err != nil {
 		return err
 	}
@@ -61,7 +65,12 @@ func install(c *cli.Context, given hook.Settings, templates fs.FS) error {
 		return err
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
-	adviseOnWatch(c, place, registration.Watch)
+	if registration.Gate {
+		fmt.Println("repositories:", place.Repos)
+	}
+	if advice := adviceOnService(c, place, registration); advice != "" {
+		fmt.Fprintln(os.Stderr, "terok-gate-hook: "+advice)
+	}
 	return nil
 }
 
@@ -76,7 +85,13 @@ func show(r podman.Registration, there bool) error {
 
 // changed returns the registration with what the flags change, for this program. What
 // they do not name stays as it was.
-func changed(c *cli.Context, r podman.Registration, given hook.Settings) (_ podman.Registration, err error) {
+func changed(c *cli.Context, place podman.Place, r podman.Registration, there bool, given hook.Settings) (_ podman.Registration, err error) {
+	if r.Binary, err = os.Executable(); err != nil {
+		return r, err
+	}
+	if r, err = changedGate(c, place, r, there, given); err != nil {
+		return r, err
+	}
 	// For a stage, an empty pattern is an error. Here it empties the list.
 	if slices.Equal(given.Push, []string{""}) {
 		given.Push = nil
@@ -104,8 +119,30 @@ func changed(c *cli.Context, r podman.Registration, given hook.Settings) (_ podm
 	if c.IsSet("no-watch") {
 		r.Watch = !c.Bool("no-watch")
 	}
-	r.Binary, err = os.Executable()
-	return r, err
+	return r, nil
+}
+
+// changedGate says whether there is to be a gate of ours: if nobody says so, at the first
+// time, where its program is there and no other gate is named.
+func changedGate(c *cli.Context, place podman.Place, r podman.Registration, there bool, given hook.Settings) (podman.Registration, error) {
+	had := r.Gate
+	switch {
+	case c.IsSet("no-gate"):
+		r.Gate = !c.Bool("no-gate")
+	case !there && !c.IsSet("gate-url") && !c.IsSet("gate-socket"):
+		r.Gate = r.GateByDefault()
+	}
+	switch {
+	case r.Gate && given.GateURL != "":
+		return r, misusef("--gate-url is for a gate of another's, and install sets one up: give --no-gate too")
+	case r.Gate && given.GateSocket != "":
+		return r, misusef("--gate-socket is for a gate of another's, and install sets one up: give --no-gate too")
+	case r.Gate && !had:
+		r.Settings.GateSocket = place.Control
+	case had && !r.Gate:
+		r.Settings.GateSocket = ""
+	}
+	return r, nil
 }
 
 // explain adds a way out to the reason why there is no plan.
@@ -131,6 +168,9 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 	if !c.Bool("dry-run") {
 		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
 	}
+	for _, folder := range plan.Make() {
+		fmt.Println("would make", folder)
+	}
 	for _, f := range plan.Write {
 		fmt.Printf("# %s\n%s\n", f.Path, f.Content)
 	}
@@ -140,22 +180,42 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 	return nil
 }
 
-// adviseOnWatch says why reap --watch does not run for good, and what that means.
-func adviseOnWatch(c *cli.Context, place podman.Place, watch bool) {
-	const later = "without it, an orphan is not revoked until the next hook of any container"
-	advice := ""
+// adviceOnService says why the gate or reap --watch does not run for good, and what that
+// means.
+func adviceOnService(c *cli.Context, place podman.Place, r podman.Registration) string {
+	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
+	if r.Gate {
+		what, without = "the gate", "no container of a project starts until you do, by: "+serveCommand(r)
+	}
 	switch {
-	case c.Bool("no-watch"):
-	case !watch:
-		advice = "reap --watch stays off (--no-watch=false turns it on): " + later
+	case !r.Gate && c.Bool("no-watch"):
+	case !r.Gate && !r.Watch:
+		return "reap --watch stays off (--no-watch=false turns it on): " + without
 	case !place.Systemd && place.User:
-		advice = "there is no systemd to run reap --watch for you: " + later
+		return "there is no systemd to run " + what + " for you: " + without
 	case !place.Systemd:
-		advice = "there is no systemd to run reap --watch: " + later
+		return "there is no systemd to run " + what + ": " + without
 	case place.User && !podman.Lingers():
-		advice = "systemd ends your containers and reap --watch when you log out; for both to go on: loginctl enable-linger"
+		return "systemd ends your containers and " + what + " when you log out; for both to go on: loginctl enable-linger"
 	}
-	if advice != "" {
-		fmt.Fprintln(os.Stderr, "terok-gate-hook: "+advice)
+	return ""
+}
+
+// serveCommand is the command that starts the gate by hand. What goes without saying is
+// not said.
+func serveCommand(r podman.Registration) string {
+	words := []string{r.GateBinary(), "serve"}
+	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {
+		words[0] = filepath.Base(path)
 	}
+	if usual, err := store.TokenFilePath(); err != nil || r.Settings.Tokens.Path != usual {
+		words = append(words, "--token-file", r.Settings.Tokens.Path)
+	}
+	if r.Settings.GateSocket != control.DefaultSocket() {
+		words = append(words, "--control", r.Settings.GateSocket)
+	}
+	if r.Settings.LogFile != "" {
+		words = append(words, "--log-file", r.Settings.LogFile)
+	}
+	return printable.Shell(words...)
 }

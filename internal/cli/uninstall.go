@@ -51,8 +51,12 @@ func uninstall(c *cli.Context) error {
 	if len(plan.Remove) == 0 {
 		fmt.Println("nothing to remove")
 	}
+	installed, _, _ := place.Registration()
 	if err := carryOut(c, plan); err != nil {
 		return err
+	}
+	if installed.Gate {
+		fmt.Println("the repositories stay, in "+place.Repos+", and so does the token file,", file.Path)
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {
 		if _, err := revokeNow(c, file); err != nil {

@@ -20,7 +20,7 @@ func wayOut(err error) string {
 	case errors.Is(err, hook.ErrNoEnvDir):
 		return ": name one with --env-dir"
 	case errors.Is(err, hook.ErrNoGate):
-		return ": start it, as a service or with terok-gate serve --control"
+		return ": start it, as the service terok-gate or with terok-gate serve"
 	case errors.Is(err, hook.ErrHostNetwork):
 		return ": give it a network of its own, as --network none does, or let it reach a gate by --gate-url"
 	case errors.Is(err, hook.ErrTaken):

@@ -1,0 +1,39 @@
+// Where the gate is found unless somebody says otherwise: what hooks are installed with
+// and what the gate's own command line assumes are the same.
+
+package control
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// DefaultSocket is the path of the control socket of root's gate, or of the user's own.
+func DefaultSocket() string {
+	if os.Geteuid() == 0 {
+		return "/run/terok-gate/control"
+	}
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(runtime) { // after su and sudo it is not set
+		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
+	}
+	return filepath.Join(runtime, "terok-gate/control")
+}
+
+// DefaultRepos is the folder of repositories of root's gate, or of the user's own.
+func DefaultRepos() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/terok-gate/repos", nil
+	}
+	// The XDG base directory specification has relative paths ignored.
+	data := os.Getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(data) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		data = filepath.Join(home, ".local/share")
+	}
+	return filepath.Join(data, "terok-gate/repos"), nil
+}
