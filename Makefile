@@ -4,7 +4,7 @@
 # A build is the same bytes in whatever folder, and knows its commit where git does.
 BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -w' \
 	-buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
-SOURCES = go.mod go.sum $(wildcard *.go doctor/*.go hook/*.go internal/*/*.go podman/*.go store/*.go store/*/*.go hooks.d/*.json systemd/*/*.service)
+SOURCES = go.mod go.sum $(wildcard *.go */*.go */*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
 .PHONY: run test test-engines bench fuzz lint packages release clean
@@ -12,12 +12,18 @@ TESTFLAGS =
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
 
+terok-gate: $(SOURCES)
+	$(BUILD) -o $@ ./cmd/terok-gate
+
 dist/terok-gate-hook_linux_%: $(SOURCES)
 	GOOS=linux GOARCH=$* $(BUILD) -o $@ .
 
-run: # a real container gets its token and loses it, in a throw-away folder
-	scripts/needs go podman busybox
-	$(MAKE) --no-print-directory terok-gate-hook
+dist/terok-gate_linux_%: $(SOURCES)
+	GOOS=linux GOARCH=$* $(BUILD) -o $@ ./cmd/terok-gate
+
+run: # a real container without a network clones and pushes with its token, in a throw-away folder
+	scripts/needs go podman git
+	$(MAKE) --no-print-directory terok-gate-hook terok-gate
 	scripts/try
 
 test: # all tests; what cannot be tested here stands at the end
@@ -31,8 +37,8 @@ test-engines: # those with containers once more, with the podman, crun, runc, gi
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)
 
-bench: # what the hook costs, beside what it could cost and what else there is, into bench/, as root, in ten minutes
-	scripts/needs go podman runc busybox python3 jq
+bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in a quarter of an hour
+	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap
 	go run ./bench
 
 FUZZTIME = 20000x
@@ -55,4 +61,4 @@ release: # all that is published, in dist/: make release VERSION=1.0.0 (docs/REL
 	scripts/release $(VERSION)
 
 clean:
-	rm -rf terok-gate-hook try dist
+	rm -rf terok-gate-hook terok-gate try dist

@@ -34,15 +34,20 @@ func (r results) table() []byte {
 	}
 	row(r.Living, thousands(r.Living.Tokens)+", each with a living process")
 	p("")
-	p("| %d hooks at once, %s tokens | floor | `poststop` | Python |", r.Crowd.Hooks, thousands(r.Crowd.Tokens))
-	p("|---|---|---|---|")
+	p("| %d hooks at once, %s tokens | floor | `prestart` | `poststop` | Python, start | Python, end |", r.Crowd.Hooks, thousands(r.Crowd.Tokens))
+	p("|---|---|---|---|---|---|")
 	for _, of := range []struct {
 		name string
 		took series
 	}{{"until all are done", r.Crowd.UntilAll}, {"the slowest", r.Crowd.Slowest}} {
-		floor := of.took.median("floor")
-		p("| %s | %.0f | %.0f (%.2f) | %.0f (%.2f) |", of.name, floor, of.took.median("poststop"), of.took.median("poststop")/floor,
-			of.took.median("python poststop"), of.took.median("python poststop")/floor)
+		line, floor := "| "+of.name, of.took.median("floor")
+		for _, program := range inCrowds {
+			line += fmt.Sprintf(" | %.0f", of.took.median(program))
+			if program != "floor" {
+				line += fmt.Sprintf(" (%.2f)", of.took.median(program)/floor)
+			}
+		}
+		p("%s |", line)
 	}
 	p("")
 	p("| `podman run --rm true` | with both hooks | with two that only read their input | with none | both / two that read | both / none |")
@@ -66,7 +71,70 @@ func (r results) table() []byte {
 	p("```")
 	b.WriteString(r.Functions)
 	p("```")
+	p("")
+	r.Gate.table(p)
 	return b.Bytes()
+}
+
+// table writes the gate's results, beside the goals.
+func (r gateResults) table(p func(format string, a ...any)) {
+	p("# What the gate costs")
+	p("")
+	p("Over the same repositories, in memory, in turns; medians. The floor is git alone: its process without a client for requests, a `file://` URL for commands. %s. Load average %s before, %s after.", r.Machine, r.Load[0], r.Load[1])
+	p("")
+	p("| requests a second for `info/refs` | floor | gate | nginx, fcgiwrap | Python | gate / floor | gate / nginx | gate / Python | goal |")
+	p("|---|---|---|---|---|---|---|---|---|")
+	for _, asked := range asked {
+		s := r.Requests.PerSecond[asked.name]
+		goal := "1.7 times nginx, 2.5 times Python"
+		if asked.protocol == 2 {
+			goal = "15 times nginx"
+		}
+		gate := s.median("gate")
+		p("| %s | %.0f | %.0f | %.0f | %.0f | %.2f | %.1f | %.1f | %s |", asked.name, s.median("floor"), gate, s.median("nginx"), s.median("python"),
+			gate/s.median("floor"), gate/s.median("nginx"), gate/s.median("python"), goal)
+	}
+	p("")
+	p("The gate's own processor time with protocol 0: %.2f of git's with 1 client, %.2f with %d (goal: 0.5 at most). With protocol 2 the advertisement is kept, and git is not started.",
+		median(r.Requests.OwnTime[1]), median(r.Requests.OwnTime[atOnce]), atOnce)
+	p("")
+	p("| whole command, ms | `file://` | gate | nginx, fcgiwrap | Python | gate / nginx | processes of git's: gate, nginx | goal |")
+	p("|---|---|---|---|---|---|---|---|")
+	for _, name := range []string{lsRemote, shallow} {
+		s, processes := r.Commands.Took[name], r.Commands.Processes[name]
+		p("| `%s` | %.1f | %.1f | %.1f | %.1f | %.2f | %d, %d | nginx's time, one process less |", name, s.median("floor"), s.median("gate"), s.median("nginx"), s.median("python"),
+			s.median("gate")/s.median("nginx"), processes["gate"], processes["nginx"])
+	}
+	p("")
+	p("| %d MiB, MiB/s | `file://` | gate | nginx, fcgiwrap | Python | gate / `file://` | goal |", largeMiB)
+	p("|---|---|---|---|---|---|---|")
+	for _, of := range []struct {
+		name string
+		took series
+	}{{"clone", r.Transfers.Clone}, {"push", r.Transfers.Push}} {
+		python := "takes no chunks"
+		if took := of.took.median("python"); took > 0 {
+			python = fmt.Sprintf("%.0f", perSecond(took))
+		}
+		p("| %s | %.0f | %.0f | %.0f | %s | %.2f | 0.95 |", of.name, perSecond(of.took.median("floor")), perSecond(of.took.median("gate")),
+			perSecond(of.took.median("nginx")), python, of.took.median("floor")/of.took.median("gate"))
+	}
+	p("")
+	p("| | measured | goal |")
+	p("|---|---|---|")
+	c := r.Clones
+	p("| %d clones at once | %.1f s, %d failed (nginx %.1f s, %d; Python %.1f s, %d; `file://` %.1f s) | none fails |", c.Number, c.UntilAll.median("gate")/1000, c.Failed["gate"],
+		c.UntilAll.median("nginx")/1000, c.Failed["nginx"], c.UntilAll.median("python")/1000, c.Failed["python"], c.UntilAll.median("floor")/1000)
+	p("| the gate's memory at its peak | %.0f MB | under 40 MB |", c.GateMB)
+	attach := series(r.Attach)
+	p("| attach: from entering the container's network to the gate's yes | %.2f ms | 1 ms |", attach.median(alone))
+	p("| a whole `prestart` with it; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
+	cuts := series(r.Cuts)
+	p("| from a process's death to the end of its fetch, for the client | %.0f ms, %.0f at most of %d | 50 ms, 100 at most |", cuts.median(toClient), largest(cuts[toClient]), len(cuts[toClient]))
+	p("| the same, until git is gone | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
+	v := r.Revoking
+	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
+		v.Slowest.median(revoked), v.Slowest.median(quiet), v.Slowest.median(revoked)/v.Slowest.median(quiet), v.Median.median(revoked), v.Median.median(quiet))
 }
 
 // thousands writes a number with commas.

@@ -63,34 +63,40 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 			return r, err
 		}
 		if i == 4 { // it has found its feet
-			begun, before = time.Now(), processorSeconds(cmd.Process.Pid)
+			begun = time.Now()
+			before, _ = processorTime(cmd.Process.Pid)
 		}
 	}
-	used := processorSeconds(cmd.Process.Pid) - before
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	used, _ := processorTime(cmd.Process.Pid)
+	r.Core = 100 * (used - before) / time.Since(begun).Seconds()
+	r.MB, err = peakMB(cmd.Process.Pid)
+	return r, err
+}
+
+// processorTime is what a process has used so far, and what those have that it started and
+// that have ended, in seconds.
+func processorTime(pid int) (own, children float64) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return r, err
+		return 0, 0
 	}
+	var ticks [4]float64 // of 10 ms: user, system, and the children's
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	for i := range ticks {
+		fmt.Sscan(fields[11+i], &ticks[i])
+	}
+	return (ticks[0] + ticks[1]) / 100, (ticks[2] + ticks[3]) / 100
+}
+
+// peakMB is the most memory that a process had so far.
+func peakMB(pid int) (mb float64, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(status)) {
 		if peak, ok := strings.CutPrefix(line, "VmHWM:"); ok {
 			var kB float64
 			fmt.Sscan(peak, &kB)
-			r.MB = kB * 1024 / 1e6
+			mb = kB * 1024 / 1e6
 		}
 	}
-	r.Core = 100 * used / time.Since(begun).Seconds()
-	return r, nil
-}
-
-// processorSeconds is what a process has used so far, in its clock ticks of 10 ms.
-func processorSeconds(pid int) float64 {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	var user, system int
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	fmt.Sscan(fields[11], &user)
-	fmt.Sscan(fields[12], &system)
-	return float64(user+system) / 100
+	return mb, err
 }

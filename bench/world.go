@@ -64,13 +64,27 @@ func (w *world) furnish(tokens, living int) error {
 	return w.write(tokens)
 }
 
-// write writes a token file as we do.
+// write writes a token file with so many tokens.
 func (w *world) write(tokens int) error {
+	content, err := w.content(tokens)
+	if err != nil {
+		return err
+	}
+	return w.put(content)
+}
+
+// content is that of a token file as we write it, with so many tokens and, after them, one
+// for each of the containers.
+func (w *world) content(tokens int, containers ...string) ([]byte, error) {
 	content := bytes.NewBufferString("{")
-	for i := range tokens {
+	for i := range tokens + len(containers) {
+		task, container := strconv.Itoa(i), fmt.Sprintf("%064x", i+1)
+		if i >= tokens {
+			task, container = "bench", containers[i-tokens]
+		}
 		token, err := store.NewToken()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		value, err := json.MarshalIndent(struct {
 			Project   string        `json:"project"`
@@ -79,9 +93,9 @@ func (w *world) write(tokens int) error {
 			Container string        `json:"container"`
 			Created   string        `json:"created"`
 			Process   store.Process `json:"process"`
-		}{"demo", strconv.Itoa(i), "demo", fmt.Sprintf("%064x", i+1), "2026-01-02T03:04:05.678Z", w.process(i)}, "  ", "  ")
+		}{"demo", task, "demo", container, "2026-01-02T03:04:05.678Z", w.process(i)}, "  ", "  ")
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if i > 0 {
 			content.WriteString(",")
@@ -89,12 +103,17 @@ func (w *world) write(tokens int) error {
 		fmt.Fprintf(content, "\n  %q: %s", string(token), value)
 	}
 	content.WriteString("\n}\n")
+	return content.Bytes(), nil
+}
+
+// put makes this the token file's content.
+func (w *world) put(content []byte) error {
 	file, err := os.OpenFile(w.tokens(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if _, err := file.Write(content.Bytes()); err != nil {
+	if _, err := file.Write(content); err != nil {
 		return err
 	}
 	return file.Sync()
@@ -110,17 +129,17 @@ func (w *world) end() {
 	w.living = nil
 }
 
-// container starts a process in a mount namespace of its own, and returns the state that
-// a runtime would write of it.
-func (w *world) container(id string) (state string, end func(), err error) {
+// container starts a process in a mount namespace of its own, and in those that more
+// names, and returns the state that a runtime would write of it.
+func (w *world) container(id string, more uintptr) (state string, pid int, end func(), err error) {
 	container := exec.Command("sleep", "infinity")
-	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | more}
 	if err := container.Start(); err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	state = fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"bench"}}`,
 		id, filepath.Join(w.dir, "bundle"), container.Process.Pid)
-	return state, sync.OnceFunc(func() {
+	return state, container.Process.Pid, sync.OnceFunc(func() {
 		_ = container.Process.Kill()
 		_ = container.Wait()
 	}), nil

@@ -1,8 +1,9 @@
-# bash completion for terok-gate-hook, which knows its commands and flags itself.
+# bash completion for terok-gate-hook and terok-gate, which know their commands and flags
+# themselves.
 
-_terok_gate_hook() {
-	local current=$2 words
-	case $3 in --token-file | --log-file | --env-dir | =)
+_terok_gate() {
+	local program=${1##*/} current=$2 words
+	case $3 in --token-file | --log-file | --env-dir | --gate-socket | --repos | --control | --metrics | =)
 		compopt -o default
 		return
 		;;
@@ -14,8 +15,8 @@ _terok_gate_hook() {
 	[[ " ${words[*]} " != *" -- "* ]] || return
 	[[ $current != -* ]] || words+=("${current/#--/-}")
 	mapfile -t COMPREPLY < <(compgen -W "$(
-		terok-gate-hook "${words[@]:1}" --generate-bash-completion </dev/null 2>/dev/null
+		"$program" "${words[@]:1}" --generate-bash-completion </dev/null 2>/dev/null
 	)" -- "$current")
 }
 
-complete -F _terok_gate_hook terok-gate-hook
+complete -F _terok_gate terok-gate-hook terok-gate

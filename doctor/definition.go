@@ -100,9 +100,9 @@ func (e *examination) arguments(d podman.Registered) {
 	}
 }
 
-// writers says who besides root and us can change the file or put another in its place,
-// empty for nobody; by which file or folder; and what ends that.
-func writers(path string) (who, where, remedy string) {
+// writers says who besides root, us and those who are trusted can change the file or put
+// another in its place, empty for nobody; by which file or folder; and what ends that.
+func writers(path string, trusted ...int) (who, where, remedy string) {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", "", ""
@@ -112,7 +112,7 @@ func writers(path string) (who, where, remedy string) {
 		if err != nil {
 			return "", "", ""
 		}
-		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() {
+		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() && !slices.Contains(trusted, owner) {
 			return "user " + userName(owner), path, chownAsRoot("root", path)
 		}
 		if isEverybodys(info) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -33,6 +34,7 @@ var checks = []check{
 	{"hooks", []string{"podman"}, (*examination).hooks},
 	{"definition", []string{"hooks"}, (*examination).definition},
 	{"containers", []string{"podman"}, (*examination).containers},
+	{"terok-gate", []string{"hooks"}, (*examination).terokGate},
 
 	{"token-file", nil, (*examination).tokenFile},
 	{"lock", []string{"token-file"}, (*examination).lock},
@@ -42,10 +44,14 @@ var checks = []check{
 	{"leftovers", []string{"token-file"}, (*examination).leftovers},
 	{"gate-user", []string{"token-file"}, (*examination).gateUser},
 
+	{"listeners", []string{"token-file", "terok-gate"}, (*examination).listeners},
+	{"git", []string{"hooks"}, (*examination).git},
+	{"repositories", []string{"token-file", "git"}, (*examination).repositories},
+
 	{"service", []string{"hooks"}, (*examination).service},
 	{"log", nil, (*examination).log},
 
-	{"probe", []string{"hooks", "definition", "token-file"}, (*examination).probe},
+	{"probe", []string{"hooks", "definition", "token-file", "terok-gate"}, (*examination).probe},
 	{"gate", []string{"probe"}, (*examination).gate},
 }
 
@@ -109,6 +115,8 @@ type examination struct {
 	definitions    []podman.Registered // hooks: ours, that podman reads
 	settings       hook.Settings       // hooks: what prestart was told
 	tokens         store.File          // token-file
+	terok          *control.Gate       // terok-gate: what the gate at the hooks' socket says of itself
+	projects       []string            // repositories: those that are there
 	noProbe        string              // gate-user: why a probe would do harm
 	probed         *probed             // probe: what the container said
 }

@@ -138,7 +138,13 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		{"limited tokens where a Python program writes", func(t *testing.T, p patient) {
 			limit(t, p)
 			limit(t, p)
-		}, "limits", Warning, "tokens with limits: 2, beside tokens that a Python program may have written: 1."},
+		}, "limits", Warning, "tokens with limits: 2, hashed: 0, beside tokens that a Python program may have written: 1."},
+		{"hashed tokens where a Python program writes", func(t *testing.T, p patient) {
+			token, err := store.NewToken()
+			must(t, err)
+			_, err = store.File{Path: p.tokens}.Issue(store.Entry{Token: store.Token(token.Key()), Grant: store.Grant{Project: "demo", Task: "1"}})
+			must(t, err)
+		}, "limits", Warning, "tokens with limits: 0, hashed: 1, beside tokens that a Python program may have written: 1."},
 		{"what a killed writer left", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
@@ -157,6 +163,31 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			row.make(t, p)
 			finds(t, p.examine(t, nil), row.check, row.state, row.text)
 		})
+	}
+}
+
+// Who took the lock can be gone while a child of theirs holds it.
+func TestDoctorSpeaksOfNoProcessThatIsGone(t *testing.T) {
+	p := newPatient(t)
+	testenv.Need(t, "flock")
+	taker := exec.Command("flock", "--no-fork", p.tokens+".lock", "sh", "-c", "sleep 600 & echo $!")
+	out, err := taker.StdoutPipe()
+	must(t, err)
+	must(t, taker.Start())
+	child := 0
+	_, err = fmt.Fscan(out, &child)
+	must(t, err)
+	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+	_ = taker.Process.Release() // its output stays open with its child
+	testenv.Eventually(t, "who took the lock is gone", func() bool {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(taker.Process.Pid, &status, unix.WNOHANG, nil)
+		return pid != 0 || err != nil
+	})
+	for _, f := range p.examine(t, nil) {
+		if f.Check == "lock" && (f.State != Broken || !strings.Contains(f.Remedy, "fuser -v "+p.tokens+".lock")) {
+			t.Errorf("%+v", f)
+		}
 	}
 }
 
@@ -190,6 +221,8 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	finds(t, p.examine(t, asNobody), "gate-user", OK, "user nobody can read")
 	must(t, os.Remove(p.tokens))
 	finds(t, p.examine(t, asNobody), "gate-user", Warning, "not there yet")
+	must(t, os.Chown(p.folder, 65534, -1))
+	finds(t, p.examine(t, asNobody), "gate-user", OK, "will belong to user nobody")
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "root" }), "gate-user", OK, "will belong to user root")
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
@@ -377,7 +410,7 @@ func limit(t *testing.T, p patient) {
 
 func TestDoctorHasNothingAgainstLimitedTokensOfOurOwn(t *testing.T) {
 	p := newPatient(t)
-	finds(t, p.examine(t, nil), "limits", OK, "no token has limits")
+	finds(t, p.examine(t, nil), "limits", OK, "tokens with limits: 0, hashed: 0")
 	p.write(t, "{}")
 	limit(t, p)
 	hold(t, p, "c1")
@@ -385,7 +418,7 @@ func TestDoctorHasNothingAgainstLimitedTokensOfOurOwn(t *testing.T) {
 	must(t, err)
 	_, err = store.File{Path: p.tokens}.Issue(store.Entry{Token: store.Token(token.Key()), Grant: store.Grant{Project: "demo", Task: "2"}})
 	must(t, err)
-	finds(t, p.examine(t, nil), "limits", OK, "tokens with limits: 1")
+	finds(t, p.examine(t, nil), "limits", OK, "tokens with limits: 1, hashed: 1")
 }
 
 // A gate that is not ours refuses such tokens, with the words for a wrong URL.

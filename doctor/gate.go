@@ -24,7 +24,11 @@ func (e *examination) gate() {
 		return
 	}
 	if p.saw("no CODE_REPO") {
-		e.broken("the hooks do not tell containers of "+p.repository, e.install("--gate-url", e.GateURL))
+		anew := e.install("--gate-url", e.GateURL)
+		if e.atOurGate() {
+			anew = e.install()
+		}
+		e.broken("the hooks do not tell containers of "+p.repository, anew)
 		return
 	}
 	last := p.lines[len(p.lines)-1]
@@ -34,6 +38,10 @@ func (e *examination) gate() {
 	text := fmt.Sprintf("%s, from a container: %.300s", p.repository, last)
 	said := func(words string) bool { return strings.Contains(last, words) }
 	switch {
+	case said("not found") && e.atOurGate():
+		e.warn(text, "the gate answers; make the repository: "+e.add(e.reposFolder(), p.project)+", or try a project that it has: "+e.again("--project", "P"))
+	case e.atOurGate():
+		e.broken(text, e.gateSays())
 	case said("not found") && e.Project == "":
 		// The project was our guess.
 		e.warn(text, "the gate answers; try a project that it has: "+e.again("--project", "P"))
@@ -50,4 +58,9 @@ func (e *examination) gate() {
 	default:
 		e.broken(text, "start the gate where containers on their network reach it: "+table+", and "+e.again("--network", "NETWORK"))
 	}
+}
+
+// atOurGate tells whether the gate is the one that the hooks have in containers' networks.
+func (e *examination) atOurGate() bool {
+	return e.settings.GateSocket != "" && e.told.GateURL == ""
 }

@@ -44,7 +44,7 @@ func (e *examination) gateUser() {
 	folder := filepath.Dir(e.TokenFile)
 	elsewhere := e.self("F", "install") + ", where F is in a folder of its own"
 	if errors.Is(err, fs.ErrNotExist) {
-		if isUs {
+		if folder, err := os.Stat(folder); isUs || err == nil && folder.Sys().(*syscall.Stat_t).Uid == id[0] {
 			e.ok("the token file will belong to user " + e.GateUser)
 			return
 		}

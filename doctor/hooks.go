@@ -49,7 +49,7 @@ func (e *examination) hooks() {
 		return
 	}
 	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
-	e.GateURL = cmp.Or(e.GateURL, e.settings.GateURL)
+	e.GateURL = cmp.Or(e.GateURL, e.settings.URL())
 	e.TokenFile = cmp.Or(e.TokenFile, e.settings.Tokens.Path)
 	complete := true
 	for _, stage := range []string{"prestart", "poststop"} {

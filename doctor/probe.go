@@ -136,7 +136,7 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	if e.GateURL != "" {
 		p.repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
 	}
-	if strings.TrimSuffix(e.settings.GateURL, "/") == strings.TrimSuffix(e.GateURL, "/") {
+	if strings.TrimSuffix(e.settings.URL(), "/") == strings.TrimSuffix(e.GateURL, "/") {
 		way = "env"
 		if e.registered("precreate") != nil {
 			way = "precreate"
@@ -145,7 +145,7 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	switch {
 	case e.Network != "":
 		run = append(run, "--network", e.Network)
-	case p.repository == "":
+	case p.repository == "", e.atOurGate():
 		run = append(run, "--network", "none")
 	}
 	root := []string{"--entrypoint", "", e.Image}
@@ -201,6 +201,7 @@ func (e *examination) probeProject() string {
 			candidates = append(candidates, entry.Project)
 		}
 	}
+	candidates = append(candidates, e.projects...)
 	for _, pattern := range e.settings.AllowProjects {
 		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
 	}

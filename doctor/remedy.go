@@ -43,14 +43,18 @@ func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, 
 // self is a command of this program, for a token file that is not the usual one if one
 // is named.
 func (e *examination) self(tokenFile string, args ...string) string {
-	program := "terok-gate-hook"
-	if path, err := exec.LookPath(program); err != nil || !sameFile(path, e.Binary) {
-		program = e.Binary
-	}
 	if tokenFile != "" {
 		args = append([]string{"--token-file", tokenFile}, args...)
 	}
-	return printable.Shell(append([]string{program}, args...)...)
+	return printable.Shell(append([]string{called("terok-gate-hook", e.Binary)}, args...)...)
+}
+
+// called is how a shell finds a program of ours: by its name, or by its path.
+func called(name, path string) string {
+	if found, err := exec.LookPath(name); err == nil && sameFile(found, path) {
+		return name
+	}
+	return path
 }
 
 // ourselves is a command of this program, for the token file that doctor was told.

@@ -45,6 +45,7 @@ func TestARemedyCanBePasted(t *testing.T) {
 			open(t, p.folder)
 			must(t, os.RemoveAll(p.folder))
 		}, "gate-user", true},
+		{"a folder in the lock's place", func(t *testing.T, p *patient) { must(t, os.Mkdir(p.tokens+".lock", 0o700)) }, "lock", false},
 		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
 		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
 		{"a link in the log's place, to what is everybody's to read", func(t *testing.T, p *patient) {

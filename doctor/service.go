@@ -1,4 +1,4 @@
-// Whether orphans are revoked at once, by the service.
+// Whether orphans are revoked at once, by the gate or by a service.
 
 package doctor
 
@@ -11,6 +11,10 @@ import (
 )
 
 func (e *examination) service() {
+	if e.settings.GateSocket != "" {
+		e.gateSweeps()
+		return
+	}
 	if !e.Place.Systemd {
 		e.ok("no systemd here to run reap --watch: the next hook of any container revokes orphans")
 		return
@@ -21,7 +25,7 @@ func (e *examination) service() {
 		if was, there, err := e.Place.Registration(); err == nil && there {
 			remedy = e.ourselves("install", "--no-watch=false")
 			if was.Watch {
-				remedy = e.systemctl("enable", "--now") + "; if it fails: " + e.systemctl("status")
+				remedy = e.systemctl(podman.UnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.UnitName, "status")
 			}
 		}
 		e.warn(podman.UnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
@@ -42,13 +46,24 @@ func (e *examination) service() {
 	e.ok(podman.UnitName + " runs")
 }
 
-// systemctl is a command for the service.
-func (e *examination) systemctl(args ...string) string {
+// gateSweeps says that a gate of ours needs no other watch.
+func (e *examination) gateSweeps() {
+	switch {
+	case e.terok == nil: // said already
+	case e.Place.User && strings.Contains(e.gateUnit(), "ActiveState=active") && !podman.Lingers():
+		e.warn(podman.GateUnitName+" and your containers end when you log out", "loginctl enable-linger")
+	default:
+		e.ok("the gate revokes orphans at once")
+	}
+}
+
+// systemctl is a command for a service.
+func (e *examination) systemctl(unit string, args ...string) string {
 	words := []string{"systemctl"}
 	if e.Place.User {
 		words = append(words, "--user")
 	}
-	return printable.Shell(append(append(words, args...), podman.UnitName)...)
+	return printable.Shell(append(append(words, args...), unit)...)
 }
 
 // isWatched tells whether a service with this ExecStart= watches our token file.

@@ -202,15 +202,24 @@ func canReplace(file string) bool {
 }
 
 func (e *examination) lock() {
+	path := e.TokenFile + ".lock"
 	err := e.tokens.CheckLock()
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		e.broken(err.Error(), owners(e.TokenFile+".lock"))
-	case err != nil:
-		e.broken(err.Error(), "end that process if it is stuck; never remove the lock file")
-	default:
-		e.ok(e.TokenFile + ".lock is free")
+	if err == nil {
+		e.ok(path + " is free")
+		return
 	}
+	remedy := owners(path)
+	held := (*store.HeldError)(nil)
+	if errors.As(err, &held) {
+		const care = "if it is stuck; never remove the lock file"
+		remedy = "end that process " + care
+		if held.Program == "" { // who took it is gone, and left it to another
+			remedy = fmt.Sprintf("see who has it open: %s; end that process %s", asRoot("fuser", "-v", path), care)
+		}
+	} else if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		remedy = printable.Shell("mv", path, path+".away") // no writer can hold that
+	}
+	e.broken(err.Error(), remedy)
 }
 
 // isItTheGates is the remedy for root, who may have given the path to the gate's user.

@@ -27,8 +27,8 @@ type servedEngine struct {
 	gate                *exec.Cmd
 }
 
-// served returns the engine with a token file and a gate of its own. The hooks get more
-// flags.
+// served returns the engine with a token file and a gate of its own, and with hooks that
+// know the gate and get more flags.
 func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 	t.Helper()
 	testenv.Need(t, "git")
@@ -49,16 +49,22 @@ func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 	}
 	git(t, "init", "--quiet", "--initial-branch=main", source)
 	git(t, "-C", source, "commit", "--quiet", "--allow-empty", "--message", "begin")
-	for _, project := range []string{"demo", "other"} {
-		if _, err := s.run(binary, "add", "--repos", s.repos, project, source); err != nil {
+	for _, project := range [][]string{{"demo", source}, {"other"}} {
+		if _, err := s.run(binary, append([]string{"add", "--repos", s.repos}, project...)...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s.startGate(t)
 	t.Cleanup(s.endGate)
+	s.changeHooks(t, flags...)
+	return s
+}
+
+// changeHooks gives the containers to come hooks with other flags, of the same gate.
+func (s *servedEngine) changeHooks(t *testing.T, flags ...string) {
+	t.Helper()
 	flags = append([]string{"--gate-socket", s.control}, flags...)
 	s.engine = s.withHooks(t, hookFlags{prestart: flags}, func(dir string) error { return s.addPrecreate(dir, flags...) })
-	return s
 }
 
 func (s *servedEngine) startGate(t *testing.T) {
@@ -104,21 +110,29 @@ func (c *container) inside(script string) error {
 	return err
 }
 
-// worksIn checks that git does in the container all that it is for, and no more.
-func (s *servedEngine) worksIn(t *testing.T, c *container, task string) {
+// gitWork is a shell script that does all that git is for: a clone, a commit and a push
+// to a branch of its own.
+func gitWork(branch string) string {
+	return strings.ReplaceAll(`cd /dev/shm; git clone --quiet http://127.0.0.1:9418/demo.git BRANCH; cd BRANCH
+		git switch --quiet --create BRANCH; git commit --quiet --allow-empty --message "by BRANCH"; git push --quiet origin BRANCH
+		! git ls-remote http://127.0.0.1:9418/other.git`, "BRANCH", branch)
+}
+
+// worked checks that the work of a branch has come to the gate.
+func (s *servedEngine) worked(t *testing.T, branch string) {
 	t.Helper()
-	err := c.inside(`test $CODE_REPO = http://127.0.0.1:9418/demo.git
-		cd /dev/shm; git clone --quiet $CODE_REPO ` + task + `
-		cd ` + task + `; git switch --quiet --create ` + task + `; git commit --quiet --allow-empty --message "by ` + task + `"; git push --quiet origin ` + task)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := s.git(t, "demo", "log", "-1", "--format=%s", task); got != "by "+task {
+	if got := s.git(t, "demo", "log", "-1", "--format=%s", branch); got != "by "+branch {
 		t.Errorf("the last commit at the gate is %q", got)
 	}
-	if c.inside("git ls-remote $TEROK_GATE_URL/other.git") == nil {
-		t.Error("it reaches another project")
+}
+
+// worksIn checks that git does in the container all that it is for, and no more.
+func (s *servedEngine) worksIn(t *testing.T, c *container, branch string) {
+	t.Helper()
+	if err := c.inside(`test $CODE_REPO = http://127.0.0.1:9418/demo.git; ` + gitWork(branch)); err != nil {
+		t.Fatal(err)
 	}
+	s.worked(t, branch)
 }
 
 // gitter are the arguments of a container of ours that has git, and a proxy in its
@@ -130,55 +144,100 @@ func gitter(t *testing.T, task string, more ...string) []string {
 	return append(args, more...)
 }
 
-func TestGitWorksInAContainerWithoutANetwork(t *testing.T) {
+// The main job, whatever a container is like: as its own process with nothing sourced,
+// in podman exec with gate.env sourced, and there with nothing at all if the token is
+// withheld.
+func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
+	ofRoot := func(e *engine) bool { return !e.rootless }
+	ofAUser := func(e *engine) bool { return e.rootless }
 	for _, row := range []struct {
-		name string
-		on   func(*testing.T, func(*testing.T, *engine))
-		args []string
+		name    string
+		args    []string
+		network string             // none if empty
+		needs   string             // of the network
+		on      func(*engine) bool // every engine if nil
+		podmans
 	}{
-		{"as its root", onEveryEngine, nil},
-		{"as another user", onEveryEngine, []string{"--user", "1234:55"}},
-		{"read-only, without capabilities", onEveryEngine, []string{"--read-only", "--cap-drop=all"}},
-		{"with mapped ids", onRootsEngines, []string{"--uidmap", "0:1001:5000", "--gidmap", "0:2001:5000", "--user", "1234:55"}},
-		{"with the user's own id", onRootless, []string{"--userns=keep-id"}},
+		{name: "without a network"},
+		{name: "in a bridge", network: "bridge"},
+		{name: "with slirp4netns", network: "slirp4netns", needs: "slirp4netns", podmans: podmans{until: [2]int{6, 0}}},
+		{name: "with pasta", network: "pasta", needs: "pasta", on: ofAUser, podmans: podmans{since: [2]int{4, 4}}},
+		{name: "read-only, as another user without capabilities", args: []string{"--read-only", "--user", "1234:55", "--cap-drop=all"}},
+		{name: "with mapped ids", args: []string{"--uidmap", "0:1001:5000", "--gidmap", "0:2001:5000", "--user", "1234:55"}, on: ofRoot},
+		{name: "with ids of its own", args: []string{"--userns=auto"}},
+		{name: "with the user's own id", args: []string{"--userns=keep-id"}, on: ofAUser},
 	} {
+		if !row.haveOurs(t) {
+			continue
+		}
 		t.Run(row.name, func(t *testing.T) {
-			row.on(t, func(t *testing.T, e *engine) {
-				s := e.served(t)
-				c := s.create(t, gitter(t, "task", row.args...)...)
-				for range 2 { // one life like the other
-					token := c.start(t).token
-					s.worksIn(t, c, "task-"+token[len(token)-4:])
-					c.podman(t, "stop", c.id)
-					c.revoked(t, token)
+			onEngines(t, func(t *testing.T, e *engine) {
+				args := gitter(t, "task", row.args...)
+				if row.network != "" {
+					e = e.wired(t, row.needs)
+					args = append(args, "--network", row.network)
 				}
-			})
+				s := e.served(t)
+				s.podman(t, append(append([]string{"run", "--rm"}, args...), image, "sh", "-ec", gitWork("its-own"))...)
+				s.worked(t, "its-own")
+
+				c := s.create(t, args...)
+				c.start(t)
+				s.worksIn(t, c, "in-exec")
+
+				s.changeHooks(t, "--withhold-token")
+				c = s.create(t, args...)
+				if token := c.start(t).token; token != "" {
+					t.Error("there is a token in the container")
+				}
+				c.podman(t, "exec", c.id, "sh", "-ec", "unset http_proxy; "+gitWork("withheld"))
+				s.worked(t, "withheld")
+			}, func(e *engine) bool { return row.on == nil || row.on(e) })
 		})
 	}
+}
+
+// Nobody comes too early: the gate serves the container before its first process does
+// anything.
+func TestACloneIsTheFirstThingThatFiftyContainersDo(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		s := e.served(t)
+		var crowd sync.WaitGroup
+		for worker := range 2 {
+			crowd.Go(func() {
+				for n := range 13 {
+					args := append([]string{"run", "--rm"}, gitter(t, fmt.Sprintf("task-%d-%d", worker, n))...)
+					_, err := s.tryPodman(append(args, image, "git", "clone", "--quiet", "http://127.0.0.1:9418/demo.git", "/dev/shm/demo")...)
+					report(t, err)
+				}
+			})
+		}
+		crowd.Wait()
+		testenv.Eventually(t, "all tokens are revoked", func() bool { return len(s.tokens(t)) == 0 })
+	})
 }
 
 func TestContainersOfAPodAndThoseThatJoinOneAreServedByOneListener(t *testing.T) {
 	for _, row := range []struct {
 		name  string
-		given func(t *testing.T, s *servedEngine) (first, second []string)
+		wired bool
+		join  func(t *testing.T, s *servedEngine) []string
 	}{
-		{"a pod", func(t *testing.T, s *servedEngine) (_, _ []string) {
-			pod := []string{"--pod", s.pod(t)}
-			return pod, pod
-		}},
-		{"--network container:", func(t *testing.T, s *servedEngine) (_, _ []string) {
-			host := s.create(t)
-			host.podman(t, "start", host.id)
-			join := []string{"--network", "container:" + host.id}
-			return join, join
+		{"a pod", false, func(t *testing.T, s *servedEngine) []string { return []string{"--pod", s.pod(t, "none")} }},
+		{"a pod in a bridge", true, func(t *testing.T, s *servedEngine) []string { return []string{"--pod", s.pod(t, "bridge")} }},
+		{"--network container:", false, func(t *testing.T, s *servedEngine) []string {
+			return []string{"--network", "container:" + s.startedHost(t)}
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			onEveryEngine(t, func(t *testing.T, e *engine) {
+				if row.wired {
+					e = e.wired(t, "")
+				}
 				s := e.served(t)
-				first, second := row.given(t, s)
-				one := s.create(t, gitter(t, "one", first...)...)
-				other := s.create(t, gitter(t, "other", second...)...)
+				join := row.join(t, s)
+				one := s.create(t, gitter(t, "one", join...)...)
+				other := s.create(t, gitter(t, "other", join...)...)
 				var wg sync.WaitGroup // two hooks at once
 				for _, c := range []*container{one, other} {
 					wg.Go(func() { _, err := c.tryPodman("start", c.id); report(t, err) })
@@ -223,15 +282,9 @@ func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.
 		if _, err := c.tryPodman("exec", c.id, "sh", "-c", "grep -rlF terok-g- /run/terok /proc/1/environ"); err == nil {
 			t.Error("there is a token in the container")
 		}
-		for _, user := range []string{"0", "1234:55"} {
-			script := `cd /dev/shm; git -c http.proxy= clone --quiet http://127.0.0.1:9418/demo.git of-$(id -u); cd of-$(id -u)
-				git commit --quiet --allow-empty --message work; git -c http.proxy= push --quiet origin HEAD:refs/heads/of-$(id -u)`
-			if _, err := c.tryPodman("exec", "--user", user, c.id, "sh", "-ec", script); err != nil {
-				t.Error(err)
-			}
-		}
-		if c.inside("git ls-remote http://127.0.0.1:9418/other.git") == nil {
-			t.Error("it reaches another project")
+		for branch, user := range map[string]string{"of-root": "0", "of-another": "1234:55"} {
+			c.podman(t, "exec", "--user", user, c.id, "sh", "-ec", "unset http_proxy; "+gitWork(branch))
+			s.worked(t, branch)
 		}
 		c.podman(t, "stop", c.id)
 		c.revoked(t, tokens[0])
@@ -239,7 +292,7 @@ func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.
 			name string
 			args []string
 		}{
-			{"a pod", []string{"--pod", s.pod(t)}},
+			{"a pod", []string{"--pod", s.pod(t, "none")}},
 			{"another's network", []string{"--network", "container:" + s.startedHost(t)}},
 		} {
 			refused := s.create(t, gitter(t, "task", row.args...)...)
@@ -299,7 +352,7 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
-		pod := s.pod(t)
+		pod := s.pod(t, "none")
 		containers := []*container{
 			s.create(t, gitter(t, "alone")...), s.create(t, gitter(t, "one", "--pod", pod)...), s.create(t, gitter(t, "other", "--pod", pod)...),
 		}

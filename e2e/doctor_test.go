@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"terok-gate-hook/internal/testenv"
@@ -134,6 +135,126 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 		// From within a container, not from the host.
 		finds(t, h.doctor(t, "--network none"), "gate", "broken", "/demo.git")
 	})
+}
+
+func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		testenv.Need(t, "git")
+		h := newHome(t, e)
+		dir := e.tempDir(t)
+		s := &servedEngine{
+			engine: h.engine, repos: filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
+		}
+		h.must(t, fmt.Sprintf("mkdir -m 0700 %q", s.repos))
+		h.must(t, h.install(t, "install --no-watch --allow-project demo --gate-socket "+s.control))
+		all := h.doctor(t, "")
+		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" is not there")
+		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
+			t.Errorf("beside that there is no gate, doctor says %+v", wrong)
+		}
+
+		s.startGate(t)
+		t.Cleanup(s.endGate)
+		all = h.doctor(t, "")
+		finds(t, all, "terok-gate", "ok", "a gate answers at "+s.control)
+		finds(t, all, "repositories", "warning", "there is no repository in "+s.repos)
+		finds(t, all, "gate", "warning", "not found")
+		for _, f := range all {
+			if f.Check == "gate" {
+				command, _, _ := strings.Cut(strings.TrimPrefix(f.Remedy, "the gate answers; make the repository: "), ", ")
+				h.must(t, command)
+			}
+		}
+		h.works(t, "")
+
+		start := func() string {
+			id := h.must(t, fmt.Sprintf("podman run --detach --network none --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sleep 1000", e.rootfs(t)))
+			return strings.TrimSpace(id)
+		}
+		id := start()
+		t.Cleanup(func() { h.must(t, "podman rm --all --force --time 0") })
+		finds(t, h.doctor(t, ""), "listeners", "ok", "living containers that the gate serves: 1")
+		s.signalGate(syscall.SIGKILL)
+		finds(t, h.doctor(t, ""), "terok-gate", "broken", s.control+" was left by one that was killed")
+		s.startGate(t)
+		all = h.doctor(t, "")
+		finds(t, all, "listeners", "broken", "living containers without the gate: "+id[:12]+" (project demo, task 1)")
+		h.paste(t, all, "listeners", "without the gate")
+		finds(t, h.doctor(t, ""), "listeners", "ok", "living containers that the gate serves: 1")
+
+		h.must(t, h.install(t, "install --withhold-token --hashed"))
+		h.works(t, "")
+	})
+}
+
+// What install has set up is well, and what a remedy says to the service manager works.
+func TestDoctorKnowsTheGatesService(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, alice := newGateAccounts(t, m)
+	for _, a := range []account{root, alice} {
+		t.Run(a.user, func(t *testing.T) {
+			defer m.logIn(t, a.user)()
+			a.installGate(t, "", "")
+			doctor := func() (wrong []string) {
+				t.Helper()
+				for line := range strings.Lines(a.must(t, "terok-gate-hook doctor 2>/dev/null || true")) {
+					if !strings.HasPrefix(line, "✓ ") {
+						wrong = append(wrong, line)
+					}
+				}
+				return wrong
+			}
+			well := func() {
+				t.Helper()
+				if wrong := doctor(); len(wrong) > 0 {
+					t.Errorf("doctor says %s", wrong)
+				}
+			}
+			well()
+			repos := "/var/lib/terok-gate/repos"
+			if a.user != "root" {
+				repos = "/home/" + a.user + "/.local/share/terok-gate/repos"
+			}
+			for _, row := range []struct{ name, script, says string }{
+				{"a gate that was stopped", a.systemctl + " stop " + gateUnit, "✗ terok-gate: no gate listens: "},
+				{"a gate whose socket is gone", "rm $(dirname $(" + a.systemctl + " show --property ExecStart " + gateUnit + " | sed 's/.*--control //; s/ .*//'))/control", "✗ terok-gate: no gate listens: "},
+				{"a gate that reads other tokens", `f=$(` + a.systemctl + ` show --property FragmentPath --value ` + gateUnit + `)
+					sed -i 's/tokens.json/other.json/' "$f"; ` + a.systemctl + ` daemon-reload; ` + a.systemctl + ` restart ` + gateUnit, "✗ terok-gate: the gate reads "},
+				{"a broken repository", "rm " + repos + "/demo.git/HEAD", "✗ repositories: repository " + repos + "/demo.git is broken: "},
+				{"a repository of root's", "chown -R root " + repos + "/demo.git", "✗ repositories: repository " + repos + "/demo.git belongs to user root, and the gate runs as user terok-gate"},
+			} {
+				if a.user != "root" && strings.HasPrefix(row.script, "chown") {
+					continue
+				}
+				a.must(t, row.script)
+				wrong := doctor()
+				if len(wrong) == 0 || !strings.HasPrefix(wrong[0], row.says) {
+					t.Fatalf("%s: doctor says %s", row.name, wrong)
+				}
+				if len(wrong) > 1 && row.name != "a broken repository" { // which the probe asks for
+					t.Errorf("%s: beside the cause, doctor says %s", row.name, wrong[1:])
+				}
+				_, remedy, _ := strings.Cut(strings.TrimSpace(wrong[0]), " → ")
+				for _, words := range []string{"; if ", ", and "} {
+					remedy, _, _ = strings.Cut(remedy, words)
+				}
+				a.must(t, remedy)
+				well()
+			}
+		})
+	}
+}
+
+// works checks that doctor finds nothing wrong, and reads a repository from a container.
+func (h *home) works(t *testing.T, flags string) {
+	t.Helper()
+	all := h.doctor(t, flags)
+	if wrong := amiss(all); len(wrong) > 0 {
+		t.Errorf("%+v", wrong)
+	}
+	finds(t, all, "probe", "ok", "gets its token and loses it")
+	finds(t, all, "gate", "ok", "http://127.0.0.1:9418/demo.git can be read from a container")
 }
 
 func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {

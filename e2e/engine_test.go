@@ -33,6 +33,7 @@ type engine struct {
 	conf      string // containers.conf
 	tokenFile string
 	driver    string // of the storage
+	wire      int    // a process in the network of this machine; 0: ours
 
 	prepare func() error // once, before the first use
 }
@@ -339,6 +340,9 @@ func (e *engine) podmanPath(name string) string { return filepath.Join(e.dir, po
 // tests end with a message rather than never.
 func (e *engine) command(name string, args ...string) (*exec.Cmd, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	if e.wire != 0 {
+		name, args = "nsenter", append(e.enterWire(), append([]string{name}, args...)...)
+	}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = e.podmanPath("home")
 	cmd.Env = []string{
@@ -348,7 +352,7 @@ func (e *engine) command(name string, args ...string) (*exec.Cmd, context.Cancel
 		"XDG_RUNTIME_DIR=" + e.podmanPath("run"),
 		"CONTAINERS_CONF=" + e.conf,
 	}
-	if e.asUser != nil {
+	if e.asUser != nil && e.wire == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: e.asUser}
 	}
 	// A container may hold on to our pipes when podman itself is gone.
@@ -390,6 +394,16 @@ func podmanIs(t *testing.T, major, minor int) bool {
 		t.Fatal(err)
 	}
 	return slices.Compare(version[:], []int{major, minor}) >= 0
+}
+
+// podmans are the versions of podman from one to another, the latter excluded, as far as
+// they are given.
+type podmans struct{ since, until [2]int }
+
+// haveOurs tells whether the podman of this machine is among them.
+func (p podmans) haveOurs(t *testing.T) bool {
+	t.Helper()
+	return podmanIs(t, p.since[0], p.since[1]) && (p.until == [2]int{} || !podmanIs(t, p.until[0], p.until[1]))
 }
 
 func (e *engine) podmanArgs(args []string) []string {

@@ -44,7 +44,7 @@ var kinds = []struct {
 		return []string{"--userns=container:" + owner}
 	}},
 	{name: "in a pod", given: func(t *testing.T, e *engine) []string {
-		return []string{"--pod", e.pod(t)}
+		return []string{"--pod", e.pod(t, "none")}
 	}},
 }
 
@@ -169,9 +169,9 @@ func (c *container) hasItNotInStorage(t *testing.T, tokens ...string) {
 }
 
 // pod makes a pod. Its infra container has no annotations.
-func (e *engine) pod(t *testing.T) string {
+func (e *engine) pod(t *testing.T, network string) string {
 	t.Helper()
-	id := e.podman(t, "pod", "create", "--network", "none", "--infra-image", image, "--infra-command", "sleep 1000")
+	id := e.podman(t, "pod", "create", "--network", network, "--infra-image", image, "--infra-command", "sleep 1000")
 	t.Cleanup(func() { e.podman(t, "pod", "rm", "--force", "--time", "0", id) })
 	return id
 }
@@ -217,7 +217,7 @@ func TestAContainerTakesOnlyItsOwnTokenAlong(t *testing.T) {
 		given func(t *testing.T, e *engine) []string
 	}{
 		{name: "of two containers", given: func(*testing.T, *engine) []string { return nil }},
-		{name: "of two containers of a pod", given: func(t *testing.T, e *engine) []string { return []string{"--pod", e.pod(t)} }},
+		{name: "of two containers of a pod", given: func(t *testing.T, e *engine) []string { return []string{"--pod", e.pod(t, "none")} }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			onEveryEngine(t, func(t *testing.T, e *engine) {

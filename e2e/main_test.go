@@ -67,7 +67,37 @@ func furnish() error {
 	if err := addTestUser(); err != nil {
 		return err
 	}
-	return systemLog.Listen()
+	if err := systemLog.Listen(); err != nil {
+		return err
+	}
+	return furnishNetworks()
+}
+
+// furnishNetworks is for tests with podman's networks. CNI keeps addresses where it is not
+// told otherwise, and slirp4netns and pasta want a device that everybody may open, as udev
+// has it.
+func furnishNetworks() error {
+	const addresses, tun = "/var/lib/cni", "/dev/net/tun"
+	if err := os.MkdirAll(addresses, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("terok-e2e", addresses, "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mount at %s: %w", addresses, err)
+	}
+	if _, err := os.Stat(tun); err != nil {
+		return nil // no such networks, then
+	}
+	const ours = "/dev/tun"
+	if err := unix.Mknod(ours, unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
+		return fmt.Errorf("make %s: %w", ours, err)
+	}
+	if err := os.Chmod(ours, 0o666); err != nil {
+		return err
+	}
+	if err := unix.Mount(ours, tun, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount over %s: %w", tun, err)
+	}
+	return nil
 }
 
 // hideHybridCgroup takes away the v2 tree that some machines mount beside
@@ -86,19 +116,22 @@ func hideHybridCgroup() error {
 	return nil
 }
 
-// The user of the rootless engines, when root runs the tests. It exists only in
-// copies of the machine's files that are mounted over them in our namespace.
+// The user of the rootless engines, when root runs the tests. It exists only in copies of
+// the machine's files that are mounted over them in our namespace.
 const (
 	testUser = "terok-e2e"
 	testUID  = 4711
 )
 
 func addTestUser() error {
-	for file, line := range map[string]string{
-		"/etc/passwd": fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", testUser, testUID, testUID),
-		"/etc/group":  fmt.Sprintf("%s:x:%d:\n", testUser, testUID),
-		"/etc/subuid": testUser + ":1879048192:65536\n",
-		"/etc/subgid": testUser + ":1879048192:65536\n",
+	// Whose ids root's containers get with --userns=auto (containers-storage.conf(5)). Since
+	// podman 6 it must be a user, too.
+	const containers, containersUID = "containers", testUID + 1
+	for file, lines := range map[string]string{
+		"/etc/passwd": fmt.Sprintf("%s:x:%d:%[2]d::/:/bin/sh\n%s:x:%d:%[4]d::/:/bin/false\n", testUser, testUID, containers, containersUID),
+		"/etc/group":  fmt.Sprintf("%s:x:%d:\n%s:x:%d:\n", testUser, testUID, containers, containersUID),
+		"/etc/subuid": testUser + ":1879048192:65536\n" + containers + ":1879113728:65536\n",
+		"/etc/subgid": testUser + ":1879048192:65536\n" + containers + ":1879113728:65536\n",
 	} {
 		text, err := os.ReadFile(file)
 		if errors.Is(err, os.ErrNotExist) && strings.HasPrefix(file, "/etc/sub") {
@@ -111,7 +144,7 @@ func addTestUser() error {
 			text = append(text, '\n')
 		}
 		ours := filepath.Join(testenv.Dir, filepath.Base(file))
-		if err := os.WriteFile(ours, append(text, line...), 0o644); err != nil {
+		if err := os.WriteFile(ours, append(text, lines...), 0o644); err != nil {
 			return err
 		}
 		if err := unix.Mount(ours, file, "", unix.MS_BIND, ""); err != nil {

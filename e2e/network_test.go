@@ -13,24 +13,24 @@ var ways = []struct {
 	name         string
 	url, network string
 	reaches      bool
-	since, until [2]int // podman's version; until is the first one without
+	podmans
 }{
 	{name: "podman's own choice, by podman's name for the host", url: "http://host.containers.internal:9418", reaches: true},
 	{name: "podman's own choice, not the host's loopback", url: "http://host.containers.internal:9419"},
 
 	{name: "slirp4netns, by podman's name for the host", url: "http://host.containers.internal:9418",
-		network: "slirp4netns", reaches: true, until: [2]int{6, 0}},
+		network: "slirp4netns", reaches: true, podmans: podmans{until: [2]int{6, 0}}},
 	{name: "slirp4netns, not the host's loopback", url: "http://host.containers.internal:9419",
-		network: "slirp4netns", until: [2]int{6, 0}},
+		network: "slirp4netns", podmans: podmans{until: [2]int{6, 0}}},
 	{name: "slirp4netns, the host's loopback if that was opened", url: "http://10.0.2.2:9419",
-		network: "slirp4netns:allow_host_loopback=true", reaches: true, until: [2]int{6, 0}},
+		network: "slirp4netns:allow_host_loopback=true", reaches: true, podmans: podmans{until: [2]int{6, 0}}},
 
 	{name: "pasta, by podman's name for the host", url: "http://host.containers.internal:9418",
-		network: "pasta", reaches: true, since: [2]int{5, 3}},
+		network: "pasta", reaches: true, podmans: podmans{since: [2]int{5, 3}}},
 	{name: "pasta, not the host's loopback", url: "http://host.containers.internal:9419",
-		network: "pasta", since: [2]int{5, 3}},
+		network: "pasta", podmans: podmans{since: [2]int{5, 3}}},
 	{name: "pasta, the host's loopback if that was opened", url: "http://169.254.1.2:9419",
-		network: "pasta:--map-host-loopback=169.254.1.2", reaches: true, since: [2]int{5, 3}},
+		network: "pasta:--map-host-loopback=169.254.1.2", reaches: true, podmans: podmans{since: [2]int{5, 3}}},
 
 	{name: "the host's network", url: "http://127.0.0.1:9419", network: "host", reaches: true},
 	{name: "no network", url: "http://127.0.0.1:9419", network: "none"},
@@ -68,7 +68,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		}
 	}
 	for _, way := range ways {
-		if !podmanIs(t, way.since[0], way.since[1]) || way.until != [2]int{} && podmanIs(t, way.until[0], way.until[1]) {
+		if !way.haveOurs(t) {
 			continue
 		}
 		doctor := []string{"terok-gate-hook", "doctor", "--gate-url", way.url}

@@ -7,15 +7,17 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"sync"
 )
 
-// A packet of git's, and some more: what is read at once is written at once.
-const answerBuffer = 128 << 10
+// answerBuffers are used again. Each holds a packet of git's, and some more: what is read
+// at once is written at once.
+var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 128<<10) }}
 
 // answer copies git's output to the client, as it comes. Error and progress messages
 // in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
-// machine, which is taken out; messages gets them as they were. An error says that the client has not got all of it: how
-// git ended, its exit status says.
+// machine, which is taken out; messages gets them as they were. An error says that the
+// client has not got all of it: how git ended, its exit status says.
 func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.Writer) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {
@@ -50,20 +52,19 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.W
 			return written, err
 		}
 	}
-	buffer := make([]byte, 32<<10)
 	for {
-		n, err := out.Read(buffer)
-		if n > 0 {
-			if err := send(buffer[:n]); err != nil {
+		_, err := out.Peek(1)
+		if some, _ := out.Peek(out.Buffered()); len(some) > 0 {
+			_, _ = out.Discard(len(some))
+			if err := send(some); err != nil {
 				return written, err
 			}
+			continue
 		}
 		if err == io.EOF {
 			return written, nil
 		}
-		if err != nil {
-			return written, err
-		}
+		return written, err
 	}
 }
 

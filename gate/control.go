@@ -1,5 +1,5 @@
-// The control socket, where hooks hand the gate listeners in containers' networks
-// (package internal/control).
+// The control socket, where hooks hand the gate listeners in containers' networks, and
+// others ask what it serves (package internal/control).
 
 package gate
 
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/version"
 )
 
 // controlPatience is how long a hook may take to say what it wants.
@@ -43,17 +44,19 @@ func (g *Gate) ServeControl(l *net.UnixListener) {
 func (g *Gate) answerHook(conn *net.UnixConn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(controlPatience))
-	request, err := g.attachFor(conn)
+	answer := control.Answer{Version: control.Version}
+	request, err := g.attachFor(conn, &answer)
 	if errors.Is(err, io.EOF) {
 		return // somebody looks whether there is a gate
 	}
-	answer := control.Answer{Version: control.Version}
 	if err != nil {
 		if !errors.As(err, &answer.Refused) {
 			answer.Refused = control.Failed
 		}
 		answer.Detail = fmt.Sprintf("%.1000q", err)
-		slog.Warn("a hook is refused", "container", request.Container, "error", err)
+		if answer.Gate == nil {
+			slog.Warn("a hook is refused", "container", request.Container, "error", err)
+		}
 	}
 	message, err := json.Marshal(answer)
 	if err == nil {
@@ -65,8 +68,8 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 	}
 }
 
-// attachFor does what a hook asks for.
-func (g *Gate) attachFor(conn *net.UnixConn) (r control.Request, err error) {
+// attachFor does what a hook asks for, or puts what somebody asks into the answer.
+func (g *Gate) attachFor(conn *net.UnixConn, answer *control.Answer) (r control.Request, err error) {
 	message := make([]byte, control.MessageLimit)
 	rights := make([]byte, unix.CmsgSpace(4*4))
 	n, rightsLength, flags, _, err := conn.ReadMsgUnix(message, rights)
@@ -82,16 +85,26 @@ func (g *Gate) attachFor(conn *net.UnixConn) (r control.Request, err error) {
 	if err == nil {
 		err = checkPeer(conn) // who has said something, and so hears the answer
 	}
-	if err == nil && (len(sockets) != 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
+	if err == nil && (len(sockets) > 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
 		err = fmt.Errorf("%w: %d sockets, flags %#x", control.NotWell, len(sockets), flags)
 	}
 	if err != nil {
 		return r, err
 	}
-	if r, err = control.Parse(message[:n]); err != nil {
+	if len(sockets) == 1 {
+		if r, err = control.Parse(message[:n]); err != nil {
+			return r, err
+		}
+		return r, g.networks.join(r, sockets[0])
+	}
+	if r, err = control.ParseQuestion(message[:n]); err != nil {
 		return r, err
 	}
-	return r, g.networks.join(r, sockets[0])
+	answer.Gate = &control.Gate{Program: version.String(), UID: os.Geteuid(), TokenFile: g.tokens.Path(), Repos: g.repos}
+	if r.Process == nil {
+		return r, nil
+	}
+	return r, g.networks.find(r)
 }
 
 // checkPeer refuses whoever is neither root nor of our own user. A hook in a user

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
@@ -45,16 +46,24 @@ func borrow(t *testing.T, repo string) (tip string) {
 
 // ways are how what is under way comes to its end.
 var ways = map[string]struct {
-	end  func(t *testing.T, h *house, container *exec.Cmd)
-	says string // the trail
+	end    func(t *testing.T, h *house, container *exec.Cmd)
+	says   string // the trail
+	byHand bool   // the token is tied to no process
 }{
 	"its token is revoked": {
 		func(t *testing.T, h *house, _ *exec.Cmd) { h.revoke(t, "demo") },
-		"the token was revoked",
+		"the token was revoked", false,
+	},
+	"the container's poststop hook runs": {
+		func(t *testing.T, h *house, _ *exec.Cmd) {
+			_, err := hook.Settings{Tokens: h.tokens, EnvDir: h.dir}.Poststop(strings.NewReader(`{"id": "c1"}`))
+			must(t, err)
+		},
+		"the token was revoked", true,
 	},
 	"its process dies and nobody sweeps": {
 		func(t *testing.T, _ *house, container *exec.Cmd) { must(t, container.Process.Kill()) },
-		"the process that the token was for has ended",
+		"the process that the token was for has ended", false,
 	},
 	"the gate stops": {
 		func(_ *testing.T, h *house, _ *exec.Cmd) {
@@ -62,7 +71,7 @@ var ways = map[string]struct {
 			cancel()
 			go h.Stop(now)
 		},
-		"the gate stops",
+		"the gate stops", false,
 	},
 }
 
@@ -77,30 +86,66 @@ func (h *house) tied(t *testing.T) (token string, container *exec.Cmd) {
 	})
 	process, err := store.ProcessOf(container.Process.Pid)
 	must(t, err)
+	return h.issueTo(t, process), container
+}
+
+// issueTo issues a token for demo to container c1.
+func (h *house) issueTo(t *testing.T, process *store.Process) (token string) {
+	t.Helper()
 	drawn, err := store.NewToken()
 	must(t, err)
 	_, err = h.tokens.Issue(store.Entry{
 		Token: drawn, Grant: store.Grant{Project: "demo", Task: "task-1"}, Container: "c1", Process: process,
 	})
 	must(t, err)
-	return string(drawn), container
+	return string(drawn)
 }
 
-// cutShort ends what a client does, when that has come far enough, and waits until the
-// gate's git has ended. The client is not waited for: in a push, git goes on to read what
-// it cannot send any more.
-func cutShort(t *testing.T, h *house, client *exec.Cmd, far func() bool, end func()) {
+// cutShort ends what a client does, when that has come far enough, and returns how long it
+// then takes the gate's git to end. The client is not waited for: in a push, git goes on
+// to read what it cannot send any more.
+func cutShort(t *testing.T, h *house, client *exec.Cmd, far func() bool, end func()) (took time.Duration) {
 	t.Helper()
 	must(t, client.Start())
 	testenv.Eventually(t, "it is under way", far)
-	end()
 	began := time.Now()
+	end()
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
-	t.Logf("git had ended after %v", time.Since(began).Round(time.Millisecond))
+	took = time.Since(began)
+	t.Logf("git had ended after %v", took.Round(time.Millisecond))
 	t.Cleanup(func() {
 		killTree(client.Process.Pid)
 		_ = client.Wait()
 	})
+	return took
+}
+
+// inEveryWay tries something that is cut, in all ways. It must be over in the time that
+// the gate promises; on a busy machine it is tried again, for a while.
+func inEveryWay(t *testing.T, try func(t *testing.T, h *house, token, says string, end func()) (took time.Duration)) {
+	const promised = 100 * time.Millisecond
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			best := testenv.AWhile
+			for began := time.Now(); best > promised; {
+				t.Run("", func(t *testing.T) {
+					h := open(t, gate.Settings{})
+					token, container := h.tied(t)
+					if way.byHand {
+						h.revoke(t, "demo")
+						token = h.issueTo(t, nil)
+					}
+					best = min(best, try(t, h, token, way.says, func() { way.end(t, h, container) }))
+				})
+				if t.Failed() {
+					return
+				}
+				if best > promised && time.Since(began) > testenv.AWhile {
+					t.Fatalf("it takes %v, at best", best)
+				}
+			}
+		})
+	}
 }
 
 func sizeOf(pattern string) (size int64) {
@@ -113,52 +158,46 @@ func sizeOf(pattern string) (size int64) {
 }
 
 func TestACloneOfAGigabyteIsCut(t *testing.T) {
-	for name, way := range ways {
-		t.Run(name, func(t *testing.T) {
-			h := open(t, gate.Settings{})
-			demo := h.bare(t, "demo")
-			git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
-			token, container := h.tied(t)
-			clone := command(h.dir, "clone", "--quiet", "--bare", h.url(token, "demo"), "clone")
-			cutShort(t, h, clone, func() bool {
-				return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20
-			}, func() { way.end(t, h, container) })
-			if clone.Wait() == nil {
-				t.Error("the client takes what it has for the whole")
-			}
-			if event := h.trailed(t, trail.Cut, 1)[0]; event.Error != way.says || event.Container != "c1" || event.Bytes < 10<<20 {
-				t.Errorf("the trail has %+v", event)
-			}
-		})
-	}
+	inEveryWay(t, func(t *testing.T, h *house, token, says string, end func()) time.Duration {
+		demo := h.bare(t, "demo")
+		git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
+		clone := command(h.dir, "clone", "--quiet", "--bare", h.url(token, "demo"), "clone")
+		took := cutShort(t, h, clone, func() bool {
+			return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20
+		}, end)
+		if clone.Wait() == nil {
+			t.Error("the client takes what it has for the whole")
+		}
+		if event := h.trailed(t, trail.Cut, 1)[0]; event.Error != says || event.Container != "c1" || event.Bytes < 10<<20 {
+			t.Errorf("the trail has %+v", event)
+		}
+		return took
+	})
 }
 
 func TestAPushOfAGigabyteIsCutAndMovesNothing(t *testing.T) {
-	for name, way := range ways {
-		t.Run(name, func(t *testing.T) {
-			h := open(t, gate.Settings{})
-			demo := h.demo(t, "demo", 1)
-			before := git(t, demo, "for-each-ref")
-			work := filepath.Join(h.dir, "work.git")
-			git(t, h.dir, "init", "--quiet", "--bare", work)
-			git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
-			token, container := h.tied(t)
-			push := command(work, "push", "--quiet", "--force", h.url(token, "demo"), "main", "main:side")
-			cutShort(t, h, push, func() bool {
-				return sizeOf(demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20
-			}, func() { way.end(t, h, container) })
-			event := h.trailed(t, trail.Cut, 1)[0]
-			if event.Error != way.says || event.Refs != 0 || event.Bytes < 10<<20 {
-				t.Errorf("the trail has %+v", event)
-			}
-			if after := git(t, demo, "for-each-ref"); after != before {
-				t.Errorf("the refs were %s and are %s", before, after)
-			}
-			if left := glob(demo + "/objects/*tmp_*"); len(left) > 0 {
-				t.Errorf("left behind: %s", left)
-			}
-		})
-	}
+	inEveryWay(t, func(t *testing.T, h *house, token, says string, end func()) time.Duration {
+		demo := h.demo(t, "demo", 1)
+		before := git(t, demo, "for-each-ref")
+		work := filepath.Join(h.dir, "work.git")
+		git(t, h.dir, "init", "--quiet", "--bare", work)
+		git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
+		push := command(work, "push", "--quiet", "--force", h.url(token, "demo"), "main", "main:side")
+		took := cutShort(t, h, push, func() bool {
+			return sizeOf(demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20
+		}, end)
+		event := h.trailed(t, trail.Cut, 1)[0]
+		if event.Error != says || event.Refs != 0 || event.Bytes < 10<<20 {
+			t.Errorf("the trail has %+v", event)
+		}
+		if after := git(t, demo, "for-each-ref"); after != before {
+			t.Errorf("the refs were %s and are %s", before, after)
+		}
+		if left := glob(demo + "/objects/*tmp_*"); len(left) > 0 {
+			t.Errorf("left behind: %s", left)
+		}
+		return took
+	})
 }
 
 func TestAClientThatGoesAwayLeavesNothing(t *testing.T) {

@@ -115,6 +115,9 @@ func New(s Settings) (*Gate, error) {
 	if g.git, g.path, err = findGit(); err != nil {
 		return nil, err
 	}
+	if err := adoptOrphans(); err != nil {
+		return nil, err
+	}
 	if err := g.setUp(); err != nil {
 		return nil, err
 	}
@@ -146,7 +149,7 @@ func New(s Settings) (*Gate, error) {
 func (g *Gate) Serve(l net.Listener) error {
 	g.counts.listeners.Inc()
 	defer g.counts.listeners.Dec()
-	err := g.server.Serve(limited(l, connections))
+	err := g.server.Serve(limited(l, connections, connections, nil))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

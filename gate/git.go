@@ -55,10 +55,20 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 	return err
 }
 
+// adoptOrphans makes us the parent of what a process of ours has started, when that has
+// ended. It would be process 1 otherwise, which may take a second to notice that they
+// end, or never do, in a container: until then nobody can tell whether they have.
+func adoptOrphans() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the parent of orphans: %w", err)
+	}
+	return nil
+}
+
 // command is one git under way, with all that it has started, in a process group of
 // its own.
 type command struct {
-	in     io.WriteCloser
+	in     io.WriteCloser // nil if it is given nothing to read
 	out    io.ReadCloser
 	errors tail // what it says, to us or to the client
 
@@ -69,8 +79,27 @@ type command struct {
 }
 
 // start starts git in a repository, for whoever asked, with that version of the protocol
-// if any. talk, if there is one, is its descriptor 3.
-func (g *Gate) start(repo repository, who store.Pass, protocol string, talk *os.File, args ...string) (*command, error) {
+// if any, and gives it nothing to read.
+func (g *Gate) start(repo repository, who store.Pass, protocol string, args ...string) (*command, error) {
+	c := g.command(repo, who, protocol, args...)
+	return c, c.start(g.starter)
+}
+
+// startReading starts git with a pipe to read from. talk, if there is one, is its
+// descriptor 3.
+func (g *Gate) startReading(repo repository, who store.Pass, protocol string, talk *os.File, args ...string) (*command, error) {
+	c := g.command(repo, who, protocol, args...)
+	if talk != nil {
+		c.cmd.ExtraFiles = []*os.File{talk}
+	}
+	var err error
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	return c, c.start(g.starter)
+}
+
+func (g *Gate) command(repo repository, who store.Pass, protocol string, args ...string) *command {
 	c := &command{cmd: exec.Command(g.git, args...)}
 	c.cmd.Dir = repo.path
 	c.cmd.Env = g.environment(repo, who, protocol)
@@ -79,27 +108,29 @@ func (g *Gate) start(repo repository, who store.Pass, protocol string, talk *os.
 	c.cmd.WaitDelay = time.Second
 	// With KILL, git's children would go on until they see that it is gone.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if talk != nil {
-		c.cmd.ExtraFiles = []*os.File{talk}
-	}
-	var err error
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	if c.out, err = c.cmd.StdoutPipe(); err != nil {
-		c.in.Close()
-		return nil, err
-	}
-	if err := g.starter.start(c.cmd); err != nil {
-		return nil, fmt.Errorf("start git: %w", err)
-	}
-	return c, nil
+	return c
 }
 
-// output returns what the command prints, given nothing to read.
+func (c *command) start(s starter) (err error) {
+	if c.out, err = c.cmd.StdoutPipe(); err == nil {
+		err = s.start(c.cmd) // an error closes the pipes
+	}
+	if err != nil {
+		return fmt.Errorf("start git: %w", err)
+	}
+	return nil
+}
+
+// closeIn tells the command that nothing more comes.
+func (c *command) closeIn() {
+	if c.in != nil {
+		c.in.Close()
+	}
+}
+
+// output returns what the command prints.
 func (c *command) output(ctx context.Context) ([]byte, error) {
 	const most = 16 << 20
-	c.in.Close()
 	stop := context.AfterFunc(ctx, c.cut)
 	defer stop()
 	text, err := io.ReadAll(io.LimitReader(c.out, most))
@@ -119,7 +150,7 @@ func (c *command) output(ctx context.Context) ([]byte, error) {
 // letGo ends a command whose client went away: it finds its pipes closed and cleans
 // up. If it does not, it is cut.
 func (c *command) letGo() {
-	c.in.Close()
+	c.closeIn()
 	c.out.Close()
 	c.after(goneGrace, c.cut)
 }
@@ -163,9 +194,15 @@ func (c *command) wait() error {
 	}
 	c.mu.Unlock()
 	err := c.cmd.Wait()
-	// Killed is not yet gone. While somebody is in the group, nobody else gets its number.
-	for end := time.Now().Add(goneGrace); unix.Kill(-c.cmd.Process.Pid, 0) == nil && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	// Killed is not yet gone. What the leader had started is ours now: see adoptOrphans.
+	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
+		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
+		if err != nil && err != unix.EINTR {
+			break // there is nobody left
+		}
+		if reaped == 0 {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	if text := c.errors.String(); err != nil && text != "" {
 		err = fmt.Errorf("git: %w: %s", err, text)

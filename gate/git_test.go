@@ -52,13 +52,20 @@ func TestRealGitDoesEverythingThroughIt(t *testing.T) {
 		in("push", "--quiet", "--follow-tags", "origin", "main", "HEAD:refs/heads/side")
 		same("a tag", there("rev-parse", "v1"), in("rev-parse", "v1"))
 
+		in("push", "--quiet", "--atomic", "origin", "HEAD:refs/heads/side-1", "HEAD~1:refs/heads/side-2", ":side")
+		same("after an atomic push", there("for-each-ref", "--format=%(refname)", "refs/heads/side*"), "refs/heads/side-1\nrefs/heads/side-2")
+
 		// One that cannot move keeps back the other.
 		in("branch", "atomic")
 		gitFails(t, work, "-c", version, "push", "--atomic", "origin", "atomic", "HEAD~3:main")
 		same("after an atomic push in vain", there("for-each-ref", "refs/heads/atomic"), "")
 
-		in("push", "--quiet", "origin", "--delete", "side")
-		same("after a deletion", there("for-each-ref", "refs/heads/side"), "")
+		in("push", "--quiet", "origin", "--delete", "side-1")
+		same("after a deletion", there("for-each-ref", "refs/heads/side-1"), "")
+
+		there("tag", "v2", "main")
+		in("fetch", "--quiet", "--tags", "origin")
+		same("a fetched tag", in("rev-parse", "v2"), there("rev-parse", "v2"))
 
 		git(t, h.dir, "-c", version, "clone", "--quiet", "--depth=3", url, "shallow")
 		shallow := func(args ...string) string {
@@ -83,8 +90,10 @@ func TestRealGitDoesEverythingThroughIt(t *testing.T) {
 		}
 		same("a blob that is fetched when it is read", git(t, partial, "-c", version, "show", "main:file-1"), "21")
 
-		git(t, h.dir, "-c", version, "clone", "--quiet", "--single-branch", "--branch=v1", url, "single")
-		same("a single branch", git(t, filepath.Join(h.dir, "single"), "for-each-ref", "refs/remotes"), "")
+		git(t, h.dir, "-c", version, "clone", "--quiet", "--single-branch", "--branch=side-2", url, "single")
+		same("a single branch", git(t, filepath.Join(h.dir, "single"), "for-each-ref", "--format=%(refname)", "refs/remotes"), "refs/remotes/origin/side-2")
+		git(t, h.dir, "-c", version, "clone", "--quiet", "--single-branch", "--branch=v1", url, "tagged")
+		same("a single tag", git(t, filepath.Join(h.dir, "tagged"), "for-each-ref", "refs/remotes"), "")
 
 		git(t, h.dir, "-c", version, "clone", "--quiet", "--mirror", url, "mirror")
 		mirror := filepath.Join(h.dir, "mirror")
@@ -114,14 +123,25 @@ func TestAnEmptyRepositoryIsClonedAndPushedTo(t *testing.T) {
 	})
 }
 
-// Only with protocol 2: version 0 has no word for it without a ref. (A client older than
-// git 2.41 does not listen, so real git is not asked here.)
+// Only with protocol 2: version 0 has no word for it without a ref.
 func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.bare(t, "demo", "--object-format=sha256")
-	_, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", h.issue(t, "demo"), "", "Git-Protocol: version=2")
+	token := h.issue(t, "demo")
+	_, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", token, "", "Git-Protocol: version=2")
 	if !strings.Contains(text, "object-format=sha256") {
 		t.Errorf("it says %q", text)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(git(t, h.dir, "version"), "git version %d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if major == 2 && minor < 41 {
+		return // such a client does not listen
+	}
+	git(t, h.dir, "-c", "protocol.version=2", "clone", "--quiet", h.url(token, "demo"), "work")
+	if got := git(t, filepath.Join(h.dir, "work"), "rev-parse", "--show-object-format"); got != "sha256" {
+		t.Errorf("the clone's format is %s", got)
 	}
 }
 
@@ -188,19 +208,21 @@ func TestAPushOfManyRefsNamesAThousandInTheTrail(t *testing.T) {
 }
 
 func TestSubmodulesOfOneProjectWithATokenEach(t *testing.T) {
-	h := open(t, gate.Settings{})
-	h.demo(t, "inner", 2)
-	h.demo(t, "outer", 2)
-	outer := h.url(h.issue(t, "outer"), "outer")
-	git(t, h.dir, "clone", "--quiet", outer, "work")
-	work := filepath.Join(h.dir, "work")
-	git(t, work, "submodule", "--quiet", "add", h.url(h.issue(t, "inner"), "inner"), "inner")
-	git(t, work, "commit", "--quiet", "-m", "inner")
-	git(t, work, "push", "--quiet")
-	git(t, h.dir, "clone", "--quiet", "--recurse-submodules", outer, "again")
-	if _, err := os.Stat(filepath.Join(h.dir, "again", "inner", "file-1")); err != nil {
-		t.Error(err)
-	}
+	everyProtocol(t, func(t *testing.T, version string) {
+		h := open(t, gate.Settings{})
+		h.demo(t, "inner", 2)
+		h.demo(t, "outer", 2)
+		outer := h.url(h.issue(t, "outer"), "outer")
+		git(t, h.dir, "clone", "--quiet", outer, "work")
+		work := filepath.Join(h.dir, "work")
+		git(t, work, "submodule", "--quiet", "add", h.url(h.issue(t, "inner"), "inner"), "inner")
+		git(t, work, "commit", "--quiet", "-m", "inner")
+		git(t, work, "push", "--quiet")
+		git(t, h.dir, "-c", version, "clone", "--quiet", "--recurse-submodules", outer, "again")
+		if _, err := os.Stat(filepath.Join(h.dir, "again", "inner", "file-1")); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestABrokenRepositoryIsAnErrorAndNoPathIsTold(t *testing.T) {
@@ -243,19 +265,21 @@ func TestABrokenRepositoryIsAnErrorAndNoPathIsTold(t *testing.T) {
 }
 
 func TestAHundredClonesAtOnce(t *testing.T) {
-	h := open(t, gate.Settings{})
-	h.demo(t, "demo", 30)
-	url := h.url(h.issue(t, "demo"), "demo")
-	var all sync.WaitGroup
-	for i := range 100 {
-		all.Go(func() {
-			if out, err := command(h.dir, "clone", "--quiet", "--bare", url, fmt.Sprint("clone-", i)).CombinedOutput(); err != nil {
-				t.Errorf("clone %d: %v\n%s", i, err, out)
-			}
-		})
-	}
-	all.Wait()
-	h.trailed(t, trail.Fetch, 100)
+	everyProtocol(t, func(t *testing.T, version string) {
+		h := open(t, gate.Settings{})
+		h.demo(t, "demo", 30)
+		url := h.url(h.issue(t, "demo"), "demo")
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() {
+				if out, err := command(h.dir, "-c", version, "clone", "--quiet", "--bare", url, fmt.Sprint("clone-", i)).CombinedOutput(); err != nil {
+					t.Errorf("clone %d: %v\n%s", i, err, out)
+				}
+			})
+		}
+		all.Wait()
+		h.trailed(t, trail.Fetch, 100)
+	})
 }
 
 // What receive-pack starts knows the repository's objects by their whole path, and says

@@ -17,6 +17,13 @@ import (
 // where it is installed with these flags. The project is demo, the task 7.
 func (h *house) containerToken(t *testing.T, flags []string, annotations map[string]string) (token string) {
 	t.Helper()
+	token, err := h.tryContainerToken(t, flags, annotations)
+	must(t, err)
+	return token
+}
+
+func (h *house) tryContainerToken(t *testing.T, flags []string, annotations map[string]string) (token string, err error) {
+	t.Helper()
 	settings, _, err := hook.ParseArgs(append([]string{"prestart"}, flags...))
 	must(t, err)
 	must(t, settings.Check())
@@ -28,114 +35,157 @@ func (h *house) containerToken(t *testing.T, flags []string, annotations map[str
 	state, err := json.Marshal(map[string]any{"id": "c1", "annotations": all})
 	must(t, err)
 	out, err := settings.Prestart(strings.NewReader(string(state)))
-	must(t, err)
-	return string(out.Token)
+	return string(out.Token), err
 }
 
-// What flags and annotations leave of a token, from the hook to real git's terminal. Each
-// kind of ref is one that the flag's patterns match, or the annotation's, or both, or
-// neither.
-func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
-	flagLists := map[string][]string{"refs": {"--push", "refs/heads/agent/**", "--push", "refs/tags/{project}/*"}}
-	flagLists["read"] = []string{"--access", "read"}
-	flagLists["read and refs"] = append(flagLists["read"], flagLists["refs"]...)
-	annotationLists := map[string]map[string]string{
-		"refs":          {hook.PushAnnotation: "refs/heads/*/7/*,refs/tags/v1"},
-		"read":          {hook.AccessAnnotation: "read"},
-		"read and refs": {hook.AccessAnnotation: "read", hook.PushAnnotation: "refs/heads/*/7/*"},
-	}
-	const both, flags, annotations, neither = "agent/7/", "agent/8/", "other/7/", "other/8/"
-	anything := []string{both, flags, annotations, neither}
-	const flagPatterns, annotationPatterns = "refs/heads/agent/**, refs/tags/demo/*", "refs/heads/*/7/*, refs/tags/v1"
-	readOnly := []string{"the token may fetch and not push"}
-	only := func(patterns string) []string {
-		return []string{"[remote rejected] ", "REF", "(the token may push to " + patterns + ")"}
-	}
-	for _, row := range []struct {
-		flags, annotations string
-		pushes             []string // to branches whose names begin so
-		says               []string // the terminal, of a push to REF that is refused
-	}{
-		{"", "", anything, nil},
-		{"", "refs", []string{both, annotations}, only(annotationPatterns)},
-		{"", "read", nil, readOnly},
-		{"", "read and refs", nil, readOnly},
-		{"refs", "", []string{both, flags}, only(flagPatterns)},
-		{"refs", "refs", []string{both}, only(flagPatterns + " that is also " + annotationPatterns)},
-		{"refs", "read", nil, readOnly},
-		{"refs", "read and refs", nil, readOnly},
-		{"read", "", nil, readOnly},
-		{"read", "refs", nil, readOnly},
-		{"read", "read", nil, readOnly},
-		{"read", "read and refs", nil, readOnly},
-		{"read and refs", "", nil, readOnly},
-		{"read and refs", "refs", nil, readOnly},
-		{"read and refs", "read", nil, readOnly},
-		{"read and refs", "read and refs", nil, readOnly},
-	} {
-		for _, hashed := range []bool{false, true} {
-			t.Run(fmt.Sprintf("flags=%s/annotations=%s/hashed=%v", row.flags, row.annotations, hashed), func(t *testing.T) {
-				t.Parallel()
-				h := open(t, gate.Settings{})
-				demo := h.demo(t, "demo", 3)
-				for _, kind := range anything {
-					for _, name := range []string{"moved", "forced", "deleted"} {
-						git(t, demo, "update-ref", "refs/heads/"+kind+name, "main~1")
-					}
-				}
-				args := flagLists[row.flags]
-				if hashed {
-					args = append([]string{"--hashed"}, args...)
-				}
-				token := h.containerToken(t, args, annotationLists[row.annotations])
-				work := filepath.Join(h.dir, "work")
-				git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
-				git(t, work, "fetch", "--quiet", "origin", neither+"moved")
+// combination is what a token can be limited by: each is empty where it is not given.
+type combination struct {
+	access, refs       string // flags
+	readOnly, narrowed string // annotations
+	hashed             bool
+}
 
-				before := git(t, demo, "for-each-ref")
-				refused := 0
-				refuse := func(ref string, refspecs ...string) {
-					t.Helper()
-					refused++
-					said := gitFails(t, work, append([]string{"push", "origin"}, refspecs...)...)
-					for _, words := range row.says {
-						if words = strings.ReplaceAll(words, "REF", ref); !strings.Contains(said, words) {
-							t.Errorf("git push %q does not say %q, but\n%s", refspecs, words, said)
-						}
+func combinations() (all []combination) {
+	for _, access := range []string{"", "write", "read"} {
+		for _, refs := range []string{"", "refs/heads/agent/**, refs/tags/{project}/*"} {
+			for _, readOnly := range []string{"", "read", "write", "none", "READ"} {
+				for _, narrowed := range []string{"", "refs/heads/*/{task}/*, refs/tags/v1"} {
+					for _, hashed := range []bool{false, true} {
+						all = append(all, combination{access, refs, readOnly, narrowed, hashed})
 					}
 				}
-				var allowed []string
-				for _, kind := range anything {
-					each := []string{"main:refs/heads/" + kind + "created", "main:" + kind + "moved", "+main~2:" + kind + "forced", ":" + kind + "deleted"}
-					if slices.Contains(row.pushes, kind) {
-						allowed = append(allowed, each...)
-						continue
-					}
-					for i, name := range []string{"created", "moved", "forced", "deleted"} {
-						refuse(kind+name, each[i])
-					}
-				}
-				if row.pushes != nil && len(row.pushes) < len(anything) {
-					refuse("main", append(allowed, "+main~1:main")...)
-				}
-				if after := git(t, demo, "for-each-ref"); after != before {
-					t.Errorf("what is refused moves:\n%s", after)
-				}
-				h.trailed(t, trail.Refused, refused)
-
-				if allowed != nil {
-					git(t, work, append([]string{"push", "--quiet", "origin"}, allowed...)...)
-				}
-				main := git(t, demo, "rev-parse", "main")
-				for _, kind := range row.pushes {
-					for name, want := range map[string]string{"created": main, "moved": main, "forced": git(t, demo, "rev-parse", "main~2"), "deleted": ""} {
-						if is := git(t, demo, "for-each-ref", "--format=%(objectname)", "refs/heads/"+kind+name); is != want {
-							t.Errorf("%s%s is at %q, not %q", kind, name, is, want)
-						}
-					}
-				}
-			})
+			}
 		}
+	}
+	return all
+}
+
+func (c combination) flags() (flags []string) {
+	if c.access != "" {
+		flags = append(flags, "--access", c.access)
+	}
+	if c.refs != "" {
+		for _, pattern := range strings.Split(c.refs, ", ") {
+			flags = append(flags, "--push", pattern)
+		}
+	}
+	if c.hashed {
+		flags = append(flags, "--hashed")
+	}
+	return flags
+}
+
+func (c combination) annotations() map[string]string {
+	annotations := map[string]string{}
+	if c.readOnly != "" {
+		annotations[hook.AccessAnnotation] = c.readOnly
+	}
+	if c.narrowed != "" {
+		annotations[hook.PushAnnotation] = strings.ReplaceAll(c.narrowed, ", ", ",")
+	}
+	return annotations
+}
+
+// Beginnings of branches' names: such that the flag's patterns match, or the
+// annotation's, or both, or neither.
+const byBoth, byFlag, byAnnotation, byNeither = "agent/7/", "agent/8/", "other/7/", "other/8/"
+
+var anything = []string{byBoth, byFlag, byAnnotation, byNeither}
+
+// allows returns to which branches one may push, and what is said of the others. Where
+// starts is false there is no token: an annotation narrows, or is refused.
+func (c combination) allows() (branches []string, says string, starts bool) {
+	if c.readOnly != "" && c.readOnly != "read" {
+		return nil, "", false
+	}
+	filled := strings.NewReplacer("{project}", "demo", "{task}", "7").Replace
+	switch {
+	case c.access == "read" || c.readOnly == "read":
+		return nil, "the token may fetch and not push", true
+	case c.refs != "" && c.narrowed != "":
+		return []string{byBoth}, filled("(the token may push to " + c.refs + " that is also " + c.narrowed + ")"), true
+	case c.refs != "":
+		return []string{byBoth, byFlag}, filled("(the token may push to " + c.refs + ")"), true
+	case c.narrowed != "":
+		return []string{byBoth, byAnnotation}, filled("(the token may push to " + c.narrowed + ")"), true
+	}
+	return anything, "", true
+}
+
+// What flags and annotations leave of a token, from the hook to real git's terminal.
+func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
+	for _, c := range combinations() {
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+			t.Parallel()
+			h := open(t, gate.Settings{})
+			pushes, says, starts := c.allows()
+			if !starts {
+				if token, err := h.tryContainerToken(t, c.flags(), c.annotations()); err == nil || token != "" {
+					t.Errorf("it gets a token, with the error %v", err)
+				}
+				if entries, err := h.tokens.Entries(); len(entries) > 0 {
+					t.Errorf("there are %d tokens, %v", len(entries), err)
+				}
+				return
+			}
+			demo := h.demo(t, "demo", 3)
+			for _, kind := range anything {
+				for _, name := range []string{"moved", "forced", "deleted"} {
+					git(t, demo, "update-ref", "refs/heads/"+kind+name, "main~1")
+				}
+			}
+			token := h.containerToken(t, c.flags(), c.annotations())
+			work := filepath.Join(h.dir, "work")
+			git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
+			git(t, work, "fetch", "--quiet", "origin", byNeither+"moved")
+
+			before := git(t, demo, "for-each-ref")
+			refused := 0
+			refuse := func(ref string, refspecs ...string) {
+				t.Helper()
+				refused++
+				said := gitFails(t, work, append([]string{"push", "origin"}, refspecs...)...)
+				words := []string{says}
+				if pushes != nil {
+					words = append(words, "[remote rejected] ", ref)
+				}
+				for _, words := range words {
+					if !strings.Contains(said, words) {
+						t.Errorf("git push %q does not say %q, but\n%s", refspecs, words, said)
+					}
+				}
+			}
+			var allowed []string
+			for _, kind := range anything {
+				each := []string{"main:refs/heads/" + kind + "created", "main:" + kind + "moved", "+main~2:" + kind + "forced", ":" + kind + "deleted"}
+				if slices.Contains(pushes, kind) {
+					allowed = append(allowed, each...)
+					continue
+				}
+				for i, name := range []string{"created", "moved", "forced", "deleted"} {
+					refuse(kind+name, each[i])
+				}
+			}
+			if pushes != nil && len(pushes) < len(anything) {
+				refuse("main", append(allowed, "+main~1:main")...)
+			}
+			if after := git(t, demo, "for-each-ref"); after != before {
+				t.Errorf("what is refused moves:\n%s", after)
+			}
+			h.trailed(t, trail.Refused, refused)
+
+			if allowed != nil {
+				git(t, work, append([]string{"push", "--quiet", "origin"}, allowed...)...)
+			}
+			main := git(t, demo, "rev-parse", "main")
+			for _, kind := range pushes {
+				for name, want := range map[string]string{"created": main, "moved": main, "forced": git(t, demo, "rev-parse", "main~2"), "deleted": ""} {
+					if is := git(t, demo, "for-each-ref", "--format=%(objectname)", "refs/heads/"+kind+name); is != want {
+						t.Errorf("%s%s is at %q, not %q", kind, name, is, want)
+					}
+				}
+			}
+		})
 	}
 }
 

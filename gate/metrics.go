@@ -19,6 +19,7 @@ type counts struct {
 	requests  *prometheus.CounterVec
 	bytes     *prometheus.CounterVec
 	cuts      prometheus.Counter
+	refusals  prometheus.Counter
 	underWay  prometheus.Gauge
 	listeners prometheus.Gauge
 }
@@ -35,6 +36,9 @@ func newCounts(tokens *store.Reader) counts {
 		cuts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terok_gate_cuts_total", Help: "Requests that were ended before their time.",
 		}),
+		refusals: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "terok_gate_refusals_total", Help: "Requests that were refused, as in the trail: not git's first one, without a token.",
+		}),
 		underWay: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "terok_gate_requests_under_way", Help: "Requests that are served or wait for their turn.",
 		}),
@@ -42,7 +46,7 @@ func newCounts(tokens *store.Reader) counts {
 			Name: "terok_gate_listeners", Help: "Where the gate is served.",
 		}),
 	}
-	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.underWay, c.listeners,
+	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.refusals, c.underWay, c.listeners,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "terok_gate_tokens", Help: "Entries of the token file.",
 		}, func() float64 {
@@ -64,8 +68,11 @@ func (c counts) count(v *visit, event string, code int) {
 	if v.bytes > 0 {
 		c.bytes.WithLabelValues(string(v.asked.service)).Add(float64(v.bytes))
 	}
-	if event == trail.Cut {
+	switch event {
+	case trail.Cut:
 		c.cuts.Inc()
+	case trail.Refused:
+		c.refusals.Inc()
 	}
 }
 

@@ -25,14 +25,22 @@ import (
 )
 
 const (
-	containersConnections = 64          // at once, of each listener in a container's network
-	lastWords             = time.Second // for what is under way when the last container has ended
+	// Connections at once, of each listener in a container's network: as many as its token's
+	// requests are its own, and the others are of those that all listeners have in common.
+	// A connection costs some 15 KiB before anybody has shown a token.
+	mostConnections   = 64
+	ownConnections    = defaultPerToken
+	commonConnections = 1024
+
+	lastWords = time.Second // for what is under way when the last container has ended
 )
 
 type networks struct {
 	gate *Gate
 	keep Keeper
 	own  uint64 // the cookie of the gate's own network
+
+	common chan struct{} // connections that the listeners have in common
 
 	mu  sync.Mutex
 	all map[place]*network
@@ -61,7 +69,7 @@ type member struct {
 }
 
 func newNetworks(g *Gate, keep Keeper) (*networks, error) {
-	n := &networks{gate: g, keep: keep, all: map[place]*network{}}
+	n := &networks{gate: g, keep: keep, common: make(chan struct{}, commonConnections), all: map[place]*network{}}
 	// A socket of any family knows; a hardened gate may make no other.
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -123,6 +131,18 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	return err
 }
 
+// find tells, by no error, that a container is served.
+func (n *networks) find(r control.Request) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for at, there := range n.all {
+		if m := there.members[r.Token]; at.listen == r.Listen && m != nil && *m.Process == *r.Process {
+			return nil
+		}
+	}
+	return control.Absent
+}
+
 // checkShared refuses a container in a network where one withholds its token, if they are
 // not the same.
 func (n *networks) checkShared(r control.Request, cookie uint64) error {
@@ -171,7 +191,7 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 		return nil, err
 	}
 	there := &network{place: at, name: name, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
-	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, containersConnections)
+	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, mostConnections, ownConnections, n.common)
 	n.all[at] = there
 	n.gate.counts.listeners.Inc()
 	go func() {

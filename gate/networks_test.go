@@ -26,6 +26,7 @@ import (
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/version"
 	"terok-gate-hook/store"
 )
 
@@ -451,7 +452,8 @@ func TestWhatOnlyANotQuiteHookWouldSay(t *testing.T) {
 		{"an id with a colon", strings.Replace(good, `"c"`, `"a:b"`, 1), tcp, `"malformed"`},
 		{"an id that is too long", strings.Replace(good, `"c"`, `"`+strings.Repeat("x", 201)+`"`, 1), tcp, `"malformed"`},
 		{"too long a message", good + strings.Repeat(" ", control.MessageLimit), tcp, `"malformed"`},
-		{"no socket", good, none, `"malformed"`},
+		{"no socket", good, none, `"absent"`},
+		{"a later version, and no socket", `{"version": 2}`, none, `"version"`},
 		{"a file", good, func(t *testing.T) int {
 			f, err := os.Open("/dev/null")
 			must(t, err)
@@ -491,6 +493,36 @@ func TestWhatOnlyANotQuiteHookWouldSay(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTheGateSaysWhoItIsAndWhomItServes(t *testing.T) {
+	h, hook := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	asks := func(about control.Request) (control.Gate, error) {
+		return control.Ask(hook.GateSocket, time.Now().Add(time.Minute), about)
+	}
+	want := control.Gate{Program: version.String(), UID: os.Geteuid(), TokenFile: h.tokens.Path, Repos: filepath.Join(h.dir, "repos")}
+	if got, err := asks(control.Request{}); got != want || err != nil {
+		t.Errorf("the gate says %+v, %v", got, err)
+	}
+	about := control.Request{Container: c.Container, Process: c.Process, Token: c.Token.Key(), Listen: "127.0.0.1:9418"}
+	if got, err := asks(about); got != want || !errors.Is(err, control.Absent) {
+		t.Errorf("of a container that it does not serve, it says %+v, %v", got, err)
+	}
+	h.start(t, hook, c)
+	if got, err := asks(about); got != want || err != nil {
+		t.Errorf("of one that it serves, it says %+v, %v", got, err)
+	}
+	elsewhere := about
+	elsewhere.Listen = "127.0.0.1:1"
+	if _, err := asks(elsewhere); !errors.Is(err, control.Absent) {
+		t.Errorf("of another place in its network, it says %v", err)
+	}
+	c.end()
+	testenv.Eventually(t, "the container is not served any more", func() bool {
+		_, err := asks(about)
+		return errors.Is(err, control.Absent)
+	})
 }
 
 func TestNothingStaysOfContainersThatCameAndWent(t *testing.T) {

@@ -114,7 +114,7 @@ func (g *Gate) endPush(repo repository, moved, cut bool) {
 
 // collect lets git pack what pushes have left in many files, if there is enough of it.
 func (g *Gate) collect(repo repository) {
-	gc, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil, "gc", "--auto", "--quiet")
+	gc, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", "gc", "--auto", "--quiet")
 	if err == nil {
 		_, err = gc.output(g.ctx)
 	}
@@ -126,7 +126,7 @@ func (g *Gate) collect(repo repository) {
 // movedByNow finds out which of a push's refs have moved, when git cannot tell any more:
 // the first of them, and how many.
 func (g *Gate) movedByNow(repo repository, asked commands) (moved []move, number int) {
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
 		"for-each-ref", "--format=%(objectname) %(refname)")
 	var text []byte
 	if err == nil {

@@ -38,10 +38,12 @@ func (v *visit) receive() error {
 		}
 		unpacked = zipped
 	}
+	buffer := 64 << 10
 	if v.asked.service == uploadPack {
 		unpacked = &atMost{unpacked, maxFetch}
+		buffer = 4 << 10 // mostly that is all of it
 	}
-	v.body.Reader = bufio.NewReaderSize(unpacked, 64<<10)
+	v.body.Reader = bufio.NewReaderSize(unpacked, buffer)
 	return nil
 }
 

@@ -80,14 +80,19 @@ func enter(ctx context.Context, turns chan struct{}, late *time.Timer) error {
 	}
 }
 
-// limited lets a listener have so many connections at once. More wait in the kernel.
-func limited(l net.Listener, most int) net.Listener {
-	return &limitedListener{Listener: l, turns: make(chan struct{}, most), closed: make(chan struct{})}
+// limited lets a listener have so many connections at once: some of its own, and others of
+// those that listeners have in common. More wait in the kernel.
+func limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
+	return &limitedListener{
+		Listener: l, turns: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
+		closed: make(chan struct{}),
+	}
 }
 
 type limitedListener struct {
 	net.Listener
-	turns  chan struct{}
+	turns, own, common chan struct{}
+
 	once   sync.Once
 	closed chan struct{}
 }
@@ -98,12 +103,28 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
+	from := l.own
+	select {
+	case l.own <- struct{}{}:
+	default:
+		select {
+		case l.own <- struct{}{}:
+		case l.common <- struct{}{}:
+			from = l.common
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
+	}
+	done := sync.OnceFunc(func() {
+		<-from
+		<-l.turns
+	})
 	conn, err := l.Listener.Accept()
 	if err != nil {
-		<-l.turns
+		done()
 		return nil, err
 	}
-	return &limitedConn{Conn: conn, done: sync.OnceFunc(func() { <-l.turns })}, nil
+	return &limitedConn{Conn: conn, done: done}, nil
 }
 
 func (l *limitedListener) Close() error {

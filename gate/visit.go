@@ -129,7 +129,7 @@ func (v *visit) advertise() error {
 		return v.advertiseKept(arguments)
 	}
 	return v.inTurn(func(ctx context.Context) error {
-		git, err := v.start(v.repo, v.who, v.asked.protocol, nil, arguments...)
+		git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 	text, ok := v.advertisements.find(v.repo, version)
 	if !ok {
 		err := v.inTurn(func(ctx context.Context) error {
-			git, err := v.start(v.repo, v.who, v.asked.protocol, nil, arguments...)
+			git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
 			if err != nil {
 				return err
 			}
@@ -171,7 +171,7 @@ func (v *visit) fetch(ctx context.Context) error {
 	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
 		v.event = ""
 	}
-	git, err := v.start(v.repo, v.who, v.asked.protocol, nil,
+	git, err := v.startReading(v.repo, v.who, v.asked.protocol, nil,
 		"upload-pack", "--stateless-rpc", "--strict", v.repo.path)
 	if err != nil {
 		return err
@@ -209,7 +209,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	}
 	v.beginPush(v.repo)
 	defer func() { v.endPush(v.repo, v.refs > 0, err != nil) }()
-	git, err := v.start(v.repo, v.who, v.asked.protocol, theirs,
+	git, err := v.startReading(v.repo, v.who, v.asked.protocol, theirs,
 		"receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
 	if err != nil {
@@ -260,18 +260,22 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 	})
 	defer stop()
 	sent := make(chan error, 1)
-	go func() {
-		var err error
-		if v.body != nil {
-			if err = v.body.to(git.in, v.maxPush); errors.Is(err, errTooLarge) {
+	if v.body == nil {
+		sent <- nil
+	} else {
+		go func() {
+			err := v.body.to(git.in, v.maxPush)
+			if errors.Is(err, errTooLarge) {
 				git.cut()
 			}
-		}
-		git.in.Close()
-		sent <- err
-	}()
+			git.closeIn()
+			sent <- err
+		}()
+	}
 
-	out := bufio.NewReaderSize(git.out, answerBuffer)
+	out := answerBuffers.Get().(*bufio.Reader)
+	defer answerBuffers.Put(out)
+	out.Reset(git.out)
 	expect := 1
 	if v.asked.advertise {
 		expect = len(versionTwo)

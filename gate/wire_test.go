@@ -98,23 +98,35 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 // before it writes, and git answers before it has read all of it.
 func TestFiveThousandHaves(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
-		h := open(t, gate.Settings{})
-		demo := h.demo(t, "demo", 20)
-		work := filepath.Join(h.dir, "work")
-		git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
-		// 5,000 commits that the gate has not heard of, on top of what it has.
-		var stream strings.Builder
-		for i := range 5000 {
-			fmt.Fprintf(&stream, "commit refs/heads/own-%d\ncommitter A <a@example> %d +0000\ndata 4\nown\n", i, 1800000000+i)
-			if i%10 == 0 {
-				stream.WriteString("from refs/remotes/origin/main^0\n")
-			}
-		}
-		feed(t, work, stream.String(), "fast-import", "--quiet")
-		feed(t, demo, "commit refs/heads/main\ncommitter A <a@example> 1900000000 +0000\ndata 3\nnew\nfrom refs/heads/main^0\n", "fast-import", "--quiet")
-		git(t, work, "-c", version, "-c", "fetch.negotiationAlgorithm=consecutive", "fetch", "--quiet", "origin")
-		if git(t, work, "rev-parse", "origin/main") != git(t, demo, "rev-parse", "main") {
-			t.Error("main was not fetched")
+		for encoding, buffer := range map[string]string{
+			"Content-Encoding: gzip":     "1048576", // git's default
+			"Transfer-Encoding: chunked": "65536",   // which is less than the haves
+		} {
+			t.Run(encoding, func(t *testing.T) {
+				h := open(t, gate.Settings{})
+				demo := h.demo(t, "demo", 20)
+				work := filepath.Join(h.dir, "work")
+				git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
+				// 5,000 commits that the gate has not heard of, on top of what it has.
+				var stream strings.Builder
+				for i := range 5000 {
+					fmt.Fprintf(&stream, "commit refs/heads/own-%d\ncommitter A <a@example> %d +0000\ndata 4\nown\n", i, 1800000000+i)
+					if i%10 == 0 {
+						stream.WriteString("from refs/remotes/origin/main^0\n")
+					}
+				}
+				feed(t, work, stream.String(), "fast-import", "--quiet")
+				feed(t, demo, "commit refs/heads/main\ncommitter A <a@example> 1900000000 +0000\ndata 3\nnew\nfrom refs/heads/main^0\n", "fast-import", "--quiet")
+				fetch := command(work, "-c", version, "-c", "http.postBuffer="+buffer, "-c", "fetch.negotiationAlgorithm=consecutive", "fetch", "--quiet", "origin")
+				fetch.Env = append(fetch.Env, "GIT_TRACE_CURL=1", "GIT_TRACE_CURL_NO_DATA=1")
+				traced, err := fetch.CombinedOutput()
+				if err != nil || !strings.Contains(string(traced), "=> Send header: "+encoding) {
+					t.Errorf("git fetch: %v\n%s", err, traced)
+				}
+				if git(t, work, "rev-parse", "origin/main") != git(t, demo, "rev-parse", "main") {
+					t.Error("main was not fetched")
+				}
+			})
 		}
 	})
 	t.Run("in one request", func(t *testing.T) {
@@ -217,24 +229,27 @@ func feedOut(t *testing.T, dir, input string, args ...string) string {
 	return string(out)
 }
 
-func TestAPushOf200MB(t *testing.T) {
-	h := open(t, gate.Settings{})
-	demo := h.bare(t, "demo")
-	work := filepath.Join(h.dir, "work.git")
-	git(t, h.dir, "init", "--quiet", "--bare", work)
-	must(t, makeLarge(work, 200))
-	git(t, work, "config", "core.bigFileThreshold", "512k")
-	git(t, work, "push", "--quiet", h.url(h.issue(t, "demo"), "demo"), "main")
-	if event := h.trailed(t, trail.Push, 1)[0]; event.Bytes < 200<<20 || event.Refs != 1 {
-		t.Errorf("the trail has %+v", event)
-	}
-	git(t, h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone")
-	if got := git(t, filepath.Join(h.dir, "clone"), "rev-parse", "main"); got != git(t, demo, "rev-parse", "main") {
-		t.Errorf("the clone's main is %s", got)
-	}
-	if event := h.trailed(t, trail.Fetch, 1)[0]; event.Bytes < 200<<20 {
-		t.Errorf("the trail has %+v", event)
-	}
+func TestAPushAndACloneOf200MB(t *testing.T) {
+	everyProtocol(t, func(t *testing.T, version string) {
+		h := open(t, gate.Settings{})
+		demo := h.bare(t, "demo")
+		url := h.url(h.issue(t, "demo"), "demo")
+		work := filepath.Join(h.dir, "work.git")
+		git(t, h.dir, "init", "--quiet", "--bare", work)
+		must(t, makeLarge(work, 200))
+		git(t, work, "config", "core.bigFileThreshold", "512k")
+		git(t, work, "-c", version, "push", "--quiet", url, "main")
+		if event := h.trailed(t, trail.Push, 1)[0]; event.Bytes < 200<<20 || event.Refs != 1 {
+			t.Errorf("the trail has %+v", event)
+		}
+		git(t, h.dir, "-c", version, "clone", "--quiet", "--bare", url, "clone")
+		if got := git(t, filepath.Join(h.dir, "clone"), "rev-parse", "main"); got != git(t, demo, "rev-parse", "main") {
+			t.Errorf("the clone's main is %s", got)
+		}
+		if event := h.trailed(t, trail.Fetch, 1)[0]; event.Bytes < 200<<20 {
+			t.Errorf("the trail has %+v", event)
+		}
+	})
 }
 
 func TestAPushThatIsTooLarge(t *testing.T) {

@@ -38,7 +38,7 @@ func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
 			must(t, os.Chmod(run, row.mode))
 			must(t, os.Chown(run, row.uid, row.gid))
 			err := onThreadOfItsOwn(func() error {
-				point, err := openMountPoint(root, "/run/terok", ids)
+				point, err := openMountPoint(root, "/run/terok", ids, mountsKnown{})
 				if err == nil {
 					point.Close()
 				}

@@ -175,7 +175,7 @@ func FuzzMountPoint(f *testing.F) {
 		}
 		plant(root, tree)
 		before := outsideOf(t, top)
-		point, err := openMountPoint(root, mountPath, idMaps{})
+		point, err := openMountPoint(root, mountPath, idMaps{}, mountsKnown{})
 		if diff := cmp.Diff(before, outsideOf(t, top)); diff != "" {
 			t.Fatalf("changed outside the root (-before +after):\n%s", diff)
 		}

@@ -41,14 +41,14 @@ func (s Settings) readInjection(state specs.State, want request, token store.Tok
 		token = ""
 	}
 	count := 0
-	if s.gateURL() != "" {
+	if s.URL() != "" {
 		if count, err = gitConfigCount(config.Process.Env, s.mountPath()); err != nil {
 			return in, err
 		}
 	}
 	in = injection{
 		rootfs: config.Root.Path, mountPath: s.mountPath(), mode: want.mode,
-		files: files(s.gateURL(), s.mountPath(), token, want.Grant, count, s.noProxy(config.Process.Env)...),
+		files: files(s.URL(), s.mountPath(), token, want.Grant, count, s.noProxy(config.Process.Env)...),
 	}
 	if config.Linux != nil {
 		in.label = config.Linux.MountLabel

@@ -100,12 +100,13 @@ func (in injection) attach(folder int) error {
 			return because("enter the container's mount namespace", err)
 		}
 		unix.Umask(0o022)
-		point, err := openMountPoint(in.rootfs, in.mountPath, in.ids)
+		known := mountsKnown{}
+		point, err := openMountPoint(in.rootfs, in.mountPath, in.ids, known)
 		if err != nil {
 			return err
 		}
 		defer point.Close()
-		below, err := mountUnder(point)
+		below, err := known.under(point)
 		if err == nil {
 			err = checkPropagation(below)
 		}
@@ -142,7 +143,7 @@ func onThreadOfItsOwn(f func() error) error {
 // not there. The image's author is the attacker: symbolic links are resolved
 // inside the root file system, as the container will see them, and wherever they
 // point, nothing outside it is opened, created or changed.
-func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
+func openMountPoint(rootfs, mountPath string, ids idMaps, known mountsKnown) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, because("root file system", err)
@@ -163,7 +164,7 @@ func openMountPoint(rootfs, mountPath string, ids idMaps) (*os.File, error) {
 		path += "/" + name
 		next, err := openFolderInRoot(root, point, path, path == mountPath)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = checkNewFolder(root, point); err == nil {
+			if err = known.checkNewFolder(root, point); err == nil {
 				if err = makeFolder(point, name, ids); err == nil {
 					next, err = openFolderInRoot(root, point, path, path == mountPath)
 				}

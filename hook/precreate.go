@@ -129,7 +129,7 @@ func containerIn(config []byte) string {
 }
 
 func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
-	gateURL := s.gateURL()
+	gateURL := s.URL()
 	pointers := [][2]string{{"TEROK_GATE_ENV", s.mountPath() + "/gate.env"}}
 	if gateURL != "" {
 		pointers = append(pointers, addressVariables(gateURL, grant)...)

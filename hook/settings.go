@@ -156,6 +156,9 @@ func (v value) Set(s string) error {
 		*field = append(*field, s)
 	case *time.Duration:
 		d, err := time.ParseDuration(s)
+		if err == nil && d <= 0 {
+			err = errTooShort
+		}
 		if err != nil {
 			return err
 		}
@@ -169,6 +172,8 @@ func (v value) Set(s string) error {
 	}
 	return nil
 }
+
+var errTooShort = errors.New("must be longer than 0s")
 
 // IsBoolFlag tells package flag whether a value follows.
 func (v value) IsBoolFlag() bool {
@@ -315,7 +320,7 @@ func (s Settings) checkGateSocket() error {
 	case s.WithholdToken && s.EnvDir != "":
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, and that is withheld: leave --withhold-token away")}
 	case s.GateTimeout < 0:
-		return &SettingError{"gate-timeout", s.GateTimeout.String(), errors.New("must be longer than 0s")}
+		return &SettingError{"gate-timeout", s.GateTimeout.String(), errTooShort}
 	}
 	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}
@@ -350,8 +355,8 @@ func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
 func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
 
-// gateURL is the gate's as the container reaches it, empty if that is not known.
-func (s Settings) gateURL() string {
+// URL is the gate's as the container reaches it, empty if that is not known.
+func (s Settings) URL() string {
 	if s.GateSocket != "" {
 		return "http://" + s.gateListen()
 	}

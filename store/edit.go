@@ -31,9 +31,9 @@ type edited struct {
 	spared  bool // some entry was spared
 }
 
-// looks is how many doubtful processes a change looks at. They cost it less than its
-// fsync(2), and a few hooks have looked at hundreds.
-const looks = 64
+// looks is how many doubtful processes a change looks at. That costs it as much as its
+// fsync(2) does, and a few hooks have looked at a hundred.
+const looks = 32
 
 // apply edits a token file's content. What stays keeps its bytes and its place.
 //

@@ -43,19 +43,22 @@ func (e Entry) Orphan() bool { return e.Process.Life() == Dead }
 // project and task alone, and so do we where nothing else is needed. What is limited has
 // neither project nor scope.
 type entryJSON struct {
-	Limited   *limitedJSON `json:"limited,omitempty"`
-	Project   string       `json:"project,omitempty"`
-	Task      string       `json:"task"`
-	Scope     string       `json:"scope,omitempty"`
-	Container string       `json:"container,omitempty"`
-	Created   *time.Time   `json:"created,omitempty"`
-	Process   *Process     `json:"process,omitempty"`
-	Gate      *Attached    `json:"gate,omitempty"`
+	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json takes long to get to know a type
+	Project   string   `json:"project,omitempty"`
+	Task      string   `json:"task"`
+	Scope     string   `json:"scope,omitempty"`
+	Container string   `json:"container,omitempty"`
+	Created   string   `json:"created,omitempty"`
+	Process   *Process `json:"process,omitempty"`
+	Gate      any      `json:"gate,omitempty"` // an [Attached]
 }
 
 // member is the entry as it stands in the file.
 func (e Entry) member() ([]byte, error) {
-	value := entryJSON{Project: e.Project, Task: e.Task, Container: e.Container, Process: e.Process, Gate: e.Gate}
+	value := entryJSON{Project: e.Project, Task: e.Task, Container: e.Container, Process: e.Process}
+	if e.Gate != nil {
+		value.Gate = e.Gate
+	}
 	tied := e.Container != "" || e.Process != nil
 	if tied || e.Scope {
 		value.Scope = e.Project
@@ -69,8 +72,7 @@ func (e Entry) member() ([]byte, error) {
 		if created.IsZero() {
 			created = time.Now()
 		}
-		created = created.UTC().Truncate(time.Millisecond)
-		value.Created = &created
+		value.Created = created.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano)
 	}
 	text, err := json.MarshalIndent(value, "  ", "  ")
 	if err != nil {

@@ -38,6 +38,7 @@ type Reader struct {
 	mu       sync.Mutex
 	seen     *unix.Stat_t // the file that was read
 	unsure   bool         // it might have changed without its times showing it
+	content  []byte       // nil if it could not be read
 	entries  map[tokenHash]json.RawMessage
 	problem  string // that was reported last
 	readAt   time.Time
@@ -75,6 +76,9 @@ type reliance struct {
 func (f File) Reader(report func(error)) *Reader {
 	return &Reader{path: f.Path, report: report, relied: map[*reliance]struct{}{}}
 }
+
+// Path is that of the token file.
+func (r *Reader) Path() string { return r.path }
 
 // Find returns what the token allows now. A token whose process is provably dead
 // allows nothing, whether or not anybody has swept it.
@@ -165,11 +169,21 @@ func (r *Reader) look() {
 	if r.seen != nil && !r.unsure && unix.Lstat(r.path, &now) == nil && sameVersion(&now, r.seen) {
 		return
 	}
-	var err error
-	r.entries, r.seen, err = readHashed(r.path)
 	r.readAt = time.Now()
+	file, err := readTokenFile(r.path)
+	r.seen = file.stat
 	// Linux before 6.13 stamps files with the clock of its last tick.
 	r.unsure = r.seen != nil && r.readAt.Sub(time.Unix(r.seen.Mtim.Unix())).Abs() < 20*time.Millisecond
+	if err == nil && r.content != nil && bytes.Equal(file.content, r.content) {
+		return
+	}
+	if r.entries, r.content = nil, nil; err == nil {
+		if r.entries, err = hashed(file.content); err == nil {
+			r.content = file.content
+		} else {
+			err = fmt.Errorf("token file %s: %w: %w", r.path, ErrCorrupt, err)
+		}
+	}
 	r.tell(err)
 	for one := range r.relied {
 		r.check(one)
@@ -206,12 +220,12 @@ func sameVersion(a, b *unix.Stat_t) bool {
 	return a.Dev == b.Dev && a.Ino == b.Ino && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
 }
 
-// readHashed reads the token file's entries, by the SHA-256 of their tokens.
-func readHashed(path string) (entries map[tokenHash]json.RawMessage, stat *unix.Stat_t, err error) {
+// readTokenFile reads the token file, which must be there.
+func readTokenFile(path string) (tokenFile, error) {
 	dir, name := split(path)
 	folder, err := openFolder(dir)
 	if err != nil {
-		return nil, nil, err
+		return tokenFile{}, err
 	}
 	defer folder.close()
 	file, err := folder.read(name)
@@ -219,19 +233,24 @@ func readHashed(path string) (entries map[tokenHash]json.RawMessage, stat *unix.
 		err = fs.ErrNotExist
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("token file %s: %w", path, err)
+		return tokenFile{}, fmt.Errorf("token file %s: %w", path, err)
 	}
-	x, err := scan(file.content, func() func(*item) { return func(*item) {} })
+	return file, nil
+}
+
+// hashed returns the entries of a token file by the SHA-256 of their tokens.
+func hashed(content []byte) (map[tokenHash]json.RawMessage, error) {
+	x, err := scan(content, func() func(*item) { return func(*item) {} })
 	if err != nil {
-		return nil, file.stat, fmt.Errorf("token file %s: %w: %w", path, ErrCorrupt, err)
+		return nil, err
 	}
-	entries = make(map[tokenHash]json.RawMessage, len(x.members))
-	for _, m := range x.last() {
+	entries := make(map[tokenHash]json.RawMessage, len(x.members))
+	for _, m := range x.members { // of a key that comes twice, the last one counts
 		if hash, ok := hashOfKey(m.token); ok {
-			entries[hash] = x.content[m.value:m.end]
+			entries[hash] = content[m.value:m.end]
 		}
 	}
-	return entries, file.stat, nil
+	return entries, nil
 }
 
 // hashOfKey returns the SHA-256 of the token that a key of the token file is, or

@@ -92,8 +92,15 @@ func (m *systemd) keeps() int {
 	return len(m.files)
 }
 
+// started is a gate that a service manager has started.
+type started struct {
+	*exec.Cmd
+	said  bytes.Buffer  // what it says, when it has ended
+	ended chan struct{} // closed then
+}
+
 // start starts a gate and waits until it is ready.
-func (m *systemd) start(t *testing.T, args ...string) *exec.Cmd {
+func (m *systemd) start(t *testing.T, args ...string) *started {
 	t.Helper()
 	program, err := exec.LookPath("terok-gate")
 	if err != nil {
@@ -101,21 +108,98 @@ func (m *systemd) start(t *testing.T, args ...string) *exec.Cmd {
 	}
 	m.mu.Lock()
 	before := m.ready
-	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "serve"}, args...)...)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(m.files)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
+	gate := &started{
+		Cmd:   exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "serve"}, args...)...),
+		ended: make(chan struct{}),
+	}
+	gate.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(m.files)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
 		"NOTIFY_SOCKET="+m.conn.LocalAddr().String())
-	cmd.ExtraFiles, cmd.Stderr = m.files, os.Stderr
-	err = cmd.Start()
+	gate.ExtraFiles, gate.Stderr = m.files, &gate.said
+	err = gate.Start()
 	m.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, "the gate is ready", func() bool {
+	go func() {
+		_ = gate.Wait()
+		close(gate.ended)
+	}()
+	testenv.Eventually(t, "the gate is ready, or has ended", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.ready > before
+		return m.ready > before || gate.hasEnded()
 	})
-	return cmd
+	if gate.hasEnded() {
+		t.Fatalf("the gate ends at once: %s", gate.said.String())
+	}
+	return gate
+}
+
+func (g *started) hasEnded() bool {
+	select {
+	case <-g.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (g *started) end(s syscall.Signal) {
+	_ = g.Process.Signal(s)
+	<-g.ended
+}
+
+// served is a container in a network of its own, where a gate is attached.
+type served struct {
+	process *store.Process
+	end     func()
+}
+
+func serveContainer(t *testing.T, n int, file store.File, control string) served {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "ip link set lo up && echo ready && exec cat")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	c := served{end: sync.OnceFunc(func() {
+		stdin.Close()
+		_ = cmd.Wait()
+	})}
+	t.Cleanup(c.end)
+	if n, err := stdout.Read(make([]byte, 10)); n == 0 {
+		t.Fatal(err)
+	}
+	token, err := store.NewToken()
+	must(t, err)
+	c.process, err = store.ProcessOf(cmd.Process.Pid)
+	must(t, err)
+	entry := store.Entry{
+		Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("c0ffee%d", n), Process: c.process,
+		Gate: &store.Attached{Listen: "127.0.0.1:9418", Withheld: true},
+	}
+	must(t, hook.Settings{GateSocket: control, GateTimeout: time.Minute}.Attach(entry))
+	_, err = file.Issue(entry)
+	must(t, err)
+	return c
+}
+
+// ask begins to ask the gate from the container.
+func (c served) ask(t *testing.T) (answer func() error) {
+	t.Helper()
+	cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", c.process.PID), "git", "ls-remote", "http://127.0.0.1:9418/demo.git")
+	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	must(t, cmd.Start())
+	return func() error {
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("git: %w: %s", err, said.String())
+		}
+		return nil
+	}
 }
 
 func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
@@ -130,74 +214,45 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 	m := newSystemd(t, dir)
 	args := []string{"--repos", repos, "--token-file", file.Path, "--control", control}
 	gate := m.start(t, args...)
-	end := func(s syscall.Signal) {
-		_ = gate.Process.Signal(s)
-		_ = gate.Wait()
-	}
-	defer func() { end(syscall.SIGTERM) }()
+	defer func() { gate.end(syscall.SIGTERM) }()
 
-	container := exec.Command("sh", "-c", "ip link set lo up && echo ready && exec cat")
-	container.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	stdin, err := container.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
+	var containers []served
+	for n := range 50 {
+		containers = append(containers, serveContainer(t, n, file, control))
 	}
-	stdout, err := container.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	all := func() (answers []func() error) {
+		for _, c := range containers {
+			answers = append(answers, c.ask(t))
+		}
+		return answers
 	}
-	if err := container.Start(); err != nil {
-		t.Fatal(err)
+	check := func(when string, answers []func() error) {
+		t.Helper()
+		for _, answer := range answers {
+			if err := answer(); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
 	}
-	leave := sync.OnceFunc(func() {
-		stdin.Close()
-		_ = container.Wait()
-	})
-	defer leave()
-	if n, err := stdout.Read(make([]byte, 10)); n == 0 {
-		t.Fatal(err)
-	}
-	token, err := store.NewToken()
-	if err != nil {
-		t.Fatal(err)
-	}
-	process, err := store.ProcessOf(container.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	entry := store.Entry{
-		Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c0ffee", Process: process,
-		Gate: &store.Attached{Listen: "127.0.0.1:9418", Withheld: true},
-	}
-	if err := (hook.Settings{GateSocket: control, GateTimeout: time.Minute}).Attach(entry); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := file.Issue(entry); err != nil {
-		t.Fatal(err)
-	}
-	ask := func() *exec.Cmd {
-		cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", process.PID), "git", "ls-remote", "http://127.0.0.1:9418/demo.git")
-		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
-		cmd.Stderr = new(bytes.Buffer)
-		return cmd
-	}
-	if err := ask().Run(); err != nil {
-		t.Fatal(err)
-	}
+	check("at first", all())
 	for _, s := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-		end(s)
-		if n := m.keeps(); n != 2 {
-			t.Fatalf("%d files are kept of one container", n)
+		gate.end(s)
+		if n := m.keeps(); n != 2*len(containers) {
+			t.Fatalf("%d files are kept of %d containers", n, len(containers))
 		}
-		waits := ask()
-		if err := waits.Start(); err != nil {
-			t.Fatal(err)
-		}
+		waiting := all()
 		gate = m.start(t, args...)
-		if err := waits.Wait(); err != nil {
-			t.Errorf("after %v, git says %v: %s", s, err, waits.Stderr)
-		}
+		check(fmt.Sprintf("asked after %v, before there was a gate again", s), waiting)
 	}
-	leave()
-	testenv.Eventually(t, "nothing is kept of the container", func() bool { return m.keeps() == 0 })
+	for _, c := range containers {
+		c.end()
+	}
+	testenv.Eventually(t, "nothing is kept of the containers", func() bool { return m.keeps() == 0 })
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

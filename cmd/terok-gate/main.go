@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,6 +17,7 @@ import (
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/version"
 	"terok-gate-hook/store"
 )
 
@@ -53,7 +53,7 @@ func app() *cli.App {
 		Name:                      "terok-gate",
 		Usage:                     "a git server for containers without a network",
 		Description:               description,
-		Version:                   version(),
+		Version:                   version.String(),
 		HideHelpCommand:           true,
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true,
@@ -99,13 +99,6 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
 // reposFlag and tokenFileFlag are flags of more than one command.
 func reposFlag() cli.Flag {
 	return &cli.StringFlag{
@@ -136,10 +129,12 @@ func reposOf(c *cli.Context) (string, error) {
 
 // tokenFileOf returns the token file that the command line names, or the default.
 func tokenFileOf(c *cli.Context) (file store.File, err error) {
-	if file.Path = c.String("token-file"); file.Path == "" {
-		if file.Path, err = store.TokenFilePath(); err != nil {
-			return file, misusef("%w: name one with --token-file", err)
-		}
+	if given := c.String("token-file"); given != "" {
+		file.Path, err = filepath.Abs(given)
+		return file, err
+	}
+	if file.Path, err = store.TokenFilePath(); err != nil {
+		return file, misusef("%w: name one with --token-file", err)
 	}
 	return file, nil
 }

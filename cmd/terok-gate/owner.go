@@ -44,11 +44,15 @@ func (o owner) git(args ...string) (string, error) { return run(o.command(nil, a
 // output, which are closed when it has been started.
 func (o owner) command(stdio []*os.File, args ...string) *gitCommand {
 	cmd := &gitCommand{Cmd: exec.Command("git", args...), stdio: stdio}
+	cmd.Env = os.Environ()
 	if o.credential != nil {
 		cmd.Dir = "/" // our own may be closed to the owner
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: o.credential}
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + o.home}
 	}
+	// For the reflogs. Without an address git asks the network what this machine is called,
+	// and waits for seconds where nobody answers.
+	cmd.Env = append(cmd.Env, "GIT_COMMITTER_NAME=terok-gate add", "GIT_COMMITTER_EMAIL=add@terok-gate")
 	return cmd
 }
 

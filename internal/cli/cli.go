@@ -17,6 +17,7 @@ import (
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/version"
 )
 
 // Exit statuses.
@@ -52,6 +53,10 @@ func Run(args []string, templates fs.FS) (status int) {
 	// A closed standard output is an error to report, not a reason to die between
 	// a commit and its report.
 	signal.Ignore(syscall.SIGPIPE)
+	if p, ok := stageCalled(args[1:]); ok {
+		err := p.command(p.called.command).Action(nil)
+		return p.end(p.stage, err)
+	}
 	args = withoutWords(args)
 	p := program{templates: templates, called: calledBy(args[1:])}
 	err := p.app(args).Run(args)
@@ -152,7 +157,7 @@ func (p *program) app(args []string) *cli.App {
 		for _, name := range names {
 			app.Commands = append(app.Commands, p.command(name))
 		}
-		app.Version = version()
+		app.Version = version.String()
 	}
 	app.HideHelpCommand = true
 	app.OnUsageError = explainMisuse(args)

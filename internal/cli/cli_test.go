@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/testenv"
@@ -32,8 +35,8 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 		{"hlep", "", `unknown command "hlep": see terok-gate-hook --help`},
 		{"--lock-timeout", "", "flag needs an argument: --lock-timeout"},
 		{"--lock-timeout soon list", "", `invalid value "soon" for flag --lock-timeout`},
-		{"--lock-timeout 0s list", "list: ", "--lock-timeout 0s: must be longer than 0s"},
-		{"--lock-timeout -1s list", "list: ", "--lock-timeout -1s: must be longer than 0s"},
+		{"--lock-timeout 0s list", "", `invalid value "0s" for flag --lock-timeout: must be longer than 0s`},
+		{"--lock-timeout -1s poststop", "", `invalid value "-1s" for flag --lock-timeout: must be longer than 0s`},
 
 		{"create", "create: ", "--project and --task are both needed"},
 		{"create --project demo", "create: ", "--project and --task are both needed"},
@@ -376,5 +379,38 @@ func TestAStageThatCannotEndGivesUp(t *testing.T) {
 	defer file.Close()
 	if events, err := trail.Recent(file); err != nil || len(events) != 1 || events[0].Event != trail.Failed || events[0].Error != why {
 		t.Errorf("the audit trail has %+v, %v", events, err)
+	}
+}
+
+// A stage's line is read without urfave/cli, if it is in order.
+func TestAStageReadsItsLineAsUrfaveWould(t *testing.T) {
+	t.Setenv("TEROK_GATE_LOG_FILE", "/from/environment")
+	t.Setenv("TEROK_GATE_TOKEN_FILE", "/from/environment")
+	for _, line := range []string{
+		"prestart",
+		"poststop --env-dir d",
+		"--log-file /l --lock-timeout 1m createRuntime --allow-project a,b --allow-project c --hashed --gate-url=http://g",
+		"-token-file= precreate --mount-path /m --withhold-token=false",
+		"--log-file=/l --log-file=/m -- prestart --push= --",
+		// To explain.
+		"", "list", "prestart --help", "prestart now", "prestart --lock-timeout 1m", "--lock-timeout soon poststop",
+		"--lock-timeout 0s poststop", "poststop --hashed", "--version prestart", "help prestart", "--bogus prestart",
+	} {
+		args := append([]string{"terok-gate-hook"}, strings.Fields(line)...)
+		got, inOrder := stageCalled(args[1:])
+		want := program{called: calledBy(args[1:])}
+		runs := false
+		app := want.app(args)
+		app.Writer = io.Discard
+		for _, command := range app.Commands {
+			command.Action = func(*cli.Context) error { runs = isStage(command.Name); return nil }
+		}
+		_ = app.Run(args)
+		if inOrder != runs {
+			t.Errorf("%q is in order: %v, and not %v", line, inOrder, runs)
+		}
+		if diff := cmp.Diff(want.given, got.given); runs && (diff != "" || got.called != want.called) {
+			t.Errorf("%q calls %v, and not %v (-urfave +ours):\n%s", line, got.called, want.called, diff)
+		}
 	}
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,65 +10,17 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// askShell asks a shell what it offers for $LINE when somebody types a tab: bash and
-// fish as their own code asks, zsh, whose completion needs a terminal, by typing.
-var askShell = map[string]string{
-	"bash": `
-		source completions/terok-gate-hook.bash
-		COMP_LINE=$LINE COMP_POINT=${#LINE}
-		read -ra COMP_WORDS <<<"$LINE"
-		COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-		compopt() { mapfile -t COMPREPLY < <(compgen -f -- "${COMP_WORDS[-1]}"); } # as readline does later
-		_terok_gate_hook terok-gate-hook "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
-		printf '%s\n' "${COMPREPLY[@]}"`,
-	"fish": `
-		source completions/terok-gate-hook.fish
-		complete --do-complete $LINE`,
-	// The marks are written in two parts, for the terminal shows what is typed. A first
-	// tab completes what is common, a second one lists the rest.
-	"zsh": `
-		zmodload zsh/zpty
-		zpty shell 'TERM=dumb COLUMNS=200 zsh -f -i'
-		zpty -w shell 'fpath=(completions $fpath); autoload -Uz compinit; compinit -C; PS1=rea""dy'
-		zpty -r -m shell line $'*ready*'
-		zpty -w -n shell "$LINE"$'\t\t\C-u'
-		zpty -w shell 'print do""ne'
-		zpty -r -m shell line $'*done*'
-		print -r -- $line`,
-}
-
 func TestShellsCompleteCommandsAndFlags(t *testing.T) {
-	for shell, ask := range askShell {
-		t.Run(shell, func(t *testing.T) {
-			path := testenv.Tool(t, shell)
-			home := t.TempDir()
-			for _, row := range []struct{ line, offered, not string }{
-				{"un", "uninstall", "revoke"},
-				{"re", "reap revoke", "list"},
-				{"--", "--token-file --log-file --version", "--json list"},
-				{"list --", "--json --project", "--env-mode --token-file"},
-				{"--token-file=a --log-file b prestart --env", "--env-mode --env-dir", "--mount-path"},
-				{"--token-file testdata/REA", "testdata/README.md", "--json"},
-				{"install --gate-url http://gate:1 --no-", "--no-watch", "--gate-url "},
-				{"-- un", "", "uninstall"},
-			} {
-				cmd := exec.Command(path, "-c", ask)
-				cmd.Dir = repository
-				cmd.Env = append(os.Environ(), "LINE=terok-gate-hook "+row.line, "HOME="+home)
-				r := runCommand(t, cmd)
-				for _, want := range strings.Fields(row.offered) {
-					if !strings.Contains(r.stdout, want) {
-						t.Errorf("%q: %s is not offered: %q%s", row.line, want, r.stdout, r.stderr)
-					}
-				}
-				for _, other := range strings.Fields(row.not) {
-					if strings.Contains(strings.ReplaceAll(r.stdout, row.line, ""), other) {
-						t.Errorf("%q: %s is offered: %q", row.line, other, r.stdout)
-					}
-				}
-			}
-		})
-	}
+	testenv.CheckCompletions(t, "terok-gate-hook", repository, []testenv.Completion{
+		{Line: "un", Offered: "uninstall", Not: "revoke"},
+		{Line: "re", Offered: "reap revoke", Not: "list"},
+		{Line: "--", Offered: "--token-file --log-file --version", Not: "--json list"},
+		{Line: "list --", Offered: "--json --project", Not: "--env-mode --token-file"},
+		{Line: "--token-file=a --log-file b prestart --env", Offered: "--env-mode --env-dir", Not: "--mount-path"},
+		{Line: "--token-file testdata/REA", Offered: "testdata/README.md", Not: "--json"},
+		{Line: "install --gate-url http://gate:1 --no-", Offered: "--no-watch", Not: "--gate-url "},
+		{Line: "-- un", Not: "uninstall"},
+	})
 }
 
 // Somebody types a tab where a pipe or a real token file is.

@@ -57,9 +57,6 @@ func checkLine(c *cli.Context) error {
 	if c.Args().Present() {
 		return misusef("takes no argument %s: see %s --help", quote(c.Args().First()), c.Command.HelpName)
 	}
-	if timeout := c.Duration("lock-timeout"); timeout <= 0 && c.IsSet("lock-timeout") {
-		return misusef("--lock-timeout %v: must be longer than 0s", timeout)
-	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -56,6 +57,19 @@ func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag 
 // environmentVariable names the variable that stands in for a shared flag.
 func environmentVariable(flag string) string {
 	return "TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// fromEnvironment is what the environment says, as flags to stand before all others.
+func fromEnvironment() (args []string) {
+	for _, f := range hook.Flags {
+		if !f.Common() {
+			continue
+		}
+		if value := os.Getenv(environmentVariable(f.Name)); value != "" {
+			args = append(args, "--"+f.Name, value)
+		}
+	}
+	return args
 }
 
 // commonFlags stand before the command.

@@ -20,6 +20,16 @@ import (
 // stageFunc runs a stage.
 type stageFunc func(hook.Settings, io.Reader) (hook.Outcome, error)
 
+// stageCalled reads a command line that calls a stage, as a definition does. A container
+// waits for it, and to have urfave/cli read it takes a twentieth of a start (bench/). A
+// line that is to be explained, for help or for a mistake, it leaves to urfave/cli.
+func stageCalled(args []string) (p program, ok bool) {
+	var err error
+	p.given, p.called.command, err = hook.ParseArgs(append(fromEnvironment(), args...))
+	p.called.logFile = p.given.LogFile
+	return p, err == nil
+}
+
 // stageCommand makes the command run a stage.
 func (p *program) stageCommand(command *cli.Command, run stageFunc) *cli.Command {
 	command.Category = forRuntimes

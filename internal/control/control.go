@@ -17,6 +17,12 @@
 // After a yes the gate serves the container until its process has ended. Yes can be said
 // twice: the same message again changes nothing.
 //
+// Without a socket, the same message asks whether the gate serves the container already,
+// and {"version": 1} asks nothing but who is there. The answer to either says so:
+//
+//	{"version": 1, "refused": "absent", "detail": "...",
+//	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}
+//
 // A later version of a message has another number; a gate refuses those that it does not
 // know. Keys that it does not know it ignores.
 package control
@@ -49,6 +55,15 @@ type Answer struct {
 	Version int     `json:"version"`
 	Refused Refusal `json:"refused,omitempty"` // empty for a yes
 	Detail  string  `json:"detail,omitempty"`
+	Gate    *Gate   `json:"gate,omitempty"` // to a question
+}
+
+// Gate is what a gate says of itself.
+type Gate struct {
+	Program   string `json:"program"` // its version
+	UID       int    `json:"uid"`
+	TokenFile string `json:"token_file"`
+	Repos     string `json:"repos"` // with no symbolic link in it
 }
 
 // Refusal is why the gate serves a container not. It is an error.
@@ -58,6 +73,7 @@ const (
 	Taken    Refusal = "taken"   // somebody else listens at the address
 	HostsNet Refusal = "host"    // the network is the gate's own
 	Shared   Refusal = "shared"  // a container that withholds its token is not alone in its network
+	Absent   Refusal = "absent"  // the container that is asked for is not served
 	Unknown  Refusal = "version" // of the request
 	Failed   Refusal = "failed"  // the gate cannot
 	NotWell  Refusal = "malformed"
@@ -65,14 +81,26 @@ const (
 
 func (r Refusal) Error() string { return "the gate refuses: " + string(r) }
 
-// Parse reads a request. An error is a [Refusal], with what is wrong in its chain.
+// Parse reads a request that comes with a socket. An error is a [Refusal], with what is
+// wrong in its chain.
 func Parse(message []byte) (r Request, err error) {
+	if r, err = ParseQuestion(message); err == nil && r.Process == nil {
+		err = fmt.Errorf("%w: something is missing", NotWell)
+	}
+	return r, err
+}
+
+// ParseQuestion reads a request that comes without: of a container, or with no process
+// if it is not about one.
+func ParseQuestion(message []byte) (r Request, err error) {
 	err = json.Unmarshal(message, &r)
 	switch {
 	case err != nil:
 		return r, fmt.Errorf("%w: %w", NotWell, err)
 	case r.Version != Version:
 		return r, fmt.Errorf("%w: %d, and not %d", Unknown, r.Version, Version)
+	case r == Request{Version: Version}:
+		return r, nil
 	case r.Process == nil || r.Listen == "" || r.Token == "":
 		return r, fmt.Errorf("%w: something is missing", NotWell)
 	case !isPrintable(r.Container):

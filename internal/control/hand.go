@@ -1,4 +1,4 @@
-// The hook's side. It makes the calls itself, since package net would add to the start of
+// The side of the hook, and of whoever else asks. It makes the calls itself, since package net would add to the start of
 // every container.
 
 package control
@@ -21,26 +21,44 @@ const PathLimit = 107
 // Hand hands a socket to the gate and waits for its yes until the deadline. An answer
 // that is none has a [Refusal] in its chain.
 func Hand(path string, deadline time.Time, socket int, r Request) error {
+	_, err := ask(path, deadline, unix.UnixRights(socket), r)
+	return err
+}
+
+// Ask asks the gate who it is and, if the request is about a container, whether it serves
+// that, until the deadline. An error has a [Refusal] in its chain if the gate answers. It
+// is [Absent] if the gate does not serve the container.
+func Ask(path string, deadline time.Time, r Request) (Gate, error) {
+	a, err := ask(path, deadline, nil, r)
+	if a.Gate == nil {
+		if err == nil {
+			err = fmt.Errorf("%w: it does not say who it is", NotWell)
+		}
+		return Gate{}, err
+	}
+	return *a.Gate, err
+}
+
+func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, err error) {
 	r.Version = Version
 	message, err := json.Marshal(r)
 	if err != nil {
-		return err
+		return a, err
 	}
 	if len(message) > MessageLimit {
-		return fmt.Errorf("a message of %d bytes is too long for the gate", len(message))
+		return a, fmt.Errorf("a message of %d bytes is too long for the gate", len(message))
 	}
-	answer, err := exchange(path, deadline, message, unix.UnixRights(socket))
+	answer, err := exchange(path, deadline, message, rights)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNoGate, err)
+		return a, fmt.Errorf("%w: %w", ErrNoGate, err)
 	}
-	var a Answer
 	if err := json.Unmarshal(answer, &a); err != nil {
-		return fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
+		return a, fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
 	}
 	if a.Refused != "" {
-		return fmt.Errorf("%w: %.200q", a.Refused, a.Detail)
+		return a, fmt.Errorf("%w: %.200q", a.Refused, a.Detail)
 	}
-	return nil
+	return a, nil
 }
 
 func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, err error) {

@@ -95,7 +95,12 @@ func appendLine(path string, e Event) error {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(file)
-	if _, err := unix.Write(file, append(line, '\n')); err != nil {
+	line = append(line, '\n')
+	n, err := unix.Write(file, line)
+	if err == nil && n < len(line) { // a full disk, or a fifo that nobody reads
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		return &os.PathError{Op: "write", Path: path, Err: err}
 	}
 	return nil
@@ -185,7 +190,7 @@ func Recent(file *os.File) ([]Event, error) {
 	}
 	var events []Event
 	lines := bufio.NewScanner(io.LimitReader(file, tail))
-	lines.Buffer(nil, tail)
+	lines.Buffer(nil, tail+1) // a line that fills it is too long
 	for lines.Scan() {
 		var e Event
 		if json.Unmarshal(lines.Bytes(), &e) == nil {

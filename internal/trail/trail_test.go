@@ -1,6 +1,8 @@
 package trail
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 )
 
 func read(t *testing.T, path string) []Event {
@@ -67,5 +70,36 @@ func TestTheEndOfALongLogFileIsRead(t *testing.T) {
 		if e.Event != Issued || e.Project != "old" {
 			t.Fatalf("half a line is read as %+v", e)
 		}
+	}
+}
+
+// The last megabyte can be one line, or the end of one.
+func TestALineOfMegabytesIsNoEvent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, []byte(strings.Repeat("x", 3<<20)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if events := read(t, path); len(events) > 0 {
+		t.Errorf("it is read as %+v", events)
+	}
+}
+
+// As on a full disk, the kernel takes only the beginning.
+func TestALineThatIsNotWrittenToItsEndIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(reader)
+	page, err := unix.FcntlInt(uintptr(reader), unix.F_SETPIPE_SZ, os.Getpagesize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(path, Event{Event: Failed, Error: strings.Repeat("x", page)}); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("the error is %v", err)
 	}
 }

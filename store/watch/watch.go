@@ -14,8 +14,13 @@ import (
 	"terok-gate-hook/store"
 )
 
-// again is how long it is until the next look, where no event says when.
-const again = time.Second
+const (
+	// again is how long it is until the next look, where no event says when.
+	again = time.Second
+	// rests is how many times as long as a look took changes of the file wait for the next
+	// one: writers of a large file would keep a whole core busy. Deaths do not wait.
+	rests = 9
+)
 
 // Tokens sweeps until ctx is done: at once, and whenever a process dies that a token
 // is tied to, even if nobody collects its exit status. When ctx is done, it looks a
@@ -61,10 +66,12 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	timer := time.NewTimer(0)
 	for {
 		timer.Stop()
+		began := time.Now()
 		if err := look(); err != nil || held.unwatched > 0 {
 			timer.Reset(again)
 		}
-		for stirred := false; !stirred; {
+		rested := time.After(rests * time.Since(began))
+		for stirred, changed := false, false; !stirred; {
 			select {
 			case <-ctx.Done():
 				// For what died just now: nobody else may be left to see it.
@@ -76,9 +83,12 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 				stirred = true
 			case <-folder.errors(): // events were lost: look
 				stirred = true
+			case <-rested:
+				rested = nil
 			case event := <-folder.events():
-				stirred = folder.concerns(event, file.Path)
+				changed = changed || folder.concerns(event, file.Path)
 			}
+			stirred = stirred || changed && rested == nil
 		}
 	}
 }

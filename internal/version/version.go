@@ -1,13 +1,14 @@
-// What --version says: what go build has written into the binary.
-
-package cli
+// Package version says which build of this repository a program is.
+package version
 
 import (
 	"fmt"
 	"runtime/debug"
 )
 
-func version() string {
+// String is what go build has written into the program. Programs that were built
+// together say the same.
+func String() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

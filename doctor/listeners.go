@@ -1,0 +1,116 @@
+// Whether a gate of ours serves every living container that started with it.
+
+package doctor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/store"
+)
+
+func (e *examination) listeners() {
+	if e.terok == nil {
+		return
+	}
+	var served, not []store.Entry
+	for _, entry := range e.living() {
+		_, err := e.ask(control.Request{
+			Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
+			Listen: entry.Gate.Listen, Withheld: entry.Gate.Withheld,
+		})
+		switch {
+		case err == nil:
+			served = append(served, entry)
+		case entry.Process.Life() != store.Alive: // it ended meanwhile
+		case errors.Is(err, control.Absent):
+			not = append(not, entry)
+		default:
+			e.broken(fmt.Sprintf("the gate at %s: %v", e.settings.GateSocket, err), e.restartGate())
+			return
+		}
+	}
+	if len(not) == 0 {
+		e.ok(fmt.Sprintf("living containers that the gate serves: %d", len(served)))
+		return
+	}
+	var without []store.Entry
+	for _, entry := range not {
+		// In a pod, the listener may be the gate's, for a neighbour.
+		gates := slices.ContainsFunc(served, func(s store.Entry) bool { return network(s) == network(entry) })
+		if gates || !isListenedAt(entry.Process.PID, entry.Gate.Listen) {
+			without = append(without, entry)
+			continue
+		}
+		e.broken(fmt.Sprintf("living container %s: somebody else listens at %s there, who may hear its token", named(entry), entry.Gate.Listen),
+			"start it anew, and the gate has that place first: "+printable.Shell("podman", "restart", entry.Container))
+	}
+	if len(without) > 0 {
+		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))
+	}
+}
+
+// network is the network namespace of a container, empty if it cannot be seen.
+func network(entry store.Entry) string {
+	name, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", entry.Process.PID))
+	return name
+}
+
+// living returns the entries of living containers that have the gate in their networks.
+func (e *examination) living() (living []store.Entry) {
+	_ = e.tokens.Each(func(entry store.Entry) { // an error was said already
+		if entry.Gate != nil && entry.Process.Life() == store.Alive {
+			living = append(living, entry)
+		}
+	})
+	return living
+}
+
+// named names containers, a few at most.
+func named(entries ...store.Entry) string {
+	const most = 10
+	var names []string
+	for i, entry := range entries {
+		if i == most {
+			names = append(names, fmt.Sprintf("and %d more", len(entries)-i))
+			break
+		}
+		names = append(names, fmt.Sprintf("%.12s (project %s, task %s)", entry.Container, entry.Project, entry.Task))
+	}
+	return strings.Join(names, ", ")
+}
+
+// isListenedAt tells whether somebody listens at an IPv4 address in a process's network
+// (proc_pid_net(5)).
+func isListenedAt(pid int, listen string) bool {
+	at, err := netip.ParseAddrPort(listen)
+	if err != nil || !at.Addr().Is4() {
+		return false
+	}
+	ip := at.Addr().As4()
+	address := fmt.Sprintf("%08X", binary.NativeEndian.Uint32(ip[:])) // as the tables have it
+	port := fmt.Sprintf("%04X", at.Port())
+	for _, table := range []string{"tcp", "tcp6"} {
+		sockets, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table)) // without IPv6, there is no tcp6
+		for line := range strings.Lines(string(sockets)) {
+			const listens = "0A"
+			fields := strings.Fields(line)
+			if len(fields) < 4 || fields[3] != listens {
+				continue
+			}
+			// Whoever listens at all addresses listens at ours.
+			theirs, theirPort, _ := strings.Cut(fields[1], ":")
+			if theirPort == port && (theirs == address || strings.Trim(theirs, "0") == "") {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,177 @@
+// Whether the repositories of a gate of ours are there, whole, and the gate's own.
+
+package doctor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+// mostRepositories is how many are looked at: each takes a git.
+const mostRepositories = 200
+
+func (e *examination) repositories() {
+	if e.settings.GateSocket == "" {
+		return
+	}
+	repos, uid := e.reposFolder(), e.gateUID()
+	if !e.reposAreTheGates(repos, uid) {
+		return
+	}
+	files, err := os.ReadDir(repos)
+	if err != nil {
+		e.broken(err.Error(), owners(repos))
+		return
+	}
+	fine := true
+	for _, f := range files {
+		project, is := strings.CutSuffix(f.Name(), ".git")
+		if !is || store.CheckName(project) != nil {
+			continue
+		}
+		e.projects = append(e.projects, project)
+		if len(e.projects) <= mostRepositories && !e.repository(filepath.Join(repos, f.Name()), project, uid) {
+			fine = false
+		}
+	}
+	var missing []string
+	for _, entry := range e.living() {
+		if !slices.Contains(e.projects, entry.Project) && !slices.Contains(missing, entry.Project) {
+			fine, missing = false, append(missing, entry.Project)
+			e.broken(fmt.Sprintf("living container %s: there is no repository %s", named(entry), filepath.Join(repos, entry.Project+".git")), e.add(repos, entry.Project))
+		}
+	}
+	switch n := len(e.projects); {
+	case !fine:
+	case n == 0:
+		e.warn("there is no repository in "+repos, e.add(repos, "PROJECT")+", or PROJECT and where to copy it from: a folder or a URL")
+	case n > mostRepositories:
+		e.ok(fmt.Sprintf("%s, repositories: %d, of which %d were looked at", repos, n, mostRepositories))
+	default:
+		e.ok(fmt.Sprintf("%s, repositories: %d", repos, n))
+	}
+}
+
+// reposFolder is where the gate says that its repositories are, or else where it would
+// look for them.
+func (e *examination) reposFolder() string {
+	if e.terok != nil {
+		return e.terok.Repos
+	}
+	if _, after, ok := strings.Cut(e.gateUnit(), " --repos "); ok {
+		repos, _, _ := strings.Cut(after, " ")
+		return repos
+	}
+	return e.Place.Repos
+}
+
+// reposAreTheGates tells whether the folder is there, the gate's user's, and nobody
+// else's to write to.
+func (e *examination) reposAreTheGates(repos string, uid int) bool {
+	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
+	info, err := os.Stat(repos)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.broken("the folder of repositories "+repos+" is not there", make)
+		return false
+	case err != nil:
+		e.broken(err.Error(), owners(repos))
+		return false
+	case !info.IsDir():
+		e.broken(repos+" is not a folder", printable.Shell("mv", repos, repos+".away")+" && "+make)
+		return false
+	case !e.isTheGates("folder", repos, info, uid):
+		return false
+	}
+	if who, where, remedy := writers(repos, uid); who != "" {
+		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), remedy)
+		return false
+	}
+	return true
+}
+
+// isTheGates tells whether a folder belongs to the gate's user, and others cannot write
+// to it.
+func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int) bool {
+	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != uid {
+		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(owner), userName(uid)),
+			asRoot("chown", "-R", "-h", userName(uid), realPath(path)))
+		return false
+	}
+	if info.Mode()&0o002 != 0 { // sticky or not: others must not add to it
+		e.broken(fmt.Sprintf("everybody can write to %s %s", what, path), asOwner(info, "chmod", "o-w", path))
+		return false
+	}
+	return true
+}
+
+// repository tells whether a project's repository is well, as far as that is to be seen
+// at once.
+func (e *examination) repository(path, project string, uid int) bool {
+	anew := printable.Shell("mv", path, path+".away") + " && "
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		e.broken(err.Error(), anew+e.add(filepath.Dir(path), project))
+		return false
+	case !info.IsDir():
+		e.broken(path+" is no repository", anew+e.add(filepath.Dir(path), project))
+		return false
+	case !e.isTheGates("repository", path, info, uid):
+		return false
+	}
+	bare, err := e.isBare(path, uid, int(info.Sys().(*syscall.Stat_t).Gid))
+	switch {
+	case err != nil:
+		e.broken(fmt.Sprintf("repository %s is broken: %v", path, err),
+			anew+e.add(filepath.Dir(path), project)+", and a folder or a URL after it, if there is a copy somewhere")
+		return false
+	case !bare:
+		e.broken(fmt.Sprintf("repository %s is not a bare one: git refuses pushes to the branch that is checked out", path),
+			anew+e.add(filepath.Dir(path), project, path+".away"))
+		return false
+	}
+	return true
+}
+
+// isBare asks git, as the gate's user: it may have been told anything about what it is
+// to do in such a folder.
+func (e *examination) isBare(path string, uid, gid int) (bool, error) {
+	cmd := exec.CommandContext(e.ctx, "git", "-C", path, "rev-parse", "--is-bare-repository")
+	cmd.Dir = "/"
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=/", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_CEILING_DIRECTORIES=" + filepath.Dir(realPath(path)),
+	}
+	if uid != os.Geteuid() {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	}
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if said.Len() > 0 {
+		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(podman.LastLine(said.Bytes()), "fatal: "))
+	}
+	return strings.TrimSpace(string(out)) == "true", err
+}
+
+// add is the command that makes a project's repository where the gate looks for it.
+func (e *examination) add(repos string, args ...string) string {
+	command := []string{"add"}
+	if repos != e.Place.Repos {
+		command = append(command, "--repos", repos)
+	}
+	return e.gateCommand(append(command, args...)...)
+}

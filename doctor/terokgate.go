@@ -1,0 +1,263 @@
+// Whether a gate of ours answers where the hooks look for one, and is the right one.
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/version"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+// terokGate asks the gate who it is. Hooks that have a gate socket start no container
+// without it.
+func (e *examination) terokGate() {
+	socket := e.settings.GateSocket
+	if socket == "" {
+		return
+	}
+	fine := e.controlFolder(filepath.Dir(socket))
+	gate, err := e.ask(control.Request{})
+	if err == nil {
+		e.terok = &gate
+	}
+	if e.GateUser == "" && fine {
+		e.GateUser = userName(e.gateUID())
+	}
+	if err != nil {
+		e.noGate(err)
+		e.stop()
+		return
+	}
+	if running := gate.Program; running != version.String() {
+		fine = false
+		text := fmt.Sprintf("the gate that runs is %s, and terok-gate-hook is %s", running, version.String())
+		if e.gateVersion() == version.String() {
+			e.warn(text, e.restartGate())
+		} else {
+			e.warn(text, e.bothPrograms()+", and then: "+e.restartGate())
+		}
+	} else if installed := e.gateVersion(); installed != "" && installed != running {
+		fine = false
+		e.warn(fmt.Sprintf("%s is %s, and terok-gate-hook is %s", e.gateBinary(), installed, version.String()), e.bothPrograms())
+	}
+	if file, err := e.hooksTokenFile(); err == nil && !samePlace(file, gate.TokenFile) {
+		e.broken(fmt.Sprintf("the gate reads %s, and the hooks write %s: it knows none of their tokens", gate.TokenFile, file), e.gateAnew())
+		e.stop()
+		return
+	}
+	if fine {
+		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), gate.Repos))
+	}
+}
+
+// ask asks the gate. One that is well answers within a millisecond.
+func (e *examination) ask(about control.Request) (control.Gate, error) {
+	return control.Ask(e.settings.GateSocket, time.Now().Add(5*time.Second), about)
+}
+
+// controlFolder tells whether nobody else can put a gate of theirs into the socket's
+// place. If there is no such folder, there is no gate either.
+func (e *examination) controlFolder(dir string) bool {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return true
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		remedy := asOwner(info, "chmod", "0700", dir)
+		if !holdsOnly(dir, filepath.Base(e.settings.GateSocket)) { // it is /run, say
+			remedy = e.install("--gate-socket", e.Place.Control) + ", a folder of the gate's own; and start the gate there"
+		}
+		e.broken(fmt.Sprintf("folder %s has mode %04o: no gate starts where others could put a gate of theirs", dir, mode), remedy)
+		return false
+	}
+	who, where, remedy := writers(dir, e.gateUID())
+	if who == "" {
+		return true
+	}
+	if where == realPath(dir) {
+		remedy = chownAsRoot(userName(os.Geteuid()), where)
+		if os.Geteuid() == 0 {
+			remedy = e.isItTheGates(int(info.Sys().(*syscall.Stat_t).Uid), where)
+		}
+	}
+	e.broken(fmt.Sprintf("%s can put another gate at %s, by way of %s", who, e.settings.GateSocket, where), remedy)
+	return false
+}
+
+// holdsOnly tells whether a folder holds nothing but perhaps this.
+func holdsOnly(dir, name string) bool {
+	files, err := os.ReadDir(dir)
+	return err == nil && (len(files) == 0 || len(files) == 1 && files[0].Name() == name)
+}
+
+// gateUID is the user that the gate runs as, as far as that is known.
+func (e *examination) gateUID() int {
+	name := e.GateUser
+	switch {
+	case e.terok != nil:
+		return e.terok.UID
+	case name == "" && !e.Place.User && e.gateUnit() != "":
+		name = podman.GateUser
+	}
+	if account, err := user.Lookup(name); err == nil {
+		uid, _ := strconv.Atoi(account.Uid) // user.User promises a decimal number
+		return uid
+	}
+	return os.Geteuid()
+}
+
+// noGate says why there is no answer.
+func (e *examination) noGate(err error) {
+	socket := e.settings.GateSocket
+	var refusal control.Refusal
+	var runs string
+	switch {
+	case errors.Is(err, control.Unknown), errors.Is(err, control.NotWell):
+		e.broken(fmt.Sprintf("the gate at %s is another version than terok-gate-hook, which it does not understand", socket), e.bothPrograms()+", and then: "+e.restartGate())
+		return
+	case errors.As(err, &refusal):
+		e.broken(fmt.Sprintf("the gate at %s: %v", socket, err), e.gateSays())
+		return
+	case errors.Is(err, fs.ErrPermission):
+		e.broken(fmt.Sprintf("you may not ask the gate at %s, nor may the hooks", socket), owners(socket))
+		return
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		runs = fmt.Sprintf("no gate listens: %s is not there", socket)
+	case errors.Is(err, unix.ECONNREFUSED):
+		runs = fmt.Sprintf("no gate listens: %s was left by one that was killed", socket)
+	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
+		e.broken(fmt.Sprintf("%s is not a gate's socket", socket), printable.Shell("mv", socket, socket+".away")+" && "+e.startGate())
+		return
+	default: // it hangs, say
+		e.broken(fmt.Sprintf("the gate at %s: %v", socket, err), e.restartGate())
+		return
+	}
+	runs += ", and without it no container that asks for a project starts"
+	if _, err := os.Stat(e.gateBinary()); err != nil {
+		e.broken(fmt.Sprintf("%s; its program %s is missing", runs, e.gateBinary()), e.bothPrograms()+", and then: "+e.startGate())
+		return
+	}
+	e.broken(runs, e.startGate())
+}
+
+// gateBinary is the gate's program, which belongs beside that of the hooks.
+func (e *examination) gateBinary() string {
+	binary := e.Binary
+	if prestart := e.registered("prestart"); prestart != nil {
+		binary = prestart.Hook.Path
+	}
+	return filepath.Join(filepath.Dir(binary), "terok-gate")
+}
+
+// gateVersion is what that program says, empty if it does not.
+func (e *examination) gateVersion() string {
+	out, err := e.command(e.gateBinary(), "--version")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(strings.TrimPrefix(out, "terok-gate version "))
+}
+
+// bothPrograms mends half an upgrade.
+func (e *examination) bothPrograms() string {
+	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
+}
+
+// gateUnit is what systemd says of the gate's service, empty if it knows none.
+func (e *examination) gateUnit() string {
+	if !e.Place.Systemd {
+		return ""
+	}
+	says, err := e.Place.Gate(e.ctx)
+	if err != nil || !strings.Contains(says, "ExecStart=") {
+		return ""
+	}
+	return says
+}
+
+// startGate starts a gate that does not run.
+func (e *examination) startGate() string {
+	unit := e.gateUnit()
+	switch {
+	case unit == "":
+		return e.serve() + ", in a terminal of its own"
+	case strings.Contains(unit, "ActiveState=active"):
+		return e.gateAnew() // it listens somewhere else, or its socket was removed
+	}
+	return e.systemctl(podman.GateUnitName, "start") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
+}
+
+// restartGate replaces a gate that runs. Systemd keeps what it has of containers.
+func (e *examination) restartGate() string {
+	if unit := e.gateUnit(); unit == "" {
+		return "end it, start it again: " + e.serve() + ", in a terminal of its own; and then: " + e.ourselves("attach")
+	}
+	return e.systemctl(podman.GateUnitName, "restart")
+}
+
+// gateAnew has the gate run with what the hooks are told.
+func (e *examination) gateAnew() string {
+	was, there, err := e.Place.Registration()
+	if err == nil && there && e.gateUnit() != "" && was.Settings.GateSocket == e.settings.GateSocket {
+		return e.install()
+	}
+	return e.restartGate()
+}
+
+// serve is the command that runs a gate for the hooks.
+func (e *examination) serve() string {
+	args := []string{"serve"}
+	if e.settings.GateSocket != e.Place.Control {
+		args = append(args, "--control", e.settings.GateSocket)
+	}
+	file, err := e.hooksTokenFile()
+	if usual, usualErr := store.TokenFilePath(); err == nil && (usualErr != nil || usual != file) {
+		args = append(args, "--token-file", file)
+	}
+	return e.gateCommand(args...)
+}
+
+// gateCommand is a command of the gate's program.
+func (e *examination) gateCommand(args ...string) string {
+	return printable.Shell(append([]string{called("terok-gate", e.gateBinary())}, args...)...)
+}
+
+// gateSays is where the gate says what is wrong.
+func (e *examination) gateSays() string {
+	if e.gateUnit() == "" {
+		return "see what the gate says on its standard error"
+	}
+	args := []string{"journalctl"}
+	if e.Place.User {
+		args = append(args, "--user")
+	}
+	return "see what the gate says: " + printable.Shell(append(args, "--unit", podman.GateUnitName)...)
+}
+
+// hooksTokenFile is the one that the hooks write.
+func (e *examination) hooksTokenFile() (string, error) {
+	if file := e.settings.Tokens.Path; file != "" {
+		return file, nil
+	}
+	return store.TokenFilePath()
+}
+
+// samePlace tells whether two paths are those of one file, or would be.
+func samePlace(a, b string) bool {
+	return filepath.Join(realPath(filepath.Dir(a)), filepath.Base(a)) == filepath.Join(realPath(filepath.Dir(b)), filepath.Base(b))
+}

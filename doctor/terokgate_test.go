@@ -1,0 +1,445 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/version"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+// served is a patient whose hooks have a gate of ours, which a test may start.
+type served struct {
+	patient
+	socket, repos, bin string
+	settings           hook.Settings
+}
+
+func newServed(t *testing.T) *served {
+	t.Helper()
+	testenv.Need(t, "git")
+	s := &served{patient: newPatient(t)}
+	s.write(t, "{}")
+	s.socket = filepath.Join(s.folder, "it's own", "control")
+	s.repos, s.bin = filepath.Join(s.folder, "the repos"), filepath.Join(s.folder, "bin")
+	s.settings = hook.Settings{GateSocket: s.socket, GateTimeout: time.Minute}
+	s.settings.Tokens.Path = s.tokens
+	for _, dir := range []string{filepath.Dir(s.socket), s.repos, s.bin} {
+		must(t, os.Mkdir(dir, 0o700))
+	}
+	s.installGate(t, version.String())
+	return s
+}
+
+// installGate puts a terok-gate beside the hook that says that it is of this version.
+func (s *served) installGate(t *testing.T, version string) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(s.bin, "terok-gate"), []byte("#!/bin/sh\necho 'terok-gate version "+version+"'\n"), 0o755))
+}
+
+// start starts a gate that reads a token file. stop leaves its socket behind, as one that
+// is killed does.
+func (s *served) start(t *testing.T, tokens string) (stop func()) {
+	t.Helper()
+	g, err := gate.New(gate.Settings{Repos: s.repos, Tokens: store.File{Path: tokens}.Reader(func(error) {})})
+	must(t, err)
+	l := s.listen(t)
+	go g.ServeControl(l)
+	stop = func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		g.Stop(ctx)
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (s *served) listen(t *testing.T) *net.UnixListener {
+	t.Helper()
+	_ = os.Remove(s.socket)
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: s.socket, Net: "unixpacket"})
+	must(t, err)
+	l.SetUnlinkOnClose(false)
+	return l
+}
+
+// check makes some of the checks.
+func (s *served) check(names ...string) (found []Finding) {
+	e := examination{
+		Doctor: Doctor{
+			Place:  podman.Place{Control: "/usual/control", Repos: "/usual/repos", User: os.Geteuid() != 0},
+			Binary: filepath.Join(s.bin, "terok-gate-hook"), TokenFile: s.tokens,
+		},
+		settings: s.settings, tokens: store.File{Path: s.tokens}, ctx: context.Background(), stopped: map[string]bool{},
+		report: func(f Finding) { found = append(found, f) },
+	}
+	for _, c := range checks {
+		e.check = c.name
+		if slices.Contains(names, c.name) && !slices.ContainsFunc(c.needs, func(name string) bool { return e.stopped[name] }) {
+			c.run(&e)
+		}
+	}
+	return found
+}
+
+func TestDoctorHasNothingToSayWhereTheHooksHaveAnotherGate(t *testing.T) {
+	s := newServed(t)
+	s.settings.GateSocket = ""
+	if found := s.check("terok-gate", "listeners", "git", "repositories"); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		make   func(t *testing.T, s *served)
+		text   string
+		remedy string
+	}{
+		{"none", func(*testing.T, *served) {}, "no gate listens: %s is not there, and without it no container that asks for a project starts",
+			"%[2]s/terok-gate serve --control %[1]s --token-file %[3]s, in a terminal of its own"},
+		{"no folder for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
+			"no gate listens: %s is not there", "%[2]s/terok-gate serve --control"},
+		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
+			"%[2]s/terok-gate serve --control"},
+		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
+			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate serve"},
+		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by one that was killed", "serve --control"},
+		{"somebody else's socket", func(t *testing.T, s *served) {
+			l, err := net.Listen("unix", s.socket)
+			must(t, err)
+			t.Cleanup(func() { l.Close() })
+		}, "%s is not a gate's socket", "mv %[1]s %[1]s.away && "},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := newServed(t)
+			// For this once without quotes.
+			s.socket = strings.Replace(s.socket, "it's own", "its", 1)
+			must(t, os.Mkdir(filepath.Dir(s.socket), 0o700))
+			s.settings.GateSocket = s.socket
+			row.make(t, s)
+			found := s.check("terok-gate", "listeners", "probe")
+			fill := func(format string) string {
+				return strings.TrimSuffix(fmt.Sprintf(format+"%[1]s%[2]s%[3]s", s.socket, s.bin, s.tokens), s.socket+s.bin+s.tokens)
+			}
+			finds(t, found, "terok-gate", Broken, fill(row.text))
+			if len(found) != 1 || !strings.Contains(found[0].Remedy, fill(row.remedy)) {
+				t.Errorf("%+v\nshould say %s", found, fill(row.remedy))
+			}
+		})
+	}
+}
+
+// answers has somebody answer at the control socket who is no gate of this version.
+func (s *served) answers(t *testing.T, answer string) {
+	t.Helper()
+	l := s.listen(t)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, control.MessageLimit))
+			_, _ = conn.Write([]byte(answer))
+			conn.Close()
+		}
+	}()
+}
+
+func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
+	s := newServed(t)
+	s.answers(t, `{"version": 2, "refused": "version", "detail": "1, and not 2"}`)
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
+	s.answers(t, `{"version": 1, "refused": "malformed", "detail": "0 sockets"}`) // the first version knew no questions
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
+	s.answers(t, `{"version": 1, "refused": "failed", "detail": "user 7 may not ask"}`)
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, `the gate refuses: failed: "user 7 may not ask"`)
+	s.answers(t, `hello`)
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "its answer is malformed")
+
+	other := fmt.Sprintf(`{"version": 1, "gate": {"program": "v0", "uid": %d, "token_file": %q, "repos": %q}}`, os.Geteuid(), s.tokens, s.repos)
+	s.answers(t, other)
+	found := s.check("terok-gate")
+	finds(t, found, "terok-gate", Warning, "the gate that runs is v0, and terok-gate-hook is "+version.String())
+	if want := "end it, start it again: "; !strings.HasPrefix(found[0].Remedy, want) {
+		t.Errorf("an old one that goes on after an upgrade: %+v", found)
+	}
+	s.installGate(t, "v0")
+	found = s.check("terok-gate")
+	if want := "install terok-gate and terok-gate-hook of one release, both in "; len(found) != 1 || !strings.HasPrefix(found[0].Remedy, want) {
+		t.Errorf("half an upgrade: %+v", found)
+	}
+	s.start(t, s.tokens)
+	finds(t, s.check("terok-gate"), "terok-gate", Warning, "bin/terok-gate is v0, and terok-gate-hook is "+version.String())
+}
+
+func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {
+	s := newServed(t)
+	other := filepath.Join(s.folder, "other.json")
+	s.start(t, other)
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "the gate reads "+other+", and the hooks write "+s.tokens+": it knows none of their tokens")
+
+	link := filepath.Join(s.folder, "link") // by another name
+	must(t, os.Symlink(s.folder, link))
+	s.start(t, filepath.Join(link, "tokens.json"))
+	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers at "+s.socket+", as user "+userName(os.Geteuid())+", with the repositories of "+s.repos)
+	finds(t, s.check("terok-gate", "service"), "service", OK, "the gate revokes orphans at once")
+}
+
+func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
+	s := newServed(t)
+	s.start(t, s.tokens)
+	dir := filepath.Dir(s.socket)
+	must(t, os.Chmod(dir, 0o711))
+	found := s.check("terok-gate")
+	finds(t, found, "terok-gate", Broken, "has mode 0711: no gate starts where others could put a gate of theirs")
+	paste(t, found, "terok-gate")
+	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers")
+
+	// What else is there may be for others: such a folder is not closed.
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "theirs"), nil, 0o644))
+	found = s.check("terok-gate")
+	if !strings.Contains(found[0].Remedy, "--gate-socket /usual/control") {
+		t.Errorf("%+v", found)
+	}
+	must(t, os.Remove(filepath.Join(dir, "theirs")))
+	must(t, os.Chmod(dir, 0o700))
+
+	testenv.NeedRoot(t)
+	const nobody = 65534
+	must(t, os.Chown(dir, nobody, -1))
+	found = s.check("terok-gate")
+	finds(t, found, "terok-gate", Broken, "user nobody can put another gate at "+s.socket)
+	if !strings.Contains(found[0].Remedy, "if the gate runs as that user: ") {
+		t.Errorf("%+v", found)
+	}
+	must(t, os.Chown(dir, 0, -1))
+	must(t, os.Chmod(s.folder, 0o777))
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "everybody can put another gate at "+s.socket+", by way of "+s.folder)
+}
+
+// paste does what a finding says.
+func paste(t *testing.T, found []Finding, check string) {
+	t.Helper()
+	for _, f := range found {
+		if f.Check == check && f.Remedy != "" {
+			command, _, _ := strings.Cut(f.Remedy, ", and ")
+			if out, err := exec.Command("sh", "-ec", command).CombinedOutput(); err != nil {
+				t.Errorf("%s\n%v: %s", f.Remedy, err, out)
+			}
+		}
+	}
+}
+
+// container is a process in a network of its own, or in another's, that has the gate there.
+func (s *served) container(t *testing.T, id string, neighbour *store.Entry) store.Entry {
+	t.Helper()
+	testenv.NeedRoot(t)
+	testenv.Need(t, "nsenter", "ip")
+	args := []string{"sh", "-c", "ip link set lo up && echo ready && exec cat"}
+	if neighbour != nil {
+		args = append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", neighbour.Process.PID)}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	if neighbour == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	}
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = cmd.Wait()
+	})
+	_, err = io.ReadFull(stdout, make([]byte, len("ready\n")))
+	must(t, err)
+	token, err := store.NewToken()
+	must(t, err)
+	process, err := store.ProcessOf(cmd.Process.Pid)
+	must(t, err)
+	entry := store.Entry{
+		Token: token, Grant: store.Grant{Project: "demo", Task: "t-" + id}, Container: id, Process: process,
+		Gate: &store.Attached{Listen: "127.0.0.1:9418"},
+	}
+	_, err = store.File{Path: s.tokens}.Issue(entry)
+	must(t, err)
+	return entry
+}
+
+func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
+	s := newServed(t)
+	stop := s.start(t, s.tokens)
+	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 0")
+	first := s.container(t, "c0ffee0123456789", nil)
+	must(t, s.settings.Attach(first))
+	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 1")
+	// One whose listener is the gate's, for a neighbour.
+	second := s.container(t, "second", &first)
+	found := s.check("terok-gate", "listeners")
+	finds(t, found, "listeners", Broken, `living containers without the gate: second (project demo, task t-second)`)
+	if want := filepath.Join(s.bin, "terok-gate-hook") + " attach"; found[len(found)-1].Remedy != want {
+		t.Errorf("%+v\nshould say %s", found, want)
+	}
+	must(t, s.settings.Attach(second))
+	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 2")
+
+	stop()
+	s.start(t, s.tokens)
+	finds(t, s.check("terok-gate", "listeners"), "listeners", Broken, "living containers without the gate: ")
+	hostile := s.container(t, "hostile", nil)
+	for _, at := range []string{"127.0.0.1:9418", "0.0.0.0:9418", "[::]:9418"} {
+		var l net.Listener
+		onAThread(t, func() {
+			netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", hostile.Process.PID))
+			noError(t, err)
+			defer netns.Close()
+			noError(t, unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET))
+			l, err = net.Listen("tcp", at)
+			noError(t, err)
+		})
+		if l == nil {
+			return
+		}
+		found = s.check("terok-gate", "listeners")
+		finds(t, found, "listeners", Broken, `living container hostile (project demo, task t-hostile): somebody else listens at 127.0.0.1:9418 there, who may hear its token`)
+		finds(t, found, "listeners", Broken, `without the gate: `)
+		l.Close()
+	}
+}
+
+// real puts the real gate beside the hook.
+func (s *served) real(t *testing.T) {
+	t.Helper()
+	must(t, os.Remove(s.bin+"/terok-gate"))
+	build := exec.Command("go", "build", "-o", s.bin+"/terok-gate", "terok-gate-hook/cmd/terok-gate")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
+	s := newServed(t)
+	s.real(t)
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", args...)
+		cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@a", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@a")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+	}
+	const nobody = 65534
+	demo := filepath.Join(s.repos, "demo.git")
+	for _, row := range []struct {
+		name  string
+		make  func(t *testing.T)
+		state State
+		text  string
+		root  bool
+	}{
+		{"no folder", func(t *testing.T) { must(t, os.RemoveAll(s.repos)) }, Broken, "the folder of repositories " + s.repos + " is not there", false},
+		{"a file in its place", func(t *testing.T) {
+			must(t, os.RemoveAll(s.repos))
+			must(t, os.WriteFile(s.repos, nil, 0o600))
+		}, Broken, s.repos + " is not a folder", false},
+		{"a folder of somebody else", func(t *testing.T) { must(t, os.Chown(s.repos, nobody, -1)) }, Broken, "folder " + s.repos + " belongs to user nobody, and the gate runs as user root", true},
+		{"a folder that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.repos, 0o1777)) }, Broken, "everybody can write to folder " + s.repos, false},
+		{"below a folder that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.folder, 0o777)) }, Broken, "everybody can put other repositories in the place of " + s.repos, false},
+		{"a repository of somebody else", func(t *testing.T) { must(t, os.Chown(demo, nobody, -1)) }, Broken, "repository " + demo + " belongs to user nobody", true},
+		{"a repository that everybody may write to", func(t *testing.T) { must(t, os.Chmod(demo, 0o777)) }, Broken, "everybody can write to repository " + demo, false},
+		{"no repository at all", func(t *testing.T) { must(t, os.RemoveAll(demo)) }, Warning, "there is no repository in " + s.repos, false},
+		{"a file in a repository's place", func(t *testing.T) {
+			must(t, os.RemoveAll(demo))
+			must(t, os.WriteFile(demo, nil, 0o600))
+		}, Broken, demo + " is no repository", false},
+		{"a link that leads nowhere", func(t *testing.T) {
+			must(t, os.RemoveAll(demo))
+			must(t, os.Symlink("nowhere", demo))
+		}, Broken, "demo.git: no such file or directory", false},
+		{"no HEAD", func(t *testing.T) { must(t, os.Remove(demo+"/HEAD")) }, Broken, "repository " + demo + " is broken: git: not a git repository", false},
+		{"a configuration that is none", func(t *testing.T) { must(t, os.WriteFile(demo+"/config", []byte("["), 0o600)) }, Broken, "repository " + demo + " is broken: git: bad config line ", false},
+		{"what somebody works in", func(t *testing.T) {
+			must(t, os.RemoveAll(demo))
+			git("init", "--quiet", demo)
+			git("-C", demo, "commit", "--quiet", "--allow-empty", "--message", "begin")
+		}, Broken, "repository " + demo + " is not a bare one", false},
+		{"a copy of what somebody works in", func(t *testing.T) { git("-C", demo, "config", "core.bare", "false") }, Broken, "repository " + demo + " is not a bare one", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if row.root {
+				testenv.NeedRoot(t)
+			}
+			must(t, os.RemoveAll(s.repos))
+			must(t, os.Mkdir(s.repos, 0o700))
+			must(t, os.Chmod(s.folder, 0o700))
+			git("init", "--quiet", "--bare", demo)
+			stop := s.start(t, s.tokens)
+			defer stop()
+			finds(t, s.check("terok-gate", "git", "repositories"), "repositories", OK, s.repos+", repositories: 1")
+			row.make(t)
+			found := s.check("terok-gate", "git", "repositories")
+			finds(t, found, "repositories", row.state, row.text)
+			if strings.Contains(found[len(found)-1].Remedy, "PROJECT") {
+				return
+			}
+			paste(t, found, "repositories")
+			for _, f := range s.check("terok-gate", "git", "repositories") {
+				if f.Check == "repositories" && f.State == Broken {
+					t.Errorf("after %s\nthere is still %+v", found[len(found)-1].Remedy, f)
+				}
+			}
+		})
+	}
+}
+
+func TestDoctorFindsAContainerWhoseProjectHasNoRepository(t *testing.T) {
+	s := newServed(t)
+	s.start(t, s.tokens)
+	s.container(t, "c0ffee0123456789", nil)
+	s.container(t, "another", nil)
+	found := s.check("terok-gate", "git", "repositories")
+	finds(t, found, "repositories", Broken, "living container c0ffee012345 (project demo, task t-c0ffee0123456789): there is no repository "+s.repos+"/demo.git")
+	want := printable.Shell(s.bin+"/terok-gate", "add", "--repos", s.repos, "demo")
+	if last := found[len(found)-1]; len(found) != 3 || last.Remedy != want { // one for both containers
+		t.Errorf("%+v\nshould say %s", found, want)
+	}
+}
+
+func TestDoctorFindsAGitThatTheGateCannotWorkWith(t *testing.T) {
+	s := newServed(t)
+	for says, want := range map[string]State{
+		"git version 2.39.5": OK, "git version 2.50.1 (Apple Git-155)": OK, "git version 3.0.0": OK,
+		"git version 2.38.9": Broken, "git version 1.99.0": Broken, "no git": Broken,
+	} {
+		bin := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(bin, "git"), []byte("#!/bin/sh\necho '"+says+"'\n"), 0o755))
+		t.Setenv("PATH", bin+":/usr/bin:/bin")
+		finds(t, s.check("git"), "git", want, says)
+	}
+	t.Setenv("PATH", t.TempDir())
+	finds(t, s.check("git", "repositories"), "git", Broken, "the gate serves nothing without git: ")
+}

@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"strconv"
+	"testing"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// wired returns the same engine on a machine that has a network, which is the test's own:
+// podman may make bridges there, and there is an interface with the default route for
+// slirp4netns and pasta to copy. It leads nowhere. The network of the containers may need
+// a program.
+func (e *engine) wired(t *testing.T, program string) *engine {
+	t.Helper()
+	if !testenv.Alone {
+		testenv.Cannot(t, "only root, and where it may make namespaces, has a network of its own")
+	}
+	testenv.Need(t, "unshare", "nsenter", "ip")
+	if program != "" {
+		testenv.Need(t, program)
+	}
+	holder := exec.Command("unshare", "--net", "sh", "-ec", `
+		ip link set lo up
+		ip link add eth0 type veth peer name elsewhere
+		ip link set elsewhere up
+		ip address add 10.9.8.7/24 dev eth0
+		ip link set eth0 up
+		ip route add default via 10.9.8.1
+		echo ready
+		exec sleep 600`)
+	stdout, err := holder.StdoutPipe()
+	if err == nil {
+		err = holder.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
+	if _, err := stdout.Read(make([]byte, 8)); err != nil {
+		t.Fatalf("no network: %v", err)
+	}
+	other := *e
+	other.wire = holder.Process.Pid
+	return &other
+}
+
+// enterWire are the arguments with which nsenter runs a command of the engine's user
+// there.
+func (e *engine) enterWire() []string {
+	user := "0"
+	if e.asUser != nil {
+		user = strconv.Itoa(int(e.asUser.Uid))
+	}
+	return []string{fmt.Sprintf("--net=/proc/%d/ns/net", e.wire), "--setuid", user, "--setgid", user, "--"}
+}

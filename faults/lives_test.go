@@ -1,0 +1,137 @@
+package faults
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// A thousand containers, each of which clones first thing and is then over. None is
+// refused, none gets anything when its poststop hook has run, and nothing stays of them:
+// no network, and nothing in the gate.
+func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
+	const lives, atOnce, networks = 1000, 8, 24
+	h := newHouse(t, networks)
+	var number atomic.Int64
+	live := func(lives int64) {
+		var crowd sync.WaitGroup
+		number.Store(0)
+		for range atOnce {
+			crowd.Go(func() {
+				for n := number.Add(1); n <= lives && !t.Failed(); n = number.Add(1) {
+					if err := h.live(n%2 == 0); err != nil {
+						t.Errorf("life %d: %v", n, err)
+					}
+				}
+			})
+		}
+		crowd.Wait()
+	}
+	live(1) // which opens what is opened once
+	noNetworkIsLeft(t, h.nursery)
+	before := h.entries(t, "fd")
+	live(lives)
+	if t.Failed() {
+		return
+	}
+	noNetworkIsLeft(t, h.nursery)
+	testenv.Eventually(t, "no descriptor is left", func() bool { return h.entries(t, "fd") <= before })
+	// Go keeps threads that were needed at once.
+	if threads := h.entries(t, "task"); threads > 10*atOnce {
+		t.Errorf("the gate has %d threads", threads)
+	}
+}
+
+// noNetworkIsLeft waits until every container's network is gone: if there can be one
+// only, and there is room for it, there is no other.
+func noNetworkIsLeft(t *testing.T, n *nursery) {
+	t.Helper()
+	n.limit(t, 1)
+	c, err := n.soon()
+	must(t, err)
+	c.end()
+	n.limit(t, n.networks)
+}
+
+// live is one life of a container.
+func (h *house) live(withheld bool) error {
+	c, err := h.nursery.soon()
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	flags := []string{"--gate-timeout", "10s"}
+	if withheld {
+		flags = append(flags, "--withhold-token")
+	}
+	if err := succeeds(h.stage("prestart", c.id, c.pid(), flags...)); err != nil {
+		return err
+	}
+	if err := c.does("git clone --quiet $CODE_REPO /run/demo"); err != nil {
+		return fmt.Errorf("the first thing that it does: %w", err)
+	}
+	token, err := c.token()
+	if err != nil {
+		return err
+	}
+	if (token == "") != withheld {
+		return errors.New("its folder holds a token that is withheld, or none")
+	}
+	network, err := c.network()
+	if err != nil {
+		return err
+	}
+	defer network.Close()
+	c.end()
+	if err := succeeds(h.stage("poststop", c.id, 0)); err != nil {
+		return err
+	}
+	if code, err := status(h.address, token); withheld && code != http.StatusUnauthorized || !withheld && code != http.StatusForbidden {
+		return fmt.Errorf("after poststop, on the host, it is answered %d, %v", code, err)
+	}
+	if code, err := statusIn(network, token); code != 0 && code != http.StatusForbidden && code != http.StatusUnauthorized {
+		return fmt.Errorf("after poststop, in its network, it is answered %d, %v", code, err)
+	}
+	return nil
+}
+
+// statusIn is status, in a container's network. It is 0 where nobody answers.
+func statusIn(network *os.File, token string) (int, error) {
+	conn, err := dialIn(network, "127.0.0.1:9418")
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	r, err := http.NewRequest("GET", "http://127.0.0.1:9418/demo.git/info/refs?service=git-upload-pack", nil)
+	if err != nil {
+		return 0, err
+	}
+	if token != "" {
+		r.SetBasicAuth(token, "")
+	}
+	if err := r.Write(conn); err != nil {
+		return 0, err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, err
+	}
+	_, _ = io.Copy(io.Discard, answer.Body)
+	return answer.StatusCode, nil
+}
+
+// entries is how many there are in a folder of the gate's in /proc.
+func (h *house) entries(t *testing.T, folder string) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", h.gate.Process.Pid, folder))
+	must(t, err)
+	return len(entries)
+}

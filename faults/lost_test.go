@@ -1,0 +1,129 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// attach has the gate serve all living containers again, and checks that it finds so many.
+func (h *house) attach(containers int) error {
+	f, err := run(program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control, "--gate-timeout", "10s"}})
+	if want := fmt.Sprintf("attached %d\n", containers); err == nil && (f.status != 0 || f.stdout != want) {
+		err = fmt.Errorf("attach ends with status %d and says %q, not %q: %s", f.status, f.stdout, want, f.stderr)
+	}
+	return err
+}
+
+// Without a service manager a gate that is killed takes all listeners with it. Started
+// again, and told so by attach, it serves everybody within a second.
+func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
+	const number = 50
+	h := newHouse(t, number+1)
+	var containers []*guest
+	for range number {
+		containers = append(containers, h.attached(t))
+	}
+	h.endGate(unix.SIGKILL)
+	if containers[0].does("git ls-remote $CODE_REPO") == nil {
+		t.Error("there is no gate, and git works")
+	}
+	h.startGate(t)
+	began := time.Now()
+	must(t, h.attach(number))
+	took := time.Since(began)
+	for _, c := range containers {
+		if err := c.does("git ls-remote $CODE_REPO"); err != nil {
+			t.Error(err)
+		}
+	}
+	must(t, h.attach(number)) // once more changes nothing
+	if t.Logf("attach took %v", took.Round(time.Millisecond)); took > time.Second {
+		t.Errorf("attach took %v", took)
+	}
+	for _, c := range containers {
+		c.end()
+	}
+	noNetworkIsLeft(t, h.nursery)
+}
+
+// The gate is killed before each call of a hook that has come to it. A hook that it has
+// not said yes to fails, and issues nothing; after its yes, attach does the rest. Where
+// the next gate is there at once, the hook does not fail.
+func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
+	needTracer(t)
+	for _, replaced := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replaced at once: %v", replaced), func(t *testing.T) {
+			h := newHouse(t, 2)
+			must(t, h.live(false)) // so that there is a token file
+			timeout := "300ms"
+			if replaced {
+				timeout = "10s"
+			}
+			var issued, refused int
+			for n := 0; ; n++ {
+				c, err := h.nursery.soon()
+				must(t, err)
+				seen := -1 // of its calls, from the one on that makes the listener
+				var gateErr error
+				f, err := traced(h.stage("prestart", c.id, c.pid(), "--gate-timeout", timeout), h.dir, func(c call, when when, _ unix.Errno) fault {
+					if when != before || seen < 0 && c.name != "listen" {
+						return fault{}
+					}
+					if seen++; seen == n {
+						h.endGate(unix.SIGKILL)
+						if replaced {
+							gateErr = h.tryGate()
+						}
+					}
+					return fault{}
+				})
+				met := seen >= n
+				must(t, errors.Join(err, gateErr))
+				if met && !replaced {
+					h.startGate(t)
+				}
+				if err := h.endsWell(c, f); err != nil {
+					t.Errorf("killed before call %d of them: %v", n, err)
+				}
+				if f.status == 0 {
+					issued++
+				} else if refused++; replaced {
+					t.Errorf("killed before call %d of them, though there is a gate again, the hook says %s", n, f.stderr)
+				}
+				noNetworkIsLeft(t, h.nursery)
+				if !met {
+					t.Logf("calls: %d, token issued: %d, refused: %d", n, issued, refused)
+					return
+				}
+			}
+		})
+	}
+}
+
+// endsWell checks that either the container is served, when attach has been run, or the
+// hook has failed and there is no token; and ends it.
+func (h *house) endsWell(c *guest, f finished) error {
+	defer c.end()
+	entries, err := readTokens(h.tokens)
+	if err != nil {
+		return err
+	}
+	if f.status != 0 {
+		if len(entries) > 0 {
+			return fmt.Errorf("the hook fails, and there are %d tokens", len(entries))
+		}
+		return nil
+	}
+	if len(entries) != 1 {
+		return fmt.Errorf("there are %d tokens", len(entries))
+	}
+	if err := errors.Join(h.attach(1), c.does("git ls-remote $CODE_REPO")); err != nil {
+		return err
+	}
+	c.end()
+	return succeeds(h.stage("poststop", c.id, 0))
+}

@@ -1,0 +1,73 @@
+// Which processes a request costs, and that none is left of it.
+
+package gate_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+)
+
+// openOver opens a gate whose git is a shell script that runs git in the end. The first
+// argument of each run is a line of the file that it returns.
+func openOver(t *testing.T, before string) (h *house, runs string) {
+	t.Helper()
+	dir, path := memory(t), os.Getenv("PATH")
+	runs = filepath.Join(dir, "runs")
+	script := "#!/bin/sh\necho $1 >>" + runs + "\n" + before + "\nexec " + testenv.Tool(t, "git") + ` "$@"` + "\n"
+	must(t, os.WriteFile(filepath.Join(dir, "git"), []byte(script), 0o755))
+	t.Setenv("PATH", dir+":"+path)
+	h = open(t, gate.Settings{})
+	t.Setenv("PATH", path) // the gate has found it
+	return h, runs
+}
+
+func TestARequestStartsNoMoreOfGitThanItTakes(t *testing.T) {
+	h, runs := openOver(t, "")
+	h.demo(t, "demo", 3)
+	url := h.url(h.issue(t, "demo"), "demo")
+	for _, one := range []struct {
+		what, starts string
+		do           func()
+	}{
+		{"the first command with protocol 2", "upload-pack upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "ls-remote", url) }},
+		{"when what git can do there is known", "upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "ls-remote", url) }},
+		{"a shallow clone", "upload-pack upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "clone", "--quiet", "--depth", "1", url, "clone") }},
+		{"with protocol 0", "upload-pack", func() { git(t, h.dir, "-c", "protocol.version=0", "ls-remote", url) }},
+		{"what is refused", "", func() { gitFails(t, h.dir, "ls-remote", h.url("nobody", "demo")) }},
+	} {
+		_ = os.Remove(runs)
+		one.do()
+		text, err := os.ReadFile(runs)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if starts := strings.Join(strings.Fields(string(text)), " "); starts != one.starts {
+			t.Errorf("%s: it starts %q, not %q", one.what, starts, one.starts)
+		}
+	}
+}
+
+// Process 1, whose children orphans are as a rule, may take its time, or never notice.
+func TestWhatGitLeavesIsGoneWhenItsRequestIs(t *testing.T) {
+	h, runs := openOver(t, "sleep 1000 >/dev/null 2>&1 &\necho $$ >>$0.group")
+	h.demo(t, "demo", 1)
+	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "clone")
+	h.trailed(t, trail.Fetch, 1)
+	groups, err := os.ReadFile(filepath.Join(filepath.Dir(runs), "git.group"))
+	must(t, err)
+	for _, line := range strings.Fields(string(groups)) {
+		group, err := strconv.Atoi(line)
+		must(t, err)
+		if err := syscall.Kill(-group, 0); err != syscall.ESRCH {
+			t.Errorf("somebody is in the group of git's: %v", err)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// askShell asks a shell what it offers for $LINE when somebody types a tab: bash and
+// fish as their own code asks, zsh, whose completion needs a terminal, by typing.
+var askShell = map[string]string{
+	"bash": `
+		source completions/terok-gate-hook.bash
+		COMP_LINE=$LINE COMP_POINT=${#LINE}
+		read -ra COMP_WORDS <<<"$LINE"
+		COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+		compopt() { mapfile -t COMPREPLY < <(compgen -f -- "${COMP_WORDS[-1]}"); } # as readline does later
+		[[ $(complete -p "${COMP_WORDS[0]}") == *' -F _terok_gate '* ]]
+		_terok_gate "${COMP_WORDS[0]}" "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
+		printf '%s\n' "${COMPREPLY[@]}"`,
+	"fish": `
+		source completions/terok-gate-hook.fish
+		complete --do-complete $LINE`,
+	// The marks are written in two parts, for the terminal shows what is typed. A first
+	// tab completes what is common, a second one lists the rest.
+	"zsh": `
+		zmodload zsh/zpty
+		zpty shell 'TERM=dumb COLUMNS=200 zsh -f -i'
+		zpty -w shell 'fpath=(completions $fpath); autoload -Uz compinit; compinit -C; PS1=rea""dy'
+		zpty -r -m shell line $'*ready*'
+		zpty -w -n shell "$LINE"$'\t\t\C-u'
+		zpty -w shell 'print do""ne'
+		zpty -r -m shell line $'*done*'
+		print -r -- $line`,
+}
+
+// Completion is what shells offer for a line that a program's name begins, and some of
+// what they do not.
+type Completion struct{ Line, Offered, Not string }
+
+// CheckCompletions checks what each shell offers in the folder of the sources.
+func CheckCompletions(t *testing.T, program, sources string, rows []Completion) {
+	for shell, ask := range askShell {
+		t.Run(shell, func(t *testing.T) {
+			path := Tool(t, shell)
+			home := t.TempDir()
+			for _, row := range rows {
+				cmd := exec.Command(path, "-c", ask)
+				cmd.Dir = sources
+				cmd.Env = append(os.Environ(), "LINE="+program+" "+row.Line, "HOME="+home)
+				out, err := cmd.Output()
+				if err != nil {
+					t.Fatalf("%q: %v", row.Line, err)
+				}
+				offered := string(out)
+				for _, want := range strings.Fields(row.Offered) {
+					if !strings.Contains(offered, want) {
+						t.Errorf("%q: %s is not offered: %q", row.Line, want, offered)
+					}
+				}
+				for _, other := range strings.Fields(row.Not) {
+					if strings.Contains(strings.ReplaceAll(offered, row.Line, ""), other) {
+						t.Errorf("%q: %s is offered: %q", row.Line, other, offered)
+					}
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,61 @@
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// CheckManualPage checks that a program's manual page has every command with every flag,
+// and no other. A command is a heading of the third level, which may name several with a
+// comma between them; its flags begin the lines that they are described in.
+func CheckManualPage(t *testing.T, program, page string) {
+	t.Helper()
+	complete := func(words ...string) []string {
+		out, err := exec.Command(Tool(t, program), append(words, "--generate-bash-completion")...).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(out))
+	}
+	type flags map[string][]string // by command; before the command: ""
+	has := flags{"": complete("-")}
+	for _, command := range complete() {
+		has[command] = slices.DeleteFunc(complete(command, "-"), func(flag string) bool {
+			return flag == "--help" || flag == "-h" // described once
+		})
+	}
+
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := flags{}
+	commands := []string{""} // those that the section is about
+	flag := regexp.MustCompile(`\*\*(--?[a-z-]+)\*\*`)
+	for line := range strings.Lines(string(text)) {
+		if heading, ok := strings.CutPrefix(line, "### "); ok {
+			commands = strings.Split(strings.TrimSpace(heading), ", ")
+			for _, command := range commands {
+				described[command] = nil
+			}
+		}
+		if !strings.HasPrefix(line, "**--") {
+			continue
+		}
+		for _, command := range commands {
+			for _, match := range flag.FindAllStringSubmatch(line, -1) {
+				described[command] = append(described[command], match[1])
+			}
+		}
+	}
+	if diff := cmp.Diff(has, described, cmpopts.EquateEmpty(), cmpopts.SortSlices(strings.Compare)); diff != "" {
+		t.Errorf("commands and their flags (-%s has, +%s has):\n%s", program, page, diff)
+	}
+}
