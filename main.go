@@ -3,12 +3,6 @@
 //
 // This file calls the command line, in internal/cli, and hands it the hook
 // definitions and units that install writes.
-
-// Go's runtime need not read cgroups to learn how many threads are worth while, nor look
-// again now and then: a stage has ended by then, and a container waits for it.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
 package main
 
 import (

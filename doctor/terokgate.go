@@ -32,14 +32,16 @@ func (e *examination) terokGate() {
 	}
 	fine := e.controlFolder(filepath.Dir(socket))
 	gate, err := e.ask(control.Request{})
+	if err == nil {
+		e.terok = &gate
+	}
+	if e.GateUser == "" && fine {
+		e.GateUser = userName(e.gateUID())
+	}
 	if err != nil {
 		e.noGate(err)
 		e.stop()
 		return
-	}
-	e.terok = &gate
-	if e.GateUser == "" && fine {
-		e.GateUser = userName(gate.UID)
 	}
 	if running := gate.Program; running != version.String() {
 		fine = false
@@ -55,6 +57,7 @@ func (e *examination) terokGate() {
 	}
 	if file, err := e.hooksTokenFile(); err == nil && !samePlace(file, gate.TokenFile) {
 		e.broken(fmt.Sprintf("the gate reads %s, and the hooks write %s: it knows none of their tokens", gate.TokenFile, file), e.gateAnew())
+		e.stop()
 		return
 	}
 	if fine {
@@ -134,9 +137,9 @@ func (e *examination) noGate(err error) {
 		e.broken(fmt.Sprintf("you may not ask the gate at %s, nor may the hooks", socket), owners(socket))
 		return
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		runs = fmt.Sprintf("no gate runs: %s is not there", socket)
+		runs = fmt.Sprintf("no gate listens: %s is not there", socket)
 	case errors.Is(err, unix.ECONNREFUSED):
-		runs = fmt.Sprintf("no gate runs: %s was left by one that was killed", socket)
+		runs = fmt.Sprintf("no gate listens: %s was left by one that was killed", socket)
 	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
 		e.broken(fmt.Sprintf("%s is not a gate's socket", socket), printable.Shell("mv", socket, socket+".away")+" && "+e.startGate())
 		return
