@@ -30,7 +30,8 @@ func (e *examination) terokGate() {
 	if socket == "" {
 		return
 	}
-	fine := e.controlFolder(filepath.Dir(socket))
+	fine := e.gateProgram()
+	fine = e.controlFolder(filepath.Dir(socket)) && fine
 	gate, err := e.ask(control.Request{})
 	if err == nil {
 		e.terok = &gate
@@ -63,6 +64,19 @@ func (e *examination) terokGate() {
 	if fine {
 		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), gate.Repos))
 	}
+}
+
+// gateProgram tells whether nobody else can change the gate's program.
+func (e *examination) gateProgram() bool {
+	who, where, remedy := writers(e.gateBinary())
+	if who != "" {
+		text := fmt.Sprintf("%s can change %s, which runs as the gate", who, e.gateBinary())
+		if where != e.gateBinary() {
+			text += ", by way of " + where
+		}
+		e.broken(text, remedy)
+	}
+	return who == ""
 }
 
 // ask asks the gate. One that is well answers within a millisecond.
@@ -166,6 +180,9 @@ func (e *examination) gateBinary() string {
 
 // gateVersion is what that program says, empty if it does not.
 func (e *examination) gateVersion() string {
+	if changeable(e.gateBinary()) { // whose words would that be?
+		return ""
+	}
 	out, err := e.command(e.gateBinary(), "--version")
 	if err != nil {
 		return ""
