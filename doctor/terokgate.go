@@ -34,7 +34,7 @@ func (e *examination) terokGate() {
 	fine = e.controlFolder(filepath.Dir(socket)) && fine
 	gate, err := e.ask(control.Request{})
 	if err == nil {
-		e.terok = &gate
+		e.theGate = &gate
 	}
 	if e.GateUser == "" && fine {
 		e.GateUser = userName(e.gateUID())
@@ -123,8 +123,8 @@ func holdsOnly(dir, name string) bool {
 func (e *examination) gateUID() int {
 	name := e.GateUser
 	switch {
-	case e.terok != nil:
-		return e.terok.UID
+	case e.theGate != nil:
+		return e.theGate.UID
 	case name == "" && !e.Place.User && e.gateUnit() != "":
 		name = podman.GateUser
 	}
@@ -216,7 +216,7 @@ func (e *examination) startGate() string {
 	case strings.Contains(unit, "ActiveState=active"):
 		return e.gateAnew() // it listens somewhere else, or its socket was removed
 	}
-	return e.systemctl(podman.GateUnitName, "start") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
+	return e.systemctl(podman.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
 }
 
 // restartGate replaces a gate that runs. Systemd keeps what it has of containers.
