@@ -146,7 +146,17 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 			engine: h.engine, repos: filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
 		}
 		h.must(t, fmt.Sprintf("mkdir -m 0700 %q", s.repos))
-		h.must(t, h.install(t, "install --no-watch --allow-project demo --gate-socket "+s.control))
+		hook, err := binary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate, err := gateBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		together := e.tempDir(t)
+		h.must(t, fmt.Sprintf("cp %q %q %q", hook, gate, together))
+		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate-hook", h.tokenFile, s.control))
 		all := h.doctor(t, "")
 		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" is not there")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
