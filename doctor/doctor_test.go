@@ -139,6 +139,12 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			limit(t, p)
 			limit(t, p)
 		}, "limits", Warning, "tokens with limits: 2, hashed: 0, beside tokens that a Python program may have written: 1."},
+		{"hashed tokens where a Python program writes", func(t *testing.T, p patient) {
+			token, err := store.NewToken()
+			must(t, err)
+			_, err = store.File{Path: p.tokens}.Issue(store.Entry{Token: store.Token(token.Key()), Grant: store.Grant{Project: "demo", Task: "1"}})
+			must(t, err)
+		}, "limits", Warning, "tokens with limits: 0, hashed: 1, beside tokens that a Python program may have written: 1."},
 		{"what a killed writer left", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},

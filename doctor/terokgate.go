@@ -30,16 +30,19 @@ func (e *examination) terokGate() {
 	if socket == "" {
 		return
 	}
-	fine := e.controlFolder(filepath.Dir(socket))
+	fine := e.gateProgram()
+	fine = e.controlFolder(filepath.Dir(socket)) && fine
 	gate, err := e.ask(control.Request{})
+	if err == nil {
+		e.theGate = &gate
+	}
+	if e.GateUser == "" && fine {
+		e.GateUser = userName(e.gateUID())
+	}
 	if err != nil {
 		e.noGate(err)
 		e.stop()
 		return
-	}
-	e.terok = &gate
-	if e.GateUser == "" && fine {
-		e.GateUser = userName(gate.UID)
 	}
 	if running := gate.Program; running != version.String() {
 		fine = false
@@ -55,11 +58,25 @@ func (e *examination) terokGate() {
 	}
 	if file, err := e.hooksTokenFile(); err == nil && !samePlace(file, gate.TokenFile) {
 		e.broken(fmt.Sprintf("the gate reads %s, and the hooks write %s: it knows none of their tokens", gate.TokenFile, file), e.gateAnew())
+		e.stop()
 		return
 	}
 	if fine {
 		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), gate.Repos))
 	}
+}
+
+// gateProgram tells whether nobody else can change the gate's program.
+func (e *examination) gateProgram() bool {
+	who, where, remedy := writers(e.gateBinary())
+	if who != "" {
+		text := fmt.Sprintf("%s can change %s, which runs as the gate", who, e.gateBinary())
+		if where != e.gateBinary() {
+			text += ", by way of " + where
+		}
+		e.broken(text, remedy)
+	}
+	return who == ""
 }
 
 // ask asks the gate. One that is well answers within a millisecond.
@@ -106,8 +123,8 @@ func holdsOnly(dir, name string) bool {
 func (e *examination) gateUID() int {
 	name := e.GateUser
 	switch {
-	case e.terok != nil:
-		return e.terok.UID
+	case e.theGate != nil:
+		return e.theGate.UID
 	case name == "" && !e.Place.User && e.gateUnit() != "":
 		name = podman.GateUser
 	}
@@ -134,9 +151,9 @@ func (e *examination) noGate(err error) {
 		e.broken(fmt.Sprintf("you may not ask the gate at %s, nor may the hooks", socket), owners(socket))
 		return
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		runs = fmt.Sprintf("no gate runs: %s is not there", socket)
+		runs = fmt.Sprintf("no gate listens: %s is not there", socket)
 	case errors.Is(err, unix.ECONNREFUSED):
-		runs = fmt.Sprintf("no gate runs: %s was left by one that was killed", socket)
+		runs = fmt.Sprintf("no gate listens: %s was left by one that was killed", socket)
 	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
 		e.broken(fmt.Sprintf("%s is not a gate's socket", socket), printable.Shell("mv", socket, socket+".away")+" && "+e.startGate())
 		return
@@ -163,6 +180,9 @@ func (e *examination) gateBinary() string {
 
 // gateVersion is what that program says, empty if it does not.
 func (e *examination) gateVersion() string {
+	if changeable(e.gateBinary()) { // whose words would that be?
+		return ""
+	}
 	out, err := e.command(e.gateBinary(), "--version")
 	if err != nil {
 		return ""
@@ -196,7 +216,7 @@ func (e *examination) startGate() string {
 	case strings.Contains(unit, "ActiveState=active"):
 		return e.gateAnew() // it listens somewhere else, or its socket was removed
 	}
-	return e.systemctl(podman.GateUnitName, "start") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
+	return e.systemctl(podman.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
 }
 
 // restartGate replaces a gate that runs. Systemd keeps what it has of containers.

@@ -115,11 +115,11 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		text   string
 		remedy string
 	}{
-		{"none", func(*testing.T, *served) {}, "no gate runs: %s is not there, and without it no container that asks for a project starts",
+		{"none", func(*testing.T, *served) {}, "no gate listens: %s is not there, and without it no container that asks for a project starts",
 			"%[2]s/terok-gate serve --control %[1]s --token-file %[3]s, in a terminal of its own"},
 		{"no folder for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
-			"no gate runs: %s is not there", "%[2]s/terok-gate serve --control"},
-		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate runs: %s was left by one that was killed",
+			"no gate listens: %s is not there", "%[2]s/terok-gate serve --control"},
+		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
 			"%[2]s/terok-gate serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
 			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate serve"},
@@ -192,6 +192,22 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	}
 	s.start(t, s.tokens)
 	finds(t, s.check("terok-gate"), "terok-gate", Warning, "bin/terok-gate is v0, and terok-gate-hook is "+version.String())
+}
+
+func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
+	s := newServed(t)
+	s.start(t, s.tokens)
+	program, ran := filepath.Join(s.bin, "terok-gate"), filepath.Join(s.folder, "ran")
+	must(t, os.WriteFile(program, []byte("#!/bin/sh\n: >'"+ran+"'\n"), 0o755))
+	must(t, os.Chmod(program, 0o777))
+	found := s.check("terok-gate")
+	finds(t, found, "terok-gate", Broken, "everybody can change "+program+", which runs as the gate")
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("doctor has run it")
+	}
+	paste(t, found, "terok-gate")
+	s.installGate(t, version.String())
+	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers")
 }
 
 func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {

@@ -49,8 +49,8 @@ func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 	}
 	git(t, "init", "--quiet", "--initial-branch=main", source)
 	git(t, "-C", source, "commit", "--quiet", "--allow-empty", "--message", "begin")
-	for _, project := range []string{"demo", "other"} {
-		if _, err := s.run(binary, "add", "--repos", s.repos, project, source); err != nil {
+	for _, project := range [][]string{{"demo", source}, {"other"}} {
+		if _, err := s.run(binary, append([]string{"add", "--repos", s.repos}, project...)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -162,8 +162,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		{name: "in a bridge", network: "bridge"},
 		{name: "with slirp4netns", network: "slirp4netns", needs: "slirp4netns", podmans: podmans{until: [2]int{6, 0}}},
 		{name: "with pasta", network: "pasta", needs: "pasta", on: ofAUser, podmans: podmans{since: [2]int{4, 4}}},
-		{name: "as another user", args: []string{"--user", "1234:55"}},
-		{name: "read-only, without capabilities", args: []string{"--read-only", "--cap-drop=all"}},
+		{name: "read-only, as another user without capabilities", args: []string{"--read-only", "--user", "1234:55", "--cap-drop=all"}},
 		{name: "with mapped ids", args: []string{"--uidmap", "0:1001:5000", "--gidmap", "0:2001:5000", "--user", "1234:55"}, on: ofRoot},
 		{name: "with ids of its own", args: []string{"--userns=auto"}},
 		{name: "with the user's own id", args: []string{"--userns=keep-id"}, on: ofAUser},
@@ -183,12 +182,8 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 				s.worked(t, "its-own")
 
 				c := s.create(t, args...)
-				for range 2 { // one life like the other
-					token := c.start(t).token
-					s.worksIn(t, c, "in-exec-"+token[len(token)-4:])
-					c.podman(t, "stop", c.id)
-					c.revoked(t, token)
-				}
+				c.start(t)
+				s.worksIn(t, c, "in-exec")
 
 				s.changeHooks(t, "--withhold-token")
 				c = s.create(t, args...)

@@ -148,7 +148,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		h.must(t, fmt.Sprintf("mkdir -m 0700 %q", s.repos))
 		h.must(t, h.install(t, "install --no-watch --allow-project demo --gate-socket "+s.control))
 		all := h.doctor(t, "")
-		finds(t, all, "terok-gate", "broken", "no gate runs: "+s.control+" is not there")
+		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" is not there")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
 			t.Errorf("beside that there is no gate, doctor says %+v", wrong)
 		}
@@ -185,6 +185,65 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		h.must(t, h.install(t, "install --withhold-token --hashed"))
 		h.works(t, "")
 	})
+}
+
+// What install has set up is well, and what a remedy says to the service manager works.
+func TestDoctorKnowsTheGatesService(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, alice := newGateAccounts(t, m)
+	for _, a := range []account{root, alice} {
+		t.Run(a.user, func(t *testing.T) {
+			defer m.logIn(t, a.user)()
+			a.installGate(t, "", "")
+			doctor := func() (wrong []string) {
+				t.Helper()
+				for line := range strings.Lines(a.must(t, "terok-gate-hook doctor 2>/dev/null || true")) {
+					if !strings.HasPrefix(line, "✓ ") {
+						wrong = append(wrong, line)
+					}
+				}
+				return wrong
+			}
+			well := func() {
+				t.Helper()
+				if wrong := doctor(); len(wrong) > 0 {
+					t.Errorf("doctor says %s", wrong)
+				}
+			}
+			well()
+			repos := "/var/lib/terok-gate/repos"
+			if a.user != "root" {
+				repos = "/home/" + a.user + "/.local/share/terok-gate/repos"
+			}
+			for _, row := range []struct{ name, script, says string }{
+				{"a gate that was stopped", a.systemctl + " stop " + gateUnit, "✗ terok-gate: no gate listens: "},
+				{"a gate whose socket is gone", "rm $(dirname $(" + a.systemctl + " show --property ExecStart " + gateUnit + " | sed 's/.*--control //; s/ .*//'))/control", "✗ terok-gate: no gate listens: "},
+				{"a gate that reads other tokens", `f=$(` + a.systemctl + ` show --property FragmentPath --value ` + gateUnit + `)
+					sed -i 's/tokens.json/other.json/' "$f"; ` + a.systemctl + ` daemon-reload; ` + a.systemctl + ` restart ` + gateUnit, "✗ terok-gate: the gate reads "},
+				{"a broken repository", "rm " + repos + "/demo.git/HEAD", "✗ repositories: repository " + repos + "/demo.git is broken: "},
+				{"a repository of root's", "chown -R root " + repos + "/demo.git", "✗ repositories: repository " + repos + "/demo.git belongs to user root, and the gate runs as user terok-gate"},
+			} {
+				if a.user != "root" && strings.HasPrefix(row.script, "chown") {
+					continue
+				}
+				a.must(t, row.script)
+				wrong := doctor()
+				if len(wrong) == 0 || !strings.HasPrefix(wrong[0], row.says) {
+					t.Fatalf("%s: doctor says %s", row.name, wrong)
+				}
+				if len(wrong) > 1 && row.name != "a broken repository" { // which the probe asks for
+					t.Errorf("%s: beside the cause, doctor says %s", row.name, wrong[1:])
+				}
+				_, remedy, _ := strings.Cut(strings.TrimSpace(wrong[0]), " → ")
+				for _, words := range []string{"; if ", ", and "} {
+					remedy, _, _ = strings.Cut(remedy, words)
+				}
+				a.must(t, remedy)
+				well()
+			}
+		})
+	}
 }
 
 // works checks that doctor finds nothing wrong, and reads a repository from a container.

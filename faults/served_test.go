@@ -303,12 +303,12 @@ func (c *guest) token() (string, error) {
 func (c *guest) network() (*os.File, error) { return os.Open(fmt.Sprintf("/proc/%d/ns/net", c.pid())) }
 
 // attached is a container that the hook has made ready.
-func (h *house) attached(t *testing.T) *guest {
+func (h *house) attached(t *testing.T, flags ...string) *guest {
 	t.Helper()
 	c, err := h.nursery.soon()
 	must(t, err)
 	t.Cleanup(c.end)
-	must(t, succeeds(h.stage("prestart", c.id, c.pid(), "--gate-timeout", "10s")))
+	must(t, succeeds(h.stage("prestart", c.id, c.pid(), append([]string{"--gate-timeout", "10s"}, flags...)...)))
 	return c
 }
 
