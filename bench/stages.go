@@ -1,3 +1,5 @@
+// One start and one stop of a container, by the size of the token file.
+
 package main
 
 import (

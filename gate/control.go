@@ -127,21 +127,3 @@ func checkPeer(conn *net.UnixConn) error {
 	}
 	return nil
 }
-
-// passed are the files that came with a message (unix(7), SCM_RIGHTS).
-func passed(rights []byte) (files []*os.File, err error) {
-	messages, err := unix.ParseSocketControlMessage(rights)
-	if err != nil {
-		return nil, err
-	}
-	for i := range messages {
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			continue // other ancillary data
-		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "passed"))
-		}
-	}
-	return files, nil
-}

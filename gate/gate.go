@@ -71,7 +71,7 @@ const (
 
 // Gate is an http.Handler. Make one with [New].
 type Gate struct {
-	repos, hooks string
+	repos, hooks string // folders: of repositories, and of links to ourselves for git
 	hosts        []string
 	maxPush      int64
 	stall        time.Duration
@@ -118,7 +118,10 @@ func New(s Settings) (*Gate, error) {
 	if err := adoptOrphans(); err != nil {
 		return nil, err
 	}
-	if err := g.setUp(); err != nil {
+	if err := g.makeHooks(); err != nil {
+		return nil, fmt.Errorf("make git's hooks: %w", err)
+	}
+	if err := g.cleanUp(); err != nil {
 		return nil, err
 	}
 	if s.Keeper == nil {
