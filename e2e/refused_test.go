@@ -197,7 +197,7 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 	if after := fileState(t, e.tokenFile); after != before {
 		t.Errorf("the token file was\n%s\nand is\n%s", before, after)
 	}
-	for _, dir := range []string{"/run/terok-gate", e.podmanPath("run/terok")} {
+	for _, dir := range []string{"/run/terok", e.podmanPath("run/terok")} {
 		if files, err := filepath.Glob(filepath.Join(dir, "*"+id+"*")); err != nil || len(files) > 0 {
 			t.Errorf("on the host there is %q %v", files, err)
 		}

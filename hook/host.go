@@ -34,7 +34,7 @@ func (s Settings) hostDir() (string, error) {
 		return filepath.Join(dir, "terok"), nil
 	}
 	if root {
-		return "/run/terok-gate", nil
+		return "/run/terok", nil // /run/terok-gate is the gate's user's
 	}
 	return "", instead(text(ErrNoEnvDir.Error()), ErrNoEnvDir)
 }

@@ -132,9 +132,9 @@ func TestWhereEnvFilesAre(t *testing.T) {
 		{"as told", "/a", own, "/a", "/a"},
 		{"in the user's runtime folder", "", own, own + "/terok", own + "/terok"},
 		{"in one that is yet to be made", "", own + "/run", own + "/run/terok", own + "/run/terok"},
-		{"by way of a link", "", link, "/run/terok-gate", link + "/terok"},
-		{"without one", "", "", "/run/terok-gate", ""},
-		{"with one that is relative", "", "b", "/run/terok-gate", ""},
+		{"by way of a link", "", link, "/run/terok", link + "/terok"},
+		{"without one", "", "", "/run/terok", ""},
+		{"with one that is relative", "", "b", "/run/terok", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("XDG_RUNTIME_DIR", row.runtimeDir)
@@ -172,7 +172,7 @@ func TestRootDoesNotFollowAUsersRuntimeFolder(t *testing.T) {
 		"one that everybody can replace":           shared + "/run",
 	} {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
-		if got, err := (Settings{}).hostDir(); got != "/run/terok-gate" || err != nil {
+		if got, err := (Settings{}).hostDir(); got != "/run/terok" || err != nil {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}

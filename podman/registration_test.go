@@ -118,6 +118,12 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+folders+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
 		t.Errorf("the service cannot write to %s: %s", folders, unit)
 	}
+	verifyUnit(t, place, UnitName, unit)
+}
+
+// verifyUnit has systemd read a unit.
+func verifyUnit(t *testing.T, place Place, name, unit string) {
+	t.Helper()
 	testenv.Need(t, "systemd-analyze")
 	if _, err := os.Stat("/run/systemd"); err != nil && os.Geteuid() != 0 && !place.User {
 		// systemd-analyze makes the folder, if it may.
@@ -126,7 +132,7 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 		}
 		return
 	}
-	path := filepath.Join(t.TempDir(), UnitName)
+	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
 		t.Fatal(err)
 	}

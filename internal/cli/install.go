@@ -66,7 +66,7 @@ func install(c *cli.Context, given hook.Settings, templates fs.FS) error {
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
 	if registration.Gate {
-		fmt.Println("repositories:", place.Repos)
+		fmt.Println("repositories:", registration.Repos)
 	}
 	if advice := adviceOnService(c, place, registration); advice != "" {
 		fmt.Fprintln(os.Stderr, "terok-gate-hook: "+advice)
@@ -142,6 +142,9 @@ func changedGate(c *cli.Context, place podman.Place, r podman.Registration, ther
 	case had && !r.Gate:
 		r.Settings.GateSocket = ""
 	}
+	if r.Repos == "" {
+		r.Repos = place.Repos
+	}
 	return r, nil
 }
 
@@ -207,6 +210,9 @@ func serveCommand(r podman.Registration) string {
 	words := []string{r.GateBinary(), "serve"}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {
 		words[0] = filepath.Base(path)
+	}
+	if usual, err := control.DefaultRepos(); err != nil || r.Repos != usual {
+		words = append(words, "--repos", r.Repos)
 	}
 	if usual, err := store.TokenFilePath(); err != nil || r.Settings.Tokens.Path != usual {
 		words = append(words, "--token-file", r.Settings.Tokens.Path)

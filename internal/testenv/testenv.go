@@ -18,7 +18,12 @@ var Dir = os.Getenv(dirVar)
 // Build builds a program of this module, given by its import path, as it is released,
 // into Dir, and returns its path.
 func Build(program string) (string, error) {
-	binary := filepath.Join(Dir, path.Base(program))
+	// In a folder of its own: a gate that is beside the hook is one that install sets up.
+	dir := filepath.Join(Dir, "bin", path.Base(program))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, path.Base(program))
 	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", binary, program)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

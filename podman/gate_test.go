@@ -1,0 +1,158 @@
+package podman
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/store"
+)
+
+// gates is the gate's user of these tests.
+var gates = &account{"gates", 1234, 1234}
+
+// What somebody else has made is not given to the gate unasked. What is printed instead can
+// be pasted, and then it can be.
+func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
+	testenv.NeedRoot(t)
+	for _, row := range []struct {
+		name, make string // in a folder of root's, with mode 0755
+		want       string // empty: it can work with that
+	}{
+		{"none yet", "", ""},
+		{"the gate's", "mkdir -m 700 gate; touch gate/tokens.json gate/tokens.json.lock; chown -R 1234:1234 gate", ""},
+		{"the gate's, made by root", "mkdir -m 700 gate; chown 1234:1234 gate; touch gate/tokens.json; chmod 600 gate/tokens.json; chown 1234:0 gate/tokens.json", ""},
+		{"root's", "mkdir -m 700 gate; touch gate/tokens.json gate/tokens.json.lock", "chown -h gates: DIR/gate DIR/gate/tokens.json DIR/gate/tokens.json.lock"},
+		{"root's folder", "mkdir gate", "chown -h gates: DIR/gate"},
+		{"for a group", "mkdir gate; touch gate/tokens.json; chown -R 1234:555 gate; chmod 640 gate/tokens.json", "chown -h gates: DIR/gate/tokens.json"},
+		{"by a link", "mkdir real; ln -s real gate; touch gate/tokens.json", "chown -h gates: DIR/real DIR/gate/tokens.json"},
+		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: have one in a folder of its own, by --token-file"},
+		{"in a folder that is closed", "chmod 700 .; mkdir gate", "DIR is closed to it: have one in a folder of its own, by --token-file"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := openDir(t)
+			sh(t, dir, row.make)
+			err := gates.checkTokenFile(filepath.Join(dir, "gate/tokens.json"))
+			want := strings.ReplaceAll(row.want, "DIR", dir)
+			if got := fmt.Sprint(err); row.want == "" && err != nil || !strings.HasSuffix(got, want) && row.want != "" {
+				t.Errorf("%s, want %s", got, want)
+			}
+			if command := strings.ReplaceAll(want, "gates:", "1234:1234"); strings.HasPrefix(command, "chown") {
+				sh(t, dir, command)
+				if err := gates.checkTokenFile(filepath.Join(dir, "gate/tokens.json")); err != nil {
+					t.Errorf("after %s: %v", command, err)
+				}
+			}
+		})
+	}
+}
+
+func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
+	testenv.NeedRoot(t)
+	for _, row := range []struct{ name, make, want string }{
+		{"with those above", "", "755 0 a, 700 1234 a/b"},
+		{"in a folder of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
+		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
+		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h gates DIR/a/b"},
+		{"in a folder of somebody else's", "mkdir a; chown 4321 a", "DIR/a is somebody else's"},
+		{"a file", "mkdir a; touch a/b", "a/b is no folder"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := openDir(t)
+			sh(t, dir, row.make)
+			f := folder{filepath.Join(dir, "a/b"), gates}
+			is, err := f.isThere()
+			if err == nil && !is {
+				err = f.make(context.Background())
+			}
+			want := strings.ReplaceAll(row.want, "DIR", dir)
+			if err != nil {
+				if !strings.HasSuffix(err.Error(), want) {
+					t.Errorf("%v, want %s", err, want)
+				}
+				return
+			}
+			var got []string
+			for _, path := range []string{"a", "a/b"} {
+				info, err := os.Stat(filepath.Join(dir, path))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, fmt.Sprintf("%o %d %s", info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Uid, path))
+			}
+			if strings.Join(got, ", ") != want {
+				t.Errorf("%q, want %s", got, want)
+			}
+		})
+	}
+}
+
+// The unit of root's gate logs to a file of its own: the hooks' is root's.
+func TestTheGatesUnit(t *testing.T) {
+	dir := t.TempDir()
+	r := Registration{
+		Binary: filepath.Join(dir, binary), Gate: true, Repos: "/var/lib/terok-gate/repos",
+		Settings: hook.Settings{
+			Tokens: store.File{Path: "/var/lib/terok/gate/tokens.json"}, LogFile: "/var/log/hook.log", GateSocket: "/run/terok-gate/control",
+		},
+	}
+	for _, program := range []string{r.Binary, r.GateBinary()} {
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range []struct {
+		place Place
+		want  []string
+	}{
+		{Place{Units: "/units"}, []string{
+			`" "serve" "--repos" "/var/lib/terok-gate/repos" "--token-file" "/var/lib/terok/gate/tokens.json" "--control" "/run/terok-gate/control" "--log-file" "/var/log/terok-gate/gate.log"` + "\n",
+			"\nLogsDirectory=terok-gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
+		}},
+		{Place{Units: "/units", User: true}, []string{
+			`" "--control" "/run/terok-gate/control" "--log-file" "/var/log/hook.log"` + "\n",
+			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/hook.log" "attach" "--gate-socket" "/run/terok-gate/control"` + "\n",
+		}},
+	} {
+		unit, err := r.unit(row.place, os.DirFS(".."))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range row.want {
+			if !strings.Contains(string(unit), part) {
+				t.Errorf("the unit has no %q:\n%s", part, unit)
+			}
+		}
+		verifyUnit(t, row.place, GateUnitName, string(unit))
+	}
+}
+
+// openDir is a folder of root's that everybody may pass.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "terok-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func sh(t *testing.T, dir, script string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
