@@ -376,7 +376,7 @@ func TestTheGateRefusesItsOwnNetwork(t *testing.T) {
 	err = control.Hand(hook.GateSocket, time.Now().Add(time.Minute), int(file.Fd()), control.Request{
 		Container: c.Container, Process: c.Process, Token: c.Token.Key(), Listen: l.Addr().String(),
 	})
-	if !errors.Is(err, control.HostsNet) {
+	if !errors.Is(err, control.HostNetwork) {
 		t.Errorf("the gate says %v", err)
 	}
 }

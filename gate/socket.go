@@ -36,9 +36,9 @@ func examineFd(fd int) (s socketState, err error) {
 	for option, want := range map[int]int{unix.SO_DOMAIN: unix.AF_INET, unix.SO_TYPE: unix.SOCK_STREAM, unix.SO_PROTOCOL: unix.IPPROTO_TCP} {
 		switch got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option); {
 		case err != nil:
-			return s, fmt.Errorf("%w: %w", control.NotWell, err)
+			return s, fmt.Errorf("%w: %w", control.Malformed, err)
 		case got != want:
-			return s, fmt.Errorf("%w: not a TCP socket", control.NotWell)
+			return s, fmt.Errorf("%w: not a TCP socket", control.Malformed)
 		}
 	}
 	if s.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err != nil {
