@@ -1,3 +1,6 @@
+// The charts of the README: figures as SVG, drawn by ourselves, to follow the reader's
+// colours.
+
 package main
 
 import (

@@ -141,7 +141,7 @@ func (e *examination) noGate(err error) {
 	var refusal control.Refusal
 	var runs string
 	switch {
-	case errors.Is(err, control.Unknown), errors.Is(err, control.NotWell):
+	case errors.Is(err, control.UnknownVersion), errors.Is(err, control.Malformed):
 		e.broken(fmt.Sprintf("the gate at %s is another version than terok-gate-hook, which it does not understand", socket), e.bothPrograms()+", and then: "+e.restartGate())
 		return
 	case errors.As(err, &refusal):

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -145,4 +146,124 @@ func (a account) gateIsWell(t *testing.T) {
 	if said := a.machine.must(t, "root", "journalctl --quiet --output cat --priority warning "+strings.ReplaceAll(a.journal, watchUnit, gateUnit)); said != "" {
 		t.Errorf("%s: the gate says %s", a.user, said)
 	}
+}
+
+// What is under way ends well, and what is begun meanwhile waits: a restart is not felt.
+// When the gate is killed, or stopped and started, all are served again.
+func TestContainersOutliveTheGate(t *testing.T) {
+	t.Parallel()
+	const many = 50
+	m := newMachine(t)
+	root, alice := newGateAccounts(t, m)
+	for _, a := range []account{root, alice} {
+		t.Run(a.user, func(t *testing.T) {
+			defer m.logIn(t, a.user)()
+			a.installGate(t, "", "")
+			a.must(t, "mkdir ~/flags")
+			flags := strings.TrimSpace(a.must(t, "echo ~/flags"))
+			// Git in all containers at once, each time that there is a flag for it.
+			const lives = `sh -c 'for flag in meanwhile killed started; do
+				until [ -e /flags/$flag ]; do sleep 0.5; done
+				git ls-remote --exit-code $CODE_REPO refs/heads/main >/dev/null 2>/flags/$flag-said-$HOSTNAME && touch /flags/$flag-ok-$HOSTNAME
+			done; exec sleep 600'`
+			for range many / 10 {
+				a.must(t, "for i in 1 2 3 4 5 6 7 8 9 10; do "+a.gitter(t, "--detach --volume ~/flags:/flags")+" "+lives+" 2>/dev/null; done")
+			}
+			ids := strings.Fields(a.must(t, "podman ps --quiet"))
+			succeedsInAll := func(flag string) {
+				t.Helper()
+				if !testenv.Wait(func() bool {
+					return strings.TrimSpace(a.must(t, "ls ~/flags | grep --count "+flag+"-ok || true")) == fmt.Sprint(many)
+				}) {
+					t.Errorf("%s: git fails: %s", flag, a.must(t, "ls ~/flags; sort ~/flags/"+flag+"-said-* | uniq --count"))
+				}
+			}
+
+			// A request that takes its time holds the old gate up.
+			slow := make(chan error, 1)
+			go func() {
+				_, err := m.sh(a.user, "podman exec --workdir /dev/shm "+ids[0]+` sh -ec 'mkfifo in; nc 127.0.0.1 9418 <in >out & exec 3>in
+					auth=$(sed -n "s/.*extraHeader = \(Auth.*\)/\1/p" /run/terok/gitconfig)
+					printf "POST /demo.git/git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1:9418\r\nConnection: close\r\nGit-Protocol: version=2\r\n" >&3
+					printf "%s\r\nContent-Type: application/x-git-upload-pack-request\r\nContent-Length: 24\r\n\r\n0014comman" "$auth" >&3
+					touch /flags/slow; until [ -e /flags/go-on ]; do sleep 0.1; done
+					printf "d=ls-refs\n0000" >&3; wait; cat out; grep -q refs/heads/main out'`)
+				slow <- err
+			}()
+			m.eventually(t, "test -e "+flags+"/slow")
+			restarted := make(chan error, 1)
+			go func() {
+				_, err := m.sh(a.user, a.systemctl+" restart "+gateUnit)
+				restarted <- err
+			}()
+			m.eventually(t, a.asUser(a.systemctl+" show --property ActiveState "+gateUnit+" | grep deactivating"))
+			a.must(t, "touch ~/flags/meanwhile")
+			m.eventually(t, fmt.Sprintf("test $(pgrep --count git-remote-http) = %d", many))
+			a.must(t, "touch ~/flags/go-on")
+			if err := <-slow; err != nil {
+				t.Errorf("the slow request: %v", err)
+			}
+			if err := <-restarted; err != nil {
+				t.Error(err)
+			}
+			succeedsInAll("meanwhile")
+			a.gateIsWell(t)
+
+			a.must(t, a.systemctl+" kill --kill-who main --signal KILL "+gateUnit+"; touch ~/flags/killed")
+			succeedsInAll("killed")
+			if show := a.must(t, a.systemctl+" show --property NRestarts "+gateUnit); show != "NRestarts=1\n" {
+				t.Errorf("after a kill: %s", show)
+			}
+
+			// Systemd keeps nothing for a service that was stopped.
+			a.must(t, a.systemctl+" stop "+gateUnit)
+			if _, err := m.sh(a.user, "podman exec "+ids[0]+" git ls-remote http://127.0.0.1:9418/demo.git"); err == nil || !strings.Contains(err.Error(), "onnect") {
+				t.Errorf("there is no gate, and git says %v", err)
+			}
+			a.must(t, a.systemctl+" start "+gateUnit+"; touch ~/flags/started")
+			succeedsInAll("started")
+			a.works(t, ids[1], "after-all")
+			a.must(t, "podman stop --time 0 "+strings.Join(ids, " "))
+			testenv.Eventually(t, "systemd keeps nothing of containers that are gone", func() bool {
+				return strings.HasSuffix(a.must(t, a.systemctl+" show --property NFileDescriptorStore "+gateUnit), "=0\n")
+			})
+		})
+	}
+}
+
+// asUser is a script of the user's, for root.
+func (a account) asUser(script string) string {
+	return fmt.Sprintf("runuser --login %s --command '%s'", a.user, script)
+}
+
+// Without systemd, install does the rest, and says what starts the gate: no container
+// starts before.
+func TestWithoutSystemdSomebodyStartsTheGate(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		h := newHome(t, e)
+		dir := e.tempDir(t)
+		for name, build := range map[string]func() (string, error){"terok-gate-hook": binary, "terok-gate": gateBinary} {
+			path, err := build()
+			if err == nil {
+				err = copyFile(path, filepath.Join(dir, name), 0o755)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := h.must(t, fmt.Sprintf(`PATH=%s:$PATH
+			terok-gate-hook install --allow-project 'demo*' 2>&1
+			terok-gate add demo
+			run="podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 %s --rootfs %s git ls-remote --symref http://127.0.0.1:9418/demo.git HEAD"
+			! $run
+			terok-gate serve 2>$HOME/log & gate=$!
+			trap "kill $gate; wait" EXIT
+			until [ -S $XDG_RUNTIME_DIR/terok-gate/control ] || ! kill -0 $gate; do sleep 0.1; done
+			$run && echo served`, dir, strings.Join(withGitAlone(t), " "), e.rootfs(t)))
+		for _, want := range []string{"no container of a project starts until you do, by: terok-gate serve\n", "served\n"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("there is no %q: %s", want, out)
+			}
+		}
+	})
 }

@@ -70,7 +70,7 @@ func (r Registration) gateFolders(place Place) (missing []folder, err error) {
 			return nil, err
 		}
 	}
-	for _, path := range []string{place.Repos, filepath.Dir(r.Settings.Tokens.Path)} {
+	for _, path := range []string{r.Repos, filepath.Dir(r.Settings.Tokens.Path)} {
 		f := folder{path, owner}
 		is, err := f.isThere()
 		if err != nil {

@@ -98,7 +98,7 @@ func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
 func TestTheGatesUnit(t *testing.T) {
 	dir := t.TempDir()
 	r := Registration{
-		Binary: filepath.Join(dir, binary), Gate: true,
+		Binary: filepath.Join(dir, binary), Gate: true, Repos: "/var/lib/terok-gate/repos",
 		Settings: hook.Settings{
 			Tokens: store.File{Path: "/var/lib/terok/gate/tokens.json"}, LogFile: "/var/log/hook.log", GateSocket: "/run/terok-gate/control",
 		},
@@ -112,11 +112,11 @@ func TestTheGatesUnit(t *testing.T) {
 		place Place
 		want  []string
 	}{
-		{Place{Units: "/units", Repos: "/var/lib/terok-gate/repos"}, []string{
+		{Place{Units: "/units"}, []string{
 			`" "serve" "--repos" "/var/lib/terok-gate/repos" "--token-file" "/var/lib/terok/gate/tokens.json" "--control" "/run/terok-gate/control" "--log-file" "/var/log/terok-gate/gate.log"` + "\n",
 			"\nLogsDirectory=terok-gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
 		}},
-		{Place{Units: "/units", Repos: "/srv/repos", User: true}, []string{
+		{Place{Units: "/units", User: true}, []string{
 			`" "--control" "/run/terok-gate/control" "--log-file" "/var/log/hook.log"` + "\n",
 			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/hook.log" "attach" "--gate-socket" "/run/terok-gate/control"` + "\n",
 		}},

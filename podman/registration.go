@@ -26,6 +26,7 @@ type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
 	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
 	Gate     bool          // have systemd run terok-gate, which is beside it, at Settings.GateSocket
+	Repos    string        // the gate's folder of repositories
 	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
 }
 
@@ -54,6 +55,9 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	units, err := installed([]string{p.unit(UnitName), p.unit(GateUnitName)})
 	gate := slices.Contains(units, p.unit(GateUnitName))
 	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Gate: gate, Watch: gate || len(units) > 0}
+	if gate {
+		r.Repos = p.reposInUnit()
+	}
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):

@@ -44,33 +44,31 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	unit, written := string(template), []string{r.Settings.Tokens.Path}
-	hook := append([]string{r.Binary}, r.Settings.Args("attach")...)
+	unit := string(template)
+	runs, writes := slices.Concat([]string{r.Binary}, r.Settings.Args("reap"), []string{"--watch"}), []string{r.Settings.Tokens.Path}
+	log := r.Settings.LogFile
 	if r.Gate {
-		serve := []string{
-			r.GateBinary(), "serve", "--repos", place.Repos,
+		runs = []string{
+			r.GateBinary(), "serve", "--repos", r.Repos,
 			"--token-file", r.Settings.Tokens.Path, "--control", r.Settings.GateSocket,
 		}
-		switch log := r.Settings.LogFile; {
-		case log == "":
-		case place.User:
-			serve = append(serve, "--log-file", log)
-		default: // root's is not the gate's to write
-			serve = append(serve, "--log-file", GateLog)
+		attach := append([]string{r.Binary}, r.Settings.Args("attach")...)
+		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
+		writes = append(writes, r.Repos)
+		if log != "" && !place.User { // it is root's, and not the gate's to write
+			log = GateLog
 			unit = replaceLine(unit, "LogsDirectory=", filepath.Base(filepath.Dir(GateLog)))
 		}
-		unit = replaceLine(unit, "ExecStart=", commandLine(serve))
-		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(hook))
-		written = append(written, place.Repos)
-	} else {
-		hook = slices.Concat([]string{r.Binary}, r.Settings.Args("reap"), []string{"--watch"})
-		unit = replaceLine(unit, "ExecStart=", commandLine(hook))
-		if log := r.Settings.LogFile; log != "" {
-			written = append(written, log)
+		if log != "" {
+			runs = append(runs, "--log-file", log)
 		}
 	}
+	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
+	if log != "" && log != GateLog { // for whose folder systemd sees
+		writes = append(writes, log)
+	}
 	var writable []string
-	for _, file := range written {
+	for _, file := range writes {
 		folder := ExistingFolder(file)
 		if quoted := unitQuote(folder); !slices.Contains(writable, quoted) {
 			writable = append(writable, quoted)
@@ -101,6 +99,19 @@ func commandLine(words []string) string {
 
 func unitQuote(word string) string {
 	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
+}
+
+// reposInUnit reads back which folder of repositories the gate's unit has, empty if that
+// cannot be told.
+func (p Place) reposInUnit() string {
+	unit, err := readSmall(p.unit(GateUnitName))
+	if err != nil {
+		return ""
+	}
+	_, after, _ := strings.Cut(string(unit), ` "--repos" `)
+	quoted, _ := strconv.QuotedPrefix(after)
+	path, _ := strconv.Unquote(quoted)
+	return strings.NewReplacer("%%", "%", "$$", "$").Replace(path)
 }
 
 // ExistingFolder is the nearest folder above the file that there is: what a service

@@ -56,7 +56,7 @@ func uninstall(c *cli.Context) error {
 		return err
 	}
 	if installed.Gate {
-		fmt.Println("the repositories stay, in "+place.Repos+", and so does the token file,", file.Path)
+		fmt.Println("the repositories stay, in "+installed.Repos+", and so does the token file,", file.Path)
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {
 		if _, err := revokeNow(c, file); err != nil {
