@@ -32,7 +32,7 @@ test: # all tests; what cannot be tested here stands at the end
 	TEROK_TEST_LEFT_OUT=$$left_out go test $(TESTFLAGS) ./...; status=$$?; \
 	sort -u "$$left_out" | sed 's/^/left out: /'; rm -f "$$left_out"; exit $$status
 
-test-engines: # those with containers once more, with the podman, crun, runc, git and systemd of newer Debians, as root
+test-engines: # those with containers and of the gate once more, with the podman, crun, runc, git and systemd of newer Debians, as root
 	scripts/needs go mmdebstrap
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)

@@ -1,3 +1,5 @@
+// What it takes to have the gate in a container's network.
+
 package main
 
 import (

@@ -1,3 +1,6 @@
+// The charts of the README: figures as SVG, drawn by ourselves, to follow the reader's
+// colours.
+
 package main
 
 import (
@@ -103,12 +106,12 @@ func (r gateResults) chart() []byte {
 		p(`<g class="%s"><circle cx="%d" cy="46" r="5"/><text x="%d" y="51">%s</text></g>`, names[server].class, names[server].at, names[server].at+10, names[server].name)
 	}
 	for perSecond := 100.0; perSecond <= most; perSecond *= 10 {
-		p(`<line class="grid" x1="%.1f" x2="%[1]f" y1="%d" y2="%d"/>`, x(perSecond), top-10, bottom)
+		p(`<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/>`, x(perSecond), x(perSecond), top-10, bottom)
 		p(`<text class="faint" x="%.1f" y="%d" text-anchor="middle">%s</text>`, x(perSecond), bottom+22, thousands(int(perSecond)))
 	}
 	for i, what := range asked {
 		y := top + 20 + i*(bottom-top)/len(asked)
-		p(`<text class="ink" x="20" y="%d">%s</text><line class="grid" x1="%d" x2="%d" y1="%d" y2="%[5]d"/>`, y+5, what.name, left, right, y)
+		p(`<text class="ink" x="20" y="%d">%s</text><line class="grid" x1="%d" x2="%d" y1="%d" y2="%d"/>`, y+5, what.name, left, right, y, y)
 		for _, server := range servers {
 			perSecond := r.Requests.PerSecond[what.name].median(server)
 			if perSecond == 0 {
@@ -118,8 +121,8 @@ func (r gateResults) chart() []byte {
 			if server == "gate" { // which can be near the others
 				number = y - 10
 			}
-			p(`<g class="%s"><circle cx="%.1f" cy="%d" r="5"/><text x="%[2]f" y="%d" text-anchor="middle" font-size="11">%.0f</text></g>`,
-				names[server].class, x(perSecond), y, number, perSecond)
+			p(`<g class="%s"><circle cx="%.1f" cy="%d" r="5"/><text x="%.1f" y="%d" text-anchor="middle" font-size="11">%.0f</text></g>`,
+				names[server].class, x(perSecond), y, x(perSecond), number, perSecond)
 		}
 	}
 	p(`</svg>`)

@@ -1,3 +1,5 @@
+// Whole commands of a client's git at each server, and the processes that they take there.
+
 package main
 
 import (

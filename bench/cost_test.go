@@ -1,3 +1,5 @@
+// What a stage costs that needs no clock to see: system calls, page faults, allocations.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// Many hooks at once, as when many containers start at once.
+
 package main
 
 import (

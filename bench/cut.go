@@ -1,3 +1,5 @@
+// From a process's death to the end of its transfer.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The memory of commands that read a large token file.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// What the hooks add to podman run.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// results.md: the figures as tables.
+
 package main
 
 import (

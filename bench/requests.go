@@ -1,3 +1,5 @@
+// Requests a second at each server.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// Requests beside a token file that changes all the time.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// One start and one stop of a container, by the size of the token file.
+
 package main
 
 import (
@@ -21,8 +23,7 @@ var compared = []string{
 }
 
 // stages measures each program about a container of its own and on a token file that was
-// written anew: in pieces that the page cache keeps as they came, a file that jq wrote is
-// read slower and deleted slower than one of ours. In each round chance says who is next.
+// written anew: none finds what another left there. In each round chance says who is next.
 func (w *world) stages(tokens, living, rounds int) (stages, error) {
 	s := stages{tokens, living, series{}}
 	if err := w.furnish(tokens, living); err != nil {

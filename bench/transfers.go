@@ -1,3 +1,6 @@
+// Large and many transfers: a clone and a push of 200 MiB, and a hundred small clones at
+// once.
+
 package main
 
 import (

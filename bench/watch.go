@@ -1,3 +1,5 @@
+// What reap --watch takes while little happens.
+
 package main
 
 import (

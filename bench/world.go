@@ -1,3 +1,5 @@
+// What the hook's programs are measured on: a token file, a bundle, processes that live.
+
 package main
 
 import (

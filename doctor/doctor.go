@@ -115,7 +115,7 @@ type examination struct {
 	definitions    []podman.Registered // hooks: ours, that podman reads
 	settings       hook.Settings       // hooks: what prestart was told
 	tokens         store.File          // token-file
-	terok          *control.Gate       // terok-gate: what the gate at the hooks' socket says of itself
+	theGate        *control.Gate       // terok-gate: what the gate at the hooks' socket says of itself
 	projects       []string            // repositories: those that are there
 	noProbe        string              // gate-user: why a probe would do harm
 	probed         *probed             // probe: what the container said

@@ -10,7 +10,7 @@ import (
 )
 
 func (e *examination) gate() {
-	const table = "see the README, “How a container reaches a gate”"
+	const table = "see “How a container reaches a gate” in docs/other-gates.md of the sources"
 	p := e.probed
 	if p == nil || p.repository == "" {
 		return

@@ -17,7 +17,7 @@ import (
 )
 
 func (e *examination) listeners() {
-	if e.terok == nil {
+	if e.theGate == nil {
 		return
 	}
 	var served, not []store.Entry

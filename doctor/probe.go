@@ -197,11 +197,11 @@ func (e *examination) probeProject() string {
 	}
 	var candidates []string
 	if entries, err := e.tokens.Entries(); err == nil && e.Image == "" { // an image may be hostile
+		candidates = slices.Clone(e.projects)
 		for _, entry := range entries {
 			candidates = append(candidates, entry.Project)
 		}
 	}
-	candidates = append(candidates, e.projects...)
 	for _, pattern := range e.settings.AllowProjects {
 		candidates = append(candidates, strings.NewReplacer("*", "", "?", "x").Replace(pattern))
 	}

@@ -67,8 +67,8 @@ func (e *examination) repositories() {
 // reposFolder is where the gate says that its repositories are, or else where it would
 // look for them.
 func (e *examination) reposFolder() string {
-	if e.terok != nil {
-		return e.terok.Repos
+	if e.theGate != nil {
+		return e.theGate.Repos
 	}
 	if _, after, ok := strings.Cut(e.gateUnit(), " --repos "); ok {
 		repos, _, _ := strings.Cut(after, " ")

@@ -49,7 +49,7 @@ func (e *examination) service() {
 // gateSweeps says that a gate of ours needs no other watch.
 func (e *examination) gateSweeps() {
 	switch {
-	case e.terok == nil: // said already
+	case e.theGate == nil: // said already
 	case e.Place.User && strings.Contains(e.gateUnit(), "ActiveState=active") && !podman.Lingers():
 		e.warn(podman.GateUnitName+" and your containers end when you log out", "loginctl enable-linger")
 	default:

@@ -30,10 +30,11 @@ func (e *examination) terokGate() {
 	if socket == "" {
 		return
 	}
-	fine := e.controlFolder(filepath.Dir(socket))
+	fine := e.gateProgram()
+	fine = e.controlFolder(filepath.Dir(socket)) && fine
 	gate, err := e.ask(control.Request{})
 	if err == nil {
-		e.terok = &gate
+		e.theGate = &gate
 	}
 	if e.GateUser == "" && fine {
 		e.GateUser = userName(e.gateUID())
@@ -63,6 +64,19 @@ func (e *examination) terokGate() {
 	if fine {
 		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), gate.Repos))
 	}
+}
+
+// gateProgram tells whether nobody else can change the gate's program.
+func (e *examination) gateProgram() bool {
+	who, where, remedy := writers(e.gateBinary())
+	if who != "" {
+		text := fmt.Sprintf("%s can change %s, which runs as the gate", who, e.gateBinary())
+		if where != e.gateBinary() {
+			text += ", by way of " + where
+		}
+		e.broken(text, remedy)
+	}
+	return who == ""
 }
 
 // ask asks the gate. One that is well answers within a millisecond.
@@ -109,8 +123,8 @@ func holdsOnly(dir, name string) bool {
 func (e *examination) gateUID() int {
 	name := e.GateUser
 	switch {
-	case e.terok != nil:
-		return e.terok.UID
+	case e.theGate != nil:
+		return e.theGate.UID
 	case name == "" && !e.Place.User && e.gateUnit() != "":
 		name = podman.GateUser
 	}
@@ -127,7 +141,7 @@ func (e *examination) noGate(err error) {
 	var refusal control.Refusal
 	var runs string
 	switch {
-	case errors.Is(err, control.Unknown), errors.Is(err, control.NotWell):
+	case errors.Is(err, control.UnknownVersion), errors.Is(err, control.Malformed):
 		e.broken(fmt.Sprintf("the gate at %s is another version than terok-gate-hook, which it does not understand", socket), e.bothPrograms()+", and then: "+e.restartGate())
 		return
 	case errors.As(err, &refusal):
@@ -166,6 +180,9 @@ func (e *examination) gateBinary() string {
 
 // gateVersion is what that program says, empty if it does not.
 func (e *examination) gateVersion() string {
+	if changeable(e.gateBinary()) { // whose words would that be?
+		return ""
+	}
 	out, err := e.command(e.gateBinary(), "--version")
 	if err != nil {
 		return ""
@@ -199,7 +216,7 @@ func (e *examination) startGate() string {
 	case strings.Contains(unit, "ActiveState=active"):
 		return e.gateAnew() // it listens somewhere else, or its socket was removed
 	}
-	return e.systemctl(podman.GateUnitName, "start") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
+	return e.systemctl(podman.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
 }
 
 // restartGate replaces a gate that runs. Systemd keeps what it has of containers.

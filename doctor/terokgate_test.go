@@ -194,6 +194,22 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	finds(t, s.check("terok-gate"), "terok-gate", Warning, "bin/terok-gate is v0, and terok-gate-hook is "+version.String())
 }
 
+func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
+	s := newServed(t)
+	s.start(t, s.tokens)
+	program, ran := filepath.Join(s.bin, "terok-gate"), filepath.Join(s.folder, "ran")
+	must(t, os.WriteFile(program, []byte("#!/bin/sh\n: >'"+ran+"'\n"), 0o755))
+	must(t, os.Chmod(program, 0o777))
+	found := s.check("terok-gate")
+	finds(t, found, "terok-gate", Broken, "everybody can change "+program+", which runs as the gate")
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("doctor has run it")
+	}
+	paste(t, found, "terok-gate")
+	s.installGate(t, version.String())
+	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers")
+}
+
 func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {
 	s := newServed(t)
 	other := filepath.Join(s.folder, "other.json")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -11,8 +12,8 @@ import (
 
 // wired returns the same engine on a machine that has a network, which is the test's own:
 // podman may make bridges there, and there is an interface with the default route for
-// slirp4netns and pasta to copy. It leads nowhere. The network of the containers may need
-// a program.
+// slirp4netns and pasta to copy. It leads nowhere. The network of the containers may take
+// one of these two.
 func (e *engine) wired(t *testing.T, program string) *engine {
 	t.Helper()
 	if !testenv.Alone {
@@ -21,6 +22,9 @@ func (e *engine) wired(t *testing.T, program string) *engine {
 	testenv.Need(t, "unshare", "nsenter", "ip")
 	if program != "" {
 		testenv.Need(t, program)
+		if device, err := os.Stat(tun); err != nil || device.Mode().Perm()&0o006 != 0o006 {
+			testenv.Cannot(t, "%s takes %s, which not everybody may open here (%v)", program, tun, err)
+		}
 	}
 	holder := exec.Command("unshare", "--net", "sh", "-ec", `
 		ip link set lo up

@@ -25,8 +25,9 @@ func (h *house) memory(t *testing.T, line string) (kib int) {
 	return kib
 }
 
-// Five thousand who begin a request and never end it cost the gate little, and others
-// nothing: on the host, and from many containers, each with as many as it may have.
+// Five thousand who begin a request and never end it cost the gate little, and those at
+// other listeners nothing: on the host, and from many containers, each with as many as it
+// may have.
 func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 	const requests, turns, most = 5000, 64, 40 << 10
 	for name, dial := range map[string]func(t *testing.T, h *house) (dial func(n int) (net.Conn, error)){

@@ -11,11 +11,15 @@ import (
 
 // attach has the gate serve all living containers again, and checks that it finds so many.
 func (h *house) attach(containers int) error {
-	f, err := run(program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control, "--gate-timeout", "10s"}})
+	f, err := run(h.attaching())
 	if want := fmt.Sprintf("attached %d\n", containers); err == nil && (f.status != 0 || f.stdout != want) {
 		err = fmt.Errorf("attach ends with status %d and says %q, not %q: %s", f.status, f.stdout, want, f.stderr)
 	}
 	return err
+}
+
+func (h *house) attaching() program {
+	return program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control, "--gate-timeout", "10s"}}
 }
 
 // Without a service manager a gate that is killed takes all listeners with it. Started
@@ -43,6 +47,40 @@ func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	must(t, h.attach(number)) // once more changes nothing
 	if t.Logf("attach took %v", took.Round(time.Millisecond)); took > time.Second {
 		t.Errorf("attach took %v", took)
+	}
+	for _, c := range containers {
+		c.end()
+	}
+	noNetworkIsLeft(t, h.nursery)
+}
+
+// Killed before whatever call, attach has done no harm, and the next one does the job.
+func TestAttachIsKilledAtEveryMoment(t *testing.T) {
+	needTracer(t)
+	h := newHouse(t, 3)
+	containers := []*guest{h.attached(t), h.attached(t)}
+	for n := 0; ; n++ {
+		h.endGate(unix.SIGKILL)
+		h.startGate(t)
+		seen := -1
+		f, err := traced(h.attaching(), h.dir, func(_ call, when when, _ unix.Errno) fault {
+			if when != before {
+				return fault{}
+			}
+			seen++
+			return fault{kill: seen == n}
+		})
+		must(t, err)
+		must(t, h.attach(len(containers)))
+		for _, c := range containers {
+			if err := c.does("git ls-remote $CODE_REPO"); err != nil {
+				t.Errorf("killed before call %d: %v", n, err)
+			}
+		}
+		if f.status == 0 {
+			t.Logf("calls: %d", n)
+			break
+		}
 	}
 	for _, c := range containers {
 		c.end()

@@ -1,5 +1,5 @@
-// The control socket, where hooks hand the gate listeners in containers' networks, and
-// others ask what it serves (package internal/control).
+// Answering at the control socket, where hooks hand the gate listeners in containers'
+// networks, and others ask whom it serves (package internal/control).
 
 package gate
 
@@ -45,7 +45,7 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(controlPatience))
 	answer := control.Answer{Version: control.Version}
-	request, err := g.attachFor(conn, &answer)
+	request, err := g.carryOut(conn, &answer)
 	if errors.Is(err, io.EOF) {
 		return // somebody looks whether there is a gate
 	}
@@ -68,8 +68,8 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 	}
 }
 
-// attachFor does what a hook asks for, or puts what somebody asks into the answer.
-func (g *Gate) attachFor(conn *net.UnixConn, answer *control.Answer) (r control.Request, err error) {
+// carryOut reads a request and does what it asks for. The answer gets what it asks about.
+func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.Request, err error) {
 	message := make([]byte, control.MessageLimit)
 	rights := make([]byte, unix.CmsgSpace(4*4))
 	n, rightsLength, flags, _, err := conn.ReadMsgUnix(message, rights)
@@ -83,10 +83,10 @@ func (g *Gate) attachFor(conn *net.UnixConn, answer *control.Answer) (r control.
 		}
 	}()
 	if err == nil {
-		err = checkPeer(conn) // who has said something, and so hears the answer
+		err = checkPeer(conn) // not before there is a message: who is refused is to hear it
 	}
 	if err == nil && (len(sockets) > 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
-		err = fmt.Errorf("%w: %d sockets, flags %#x", control.NotWell, len(sockets), flags)
+		err = fmt.Errorf("%w: %d sockets, flags %#x", control.Malformed, len(sockets), flags)
 	}
 	if err != nil {
 		return r, err
@@ -126,22 +126,4 @@ func checkPeer(conn *net.UnixConn) error {
 		return fmt.Errorf("user %d may not ask", peer.Uid)
 	}
 	return nil
-}
-
-// passed are the files that came with a message (unix(7), SCM_RIGHTS).
-func passed(rights []byte) (files []*os.File, err error) {
-	messages, err := unix.ParseSocketControlMessage(rights)
-	if err != nil {
-		return nil, err
-	}
-	for i := range messages {
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			continue // other ancillary data
-		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "passed"))
-		}
-	}
-	return files, nil
 }

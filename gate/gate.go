@@ -39,9 +39,9 @@ type Settings struct {
 	Tokens *store.Reader // who may
 	Hosts  []string      // names that the gate is known by, beside addresses and localhost
 
-	PerToken int   // requests at once of one token; 8
-	Together int   // requests at once of all; 64
-	MaxPush  int64 // bytes of a push's pack; 2 GiB
+	PerToken int   // requests at once of one token
+	Together int   // requests at once of all
+	MaxPush  int64 // bytes of a push's pack
 
 	Patience time.Duration // in which it is a request's turn, or never; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
@@ -53,11 +53,15 @@ type Settings struct {
 	Keeper Keeper
 }
 
+// What goes without saying.
 const (
-	defaultPerToken = 8
-	defaultTogether = 64
-	defaultMaxPush  = 2 << 30
-	maxFetch        = 32 << 20 // bytes of a request to upload-pack, unpacked
+	DefaultPerToken = 8
+	DefaultTogether = 64
+	DefaultMaxPush  = 2 << 30
+)
+
+const (
+	maxFetch = 32 << 20 // bytes of a request to upload-pack, unpacked
 
 	defaultPatience = time.Minute
 	defaultStall    = 2 * time.Minute
@@ -71,7 +75,7 @@ const (
 
 // Gate is an http.Handler. Make one with [New].
 type Gate struct {
-	repos, hooks string
+	repos, hooks string // folders: of repositories, and of links to ourselves for git
 	hosts        []string
 	maxPush      int64
 	stall        time.Duration
@@ -106,9 +110,9 @@ func New(s Settings) (*Gate, error) {
 	}
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: cmp.Or(s.MaxPush, defaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
+		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
 		tokens: s.Tokens, trail: s.Trail,
-		turns:  newTurns(cmp.Or(s.PerToken, defaultPerToken), cmp.Or(s.Together, defaultTogether), cmp.Or(s.Patience, defaultPatience)),
+		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		pushes: pushes{to: map[string]*pushesTo{}},
 		counts: newCounts(s.Tokens),
 	}
@@ -118,7 +122,10 @@ func New(s Settings) (*Gate, error) {
 	if err := adoptOrphans(); err != nil {
 		return nil, err
 	}
-	if err := g.setUp(); err != nil {
+	if err := g.makeHooks(); err != nil {
+		return nil, fmt.Errorf("make git's hooks: %w", err)
+	}
+	if err := g.cleanUp(); err != nil {
 		return nil, err
 	}
 	if s.Keeper == nil {

@@ -1,15 +1,13 @@
-// Running git: its environment, its process group, and its end.
+// Running git: its start, its process group, and its end.
 
 package gate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
@@ -242,78 +240,4 @@ func (t *tail) String() string {
 		return "..." + strconv.Quote(string(t.kept))
 	}
 	return strconv.Quote(string(t.kept))
-}
-
-// environment is git's, made from nothing: no header of a request, no configuration of
-// a user or of the machine. What stands here overrides the repository's configuration,
-// and is all that the advertisement of upload-pack depends on beside its object format.
-func (g *Gate) environment(repo repository, who store.Pass, protocol string) []string {
-	task, container := who.Task, who.Container
-	if store.CheckName(task) != nil {
-		task = "unknown"
-	}
-	if store.CheckName(container) != nil {
-		container = who.Fingerprint
-	}
-	env := []string{
-		"PATH=" + g.path,
-		"GIT_CONFIG_NOSYSTEM=1",
-		"GIT_ATTR_NOSYSTEM=1",
-		"GIT_CONFIG_GLOBAL=/dev/null",
-		"GIT_NO_LAZY_FETCH=1",
-		// For the reflog, where there is one.
-		"GIT_COMMITTER_NAME=" + task,
-		"GIT_COMMITTER_EMAIL=" + container + "@" + who.Project,
-	}
-	if protocol != "" {
-		env = append(env, "GIT_PROTOCOL="+protocol)
-	}
-	config := [][2]string{
-		{"safe.directory", repo.path},
-		{"core.hooksPath", g.hooks},
-
-		{"receive.maxInputSize", strconv.FormatInt(g.maxPush, 10)},
-		{"transfer.fsckObjects", "true"},
-		{"receive.advertisePushOptions", "false"},
-		{"receive.autogc", "false"}, // the gate's work: see repository.go
-		{"gc.autoDetach", "false"},
-		{"maintenance.autoDetach", "false"},
-
-		{"transfer.advertiseSID", "false"},
-		{"lsrefs.unborn", "advertise"},
-		{"uploadpack.allowFilter", "true"},
-		// With protocol 2 git serves any object anyway, and a partial clone needs it.
-		{"uploadpack.allowAnySHA1InWant", "true"},
-		{"uploadpack.allowRefInWant", "false"},
-		{"uploadpack.allowSidebandAll", "false"},
-		{"uploadpack.advertiseBundleURIs", "false"},
-	}
-	// From git 2.55 on a repository's configuration names hooks that core.hooksPath
-	// does not stop.
-	for _, event := range []string{
-		"pre-receive", "update", "post-receive", "post-update", "reference-transaction",
-		"proc-receive", "push-to-checkout", "pre-auto-gc",
-	} {
-		config = append(config, [2]string{"hook." + event + ".enabled", "false"})
-	}
-	env = append(env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(config)))
-	for i, pair := range config {
-		n := strconv.Itoa(i)
-		env = append(env, "GIT_CONFIG_KEY_"+n+"="+pair[0], "GIT_CONFIG_VALUE_"+n+"="+pair[1])
-	}
-	return env
-}
-
-// findGit returns git's path and the PATH that it is run with.
-func findGit() (git, path string, err error) {
-	if git, err = exec.LookPath("git"); err != nil {
-		return "", "", fmt.Errorf("find git: %w: install it", err)
-	}
-	if git, err = filepath.Abs(git); err != nil {
-		return "", "", err
-	}
-	if path = os.Getenv("PATH"); path == "" {
-		return "", "", errors.New("PATH is empty")
-	}
-	return git, path, nil
 }

@@ -145,7 +145,7 @@ func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 	}
 }
 
-func TestARepositoryOfSHA256(t *testing.T) {
+func TestARepositoryOfSHA256IsClonedAndPushedTo(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		h := open(t, gate.Settings{})
 		demo := h.bare(t, "demo", "--object-format=sha256")
@@ -162,7 +162,7 @@ func TestARepositoryOfSHA256(t *testing.T) {
 	})
 }
 
-func TestFiftyThousandRefs(t *testing.T) {
+func TestARepositoryOfFiftyThousandRefsIsClonedAndPushedTo(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		h := open(t, gate.Settings{})
 		demo := h.demo(t, "demo", 1)
@@ -207,7 +207,7 @@ func TestAPushOfManyRefsNamesAThousandInTheTrail(t *testing.T) {
 	}
 }
 
-func TestSubmodulesOfOneProjectWithATokenEach(t *testing.T) {
+func TestASubmoduleIsClonedWithATokenOfItsOwn(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		h := open(t, gate.Settings{})
 		h.demo(t, "inner", 2)
@@ -264,7 +264,7 @@ func TestABrokenRepositoryIsAnErrorAndNoPathIsTold(t *testing.T) {
 	})
 }
 
-func TestAHundredClonesAtOnce(t *testing.T) {
+func TestAHundredClonesAtOnceSucceed(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		h := open(t, gate.Settings{})
 		h.demo(t, "demo", 30)

@@ -1,4 +1,4 @@
-// Who may.
+// Who may do what: by the token that a request shows, or by the network that it comes from.
 
 package gate
 

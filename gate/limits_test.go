@@ -30,7 +30,7 @@ func (h *house) put(t *testing.T, key, value string) {
 
 const limitedToken = "terok-g-11111111111111111111111111111111"
 
-func TestALimitedTokenThroughRealGit(t *testing.T) {
+func TestRealGitSaysWhatALimitedTokenAllows(t *testing.T) {
 	const read, write = `"access": "read"`, `"access": "write"`
 	agents := write + `, "push": [["refs/heads/agent/**"]]`
 	both := write + `, "push": [["refs/heads/**"], ["refs/heads/agent/*", "refs/tags/*"]]`
@@ -96,7 +96,7 @@ func TestARefusedPushOfMuchIsReadToItsEnd(t *testing.T) {
 }
 
 // What git might read differently is refused before git starts.
-func TestCommandsThatAreNotGits(t *testing.T) {
+func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	const zero, one = "0000000000000000000000000000000000000000", "1111111111111111111111111111111111111111"
 	good := pkt(zero + " " + one + " refs/heads/agent/1\x00report-status")
 	h := open(t, gate.Settings{})

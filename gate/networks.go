@@ -25,11 +25,12 @@ import (
 )
 
 const (
-	// Connections at once, of each listener in a container's network: as many as its token's
-	// requests are its own, and the others are of those that all listeners have in common.
-	// A connection costs some 15 KiB before anybody has shown a token.
+	// Connections at once, of each listener in a container's network. As many as a token has
+	// requests, if nothing else is said, are its own; the others are of those that all
+	// listeners have in common. A connection costs some 15 KiB before anybody has shown a
+	// token.
 	mostConnections   = 64
-	ownConnections    = defaultPerToken
+	ownConnections    = DefaultPerToken
 	commonConnections = 1024
 
 	lastWords = time.Second // for what is under way when the last container has ended
@@ -89,9 +90,9 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	case err != nil:
 		return err
 	case s.cookie == n.own:
-		return control.HostsNet
+		return control.HostNetwork
 	case s.listens && s.address != r.Listen:
-		return fmt.Errorf("%w: the socket listens at %s, not at %s", control.NotWell, s.address, r.Listen)
+		return fmt.Errorf("%w: the socket listens at %s, not at %s", control.Malformed, s.address, r.Listen)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

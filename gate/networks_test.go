@@ -286,7 +286,7 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
 }
 
-func TestTwoHooksAtOnceInOneNetwork(t *testing.T) {
+func TestTwoHooksAtOnceInOneNetworkBothSucceed(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	for range 10 {
 		first := h.container(t, nil)
@@ -376,7 +376,7 @@ func TestTheGateRefusesItsOwnNetwork(t *testing.T) {
 	err = control.Hand(hook.GateSocket, time.Now().Add(time.Minute), int(file.Fd()), control.Request{
 		Container: c.Container, Process: c.Process, Token: c.Token.Key(), Listen: l.Addr().String(),
 	})
-	if !errors.Is(err, control.HostsNet) {
+	if !errors.Is(err, control.HostNetwork) {
 		t.Errorf("the gate says %v", err)
 	}
 }
@@ -426,7 +426,7 @@ func askGate() error {
 
 var someKey = store.Token("terok-g-0123456789abcdef0123456789abcdef").Key()
 
-func TestWhatOnlyANotQuiteHookWouldSay(t *testing.T) {
+func TestMessagesThatNoHookSendsAreRefused(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	process := fmt.Sprintf(`{"machine": %q, "boot": %q, "pid_ns": %q, "time_ns": %q, "pid": %d, "start": %d, "inode": %d}`,

@@ -5,7 +5,6 @@ package gate
 
 import (
 	"context"
-	"net"
 	"sync"
 	"time"
 )
@@ -78,74 +77,4 @@ func enter(ctx context.Context, turns chan struct{}, late *time.Timer) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// limited lets a listener have so many connections at once: some of its own, and others of
-// those that listeners have in common. More wait in the kernel.
-func limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
-	return &limitedListener{
-		Listener: l, turns: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
-		closed: make(chan struct{}),
-	}
-}
-
-type limitedListener struct {
-	net.Listener
-	turns, own, common chan struct{}
-
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *limitedListener) Accept() (net.Conn, error) {
-	select {
-	case l.turns <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	from := l.own
-	select {
-	case l.own <- struct{}{}:
-	default:
-		select {
-		case l.own <- struct{}{}:
-		case l.common <- struct{}{}:
-			from = l.common
-		case <-l.closed:
-			return nil, net.ErrClosed
-		}
-	}
-	done := sync.OnceFunc(func() {
-		<-from
-		<-l.turns
-	})
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		done()
-		return nil, err
-	}
-	return &limitedConn{Conn: conn, done: done}, nil
-}
-
-func (l *limitedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	done func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.done()
-	return c.Conn.Close()
-}
-
-// CloseWrite lets net/http tell a client that still sends what the answer is.
-func (c *limitedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
 }

@@ -96,7 +96,7 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 
 // A negotiation of protocol 0 in which the client sends more than Go's server takes in
 // before it writes, and git answers before it has read all of it.
-func TestFiveThousandHaves(t *testing.T) {
+func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		for encoding, buffer := range map[string]string{
 			"Content-Encoding: gzip":     "1048576", // git's default
@@ -173,7 +173,7 @@ func TestARequestToFetchIsAtMost32MiBUnpacked(t *testing.T) {
 	}
 }
 
-func TestAPushInChunksAndOneThatAsksFirst(t *testing.T) {
+func TestAPushMayComeInChunksAndAskFirst(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	url := h.url(h.issue(t, "demo"), "demo")
@@ -229,7 +229,7 @@ func feedOut(t *testing.T, dir, input string, args ...string) string {
 	return string(out)
 }
 
-func TestAPushAndACloneOf200MB(t *testing.T) {
+func TestAPushAndACloneOf200MBSucceed(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		h := open(t, gate.Settings{})
 		demo := h.bare(t, "demo")
@@ -252,7 +252,7 @@ func TestAPushAndACloneOf200MB(t *testing.T) {
 	})
 }
 
-func TestAPushThatIsTooLarge(t *testing.T) {
+func TestAPushThatIsTooLargeIsRefused(t *testing.T) {
 	for name, row := range map[string]struct{ config, says string }{
 		"whole":     {"http.postBuffer=100000000", "413"},
 		"in chunks": {"http.postBuffer=1000000", "pack exceeds maximum allowed size"},

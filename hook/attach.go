@@ -28,7 +28,8 @@ var (
 )
 
 // Attach has the gate serve the network of a living container again. The entry says how
-// it was the first time. For a container that the gate serves already, nothing changes.
+// it was the first time. For a container that the gate serves already, nothing changes. An
+// error that somebody can mend has one of those above in its chain.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = forEverybody(err) }()
 	s.GateListen = entry.Gate.Listen
@@ -115,7 +116,7 @@ func forHook(err error) error {
 	switch {
 	case errors.Is(err, control.Taken):
 		return known(fmt.Errorf("%w: %w", ErrTaken, err))
-	case errors.Is(err, control.HostsNet):
+	case errors.Is(err, control.HostNetwork):
 		return known(fmt.Errorf("%w: %w", ErrHostNetwork, err))
 	case errors.Is(err, control.Shared):
 		return known(fmt.Errorf("%w: %w", ErrNotAlone, err))
@@ -127,7 +128,7 @@ func forHook(err error) error {
 	return err
 }
 
-// known is an error in the chain of which is one of ours above, which may be printed.
+// known lets an error be printed if one of ours above is in its chain.
 func known(err error) error {
 	for _, ours := range []error{ErrHostNetwork, ErrTaken, ErrNotAlone} {
 		if errors.Is(err, ours) {

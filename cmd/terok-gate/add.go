@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/store"
 )
 
@@ -32,11 +33,11 @@ func addCommand() *cli.Command {
 
 func add(c *cli.Context) (err error) {
 	if n := c.Args().Len(); n < 1 || n > 2 {
-		return misusef("takes PROJECT and perhaps SOURCE, after the flags: see terok-gate add --help")
+		return misuse.Errorf("takes PROJECT and perhaps SOURCE, after the flags: see terok-gate add --help")
 	}
 	project, source := c.Args().Get(0), c.Args().Get(1)
 	if err := store.CheckName(project); err != nil {
-		return misusef("project %w", err)
+		return misuse.Errorf("project %w", err)
 	}
 	repos, err := reposOf(c)
 	if err != nil {

@@ -1,4 +1,4 @@
-// The control socket, where hooks hand the gate listeners in containers' networks.
+// Opening the control socket, so that only hooks of the gate's own user and root get at it.
 
 package main
 

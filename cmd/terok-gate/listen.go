@@ -18,6 +18,7 @@ import (
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/misuse"
 )
 
 // places are where the gate listens.
@@ -49,10 +50,10 @@ func listen(c *cli.Context) (p places, err error) {
 	for _, address := range c.StringSlice("listen") {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
-			return p, misusef("--listen %s: %w", address, err)
+			return p, misuse.Errorf("--listen %s: %w", address, err)
 		}
 		if !tcp.IP.IsLoopback() && !c.Bool("insecure-http") {
-			return p, misusef("--listen %s: others can reach it, and read tokens on the way: put TLS before the gate, or give --insecure-http too", address)
+			return p, misuse.Errorf("--listen %s: others can reach it, and read tokens on the way: put TLS before the gate, or give --insecure-http too", address)
 		}
 		l, err := net.ListenTCP("tcp", tcp)
 		if err != nil {
@@ -87,7 +88,7 @@ func listenForFigures(c *cli.Context) (net.Listener, error) {
 			_ = os.Remove(address) // of a gate that was killed
 		}
 	} else if tcp, err := net.ResolveTCPAddr("tcp", address); err != nil || !tcp.IP.IsLoopback() {
-		return nil, misusef("--metrics %s: must be a loopback host:port or a socket's path", address)
+		return nil, misuse.Errorf("--metrics %s: must be a loopback host:port or a socket's path", address)
 	}
 	return net.Listen(network, address)
 }

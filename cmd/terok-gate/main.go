@@ -6,7 +6,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/internal/version"
@@ -37,18 +37,19 @@ func main() {
 }
 
 func runApp(args []string) (status int) {
-	err := app().Run(args)
+	args = misuse.WordsAsFlags(args)
+	err := app(args).Run(args)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "terok-gate: "+printable.Line(err.Error()))
-	if misuse := (misuseError{}); errors.As(err, &misuse) {
+	if misuse.Is(err) {
 		return 2
 	}
 	return 1
 }
 
-func app() *cli.App {
+func app(args []string) *cli.App {
 	return &cli.App{
 		Name:                      "terok-gate",
 		Usage:                     "a git server for containers without a network",
@@ -57,20 +58,22 @@ func app() *cli.App {
 		HideHelpCommand:           true,
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true,
-		Commands:                  []*cli.Command{named(serveCommand()), named(addCommand()), named(projectsCommand())},
+		Commands:                  []*cli.Command{named(serveCommand(), args), named(addCommand(), args), named(projectsCommand(), args)},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return misusef("unknown command %q: see terok-gate --help", c.Args().First())
+				return misuse.Errorf("unknown command %s: see terok-gate --help", misuse.Quote(c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return misuseError{err} },
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return misuse.Errorf("%s: see terok-gate --help", misuse.AsTyped(err.Error(), args))
+		},
 		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
 	}
 }
 
 // named puts the command's name before its errors.
-func named(command *cli.Command) *cli.Command {
+func named(command *cli.Command, args []string) *cli.Command {
 	command.HideHelpCommand = true
 	action := command.Action
 	command.Action = func(c *cli.Context) error {
@@ -80,23 +83,9 @@ func named(command *cli.Command) *cli.Command {
 		return nil
 	}
 	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
-		return misusef("%s: %w: see terok-gate %[1]s --help", command.Name, err)
+		return misuse.Errorf("%s: %s: see terok-gate %[1]s --help", command.Name, misuse.AsTyped(err.Error(), args))
 	}
 	return command
-}
-
-// misuseError is an error of whoever typed the command line.
-type misuseError struct{ error }
-
-func (e misuseError) Unwrap() error { return e.error }
-
-func misusef(format string, a ...any) error { return misuseError{fmt.Errorf(format, a...)} }
-
-func noArguments(c *cli.Context) error {
-	if c.Args().Present() {
-		return misusef("takes no argument %q: see %s --help", c.Args().First(), c.Command.HelpName)
-	}
-	return nil
 }
 
 // reposFlag and tokenFileFlag are flags of more than one command.
@@ -122,7 +111,7 @@ func reposOf(c *cli.Context) (string, error) {
 	}
 	dir, err := control.DefaultRepos()
 	if err != nil {
-		return "", misusef("no default folder of repositories: %w: name one with --repos", err)
+		return "", misuse.Errorf("no default folder of repositories: %w: name one with --repos", err)
 	}
 	return dir, nil
 }
@@ -134,7 +123,7 @@ func tokenFileOf(c *cli.Context) (file store.File, err error) {
 		return file, err
 	}
 	if file.Path, err = store.TokenFilePath(); err != nil {
-		return file, misusef("%w: name one with --token-file", err)
+		return file, misuse.Errorf("%w: name one with --token-file", err)
 	}
 	return file, nil
 }

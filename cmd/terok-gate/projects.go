@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/store"
 )
 
@@ -26,7 +27,7 @@ func projectsCommand() *cli.Command {
 }
 
 func projects(c *cli.Context) error {
-	if err := noArguments(c); err != nil {
+	if err := misuse.NoArguments(c); err != nil {
 		return err
 	}
 	repos, err := reposOf(c)

@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
@@ -32,12 +33,12 @@ func serveCommand() *cli.Command {
 			tokenFileFlag(),
 			&cli.StringFlag{Name: "control", EnvVars: []string{"TEROK_GATE_CONTROL"}, TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its folder must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
-			&cli.BoolFlag{Name: "insecure-http", Usage: "serve at addresses that others than this machine can reach, where tokens can be read on the way"},
+			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that others than this machine can reach, where tokens can be read on the way"},
 			&cli.StringSliceFlag{Name: "host", Usage: "clients call the gate `NAME`; addresses, localhost, this machine's name and the names that podman and docker give a host go without saying"},
-			&cli.IntFlag{Name: "per-token", Value: 8, Usage: "serve `N` requests of one token at once; the others wait"},
-			&cli.IntFlag{Name: "together", Value: 64, Usage: "serve `N` requests at once in all"},
-			&cli.IntFlag{Name: "max-push", Value: 2048, Usage: "refuse a push of more than `N` MiB"},
-			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this long"},
+			&cli.IntFlag{Name: "per-token", Value: gate.DefaultPerToken, Usage: "serve `N` requests of one token at once; the others wait"},
+			&cli.IntFlag{Name: "together", Value: gate.DefaultTogether, Usage: "serve `N` requests at once in all"},
+			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
+			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 			&cli.StringFlag{Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true, Usage: "append what happened to the file `F` too, as JSON lines"},
 		},
@@ -46,12 +47,12 @@ func serveCommand() *cli.Command {
 }
 
 func serve(c *cli.Context) error {
-	if err := noArguments(c); err != nil {
+	if err := misuse.NoArguments(c); err != nil {
 		return err
 	}
 	for _, name := range []string{"per-token", "together", "max-push"} {
 		if c.Int(name) < 1 {
-			return misusef("--%s %d: must be 1 or more", name, c.Int(name))
+			return misuse.Errorf("--%s %d: must be 1 or more", name, c.Int(name))
 		}
 	}
 	repos, err := reposOf(c)

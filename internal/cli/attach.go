@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/store"
 )
 
@@ -36,7 +37,7 @@ func attach(given hook.Settings) error {
 		s.GateSocket = installedGateSocket()
 	}
 	if s.GateSocket == "" {
-		return misusef("no installed hook names the gate's socket: give --gate-socket")
+		return misuse.Errorf("no installed hook names the gate's socket: give --gate-socket")
 	}
 	if s.Tokens, err = orDefault(s.Tokens); err != nil {
 		return err

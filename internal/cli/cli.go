@@ -6,7 +6,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/version"
 )
@@ -57,7 +57,7 @@ func Run(args []string, templates fs.FS) (status int) {
 		err := p.command(p.called.command).Action(nil)
 		return p.end(p.stage, err)
 	}
-	args = withoutWords(args)
+	args = misuse.WordsAsFlags(args)
 	p := program{templates: templates, called: calledBy(args[1:])}
 	err := p.app(args).Run(args)
 	return p.end(p.stage, err)
@@ -75,7 +75,7 @@ func (p *program) end(stage hook.Outcome, err error) (status int) {
 		err = fmt.Errorf("%s: %w%s", p.called.command, err, wayOut(err))
 	}
 	printError(err)
-	if misuse := (misuseError{}); errors.As(err, &misuse) {
+	if misuse.Is(err) {
 		return exitMisused
 	}
 	return exitFailed
@@ -144,7 +144,7 @@ func (p *program) app(args []string) *cli.App {
 		Flags:                     commonFlags(&p.given),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return misusef("unknown command %s: see terok-gate-hook --help", quote(c.Args().First()))
+				return misuse.Errorf("unknown command %s: see terok-gate-hook --help", misuse.Quote(c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -163,7 +163,7 @@ func (p *program) app(args []string) *cli.App {
 	app.OnUsageError = explainMisuse(args)
 	for _, command := range app.Commands {
 		command.HideHelpCommand = true
-		command.Before = checkLine
+		command.Before = misuse.NoArguments
 		command.OnUsageError = app.OnUsageError
 		for _, flag := range command.Flags {
 			if flag, ok := flag.(*cli.BoolFlag); ok {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -31,11 +32,11 @@ func create(c *cli.Context) error {
 		return err
 	}
 	if !c.IsSet("project") || !c.IsSet("task") {
-		return misusef("--project and --task are both needed")
+		return misuse.Errorf("--project and --task are both needed")
 	}
 	grant := store.Grant{Project: c.String("project"), Task: c.String("task")}
 	if err := grant.Check(); err != nil {
-		return misusef("%w", err)
+		return misuse.Errorf("%w", err)
 	}
 	token, err := store.NewToken()
 	if err != nil {

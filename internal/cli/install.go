@@ -16,6 +16,7 @@ import (
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
@@ -100,7 +101,7 @@ func changed(c *cli.Context, place podman.Place, r podman.Registration, there bo
 		return r, err
 	}
 	if slices.Contains(r.Settings.AllowProjects, "") {
-		return r, misusef("--allow-project \"\": matches no project; '*' matches all")
+		return r, misuse.Errorf("--allow-project \"\": matches no project; '*' matches all")
 	}
 	if r.Settings.EnvDir != "" {
 		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
@@ -113,7 +114,7 @@ func changed(c *cli.Context, place podman.Place, r podman.Registration, there bo
 	}
 	if r.Settings.LogFile != "" {
 		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
-			return r, misusef("--log-file %w", err)
+			return r, misuse.Errorf("--log-file %w", err)
 		}
 	}
 	if c.IsSet("no-watch") {
@@ -134,9 +135,9 @@ func changedGate(c *cli.Context, place podman.Place, r podman.Registration, ther
 	}
 	switch {
 	case r.Gate && given.GateURL != "":
-		return r, misusef("--gate-url is for a gate of another's, and install sets one up: give --no-gate too")
+		return r, misuse.Errorf("--gate-url is for a gate of another's, and install sets one up: give --no-gate too")
 	case r.Gate && given.GateSocket != "":
-		return r, misusef("--gate-socket is for a gate of another's, and install sets one up: give --no-gate too")
+		return r, misuse.Errorf("--gate-socket is for a gate of another's, and install sets one up: give --no-gate too")
 	case r.Gate && !had:
 		r.Settings.GateSocket = place.Control
 	case had && !r.Gate:
@@ -151,10 +152,10 @@ func changedGate(c *cli.Context, place podman.Place, r podman.Registration, ther
 // explain adds a way out to the reason why there is no plan.
 func explain(err error) error {
 	if errors.Is(err, podman.ErrAnyProject) {
-		return misusef("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
+		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
 	}
 	if errors.Is(err, podman.ErrWider) {
-		return misusef("%w: name the projects with --allow-project, '*' for all", err)
+		return misuse.Errorf("%w: name the projects with --allow-project, '*' for all", err)
 	}
 	theirs := (*podman.ForeignError)(nil)
 	if !errors.As(err, &theirs) {

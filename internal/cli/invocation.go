@@ -57,17 +57,3 @@ func calledBy(args []string) invocation {
 func isCommand(word string) bool { return slices.Contains(names, word) || isStage(word) }
 
 func isStage(word string) bool { return slices.Contains(hook.Stages, word) }
-
-// withoutWords turns the words "help" and "version", which many people try, into flags.
-func withoutWords(args []string) []string {
-	if len(args) < 2 {
-		return args
-	}
-	switch program, word, rest := args[0], args[1], args[2:]; word {
-	case "help":
-		return slices.Concat([]string{program}, rest, []string{"--help"})
-	case "version":
-		return []string{program, "--version"}
-	}
-	return args
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
@@ -36,7 +37,7 @@ func reap(c *cli.Context) error {
 	}
 	switch {
 	case c.Bool("watch") && c.Bool("dry-run"):
-		return misusef("give --watch or --dry-run, not both")
+		return misuse.Errorf("give --watch or --dry-run, not both")
 	case c.Bool("dry-run"):
 		tokens, err := listTokens(c.Context, file, store.Entry.Orphan)
 		if err != nil {

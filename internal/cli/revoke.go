@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
@@ -54,9 +55,9 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
 	switch {
 	case c.IsSet("container") && (byProject || byTask || all):
-		return nil, misusef("give --container or --project, not both")
+		return nil, misuse.Errorf("give --container or --project, not both")
 	case c.IsSet("container") && container == "":
-		return nil, misusef("--container is empty")
+		return nil, misuse.Errorf("--container is empty")
 	case c.IsSet("container"):
 		id, err := containerID(c.Context, file, container)
 		if err != nil {
@@ -64,11 +65,11 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 		}
 		return func(e store.Entry) bool { return e.Container == id }, nil
 	case byTask && all:
-		return nil, misusef("give --task or --all-tasks, not both")
+		return nil, misuse.Errorf("give --task or --all-tasks, not both")
 	case !byProject && (byTask || all):
-		return nil, misusef("--project is missing")
+		return nil, misuse.Errorf("--project is missing")
 	case byProject && !byTask && !all:
-		return nil, misusef("--task is missing; for the tokens of every task of the project, give --all-tasks")
+		return nil, misuse.Errorf("--task is missing; for the tokens of every task of the project, give --all-tasks")
 	case byProject:
 		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
 	}

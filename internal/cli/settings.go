@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/misuse"
 )
 
 // setting is a flag's value.
@@ -100,7 +101,7 @@ func checkedSettings(s hook.Settings) (hook.Settings, error) {
 	}
 	err := s.Check()
 	if wrong := (*hook.SettingError)(nil); errors.As(err, &wrong) {
-		err = misusef("--%w", err)
+		err = misuse.Errorf("--%w", err)
 	}
 	return s, err
 }

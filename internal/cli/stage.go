@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 )
@@ -97,7 +98,7 @@ func recordStage(called invocation, out hook.Outcome, err error) {
 		event.Error = printable.Line(called.command + ": " + hook.Detail(err) + wayOut(err))
 	}
 	record(called.logFile, event)
-	if misuse := (misuseError{}); errors.As(err, &misuse) {
+	if misuse.Is(err) {
 		drainStdin()
 	}
 }

@@ -186,12 +186,11 @@ func shortPushes(l *store.Limits) string {
 		return "anything"
 	}
 	const most = 60
-	switch pushes := printable.Line(l.Pushes()); {
-	case len(pushes) > most:
-		return pushes[:most] + "..."
-	default:
-		return pushes
+	pushes := printable.Line(l.Pushes())
+	if len(pushes) > most {
+		pushes = pushes[:most] + "..."
 	}
+	return pushes
 }
 
 func orDash(cell string) string {

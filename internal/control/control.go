@@ -1,7 +1,12 @@
-// Package control is how a hook hands the gate a listener in a container's network.
+// Package control is how programs on the host talk to the gate: a hook hands it a listener
+// in a container's network, and others ask it whom it serves. Here are the messages; the
+// gate's side is in package gate.
 //
 // The gate listens at a unix socket of type SOCK_SEQPACKET. A hook connects, sends one
 // message and gets one, and that is all. Each is a JSON object of at most 4 KiB.
+//
+// Whoever can connect decides who is served as whom, and is trusted: the socket is for the
+// gate's user and root.
 //
 //	{"version": 1, "container": "<id>", "process": {...}, "token": "sha256:<64 hex digits>",
 //	 "listen": "127.0.0.1:9418", "withheld": false}
@@ -66,17 +71,17 @@ type Gate struct {
 	Repos     string `json:"repos"` // with no symbolic link in it
 }
 
-// Refusal is why the gate serves a container not. It is an error.
+// Refusal is why the gate does not serve a container. It is an error.
 type Refusal string
 
 const (
-	Taken    Refusal = "taken"   // somebody else listens at the address
-	HostsNet Refusal = "host"    // the network is the gate's own
-	Shared   Refusal = "shared"  // a container that withholds its token is not alone in its network
-	Absent   Refusal = "absent"  // the container that is asked for is not served
-	Unknown  Refusal = "version" // of the request
-	Failed   Refusal = "failed"  // the gate cannot
-	NotWell  Refusal = "malformed"
+	Taken          Refusal = "taken"   // somebody else listens at the address
+	HostNetwork    Refusal = "host"    // the network is the gate's own
+	Shared         Refusal = "shared"  // a container that withholds its token is not alone in its network
+	Absent         Refusal = "absent"  // the container that is asked for is not served
+	UnknownVersion Refusal = "version" // another than the gate's
+	Failed         Refusal = "failed"  // the gate cannot
+	Malformed      Refusal = "malformed"
 )
 
 func (r Refusal) Error() string { return "the gate refuses: " + string(r) }
@@ -85,7 +90,7 @@ func (r Refusal) Error() string { return "the gate refuses: " + string(r) }
 // wrong in its chain.
 func Parse(message []byte) (r Request, err error) {
 	if r, err = ParseQuestion(message); err == nil && r.Process == nil {
-		err = fmt.Errorf("%w: something is missing", NotWell)
+		err = fmt.Errorf("%w: something is missing", Malformed)
 	}
 	return r, err
 }
@@ -96,15 +101,15 @@ func ParseQuestion(message []byte) (r Request, err error) {
 	err = json.Unmarshal(message, &r)
 	switch {
 	case err != nil:
-		return r, fmt.Errorf("%w: %w", NotWell, err)
+		return r, fmt.Errorf("%w: %w", Malformed, err)
 	case r.Version != Version:
-		return r, fmt.Errorf("%w: %d, and not %d", Unknown, r.Version, Version)
+		return r, fmt.Errorf("%w: %d, and not %d", UnknownVersion, r.Version, Version)
 	case r == Request{Version: Version}:
 		return r, nil
 	case r.Process == nil || r.Listen == "" || r.Token == "":
-		return r, fmt.Errorf("%w: something is missing", NotWell)
+		return r, fmt.Errorf("%w: something is missing", Malformed)
 	case !isPrintable(r.Container):
-		return r, fmt.Errorf("%w: the container's id", NotWell)
+		return r, fmt.Errorf("%w: the container's id", Malformed)
 	}
 	return r, nil
 }

@@ -1,5 +1,5 @@
-// The side of the hook, and of whoever else asks. It makes the calls itself, since package net would add to the start of
-// every container.
+// The side of the hook, and of whoever else asks. It makes system calls itself: package net
+// would add to the start of every container.
 
 package control
 
@@ -32,7 +32,7 @@ func Ask(path string, deadline time.Time, r Request) (Gate, error) {
 	a, err := ask(path, deadline, nil, r)
 	if a.Gate == nil {
 		if err == nil {
-			err = fmt.Errorf("%w: it does not say who it is", NotWell)
+			err = fmt.Errorf("%w: it does not say who it is", Malformed)
 		}
 		return Gate{}, err
 	}

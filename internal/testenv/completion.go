@@ -1,3 +1,5 @@
+// Whether shells complete a program's commands and flags.
+
 package testenv
 
 import (

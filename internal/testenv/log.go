@@ -1,3 +1,5 @@
+// A system log that tests can read.
+
 package testenv
 
 import (

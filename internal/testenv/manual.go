@@ -1,3 +1,5 @@
+// Whether a program's manual page describes what the program has.
+
 package testenv
 
 import (

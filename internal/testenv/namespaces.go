@@ -1,3 +1,6 @@
+// Namespaces of their own for the tests of a package, so that they change nothing of the
+// machine.
+
 package testenv
 
 import (

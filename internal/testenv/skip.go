@@ -1,3 +1,5 @@
+// What a test does that lacks something it needs.
+
 package testenv
 
 import (

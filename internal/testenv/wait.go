@@ -1,3 +1,5 @@
+// Waiting for a condition.
+
 package testenv
 
 import (

@@ -4,8 +4,8 @@
 //	pre-receive   "ask\n"                      the gate: "yes\n" or "no\n"
 //	post-receive  "moved OLD NEW REF\n" for each ref
 //
-// The environment holds nothing for them: what git is told there, whoever can look at
-// its processes can read.
+// The environment holds nothing for them: whoever can look at git's processes can read
+// what git is told there.
 
 package gate
 
@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,8 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hooks are those of git's hooks that the gate's binary is.
-var hooks = []string{"pre-receive", "post-receive"}
+// gitHooks are those of git's hooks that the gate's binary is.
+var gitHooks = []string{"pre-receive", "post-receive"}
 
 // RunHook runs a hook, if the program was called as one by its name, and returns its
 // exit status. A program that serves a gate calls it first thing.
@@ -70,26 +71,6 @@ func postReceive(gate *os.File) error {
 		return errors.New("it cannot be told")
 	}
 	return nil
-}
-
-// mostMoves is how many refs of a push the trail names.
-const mostMoves = 1000
-
-// move is a ref that a push moves: created, if its old object is all zeroes, and
-// deleted, if its new one is.
-type move struct{ old, new, ref string }
-
-// parseMove reads "OLD NEW REF".
-func parseMove(line string) (move, bool) {
-	fields := strings.SplitN(line, " ", 3)
-	if len(fields) != 3 || !isObjectID(fields[0]) || !isObjectID(fields[1]) || len(fields[0]) != len(fields[1]) || fields[2] == "" {
-		return move{}, false
-	}
-	return move{fields[0], fields[1], fields[2]}, true
-}
-
-func isObjectID(s string) bool {
-	return (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // conversation is the gate's end of descriptor 3.
@@ -153,4 +134,40 @@ func (c *conversation) end() (moved []move, number int) {
 	<-c.ended
 	c.conn.Close()
 	return c.moved, c.number
+}
+
+// makeHooks puts the links in place, without a moment at which there is none.
+func (g *Gate) makeHooks() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(g.hooks, 0o700); err != nil {
+		return err
+	}
+	for _, hook := range gitHooks {
+		link := filepath.Join(g.hooks, hook)
+		if err := os.Remove(link + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(self, link+".new"); err != nil {
+			return err
+		}
+		if err := os.Rename(link+".new", link); err != nil {
+			return err
+		}
+	}
+	return g.checkHooks()
+}
+
+// checkHooks must succeed before a push: git passes over a hook that is missing or not
+// executable, in silence.
+func (g *Gate) checkHooks() error {
+	for _, hook := range gitHooks {
+		link := filepath.Join(g.hooks, hook)
+		if err := unix.Access(link, unix.X_OK); err != nil {
+			return fmt.Errorf("hook %s: %w", link, err)
+		}
+	}
+	return nil
 }

@@ -1,15 +1,13 @@
-// Listeners that are made elsewhere: what they are, and what becomes of their connections
-// when they end.
+// Sockets that are made elsewhere and passed to us: getting them out of a message, and what
+// they are.
 
 package gate
 
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -38,9 +36,9 @@ func examineFd(fd int) (s socketState, err error) {
 	for option, want := range map[int]int{unix.SO_DOMAIN: unix.AF_INET, unix.SO_TYPE: unix.SOCK_STREAM, unix.SO_PROTOCOL: unix.IPPROTO_TCP} {
 		switch got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option); {
 		case err != nil:
-			return s, fmt.Errorf("%w: %w", control.NotWell, err)
+			return s, fmt.Errorf("%w: %w", control.Malformed, err)
 		case got != want:
-			return s, fmt.Errorf("%w: not a TCP socket", control.NotWell)
+			return s, fmt.Errorf("%w: not a TCP socket", control.Malformed)
 		}
 	}
 	if s.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err != nil {
@@ -57,49 +55,20 @@ func examineFd(fd int) (s socketState, err error) {
 	return s, err
 }
 
-// listener is one in a container's network.
-type listener struct {
-	*net.TCPListener
-	conns *connSet
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	conn, err := l.AcceptTCP()
+// passed are the files that came with a message (unix(7), SCM_RIGHTS).
+func passed(rights []byte) (files []*os.File, err error) {
+	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
 		return nil, err
 	}
-	c := &tracked{conn, l.conns}
-	l.conns.mu.Lock()
-	defer l.conns.mu.Unlock()
-	l.conns.open[c] = struct{}{}
-	return c, nil
-}
-
-// connSet are the connections of one listener that are open.
-type connSet struct {
-	mu   sync.Mutex
-	open map[*tracked]struct{}
-}
-
-type tracked struct {
-	*net.TCPConn
-	among *connSet
-}
-
-func (c *tracked) Close() error {
-	c.among.mu.Lock()
-	delete(c.among.open, c)
-	c.among.mu.Unlock()
-	return c.TCPConn.Close()
-}
-
-// closeAll ends connections at once: one that waits for the other side would keep the
-// network namespace.
-func (c *connSet) closeAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for conn := range c.open {
-		_ = conn.SetLinger(0)
-		_ = conn.TCPConn.Close()
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue // other ancillary data
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
 	}
+	return files, nil
 }

@@ -1,0 +1,31 @@
+package gate_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+)
+
+func TestWhatManyPushesLeaveIsPacked(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	git(t, demo, "config", "gc.auto", "1")
+	url := h.url(h.issue(t, "demo"), "demo")
+	git(t, h.dir, "clone", "--quiet", url, "work")
+	work := filepath.Join(h.dir, "work")
+	// git guesses from one folder of 256: enough objects for one to be there.
+	for i := range 600 {
+		must(t, os.WriteFile(filepath.Join(work, fmt.Sprint("many-", i)), []byte(fmt.Sprint(i)), 0o644))
+	}
+	git(t, work, "add", ".")
+	git(t, work, "commit", "--quiet", "-m", "many")
+	git(t, demo, "config", "receive.unpackLimit", "10000")
+	git(t, work, "push", "--quiet", "origin", "main")
+	testenv.Eventually(t, "git gc has packed them", func() bool {
+		return len(glob(demo+"/objects/[0-9a-f][0-9a-f]/*")) == 0 && len(processesIn(h.repos)) == 0
+	})
+}

@@ -1,0 +1,126 @@
+// The connections of a listener: how many at once, and the end of all of them.
+
+package gate
+
+import (
+	"net"
+	"sync"
+)
+
+// limited lets a listener have so many connections at once: some of its own, and others of
+// those that listeners have in common. More wait in the kernel.
+func limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
+	return &limitedListener{
+		Listener: l, turns: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
+		closed: make(chan struct{}),
+	}
+}
+
+type limitedListener struct {
+	net.Listener
+	turns       chan struct{} // of all its connections
+	own, common chan struct{} // each connection has one of either, too
+
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *limitedListener) Accept() (net.Conn, error) {
+	select {
+	case l.turns <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	from := l.own // first: what is common stays for others
+	select {
+	case l.own <- struct{}{}:
+	default:
+		select {
+		case l.own <- struct{}{}:
+		case l.common <- struct{}{}:
+			from = l.common
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
+	}
+	done := sync.OnceFunc(func() {
+		<-from
+		<-l.turns
+	})
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return &limitedConn{Conn: conn, done: done}, nil
+}
+
+func (l *limitedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type limitedConn struct {
+	net.Conn
+	done func()
+}
+
+func (c *limitedConn) Close() error {
+	defer c.done()
+	return c.Conn.Close()
+}
+
+// CloseWrite lets net/http tell a client that still sends what the answer is.
+func (c *limitedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// listener is one in a container's network.
+type listener struct {
+	*net.TCPListener
+	conns *connSet
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	conn, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	c := &tracked{conn, l.conns}
+	l.conns.mu.Lock()
+	defer l.conns.mu.Unlock()
+	l.conns.open[c] = struct{}{}
+	return c, nil
+}
+
+// connSet are the connections of one listener that are open.
+type connSet struct {
+	mu   sync.Mutex
+	open map[*tracked]struct{}
+}
+
+type tracked struct {
+	*net.TCPConn
+	among *connSet
+}
+
+func (c *tracked) Close() error {
+	c.among.mu.Lock()
+	delete(c.among.open, c)
+	c.among.mu.Unlock()
+	return c.TCPConn.Close()
+}
+
+// closeAll ends connections at once: one that waits for the other side would keep the
+// network namespace.
+func (c *connSet) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		_ = conn.SetLinger(0)
+		_ = conn.TCPConn.Close()
+	}
+}

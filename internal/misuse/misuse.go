@@ -1,0 +1,72 @@
+// Package misuse is what both programs say about a command line that makes no sense. Such
+// an error ends a program with another status than one of the work itself, and never holds
+// a token that somebody typed where none belongs.
+package misuse
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/store"
+)
+
+type misuse struct{ error }
+
+func (e misuse) Unwrap() error { return e.error }
+
+// Errorf is fmt.Errorf for an error in the command line itself.
+func Errorf(format string, a ...any) error { return misuse{fmt.Errorf(format, a...)} }
+
+// Is tells whether such an error is in the chain.
+func Is(err error) bool { return errors.As(err, new(misuse)) }
+
+// AsTyped restores the two dashes of flags that were typed with two: package flag's errors
+// say -foo for --foo.
+func AsTyped(text string, args []string) string {
+	words := strings.Split(text, " ")
+	for i, word := range words {
+		if !strings.HasPrefix(word, "-") {
+			continue
+		}
+		typed := "-" + strings.TrimSuffix(word, ":")
+		if slices.ContainsFunc(args, func(arg string) bool { return arg == typed || strings.HasPrefix(arg, typed+"=") }) {
+			words[i] = "-" + word
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// NoArguments refuses arguments that are no flags.
+func NoArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return Errorf("takes no argument %s: see %s --help", Quote(c.Args().First()), c.Command.HelpName)
+	}
+	return nil
+}
+
+// Quote quotes a stray argument, unless it is a token.
+func Quote(arg string) string {
+	if strings.HasPrefix(arg, "terok-g-") {
+		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate-hook reads from standard input"
+	}
+	return fmt.Sprintf("%q", arg)
+}
+
+// WordsAsFlags turns the words "help" and "version", which many people try as commands,
+// into flags. The program's name comes first.
+func WordsAsFlags(args []string) []string {
+	if len(args) < 2 {
+		return args
+	}
+	switch program, word, rest := args[0], args[1], args[2:]; word {
+	case "help":
+		return slices.Concat([]string{program}, rest, []string{"--help"})
+	case "version":
+		return []string{program, "--version"}
+	}
+	return args
+}
