@@ -134,6 +134,39 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 	}
 }
 
+// An installation of root's from before the gate: the token file is root's, until root says
+// otherwise; and so is the log file, so that the gate has its own.
+func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, _ := newGateAccounts(t, m)
+	root.must(t, "useradd --system --user-group --home-dir /var/lib/terok-gate --shell /usr/sbin/nologin terok-gate")
+	if said := root.install(t, "--log-file /var/log/terok-gate-hook.log", "--no-gate"); !strings.Contains(said, "started "+watchUnit) {
+		t.Errorf("install --no-gate says %q", said)
+	}
+	before := root.start(t, "")
+	if said := root.must(t, "terok-gate-hook install"); strings.Contains(said, gateUnit) {
+		t.Errorf("nobody said so, and install says %q", said)
+	}
+	files := root.files(t)
+	out, err := m.sh("root", "terok-gate-hook install --no-gate=false")
+	_, remedy, _ := strings.Cut(strings.TrimSpace(out), root.tokenFile+": ")
+	if err == nil || remedy == "" || root.files(t) != files {
+		t.Fatalf("install says %q, or changes something", out)
+	}
+	root.must(t, remedy)
+	if said := root.must(t, "terok-gate-hook install --no-gate=false"); !strings.Contains(said, "started "+gateUnit) || !strings.Contains(said, "removed ") {
+		t.Errorf("after %s, install says %q", remedy, said)
+	}
+	root.addDemo(t)
+	root.works(t, root.start(t, ""), "work")
+	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
+		"! systemctl is-active "+watchUnit)
+	root.kill(t, before)
+	testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !root.has(t, root.tokenFile, before) })
+	root.gateIsWell(t)
+}
+
 // gateIsWell checks that the gate runs under systemd, and what it has logged.
 func (a account) gateIsWell(t *testing.T) {
 	t.Helper()
