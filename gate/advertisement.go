@@ -3,7 +3,6 @@
 package gate
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"sync"
@@ -70,16 +69,3 @@ func (a *advertisements) keep(repo repository, version advertisementVersion, tex
 	}
 	a.kept[repo.path] = advertisement{version: version, at: time.Now(), text: text}
 }
-
-// serviceLine stands before what git advertises, unless that is of version 2. It goes by
-// git's own words: receive-pack answers a client of version 2 with version 0.
-func serviceLine(s service, begins []byte) string {
-	if bytes.HasPrefix(begins, versionTwo) {
-		return ""
-	}
-	var line bytes.Buffer
-	writePacket(&line, "# service="+string(s)+"\n")
-	return line.String() + "0000"
-}
-
-var versionTwo = []byte("000eversion 2")

@@ -72,3 +72,16 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.W
 func isMessage(content []byte) bool {
 	return len(content) > 0 && (content[0] == 2 || content[0] == 3) || bytes.HasPrefix(content, []byte("ERR "))
 }
+
+// serviceLine stands before what git advertises, unless that is of version 2. It goes by
+// git's own words: receive-pack answers a client of version 2 with version 0.
+func serviceLine(s service, begins []byte) string {
+	if bytes.HasPrefix(begins, versionTwo) {
+		return ""
+	}
+	var line bytes.Buffer
+	writePacket(&line, "# service="+string(s)+"\n")
+	return line.String() + "0000"
+}
+
+var versionTwo = []byte("000eversion 2")

@@ -65,7 +65,7 @@ const (
 
 	defaultPatience = time.Minute
 	defaultStall    = 2 * time.Minute
-	retryAfter      = 5 * time.Second // what those in vain are told
+	retryAfter      = 5 * time.Second // what those are told who waited in vain
 
 	headerTimeout = 10 * time.Second
 	idleTimeout   = time.Minute

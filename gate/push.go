@@ -11,7 +11,6 @@ import (
 	"io"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 
 	"terok-gate-hook/internal/printable"
@@ -64,40 +63,6 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 		}
 		c.number++
 	}
-}
-
-// readPacket reads one packet of git's (gitprotocol-common(5), "pkt-line Format") and
-// copies it to raw. A flush packet is nil; the other special packets have no place in a
-// push.
-func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
-	var header [4]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return nil, err
-	}
-	raw.Write(header[:])
-	length, ok := packetLength(header[:])
-	if !ok || length > 0 && length <= 4 {
-		return nil, errMalformed
-	}
-	if length == 0 {
-		return nil, nil
-	}
-	if _, err := io.CopyN(raw, r, int64(length-4)); err != nil {
-		return nil, err
-	}
-	return raw.Bytes()[raw.Len()-(length-4):], nil
-}
-
-// packetLength reads a packet's first four bytes. Its own length counts in.
-func packetLength(header []byte) (length int, ok bool) {
-	const largest = 65520
-	for _, digit := range header {
-		if !strings.ContainsRune("0123456789abcdefABCDEF", rune(digit)) {
-			return 0, false
-		}
-	}
-	n, err := strconv.ParseUint(string(header), 16, 16)
-	return int(n), err == nil && n <= largest
 }
 
 // parseCommand reads one command: "OLD NEW REF", and after a NUL what the client can
@@ -173,9 +138,4 @@ func (c commands) refuse(w io.Writer, limits store.Limits) error {
 func describe(limits store.Limits) string {
 	const longest = 1000
 	return fmt.Sprintf("%.*s", longest, printable.Line(limits.Pushes()))
-}
-
-// writePacket writes one packet.
-func writePacket(w io.Writer, content string) {
-	fmt.Fprintf(w, "%04x%s", len(content)+4, content)
 }

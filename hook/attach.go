@@ -1,6 +1,7 @@
 // The gate in the container's own network: a listener that is made there and handed to
 // the gate, which serves the container at it for as long as the container lives. It takes
-// nothing of the network, not even that there is one, and nothing of the image.
+// nothing of the network, not even that there is one, and nothing of the image. (IPv4
+// alone: settings.go admits no other address.)
 
 package hook
 

@@ -333,7 +333,7 @@ func TestWithoutAProcessThereIsNoNetworkToServe(t *testing.T) {
 	}
 }
 
-func TestWhatNeedsNoProxy(t *testing.T) {
+func TestTheGatesHostNeedsNoProxy(t *testing.T) {
 	for _, row := range []struct {
 		env   []string
 		lower string

@@ -95,7 +95,7 @@ func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
 }
 
 // The unit of root's gate logs to a file of its own: the hooks' is root's.
-func TestTheGatesUnit(t *testing.T) {
+func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 	dir := t.TempDir()
 	r := Registration{
 		Binary: filepath.Join(dir, binary), Gate: true, Repos: "/var/lib/terok-gate/repos",

@@ -113,7 +113,7 @@ func TestStories(t *testing.T) {
 
 // A service manager passes sockets, and hears that the gate is ready, that it lives, and
 // that it stops (sd_listen_fds(3), sd_notify(3)).
-func TestTheGateUnderAServiceManager(t *testing.T) {
+func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 	testenv.Need(t, "git")
 	dir := t.TempDir()
 	notified, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})

@@ -1,5 +1,6 @@
-// Where the gate is found unless somebody says otherwise: what hooks are installed with
-// and what the gate's own command line assumes are the same.
+// Where the gate's control socket and repositories are unless somebody says otherwise: what
+// hooks are installed with and what the gate's own command line assumes are the same.
+// (Where it listens in containers' networks is hook.GateListen.)
 
 package control
 
