@@ -3,7 +3,7 @@
 package doctor
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -149,22 +150,24 @@ func (e *examination) repository(path, project string, uid int) bool {
 // isBare asks git, as the gate's user: it may have been told anything about what it is
 // to do in such a folder.
 func (e *examination) isBare(path string, uid, gid int) (bool, error) {
-	cmd := exec.CommandContext(e.ctx, "git", "-C", path, "rev-parse", "--is-bare-repository")
-	cmd.Dir = "/"
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=/", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
-		"GIT_CEILING_DIRECTORIES=" + filepath.Dir(realPath(path)),
+	ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "git", "-C", path, "rev-parse", "--is-bare-repository")
+	if uid == os.Geteuid() {
+		cmd.Dir = "/"
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
+	} else {
+		untrusted.As(cmd, uint32(uid), uint32(gid))
 	}
-	if uid != os.Geteuid() {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_CEILING_DIRECTORIES="+filepath.Dir(realPath(path)))
+	var out, said untrusted.Output
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	if text := said.Bytes(); len(text) > 0 {
+		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(podman.LastLine(text), "fatal: "))
 	}
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if said.Len() > 0 {
-		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(podman.LastLine(said.Bytes()), "fatal: "))
-	}
-	return strings.TrimSpace(string(out)) == "true", err
+	return strings.TrimSpace(out.String()) == "true", err
 }
 
 // add is the command that makes a project's repository where the gate looks for it.

@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
 )
 
 const gateBinary = "terok-gate"
@@ -228,9 +229,11 @@ func (f folder) make(ctx context.Context) error {
 	// Where the owner can put links, root makes and gives away nothing.
 	if _, owner := f.existing(); owner == f.owner.uid {
 		cmd := exec.CommandContext(ctx, "mkdir", "-p", "-m", "0700", f.path)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: f.owner.uid, Gid: f.owner.gid}}
-		if _, err := cmd.Output(); err != nil {
-			return fmt.Errorf("make %s: %w", f.path, commandError(err))
+		untrusted.As(cmd, f.owner.uid, f.owner.gid)
+		var said untrusted.Output
+		cmd.Stderr = &said
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("make %s: %w: %s", f.path, err, LastLine(said.Bytes()))
 		}
 		return nil
 	}
