@@ -89,6 +89,7 @@ func (g *Gate) startReading(repo repository, who store.Pass, protocol string, ta
 	c := g.command(repo, who, protocol, args...)
 	if talk != nil {
 		c.cmd.ExtraFiles = []*os.File{talk}
+		c.cmd.Env = append(c.cmd.Env, forPush)
 	}
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
