@@ -208,16 +208,17 @@ func (f folder) checkAbove() error {
 	return nil
 }
 
-// existing is the nearest folder above that there is, and its owner.
+// existing is the nearest folder above that is there and not root's, and its owner: 0 if
+// all are root's. What is in it, he can have exchanged.
 func (f folder) existing() (above string, owner uint32) {
-	for above = filepath.Dir(f.path); ; above = filepath.Dir(above) {
-		if info, err := os.Stat(above); err == nil || above == "/" {
-			if err == nil {
-				owner = info.Sys().(*syscall.Stat_t).Uid
+	for above = filepath.Dir(f.path); above != "/"; above = filepath.Dir(above) {
+		if info, err := os.Stat(above); err == nil {
+			if owner = info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
+				break
 			}
-			return above, owner
 		}
 	}
+	return above, owner
 }
 
 // make makes the folder, with mode 0700. Folders above it that are missing are for
