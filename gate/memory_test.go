@@ -101,3 +101,17 @@ func packedHeader(kind byte, size int) (header []byte) {
 	}
 	return header
 }
+
+func TestAPushThatNamesTooManyRefsIsRefused(t *testing.T) {
+	h := open(t, gate.Settings{})
+	h.demo(t, "demo", 1)
+	var body strings.Builder
+	for i := 0; body.Len() < 5<<20; i++ {
+		command := fmt.Sprintf("%040d %040d refs/tags/%d", 0, 1, i)
+		fmt.Fprintf(&body, "%04x%s", len(command)+4, command)
+	}
+	answer, text := h.request(t, http.MethodPost, "/demo.git/git-receive-pack", h.issue(t, "demo"), body.String()+"0000", "Content-Type: application/x-git-receive-pack-request")
+	if answer.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("%d: %q", answer.StatusCode, text)
+	}
+}
