@@ -24,8 +24,8 @@ func (w watched) String() string {
 	return fmt.Sprintf("%d tokens: %.1f %% of a core, %.0f MB", w.Tokens, w.Core, w.MB)
 }
 
-// watch runs reap --watch for a while, beside two writers a second. The tokens are tied to one living process: each has
-// a pidfd of its own all the same.
+// watch runs reap --watch for a while, beside two writes a second. The tokens are tied to one
+// living process: each has a pidfd of its own all the same.
 func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	r.Tokens = tokens
 	if err := w.furnish(tokens, 0); err != nil {

@@ -12,12 +12,12 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
+	"terok-gate-hook/podman"
 )
 
 // othersPatience is how long a program may take that runs as another user, who can stop it.
@@ -56,7 +56,7 @@ func (e *examination) gateUser() {
 		}
 		e.noProbe = "it would make the token file, and the folder is to be made first"
 		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder)
-		if othersFile(e.TokenFile, id[0]) != "" {
+		if podman.OthersFile(e.TokenFile, id[0]) != "" {
 			remedy = elsewhere
 		}
 		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to", remedy)
@@ -87,28 +87,11 @@ func (e *examination) gateUser() {
 			fmt.Sprintf("%s, or keep the token file elsewhere: %s", printable.Shell("chmod", "o+x", closed), e.self("F", "install")))
 		return
 	}
-	if other := othersFile(e.TokenFile, id[0]); other != "" {
+	if other := podman.OthersFile(e.TokenFile, id[0]); other != "" {
 		e.broken(fmt.Sprintf("%s, and its folder must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}
 	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // each new token file keeps the owner of the old
-}
-
-// othersFile returns a file beside the token file that does not belong to the user, empty
-// if there is none. Files that a writer of the token file makes do not count. Whoever gets
-// the folder can replace such a file: /root and /etc are not for the gate.
-func othersFile(tokenFile string, user uint32) string {
-	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a folder that is not there has none
-	for _, f := range files {
-		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), filepath.Base(tokenFile)) {
-			continue
-		}
-		info, err := f.Info()
-		if err == nil && info.Sys().(*syscall.Stat_t).Uid != user {
-			return f.Name()
-		}
-	}
-	return ""
 }
 
 func ids(texts []string) []uint32 {

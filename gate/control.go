@@ -4,6 +4,7 @@
 package gate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ const controlPatience = 5 * time.Second
 // Who may connect is for the socket's mode to say; beside root, only processes of the
 // gate's own user are listened to.
 func (g *Gate) ServeControl(l *net.UnixListener) {
-	g.server.RegisterOnShutdown(func() { l.Close() })
+	defer context.AfterFunc(g.hearing, func() { l.Close() })()
 	for {
 		conn, err := l.AcceptUnix()
 		switch {

@@ -93,6 +93,9 @@ type Gate struct {
 	server *http.Server
 	ctx    context.Context // of all that is under way
 	cut    context.CancelCauseFunc
+
+	hearing context.Context // hooks
+	deafen  context.CancelFunc
 }
 
 // errStopping cuts what is under way when the gate's patience with it is over.
@@ -128,7 +131,8 @@ func New(s Settings) (*Gate, error) {
 	if err := g.cleanUp(); err != nil {
 		return nil, err
 	}
-	if s.Keeper == nil {
+	final := s.Keeper == nil
+	if final {
 		s.Keeper = nobody{}
 	}
 	if g.networks, err = newNetworks(g, s.Keeper); err != nil {
@@ -148,6 +152,10 @@ func New(s Settings) (*Gate, error) {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
+	g.hearing, g.deafen = context.WithCancel(context.Background())
+	if final {
+		g.server.RegisterOnShutdown(g.deafen)
+	}
 	return g, nil
 }
 
@@ -164,13 +172,15 @@ func (g *Gate) Serve(l net.Listener) error {
 }
 
 // Stop accepts no new requests, waits for those under way until ctx is done, cuts what
-// is left, and returns when no process of git's is left.
+// is left, and returns when no process of git's is left. Hooks are answered meanwhile, if
+// somebody keeps what they hand over: the next gate serves it.
 func (g *Gate) Stop(ctx context.Context) {
 	if g.server.Shutdown(ctx) != nil {
 		g.cut(errStopping)
 		_ = g.server.Shutdown(context.Background())
 	}
 	g.cut(errStopping) // the cleaning after pushes
+	g.deafen()
 	g.networks.stop()
 	g.pushes.cleaning.Wait()
 }

@@ -13,6 +13,13 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
+// figures are the gate's, as Prometheus gets them.
+func (h *house) figures() string {
+	scrape := httptest.NewRecorder()
+	h.Metrics().ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
+	return scrape.Body.String()
+}
+
 func TestTheFiguresCountWhatHappened(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
@@ -21,8 +28,7 @@ func TestTheFiguresCountWhatHappened(t *testing.T) {
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
 	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "wrong", "")
 	h.trailed(t, trail.Refused, 1)
-	scrape := httptest.NewRecorder()
-	h.Metrics().ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
+	figures := h.figures()
 	for _, line := range []string{
 		`terok_gate_requests_total{code="403"} 1`,
 		`terok_gate_requests_total{code="200"} `,
@@ -35,13 +41,13 @@ func TestTheFiguresCountWhatHappened(t *testing.T) {
 		`terok_gate_listeners 1`,
 		`terok_gate_token_file_age_seconds `,
 	} {
-		if !strings.Contains(scrape.Body.String(), line) {
-			t.Errorf("no %s in\n%s", line, scrape.Body)
+		if !strings.Contains(figures, line) {
+			t.Errorf("no %s in\n%s", line, figures)
 		}
 	}
 	page, err := os.ReadFile("../docs/terok-gate.8.md")
 	must(t, err)
-	served := regexp.MustCompile(`(?m)^# TYPE (terok_gate_\w+)`).FindAllStringSubmatch(scrape.Body.String(), -1)
+	served := regexp.MustCompile(`(?m)^# TYPE (terok_gate_\w+)`).FindAllStringSubmatch(figures, -1)
 	described := regexp.MustCompile(`\*\*(terok_gate_\w+)\*\*`).FindAllStringSubmatch(string(page), -1)
 	var names [2][]string
 	for i, found := range [][][]string{served, described} {

@@ -665,6 +665,47 @@ func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
 	testenv.Eventually(t, "nothing is kept of them", func() bool { return len(kept.names()) == 0 })
 }
 
+func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
+	kept := &shelf{files: map[string]int{}}
+	h, told := attachable(t, gate.Settings{Keeper: kept})
+	slow := h.dial(t, head("POST /demo.git/git-upload-pack", h.issue(t, "demo"), "Git-Protocol: version=2", "Connection: close",
+		"Content-Type: application/x-git-upload-pack-request", "Content-Length: 24")+"0014comman")
+	stopped := make(chan struct{})
+	testenv.Eventually(t, "the slow request is under way", func() bool { return strings.Contains(h.figures(), "terok_gate_requests_under_way 1\n") })
+	go func() {
+		h.Stop(context.Background())
+		close(stopped)
+	}()
+	testenv.Eventually(t, "the gate takes no new connections", func() bool {
+		conn, err := net.Dial("tcp", h.address)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	c := h.container(t, nil)
+	h.start(t, told, c)
+	waits := make(chan error, 1)
+	go func() { waits <- c.reaches(c.Token) }()
+	_, err := io.WriteString(slow, "d=ls-refs\n0000")
+	must(t, err)
+	if answer, err := io.ReadAll(slow); err != nil || !strings.Contains(string(answer), "refs/heads/main") {
+		t.Errorf("the slow request is answered by %q, %v", answer, err)
+	}
+	<-stopped
+	told.GateTimeout = 100 * time.Millisecond
+	if err := told.Attach(h.container(t, nil).Entry); !errors.Is(err, hook.ErrNoGate) {
+		t.Errorf("a gate that has ended answers a hook: %v", err)
+	}
+	next, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {}), Keeper: kept})
+	must(t, err)
+	defer next.Stop(context.Background())
+	next.Restore(kept.passed(t))
+	if err := <-waits; err != nil {
+		t.Errorf("who asked while there was no gate: %v", err)
+	}
+}
+
 func (h *house) neighbourOf(t *testing.T, c *container) *container { return h.container(t, c) }
 
 // A gate that was killed, with nobody who keeps anything.

@@ -1,6 +1,7 @@
-// Package trail keeps the audit trail: which token was issued, revoked or refused,
-// for which container. It goes to the system log and, if there is a log file, into that
-// as JSON lines. Neither may ever make a hook fail or wait.
+// Package trail keeps the audit trail: which token was issued, revoked or refused, for which
+// container, and what the gate did for whom. It goes to the system log and, if there is a
+// log file, into that as JSON lines. Neither may ever make a hook or a request fail or wait:
+// a line that cannot be written is lost.
 package trail
 
 import (
