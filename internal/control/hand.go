@@ -61,6 +61,9 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	if a.Refused != "" {
 		return a, fmt.Errorf("%w: %.200q", a.Refused, a.Detail)
 	}
+	if a.Version != Version { // somebody else's word is no yes
+		return a, fmt.Errorf("%w: its answer has version %d", Malformed, a.Version)
+	}
 	return a, nil
 }
 

@@ -1,0 +1,56 @@
+package control
+
+import (
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whoever has got hold of the gate answers what it likes.
+func TestOnlyAYesIsAYes(t *testing.T) {
+	for _, row := range []struct {
+		answer string
+		yes    bool
+	}{
+		{`{"version": 1}`, true},
+		{`{"version": 1, "later": [1]}`, true},
+		{`{"version": 1, "refused": "taken"}`, false},
+		{`{"version": 1, "refused": "of another kind"}`, false},
+		{`{"version": 2}`, false},
+		{`{}`, false},
+		{`null`, false},
+		{`[]`, false},
+		{`yes`, false},
+		{``, false},
+		{strings.Repeat(`{"a":`, 800), false},
+		{`{"version": 1, "detail": "` + strings.Repeat("a", MessageLimit) + `"}`, false},
+	} {
+		path := filepath.Join(t.TempDir(), "control")
+		l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			conn, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = conn.Read(make([]byte, MessageLimit))
+			_, _, _ = conn.WriteMsgUnix([]byte(row.answer), unix.UnixRights(0), nil) // and a descriptor
+		}()
+		err = Hand(path, time.Now().Add(10*time.Second), 0, Request{})
+		l.Close()
+		if row.yes != (err == nil) {
+			t.Errorf("%.60s: %v", row.answer, err)
+		}
+		if refusal := Refusal(""); err != nil && !errors.As(err, &refusal) && !errors.Is(err, ErrNoGate) {
+			t.Errorf("%.60s: %v", row.answer, err)
+		}
+	}
+}
