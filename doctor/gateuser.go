@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,10 +13,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/podman"
 )
+
+// othersPatience is how long a program may take that runs as another user, who can stop it.
+const othersPatience = 10 * time.Second
 
 // gateUser tries whether the gate server, as its user, can read the token file.
 func (e *examination) gateUser() {
@@ -57,9 +63,11 @@ func (e *examination) gateUser() {
 		return
 	}
 	can := func(what, path string) bool {
-		cmd := exec.CommandContext(e.ctx, "test", what, path)
+		ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "test", what, path)
 		if !isUs {
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id[0], Gid: id[1], Groups: id[2:]}}
+			untrusted.As(cmd, id[0], id[1], id[2:]...)
 		}
 		return cmd.Run() == nil
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
 )
 
 // folder is one that is the gate's own.
@@ -53,16 +54,17 @@ func (f folder) checkAbove() error {
 	return nil
 }
 
-// existing is the nearest folder above that there is, and its owner.
+// existing is the nearest folder above that is there and not root's, and its owner: 0 if
+// all are root's. What is in it, he can have exchanged.
 func (f folder) existing() (above string, owner uint32) {
-	for above = filepath.Dir(f.path); ; above = filepath.Dir(above) {
-		if info, err := os.Stat(above); err == nil || above == "/" {
-			if err == nil {
-				owner = info.Sys().(*syscall.Stat_t).Uid
+	for above = filepath.Dir(f.path); above != "/"; above = filepath.Dir(above) {
+		if info, err := os.Stat(above); err == nil {
+			if owner = info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
+				break
 			}
-			return above, owner
 		}
 	}
+	return above, owner
 }
 
 // make makes the folder, with mode 0700. Folders above it that are missing are for
@@ -74,9 +76,11 @@ func (f folder) make(ctx context.Context) error {
 	// Where the owner can put links, root makes and gives away nothing.
 	if _, owner := f.existing(); owner == f.owner.uid {
 		cmd := exec.CommandContext(ctx, "mkdir", "-p", "-m", "0700", f.path)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: f.owner.uid, Gid: f.owner.gid}}
-		if _, err := cmd.Output(); err != nil {
-			return fmt.Errorf("make %s: %w", f.path, commandError(err))
+		untrusted.As(cmd, f.owner.uid, f.owner.gid)
+		var said untrusted.Output
+		cmd.Stderr = &said
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("make %s: %w: %s", f.path, err, LastLine(said.Bytes()))
 		}
 		return nil
 	}
