@@ -47,16 +47,16 @@ func (f folder) checkAbove() error {
 	if f.owner == nil {
 		return nil
 	}
-	above, owner := f.exchangeable()
+	above, owner := f.existing()
 	if owner != 0 && owner != f.owner.uid {
 		return fmt.Errorf("make %s for user %s: %s is somebody else's", f.path, f.owner.name, above)
 	}
 	return nil
 }
 
-// exchangeable is the nearest folder above that is there and not root's, and its owner: 0 if
+// existing is the nearest folder above that is there and not root's, and its owner: 0 if
 // all are root's. What is in it, he can have exchanged.
-func (f folder) exchangeable() (above string, owner uint32) {
+func (f folder) existing() (above string, owner uint32) {
 	for above = filepath.Dir(f.path); above != "/"; above = filepath.Dir(above) {
 		if info, err := os.Stat(above); err == nil {
 			if owner = info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
@@ -74,7 +74,7 @@ func (f folder) make(ctx context.Context) error {
 		return os.MkdirAll(f.path, 0o700)
 	}
 	// Where the owner can put links, root makes and gives away nothing.
-	if _, owner := f.exchangeable(); owner == f.owner.uid {
+	if _, owner := f.existing(); owner == f.owner.uid {
 		cmd := exec.CommandContext(ctx, "mkdir", "-p", "-m", "0700", f.path)
 		untrusted.As(cmd, f.owner.uid, f.owner.gid)
 		var said untrusted.Output
