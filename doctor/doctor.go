@@ -4,7 +4,6 @@
 package doctor
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -154,23 +154,12 @@ func (e *examination) mend(state State, text, remedy string, repair func() (done
 // command runs a program and returns what it writes to standard output. The probe's
 // image may be hostile, and say more than we care to hear.
 func (e *examination) command(name string, args ...string) (string, error) {
-	var stdout, stderr limitedBuffer
+	var stdout, stderr untrusted.Output
 	cmd := exec.CommandContext(e.ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
-	if err != nil && stderr.held.Len() > 0 {
-		err = fmt.Errorf("%w: %.300s", err, podman.LastLine(stderr.held.Bytes()))
+	if err != nil && len(stderr.Bytes()) > 0 {
+		err = fmt.Errorf("%w: %.300s", err, podman.LastLine(stderr.Bytes()))
 	}
-	return stdout.held.String(), err
-}
-
-// limitedBuffer takes so much and no more.
-type limitedBuffer struct{ held bytes.Buffer }
-
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	const limit = 16 << 20
-	if b.held.Len()+len(p) > limit {
-		return 0, fmt.Errorf("more than %d bytes of output", limit)
-	}
-	return b.held.Write(p)
+	return stdout.String(), err
 }

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,11 +12,16 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
+	"time"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
+	"terok-gate-hook/podman"
 )
+
+// othersPatience is how long a program may take that runs as another user, who can stop it.
+const othersPatience = 10 * time.Second
 
 // gateUser tries whether the gate server, as its user, can read the token file.
 func (e *examination) gateUser() {
@@ -50,16 +56,18 @@ func (e *examination) gateUser() {
 		}
 		e.noProbe = "it would make the token file, and the folder is to be made first"
 		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder)
-		if othersFile(e.TokenFile, id[0]) != "" {
+		if podman.OthersFile(e.TokenFile, id[0]) != "" {
 			remedy = elsewhere
 		}
 		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to", remedy)
 		return
 	}
 	can := func(what, path string) bool {
-		cmd := exec.CommandContext(e.ctx, "test", what, path)
+		ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "test", what, path)
 		if !isUs {
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id[0], Gid: id[1], Groups: id[2:]}}
+			untrusted.As(cmd, id[0], id[1], id[2:]...)
 		}
 		return cmd.Run() == nil
 	}
@@ -79,28 +87,11 @@ func (e *examination) gateUser() {
 			fmt.Sprintf("%s, or keep the token file elsewhere: %s", printable.Shell("chmod", "o+x", closed), e.self("F", "install")))
 		return
 	}
-	if other := othersFile(e.TokenFile, id[0]); other != "" {
+	if other := podman.OthersFile(e.TokenFile, id[0]); other != "" {
 		e.broken(fmt.Sprintf("%s, and its folder must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}
 	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // each new token file keeps the owner of the old
-}
-
-// othersFile returns a file beside the token file that does not belong to the user, empty
-// if there is none. Files that a writer of the token file makes do not count. Whoever gets
-// the folder can replace such a file: /root and /etc are not for the gate.
-func othersFile(tokenFile string, user uint32) string {
-	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a folder that is not there has none
-	for _, f := range files {
-		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), filepath.Base(tokenFile)) {
-			continue
-		}
-		info, err := f.Info()
-		if err == nil && info.Sys().(*syscall.Stat_t).Uid != user {
-			return f.Name()
-		}
-	}
-	return ""
 }
 
 func ids(texts []string) []uint32 {

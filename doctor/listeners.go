@@ -50,7 +50,7 @@ func (e *examination) listeners() {
 			continue
 		}
 		e.broken(fmt.Sprintf("living container %s: somebody else listens at %s there, who may hear its token", named(entry), entry.Gate.Listen),
-			"start it anew, and the gate has that place first: "+printable.Shell("podman", "restart", entry.Container))
+			"start it anew, and the gate has that place first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
 	if len(without) > 0 {
 		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))

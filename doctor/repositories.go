@@ -3,7 +3,7 @@
 package doctor
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -48,7 +49,7 @@ func (e *examination) repositories() {
 	}
 	var missing []string
 	for _, entry := range e.living() {
-		if !slices.Contains(e.projects, entry.Project) && !slices.Contains(missing, entry.Project) {
+		if store.CheckName(entry.Project) == nil && !slices.Contains(e.projects, entry.Project) && !slices.Contains(missing, entry.Project) {
 			fine, missing = false, append(missing, entry.Project)
 			e.broken(fmt.Sprintf("living container %s: there is no repository %s", named(entry), filepath.Join(repos, entry.Project+".git")), e.add(repos, entry.Project))
 		}
@@ -70,6 +71,11 @@ func (e *examination) reposFolder() string {
 	if e.theGate != nil {
 		return e.theGate.Repos
 	}
+	return e.reposToBe()
+}
+
+// reposToBe is where a gate would look for its repositories.
+func (e *examination) reposToBe() string {
 	if _, after, ok := strings.Cut(e.gateUnit(), " --repos "); ok {
 		repos, _, _ := strings.Cut(after, " ")
 		return repos
@@ -81,33 +87,42 @@ func (e *examination) reposFolder() string {
 // else's to write to.
 func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
+	// A gate of another user's may be hostile, and name /etc, or have a link lead there.
+	mends := func(remedy string) string {
+		if to := e.reposToBe(); uid != 0 && uid != os.Geteuid() && (repos != to || realPath(to) != to) {
+			return owners(repos)
+		}
+		return remedy
+	}
 	info, err := os.Stat(repos)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.broken("the folder of repositories "+repos+" is not there", make)
+		e.broken("the folder of repositories "+repos+" is not there", mends(make))
 		return false
 	case err != nil:
 		e.broken(err.Error(), owners(repos))
 		return false
 	case !info.IsDir():
-		e.broken(repos+" is not a folder", printable.Shell("mv", repos, repos+".away")+" && "+make)
+		e.broken(repos+" is not a folder", mends(printable.Shell("mv", repos, repos+".away")+" && "+make))
 		return false
-	case !e.isTheGates("folder", repos, info, uid):
+	case !e.isTheGates("folder", repos, info, uid, mends(chownAll(uid, realPath(repos)))):
 		return false
 	}
 	if who, where, remedy := writers(repos, uid); who != "" {
-		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), remedy)
+		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), mends(remedy))
 		return false
 	}
 	return true
 }
 
-// isTheGates tells whether a folder belongs to the gate's user, and others cannot write
-// to it.
-func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int) bool {
+// chownAll gives a folder with all that is in it to a user.
+func chownAll(uid int, path string) string { return asRoot("chown", "-R", "-h", userName(uid), path) }
+
+// isTheGates tells whether a folder belongs to the gate's user, or else what mends that,
+// and whether others cannot write to it.
+func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, remedy string) bool {
 	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != uid {
-		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(owner), userName(uid)),
-			asRoot("chown", "-R", "-h", userName(uid), realPath(path)))
+		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(owner), userName(uid)), remedy)
 		return false
 	}
 	if info.Mode()&0o002 != 0 { // sticky or not: others must not add to it
@@ -121,6 +136,10 @@ func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int) b
 // at once.
 func (e *examination) repository(path, project string, uid int) bool {
 	anew := printable.Shell("mv", path, path+".away") + " && "
+	give := chownAll(uid, path)
+	if realPath(path) != filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path)) {
+		give = anew + e.add(filepath.Dir(path), project) // the gate can have put any link there
+	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
@@ -129,10 +148,10 @@ func (e *examination) repository(path, project string, uid int) bool {
 	case !info.IsDir():
 		e.broken(path+" is no repository", anew+e.add(filepath.Dir(path), project))
 		return false
-	case !e.isTheGates("repository", path, info, uid):
+	case !e.isTheGates("repository", path, info, uid, give):
 		return false
 	}
-	bare, err := e.isBare(path, uid, int(info.Sys().(*syscall.Stat_t).Gid))
+	bare, err := e.isBare(path, uid)
 	switch {
 	case err != nil:
 		e.broken(fmt.Sprintf("repository %s is broken: %v", path, err),
@@ -148,23 +167,26 @@ func (e *examination) repository(path, project string, uid int) bool {
 
 // isBare asks git, as the gate's user: it may have been told anything about what it is
 // to do in such a folder.
-func (e *examination) isBare(path string, uid, gid int) (bool, error) {
-	cmd := exec.CommandContext(e.ctx, "git", "-C", path, "rev-parse", "--is-bare-repository")
-	cmd.Dir = "/"
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=/", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
-		"GIT_CEILING_DIRECTORIES=" + filepath.Dir(realPath(path)),
+func (e *examination) isBare(path string, uid int) (bool, error) {
+	ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "git", "-C", path, "rev-parse", "--is-bare-repository")
+	if uid == os.Geteuid() {
+		cmd.Dir = "/"
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
+	} else {
+		const nobodys = 65534 // a folder's group need not be its owner's
+		untrusted.As(cmd, uint32(uid), nobodys)
 	}
-	if uid != os.Geteuid() {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_CEILING_DIRECTORIES="+filepath.Dir(realPath(path)))
+	var out, said untrusted.Output
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	if text := said.Bytes(); len(text) > 0 {
+		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(podman.LastLine(text), "fatal: "))
 	}
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if said.Len() > 0 {
-		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(podman.LastLine(said.Bytes()), "fatal: "))
-	}
-	return strings.TrimSpace(string(out)) == "true", err
+	return strings.TrimSpace(out.String()) == "true", err
 }
 
 // add is the command that makes a project's repository where the gate looks for it.

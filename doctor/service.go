@@ -19,16 +19,16 @@ func (e *examination) service() {
 		e.ok("no systemd here to run reap --watch: the next hook of any container revokes orphans")
 		return
 	}
-	runs, err := e.Place.Watch(e.ctx)
+	runs, err := e.Place.WatchState(e.ctx)
 	if err != nil || !strings.Contains(runs, "ActiveState=active") {
 		remedy := e.install()
 		if was, there, err := e.Place.Registration(); err == nil && there {
 			remedy = e.ourselves("install", "--no-watch=false")
 			if was.Watch {
-				remedy = e.systemctl(podman.UnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.UnitName, "status")
+				remedy = e.systemctl(podman.WatchUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.WatchUnitName, "status")
 			}
 		}
-		e.warn(podman.UnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
+		e.warn(podman.WatchUnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
 		return
 	}
 	if !e.isWatched(runs) {
@@ -36,14 +36,14 @@ func (e *examination) service() {
 		if e.told.TokenFile != "" {
 			remedy += ", if " + e.TokenFile + " is the right one"
 		}
-		e.warn(podman.UnitName+" watches another token file than "+e.TokenFile, remedy)
+		e.warn(podman.WatchUnitName+" watches another token file than "+e.TokenFile, remedy)
 		return
 	}
 	if e.Place.User && !podman.Lingers() {
-		e.warn(podman.UnitName+" and your containers end when you log out", "loginctl enable-linger")
+		e.warn(podman.WatchUnitName+" and your containers end when you log out", "loginctl enable-linger")
 		return
 	}
-	e.ok(podman.UnitName + " runs")
+	e.ok(podman.WatchUnitName + " runs")
 }
 
 // gateSweeps says that a gate of ours needs no other watch.

@@ -200,7 +200,7 @@ func (e *examination) gateUnit() string {
 	if !e.Place.Systemd {
 		return ""
 	}
-	says, err := e.Place.Gate(e.ctx)
+	says, err := e.Place.GateState(e.ctx)
 	if err != nil || !strings.Contains(says, "ExecStart=") {
 		return ""
 	}

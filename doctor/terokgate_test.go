@@ -459,3 +459,56 @@ func TestDoctorFindsAGitThatTheGateCannotWorkWith(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	finds(t, s.check("git", "repositories"), "git", Broken, "the gate serves nothing without git: ")
 }
+
+// Whoever has got hold of the gate has root paste nothing that gives more away.
+func TestDoctorTrustsNoGateOfAnotherUsers(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "python3")
+	const nobody = 65534
+	s := newServed(t)
+	must(t, os.Chown(filepath.Dir(s.socket), nobody, -1))
+	must(t, os.Chmod(s.folder, 0o711))
+	says := `import os, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.bind(sys.argv[1])
+os.setuid(65534)
+s.listen()
+print("listens", flush=True)
+while True:
+    c, _ = s.accept()
+    c.recv(4096)
+    c.send(sys.argv[2].encode())
+    c.close()
+`
+	hostile := func(repos string, uid int) (stop func()) {
+		_ = os.Remove(s.socket)
+		gate := exec.Command("python3", "-c", says, s.socket, fmt.Sprintf(
+			`{"version":1,"gate":{"program":%q,"uid":%d,"token_file":%q,"repos":%q}}`, version.String(), uid, s.tokens, repos))
+		out, err := gate.StdoutPipe()
+		must(t, err)
+		must(t, gate.Start())
+		stop = func() { _ = gate.Process.Kill(); _ = gate.Wait() }
+		t.Cleanup(stop)
+		if _, err := io.ReadFull(out, make([]byte, 8)); err != nil {
+			t.Fatal(err)
+		}
+		return stop
+	}
+	roots := filepath.Join(s.folder, "roots")
+	must(t, os.Mkdir(roots, 0o755))
+	must(t, os.Chown(s.repos, nobody, -1))
+	must(t, os.Symlink(roots, filepath.Join(s.repos, "demo.git")))
+	for _, repos := range []string{roots, roots + "/cron.d", s.tokens, s.repos} {
+		for _, uid := range []int{0, nobody, 1234} {
+			stop := hostile(repos, uid)
+			found := s.check("terok-gate", "git", "repositories")
+			finds(t, found, "repositories", Broken, "")
+			for _, f := range found {
+				if f.Check == "repositories" && !strings.HasPrefix(f.Remedy, "see who ") && !strings.HasPrefix(f.Remedy, printable.Shell("mv", s.repos+"/demo.git")) {
+					t.Errorf("a gate that says %s and user %d: %s", repos, uid, f.Remedy)
+				}
+			}
+			stop()
+		}
+	}
+}

@@ -3,7 +3,9 @@
 package gate
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -89,6 +91,7 @@ func (g *Gate) startReading(repo repository, who store.Pass, protocol string, ta
 	c := g.command(repo, who, protocol, args...)
 	if talk != nil {
 		c.cmd.ExtraFiles = []*os.File{talk}
+		c.cmd.Env = append(c.cmd.Env, forPush)
 	}
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
@@ -143,6 +146,16 @@ func (c *command) output(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("read git's output: %w", err)
 	}
 	return text, nil
+}
+
+// lines hands on each line that the command prints.
+func (c *command) lines(do func(line string)) error {
+	lines := bufio.NewScanner(c.out)
+	for lines.Scan() {
+		do(lines.Text())
+	}
+	c.out.Close()
+	return errors.Join(lines.Err(), c.wait())
 }
 
 // letGo ends a command whose client went away: it finds its pipes closed and cleans

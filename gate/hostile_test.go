@@ -166,7 +166,7 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 
 	secrets := []string{token, "marker", "Basic", base64.StdEncoding.EncodeToString([]byte(token + ":")), strings.TrimPrefix(token, "terok-g-")}
 	allowed := []string{"PATH", "PWD", "GIT_PROTOCOL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_ATTR_NOSYSTEM", "GIT_NO_LAZY_FETCH",
-		"GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT"}
+		"GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT", "GIT_ALLOC_LIMIT"}
 	// What git itself gives to those that it starts.
 	gits := []string{"GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_EXEC_PATH", "GIT_SHALLOW_FILE"}
 	seen := map[string]bool{}

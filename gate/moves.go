@@ -4,7 +4,6 @@
 package gate
 
 import (
-	"context"
 	"log/slog"
 	"strings"
 
@@ -34,25 +33,27 @@ func isObjectID(s string) bool {
 // movedByNow finds out which of a push's refs have moved, when git cannot tell any more:
 // the first of them, and how many.
 func (g *Gate) movedByNow(repo repository, asked commands) (moved []move, number int) {
+	now := map[string]string{} // by ref; of others there may be any number
+	for m := range asked.all() {
+		now[m.ref] = ""
+	}
 	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
 		"for-each-ref", "--format=%(objectname) %(refname)")
-	var text []byte
 	if err == nil {
-		text, err = git.output(context.Background())
+		err = git.lines(func(line string) {
+			object, ref, _ := strings.Cut(line, " ")
+			if _, isAsked := now[ref]; isAsked {
+				now[ref] = object
+			}
+		})
 	}
 	if err != nil {
 		slog.Warn("find out what a push moved", "project", repo.project, "error", err)
 		return nil, 0
 	}
-	now := map[string]string{} // by ref
-	for line := range strings.Lines(string(text)) {
-		if object, ref, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
-			now[ref] = object
-		}
-	}
 	for m := range asked.all() {
-		object, there := now[m.ref]
-		if there && object == m.new && m.new != m.old || !there && isZero(m.new) && !isZero(m.old) {
+		object := now[m.ref]
+		if object != "" && object == m.new && m.new != m.old || object == "" && isZero(m.new) && !isZero(m.old) {
 			if number++; len(moved) < mostMoves {
 				moved = append(moved, m)
 			}

@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,19 +48,31 @@ func TestTheTrailSaysWhoMovedWhatFromWhereToWhere(t *testing.T) {
 }
 
 func TestTheGateFindsOutWhatAPushMovedThatWasCutTooLate(t *testing.T) {
+	for name, others := range map[string]int{"a few refs": 0, "more than a push can name": 150_000} {
+		t.Run(name, func(t *testing.T) { findOut(t, others) })
+	}
+}
+
+func findOut(t *testing.T, others int) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")
 	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), "work")
 	work := filepath.Join(h.dir, "work")
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+	tip := git(t, demo, "rev-parse", "main")
+	packed := []byte("# pack-refs with: peeled fully-peeled sorted \n")
+	for i := range others {
+		packed = fmt.Appendf(packed, "%s refs/tags/%080d\n", tip, i)
+	}
+	must(t, os.WriteFile(filepath.Join(demo, "packed-refs"), packed, 0o644))
 	// A post-receive that waits: git has moved the refs by then, and nobody has told.
 	hook := filepath.Join(h.repos, ".hooks", "post-receive")
 	must(t, os.Remove(hook))
 	must(t, os.WriteFile(hook, []byte("#!/bin/sh\nsleep 1000\n"), 0o755))
 	push := command(work, "push", "origin", "main", "main:side")
 	cutShort(t, h, push, func() bool {
-		return strings.Contains(git(t, demo, "for-each-ref"), "refs/heads/side")
+		return git(t, demo, "for-each-ref", "refs/heads/side") != ""
 	}, func() { h.revoke(t, "demo") })
 	if event := h.trailed(t, trail.Cut, 1)[0]; event.Refs != 2 {
 		t.Errorf("the trail has %+v", event)

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	commandsLimit = 16 << 20 // some 150,000 refs
-	longestRef    = 4096     // PATH_MAX: git keeps refs in files
+	commandsLimit = 4 << 20 // some 40,000 refs; 64 pushes hold them at once
+	longestRef    = 4096    // PATH_MAX: git keeps refs in files
 )
 
 var (

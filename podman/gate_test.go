@@ -62,6 +62,7 @@ func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
 		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
 		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h gates DIR/a/b"},
 		{"in a folder of somebody else's", "mkdir a; chown 4321 a", "DIR/a is somebody else's"},
+		{"in a folder of root's in one of somebody else's", "chown 4321 .", "DIR is somebody else's"},
 		{"a file", "mkdir a; touch a/b", "a/b is no folder"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

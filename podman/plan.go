@@ -120,7 +120,7 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 // Removal plans to take back all that install wrote there. The hooks go first: they ask
 // for the gate.
 func (p Place) Removal() (Plan, error) {
-	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths(GateUnitName), p.unitPaths(UnitName)))
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 

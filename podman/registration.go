@@ -52,7 +52,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 			}
 		}
 	}
-	units, err := installed([]string{p.unit(UnitName), p.unit(GateUnitName)})
+	units, err := installed([]string{p.unit(WatchUnitName), p.unit(GateUnitName)})
 	gate := slices.Contains(units, p.unit(GateUnitName))
 	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Gate: gate, Watch: gate || len(units) > 0}
 	if gate {

@@ -57,7 +57,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		}
 		want := []string{
 			"/hooks/99-terok-gate-poststop.json", "/hooks/99-terok-gate-precreate.json", "/hooks/99-terok-gate-prestart.json",
-			"/units/" + UnitName, // and no drop-in: podman reads /hooks already
+			"/units/" + WatchUnitName, // and no drop-in: podman reads /hooks already
 		}
 		if !slices.Equal(paths, want) {
 			t.Errorf("files %q, want %q", paths, want)
@@ -118,7 +118,7 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+folders+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
 		t.Errorf("the service cannot write to %s: %s", folders, unit)
 	}
-	verifyUnit(t, place, UnitName, unit)
+	verifyUnit(t, place, WatchUnitName, unit)
 }
 
 // verifyUnit has systemd read a unit.

@@ -17,11 +17,11 @@ import (
 
 // Of the two, one runs: the gate sweeps too.
 const (
-	UnitName     = "terok-gate-reap.service"
-	GateUnitName = "terok-gate.service"
+	WatchUnitName = "terok-gate-reap.service"
+	GateUnitName  = "terok-gate.service"
 )
 
-var units = []string{UnitName, GateUnitName}
+var units = []string{WatchUnitName, GateUnitName}
 
 // unitName is the unit that systemd is to run, empty for none.
 func (r Registration) unitName() string {
@@ -29,7 +29,7 @@ func (r Registration) unitName() string {
 	case r.Gate:
 		return GateUnitName
 	case r.Watch:
-		return UnitName
+		return WatchUnitName
 	}
 	return ""
 }
@@ -163,14 +163,14 @@ func (p Place) start(ctx context.Context, unit string) error {
 	return nil
 }
 
-// Watch returns what systemd says of the unit of reap --watch, as properties, one a line:
+// WatchState returns what systemd says of the unit of reap --watch, as properties, one a line:
 // ActiveState and ExecStart.
-func (p Place) Watch(ctx context.Context) (properties string, err error) {
-	return p.show(ctx, UnitName)
+func (p Place) WatchState(ctx context.Context) (properties string, err error) {
+	return p.show(ctx, WatchUnitName)
 }
 
-// Gate returns the same of the gate's unit.
-func (p Place) Gate(ctx context.Context) (properties string, err error) {
+// GateState returns the same of the gate's unit.
+func (p Place) GateState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, GateUnitName)
 }
 

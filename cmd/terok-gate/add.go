@@ -51,7 +51,7 @@ func add(c *cli.Context) (err error) {
 		return fmt.Errorf("open the folder of repositories: %w", err)
 	}
 	defer root.Close()
-	as, err := ownerOf(root)
+	as, err := ownerOf(repos)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func add(c *cli.Context) (err error) {
 
 // copy fetches all branches and tags of the source into a repository, and has HEAD name
 // the branch that it names there.
-func (o owner) copy(source, repo string) error {
+func (o *owner) copy(source, repo string) error {
 	info, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, ":") {
 		return err // nor can it be a URL
@@ -112,7 +112,7 @@ func (o owner) copy(source, repo string) error {
 var branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 
 // fetchURL fetches from where git knows how, and returns what HEAD names there.
-func (o owner) fetchURL(url, repo string) (head string, err error) {
+func (o *owner) fetchURL(url, repo string) (head string, err error) {
 	if _, err := o.git(append([]string{"-C", repo, "fetch", "--quiet", "--", url}, branchesAndTags...)...); err != nil {
 		return "", err
 	}
@@ -121,13 +121,17 @@ func (o owner) fetchURL(url, repo string) (head string, err error) {
 	return head, err
 }
 
-// fetchFolder fetches from a folder that we may read, and the owner perhaps not: we run
-// the side that reads, the owner the side that writes.
-func (o owner) fetchFolder(folder, repo string) (head string, err error) {
+// fetchFolder fetches from a folder that its owner may read, and the owner of the
+// repository perhaps not: each runs git on his side.
+func (o *owner) fetchFolder(folder, repo string) (head string, err error) {
 	if folder, err = filepath.Abs(folder); err != nil {
 		return "", err
 	}
 	const whosever = "safe.directory=*" // whoever called us has named it
+	sender, err := ownerOfRepository(folder)
+	if err != nil {
+		return "", err
+	}
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
 		return "", err
@@ -138,7 +142,7 @@ func (o owner) fetchFolder(folder, repo string) (head string, err error) {
 	}
 	sent := make(chan error, 1)
 	go func() {
-		_, err := run(owner{}.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", folder))
+		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", folder))
 		sent <- err
 	}()
 	// gitremote-helpers(7): fd::IN,OUT names descriptors that git was given.
@@ -153,9 +157,23 @@ func (o owner) fetchFolder(folder, repo string) (head string, err error) {
 	if err != nil {
 		return "", err
 	}
-	head, err = owner{}.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
+	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
 	if err != nil {
 		return "", nil // it is detached
 	}
 	return head, nil
+}
+
+// ownerOfRepository is who reads a repository that may be anybody's: its configuration,
+// its links and what it says is its folder are its owner's word.
+func ownerOfRepository(folder string) (*owner, error) {
+	reader, err := ownerOf(folder)
+	if reader != nil || err != nil {
+		return reader, err
+	}
+	reader, err = ownerOf(filepath.Join(folder, ".git"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // it is bare
+	}
+	return reader, err
 }

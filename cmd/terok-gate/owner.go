@@ -1,9 +1,8 @@
-// As whom git works in the folder of repositories.
+// As whom git works in a folder.
 
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,44 +10,93 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+
+	"terok-gate-hook/internal/untrusted"
+	"terok-gate-hook/store"
 )
 
-// owner is whoever owns the folder of repositories: the gate's own user, where root
-// calls. Root's git writes nothing where another user can exchange folders for links,
-// and the gate can write to what its own user has made.
+// owner is as whom git works in a folder, where root calls: whoever owns that. Root's git
+// writes nothing where another user can exchange folders for links, and reads no
+// configuration of another's; and the gate can write to what its own user has made.
 type owner struct {
-	credential *syscall.Credential // nil: ourselves
-	home       string
+	uid, gid uint32
+	groups   []uint32
+	home     string
 }
 
-func ownerOf(repos *os.Root) (owner, error) {
-	info, err := repos.Stat(".")
+// ownerOf is the owner of a folder or, if that is root, of one on the way to it, who could
+// put another in its place. nil is ourselves.
+func ownerOf(folder string) (*owner, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	if _, err := os.Stat(folder); err != nil {
+		return nil, err
+	}
+	inside, err := store.InUserNamespace()
 	if err != nil {
-		return owner{}, err
+		return nil, err
 	}
-	stat := info.Sys().(*syscall.Stat_t)
-	if os.Geteuid() != 0 || stat.Uid == 0 {
-		return owner{}, nil
+	way := owners{inside: inside}
+	if _, err := securejoin.SecureJoinVFS("/", folder, &way); err != nil || way.first == 0 {
+		return nil, err
 	}
-	o := owner{home: "/", credential: &syscall.Credential{Uid: stat.Uid, Gid: stat.Gid}}
-	if u, err := user.LookupId(strconv.Itoa(int(stat.Uid))); err == nil {
-		o.home = u.HomeDir
+	return ownerNamed(way.first), nil
+}
+
+// nobody is, in a user namespace, whoever has no id there: the host's root, say.
+const nobody = 65534
+
+// owners looks at all that a path leads over, links included.
+type owners struct {
+	first  uint32 // that is not root
+	inside bool   // a user namespace
+}
+
+func (o *owners) Lstat(path string) (os.FileInfo, error) {
+	info, err := os.Lstat(path)
+	if err == nil && o.first == 0 {
+		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != nobody || !o.inside {
+			o.first = uid
+		}
 	}
-	return o, nil
+	return info, err
+}
+
+func (o *owners) Readlink(path string) (string, error) { return os.Readlink(path) }
+
+func ownerNamed(uid uint32) *owner {
+	o := &owner{uid: uid, gid: nobody, home: "/"} // a folder's group need not be its owner's
+	u, err := user.LookupId(strconv.Itoa(int(uid)))
+	if err != nil {
+		return o
+	}
+	groups, _ := u.GroupIds()
+	for _, text := range append([]string{u.Gid}, groups...) {
+		if gid, err := strconv.ParseUint(text, 10, 32); err == nil {
+			o.groups = append(o.groups, uint32(gid))
+		}
+	}
+	if len(o.groups) > 0 {
+		o.gid = o.groups[0]
+	}
+	o.home = u.HomeDir
+	return o
 }
 
 // git runs one of git's commands as the owner, and returns what it prints.
-func (o owner) git(args ...string) (string, error) { return run(o.command(nil, args...)) }
+func (o *owner) git(args ...string) (string, error) { return run(o.command(nil, args...)) }
 
 // command is one of git's commands. stdio, if there is any, is its standard input and
 // output, which are closed when it has been started.
-func (o owner) command(stdio []*os.File, args ...string) *gitCommand {
+func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 	cmd := &gitCommand{Cmd: exec.Command("git", args...), stdio: stdio}
 	cmd.Env = os.Environ()
-	if o.credential != nil {
-		cmd.Dir = "/" // our own may be closed to the owner
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: o.credential}
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + o.home}
+	if o != nil {
+		untrusted.As(cmd.Cmd, o.uid, o.gid, o.groups...)
+		cmd.Env = append(cmd.Env, "HOME="+o.home)
 	}
 	// For the reflogs. Without an address git asks the network what this machine is called,
 	// and waits for seconds where nobody answers.
@@ -63,7 +111,7 @@ type gitCommand struct {
 
 // run runs a command and returns what it prints. An error has what it said.
 func run(cmd *gitCommand) (string, error) {
-	var out, said bytes.Buffer
+	var out, said untrusted.Output
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if cmd.stdio != nil {
 		cmd.Stdin, cmd.Stdout = cmd.stdio[0], cmd.stdio[1]

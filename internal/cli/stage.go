@@ -23,8 +23,12 @@ type stageFunc func(hook.Settings, io.Reader) (hook.Outcome, error)
 
 // stageCalled reads a command line that calls a stage, as a definition does. A container
 // waits for it, and to have urfave/cli read it takes a twentieth of a start (bench/). A
-// line that is to be explained, for help or for a mistake, it leaves to urfave/cli.
+// line that is to be explained, for help or for a mistake, it leaves to urfave/cli, as it
+// does one that a shell wants completed, where a flag's value may be yet to come.
 func stageCalled(args []string) (p program, ok bool) {
+	if len(args) > 0 && args[len(args)-1] == "--generate-bash-completion" {
+		return p, false
+	}
 	var err error
 	p.given, p.called.command, err = hook.ParseArgs(append(fromEnvironment(), args...))
 	p.called.logFile = p.given.LogFile

@@ -48,12 +48,15 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	if len(message) > MessageLimit {
 		return a, fmt.Errorf("a message of %d bytes is too long for the gate", len(message))
 	}
-	answer, err := exchange(path, deadline, message, rights)
+	answer, gate, err := exchange(path, deadline, message, rights)
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrNoGate, err)
 	}
 	if err := json.Unmarshal(answer, &a); err != nil {
 		return a, fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
+	}
+	if a.Gate != nil && gate != 0 { // nobody else can be another: a service manager's socket is root's
+		a.Gate.UID = gate
 	}
 	if a.Refused != "" {
 		return a, fmt.Errorf("%w: %.200q", a.Refused, a.Detail)
@@ -61,26 +64,31 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	return a, nil
 }
 
-func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, err error) {
+// exchange returns the answer, and who has begun to listen there.
+func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, uid int, err error) {
 	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer unix.Close(conn)
 	// A gate that is being replaced has its socket still, or again: connecting waits for
 	// a place in its queue, too.
 	if err := until(deadline, conn, unix.SO_SNDTIMEO); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := again(func() error { return unix.Connect(conn, &unix.SockaddrUnix{Name: path}) }); err != nil {
-		return nil, err
+		return nil, 0, err
+	}
+	peer, err := unix.GetsockoptUcred(conn, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return nil, 0, err
 	}
 	err = again(func() error { return unix.Sendmsg(conn, message, rights, nil, unix.MSG_NOSIGNAL) })
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := until(deadline, conn, unix.SO_RCVTIMEO); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	answer = make([]byte, MessageLimit)
 	var n int
@@ -91,7 +99,7 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 	if err == nil && n == 0 {
 		err = unix.ECONNRESET // it hung up
 	}
-	return answer[:max(0, n)], err
+	return answer[:max(0, n)], int(peer.Uid), err
 }
 
 // until sets one of a socket's timeouts.

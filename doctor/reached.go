@@ -10,7 +10,7 @@ import (
 )
 
 func (e *examination) gate() {
-	const table = "see “How a container reaches a gate” in docs/other-gates.md of the sources"
+	const table = "see “How a container reaches a gate” in other-gates.md, in /usr/share/doc/terok-gate-hook or docs of the sources"
 	p := e.probed
 	if p == nil || p.repository == "" {
 		return
