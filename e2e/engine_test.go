@@ -389,6 +389,7 @@ var podmanVersion = sync.OnceValues(func() (version [2]int, err error) {
 // podmanIs tells whether podman is of this version or a later one.
 func podmanIs(t *testing.T, major, minor int) bool {
 	t.Helper()
+	testenv.Need(t, "podman")
 	version, err := podmanVersion()
 	if err != nil {
 		t.Fatal(err)

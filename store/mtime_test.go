@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -71,7 +73,9 @@ func wholeSeconds(t *testing.T) string {
 		t.Fatal(err)
 	}
 	run(t, "mkfs.ext4", "-q", "-F", "-I", "128", image)
-	run(t, "mount", "-o", "loop", image, dir)
+	if out, err := exec.Command(testenv.Tool(t, "mount"), "-o", "loop", image, dir).CombinedOutput(); err != nil {
+		testenv.Cannot(t, "no file can be mounted as a disk: %v: %s", err, bytes.TrimSpace(out))
+	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	probe := filepath.Join(dir, "probe")
 	write(t, probe, "")

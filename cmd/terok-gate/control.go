@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -19,7 +20,9 @@ func listenForHooks(path string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	if err := os.MkdirAll(folder, 0o700); errors.Is(err, fs.ErrPermission) { // where nobody makes /run/user
+		return nil, fmt.Errorf("--control: %w: set XDG_RUNTIME_DIR to a folder of your own, and run terok-gate-hook install with it too", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)
 	}
 	info, err := os.Stat(folder)

@@ -5,6 +5,7 @@ package cli
 
 import (
 	"errors"
+	"io/fs"
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/store"
@@ -19,6 +20,8 @@ func wayOut(err error) string {
 		return " by --allow-project"
 	case errors.Is(err, hook.ErrNoEnvDir):
 		return ": name one with --env-dir"
+	case errors.Is(err, hook.ErrNoGate) && errors.Is(err, fs.ErrPermission): // a rootless user's podman reads root's definitions
+		return ": it is another user's: run terok-gate-hook install as the user who starts the container"
 	case errors.Is(err, hook.ErrNoGate):
 		return ": start it, as the service terok-gate or with terok-gate serve"
 	case errors.Is(err, hook.ErrHostNetwork):

@@ -1,0 +1,24 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/hook"
+)
+
+// Nobody can start a gate where root's serves already.
+func TestWhoMayNotAskAGateNeedsOneOfHisOwn(t *testing.T) {
+	for errno, want := range map[syscall.Errno]string{
+		unix.EACCES: "terok-gate-hook install",
+		unix.ENOENT: "terok-gate serve",
+	} {
+		if got := wayOut(fmt.Errorf("%w: %w", hook.ErrNoGate, errno)); !strings.Contains(got, want) {
+			t.Errorf("%v: the way out is %q, without %q", errno, got, want)
+		}
+	}
+}
