@@ -14,8 +14,8 @@ import (
 )
 
 // environment is git's, made from nothing: no header of a request, no configuration of
-// a user or of the machine. What stands here overrides the repository's configuration,
-// and is all that the advertisement of upload-pack depends on beside its object format.
+// a user or of the machine. What stands here overrides the repository's configuration, but
+// for the defaults, and is all that the advertisement of upload-pack depends on beside its object format.
 func (g *Gate) environment(repo repository, who store.Pass, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
@@ -28,7 +28,7 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 		"PATH=" + g.path,
 		"GIT_CONFIG_NOSYSTEM=1",
 		"GIT_ATTR_NOSYSTEM=1",
-		"GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_CONFIG_GLOBAL=" + g.defaultsFile(),
 		"GIT_NO_LAZY_FETCH=1",
 		// For the reflog, where there is one.
 		"GIT_COMMITTER_NAME=" + task,
@@ -50,10 +50,6 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 
 		{"transfer.advertiseSID", "false"},
 		{"lsrefs.unborn", "advertise"},
-		// A blob that is larger is read as it comes, and no other is likened to it. Twelve
-		// of 100 MiB, all zeroes, take 1.3 GB in a fetch otherwise (git 2.39.5).
-		{"core.bigFileThreshold", "64m"},
-		{"pack.windowMemory", "128m"},
 
 		{"uploadpack.allowFilter", "true"},
 		// With protocol 2 git serves any object anyway, and a partial clone needs it.
@@ -76,6 +72,25 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 		env = append(env, "GIT_CONFIG_KEY_"+n+"="+pair[0], "GIT_CONFIG_VALUE_"+n+"="+pair[1])
 	}
 	return env
+}
+
+// defaults are what a repository's configuration overrides. A blob above the threshold is
+// read as it comes, and no other is likened to it: twelve of 100 MiB, all zeroes, take
+// 1.3 GB in a fetch otherwise (git 2.39.5).
+const defaults = `[core]
+	bigFileThreshold = 64m
+[pack]
+	windowMemory = 128m
+`
+
+func (g *Gate) defaultsFile() string { return filepath.Join(g.hooks, "gitconfig") }
+
+func (g *Gate) writeDefaults() error {
+	file := g.defaultsFile()
+	if err := os.WriteFile(file+".new", []byte(defaults), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
 }
 
 // forPush is what git is told beside that, where it unpacks what a client has packed: how
