@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -47,6 +48,9 @@ func serveCommand() *cli.Command {
 }
 
 func serve(c *cli.Context) error {
+	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
+		log.SetFlags(0)
+	}
 	if err := misuse.NoArguments(c); err != nil {
 		return err
 	}
