@@ -40,6 +40,9 @@ func (r Registration) gateFolders(place Place) (missing []folder, err error) {
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, fmt.Errorf("the gate runs git: %w: install it", err)
 	}
+	if _, err := os.Stat(place.Runtime); place.User && r.Settings.GateSocket == place.Control && err != nil {
+		return nil, fmt.Errorf("the folder for the gate's socket: %w: set XDG_RUNTIME_DIR to a folder of your own, for podman and terok-gate serve too", err)
+	}
 	var owner *account
 	if !place.User && place.Systemd {
 		if owner, err = gateAccount(); err != nil {
