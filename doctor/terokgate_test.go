@@ -351,9 +351,12 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 func (s *served) real(t *testing.T) {
 	t.Helper()
 	must(t, os.Remove(s.bin+"/terok-gate"))
-	build := exec.Command("go", "build", "-o", s.bin+"/terok-gate", "terok-gate-hook/cmd/terok-gate")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	make := exec.Command("go", "build", "-o", s.bin+"/terok-gate", "terok-gate-hook/cmd/terok-gate")
+	if built := os.Getenv("TEROK_TEST_GATE"); built != "" { // for a user who has no home to build in
+		make = exec.Command("cp", built, s.bin)
+	}
+	if out, err := make.CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v\n%s", make.Args, err, out)
 	}
 }
 
