@@ -116,7 +116,11 @@ func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error)
 				}
 				return
 			}
-			fail(p, errors.New("no run came by here again"))
+			if slices.Contains(calm.calls, p.call) {
+				fail(p, errors.New("no run came by here again"))
+				return
+			}
+			t.Logf("%v: a run came by here by chance, and no other", p) // one that asked a busy gate twice, say
 		})
 	}
 	return tried, failed, calm

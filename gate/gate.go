@@ -15,7 +15,7 @@
 // the repositories' folder, or may write the token file, is trusted.
 //
 // A program that serves a gate calls [RunHook] first thing in main: git's hooks are
-// links to it.
+// links to it. If it does nothing else, it calls [AdoptOrphans] too.
 package gate
 
 import (
@@ -120,9 +120,6 @@ func New(s Settings) (*Gate, error) {
 		counts: newCounts(s.Tokens),
 	}
 	if g.git, g.path, err = findGit(); err != nil {
-		return nil, err
-	}
-	if err := adoptOrphans(); err != nil {
 		return nil, err
 	}
 	if err := g.makeHooks(); err != nil {

@@ -55,10 +55,12 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 	return err
 }
 
-// adoptOrphans makes us the parent of what a process of ours has started, when that has
-// ended. It would be process 1 otherwise, which may take a second to notice that they
-// end, or never do, in a container: until then nobody can tell whether they have.
-func adoptOrphans() error {
+// AdoptOrphans makes this program the parent of what its children have started, when those
+// have ended (PR_SET_CHILD_SUBREAPER, prctl(2)). It would be process 1 otherwise, which may
+// take a second to notice that they end, or never do, in a container: until then nobody can
+// tell whether they have, and a request that is cut waits for it. Only orphans of git's are
+// waited for, so this is for a program that starts nothing else.
+func AdoptOrphans() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the parent of orphans: %w", err)
 	}
@@ -205,7 +207,7 @@ func (c *command) wait() error {
 	}
 	c.mu.Unlock()
 	err := c.cmd.Wait()
-	// Killed is not yet gone. What the leader had started is ours now: see adoptOrphans.
+	// Killed is not yet gone. What the leader had started is ours now: see AdoptOrphans.
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
 		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
 		if err != nil && err != unix.EINTR {

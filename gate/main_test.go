@@ -46,6 +46,10 @@ func TestMain(m *testing.M) {
 			os.RemoveAll(left)
 		}
 	}
+	if err := gate.AdoptOrphans(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	ours = inMemory + strconv.Itoa(os.Getpid())
 	if err := os.Mkdir(ours, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, err)

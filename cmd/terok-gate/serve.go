@@ -84,6 +84,9 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := gate.AdoptOrphans(); err != nil {
+		return err
+	}
 	tokens := file.Reader(reportTokenFile)
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
