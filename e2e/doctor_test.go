@@ -208,7 +208,7 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 			a.installGate(t, "", "")
 			doctor := func() (wrong []string) {
 				t.Helper()
-				for line := range strings.Lines(a.must(t, "terok-gate-hook doctor 2>/dev/null || true")) {
+				for line := range strings.Lines(a.must(t, "terok-gate doctor 2>/dev/null || true")) {
 					if !strings.HasPrefix(line, "✓ ") {
 						wrong = append(wrong, line)
 					}
@@ -384,7 +384,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.must(t, fmt.Sprintf("ln -s %q terok-gate-hook", path))
-		const call = `PATH=$PWD:$PATH terok-gate-hook doctor --json 2>/dev/null || true`
+		const call = `PATH=$PWD:$PATH terok-gate doctor --json 2>/dev/null || true`
 		var all []finding
 		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
 			t.Fatal(err)
@@ -394,7 +394,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 			t.Fatalf("doctor finds %+v", wrong)
 		}
 		finds(t, all, "hooks", "broken", "podman reads hooks that are not yours: "+roots+"/99-terok-gate-prestart.json keeps its tokens in /var/lib/terok/")
-		if want := "terok-gate-hook install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
+		if want := "terok-gate install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
 			t.Errorf("what mends it is %s, not %s", wrong[0].Remedy, want)
 		}
 		h.must(t, "PATH=$PWD:$PATH; "+wrong[0].Remedy)

@@ -59,7 +59,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		ip link set eth0 up
 		ip route add default via 10.9.8.1`)
 	alice.must(t, `git init --quiet --bare repos/demo.git
-		systemd-run --user --quiet terok-gate serve --token-file "$(terok-gate-hook path)" --repos "$HOME/repos" \
+		systemd-run --user --quiet terok-gate serve --token-file "$(terok-gate path)" --repos "$HOME/repos" \
 			--listen 0.0.0.0:9418 --listen 127.0.0.1:9419 --insecure-http`)
 	alice.install(t, "", "--gate-url http://host.containers.internal:9418")
 	if podmanIs(t, 5, 0) {

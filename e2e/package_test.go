@@ -46,7 +46,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 		ls /usr/share/terok-gate-hook/hooks.d
 		getent passwd terok-gate; getent group terok-gate
 		systemctl is-active `+watchUnit+" "+gateUnit+` || true
-		terok-gate-hook doctor || true`)
+		terok-gate doctor || true`)
 	for _, want := range []string{
 		"/man8/terok-gate-hook.8.gz", "/man8/terok-gate.8.gz", "/man5/terok-gate.env.5.gz", "99-terok-gate-prestart.json",
 		"/var/lib/terok-gate:/usr/sbin/nologin\nterok-gate:x:", "inactive\ninactive", "no hook is registered",
@@ -61,12 +61,12 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 		if a.user == "root" {
 			log = "/var/log/terok-gate-hook.log"
 		}
-		a.must(t, "terok-gate-hook --log-file "+log+" install --allow-project 'dem*'")
+		a.must(t, "terok-gate --log-file "+log+" install --allow-project 'dem*'")
 		a.addDemo(t)
 		a.must(t, a.gitter(t, "--rm --workdir /tmp")+" git clone http://127.0.0.1:9418/demo.git")
 		a.start(t, "--name lives")
 		a.works(t, "lives", "before")
-		a.must(t, "test $(terok-gate-hook list --json | jq length) = 1")
+		a.must(t, "test $(terok-gate list --json | jq length) = 1")
 	}
 	// Anybody could have put these there: nobody's word on what is to be revoked.
 	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
@@ -85,7 +85,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 		a.works(t, "lives", "after")
 	}
 
-	m.must(t, "root", "terok-gate-hook create --project demo --task operator >/dev/null")
+	m.must(t, "root", "terok-gate create --project demo --task operator >/dev/null")
 	out = m.must(t, "root", "apt-get remove --yes terok-gate-hook")
 	for _, want := range []string{"for root:", "for alice:", "for runner:", "operator"} {
 		if !strings.Contains(out, want) {
@@ -111,7 +111,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 			t.Errorf("purge does not say %q: %s", want, out)
 		}
 	}
-	m.must(t, "root", install+"; terok-gate-hook revoke --project demo --task operator; rm -r /var/lib/terok-gate/repos/demo.git; apt-get purge --yes terok-gate-hook")
+	m.must(t, "root", install+"; terok-gate revoke --project demo --task operator; rm -r /var/lib/terok-gate/repos/demo.git; apt-get purge --yes terok-gate-hook")
 	if out := m.must(t, "root", files+"/tmp/after; diff /tmp/before /tmp/after || true; find /etc/containers /var/log -name '*terok*'"); out != "" {
 		t.Errorf("purged, it leaves or takes %s", out)
 	}

@@ -135,13 +135,13 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			m.must(t, "root", "journalctl --output cat --identifier terok-gate-hook | grep issued.*"+id)
 
 			runs := map[string]string{"root": "✓ service: " + watchUnit + " runs", "alice": "! service: " + watchUnit + " and your containers end when you log out"}
-			if says := a.must(t, "terok-gate-hook doctor"); !strings.Contains(says, runs[a.user]) || !strings.Contains(says, "✓ probe: ") {
+			if says := a.must(t, "terok-gate doctor"); !strings.Contains(says, runs[a.user]) || !strings.Contains(says, "✓ probe: ") {
 				t.Errorf("doctor says %s", says)
 			}
-			if says := a.must(t, "terok-gate-hook --token-file /tmp/other.json doctor || true"); !strings.Contains(says, "! service: "+watchUnit+" watches another token file than /tmp/other.json") {
+			if says := a.must(t, "terok-gate --token-file /tmp/other.json doctor || true"); !strings.Contains(says, "! service: "+watchUnit+" watches another token file than /tmp/other.json") {
 				t.Errorf("doctor says %s", says)
 			}
-			if says := a.must(t, a.systemctl+" stop "+watchUnit+"; terok-gate-hook doctor"); !strings.Contains(says, "! service: "+watchUnit+" does not run") {
+			if says := a.must(t, a.systemctl+" stop "+watchUnit+"; terok-gate doctor"); !strings.Contains(says, "! service: "+watchUnit+" does not run") {
 				t.Errorf("doctor says %s", says)
 			}
 
@@ -153,14 +153,14 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			if files := a.files(t); strings.Contains(files, watchUnit) {
 				t.Errorf("install --no-watch leaves the service there:\n%s", files)
 			}
-			if said := a.must(t, "terok-gate-hook install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "reap --watch stays off") {
+			if said := a.must(t, "terok-gate install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "reap --watch stays off") {
 				t.Errorf("the next install brings the service back: %s", said)
 			}
 
-			if said := a.must(t, "terok-gate-hook install --no-watch=false"); !strings.Contains(said, "started "+watchUnit) {
+			if said := a.must(t, "terok-gate install --no-watch=false"); !strings.Contains(said, "started "+watchUnit) {
 				t.Errorf("install --no-watch=false says %q", said)
 			}
-			a.must(t, "terok-gate-hook uninstall")
+			a.must(t, "terok-gate uninstall")
 			if diff := cmp.Diff(before, a.files(t)); diff != "" {
 				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)
 			}
@@ -238,7 +238,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	logOut = m.logIn(t, "alice")
 	installed := alice.files(t)
 	// As after sudo, which tells nothing of the user's services.
-	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate-hook install --allow-project demo\\* 2>&1'")
+	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate install --allow-project demo\\* 2>&1'")
 	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("with lingering, install says %q", said)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -128,6 +129,21 @@ func (f Flag) Switch() bool {
 	return is
 }
 
+// Help returns what the usage text shows of the flag: its name with the name of its
+// value, and its usage with the default.
+func (f Flag) Help() (name, usage string) {
+	value, usage := flag.UnquoteUsage(&flag.Flag{Usage: f.Usage, Value: f.Value(new(Settings))})
+	if f.Default != "" {
+		usage += " (default: " + f.Default + ")"
+	}
+	return strings.TrimSpace(f.Name + " " + value), usage
+}
+
+// Variable names the environment variable that stands in for a flag before the stage.
+func (f Flag) Variable() string {
+	return "TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+}
+
 // Value reads and writes the flag's setting, for package flag.
 func (f Flag) Value(s *Settings) flag.Value { return value{f.field(s)} }
 
@@ -227,32 +243,103 @@ func (s Settings) Args(command string) []string {
 	return args
 }
 
-// ParseArgs reads the arguments of a stage as the stage itself would, and returns
-// which stage it is.
+// ParseArgs reads the arguments of a stage, and returns which stage it is.
 func ParseArgs(args []string) (s Settings, stage string, err error) {
-	parse := func(args []string, wanted func(Flag) bool) []string {
-		set := flag.NewFlagSet("", flag.ContinueOnError)
-		set.SetOutput(io.Discard)
-		for _, f := range Flags {
-			if wanted(f) {
-				set.Var(f.Value(&s), f.Name, "")
-			}
-		}
-		err = set.Parse(args)
-		return set.Args()
-	}
-	rest := parse(args, Flag.Common)
-	if err != nil {
-		return s, "", err
-	}
-	if len(rest) == 0 || !slices.Contains(Stages, rest[0]) {
-		return s, "", fmt.Errorf("no stage among the arguments %q", args)
-	}
-	stage = rest[0]
-	if rest = parse(rest[1:], func(f Flag) bool { return f.Of(stage) }); err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%s takes no argument %q", stage, rest[0])
-	}
+	stage, err = s.ReadArgs(args)
 	return s, stage, err
+}
+
+// ReadEnvironment reads the variables that stand in for flags before the stage.
+func (s *Settings) ReadEnvironment() error {
+	for _, f := range Flags {
+		given := os.Getenv(f.Variable())
+		if !f.Common() || given == "" {
+			continue
+		}
+		if err := f.Value(s).Set(given); err != nil {
+			return fmt.Errorf("%s: %w", f.Variable(), err)
+		}
+	}
+	return nil
+}
+
+// ReadArgs reads the arguments of a stage, and returns which stage it is. On an error it
+// goes on to find out as much as it can, so that the error is recorded where it should be.
+// The error holds no token.
+func (s *Settings) ReadArgs(args []string) (stage string, err error) {
+	rest, err := s.readCommon(args)
+	switch {
+	case len(rest) == 0:
+		return "", cmp.Or(err, errors.New("no stage: see terok-gate-hook help"))
+	case !slices.Contains(Stages, rest[0]):
+		return "", cmp.Or(err, fmt.Errorf("unknown stage %s: see terok-gate-hook help", quoteArgument(rest[0])))
+	case err != nil:
+		return rest[0], err
+	}
+
+	stage = rest[0]
+	set := s.flagSet(func(f Flag) bool { return f.Of(stage) })
+	if err := set.Parse(rest[1:]); err != nil {
+		return stage, asTyped(err)
+	}
+	if set.NArg() > 0 {
+		return stage, fmt.Errorf("takes no argument %s", quoteArgument(set.Arg(0)))
+	}
+	return stage, nil
+}
+
+// readCommon reads the flags before the stage, and returns the rest: it begins with the
+// stage, if there is one. A word after an unknown flag counts as the flag's value, unless a
+// stage has that name.
+func (s *Settings) readCommon(args []string) (rest []string, err error) {
+	set := s.flagSet(Flag.Common)
+	for {
+		wrong := set.Parse(args)
+		rest = set.Args()
+		if err == nil {
+			err = asTyped(wrong)
+		}
+		if err == nil || len(rest) == 0 || slices.Contains(Stages, rest[0]) {
+			return rest, err
+		}
+		if len(rest) == len(args) || !strings.HasPrefix(rest[0], "-") {
+			rest = rest[1:]
+		}
+		args = rest
+	}
+}
+
+func (s *Settings) flagSet(wanted func(Flag) bool) *flag.FlagSet {
+	set := flag.NewFlagSet("", flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	for _, f := range Flags {
+		if wanted(f) {
+			set.Var(f.Value(s), f.Name, "")
+		}
+	}
+	return set
+}
+
+// asTyped gives flags in the errors of package flag two dashes, as everybody writes them.
+func asTyped(err error) error {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	text := err.Error()
+	for _, before := range []string{"not defined: ", "needs an argument: ", "for flag ", "for "} {
+		if start, name, found := strings.Cut(text, before+"-"); found && !strings.HasPrefix(name, "-") {
+			return errors.New(start + before + "--" + name)
+		}
+	}
+	return err
+}
+
+// quoteArgument quotes an argument, unless it is a token.
+func quoteArgument(arg string) string {
+	if strings.HasPrefix(arg, "terok-g-") {
+		return "token " + store.Token(arg).Fingerprint()
+	}
+	return strconv.Quote(arg)
 }
 
 // SettingError is what is wrong with a setting.

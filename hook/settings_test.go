@@ -71,7 +71,7 @@ func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
 	}{
 		{[]string{"-token-file=/a", "--token-file", "/b", "prestart", "-env-mode=0444"}, Settings{Tokens: store.File{Path: "/b"}, EnvMode: "0444"}, ""},
 		{nil, Settings{}, "no stage"},
-		{[]string{"reap"}, Settings{}, "no stage"},
+		{[]string{"reap"}, Settings{}, `unknown stage "reap"`},
 		{[]string{"--token-flie", "/a", "prestart"}, Settings{}, "-token-flie"},
 		{[]string{"prestart", "--token-file", "/a"}, Settings{}, "-token-file"},
 		{[]string{"poststop", "--gate-url", "http://gate"}, Settings{}, "-gate-url"},

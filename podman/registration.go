@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"terok-gate-hook/hook"
+	definitions "terok-gate-hook/hooks.d"
 )
 
 const binary = "terok-gate-hook"
@@ -93,33 +94,32 @@ func (r Registration) InstallArgs() []string {
 }
 
 // files returns the files that register the hooks, in the order in which they are to be
-// written: the gate runs before there are hooks that ask for it. templates holds hooks.d
-// and systemd as the repository does.
-func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]File, error) {
-	definitions, err := fs.Glob(templates, "hooks.d/*.json")
+// written: the gate runs before there are hooks that ask for it.
+func (r Registration) files(place Place, lists hookLists) ([]File, error) {
+	names, err := fs.Glob(definitions.Files, "*.json")
 	if err != nil {
 		return nil, err
 	}
 	var files []File
-	for _, name := range definitions {
-		content, err := r.definition(templates, name)
+	for _, name := range names {
+		content, err := r.definition(name)
 		if err != nil {
 			return nil, fmt.Errorf("definition %s: %w", name, err)
 		}
-		files = append(files, File{filepath.Join(place.Hooks, filepath.Base(name)), content})
+		files = append(files, File{filepath.Join(place.Hooks, name), content})
 	}
 	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
 		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
 	}
-	name := r.unitName()
-	if name == "" {
+	unitName := r.unitName()
+	if unitName == "" {
 		return files, nil
 	}
-	content, err := r.unit(place, templates)
+	content, err := r.unit(place)
 	if err != nil {
 		return nil, err
 	}
-	unit := File{place.unit(name), content}
+	unit := File{place.unit(unitName), content}
 	if r.Gate {
 		return slices.Insert(files, 0, unit), nil
 	}
@@ -153,8 +153,8 @@ func (l hookLists) with(dir string) []byte {
 	return []byte(mark + "[engine]\nhooks_dir = [" + strings.Join(items, ", ") + "]\n")
 }
 
-func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
-	template, err := fs.ReadFile(templates, name)
+func (r Registration) definition(name string) ([]byte, error) {
+	template, err := definitions.Files.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}

@@ -34,14 +34,16 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		},
 		Watch: true,
 	}
-	if err := os.WriteFile(r.Binary, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, program := range []string{r.Binary, r.GateBinary()} {
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, place := range []Place{
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units"},
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units", User: true},
 	} {
-		files, err := r.files(place, os.DirFS(".."), hookLists{inForce: []string{"/theirs", "/hooks"}})
+		files, err := r.files(place, hookLists{inForce: []string{"/theirs", "/hooks"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
-	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/store"
 )
 
@@ -21,20 +20,17 @@ func projectsCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "projects",
 		Usage:  "list the repositories: project, size, live containers",
-		Flags:  []cli.Flag{reposFlag(), tokenFileFlag()},
+		Flags:  []cli.Flag{reposFlag()},
 		Action: projects,
 	}
 }
 
 func projects(c *cli.Context) error {
-	if err := misuse.NoArguments(c); err != nil {
-		return err
-	}
 	repos, err := reposOf(c)
 	if err != nil {
 		return err
 	}
-	file, err := tokenFileOf(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func NoArguments(c *cli.Context) error {
 // Quote quotes a stray argument, unless it is a token.
 func Quote(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
-		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate-hook reads from standard input"
+		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate reads from standard input"
 	}
 	return fmt.Sprintf("%q", arg)
 }
