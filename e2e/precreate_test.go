@@ -96,7 +96,7 @@ func TestPodmanExecGetsNoneOfPrecreatesVariables(t *testing.T) {
 func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir, "--gate-url", "http://gate:1") })
-		c := e.create(t, append(annotations("demo", "broken"), "--env", "GIT_CONFIG_COUNT=x-"+filepath.Base(e.conf))...)
+		c := e.create(t, append(annotations("demo", "broken"), "--env", "GIT_CONFIG_PARAMETERS=x-"+filepath.Base(e.conf))...)
 		if out, err := e.tryPodman("start", c.id); err == nil {
 			t.Errorf("the container starts: %s", out)
 		}
@@ -106,7 +106,7 @@ func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
 		if tokens := e.tokensOf(t, c.id); len(tokens) > 0 {
 			t.Error("it has a token")
 		}
-		if systemLog.Listening() && len(systemLog.SoFar(t, with("terok-gate-hook", "precreate", "GIT_CONFIG_COUNT"))) == 0 {
+		if systemLog.Listening() && len(systemLog.SoFar(t, with("terok-gate-hook", "precreate", "GIT_CONFIG_PARAMETERS"))) == 0 {
 			t.Error("the system log does not say why")
 		}
 	})

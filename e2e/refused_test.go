@@ -103,16 +103,10 @@ var refusals = []struct {
 		reason: []string{"failed", "tokens.json.lock", "held for more than 100ms by "},
 	},
 	{
-		name:   "a GIT_CONFIG_COUNT that is no number",
-		args:   []string{"--env", "GIT_CONFIG_COUNT=many"},
+		name:   "a GIT_CONFIG_PARAMETERS without quotes",
+		args:   []string{"--env", "GIT_CONFIG_PARAMETERS=many"},
 		flags:  hookFlags{prestart: []string{"--gate-url", "http://127.0.0.1:9418"}},
-		reason: []string{"failed", `GIT_CONFIG_COUNT=\"many\"`, "git rejects"},
-	},
-	{
-		name:   "a GIT_CONFIG_COUNT that is negative",
-		args:   []string{"--env", "GIT_CONFIG_COUNT=-1"},
-		flags:  hookFlags{prestart: []string{"--gate-url", "http://127.0.0.1:9418"}},
-		reason: []string{"failed", `GIT_CONFIG_COUNT=\"-1\"`, "git rejects"},
+		reason: []string{"failed", `GIT_CONFIG_PARAMETERS=\"many\"`, "git rejects"},
 	},
 }
 

@@ -424,7 +424,9 @@ func (w *world) done(stdout string) error {
 	case w.stage == "prestart":
 		inside := fmt.Sprintf("/proc/%d/root%s/rootfs/run/terok/", w.container.pid(), w.dir)
 		_, err := os.Stat(inside + "gitconfig")
-		return errors.Join(err, holds(inside+"gate.env", token))
+		_, noIdentity := os.Stat(inside + "gitidentity")
+		_, noCredential := os.Stat(inside + "credential")
+		return errors.Join(err, noIdentity, noCredential, holds(inside+"gate.env", token))
 	case w.byHand:
 		if _, err := os.Lstat(env); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("the env file is still there (%v)", err)

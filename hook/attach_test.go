@@ -98,15 +98,16 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 	}{
 		"as it comes": {0, "", "127.0.0.1:9418", false,
 			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
-				"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n",
-			[]string{"gate.env", "gitconfig"}},
+				"TEROK_ACCESS=write\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n" + gitsLines + unquoted,
+			[]string{"credential", "gate.env", "gitconfig", "gitidentity"}},
 		"in a user namespace of its own": {unix.CLONE_NEWUSER, "", "127.0.0.1:9418", false,
 			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
-				"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n",
-			[]string{"gate.env", "gitconfig"}},
+				"TEROK_ACCESS=write\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n" + gitsLines + unquoted,
+			[]string{"credential", "gate.env", "gitconfig", "gitidentity"}},
 		"at another address, the token withheld": {0, "127.0.0.2:80", "127.0.0.2:80", true,
-			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.2:80\nCODE_REPO=http://127.0.0.2:80/demo.git\nno_proxy=127.0.0.2\nNO_PROXY=127.0.0.2\n",
-			[]string{"gate.env"}},
+			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.2:80\nCODE_REPO=http://127.0.0.2:80/demo.git\nTEROK_ACCESS=write\n" +
+				"no_proxy=127.0.0.2\nNO_PROXY=127.0.0.2\n" + gitsLines + unquoted,
+			[]string{"gate.env", "gitconfig", "gitidentity"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -348,9 +349,9 @@ func TestTheGatesHostNeedsNoProxy(t *testing.T) {
 		{[]string{"no_proxy=*"}, "*,127.0.0.1", "*,127.0.0.1"},
 		{[]string{"no_proxy=a,$(reboot),`b`,10.0.0.0/8,[::1],c\nd"}, "a,10.0.0.0/8,[::1],127.0.0.1", "a,10.0.0.0/8,[::1],127.0.0.1"},
 	} {
-		want := [][2]string{{"no_proxy", row.lower}, {"NO_PROXY", row.upper}}
-		if diff := cmp.Diff(want, noProxyVariables(row.env, "127.0.0.1")); diff != "" {
-			t.Errorf("%q (-want +got):\n%s", row.env, diff)
+		want := []variable{{"no_proxy", row.lower}, {"NO_PROXY", row.upper}}
+		if got := noProxyVariables(row.env, "127.0.0.1"); !slices.Equal(want, got) {
+			t.Errorf("of %q comes %q, not %q", row.env, got, want)
 		}
 	}
 }

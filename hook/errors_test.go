@@ -102,7 +102,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 
 		{"a configuration without a root", none, func(c map[string]any) { delete(c, "root") }, "bundle: config.json: has no process or no root path", "bundle"},
 		{"a user", none, func(c map[string]any) { c["process"].(map[string]any)["user"] = canary }, "bundle: config.json: not the JSON that it should be", "cannot unmarshal string"},
-		{"a GIT_CONFIG_COUNT", none, env("GIT_CONFIG_COUNT=" + canary), "the container's environment has a GIT_CONFIG_COUNT that git rejects", fmt.Sprintf("%q", canary)},
+		{"a GIT_CONFIG_PARAMETERS", none, env("GIT_CONFIG_PARAMETERS=" + canary), "the container's environment has a GIT_CONFIG_PARAMETERS that git rejects", fmt.Sprintf("%q", canary)},
 	}
 	for _, row := range foreignAnnotations {
 		rows = append(rows, struct {
@@ -188,8 +188,10 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 		{"annotations that are none", func(c map[string]any) { c["annotations"] = canary }, "configuration: annotations: not the JSON that it should be", "cannot unmarshal string"},
 		{"a process that is none", func(c map[string]any) { c["process"] = canary }, "configuration: process: not the JSON that it should be", "cannot unmarshal string"},
 		{"an environment that is none", func(c map[string]any) { c["process"] = map[string]any{"env": canary} }, "configuration: process.env: not the JSON that it should be", "cannot unmarshal string"},
-		{"a GIT_CONFIG_COUNT", func(c map[string]any) { c["process"] = map[string]any{"env": []string{"GIT_CONFIG_COUNT=" + canary}} },
-			"configuration: the container's environment has a GIT_CONFIG_COUNT that git rejects", fmt.Sprintf("%q", canary)},
+		{"a GIT_CONFIG_PARAMETERS", func(c map[string]any) {
+			c["process"] = map[string]any{"env": []string{"GIT_CONFIG_PARAMETERS=" + canary}}
+		},
+			"configuration: the container's environment has a GIT_CONFIG_PARAMETERS that git rejects", fmt.Sprintf("%q", canary)},
 	}...)
 	h := Settings{AllowProjects: []string{"demo"}, GateURL: gate}
 	for _, row := range rows {

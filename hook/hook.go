@@ -62,7 +62,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	}
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
-		out.EnvFile, err = s.injectOnHost(state.ID, files(s.URL(), "", token, want.Grant, 0, s.noProxy(nil)...))
+		out.EnvFile, err = s.injectOnHost(state.ID, envFile(s.variables(want, token, nil)))
 		if err != nil {
 			return out, because("inject on the host", err)
 		}

@@ -33,6 +33,7 @@ type Settings struct {
 	EnvMode           string     // of the files in it; default [EnvMode]
 	GateURL           string     // as the container reaches the gate; empty if not known
 	EnvDir            string     // inject on the host, into this folder, even if there is a container process
+	Identity          *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
 
 	Access string   // "read", or "write", the default
 	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
@@ -55,6 +56,7 @@ const (
 	PushAnnotation    = "terok.push"
 	MountPath         = "/run/terok"
 	EnvMode           = "0400"
+	Identity          = "{task} <{task}@{project}.invalid>"
 	GateListen        = "127.0.0.1:9418"
 	GateTimeout       = time.Second
 )
@@ -69,7 +71,7 @@ type Flag struct {
 	Default string // for people to read
 	Path    bool   // the value names a file or a folder
 	stages  []string
-	field   func(*Settings) any // *string, *[]string, *time.Duration or *bool
+	field   func(*Settings) any // *string, **string, *[]string, *time.Duration or *bool
 }
 
 // Flags are all there are, in the order in which they are written.
@@ -101,6 +103,8 @@ var Flags = []Flag{
 		stages: []string{"prestart", "attach"}, field: func(s *Settings) any { return &s.GateTimeout }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
+	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: Identity,
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.Identity }},
 	{Name: "access", Usage: "what the container may do: `read` or write", Default: accessWrite,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
 	{Name: "push", Usage: "refuse pushes to refs that match no such `pattern`; * is a part between slashes, a last ** all below, {project} and {task} the container's; repeatable",
@@ -136,6 +140,8 @@ func (f Flag) Copy(to, from *Settings) {
 	switch field := f.field(to).(type) {
 	case *string:
 		*field = *f.field(from).(*string)
+	case **string:
+		*field = *f.field(from).(**string)
 	case *[]string:
 		*field = slices.Clone(*f.field(from).(*[]string))
 	case *time.Duration:
@@ -152,6 +158,8 @@ func (v value) Set(s string) error {
 	switch field := v.field.(type) {
 	case *string:
 		*field = s
+	case **string:
+		*field = &s
 	case *[]string:
 		*field = append(*field, s)
 	case *time.Duration:
@@ -189,6 +197,10 @@ func (v value) given() []string {
 	case *string:
 		if *field != "" {
 			return []string{*field}
+		}
+	case **string:
+		if *field != nil {
+			return []string{**field}
 		}
 	case *[]string:
 		return *field
@@ -293,6 +305,11 @@ func (s Settings) Check() error {
 			return &SettingError{"gate-url", shown, err}
 		}
 	}
+	if identity := s.identity(); identity != "" {
+		if _, _, err := splitIdentity(identity); err != nil {
+			return &SettingError{"identity", identity, err}
+		}
+	}
 	if s.EnvDir != "" && !filepath.IsAbs(s.EnvDir) {
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}
 	}
@@ -352,6 +369,7 @@ func (s Settings) projectAnnotation() string  { return cmp.Or(s.ProjectAnnotatio
 func (s Settings) taskAnnotation() string     { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
 func (s Settings) mountPath() string          { return cmp.Or(s.MountPath, MountPath) }
 func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
+func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(Identity)) }
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
 func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
 
@@ -365,7 +383,7 @@ func (s Settings) URL() string {
 
 // noProxy are the variables that keep the container's requests to the gate from a proxy,
 // if the gate is in the container's own network.
-func (s Settings) noProxy(env []string) [][2]string {
+func (s Settings) noProxy(env []string) []variable {
 	if s.GateSocket == "" {
 		return nil
 	}
