@@ -37,7 +37,7 @@ func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
 		return store.Pass{}, forbidden
 	}
 	token, _, ok := r.BasicAuth()
-	if !ok {
+	if !ok || token == "" { // somebody pressed Enter where git asks for a user name
 		return store.Pass{}, unauthorized
 	}
 	who, ok := g.tokens.Find(token)
