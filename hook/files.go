@@ -5,7 +5,6 @@ package hook
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
 	"path"
 	"slices"
@@ -72,11 +71,23 @@ func envFile(variables []variable) (content []byte) {
 	for _, v := range variables {
 		value := v.value
 		if !plain(value, "/:._-~[],+@=#*") {
-			value = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(value) + `"`
+			value = quoted(value, "\\\"$`")
 		}
-		content = fmt.Appendf(content, "%s=%s\n", v.name, value)
+		content = append(content, v.name+"="+value+"\n"...)
 	}
 	return content
+}
+
+// quoted puts a value in double quotes, and a backslash before each of some characters.
+func quoted(value, escaped string) string {
+	quoted := []byte{'"'}
+	for i := range len(value) {
+		if strings.IndexByte(escaped, value[i]) >= 0 {
+			quoted = append(quoted, '\\')
+		}
+		quoted = append(quoted, value[i])
+	}
+	return string(append(quoted, '"'))
 }
 
 // addressVariables say where the gate and the project's repository are. The URLs do not

@@ -46,21 +46,16 @@ const (
 // gitPointers returns the pointers for a container whose own environment is env, in which
 // precreate may have set them already.
 func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
-	values := map[string]string{}
-	for _, entry := range env {
-		name, value, _ := strings.Cut(entry, "=")
-		values[name] = value
-	}
-
 	p.include = "'include.path=" + path.Join(s.mountPath(), "gitconfig") + "'"
-	if p.parameters, err = addParameter(values[parametersName], p.include); err != nil {
+	parameters, _ := lookUp(env, parametersName)
+	if p.parameters, err = addParameter(parameters, p.include); err != nil {
 		return p, err
 	}
 
 	p.file, p.system = path.Join(s.mountPath(), "gitidentity"), systemsOwn
-	p.replaces, p.replaced = values[systemName]
+	p.replaces, p.replaced = lookUp(env, systemName)
 	if p.replaced && p.replaces == p.file {
-		p.replaces, p.replaced = values[ownSystemName]
+		p.replaces, p.replaced = lookUp(env, ownSystemName)
 	}
 	if p.replaced {
 		p.system = p.replaces
@@ -68,6 +63,16 @@ func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
 	// A path that an include cannot stand for stays in force, without an identity of ours.
 	p.identity = s.identity() != "" && (p.system == "" || path.IsAbs(p.system) && printable(p.system))
 	return p, nil
+}
+
+// lookUp returns a variable of the environment env: of two of a name, the last.
+func lookUp(env []string, name string) (value string, found bool) {
+	for _, entry := range env {
+		if entry, is := strings.CutPrefix(entry, name+"="); is {
+			value, found = entry, true
+		}
+	}
+	return value, found
 }
 
 func (p gitPointers) variables() []variable {
@@ -174,8 +179,10 @@ func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 
 // gitIdentity is a system's configuration for git that begins with another, if there is one.
 func gitIdentity(identity, system string, grant store.Grant, container string) (config []byte) {
-	filled := strings.NewReplacer("{project}", grant.Project, "{task}", grant.Task, "{container}", container).Replace(identity)
-	name, email, _ := splitIdentity(filled)
+	for placeholder, name := range map[string]string{"{project}": grant.Project, "{task}": grant.Task, "{container}": container} {
+		identity = strings.ReplaceAll(identity, placeholder, name) // no name has a brace
+	}
+	name, email, _ := splitIdentity(identity)
 	if system != "" {
 		config = fmt.Appendf(config, "[include]\n\tpath = %s\n", quoteForGit(system))
 	}
@@ -183,9 +190,7 @@ func gitIdentity(identity, system string, grant store.Grant, container string) (
 }
 
 // quoteForGit quotes a value that has no control characters for git's configuration.
-func quoteForGit(value string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`
-}
+func quoteForGit(value string) string { return quoted(value, `\"`) }
 
 // splitIdentity takes NAME <EMAIL> apart, which must be what git makes a commit with.
 func splitIdentity(identity string) (name, email string, err error) {
