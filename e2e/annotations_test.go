@@ -42,3 +42,14 @@ func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 		}
 	})
 }
+
+// A directory of hooks on the command line is read in the place of ours, and podman says
+// nothing of it: the manual does.
+func TestAHooksDirOnTheCommandLineTakesOursOutOfForce(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		run := append(append([]string{"--hooks-dir", e.tempDir(t), "run", "--rm"}, annotations("demo", "other")...), image, "ls", "/run/terok")
+		if out, err := e.tryPodman(run...); err == nil || !strings.Contains(err.Error(), "No such file") {
+			t.Errorf("the container has %q, %v", out, err)
+		}
+	})
+}
