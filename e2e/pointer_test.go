@@ -236,3 +236,21 @@ func (g *testGate) asks(t *testing.T, requests []request, commands int) {
 		t.Errorf("git %d.%d asked the gate %d times without the token, not %d: %+v", major, minor, without, commands, requests)
 	}
 }
+
+// EnvironmentFile= unquotes as a shell does, also what the image had in the variable.
+func TestSystemdReadsTheEnvFileAsAShellDoes(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, _ := newAccounts(t, m)
+	root.install(t, "", "--no-gate --gate-url http://127.0.0.1:9418")
+	out := root.must(t, `podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 \
+			--env 'GIT_CONFIG_PARAMETERS='\''a.b=$HOME "x" \ `+"`id`"+`'\' `+image+` cat /run/terok/gate.env >/tmp/gate.env
+		of_git() { env | grep -E '^(TEROK_GATE_T|CODE_|GIT_)' | sort; }
+		(set -a; . /tmp/gate.env; of_git) >/tmp/shell
+		systemd-run --quiet --wait --pipe --property EnvironmentFile=/tmp/gate.env env | (eval "env() { cat; }"; of_git) >/tmp/systemd
+		diff /tmp/shell /tmp/systemd; cat /tmp/systemd`)
+	const want = `GIT_CONFIG_PARAMETERS='a.b=$HOME "x" \ ` + "`id`" + `' 'include.path=/run/terok/gitconfig'`
+	if !strings.Contains(out, want+"\n") || !strings.Contains(out, "TEROK_GATE_TOKEN=terok-g-") {
+		t.Errorf("systemd reads\n%s\nwithout\n%s", out, want)
+	}
+}
