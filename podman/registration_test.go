@@ -101,7 +101,7 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 	if d.Hook.Timeout <= int(r.Settings.Tokens.LockTimeout.Seconds())+10 {
 		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.Settings.Tokens.LockTimeout)
 	}
-	if d.When.Annotations[`^(a\.project|a\.task)$`] != ".*" || !strings.Contains(f.Path, stage) {
+	if d.When.Annotations[`^terok\.[^./]*(/|$)|^a\.project(/|$)|^a\.task(/|$)`] != ".*" || !strings.Contains(f.Path, stage) {
 		t.Errorf("%s is for %v at %q", f.Path, d.When.Annotations, d.Stages)
 	}
 }
