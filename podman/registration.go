@@ -165,7 +165,8 @@ func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 	stage := d.Stages[0]
 	d.Hook.Path = r.Binary
 	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
-	d.Hook.Args = append([]string{binary}, r.Settings.Args(stage)...)
+	// The first is the program's name, and what podman shows of a precreate that fails.
+	d.Hook.Args = append(d.Hook.Args[:1:1], r.Settings.Args(stage)...)
 	d.When.Annotations = map[string]string{r.annotations(d): ".*"}
 	content, err := json.MarshalIndent(d, "", "  ")
 	return append(content, '\n'), err

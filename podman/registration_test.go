@@ -94,7 +94,11 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 		"precreate": {"--project-annotation", "a.project", "--task-annotation", "a.task"},
 		"prestart":  {"--project-annotation", "a.project", "--task-annotation", "a.task", "--env-mode", "0440"},
 	}
-	want := slices.Concat([]string{binary, "--token-file", r.Settings.Tokens.Path, "--log-file", r.Settings.LogFile, "--lock-timeout", "1m30s", stage}, own[stage])
+	name := binary
+	if stage == "precreate" { // podman shows it when the hook fails, and not what that says
+		name += " (to learn why: terok-gate-hook why)"
+	}
+	want := slices.Concat([]string{name, "--token-file", r.Settings.Tokens.Path, "--log-file", r.Settings.LogFile, "--lock-timeout", "1m30s", stage}, own[stage])
 	if !slices.Equal(d.Hook.Args, want) || d.Hook.Path != r.Binary {
 		t.Errorf("%s runs %q as %q, want %q", f.Path, d.Hook.Path, d.Hook.Args, want)
 	}
