@@ -94,7 +94,7 @@ func (e *examination) probe() {
 		if reason := e.reason(name); reason != "" {
 			e.broken(text+": "+reason, "mend that, and then "+e.again())
 		} else {
-			e.broken(text, e.wayToReasons(name))
+			e.broken(text, "to learn why: "+e.why())
 		}
 		return
 	case !p.saw("env"):

@@ -15,7 +15,7 @@ import (
 
 func TestThePackageComesWorksAndGoes(t *testing.T) {
 	t.Parallel()
-	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "logrotate", "pgrep")
+	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "pgrep")
 	m := newMachine(t)
 	if out, err := exec.Command("make", "--no-print-directory", "--silent", "-C", "..", "packages").CombinedOutput(); err != nil {
 		t.Fatalf("make packages: %v\n%s", err, out)
@@ -36,7 +36,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	m.must(t, "root", "userdel terok-gate 2>/dev/null || true") // of our machine
 	// What is on the machine, but for what the packages' own programs keep.
 	const files = "find /etc /opt /srv /usr /var -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/cache/*' ! -path '/var/log/*' ! -path '/var/lib/apt/*' " +
-		"! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/logrotate/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
+		"! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
 	m.must(t, "root", "mkdir /etc/containers/containers.conf.d 2>/dev/null || true; "+files+"/tmp/before")
 	const install = "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends /srv/terok-gate-hook.deb"
 
@@ -57,11 +57,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	}
 
 	for _, a := range accounts {
-		log := "$HOME/audit.log"
-		if a.user == "root" {
-			log = "/var/log/terok-gate-hook.log"
-		}
-		a.must(t, "terok-gate-hook --log-file "+log+" install --allow-project 'dem*'")
+		a.must(t, "terok-gate-hook install --allow-project 'dem*'")
 		a.addDemo(t)
 		a.must(t, a.gitter(t, "--rm --workdir /tmp")+" git clone http://127.0.0.1:9418/demo.git")
 		a.start(t, "--name lives")
@@ -72,7 +68,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
 		install -d /tmp/.config/containers/oci
 		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)
-	m.must(t, "root", "logrotate --force /etc/logrotate.d/terok-gate-hook; test -e /var/log/terok-gate-hook.log.1; grep moved /var/log/terok-gate/gate.log.1")
+	m.must(t, "root", "grep issued /var/log/terok-gate/trail.log; grep moved /var/log/terok-gate/gate/trail.log")
 
 	// A newer package, or the same again: nothing changes for what lives.
 	const service = "systemctl show -p MainPID " + gateUnit
@@ -96,10 +92,10 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 		t.Errorf("removal revokes %d times one token, not thrice, or believes what is in /tmp: %s", n, out)
 	}
 	for _, user := range users {
-		m.must(t, "root", fmt.Sprintf("cd /home/%s; grep -q revoked audit.log; test \"$(cat .local/share/terok/sandbox/gate/tokens.json)\" = {}; "+
+		m.must(t, "root", fmt.Sprintf("cd /home/%s; grep -q revoked .local/state/terok-gate/trail.log; test \"$(cat .local/share/terok/sandbox/gate/tokens.json)\" = {}; "+
 			"test -z \"$(find .config -name '*terok*')\"", user))
 	}
-	m.must(t, "root", "grep -q revoked /var/log/terok-gate-hook.log; test -z \"$(pgrep terok-gate)\"; userdel homeless; rm -r /tmp/.config")
+	m.must(t, "root", "grep -q revoked /var/log/terok-gate/trail.log; test -z \"$(pgrep terok-gate)\"; userdel homeless; rm -r /tmp/.config")
 	// The containers run on, and end as any.
 	for _, a := range accounts {
 		a.must(t, "podman stop --time 0 lives; podman rm lives")

@@ -160,7 +160,7 @@ func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	}
 	root.addDemo(t)
 	root.works(t, root.start(t, ""), "work")
-	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
+	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate/trail.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
 		"! systemctl is-active "+watchUnit)
 	root.kill(t, before)
 	testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !root.has(t, root.tokenFile, before) })

@@ -245,7 +245,12 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		make func(path string) error
 		says string // in the one line about the log
 	}{
-		{"is in a folder that is not there", func(path string) error { return os.Remove(filepath.Dir(path)) }, "no such file"},
+		{"is in a directory that cannot be made", func(path string) error {
+			if err := os.Remove(filepath.Dir(path)); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Dir(path), nil, 0o600)
+		}, "not a directory"},
 		{"is on a full file system", func(path string) error {
 			return unix.Mount("/dev/full", touch(path), "", unix.MS_BIND, "")
 		}, "no space left"},

@@ -17,6 +17,7 @@ package hook
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"terok-gate-hook/store"
 )
@@ -40,7 +41,13 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		return out, err
 	}
 	out.Container = state.ID
-	want, asked, err := s.request(state.Annotations)
+	annotations, err := s.ofContainer(state.Annotations, func() (string, error) {
+		return nameInStorage(state.ID, filepath.Dir(filepath.Dir(state.Bundle))) // DIR/<id>/userdata
+	})
+	if err != nil {
+		return out, err
+	}
+	want, asked, err := s.request(annotations)
 	out.Grant = want.Grant
 	if !asked || err != nil {
 		return out, err

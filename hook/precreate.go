@@ -53,7 +53,13 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 			return nil, out, because("configuration: annotations", notJSON(err))
 		}
 	}
-	want, asked, err := s.request(annotations)
+	meant, err := s.ofContainer(annotations, func() (string, error) {
+		return nameInStorage(containerIn(original), storageIn(original)...)
+	})
+	if err != nil {
+		return nil, out, err
+	}
+	want, asked, err := s.request(meant)
 	out.Grant = want.Grant
 	if err == nil && asked {
 		err = checkRuntimesAnnotations(annotations)
@@ -127,6 +133,13 @@ func containerIn(config []byte) string {
 		}
 	}
 	return ""
+}
+
+// storageIn returns where podman's storage may know the container, by its root file system.
+func storageIn(config []byte) []string {
+	var has struct{ Root struct{ Path string } }
+	_ = json.Unmarshal(config, &has)
+	return storageOf(has.Root.Path)
 }
 
 func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {

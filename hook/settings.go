@@ -25,7 +25,7 @@ import (
 // Settings is what a stage can be told. The zero value of a field means its default.
 type Settings struct {
 	Tokens            store.File // default path [store.TokenFilePath]
-	LogFile           string     // default none
+	LogFile           string     // default the trail's
 	ProjectAnnotation string     // default [ProjectAnnotation]
 	TaskAnnotation    string     // default [TaskAnnotation]
 	AllowProjects     []string   // shell patterns (path.Match), one of which admits a project; none admits all
@@ -78,7 +78,7 @@ type Flag struct {
 var Flags = []Flag{
 	{Name: "token-file", Usage: "the token file `F`; default: what the path command prints; required in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.Tokens.Path }},
-	{Name: "log-file", Usage: "append events to the file `F` too, as JSON lines", Path: true,
+	{Name: "log-file", Usage: "append events to the file `F`, as JSON lines; default: /var/log/terok-gate/trail.log for root, else terok-gate/trail.log in ${XDG_STATE_HOME:-~/.local/state}; none in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.LogFile }},
 	{Name: "lock-timeout", Usage: "wait for the lock of the token file for this `time`, then give up", Default: store.DefaultLockTimeout.String(),
 		field: func(s *Settings) any { return &s.Tokens.LockTimeout }},

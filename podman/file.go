@@ -39,7 +39,7 @@ func isOurs(path string) (bool, error) {
 		return strings.HasPrefix(string(content), mark), nil
 	}
 	var d Definition
-	return json.Unmarshal(content, &d) == nil && len(d.Hook.Args) > 0 && d.Hook.Args[0] == binary, nil
+	return json.Unmarshal(content, &d) == nil && d.calledName() == binary, nil
 }
 
 // errStrange is in the chain of an error about what is no file of podman's or ours.

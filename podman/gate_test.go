@@ -114,8 +114,8 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 		want  []string
 	}{
 		{Place{Units: "/units"}, []string{
-			`" "serve" "--repos" "/var/lib/terok-gate/repos" "--token-file" "/var/lib/terok/gate/tokens.json" "--control" "/run/terok-gate/control" "--log-file" "/var/log/terok-gate/gate.log"` + "\n",
-			"\nLogsDirectory=terok-gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
+			`" "serve" "--repos" "/var/lib/terok-gate/repos" "--token-file" "/var/lib/terok/gate/tokens.json" "--control" "/run/terok-gate/control" "--log-file" "/var/log/terok-gate/gate/trail.log"` + "\n",
+			"\nLogsDirectory=terok-gate/gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
 		}},
 		{Place{Units: "/units", User: true}, []string{
 			`" "--control" "/run/terok-gate/control" "--log-file" "/var/log/hook.log"` + "\n",

@@ -23,6 +23,9 @@ const (
 
 var units = []string{WatchUnitName, GateUnitName}
 
+// hookLogs is the directory of the default log file of root's hooks.
+const hookLogs = "/var/log/terok-gate"
+
 // unitName is the unit that systemd is to run, empty for none.
 func (r Registration) unitName() string {
 	switch {
@@ -55,16 +58,15 @@ func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
 		attach := append([]string{r.Binary}, r.Settings.Args("attach")...)
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
 		writes = append(writes, r.Repos)
-		if log != "" && !place.User { // it is root's, and not the gate's to write
+		if !place.User { // that is root's, and not the gate's to write
 			log = GateLog
-			unit = replaceLine(unit, "LogsDirectory=", filepath.Base(filepath.Dir(GateLog)))
 		}
 		if log != "" {
 			runs = append(runs, "--log-file", log)
 		}
 	}
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
-	if log != "" && log != GateLog { // for whose folder systemd sees
+	if log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
 		writes = append(writes, log)
 	}
 	var writable []string

@@ -51,6 +51,7 @@ func TestStories(t *testing.T) {
 			env.Setenv("ADDRESS", l.Addr().String())
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("TEROK_GATE_TOKEN_FILE", filepath.Join(env.WorkDir, "tokens/tokens.json"))
+			env.Setenv("TEROK_GATE_LOG_FILE", filepath.Join(env.WorkDir, "trail.log"))
 			env.Setenv("GIT_TERMINAL_PROMPT", "0")
 			env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			for _, name := range []string{"AUTHOR", "COMMITTER"} {
@@ -134,7 +135,7 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "serve", "--repos", dir, "--token-file", dir+"/tokens.json")
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "serve", "--repos", dir, "--token-file", dir+"/tokens.json", "--log-file", dir+"/trail.log")
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "NOTIFY_SOCKET="+notified.LocalAddr().String(), "WATCHDOG_USEC=100000")
 	cmd.ExtraFiles = []*os.File{passed}
 	var log strings.Builder

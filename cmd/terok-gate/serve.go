@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -41,7 +42,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
-			&cli.StringFlag{Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true, Usage: "append what happened to the file `F` too, as JSON lines"},
+			&cli.StringFlag{Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true, Usage: "append what happened to the file `F`, as JSON lines; default: /var/log/terok-gate/trail.log for root, else terok-gate/trail.log in ${XDG_STATE_HOME:-~/.local/state}"},
 		},
 		Action: serve,
 	}
@@ -67,8 +68,9 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	logFile := cmp.Or(c.String("log-file"), trail.DefaultFile())
 	record := func(e trail.Event) {
-		if err := trail.Write(c.String("log-file"), e); err != nil {
+		if err := trail.Write(logFile, e); err != nil {
 			slog.Error("the trail", "error", err)
 		}
 	}

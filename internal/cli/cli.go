@@ -74,6 +74,9 @@ func (p *program) end(stage hook.Outcome, err error) (status int) {
 	if p.called.command != "" {
 		err = fmt.Errorf("%s: %w%s", p.called.command, err, wayOut(err))
 	}
+	if isStage(p.called.command) && !misuse.Is(err) {
+		err = fmt.Errorf("%w (to learn why: terok-gate-hook why)", err)
+	}
 	printError(err)
 	if misuse.Is(err) {
 		return exitMisused
@@ -92,7 +95,7 @@ type program struct {
 // names are the commands, in the order in which help lists them.
 var names = []string{
 	"prestart", "poststop", "precreate",
-	"create", "revoke", "list", "verify", "reap", "path",
+	"create", "revoke", "list", "verify", "why", "reap", "path",
 	"install", "uninstall", "doctor", "attach",
 }
 
@@ -113,6 +116,8 @@ func (p *program) command(name string) *cli.Command {
 		return onInstalled(listCommand())
 	case "verify":
 		return onInstalled(verifyCommand())
+	case "why":
+		return onInstalled(whyCommand())
 	case "reap":
 		return onInstalled(reapCommand())
 	case "path":
@@ -164,6 +169,9 @@ func (p *program) app(args []string) *cli.App {
 	for _, command := range app.Commands {
 		command.HideHelpCommand = true
 		command.Before = misuse.NoArguments
+		if command.ArgsUsage != "" {
+			command.Before = misuse.OneArgument
+		}
 		command.OnUsageError = app.OnUsageError
 		for _, flag := range command.Flags {
 			if flag, ok := flag.(*cli.BoolFlag); ok {

@@ -160,7 +160,7 @@ func TestHostileProjectsAndTasksChangeNothing(t *testing.T) {
 				}
 				r.errorLine(t, "prestart: refused: annotation "+annotation+": ", quoted(value))
 				if want := "terok-gate-hook: prestart: refused: annotation " + annotation +
-					": use letters, digits, '.', '_' and '-', a letter or digit first, at most 128\n"; r.stderr != want {
+					": use letters, digits, '.', '_' and '-', a letter or digit first, at most 128 (to learn why: terok-gate-hook why)\n"; r.stderr != want {
 					t.Errorf("the error is %q, not %q", r.stderr, want)
 				}
 				tr.unchanged(t, before, tokensBefore)

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -112,7 +113,9 @@ func changed(c *cli.Context, place podman.Place, r podman.Registration, there bo
 	if r.Settings.Tokens.Path, err = filepath.Abs(r.Settings.Tokens.Path); err != nil {
 		return r, err
 	}
-	if r.Settings.LogFile != "" {
+	usual := trail.DefaultFile()
+	r.Settings.LogFile = cmp.Or(r.Settings.LogFile, usual)
+	if r.Settings.LogFile != usual { // whose directory is made with it
 		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
 			return r, misuse.Errorf("--log-file %w", err)
 		}
@@ -221,7 +224,7 @@ func serveCommand(r podman.Registration) string {
 	if r.Settings.GateSocket != control.DefaultSocket() {
 		words = append(words, "--control", r.Settings.GateSocket)
 	}
-	if r.Settings.LogFile != "" {
+	if r.Settings.LogFile != trail.DefaultFile() {
 		words = append(words, "--log-file", r.Settings.LogFile)
 	}
 	return printable.Shell(words...)

@@ -65,8 +65,11 @@ func Of(event string, e store.Entry) Event {
 	}
 }
 
+// hookProgram is what hooks are called in the system log.
+const hookProgram = "terok-gate-hook"
+
 // Program is the name that the trail has in the system log.
-var Program = "terok-gate-hook"
+var Program = hookProgram
 
 // Write sends the event to the system log, if there is one, and appends it to the log
 // file, if its path is not empty. The error is the log file's.
@@ -90,12 +93,12 @@ func appendLine(path string, e Event) error {
 		return err
 	}
 	line = printable.JSON(line)
-	// Not an os.File, which would wait while a fifo is full.
-	file, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	file, err := open(path)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(file)
+	defer setAside(path, file)
 	line = append(line, '\n')
 	n, err := unix.Write(file, line)
 	if err == nil && n < len(line) { // a full disk, or a fifo that nobody reads
@@ -139,10 +142,8 @@ func CheckFile(path string) error {
 // systemLog is where the system log listens, as for syslog(3).
 const systemLog = "/dev/log"
 
-// toSystemLog sends the event to /dev/log, if somebody listens there, in the form that
-// glibc's syslog(3) uses (RFC 3164). Package log/syslog would wait while the socket's
-// buffer is full; a container's start must not.
-func toSystemLog(e Event) {
+// message is the event in the form that glibc's syslog(3) uses (RFC 3164).
+func message(e Event) string {
 	const daemon, err, notice = 3 << 3, 3, 5
 	severity := notice
 	if e.Error != "" {
@@ -157,15 +158,29 @@ func toSystemLog(e Event) {
 		if pair[1] != "" {
 			// Other programs' entries may hold anything, such as line breaks or more than
 			// fits into a datagram.
-			fmt.Fprintf(&text, " %s=%.1000q", pair[0], pair[1])
+			fmt.Fprintf(&text, " %s=%q", pair[0], shortened(pair[1]))
 		}
 	}
-	socket, sockErr := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if sockErr != nil {
+	return text.String()
+}
+
+// toSystemLog sends the event to /dev/log, if somebody listens there. Package log/syslog
+// would wait while the socket's buffer is full; a container's start must not.
+func toSystemLog(e Event) {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
 		return
 	}
 	defer unix.Close(socket)
-	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: systemLog})
+	_ = unix.Sendto(socket, []byte(message(e)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: systemLog})
+}
+
+// shortened is as much of a value as the system log gets.
+func shortened(value string) string {
+	if runes := []rune(value); len(runes) > 1000 {
+		return string(runes[:1000])
+	}
+	return value
 }
 
 // HasSystemLog tells whether somebody listens where events are sent.
