@@ -627,20 +627,14 @@ func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
 	if n := len(kept.names()); n != 5+6 {
 		t.Errorf("%d files are kept: %q", n, kept.names())
 	}
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	h.Stop(now)
+	stopNow(h.Gate)
 
 	// Nobody serves, and whoever asks waits.
 	waits := make(chan error, 1)
 	go func() { waits <- alone.reaches(alone.Token) }()
 	dies.end()
 	h.commit(t, late)
-	var err error
-	before := h.Gate
-	h.Gate, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {}), Keeper: kept})
-	must(t, err)
-	defer func() { h.Gate.Stop(now); h.Gate = before }()
+	h.Gate = h.again(t, gate.Settings{Keeper: kept})
 	h.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
 		t.Errorf("who asked while there was no gate: %v", err)
@@ -697,9 +691,7 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 	if err := told.Attach(h.container(t, nil).Entry); !errors.Is(err, hook.ErrNoGate) {
 		t.Errorf("a gate that has ended answers a hook: %v", err)
 	}
-	next, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {}), Keeper: kept})
-	must(t, err)
-	defer next.Stop(context.Background())
+	next := h.again(t, gate.Settings{Keeper: kept})
 	next.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
 		t.Errorf("who asked while there was no gate: %v", err)
@@ -713,17 +705,11 @@ func TestALostListenerIsMadeAgain(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	h.start(t, told, c)
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	h.Stop(now)
+	stopNow(h.Gate)
 	if err := c.reaches(c.Token); err == nil {
 		t.Fatal("there is no gate, and it is served")
 	}
-	var err error
-	before := h.Gate
-	h.Gate, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
-	must(t, err)
-	defer func() { h.Gate.Stop(now); h.Gate = before }()
+	h.Gate = h.again(t, gate.Settings{})
 	must(t, h.takeHooks(t).Attach(c.Entry))
 	if err := c.reaches(c.Token); err != nil {
 		t.Error(err)

@@ -208,7 +208,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return err
 	}
 	v.beginPush(v.repo)
-	defer func() { v.endPush(v.repo, v.refs > 0, err != nil) }()
+	defer func() { v.endPush(v.repo, v.refs > 0) }()
 	git, err := v.startReading(v.repo, v.who, v.asked.protocol, theirs,
 		"receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
@@ -218,6 +218,9 @@ func (v *visit) push(ctx context.Context) (err error) {
 	}
 	v.body.Reader = bufio.NewReader(io.MultiReader(bytes.NewReader(asked.raw), v.body.Reader))
 	err = v.exchange(ctx, git)
+	if (err != nil || v.ended != nil) && git.quarantine != "" {
+		v.repo.removeQuarantine(git.quarantine)
+	}
 	v.bytes = v.body.received()
 	v.moved, v.refs = hooks.end()
 	switch {
