@@ -87,7 +87,7 @@ type Gate struct {
 
 	git, path      string // git's binary, and PATH
 	starter        starter
-	turns          turns
+	turns          *turns
 	pushes         pushes
 	advertisements advertisements
 	counts         counts
