@@ -91,7 +91,41 @@ func (h *house) container(t *testing.T, neighbour *container) *container {
 	}
 	c.Process, err = store.ProcessOf(cmd.Process.Pid)
 	must(t, err)
+	c.enter(t, func() (err error) {
+		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			defer unix.Close(socket)
+			c.Gate.Network, err = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		}
+		return err
+	})
 	return c
+}
+
+// enter does something in the container's network.
+func (c *container) enter(t *testing.T, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		// The thread goes back: the first of a process cannot end.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		ours, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer ours.Close()
+		theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Process.PID))
+		if err == nil {
+			defer theirs.Close()
+			if err = unix.Setns(int(theirs.Fd()), unix.CLONE_NEWNET); err == nil {
+				err = errors.Join(do(), unix.Setns(int(ours.Fd()), unix.CLONE_NEWNET))
+			}
+		}
+		done <- err
+	}()
+	must(t, <-done)
 }
 
 // commit makes the container's token valid.
@@ -144,19 +178,10 @@ func (c *container) reaches(token store.Token) error {
 func (c *container) listen(t *testing.T) {
 	t.Helper()
 	var l net.Listener
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with it
-		namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Process.PID))
-		if err == nil {
-			defer namespace.Close()
-			if err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err == nil {
-				l, err = net.Listen("tcp", c.Gate.Listen)
-			}
-		}
-		done <- err
-	}()
-	must(t, <-done)
+	c.enter(t, func() (err error) {
+		l, err = net.Listen("tcp", c.Gate.Listen)
+		return err
+	})
 	t.Cleanup(func() { l.Close() })
 }
 
@@ -716,21 +741,27 @@ func TestALostListenerIsMadeAgain(t *testing.T) {
 	}
 }
 
+// crowd makes connections in the container. Each says half a request and waits.
+func (c *container) crowd(t *testing.T, connections int) (end func()) {
+	t.Helper()
+	crowd := c.inside("sh", "-c", fmt.Sprintf(`for i in $(seq %d); do (printf 'GET /demo.git/info/refs'; sleep 1000) | busybox nc 127.0.0.1 9418 >/dev/null & done; echo sent; wait`, connections))
+	crowd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, crowd.Start())
+	end = sync.OnceFunc(func() {
+		_ = unix.Kill(-crowd.Process.Pid, unix.SIGKILL)
+		_ = crowd.Wait()
+	})
+	t.Cleanup(end)
+	return end
+}
+
 func TestAContainerHoldsSoManyConnectionsAndNoMore(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	network := c.watchNetwork(t)
 	h.start(t, hook, c)
 	descriptors := len(glob("/proc/self/fd/*"))
-	// Each says half a request and waits.
-	crowd := c.inside("sh", "-c", `for i in $(seq 200); do (printf 'GET /demo.git/info/refs'; sleep 1000) | busybox nc 127.0.0.1 9418 >/dev/null & done; echo sent; wait`)
-	crowd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	must(t, crowd.Start())
-	end := sync.OnceFunc(func() {
-		_ = unix.Kill(-crowd.Process.Pid, unix.SIGKILL)
-		_ = crowd.Wait()
-	})
-	defer end()
+	end := c.crowd(t, 200)
 	testenv.Eventually(t, "the container has its share", func() bool { return len(glob("/proc/self/fd/*")) >= descriptors+64 })
 	out, err := c.inside("sh", "-c", `until [ "$(grep -c ':24CA .* 01 ' /proc/net/tcp)" -ge 200 ]; do sleep 0.05; done`).CombinedOutput()
 	if err != nil {

@@ -46,10 +46,12 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 		return s.notAttached(err)
 	}
 	defer unix.Close(process)
-	return s.attach(entry, process)
+	_, err = s.attach(entry, process)
+	return err
 }
 
-// attachFirst has the gate serve the network of a container that starts.
+// attachFirst has the gate serve the network of a container that starts, and notes in the
+// entry which that is.
 func (s Settings) attachFirst(entry store.Entry) error {
 	if entry.Process == nil {
 		return s.notAttached(failure("the container has no process"))
@@ -59,20 +61,22 @@ func (s Settings) attachFirst(entry store.Entry) error {
 		return s.notAttached(because("container process", err))
 	}
 	defer unix.Close(process)
-	return s.attach(entry, process)
+	entry.Gate.Network, err = s.attach(entry, process)
+	return err
 }
 
 func (s Settings) notAttached(err error) error {
 	return because("have the gate at "+text(s.GateSocket)+" serve the container's network", err)
 }
 
-// attach is for a container whose process is held by a pidfd.
-func (s Settings) attach(entry store.Entry, process int) error {
+// attach is for a container whose process is held by a pidfd. It returns the cookie of the
+// container's network namespace.
+func (s Settings) attach(entry store.Entry, process int) (network uint64, err error) {
 	switch shared, err := sharesWithHost(entry.Process.PID, "net"); {
 	case err != nil:
-		return s.notAttached(because("network namespace of the container", err))
+		return 0, s.notAttached(because("network namespace of the container", err))
 	case shared:
-		return s.notAttached(known(ErrHostNetwork))
+		return 0, s.notAttached(known(ErrHostNetwork))
 	}
 	request := control.Request{
 		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
@@ -84,30 +88,32 @@ func (s Settings) attach(entry store.Entry, process int) error {
 	deadline := time.Now().Add(s.gateTimeout())
 	patience := deadline.Add(-s.gateTimeout() / 2)
 	for {
-		err := handListener(s.GateSocket, deadline, process, request)
+		network, err := handListener(s.GateSocket, deadline, process, request)
 		if err == nil {
-			return nil
+			return network, nil
 		}
 		passing := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
 		if !passing || time.Now().After(patience) {
-			return s.notAttached(forHook(err))
+			return 0, s.notAttached(forHook(err))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
 // handListener hands the gate one listener, or what it takes for one.
-func handListener(gate string, deadline time.Time, process int, request control.Request) error {
+func handListener(gate string, deadline time.Time, process int, request control.Request) (network uint64, err error) {
 	at, err := netip.ParseAddrPort(request.Listen)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	socket, err := listenIn(process, at)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer unix.Close(socket)
-	return control.Hand(gate, deadline, socket, request)
+	// A kernel that knows no cookies has none: the gate refuses it.
+	network, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return network, control.Hand(gate, deadline, socket, request)
 }
 
 // forHook says what went wrong at the gate in words that may be printed. The gate's own

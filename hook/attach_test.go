@@ -113,7 +113,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			c := prepare(t)
 			c.start(t, unix.CLONE_NEWNET|row.flags)
 			c.hook.GateListen, c.hook.WithholdToken = row.listen, row.withhold
-			asked := make(chan control.Request, 2)
+			asked, cookie := make(chan control.Request, 2), make(chan uint64, 2)
 			gateOf(t, c, func(r control.Request, socket int) string {
 				if at := listens(t, socket); at != row.listened {
 					t.Errorf("the socket listens at %q", at)
@@ -131,6 +131,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 				if _, err := os.Stat(c.hook.Tokens.Path); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("the token file is there already: %v", err)
 				}
+				cookie <- network(t, socket)
 				asked <- r
 				return yes
 			})
@@ -141,7 +142,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if len(entries) != 1 {
 				t.Fatalf("the token file holds %d tokens", len(entries))
 			}
-			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold}, entries[0].Gate); diff != "" {
+			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold, Network: <-cookie}, entries[0].Gate); diff != "" {
 				t.Errorf("the entry says (-want +got):\n%s", diff)
 			}
 			want := control.Request{Version: 1, Container: out.Container, Process: entries[0].Process, Token: out.Token.Key(), Listen: row.listened, Withheld: row.withhold}
