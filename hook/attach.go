@@ -28,8 +28,8 @@ var (
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
 )
 
-// Attach has the gate serve the network of a living container again. The entry says how
-// it was the first time. For a container that the gate serves already, nothing changes. An
+// Attach has the gate serve the network of a living container again. The entry, which
+// should come from [Settings.HandedOver], says how it was the first time. For a container that the gate serves already, nothing changes. An
 // error that somebody can mend has one of those above in its chain.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = forEverybody(err) }()
@@ -50,8 +50,8 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 	return err
 }
 
-// attachFirst has the gate serve the network of a container that starts, and notes in the
-// entry which that is.
+// attachFirst has the gate serve the network of a container that starts. It notes in the
+// entry which that is, and for attach that it has.
 func (s Settings) attachFirst(entry store.Entry) error {
 	if entry.Process == nil {
 		return s.notAttached(failure("the container has no process"))
@@ -61,8 +61,13 @@ func (s Settings) attachFirst(entry store.Entry) error {
 		return s.notAttached(because("container process", err))
 	}
 	defer unix.Close(process)
-	entry.Gate.Network, err = s.attach(entry, process)
-	return err
+	if entry.Gate.Network, err = s.attach(entry, process); err != nil {
+		return err
+	}
+	if err := s.remember(s.handing(entry)); err != nil {
+		return because("note that the gate serves the container", err)
+	}
+	return nil
 }
 
 func (s Settings) notAttached(err error) error {
@@ -78,10 +83,7 @@ func (s Settings) attach(entry store.Entry, process int) (network uint64, err er
 	case shared:
 		return 0, s.notAttached(known(ErrHostNetwork))
 	}
-	request := control.Request{
-		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
-		Listen: s.gateListen(), Withheld: s.WithholdToken,
-	}
+	request := s.handing(entry)
 	// The address can be a neighbour's whose listener is on its way to the gate, or goes
 	// with the neighbour right now; a gate can be on its way, too. For half of the time,
 	// so that who asks last has some left.
@@ -97,6 +99,14 @@ func (s Settings) attach(entry store.Entry, process int) (network uint64, err er
 			return 0, s.notAttached(forHook(err))
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// handing is what the gate is asked for.
+func (s Settings) handing(entry store.Entry) control.Request {
+	return control.Request{
+		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
+		Listen: s.gateListen(), Withheld: s.WithholdToken,
 	}
 }
 
