@@ -213,11 +213,12 @@ func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
 func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {
 	s := newServed(t)
 	other := filepath.Join(s.folder, "other.json")
-	s.start(t, other)
+	stop := s.start(t, other)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "the gate reads "+other+", and the hooks write "+s.tokens+": it knows none of their tokens")
 
 	link := filepath.Join(s.folder, "link") // by another name
 	must(t, os.Symlink(s.folder, link))
+	stop()
 	s.start(t, filepath.Join(link, "tokens.json"))
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers at "+s.socket+", as user "+userName(os.Geteuid())+", with the repositories of "+s.repos)
 	finds(t, s.check("terok-gate", "service"), "service", OK, "the gate revokes orphans at once")

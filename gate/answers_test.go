@@ -71,7 +71,7 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Bearer " + right, 401},
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic " + right, 401},
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic dG9rZW4=", 401}, // no colon
-		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic Og==", 401}, // no user name
+		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic Og==", 401},     // no user name
 		{"POST", "/demo.git/git-receive-pack", none, "0000", receiveRequest, 401},
 
 		// The same, whether or not the repository is there.

@@ -29,6 +29,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -76,6 +78,7 @@ const (
 // Gate is an http.Handler. Make one with [New].
 type Gate struct {
 	repos, hooks string // folders: of repositories, and of links to ourselves for git
+	lock         *flock.Flock
 	hosts        []string
 	maxPush      int64
 	stall        time.Duration
@@ -84,7 +87,7 @@ type Gate struct {
 
 	git, path      string // git's binary, and PATH
 	starter        starter
-	turns          turns
+	turns          *turns
 	pushes         pushes
 	advertisements advertisements
 	counts         counts
@@ -102,8 +105,9 @@ type Gate struct {
 var errStopping = errors.New("the gate stops")
 
 // New returns a gate over a folder of repositories, in which it keeps a folder of its
-// own, .hooks. It cleans up what an earlier gate that was killed has left.
-func New(s Settings) (*Gate, error) {
+// own, .hooks. It cleans up what an earlier gate that was killed has left. While another
+// gate serves the folder it fails.
+func New(s Settings) (_ *Gate, err error) {
 	repos, err := filepath.Abs(s.Repos)
 	if err == nil {
 		repos, err = filepath.EvalSymlinks(repos)
@@ -122,6 +126,14 @@ func New(s Settings) (*Gate, error) {
 	if g.git, g.path, err = findGit(); err != nil {
 		return nil, err
 	}
+	if g.lock, err = lockRepos(repos); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			g.lock.Close()
+		}
+	}()
 	if err := g.makeHooks(); err != nil {
 		return nil, fmt.Errorf("make git's hooks: %w", err)
 	}
@@ -180,4 +192,19 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.deafen()
 	g.networks.stop()
 	g.pushes.cleaning.Wait()
+	g.lock.Close()
+}
+
+// lockRepos makes the folder of repositories this gate's, until the lock is closed or the
+// program ends: git's hooks ask the gate that they are links of.
+func lockRepos(repos string) (*flock.Flock, error) {
+	path := filepath.Join(repos, ".lock")
+	lock := flock.New(path, flock.SetPermissions(0o600))
+	switch locked, err := lock.TryLock(); {
+	case err != nil:
+		return nil, fmt.Errorf("lock the folder of repositories: %w", err)
+	case !locked:
+		return nil, fmt.Errorf("another gate serves the repositories in %s: it holds the lock of %s", repos, path)
+	}
+	return lock, nil
 }

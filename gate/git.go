@@ -74,10 +74,11 @@ type command struct {
 	out    io.ReadCloser
 	errors tail // what it says, to us or to the client
 
-	cmd    *exec.Cmd
-	mu     sync.Mutex
-	over   bool // reaped, so that its group may be somebody else's
-	killer *time.Timer
+	cmd        *exec.Cmd
+	mu         sync.Mutex
+	over       bool // reaped, so that its group may be somebody else's
+	killer     *time.Timer
+	quarantine string // of a push that may have been ended early, if it has one
 }
 
 // start starts git in a repository, for whoever asked, with that version of the protocol
@@ -126,6 +127,7 @@ func (c *command) start(s starter) (err error) {
 
 // closeIn tells the command that nothing more comes.
 func (c *command) closeIn() {
+	c.noteQuarantine()
 	if c.in != nil {
 		c.in.Close()
 	}
@@ -168,8 +170,18 @@ func (c *command) letGo() {
 	c.after(goneGrace, c.cut)
 }
 
+// noteQuarantine sees what a push would leave behind, while it can be seen.
+func (c *command) noteQuarantine() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.cmd.ExtraFiles) > 0 && !c.over && c.quarantine == "" {
+		c.quarantine = quarantineOf(c.cmd.Process.Pid)
+	}
+}
+
 // cut ends the command and all that it has started.
 func (c *command) cut() {
+	c.noteQuarantine()
 	c.signal(unix.SIGTERM)
 	c.after(termGrace, func() { c.signal(unix.SIGKILL) })
 }

@@ -38,6 +38,7 @@ func gateOfItsOwn() error {
 // removes what is left.
 func TestAKilledGateLeavesNothing(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its folder
+	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
 	work := filepath.Join(h.dir, "work.git")
@@ -67,8 +68,7 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 
 	// Whether or not git could clean up, a push that is cut by the machine's end cannot.
 	must(t, os.MkdirAll(strings.Replace(quarantine, "*", "abc123/pack", 1), 0o755))
-	_, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
-	must(t, err)
+	h.again(t, gate.Settings{})
 	if left := glob(quarantine); len(left) > 0 {
 		t.Errorf("left behind: %s", left)
 	}
@@ -98,6 +98,7 @@ func startGate(t *testing.T, h *house) *exec.Cmd {
 // What only counts for hours writes nothing, and does not notice that nobody reads.
 func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its folder
+	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
 	git(t, demo, "config", "--unset", "core.bigFileThreshold")

@@ -86,11 +86,7 @@ func open(t *testing.T, settings gate.Settings) *house {
 	h.tokens = store.File{Path: filepath.Join(h.dir, "tokens", "tokens.json")}
 	must(t, os.Mkdir(h.repos, 0o755))
 	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
-	settings.Trail = func(e trail.Event) {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.events = append(h.events, e)
-	}
+	settings.Trail = h.note
 	var err error
 	h.Gate, err = gate.New(settings)
 	must(t, err)
@@ -100,9 +96,7 @@ func open(t *testing.T, settings gate.Settings) *house {
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(listener) }()
 	t.Cleanup(func() {
-		now, cancel := context.WithCancel(context.Background())
-		cancel()
-		h.Stop(now)
+		stopNow(h.Gate)
 		if err := <-served; err != nil {
 			t.Errorf("the gate ended: %v", err)
 		}
@@ -117,6 +111,25 @@ func open(t *testing.T, settings gate.Settings) *house {
 	return h
 }
 
+// stopNow stops a gate, without patience for what is under way.
+func stopNow(g *gate.Gate) {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	g.Stop(now)
+}
+
+// again stops the house's gate, and returns the next one, which serves no port.
+func (h *house) again(t *testing.T, settings gate.Settings) *gate.Gate {
+	t.Helper()
+	stopNow(h.Gate)
+	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
+	settings.Trail = h.note
+	g, err := gate.New(settings)
+	must(t, err)
+	t.Cleanup(func() { stopNow(g) })
+	return g
+}
+
 // memory is a folder in memory, for what is large.
 func memory(t *testing.T) string {
 	t.Helper()
@@ -124,6 +137,13 @@ func memory(t *testing.T) string {
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// note is the house's trail.
+func (h *house) note(e trail.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, e)
 }
 
 // issue issues a token for a project.

@@ -151,6 +151,7 @@ type outgoing struct {
 	begun bool
 
 	mu          sync.Mutex
+	bytes       int64
 	writing     bool
 	interrupted bool
 }
@@ -179,12 +180,20 @@ func (w *outgoing) begin(a route) {
 
 func (w *outgoing) Write(p []byte) (int, error) {
 	w.mu.Lock()
+	w.bytes += int64(len(p))
 	w.writing = true
 	if !w.interrupted {
 		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall))
 	}
 	w.mu.Unlock()
 	return w.ResponseWriter.Write(p)
+}
+
+// sent is how many bytes were to be sent so far.
+func (w *outgoing) sent() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bytes
 }
 
 // interrupt ends an answer that has begun, even if the client does not read it.

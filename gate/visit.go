@@ -99,16 +99,25 @@ func (v *visit) serve() error {
 }
 
 // inTurn does what needs git when it is the request's turn, for as long as the token
-// counts: ctx ends with it.
+// counts, and unless others need the turn: ctx ends with it.
 func (v *visit) inTurn(do func(ctx context.Context) error) error {
 	ctx, release := v.tokens.While(v.r.Context(), v.who)
 	defer release()
-	done, err := v.turns.take(ctx, v.who.Fingerprint)
+	ctx, done, err := v.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
 	if err != nil {
 		return err
 	}
 	defer done()
 	return do(ctx)
+}
+
+// progress is how many bytes the client has sent and been sent.
+func (v *visit) progress() int64 {
+	bytes := v.w.sent()
+	if v.body != nil {
+		bytes += v.body.received()
+	}
+	return bytes
 }
 
 // isProbe tells whether the body is a flush packet and nothing else: git asks so
@@ -208,7 +217,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return err
 	}
 	v.beginPush(v.repo)
-	defer func() { v.endPush(v.repo, v.refs > 0, err != nil) }()
+	defer func() { v.endPush(v.repo, v.refs > 0) }()
 	git, err := v.startReading(v.repo, v.who, v.asked.protocol, theirs,
 		"receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
@@ -218,6 +227,9 @@ func (v *visit) push(ctx context.Context) (err error) {
 	}
 	v.body.Reader = bufio.NewReader(io.MultiReader(bytes.NewReader(asked.raw), v.body.Reader))
 	err = v.exchange(ctx, git)
+	if (err != nil || v.ended != nil) && git.quarantine != "" {
+		v.repo.removeQuarantine(git.quarantine)
+	}
 	v.bytes = v.body.received()
 	v.moved, v.refs = hooks.end()
 	switch {
@@ -345,6 +357,8 @@ func (v *visit) end(err error) {
 		}
 	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), forbidden
+	case errors.Is(err, errOverShare):
+		e.Event, e.Error, refused = trail.Cut, err.Error(), busy(retryAfter)
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):

@@ -120,6 +120,9 @@ func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 	if err := s.removeFromHost(state.ID); err != nil {
 		return out, because("remove the env file", err)
 	}
+	if err := s.forget(state.ID); err != nil {
+		return out, because("remove the note that the gate serves the container", err)
+	}
 	return out, nil
 }
 

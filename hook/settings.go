@@ -94,7 +94,7 @@ var Flags = []Flag{
 	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
 	{Name: "gate-socket", Usage: "the gate's control socket `F`: have the gate serve the container in the container's own network", Path: true,
-		stages: []string{"precreate", "prestart", "attach"}, field: func(s *Settings) any { return &s.GateSocket }},
+		stages: []string{"precreate", "prestart", "poststop", "attach"}, field: func(s *Settings) any { return &s.GateSocket }},
 	{Name: "gate-listen", Usage: "with --gate-socket, where the gate listens in the container's network: `127.0.0.1:port`", Default: GateListen,
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
 	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",

@@ -39,7 +39,7 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 		{"prestart", all, common + "prestart" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
 		{"createRuntime", all, common + "createRuntime" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
 		{"precreate", all, common + "precreate" + ours + identity},
-		{"poststop", all, common + "poststop --env-dir /srv/env"},
+		{"poststop", all, common + "poststop --gate-socket /run/gate/control --env-dir /srv/env"},
 		{"reap", all, common + "reap"},
 		{"attach", all, common + "attach --gate-socket /run/gate/control --gate-timeout 3s"},
 	} {

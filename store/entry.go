@@ -24,6 +24,8 @@ type Entry struct {
 type Attached struct {
 	Listen   string `json:"listen"`   // host:port there
 	Withheld bool   `json:"withheld"` // the container does not know its token: the gate asks for none there
+	// Network is the cookie of the network namespace (SO_NETNS_COOKIE), 0 if it is not known.
+	Network uint64 `json:"network,omitempty"`
 }
 
 // Is tells whether the entry is the token's. A key is not taken for the token that it

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"strconv"
 	"sync"
 	"time"
 
@@ -161,6 +162,31 @@ func (r *Reader) Tokens() (number int, readAt time.Time) {
 	defer r.mu.Unlock()
 	r.look()
 	return len(r.entries), r.readAt
+}
+
+// InNetwork returns the entries of the containers that have the gate in a network
+// namespace ([Attached].Network), with the keys of their tokens.
+func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
+	r.mu.Lock()
+	r.look()
+	content, entries := r.content, r.entries
+	r.mu.Unlock()
+	// Of most networks there is nothing, and of thousands of entries few need be parsed.
+	number := strconv.AppendUint(nil, cookie, 10)
+	if cookie == 0 || !bytes.Contains(content, number) {
+		return nil
+	}
+	for hash, value := range entries {
+		if !bytes.Contains(value, number) {
+			continue
+		}
+		key := hashedPrefix + hex.EncodeToString(hash[:])
+		it := plainItem(value, member{token: []byte(key), end: len(value)})
+		if e := it.entry(); it.wellFormed() && e.Gate != nil && e.Gate.Network == cookie {
+			found = append(found, e)
+		}
+	}
+	return found
 }
 
 // look reads the file if it is not the one that was read last.

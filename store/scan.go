@@ -67,6 +67,9 @@ func (it *item) entry() Entry {
 	if gate, ok := valuesOf(it.gate); ok {
 		var attached Attached
 		if readInto(&attached.Listen, gate["listen"]) && readInto(&attached.Withheld, gate["withheld"]) {
+			if number, known := gate["network"]; known {
+				readInto(&attached.Network, number)
+			}
 			e.Gate = &attached
 		}
 	}
