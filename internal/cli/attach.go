@@ -44,7 +44,7 @@ func attach(given hook.Settings) error {
 	}
 	var living []store.Entry
 	err = s.Tokens.Each(func(e store.Entry) {
-		if e.Gate != nil && e.Process.Life() == store.Alive {
+		if e.Gate != nil && e.State() == store.Live {
 			living = append(living, e)
 		}
 	})
