@@ -133,7 +133,7 @@ func settersOfHooksDir() (files []string) {
 	}
 	sets := regexp.MustCompile(`(?m)^\s*(engine\.)?hooks_dir\s*=`)
 	for _, path := range candidates {
-		if content, err := os.ReadFile(path); err == nil && sets.Match(content) {
+		if content, err := podman.ReadSmall(path); err == nil && sets.Match(content) {
 			files = append(files, path)
 		}
 	}
