@@ -414,6 +414,7 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 				testenv.NeedRoot(t)
 			}
 			must(t, os.RemoveAll(s.repos))
+			must(t, os.RemoveAll(s.repos+".away"))
 			must(t, os.Mkdir(s.repos, 0o700))
 			must(t, os.Chmod(s.folder, 0o700))
 			git("init", "--quiet", "--bare", demo)

@@ -1,17 +1,71 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"terok-gate-hook/internal/testenv"
 )
 
 // The .deb on a machine like our users': it activates nothing, install from it does the
 // main job, and when it goes, the tokens go with it.
+
+// A user may have put anything among the definitions. Removal looks at what is a definition,
+// and takes the user's tokens away, whatever else is there.
+func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
+	t.Parallel()
+	testenv.Need(t, "find", "grep", "mkfifo", "truncate")
+	script, err := os.ReadFile("../packaging/preremove")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, forUser, _ := strings.Cut(string(script), "for_user='")
+	forUser, _, ok := strings.Cut(forUser, "'\n")
+	if !ok {
+		t.Fatal("packaging/preremove has no part for a user")
+	}
+	for name, row := range map[string]struct {
+		make string // in the folder of definitions
+		want string
+	}{
+		"a definition":  {`echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
+		"a link to one": {`echo '"HOOK"' >it; ln -s it 99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
+		"a definition beside what cannot be read": {`mkfifo 99-terok-gate-a.json; ln -s 99-terok-gate-a.json 99-terok-gate-b.json; ln -s /dev/zero 99-terok-gate-c.json; mkdir 99-terok-gate-d.json; ln -s loop.json 99-terok-gate-loop.json; echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
+		"a file without end":                      {`truncate -s 8T 99-terok-gate-a.json || truncate -s 1T 99-terok-gate-a.json`, ""},
+		"a fifo alone":                            {`mkfifo 99-terok-gate-a.json`, ""},
+		"another program's definition":            {`echo '"/other"' >99-terok-gate-prestart.json`, ""},
+		"none":                                    {"", ""},
+	} {
+		home := t.TempDir()
+		hook := filepath.Join(home, "hook")
+		definitions := filepath.Join(home, ".config/containers/oci/podman-hooks.d")
+		if err := errors.Join(os.MkdirAll(definitions, 0o700), os.WriteFile(hook, []byte("#!/bin/sh\necho \"$@\"\n"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		make := exec.Command("sh", "-ec", strings.ReplaceAll(row.make, "HOOK", hook))
+		make.Dir = definitions
+		if out, err := make.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", forUser, "sh", hook)
+		cmd.WaitDelay = time.Second // for a program that it leaves
+		cmd.Env = []string{"HOME=" + home, "USER=user", "PATH=" + os.Getenv("PATH")}
+		out, err := cmd.CombinedOutput()
+		said := strings.TrimPrefix(string(out), "terok-gate-hook: ")
+		if err != nil || said != row.want {
+			t.Errorf("%s: %v: it says %q, want %q", name, err, said, row.want)
+		}
+	}
+}
 
 func TestThePackageComesWorksAndGoes(t *testing.T) {
 	t.Parallel()
@@ -82,6 +136,8 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	}
 
 	m.must(t, "root", "terok-gate-hook create --project demo --task operator >/dev/null")
+	const hooks = ".config/containers/oci/podman-hooks.d"
+	m.must(t, "alice", "mkfifo "+hooks+"/99-terok-gate-a.json")
 	out = m.must(t, "root", "apt-get remove --yes terok-gate-hook")
 	for _, want := range []string{"for root:", "for alice:", "for runner:", "operator"} {
 		if !strings.Contains(out, want) {
@@ -91,6 +147,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	if n := strings.Count(out, "revoked tokens of containers: 1"); n != 3 || strings.Contains(out, "for homeless") {
 		t.Errorf("removal revokes %d times one token, not thrice, or believes what is in /tmp: %s", n, out)
 	}
+	m.must(t, "alice", "rm "+hooks+"/99-terok-gate-a.json")
 	for _, user := range users {
 		m.must(t, "root", fmt.Sprintf("cd /home/%s; grep -q revoked .local/state/terok-gate/trail.log; test \"$(cat .local/share/terok/sandbox/gate/tokens.json)\" = {}; "+
 			"test -z \"$(find .config -name '*terok*')\"", user))

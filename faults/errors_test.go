@@ -127,14 +127,14 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 		kept          int64  // bytes free in it, rounded up to pages; -1 for all
 		fails         bool
 	}{
-		{stage: "prestart", folder: "full", options: "size=64k", kept: -1},
+		{stage: "prestart", folder: "full", options: "size=256k", kept: -1},
 		{stage: "prestart", folder: "full", options: "size=64k", kept: 0, fails: true},
 		{stage: "prestart", folder: "full", options: "size=64k", kept: 16 << 10, fails: true}, // the new file does not fit as a whole
 		{stage: "prestart", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},    // the lock has the last one
 		{stage: "prestart", folder: "full", options: "nr_inodes=2", kept: -1, fails: true},    // not even a lock
 		{stage: "prestart", folder: "empty", options: "nr_inodes=1", kept: -1, fails: true},
 		{stage: "prestart", folder: "empty", options: "size=16k", kept: 0, fails: true},
-		{stage: "poststop", folder: "full", options: "size=64k", kept: -1},
+		{stage: "poststop", folder: "full", options: "size=256k", kept: -1},
 		{stage: "poststop", folder: "full", options: "size=64k", kept: 0, fails: true},
 		{stage: "poststop", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},
 	} {

@@ -44,6 +44,7 @@ type Settings struct {
 	PerToken int   // requests at once of one token
 	Together int   // requests at once of all
 	MaxPush  int64 // bytes of a push's pack
+	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
 
 	Patience time.Duration // in which it is a request's turn, or never; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
@@ -81,6 +82,7 @@ type Gate struct {
 	lock         *flock.Flock
 	hosts        []string
 	maxPush      int64
+	free         int64
 	stall        time.Duration
 	tokens       *store.Reader
 	trail        func(trail.Event)
@@ -118,6 +120,7 @@ func New(s Settings) (_ *Gate, err error) {
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
 		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
+		free:   s.Free,
 		tokens: s.Tokens, trail: s.Trail,
 		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		pushes: pushes{to: map[string]*pushesTo{}},

@@ -70,6 +70,11 @@ func (v *visit) serve() error {
 	} else if err != nil {
 		return err
 	}
+	if v.asked.service == receivePack {
+		if err := v.checkSpace(v.repo); err != nil {
+			return err
+		}
+	}
 	if v.asked.advertise {
 		return v.advertise()
 	}

@@ -68,7 +68,7 @@ func DefinitionsIn(dirs []string) []Registered {
 // that cannot be read is left out: podman says so, and starts no container.
 func ours(paths []string) (ours []Registered) {
 	for _, path := range paths {
-		content, err := readSmall(path)
+		content, err := ReadSmall(path)
 		if err != nil {
 			continue
 		}

@@ -106,7 +106,7 @@ func unitQuote(word string) string {
 // reposInUnit reads back which folder of repositories the gate's unit has, empty if that
 // cannot be told.
 func (p Place) reposInUnit() string {
-	unit, err := readSmall(p.unit(GateUnitName))
+	unit, err := ReadSmall(p.unit(GateUnitName))
 	if err != nil {
 		return ""
 	}

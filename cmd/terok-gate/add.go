@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -43,7 +44,11 @@ func add(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(repos, 0o700); err != nil {
+	place, err := podman.OwnPlace()
+	if err == nil {
+		err = place.MakeRepos(c.Context, repos)
+	}
+	if err != nil {
 		return fmt.Errorf("make the folder of repositories: %w", err)
 	}
 	root, err := os.OpenRoot(repos)

@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"os"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
@@ -12,12 +11,7 @@ import (
 )
 
 // placeOfOurs is where this user's hooks are installed.
-func placeOfOurs() (podman.Place, error) {
-	if os.Geteuid() == 0 {
-		return podman.SystemPlace(), nil
-	}
-	return podman.UserPlace()
-}
+func placeOfOurs() (podman.Place, error) { return podman.OwnPlace() }
 
 // onInstalled makes the command work on what is installed, unless it is told otherwise.
 func onInstalled(command *cli.Command) *cli.Command {
