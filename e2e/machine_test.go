@@ -93,9 +93,7 @@ exec env -i container=terok-e2e PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 // newMachine boots a machine. It is gone when the test is over.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	if !testenv.Alone {
-		testenv.Cannot(t, "only root, and where it may make namespaces, can boot a machine")
-	}
+	testenv.NeedAlone(t)
 	testenv.Need(t, "podman", "crun", "runc", "busybox", "newuidmap", "unshare", "pivot_root", "nsenter", "setpriv", "runuser", "dbus-daemon", "loginctl")
 	for what, pattern := range map[string]string{
 		"systemd":                   "/lib/systemd/systemd",

@@ -71,15 +71,28 @@ func Tool(t testing.TB, program string) (path string) {
 	return ""
 }
 
+// OnlyRoot is why most of what is left out is: it is told as one reason.
+const OnlyRoot = "only root can run it"
+
 // NeedRoot ends the test, as Cannot does, if we may not change owners, mount and make
 // namespaces.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		Cannot(t, "only root can run it")
+		Cannot(t, OnlyRoot)
 	}
 	if err := mayUnshare(); err != nil {
 		Cannot(t, "root may not make namespaces here: %v", err)
+	}
+}
+
+// NeedAlone ends the test, as Cannot does, if we are not root in namespaces of our own
+// (Main).
+func NeedAlone(t testing.TB) {
+	t.Helper()
+	NeedRoot(t)
+	if !Alone {
+		Cannot(t, "root may not make namespaces here: the tests run without")
 	}
 }
 
