@@ -349,7 +349,7 @@ func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 				volume := dir + ":/run:" + propagation
 
 				sees := func(id string) string {
-					return own.podman(t, "exec", id, "sh", "-c", "ls -A /run; grep terok-gate /proc/self/mountinfo || true")
+					return own.podman(t, "exec", id, "sh", "-c", "ls -A /run; grep ' - tmpfs terok-gate ' /proc/self/mountinfo || true")
 				}
 				witness := own.runs(t, "--volume", volume)
 				before, seen := listing(t, dir), sees(witness)
@@ -489,7 +489,7 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 
 		before := fileState(t, own.tokenFile)
 		out, err := e.run("unshare", "--mount", "--propagation", "private", "sh", "-c",
-			`"$@"; code=$?; grep terok-gate /proc/self/mountinfo; exit $code`, "sh",
+			`"$@"; code=$?; grep " - tmpfs terok-gate " /proc/self/mountinfo; exit $code`, "sh",
 			e.runtime, "--root", e.tempDir(t), "run", "--bundle", bundle, id)
 		if err == nil {
 			t.Error("the container starts")
