@@ -119,7 +119,7 @@ func (w *world) outcome(f finished, words string) error {
 // A file system that is full, for real. Once there is room again, the next hook
 // finds all as it should be.
 func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	const full = "no space left on device"
 	for _, row := range []struct {
 		stage, folder string
@@ -201,7 +201,7 @@ func fill(path string, keep int64) error {
 // With too few file descriptors, for real: whatever the number, the hook does its
 // whole job or fails and changes nothing.
 func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	testenv.Need(t, "sh")
 	for _, s := range situations {
 		t.Run(s.name, func(t *testing.T) {
@@ -239,7 +239,7 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 
 // A log that cannot be written fails nothing and holds nothing up.
 func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	for _, row := range []struct {
 		log  string
 		make func(path string) error

@@ -25,9 +25,13 @@ var repository = func() string {
 	return filepath.Join(filepath.Dir(here), "../..")
 }()
 
+// templatesVar, in the environment of commands, names a copy of the templates of install:
+// the sources may be below a home directory that other users cannot enter.
+const templatesVar = "TEROK_TEST_TEMPLATES"
+
 // commands are what scripts and tests run by name: this test binary again.
 var commands = map[string]func(){
-	"terok-gate-hook":   func() { os.Exit(Run(os.Args, os.DirFS(repository))) },
+	"terok-gate-hook":   func() { os.Exit(Run(os.Args, os.DirFS(os.Getenv(templatesVar)))) },
 	"wait-as-container": waitAsContainer,
 	"podman":            podmanStandIn,
 }
@@ -58,6 +62,9 @@ func (f furnished) Run() int {
 	if err == nil {
 		err = os.Chmod(filepath.Dir(filepath.Dir(hook)), 0o755)
 	}
+	if err == nil {
+		err = copyTemplates()
+	}
 	if err == nil && testenv.Alone {
 		err = systemLog.Listen()
 	}
@@ -71,6 +78,16 @@ func (f furnished) Run() int {
 		return 1
 	}
 	return status
+}
+
+func copyTemplates() error {
+	copied := filepath.Join(testenv.Dir, "templates")
+	for _, name := range []string{"hooks.d", "systemd"} {
+		if err := os.CopyFS(filepath.Join(copied, name), os.DirFS(filepath.Join(repository, name))); err != nil {
+			return err
+		}
+	}
+	return os.Setenv(templatesVar, copied)
 }
 
 // secret is a token in full, which no log and no error may hold.
@@ -119,7 +136,8 @@ func (c call) command(t *testing.T) *exec.Cmd {
 	cmd := exec.Command(hook, c.args...)
 	cmd.Stdin = strings.NewReader(c.stdin)
 	cmd.Dir = "/"
-	cmd.Env = append([]string{"GORACE=" + os.Getenv("GORACE"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}, c.env...)
+	cmd.Env = []string{"GORACE=" + os.Getenv("GORACE"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR"), templatesVar + "=" + os.Getenv(templatesVar)}
+	cmd.Env = append(cmd.Env, c.env...)
 	if c.nobody && os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}

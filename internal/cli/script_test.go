@@ -47,6 +47,7 @@ func TestStories(t *testing.T) {
 				return err
 			}
 			env.Setenv("HOOK", hook) // for where there is no PATH
+			env.Setenv(templatesVar, os.Getenv(templatesVar))
 			env.Setenv("SAMPLES", filepath.Join(repository, "testdata"))
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Values["endings"] = endings{}
@@ -57,9 +58,9 @@ func TestStories(t *testing.T) {
 			var otherwise string // why there is no more of the story
 			switch condition {
 			case "root":
-				holds, otherwise = os.Geteuid() == 0, "only root can tell all of it"
+				holds, otherwise = os.Geteuid() == 0, testenv.OnlyRoot
 			case "containers":
-				holds, otherwise = os.Geteuid() == 0 && testenv.Alone, "only root makes containers"
+				holds, otherwise = os.Geteuid() == 0 && testenv.Alone, testenv.OnlyRoot
 			case "strace":
 				_, err := exec.LookPath("strace")
 				holds, otherwise = err == nil, "strace is not installed"
@@ -121,7 +122,7 @@ func scriptNobody(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd := exec.Command(path, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = []string{"GORACE=" + os.Getenv("GORACE")}
+	cmd.Env = []string{"GORACE=" + os.Getenv("GORACE"), templatesVar + "=" + os.Getenv(templatesVar)}
 	for _, name := range []string{"HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "TEROK_SANDBOX_STATE_DIR"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
