@@ -70,7 +70,7 @@ func (m *systemd) hear(message string, rights []byte) error {
 			m.names, m.files = append(m.names[:i], m.names[i+1:]...), append(m.files[:i], m.files[i+1:]...)
 		}
 	}
-	name, ok := strings.CutPrefix(message, "FDSTORE=1\nFDNAME=")
+	name, ok := strings.CutPrefix(message, "FDSTORE=1\nFDPOLL=0\nFDNAME=")
 	if !ok {
 		return nil
 	}
