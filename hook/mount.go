@@ -7,6 +7,7 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,17 +81,22 @@ func (in injection) writeFile(folder int, f file) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	return errors.Join(in.writeTo(fd, f), unix.Close(fd))
+}
 
+func (in injection) writeTo(fd int, f file) error {
 	for rest := f.content; len(rest) > 0; {
 		n, err := unix.Write(fd, rest)
+		if err == nil && n == 0 {
+			err = io.ErrShortWrite
+		}
 		if err != nil {
 			return err
 		}
 		rest = rest[n:]
 	}
 
-	// Everybody's may stay ours. Its mode is set all the same, for the umask may be any.
+	// What everybody may read may stay ours. Its mode is set all the same: the umask may be any.
 	if f.public {
 		return unix.Fchmod(fd, 0o444)
 	}
