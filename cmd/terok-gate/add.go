@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
@@ -27,7 +29,10 @@ func addCommand() *cli.Command {
    terok-gate add demo
    terok-gate add demo ~/src/demo
    terok-gate add demo https://example.com/demo.git`,
-		Flags:  []cli.Flag{reposFlag()},
+		Flags: []cli.Flag{reposFlag(), &cli.BoolFlag{
+			Name: "all-branches", DisableDefaultText: true,
+			Usage: "of a SOURCE that is a clone, copy the branches of its origin as well; where both have one, the clone's own counts",
+		}},
 		Action: add,
 	}
 }
@@ -81,8 +86,9 @@ func add(c *cli.Context) (err error) {
 	if _, err := as.git("-C", path, "config", "core.logAllRefUpdates", "always"); err != nil {
 		return err
 	}
+	var left []string
 	if source != "" {
-		if err := as.copy(source, path); err != nil {
+		if left, err = as.copy(source, path, c.Bool("all-branches")); err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
 	}
@@ -90,31 +96,65 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 	fmt.Println(filepath.Join(repos, final))
+
+	if len(left) > 0 {
+		advise("%d branches that the source has of its origin alone were not copied, %s for one: --all-branches copies them, too", len(left), printable.Line(left[0]))
+	}
+	if installed, there, err := place.Registration(); there && err == nil {
+		if advice := notAdmitted(installed, project); advice != "" {
+			advise("%s", advice)
+		}
+	}
 	return nil
 }
 
+// advise says what somebody may want to know who has what they asked for.
+func advise(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, "terok-gate: add: "+format+"\n", a...)
+}
+
+// notAdmitted says that no container may ask for a project, and what changes that; empty if
+// one may.
+func notAdmitted(installed podman.Registration, project string) string {
+	if installed.Settings.Admits(project) {
+		return ""
+	}
+	install := []string{"terok-gate-hook", "install"}
+	for _, pattern := range append(slices.Clone(installed.Settings.AllowProjects), project) {
+		install = append(install, "--allow-project", pattern)
+	}
+	return fmt.Sprintf("the installed hooks admit no container of project %s; if they should: %s", project, printable.Shell(install...))
+}
+
 // copy fetches all branches and tags of the source into a repository, and has HEAD name
-// the branch that it names there.
-func (o *owner) copy(source, repo string) error {
+// the branch that it names there. Of a clone it returns the branches of its origin that it
+// left out, if it is not to copy those too.
+func (o *owner) copy(source, repo string, origins bool) (left []string, err error) {
 	info, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, ":") {
-		return err // nor can it be a URL
+		return nil, err // nor can it be a URL
 	}
 	var head string
 	if err == nil && info.IsDir() {
-		head, err = o.fetchFolder(source, repo)
+		head, left, err = o.fetchFolder(source, repo, origins)
 	} else {
 		head, err = o.fetchURL(source, repo)
 	}
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
-		return err
+		return left, err
 	}
 	_, err = o.git("-C", repo, "symbolic-ref", "HEAD", head)
-	return err
+	return left, err
 }
 
-// branchesAndTags are fetched as they are.
-var branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
+// branchesAndTags are fetched as they are. Before them, a clone's branches of its origin can
+// be, but for what names origin's HEAD.
+var (
+	branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
+	ofOrigin        = []string{"+" + originsPrefix + "*:refs/heads/*", "^" + originsPrefix + "HEAD"}
+)
+
+const originsPrefix = "refs/remotes/origin/"
 
 // fetchURL fetches from where git knows how, and returns what HEAD names there.
 func (o *owner) fetchURL(url, repo string) (head string, err error) {
@@ -128,22 +168,45 @@ func (o *owner) fetchURL(url, repo string) (head string, err error) {
 
 // fetchFolder fetches from a folder that its owner may read, and the owner of the
 // repository perhaps not: each runs git on his side.
-func (o *owner) fetchFolder(folder, repo string) (head string, err error) {
+func (o *owner) fetchFolder(folder, repo string, origins bool) (head string, left []string, err error) {
 	if folder, err = filepath.Abs(folder); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	const whosever = "safe.directory=*" // whoever called us has named it
 	sender, err := ownerOfRepository(folder)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
+	if origins {
+		if err := o.fetchFrom(sender, folder, repo, ofOrigin); err != nil {
+			return "", nil, err
+		}
+	}
+	if err := o.fetchFrom(sender, folder, repo, branchesAndTags); err != nil {
+		return "", nil, err
+	}
+	if !origins {
+		if left, err = sender.onlyOrigins(folder); err != nil {
+			return "", nil, err
+		}
+	}
+	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
+	if err != nil {
+		return "", left, nil // it is detached
+	}
+	return head, left, nil
+}
+
+const whosever = "safe.directory=*" // whoever called us has named it
+
+// fetchFrom fetches refs from a folder that the sender may read.
+func (o *owner) fetchFrom(sender *owner, folder, repo string, refs []string) error {
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return err
 	}
 	toReceiver, fromSender, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return err
 	}
 	sent := make(chan error, 1)
 	go func() {
@@ -151,22 +214,32 @@ func (o *owner) fetchFolder(folder, repo string) (head string, err error) {
 		sent <- err
 	}()
 	// gitremote-helpers(7): fd::IN,OUT names descriptors that git was given.
-	fetch := o.command(nil, append([]string{"-C", repo, "fetch", "--quiet", "fd::3,4"}, branchesAndTags...)...)
+	fetch := o.command(nil, append([]string{"-C", repo, "fetch", "--quiet", "fd::3,4"}, refs...)...)
 	fetch.ExtraFiles = []*os.File{toReceiver, fromReceiver}
 	_, err = run(fetch)
 	toReceiver.Close()
 	fromReceiver.Close()
 	if sendErr := <-sent; sendErr != nil {
-		return "", sendErr // it knows better what was wrong
+		return sendErr // it knows better what was wrong
 	}
+	return err
+}
+
+// onlyOrigins returns the branches that a clone has of its origin and not of its own.
+func (o *owner) onlyOrigins(folder string) (branches []string, err error) {
+	const own = "refs/heads/"
+	refs, err := o.git("-c", whosever, "-C", folder, "for-each-ref", "--format=%(refname)", own, originsPrefix)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
-	if err != nil {
-		return "", nil // it is detached
+	all := strings.Fields(refs)
+	for _, ref := range all {
+		branch, is := strings.CutPrefix(ref, originsPrefix)
+		if is && branch != "HEAD" && !slices.Contains(all, own+branch) {
+			branches = append(branches, branch)
+		}
 	}
-	return head, nil
+	return branches, nil
 }
 
 // ownerOfRepository is who reads a repository that may be anybody's: its configuration,
