@@ -3,6 +3,7 @@
 package gate
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 
@@ -21,6 +22,8 @@ type pushesTo struct {
 	underWay   int
 	moved      bool // a ref, by one of them
 	collecting bool // git gc runs
+
+	moving chan struct{} // held by the one whose refs git moves
 }
 
 // beginPush tells that a push is under way, until endPush.
@@ -29,9 +32,24 @@ func (g *Gate) beginPush(repo repository) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.to[repo.path] == nil {
-		p.to[repo.path] = &pushesTo{}
+		p.to[repo.path] = &pushesTo{moving: make(chan struct{}, 1)}
 	}
 	p.to[repo.path].underWay++
+}
+
+// enter waits until a push that is under way may move refs: one at a time does, in each
+// repository. leave lets the next one.
+func (p *pushes) enter(ctx context.Context, repo repository) (leave func(), err error) {
+	p.mu.Lock()
+	moving := p.to[repo.path].moving
+	p.mu.Unlock()
+
+	select {
+	case moving <- struct{}{}:
+		return func() { <-moving }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // endPush says whether the push moved a ref, and lets git pack what pushes have left if no

@@ -39,12 +39,13 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 	}
 	config := [][2]string{
 		{"safe.directory", repo.path},
-		{"core.hooksPath", g.hooks},
+		{"core.hooksPath", "/dev/null"}, // but for a push
 
 		{"receive.maxInputSize", strconv.FormatInt(g.maxPush, 10)},
 		{"transfer.fsckObjects", "true"},
 		{"receive.advertisePushOptions", "false"},
-		{"receive.autogc", "false"}, // the gate's work: see cleaning.go
+		{"receive.advertiseAtomic", "true"}, // or it takes no push for one
+		{"receive.autogc", "false"},         // the gate's work: see cleaning.go
 		{"gc.autoDetach", "false"},
 		{"maintenance.autoDetach", "false"},
 

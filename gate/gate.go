@@ -49,8 +49,9 @@ type Settings struct {
 	Patience time.Duration // in which it is a request's turn, or never; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
 
-	// Trail gets every event. It may be called by many goroutines at once.
-	Trail func(trail.Event)
+	// Trail gets every event. It may be called by many goroutines at once. A push that it
+	// returns an error for is refused.
+	Trail func(...trail.Event) error
 
 	// Keeper keeps what the next gate needs to go on in containers' networks; nil for nobody.
 	Keeper Keeper
@@ -85,7 +86,7 @@ type Gate struct {
 	free         int64
 	stall        time.Duration
 	tokens       *store.Reader
-	trail        func(trail.Event)
+	trail        func(...trail.Event) error
 
 	git, path      string // git's binary, and PATH
 	starter        starter
@@ -142,6 +143,9 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 	if err := g.cleanUp(); err != nil {
 		return nil, err
+	}
+	if g.trail == nil {
+		g.trail = func(...trail.Event) error { return nil }
 	}
 	final := s.Keeper == nil
 	if final {
@@ -210,4 +214,11 @@ func lockRepos(repos string) (*flock.Flock, error) {
 		return nil, fmt.Errorf("another gate serves the repositories in %s: it holds the lock of %s", repos, path)
 	}
 	return lock, nil
+}
+
+// writeTrail writes a line that nobody waits for.
+func (g *Gate) writeTrail(e trail.Event) {
+	if err := g.trail(e); err != nil {
+		slog.Error("the trail", "error", err)
+	}
 }

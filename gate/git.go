@@ -25,6 +25,9 @@ const (
 	// A process that was told to end has so long before it is killed. git needs a few
 	// milliseconds to end its children first.
 	termGrace = 50 * time.Millisecond
+	// One that may hold locks of refs removes them first: a thousand take 20 ms, and one that
+	// is left behind keeps its ref from ever moving again.
+	lockGrace = 10 * time.Second
 	// One whose client went away has so long to find out and clean up by itself.
 	goneGrace = time.Second
 )
@@ -182,8 +185,12 @@ func (c *command) noteQuarantine() {
 // cut ends the command and all that it has started.
 func (c *command) cut() {
 	c.noteQuarantine()
+	grace := termGrace
+	if len(c.cmd.ExtraFiles) > 0 { // a push
+		grace = lockGrace
+	}
 	c.signal(unix.SIGTERM)
-	c.after(termGrace, func() { c.signal(unix.SIGKILL) })
+	c.after(grace, func() { c.signal(unix.SIGKILL) })
 }
 
 func (c *command) after(grace time.Duration, do func()) {

@@ -86,6 +86,6 @@ func (n *networks) revoke(e trail.Event, r control.Request) {
 
 func (n *networks) record(e trail.Event) {
 	if n.gate.trail != nil {
-		n.gate.trail(e)
+		n.gate.writeTrail(e)
 	}
 }

@@ -6,6 +6,7 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,9 +28,10 @@ var (
 	errTooLarge  = errors.New("too large")
 )
 
-// commands are those of a push, as they were sent: git gets the same bytes.
+// commands are those of a push, as they were sent.
 type commands struct {
 	raw          []byte
+	first        [2]int // where the first command's packet begins and ends
 	number       int
 	capabilities string
 }
@@ -60,6 +62,7 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 			return c, err
 		} else if c.number == 0 {
 			c.capabilities = capabilities
+			c.first = [2]int{raw.Len() - len(packet) - 4, raw.Len()}
 		}
 		c.number++
 	}
@@ -70,7 +73,7 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 func parseCommand(packet []byte) (m move, capabilities string, err error) {
 	line, capabilities, _ := strings.Cut(string(packet), "\x00")
 	m, ok := parseMove(strings.TrimSuffix(line, "\n"))
-	if !ok || len(m.ref) > longestRef || strings.ContainsAny(m.ref, "\n\r\t ") {
+	if !ok || len(m.ref) > longestRef || len(capabilities) > longestRef || strings.ContainsAny(m.ref, "\n\r\t ") {
 		return m, "", errMalformed
 	}
 	return m, strings.TrimSuffix(capabilities, "\n"), nil
@@ -93,14 +96,15 @@ func (c commands) all() iter.Seq[move] {
 	}
 }
 
-// beyond returns the first ref that the limits do not allow to move.
-func (c commands) beyond(limits store.Limits) (ref string, found bool) {
-	for m := range c.all() {
-		if !limits.MayPush(m.ref) {
-			return m.ref, true
-		}
-	}
-	return "", false
+// forGit is what git is told: the same, but all refs move, or none does. git then moves
+// them in one transaction. Of capabilities it reads the first string alone, and the client
+// might end that.
+func (c commands) forGit() io.Reader {
+	const atomic = "atomic "
+	command, capabilities, _ := strings.Cut(string(c.raw[c.first[0]+4:c.first[1]]), "\x00")
+	var first bytes.Buffer
+	writePacket(&first, strings.TrimSuffix(command, "\n")+"\x00"+atomic+capabilities)
+	return io.MultiReader(bytes.NewReader(c.raw[:c.first[0]]), &first, bytes.NewReader(c.raw[c.first[1]:]))
 }
 
 // can tells whether the client said that it can do this.
@@ -110,14 +114,11 @@ func (c commands) can(capability string) bool {
 
 // refuse answers a push in git's words, since git shows the text of no other answer to
 // one: every ref with why it does not move.
-func (c commands) refuse(w io.Writer, limits store.Limits) error {
+func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	var report bytes.Buffer
 	writePacket(&report, "unpack ok\n")
 	for m := range c.all() {
-		reason := "another ref of the push is refused"
-		if !limits.MayPush(m.ref) {
-			reason = "the token may push to " + describe(limits)
-		}
+		reason := cmp.Or(whyNot(m), "another ref of the push is refused")
 		writePacket(&report, "ng "+m.ref+" "+reason+"\n")
 	}
 	report.WriteString("0000")

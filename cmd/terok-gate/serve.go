@@ -74,11 +74,7 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	logFile := cmp.Or(c.String("log-file"), trail.DefaultFile())
-	record := func(e trail.Event) {
-		if err := trail.Write(logFile, e); err != nil {
-			slog.Error("the trail", "error", err)
-		}
-	}
+	record := func(events ...trail.Event) error { return trail.Write(logFile, events...) }
 	// Whoever connects now waits until the gate is there.
 	figures, err := listenForFigures(c)
 	if err != nil {
@@ -148,14 +144,18 @@ func reportTokenFile(err error) {
 
 // sweep revokes the tokens of processes that have died: where the gate runs, nobody else
 // need do it.
-func sweep(ctx context.Context, file store.File, record func(trail.Event)) error {
+func sweep(ctx context.Context, file store.File, record func(...trail.Event) error) error {
 	return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
+		var events []trail.Event
 		for _, e := range revoked {
-			record(trail.Of(trail.Swept, e))
+			events = append(events, trail.Of(trail.Swept, e))
 		}
 		if err != nil {
-			record(trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+			events = append(events, trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
 			slog.Warn("sweep", "error", err)
+		}
+		if err := record(events...); err != nil {
+			slog.Error("the trail", "error", err)
 		}
 	})
 }
