@@ -87,6 +87,7 @@ type Gate struct {
 	stall        time.Duration
 	tokens       *store.Reader
 	trail        func(...trail.Event) error
+	summary      *summary
 
 	git, path      string // git's binary, and PATH
 	starter        starter
@@ -147,6 +148,7 @@ func New(s Settings) (_ *Gate, err error) {
 	if g.trail == nil {
 		g.trail = func(...trail.Event) error { return nil }
 	}
+	g.summary = newSummary(g.writeTrail)
 	final := s.Keeper == nil
 	if final {
 		s.Keeper = nobody{}
@@ -199,6 +201,7 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.deafen()
 	g.networks.stop()
 	g.pushes.cleaning.Wait()
+	g.summary.end()
 	g.lock.Close()
 }
 

@@ -237,6 +237,11 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 	close(stop)
 	killer.Wait()
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
+	t.Cleanup(func() {
+		for _, left := range glob(demo + "/objects/tmp_objdir-incoming-*") { // of a git that we ended, the next gate removes it
+			os.RemoveAll(left)
+		}
+	})
 	for _, event := range []string{trail.Push, trail.Cut, trail.Refused, trail.Failed} {
 		h.mu.Lock()
 		t.Logf("%s: %d", event, len(slices.DeleteFunc(slices.Clone(h.events), func(e trail.Event) bool { return e.Event != event })))
@@ -433,5 +438,32 @@ func TestAPushMovesAllOfItsRefsOrNone(t *testing.T) {
 		if strings.Count(says, "ok refs/heads/") != 2 {
 			t.Errorf("%q: %q", capabilities, says)
 		}
+	}
+}
+
+func TestAFloodIsSummedUp(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	tip := git(t, demo, "rev-parse", "main")
+	readOnly := h.containerToken(t, []string{"--access", "read"}, nil)
+	const number = 500
+	began := time.Now()
+	for i := range number {
+		h.request(t, "GET", "/demo.git/info/refs?service=git-receive-pack", readOnly, "") // refused
+		// One after another: a token is made up anew each time.
+		h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", fmt.Sprintf("terok-g-%032x", i), "")
+	}
+	most := 2 * (gate.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2)
+	if lines := h.trailed(t, trail.Refused, 2*number); len(lines) > most {
+		t.Errorf("they are %d lines, not %d at most", len(lines), most)
+	}
+
+	// Refs that move have lines of their own.
+	token := h.issue(t, "demo")
+	for i := range 3 * gate.OwnLines {
+		h.answered(t, pushRequest(token, "report-status", fmt.Sprintf("%s %s refs/heads/new-%d", noObject, tip, i)))
+	}
+	if lines := h.trailed(t, trail.Moved, 3*gate.OwnLines); len(lines) != 3*gate.OwnLines {
+		t.Errorf("they are %d lines", len(lines))
 	}
 }

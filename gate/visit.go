@@ -409,7 +409,23 @@ func (v *visit) about() trail.Event {
 
 // record writes an event to the trail.
 func (v *visit) record(e trail.Event) {
-	if e.Event != "" {
+	switch {
+	case e.Event == "":
+	case v.refs > 0:
 		v.writeTrail(e)
+	default:
+		v.summary.add(v.origin(), e)
 	}
+}
+
+// origin is that of lines which are summed up: the token, or where a request comes from that
+// has no valid one. Anyone can make up any number of tokens, and of addresses on loopback.
+func (v *visit) origin() string {
+	if v.who.Project != "" {
+		return "token " + v.who.Fingerprint
+	}
+	if there := networkOf(v.r); there != nil {
+		return "network " + there.name
+	}
+	return ""
 }
