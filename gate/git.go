@@ -165,12 +165,18 @@ func (c *command) lines(do func(line string)) error {
 	return errors.Join(lines.Err(), c.wait())
 }
 
-// letGo ends a command whose client went away: it finds its pipes closed and cleans
-// up. If it does not, it is cut.
-func (c *command) letGo() {
+// leave tells a command that its client went away. It may have little left to do; if it
+// goes on, it is cut.
+func (c *command) leave() {
 	c.closeIn()
-	c.out.Close()
 	c.after(goneGrace, c.cut)
+}
+
+// letGo ends a command that has nobody to talk to: it finds its pipes closed and cleans up.
+// If it does not, it is cut.
+func (c *command) letGo() {
+	c.out.Close()
+	c.leave()
 }
 
 // noteQuarantine sees what a push would leave behind, while it can be seen.

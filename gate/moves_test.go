@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha1"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"terok-gate-hook/gate"
@@ -439,6 +441,71 @@ func TestAPushMovesAllOfItsRefsOrNone(t *testing.T) {
 			t.Errorf("%q: %q", capabilities, says)
 		}
 	}
+}
+
+// libgit2, dulwich, go-git and JGit close the connection when they have what they need.
+func TestAClientThatHasAllAndHangsUpIsServed(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 3)
+	tip := git(t, demo, "rev-parse", "main")
+	const rounds = 30
+	// hangUp sends a request, and hangs up as soon as it has heard enough.
+	hangUp := func(request string, enough func(heard []byte) bool) {
+		t.Helper()
+		conn := h.dial(t, request)
+		answer, err := http.ReadResponse(bufio.NewReader(iotest.OneByteReader(conn)), nil)
+		must(t, err)
+		var heard []byte
+		for one := make([]byte, 1); !enough(heard); heard = append(heard, one...) {
+			if _, err := io.ReadFull(answer.Body, one); err != nil {
+				t.Fatalf("it hears %q: %v", heard, err)
+			}
+		}
+		conn.Close()
+	}
+	isPack := func(heard []byte) bool { // it ends in the SHA-1 of all before
+		if at := bytes.Index(heard, []byte("PACK")); at < 0 || len(heard) < at+32 {
+			return false
+		} else {
+			heard = heard[at:]
+		}
+		sum := sha1.Sum(heard[:len(heard)-20])
+		return bytes.Equal(sum[:], heard[len(heard)-20:])
+	}
+	isPackInBand := func(heard []byte) bool {
+		var pack []byte
+		for len(heard) >= 4 {
+			length, err := strconv.ParseUint(string(heard[:4]), 16, 16)
+			must(t, err)
+			if len(heard) < max(4, int(length)) {
+				return false
+			}
+			if length > 4 && heard[4] == 1 {
+				pack = append(pack, heard[5:length]...)
+			}
+			heard = heard[max(4, length):]
+		}
+		return isPack(pack)
+	}
+	for i := range rounds {
+		token := h.issue(t, "demo")
+		for capabilities, enough := range map[string]func([]byte) bool{"side-band-64k no-progress": isPackInBand, "side-band-64k": isPackInBand, "": isPack} {
+			fetch := pkt("want "+tip+" "+capabilities+"\n") + "0000" + pkt("done\n")
+			hangUp(head("POST /demo.git/git-upload-pack", token, uploadRequest, fmt.Sprintf("Content-Length: %d", len(fetch)))+fetch, enough)
+		}
+		list := pkt("command=ls-refs") + "0001" + "0000"
+		hangUp(head("POST /demo.git/git-upload-pack", token, uploadRequest, "Git-Protocol: version=2", fmt.Sprintf("Content-Length: %d", len(list)))+list,
+			func(heard []byte) bool { return bytes.HasSuffix(heard, []byte("refs/heads/main\n")) })
+		hangUp(head("GET /demo.git/info/refs?service=git-receive-pack", token), func(heard []byte) bool { return bytes.Contains(heard, []byte("refs/heads/main\x00")) })
+		ref := fmt.Sprintf("refs/heads/new-%d", i)
+		hangUp(pushRequest(token, "report-status side-band-64k", noObject+" "+tip+" "+ref), func(heard []byte) bool {
+			return bytes.HasSuffix(heard, []byte("ok "+ref+"\n0000"))
+		})
+	}
+	h.trailed(t, trail.Fetch, 3*rounds)
+	h.trailed(t, trail.Push, rounds)
+	h.trailed(t, trail.Moved, rounds)
+	h.trailed(t, trail.Cut, 0)
 }
 
 func TestAFloodIsSummedUp(t *testing.T) {

@@ -281,10 +281,11 @@ func (v *visit) refusePush(asked commands, refused *refusal, whyNot func(move) s
 func (v *visit) exchange(ctx context.Context, git *command) error {
 	stop := context.AfterFunc(ctx, func() {
 		if context.Cause(ctx) == context.Canceled { // the client's own doing
-			git.letGo()
-		} else {
-			git.cut()
+			v.w.leave()
+			git.leave()
+			return
 		}
+		git.cut()
 		v.w.interrupt()
 	})
 	defer stop()
@@ -371,7 +372,10 @@ func (v *visit) end(err error) {
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
-		e.Event, e.Error, refused = trail.Cut, errClientGone.Error(), incomplete
+		e.Error, refused = errClientGone.Error(), incomplete
+		if e.Event != "" {
+			e.Event = trail.Cut
+		}
 	default:
 		e.Event, e.Error, refused = trail.Failed, err.Error(), failed
 		slog.Error("request failed", "project", v.asked.project, "error", err)
