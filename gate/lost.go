@@ -85,7 +85,5 @@ func (n *networks) revoke(e trail.Event, r control.Request) {
 }
 
 func (n *networks) record(e trail.Event) {
-	if n.gate.trail != nil {
-		n.gate.writeTrail(e)
-	}
+	n.gate.writeTrail(e)
 }
