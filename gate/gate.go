@@ -46,6 +46,8 @@ type Settings struct {
 	MaxPush  int64 // bytes of a push's pack
 	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
 
+	GitMemory int64 // bytes that each process of git's may have
+
 	Patience time.Duration // in which it is a request's turn, or never; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
 
@@ -61,6 +63,8 @@ const (
 	DefaultPerToken = 8
 	DefaultTogether = 64
 	DefaultMaxPush  = 2 << 30
+
+	DefaultGitMemory = 1 << 30
 )
 
 const (
@@ -83,6 +87,7 @@ type Gate struct {
 	hosts        []string
 	maxPush      int64
 	free         int64
+	memory       uint64 // that each process of git's may have
 	stall        time.Duration
 	tokens       *store.Reader
 	trail        func(trail.Event)
@@ -119,7 +124,7 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
+		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), memory: memoryLimit(cmp.Or(s.GitMemory, DefaultGitMemory)), stall: cmp.Or(s.Stall, defaultStall),
 		free:   s.Free,
 		tokens: s.Tokens, trail: s.Trail,
 		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
