@@ -97,6 +97,7 @@ type Gate struct {
 	turns          *turns
 	pushes         pushes
 	advertisements advertisements
+	disabled       disabled
 	counts         counts
 	networks       *networks
 

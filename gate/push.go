@@ -108,29 +108,51 @@ func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }
 
+// mostNamed is how many of a push's refs the text of its refusal names.
+const mostNamed = 10
+
 // refuse answers a push in git's words, since git shows the text of no other answer to
-// one: every ref with why it does not move.
+// one: every ref with why it does not move. The long reason stands beside the first few
+// refs alone, and the answer is written as it is made: a push may name 40,000.
 func (c commands) refuse(w io.Writer, limits store.Limits) error {
+	banded := c.can("side-band-64k")
+	const largest = 65515 // of side band 1
+	out := bufio.NewWriter(w)
 	var report bytes.Buffer
-	writePacket(&report, "unpack ok\n")
-	for m := range c.all() {
-		reason := "another ref of the push is refused"
-		if !limits.MayPush(m.ref) {
-			reason = "the token may push to " + describe(limits)
+	send := func(atLeast int) {
+		for report.Len() > atLeast {
+			if banded {
+				writePacket(out, "\x01"+string(report.Next(largest)))
+			} else {
+				_, _ = report.WriteTo(out)
+			}
 		}
-		writePacket(&report, "ng "+m.ref+" "+reason+"\n")
+	}
+
+	reason := "the token may push to " + describe(limits)
+	writePacket(&report, "unpack ok\n")
+	refused := 0
+	for m := range c.all() {
+		why := "another ref of the push is refused"
+		if !limits.MayPush(m.ref) {
+			if refused++; refused <= mostNamed {
+				why = reason
+			} else {
+				why = "refused as those before it"
+			}
+		}
+		writePacket(&report, "ng "+m.ref+" "+why+"\n")
+		send(largest)
 	}
 	report.WriteString("0000")
-	if !c.can("side-band-64k") {
-		_, err := w.Write(report.Bytes())
-		return err
+	send(0)
+
+	if banded {
+		if refused > mostNamed {
+			writePacket(out, fmt.Sprintf("\x02gate: %d refs are refused: %s\n", refused, reason))
+		}
+		_, _ = io.WriteString(out, "0000")
 	}
-	const largest = 65515
-	out := bufio.NewWriter(w)
-	for report.Len() > 0 {
-		writePacket(out, "\x01"+string(report.Next(largest)))
-	}
-	io.WriteString(out, "0000")
 	return out.Flush()
 }
 

@@ -70,6 +70,9 @@ func (v *visit) serve() error {
 	} else if err != nil {
 		return err
 	}
+	if err := v.checkEnabled(); err != nil {
+		return err
+	}
 	if v.asked.service == receivePack {
 		if err := v.checkSpace(v.repo); err != nil {
 			return err
@@ -146,6 +149,9 @@ func (v *visit) advertise() error {
 		git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
+		}
+		if v.asked.service == receivePack {
+			git.out = withoutSigning(git.out)
 		}
 		return v.exchange(ctx, git)
 	})
@@ -244,6 +250,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		// git was ended before it could tell, or while it did.
 		v.moved, v.refs = v.movedByNow(v.repo, asked)
 	}
+	v.nameHead(v.repo, v.moved)
 	return err
 }
 
