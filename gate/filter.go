@@ -23,7 +23,8 @@ var badFilter = &refusal{code: http.StatusBadRequest, text: "the filter has too 
 // limit their number. Which kinds there may be is configuration: see environment.go.
 type filtered struct {
 	from *bufio.Reader
-	left int // bytes of the packet that is being read
+	left int   // bytes of the packet that is being read
+	bad  error // which ends it: who reads may try again
 }
 
 func newFiltered(r io.Reader) *filtered { return &filtered{from: bufio.NewReaderSize(r, 4<<10)} }
@@ -40,8 +41,11 @@ func (f *filtered) Read(p []byte) (n int, err error) {
 			return n, nil
 		}
 		if f.left == 0 {
-			if err := f.next(); err != nil {
-				return n, err
+			if f.bad == nil {
+				f.bad = f.next()
+			}
+			if f.bad != nil {
+				return n, f.bad
 			}
 		}
 		m, err := f.from.Read(p[n:min(len(p), n+f.left)])
@@ -65,12 +69,13 @@ func (f *filtered) next() error {
 		return malformed // or git would say so
 	}
 
-	f.left = max(4, length)
-	packet, _ := f.from.Peek(min(f.left, lookAhead))
+	length = max(4, length)
+	packet, _ := f.from.Peek(min(length, lookAhead))
 	filter, is := bytes.CutPrefix(packet[4:], []byte(filterLine))
 	if is && !isAdmitted(strings.TrimSuffix(string(filter), "\n")) {
 		return badFilter
 	}
+	f.left = length
 	return nil
 }
 

@@ -20,6 +20,7 @@ import (
 const gateVar = "GATE_TEST_GATE"
 
 func gateOfItsOwn() error {
+	gate.SaveMemory()
 	dir := os.Getenv(gateVar)
 	tokens := store.File{Path: filepath.Join(dir, "tokens", "tokens.json")}
 	g, err := gate.New(gate.Settings{Repos: filepath.Join(dir, "repos"), Tokens: tokens.Reader(func(error) {})})

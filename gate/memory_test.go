@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"terok-gate-hook/gate"
@@ -208,4 +209,45 @@ func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 	if synced < 2 {
 		t.Errorf("of a commit and a ref, %d are synced:\n%s", synced, text)
 	}
+}
+
+func TestRefusingPushesOfManyRefsTakesLittleMemory(t *testing.T) {
+	h := open(t, gate.Settings{}) // for its folder
+	h.demo(t, "demo", 1)
+	var patterns []string
+	for i := range 40 {
+		patterns = append(patterns, fmt.Sprintf("%q", fmt.Sprintf("refs/heads/agent-%d-%s/**", i, strings.Repeat("x", 100))))
+	}
+	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [[`+strings.Join(patterns, ", ")+`]]}}`)
+	var body strings.Builder
+	for i := range 38_000 {
+		capabilities := ""
+		if i == 0 {
+			capabilities = "\x00report-status side-band-64k"
+		}
+		body.WriteString(pkt(fmt.Sprintf("%040d %040d refs/heads/x%d%s", 0, 1, i, capabilities)))
+	}
+	body.WriteString("0000")
+
+	own := startGate(t, h)
+	var pushes sync.WaitGroup
+	for range 8 {
+		pushes.Go(func() {
+			answer, text := h.request(t, http.MethodPost, "/demo.git/git-receive-pack", limitedToken, body.String(), receiveRequest)
+			if answer.StatusCode != http.StatusOK || strings.Count(text, "the token may push to") != 11 || !strings.Contains(text, "38000 refs are refused") {
+				t.Errorf("%s: %.300q", answer.Status, text)
+			}
+		})
+	}
+	pushes.Wait()
+	status, err := readFile(fmt.Sprintf("/proc/%d/status", own.Process.Pid))
+	must(t, err)
+	var most int
+	for line := range strings.Lines(status) {
+		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &most)
+	}
+	if most == 0 || most > 100<<10 {
+		t.Errorf("the gate takes %d KiB", most)
+	}
+	t.Logf("the gate takes %d KiB", most)
 }

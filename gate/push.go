@@ -122,7 +122,9 @@ func (c commands) refuse(w io.Writer, limits store.Limits) error {
 	send := func(atLeast int) {
 		for report.Len() > atLeast {
 			if banded {
-				writePacket(out, "\x01"+string(report.Next(largest)))
+				part := report.Next(largest)
+				fmt.Fprintf(out, "%04x\x01", 4+1+len(part))
+				_, _ = out.Write(part)
 			} else {
 				_, _ = report.WriteTo(out)
 			}

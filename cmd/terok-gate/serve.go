@@ -95,6 +95,7 @@ func serve(c *cli.Context) error {
 	if err := gate.AdoptOrphans(); err != nil {
 		return err
 	}
+	gate.SaveMemory()
 	tokens := file.Reader(reportTokenFile)
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
