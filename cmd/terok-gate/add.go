@@ -81,8 +81,9 @@ func add(c *cli.Context) (err error) {
 	if _, err := as.git("-C", path, "config", "core.logAllRefUpdates", "always"); err != nil {
 		return err
 	}
+	var faults map[string]int
 	if source != "" {
-		if err := as.copy(source, path); err != nil {
+		if faults, err = as.copy(source, path); err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
 	}
@@ -90,60 +91,67 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 	fmt.Println(filepath.Join(repos, final))
+	reportFaults(faults)
 	return nil
 }
 
 // copy fetches all branches and tags of the source into a repository, and has HEAD name
-// the branch that it names there.
-func (o *owner) copy(source, repo string) error {
+// the branch that it names there. It returns what git would refuse in a push.
+func (o *owner) copy(source, repo string) (faults map[string]int, err error) {
 	info, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, ":") {
-		return err // nor can it be a URL
+		return nil, err // nor can it be a URL
 	}
-	var head string
+	fetch := o.fetchURL
 	if err == nil && info.IsDir() {
-		head, err = o.fetchFolder(source, repo)
-	} else {
-		head, err = o.fetchURL(source, repo)
+		fetch = o.fetchFolder
+	}
+
+	head, said, err := fetch(source, repo, checking())
+	if err != nil && strings.Contains(err.Error(), "fsck error") {
+		// The source is its owner's choice.
+		head, said, err = fetch(source, repo, nil)
 	}
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
-		return err
+		return nil, err
 	}
 	_, err = o.git("-C", repo, "symbolic-ref", "HEAD", head)
-	return err
+	return faultsIn(said), err
 }
 
 // branchesAndTags are fetched as they are.
 var branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 
-// fetchURL fetches from where git knows how, and returns what HEAD names there.
-func (o *owner) fetchURL(url, repo string) (head string, err error) {
-	if _, err := o.git(append([]string{"-C", repo, "fetch", "--quiet", "--", url}, branchesAndTags...)...); err != nil {
-		return "", err
+// fetchURL fetches from where git knows how, with more configuration, and returns what HEAD
+// names there and what git had to say.
+func (o *owner) fetchURL(url, repo string, config []string) (head, said string, err error) {
+	fetch := o.command(nil, append(append(config, "-C", repo, "fetch", "--quiet", "--", url), branchesAndTags...)...)
+	if _, err := run(fetch); err != nil {
+		return "", "", err
 	}
 	listed, err := o.git("ls-remote", "--symref", "--", url, "HEAD")
 	head, _, _ = strings.Cut(strings.TrimPrefix(listed, "ref: "), "\t")
-	return head, err
+	return head, fetch.said, err
 }
 
 // fetchFolder fetches from a folder that its owner may read, and the owner of the
 // repository perhaps not: each runs git on his side.
-func (o *owner) fetchFolder(folder, repo string) (head string, err error) {
+func (o *owner) fetchFolder(folder, repo string, config []string) (head, said string, err error) {
 	if folder, err = filepath.Abs(folder); err != nil {
-		return "", err
+		return "", "", err
 	}
 	const whosever = "safe.directory=*" // whoever called us has named it
 	sender, err := ownerOfRepository(folder)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	toReceiver, fromSender, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	sent := make(chan error, 1)
 	go func() {
@@ -151,22 +159,22 @@ func (o *owner) fetchFolder(folder, repo string) (head string, err error) {
 		sent <- err
 	}()
 	// gitremote-helpers(7): fd::IN,OUT names descriptors that git was given.
-	fetch := o.command(nil, append([]string{"-C", repo, "fetch", "--quiet", "fd::3,4"}, branchesAndTags...)...)
+	fetch := o.command(nil, append(append(config, "-C", repo, "fetch", "--quiet", "fd::3,4"), branchesAndTags...)...)
 	fetch.ExtraFiles = []*os.File{toReceiver, fromReceiver}
 	_, err = run(fetch)
 	toReceiver.Close()
 	fromReceiver.Close()
 	if sendErr := <-sent; sendErr != nil {
-		return "", sendErr // it knows better what was wrong
+		return "", "", sendErr // it knows better what was wrong
 	}
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
 	if err != nil {
-		return "", nil // it is detached
+		return "", fetch.said, nil // it is detached
 	}
-	return head, nil
+	return head, fetch.said, nil
 }
 
 // ownerOfRepository is who reads a repository that may be anybody's: its configuration,
