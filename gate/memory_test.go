@@ -213,6 +213,7 @@ func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 
 func TestRefusingPushesOfManyRefsTakesLittleMemory(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its folder
+	stopNow(h.Gate)
 	h.demo(t, "demo", 1)
 	var patterns []string
 	for i := range 40 {
