@@ -15,7 +15,7 @@
 // the repositories' folder, or may write the token file, is trusted.
 //
 // A program that serves a gate calls [RunHook] first thing in main: git's hooks are
-// links to it. If it does nothing else, it calls [AdoptOrphans] too.
+// links to it. If it does nothing else, it calls [AdoptOrphans] and [SaveMemory] too.
 package gate
 
 import (
@@ -27,6 +27,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -46,6 +47,8 @@ type Settings struct {
 	MaxPush  int64 // bytes of a push's pack
 	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
 
+	GitMemory int64 // bytes that each process of git's may have
+
 	Patience time.Duration // in which it is a request's turn, or never; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
 
@@ -62,6 +65,8 @@ const (
 	DefaultPerToken = 8
 	DefaultTogether = 64
 	DefaultMaxPush  = 2 << 30
+
+	DefaultGitMemory = 1 << 30
 )
 
 const (
@@ -84,6 +89,7 @@ type Gate struct {
 	hosts        []string
 	maxPush      int64
 	free         int64
+	memory       uint64 // that each process of git's may have
 	stall        time.Duration
 	tokens       *store.Reader
 	trail        func(...trail.Event) error
@@ -94,6 +100,7 @@ type Gate struct {
 	turns          *turns
 	pushes         pushes
 	advertisements advertisements
+	disabled       disabled
 	counts         counts
 	networks       *networks
 
@@ -104,6 +111,11 @@ type Gate struct {
 	hearing context.Context // hooks
 	deafen  context.CancelFunc
 }
+
+// SaveMemory has Go look for garbage more often where the program's memory grows: what
+// many pushes say before they are refused is garbage soon. It is for a program that does
+// nothing else.
+func SaveMemory() { debug.SetMemoryLimit(64 << 20) }
 
 // errStopping cuts what is under way when the gate's patience with it is over.
 var errStopping = errors.New("the gate stops")
@@ -121,7 +133,7 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
+		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), memory: memoryLimit(cmp.Or(s.GitMemory, DefaultGitMemory)), stall: cmp.Or(s.Stall, defaultStall),
 		free:   s.Free,
 		tokens: s.Tokens, trail: s.Trail,
 		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),

@@ -302,3 +302,30 @@ func TestAPushIsToldNoPathOfThisMachine(t *testing.T) {
 		t.Errorf("the client is told: %s", out)
 	}
 }
+
+// What is to be admitted of old histories is the repository's word; what attacks a clone is
+// not among it.
+func TestOldHistoriesAreAdmittedByTheRepositorysConfiguration(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.bare(t, "demo")
+	url := h.url(h.issue(t, "demo"), "demo")
+	work := filepath.Join(h.dir, "work")
+	git(t, h.dir, "init", "--quiet", work)
+	tree := feed(t, work, "", "mktree")
+	commit := func(tree, zone string) string {
+		text := fmt.Sprintf("tree %s\nauthor A <a@example> 1700000000 %s\ncommitter A <a@example> 1700000000 %s\n\nold\n", tree, zone, zone)
+		return feed(t, work, text, "hash-object", "-t", "commit", "-w", "--literally", "--stdin")
+	}
+	old := commit(tree, "+051800")
+	if out := gitFails(t, work, "push", url, old+":refs/heads/old"); !strings.Contains(out, "badTimezone") {
+		t.Errorf("the client says %s", out)
+	}
+	git(t, demo, "config", "receive.fsck.badTimezone", "ignore")
+	git(t, work, "push", "--quiet", url, old+":refs/heads/old")
+
+	modules := feed(t, work, "[submodule \"a\"]\n\tpath = a\n\turl = -uevil\n", "hash-object", "-w", "--stdin")
+	tree = feed(t, work, "100644 blob "+modules+"\t.gitmodules\n", "mktree")
+	if out := gitFails(t, work, "push", url, commit(tree, "+051800")+":refs/heads/evil"); !strings.Contains(out, "gitmodulesUrl") {
+		t.Errorf("the client says %s", out)
+	}
+}

@@ -189,17 +189,13 @@ func (c *conversation) end() {
 	c.conn.Close()
 }
 
-// makeHooks puts the links in place, and the defaults beside them, without a moment at
-// which there are none.
+// makeHooks puts the links in place, without a moment at which there are none.
 func (g *Gate) makeHooks() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(g.hooks, 0o700); err != nil {
-		return err
-	}
-	if err := g.writeDefaults(); err != nil {
 		return err
 	}
 	for _, hook := range gitHooks {

@@ -20,6 +20,7 @@ import (
 const gateVar = "GATE_TEST_GATE"
 
 func gateOfItsOwn() error {
+	gate.SaveMemory()
 	dir := os.Getenv(gateVar)
 	tokens := store.File{Path: filepath.Join(dir, "tokens", "tokens.json")}
 	g, err := gate.New(gate.Settings{Repos: filepath.Join(dir, "repos"), Tokens: tokens.Reader(func(error) {})})
@@ -101,9 +102,8 @@ func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
-	git(t, demo, "config", "--unset", "core.bigFileThreshold")
+	must(t, os.Remove(filepath.Join(demo, "info/attributes")))
 	git(t, demo, "config", "pack.window", "1000")
-	git(t, demo, "config", "pack.threads", "1")
 	git(t, demo, "config", "uploadpack.keepAlive", "0")
 	killed := startGate(t, h)
 	clone := command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone")

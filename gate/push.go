@@ -6,7 +6,6 @@ package gate
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -112,26 +111,54 @@ func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }
 
+// mostNamed is how many of a push's refs the text of its refusal names.
+const mostNamed = 10
+
 // refuse answers a push in git's words, since git shows the text of no other answer to
-// one: every ref with why it does not move.
+// one: every ref with why it does not move. The long reason stands beside the first few
+// refs alone, and the answer is written as it is made: a push may name 40,000.
 func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
+	banded := c.can("side-band-64k")
+	const largest = 65515 // of side band 1
+	out := bufio.NewWriter(w)
 	var report bytes.Buffer
+	send := func(atLeast int) {
+		for report.Len() > atLeast {
+			if banded {
+				part := report.Next(largest)
+				fmt.Fprintf(out, "%04x\x01", 4+1+len(part))
+				_, _ = out.Write(part)
+			} else {
+				_, _ = report.WriteTo(out)
+			}
+		}
+	}
+
 	writePacket(&report, "unpack ok\n")
+	refused, last := 0, ""
 	for m := range c.all() {
-		reason := cmp.Or(whyNot(m), "another ref of the push is refused")
-		writePacket(&report, "ng "+m.ref+" "+reason+"\n")
+		why := whyNot(m)
+		if why != "" {
+			refused, last = refused+1, why
+		}
+		switch {
+		case why == "":
+			why = "another ref of the push is refused"
+		case refused > mostNamed:
+			why = "refused as those before it"
+		}
+		writePacket(&report, "ng "+m.ref+" "+why+"\n")
+		send(largest)
 	}
 	report.WriteString("0000")
-	if !c.can("side-band-64k") {
-		_, err := w.Write(report.Bytes())
-		return err
+	send(0)
+
+	if banded {
+		if refused > mostNamed {
+			writePacket(out, fmt.Sprintf("\x02gate: %d refs are refused, the last one: %s\n", refused, last))
+		}
+		_, _ = io.WriteString(out, "0000")
 	}
-	const largest = 65515
-	out := bufio.NewWriter(w)
-	for report.Len() > 0 {
-		writePacket(out, "\x01"+string(report.Next(largest)))
-	}
-	io.WriteString(out, "0000")
 	return out.Flush()
 }
 

@@ -40,7 +40,7 @@ func (v *visit) receive() error {
 	}
 	buffer := 64 << 10
 	if v.asked.service == uploadPack {
-		unpacked = &atMost{unpacked, maxFetch}
+		unpacked = newFiltered(&atMost{unpacked, maxFetch})
 		buffer = 4 << 10 // mostly that is all of it
 	}
 	v.body.Reader = bufio.NewReaderSize(unpacked, buffer)

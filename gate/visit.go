@@ -70,6 +70,9 @@ func (v *visit) serve() error {
 	} else if err != nil {
 		return err
 	}
+	if err := v.checkEnabled(); err != nil {
+		return err
+	}
 	if v.asked.service == receivePack {
 		if err := v.checkSpace(v.repo); err != nil {
 			return err
@@ -146,6 +149,9 @@ func (v *visit) advertise() error {
 		git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
+		}
+		if v.asked.service == receivePack {
+			git.out = withoutSigning(git.out)
 		}
 		return v.exchange(ctx, git)
 	})
@@ -257,6 +263,9 @@ func (v *visit) push(ctx context.Context) (err error) {
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has, without a word to the client
 		return v.refusePush(asked, t.refused, func(move) string { return t.refused.text })
+	}
+	if t.number > 0 {
+		v.nameHead(v.repo, t.refs.all())
 	}
 	return err
 }

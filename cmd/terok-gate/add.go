@@ -86,9 +86,9 @@ func add(c *cli.Context) (err error) {
 	if _, err := as.git("-C", path, "config", "core.logAllRefUpdates", "always"); err != nil {
 		return err
 	}
-	var left []string
+	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches")}
 	if source != "" {
-		if left, err = as.copy(source, path, c.Bool("all-branches")); err != nil {
+		if err = copied.from(source); err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
 	}
@@ -97,7 +97,7 @@ func add(c *cli.Context) (err error) {
 	}
 	fmt.Println(filepath.Join(repos, final))
 
-	if len(left) > 0 {
+	if left := copied.left; len(left) > 0 {
 		advise("%d branches that the source has of its origin alone were not copied, %s for one: --all-branches copies them, too", len(left), printable.Line(left[0]))
 	}
 	if installed, there, err := place.Registration(); there && err == nil {
@@ -105,6 +105,7 @@ func add(c *cli.Context) (err error) {
 			advise("%s", advice)
 		}
 	}
+	reportFaults(faultsIn(copied.said))
 	return nil
 }
 
@@ -126,25 +127,37 @@ func notAdmitted(installed podman.Registration, project string) string {
 	return fmt.Sprintf("the installed hooks admit no container of project %s; if they should: %s", project, printable.Shell(install...))
 }
 
-// copy fetches all branches and tags of the source into a repository, and has HEAD name
-// the branch that it names there. Of a clone it returns the branches of its origin that it
-// left out, if it is not to copy those too.
-func (o *owner) copy(source, repo string, origins bool) (left []string, err error) {
+// copying is the copy of a source into a new repository.
+type copying struct {
+	*owner  // of the repository
+	repo    string
+	origins bool     // the branches that a clone has of its origin are copied, too
+	left    []string // branches that a clone has of its origin, and that were not copied
+	said    string   // what git had to say of the objects
+}
+
+// from fetches all branches and tags of the source, and has HEAD name the branch that it
+// names there.
+func (c *copying) from(source string) error {
 	info, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, ":") {
-		return nil, err // nor can it be a URL
+		return err // nor can it be a URL
 	}
-	var head string
+	fetch := c.fromURL
 	if err == nil && info.IsDir() {
-		head, left, err = o.fetchFolder(source, repo, origins)
-	} else {
-		head, err = o.fetchURL(source, repo)
+		fetch = c.fromFolder
+	}
+
+	head, err := fetch(source, checking())
+	if err != nil && strings.Contains(err.Error(), "fsck error") {
+		// The source is its owner's choice.
+		head, err = fetch(source, nil)
 	}
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
-		return left, err
+		return err
 	}
-	_, err = o.git("-C", repo, "symbolic-ref", "HEAD", head)
-	return left, err
+	_, err = c.git("-C", c.repo, "symbolic-ref", "HEAD", head)
+	return err
 }
 
 // branchesAndTags are fetched as they are. Before them, a clone's branches of its origin can
@@ -156,50 +169,56 @@ var (
 
 const originsPrefix = "refs/remotes/origin/"
 
-// fetchURL fetches from where git knows how, and returns what HEAD names there.
-func (o *owner) fetchURL(url, repo string) (head string, err error) {
-	if _, err := o.git(append([]string{"-C", repo, "fetch", "--quiet", "--", url}, branchesAndTags...)...); err != nil {
+// fromURL fetches from where git knows how, with more configuration, and returns what HEAD
+// names there.
+func (c *copying) fromURL(url string, config []string) (head string, err error) {
+	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "--", url}, branchesAndTags)...)
+	if _, err := run(fetch); err != nil {
 		return "", err
 	}
-	listed, err := o.git("ls-remote", "--symref", "--", url, "HEAD")
+	c.said = fetch.said
+
+	listed, err := c.git("ls-remote", "--symref", "--", url, "HEAD")
 	head, _, _ = strings.Cut(strings.TrimPrefix(listed, "ref: "), "\t")
 	return head, err
 }
 
-// fetchFolder fetches from a folder that its owner may read, and the owner of the
-// repository perhaps not: each runs git on his side.
-func (o *owner) fetchFolder(folder, repo string, origins bool) (head string, left []string, err error) {
+const whosever = "safe.directory=*" // whoever called us has named it
+
+// fromFolder fetches from a folder that its owner may read, and the owner of the
+// repository perhaps not: each runs git on his side. It returns what HEAD names there.
+func (c *copying) fromFolder(folder string, config []string) (head string, err error) {
 	if folder, err = filepath.Abs(folder); err != nil {
-		return "", nil, err
+		return "", err
 	}
 	sender, err := ownerOfRepository(folder)
 	if err != nil {
-		return "", nil, err
+		return "", err
 	}
-	if origins {
-		if err := o.fetchFrom(sender, folder, repo, ofOrigin); err != nil {
-			return "", nil, err
+
+	if c.origins {
+		if err := c.fetchFrom(sender, folder, config, ofOrigin); err != nil {
+			return "", err
 		}
 	}
-	if err := o.fetchFrom(sender, folder, repo, branchesAndTags); err != nil {
-		return "", nil, err
+	if err := c.fetchFrom(sender, folder, config, branchesAndTags); err != nil {
+		return "", err
 	}
-	if !origins {
-		if left, err = sender.onlyOrigins(folder); err != nil {
-			return "", nil, err
+	if !c.origins {
+		if c.left, err = sender.onlyOrigins(folder); err != nil {
+			return "", err
 		}
 	}
+
 	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
 	if err != nil {
-		return "", left, nil // it is detached
+		return "", nil // it is detached
 	}
-	return head, left, nil
+	return head, nil
 }
 
-const whosever = "safe.directory=*" // whoever called us has named it
-
 // fetchFrom fetches refs from a folder that the sender may read.
-func (o *owner) fetchFrom(sender *owner, folder, repo string, refs []string) error {
+func (c *copying) fetchFrom(sender *owner, folder string, config, refs []string) error {
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
 		return err
@@ -213,10 +232,12 @@ func (o *owner) fetchFrom(sender *owner, folder, repo string, refs []string) err
 		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", folder))
 		sent <- err
 	}()
+
 	// gitremote-helpers(7): fd::IN,OUT names descriptors that git was given.
-	fetch := o.command(nil, append([]string{"-C", repo, "fetch", "--quiet", "fd::3,4"}, refs...)...)
+	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "fd::3,4"}, refs)...)
 	fetch.ExtraFiles = []*os.File{toReceiver, fromReceiver}
 	_, err = run(fetch)
+	c.said += fetch.said
 	toReceiver.Close()
 	fromReceiver.Close()
 	if sendErr := <-sent; sendErr != nil {

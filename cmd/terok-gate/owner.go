@@ -92,6 +92,7 @@ func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 type gitCommand struct {
 	*exec.Cmd
 	stdio []*os.File
+	said  string // on standard error, when it has ended
 }
 
 // run runs a command and returns what it prints. An error has what it said.
@@ -108,7 +109,8 @@ func run(cmd *gitCommand) (string, error) {
 	if err == nil {
 		err = cmd.Wait()
 	}
-	if text := strings.TrimSpace(said.String()); err != nil && text != "" {
+	cmd.said = strings.TrimSpace(said.String())
+	if text := cmd.said; err != nil && text != "" {
 		err = fmt.Errorf("git: %w: %s", err, text)
 	} else if err != nil {
 		err = fmt.Errorf("git: %w", err)

@@ -41,6 +41,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "together", Value: gate.DefaultTogether, Usage: "serve `N` requests at once in all"},
 			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
 			&cli.IntFlag{Name: "free", DefaultText: "a twentieth of the disk, 1024 at most", Usage: "refuse pushes while the disk has less than `N` MiB free; 0 for never"},
+			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "let each process of git's have `N` MiB of memory"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 			&cli.StringFlag{Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true, Usage: "append what happened to the file `F`, as JSON lines; default: /var/log/terok-gate/trail.log for root, else terok-gate/trail.log in ${XDG_STATE_HOME:-~/.local/state}"},
@@ -56,7 +57,7 @@ func serve(c *cli.Context) error {
 	if err := misuse.NoArguments(c); err != nil {
 		return err
 	}
-	for _, name := range []string{"per-token", "together", "max-push"} {
+	for _, name := range []string{"per-token", "together", "max-push", "git-memory"} {
 		if c.Int(name) < 1 {
 			return misuse.Errorf("--%s %d: must be 1 or more", name, c.Int(name))
 		}
@@ -90,11 +91,13 @@ func serve(c *cli.Context) error {
 	if err := gate.AdoptOrphans(); err != nil {
 		return err
 	}
+	gate.SaveMemory()
 	tokens := file.Reader(reportTokenFile)
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
 		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20, Free: free,
-		Trail: record, Keeper: keeper(),
+		GitMemory: int64(c.Int("git-memory")) << 20,
+		Trail:     record, Keeper: keeper(),
 	})
 	if err != nil {
 		return err
