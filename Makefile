@@ -26,11 +26,9 @@ run: # a real container without a network clones and pushes with its token, in a
 	$(MAKE) --no-print-directory terok-gate-hook terok-gate
 	scripts/try
 
-test: # all tests; what cannot be tested here stands at the end
+test: # all tests; what cannot be tested here stands at the end, before whether the rest passed
 	scripts/needs go podman runc busybox git python3 strace tools systemd man zsh fish
-	@left_out=$$(mktemp); \
-	TEROK_TEST_LEFT_OUT=$$left_out go test $(TESTFLAGS) ./...; status=$$?; \
-	sort -u "$$left_out" | sed 's/^/left out: /'; rm -f "$$left_out"; exit $$status
+	scripts/test $(TESTFLAGS)
 
 test-engines: # those with containers and of the gate once more, with the podman, crun, runc, git and systemd of newer Debians, as root
 	scripts/needs go mmdebstrap

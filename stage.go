@@ -34,6 +34,11 @@ const (
 	exitUsage  = 2
 )
 
+// usageError is an error in the command line itself.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
 // call is one call of a stage.
 type call struct {
 	stage    string
@@ -62,7 +67,7 @@ func run(args []string) (status int) {
 		return exitDone
 	}
 	if err != nil {
-		c.end(err)
+		c.end(usageError{err})
 		drainStdin()
 		return exitUsage
 	}
@@ -149,6 +154,9 @@ func (c *call) end(err error) {
 	if c.stage != "" {
 		err = fmt.Errorf("%s: %w%s", c.stage, err, hook.WayOut(err))
 	}
+	if !errors.As(err, new(usageError)) {
+		err = fmt.Errorf("%w (to learn why: terok-gate why)", err)
+	}
 	printError(err)
 }
 
@@ -183,7 +191,7 @@ func (c *call) record(err error) {
 // write adds an event to the audit trail. An error of that is printed and no more: what
 // the event tells of has happened.
 func (c *call) write(e trail.Event) {
-	if err := trail.Write(c.settings.LogFile, e); err != nil {
+	if err := trail.Write(cmp.Or(c.settings.LogFile, trail.DefaultFile()), e); err != nil {
 		printError(err)
 	}
 }

@@ -54,7 +54,7 @@ func (w *world) attach(h *house, rounds int) (attached, error) {
 				took.add(name, time.Since(start))
 				continue
 			}
-			cmd := exec.Command(w.programs["hook"], "--token-file", w.tokens(), "prestart")
+			cmd := exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--log-file", w.log(), "prestart")
 			if name == with {
 				cmd.Args = append(cmd.Args, "--gate-socket", h.control)
 			} else {

@@ -134,7 +134,7 @@ func (h *house) start(cmd *exec.Cmd) error {
 
 func (h *house) startGate(address string, w *world) error {
 	h.gate = exec.Command(w.programs["gate"], "serve", "--repos", h.repos, "--token-file", h.tokens.Path,
-		"--control", h.control, "--listen", address)
+		"--control", h.control, "--listen", address, "--log-file", filepath.Join(h.dir, "trail.log"))
 	return h.start(h.gate)
 }
 

@@ -123,6 +123,9 @@ func (w *world) put(content []byte) error {
 
 func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
 
+// log is where the hooks' trail goes: installed definitions name a file always.
+func (w *world) log() string { return filepath.Join(w.dir, "trail.log") }
+
 func (w *world) end() {
 	for _, cmd := range w.living {
 		_ = cmd.Process.Kill()
@@ -151,9 +154,9 @@ func (w *world) container(id string, more uintptr) (state string, pid int, end f
 func (w *world) command(name string) *exec.Cmd {
 	switch name {
 	case "prestart":
-		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "prestart", "--gate-url", "http://gate.example:9418")
+		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--log-file", w.log(), "prestart", "--gate-url", "http://gate.example:9418")
 	case "poststop":
-		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--lock-timeout", "1m", "poststop")
+		return exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--log-file", w.log(), "--lock-timeout", "1m", "poststop")
 	case "python prestart", "python poststop":
 		return exec.Command("python3", "bench/peers/python/hook.py", w.tokens(), strings.TrimPrefix(name, "python "))
 	case "shell prestart", "shell poststop":

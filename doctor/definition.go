@@ -11,9 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/podman"
 )
@@ -53,10 +53,10 @@ func (e *examination) program(d podman.Registered) bool {
 		e.stop()
 		return false
 	}
-	for _, path := range []string{d.Path, d.Hook.Path} {
-		if who, where, remedy := writers(path); who != "" {
-			text := fmt.Sprintf("%s can change %s, which podman runs for you", who, path)
-			if where != path {
+	for _, file := range []struct{ path, elsewhere string }{{d.Path, e.install()}, {d.Hook.Path, e.programsElsewhere()}} {
+		if who, where, remedy := writers(file.path, file.elsewhere); who != "" {
+			text := fmt.Sprintf("%s can change %s, which podman runs for you", who, file.path)
+			if where != file.path {
 				text += ", by way of " + where
 			}
 			e.broken(text, remedy)
@@ -100,39 +100,29 @@ func (e *examination) arguments(d podman.Registered) {
 	}
 }
 
-// writers says who besides root, us and those who are trusted can change the file or put
-// another in its place, empty for nobody; by which file or folder; and what ends that.
-func writers(path string, trusted ...int) (who, where, remedy string) {
-	path, err := filepath.EvalSymlinks(path)
+// writers says who besides root, us and those who are trusted can change what a path leads
+// to, or put another file in its place, empty for nobody; by what on the way there; and
+// what ends that. elsewhere is the remedy where theirs has to stay theirs.
+func writers(path, elsewhere string, trusted ...int) (who, where, remedy string) {
+	way, err := owner.Way(path)
 	if err != nil {
 		return "", "", ""
 	}
-	for ; ; path = filepath.Dir(path) {
-		info, err := os.Stat(path)
-		if err != nil {
-			return "", "", ""
+	for _, step := range slices.Backward(way) {
+		if uid := step.UID(); uid != 0 && uid != os.Geteuid() && !slices.Contains(trusted, uid) {
+			return "user " + userName(uid), step.Path, takeOver(step.Path, elsewhere)
 		}
-		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != 0 && owner != os.Geteuid() && !slices.Contains(trusted, owner) {
-			return "user " + userName(owner), path, chownAsRoot("root", path)
-		}
-		if isEverybodys(info) {
-			return "everybody", path, asOwner(info, "chmod", "o-w", path)
-		}
-		if path == "/" {
-			return "", "", ""
+		if step.IsEverybodys() {
+			return "everybody", step.Path, asOwner(step.Info, "chmod", "o-w", step.Path)
 		}
 	}
+	return "", "", ""
 }
 
 // changeable tells whether somebody besides root and us can change the file.
 func changeable(path string) bool {
-	who, _, _ := writers(path)
+	who, _, _ := writers(path, "")
 	return who != ""
-}
-
-// isEverybodys tells whether every user can change the file, or what is in the folder.
-func isEverybodys(info fs.FileInfo) bool {
-	return info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0
 }
 
 func sameContent(a, b string) (bool, error) {

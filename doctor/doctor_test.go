@@ -156,7 +156,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 {"time":"`+now+`","event":"issued"}
 {"time":"`+now+`","event":"failed","error":"no such luck"}
 `), 0o600))
-		}, "log", Warning, "hooks that refused or failed within a day: 2, the last one "},
+		}, "log", Warning, "hooks that refused or failed within a day: 2, the last ones: "},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p := newPatient(t)

@@ -69,7 +69,7 @@ func (e *examination) livingContainers() map[string]int {
 	}
 	living := map[string]int{}
 	for _, entry := range entries {
-		if entry.Container != "" && entry.Process.Life() == store.Alive {
+		if entry.Container != "" && entry.State() == store.Live {
 			living[entry.Container] = entry.Process.PID
 		}
 	}

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/podman"
@@ -56,7 +58,7 @@ func (e *examination) gateUser() {
 		}
 		e.noProbe = "it would make the token file, and the folder is to be made first"
 		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder)
-		if podman.OthersFile(e.TokenFile, id[0]) != "" {
+		if podman.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), folder) {
 			remedy = elsewhere
 		}
 		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to", remedy)
@@ -76,22 +78,41 @@ func (e *examination) gateUser() {
 		return
 	}
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
-	closed := ""
-	for above := filepath.Dir(folder); above != "/"; above = filepath.Dir(above) {
+	var closed []string
+	for above := filepath.Dir(realPath(folder)); above != "/"; above = filepath.Dir(above) {
 		if !can("-x", above) {
-			closed = above
+			closed = append(closed, above)
 		}
 	}
-	if closed != "" {
-		e.broken(fmt.Sprintf("%s: %s is closed to it", text, closed),
-			fmt.Sprintf("%s, or keep the token file elsewhere: %s", printable.Shell("chmod", "o+x", closed), e.self("F", "install")))
+	if len(closed) > 0 {
+		remedy := elsewhere
+		if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
+			remedy = cmp.Or(podman.LetIn(group.Name, closed), elsewhere)
+		}
+		e.broken(fmt.Sprintf("%s: %s is closed to it", text, closed[0]), remedy)
 		return
 	}
 	if other := podman.OthersFile(e.TokenFile, id[0]); other != "" {
 		e.broken(fmt.Sprintf("%s, and its folder must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}
+	if !mayGive(int(id[0]), folder, e.TokenFile) {
+		e.broken(text, elsewhere)
+		return
+	}
 	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // each new token file keeps the owner of the old
+}
+
+// mayGive tells whether all that is there of these is ours, or that user's already: what is
+// another's is given to nobody.
+func mayGive(uid int, paths ...string) bool {
+	for _, path := range paths {
+		info, err := os.Lstat(realPath(path))
+		if err == nil && owner.UID(info) != 0 && owner.UID(info) != os.Geteuid() && owner.UID(info) != uid {
+			return false
+		}
+	}
+	return true
 }
 
 func ids(texts []string) []uint32 {

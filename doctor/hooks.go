@@ -42,9 +42,9 @@ func (e *examination) hooks() {
 	}
 	first := cmp.Or(e.registered("prestart"), &e.definitions[0])
 	e.settings = first.Settings
-	if file := first.Settings.Tokens.Path; e.Place.User && filepath.Dir(first.Path) != e.Place.Hooks && file != "" && !canReplace(file) {
+	if theirs := e.notForUs(first); theirs != "" {
 		// Then nothing else can be right either, all for this one reason.
-		e.broken(fmt.Sprintf("podman reads hooks that are not yours: %s keeps its tokens in %s, where you cannot write", first.Path, file), e.install())
+		e.broken("podman reads hooks that are not yours: "+theirs, e.install())
 		e.stop()
 		return
 	}
@@ -82,11 +82,27 @@ func (e *examination) hooks() {
 	}
 }
 
+// notForUs says why a definition that another user has registered does not work for us,
+// empty if that is not so.
+func (e *examination) notForUs(d *podman.Registered) string {
+	if !e.Place.User || filepath.Dir(d.Path) == e.Place.Hooks {
+		return ""
+	}
+	if file := d.Settings.Tokens.Path; file != "" && !canReplace(file) {
+		return fmt.Sprintf("%s keeps its tokens in %s, where you cannot write", d.Path, file)
+	}
+	if socket := d.Settings.GateSocket; socket != "" && !isOurs(filepath.Dir(socket)) {
+		return fmt.Sprintf("%s asks for the gate at %s, which is another user's", d.Path, socket)
+	}
+	return ""
+}
+
 // notInForce says why podman reads no definition of ours.
 func (e *examination) notInForce(reads string) {
 	idle := podman.DefinitionsIn([]string{e.Place.Hooks})
 	if len(idle) == 0 {
 		e.broken("no hook is registered: "+reads, e.install())
+		e.gateStarts()
 		return
 	}
 	text := fmt.Sprintf("%s is not in force: %s", idle[0].Path, reads)
@@ -117,7 +133,7 @@ func settersOfHooksDir() (files []string) {
 	}
 	sets := regexp.MustCompile(`(?m)^\s*(engine\.)?hooks_dir\s*=`)
 	for _, path := range candidates {
-		if content, err := os.ReadFile(path); err == nil && sets.Match(content) {
+		if content, err := podman.ReadSmall(path); err == nil && sets.Match(content) {
 			files = append(files, path)
 		}
 	}

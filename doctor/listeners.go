@@ -29,7 +29,7 @@ func (e *examination) listeners() {
 		switch {
 		case err == nil:
 			served = append(served, entry)
-		case entry.Process.Life() != store.Alive: // it ended meanwhile
+		case entry.State() != store.Live: // it ended meanwhile
 		case errors.Is(err, control.Absent):
 			not = append(not, entry)
 		default:
@@ -66,7 +66,7 @@ func network(entry store.Entry) string {
 // living returns the entries of living containers that have the gate in their networks.
 func (e *examination) living() (living []store.Entry) {
 	_ = e.tokens.Each(func(entry store.Entry) { // an error was said already
-		if entry.Gate != nil && entry.Process.Life() == store.Alive {
+		if entry.Gate != nil && entry.State() == store.Live {
 			living = append(living, entry)
 		}
 	})

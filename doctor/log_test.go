@@ -1,26 +1,51 @@
 package doctor
 
 import (
-	"net"
+	"path/filepath"
 	"testing"
 
 	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
 )
 
-func TestDoctorSaysThatHooksFailWithoutAReason(t *testing.T) {
+// Root's hooks have a default log file, which need not be there. A rootless engine's have
+// none.
+func TestDoctorLooksWhereTheHooksWriteByDefault(t *testing.T) {
 	testenv.NeedRoot(t)
-	const lonely = "nobody listens on /dev/log, and there is no log file: a hook that refuses or fails leaves no reason anywhere"
 	onAThread(t, func() {
-		ourOwn(t, "/dev")
+		ourOwn(t, "/var/log")
+		const usual = "/var/log/terok-gate/trail.log"
+		finds(t, oneCheck("log", Doctor{}), "log", OK, usual+" and the journal: no hook refused or failed")
+		noError(t, trail.Write(usual, trail.Event{Event: trail.Refused, Container: "a", Error: "prestart: no"}))
 		found := oneCheck("log", Doctor{Binary: "/nothing"})
-		finds(t, found, "log", Warning, lonely)
-		if want := "/nothing --log-file /var/log/terok-gate-hook.log install"; found[0].Remedy != want {
-			t.Errorf("what mends it is %s, not %s", found[0].Remedy, want)
+		finds(t, found, "log", Warning, "within a day: 1, the last ones: ")
+		if want := "more: /nothing why"; found[0].Remedy != want {
+			t.Errorf("the remedy is %s, not %s", found[0].Remedy, want)
 		}
-		log, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/dev/log", Net: "unixgram"})
-		noError(t, err)
-		finds(t, oneCheck("log", Doctor{}), "log", OK, "what the hooks say is in the ")
-		log.Close() // the socket stays, as when a logger is killed
-		finds(t, oneCheck("log", Doctor{}), "log", Warning, lonely)
 	})
+}
+
+func TestDoctorSaysThatARootlessHookHasNoLogFile(t *testing.T) {
+	var found []Finding
+	e := examination{ctx: t.Context(), check: "log", report: func(f Finding) { found = append(found, f) }}
+	e.Place.User, e.Binary = true, "/nothing"
+	e.definitions = []podman.Registered{{Path: "/hooks/99-terok-gate-prestart.json"}}
+	e.log()
+	finds(t, found, "log", Warning, "/hooks/99-terok-gate-prestart.json names no log file")
+}
+
+func TestDoctorShowsTheLastThreeComplaintsOfADay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	for _, why := range []string{"one", "two", "three", "four"} {
+		must(t, trail.Write(path, trail.Event{Event: trail.Refused, Container: why, Error: why}))
+	}
+	must(t, trail.Write(path, trail.Event{Event: trail.Refused, From: "127.0.0.1", Error: "the gate's"}))
+	found := oneCheck("log", Doctor{LogFile: path, Binary: "/nothing"})
+	if len(found) != 3 {
+		t.Fatalf("findings: %+v", found)
+	}
+	for i, why := range []string{"two", "three", "four"} {
+		finds(t, found[i:i+1], "log", Warning, ": "+why)
+	}
 }

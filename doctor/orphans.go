@@ -14,7 +14,7 @@ func (e *examination) orphans() {
 	if err != nil {
 		return // said already
 	}
-	orphans := slices.DeleteFunc(entries, func(entry store.Entry) bool { return !entry.Orphan() })
+	orphans := slices.DeleteFunc(entries, func(entry store.Entry) bool { return entry.State() != store.Orphan })
 	if len(orphans) == 0 {
 		e.ok("none")
 		return

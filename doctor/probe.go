@@ -37,10 +37,12 @@ command -v git >/dev/null || { echo no git; exit 0; }
 [ "$3" != env ] || { set -a; . "$1/gate.env"; set +a; }
 [ "$3" = helper ] || [ "$CODE_REPO" = "$2" ] || { echo no CODE_REPO; exit 0; }
 export HOME=/ GIT_TERMINAL_PROMPT=0
-helper=
-[ "$3" != helper ] || helper="!. $1/gate.env; echo username=\$TEROK_GATE_TOKEN; echo password="
-if said=$(git -c http.lowSpeedLimit=1 -c http.lowSpeedTime=10 -c credential.helper= -c credential.helper="$helper" \
-	ls-remote -q "$2" 2>&1 >/dev/null); then
+set -- "$1" "$2" "$3" -c http.lowSpeedLimit=1 -c http.lowSpeedTime=10
+[ "$3" != helper ] || set -- "$@" -c credential.helper= \
+	-c credential.helper="!. $1/gate.env; echo username=\$TEROK_GATE_TOKEN; echo password="
+repository=$2
+shift 3
+if said=$(git "$@" ls-remote -q "$repository" 2>&1 >/dev/null); then
 	echo gate
 else
 	echo "$said" | tail -n 1
@@ -92,7 +94,7 @@ func (e *examination) probe() {
 		if reason := e.reason(name); reason != "" {
 			e.broken(text+": "+reason, "mend that, and then "+e.again())
 		} else {
-			e.broken(text, e.wayToReasons(name))
+			e.broken(text, "to learn why: "+e.why())
 		}
 		return
 	case !p.saw("env"):

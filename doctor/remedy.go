@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
-	"syscall"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/podman"
 )
@@ -25,10 +26,19 @@ func asRoot(words ...string) string {
 
 // asOwner is a command that only the file's owner or root can run.
 func asOwner(info fs.FileInfo, words ...string) string {
-	if int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid() {
+	if owner.UID(info) == os.Geteuid() {
 		return printable.Shell(words...)
 	}
 	return asRoot(words...)
+}
+
+// asUser is a command that a user runs: what is in a folder of that user's may be a trap
+// for root.
+func asUser(uid int, words ...string) string {
+	if uid == os.Geteuid() {
+		return printable.Shell(words...)
+	}
+	return asRoot(append([]string{"runuser", "-u", userName(uid), "--"}, words...)...)
 }
 
 // chown gives files to a user, but never what a link in their place leads to: whoever may
@@ -40,13 +50,46 @@ func chown(user string, paths ...string) string {
 // chownAsRoot is chown where only root can run it.
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
+// takeOver has root take a folder that another user owns, if nothing in it is another's
+// than root's or ours. What has more in it stays theirs, and elsewhere is the remedy; so
+// does a file, whose content is theirs.
+func takeOver(path, elsewhere string) string {
+	info, err := os.Lstat(path)
+	if err != nil || !info.IsDir() {
+		return elsewhere
+	}
+	files, err := os.ReadDir(path)
+	theirs := func(file fs.DirEntry) bool {
+		info, err := file.Info()
+		return err != nil || owner.UID(info) != 0 && owner.UID(info) != os.Geteuid()
+	}
+	if err != nil || slices.ContainsFunc(files, theirs) {
+		return elsewhere
+	}
+	return chownAsRoot("root", path)
+}
+
+// tokenFileElsewhere is the remedy where the token file is in another user's hands.
+func (e *examination) tokenFileElsewhere() string {
+	return e.self("F", "install") + ", where F is in a folder of its own, which no other user can change"
+}
+
+// programsElsewhere is the remedy where the programs are in another user's hands: what is
+// there may be that user's work by now.
+func (e *examination) programsElsewhere() string {
+	return "install terok-gate-hook and terok-gate anew where no other user can write, in /usr/local/bin say, and there run: " + e.install()
+}
+
+// aside is the command that moves a file out of the way.
+func aside(path string) string { return printable.Shell("mv", path, path+".away") }
+
 // self is a command of this program, for a token file that is not the usual one if one
 // is named.
 func (e *examination) self(tokenFile string, args ...string) string {
 	if tokenFile != "" {
 		args = append([]string{"--token-file", tokenFile}, args...)
 	}
-	return printable.Shell(append([]string{called("terok-gate-hook", e.Binary)}, args...)...)
+	return printable.Shell(append([]string{called("terok-gate", e.gateBinary())}, args...)...)
 }
 
 // called is how a shell finds a program of ours: by its name, or by its path.
@@ -86,6 +129,9 @@ func (e *examination) install(flags ...string) string {
 	if first != nil && !unknown {
 		anew.Settings = first.Settings
 	}
+	if !isOurs(filepath.Dir(anew.Settings.GateSocket)) {
+		anew.Settings.GateSocket = "" // install sets up a gate of our own
+	}
 	anew.Settings.Tokens.Path, anew.Settings.LogFile, anew.Settings.EnvDir = "", "", "" // these may be root's
 	remedy := ""
 	if there {
@@ -100,6 +146,13 @@ func (e *examination) install(flags ...string) string {
 		return remedy + e.allowing(args)
 	}
 	return remedy + e.ourselves(args...)
+}
+
+// isOurs tells whether we may have a gate's socket in a folder: root anywhere, another
+// user in a folder of that user's own.
+func isOurs(dir string) bool {
+	info, err := os.Stat(dir)
+	return os.Geteuid() == 0 || err == nil && owner.UID(info) == os.Geteuid()
 }
 
 // installLike is install where these definitions say what is in force.

@@ -3,17 +3,20 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/podman"
@@ -103,26 +106,56 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 		e.broken(err.Error(), owners(repos))
 		return false
 	case !info.IsDir():
-		e.broken(repos+" is not a folder", mends(printable.Shell("mv", repos, repos+".away")+" && "+make))
-		return false
-	case !e.isTheGates("folder", repos, info, uid, mends(chownAll(uid, realPath(repos)))):
+		e.broken(repos+" is not a folder", mends(aside(repos)+" && "+make))
 		return false
 	}
-	if who, where, remedy := writers(repos, uid); who != "" {
+	give := aside(repos) + " && " + make + ", and add its projects again"
+	if isRoots(info) {
+		give = giveRoots(uid, realPath(repos))
+	}
+	if !e.isTheGates("folder", repos, info, uid, mends(give)) || e.isClosed(repos, uid, mends) {
+		return false
+	}
+	if who, where, remedy := writers(repos, owners(repos), uid); who != "" {
 		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), mends(remedy))
 		return false
 	}
 	return true
 }
 
-// chownAll gives a folder with all that is in it to a user.
-func chownAll(uid int, path string) string { return asRoot("chown", "-R", "-h", userName(uid), path) }
+// isRoots tells whether root, who asks, owns what root may then give to root's gate.
+func isRoots(info fs.FileInfo) bool { return os.Geteuid() == 0 && owner.UID(info) == 0 }
+
+// giveRoots gives what is root's of a folder and all that is in it to a user. What is
+// another's stays.
+func giveRoots(uid int, path string) string {
+	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
+}
+
+// isClosed tells whether the gate's user cannot enter all that leads to the repositories,
+// and how to let that user in.
+func (e *examination) isClosed(repos string, uid int, mends func(string) string) bool {
+	account, err := user.LookupId(strconv.Itoa(uid))
+	if uid == 0 || err != nil {
+		return false
+	}
+	closed := owner.ClosedTo(repos, uint32(uid), ids([]string{account.Gid})[0])
+	if len(closed) == 0 {
+		return false
+	}
+	remedy := owners(repos)
+	if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
+		remedy = cmp.Or(podman.LetIn(group.Name, closed), remedy)
+	}
+	e.broken(fmt.Sprintf("folder %s is closed to the gate, which runs as user %s and needs %s", closed[0], account.Username, repos), mends(remedy))
+	return true
+}
 
 // isTheGates tells whether a folder belongs to the gate's user, or else what mends that,
 // and whether others cannot write to it.
 func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, remedy string) bool {
-	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != uid {
-		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(owner), userName(uid)), remedy)
+	if has := owner.UID(info); has != uid {
+		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(has), userName(uid)), remedy)
 		return false
 	}
 	if info.Mode()&0o002 != 0 { // sticky or not: others must not add to it
@@ -135,12 +168,13 @@ func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, r
 // repository tells whether a project's repository is well, as far as that is to be seen
 // at once.
 func (e *examination) repository(path, project string, uid int) bool {
-	anew := printable.Shell("mv", path, path+".away") + " && "
-	give := chownAll(uid, path)
-	if realPath(path) != filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path)) {
-		give = anew + e.add(filepath.Dir(path), project) // the gate can have put any link there
-	}
+	anew := aside(path) + " && "
 	info, err := os.Stat(path)
+	give := anew + e.add(filepath.Dir(path), project) + ", and a folder or a URL after it to copy it from"
+	linked := realPath(path) != filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
+	if err == nil && isRoots(info) && !linked { // the gate can have put any link there
+		give = giveRoots(uid, path)
+	}
 	switch {
 	case err != nil:
 		e.broken(err.Error(), anew+e.add(filepath.Dir(path), project))
@@ -149,6 +183,10 @@ func (e *examination) repository(path, project string, uid int) bool {
 		e.broken(path+" is no repository", anew+e.add(filepath.Dir(path), project))
 		return false
 	case !e.isTheGates("repository", path, info, uid, give):
+		return false
+	}
+	if closed := closedPart(path); closed != "" && uid != 0 {
+		e.broken(fmt.Sprintf("repository %s: its owner, the gate, may not use %s", path, closed), asUser(uid, "chmod", "-R", "u+rwX", path))
 		return false
 	}
 	bare, err := e.isBare(path, uid)
@@ -163,6 +201,26 @@ func (e *examination) repository(path, project string, uid int) bool {
 		return false
 	}
 	return true
+}
+
+// closedPart returns a part of a repository that its owner has no permission for, without
+// which git takes it for none; empty if there is no such part.
+func closedPart(path string) string {
+	for _, part := range []string{"", "HEAD", "config", "objects", "refs"} {
+		part = filepath.Join(path, part)
+		info, err := os.Stat(part)
+		if errors.Is(err, fs.ErrPermission) { // we are the owner
+			return part
+		}
+		needs := fs.FileMode(0o400)
+		if err == nil && info.IsDir() {
+			needs = 0o700
+		}
+		if err == nil && info.Mode()&needs != needs {
+			return part
+		}
+	}
+	return ""
 }
 
 // isBare asks git, as the gate's user: it may have been told anything about what it is

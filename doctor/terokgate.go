@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/version"
 	"terok-gate-hook/podman"
@@ -68,7 +68,7 @@ func (e *examination) terokGate() {
 
 // gateProgram tells whether nobody else can change the gate's program.
 func (e *examination) gateProgram() bool {
-	who, where, remedy := writers(e.gateBinary())
+	who, where, remedy := writers(e.gateBinary(), e.programsElsewhere())
 	if who != "" {
 		text := fmt.Sprintf("%s can change %s, which runs as the gate", who, e.gateBinary())
 		if where != e.gateBinary() {
@@ -94,23 +94,35 @@ func (e *examination) controlFolder(dir string) bool {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		remedy := asOwner(info, "chmod", "0700", dir)
 		if !holdsOnly(dir, filepath.Base(e.settings.GateSocket)) { // it is /run, say
-			remedy = e.install("--gate-socket", e.Place.Control) + ", a folder of the gate's own; and start the gate there"
+			remedy = e.socketElsewhere()
 		}
 		e.broken(fmt.Sprintf("folder %s has mode %04o: no gate starts where others could put a gate of theirs", dir, mode), remedy)
 		return false
 	}
-	who, where, remedy := writers(dir, e.gateUID())
+	elsewhere := e.socketElsewhere()
+	if e.settings.GateSocket == e.Place.Control {
+		elsewhere = aside(dir) + " && " + e.restartGate()
+	}
+	who, where, remedy := writers(dir, elsewhere, e.gateUID())
 	if who == "" {
 		return true
 	}
 	if where == realPath(dir) {
-		remedy = chownAsRoot(userName(os.Geteuid()), where)
+		remedy = elsewhere
 		if os.Geteuid() == 0 {
-			remedy = e.isItTheGates(int(info.Sys().(*syscall.Stat_t).Uid), where)
+			remedy = e.isItTheGates(owner.UID(info), takeOver(where, elsewhere))
 		}
 	}
 	e.broken(fmt.Sprintf("%s can put another gate at %s, by way of %s", who, e.settings.GateSocket, where), remedy)
 	return false
+}
+
+// socketElsewhere has the hooks ask for a gate of our own, at its usual place.
+func (e *examination) socketElsewhere() string {
+	if _, there, _ := e.Place.Registration(); !there && e.Place.User {
+		return e.install() // the hooks are root's
+	}
+	return e.install("--gate-socket", e.Place.Control) + ", a folder of the gate's own; and start the gate there"
 }
 
 // holdsOnly tells whether a folder holds nothing but perhaps this.
@@ -193,6 +205,19 @@ func (e *examination) gateVersion() string {
 // bothPrograms mends half an upgrade.
 func (e *examination) bothPrograms() string {
 	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
+}
+
+// gateStarts looks at a gate that an install has left that did not get as far as the hooks:
+// it writes them when the gate runs.
+func (e *examination) gateStarts() {
+	unit := e.gateUnit()
+	if unit == "" || strings.Contains(unit, "ActiveState=active") {
+		return
+	}
+	repos, uid := e.reposFolder(), e.gateUID()
+	if e.reposAreTheGates(repos, uid) {
+		e.broken(podman.GateUnitName+" does not run, and install waits for it", e.gateSays())
+	}
 }
 
 // gateUnit is what systemd says of the gate's service, empty if it knows none.

@@ -213,11 +213,12 @@ func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
 func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {
 	s := newServed(t)
 	other := filepath.Join(s.folder, "other.json")
-	s.start(t, other)
+	stop := s.start(t, other)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "the gate reads "+other+", and the hooks write "+s.tokens+": it knows none of their tokens")
 
 	link := filepath.Join(s.folder, "link") // by another name
 	must(t, os.Symlink(s.folder, link))
+	stop()
 	s.start(t, filepath.Join(link, "tokens.json"))
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers at "+s.socket+", as user "+userName(os.Geteuid())+", with the repositories of "+s.repos)
 	finds(t, s.check("terok-gate", "service"), "service", OK, "the gate revokes orphans at once")
@@ -413,6 +414,7 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 				testenv.NeedRoot(t)
 			}
 			must(t, os.RemoveAll(s.repos))
+			must(t, os.RemoveAll(s.repos+".away"))
 			must(t, os.Mkdir(s.repos, 0o700))
 			must(t, os.Chmod(s.folder, 0o700))
 			git("init", "--quiet", "--bare", demo)

@@ -11,13 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
@@ -78,13 +78,14 @@ func (e *examination) tokenFile() {
 		e.broken(fmt.Sprintf("%s has mode %04o: every user of this machine can use its tokens", path, mode),
 			asOwner(info, "chmod", "o=", path)+"; and doctor --gate-user USER, if the gate has read it as another user")
 	}
-	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() && userName(owner) != e.GateUser {
+	if uid := owner.UID(info); uid != os.Geteuid() && userName(uid) != e.GateUser {
 		fine = false
-		text := fmt.Sprintf("%s belongs to user %s", path, userName(owner))
+		text := fmt.Sprintf("%s belongs to user %s", path, userName(uid))
+		away := aside(path) + "; the tokens in it are not valid then"
 		if os.Geteuid() != 0 {
-			e.broken(text+", and the hooks, as you, cannot replace it", chownAsRoot(userName(os.Geteuid()), path))
+			e.broken(text+", and the hooks, as you, cannot replace it", away)
 		} else {
-			e.warn(text, e.isItTheGates(owner, path))
+			e.warn(text, e.isItTheGates(uid, away))
 		}
 	}
 	entries, err := e.tokens.Entries()
@@ -150,46 +151,55 @@ func (l *localVFS) Readlink(path string) (string, error) {
 	return os.Readlink(path)
 }
 
-// folders checks the folders above the token file: whoever can change one of them can
-// put another token file in its place.
+// folders checks all that a folder's path leads over: whoever can change some of it can put
+// another token file in its place.
 func (e *examination) folders(dir string) (fine bool) {
+	way, err := owner.Way(dir)
+	if err != nil {
+		e.broken(err.Error(), owners(dir))
+		return false
+	}
 	fine = true
-	for last := true; ; last = false {
-		info, err := os.Stat(dir)
-		if err == nil && !info.IsDir() {
-			e.broken(dir+" is not a folder", printable.Shell("mv", dir, dir+".away")+", or name another token file: "+e.self("F", "install"))
+	for _, step := range slices.Backward(way) {
+		if !step.IsLink() && !step.Info.IsDir() {
+			e.broken(step.Path+" is not a folder", aside(step.Path)+", or name another token file: "+e.self("F", "install"))
 			return false
 		}
-		if err == nil {
-			owner := int(info.Sys().(*syscall.Stat_t).Uid)
-			text := fmt.Sprintf("folder %s belongs to user %s, who can put another token file there", dir, userName(owner))
-			switch {
-			case owner == 0, owner == os.Geteuid(), last && userName(owner) == e.GateUser:
-			case last && os.Geteuid() == 0:
-				fine = false
-				e.warn(text, e.isItTheGates(owner, dir))
-			default:
-				fine = false
-				rightful := 0
-				if last {
-					rightful = os.Geteuid()
-				}
-				e.broken(text, chownAsRoot(userName(rightful), realPath(dir)))
-			}
-			if last && !canReplace(filepath.Join(dir, "file")) && os.Geteuid() != 0 {
-				fine = false
-				e.broken("you cannot write to folder "+dir, chownAsRoot(userName(os.Geteuid()), realPath(dir)))
-			}
-			if isEverybodys(info) {
-				fine = false
-				e.broken(fmt.Sprintf("everybody can write to folder %s, and put another token file there", dir), asOwner(info, "chmod", "o-w", dir))
-			}
-		}
-		if dir == filepath.Dir(dir) {
-			return fine
-		}
-		dir = filepath.Dir(dir)
+		fine = e.folder(step, step.Path == realPath(dir)) && fine
 	}
+	return fine
+}
+
+// folder checks one of them, of which the last is the token file's own.
+func (e *examination) folder(step owner.Step, last bool) (fine bool) {
+	fine = true
+	what := "folder"
+	if step.IsLink() {
+		what = "link"
+	}
+	uid, elsewhere := step.UID(), e.tokenFileElsewhere()
+	text := fmt.Sprintf("%s %s belongs to user %s, who can put another token file there", what, step.Path, userName(uid))
+	switch {
+	case uid == 0, uid == os.Geteuid(), last && userName(uid) == e.GateUser:
+	case last && os.Geteuid() == 0:
+		fine = false
+		e.warn(text, e.isItTheGates(uid, takeOver(step.Path, elsewhere)))
+	case last:
+		fine = false
+		e.broken(text, elsewhere)
+	default:
+		fine = false
+		e.broken(text, takeOver(step.Path, elsewhere))
+	}
+	if last && os.Geteuid() != 0 && !canReplace(filepath.Join(step.Path, "file")) {
+		fine = false
+		e.broken("you cannot write to folder "+step.Path, elsewhere)
+	}
+	if step.IsEverybodys() {
+		fine = false
+		e.broken(fmt.Sprintf("everybody can write to folder %s, and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
+	}
+	return fine
 }
 
 // canReplace tells whether we can put another file in the place of this one.
@@ -222,9 +232,9 @@ func (e *examination) lock() {
 	e.broken(err.Error(), remedy)
 }
 
-// isItTheGates is the remedy for root, who may have given the path to the gate's user.
-func (e *examination) isItTheGates(owner int, path string) string {
-	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(owner)), chown("root", realPath(path)))
+// isItTheGates is the remedy for root, who may have given something to the gate's user.
+func (e *examination) isItTheGates(uid int, ifNot string) string {
+	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(uid)), ifNot)
 }
 
 // realPath is the folder that a folder's path leads to: chown -h on a link to it would

@@ -42,3 +42,85 @@ func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 		}
 	})
 }
+
+// A directory of hooks on the command line is read in the place of ours, and podman says
+// nothing of it: the manual does.
+func TestAHooksDirOnTheCommandLineTakesOursOutOfForce(t *testing.T) {
+	onRootless(t, func(t *testing.T, e *engine) {
+		run := append(append([]string{"--hooks-dir", e.tempDir(t), "run", "--rm"}, annotations("demo", "other")...), image, "ls", "/run/terok")
+		if out, err := e.tryPodman(run...); err == nil || !strings.Contains(err.Error(), "No such file") {
+			t.Errorf("the container has %q, %v", out, err)
+		}
+	})
+}
+
+// podman kube generate writes terok.project/NAME for the container NAME, and podman kube
+// play hands the annotations of a pod to all of its containers.
+func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir, "--gate-url", "http://gate:9418") })
+		e = e.withInfraImage(t)
+		e.podman(t, append(append([]string{"create", "--name", "web_1"}, annotations("demo", "kube")...), image, "/bin/sleep", "1000")...)
+		generated := e.podman(t, "kube", "generate", "web_1")
+		e.podman(t, "rm", "web_1")
+		if !strings.Contains(generated, "terok.project/web1: demo") {
+			t.Fatalf("podman generates\n%s", generated)
+		}
+		// A neighbor, which the annotations are not for, and whose name ends in the same.
+		play := strings.Replace(generated, "  containers:\n", "  containers:\n  - {name: the-db, image: "+image+", command: [/bin/sleep, \"1000\"]}\n", 1)
+		file := filepath.Join(e.tempDir(t), "pod.yaml")
+		if err := os.WriteFile(file, []byte(play), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.tryPodman("pod", "rm", "--force", "--time", "0", "web1-pod") })
+		e.podman(t, "kube", "play", file)
+
+		if env := e.podman(t, "exec", "web1-pod-web1", "/bin/cat", "/run/terok/gate.env"); !strings.Contains(env, "TEROK_PROJECT=demo\nTEROK_TASK=kube") {
+			t.Errorf("gate.env of the container has %d bytes without project and task", len(env))
+		}
+		if pointers := e.podman(t, "inspect", "--format", "{{.Config.Env}}", "web1-pod-web1"); strings.Contains(pointers, "terok-g-") {
+			t.Error("podman inspect shows a token")
+		}
+		if _, err := e.tryPodman("exec", "web1-pod-the-db", "/bin/ls", "/bin/sleep"); err != nil {
+			t.Errorf("its neighbor does not run: %v", err)
+		}
+		if _, err := e.tryPodman("exec", "web1-pod-the-db", "/bin/ls", "/run/terok"); err == nil {
+			t.Error("its neighbor has a token, too")
+		}
+	})
+}
+
+// withInfraImage returns the same engine with an image for the pods that podman makes itself.
+func (e *engine) withInfraImage(t *testing.T) *engine {
+	t.Helper()
+	const infra = "localhost/e2e-infra"
+	tarball, err := rootfsTar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.podman(t, "import", "--change", `CMD ["/bin/sleep", "1000"]`, tarball, infra)
+
+	conf, err := os.ReadFile(e.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := strings.Replace(string(conf), "[engine]\n", "[engine]\ninfra_image = \""+infra+"\"\n", 1)
+	other := *e
+	other.conf = filepath.Join(e.tempDir(t), "containers.conf")
+	if err := os.WriteFile(other.conf, []byte(with), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return &other
+}
+
+// An annotation that is ours by its name and that we don't know may be a limit, misspelled.
+func TestAMisspelledAnnotationIsRefused(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e *engine) {
+		own := e.withTokenFile(t, othersTokens).withHooks(t, hookFlags{}, nil)
+		own.refuses(t, append(annotations("demo", "1"), "--annotation", "terok.acess=read"), "refused", `annotation \"terok.acess\" is not known`)
+		own.refuses(t, []string{"--annotation", "terok.projct=demo"}, "refused", `annotation \"terok.projct\" is not known`)
+		if _, out, err := own.runAndRemove(t, "--annotation", "terok.sandbox.sidecar=1", image, "sh", "-c", "ls /run/terok 2>/dev/null || echo none"); err != nil || strings.TrimSpace(out) != "none" {
+			t.Errorf("a container with another program's annotation: %q, %v", out, err)
+		}
+	})
+}

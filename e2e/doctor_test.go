@@ -486,9 +486,7 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 
 func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) { // root has no need of them
-		if e.asUser == nil {
-			testenv.Cannot(t, "only root can take a user's subordinate ids away")
-		}
+		testenv.NeedRoot(t)
 		h := newHome(t, e)
 		h.must(t, "podman system migrate") // no user namespace is left to join
 		path, err := binary()

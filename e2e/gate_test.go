@@ -60,7 +60,7 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 				if !slices.Equal(c.tokensOf(t, c.id), []string{token}) {
 					t.Fatal("the container does not hold its token")
 				}
-				basic := base64.StdEncoding.EncodeToString([]byte(token + ":"))
+				basic := base64.StdEncoding.EncodeToString([]byte(token + ":x"))
 
 				inside := func(script string) (string, error) {
 					return c.tryPodman("exec", c.id, "sh", "-ec", "set -a; . /run/terok/gate.env; "+script)
@@ -111,10 +111,12 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 
 				// The same clone with the same credentials, of a container that is
 				// allowed nothing itself.
-				works("cp /run/terok/gate.env /run/terok/gitconfig /kept")
+				works("cp /run/terok/* /kept")
 				again := append([]string{"run", "--rm", "--volume", kept + ":/run/terok:ro"}, withGit(t)...)
-				again = append(append(again, row.args...), image, "sh", "-ec",
-					"set -a; . /run/terok/gate.env; git clone --quiet $CODE_REPO /tmp/clone; grep -qx work /tmp/clone/file")
+				again = append(again, row.args...)
+				const clone = "git clone --quiet $CODE_REPO /tmp/clone; grep -qx work /tmp/clone/file"
+				c.podman(t, append(slices.Clone(again), "--env-file", kept+"/gate.env", image, "sh", "-ec", clone)...)
+				again = append(again, image, "sh", "-ec", "set -a; . /run/terok/gate.env; "+clone)
 				c.podman(t, again...)
 
 				c.podman(t, "stop", c.id)
@@ -231,11 +233,15 @@ func (g *testGate) requests() []request {
 }
 
 // all checks that there were requests, that each carried these credentials and no
-// others, and how each was answered.
+// others, and how each was answered: but for those to which the gate said that it wants
+// some, which is when git before 2.46 asks its helper.
 func (g *testGate) all(t *testing.T, requests []request, basic string, status int) {
 	t.Helper()
+	requests = slices.DeleteFunc(slices.Clone(requests), func(r request) bool {
+		return len(r.authorization) == 0 && r.status == http.StatusUnauthorized
+	})
 	if len(requests) == 0 {
-		t.Error("the gate was not even asked")
+		t.Error("the gate was not shown any credentials")
 	}
 	for _, r := range requests {
 		if !slices.Equal(r.authorization, []string{"Basic " + basic}) {

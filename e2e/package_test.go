@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"terok-gate-hook/internal/testenv"
 )
@@ -13,9 +17,59 @@ import (
 // The .deb on a machine like our users': it activates nothing, install from it does the
 // main job, and when it goes, the tokens go with it.
 
+// A user may have put anything among the definitions. Removal looks at what is a definition,
+// and takes the user's tokens away, whatever else is there.
+func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
+	t.Parallel()
+	testenv.Need(t, "find", "grep", "mkfifo", "truncate")
+	script, err := os.ReadFile("../packaging/preremove")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, forUser, _ := strings.Cut(string(script), "for_user='")
+	forUser, _, ok := strings.Cut(forUser, "'\n")
+	if !ok {
+		t.Fatal("packaging/preremove has no part for a user")
+	}
+	for name, row := range map[string]struct {
+		make string // in the folder of definitions
+		want string
+	}{
+		"a definition":  {`echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
+		"a link to one": {`echo '"HOOK"' >it; ln -s it 99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
+		"a definition beside what cannot be read": {`mkfifo 99-terok-gate-a.json; ln -s 99-terok-gate-a.json 99-terok-gate-b.json; ln -s /dev/zero 99-terok-gate-c.json; mkdir 99-terok-gate-d.json; ln -s loop.json 99-terok-gate-loop.json; echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
+		"a file without end":                      {`truncate -s 8T 99-terok-gate-a.json || truncate -s 1T 99-terok-gate-a.json`, ""},
+		"a fifo alone":                            {`mkfifo 99-terok-gate-a.json`, ""},
+		"another program's definition":            {`echo '"/other"' >99-terok-gate-prestart.json`, ""},
+		"none":                                    {"", ""},
+	} {
+		home := t.TempDir()
+		hook := filepath.Join(home, "hook")
+		definitions := filepath.Join(home, ".config/containers/oci/podman-hooks.d")
+		if err := errors.Join(os.MkdirAll(definitions, 0o700), os.WriteFile(hook, []byte("#!/bin/sh\necho \"$@\"\n"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		make := exec.Command("sh", "-ec", strings.ReplaceAll(row.make, "HOOK", hook))
+		make.Dir = definitions
+		if out, err := make.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", forUser, "sh", hook)
+		cmd.WaitDelay = time.Second // for a program that it leaves
+		cmd.Env = []string{"HOME=" + home, "USER=user", "PATH=" + os.Getenv("PATH")}
+		out, err := cmd.CombinedOutput()
+		said := strings.TrimPrefix(string(out), "terok-gate-hook: ")
+		if err != nil || said != row.want {
+			t.Errorf("%s: %v: it says %q, want %q", name, err, said, row.want)
+		}
+	}
+}
+
 func TestThePackageComesWorksAndGoes(t *testing.T) {
 	t.Parallel()
-	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "logrotate", "pgrep")
+	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "pgrep")
 	m := newMachine(t)
 	if out, err := exec.Command("make", "--no-print-directory", "--silent", "-C", "..", "packages").CombinedOutput(); err != nil {
 		t.Fatalf("make packages: %v\n%s", err, out)
@@ -36,7 +90,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	m.must(t, "root", "userdel terok-gate 2>/dev/null || true") // of our machine
 	// What is on the machine, but for what the packages' own programs keep.
 	const files = "find /etc /opt /srv /usr /var -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/cache/*' ! -path '/var/log/*' ! -path '/var/lib/apt/*' " +
-		"! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/logrotate/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
+		"! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
 	m.must(t, "root", "mkdir /etc/containers/containers.conf.d 2>/dev/null || true; "+files+"/tmp/before")
 	const install = "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends /srv/terok-gate-hook.deb"
 
@@ -57,11 +111,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	}
 
 	for _, a := range accounts {
-		log := "$HOME/audit.log"
-		if a.user == "root" {
-			log = "/var/log/terok-gate-hook.log"
-		}
-		a.must(t, "terok-gate --log-file "+log+" install --allow-project 'dem*'")
+		a.must(t, "terok-gate install --allow-project 'dem*'")
 		a.addDemo(t)
 		a.must(t, a.gitter(t, "--rm --workdir /tmp")+" git clone http://127.0.0.1:9418/demo.git")
 		a.start(t, "--name lives")
@@ -72,7 +122,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
 		install -d /tmp/.config/containers/oci
 		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)
-	m.must(t, "root", "logrotate --force /etc/logrotate.d/terok-gate-hook; test -e /var/log/terok-gate-hook.log.1; grep moved /var/log/terok-gate/gate.log.1")
+	m.must(t, "root", "grep issued /var/log/terok-gate/trail.log; grep moved /var/log/terok-gate/gate/trail.log")
 
 	// A newer package, or the same again: nothing changes for what lives.
 	const service = "systemctl show -p MainPID " + gateUnit
@@ -86,6 +136,8 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	}
 
 	m.must(t, "root", "terok-gate create --project demo --task operator >/dev/null")
+	const hooks = ".config/containers/oci/podman-hooks.d"
+	m.must(t, "alice", "mkfifo "+hooks+"/99-terok-gate-a.json")
 	out = m.must(t, "root", "apt-get remove --yes terok-gate-hook")
 	for _, want := range []string{"for root:", "for alice:", "for runner:", "operator"} {
 		if !strings.Contains(out, want) {
@@ -95,11 +147,12 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 	if n := strings.Count(out, "revoked tokens of containers: 1"); n != 3 || strings.Contains(out, "for homeless") {
 		t.Errorf("removal revokes %d times one token, not thrice, or believes what is in /tmp: %s", n, out)
 	}
+	m.must(t, "alice", "rm "+hooks+"/99-terok-gate-a.json")
 	for _, user := range users {
-		m.must(t, "root", fmt.Sprintf("cd /home/%s; grep -q revoked audit.log; test \"$(cat .local/share/terok/sandbox/gate/tokens.json)\" = {}; "+
+		m.must(t, "root", fmt.Sprintf("cd /home/%s; grep -q revoked .local/state/terok-gate/trail.log; test \"$(cat .local/share/terok/sandbox/gate/tokens.json)\" = {}; "+
 			"test -z \"$(find .config -name '*terok*')\"", user))
 	}
-	m.must(t, "root", "grep -q revoked /var/log/terok-gate-hook.log; test -z \"$(pgrep terok-gate)\"; userdel homeless; rm -r /tmp/.config")
+	m.must(t, "root", "grep -q revoked /var/log/terok-gate/trail.log; test -z \"$(pgrep terok-gate)\"; userdel homeless; rm -r /tmp/.config")
 	// The containers run on, and end as any.
 	for _, a := range accounts {
 		a.must(t, "podman stop --time 0 lives; podman rm lives")

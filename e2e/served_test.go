@@ -160,7 +160,7 @@ func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	}
 	root.addDemo(t)
 	root.works(t, root.start(t, ""), "work")
-	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
+	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate/trail.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
 		"! systemctl is-active "+watchUnit)
 	root.kill(t, before)
 	testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !root.has(t, root.tokenFile, before) })
@@ -216,7 +216,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 			slow := make(chan error, 1)
 			go func() {
 				_, err := m.sh(a.user, "podman exec --workdir /dev/shm "+ids[0]+` sh -ec 'mkfifo in; nc 127.0.0.1 9418 <in >out & exec 3>in
-					auth=$(sed -n "s/.*extraHeader = \(Auth.*\)/\1/p" /run/terok/gitconfig)
+					auth="Authorization: Basic $(sed -n "s/^username=\(.*\)/\1:/p" /run/terok/credential | tr -d "\n" | base64 -w 0)"
 					printf "POST /demo.git/git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1:9418\r\nConnection: close\r\nGit-Protocol: version=2\r\n" >&3
 					printf "%s\r\nContent-Type: application/x-git-upload-pack-request\r\nContent-Length: 24\r\n\r\n0014comman" "$auth" >&3
 					touch /flags/slow; until [ -e /flags/go-on ]; do sleep 0.1; done

@@ -28,7 +28,7 @@ var hostile = []struct {
 	{name: "a mode", annotations: map[string]string{"terok.project": "demo", "terok.task": "1", "terok.env-mode": command}, reason: "terok.env-mode"},
 	{name: "a project", annotations: map[string]string{"terok.project": command, "terok.task": "1"}, reason: "terok.project"},
 	{name: "a task", annotations: map[string]string{"terok.project": "demo", "terok.task": command}, reason: "terok.task"},
-	{name: "a variable", annotations: map[string]string{"terok.project": "demo", "terok.task": "1"}, args: []string{"--env", "GIT_CONFIG_COUNT=" + command}, reason: "GIT_CONFIG_COUNT"},
+	{name: "a variable", annotations: map[string]string{"terok.project": "demo", "terok.task": "1"}, args: []string{"--env", "GIT_CONFIG_PARAMETERS=" + command}, reason: "GIT_CONFIG_PARAMETERS"},
 }
 
 func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
@@ -77,7 +77,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 							if !errors.Is(readErr, os.ErrNotExist) {
 								t.Errorf("crun was there, and made the file: %q, %v", content, readErr)
 							}
-							if reason == "GIT_CONFIG_COUNT" {
+							if reason == "GIT_CONFIG_PARAMETERS" {
 								reason = "run.oci.hooks" // annotations are judged first
 							}
 						}

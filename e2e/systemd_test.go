@@ -260,3 +260,35 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	alice.revokes(t, alice.tokenFile)
 	alice.healthy(t)
 }
+
+// What podman shows of a container that is refused names the command that knows why, from
+// the file that installed hooks write by default, and from the journal.
+func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, alice := newAccounts(t, m)
+	for _, a := range []account{root, alice} {
+		file := map[string]string{"root": "/var/log/terok-gate/trail.log", "alice": "/home/alice/.local/state/terok-gate/trail.log"}[a.user]
+		a.install(t, "", "")
+		out, err := m.sh(a.user, "podman run --name refused --network none --annotation terok.project=demo --annotation terok.task=1 --annotation terok.acess=read "+image+" true 2>&1")
+		if err == nil || !strings.Contains(out, "terok-gate why") || strings.Contains(out, "acess") {
+			t.Errorf("%s: of a container that is refused podman says %v: %s", a.user, err, out)
+		}
+
+		const reason = `(refused) project "demo" task "1"
+    precreate: refused: annotation "terok.acess" is not known: use `
+		for _, places := range []string{"", "TEROK_GATE_LOG_FILE=/nonexistent "} {
+			testenv.Eventually(t, a.user+": "+places+"why knows of the refusal", func() bool {
+				_, err := m.sh(a.user, places+"terok-gate why refused")
+				return err == nil
+			})
+			if out := a.must(t, places+"terok-gate why"); !strings.Contains(out, reason) || strings.Count(out, "precreate") != 1 {
+				t.Errorf("%s: %swhy says %s", a.user, places, out)
+			}
+		}
+		if mode := a.must(t, "stat --format '%U %a' "+file); strings.TrimSpace(mode) != a.user+" 600" {
+			t.Errorf("%s: %s is %s", a.user, file, mode)
+		}
+		a.must(t, `terok-gate doctor | grep -q '^! log: .*annotation "terok.acess" is not known.* → more: terok-gate why$'`)
+	}
+}

@@ -16,9 +16,7 @@ import (
 // one of these two.
 func (e *engine) wired(t *testing.T, program string) *engine {
 	t.Helper()
-	if !testenv.Alone {
-		testenv.Cannot(t, "only root, and where it may make namespaces, has a network of its own")
-	}
+	testenv.NeedAlone(t)
 	testenv.Need(t, "unshare", "nsenter", "ip")
 	if program != "" {
 		testenv.Need(t, program)

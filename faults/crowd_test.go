@@ -47,7 +47,7 @@ for n in range(rounds):
 // Two hundred containers come and go, all together and in random order, beside a
 // Python writer, a sweep and a reader.
 func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	testenv.Need(t, "python3")
 	const containers, pythonRounds = 200, 40
 	w, err := newWorld(situation{folder: "full"})
@@ -218,7 +218,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 // Somebody holds the lock and does not let go. Every hook gives up and says so,
 // while it is still held; none of them keeps it when it comes free.
 func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	w, err := newWorld(situation{stage: "prestart", folder: "full", byHand: true})
 	must(t, err)
 	defer w.remove()

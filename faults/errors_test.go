@@ -119,7 +119,7 @@ func (w *world) outcome(f finished, words string) error {
 // A file system that is full, for real. Once there is room again, the next hook
 // finds all as it should be.
 func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	const full = "no space left on device"
 	for _, row := range []struct {
 		stage, folder string
@@ -127,14 +127,14 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 		kept          int64  // bytes free in it, rounded up to pages; -1 for all
 		fails         bool
 	}{
-		{stage: "prestart", folder: "full", options: "size=64k", kept: -1},
+		{stage: "prestart", folder: "full", options: "size=256k", kept: -1},
 		{stage: "prestart", folder: "full", options: "size=64k", kept: 0, fails: true},
 		{stage: "prestart", folder: "full", options: "size=64k", kept: 16 << 10, fails: true}, // the new file does not fit as a whole
 		{stage: "prestart", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},    // the lock has the last one
 		{stage: "prestart", folder: "full", options: "nr_inodes=2", kept: -1, fails: true},    // not even a lock
 		{stage: "prestart", folder: "empty", options: "nr_inodes=1", kept: -1, fails: true},
 		{stage: "prestart", folder: "empty", options: "size=16k", kept: 0, fails: true},
-		{stage: "poststop", folder: "full", options: "size=64k", kept: -1},
+		{stage: "poststop", folder: "full", options: "size=256k", kept: -1},
 		{stage: "poststop", folder: "full", options: "size=64k", kept: 0, fails: true},
 		{stage: "poststop", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},
 	} {
@@ -201,7 +201,7 @@ func fill(path string, keep int64) error {
 // With too few file descriptors, for real: whatever the number, the hook does its
 // whole job or fails and changes nothing.
 func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	testenv.Need(t, "sh")
 	for _, s := range situations {
 		t.Run(s.name, func(t *testing.T) {
@@ -239,13 +239,18 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 
 // A log that cannot be written fails nothing and holds nothing up.
 func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	for _, row := range []struct {
 		log  string
 		make func(path string) error
 		says string // in the one line about the log
 	}{
-		{"is in a folder that is not there", func(path string) error { return os.Remove(filepath.Dir(path)) }, "no such file"},
+		{"is in a directory that cannot be made", func(path string) error {
+			if err := os.Remove(filepath.Dir(path)); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Dir(path), nil, 0o600)
+		}, "not a directory"},
 		{"is on a full file system", func(path string) error {
 			return unix.Mount("/dev/full", touch(path), "", unix.MS_BIND, "")
 		}, "no space left"},

@@ -46,14 +46,6 @@ func TestMain(m *testing.M) {
 // aToken matches the secret itself.
 var aToken = regexp.MustCompile(`terok-g-[0-9a-f]{32}`)
 
-// needContainers ends a test that needs containers, where there can be none.
-func needContainers(t *testing.T) {
-	t.Helper()
-	if !testenv.Alone {
-		testenv.Cannot(t, "only root, and where it may make namespaces, can run it")
-	}
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -44,7 +44,7 @@ var houses atomic.Int64
 // newHouse starts a gate, and makes room for so many networks at once.
 func newHouse(t *testing.T, networks int) *house {
 	t.Helper()
-	needContainers(t)
+	testenv.NeedAlone(t)
 	testenv.Need(t, "git", "ip", "nsenter", "unshare")
 	h := &house{dir: filepath.Join(testenv.Dir, fmt.Sprintf("house%d", houses.Add(1)))}
 	h.repos, h.tokens = filepath.Join(h.dir, "repos"), filepath.Join(h.dir, "tokens", "tokens.json")

@@ -126,7 +126,7 @@ func traced(p program, base string, at func(call, when, unix.Errno) fault) (fini
 
 func needTracer(t *testing.T) {
 	t.Helper()
-	needContainers(t)
+	testenv.NeedAlone(t)
 	if !canTrace {
 		testenv.Cannot(t, "the tracer does not know the registers of %s", runtime.GOARCH)
 	}

@@ -231,7 +231,7 @@ func becomes(t *testing.T, pid int, state string) {
 // A thousand containers, each of whose tokens goes when its process dies, even if
 // nobody collects it.
 func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	const lives, oneByOne = 1000, 100
 	dir := t.TempDir()
 	path := filepath.Join(dir, "tokens.json")
@@ -306,7 +306,7 @@ func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
 
 // Whoever issues a token, and however, it is watched.
 func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	world, err := newWorld(situation{folder: "full"})
 	must(t, err)
 	defer world.remove()
@@ -386,7 +386,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 
 // Whatever happens to file and folder, in the end the dead lose their tokens.
 func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	root := t.TempDir()
 	path := filepath.Join(root, "state/gate/tokens.json")
 	folder := filepath.Dir(path)
@@ -467,7 +467,7 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 // When a machine or a session ends, all end at the same time: what died by then is
 // still revoked. The watch is stopped meanwhile, so that it learns of both at once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	world, err := newWorld(situation{folder: "full"})
 	must(t, err)
 	defer world.remove()
@@ -495,7 +495,7 @@ func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 // While nothing happens, no processor time is used: not a clock tick while another
 // process uses two hundred.
 func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
-	needContainers(t)
+	testenv.NeedAlone(t)
 	testenv.Need(t, "sh")
 	for _, row := range []struct {
 		name   string

@@ -424,7 +424,9 @@ func (w *world) done(stdout string) error {
 	case w.stage == "prestart":
 		inside := fmt.Sprintf("/proc/%d/root%s/rootfs/run/terok/", w.container.pid(), w.dir)
 		_, err := os.Stat(inside + "gitconfig")
-		return errors.Join(err, holds(inside+"gate.env", token))
+		_, noIdentity := os.Stat(inside + "gitidentity")
+		_, noCredential := os.Stat(inside + "credential")
+		return errors.Join(err, noIdentity, noCredential, holds(inside+"gate.env", token))
 	case w.byHand:
 		if _, err := os.Lstat(env); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("the env file is still there (%v)", err)
@@ -497,10 +499,17 @@ func (w *world) noDebris() error {
 	if err != nil {
 		return err
 	}
+	var stat unix.Stat_t
+	spare := filepath.Join(filepath.Dir(w.tokens), ".tokens.json.spare") // after a kill, it may not be there
+	if unix.Lstat(spare, &stat) == nil {
+		files = slices.DeleteFunc(files, func(f fs.DirEntry) bool { return f.Name() == filepath.Base(spare) })
+		if stat.Uid != uid && stat.Size > 0 || stat.Mode != unix.S_IFREG|0o600 {
+			return fmt.Errorf("the spare file is mode %o, owner %d, with %d bytes", stat.Mode, stat.Uid, stat.Size)
+		}
+	}
 	if len(files) != 2 || files[0].Name() != "tokens.json" || files[1].Name() != "tokens.json.lock" {
 		return fmt.Errorf("the folder holds %v", files)
 	}
-	var stat unix.Stat_t
 	if err := unix.Lstat(w.tokens+".lock", &stat); err != nil {
 		return err
 	}

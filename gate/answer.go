@@ -16,9 +16,10 @@ var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 
 
 // answer copies git's output to the client, as it comes. Error and progress messages
 // in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
-// machine, which is taken out; messages gets them as they were. An error says that the
-// client has not got all of it: how git ended, its exit status says.
-func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.Writer) (written int64, err error) {
+// machine, which is taken out; messages gets them as they were. If they say that git has
+// too little memory, one more says what limits it. An error says that the client has not
+// got all of it: how git ended, its exit status says.
+func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {
 		n, err := w.Write(p)
@@ -28,6 +29,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.W
 		}
 		return err
 	}
+	banded, explained := false, false // by messages of side band 2
 	for {
 		header, err := out.Peek(4)
 		length, isPacket := packetLength(header)
@@ -39,6 +41,15 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.W
 			break
 		}
 		whole := len(packet)
+		if banded && !explained && endsMessages(packet[4:]) && messages.shortOfMemory() {
+			explained = true
+			var hint bytes.Buffer
+			writePacket(&hint, "\x02"+memoryHint)
+			if err := send(hint.Bytes()); err != nil {
+				return written, err
+			}
+		}
+		banded = banded || whole > 4 && packet[4] == 2
 		if isMessage(packet[4:]) {
 			_, _ = messages.Write(packet[5:])
 			if bytes.Contains(packet, []byte(repo)) {
@@ -72,6 +83,12 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages io.W
 func isMessage(content []byte) bool {
 	return len(content) > 0 && (content[0] == 2 || content[0] == 3) || bytes.HasPrefix(content, []byte("ERR "))
 }
+
+// endsMessages reports whether a client that knows side bands hears no message after this
+// packet: a flush packet, or git's last word.
+func endsMessages(content []byte) bool { return len(content) == 0 || content[0] == 3 }
+
+const memoryHint = "gate: git has too little memory here: see --git-memory of terok-gate serve\n"
 
 // serviceLine stands before what git advertises, unless that is of version 2. It goes by
 // git's own words: receive-pack answers a client of version 2 with version 0.

@@ -1,6 +1,8 @@
 package gate_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,6 +73,7 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Bearer " + right, 401},
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic " + right, 401},
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic dG9rZW4=", 401}, // no colon
+		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic Og==", 401},     // no user name
 		{"POST", "/demo.git/git-receive-pack", none, "0000", receiveRequest, 401},
 
 		// The same, whether or not the repository is there.
@@ -109,4 +112,66 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 			t.Errorf("%s %s: a path of this machine in %q", row.method, row.path, text)
 		}
 	}
+}
+
+// To look for a revoked token where the project is wrong costs people an hour.
+func TestATokenOfAnotherProjectIsToldFromOneThatIsNotValid(t *testing.T) {
+	h := open(t, gate.Settings{})
+	h.demo(t, "demo", 1)
+	for token, says := range map[string]string{
+		h.issue(t, "other"):                        "not for this project",
+		"terok-g-00000000000000000000000000000000": "not valid",
+	} {
+		for _, project := range []string{"demo", "nowhere"} {
+			answer, text := h.request(t, "GET", "/"+project+".git/info/refs?service=git-upload-pack", token, "")
+			if answer.StatusCode != 403 || !strings.Contains(text, says) {
+				t.Errorf("%s: %s: %q, and nothing of %q", project, answer.Status, text, says)
+			}
+		}
+	}
+}
+
+func TestWhatARepositorysConfigurationTakesBackIsRefused(t *testing.T) {
+	h := open(t, gate.Settings{})
+	path := h.demo(t, "demo", 1)
+	token := h.issue(t, "demo")
+	status := func(service string) int {
+		answer, _ := h.request(t, "GET", "/demo.git/info/refs?service="+service, token, "")
+		return answer.StatusCode
+	}
+	for _, row := range []struct {
+		key, value   string
+		fetch, pushe int
+	}{
+		{"http.receivepack", "false", 200, 403},
+		{"http.receivepack", "true", 200, 200},
+		{"http.uploadpack", "no", 403, 200},
+		{"http.uploadpack", "1", 200, 200},
+	} {
+		git(t, path, "config", row.key, row.value)
+		if fetch, push := status("git-upload-pack"), status("git-receive-pack"); fetch != row.fetch || push != row.pushe {
+			t.Errorf("%s=%s: a fetch is answered %d, a push %d", row.key, row.value, fetch, push)
+		}
+	}
+	included := filepath.Join(h.dir, "included")
+	must(t, os.WriteFile(included, []byte("[http]\n\treceivepack = false\n"), 0o644))
+	git(t, path, "config", "--unset", "http.receivepack")
+	git(t, path, "config", "include.path", included)
+	if push := status("git-receive-pack"); push != 403 {
+		t.Errorf("by a file that is included: %d", push)
+	}
+}
+
+func TestASignedPushIsNotOffered(t *testing.T) {
+	h := open(t, gate.Settings{})
+	path := h.demo(t, "demo", 1)
+	git(t, path, "config", "receive.certNonceSeed", "seed")
+	git(t, path, "config", "promisor.advertise", "true")
+	token := h.issue(t, "demo")
+	if _, text := h.request(t, "GET", "/demo.git/info/refs?service=git-receive-pack", token, ""); strings.Contains(text, "push-cert") || !strings.Contains(text, "report-status") || !strings.HasSuffix(text, "0000") {
+		t.Errorf("it offers %q", text)
+	}
+	work := filepath.Join(h.dir, "work")
+	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
+	git(t, work, "push", "--signed=if-asked", "origin", "HEAD:refs/heads/signed")
 }

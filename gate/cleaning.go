@@ -1,13 +1,10 @@
-// What pushes leave in a repository, and when it can be cleaned up: when none is under way
-// there.
+// Packing what pushes leave in a repository, when none is under way there.
 
 package gate
 
 import (
+	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 
 	"terok-gate-hook/store"
@@ -24,8 +21,9 @@ type pushes struct {
 type pushesTo struct {
 	underWay   int
 	moved      bool // a ref, by one of them
-	cut        bool // one of them was ended early
 	collecting bool // git gc runs
+
+	moving chan struct{} // held by the one whose refs git moves
 }
 
 // beginPush tells that a push is under way, until endPush.
@@ -34,29 +32,36 @@ func (g *Gate) beginPush(repo repository) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.to[repo.path] == nil {
-		p.to[repo.path] = &pushesTo{}
+		p.to[repo.path] = &pushesTo{moving: make(chan struct{}, 1)}
 	}
 	p.to[repo.path].underWay++
 }
 
-// endPush tells whether the push moved a ref, and whether it was ended early. It cleans up
-// if no other is under way.
-func (g *Gate) endPush(repo repository, moved, cut bool) {
+// enter waits until a push that is under way may move refs: one at a time does, in each
+// repository. leave lets the next one.
+func (p *pushes) enter(ctx context.Context, repo repository) (leave func(), err error) {
+	p.mu.Lock()
+	moving := p.to[repo.path].moving
+	p.mu.Unlock()
+
+	select {
+	case moving <- struct{}{}:
+		return func() { <-moving }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// endPush says whether the push moved a ref, and lets git pack what pushes have left if no
+// other is under way.
+func (g *Gate) endPush(repo repository, moved bool) {
 	p := &g.pushes
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to := p.to[repo.path]
 	to.underWay--
 	to.moved = to.moved || moved
-	to.cut = to.cut || cut
-	if to.underWay > 0 {
-		return
-	}
-	if to.cut {
-		to.cut = false
-		removeQuarantines(repo.path)
-	}
-	if to.collecting {
+	if to.underWay > 0 || to.collecting {
 		return
 	}
 	if !to.moved || g.ctx.Err() != nil {
@@ -83,35 +88,4 @@ func (g *Gate) collect(repo repository) {
 	if err != nil && g.ctx.Err() == nil {
 		slog.Warn("git gc", "project", repo.project, "error", err)
 	}
-}
-
-// cleanUp removes what pushes left that were under way when an earlier gate was killed.
-func (g *Gate) cleanUp() error {
-	projects, err := Projects(g.repos)
-	if err != nil {
-		return err
-	}
-	for _, project := range projects {
-		if repo, err := g.repository(project); err == nil {
-			removeQuarantines(repo.path)
-		}
-	}
-	return nil
-}
-
-// removeQuarantines removes the folders of pushes that were ended by a signal: git
-// keeps what it received in one until its pre-receive hook has agreed. It must know of
-// no push: one that somebody makes past the gate, into the folder itself, would fail.
-func removeQuarantines(repo string) {
-	left, _ := filepath.Glob(filepath.Join(globQuoted(repo), "objects/tmp_objdir-incoming-*"))
-	for _, folder := range left {
-		if err := os.RemoveAll(folder); err != nil {
-			slog.Warn("remove what an unfinished push left", "error", err)
-		}
-	}
-}
-
-// globQuoted quotes a path for a pattern.
-func globQuoted(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }

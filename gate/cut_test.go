@@ -39,7 +39,7 @@ func borrow(t *testing.T, repo string) (tip string) {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(repo, "objects/info/alternates"), []byte(from+"/objects\n"), 0o644))
 	// As they are, with no time spent on what cannot get smaller.
-	git(t, repo, "config", "core.bigFileThreshold", "512k")
+	must(t, os.WriteFile(filepath.Join(repo, "info/attributes"), []byte("* -delta\n"), 0o644))
 	git(t, repo, "config", "pack.compression", "0")
 	return git(t, from, "rev-parse", "main")
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // environment is git's, made from nothing: no header of a request, no configuration of
-// a user or of the machine. What stands here overrides the repository's configuration, but
-// for the defaults, and is all that the advertisement of upload-pack depends on beside its object format.
+// a user or of the machine. What stands here overrides the repository's configuration, and
+// is all that the advertisement of upload-pack depends on beside the object format.
 func (g *Gate) environment(repo repository, who store.Pass, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
@@ -28,7 +28,7 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 		"PATH=" + g.path,
 		"GIT_CONFIG_NOSYSTEM=1",
 		"GIT_ATTR_NOSYSTEM=1",
-		"GIT_CONFIG_GLOBAL=" + g.defaultsFile(),
+		"GIT_CONFIG_GLOBAL=/dev/null",
 		"GIT_NO_LAZY_FETCH=1",
 		// For the reflog, where there is one.
 		"GIT_COMMITTER_NAME=" + task,
@@ -39,19 +39,40 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 	}
 	config := [][2]string{
 		{"safe.directory", repo.path},
-		{"core.hooksPath", g.hooks},
+		{"core.hooksPath", "/dev/null"}, // but for a push
 
 		{"receive.maxInputSize", strconv.FormatInt(g.maxPush, 10)},
 		{"transfer.fsckObjects", "true"},
 		{"receive.advertisePushOptions", "false"},
-		{"receive.autogc", "false"}, // the gate's work: see cleaning.go
+		{"receive.advertiseAtomic", "true"}, // or it takes no push for one
+		{"receive.autogc", "false"},         // the gate's work: see cleaning.go
 		{"gc.autoDetach", "false"},
 		{"maintenance.autoDetach", "false"},
 
+		// Objects and refs are on the disk before a push has succeeded. git syncs no loose
+		// object and no ref otherwise.
+		{"core.fsync", "objects,derived-metadata,reference"},
+		{"core.fsyncMethod", "fsync"},
+
+		// So that large repositories fit into g.memory: the stacks of threads count, and a
+		// blob above the threshold is read as it comes, and is likened to no other.
+		{"pack.threads", "4"},
+		{"pack.windowMemory", "128m"},
+		{"core.bigFileThreshold", "64m"},
+
 		{"transfer.advertiseSID", "false"},
+		{"transfer.advertiseObjectInfo", "false"},
+		{"promisor.advertise", "false"},
 		{"lsrefs.unborn", "advertise"},
 
 		{"uploadpack.allowFilter", "true"},
+		// How many are combined, git does not limit: see filter.go.
+		{"uploadpackfilter.allow", "false"},
+		{"uploadpackfilter.blob:none.allow", "true"},
+		{"uploadpackfilter.blob:limit.allow", "true"},
+		{"uploadpackfilter.tree.allow", "true"},
+		{"uploadpackfilter.object:type.allow", "true"},
+		{"uploadpackfilter.combine.allow", "true"},
 		// With protocol 2 git serves any object anyway, and a partial clone needs it.
 		{"uploadpack.allowAnySHA1InWant", "true"},
 		{"uploadpack.allowRefInWant", "false"},
@@ -73,30 +94,6 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 	}
 	return env
 }
-
-// defaults are what a repository's configuration overrides. A blob above the threshold is
-// read as it comes, and no other is likened to it: twelve of 100 MiB, all zeroes, take
-// 1.3 GB in a fetch otherwise (git 2.39.5).
-const defaults = `[core]
-	bigFileThreshold = 64m
-[pack]
-	windowMemory = 128m
-`
-
-func (g *Gate) defaultsFile() string { return filepath.Join(g.hooks, "gitconfig") }
-
-func (g *Gate) writeDefaults() error {
-	file := g.defaultsFile()
-	if err := os.WriteFile(file+".new", []byte(defaults), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}
-
-// forPush is what git is told beside that, where it unpacks what a client has packed: how
-// much it may ask for at once. 17 KiB of deltas take 4 GB otherwise. The git that packs
-// makes no delta of what is larger than 512 MiB (core.bigFileThreshold).
-const forPush = "GIT_ALLOC_LIMIT=600m"
 
 // findGit returns git's path and the PATH that it is run with.
 func findGit() (git, path string, err error) {

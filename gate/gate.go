@@ -15,7 +15,7 @@
 // the repositories' folder, or may write the token file, is trusted.
 //
 // A program that serves a gate calls [RunHook] first thing in main: git's hooks are
-// links to it. If it does nothing else, it calls [AdoptOrphans] too.
+// links to it. If it does nothing else, it calls [AdoptOrphans] and [SaveMemory] too.
 package gate
 
 import (
@@ -27,7 +27,10 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime/debug"
 	"time"
+
+	"github.com/gofrs/flock"
 
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
@@ -42,12 +45,16 @@ type Settings struct {
 	PerToken int   // requests at once of one token
 	Together int   // requests at once of all
 	MaxPush  int64 // bytes of a push's pack
+	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
+
+	GitMemory int64 // bytes that each process of git's may have
 
 	Patience time.Duration // in which it is a request's turn, or never; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
 
-	// Trail gets every event. It may be called by many goroutines at once.
-	Trail func(trail.Event)
+	// Trail gets every event. It may be called by many goroutines at once. A push that it
+	// returns an error for is refused.
+	Trail func(...trail.Event) error
 
 	// Keeper keeps what the next gate needs to go on in containers' networks; nil for nobody.
 	Keeper Keeper
@@ -58,6 +65,8 @@ const (
 	DefaultPerToken = 8
 	DefaultTogether = 64
 	DefaultMaxPush  = 2 << 30
+
+	DefaultGitMemory = 1 << 30
 )
 
 const (
@@ -76,17 +85,22 @@ const (
 // Gate is an http.Handler. Make one with [New].
 type Gate struct {
 	repos, hooks string // folders: of repositories, and of links to ourselves for git
+	lock         *flock.Flock
 	hosts        []string
 	maxPush      int64
+	free         int64
+	memory       uint64 // that each process of git's may have
 	stall        time.Duration
 	tokens       *store.Reader
-	trail        func(trail.Event)
+	trail        func(...trail.Event) error
+	summary      *summary
 
 	git, path      string // git's binary, and PATH
 	starter        starter
-	turns          turns
+	turns          *turns
 	pushes         pushes
 	advertisements advertisements
+	disabled       disabled
 	counts         counts
 	networks       *networks
 
@@ -98,12 +112,18 @@ type Gate struct {
 	deafen  context.CancelFunc
 }
 
+// SaveMemory has Go look for garbage more often where the program's memory grows: what
+// many pushes say before they are refused is garbage soon. It is for a program that does
+// nothing else.
+func SaveMemory() { debug.SetMemoryLimit(64 << 20) }
+
 // errStopping cuts what is under way when the gate's patience with it is over.
 var errStopping = errors.New("the gate stops")
 
 // New returns a gate over a folder of repositories, in which it keeps a folder of its
-// own, .hooks. It cleans up what an earlier gate that was killed has left.
-func New(s Settings) (*Gate, error) {
+// own, .hooks. It cleans up what an earlier gate that was killed has left. While another
+// gate serves the folder it fails.
+func New(s Settings) (_ *Gate, err error) {
 	repos, err := filepath.Abs(s.Repos)
 	if err == nil {
 		repos, err = filepath.EvalSymlinks(repos)
@@ -113,7 +133,8 @@ func New(s Settings) (*Gate, error) {
 	}
 	g := &Gate{
 		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
+		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), memory: memoryLimit(cmp.Or(s.GitMemory, DefaultGitMemory)), stall: cmp.Or(s.Stall, defaultStall),
+		free:   s.Free,
 		tokens: s.Tokens, trail: s.Trail,
 		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		pushes: pushes{to: map[string]*pushesTo{}},
@@ -122,12 +143,24 @@ func New(s Settings) (*Gate, error) {
 	if g.git, g.path, err = findGit(); err != nil {
 		return nil, err
 	}
+	if g.lock, err = lockRepos(repos); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			g.lock.Close()
+		}
+	}()
 	if err := g.makeHooks(); err != nil {
 		return nil, fmt.Errorf("make git's hooks: %w", err)
 	}
 	if err := g.cleanUp(); err != nil {
 		return nil, err
 	}
+	if g.trail == nil {
+		g.trail = func(...trail.Event) error { return nil }
+	}
+	g.summary = newSummary(g.writeTrail)
 	final := s.Keeper == nil
 	if final {
 		s.Keeper = nobody{}
@@ -180,4 +213,27 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.deafen()
 	g.networks.stop()
 	g.pushes.cleaning.Wait()
+	g.summary.end()
+	g.lock.Close()
+}
+
+// lockRepos makes the folder of repositories this gate's, until the lock is closed or the
+// program ends: git's hooks ask the gate that they are links of.
+func lockRepos(repos string) (*flock.Flock, error) {
+	path := filepath.Join(repos, ".lock")
+	lock := flock.New(path, flock.SetPermissions(0o600))
+	switch locked, err := lock.TryLock(); {
+	case err != nil:
+		return nil, fmt.Errorf("lock the folder of repositories: %w", err)
+	case !locked:
+		return nil, fmt.Errorf("another gate serves the repositories in %s: it holds the lock of %s", repos, path)
+	}
+	return lock, nil
+}
+
+// writeTrail writes a line that nobody waits for.
+func (g *Gate) writeTrail(e trail.Event) {
+	if err := g.trail(e); err != nil {
+		slog.Error("the trail", "error", err)
+	}
 }

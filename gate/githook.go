@@ -1,8 +1,15 @@
-// The gate as git's hook: what pre-receive and post-receive say to the gate that
-// started git, over descriptor 3.
+// The gate as git's hooks: what they say to the gate that started git, over descriptor 3.
 //
-//	pre-receive   "ask\n"                      the gate: "yes\n" or "no\n"
-//	post-receive  "moved OLD NEW REF\n" for each ref
+//	pre-receive             "ask"
+//	reference-transaction   "prepared", then "OLD NEW REF" for each ref
+//	                        "committed"
+//	                        "aborted"
+//
+// Each ends in an empty line. The gate answers with a line: "yes", or why not.
+//
+// git runs reference-transaction with refs that are locked and compared (prepared), and
+// again when they have moved, before it tells the client (committed). A push is one
+// transaction if it is atomic; of the others, git before 2.51 makes one for each ref.
 //
 // The environment holds nothing for them: whoever can look at git's processes can read
 // what git is told there.
@@ -25,67 +32,86 @@ import (
 )
 
 // gitHooks are those of git's hooks that the gate's binary is.
-var gitHooks = []string{"pre-receive", "post-receive"}
+var gitHooks = []string{"pre-receive", "reference-transaction"}
 
 // RunHook runs a hook, if the program was called as one by its name, and returns its
 // exit status. A program that serves a gate calls it first thing.
 func RunHook(name string) (status int, isHook bool) {
 	hook := map[string]func(gate *os.File) error{
-		"pre-receive": preReceive, "post-receive": postReceive,
+		"pre-receive": preReceive, "reference-transaction": referenceTransaction,
 	}[filepath.Base(name)]
 	if hook == nil {
 		return 0, false
 	}
-	gate := os.NewFile(3, "gate")
-	if err := hook(gate); err != nil {
-		fmt.Fprintln(os.Stderr, "gate:", err) // the client reads it
+	if err := hook(os.NewFile(3, "gate")); err != nil {
+		fmt.Fprintln(os.Stderr, "gate:", err) // of pre-receive, the client reads it
 		return 1, true
 	}
 	return 0, true
 }
 
-var errNotValidAnyMore = errors.New("the token is not valid any more")
+func preReceive(gate *os.File) error { return ask(gate, "ask\n") }
 
-func preReceive(gate *os.File) error {
-	if _, err := gate.WriteString("ask\n"); err != nil {
+func referenceTransaction(gate *os.File) error {
+	if len(os.Args) != 2 {
+		return errors.New("git names no state of the transaction")
+	}
+	state := os.Args[1]
+	if state == "preparing" { // from git 2.54 on: nothing is locked yet
+		return nil
+	}
+	refs, err := movesOf(os.Stdin)
+	if err != nil || len(refs) == 0 {
+		return err
+	}
+	if state != "prepared" {
+		refs = nil // the gate knows them
+	}
+	return ask(gate, state+"\n"+string(refs))
+}
+
+// movesOf reads the refs of a transaction. It leaves out HEAD, which git names beside the
+// branch that moves, and what moves from nothing to nothing: packed refs, which git removes
+// in a transaction within the transaction, and a symbolic ref, by git 2.47, beside what it
+// stands for.
+func movesOf(r io.Reader) (refs moves, err error) {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		m, ok := parseMove(lines.Text())
+		if !ok {
+			continue // a ref that becomes symbolic, which no push can do
+		}
+		if strings.HasPrefix(m.ref, "refs/") && !(isZero(m.old) && isZero(m.new)) {
+			refs = append(append(refs, lines.Bytes()...), '\n')
+		}
+	}
+	return refs, lines.Err()
+}
+
+// ask says something to the gate, and returns nil if its answer is yes.
+func ask(gate *os.File, message string) error {
+	if _, err := io.WriteString(gate, message+"\n"); err != nil {
 		return errors.New("it cannot be asked")
 	}
 	answer, err := bufio.NewReader(gate).ReadString('\n')
 	if err != nil {
 		return errors.New("it does not answer")
 	}
-	if answer != "yes\n" {
-		return errNotValidAnyMore
-	}
-	return nil
-}
-
-// postReceive cannot fail a push any more.
-func postReceive(gate *os.File) error {
-	moved := bufio.NewWriter(gate)
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		fmt.Fprintf(moved, "moved %s\n", lines.Text())
-	}
-	if err := moved.Flush(); err != nil {
-		return errors.New("it cannot be told")
+	if answer = strings.TrimSuffix(answer, "\n"); answer != "yes" {
+		return errors.New(answer)
 	}
 	return nil
 }
 
 // conversation is the gate's end of descriptor 3.
 type conversation struct {
-	conn    net.Conn
-	saidYes bool // until then, nothing moves
-	saidNo  bool
-	moved   []move // the first of them
-	number  int
-	ended   chan struct{}
+	conn   net.Conn
+	saidNo bool // when git asked whether the push may go on
+	ended  chan struct{}
 }
 
-// converse begins a conversation with the hooks of a git that gets theirs. It asks
-// whether the push may still go on when pre-receive does.
-func converse(mayGoOn func() bool) (c *conversation, theirs *os.File, err error) {
+// converse begins a conversation with the hooks of a git that gets theirs.
+func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket for git's hooks: %w", err)
@@ -99,54 +125,77 @@ func converse(mayGoOn func() bool) (c *conversation, theirs *os.File, err error)
 		return nil, nil, fmt.Errorf("make a socket for git's hooks: %w", err)
 	}
 	c = &conversation{conn: conn, ended: make(chan struct{})}
-	go func() {
-		defer close(c.ended)
-		lines := bufio.NewReader(conn)
-		for {
-			line, err := lines.ReadString('\n')
-			if err != nil {
-				return
-			}
-			line = strings.TrimSuffix(line, "\n")
-			if line == "ask" {
-				answer := "no\n"
-				if c.saidYes = mayGoOn(); c.saidYes {
-					answer = "yes\n"
-				}
-				c.saidNo = !c.saidYes
-				if _, err := io.WriteString(conn, answer); err != nil {
-					return
-				}
-			} else if moved, ok := parseMove(strings.TrimPrefix(line, "moved ")); ok {
-				if c.number++; len(c.moved) < mostMoves {
-					c.moved = append(c.moved, moved)
-				}
-			}
-		}
-	}()
+	go c.listen(t)
 	return c, theirs, nil
 }
 
-// end waits for the hooks' last word, when git and all that it started have ended, and
-// returns what moved: the first refs, and how many in all.
-func (c *conversation) end() (moved []move, number int) {
+// listen answers the hooks. When refs have moved and nothing says so, it leaves the hook
+// without an answer, until git is ended: it would tell the client.
+func (c *conversation) listen(t *transaction) {
+	defer close(c.ended)
+	lines := bufio.NewReader(c.conn)
+	for {
+		state, refs, err := hear(lines)
+		if err != nil {
+			return
+		}
+
+		var no error
+		switch state {
+		case "ask":
+			no = t.mayMove(nil)
+			c.saidNo = no != nil
+		case "prepared":
+			no = t.prepared(t.without(refs))
+		case "committed":
+			if t.committed() != nil {
+				return
+			}
+		case "aborted":
+			t.aborted()
+		}
+
+		answer := "yes"
+		if no != nil {
+			answer = no.Error()
+		}
+		if _, err := io.WriteString(c.conn, answer+"\n"); err != nil {
+			return
+		}
+	}
+}
+
+// hear reads what a hook says.
+func hear(lines *bufio.Reader) (state string, refs moves, err error) {
+	for {
+		line, err := lines.ReadString('\n')
+		switch {
+		case err != nil:
+			return "", nil, err
+		case line == "\n":
+			return state, refs, nil
+		case state == "":
+			state = strings.TrimSuffix(line, "\n")
+		default:
+			refs = append(refs, line...)
+		}
+	}
+}
+
+// end waits for the hooks' last word, when git and all that it started have ended.
+func (c *conversation) end() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // should somebody still hold it open
 	<-c.ended
 	c.conn.Close()
-	return c.moved, c.number
 }
 
-// makeHooks puts the links in place, and the defaults beside them, without a moment at
-// which there are none.
+// makeHooks puts the links in place, without a moment at which there are none.
 func (g *Gate) makeHooks() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(g.hooks, 0o700); err != nil {
-		return err
-	}
-	if err := g.writeDefaults(); err != nil {
 		return err
 	}
 	for _, hook := range gitHooks {
@@ -160,6 +209,10 @@ func (g *Gate) makeHooks() error {
 		if err := os.Rename(link+".new", link); err != nil {
 			return err
 		}
+	}
+	// An earlier gate's.
+	if err := os.Remove(filepath.Join(g.hooks, "post-receive")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return g.checkHooks()
 }

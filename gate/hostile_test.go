@@ -168,7 +168,7 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 	allowed := []string{"PATH", "PWD", "GIT_PROTOCOL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_ATTR_NOSYSTEM", "GIT_NO_LAZY_FETCH",
 		"GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT", "GIT_ALLOC_LIMIT"}
 	// What git itself gives to those that it starts.
-	gits := []string{"GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_EXEC_PATH", "GIT_SHALLOW_FILE"}
+	gits := []string{"GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_EXEC_PATH", "GIT_SHALLOW_FILE"}
 	seen := map[string]bool{}
 	testenv.Eventually(t, "git and what it starts run", func() bool {
 		for _, process := range glob("/proc/[0-9]*") {
@@ -224,7 +224,7 @@ func FuzzRequest(f *testing.F) {
 	if _, err := tokens.Issue(store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}}); err != nil {
 		f.Fatal(err)
 	}
-	g, err := gate.New(gate.Settings{Repos: repos, Tokens: tokens.Reader(func(error) {}), Trail: func(trail.Event) {}})
+	g, err := gate.New(gate.Settings{Repos: repos, Tokens: tokens.Reader(func(error) {}), Trail: func(...trail.Event) error { return nil }})
 	if err != nil {
 		f.Fatal(err)
 	}

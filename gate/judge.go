@@ -11,15 +11,15 @@ import (
 // judge returns what the request's token allows, if that is what it asks for. The token
 // is the Basic user name, if it is not withheld; the password counts for nothing.
 //
-// A token of another project gets the same answer as one that is not valid, and before
-// anybody has looked for the repository.
+// What is refused is refused before the repository is looked for: the answer does not tell
+// whether there is one.
 func (g *Gate) judge(r *http.Request, asked route) (store.Pass, *refusal) {
 	who, refused := g.identify(r)
 	if refused != nil {
 		return who, refused
 	}
 	if who.Project != asked.project {
-		return who, forbidden
+		return who, notTheirs
 	}
 	if asked.service == receivePack && who.ReadOnly {
 		return who, readOnly
@@ -37,7 +37,7 @@ func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
 		return store.Pass{}, forbidden
 	}
 	token, _, ok := r.BasicAuth()
-	if !ok {
+	if !ok || token == "" { // somebody pressed Enter where git asks for a user name
 		return store.Pass{}, unauthorized
 	}
 	who, ok := g.tokens.Find(token)

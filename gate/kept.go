@@ -79,11 +79,16 @@ func (g *Gate) Restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	listeners := map[place]*os.File{}
+	ended := map[uint64]bool{} // networks in which somebody has ended a listener
 	members := map[*os.File]kept{}
 	for _, file := range files {
 		defer file.Close()
 		if s, err := examine(file); err == nil && s.listens {
 			listeners[place{s.cookie, s.address}] = file
+			continue
+		} else if err == nil {
+			ended[s.cookie] = true
+			n.drop(file.Name())
 			continue
 		}
 		m, err := readKept(file)
@@ -95,7 +100,13 @@ func (g *Gate) Restore(files []*os.File) {
 		members[file] = m
 	}
 	for file, m := range members {
-		if err := n.restore(file.Name(), m, listeners[place{m.Cookie, m.Listen}]); err != nil {
+		at := place{m.Cookie, m.Listen}
+		if listeners[at] == nil && ended[m.Cookie] {
+			n.drop(file.Name())
+			n.report(nameFor(keptListener, m.Request), m.Request)
+			continue
+		}
+		if err := n.restore(file.Name(), m, listeners[at]); err != nil {
 			slog.Error("serve a container again", "container", m.Container, "error", err)
 			n.drop(file.Name())
 		}

@@ -20,6 +20,7 @@ import (
 const gateVar = "GATE_TEST_GATE"
 
 func gateOfItsOwn() error {
+	gate.SaveMemory()
 	dir := os.Getenv(gateVar)
 	tokens := store.File{Path: filepath.Join(dir, "tokens", "tokens.json")}
 	g, err := gate.New(gate.Settings{Repos: filepath.Join(dir, "repos"), Tokens: tokens.Reader(func(error) {})})
@@ -38,6 +39,7 @@ func gateOfItsOwn() error {
 // removes what is left.
 func TestAKilledGateLeavesNothing(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its folder
+	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
 	work := filepath.Join(h.dir, "work.git")
@@ -67,8 +69,7 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 
 	// Whether or not git could clean up, a push that is cut by the machine's end cannot.
 	must(t, os.MkdirAll(strings.Replace(quarantine, "*", "abc123/pack", 1), 0o755))
-	_, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
-	must(t, err)
+	h.again(t, gate.Settings{})
 	if left := glob(quarantine); len(left) > 0 {
 		t.Errorf("left behind: %s", left)
 	}
@@ -98,11 +99,11 @@ func startGate(t *testing.T, h *house) *exec.Cmd {
 // What only counts for hours writes nothing, and does not notice that nobody reads.
 func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its folder
+	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
-	git(t, demo, "config", "--unset", "core.bigFileThreshold")
+	must(t, os.Remove(filepath.Join(demo, "info/attributes")))
 	git(t, demo, "config", "pack.window", "1000")
-	git(t, demo, "config", "pack.threads", "1")
 	git(t, demo, "config", "uploadpack.keepAlive", "0")
 	killed := startGate(t, h)
 	clone := command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone")

@@ -86,10 +86,14 @@ func open(t *testing.T, settings gate.Settings) *house {
 	h.tokens = store.File{Path: filepath.Join(h.dir, "tokens", "tokens.json")}
 	must(t, os.Mkdir(h.repos, 0o755))
 	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
-	settings.Trail = func(e trail.Event) {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.events = append(h.events, e)
+	also := settings.Trail
+	settings.Trail = func(events ...trail.Event) error {
+		if also != nil {
+			if err := also(events...); err != nil {
+				return err
+			}
+		}
+		return h.note(events...)
 	}
 	var err error
 	h.Gate, err = gate.New(settings)
@@ -100,9 +104,7 @@ func open(t *testing.T, settings gate.Settings) *house {
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(listener) }()
 	t.Cleanup(func() {
-		now, cancel := context.WithCancel(context.Background())
-		cancel()
-		h.Stop(now)
+		stopNow(h.Gate)
 		if err := <-served; err != nil {
 			t.Errorf("the gate ended: %v", err)
 		}
@@ -117,6 +119,25 @@ func open(t *testing.T, settings gate.Settings) *house {
 	return h
 }
 
+// stopNow stops a gate, without patience for what is under way.
+func stopNow(g *gate.Gate) {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	g.Stop(now)
+}
+
+// again stops the house's gate, and returns the next one, which serves no port.
+func (h *house) again(t *testing.T, settings gate.Settings) *gate.Gate {
+	t.Helper()
+	stopNow(h.Gate)
+	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
+	settings.Trail = h.note
+	g, err := gate.New(settings)
+	must(t, err)
+	t.Cleanup(func() { stopNow(g) })
+	return g
+}
+
 // memory is a folder in memory, for what is large.
 func memory(t *testing.T) string {
 	t.Helper()
@@ -124,6 +145,14 @@ func memory(t *testing.T) string {
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// note is the house's trail.
+func (h *house) note(events ...trail.Event) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, events...)
+	return nil
 }
 
 // issue issues a token for a project.
@@ -149,18 +178,24 @@ func (h *house) url(token, project string) string {
 	return "http://" + token + ":@" + h.address + "/" + project + ".git"
 }
 
-// trailed returns the events of a kind, once there are as many as that.
+// trailed returns the events of a kind, once there are as many as that. A line may stand
+// for several.
 func (h *house) trailed(t *testing.T, event string, number int) []trail.Event {
 	t.Helper()
 	var found []trail.Event
+	times := 0
 	testenv.Eventually(t, fmt.Sprintf("there are %d events %q", number, event), func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		found = slices.DeleteFunc(slices.Clone(h.events), func(e trail.Event) bool { return e.Event != event })
-		return len(found) >= number
+		times = 0
+		for _, e := range found {
+			times += max(1, e.Times)
+		}
+		return times >= number
 	})
-	if len(found) > number {
-		t.Errorf("there are %d events %q, not %d: %+v", len(found), event, number, found)
+	if times > number {
+		t.Errorf("there are %d events %q, not %d, first %+v", times, event, number, found[:min(20, len(found))])
 	}
 	return found
 }

@@ -1,17 +1,21 @@
-// What a push moved: told by git's hook or, where git was ended before it could tell,
-// found out afterwards.
+// The refs that a push moves. git tells of them itself, from within its transaction: what
+// the client said is not what happens.
 
 package gate
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
 	"log/slog"
+	"net/http"
 	"strings"
 
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
-
-// mostMoves is how many refs of a push the trail names.
-const mostMoves = 1000
 
 // move is a ref that a push moves: created, if its old object is all zeroes, and
 // deleted, if its new one is.
@@ -30,37 +34,243 @@ func isObjectID(s string) bool {
 	return (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// movedByNow finds out which of a push's refs have moved, when git cannot tell any more:
-// the first of them, and how many.
-func (g *Gate) movedByNow(repo repository, asked commands) (moved []move, number int) {
-	now := map[string]string{} // by ref; of others there may be any number
-	for m := range asked.all() {
-		now[m.ref] = ""
-	}
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
-		"for-each-ref", "--format=%(objectname) %(refname)")
-	if err == nil {
-		err = git.lines(func(line string) {
-			object, ref, _ := strings.Cut(line, " ")
-			if _, isAsked := now[ref]; isAsked {
-				now[ref] = object
-			}
-		})
-	}
-	if err != nil {
-		slog.Warn("find out what a push moved", "project", repo.project, "error", err)
-		return nil, 0
-	}
-	for m := range asked.all() {
-		object := now[m.ref]
-		if object != "" && object == m.new && m.new != m.old || object == "" && isZero(m.new) && !isZero(m.old) {
-			if number++; len(moved) < mostMoves {
-				moved = append(moved, m)
+// isZero reports whether an object id stands for no object.
+func isZero(id string) bool { return strings.Trim(id, "0") == "" }
+
+// moves are lines "OLD NEW REF": a push has tens of thousands, at most.
+type moves []byte
+
+func (m moves) all() iter.Seq[move] {
+	return func(yield func(move) bool) {
+		for line := range bytes.Lines(m) {
+			if one, ok := parseMove(strings.TrimSuffix(string(line), "\n")); ok && !yield(one) {
+				return
 			}
 		}
 	}
-	return moved, number
 }
 
-// isZero tells whether an object id stands for no object.
-func isZero(id string) bool { return strings.Trim(id, "0") == "" }
+// transaction is that in which git moves all refs of a push, or none. Its lines in the trail
+// are true, whenever git is ended:
+//
+//   - The refs are locked when the gate is asked, and git has compared their old values.
+//   - Their lines as moving are in the trail before git may go on.
+//   - Their lines as moved are there before git may tell the client.
+//   - If git is ended in between, the refs are read again. No other push of the gate's moves
+//     a ref of the repository meanwhile.
+type transaction struct {
+	*visit
+	ctx   context.Context // of the push
+	fail  context.CancelCauseFunc
+	names map[string]present
+
+	refs    moves
+	state   transactionState
+	refused *refusal // if the gate does not let git go on
+	leave   func()   // lets other pushes move refs
+	number  int      // of refs that have moved
+}
+
+type transactionState int
+
+const (
+	idle  transactionState = iota
+	begun                  // git may move the refs
+	done                   // it has, or has not
+)
+
+var (
+	errTrail       = errors.New("the trail of a push that has moved refs cannot be written")
+	trailRefuses   = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot write down what the push moves"}
+	errNothingTold = errors.New("nothing was told to move")
+)
+
+// prepared decides whether git may move these refs.
+func (t *transaction) prepared(refs moves) error {
+	if t.state != idle {
+		return errors.New("git moves refs in two transactions")
+	}
+
+	leave, err := t.pushes.enter(t.ctx, t.repo)
+	if err != nil {
+		return err
+	}
+	if err = t.mayMove(refs); err == nil && t.tell(trail.Moving, refs) != nil {
+		t.refused = trailRefuses
+		err = trailRefuses
+	}
+	if err != nil {
+		leave()
+		return err
+	}
+
+	t.refs, t.leave, t.state = refs, leave, begun
+	return nil
+}
+
+// mayMove judges the refs by their real names: a symbolic ref may have come, or been
+// pointed elsewhere, since the push was judged.
+func (t *transaction) mayMove(refs moves) error {
+	if t.ctx.Err() != nil || !t.tokens.Still(t.who) {
+		return store.ErrRevoked
+	}
+	for m := range refs.all() {
+		if !t.who.MayPush(m.ref) {
+			t.refused = &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(t.who.Limits)}
+			return t.refused
+		}
+	}
+	return nil
+}
+
+// committed is called when the refs have moved. If it fails, the client must not hear of
+// success.
+func (t *transaction) committed() error {
+	if t.state != begun {
+		return errNothingTold
+	}
+	for range t.refs.all() {
+		t.number++
+	}
+	err := t.tell(trail.Moved, t.refs)
+	t.end()
+	if err != nil {
+		t.fail(errTrail)
+	}
+	return err
+}
+
+// aborted is called when git has moved nothing.
+func (t *transaction) aborted() {
+	if t.state == begun {
+		t.refs = nil
+		t.end()
+	}
+}
+
+func (t *transaction) end() {
+	t.state = done
+	t.leave()
+}
+
+// settle finds out which refs have moved, when git was ended before it could say.
+func (t *transaction) settle() {
+	if t.state != begun {
+		return
+	}
+	defer t.end()
+
+	now, err := t.present(context.Background(), t.repo, t.refs.all())
+	if err != nil {
+		slog.Error("find out what a push moved", "project", t.repo.project, "error", err)
+		return
+	}
+	var moved moves
+	for m := range t.refs.all() {
+		is := now[m.ref].object
+		if is == m.new || is == "" && isZero(m.new) {
+			moved = fmt.Appendf(moved, "%s %s %s\n", m.old, m.new, m.ref)
+			t.number++
+		}
+	}
+	t.refs = moved
+	_ = t.tell(trail.Moved, moved)
+}
+
+// without leaves out the symbolic refs that the push names, which git tells of beside what
+// they stand for (before git 2.50).
+func (t *transaction) without(refs moves) (real moves) {
+	for line := range bytes.Lines(refs) {
+		_, ref, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" refs/"))
+		if t.names["refs/"+string(ref)].standsFor == "" {
+			real = append(real, line...)
+		}
+	}
+	return real
+}
+
+// tell writes a line into the trail for each ref.
+func (t *transaction) tell(event string, refs moves) error {
+	const atOnce = 1000
+	about := t.about()
+	lines := make([]trail.Event, 0, atOnce)
+	write := func() error {
+		err := t.trail(lines...)
+		lines = lines[:0]
+		if err != nil {
+			slog.Error("the trail", "error", err)
+		}
+		return err
+	}
+
+	for m := range refs.all() {
+		e := about
+		e.Event, e.Ref, e.Old, e.New = event, m.ref, m.old, m.new
+		if lines = append(lines, e); len(lines) == atOnce {
+			if err := write(); err != nil {
+				return err
+			}
+		}
+	}
+	if len(lines) > 0 {
+		return write()
+	}
+	return nil
+}
+
+// present is what a ref is, of which a push says that it is to move.
+type present struct {
+	object    string // empty for none
+	standsFor string // the ref that a symbolic one names, in the end
+}
+
+// present reads the refs that a push names, as they are. Refs that are not there are left
+// out.
+func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]) (map[string]present, error) {
+	const longest = 32 << 10 // of what the refs are named in; beyond, all are read
+	now := map[string]present{}
+	args := []string{"for-each-ref", "--format=%(objectname) %(refname) %(symref)", "--"}
+	length := 0
+	for m := range refs {
+		now[m.ref] = present{}
+		if length += len(m.ref); length < longest {
+			args = append(args, m.ref)
+		}
+	}
+	if length >= longest {
+		args = args[:3]
+	}
+
+	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, git.cut)()
+	err = git.lines(func(line string) {
+		fields := strings.Split(line, " ")
+		if _, asked := now[fields[1]]; asked && len(fields) == 3 {
+			now[fields[1]] = present{object: fields[0], standsFor: fields[2]}
+		}
+	})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return now, err
+}
+
+// whyNot says why a ref may not move, or nothing.
+func whyNot(limits store.Limits, m move, is present) string {
+	name := m.ref
+	if is.standsFor != "" {
+		name = is.standsFor
+	}
+	switch {
+	case !limits.MayPush(name):
+		return "the token may push to " + describe(limits)
+	case isZero(m.old) && isZero(m.new):
+		return "there is nothing to delete"
+	case is.object != m.old && !(is.object == "" && isZero(m.old)):
+		return "it has moved meanwhile: fetch first"
+	}
+	return ""
+}

@@ -1,13 +1,26 @@
 package gate_test
 
 import (
+	"bufio"
+	"bytes"
+	"crypto/sha1"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -40,11 +53,10 @@ func TestTheTrailSaysWhoMovedWhatFromWhereToWhere(t *testing.T) {
 	pushes := h.trailed(t, trail.Push, 2)
 	check(pushes[0], trail.Event{Event: trail.Push, Refs: 2})
 	check(pushes[1], trail.Event{Event: trail.Push, Refs: 1})
-	zero := strings.Repeat("0", 40)
 	moved := h.trailed(t, trail.Moved, 3)
 	check(moved[0], trail.Event{Event: trail.Moved, Ref: "refs/heads/main", Old: before, New: after})
-	check(moved[1], trail.Event{Event: trail.Moved, Ref: "refs/heads/side", Old: zero, New: after})
-	check(moved[2], trail.Event{Event: trail.Moved, Ref: "refs/heads/side", Old: after, New: zero})
+	check(moved[1], trail.Event{Event: trail.Moved, Ref: "refs/heads/side", Old: noObject, New: after})
+	check(moved[2], trail.Event{Event: trail.Moved, Ref: "refs/heads/side", Old: after, New: noObject})
 }
 
 func TestTheGateFindsOutWhatAPushMovedThatWasCutTooLate(t *testing.T) {
@@ -66,10 +78,16 @@ func findOut(t *testing.T, others int) {
 		packed = fmt.Appendf(packed, "%s refs/tags/%080d\n", tip, i)
 	}
 	must(t, os.WriteFile(filepath.Join(demo, "packed-refs"), packed, 0o644))
-	// A post-receive that waits: git has moved the refs by then, and nobody has told.
-	hook := filepath.Join(h.repos, ".hooks", "post-receive")
+	// A hook that waits when git has moved the refs, and has not told.
+	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
 	must(t, os.Remove(hook))
-	must(t, os.WriteFile(hook, []byte("#!/bin/sh\nsleep 1000\n"), 0o755))
+	must(t, os.WriteFile(hook, []byte(`#!/bin/bash
+[ "$1" != committed ] || sleep 1000
+[ "$1" = prepared ] || exit 0
+{ echo prepared; grep ' refs/'; echo; } >&3
+read -r answer <&3
+[ "$answer" = yes ]
+`), 0o755))
 	push := command(work, "push", "origin", "main", "main:side")
 	cutShort(t, h, push, func() bool {
 		return git(t, demo, "for-each-ref", "refs/heads/side") != ""
@@ -79,5 +97,440 @@ func findOut(t *testing.T, others int) {
 	}
 	if moved := h.trailed(t, trail.Moved, 2); moved[0].Ref != "refs/heads/main" || moved[1].Ref != "refs/heads/side" || moved[1].New != git(t, work, "rev-parse", "main") {
 		t.Errorf("the trail has %+v", moved)
+	}
+}
+
+// noObject stands for none.
+var noObject = strings.Repeat("0", 40)
+
+// pushRequest is a push as a client sends it that need not be git: commands, and a pack of
+// nothing if one of them needs it.
+func pushRequest(token, capabilities string, commands ...string) string {
+	var body strings.Builder
+	for i, command := range commands {
+		if i == 0 {
+			command += "\x00" + capabilities
+		}
+		body.WriteString(pkt(command))
+	}
+	body.WriteString("0000")
+	if slices.ContainsFunc(commands, func(c string) bool { return !strings.Contains(c, " "+noObject+" ") }) {
+		nothing := []byte("PACK\x00\x00\x00\x02\x00\x00\x00\x00")
+		sum := sha1.Sum(nothing)
+		body.Write(append(nothing, sum[:]...))
+	}
+	return head("POST /demo.git/git-receive-pack", token, receiveRequest, fmt.Sprintf("Content-Length: %d", body.Len())) + body.String()
+}
+
+// answered sends a request, and returns the answer.
+func (h *house) answered(t *testing.T, request string) string {
+	t.Helper()
+	answer, err := http.ReadResponse(bufio.NewReader(h.dial(t, request)), nil)
+	must(t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	must(t, err)
+	return string(text)
+}
+
+// lines returns the trail's lines about a ref.
+func (h *house) lines(event, ref string) (found []trail.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		if e.Event == event && e.Ref == ref {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// git itself deletes whatever is there, if the old value is none or unknown.
+func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 3)
+	token := h.issue(t, "demo")
+	tip, before := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
+	git(t, demo, "update-ref", "refs/heads/side", tip)
+	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git keeps that branch only
+	all := git(t, demo, "for-each-ref")
+	for name, command := range map[string]string{
+		"a deletion of none":              noObject + " " + noObject + " refs/heads/main",
+		"a deletion of what is not there": noObject + " " + noObject + " refs/heads/nothing",
+		"a deletion of an unknown object": strings.Repeat("1", 40) + " " + noObject + " refs/heads/main",
+		"a deletion of an older one":      before + " " + noObject + " refs/heads/main",
+		"a move from an older one":        before + " " + tip + " refs/heads/main",
+		"a creation of what is there":     noObject + " " + before + " refs/heads/main",
+	} {
+		says := h.answered(t, pushRequest(token, "report-status", command))
+		if !strings.Contains(says, "ng refs/heads/") {
+			t.Errorf("%s: %q", name, says)
+		}
+		if is := git(t, demo, "for-each-ref"); is != all {
+			t.Fatalf("%s: the refs are\n%s", name, is)
+		}
+	}
+	for _, event := range []string{trail.Moving, trail.Moved} {
+		h.trailed(t, event, 0)
+	}
+}
+
+// Each line's old value is what the line before made of the ref, whoever hangs up and
+// whichever git is ended.
+func TestTheLinesOfARefAreAChain(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 2)
+	token := h.issue(t, "demo")
+	start, other := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
+	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other")
+
+	// next is a push that moves main from where it is, if no other client is quicker.
+	next := func(client int) string {
+		is, _ := readFile(filepath.Join(demo, "refs", "heads", "main"))
+		switch strings.TrimSpace(is) {
+		case "":
+			return noObject + " " + start + " refs/heads/main"
+		case other:
+			return other + " " + start + " refs/heads/main"
+		}
+		if client%2 == 0 {
+			return start + " " + noObject + " refs/heads/main"
+		}
+		return start + " " + other + " refs/heads/main"
+	}
+	var clients sync.WaitGroup
+	for client := range 4 {
+		clients.Go(func() {
+			for round := range 40 {
+				request := pushRequest(token, "report-status side-band-64k", next(client))
+				conn, err := net.Dial("tcp", h.address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.WriteString(conn, request)
+				if (client+round)%3 > 0 { // the others hang up
+					_, _ = io.ReadAll(io.LimitReader(conn, 1))
+				}
+				conn.Close()
+			}
+		})
+	}
+	stop := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(40 * time.Millisecond):
+			}
+			for _, process := range processesIn(demo) {
+				if path, args, _ := strings.Cut(process, " "); strings.Contains(args, "receive-pack --stateless-rpc") {
+					if pid, err := strconv.Atoi(filepath.Base(path)); err == nil {
+						_ = syscall.Kill(pid, syscall.SIGTERM)
+					}
+					break
+				}
+			}
+		}
+	})
+	clients.Wait()
+	close(stop)
+	killer.Wait()
+	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
+	t.Cleanup(func() {
+		for _, left := range glob(demo + "/objects/tmp_objdir-incoming-*") { // of a git that we ended, the next gate removes it
+			os.RemoveAll(left)
+		}
+	})
+	for _, event := range []string{trail.Push, trail.Cut, trail.Refused, trail.Failed} {
+		h.mu.Lock()
+		t.Logf("%s: %d", event, len(slices.DeleteFunc(slices.Clone(h.events), func(e trail.Event) bool { return e.Event != event })))
+		h.mu.Unlock()
+	}
+
+	end := func() string { return git(t, demo, "for-each-ref", "--format=%(objectname)", "refs/heads/main") }
+	testenv.Eventually(t, "the last line says what main is", func() bool {
+		lines := h.lines(trail.Moved, "refs/heads/main")
+		return len(lines) == 0 && end() == start || len(lines) > 0 && strings.TrimLeft(lines[len(lines)-1].New, "0") == end()
+	})
+	is := start
+	for i, e := range h.lines(trail.Moved, "refs/heads/main") {
+		if e.Old != is {
+			t.Errorf("line %d: %s moves to %s, and was %s", i, e.Old, e.New, is)
+		}
+		is = e.New
+	}
+	t.Logf("%d moves", len(h.lines(trail.Moved, "refs/heads/main")))
+}
+
+func TestThousandsOfRefsHideNone(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 2)
+	token := h.issue(t, "demo")
+	tip, before := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
+	const number = 2500
+	commands := make([]string, number)
+	for i := range commands {
+		commands[i] = noObject + " " + before + fmt.Sprintf(" refs/heads/a/%d", i)
+	}
+	commands = append(commands, tip+" "+before+" refs/heads/main")
+	if says := h.answered(t, pushRequest(token, "report-status", commands...)); !strings.Contains(says, "ok refs/heads/main") {
+		t.Fatalf("%.500q", says)
+	}
+	h.trailed(t, trail.Moving, number+1)
+	h.trailed(t, trail.Moved, number+1)
+	if event := h.trailed(t, trail.Push, 1)[0]; event.Refs != number+1 {
+		t.Errorf("the trail has %+v", event)
+	}
+	if lines := h.lines(trail.Moved, "refs/heads/main"); len(lines) != 1 || lines[0].Old != tip || lines[0].New != before {
+		t.Errorf("of main, the trail has %+v", lines)
+	}
+}
+
+func TestTheTrailHasAMoveBeforeTheClientHearsOfIt(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	tip := git(t, demo, "rev-parse", "main")
+	for i := range 20 {
+		ref := fmt.Sprintf("refs/heads/new-%d", i)
+		conn := h.dial(t, pushRequest(h.issue(t, "demo"), "report-status", noObject+" "+tip+" "+ref))
+		lines := bufio.NewReader(conn)
+		for {
+			line, err := lines.ReadString('\n')
+			must(t, err)
+			if strings.Contains(line, "ok "+ref) {
+				break
+			}
+		}
+		if found := h.lines(trail.Moved, ref); len(found) != 1 {
+			t.Fatalf("the client has heard, and the trail has %+v", found)
+		}
+	}
+}
+
+func TestAPushThatTheTrailCannotHaveIsRefused(t *testing.T) {
+	h := open(t, gate.Settings{Trail: failsFor(trail.Moving)})
+	demo := h.demo(t, "demo", 1)
+	work := filepath.Join(h.dir, "work")
+	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
+	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+	before := git(t, demo, "for-each-ref")
+	says := gitFails(t, work, "push", "origin", "main", "main:side")
+	if !strings.Contains(says, "main -> side (the gate cannot write down what the push moves)") {
+		t.Errorf("the client says %s", says)
+	}
+	if after := git(t, demo, "for-each-ref"); after != before {
+		t.Errorf("the refs are\n%s", after)
+	}
+	h.trailed(t, trail.Refused, 1)
+}
+
+// The line that a ref is to move is there, and the client does not believe that it has.
+func TestAClientDoesNotHearOfAMoveThatTheTrailLacks(t *testing.T) {
+	h := open(t, gate.Settings{Trail: failsFor(trail.Moved)})
+	demo := h.demo(t, "demo", 1)
+	tip := git(t, demo, "rev-parse", "main")
+	conn := h.dial(t, pushRequest(h.issue(t, "demo"), "report-status side-band-64k", noObject+" "+tip+" refs/heads/new"))
+	if answer, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+		if heard, _ := io.ReadAll(answer.Body); strings.Contains(string(heard), "ok refs/heads/new") {
+			t.Errorf("it hears %q", heard)
+		}
+	}
+	if lines := h.lines(trail.Moving, "refs/heads/new"); len(lines) != 1 || lines[0].New != tip {
+		t.Errorf("the trail has %+v", lines)
+	}
+	if event := h.trailed(t, trail.Failed, 1)[0]; event.Refs != 1 {
+		t.Errorf("the trail has %+v", event)
+	}
+}
+
+func failsFor(event string) func(...trail.Event) error {
+	return func(events ...trail.Event) error {
+		if events[0].Event == event {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+}
+
+// A symbolic ref is what it stands for, to the limits and to the trail.
+func TestASymbolicRefIsWhatItStandsFor(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 2)
+	tip, before := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
+	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)
+	git(t, demo, "update-ref", "refs/heads/agent/1", tip)
+	git(t, demo, "symbolic-ref", "refs/heads/alias", "refs/heads/agent/1")
+	git(t, demo, "symbolic-ref", "refs/heads/agent/main", "refs/heads/main")
+	git(t, demo, "symbolic-ref", "refs/heads/agent/new", "refs/heads/new")
+	push := func(command string) string {
+		return h.answered(t, pushRequest(limitedToken, "report-status", command))
+	}
+
+	const refuses = "the token may push to refs/heads/agent/**"
+	if says := push(tip + " " + before + " refs/heads/agent/main"); !strings.Contains(says, "ng refs/heads/agent/main "+refuses) {
+		t.Errorf("one that stands for main: %q", says)
+	}
+	if says := push(noObject + " " + before + " refs/heads/agent/new"); !strings.Contains(says, "ng refs/heads/agent/new "+refuses) {
+		t.Errorf("one that stands for a branch that is not there: %q", says)
+	}
+	if is := git(t, demo, "for-each-ref", "--format=%(objectname)", "refs/heads/main", "refs/heads/new"); is != tip {
+		t.Errorf("main, and no other, is %s", is)
+	}
+	h.trailed(t, trail.Moved, 0)
+
+	if says := push(tip + " " + before + " refs/heads/alias"); !strings.Contains(says, "ok refs/heads/alias") {
+		t.Errorf("one that stands for what is allowed: %q", says)
+	}
+	if e := h.trailed(t, trail.Moved, 1)[0]; e.Ref != "refs/heads/agent/1" || e.Old != tip || e.New != before {
+		t.Errorf("the trail has %+v", e)
+	}
+}
+
+func TestSomeRefsAreNeverPushed(t *testing.T) {
+	const write = `{"limited": {"project": "demo", "access": "write", "push": [["refs/**"]]}, "task": "1"}`
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	tip := git(t, demo, "rev-parse", "main")
+	h.put(t, limitedToken, write)
+	anything := h.issue(t, "demo")
+	for _, row := range []struct {
+		token, ref string
+		moves      bool
+	}{
+		{anything, "refs/heads/new", true},
+		{anything, "refs/tags/new", true},
+		{anything, "refs/notes/new", true},
+		{anything, "refs/replace/" + tip, false},
+		{anything, "refs/terok/kept/1/refs/heads/main", false},
+		{anything, "refs/odd/new", false},
+		{anything, "refs/stash", false},
+		{anything, "refs/heads", false},
+		{limitedToken, "refs/odd/new", true},
+		{limitedToken, "refs/replace/" + tip, false},
+		{limitedToken, "refs/terok/new", false},
+	} {
+		says := h.answered(t, pushRequest(row.token, "report-status", noObject+" "+tip+" "+row.ref))
+		if moves := strings.Contains(says, "ok "+row.ref); moves != row.moves {
+			t.Errorf("%s moves: %v: %q", row.ref, moves, says)
+		}
+		if is := git(t, demo, "for-each-ref", "--format=%(refname)", row.ref) == row.ref; is != row.moves {
+			t.Errorf("%s is there: %v", row.ref, is)
+		}
+	}
+}
+
+// However a client spells what it can do, git moves the refs in one transaction.
+func TestAPushMovesAllOfItsRefsOrNone(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	git(t, demo, "config", "receive.advertiseAtomic", "false")
+	tip := git(t, demo, "rev-parse", "main")
+	token := h.issue(t, "demo")
+	for i, capabilities := range []string{"report-status", " report-status", "report-status\x00", "report-status\x00 x", "report-status atomic\n"} {
+		create := func(name string) string { return fmt.Sprintf("%s %s refs/heads/%d/%s", noObject, tip, i, name) }
+		// A branch cannot be below another: of these, git alone knows that.
+		says := h.answered(t, pushRequest(token, capabilities, create("a"), create("b"), create("b/c")))
+		if is := git(t, demo, "for-each-ref", fmt.Sprintf("refs/heads/%d", i)); is != "" {
+			t.Errorf("%q: there is\n%s: %q", capabilities, is, says)
+		}
+		says = h.answered(t, pushRequest(token, capabilities, create("a"), create("b")))
+		if strings.Count(says, "ok refs/heads/") != 2 {
+			t.Errorf("%q: %q", capabilities, says)
+		}
+	}
+}
+
+// libgit2, dulwich, go-git and JGit close the connection when they have what they need.
+func TestAClientThatHasAllAndHangsUpIsServed(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 3)
+	tip := git(t, demo, "rev-parse", "main")
+	const rounds = 30
+	// hangUp sends a request, and hangs up as soon as it has heard enough.
+	hangUp := func(request string, enough func(heard []byte) bool) {
+		t.Helper()
+		conn := h.dial(t, request)
+		answer, err := http.ReadResponse(bufio.NewReader(iotest.OneByteReader(conn)), nil)
+		must(t, err)
+		var heard []byte
+		for one := make([]byte, 1); !enough(heard); heard = append(heard, one...) {
+			if _, err := io.ReadFull(answer.Body, one); err != nil {
+				t.Fatalf("it hears %q: %v", heard, err)
+			}
+		}
+		conn.Close()
+	}
+	isPack := func(heard []byte) bool { // it ends in the SHA-1 of all before
+		if at := bytes.Index(heard, []byte("PACK")); at < 0 || len(heard) < at+32 {
+			return false
+		} else {
+			heard = heard[at:]
+		}
+		sum := sha1.Sum(heard[:len(heard)-20])
+		return bytes.Equal(sum[:], heard[len(heard)-20:])
+	}
+	isPackInBand := func(heard []byte) bool {
+		var pack []byte
+		for len(heard) >= 4 {
+			length, err := strconv.ParseUint(string(heard[:4]), 16, 16)
+			must(t, err)
+			if len(heard) < max(4, int(length)) {
+				return false
+			}
+			if length > 4 && heard[4] == 1 {
+				pack = append(pack, heard[5:length]...)
+			}
+			heard = heard[max(4, length):]
+		}
+		return isPack(pack)
+	}
+	for i := range rounds {
+		token := h.issue(t, "demo")
+		for capabilities, enough := range map[string]func([]byte) bool{"side-band-64k no-progress": isPackInBand, "side-band-64k": isPackInBand, "": isPack} {
+			fetch := pkt("want "+tip+" "+capabilities+"\n") + "0000" + pkt("done\n")
+			hangUp(head("POST /demo.git/git-upload-pack", token, uploadRequest, fmt.Sprintf("Content-Length: %d", len(fetch)))+fetch, enough)
+		}
+		list := pkt("command=ls-refs") + "0001" + "0000"
+		hangUp(head("POST /demo.git/git-upload-pack", token, uploadRequest, "Git-Protocol: version=2", fmt.Sprintf("Content-Length: %d", len(list)))+list,
+			func(heard []byte) bool { return bytes.HasSuffix(heard, []byte("refs/heads/main\n")) })
+		hangUp(head("GET /demo.git/info/refs?service=git-receive-pack", token), func(heard []byte) bool { return bytes.Contains(heard, []byte("refs/heads/main\x00")) })
+		ref := fmt.Sprintf("refs/heads/new-%d", i)
+		hangUp(pushRequest(token, "report-status side-band-64k", noObject+" "+tip+" "+ref), func(heard []byte) bool {
+			return bytes.HasSuffix(heard, []byte("ok "+ref+"\n0000"))
+		})
+	}
+	h.trailed(t, trail.Fetch, 3*rounds)
+	h.trailed(t, trail.Push, rounds)
+	h.trailed(t, trail.Moved, rounds)
+	h.trailed(t, trail.Cut, 0)
+}
+
+func TestAFloodIsSummedUp(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	tip := git(t, demo, "rev-parse", "main")
+	readOnly := h.containerToken(t, []string{"--access", "read"}, nil)
+	const number = 500
+	began := time.Now()
+	for i := range number {
+		h.request(t, "GET", "/demo.git/info/refs?service=git-receive-pack", readOnly, "") // refused
+		// One after another: a token is made up anew each time.
+		h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", fmt.Sprintf("terok-g-%032x", i), "")
+	}
+	most := 2 * (gate.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2)
+	if lines := h.trailed(t, trail.Refused, 2*number); len(lines) > most {
+		t.Errorf("they are %d lines, not %d at most", len(lines), most)
+	}
+
+	// Refs that move have lines of their own.
+	token := h.issue(t, "demo")
+	for i := range 3 * gate.OwnLines {
+		h.answered(t, pushRequest(token, "report-status", fmt.Sprintf("%s %s refs/heads/new-%d", noObject, tip, i)))
+	}
+	if lines := h.trailed(t, trail.Moved, 3*gate.OwnLines); len(lines) != 3*gate.OwnLines {
+		t.Errorf("they are %d lines", len(lines))
 	}
 }

@@ -2,8 +2,12 @@
 //
 // A namespace is told from others by its cookie, which no other has until the machine
 // boots again; its inode is used again at once. A listener lives as long as one of the
-// processes that it was handed for, each held by a pidfd: longer, and it would keep the
-// network namespace alive.
+// containers in its network, whose processes are held by pidfds: longer, and it would keep
+// the network namespace alive. Those are the containers that hooks have handed over and
+// those that the token file has there: an earlier gate may have lost their listener.
+//
+// A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place.
+// The tokens that were served there are revoked then: they may be shown to that neighbour.
 
 package gate
 
@@ -58,8 +62,22 @@ type network struct {
 	net.Listener
 	place
 	name    string
+	socket  *os.File           // the listener once more, by which its end is noticed
 	members map[string]*member // by the keys of their tokens
 	conns   *connSet
+}
+
+// Close ends the listener. It is the server's, too.
+func (there *network) Close() error {
+	there.socket.Close()
+	return there.Listener.Close()
+}
+
+// isEnded reports whether somebody else has ended the listener. One that the gate has
+// closed is not: the next gate may have it.
+func (there *network) isEnded() bool {
+	s, err := examine(there.socket)
+	return err == nil && !s.listens
 }
 
 // member is a container in the network, for one of its lives.
@@ -97,7 +115,7 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	at := place{s.cookie, r.Listen}
-	there := n.all[at]
+	there := n.at(at)
 	switch {
 	case there != nil && there.members[r.Token] != nil:
 		return nil
@@ -118,18 +136,51 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 			n.drop(name)
 			return err
 		}
+		n.adopt(there)
 	}
+	if err = n.admit(there, r); err != nil && len(there.members) == 0 {
+		n.close(there)
+	}
+	return err
+}
+
+// at returns the listener at a place, nil if there is none any more.
+func (n *networks) at(at place) *network {
+	there := n.all[at]
+	if there != nil && there.isEnded() {
+		n.lose(there)
+		return nil
+	}
+	return there
+}
+
+// admit has a listener serve a container, for the next gate too.
+func (n *networks) admit(there *network, r control.Request) error {
 	name := nameFor(keptContainer, r)
-	if err = n.keepMember(name, at.cookie, r); err == nil {
+	err := n.keepMember(name, there.cookie, r)
+	if err == nil {
 		err = n.add(there, name, r)
 	}
 	if err != nil {
 		n.drop(name)
-		if len(there.members) == 0 {
-			n.close(there)
-		}
 	}
 	return err
+}
+
+// adopt has a listener serve the containers that the token file has there.
+func (n *networks) adopt(there *network) {
+	for _, e := range n.gate.tokens.InNetwork(there.cookie) {
+		r := control.Request{
+			Version: control.Version, Container: e.Container, Process: e.Process, Token: e.Token.Key(),
+			Listen: e.Gate.Listen, Withheld: e.Gate.Withheld,
+		}
+		if r.Listen != there.listen || there.members[r.Token] != nil || e.Process.Life() != store.Alive {
+			continue
+		}
+		if err := n.admit(there, r); err != nil {
+			slog.Error("serve a container again", "container", e.Container, "error", err)
+		}
+	}
 }
 
 // find tells, by no error, that a container is served.
@@ -137,7 +188,7 @@ func (n *networks) find(r control.Request) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for at, there := range n.all {
-		if m := there.members[r.Token]; at.listen == r.Listen && m != nil && *m.Process == *r.Process {
+		if m := there.members[r.Token]; at.listen == r.Listen && m != nil && *m.Process == *r.Process && n.at(at) != nil {
 			return nil
 		}
 	}
@@ -155,6 +206,11 @@ func (n *networks) checkShared(r control.Request, cookie uint64) error {
 			if (r.Withheld || m.Withheld) && m.Process.Life() != store.Dead {
 				return fmt.Errorf("%w: container %s is there", control.Shared, m.Container)
 			}
+		}
+	}
+	for _, e := range n.gate.tokens.InNetwork(cookie) {
+		if (r.Withheld || e.Gate.Withheld) && e.Token.Key() != r.Token && e.Process.Life() == store.Alive {
+			return fmt.Errorf("%w: container %s is there", control.Shared, e.Container)
 		}
 	}
 	return nil
@@ -178,8 +234,14 @@ func (n *networks) leave(there *network, m *member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m.forget()
+	if n.all[there.place] != there {
+		return // it is closed, or lost
+	}
 	n.drop(m.name)
 	delete(there.members, m.Token)
+	if len(there.members) == 0 {
+		n.adopt(there)
+	}
 	if len(there.members) == 0 {
 		n.close(there)
 	}
@@ -192,6 +254,10 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 		return nil, err
 	}
 	there := &network{place: at, name: name, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
+	if there.socket, err = l.(*net.TCPListener).File(); err != nil {
+		l.Close()
+		return nil, err
+	}
 	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, mostConnections, ownConnections, n.common)
 	n.all[at] = there
 	n.gate.counts.listeners.Inc()
@@ -201,6 +267,7 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 			slog.Error("serve a container's network", "listener", there.name, "error", err)
 		}
 	}()
+	go n.watch(there)
 	return there, nil
 }
 

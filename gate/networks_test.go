@@ -91,7 +91,41 @@ func (h *house) container(t *testing.T, neighbour *container) *container {
 	}
 	c.Process, err = store.ProcessOf(cmd.Process.Pid)
 	must(t, err)
+	c.enter(t, func() (err error) {
+		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			defer unix.Close(socket)
+			c.Gate.Network, err = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		}
+		return err
+	})
 	return c
+}
+
+// enter does something in the container's network.
+func (c *container) enter(t *testing.T, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		// The thread goes back: the first of a process cannot end.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		ours, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer ours.Close()
+		theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Process.PID))
+		if err == nil {
+			defer theirs.Close()
+			if err = unix.Setns(int(theirs.Fd()), unix.CLONE_NEWNET); err == nil {
+				err = errors.Join(do(), unix.Setns(int(ours.Fd()), unix.CLONE_NEWNET))
+			}
+		}
+		done <- err
+	}()
+	must(t, <-done)
 }
 
 // commit makes the container's token valid.
@@ -144,19 +178,10 @@ func (c *container) reaches(token store.Token) error {
 func (c *container) listen(t *testing.T) {
 	t.Helper()
 	var l net.Listener
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with it
-		namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Process.PID))
-		if err == nil {
-			defer namespace.Close()
-			if err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err == nil {
-				l, err = net.Listen("tcp", c.Gate.Listen)
-			}
-		}
-		done <- err
-	}()
-	must(t, <-done)
+	c.enter(t, func() (err error) {
+		l, err = net.Listen("tcp", c.Gate.Listen)
+		return err
+	})
 	t.Cleanup(func() { l.Close() })
 }
 
@@ -627,20 +652,14 @@ func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
 	if n := len(kept.names()); n != 5+6 {
 		t.Errorf("%d files are kept: %q", n, kept.names())
 	}
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	h.Stop(now)
+	stopNow(h.Gate)
 
 	// Nobody serves, and whoever asks waits.
 	waits := make(chan error, 1)
 	go func() { waits <- alone.reaches(alone.Token) }()
 	dies.end()
 	h.commit(t, late)
-	var err error
-	before := h.Gate
-	h.Gate, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {}), Keeper: kept})
-	must(t, err)
-	defer func() { h.Gate.Stop(now); h.Gate = before }()
+	h.Gate = h.again(t, gate.Settings{Keeper: kept})
 	h.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
 		t.Errorf("who asked while there was no gate: %v", err)
@@ -697,9 +716,7 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 	if err := told.Attach(h.container(t, nil).Entry); !errors.Is(err, hook.ErrNoGate) {
 		t.Errorf("a gate that has ended answers a hook: %v", err)
 	}
-	next, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {}), Keeper: kept})
-	must(t, err)
-	defer next.Stop(context.Background())
+	next := h.again(t, gate.Settings{Keeper: kept})
 	next.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
 		t.Errorf("who asked while there was no gate: %v", err)
@@ -713,21 +730,29 @@ func TestALostListenerIsMadeAgain(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	h.start(t, told, c)
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	h.Stop(now)
+	stopNow(h.Gate)
 	if err := c.reaches(c.Token); err == nil {
 		t.Fatal("there is no gate, and it is served")
 	}
-	var err error
-	before := h.Gate
-	h.Gate, err = gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
-	must(t, err)
-	defer func() { h.Gate.Stop(now); h.Gate = before }()
+	h.Gate = h.again(t, gate.Settings{})
 	must(t, h.takeHooks(t).Attach(c.Entry))
 	if err := c.reaches(c.Token); err != nil {
 		t.Error(err)
 	}
+}
+
+// crowd makes connections in the container. Each says half a request and waits.
+func (c *container) crowd(t *testing.T, connections int) (end func()) {
+	t.Helper()
+	crowd := c.inside("sh", "-c", fmt.Sprintf(`for i in $(seq %d); do (printf 'GET /demo.git/info/refs'; sleep 1000) | busybox nc 127.0.0.1 9418 >/dev/null & done; echo sent; wait`, connections))
+	crowd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, crowd.Start())
+	end = sync.OnceFunc(func() {
+		_ = unix.Kill(-crowd.Process.Pid, unix.SIGKILL)
+		_ = crowd.Wait()
+	})
+	t.Cleanup(end)
+	return end
 }
 
 func TestAContainerHoldsSoManyConnectionsAndNoMore(t *testing.T) {
@@ -736,15 +761,7 @@ func TestAContainerHoldsSoManyConnectionsAndNoMore(t *testing.T) {
 	network := c.watchNetwork(t)
 	h.start(t, hook, c)
 	descriptors := len(glob("/proc/self/fd/*"))
-	// Each says half a request and waits.
-	crowd := c.inside("sh", "-c", `for i in $(seq 200); do (printf 'GET /demo.git/info/refs'; sleep 1000) | busybox nc 127.0.0.1 9418 >/dev/null & done; echo sent; wait`)
-	crowd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	must(t, crowd.Start())
-	end := sync.OnceFunc(func() {
-		_ = unix.Kill(-crowd.Process.Pid, unix.SIGKILL)
-		_ = crowd.Wait()
-	})
-	defer end()
+	end := c.crowd(t, 200)
 	testenv.Eventually(t, "the container has its share", func() bool { return len(glob("/proc/self/fd/*")) >= descriptors+64 })
 	out, err := c.inside("sh", "-c", `until [ "$(grep -c ':24CA .* 01 ' /proc/net/tcp)" -ge 200 ]; do sleep 0.05; done`).CombinedOutput()
 	if err != nil {

@@ -27,9 +27,10 @@ var (
 	errTooLarge  = errors.New("too large")
 )
 
-// commands are those of a push, as they were sent: git gets the same bytes.
+// commands are those of a push, as they were sent.
 type commands struct {
 	raw          []byte
+	first        [2]int // where the first command's packet begins and ends
 	number       int
 	capabilities string
 }
@@ -60,6 +61,7 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 			return c, err
 		} else if c.number == 0 {
 			c.capabilities = capabilities
+			c.first = [2]int{raw.Len() - len(packet) - 4, raw.Len()}
 		}
 		c.number++
 	}
@@ -70,7 +72,7 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 func parseCommand(packet []byte) (m move, capabilities string, err error) {
 	line, capabilities, _ := strings.Cut(string(packet), "\x00")
 	m, ok := parseMove(strings.TrimSuffix(line, "\n"))
-	if !ok || len(m.ref) > longestRef || strings.ContainsAny(m.ref, "\n\r\t ") {
+	if !ok || len(m.ref) > longestRef || len(capabilities) > longestRef || strings.ContainsAny(m.ref, "\n\r\t ") {
 		return m, "", errMalformed
 	}
 	return m, strings.TrimSuffix(capabilities, "\n"), nil
@@ -93,14 +95,15 @@ func (c commands) all() iter.Seq[move] {
 	}
 }
 
-// beyond returns the first ref that the limits do not allow to move.
-func (c commands) beyond(limits store.Limits) (ref string, found bool) {
-	for m := range c.all() {
-		if !limits.MayPush(m.ref) {
-			return m.ref, true
-		}
-	}
-	return "", false
+// forGit is what git is told: the same, but all refs move, or none does. git then moves
+// them in one transaction. Of capabilities it reads the first string alone, and the client
+// might end that.
+func (c commands) forGit() io.Reader {
+	const atomic = "atomic "
+	command, capabilities, _ := strings.Cut(string(c.raw[c.first[0]+4:c.first[1]]), "\x00")
+	var first bytes.Buffer
+	writePacket(&first, strings.TrimSuffix(command, "\n")+"\x00"+atomic+capabilities)
+	return io.MultiReader(bytes.NewReader(c.raw[:c.first[0]]), &first, bytes.NewReader(c.raw[c.first[1]:]))
 }
 
 // can tells whether the client said that it can do this.
@@ -108,29 +111,54 @@ func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }
 
+// mostNamed is how many of a push's refs the text of its refusal names.
+const mostNamed = 10
+
 // refuse answers a push in git's words, since git shows the text of no other answer to
-// one: every ref with why it does not move.
-func (c commands) refuse(w io.Writer, limits store.Limits) error {
+// one: every ref with why it does not move. The long reason stands beside the first few
+// refs alone, and the answer is written as it is made: a push may name 40,000.
+func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
+	banded := c.can("side-band-64k")
+	const largest = 65515 // of side band 1
+	out := bufio.NewWriter(w)
 	var report bytes.Buffer
-	writePacket(&report, "unpack ok\n")
-	for m := range c.all() {
-		reason := "another ref of the push is refused"
-		if !limits.MayPush(m.ref) {
-			reason = "the token may push to " + describe(limits)
+	send := func(atLeast int) {
+		for report.Len() > atLeast {
+			if banded {
+				part := report.Next(largest)
+				fmt.Fprintf(out, "%04x\x01", 4+1+len(part))
+				_, _ = out.Write(part)
+			} else {
+				_, _ = report.WriteTo(out)
+			}
 		}
-		writePacket(&report, "ng "+m.ref+" "+reason+"\n")
+	}
+
+	writePacket(&report, "unpack ok\n")
+	refused, last := 0, ""
+	for m := range c.all() {
+		why := whyNot(m)
+		if why != "" {
+			refused, last = refused+1, why
+		}
+		switch {
+		case why == "":
+			why = "another ref of the push is refused"
+		case refused > mostNamed:
+			why = "refused as those before it"
+		}
+		writePacket(&report, "ng "+m.ref+" "+why+"\n")
+		send(largest)
 	}
 	report.WriteString("0000")
-	if !c.can("side-band-64k") {
-		_, err := w.Write(report.Bytes())
-		return err
+	send(0)
+
+	if banded {
+		if refused > mostNamed {
+			writePacket(out, fmt.Sprintf("\x02gate: %d refs are refused, the last one: %s\n", refused, last))
+		}
+		_, _ = io.WriteString(out, "0000")
 	}
-	const largest = 65515
-	out := bufio.NewWriter(w)
-	for report.Len() > 0 {
-		writePacket(out, "\x01"+string(report.Next(largest)))
-	}
-	io.WriteString(out, "0000")
 	return out.Flush()
 }
 

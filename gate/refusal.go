@@ -21,8 +21,9 @@ var (
 	notFound     = &refusal{code: http.StatusNotFound, text: "not found"}
 	misdirected  = &refusal{code: http.StatusMisdirectedRequest, text: "this gate has another name: see --host of terok-gate serve"}
 	wrongType    = &refusal{code: http.StatusUnsupportedMediaType, text: "not a request of git's"}
-	unauthorized = &refusal{code: http.StatusUnauthorized, text: "the gate wants a token, as the user name", header: [2]string{"WWW-Authenticate", `Basic realm="terok gate"`}}
-	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid here"}
+	unauthorized = &refusal{code: http.StatusUnauthorized, text: "no token was shown: in a container, first have git read its own, by: set -a; . /run/terok/gate.env", header: [2]string{"WWW-Authenticate", `Basic realm="terok gate"`}}
+	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid: it was revoked, or its container has ended"}
+	notTheirs    = &refusal{code: http.StatusForbidden, text: "the token is valid, but not for this project"}
 	readOnly     = &refusal{code: http.StatusForbidden, text: "the token may fetch and not push"}
 	malformed    = &refusal{code: http.StatusBadRequest, text: "not a request of git's: malformed"}
 	incomplete   = &refusal{code: http.StatusBadRequest, text: "the request ended early"}

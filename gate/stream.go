@@ -40,7 +40,7 @@ func (v *visit) receive() error {
 	}
 	buffer := 64 << 10
 	if v.asked.service == uploadPack {
-		unpacked = &atMost{unpacked, maxFetch}
+		unpacked = newFiltered(&atMost{unpacked, maxFetch})
 		buffer = 4 << 10 // mostly that is all of it
 	}
 	v.body.Reader = bufio.NewReaderSize(unpacked, buffer)
@@ -145,14 +145,23 @@ func (r *atMost) Read(p []byte) (int, error) {
 }
 
 // outgoing is the answer to a request.
+//
+// A client may close the connection when it has the last byte that it needs, and many do.
+// What is left then are packets that only end an answer, or are for a person to read: not to
+// get rid of those is no error.
 type outgoing struct {
 	http.ResponseWriter
 	stall time.Duration
 	begun bool
 
 	mu          sync.Mutex
+	bytes       int64
+	began       bool // to write
 	writing     bool
+	left        bool // the client has gone
 	interrupted bool
+
+	unsent bool // something that the client needs may still be in a buffer
 }
 
 func newOutgoing(w http.ResponseWriter, stall time.Duration) *outgoing {
@@ -177,22 +186,91 @@ func (w *outgoing) begin(a route) {
 	w.WriteHeader(http.StatusOK)
 }
 
+// Write writes a packet of git's, or some bytes of what has no packets.
 func (w *outgoing) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	w.writing = true
-	if !w.interrupted {
-		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall))
+	needed := !mayBeMissed(p)
+	switch left := w.start(len(p)); {
+	case left && needed:
+		return 0, errClientGone
+	case left:
+		return len(p), nil
 	}
-	w.mu.Unlock()
-	return w.ResponseWriter.Write(p)
+
+	w.unsent = w.unsent || needed
+	n, err := w.ResponseWriter.Write(p)
+	w.stop()
+	if err != nil && !w.unsent {
+		return len(p), nil
+	}
+	return n, err
+}
+
+// FlushError is for http.ResponseController.
+func (w *outgoing) FlushError() error {
+	if w.start(0) && !w.unsent {
+		return nil
+	}
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	w.stop()
+	if err != nil && w.unsent {
+		return err
+	}
+	w.unsent = false
+	return nil
+}
+
+// start begins a write of n bytes, which must not take long. left reports whether the client
+// has gone.
+func (w *outgoing) start(n int) (left bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bytes += int64(n)
+	w.began, w.writing = true, true
+	patience := w.stall
+	if w.left {
+		patience = goneGrace
+	}
+	if !w.interrupted {
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(patience))
+	}
+	return w.left
+}
+
+func (w *outgoing) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writing = false
+}
+
+// leave says that the client has gone. A write that it keeps waiting ends.
+func (w *outgoing) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = true
+	if w.writing {
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
+// sent is how many bytes were to be sent so far.
+func (w *outgoing) sent() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bytes
 }
 
 // interrupt ends an answer that has begun, even if the client does not read it.
 func (w *outgoing) interrupt() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.writing {
+	if w.began {
 		w.interrupted = true
 		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
 	}
+}
+
+// mayBeMissed reports whether a client has all that it needs without this packet.
+func mayBeMissed(p []byte) bool {
+	length, isPacket := packetLength(p[:min(4, len(p))])
+	return isPacket && len(p) == max(4, length) && (length <= 4 || p[4] == 2)
 }

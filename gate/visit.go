@@ -31,8 +31,8 @@ type visit struct {
 
 	event string // what it is in the trail, if it succeeds; empty for what means nothing
 	bytes int64  // fetched or pushed
-	moved []move // by a push: the first refs
-	refs  int    // by a push: of how many
+	ref   string // that is refused, of a push
+	refs  int    // that a push has moved
 	ended error  // how git ended, of an answer that the client has
 }
 
@@ -70,6 +70,14 @@ func (v *visit) serve() error {
 	} else if err != nil {
 		return err
 	}
+	if err := v.checkEnabled(); err != nil {
+		return err
+	}
+	if v.asked.service == receivePack {
+		if err := v.checkSpace(v.repo); err != nil {
+			return err
+		}
+	}
 	if v.asked.advertise {
 		return v.advertise()
 	}
@@ -99,16 +107,25 @@ func (v *visit) serve() error {
 }
 
 // inTurn does what needs git when it is the request's turn, for as long as the token
-// counts: ctx ends with it.
+// counts, and unless others need the turn: ctx ends with it.
 func (v *visit) inTurn(do func(ctx context.Context) error) error {
 	ctx, release := v.tokens.While(v.r.Context(), v.who)
 	defer release()
-	done, err := v.turns.take(ctx, v.who.Fingerprint)
+	ctx, done, err := v.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
 	if err != nil {
 		return err
 	}
 	defer done()
 	return do(ctx)
+}
+
+// progress is how many bytes the client has sent and been sent.
+func (v *visit) progress() int64 {
+	bytes := v.w.sent()
+	if v.body != nil {
+		bytes += v.body.received()
+	}
+	return bytes
 }
 
 // isProbe tells whether the body is a flush packet and nothing else: git asks so
@@ -132,6 +149,9 @@ func (v *visit) advertise() error {
 		git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
+		}
+		if v.asked.service == receivePack {
+			git.out = withoutSigning(git.out)
 		}
 		return v.exchange(ctx, git)
 	})
@@ -192,9 +212,16 @@ func (v *visit) push(ctx context.Context) (err error) {
 	case err != nil:
 		return gone(err)
 	}
-	if ref, beyond := asked.beyond(v.who.Limits); beyond {
-		v.moved = []move{{ref: ref}}
-		return v.refusePush(asked)
+	names, err := v.present(ctx, v.repo, asked.all())
+	if err != nil {
+		return err
+	}
+	judge := func(m move) string { return whyNot(v.who.Limits, m, names[m.ref]) }
+	for m := range asked.all() {
+		if reason := judge(m); reason != "" {
+			v.ref = m.ref
+			return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
+		}
 	}
 	if err := v.checkHooks(); err != nil {
 		// Somebody has cleaned up. Without them a revoked token could push.
@@ -203,38 +230,49 @@ func (v *visit) push(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	hooks, theirs, err := converse(func() bool { return ctx.Err() == nil && v.tokens.Still(v.who) })
+
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	t := &transaction{visit: v, ctx: ctx, fail: fail, names: names}
+	v.beginPush(v.repo)
+	defer func() { v.endPush(v.repo, v.refs > 0) }()
+	hooks, theirs, err := converse(t)
 	if err != nil {
 		return err
 	}
-	v.beginPush(v.repo)
-	defer func() { v.endPush(v.repo, v.refs > 0, err != nil) }()
 	git, err := v.startReading(v.repo, v.who, v.asked.protocol, theirs,
-		"receive-pack", "--stateless-rpc", v.repo.path)
+		"-c", "core.hooksPath="+v.hooks, "receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
 	if err != nil {
 		hooks.end()
 		return err
 	}
-	v.body.Reader = bufio.NewReader(io.MultiReader(bytes.NewReader(asked.raw), v.body.Reader))
+	v.body.Reader = bufio.NewReader(io.MultiReader(asked.forGit(), v.body.Reader))
 	err = v.exchange(ctx, git)
+	if (err != nil || v.ended != nil) && git.quarantine != "" {
+		v.repo.removeQuarantine(git.quarantine)
+	}
 	v.bytes = v.body.received()
-	v.moved, v.refs = hooks.end()
+	hooks.end()
+	t.settle()
+
+	v.refs = t.number
 	switch {
 	case err == nil && hooks.saidNo:
 		return store.ErrRevoked // git was quicker than the cut
-	case err != nil && hooks.saidYes:
-		// git was ended before it could tell, or while it did.
-		v.moved, v.refs = v.movedByNow(v.repo, asked)
+	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
+		v.ended = nil // git has, without a word to the client
+		return v.refusePush(asked, t.refused, func(move) string { return t.refused.text })
+	}
+	if t.number > 0 {
+		v.nameHead(v.repo, t.refs.all())
 	}
 	return err
 }
 
-// refusePush answers a push with a ref that the token does not allow: in git's words, if
-// the client understands them, and when it has sent its pack, since it does not listen
-// before.
-func (v *visit) refusePush(asked commands) error {
-	refused := &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(v.who.Limits)}
+// refusePush answers a push that is refused: in git's words, if the client understands
+// them, and when it has sent its pack, since it does not listen before.
+func (v *visit) refusePush(asked commands, refused *refusal, whyNot func(move) string) error {
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
 	}
@@ -242,7 +280,7 @@ func (v *visit) refusePush(asked commands) error {
 		return err
 	}
 	v.w.begin(v.asked)
-	if err := asked.refuse(v.w, v.who.Limits); err != nil {
+	if err := asked.refuse(v.w, whyNot); err != nil {
 		return gone(err)
 	}
 	return refused
@@ -252,10 +290,11 @@ func (v *visit) refusePush(asked commands) error {
 func (v *visit) exchange(ctx context.Context, git *command) error {
 	stop := context.AfterFunc(ctx, func() {
 		if context.Cause(ctx) == context.Canceled { // the client's own doing
-			git.letGo()
-		} else {
-			git.cut()
+			v.w.leave()
+			git.leave()
+			return
 		}
+		git.cut()
 		v.w.interrupt()
 	})
 	defer stop()
@@ -321,17 +360,9 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // end answers what has no answer yet, and records the request.
 func (v *visit) end(err error) {
-	e := trail.Event{
-		Event: v.event, Project: v.asked.project, Task: v.who.Task, Container: v.who.Container,
-		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr, Bytes: v.bytes, Refs: v.refs,
-		Duration: time.Since(v.started).Round(time.Millisecond).Seconds(),
-	}
-	if there := networkOf(v.r); there != nil {
-		e.From = there.name
-		if e.Container == "" {
-			e.Container = v.networks.container(there)
-		}
-	}
+	e := v.about()
+	e.Event, e.Bytes, e.Refs, e.Ref = v.event, v.bytes, v.refs, v.ref
+	e.Duration = time.Since(v.started).Round(time.Millisecond).Seconds()
 	var refused *refusal
 	switch {
 	case err == nil && v.ended == nil:
@@ -345,10 +376,15 @@ func (v *visit) end(err error) {
 		}
 	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), forbidden
+	case errors.Is(err, errOverShare):
+		e.Event, e.Error, refused = trail.Cut, err.Error(), busy(retryAfter)
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
-		e.Event, e.Error, refused = trail.Cut, errClientGone.Error(), incomplete
+		e.Error, refused = errClientGone.Error(), incomplete
+		if e.Event != "" {
+			e.Event = trail.Cut
+		}
 	default:
 		e.Event, e.Error, refused = trail.Failed, err.Error(), failed
 		slog.Error("request failed", "project", v.asked.project, "error", err)
@@ -369,22 +405,40 @@ func (v *visit) end(err error) {
 	}
 }
 
-// record writes an event to the trail, and one for each ref that it moved.
+// about is what every line of the trail says of the request.
+func (v *visit) about() trail.Event {
+	e := trail.Event{
+		Project: v.asked.project, Task: v.who.Task, Container: v.who.Container,
+		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr,
+	}
+	if there := networkOf(v.r); there != nil {
+		e.From = there.name
+		if e.Container == "" {
+			e.Container = v.networks.container(there)
+		}
+	}
+	return e
+}
+
+// record writes an event to the trail.
 func (v *visit) record(e trail.Event) {
-	if e.Event == "" || v.trail == nil {
-		return
+	switch {
+	case e.Event == "":
+	case v.refs > 0:
+		v.writeTrail(e)
+	default:
+		v.summary.add(v.origin(), e)
 	}
-	if e.Event == trail.Refused && len(v.moved) > 0 {
-		e.Ref = v.moved[0].ref
-		v.moved = nil
+}
+
+// origin is that of lines which are summed up: the token, or where a request comes from that
+// has no valid one. Anyone can make up any number of tokens, and of addresses on loopback.
+func (v *visit) origin() string {
+	if v.who.Project != "" {
+		return "token " + v.who.Fingerprint
 	}
-	v.trail(e)
-	e = trail.Event{
-		Event: trail.Moved, Project: e.Project, Task: e.Task, Container: e.Container,
-		Fingerprint: e.Fingerprint, From: e.From,
+	if there := networkOf(v.r); there != nil {
+		return "network " + there.name
 	}
-	for _, m := range v.moved {
-		e.Ref, e.Old, e.New = m.ref, m.old, m.new
-		v.trail(e)
-	}
+	return ""
 }

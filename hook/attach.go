@@ -28,8 +28,8 @@ var (
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
 )
 
-// Attach has the gate serve the network of a living container again. The entry says how
-// it was the first time. For a container that the gate serves already, nothing changes. An
+// Attach has the gate serve the network of a living container again. The entry, which
+// should come from [Settings.HandedOver], says how it was the first time. For a container that the gate serves already, nothing changes. An
 // error that somebody can mend has one of those above in its chain.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = forEverybody(err) }()
@@ -46,10 +46,12 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 		return s.notAttached(err)
 	}
 	defer unix.Close(process)
-	return s.attach(entry, process)
+	_, err = s.attach(entry, process)
+	return err
 }
 
-// attachFirst has the gate serve the network of a container that starts.
+// attachFirst has the gate serve the network of a container that starts. It notes in the
+// entry which that is, and for attach that it has.
 func (s Settings) attachFirst(entry store.Entry) error {
 	if entry.Process == nil {
 		return s.notAttached(failure("the container has no process"))
@@ -59,55 +61,69 @@ func (s Settings) attachFirst(entry store.Entry) error {
 		return s.notAttached(because("container process", err))
 	}
 	defer unix.Close(process)
-	return s.attach(entry, process)
+	if entry.Gate.Network, err = s.attach(entry, process); err != nil {
+		return err
+	}
+	if err := s.remember(s.handing(entry)); err != nil {
+		return because("note that the gate serves the container", err)
+	}
+	return nil
 }
 
 func (s Settings) notAttached(err error) error {
 	return because("have the gate at "+text(s.GateSocket)+" serve the container's network", err)
 }
 
-// attach is for a container whose process is held by a pidfd.
-func (s Settings) attach(entry store.Entry, process int) error {
+// attach is for a container whose process is held by a pidfd. It returns the cookie of the
+// container's network namespace.
+func (s Settings) attach(entry store.Entry, process int) (network uint64, err error) {
 	switch shared, err := sharesWithHost(entry.Process.PID, "net"); {
 	case err != nil:
-		return s.notAttached(because("network namespace of the container", err))
+		return 0, s.notAttached(because("network namespace of the container", err))
 	case shared:
-		return s.notAttached(known(ErrHostNetwork))
+		return 0, s.notAttached(known(ErrHostNetwork))
 	}
-	request := control.Request{
-		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
-		Listen: s.gateListen(), Withheld: s.WithholdToken,
-	}
+	request := s.handing(entry)
 	// The address can be a neighbour's whose listener is on its way to the gate, or goes
 	// with the neighbour right now; a gate can be on its way, too. For half of the time,
 	// so that who asks last has some left.
 	deadline := time.Now().Add(s.gateTimeout())
 	patience := deadline.Add(-s.gateTimeout() / 2)
 	for {
-		err := handListener(s.GateSocket, deadline, process, request)
+		network, err := handListener(s.GateSocket, deadline, process, request)
 		if err == nil {
-			return nil
+			return network, nil
 		}
 		passing := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
 		if !passing || time.Now().After(patience) {
-			return s.notAttached(forHook(err))
+			return 0, s.notAttached(forHook(err))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
+// handing is what the gate is asked for.
+func (s Settings) handing(entry store.Entry) control.Request {
+	return control.Request{
+		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
+		Listen: s.gateListen(), Withheld: s.WithholdToken,
+	}
+}
+
 // handListener hands the gate one listener, or what it takes for one.
-func handListener(gate string, deadline time.Time, process int, request control.Request) error {
+func handListener(gate string, deadline time.Time, process int, request control.Request) (network uint64, err error) {
 	at, err := netip.ParseAddrPort(request.Listen)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	socket, err := listenIn(process, at)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer unix.Close(socket)
-	return control.Hand(gate, deadline, socket, request)
+	// A kernel that knows no cookies has none: the gate refuses it.
+	network, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return network, control.Hand(gate, deadline, socket, request)
 }
 
 // forHook says what went wrong at the gate in words that may be printed. The gate's own

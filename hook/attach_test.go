@@ -23,7 +23,8 @@ import (
 // are open for as long as the test.
 func gateOf(t *testing.T, c *container, answer func(r control.Request, socket int) string) {
 	t.Helper()
-	c.hook.GateSocket = filepath.Join(c.base, "control")
+	must(t, os.MkdirAll(filepath.Join(c.base, "run"), 0o755))
+	c.hook.GateSocket = filepath.Join(c.base, "run/control")
 	c.hook.GateTimeout = time.Minute
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.hook.GateSocket, Net: "unixpacket"})
 	must(t, err)
@@ -98,22 +99,23 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 	}{
 		"as it comes": {0, "", "127.0.0.1:9418", false,
 			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
-				"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n",
-			[]string{"gate.env", "gitconfig"}},
+				"TEROK_ACCESS=write\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n" + gitsLines + unquoted,
+			[]string{"credential", "gate.env", "gitconfig", "gitidentity"}},
 		"in a user namespace of its own": {unix.CLONE_NEWUSER, "", "127.0.0.1:9418", false,
 			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
-				"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n",
-			[]string{"gate.env", "gitconfig"}},
+				"TEROK_ACCESS=write\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n" + gitsLines + unquoted,
+			[]string{"credential", "gate.env", "gitconfig", "gitidentity"}},
 		"at another address, the token withheld": {0, "127.0.0.2:80", "127.0.0.2:80", true,
-			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.2:80\nCODE_REPO=http://127.0.0.2:80/demo.git\nno_proxy=127.0.0.2\nNO_PROXY=127.0.0.2\n",
-			[]string{"gate.env"}},
+			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.2:80\nCODE_REPO=http://127.0.0.2:80/demo.git\nTEROK_ACCESS=write\n" +
+				"no_proxy=127.0.0.2\nNO_PROXY=127.0.0.2\n" + gitsLines + unquoted,
+			[]string{"gate.env", "gitconfig", "gitidentity"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := prepare(t)
 			c.start(t, unix.CLONE_NEWNET|row.flags)
 			c.hook.GateListen, c.hook.WithholdToken = row.listen, row.withhold
-			asked := make(chan control.Request, 2)
+			asked, cookie := make(chan control.Request, 2), make(chan uint64, 2)
 			gateOf(t, c, func(r control.Request, socket int) string {
 				if at := listens(t, socket); at != row.listened {
 					t.Errorf("the socket listens at %q", at)
@@ -131,6 +133,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 				if _, err := os.Stat(c.hook.Tokens.Path); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("the token file is there already: %v", err)
 				}
+				cookie <- network(t, socket)
 				asked <- r
 				return yes
 			})
@@ -141,7 +144,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if len(entries) != 1 {
 				t.Fatalf("the token file holds %d tokens", len(entries))
 			}
-			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold}, entries[0].Gate); diff != "" {
+			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold, Network: <-cookie}, entries[0].Gate); diff != "" {
 				t.Errorf("the entry says (-want +got):\n%s", diff)
 			}
 			want := control.Request{Version: 1, Container: out.Container, Process: entries[0].Process, Token: out.Token.Key(), Listen: row.listened, Withheld: row.withhold}
@@ -348,9 +351,109 @@ func TestTheGatesHostNeedsNoProxy(t *testing.T) {
 		{[]string{"no_proxy=*"}, "*,127.0.0.1", "*,127.0.0.1"},
 		{[]string{"no_proxy=a,$(reboot),`b`,10.0.0.0/8,[::1],c\nd"}, "a,10.0.0.0/8,[::1],127.0.0.1", "a,10.0.0.0/8,[::1],127.0.0.1"},
 	} {
-		want := [][2]string{{"no_proxy", row.lower}, {"NO_PROXY", row.upper}}
-		if diff := cmp.Diff(want, noProxyVariables(row.env, "127.0.0.1")); diff != "" {
-			t.Errorf("%q (-want +got):\n%s", row.env, diff)
+		want := []variable{{"no_proxy", row.lower}, {"NO_PROXY", row.upper}}
+		if got := noProxyVariables(row.env, "127.0.0.1"); !slices.Equal(want, got) {
+			t.Errorf("of %q comes %q, not %q", row.env, got, want)
 		}
 	}
+}
+
+// Root attaches what root's hooks have handed over, and nothing else: whoever can write the
+// token file could name any process there.
+func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
+	c := prepare(t)
+	c.start(t, unix.CLONE_NEWNET)
+	gateOf(t, c, func(control.Request, int) string { return yes })
+	handedOver := func() (keys []string) {
+		t.Helper()
+		living, err := c.hook.HandedOver()
+		must(t, err)
+		for _, e := range living {
+			keys = append(keys, string(e.Token))
+		}
+		return keys
+	}
+	if got := handedOver(); got != nil {
+		t.Errorf("at first there is %q", got)
+	}
+	out, err := c.prestart(t, "crun", nil)
+	must(t, err)
+	_, err = c.hook.Tokens.Issue(store.Entry{
+		Token: "terok-g-00000000000000000000000000000000", Grant: store.Grant{Project: "demo", Task: "1"}, Container: "forged",
+		Process: mustProcess(t, os.Getpid()), Gate: &store.Attached{Listen: GateListen},
+	})
+	must(t, err)
+	if got := handedOver(); !slices.Equal(got, []string{out.Token.Key()}) {
+		t.Errorf("there is %q", got)
+	}
+
+	// The next life has a record of its own, which a late poststop leaves alone.
+	state := fmt.Sprintf(`{"id": %q}`, out.Container)
+	next, err := c.prestart(t, "crun", nil)
+	must(t, err)
+	_, err = c.hook.Poststop(strings.NewReader(state))
+	must(t, err)
+	if got := handedOver(); !slices.Contains(got, next.Token.Key()) {
+		t.Errorf("there is %q", got)
+	}
+	records := control.HandedOver(c.hook.GateSocket)
+	must(t, os.WriteFile(filepath.Join(records, out.Container+"0-"+out.Token.Fingerprint()), nil, 0o600)) // another's
+	c.end()
+	_, err = c.hook.Poststop(strings.NewReader(state))
+	must(t, err)
+	left, err := os.ReadDir(records)
+	must(t, err)
+	if len(left) != 1 || left[0].Name() != out.Container+"0-"+out.Token.Fingerprint() {
+		t.Errorf("of the container that has stopped there are %q", left)
+	}
+	if _, err := c.hook.HandedOver(); err == nil {
+		t.Error("a record that is empty is read")
+	}
+}
+
+func TestTheRecordsOfAContainerThatHadNoPoststopAreRemoved(t *testing.T) {
+	c := prepare(t)
+	c.start(t, unix.CLONE_NEWNET)
+	gateOf(t, c, func(control.Request, int) string { return yes })
+	_, err := c.prestart(t, "crun", nil)
+	must(t, err)
+	c.end()
+	if living, err := c.hook.HandedOver(); len(living) > 0 || err != nil {
+		t.Errorf("there are %v, %v", living, err)
+	}
+	if left, err := os.ReadDir(control.HandedOver(c.hook.GateSocket)); len(left) > 0 || err != nil {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestRecordsThatAnotherCanWriteAreNotBelieved(t *testing.T) {
+	for name, spoil := range map[string]func(dir string) error{
+		"another's":        func(dir string) error { return os.Chown(dir, 12345, -1) },
+		"writable for all": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"a symbolic link": func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+"-moved"), os.Symlink(dir+"-moved", dir))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := prepare(t)
+			c.start(t, unix.CLONE_NEWNET)
+			gateOf(t, c, func(control.Request, int) string { return yes })
+			_, err := c.prestart(t, "crun", nil)
+			must(t, err)
+			must(t, spoil(control.HandedOver(c.hook.GateSocket)))
+			if living, err := c.hook.HandedOver(); len(living) > 0 || err == nil {
+				t.Errorf("they are: %v, %v", living, err)
+			}
+			if _, err := c.prestart(t, "crun", nil); err == nil {
+				t.Error("and a container starts that could not be attached again")
+			}
+		})
+	}
+}
+
+func mustProcess(t *testing.T, pid int) *store.Process {
+	t.Helper()
+	process, err := store.ProcessOf(pid)
+	must(t, err)
+	return process
 }

@@ -74,6 +74,9 @@ var foreignAnnotations = []struct {
 	{"many patterns", annotated(PushAnnotation, strings.Repeat("refs/heads/a,", 16)+"refs/heads/a"), "refused: annotation terok.push: " + usePatterns, "17 patterns"},
 	{"a long pattern", annotated(PushAnnotation, "refs/heads/"+strings.Repeat("a", 500)), "refused: annotation terok.push: " + usePatterns, "longer than"},
 	{"a project that is not admitted", annotated(ProjectAnnotation, "canary"), "refused: the project is not among those that are admitted", `"canary"`},
+	{"a name", annotated("terok."+canary, "read"), "refused: an annotation terok.NAME is not known: use one of terok.project, terok.task, terok.env-mode, terok.access, terok.push", fmt.Sprintf("%q", "terok."+canary)},
+	{"a name of a container that is not known", annotated("terok.project/"+canary, "demo"),
+		"an annotation terok.NAME/CONTAINER is for one container of a pod, and the name of this one is not known: podman's storage does not have it", "is not in podman's storage"},
 	{"a project without a task", func(of map[string]any) { of["annotations"] = map[string]any{ProjectAnnotation: canary} },
 		"refused: annotation terok.project is there, terok.task is not: set both or neither", ""},
 	{"a task without a project", func(of map[string]any) { of["annotations"] = map[string]any{TaskAnnotation: canary} },
@@ -102,7 +105,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 
 		{"a configuration without a root", none, func(c map[string]any) { delete(c, "root") }, "bundle: config.json: has no process or no root path", "bundle"},
 		{"a user", none, func(c map[string]any) { c["process"].(map[string]any)["user"] = canary }, "bundle: config.json: not the JSON that it should be", "cannot unmarshal string"},
-		{"a GIT_CONFIG_COUNT", none, env("GIT_CONFIG_COUNT=" + canary), "the container's environment has a GIT_CONFIG_COUNT that git rejects", fmt.Sprintf("%q", canary)},
+		{"a GIT_CONFIG_PARAMETERS", none, env("GIT_CONFIG_PARAMETERS=" + canary), "the container's environment has a GIT_CONFIG_PARAMETERS that git rejects", fmt.Sprintf("%q", canary)},
 	}
 	for _, row := range foreignAnnotations {
 		rows = append(rows, struct {
@@ -188,8 +191,10 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 		{"annotations that are none", func(c map[string]any) { c["annotations"] = canary }, "configuration: annotations: not the JSON that it should be", "cannot unmarshal string"},
 		{"a process that is none", func(c map[string]any) { c["process"] = canary }, "configuration: process: not the JSON that it should be", "cannot unmarshal string"},
 		{"an environment that is none", func(c map[string]any) { c["process"] = map[string]any{"env": canary} }, "configuration: process.env: not the JSON that it should be", "cannot unmarshal string"},
-		{"a GIT_CONFIG_COUNT", func(c map[string]any) { c["process"] = map[string]any{"env": []string{"GIT_CONFIG_COUNT=" + canary}} },
-			"configuration: the container's environment has a GIT_CONFIG_COUNT that git rejects", fmt.Sprintf("%q", canary)},
+		{"a GIT_CONFIG_PARAMETERS", func(c map[string]any) {
+			c["process"] = map[string]any{"env": []string{"GIT_CONFIG_PARAMETERS=" + canary}}
+		},
+			"configuration: the container's environment has a GIT_CONFIG_PARAMETERS that git rejects", fmt.Sprintf("%q", canary)},
 	}...)
 	h := Settings{AllowProjects: []string{"demo"}, GateURL: gate}
 	for _, row := range rows {

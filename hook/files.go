@@ -1,12 +1,10 @@
-// What the files in the container's folder say: gate.env and, with a gate URL, a
-// gitconfig. (Whose they are, and with which mode, is in injection.go.)
+// What the files in the container's directory say: gate.env and, with a gate URL, git's
+// set-up. (Whose they are, and with which mode, is in mount.go.)
 
 package hook
 
 import (
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/url"
 	"path"
 	"slices"
@@ -19,61 +17,116 @@ import (
 type file struct {
 	name    text
 	content []byte
+	public  bool // holds no secret: every user of the container may read it
 }
 
-// files returns the content of the folder at mountPath. An empty mountPath means
-// that there is no folder, on the host: then the env file stands alone, without
-// git's set-up, which would have to point to a file beside it. Nor is there any for an
-// empty token, one that is withheld. More variables may follow.
+type variable struct{ name, value string }
+
+// files returns the content of the directory in the container with that id, whose own
+// environment is env. An empty token is one that is withheld.
 //
-// No value needs quoting, so the env file reads the same for a POSIX shell, for
-// podman's --env-file and for systemd's EnvironmentFile=.
-func files(gateURL, mountPath string, token store.Token, grant store.Grant, gitConfigCount int, more ...[2]string) []file {
-	var variables [][2]string
+// The token is in files apart from git's configuration: git fails, git status too, if it
+// is pointed to a file that it may not read, and a process can become another user.
+func (s Settings) files(want request, token store.Token, container string, env []string) ([]file, error) {
+	if s.URL() == "" {
+		return []file{{name: "gate.env", content: envFile(s.variables(want, token, env))}}, nil
+	}
+	git, err := s.gitPointers(env)
+	if err != nil {
+		return nil, err
+	}
+
+	content := envFile(append(s.variables(want, token, env), git.variables()...))
+	files := []file{{name: "gate.env", content: append(content, git.unquoted()...)}}
 	if token != "" {
-		variables = append(variables, [2]string{"TEROK_GATE_TOKEN", string(token)})
+		files = append(files, file{name: "credential", content: credential(token)})
 	}
-	variables = append(variables, [2]string{"TEROK_PROJECT", grant.Project}, [2]string{"TEROK_TASK", grant.Task})
-	if gateURL != "" {
-		variables = append(variables, addressVariables(gateURL, grant)...)
+	files = append(files, file{name: "gitconfig", content: gitConfig(s.URL(), s.mountPath(), token != ""), public: true})
+	if git.identity {
+		identity := gitIdentity(s.identity(), git.system, want.Grant, container)
+		files = append(files, file{name: "gitidentity", content: identity, public: true})
 	}
-	withGit := gateURL != "" && mountPath != "" && token != ""
-	if withGit {
-		variables = append(variables, gitVariables(mountPath, gitConfigCount)...)
+	return files, nil
+}
+
+// variables are those of gate.env that are not git's.
+func (s Settings) variables(want request, token store.Token, env []string) []variable {
+	var variables []variable
+	if token != "" {
+		variables = append(variables, variable{"TEROK_GATE_TOKEN", string(token)})
 	}
-	var env []byte
-	for _, v := range append(variables, more...) {
-		env = fmt.Appendf(env, "%s=%s\n", v[0], v[1])
+	variables = append(variables, variable{"TEROK_PROJECT", want.Project}, variable{"TEROK_TASK", want.Task})
+	if s.URL() == "" {
+		return variables
 	}
-	files := []file{{"gate.env", env}}
-	if withGit {
-		files = append(files, file{"gitconfig", gitConfig(gateURL, token)})
+
+	variables = append(variables, addressVariables(s.URL(), want.Grant)...)
+	variables = append(variables, rightsVariables(want.Limits)...)
+	return append(variables, s.noProxy(env)...)
+}
+
+// envFile is gate.env. It reads the same for a POSIX shell and for systemd's
+// EnvironmentFile=; and, as long as no value needs quoting, for podman's --env-file.
+func envFile(variables []variable) (content []byte) {
+	for _, v := range variables {
+		value := v.value
+		if !plain(value, "/:._-~[],+@=#*") {
+			value = quoted(value, "\\\"$`")
+		}
+		content = append(content, v.name+"="+value+"\n"...)
 	}
-	return files
+	return content
+}
+
+// quoted puts a value in double quotes, and a backslash before each of some characters.
+func quoted(value, escaped string) string {
+	quoted := []byte{'"'}
+	for i := range len(value) {
+		if strings.IndexByte(escaped, value[i]) >= 0 {
+			quoted = append(quoted, '\\')
+		}
+		quoted = append(quoted, value[i])
+	}
+	return string(append(quoted, '"'))
 }
 
 // addressVariables say where the gate and the project's repository are. The URLs do not
 // hold the token: git would write it into .git/config.
-func addressVariables(gateURL string, grant store.Grant) [][2]string {
+func addressVariables(gateURL string, grant store.Grant) []variable {
 	gateURL = strings.TrimSuffix(gateURL, "/")
-	return [][2]string{
+	return []variable{
 		{"TEROK_GATE_URL", gateURL},
 		{"CODE_REPO", gateURL + "/" + grant.Project + ".git"},
 	}
+}
+
+// rightsVariables say what the container may do, so that it need not find out by trying.
+// A ref may be pushed to if it matches one pattern of each list; no pattern holds a comma
+// or a colon.
+func rightsVariables(limits store.Limits) []variable {
+	variables := []variable{{"TEROK_ACCESS", limits.Access()}}
+	if !limits.ReadOnly && len(limits.Push) > 0 {
+		var lists []string
+		for _, list := range limits.Push {
+			lists = append(lists, strings.Join(list, ","))
+		}
+		variables = append(variables, variable{"TEROK_PUSH", strings.Join(lists, ":")})
+	}
+	return variables
 }
 
 // noProxyVariables keep requests to a host from the proxies that the container's
 // environment names: podman passes the host's in, and those know nothing of what is in
 // the container's own network. What is in the lists already stays, if it needs no
 // quoting. Some programs look for the one name, some for the other.
-func noProxyVariables(env []string, host string) [][2]string {
+func noProxyVariables(env []string, host string) []variable {
 	lists := map[string]string{}
-	for _, variable := range env {
-		if name, value, _ := strings.Cut(variable, "="); name == "no_proxy" || name == "NO_PROXY" {
+	for _, entry := range env {
+		if name, value, _ := strings.Cut(entry, "="); name == "no_proxy" || name == "NO_PROXY" {
 			lists[name] = value
 		}
 	}
-	var variables [][2]string
+	var variables []variable
 	for _, names := range [][2]string{{"no_proxy", "NO_PROXY"}, {"NO_PROXY", "no_proxy"}} {
 		list, ok := lists[names[0]]
 		if !ok {
@@ -81,63 +134,9 @@ func noProxyVariables(env []string, host string) [][2]string {
 		}
 		hosts := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 		hosts = slices.DeleteFunc(hosts, func(h string) bool { return h == host || !plain(h, ":/._-[]") && h != "*" })
-		variables = append(variables, [2]string{names[0], strings.Join(append(hosts, host), ",")})
+		variables = append(variables, variable{names[0], strings.Join(append(hosts, host), ",")})
 	}
 	return variables
-}
-
-// gitVariables make git include the gitconfig, going on from count other entries of
-// its configuration from the environment (git-config(1), "ENVIRONMENT").
-func gitVariables(mountPath string, count int) [][2]string {
-	index := strconv.Itoa(count)
-	return [][2]string{
-		{"GIT_CONFIG_COUNT", strconv.Itoa(count + 1)},
-		{"GIT_CONFIG_KEY_" + index, "include.path"},
-		{"GIT_CONFIG_VALUE_" + index, path.Join(mountPath, "gitconfig")},
-	}
-}
-
-// gitConfig makes git send the token to the gate and nowhere else. The gate takes
-// the Basic user name and ignores the password.
-//
-// The empty extraHeader comes first since values add up: a file that is included twice
-// must send one header, not two. Git would follow a redirect of its first request to
-// another server, and send the header there with the requests after it (seen with git
-// 2.39.5). The empty proxy overrules those of the environment, into which podman puts
-// the host's. Being set for the gate's URL, all of this takes precedence over what is
-// set for every URL; coming from the environment, also over what a repository sets for
-// the gate's URL (git-config(1), http.<url>.*). A repository can still overrule it by a
-// more specific name: http.<its URL>.proxy, remote.<name>.proxy.
-func gitConfig(gateURL string, token store.Token) []byte {
-	gateURL = strings.TrimSuffix(gateURL, "/")
-	basic := base64.StdEncoding.EncodeToString([]byte(string(token) + ":"))
-	return fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\textraHeader = Authorization: Basic %s\n"+
-		"\tfollowRedirects = false\n\tproxy =\n", gateURL, basic)
-}
-
-// gitConfigCount returns where git's configuration from the environment goes on:
-// the GIT_CONFIG_COUNT of the container's own environment, less one if its last
-// entry is ours already (git-config(1), "ENVIRONMENT").
-func gitConfigCount(env []string, mountPath string) (int, error) {
-	var count int
-	values := map[string]string{}
-	for _, variable := range env {
-		name, value, _ := strings.Cut(variable, "=")
-		values[name] = value
-	}
-	if value := values["GIT_CONFIG_COUNT"]; value != "" {
-		var err error
-		const most = 1 << 20
-		if count, err = strconv.Atoi(value); err != nil || count < 0 || count > most {
-			return 0, instead("the container's environment has a GIT_CONFIG_COUNT that git rejects",
-				fmt.Errorf("the container's environment has GIT_CONFIG_COUNT=%.32q, which git rejects", value))
-		}
-	}
-	last := strconv.Itoa(count - 1)
-	if values["GIT_CONFIG_KEY_"+last] == "include.path" && values["GIT_CONFIG_VALUE_"+last] == path.Join(mountPath, "gitconfig") {
-		count--
-	}
-	return count, nil
 }
 
 // checkGateURL admits a URL that needs no quoting anywhere: in a shell, in git's

@@ -1,93 +1,169 @@
 package hook
 
 import (
-	"encoding/base64"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
 const (
-	someToken = store.Token("terok-g-0123456789abcdef0123456789abcdef")
-	someBasic = "Authorization: Basic dGVyb2stZy0wMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjo="
+	someToken     = store.Token("terok-g-0123456789abcdef0123456789abcdef")
+	someContainer = "c0ffee"
 )
 
-var someGrant = store.Grant{Project: "demo", Task: "1"}
+var someRequest = request{Grant: store.Grant{Project: "demo", Task: "1"}}
+
+// theFiles are those of a container, by name.
+func theFiles(t *testing.T, s Settings, token store.Token, env ...string) map[string]string {
+	t.Helper()
+	files, err := s.files(someRequest, token, someContainer, env)
+	must(t, err)
+	contents := map[string]string{}
+	for _, f := range files {
+		contents[string(f.name)] = string(f.content)
+	}
+	return contents
+}
+
+const (
+	tokenLine = "TEROK_GATE_TOKEN=terok-g-0123456789abcdef0123456789abcdef\n"
+	grantIs   = "TEROK_PROJECT=demo\nTEROK_TASK=1\n"
+	gitsLines = `GIT_CONFIG_PARAMETERS="'include.path=/run/terok/gitconfig'"` + "\nGIT_CONFIG_SYSTEM=/run/terok/gitidentity\n"
+	unquoted  = "# For podman run --env-file, which knows no quotes:\n" +
+		"TEROK_UNQUOTED=\"\nGIT_CONFIG_PARAMETERS='include.path=/run/terok/gitconfig'\n\"\n"
+)
 
 func TestWhatIsInTheEnvFile(t *testing.T) {
-	const base = "TEROK_GATE_TOKEN=terok-g-0123456789abcdef0123456789abcdef\nTEROK_PROJECT=demo\nTEROK_TASK=1\n"
+	none, socket := "", Settings{GateSocket: "/run/gate/control"}
+	const address = "TEROK_GATE_URL=http://gate:9418\nCODE_REPO=http://gate:9418/demo.git\nTEROK_ACCESS=write\n"
+	withheld := socket
+	withheld.WithholdToken = true
 	for _, row := range []struct {
-		name, gateURL, mountPath string
-		count                    int
-		env                      string
-		names                    string
+		name  string
+		hook  Settings
+		token store.Token
+		env   []string
+		want  string
+		names string
 	}{
-		{"no gate URL", "", "/run/terok", 0, base, "gate.env"},
-		{"a gate URL", "http://gate:9418", "/run/terok", 0, base +
-			"TEROK_GATE_URL=http://gate:9418\nCODE_REPO=http://gate:9418/demo.git\n" +
-			"GIT_CONFIG_COUNT=1\nGIT_CONFIG_KEY_0=include.path\nGIT_CONFIG_VALUE_0=/run/terok/gitconfig\n", "gate.env gitconfig"},
-		{"git configured by the environment already", "http://gate:9418", "/srv/gate", 2, base +
-			"TEROK_GATE_URL=http://gate:9418\nCODE_REPO=http://gate:9418/demo.git\n" +
-			"GIT_CONFIG_COUNT=3\nGIT_CONFIG_KEY_2=include.path\nGIT_CONFIG_VALUE_2=/srv/gate/gitconfig\n", "gate.env gitconfig"},
-		{"a gate URL with a path and a slash at its end", "https://gate/git/", "", 0, base +
-			"TEROK_GATE_URL=https://gate/git\nCODE_REPO=https://gate/git/demo.git\n", "gate.env"},
+		{"no gate URL", Settings{}, someToken, nil, tokenLine + grantIs, "gate.env"},
+		{"a gate URL", Settings{GateURL: "http://gate:9418"}, someToken, nil,
+			tokenLine + grantIs + address + gitsLines + unquoted, "credential gate.env gitconfig gitidentity"},
+		{"no identity", Settings{GateURL: "http://gate:9418", Identity: &none}, someToken, nil,
+			tokenLine + grantIs + address + strings.Replace(gitsLines, "GIT_CONFIG_SYSTEM=/run/terok/gitidentity\n", "", 1) + unquoted,
+			"credential gate.env gitconfig"},
+		{"git configured by the environment already", Settings{GateURL: "http://gate:9418"}, someToken,
+			[]string{`GIT_CONFIG_PARAMETERS='alias.x'='!echo "$HOME" \'`, "GIT_CONFIG_SYSTEM=/opt/git config", "GIT_CONFIG_COUNT=many"},
+			tokenLine + grantIs + address + `GIT_CONFIG_PARAMETERS="'alias.x'='!echo \"\$HOME\" \\' 'include.path=/run/terok/gitconfig'"` +
+				"\nGIT_CONFIG_SYSTEM=/run/terok/gitidentity\n" + unquoted, "credential gate.env gitconfig gitidentity"},
+		{"a gate URL with a path and a slash at its end", Settings{GateURL: "https://gate/git/", MountPath: "/srv/gate", Identity: &none}, someToken, nil,
+			tokenLine + grantIs + "TEROK_GATE_URL=https://gate/git\nCODE_REPO=https://gate/git/demo.git\nTEROK_ACCESS=write\n" +
+				strings.ReplaceAll(`GIT_CONFIG_PARAMETERS="'include.path=/run/terok/gitconfig'"`+"\n"+unquoted, "/run/terok", "/srv/gate"),
+			"credential gate.env gitconfig"},
+		{"a gate in the container's network", socket, someToken, []string{"no_proxy=a"},
+			tokenLine + grantIs + strings.ReplaceAll(address, "gate:", "127.0.0.1:") + "no_proxy=a,127.0.0.1\nNO_PROXY=a,127.0.0.1\n" + gitsLines + unquoted,
+			"credential gate.env gitconfig gitidentity"},
+		{"the token withheld", withheld, "", nil,
+			grantIs + strings.ReplaceAll(address, "gate:", "127.0.0.1:") + "no_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n" + gitsLines + unquoted,
+			"gate.env gitconfig gitidentity"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			files := files(row.gateURL, row.mountPath, someToken, someGrant, row.count)
-			if got := string(files[0].content); got != row.env {
-				t.Errorf("gate.env is\n%s\nnot\n%s", got, row.env)
+			files := theFiles(t, row.hook, row.token, row.env...)
+			if diff := cmp.Diff(row.want, files["gate.env"]); diff != "" {
+				t.Errorf("gate.env (-want +got):\n%s", diff)
 			}
-			var names []string
-			for _, f := range files {
-				names = append(names, string(f.name))
-			}
-			if got := strings.Join(names, " "); got != row.names {
+			if got := strings.Join(slices.Sorted(maps.Keys(files)), " "); got != row.names {
 				t.Errorf("the files are %s, not %s", got, row.names)
+			}
+			for name, content := range files {
+				if name != "gate.env" && name != "credential" && strings.Contains(content, "terok-g-") {
+					t.Errorf("the token is in %s", name)
+				}
 			}
 		})
 	}
 }
 
-// Every reader takes the values as they stand: a shell, podman's --env-file and
-// systemd's EnvironmentFile= differ only in what needs quoting.
-func TestAShellReadsTheEnvFileAsItStands(t *testing.T) {
-	if _, err := exec.LookPath("sh"); err != nil {
-		t.Fatal(err)
+func TestTheEnvFileSaysWhatTheContainerMayDo(t *testing.T) {
+	for _, row := range []struct {
+		limits store.Limits
+		want   string
+	}{
+		{store.Limits{}, "TEROK_ACCESS=write\n"},
+		{store.Limits{ReadOnly: true}, "TEROK_ACCESS=read\n"},
+		{store.Limits{ReadOnly: true, Push: [][]string{{"refs/heads/a"}}}, "TEROK_ACCESS=read\n"},
+		{store.Limits{Push: [][]string{{"refs/heads/a"}}}, "TEROK_ACCESS=write\nTEROK_PUSH=refs/heads/a\n"},
+		{store.Limits{Push: [][]string{{"refs/heads/a/**", "refs/tags/*"}, {"refs/heads/a/+@=#"}}},
+			"TEROK_ACCESS=write\nTEROK_PUSH=refs/heads/a/**,refs/tags/*:refs/heads/a/+@=#\n"},
+	} {
+		must(t, row.limits.Check())
+		want := request{Grant: someRequest.Grant, Limits: row.limits}
+		files, err := Settings{GateURL: gate}.files(want, someToken, someContainer, nil)
+		must(t, err)
+		if !strings.Contains(string(files[0].content), "demo.git\n"+row.want+"GIT_") {
+			t.Errorf("%+v: gate.env is\n%s", row.limits, files[0].content)
+		}
 	}
-	widest := store.Grant{Project: "A" + strings.Repeat("z9._-", 25), Task: "0.-_"}
-	must(t, widest.Check())
-	const url = "https://user-1_2~3.example:9418/a/b~c"
-	must(t, checkGateURL(url))
-	content := files(url, "/run/te.ro_k-1", someToken, widest, 0)[0].content
-	path := filepath.Join(t.TempDir(), "gate.env")
-	must(t, os.WriteFile(path, content, 0o600))
+}
 
-	shell := exec.Command("sh", "-euc", `set -a; . "$1"; exec env`, "sh", path)
-	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
-	out, err := shell.Output()
-	must(t, err)
-	got := strings.Split(string(out), "\n")
-	lines := strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
-	for _, line := range lines {
-		if !slices.Contains(got, line) {
-			t.Errorf("the shell does not have %q", line)
+// Every reader has the same values: a shell, systemd's EnvironmentFile=, which unquotes as
+// a shell does, and podman's --env-file, which takes lines as they stand, the last one of a
+// name.
+func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
+	widest := request{Grant: store.Grant{Project: "A" + strings.Repeat("z9._-", 25), Task: "0.-_"},
+		Limits: store.Limits{Push: [][]string{{"refs/**", "refs/a+@=#"}, {"refs/*"}}}}
+	must(t, widest.Grant.Check())
+	must(t, widest.Limits.Check())
+	s := Settings{GateURL: "https://user-1_2~3.example:9418/a/b~c", MountPath: "/run/te.ro_k-1"}
+	must(t, s.Check())
+
+	const ours = "'include.path=/run/te.ro_k-1/gitconfig'"
+	for name, own := range map[string]string{"nothing": "", "all that a shell knows": `'a.b'='"$HOME" $(id) \ ` + "`id`\n" + `it'\''s'`} {
+		files, err := s.files(widest, someToken, someContainer, []string{"GIT_CONFIG_PARAMETERS=" + own})
+		must(t, err)
+		content := files[0].content
+		path := filepath.Join(t.TempDir(), "gate.env")
+		must(t, os.WriteFile(path, content, 0o600))
+		shell := exec.Command("sh", "-euc", `set -a; . "$1"; exec env -0`, "sh", path)
+		shell.Env = []string{"PATH=" + os.Getenv("PATH")}
+		out, err := shell.Output()
+		must(t, err)
+		read := map[string]string{}
+		for entry := range strings.SplitSeq(string(out), "\x00") {
+			name, value, _ := strings.Cut(entry, "=")
+			read[name] = value
 		}
-		if _, value, ok := strings.Cut(line, "="); !ok || value == "" || strings.ContainsAny(value, " \t\"'\\$`#;&|<>()*?!{}=") {
-			t.Errorf("%q would need quoting", line)
+
+		if want := strings.TrimSpace(own + " " + ours); read["GIT_CONFIG_PARAMETERS"] != want {
+			t.Errorf("after %s the shell has %q, not %q", name, read["GIT_CONFIG_PARAMETERS"], want)
 		}
-	}
-	if len(lines) != 8 {
-		t.Errorf("the env file has %d lines", len(lines))
+		literal := map[string]string{}
+		for line := range strings.Lines(string(content)) {
+			if name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "="); ok && !strings.HasPrefix(line, "#") {
+				literal[name] = value
+			}
+		}
+		if own == "" && len(literal) != 10 {
+			t.Errorf("there are %d variables: %v", len(literal), literal)
+		}
+		for _, name := range []string{"TEROK_GATE_TOKEN", "TEROK_PROJECT", "TEROK_TASK", "TEROK_GATE_URL", "CODE_REPO", "TEROK_ACCESS", "TEROK_PUSH", "GIT_CONFIG_SYSTEM"} {
+			if value := literal[name]; value == "" || value != read[name] {
+				t.Errorf("%s is %q, for a shell %q", name, value, read[name])
+			}
+		}
+		if got := literal["GIT_CONFIG_PARAMETERS"]; got != ours {
+			t.Errorf("who knows no quotes has %q, not %q", got, ours)
+		}
 	}
 }
 
@@ -115,85 +191,147 @@ func TestGitSendsTheTokenToTheGateAndNowhereElse(t *testing.T) {
 		{"http://[::1]:9418", "http://[::2]:9418/demo.git", false},
 	} {
 		must(t, checkGateURL(row.gate))
-		path := filepath.Join(t.TempDir(), "gitconfig")
-		must(t, os.WriteFile(path, files(row.gate, "/run/terok", someToken, someGrant, 0)[1].content, 0o600))
-		out, err := git(t, "config", "--file", path, "--get-urlmatch", "http.extraHeader", row.url).Output()
-		if sent := err == nil && strings.TrimSpace(string(out)) == someBasic; sent != row.sent {
+		dir := t.TempDir()
+		for name, content := range theFiles(t, Settings{GateURL: row.gate, MountPath: dir}, someToken) {
+			must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+		}
+		ask := git(t, "-c", "include.path="+dir+"/gitconfig", "credential", "fill")
+		ask.Stdin = strings.NewReader("url=" + row.url + "\n\n")
+		out, err := ask.Output()
+		if sent := err == nil && strings.Contains(string(out), "username="+string(someToken)+"\n"); sent != row.sent {
 			t.Errorf("gate %s, request to %s: git says %q, %v", row.gate, row.url, out, err)
 		}
 	}
 }
 
-// The file is included by the environment of the container's process, and once
-// more by a shell that sources gate.env: extraHeader adds up.
-func TestAFileThatIsIncludedTwiceSendsOneHeader(t *testing.T) {
+func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
 	testenv.Need(t, "git")
-	var mu sync.Mutex
-	var seen [][]string
-	gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		seen = append(seen, r.Header.Values("Authorization"))
-		http.NotFound(w, r)
-	}))
-	defer gate.Close()
-	path := filepath.Join(t.TempDir(), "gitconfig")
-	must(t, os.WriteFile(path, files(gate.URL, filepath.Dir(path), someToken, someGrant, 0)[1].content, 0o600))
+	const ours = "'include.path=/run/terok/gitconfig'"
+	for _, row := range []struct {
+		name, own string
+		want      string // "": an error
+	}{
+		{"nothing", "", ours},
+		{"somebody's, as git wrote it until 2.30", "'a.b=c d'", "'a.b=c d' " + ours},
+		{"somebody's, as git writes it since", "'a.b'='c d'", "'a.b'='c d' " + ours},
+		{"one without a value", "'a.b'=", "'a.b'= " + ours},
+		{"two, and blanks", "'a.b=c'\t 'a.b'='d'\n", "'a.b=c'\t 'a.b'='d'\n " + ours},
+		{"a quote and an exclamation mark", `'a.b'='it'\''s '\!'x'`, `'a.b'='it'\''s '\!'x' ` + ours},
+		{"our own is not added twice", ours, ours},
+		{"nor after somebody's", "'a.b=c' " + ours, "'a.b=c' " + ours},
+		{"our own before somebody's", ours + " 'a.b=c'", ours + " 'a.b=c' " + ours},
+		{"what only ends like our own", `'a.b=it'\''include.path=/run/terok/gitconfig'`, `'a.b=it'\''include.path=/run/terok/gitconfig' ` + ours},
+		{"no quotes", "a.b=c", ""},
+		{"a blank first", " 'a.b=c'", ""},
+		{"a quote that does not end", "'a.b=c", ""},
+		{"a value that does not end", "'a.b'='c", ""},
+		{"a value without quotes", "'a.b'=c", ""},
+		{"two without a blank", "'a.b=c''d.e=f'", ""},
+		{"a backslash for what needs none", `'a.b=c'\x'd'`, ""},
+		{"a backslash at the end", `'a.b=c'\'`, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p, err := Settings{GateURL: gate}.gitPointers([]string{"GIT_CONFIG_PARAMETERS=" + row.own})
+			if p.parameters != row.want {
+				t.Errorf("%q, %v, not %q", p.parameters, err, row.want)
+			}
+			if (err != nil) != (row.want == "") || err != nil && !strings.Contains(Detail(err), "GIT_CONFIG_PARAMETERS=") {
+				t.Errorf("the error is %v", err)
+			}
 
-	remote := git(t, "ls-remote", gate.URL+"/demo.git")
-	remote.Env = append(remote.Env, "GIT_CONFIG_COUNT=2",
-		"GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0="+path,
-		"GIT_CONFIG_KEY_1=include.path", "GIT_CONFIG_VALUE_1="+path)
-	if out, err := remote.CombinedOutput(); err == nil {
-		t.Fatalf("a server without repositories has one: %s", out)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if len(seen) == 0 {
-		t.Fatal("git asked for nothing")
-	}
-	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(string(someToken)+":"))
-	for _, values := range seen {
-		if !slices.Equal(values, []string{want}) {
-			t.Errorf("git sent %d Authorization headers, or another", len(values))
-		}
+			// What we refuse, git does; what we make, git takes.
+			for value, refused := range map[string]bool{row.own: row.want == "", row.want: false} {
+				config := git(t, "config", "--list")
+				config.Env = append(config.Env, "GIT_CONFIG_PARAMETERS="+value)
+				if out, err := config.CombinedOutput(); (err != nil) != refused {
+					t.Errorf("of %q git says %s, %v", value, out, err)
+				}
+			}
+		})
 	}
 }
 
-func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
-	const ours = "/run/terok/gitconfig"
+func TestAParameterThatGitRejectsIsRefused(t *testing.T) {
+	t.Parallel()
+	c := prepare(t)
+	c.hook.GateURL = "http://gate.example"
+	c.configure(t, func(config map[string]any) {
+		config["process"].(map[string]any)["env"] = []string{"GIT_CONFIG_PARAMETERS=many"}
+	})
+	c.start(t, 0)
+	c.refuses(t, `the container's environment has GIT_CONFIG_PARAMETERS="many"`)
+}
+
+// A commit of the container's is made by the operator's template, unless the container
+// has a name of its own.
+func TestTheIdentityIsADefault(t *testing.T) {
+	testenv.Need(t, "git")
+	templated := "Agent \"{task}\" \\ of {project} <{container}+{task}@{project}.example>"
 	for _, row := range []struct {
-		name string
-		env  []string
-		want int // -1: an error
+		name     string
+		identity *string
+		system   *string // what the image's own GIT_CONFIG_SYSTEM names
+		says     string  // that file
+		global   string
+		want     string
 	}{
-		{"nothing", nil, 0},
-		{"no git", []string{"PATH=/bin", "HOME"}, 0},
-		{"an empty count, as git has it", []string{"GIT_CONFIG_COUNT="}, 0},
-		{"zero", []string{"GIT_CONFIG_COUNT=0"}, 0},
-		{"two of somebody's", []string{"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=a.b", "GIT_CONFIG_VALUE_0=c"}, 2},
-		{"of two counts the last", []string{"GIT_CONFIG_COUNT=2", "GIT_CONFIG_COUNT=5"}, 5},
-		{"our own is not added twice", []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=" + ours}, 0},
-		{"our own after somebody's", []string{"GIT_CONFIG_COUNT=3", "GIT_CONFIG_KEY_2=include.path", "GIT_CONFIG_VALUE_2=" + ours}, 2},
-		{"our own is not the last", []string{"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=" + ours}, 2},
-		{"somebody else's include", []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=/etc/gitconfig"}, 1},
-		{"our own beyond the count", []string{"GIT_CONFIG_KEY_0=include.path", "GIT_CONFIG_VALUE_0=" + ours}, 0},
-		{"negative", []string{"GIT_CONFIG_COUNT=-1"}, -1},
-		{"no number", []string{"GIT_CONFIG_COUNT=two"}, -1},
-		{"beyond all reason", []string{"GIT_CONFIG_COUNT=99999999999999999999"}, -1},
+		{name: "by default", want: "1 <1@demo.invalid>"},
+		{name: "from a template", identity: &templated, want: `Agent "1" \ of demo <c0ffee+1@demo.example>`},
+		{name: "over the image's own system configuration", system: new("system"), says: "[user]\n\tname = Image\n", want: "1 <1@demo.invalid>"},
+		{name: "under the user's own", global: "[user]\n\tname = User\n", want: "User <1@demo.invalid>"},
+		{name: "where the image's own system configuration is none", system: new(""), want: "1 <1@demo.invalid>"},
+		{name: "where the image's own system configuration is gone", system: new("gone"), want: "1 <1@demo.invalid>"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			got, err := gitConfigCount(row.env, "/run/terok")
-			if row.want < 0 {
-				if err == nil || !strings.Contains(Detail(err), "GIT_CONFIG_COUNT=") {
-					t.Errorf("%d, %v", got, err)
+			dir := filepath.Join(t.TempDir(), "run")
+			must(t, os.Mkdir(dir, 0o755))
+			s := Settings{GateURL: gate, MountPath: dir, Identity: row.identity}
+			must(t, s.Check())
+			var env []string
+			if row.system != nil {
+				system := *row.system
+				if system != "" {
+					system = filepath.Join(t.TempDir(), "a \"quoted\" \\ "+system)
 				}
-				return
+				if row.says != "" {
+					must(t, os.WriteFile(system, []byte("[own]\n\there = yes\n"+row.says), 0o600))
+				}
+				env = append(env, "GIT_CONFIG_SYSTEM="+system)
 			}
-			if err != nil || got != row.want {
-				t.Errorf("%d, %v, not %d", got, err, row.want)
+			for name, content := range theFiles(t, s, someToken, env...) {
+				must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+			}
+
+			p, err := s.gitPointers(env)
+			must(t, err)
+			commit := git(t, "var", "GIT_AUTHOR_IDENT")
+			commit.Env = slices.DeleteFunc(commit.Env, func(v string) bool { return v == "GIT_CONFIG_NOSYSTEM=1" })
+			for _, v := range p.variables() {
+				commit.Env = append(commit.Env, v.name+"="+v.value)
+			}
+			must(t, os.WriteFile(filepath.Join(commit.Dir, ".gitconfig"), []byte(row.global), 0o600))
+			out, err := commit.CombinedOutput()
+			if got, _, _ := strings.Cut(string(out), "> "); err != nil || got+">" != row.want {
+				t.Errorf("git says %s, %v, not %s", out, err, row.want)
+			}
+			if row.says != "" {
+				own := git(t, "config", "own.here")
+				own.Env = commit.Env
+				if out, err := own.Output(); err != nil || string(out) != "yes\n" {
+					t.Errorf("the image's own configuration says %q, %v", out, err)
+				}
 			}
 		})
+	}
+}
+
+// What no include can stand for stays in force.
+func TestASystemConfigurationThatNoIncludeStandsForStays(t *testing.T) {
+	for _, own := range []string{"gitconfig", "./gitconfig", "~/gitconfig", "%(prefix)/etc/gitconfig", "/etc/git\nconfig"} {
+		files := theFiles(t, Settings{GateURL: gate}, someToken, "GIT_CONFIG_SYSTEM="+own)
+		if files["gitidentity"] != "" || strings.Contains(files["gate.env"], "GIT_CONFIG_SYSTEM") {
+			t.Errorf("%q is replaced", own)
+		}
 	}
 }
 
@@ -229,36 +367,6 @@ func TestGateURLs(t *testing.T) {
 			t.Errorf("%q is admitted", bad)
 		}
 	}
-}
-
-// The container's own environment decides where ours goes on.
-func TestTheContainersGitConfigurationIsCountedOn(t *testing.T) {
-	t.Parallel()
-	c := prepare(t)
-	c.hook.GateURL = "http://gate.example"
-	c.configure(t, func(config map[string]any) {
-		process := config["process"].(map[string]any)
-		process["env"] = append(process["env"].([]any), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=user.name", "GIT_CONFIG_VALUE_0=Somebody")
-	})
-	c.start(t, 0)
-	_, err := c.prestart(t, "crun", nil)
-	must(t, err)
-	env, err := os.ReadFile(c.inside("/run/terok/gate.env"))
-	must(t, err)
-	if want := "GIT_CONFIG_COUNT=2\nGIT_CONFIG_KEY_1=include.path\nGIT_CONFIG_VALUE_1=/run/terok/gitconfig\n"; !strings.HasSuffix(string(env), want) {
-		t.Errorf("gate.env does not end with\n%s", want)
-	}
-}
-
-func TestAGitConfigurationThatGitRejectsIsRefused(t *testing.T) {
-	t.Parallel()
-	c := prepare(t)
-	c.hook.GateURL = "http://gate.example"
-	c.configure(t, func(config map[string]any) {
-		config["process"].(map[string]any)["env"] = []string{"GIT_CONFIG_COUNT=many"}
-	})
-	c.start(t, 0)
-	c.refuses(t, `the container's environment has GIT_CONFIG_COUNT="many"`)
 }
 
 // git knows no configuration but what the test gives it.

@@ -87,7 +87,7 @@ func FuzzConfiguration(f *testing.F) {
 	}
 	f.Add([]byte(`{"process":{"user":{"uid":1}},"root":{"path":"rootfs"}}`))
 	f.Add([]byte(`{"process":{},"root":{"path":"/"},"linux":{"mountLabel":"x"}}`))
-	f.Add([]byte(`{"process":{"env":["GIT_CONFIG_COUNT=2","GIT_CONFIG_COUNT"]},"root":{"path":"../.."}}`))
+	f.Add([]byte(`{"process":{"env":["GIT_CONFIG_PARAMETERS='a.b'='c'\\''","GIT_CONFIG_SYSTEM"]},"root":{"path":"../.."}}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		bundle := t.TempDir()
 		if err := os.WriteFile(filepath.Join(bundle, "config.json"), content, 0o600); err != nil {
@@ -103,8 +103,8 @@ func FuzzConfiguration(f *testing.F) {
 		if config.Process == nil || config.Root == nil || !filepath.IsAbs(config.Root.Path) {
 			t.Fatalf("%q: taken as %+v", content, config)
 		}
-		if count, err := gitConfigCount(config.Process.Env, MountPath); err == nil && count < 0 {
-			t.Fatalf("%q: git's configuration goes on at %d", content, count)
+		if p, err := (Settings{GateURL: gate}).gitPointers(config.Process.Env); err == nil && !strings.HasSuffix(p.parameters, p.include) {
+			t.Fatalf("%q: git's parameters are %q", content, p.parameters)
 		}
 	})
 }
@@ -137,7 +137,7 @@ func FuzzAnnotations(f *testing.F) {
 			}
 			return
 		}
-		for l := range strings.Lines(string(files("", "", "terok-g-0", want.Grant, 0)[0].content)) {
+		for l := range strings.Lines(string(envFile(Settings{}.variables(want, "terok-g-0", nil)))) {
 			if !line.MatchString(strings.TrimSuffix(l, "\n")) {
 				t.Fatalf("gate.env has the line %q", l)
 			}

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"terok-gate-hook/store"
 )
@@ -30,10 +31,13 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	projectName, taskName := s.projectAnnotation(), s.taskAnnotation()
 	project, hasProject := annotations[projectName]
 	task, hasTask := annotations[taskName]
+	want.Grant = store.Grant{Project: project, Task: task}
+	if err := s.unknown(annotations); err != nil {
+		return want, true, err
+	}
 	if !hasProject && !hasTask {
 		return want, false, nil
 	}
-	want.Grant = store.Grant{Project: project, Task: task}
 	if !hasTask || !hasProject {
 		there, missing := text(projectName), text(taskName)
 		if hasTask {
@@ -62,6 +66,28 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 		return want, true, refused(because("annotation "+EnvModeAnnotation, instead(envModes, fmt.Errorf("%.32q: %w", mode, err))))
 	}
 	return want, true, nil
+}
+
+// isOurs reports whether the annotation is one of ours by its name: terok.NAME, known or
+// not. Deeper names, such as terok.sandbox.sidecar, are other programs'.
+func (s Settings) isOurs(annotation string) bool {
+	if name, is := strings.CutPrefix(annotation, "terok."); is && !strings.Contains(name, ".") {
+		return true
+	}
+	return slices.Contains(s.Annotations(), annotation)
+}
+
+// unknown refuses an annotation that is ours by its name and that we don't know: it could be
+// a limit, misspelled.
+func (s Settings) unknown(annotations map[string]string) error {
+	known := append(s.Annotations(), ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation)
+	for annotation := range annotations {
+		if s.isOurs(annotation) && !slices.Contains(known, annotation) {
+			use := " is not known: use one of " + strings.Join(known[len(known)-5:], ", ")
+			return refused(instead("an annotation terok.NAME"+text(use), fmt.Errorf("annotation %.128q%s", annotation, use)))
+		}
+	}
+	return nil
 }
 
 // checkName judges the project or the task that the annotation holds.

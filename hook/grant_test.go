@@ -22,6 +22,12 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 	}{
 		{name: "no annotations at all"},
 		{name: "annotations of others", annotations: map[string]string{"a": "b", EnvModeAnnotation: "0400"}},
+		{name: "deeper names, other programs'", annotations: map[string]string{"terok.sandbox.sidecar": "1", "my.terok.project": "demo", "terok": "x"}},
+		{name: "a misspelled limit beside both", annotations: map[string]string{project: "demo", task: "1", "terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
+		{name: "a misspelled limit alone", annotations: map[string]string{"terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
+		{name: "a name in capitals", annotations: map[string]string{project: "demo", task: "1", "terok.Access": "read"}, asked: true, err: `annotation "terok.Access" is not known`},
+		{name: "no name at all", annotations: map[string]string{project: "demo", task: "1", "terok.": "read"}, asked: true, err: `annotation "terok." is not known`},
+		{name: "a misspelled limit, renamed", hook: renamed, annotations: map[string]string{"terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
 		{name: "both", annotations: map[string]string{project: "demo", task: "1"}, asked: true, grant: store.Grant{Project: "demo", Task: "1"}},
 		{name: "both, renamed", hook: renamed, annotations: map[string]string{"org.example.project": "demo", "org.example.task": "1"}, asked: true, grant: store.Grant{Project: "demo", Task: "1"}},
 		{name: "the usual names mean nothing once renamed", hook: renamed, annotations: map[string]string{project: "demo", task: "1"}},

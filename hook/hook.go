@@ -17,6 +17,7 @@ package hook
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"terok-gate-hook/store"
 )
@@ -40,7 +41,13 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		return out, err
 	}
 	out.Container = state.ID
-	want, asked, err := s.request(state.Annotations)
+	annotations, err := s.ofContainer(state.Annotations, func() (string, error) {
+		return nameInStorage(state.ID, filepath.Dir(filepath.Dir(state.Bundle))) // DIR/<id>/userdata
+	})
+	if err != nil {
+		return out, err
+	}
+	want, asked, err := s.request(annotations)
 	out.Grant = want.Grant
 	if !asked || err != nil {
 		return out, err
@@ -62,7 +69,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	}
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
-		out.EnvFile, err = s.injectOnHost(state.ID, files(s.URL(), "", token, want.Grant, 0, s.noProxy(nil)...))
+		out.EnvFile, err = s.injectOnHost(state.ID, envFile(s.variables(want, token, nil)))
 		if err != nil {
 			return out, because("inject on the host", err)
 		}
@@ -112,6 +119,9 @@ func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 	}
 	if err := s.removeFromHost(state.ID); err != nil {
 		return out, because("remove the env file", err)
+	}
+	if err := s.forget(state.ID); err != nil {
+		return out, because("remove the note that the gate serves the container", err)
 	}
 	return out, nil
 }

@@ -64,7 +64,7 @@ func isRoots(dir string) bool {
 // injectOnHost writes the env file, mode 0600, and returns its path. The id is
 // checked, so the name stays in the folder; nothing that stands under it, a
 // symbolic link say, is written through.
-func (s Settings) injectOnHost(id string, files []file) (path string, err error) {
+func (s Settings) injectOnHost(id string, content []byte) (path string, err error) {
 	dir, err := s.hostDir()
 	if err != nil {
 		return "", err
@@ -85,7 +85,7 @@ func (s Settings) injectOnHost(id string, files []file) (path string, err error)
 	if err != nil {
 		return "", err
 	}
-	_, err = env.Write(files[0].content)
+	_, err = env.Write(content)
 	if err := errors.Join(err, env.Close()); err != nil {
 		os.Remove(path)
 		return "", fmt.Errorf("write %s: %w", path, err)

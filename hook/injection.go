@@ -21,8 +21,8 @@ type injection struct {
 	mountPath string // in the root file system
 	label     string // SELinux's, of the folder; empty for none
 	files     []file
-	mode      fs.FileMode // of the files
-	uid, gid  int         // their owner, as our user namespace calls it
+	mode      fs.FileMode // of the files that hold a secret
+	uid, gid  int         // the owner of those, as our user namespace calls it
 	ids       idMaps      // of the container
 }
 
@@ -40,15 +40,9 @@ func (s Settings) readInjection(state specs.State, want request, token store.Tok
 		}
 		token = ""
 	}
-	count := 0
-	if s.URL() != "" {
-		if count, err = gitConfigCount(config.Process.Env, s.mountPath()); err != nil {
-			return in, err
-		}
-	}
-	in = injection{
-		rootfs: config.Root.Path, mountPath: s.mountPath(), mode: want.mode,
-		files: files(s.URL(), s.mountPath(), token, want.Grant, count, s.noProxy(config.Process.Env)...),
+	in = injection{rootfs: config.Root.Path, mountPath: s.mountPath(), mode: want.mode}
+	if in.files, err = s.files(want, token, state.ID, config.Process.Env); err != nil {
+		return in, err
 	}
 	if config.Linux != nil {
 		in.label = config.Linux.MountLabel

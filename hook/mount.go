@@ -7,6 +7,7 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,9 +81,29 @@ func (in injection) writeFile(folder int, f file) error {
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(uintptr(fd), string(f.name))
-	_, err = file.Write(f.content)
-	return errors.Join(err, file.Chown(in.uid, in.gid), file.Chmod(in.mode), file.Close())
+	return errors.Join(in.writeTo(fd, f), unix.Close(fd))
+}
+
+func (in injection) writeTo(fd int, f file) error {
+	for rest := f.content; len(rest) > 0; {
+		n, err := unix.Write(fd, rest)
+		if err == nil && n == 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+
+	// What everybody may read may stay ours. Its mode is set all the same: the umask may be any.
+	if f.public {
+		return unix.Fchmod(fd, 0o444)
+	}
+	if err := unix.Fchown(fd, in.uid, in.gid); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, uint32(in.mode))
 }
 
 // attach enters the container's mount namespace and moves the folder to its mount

@@ -51,10 +51,12 @@ func TestTheContainerFindsItsTokenInAFolderOfItsOwn(t *testing.T) {
 					uid, gid, root = 101234, 100055, 100000
 				}
 				want := map[string]string{
-					"/run":                 fmt.Sprintf("drwxr-xr-x %d:%d", root, root),
-					"/run/terok":           "dr-xr-xr-x 0:0",
-					"/run/terok/gate.env":  fmt.Sprintf("-r-------- %d:%d", uid, gid),
-					"/run/terok/gitconfig": fmt.Sprintf("-r-------- %d:%d", uid, gid),
+					"/run":                   fmt.Sprintf("drwxr-xr-x %d:%d", root, root),
+					"/run/terok":             "dr-xr-xr-x 0:0",
+					"/run/terok/gate.env":    fmt.Sprintf("-r-------- %d:%d", uid, gid),
+					"/run/terok/credential":  fmt.Sprintf("-r-------- %d:%d", uid, gid),
+					"/run/terok/gitconfig":   "-r--r--r-- 0:0",
+					"/run/terok/gitidentity": "-r--r--r-- 0:0",
 				}
 				for path, want := range want {
 					if got := modeAndOwner(t, c.inside(path)); got != want {
@@ -63,7 +65,7 @@ func TestTheContainerFindsItsTokenInAFolderOfItsOwn(t *testing.T) {
 				}
 				files, err := os.ReadDir(c.inside("/run/terok"))
 				must(t, err)
-				if len(files) != 2 {
+				if len(files) != 4 {
 					t.Errorf("the folder holds %v", files)
 				}
 

@@ -21,8 +21,9 @@ import (
 // URL, where the gate is and what makes git use it. Never the token: what a
 // container's configuration holds, podman inspect shows.
 //
-// A variable that the container has already keeps its value, except that entries are
-// added to git's configuration (GIT_CONFIG_COUNT) and to the list of what needs no proxy.
+// A variable that the container has already keeps its value, except that an entry is
+// added to git's configuration (GIT_CONFIG_PARAMETERS) and to the list of what needs no
+// proxy, and that what GIT_CONFIG_SYSTEM named is included by what it names then.
 // All else passes through unchanged, including what our version of the runtime-spec does
 // not know. A configuration without our annotations comes out byte for byte as it went in.
 func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
@@ -52,7 +53,13 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 			return nil, out, because("configuration: annotations", notJSON(err))
 		}
 	}
-	want, asked, err := s.request(annotations)
+	meant, err := s.ofContainer(annotations, func() (string, error) {
+		return nameInStorage(containerIn(original), storageIn(original)...)
+	})
+	if err != nil {
+		return nil, out, err
+	}
+	want, asked, err := s.request(meant)
 	out.Grant = want.Grant
 	if err == nil && asked {
 		err = checkRuntimesAnnotations(annotations)
@@ -128,29 +135,36 @@ func containerIn(config []byte) string {
 	return ""
 }
 
+// storageIn returns where podman's storage may know the container, by its root file system.
+func storageIn(config []byte) []string {
+	var has struct{ Root struct{ Path string } }
+	_ = json.Unmarshal(config, &has)
+	return storageOf(has.Root.Path)
+}
+
 func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
 	gateURL := s.URL()
-	pointers := [][2]string{{"TEROK_GATE_ENV", s.mountPath() + "/gate.env"}}
+	pointers := []variable{{"TEROK_GATE_ENV", s.mountPath() + "/gate.env"}}
 	if gateURL != "" {
 		pointers = append(pointers, addressVariables(gateURL, grant)...)
 	}
 	for _, p := range pointers {
-		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, p[0]+"=") }) {
-			env = append(env, p[0]+"="+p[1])
+		if !slices.ContainsFunc(env, func(old string) bool { return strings.HasPrefix(old, p.name+"=") }) {
+			env = append(env, p.name+"="+p.value)
 		}
 	}
 	replaced := s.noProxy(env)
-	if gateURL != "" && !s.WithholdToken {
-		count, err := gitConfigCount(env, s.mountPath())
+	if gateURL != "" {
+		git, err := s.gitPointers(env)
 		if err != nil {
 			return nil, err
 		}
-		replaced = append(replaced, gitVariables(s.mountPath(), count)...)
+		replaced = append(append(replaced, git.variables()...), git.remembered()...)
 	}
 	// There must be only one of each: programs differ in which of two they take.
 	for _, v := range replaced {
-		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v[0]+"=") })
-		env = append(env, v[0]+"="+v[1])
+		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v.name+"=") })
+		env = append(env, v.name+"="+v.value)
 	}
 	return env, nil
 }

@@ -26,7 +26,7 @@ import (
 // Settings is what a stage can be told. The zero value of a field means its default.
 type Settings struct {
 	Tokens            store.File // default path [store.TokenFilePath]
-	LogFile           string     // default none
+	LogFile           string     // default the trail's
 	ProjectAnnotation string     // default [ProjectAnnotation]
 	TaskAnnotation    string     // default [TaskAnnotation]
 	AllowProjects     []string   // shell patterns (path.Match), one of which admits a project; none admits all
@@ -34,6 +34,7 @@ type Settings struct {
 	EnvMode           string     // of the files in it; default [EnvMode]
 	GateURL           string     // as the container reaches the gate; empty if not known
 	EnvDir            string     // inject on the host, into this folder, even if there is a container process
+	Identity          *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
 
 	Access string   // "read", or "write", the default
 	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
@@ -56,6 +57,7 @@ const (
 	PushAnnotation    = "terok.push"
 	MountPath         = "/run/terok"
 	EnvMode           = "0400"
+	Identity          = "{task} <{task}@{project}.invalid>"
 	GateListen        = "127.0.0.1:9418"
 	GateTimeout       = time.Second
 )
@@ -70,14 +72,14 @@ type Flag struct {
 	Default string // for people to read
 	Path    bool   // the value names a file or a folder
 	stages  []string
-	field   func(*Settings) any // *string, *[]string, *time.Duration or *bool
+	field   func(*Settings) any // *string, **string, *[]string, *time.Duration or *bool
 }
 
 // Flags are all there are, in the order in which they are written.
 var Flags = []Flag{
 	{Name: "token-file", Usage: "the token file `F`; default: what the path command prints; required in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.Tokens.Path }},
-	{Name: "log-file", Usage: "append events to the file `F` too, as JSON lines", Path: true,
+	{Name: "log-file", Usage: "append events to the file `F`, as JSON lines; default: /var/log/terok-gate/trail.log for root, else terok-gate/trail.log in ${XDG_STATE_HOME:-~/.local/state}; none in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.LogFile }},
 	{Name: "lock-timeout", Usage: "wait for the lock of the token file for this `time`, then give up", Default: store.DefaultLockTimeout.String(),
 		field: func(s *Settings) any { return &s.Tokens.LockTimeout }},
@@ -93,7 +95,7 @@ var Flags = []Flag{
 	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
 	{Name: "gate-socket", Usage: "the gate's control socket `F`: have the gate serve the container in the container's own network", Path: true,
-		stages: []string{"precreate", "prestart", "attach"}, field: func(s *Settings) any { return &s.GateSocket }},
+		stages: []string{"precreate", "prestart", "poststop", "attach"}, field: func(s *Settings) any { return &s.GateSocket }},
 	{Name: "gate-listen", Usage: "with --gate-socket, where the gate listens in the container's network: `127.0.0.1:port`", Default: GateListen,
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
 	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",
@@ -102,6 +104,8 @@ var Flags = []Flag{
 		stages: []string{"prestart", "attach"}, field: func(s *Settings) any { return &s.GateTimeout }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
+	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: Identity,
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.Identity }},
 	{Name: "access", Usage: "what the container may do: `read` or write", Default: accessWrite,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
 	{Name: "push", Usage: "refuse pushes to refs that match no such `pattern`; * is a part between slashes, a last ** all below, {project} and {task} the container's; repeatable",
@@ -152,6 +156,8 @@ func (f Flag) Copy(to, from *Settings) {
 	switch field := f.field(to).(type) {
 	case *string:
 		*field = *f.field(from).(*string)
+	case **string:
+		*field = *f.field(from).(**string)
 	case *[]string:
 		*field = slices.Clone(*f.field(from).(*[]string))
 	case *time.Duration:
@@ -168,6 +174,8 @@ func (v value) Set(s string) error {
 	switch field := v.field.(type) {
 	case *string:
 		*field = s
+	case **string:
+		*field = &s
 	case *[]string:
 		*field = append(*field, s)
 	case *time.Duration:
@@ -205,6 +213,10 @@ func (v value) given() []string {
 	case *string:
 		if *field != "" {
 			return []string{*field}
+		}
+	case **string:
+		if *field != nil {
+			return []string{**field}
 		}
 	case *[]string:
 		return *field
@@ -380,6 +392,11 @@ func (s Settings) Check() error {
 			return &SettingError{"gate-url", shown, err}
 		}
 	}
+	if identity := s.identity(); identity != "" {
+		if _, _, err := splitIdentity(identity); err != nil {
+			return &SettingError{"identity", identity, err}
+		}
+	}
 	if s.EnvDir != "" && !filepath.IsAbs(s.EnvDir) {
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}
 	}
@@ -439,6 +456,7 @@ func (s Settings) projectAnnotation() string  { return cmp.Or(s.ProjectAnnotatio
 func (s Settings) taskAnnotation() string     { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
 func (s Settings) mountPath() string          { return cmp.Or(s.MountPath, MountPath) }
 func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
+func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(Identity)) }
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
 func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
 
@@ -452,7 +470,7 @@ func (s Settings) URL() string {
 
 // noProxy are the variables that keep the container's requests to the gate from a proxy,
 // if the gate is in the container's own network.
-func (s Settings) noProxy(env []string) [][2]string {
+func (s Settings) noProxy(env []string) []variable {
 	if s.GateSocket == "" {
 		return nil
 	}

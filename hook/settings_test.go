@@ -20,11 +20,13 @@ var all = Settings{
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
 	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
 	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", GateTimeout: 3 * time.Second, WithholdToken: true,
+	Identity: new("{task} <{task}@{project}.example>"),
 }
 
 func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
-	const token = " --env-mode 0440 --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
+	const identity = " --identity {task} <{task}@{project}.example>"
+	const token = " --env-mode 0440" + identity + " --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
 	const ours = " --project-annotation a.project --task-annotation a.task --allow-project demo --allow-project web-*, --mount-path /srv/gate --gate-url https://[::1]:9418/a" +
 		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token"
 	for _, row := range []struct {
@@ -33,10 +35,11 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 		args     string
 	}{
 		{"prestart", Settings{}, "prestart"},
+		{"precreate", Settings{Identity: new("")}, "precreate --identity "},
 		{"prestart", all, common + "prestart" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
 		{"createRuntime", all, common + "createRuntime" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
-		{"precreate", all, common + "precreate" + ours},
-		{"poststop", all, common + "poststop --env-dir /srv/env"},
+		{"precreate", all, common + "precreate" + ours + identity},
+		{"poststop", all, common + "poststop --gate-socket /run/gate/control --env-dir /srv/env"},
 		{"reap", all, common + "reap"},
 		{"attach", all, common + "attach --gate-socket /run/gate/control --gate-timeout 3s"},
 	} {
@@ -71,6 +74,7 @@ func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
 	}{
 		{[]string{"-token-file=/a", "--token-file", "/b", "prestart", "-env-mode=0444"}, Settings{Tokens: store.File{Path: "/b"}, EnvMode: "0444"}, ""},
 		{nil, Settings{}, "no stage"},
+		{[]string{"prestart", "--identity="}, Settings{Identity: new("")}, ""},
 		{[]string{"reap"}, Settings{}, `unknown stage "reap"`},
 		{[]string{"--token-flie", "/a", "prestart"}, Settings{}, "-token-flie"},
 		{[]string{"prestart", "--token-file", "/a"}, Settings{}, "-token-file"},
@@ -149,6 +153,13 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"a relative mount path", Settings{MountPath: "run/terok"}, `mount-path "run/terok": `},
 		{"a gate that is no URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
 		{"a gate with credentials", Settings{GateURL: "http://me:secret@gate"}, `gate-url "...@gate": `},
+		{"no identity", Settings{Identity: new("")}, ""},
+		{"an identity without an address", Settings{Identity: new("{task}")}, `identity "{task}": is not of the form NAME <EMAIL>`},
+		{"an identity with an empty address", Settings{Identity: new("a <>")}, `identity "a <>": `},
+		{"an identity without a name", Settings{Identity: new(" <a@b>")}, `identity " <a@b>": `},
+		{"an identity of two", Settings{Identity: new("a <a@b> <c@d>")}, `identity "a <a@b> <c@d>": `},
+		{"an identity of two lines", Settings{Identity: new("a\n[core] <a@b>")}, `identity "a\n[core] <a@b>": `},
+		{"an identity of which git leaves nothing", Settings{Identity: new("... <a@b>")}, `identity "... <a@b>": `},
 		{"a relative env dir", Settings{EnvDir: "env"}, `env-dir "env": `},
 		{"a relative gate socket", Settings{GateSocket: "control"}, `gate-socket "control": `},
 		{"a gate socket that none can be", Settings{GateSocket: "/" + strings.Repeat("x", 107)}, `gate-socket "/xxx`},

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 )
 
@@ -47,36 +48,61 @@ func (a *account) checkTokenFile(path string) error {
 	if err != nil {
 		return err
 	}
-	var closed, theirs []string
-	for above := filepath.Dir(dir); above != "/"; above = filepath.Dir(above) {
-		if !a.may(0o1, above) {
-			closed = append(closed, above)
-		}
-	}
+	closed := owner.ClosedTo(dir, a.uid, a.gid)
+	var roots, others []string // that are not the gate's
 	for _, path := range []string{dir, path, path + ".lock"} {
-		if info, err := os.Lstat(path); err == nil && !a.has(info) {
-			theirs = append(theirs, path)
+		info, err := os.Lstat(path)
+		switch {
+		case err != nil || a.has(info):
+		case owner.UID(info) == 0 || owner.UID(info) == int(a.uid):
+			roots = append(roots, path)
+		default:
+			others = append(others, path)
 		}
 	}
-	if len(closed)+len(theirs) == 0 {
+	if len(closed)+len(roots)+len(others) == 0 {
 		return nil
 	}
+
 	text := fmt.Sprintf("the gate, as user %s, cannot work with the token file %s", a.name, path)
 	const elsewhere = "have one in a folder of its own, by --token-file"
+	if len(others) > 0 {
+		return fmt.Errorf("%s: %s is somebody else's: %s", text, others[0], elsewhere)
+	}
 	if other := OthersFile(path, a.uid); other != "" {
 		return fmt.Errorf("%s, and its folder must keep its owner, since %s is in it too: %s", text, other, elsewhere)
 	}
 	var remedies []string
 	if len(closed) > 0 {
-		if !strings.HasPrefix(dir, "/var/lib/") { // somebody's home
+		open := LetIn(a.name, closed)
+		if open == "" {
 			return fmt.Errorf("%s, since %s is closed to it: %s", text, closed[0], elsewhere)
 		}
-		remedies = append(remedies, printable.Shell(append([]string{"chmod", "o+x"}, closed...)...))
+		remedies = append(remedies, open)
 	}
-	if len(theirs) > 0 {
-		remedies = append(remedies, printable.Shell(append([]string{"chown", "-h", a.name + ":"}, theirs...)...))
+	if len(roots) > 0 {
+		remedies = append(remedies, printable.Shell(append([]string{"chown", "-h", a.name + ":"}, roots...)...))
 	}
 	return fmt.Errorf("%s: %s", text, strings.Join(remedies, " && "))
+}
+
+// LetIn is the command by which root lets a group, and no other user, enter directories
+// that are closed to it. It is empty if that gives away more than the way: if one of them
+// is not root's alone, or holds more than the next.
+func LetIn(group string, closed []string) string {
+	for _, dir := range closed {
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return ""
+		}
+		stat := info.Sys().(*syscall.Stat_t)
+		files, err := os.ReadDir(dir)
+		if err != nil || len(files) != 1 || stat.Uid != 0 || stat.Gid != 0 || stat.Mode&0o077 != 0 {
+			return ""
+		}
+	}
+	return printable.Shell(append([]string{"chgrp", "-h", group}, closed...)...) + " && " +
+		printable.Shell(append([]string{"chmod", "g+x"}, closed...)...)
 }
 
 // has tells whether a file is the user's, who can make another in its place that is like
@@ -84,21 +110,6 @@ func (a *account) checkTokenFile(path string) error {
 func (a *account) has(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)
 	return stat.Uid == a.uid && (stat.Gid == a.gid || info.IsDir() || info.Mode()&0o070 == 0)
-}
-
-// may tells whether the user has the permission, one of the bits of others, by mode.
-func (a *account) may(bit fs.FileMode, path string) bool {
-	info, err := os.Stat(path)
-	if err != nil {
-		return false
-	}
-	switch stat := info.Sys().(*syscall.Stat_t); {
-	case stat.Uid == a.uid:
-		bit <<= 6
-	case stat.Gid == a.gid:
-		bit <<= 3
-	}
-	return info.Mode()&bit != 0
 }
 
 // OthersFile returns a file beside the token file that does not belong to the user, empty

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"terok-gate-hook/hook"
@@ -26,6 +27,16 @@ type Definition struct {
 		Annotations map[string]string `json:"annotations"`
 	} `json:"when"`
 	Stages []string `json:"stages"`
+}
+
+// calledName is the name that the program is called by, without what ours says to people who
+// see podman's error. It is empty if there is none.
+func (d Definition) calledName() string {
+	if len(d.Hook.Args) == 0 {
+		return ""
+	}
+	name, _, _ := strings.Cut(d.Hook.Args[0], " (")
+	return name
 }
 
 // Registered is a hook definition of ours that is there.
@@ -57,14 +68,14 @@ func DefinitionsIn(dirs []string) []Registered {
 // that cannot be read is left out: podman says so, and starts no container.
 func ours(paths []string) (ours []Registered) {
 	for _, path := range paths {
-		content, err := readSmall(path)
+		content, err := ReadSmall(path)
 		if err != nil {
 			continue
 		}
 		d := Registered{Path: path}
 		_ = json.Unmarshal(content, &d.Definition)
 		args := d.Hook.Args
-		if filepath.Base(d.Hook.Path) != binary && (len(args) == 0 || filepath.Base(args[0]) != binary) {
+		if filepath.Base(d.Hook.Path) != binary && filepath.Base(d.calledName()) != binary {
 			continue
 		}
 		d.Settings, _, d.Err = hook.ParseArgs(args[min(1, len(args)):])

@@ -83,7 +83,11 @@ func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 				{"a task alone", map[string]string{"terok.task": "1"}, engine.all},
 				{"an empty project", map[string]string{"terok.project": ""}, engine.all},
 				{"no annotations", nil, nil},
-				{"others' annotations", map[string]string{"terok.projects": "demo", "my.terok.task": "1", "terokXproject": "demo"}, nil},
+				{"what podman kube generate makes of it", map[string]string{"terok.project/web.1": "demo"}, engine.all},
+				{"a misspelled one", map[string]string{"terok.acess": "read"}, engine.all},
+				{"a name with a line break", map[string]string{"terok.project\n": "demo"}, engine.all},
+				{"no name", map[string]string{"terok.": "demo"}, engine.all},
+				{"others' annotations", map[string]string{"terok.sandbox.sidecar": "1", "terok.sandbox.sidecar/web": "1", "my.terok.task": "1", "terokXproject": "demo", "terok": ""}, nil},
 			} {
 				if diff := cmp.Diff(row.want, stagesOf(t, manager, row.annotations)); diff != "" {
 					t.Errorf("%s, with %s definitions and %s (-want +got):\n%s", engine.name, whose, row.name, diff)

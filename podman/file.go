@@ -27,7 +27,7 @@ type File struct {
 
 // isOurs tells whether we wrote the file. If there is none, it is ours to write.
 func isOurs(path string) (bool, error) {
-	content, err := readSmall(path)
+	content, err := ReadSmall(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return true, nil
@@ -39,15 +39,15 @@ func isOurs(path string) (bool, error) {
 		return strings.HasPrefix(string(content), mark), nil
 	}
 	var d Definition
-	return json.Unmarshal(content, &d) == nil && len(d.Hook.Args) > 0 && d.Hook.Args[0] == binary, nil
+	return json.Unmarshal(content, &d) == nil && d.calledName() == binary, nil
 }
 
 // errStrange is in the chain of an error about what is no file of podman's or ours.
 var errStrange = errors.New("is not a regular file of at most 1 MiB")
 
-// readSmall reads a regular file of at most a megabyte, and waits for nobody: a fifo
+// ReadSmall reads a regular file of at most a megabyte, and waits for nobody: a fifo
 // has no writer, a sparse file can be larger than our memory.
-func readSmall(path string) ([]byte, error) {
+func ReadSmall(path string) ([]byte, error) {
 	const limit = 1 << 20
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) { // a socket (open(2))

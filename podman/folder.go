@@ -3,6 +3,7 @@
 package podman
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
 )
@@ -34,47 +37,56 @@ func (f folder) isThere() (bool, error) {
 		return false, err
 	case !info.IsDir():
 		return false, fmt.Errorf("%s is no folder", f.path)
-	case f.owner != nil && info.Sys().(*syscall.Stat_t).Uid != f.owner.uid:
+	case f.owner == nil:
+		return true, nil
+	}
+	if err := f.checkAbove(); err != nil {
+		return false, err
+	}
+	if owner.UID(info) != int(f.owner.uid) {
 		return false, fmt.Errorf("%s is not the gate's, which runs as user %s: %s", f.path, f.owner.name,
-			printable.Shell("chown", "-R", "-h", f.owner.name, f.path))
+			printable.Shell("chown", "-R", "-h", "--from=root", f.owner.name, f.path))
+	}
+	if closed := owner.ClosedTo(f.path, f.owner.uid, f.owner.gid); len(closed) > 0 {
+		return false, fmt.Errorf("%s is closed to the gate, which runs as user %s and needs %s: %s", closed[0], f.owner.name, f.path,
+			cmp.Or(LetIn(f.owner.name, closed), printable.Shell("namei", "-l", f.path)+" shows how"))
 	}
 	return true, nil
 }
 
-// checkAbove refuses to make a folder below one of somebody else's, who could have it
-// made anywhere.
+// checkAbove refuses a folder that somebody else could have led anywhere: by owning
+// something on the way to it, or the folder itself.
 func (f folder) checkAbove() error {
 	if f.owner == nil {
 		return nil
 	}
-	above, owner := f.existing()
-	if owner != 0 && owner != f.owner.uid {
-		return fmt.Errorf("make %s for user %s: %s is somebody else's", f.path, f.owner.name, above)
+	way, err := owner.Way(f.path)
+	if err != nil {
+		return err
+	}
+	for _, step := range way {
+		if uid := step.UID(); uid != 0 && uid != int(f.owner.uid) {
+			return fmt.Errorf("the gate's folder %s, for user %s: %s is somebody else's", f.path, f.owner.name, step.Path)
+		}
 	}
 	return nil
 }
 
-// existing is the nearest folder above that is there and not root's, and its owner: 0 if
-// all are root's. What is in it, he can have exchanged.
-func (f folder) existing() (above string, owner uint32) {
-	for above = filepath.Dir(f.path); above != "/"; above = filepath.Dir(above) {
-		if info, err := os.Stat(above); err == nil {
-			if owner = info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
-				break
-			}
-		}
-	}
-	return above, owner
+// canBeExchanged reports whether the owner could put links in the place of what is on the
+// way to the folder.
+func (f folder) canBeExchanged() bool {
+	way, err := owner.Way(f.path)
+	return err != nil || slices.ContainsFunc(way, func(s owner.Step) bool { return s.UID() == int(f.owner.uid) })
 }
 
 // make makes the folder, with mode 0700. Folders above it that are missing are for
-// everybody to pass, where it is for another user.
+// everybody to pass where root makes them: the gate's user must.
 func (f folder) make(ctx context.Context) error {
-	if f.owner == nil {
+	if os.Geteuid() != 0 {
 		return os.MkdirAll(f.path, 0o700)
 	}
 	// Where the owner can put links, root makes and gives away nothing.
-	if _, owner := f.existing(); owner == f.owner.uid {
+	if f.owner != nil && f.canBeExchanged() {
 		cmd := exec.CommandContext(ctx, "mkdir", "-p", "-m", "0700", f.path)
 		untrusted.As(cmd, f.owner.uid, f.owner.gid)
 		var said untrusted.Output
@@ -84,11 +96,16 @@ func (f folder) make(ctx context.Context) error {
 		}
 		return nil
 	}
+
+	defer syscall.Umask(syscall.Umask(0o022))
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return err
 	}
 	if err := os.Mkdir(f.path, 0o700); err != nil {
 		return err
+	}
+	if f.owner == nil {
+		return nil
 	}
 	return os.Lchown(f.path, int(f.owner.uid), int(f.owner.gid))
 }

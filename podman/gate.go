@@ -4,7 +4,10 @@
 package podman
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +18,9 @@ const gateBinary = "terok-gate"
 // GateUser is whom root's gate runs as, where there is a systemd.
 const GateUser = "terok-gate"
 
-// GateLog is the log file of root's gate, if the hooks have one: theirs is root's.
-const GateLog = "/var/log/terok-gate/gate.log"
+// GateLog is the log file of root's gate: that of the hooks is root's. Its directory is the
+// gate's, and the one above root's.
+const GateLog = "/var/log/terok-gate/gate/trail.log"
 
 // GateBinary is where the gate's program is: beside the hook's.
 func (r Registration) GateBinary() string { return filepath.Join(filepath.Dir(r.Binary), gateBinary) }
@@ -25,6 +29,22 @@ func (r Registration) GateBinary() string { return filepath.Join(filepath.Dir(r.
 // other gate is named.
 func (r Registration) GateByDefault() bool {
 	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
+}
+
+// MakeRepos makes a folder of repositories, if it is not there, before install does: at the
+// gate's usual place it is for the user that the gate will run as, if there is that user.
+func (p Place) MakeRepos(ctx context.Context, repos string) error {
+	if _, err := os.Stat(repos); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f := folder{path: repos}
+	if repos == p.Repos && !p.User && p.Systemd {
+		f.owner, _ = gateAccount() // without one, install says how to make it
+	}
+	if err := f.checkAbove(); err != nil {
+		return err
+	}
+	return f.make(ctx)
 }
 
 // gateFolders returns the folders that are to be made for the gate. An error says what
@@ -36,17 +56,17 @@ func (r Registration) gateFolders(place Place) (missing []folder, err error) {
 	if _, err := os.Stat(place.Runtime); place.User && r.Settings.GateSocket == place.Control && err != nil {
 		return nil, fmt.Errorf("the folder for the gate's socket: %w: set XDG_RUNTIME_DIR to a folder of your own, for podman and terok-gate serve too", err)
 	}
-	var owner *account
+	var gates *account
 	if !place.User && place.Systemd {
-		if owner, err = gateAccount(); err != nil {
+		if gates, err = gateAccount(); err != nil {
 			return nil, err
 		}
-		if err := owner.checkTokenFile(r.Settings.Tokens.Path); err != nil {
+		if err := gates.checkTokenFile(r.Settings.Tokens.Path); err != nil {
 			return nil, err
 		}
 	}
 	for _, path := range []string{r.Repos, filepath.Dir(r.Settings.Tokens.Path)} {
-		f := folder{path, owner}
+		f := folder{path, gates}
 		is, err := f.isThere()
 		if err != nil {
 			return nil, err

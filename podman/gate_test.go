@@ -33,8 +33,11 @@ func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
 		{"root's folder", "mkdir gate", "chown -h gates: DIR/gate"},
 		{"for a group", "mkdir gate; touch gate/tokens.json; chown -R 1234:555 gate; chmod 640 gate/tokens.json", "chown -h gates: DIR/gate/tokens.json"},
 		{"by a link", "mkdir real; ln -s real gate; touch gate/tokens.json", "chown -h gates: DIR/real DIR/gate/tokens.json"},
+		{"somebody's folder", "mkdir gate; chown 4321 gate", "DIR/gate is somebody else's: have one in a folder of its own, by --token-file"},
+		{"somebody's file in the gate's folder", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json is somebody else's: have one in a folder of its own, by --token-file"},
 		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: have one in a folder of its own, by --token-file"},
-		{"in a folder that is closed", "chmod 700 .; mkdir gate", "DIR is closed to it: have one in a folder of its own, by --token-file"},
+		{"in a folder that is closed", "chmod 700 .; mkdir gate; chown 1234:1234 gate", "chgrp -h gates DIR && chmod g+x DIR"},
+		{"in a folder that is closed, and has more in it", "chmod 700 .; mkdir gate; touch id_rsa", "DIR is closed to it: have one in a folder of its own, by --token-file"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := openDir(t)
@@ -44,7 +47,7 @@ func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
 			if got := fmt.Sprint(err); row.want == "" && err != nil || !strings.HasSuffix(got, want) && row.want != "" {
 				t.Errorf("%s, want %s", got, want)
 			}
-			if command := strings.ReplaceAll(want, "gates:", "1234:1234"); strings.HasPrefix(command, "chown") {
+			if command := strings.NewReplacer("gates:", "1234:1234", "gates", "1234").Replace(want); strings.HasPrefix(command, "ch") {
 				sh(t, dir, command)
 				if err := gates.checkTokenFile(filepath.Join(dir, "gate/tokens.json")); err != nil {
 					t.Errorf("after %s: %v", command, err)
@@ -60,7 +63,10 @@ func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
 		{"with those above", "", "755 0 a, 700 1234 a/b"},
 		{"in a folder of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
 		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
-		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h gates DIR/a/b"},
+		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h --from=root gates DIR/a/b"},
+		{"somebody's", "mkdir -p a/b; chown 4321 a/b", "DIR/a/b is somebody else's"},
+		{"by a link in a folder of somebody else's", "mkdir theirs a; chown 4321 theirs; mkdir b; ln -s ../theirs/b a/b; ln -s ../b theirs/b; chown 1234 b", "DIR/theirs is somebody else's"},
+		{"in a folder that is closed", "mkdir -p -m 700 a a/b; chown 1234 a/b", "chgrp -h gates DIR/a && chmod g+x DIR/a"},
 		{"in a folder of somebody else's", "mkdir a; chown 4321 a", "DIR/a is somebody else's"},
 		{"in a folder of root's in one of somebody else's", "chown 4321 .", "DIR is somebody else's"},
 		{"a file", "mkdir a; touch a/b", "a/b is no folder"},
@@ -95,6 +101,28 @@ func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
 	}
 }
 
+// What add makes before there is a gate's user, or an installation, install can go on with.
+func TestRepositoriesMadeBeforeInstallCanBeTheGates(t *testing.T) {
+	testenv.NeedRoot(t)
+	defer syscall.Umask(syscall.Umask(0o077))
+	dir := openDir(t)
+	repos := filepath.Join(dir, "gate/repos")
+	if err := (Place{Repos: "/elsewhere"}).MakeRepos(t.Context(), repos); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, dir, "touch gate/repos/demo.git")
+	f := folder{repos, gates}
+	_, err := f.isThere()
+	want := "chown -R -h --from=root gates " + repos
+	if got := fmt.Sprint(err); !strings.HasSuffix(got, want) {
+		t.Fatalf("%s, want %s", got, want)
+	}
+	sh(t, dir, strings.Replace(want, "gates", "1234", 1))
+	if is, err := f.isThere(); !is || err != nil {
+		t.Errorf("after %s: %v", want, err)
+	}
+}
+
 // The unit of root's gate logs to a file of its own: the hooks' is root's.
 func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 	dir := t.TempDir()
@@ -114,8 +142,8 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 		want  []string
 	}{
 		{Place{Units: "/units"}, []string{
-			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/terok-gate/gate.log" "serve" "--repos" "/var/lib/terok-gate/repos" "--control" "/run/terok-gate/control"` + "\n",
-			"\nLogsDirectory=terok-gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
+			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/terok-gate/gate/trail.log" "serve" "--repos" "/var/lib/terok-gate/repos" "--control" "/run/terok-gate/control"` + "\n",
+			"\nLogsDirectory=terok-gate/gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
 		}},
 		{Place{Units: "/units", User: true}, []string{
 			`" "--log-file" "/var/log/hook.log" "serve" "--repos" "/var/lib/terok-gate/repos" "--control" "/run/terok-gate/control"` + "\n",

@@ -24,6 +24,14 @@ type Place struct {
 	Systemd bool   // there is a systemd that could run a unit
 }
 
+// OwnPlace is where this user installs.
+func OwnPlace() (Place, error) {
+	if os.Geteuid() == 0 {
+		return SystemPlace(), nil
+	}
+	return UserPlace()
+}
+
 // SystemPlace is where root installs, for root's podman. Not below /usr, which can
 // be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
 // oci/hooks.d: CRI-O (1.34.0) and NRI's hook-injector, if they read that folder, do

@@ -24,6 +24,9 @@ const (
 
 var unitNames = []string{WatchUnitName, GateUnitName}
 
+// hookLogs is the directory of the default log file of root's hooks.
+const hookLogs = "/var/log/terok-gate"
+
 // unitName is the unit that systemd is to run, empty for none.
 func (r Registration) unitName() string {
 	switch {
@@ -54,15 +57,14 @@ func (r Registration) unit(place Place) ([]byte, error) {
 		attach := append([]string{r.GateBinary()}, r.Settings.Args("attach")...)
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
 		writes = append(writes, r.Repos)
-		if settings.LogFile != "" && !place.User { // it is root's, and not the gate's to write
+		if !place.User { // that is root's, and not the gate's to write
 			settings.LogFile = GateLog
-			unit = replaceLine(unit, "LogsDirectory=", filepath.Base(filepath.Dir(GateLog)))
 		}
 	}
 	runs := slices.Concat([]string{r.GateBinary()}, settings.Args(command), flags)
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
 
-	if log := settings.LogFile; log != "" && log != GateLog { // for whose folder systemd sees
+	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
 		writes = append(writes, log)
 	}
 	var writable []string
@@ -102,7 +104,7 @@ func unitQuote(word string) string {
 // reposInUnit reads back which folder of repositories the gate's unit has, empty if that
 // cannot be told.
 func (p Place) reposInUnit() string {
-	unit, err := readSmall(p.unit(GateUnitName))
+	unit, err := ReadSmall(p.unit(GateUnitName))
 	if err != nil {
 		return ""
 	}

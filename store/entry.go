@@ -18,12 +18,15 @@ type Entry struct {
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
 	Gate      *Attached // how the gate is in the container's network, or nil
+	Malformed bool      // it says that it is limited, and not in a way that we know: see [Entry.State]
 }
 
 // Attached says that the gate listens in a container's own network.
 type Attached struct {
 	Listen   string `json:"listen"`   // host:port there
 	Withheld bool   `json:"withheld"` // the container does not know its token: the gate asks for none there
+	// Network is the cookie of the network namespace (SO_NETNS_COOKIE), 0 if it is not known.
+	Network uint64 `json:"network,omitempty"`
 }
 
 // Is tells whether the entry is the token's. A key is not taken for the token that it
@@ -35,8 +38,34 @@ func (e Entry) Is(token Token) bool {
 	return e.Token == token
 }
 
-// Orphan tells whether the token has outlived its process, by proof.
-func (e Entry) Orphan() bool { return e.Process.Life() == Dead }
+// State is what an entry is worth.
+type State string
+
+const (
+	Live      State = "live"      // its process lives, or it belongs to no container
+	Orphan    State = "orphan"    // its process is dead, by proof
+	Unsure    State = "unknown"   // whether its process lives cannot be proved from here
+	Malformed State = "malformed" // its limits are not understood
+)
+
+// Counts reports whether a gate honours tokens of this state: what cannot be judged
+// counts until it is revoked.
+func (s State) Counts() bool { return s == Live || s == Unsure }
+
+// State judges the entry. It is the one answer to whether a token counts and whether its
+// container lives, for the gate and for all that report on either.
+func (e Entry) State() State {
+	life := e.Process.Life()
+	switch {
+	case life == Dead:
+		return Orphan
+	case e.Malformed:
+		return Malformed
+	case life == Alive, e.Process == nil && e.Container == "":
+		return Live
+	}
+	return Unsure
+}
 
 // entryJSON is what we write. Scope repeats the project: later versions of the gate
 // keep only entries that have it, the original ones read project. The original writes

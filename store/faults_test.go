@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,32 +186,6 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 		mend    func(t *testing.T, f store.File)
 		want    error
 	}{
-		{
-			"a full file system", "size=64k",
-			func(t *testing.T, f store.File) {
-				filler := filepath.Join(filepath.Dir(f.Path), "filler")
-				if err := os.WriteFile(filler, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
-					t.Fatalf("the file system is not full: %v", err)
-				}
-			},
-			func(t *testing.T, f store.File) { os.Remove(filepath.Join(filepath.Dir(f.Path), "filler")) },
-			unix.ENOSPC,
-		},
-		{
-			"a file system without inodes", "nr_inodes=8",
-			func(t *testing.T, f store.File) {
-				for i := 0; ; i++ {
-					err := os.WriteFile(fmt.Sprintf("%s/filler%d", filepath.Dir(f.Path), i), nil, 0o600)
-					if errors.Is(err, unix.ENOSPC) {
-						return
-					} else if err != nil || i > 100 {
-						t.Fatalf("the file system is not full: %v", err)
-					}
-				}
-			},
-			func(t *testing.T, f store.File) { os.Remove(filepath.Dir(f.Path) + "/filler0") },
-			unix.ENOSPC,
-		},
 		{
 			"a read-only file system", "",
 			func(t *testing.T, f store.File) { remount(t, f, unix.MS_RDONLY) },

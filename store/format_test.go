@@ -58,7 +58,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 				Scope:     true,
 				Container: "c0ffee",
 				Created:   created,
-				Gate:      &store.Attached{Listen: "127.0.0.1:9418", Withheld: true},
+				Gate:      &store.Attached{Listen: "127.0.0.1:9418", Withheld: true, Network: 1<<63 + 1},
 			},
 			want: `{
   "terok-g-0123456789abcdef0123456789abcdef": {

@@ -50,15 +50,12 @@ func (l Limits) Pushes() string {
 		return "nothing"
 	}
 	var lists []string
-	for _, list := range l.Push {
+	for _, list := range l.lists() {
 		text := strings.Join(list, ", ")
 		if len(list) == 0 {
 			text = "nothing"
 		}
 		lists = append(lists, text)
-	}
-	if len(lists) == 0 {
-		return "anything"
 	}
 	return strings.Join(lists, " that is also ")
 }
@@ -114,17 +111,32 @@ func isPlain(c rune) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// MayPush tells whether a push to the ref, by its full name, is within the limits.
+// anyRef is what may be pushed to if no list says which: git's own namespaces of what
+// people share.
+var anyRef = []string{"refs/heads/**", "refs/tags/**", "refs/notes/**"}
+
+// neverPushed is what no list can allow. A pushed replacement has a reader of the repository
+// see something else than what the branch holds (git-replace(1)).
+var neverPushed = []string{"refs/replace/**", "refs/terok/**"}
+
+// MayPush reports whether a push to the ref, by its full name, is within the limits.
 func (l Limits) MayPush(ref string) bool {
-	if l.ReadOnly {
+	if l.ReadOnly || matchesOne(neverPushed, ref) {
 		return false
 	}
-	for _, list := range l.Push {
+	for _, list := range l.lists() {
 		if !matchesOne(list, ref) {
 			return false
 		}
 	}
 	return true
+}
+
+func (l Limits) lists() [][]string {
+	if len(l.Push) == 0 {
+		return [][]string{anyRef}
+	}
+	return l.Push
 }
 
 func matchesOne(patterns []string, ref string) bool {

@@ -142,7 +142,7 @@ func TestLimitsAreSaidInWords(t *testing.T) {
 		access, pushes string
 		limited        bool
 	}{
-		{Limits{}, "write", "anything", false},
+		{Limits{}, "write", "refs/heads/**, refs/tags/**, refs/notes/**", false},
 		{Limits{ReadOnly: true}, "read", "nothing", true},
 		{Limits{ReadOnly: true, Push: [][]string{{"refs/**"}}}, "read", "nothing", true},
 		{Limits{Push: [][]string{{"refs/heads/a", "refs/tags/*"}}}, "write", "refs/heads/a, refs/tags/*", true},

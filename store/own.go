@@ -104,6 +104,7 @@ func (s *ownScanner) member() bool {
 			return false
 		}
 		it.end = s.at
+		it.malformed = it.limited != nil && (it.project != nil || it.scope != nil)
 		return true
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,8 +83,12 @@ func (f File) Reader(report func(error)) *Reader {
 func (r *Reader) Path() string { return r.path }
 
 // Find returns what the token allows now. A token whose process is provably dead
-// allows nothing, whether or not anybody has swept it.
+// allows nothing, whether or not anybody has swept it. Nor does one with a colon, which
+// ends a Basic user name.
 func (r *Reader) Find(token string) (Pass, bool) {
+	if strings.Contains(token, ":") {
+		return Pass{}, false
+	}
 	return r.find(sha256.Sum256([]byte(token)))
 }
 
@@ -109,8 +115,8 @@ func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	if !ok {
 		return Pass{}, false
 	}
-	p, ok := parsePass(hash, value)
-	return p, ok && p.Process.Life() != Dead
+	e, ok := entryOf(value)
+	return passOf(hash, e), ok && e.State().Counts()
 }
 
 // While returns a context that is done when the pass does not count any more, with
@@ -163,6 +169,31 @@ func (r *Reader) Tokens() (number int, readAt time.Time) {
 	return len(r.entries), r.readAt
 }
 
+// InNetwork returns the entries of the containers that have the gate in a network
+// namespace ([Attached].Network), with the keys of their tokens.
+func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
+	r.mu.Lock()
+	r.look()
+	content, entries := r.content, r.entries
+	r.mu.Unlock()
+	// Of most networks there is nothing, and of thousands of entries few need be parsed.
+	number := strconv.AppendUint(nil, cookie, 10)
+	if cookie == 0 || !bytes.Contains(content, number) {
+		return nil
+	}
+	for hash, value := range entries {
+		if !bytes.Contains(value, number) {
+			continue
+		}
+		key := hashedPrefix + hex.EncodeToString(hash[:])
+		it := plainItem(value, member{token: []byte(key), end: len(value)})
+		if e := it.entry(); it.wellFormed() && e.Gate != nil && e.Gate.Network == cookie {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
 // look reads the file if it is not the one that was read last.
 func (r *Reader) look() {
 	var now unix.Stat_t
@@ -194,9 +225,9 @@ func (r *Reader) look() {
 func (r *Reader) check(one *reliance) {
 	value, ok := r.entries[one.pass.hash]
 	if ok {
-		var now Pass
-		now, ok = parsePass(one.pass.hash, value)
-		ok = ok && reflect.DeepEqual(now, one.pass)
+		var now Entry
+		now, ok = entryOf(value)
+		ok = ok && !now.Malformed && reflect.DeepEqual(passOf(one.pass.hash, now), one.pass)
 	}
 	if !ok {
 		one.cancel(ErrRevoked)
@@ -264,24 +295,18 @@ func hashOfKey(key []byte) (hash tokenHash, ok bool) {
 	return sha256.Sum256(key), len(key) > 0
 }
 
-// parsePass reads what an entry allows, if it is well formed.
-func parsePass(hash tokenHash, value json.RawMessage) (p Pass, ok bool) {
-	keys, ok := valuesOf(value)
-	if !ok {
-		return Pass{}, false
-	}
-	p = Pass{hash: hash, Fingerprint: hex.EncodeToString(hash[:4])}
+// entryOf reads an entry, if it is well formed.
+func entryOf(value json.RawMessage) (Entry, bool) {
 	it := plainItem(value, member{token: []byte{}, end: len(value)})
-	if _, limited := keys["limited"]; limited {
-		_, hasProject := keys["project"]
-		_, hasScope := keys["scope"]
-		if it.limited == nil || hasProject || hasScope {
-			return Pass{}, false
-		}
+	return it.entry(), it.wellFormed()
+}
+
+// passOf is what an entry allows, if it counts.
+func passOf(hash tokenHash, e Entry) Pass {
+	return Pass{
+		Grant: e.Grant, Limits: e.Limits, Container: e.Container, Process: e.Process,
+		Fingerprint: hex.EncodeToString(hash[:4]), hash: hash,
 	}
-	e := it.entry()
-	p.Grant, p.Limits, p.Container, p.Process = e.Grant, e.Limits, e.Container, e.Process
-	return p, it.wellFormed()
 }
 
 // OnDeath calls died, once, when the process has died. An error says why it cannot be

@@ -42,24 +42,25 @@ func TestWhichEntriesCount(t *testing.T) {
 		key, value, token string
 		want              bool
 	}{
-		"as the first Python program writes it": {someToken, `{"project": "demo", "task": "1"}`, someToken, true},
-		"as a later one does":                   {someToken, `{"scope": "demo", "task": "1"}`, someToken, true},
-		"by the token's hash":                   {hashed(someToken), `{"project": "demo", "task": "1"}`, someToken, true},
-		"the hash is no token":                  {hashed(someToken), `{"project": "demo", "task": "1"}`, hashed(someToken), false},
-		"a hash in capitals":                    {"sha256:" + fmt.Sprintf("%X", sha256.Sum256([]byte(someToken))), `{"project": "demo", "task": "1"}`, someToken, false},
-		"half a hash":                           {hashed(someToken)[:40], `{"project": "demo", "task": "1"}`, someToken, false},
-		"another token":                         {someToken, `{"project": "demo", "task": "1"}`, someToken + "0", false},
-		"no token":                              {"", `{"project": "demo", "task": "1"}`, "", false},
-		"no project":                            {someToken, `{"task": "1"}`, someToken, false},
-		"no object":                             {someToken, `"demo"`, someToken, false},
-		"a limit":                               {someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`, someToken, true},
-		"a limit of an unknown kind":            {someToken, `{"limited": {"project": "demo", "access": "write", "until": "noon"}}`, someToken, false},
-		"an access of an unknown kind":          {someToken, `{"limited": {"project": "demo", "access": "admin"}}`, someToken, false},
-		"no access":                             {someToken, `{"limited": {"project": "demo"}}`, someToken, false},
-		"a push to what is no list":             {someToken, `{"limited": {"project": "demo", "access": "write", "push": "refs/heads/a"}}`, someToken, false},
-		"a push to null":                        {someToken, `{"limited": {"project": "demo", "access": "write", "push": null}}`, someToken, false},
-		"a limit that is null":                  {someToken, `{"limited": null, "project": "demo"}`, someToken, false},
-		"limited and unlimited":                 {someToken, `{"limited": {"project": "demo", "access": "read"}, "project": "demo"}`, someToken, false},
+		"as the first Python program writes it":     {someToken, `{"project": "demo", "task": "1"}`, someToken, true},
+		"as a later one does":                       {someToken, `{"scope": "demo", "task": "1"}`, someToken, true},
+		"by the token's hash":                       {hashed(someToken), `{"project": "demo", "task": "1"}`, someToken, true},
+		"the hash is no token":                      {hashed(someToken), `{"project": "demo", "task": "1"}`, hashed(someToken), false},
+		"a hash in capitals":                        {"sha256:" + fmt.Sprintf("%X", sha256.Sum256([]byte(someToken))), `{"project": "demo", "task": "1"}`, someToken, false},
+		"half a hash":                               {hashed(someToken)[:40], `{"project": "demo", "task": "1"}`, someToken, false},
+		"another token":                             {someToken, `{"project": "demo", "task": "1"}`, someToken + "0", false},
+		"no token":                                  {"", `{"project": "demo", "task": "1"}`, "", false},
+		"no project":                                {someToken, `{"task": "1"}`, someToken, false},
+		"no object":                                 {someToken, `"demo"`, someToken, false},
+		"a limit":                                   {someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`, someToken, true},
+		"a limit of an unknown kind":                {someToken, `{"limited": {"project": "demo", "access": "write", "until": "noon"}}`, someToken, false},
+		"an access of an unknown kind":              {someToken, `{"limited": {"project": "demo", "access": "admin"}}`, someToken, false},
+		"no access":                                 {someToken, `{"limited": {"project": "demo"}}`, someToken, false},
+		"a push to what is no list":                 {someToken, `{"limited": {"project": "demo", "access": "write", "push": "refs/heads/a"}}`, someToken, false},
+		"a push to null":                            {someToken, `{"limited": {"project": "demo", "access": "write", "push": null}}`, someToken, false},
+		"a limit that is null":                      {someToken, `{"limited": null, "project": "demo"}`, someToken, false},
+		"a name that Basic credentials cannot have": {"a:b", `{"project": "demo", "task": "1"}`, "a:b", false},
+		"limited and unlimited":                     {someToken, `{"limited": {"project": "demo", "access": "read"}, "project": "demo"}`, someToken, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := reader(t, entry(row.key, row.value))
@@ -69,6 +70,16 @@ func TestWhichEntriesCount(t *testing.T) {
 			}
 			if ok && (pass.Project != "demo" || pass.Task != "1" || pass.Fingerprint != store.Token(someToken).Fingerprint()) {
 				t.Errorf("it is read as %+v", pass)
+			}
+
+			// Whoever reads all entries comes to the same judgement.
+			entries, err := store.File{Path: r.Path()}.Entries()
+			if err != nil {
+				t.Fatal(err)
+			}
+			counts := len(entries) == 1 && entries[0].Is(someToken) && entries[0].State().Counts()
+			if row.token == someToken && counts != row.want {
+				t.Errorf("of %+v, the state says %v", entries, counts)
 			}
 		})
 	}

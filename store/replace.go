@@ -78,6 +78,8 @@ type draft struct {
 	folder folder // whose lock is held
 	name   string // of the token file
 	file   int    // -1: there is none yet, or no longer
+	spare  bool   // it may become the spare, if there is no space
+	longer bool   // it is the spare, which is longer than what is written
 	ahead  chan wroteAhead
 	enough atomic.Bool // has been written ahead
 }
@@ -154,6 +156,28 @@ func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 		// Once written, it could be read by nobody, and so not be mended either.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
+	err := d.fill(old, content, size)
+	if d.spare && isFull(err) && d.takeSpare() == nil {
+		err = d.fill(old, content, size)
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.folder.rename(temporaryName(d.name), d.name); err != nil {
+		return err
+	}
+	// Committed. What follows only makes the rename durable, and the next one possible.
+	unix.Close(d.file)
+	d.file = -1
+	d.folder.keepSpare(d.name, size)
+	if durable {
+		return d.folder.sync()
+	}
+	return nil
+}
+
+// fill gives the draft its content, and all else that the token file is to have.
+func (d *draft) fill(old tokenFile, content [][]byte, size int) error {
 	if err := d.open(); err != nil {
 		return err
 	}
@@ -165,7 +189,7 @@ func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 	if err := writeAt(d.file, after(content, same), same); err != nil {
 		return err
 	}
-	if written > size {
+	if written > size || d.longer {
 		if err := unix.Ftruncate(d.file, int64(size)); err != nil {
 			return os.NewSyscallError("truncate", err)
 		}
@@ -180,15 +204,6 @@ func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 	if err := unix.Fsync(d.file); err != nil {
 		return os.NewSyscallError("sync", err)
 	}
-	if err := d.folder.rename(temporaryName(d.name), d.name); err != nil {
-		return err
-	}
-	// Committed. What follows only makes the rename durable.
-	unix.Close(d.file)
-	d.file = -1
-	if durable {
-		return d.folder.sync()
-	}
 	return nil
 }
 
@@ -197,6 +212,7 @@ func (d *draft) close() {
 	_, _ = d.stopAhead()
 	if d.file >= 0 {
 		unix.Close(d.file)
+		d.file = -1
 		_ = d.folder.remove(temporaryName(d.name))
 	}
 }

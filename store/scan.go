@@ -32,6 +32,7 @@ type item struct {
 	member
 	project, scope, task, container, created []byte // nil: not there, or no string
 	limited                                  []byte // the value of that key; nil: not there, or not understood
+	malformed                                bool   // it says that it is limited, and is not understood
 	tied                                     bool
 	process                                  Process
 	gate                                     []byte // the value of the key, whatever it is
@@ -47,7 +48,7 @@ func (it *item) wellFormed() bool {
 func (it *item) entry() Entry {
 	e := Entry{
 		Token: Token(it.token), Grant: Grant{Project: string(it.project), Task: string(it.task)},
-		Scope: it.scope != nil, Container: string(it.container),
+		Scope: it.scope != nil, Container: string(it.container), Malformed: it.malformed,
 	}
 	switch {
 	case it.project != nil:
@@ -67,6 +68,9 @@ func (it *item) entry() Entry {
 	if gate, ok := valuesOf(it.gate); ok {
 		var attached Attached
 		if readInto(&attached.Listen, gate["listen"]) && readInto(&attached.Withheld, gate["withheld"]) {
+			if number, known := gate["network"]; known {
+				readInto(&attached.Network, number)
+			}
 			e.Gate = &attached
 		}
 	}
@@ -176,8 +180,13 @@ func plainItem(content []byte, m member) item {
 			*text = append([]byte{}, *s...)
 		}
 	}
-	if _, _, ok := parseLimited(keys["limited"]); ok {
-		it.limited = keys["limited"]
+	if limited, there := keys["limited"]; there {
+		if _, _, ok := parseLimited(limited); ok {
+			it.limited = limited
+		}
+		_, hasProject := keys["project"]
+		_, hasScope := keys["scope"]
+		it.malformed = it.limited == nil || hasProject || hasScope
 	}
 	it.gate = keys["gate"]
 	if process, ok := valuesOf(keys["process"]); ok {

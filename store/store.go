@@ -255,6 +255,7 @@ func (f File) change(e edit) (done edited, err error) {
 			return fmt.Errorf("token file %s: %w", f.Path, err)
 		}
 		d := dir.draft(name)
+		d.spare = e.add == nil // to take tokens out must always be possible
 		defer d.close()
 		if e.likely {
 			d.writeAhead(file.content)

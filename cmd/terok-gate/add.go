@@ -8,11 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -26,7 +29,10 @@ func addCommand() *cli.Command {
    terok-gate add demo
    terok-gate add demo ~/src/demo
    terok-gate add demo https://example.com/demo.git`,
-		Flags:  []cli.Flag{reposFlag()},
+		Flags: []cli.Flag{reposFlag(), &cli.BoolFlag{
+			Name: "all-branches", DisableDefaultText: true,
+			Usage: "of a SOURCE that is a clone, copy the branches of its origin as well; where both have one, the clone's own counts",
+		}},
 		Action: add,
 	}
 }
@@ -43,7 +49,11 @@ func add(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(repos, 0o700); err != nil {
+	place, err := podman.OwnPlace()
+	if err == nil {
+		err = place.MakeRepos(c.Context, repos)
+	}
+	if err != nil {
 		return fmt.Errorf("make the folder of repositories: %w", err)
 	}
 	root, err := os.OpenRoot(repos)
@@ -76,8 +86,9 @@ func add(c *cli.Context) (err error) {
 	if _, err := as.git("-C", path, "config", "core.logAllRefUpdates", "always"); err != nil {
 		return err
 	}
+	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches")}
 	if source != "" {
-		if err := as.copy(source, path); err != nil {
+		if err = copied.from(source); err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
 	}
@@ -85,83 +96,171 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 	fmt.Println(filepath.Join(repos, final))
+
+	if left := copied.left; len(left) > 0 {
+		advise("%d branches that the source has of its origin alone were not copied, %s for one: --all-branches copies them, too", len(left), printable.Line(left[0]))
+	}
+	if installed, there, err := place.Registration(); there && err == nil {
+		if advice := notAdmitted(installed, project); advice != "" {
+			advise("%s", advice)
+		}
+	}
+	reportFaults(faultsIn(copied.said))
 	return nil
 }
 
-// copy fetches all branches and tags of the source into a repository, and has HEAD name
-// the branch that it names there.
-func (o *owner) copy(source, repo string) error {
+// advise says what somebody may want to know who has what they asked for.
+func advise(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, "terok-gate: add: "+format+"\n", a...)
+}
+
+// notAdmitted says that no container may ask for a project, and what changes that; empty if
+// one may.
+func notAdmitted(installed podman.Registration, project string) string {
+	if installed.Settings.Admits(project) {
+		return ""
+	}
+	install := []string{"terok-gate", "install"}
+	for _, pattern := range append(slices.Clone(installed.Settings.AllowProjects), project) {
+		install = append(install, "--allow-project", pattern)
+	}
+	return fmt.Sprintf("the installed hooks admit no container of project %s; if they should: %s", project, printable.Shell(install...))
+}
+
+// copying is the copy of a source into a new repository.
+type copying struct {
+	*owner  // of the repository
+	repo    string
+	origins bool     // the branches that a clone has of its origin are copied, too
+	left    []string // branches that a clone has of its origin, and that were not copied
+	said    string   // what git had to say of the objects
+}
+
+// from fetches all branches and tags of the source, and has HEAD name the branch that it
+// names there.
+func (c *copying) from(source string) error {
 	info, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, ":") {
 		return err // nor can it be a URL
 	}
-	var head string
+	fetch := c.fromURL
 	if err == nil && info.IsDir() {
-		head, err = o.fetchFolder(source, repo)
-	} else {
-		head, err = o.fetchURL(source, repo)
+		fetch = c.fromFolder
+	}
+
+	head, err := fetch(source, checking())
+	if err != nil && strings.Contains(err.Error(), "fsck error") {
+		// The source is its owner's choice.
+		head, err = fetch(source, nil)
 	}
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
 		return err
 	}
-	_, err = o.git("-C", repo, "symbolic-ref", "HEAD", head)
+	_, err = c.git("-C", c.repo, "symbolic-ref", "HEAD", head)
 	return err
 }
 
-// branchesAndTags are fetched as they are.
-var branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
+// branchesAndTags are fetched as they are. Before them, a clone's branches of its origin can
+// be, but for what names origin's HEAD.
+var (
+	branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
+	ofOrigin        = []string{"+" + originsPrefix + "*:refs/heads/*", "^" + originsPrefix + "HEAD"}
+)
 
-// fetchURL fetches from where git knows how, and returns what HEAD names there.
-func (o *owner) fetchURL(url, repo string) (head string, err error) {
-	if _, err := o.git(append([]string{"-C", repo, "fetch", "--quiet", "--", url}, branchesAndTags...)...); err != nil {
+const originsPrefix = "refs/remotes/origin/"
+
+// fromURL fetches from where git knows how, with more configuration, and returns what HEAD
+// names there.
+func (c *copying) fromURL(url string, config []string) (head string, err error) {
+	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "--", url}, branchesAndTags)...)
+	if _, err := run(fetch); err != nil {
 		return "", err
 	}
-	listed, err := o.git("ls-remote", "--symref", "--", url, "HEAD")
+	c.said = fetch.said
+
+	listed, err := c.git("ls-remote", "--symref", "--", url, "HEAD")
 	head, _, _ = strings.Cut(strings.TrimPrefix(listed, "ref: "), "\t")
 	return head, err
 }
 
-// fetchFolder fetches from a folder that its owner may read, and the owner of the
-// repository perhaps not: each runs git on his side.
-func (o *owner) fetchFolder(folder, repo string) (head string, err error) {
+const whosever = "safe.directory=*" // whoever called us has named it
+
+// fromFolder fetches from a folder that its owner may read, and the owner of the
+// repository perhaps not: each runs git on his side. It returns what HEAD names there.
+func (c *copying) fromFolder(folder string, config []string) (head string, err error) {
 	if folder, err = filepath.Abs(folder); err != nil {
 		return "", err
 	}
-	const whosever = "safe.directory=*" // whoever called us has named it
 	sender, err := ownerOfRepository(folder)
 	if err != nil {
 		return "", err
 	}
+
+	if c.origins {
+		if err := c.fetchFrom(sender, folder, config, ofOrigin); err != nil {
+			return "", err
+		}
+	}
+	if err := c.fetchFrom(sender, folder, config, branchesAndTags); err != nil {
+		return "", err
+	}
+	if !c.origins {
+		if c.left, err = sender.onlyOrigins(folder); err != nil {
+			return "", err
+		}
+	}
+
+	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
+	if err != nil {
+		return "", nil // it is detached
+	}
+	return head, nil
+}
+
+// fetchFrom fetches refs from a folder that the sender may read.
+func (c *copying) fetchFrom(sender *owner, folder string, config, refs []string) error {
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return err
 	}
 	toReceiver, fromSender, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return err
 	}
 	sent := make(chan error, 1)
 	go func() {
 		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", folder))
 		sent <- err
 	}()
+
 	// gitremote-helpers(7): fd::IN,OUT names descriptors that git was given.
-	fetch := o.command(nil, append([]string{"-C", repo, "fetch", "--quiet", "fd::3,4"}, branchesAndTags...)...)
+	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "fd::3,4"}, refs)...)
 	fetch.ExtraFiles = []*os.File{toReceiver, fromReceiver}
 	_, err = run(fetch)
+	c.said += fetch.said
 	toReceiver.Close()
 	fromReceiver.Close()
 	if sendErr := <-sent; sendErr != nil {
-		return "", sendErr // it knows better what was wrong
+		return sendErr // it knows better what was wrong
 	}
+	return err
+}
+
+// onlyOrigins returns the branches that a clone has of its origin and not of its own.
+func (o *owner) onlyOrigins(folder string) (branches []string, err error) {
+	const own = "refs/heads/"
+	refs, err := o.git("-c", whosever, "-C", folder, "for-each-ref", "--format=%(refname)", own, originsPrefix)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
-	if err != nil {
-		return "", nil // it is detached
+	all := strings.Fields(refs)
+	for _, ref := range all {
+		branch, is := strings.CutPrefix(ref, originsPrefix)
+		if is && branch != "HEAD" && !slices.Contains(all, own+branch) {
+			branches = append(branches, branch)
+		}
 	}
-	return head, nil
+	return branches, nil
 }
 
 // ownerOfRepository is who reads a repository that may be anybody's: its configuration,

@@ -3,10 +3,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -20,8 +20,8 @@ func attachCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "attach",
 		Usage: "have a gate that was killed or moved serve the networks of living containers again",
-		Description: `Takes the gate's socket and the token file from the installed hooks, unless told. What
-a container has already stays. For a rootless podman it goes into podman's own user
+		Description: `Takes the gate's socket from the installed hooks, unless told, and attaches what hooks have
+handed over there. What a container has already stays. For a rootless podman it goes into podman's own user
 namespace, by podman unshare.`,
 		Flags:  stageFlags(given, "attach"),
 		Action: func(*cli.Context) error { return attach(*given) },
@@ -39,18 +39,7 @@ func attach(given hook.Settings) error {
 	if s.GateSocket == "" {
 		return misuse.Errorf("no installed hook names the gate's socket: give --gate-socket")
 	}
-	if s.Tokens, err = orDefault(s.Tokens); err != nil {
-		return err
-	}
-	var living []store.Entry
-	err = s.Tokens.Each(func(e store.Entry) {
-		if e.Gate != nil && e.Process.Life() == store.Alive {
-			living = append(living, e)
-		}
-	})
-	if err != nil {
-		return err
-	}
+	living, recordsErr := s.HandedOver()
 	inside, err := store.InUserNamespace()
 	if err != nil {
 		return err
@@ -58,16 +47,20 @@ func attach(given hook.Settings) error {
 	if os.Geteuid() != 0 && !inside && len(living) > 0 {
 		return inPodmansNamespace(s)
 	}
-	failed := 0
+	attached := 0
 	for _, e := range living {
 		if err := s.Attach(e); err != nil {
-			failed++
 			printError(fmt.Errorf("attach: container %.12s: %s%s", e.Container, hook.Detail(err), hook.WayOut(err)))
+			continue
 		}
+		attached++
 	}
-	fmt.Printf("attached %d\n", len(living)-failed)
-	if failed > 0 {
-		return fmt.Errorf("%d containers are without the gate", failed)
+	fmt.Printf("attached %d\n", attached)
+	switch {
+	case recordsErr != nil:
+		return errors.New(hook.Detail(recordsErr))
+	case attached < len(living):
+		return fmt.Errorf("%d containers are without the gate", len(living)-attached)
 	}
 	return nil
 }
@@ -85,9 +78,6 @@ func installedGateSocket() string {
 // inPodmansNamespace runs the command in the user namespace that the networks of a
 // rootless podman's containers belong to.
 func inPodmansNamespace(s hook.Settings) (err error) {
-	if s.Tokens.Path, err = filepath.Abs(s.Tokens.Path); err != nil {
-		return err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return err

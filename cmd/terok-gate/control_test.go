@@ -70,7 +70,7 @@ func (m *systemd) hear(message string, rights []byte) error {
 			m.names, m.files = append(m.names[:i], m.names[i+1:]...), append(m.files[:i], m.files[i+1:]...)
 		}
 	}
-	name, ok := strings.CutPrefix(message, "FDSTORE=1\nFDNAME=")
+	name, ok := strings.CutPrefix(message, "FDSTORE=1\nFDPOLL=0\nFDNAME=")
 	if !ok {
 		return nil
 	}
@@ -113,7 +113,7 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 		ended: make(chan struct{}),
 	}
 	gate.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(m.files)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
-		"NOTIFY_SOCKET="+m.conn.LocalAddr().String())
+		"NOTIFY_SOCKET="+m.conn.LocalAddr().String(), "TEROK_GATE_LOG_FILE="+m.conn.LocalAddr().String()+".trail.log")
 	gate.ExtraFiles, gate.Stderr = m.files, &gate.said
 	err = gate.Start()
 	m.mu.Unlock()

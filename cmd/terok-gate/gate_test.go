@@ -43,6 +43,7 @@ func TestGateStories(t *testing.T) {
 			env.Setenv("ADDRESS", l.Addr().String())
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("TEROK_GATE_TOKEN_FILE", filepath.Join(env.WorkDir, "tokens/tokens.json"))
+			env.Setenv("TEROK_GATE_LOG_FILE", filepath.Join(env.WorkDir, "trail.log"))
 			env.Setenv("GIT_TERMINAL_PROMPT", "0")
 			env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			for _, name := range []string{"AUTHOR", "COMMITTER"} {
@@ -126,7 +127,7 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "--token-file", dir+"/tokens.json", "serve", "--repos", dir)
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "--token-file", dir+"/tokens.json", "--log-file", dir+"/trail.log", "serve", "--repos", dir)
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "NOTIFY_SOCKET="+notified.LocalAddr().String(), "WATCHDOG_USEC=100000")
 	cmd.ExtraFiles = []*os.File{passed}
 	var log strings.Builder

@@ -160,7 +160,7 @@ func TestHostileProjectsAndTasksChangeNothing(t *testing.T) {
 				}
 				r.errorLine(t, "prestart: refused: annotation "+annotation+": ", quoted(value))
 				if want := "terok-gate-hook: prestart: refused: annotation " + annotation +
-					": use letters, digits, '.', '_' and '-', a letter or digit first, at most 128\n"; r.stderr != want {
+					": use letters, digits, '.', '_' and '-', a letter or digit first, at most 128 (to learn why: terok-gate why)\n"; r.stderr != want {
 					t.Errorf("the error is %q, not %q", r.stderr, want)
 				}
 				tr.unchanged(t, before, tokensBefore)
@@ -303,9 +303,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		systemLog.Need(t)
 		// Process 1 of a pid namespace has stayed in the mount namespace that the hook
 		// has left.
-		if os.Geteuid() != 0 {
-			testenv.Cannot(t, "only root can make the namespaces")
-		}
+		testenv.NeedRoot(t)
 		shell, err := exec.LookPath("sh")
 		must(t, err)
 		unshare, err := exec.LookPath("unshare")

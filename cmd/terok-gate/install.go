@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -111,7 +112,9 @@ func changed(c *cli.Context, place podman.Place, r podman.Registration, there bo
 	if r.Settings.Tokens.Path, err = filepath.Abs(r.Settings.Tokens.Path); err != nil {
 		return r, err
 	}
-	if r.Settings.LogFile != "" {
+	usual := trail.DefaultFile()
+	r.Settings.LogFile = cmp.Or(r.Settings.LogFile, usual)
+	if r.Settings.LogFile != usual { // whose directory is made with it
 		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
 			return r, misuse.Errorf("--log-file %w", err)
 		}
@@ -214,7 +217,7 @@ func serveByHand(r podman.Registration) string {
 	if usual, err := store.TokenFilePath(); err != nil || r.Settings.Tokens.Path != usual {
 		words = append(words, "--token-file", r.Settings.Tokens.Path)
 	}
-	if r.Settings.LogFile != "" {
+	if r.Settings.LogFile != trail.DefaultFile() {
 		words = append(words, "--log-file", r.Settings.LogFile)
 	}
 	words = append(words, "serve")

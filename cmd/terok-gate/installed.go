@@ -13,12 +13,7 @@ import (
 )
 
 // placeOfOurs is where this user's hooks are installed.
-func placeOfOurs() (podman.Place, error) {
-	if os.Geteuid() == 0 {
-		return podman.SystemPlace(), nil
-	}
-	return podman.UserPlace()
-}
+func placeOfOurs() (podman.Place, error) { return podman.OwnPlace() }
 
 // hookBinary returns the path of terok-gate-hook, which is installed beside this program.
 func hookBinary() (string, error) {

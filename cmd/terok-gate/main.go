@@ -91,6 +91,7 @@ func newApp(args []string) *cli.App {
 			in(gettingStarted, installCommand(&given)),
 			in(gettingStarted, addCommand()),
 			in(gettingStarted, doctorCommand()),
+			in(gettingStarted, onInstalled(whyCommand())),
 			in(gettingStarted, uninstallCommand()),
 
 			in(repositories, onInstalled(projectsCommand())),

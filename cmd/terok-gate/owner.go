@@ -9,10 +9,8 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
-	"syscall"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
-
+	owners "terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/untrusted"
 	"terok-gate-hook/store"
 )
@@ -26,8 +24,8 @@ type owner struct {
 	home     string
 }
 
-// ownerOf is the owner of a folder or, if that is root, of one on the way to it, who could
-// put another in its place. nil is ourselves.
+// ownerOf is the owner of a folder or, if that is root, of something on the way to it, who
+// could put another in its place. nil is ourselves.
 func ownerOf(folder string) (*owner, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -39,33 +37,20 @@ func ownerOf(folder string) (*owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	way := owners{inside: inside}
-	if _, err := securejoin.SecureJoinVFS("/", folder, &way); err != nil || way.first == 0 {
+	way, err := owners.Way(folder)
+	if err != nil {
 		return nil, err
 	}
-	return ownerNamed(way.first), nil
+	for _, step := range way {
+		if uid := step.UID(); uid != 0 && (uid != nobody || !inside) {
+			return ownerNamed(uint32(uid)), nil
+		}
+	}
+	return nil, nil
 }
 
 // nobody is, in a user namespace, whoever has no id there: the host's root, say.
 const nobody = 65534
-
-// owners looks at all that a path leads over, links included.
-type owners struct {
-	first  uint32 // that is not root
-	inside bool   // a user namespace
-}
-
-func (o *owners) Lstat(path string) (os.FileInfo, error) {
-	info, err := os.Lstat(path)
-	if err == nil && o.first == 0 {
-		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != nobody || !o.inside {
-			o.first = uid
-		}
-	}
-	return info, err
-}
-
-func (o *owners) Readlink(path string) (string, error) { return os.Readlink(path) }
 
 func ownerNamed(uid uint32) *owner {
 	o := &owner{uid: uid, gid: nobody, home: "/"} // a folder's group need not be its owner's
@@ -107,6 +92,7 @@ func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 type gitCommand struct {
 	*exec.Cmd
 	stdio []*os.File
+	said  string // on standard error, when it has ended
 }
 
 // run runs a command and returns what it prints. An error has what it said.
@@ -123,7 +109,8 @@ func run(cmd *gitCommand) (string, error) {
 	if err == nil {
 		err = cmd.Wait()
 	}
-	if text := strings.TrimSpace(said.String()); err != nil && text != "" {
+	cmd.said = strings.TrimSpace(said.String())
+	if text := cmd.said; err != nil && text != "" {
 		err = fmt.Errorf("git: %w: %s", err, text)
 	} else if err != nil {
 		err = fmt.Errorf("git: %w", err)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
@@ -20,9 +22,17 @@ func projectsCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "projects",
 		Usage:  "list the repositories: project, size, live containers",
-		Flags:  []cli.Flag{reposFlag()},
+		Flags:  []cli.Flag{reposFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
 		Action: projects,
 	}
+}
+
+// project is a repository as programs see it with --json.
+type project struct {
+	Project    string `json:"project"`
+	Repository string `json:"repository"` // its path
+	Bytes      int64  `json:"bytes"`
+	Containers int    `json:"containers"` // that live and have a token of the project
 }
 
 func projects(c *cli.Context) error {
@@ -40,21 +50,35 @@ func projects(c *cli.Context) error {
 	}
 	live := map[string]int{}
 	err = file.Each(func(e store.Entry) {
-		if e.Container != "" && !e.Orphan() {
+		if e.Container != "" && e.State() == store.Live {
 			live[e.Project]++
 		}
 	})
 	if err != nil {
 		return err
 	}
-	out := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(out, "PROJECT\tMIB\tCONTAINERS")
+
+	all := []project{}
 	for _, name := range names {
-		size, err := sizeOf(filepath.Join(repos, name+".git"))
+		path := filepath.Join(repos, name+".git")
+		size, err := sizeOf(path)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s\t%.1f\t%d\n", name, float64(size)/(1<<20), live[name])
+		all = append(all, project{name, path, size, live[name]})
+	}
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(all, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
+		}
+		return err
+	}
+
+	out := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(out, "PROJECT\tMIB\tCONTAINERS")
+	for _, p := range all {
+		fmt.Fprintf(out, "%s\t%.1f\t%d\n", p.Project, float64(p.Bytes)/(1<<20), p.Containers)
 	}
 	return out.Flush()
 }

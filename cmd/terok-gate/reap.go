@@ -39,7 +39,7 @@ func reap(c *cli.Context) error {
 	case c.Bool("watch") && c.Bool("dry-run"):
 		return misuse.Errorf("give --watch or --dry-run, not both")
 	case c.Bool("dry-run"):
-		tokens, err := listTokens(c.Context, file, store.Entry.Orphan)
+		tokens, err := listTokens(c.Context, file, func(e store.Entry) bool { return e.State() == store.Orphan })
 		if err != nil {
 			return err
 		}

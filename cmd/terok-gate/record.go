@@ -11,10 +11,18 @@ import (
 
 // record writes an event to the audit trail. If that fails, it says so and no more: what
 // the event tells of has happened.
-func record(logFile string, e trail.Event) {
-	if err := trail.Write(logFile, e); err != nil {
+func record(named string, e trail.Event) {
+	if err := trail.Write(logFile(named), e); err != nil {
 		printError(err)
 	}
+}
+
+// logFile is the log file that was named, or else the default one.
+func logFile(named string) string {
+	if named != "" {
+		return named
+	}
+	return trail.DefaultFile()
 }
 
 // recordAll records the same event for each entry.

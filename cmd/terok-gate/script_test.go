@@ -57,9 +57,9 @@ func TestStories(t *testing.T) {
 			var otherwise string // why there is no more of the story
 			switch condition {
 			case "root":
-				holds, otherwise = os.Geteuid() == 0, "only root can tell all of it"
+				holds, otherwise = os.Geteuid() == 0, testenv.OnlyRoot
 			case "containers":
-				holds, otherwise = os.Geteuid() == 0 && testenv.Alone, "only root makes containers"
+				holds, otherwise = os.Geteuid() == 0 && testenv.Alone, testenv.OnlyRoot
 			case "strace":
 				_, err := exec.LookPath("strace")
 				holds, otherwise = err == nil, "strace is not installed"

@@ -38,6 +38,8 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "per-token", Value: gate.DefaultPerToken, Usage: "serve `N` requests of one token at once; the others wait"},
 			&cli.IntFlag{Name: "together", Value: gate.DefaultTogether, Usage: "serve `N` requests at once in all"},
 			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
+			&cli.IntFlag{Name: "free", DefaultText: "a twentieth of the disk, 1024 at most", Usage: "refuse pushes while the disk has less than `N` MiB free; 0 for never"},
+			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "let each process of git's have `N` MiB of memory"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 		},
@@ -49,10 +51,14 @@ func serve(c *cli.Context) error {
 	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
 		log.SetFlags(0)
 	}
-	for _, name := range []string{"per-token", "together", "max-push"} {
+	for _, name := range []string{"per-token", "together", "max-push", "git-memory"} {
 		if c.Int(name) < 1 {
 			return misuse.Errorf("--%s %d: must be 1 or more", name, c.Int(name))
 		}
+	}
+	free := int64(c.Int("free")) << 20
+	if c.IsSet("free") && free <= 0 {
+		free = -1
 	}
 	repos, err := reposOf(c)
 	if err != nil {
@@ -62,11 +68,8 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	record := func(e trail.Event) {
-		if err := trail.Write(c.String("log-file"), e); err != nil {
-			slog.Error("the trail", "error", err)
-		}
-	}
+	logFile := logFile(c.String("log-file"))
+	record := func(events ...trail.Event) error { return trail.Write(logFile, events...) }
 	// Whoever connects now waits until the gate is there.
 	figures, err := listenForFigures(c)
 	if err != nil {
@@ -82,11 +85,13 @@ func serve(c *cli.Context) error {
 	if err := gate.AdoptOrphans(); err != nil {
 		return err
 	}
+	gate.SaveMemory()
 	tokens := file.Reader(reportTokenFile)
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
-		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20,
-		Trail: record, Keeper: keeper(),
+		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20, Free: free,
+		GitMemory: int64(c.Int("git-memory")) << 20,
+		Trail:     record, Keeper: keeper(),
 	})
 	if err != nil {
 		return err
@@ -136,14 +141,18 @@ func reportTokenFile(err error) {
 
 // sweep revokes the tokens of processes that have died: where the gate runs, nobody else
 // need do it.
-func sweep(ctx context.Context, file store.File, record func(trail.Event)) error {
+func sweep(ctx context.Context, file store.File, record func(...trail.Event) error) error {
 	return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
+		var events []trail.Event
 		for _, e := range revoked {
-			record(trail.Of(trail.Swept, e))
+			events = append(events, trail.Of(trail.Swept, e))
 		}
 		if err != nil {
-			record(trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+			events = append(events, trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
 			slog.Warn("sweep", "error", err)
+		}
+		if err := record(events...); err != nil {
+			slog.Error("the trail", "error", err)
 		}
 	})
 }

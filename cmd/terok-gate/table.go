@@ -29,7 +29,7 @@ type listed struct {
 	Task        string     `json:"task"`
 	Container   string     `json:"container"` // empty: it belongs to none
 	Name        string     `json:"name"`      // the container's; empty: it has none, or podman does not say
-	State       string     `json:"state"`     // live, orphan or unknown
+	State       string     `json:"state"`     // store.State
 	Created     *time.Time `json:"created"`   // null: written by another program
 	Fingerprint string     `json:"fingerprint"`
 	Access      string     `json:"access"` // read or write
@@ -70,9 +70,12 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 }
 
 func rowOf(e store.Entry) *row {
-	r := &row{project: e.Project, task: e.Task, container: e.Container, state: stateOf(e), created: e.Created}
+	r := &row{project: e.Project, task: e.Task, container: e.Container, state: string(e.State()), created: e.Created}
 	copy(r.fingerprint[:], e.Token.Fingerprint())
-	if e.Limited() {
+	switch {
+	case e.Malformed:
+		r.limits = &store.Limits{ReadOnly: true} // whatever it says, no push is honoured
+	case e.Limited():
 		limits := e.Limits // a copy: e is large
 		r.limits = &limits
 	}
@@ -98,21 +101,6 @@ func (t table) listed(r *row) listed {
 func anyToken(store.Entry) bool { return true }
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }
-
-// stateOf is live, orphan, or unknown if neither can be proved. A token that is tied to
-// nothing lives until it is revoked.
-func stateOf(e store.Entry) string {
-	if e.Process == nil && e.Container == "" {
-		return "live"
-	}
-	switch e.Process.Life() {
-	case store.Alive:
-		return "live"
-	case store.Dead:
-		return "orphan"
-	}
-	return "unknown"
-}
 
 // printJSON prints the rows as an array, one after the other: there can be many.
 func printJSON(w io.Writer, t table) error {
@@ -167,7 +155,7 @@ func printTable(w *os.File, t table) error {
 	if err := columns.Flush(); err != nil {
 		return err
 	}
-	colours := map[string]string{"orphan": red, "unknown": yellow}
+	colours := map[string]string{string(store.Orphan): red, string(store.Malformed): red, string(store.Unsure): yellow}
 	out := bufio.NewWriter(w)
 	for i := -1; aligned.Len() > 0; i++ {
 		line := string(aligned.Next(bytes.IndexByte(aligned.Bytes(), '\n')))

@@ -22,6 +22,11 @@ func DefaultSocket() string {
 	return filepath.Join(runtime, "terok-gate/control")
 }
 
+// HandedOver is the directory in which hooks note what they hand over at a control socket.
+// The directory of the socket is the gate's, and goes when systemd stops the gate; this one,
+// beside it, is the hooks'.
+func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
+
 // DefaultRepos is the folder of repositories of root's gate, or of the user's own.
 func DefaultRepos() (string, error) {
 	if os.Geteuid() == 0 {

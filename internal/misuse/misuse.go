@@ -48,6 +48,14 @@ func NoArguments(c *cli.Context) error {
 	return nil
 }
 
+// OneArgument refuses more arguments than one.
+func OneArgument(c *cli.Context) error {
+	if c.NArg() > 1 {
+		return Errorf("takes no second argument %s: see %s --help", Quote(c.Args().Get(1)), c.Command.HelpName)
+	}
+	return nil
+}
+
 // Quote quotes a stray argument, unless it is a token.
 func Quote(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {

@@ -27,10 +27,13 @@ type Log struct {
 const logSocket = "/dev/log"
 
 // Listen puts a /dev of our own, with a socket for the log in it, in the place of the
-// machine's.
+// machine's, and a /var/log, where root's hooks write their trail.
 func (l *Log) Listen() error {
 	if err := newDev(); err != nil {
 		return err
+	}
+	if err := unix.Mount("terok-log", "/var/log", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount /var/log: %w", err)
 	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: logSocket, Net: "unixgram"})
 	if err != nil {

@@ -27,8 +27,9 @@ func Cannot(t testing.TB, format string, args ...any) {
 }
 
 // LeaveOut is for a test that leaves out a part of itself: an error says that nothing
-// may be left out. What is, and why, it appends to the file that TEROK_TEST_LEFT_OUT
-// names, a line of the whole test, whatever case of it that is in.
+// may be left out. What is, it appends to the file that TEROK_TEST_LEFT_OUT names, for
+// scripts/test: a line with the reason, the package and the whole test, whatever case of
+// it that is in, with tabs between them.
 func LeaveOut(test, why string) error {
 	if os.Getenv("TEROK_TEST_ALL") == "1" {
 		return fmt.Errorf("TEROK_TEST_ALL=1, but %s", why)
@@ -45,7 +46,7 @@ func LeaveOut(test, why string) error {
 	inPackage := strings.TrimSuffix(filepath.Base(os.Args[0]), ".test")
 	test, _, _ = strings.Cut(test, "/")
 	why, _, _ = strings.Cut(why, "\n")
-	_, err = fmt.Fprintf(f, "%s: %s: %s\n", inPackage, test, why)
+	_, err = fmt.Fprintf(f, "%s\t%s\t%s\n", why, inPackage, test)
 	return err
 }
 
@@ -70,15 +71,28 @@ func Tool(t testing.TB, program string) (path string) {
 	return ""
 }
 
+// OnlyRoot is why most of what is left out is: it is told as one reason.
+const OnlyRoot = "only root can run it"
+
 // NeedRoot ends the test, as Cannot does, if we may not change owners, mount and make
 // namespaces.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		Cannot(t, "only root can run it")
+		Cannot(t, OnlyRoot)
 	}
 	if err := mayUnshare(); err != nil {
 		Cannot(t, "root may not make namespaces here: %v", err)
+	}
+}
+
+// NeedAlone ends the test, as Cannot does, if we are not root in namespaces of our own
+// (Main).
+func NeedAlone(t testing.TB) {
+	t.Helper()
+	NeedRoot(t)
+	if !Alone {
+		Cannot(t, "root may not make namespaces here: the tests run without")
 	}
 }
 

@@ -1,7 +1,10 @@
 // Package trail keeps the audit trail: which token was issued, revoked or refused, for which
-// container, and what the gate did for whom. It goes to the system log and, if there is a
-// log file, into that as JSON lines. Neither may ever make a hook or a request fail or wait:
-// a line that cannot be written is lost.
+// container, and what the gate did for whom. It goes into a log file, if there is one, as
+// JSON lines, and to the system log. The file comes first: what the system log does not take
+// at once is lost there, and nothing waits for it.
+//
+// The lines of a ref that moves are on the disk when [Write] returns without an error. Of
+// what a full disk takes only in part, nothing stays.
 package trail
 
 import (
@@ -13,7 +16,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,10 +36,11 @@ const (
 	Failed  = "failed"
 
 	// The gate's.
-	Fetch = "fetch"
-	Push  = "push"
-	Moved = "moved" // a ref, by a push
-	Cut   = "cut"   // a request was ended before its time
+	Fetch  = "fetch"
+	Push   = "push"
+	Moving = "moving" // git is about to move a ref, for a push; not for the system log
+	Moved  = "moved"  // it has
+	Cut    = "cut"    // a request was ended before its time
 )
 
 // Event is one line of the audit trail.
@@ -51,6 +57,7 @@ type Event struct {
 	From     string  `json:"from,omitempty"`     // where the request came from
 	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed
 	Duration float64 `json:"duration,omitempty"` // in seconds
+	Times    int     `json:"times,omitempty"`    // how many events the line stands for; none is one
 	Refs     int     `json:"refs,omitempty"`     // how many a push moved
 	Ref      string  `json:"ref,omitempty"`
 	Old      string  `json:"old,omitempty"`
@@ -65,46 +72,85 @@ func Of(event string, e store.Entry) Event {
 	}
 }
 
-// Program is the name that the trail has in the system log.
-var Program = "terok-gate-hook"
+// hookProgram is what hooks are called in the system log.
+const hookProgram = "terok-gate-hook"
 
-// Write sends the event to the system log, if there is one, and appends it to the log
-// file, if its path is not empty. The error is the log file's.
-func Write(file string, e Event) error {
-	e.Time = time.Now().UTC().Truncate(time.Millisecond)
-	toSystemLog(e)
-	if file == "" {
-		return nil
+// Program is the name that the trail has in the system log.
+var Program = hookProgram
+
+// Write appends the events to the log file, if its path is not empty, and sends them to the
+// system log, if there is one. The error is the log file's.
+func Write(file string, events ...Event) error {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	for i := range events {
+		events[i].Time = now
 	}
-	if err := appendLine(file, e); err != nil {
-		return fmt.Errorf("log file: %w", err)
+
+	var err error
+	if file != "" && len(events) > 0 {
+		if err = appendLines(file, events); err != nil {
+			err = fmt.Errorf("log file: %w", err)
+		}
 	}
-	return nil
+
+	for _, e := range events {
+		if e.Event != Moving {
+			toSystemLog(e)
+		}
+	}
+	return err
 }
 
-// appendLine appends the event with one write(2). On a local file system, O_APPEND makes
+// one lets one goroutine write at a time: what it takes back is then its own.
+var one sync.Mutex
+
+// appendLines appends the events with one write(2). On a local file system, O_APPEND makes
 // that safe for many writers at once.
-func appendLine(path string, e Event) error {
-	line, err := json.Marshal(e)
-	if err != nil {
-		return err
+func appendLines(path string, events []Event) (err error) {
+	var lines []byte
+	durable := false
+	for _, e := range events {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		lines = append(append(lines, printable.JSON(line)...), '\n')
+		durable = durable || e.Event == Moving || e.Event == Moved
 	}
-	line = printable.JSON(line)
-	// Not an os.File, which would wait while a fifo is full.
-	file, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+
+	one.Lock()
+	defer one.Unlock()
+	file, err := open(path)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(file)
-	line = append(line, '\n')
-	n, err := unix.Write(file, line)
-	if err == nil && n < len(line) { // a full disk, or a fifo that nobody reads
+	defer setAside(path, file)
+
+	n, err := unix.Write(file, lines)
+	if err == nil && n < len(lines) { // a full disk, or a fifo that nobody reads
+		takeBack(file, n)
 		err = io.ErrShortWrite
 	}
 	if err != nil {
 		return &os.PathError{Op: "write", Path: path, Err: err}
 	}
+	if durable {
+		if err := unix.Fdatasync(file); err != nil {
+			return &os.PathError{Op: "sync", Path: path, Err: err}
+		}
+	}
 	return nil
+}
+
+// takeBack removes the last n bytes, which this process has just appended, unless another
+// has appended since. The next line would be lost as well behind half a line.
+func takeBack(file, n int) {
+	var info unix.Stat_t
+	end, err := unix.Seek(file, 0, io.SeekCurrent) // where the write ended
+	if err == nil && unix.Fstat(file, &info) == nil && info.Size == end {
+		_ = unix.Ftruncate(file, end-int64(n))
+	}
 }
 
 // CheckFile says why the trail could not be written to the file. The file need not exist
@@ -139,10 +185,8 @@ func CheckFile(path string) error {
 // systemLog is where the system log listens, as for syslog(3).
 const systemLog = "/dev/log"
 
-// toSystemLog sends the event to /dev/log, if somebody listens there, in the form that
-// glibc's syslog(3) uses (RFC 3164). Package log/syslog would wait while the socket's
-// buffer is full; a container's start must not.
-func toSystemLog(e Event) {
+// message is the event in the form that glibc's syslog(3) uses (RFC 3164).
+func message(e Event) string {
 	const daemon, err, notice = 3 << 3, 3, 5
 	severity := notice
 	if e.Error != "" {
@@ -152,20 +196,41 @@ func toSystemLog(e Event) {
 	fmt.Fprintf(&text, "<%d>%s %s[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), Program, os.Getpid(), e.Event)
 	for _, pair := range [][2]string{
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
-		{"from", e.From}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New},
+		{"from", e.From}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
 			// Other programs' entries may hold anything, such as line breaks or more than
 			// fits into a datagram.
-			fmt.Fprintf(&text, " %s=%.1000q", pair[0], pair[1])
+			fmt.Fprintf(&text, " %s=%q", pair[0], shortened(pair[1]))
 		}
 	}
-	socket, sockErr := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if sockErr != nil {
+	return text.String()
+}
+
+// toSystemLog sends the event to /dev/log, if somebody listens there. Package log/syslog
+// would wait while the socket's buffer is full; a container's start must not.
+func toSystemLog(e Event) {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
 		return
 	}
 	defer unix.Close(socket)
-	_ = unix.Sendto(socket, []byte(text.String()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: systemLog})
+	_ = unix.Sendto(socket, []byte(message(e)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: systemLog})
+}
+
+// shortened is as much of a value as the system log gets.
+func shortened(value string) string {
+	if runes := []rune(value); len(runes) > 1000 {
+		return string(runes[:1000])
+	}
+	return value
+}
+
+func timesOf(e Event) string {
+	if e.Times == 0 {
+		return ""
+	}
+	return strconv.Itoa(e.Times)
 }
 
 // HasSystemLog tells whether somebody listens where events are sent.

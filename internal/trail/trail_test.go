@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,5 +102,45 @@ func TestALineThatIsNotWrittenToItsEndIsAnError(t *testing.T) {
 	}
 	if err := Write(path, Event{Event: Failed, Error: strings.Repeat("x", page)}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// A full disk takes only the beginning of a line, and the next line must not stand behind it.
+func TestHalfALineIsTakenBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := Write(path, Event{Event: Moved, Ref: "refs/heads/one"}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// No file may grow beyond that: the kernel takes what fits, as of a full disk.
+	signal.Ignore(unix.SIGXFSZ)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(info.Size()) + 30, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	err = Write(path, Event{Event: Moved, Ref: "refs/heads/two"})
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("the error is %v", err)
+	}
+
+	if err := Write(path, Event{Event: Moved, Ref: "refs/heads/three"}); err != nil {
+		t.Fatal(err)
+	}
+	var refs []string
+	for _, e := range read(t, path) {
+		refs = append(refs, e.Ref)
+	}
+	if diff := cmp.Diff([]string{"refs/heads/one", "refs/heads/three"}, refs); diff != "" {
+		t.Errorf("(-want +read):\n%s", diff)
 	}
 }

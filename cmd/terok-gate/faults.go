@@ -1,0 +1,49 @@
+// What old programs have left in histories, and git refuses in a push.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+)
+
+// oldFaults are faults of old histories, by git's names for them (git-fsck(1)). They harm
+// nothing. None is of those that an attacker makes.
+var oldFaults = []string{
+	"badDate", "badDateOverflow", "badEmail", "badName", "badTimezone", "missingEmail",
+	"missingNameBeforeEmail", "missingSpaceBeforeDate", "missingSpaceBeforeEmail",
+	"multipleAuthors", "zeroPaddedDate", "zeroPaddedFilemode",
+}
+
+// checking has a fetch name them.
+func checking() []string {
+	config := []string{"-c", "fetch.fsckObjects=true"}
+	for _, fault := range oldFaults {
+		config = append(config, "-c", "fetch.fsck."+fault+"=warn")
+	}
+	return config
+}
+
+var fault = regexp.MustCompile(`(?m)^warning: object [0-9a-f]+: ([A-Za-z0-9]+): `)
+
+// faultsIn counts the faults that git has named.
+func faultsIn(said string) map[string]int {
+	faults := map[string]int{}
+	for _, found := range fault.FindAllStringSubmatch(said, -1) {
+		if slices.Contains(oldFaults, found[1]) {
+			faults[found[1]]++
+		}
+	}
+	return faults
+}
+
+// reportFaults says which faults the source of a repository has.
+func reportFaults(faults map[string]int) {
+	for _, name := range oldFaults {
+		if n := faults[name]; n > 0 {
+			fmt.Fprintf(os.Stderr, "note: the source has objects with the fault %s, which a push must not bring: to admit it, set receive.fsck.%s: see OLD HISTORIES in terok-gate(8)\n", name, name)
+		}
+	}
+}

@@ -1,0 +1,42 @@
+// Space on the disk of the repositories, where the token file may be too.
+
+package gate
+
+import (
+	"fmt"
+	"net/http"
+
+	"golang.org/x/sys/unix"
+)
+
+// mostFree is how much a large disk needs free, unless told.
+const mostFree = 1 << 30
+
+// checkSpace refuses a push to a repository whose disk is nearly full. What is under way
+// goes on: revoking works on a full disk, too.
+func (g *Gate) checkSpace(repo repository) error {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(repo.path, &disk); err != nil {
+		return fmt.Errorf("space on the disk of the repositories: %w", err)
+	}
+	if isNearlyFull(&disk, g.free) {
+		return nearlyFull
+	}
+	return nil
+}
+
+var nearlyFull = &refusal{code: http.StatusInsufficientStorage, text: "the gate's disk is nearly full: no push is taken until there is space"}
+
+// isNearlyFull reports whether a disk has fewer bytes free than it needs: of 0, the default,
+// a twentieth, 1 GiB at most. A file system that counts inodes needs a twentieth of them,
+// too. Of less than 0 it needs nothing.
+func isNearlyFull(disk *unix.Statfs_t, needs int64) bool {
+	if needs < 0 {
+		return false
+	}
+	block := uint64(disk.Bsize)
+	if needs == 0 {
+		needs = int64(min(disk.Blocks*block/20, mostFree))
+	}
+	return disk.Bavail*block < uint64(needs) || disk.Ffree < disk.Files/20
+}

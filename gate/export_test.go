@@ -1,0 +1,4 @@
+package gate
+
+// OwnLines is for tests.
+const OwnLines = ownLines

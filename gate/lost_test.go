@@ -1,0 +1,148 @@
+package gate_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+)
+
+// endListener does what a neighbour with CAP_NET_ADMIN can do: it ends the gate's listener
+// (SOCK_DESTROY, sock_diag(7)).
+func (c *container) endListener(t *testing.T) {
+	t.Helper()
+	testenv.Need(t, "ss")
+	out, err := c.inside("ss", "--no-header", "--numeric", "--kill", "state", "listening", "sport = :9418").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "127.0.0.1:9418") {
+		testenv.Cannot(t, "the kernel ends no listener of another process: %v\n%s", err, out)
+	}
+}
+
+// revoked waits until the container's token is in the token file no more.
+func (h *house) revoked(t *testing.T, c *container) {
+	t.Helper()
+	testenv.Eventually(t, "its token is revoked", func() bool {
+		_, valid := h.tokens.Reader(func(error) {}).FindKey(c.Token.Key())
+		return !valid
+	})
+}
+
+func TestTokensAreRevokedWhereANeighbourEndsTheListener(t *testing.T) {
+	h, told := attachable(t, gate.Settings{})
+	told.GateTimeout = 300 * time.Millisecond
+	first, elsewhere := h.container(t, nil), h.container(t, nil)
+	second := h.container(t, first)
+	for _, c := range []*container{first, second, elsewhere} {
+		h.start(t, told, c)
+	}
+	committing := h.container(t, first) // its hook has the gate's yes, and no more
+	must(t, told.Attach(committing.Entry))
+
+	first.endListener(t)
+	h.revoked(t, first)
+	h.revoked(t, second)
+	h.commit(t, committing)
+	h.revoked(t, committing)
+	if err := elsewhere.reaches(elsewhere.Token); err != nil {
+		t.Error(err)
+	}
+	h.trailed(t, trail.Failed, 3)
+	for _, event := range h.trailed(t, trail.Revoked, 3) {
+		if event.Project != "demo" || !strings.HasPrefix(event.From, "listener-"+first.Container) || !strings.Contains(event.Error, "was ended by a process in the container's network") {
+			t.Errorf("the trail has %+v", event)
+		}
+	}
+
+	first.listen(t)
+	for name, c := range map[string]*container{"another container": h.container(t, first), "one that was served": second} {
+		if err := told.Attach(c.Entry); !errors.Is(err, hook.ErrTaken) {
+			t.Errorf("%s: the hook says %v", name, err)
+		}
+	}
+	_, err := control.Ask(told.GateSocket, time.Now().Add(time.Minute), control.Request{
+		Container: second.Container, Process: second.Process, Token: second.Token.Key(), Listen: second.Gate.Listen,
+	})
+	if !errors.Is(err, control.Absent) {
+		t.Errorf("the gate says that it serves one: %v", err)
+	}
+}
+
+// While a listener has all the connections that it may have, the gate accepts no more.
+func TestTheEndOfAListenerIsNoticedThoughItHasAllConnections(t *testing.T) {
+	h, told := attachable(t, gate.Settings{})
+	c := h.container(t, nil)
+	h.start(t, told, c)
+	descriptors := len(glob("/proc/self/fd/*"))
+	c.crowd(t, 80)
+	testenv.Eventually(t, "the container has its share", func() bool { return len(glob("/proc/self/fd/*")) >= descriptors+64 })
+	c.endListener(t)
+	h.revoked(t, c)
+}
+
+func TestTokensAreRevokedWhereANeighbourEndsTheListenerWhileThereIsNoGate(t *testing.T) {
+	kept := &shelf{files: map[string]int{}}
+	h, told := attachable(t, gate.Settings{Keeper: kept})
+	c, elsewhere := h.container(t, nil), h.container(t, nil)
+	h.start(t, told, c)
+	h.start(t, told, elsewhere)
+	stopNow(h.Gate)
+	c.endListener(t)
+	h.Gate = h.again(t, gate.Settings{Keeper: kept})
+	h.Restore(kept.passed(t))
+	h.revoked(t, c)
+	h.trailed(t, trail.Revoked, 1)
+	if err := elsewhere.reaches(elsewhere.Token); err != nil {
+		t.Error(err)
+	}
+	if n := len(kept.names()); n != 2 {
+		t.Errorf("%d files are kept: %q", n, kept.names())
+	}
+}
+
+// A gate that was killed has lost the listener of a pod. The next one gets a new listener
+// from the hook of a container that comes and goes.
+func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
+	h, told := attachable(t, gate.Settings{})
+	first := h.container(t, nil)
+	network := first.watchNetwork(t)
+	second, third := h.container(t, first), h.container(t, first)
+	h.start(t, told, first)
+	h.start(t, told, second)
+	h.Gate = h.again(t, gate.Settings{})
+	told = h.takeHooks(t)
+	h.start(t, told, third)
+	third.end()
+	testenv.Eventually(t, "the gate does not serve the third any more", func() bool {
+		_, err := control.Ask(told.GateSocket, time.Now().Add(time.Minute), control.Request{
+			Container: third.Container, Process: third.Process, Token: third.Token.Key(), Listen: third.Gate.Listen,
+		})
+		return errors.Is(err, control.Absent)
+	})
+	for _, c := range []*container{first, second} {
+		if err := c.reaches(c.Token); err != nil {
+			t.Error(err)
+		}
+		c.end()
+	}
+	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
+}
+
+// Nor does a container come into the network of one that withholds its token, if the gate
+// has lost that one.
+func TestALostContainerThatWithholdsItsTokenStaysAlone(t *testing.T) {
+	h, told := attachable(t, gate.Settings{})
+	withholds := h.container(t, nil)
+	withholds.Gate.Withheld = true
+	h.start(t, told, withholds)
+	h.Gate = h.again(t, gate.Settings{})
+	told = h.takeHooks(t)
+	if err := told.Attach(h.container(t, withholds).Entry); !errors.Is(err, hook.ErrNotAlone) {
+		t.Errorf("the hook says %v", err)
+	}
+}

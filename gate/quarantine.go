@@ -1,0 +1,111 @@
+// The directories in which git keeps what a push brings until its pre-receive hook has
+// agreed: <repository>/objects/tmp_objdir-incoming-*. A git that a signal ends leaves its
+// directory behind (since 2.39).
+//
+// The gate removes those that its own pushes made. A push that somebody makes by path, or
+// that another gate serves, fails if its directory is taken away: it is never touched.
+
+package gate
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const quarantinePrefix = "tmp_objdir-incoming-"
+
+// quarantineOf returns the name of the directory that a receive-pack has made, empty if it
+// has none that can be seen. git tells it those that it starts, and in nearly all of a
+// push's life one of them is there: what unpacks, what checks, or a hook.
+func quarantineOf(receivePack int) (name string) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", receivePack))
+	for _, list := range lists {
+		children, _ := os.ReadFile(list) // it may have ended
+		for _, child := range strings.Fields(string(children)) {
+			environment, _ := os.ReadFile("/proc/" + child + "/environ")
+			for _, variable := range bytes.Split(environment, []byte{0}) {
+				path, is := bytes.CutPrefix(variable, []byte("GIT_QUARANTINE_PATH="))
+				if name := filepath.Base(string(path)); is && strings.HasPrefix(name, quarantinePrefix) {
+					return name
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// removeQuarantine removes the directory of a push that has ended.
+func (r repository) removeQuarantine(name string) {
+	if err := os.RemoveAll(filepath.Join(r.path, "objects", name)); err != nil {
+		slog.Warn("remove what an unfinished push left", "project", r.project, "error", err)
+	}
+}
+
+// cleanUp removes what pushes left that were under way when an earlier gate was killed, or
+// the machine.
+func (g *Gate) cleanUp() error {
+	projects, err := Projects(g.repos)
+	if err != nil {
+		return err
+	}
+	for _, project := range projects {
+		if repo, err := g.repository(project); err == nil {
+			repo.removeAbandoned()
+		}
+	}
+	return nil
+}
+
+// removeAbandoned removes the directories of our user whose makers are gone.
+func (r repository) removeAbandoned() {
+	entries, _ := os.ReadDir(filepath.Join(r.path, "objects"))
+	var ours []string
+	for _, entry := range entries {
+		var stat unix.Stat_t
+		if strings.HasPrefix(entry.Name(), quarantinePrefix) &&
+			unix.Lstat(filepath.Join(r.path, "objects", entry.Name()), &stat) == nil && int(stat.Uid) == os.Geteuid() {
+			ours = append(ours, entry.Name())
+		}
+	}
+	// Asked after they were listed: whose maker lives then is spared, and those that are
+	// made from now on are not on the list.
+	if len(ours) == 0 || r.isWorkedIn() {
+		return
+	}
+	for _, name := range ours {
+		r.removeQuarantine(name)
+	}
+}
+
+// isWorkedIn reports whether a process of our user may be a receive-pack in the
+// repository, which is its working directory then.
+func (r repository) isWorkedIn() bool {
+	var repo unix.Stat_t
+	if unix.Stat(r.path, &repo) != nil {
+		return true
+	}
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, process := range processes {
+		var owner, cwd unix.Stat_t
+		if unix.Stat(process, &owner) != nil || int(owner.Uid) != os.Geteuid() {
+			continue
+		}
+		switch err := unix.Stat(process+"/cwd", &cwd); err {
+		case nil:
+			if cwd.Dev == repo.Dev && cwd.Ino == repo.Ino {
+				return true
+			}
+		case unix.EACCES, unix.EPERM: // it has capabilities that we lack
+			if name, _ := os.ReadFile(process + "/comm"); bytes.HasPrefix(name, []byte("git")) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,152 @@
+// What hooks have handed over to the gate: a record of each container, by which attach does
+// it again for a gate that has lost all. Records are in a directory of the hooks' own, since
+// root enters networks by them: the gate's user can write the token file, but no record.
+
+package hook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/store"
+)
+
+// remember records that the gate serves a container, as it was asked to. No two lives of a
+// container have the same record.
+func (s Settings) remember(r control.Request) error {
+	r.Version = control.Version
+	content, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	dir, err := openRecords(s.GateSocket, true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	name := r.Container + "-" + store.Token(r.Token).Fingerprint()
+	record, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(record)
+	if n, err := unix.Write(record, content); err != nil {
+		return err
+	} else if n < len(content) {
+		return io.ErrShortWrite
+	}
+	return nil
+}
+
+// forget removes the records of a container that has stopped. One whose process is alive is
+// of its next life.
+func (s Settings) forget(container string) error {
+	return s.eachRecord(func(dir *os.File, name string) error {
+		if life, ours := strings.CutPrefix(name, container+"-"); !ours || len(life) != 8 {
+			return nil
+		}
+		if e, err := readRecord(dir, name); err == nil && e.Process.Life() == store.Alive {
+			return nil
+		}
+		return unix.Unlinkat(int(dir.Fd()), name, 0)
+	})
+}
+
+// HandedOver returns the living containers that hooks have handed over to the gate, as
+// entries that name their tokens by the keys. It removes the records of the dead. An error
+// names the records that could not be read; the others are returned all the same.
+func (s Settings) HandedOver() (living []store.Entry, err error) {
+	var broken []error
+	err = s.eachRecord(func(dir *os.File, name string) error {
+		e, err := readRecord(dir, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			broken = append(broken, fmt.Errorf("%s: %w", filepath.Join(dir.Name(), name), err))
+		case e.Process.Life() == store.Alive:
+			living = append(living, e)
+		case e.Process.Life() == store.Dead:
+			return unix.Unlinkat(int(dir.Fd()), name, 0)
+		}
+		return nil
+	})
+	return living, errors.Join(append(broken, err)...)
+}
+
+// eachRecord visits all records, if there are any.
+func (s Settings) eachRecord(visit func(dir *os.File, name string) error) error {
+	if s.GateSocket == "" {
+		return nil
+	}
+	fd, err := openRecords(s.GateSocket, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	dir := os.NewFile(uintptr(fd), control.HandedOver(s.GateSocket))
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	for _, name := range names {
+		err = errors.Join(err, visit(dir, name))
+	}
+	return err
+}
+
+// openRecords opens the directory of records, and makes it if that is asked for. It must
+// belong to the user that we are: whoever else can write there would decide which networks
+// the gate gets listeners in.
+func openRecords(socket string, create bool) (dir int, err error) {
+	path := control.HandedOver(socket)
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	dir, err = unix.Open(path, flags, 0)
+	if create && err == unix.ENOENT {
+		if err = unix.Mkdir(path, 0o700); err == nil || err == unix.EEXIST {
+			dir, err = unix.Open(path, flags, 0)
+		}
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var stat unix.Stat_t
+	if err = unix.Fstat(dir, &stat); err == nil && (int(stat.Uid) != os.Geteuid() || stat.Mode&0o022 != 0) {
+		err = failure(text(path) + " belongs to others than the hooks' user, who could write there: remove it")
+	}
+	if err != nil {
+		unix.Close(dir)
+		return -1, err
+	}
+	return dir, nil
+}
+
+// readRecord reads what remember wrote.
+func readRecord(dir *os.File, name string) (e store.Entry, err error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return e, err
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, control.MessageLimit))
+	if err != nil {
+		return e, err
+	}
+	r, err := control.Parse(content)
+	if err != nil {
+		return e, err
+	}
+	return store.Entry{
+		Token: store.Token(r.Token), Container: r.Container, Process: r.Process,
+		Gate: &store.Attached{Listen: r.Listen, Withheld: r.Withheld},
+	}, nil
+}

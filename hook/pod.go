@@ -1,0 +1,119 @@
+// Annotations of one container of a pod. A pod's annotations are those of each of its
+// containers, so podman kube generate writes terok.project/NAME for the container NAME, and
+// podman kube play hands that to all of them (seen with podman 4.3.1).
+
+package hook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ofContainer returns the annotations as they are meant for one container: what is said of
+// it by its name goes before what is said of the whole pod, and what is said of another is
+// left out. The container's name is asked for only if an annotation of ours has one.
+func (s Settings) ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
+	var names []string // that annotations have
+	for annotation := range annotations {
+		if base, name, has := strings.Cut(annotation, "/"); has && s.isOurs(base) {
+			names = append(names, name)
+		}
+	}
+	if names == nil {
+		return annotations, nil
+	}
+
+	called, err := named()
+	if err != nil {
+		return nil, because("an annotation terok.NAME/CONTAINER is for one container of a pod, and the name of this one is not known", err)
+	}
+	own, is := nameInPod(called, names)
+
+	meant := map[string]string{}
+	for annotation, value := range annotations {
+		base, name, has := strings.Cut(annotation, "/")
+		switch {
+		case !has || !s.isOurs(base):
+			if _, said := meant[annotation]; !said {
+				meant[annotation] = value
+			}
+		case is && name == own:
+			meant[base] = value
+		}
+	}
+	return meant, nil
+}
+
+// nameInPod returns which of the names in annotations is the container's. Podman calls the
+// container NAME of a pod POD-NAME.
+func nameInPod(called string, names []string) (name string, is bool) {
+	for _, n := range names {
+		if len(n) >= len(name) && (called == n || strings.HasSuffix(called, "-"+n)) {
+			name, is = n, true
+		}
+	}
+	return name, is
+}
+
+// nameInStorage looks a container's name up in podman's storage, in one of these
+// directories: a hook can't ask podman, which holds the container's lock.
+func nameInStorage(id string, dirs ...string) (string, error) {
+	for _, dir := range dirs {
+		for _, file := range []string{"containers.json", "volatile-containers.json"} { // the latter of podman run --rm
+			name, err := nameIn(filepath.Join(dir, file), id)
+			if err == nil || !errors.Is(err, fs.ErrNotExist) {
+				return name, err
+			}
+		}
+	}
+	return "", instead("podman's storage does not have it", fmt.Errorf("container %.64q is not in podman's storage, looked for in %q", id, dirs))
+}
+
+// nameIn reads a file of podman's storage. A container that it does not have is
+// [fs.ErrNotExist].
+func nameIn(path, id string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+
+	content, err := readLimited(file, configLimit)
+	if err != nil {
+		return "", err
+	}
+	var containers []struct {
+		ID    string   `json:"id"`
+		Names []string `json:"names"`
+	}
+	if err := json.Unmarshal(content, &containers); err != nil {
+		return "", notJSON(fmt.Errorf("%s: %w", path, err))
+	}
+	for _, c := range containers {
+		if c.ID == id && len(c.Names) > 0 {
+			return c.Names[0], nil
+		}
+	}
+	return "", fs.ErrNotExist
+}
+
+// storageOf returns where podman's storage keeps the containers whose root file system is
+// there: beside DRIVER, in whose directory that is, in DRIVER-containers.
+func storageOf(root string) (dirs []string) {
+	for dir := filepath.Dir(root); dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		if containers := dir + "-containers"; isDirectory(containers) {
+			dirs = append(dirs, containers)
+		}
+	}
+	return dirs
+}
+
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}

@@ -1,0 +1,94 @@
+// Where the trail's file lies, how it is opened, and what keeps it from filling the disk.
+
+package trail
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// DefaultFile returns where the trail lies unless a log file is named: in a directory for
+// root, and in the state directory of another user. It is empty inside a user namespace,
+// where a rootless engine runs hooks and nothing says whose they are.
+func DefaultFile() string {
+	const name = "terok-gate/trail.log"
+	if inside, err := store.InUserNamespace(); err != nil || inside {
+		return ""
+	}
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/log", name)
+	}
+	// The XDG base directory specification has relative paths ignored.
+	state := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(state) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		state = filepath.Join(home, ".local/state")
+	}
+	return filepath.Join(state, name)
+}
+
+// open opens the file for appending. If it isn't there it is made, its directories as well,
+// and is there after a power failure. It isn't an os.File, which would wait while a fifo is
+// full.
+func open(path string) (fd int, err error) {
+	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if fd, err = unix.Open(path, flags, 0); err != unix.ENOENT {
+		return fd, err
+	}
+	directory := filepath.Dir(path)
+	if err := os.MkdirAll(directory, 0o711); err != nil { // the gate's trail can be in one below
+		return -1, err
+	}
+	if fd, err = unix.Open(path, flags|unix.O_CREAT, 0o600); err != nil {
+		return fd, err
+	}
+	if dir, err := unix.Open(directory, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		_ = unix.Fsync(dir)
+		unix.Close(dir)
+	}
+	return fd, nil
+}
+
+// The trail keeps so many bytes at most in each of so many files, beside the one that is
+// written to.
+const (
+	mostBytes = 32 << 20
+	mostAside = 8
+)
+
+// aside is the name of a file that was set aside; the first is the youngest.
+func aside(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
+
+// setAside renames a file that has grown to its limit, once its last line has been written
+// to this descriptor: PATH becomes PATH.1, and the oldest is lost. Several may write at the
+// same time: the lock is on the file itself, so one of them renames it, and another that had
+// it open finds another file there. What such a one still writes is in PATH.1.
+func setAside(path string, fd int) {
+	if size, err := unix.Seek(fd, 0, io.SeekCurrent); err != nil || size < mostBytes { // a fifo has none
+		return
+	}
+	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil { // until it is closed
+		return
+	}
+	var ours, there unix.Stat_t
+	if unix.Fstat(fd, &ours) != nil || unix.Lstat(path, &there) != nil ||
+		ours.Mode&unix.S_IFMT != unix.S_IFREG || ours.Dev != there.Dev || ours.Ino != there.Ino {
+		return
+	}
+
+	for i := mostAside; i > 1; i-- {
+		if err := unix.Rename(aside(path, i-1), aside(path, i)); err != nil && err != unix.ENOENT {
+			return
+		}
+	}
+	_ = unix.Rename(path, aside(path, 1))
+}

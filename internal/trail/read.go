@@ -1,0 +1,149 @@
+// Reading what hooks refused, from the trail's files and from the journal.
+
+package trail
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/untrusted"
+)
+
+// Complaints returns what hooks have refused or failed, with the reason, oldest first: from
+// the file, those that were set aside included, and from the journal, which has what could
+// not be written to the file. Either is left out if it isn't there. With an error, what
+// could be read is returned.
+func Complaints(ctx context.Context, path string) (events []Event, err error) {
+	for i := mostAside; i >= 0 && path != ""; i-- {
+		file := path
+		if i > 0 {
+			file = aside(path, i)
+		}
+		found, readErr := complaintsIn(file)
+		if readErr != nil && !errors.Is(readErr, fs.ErrNotExist) {
+			err = errors.Join(err, readErr)
+		}
+		events = append(events, found...)
+	}
+
+	said, journalErr := journal(ctx)
+	if path != "" { // then it is the second place that has the same
+		journalErr = nil
+	}
+	for _, e := range said {
+		if !slices.ContainsFunc(events, e.isSame) {
+			events = append(events, e)
+		}
+	}
+	slices.SortStableFunc(events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	return events, errors.Join(err, journalErr)
+}
+
+// isComplaint reports whether a hook refused or failed. What the gate refuses comes from
+// somewhere.
+func (e Event) isComplaint() bool {
+	return (e.Event == Refused || e.Event == Failed) && e.Error != "" && e.From == ""
+}
+
+// isSame reports whether both are of the same event: the journal has its own time, and a
+// part of a long error.
+func (e Event) isSame(other Event) bool {
+	apart := e.Time.Sub(other.Time).Abs()
+	return apart < 5*time.Second && e.Event == other.Event && e.Container == other.Container && shortened(e.Error) == shortened(other.Error)
+}
+
+// complaintsIn reads a file of the trail. Lines that are no events are skipped.
+func complaintsIn(path string) (events []Event, err error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) // it may be a fifo
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s: is not a regular file", path))
+	}
+
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e Event
+		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // most lines, and it is faster to read none of those
+			continue
+		}
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.isComplaint() {
+			events = append(events, e)
+		}
+	}
+	return events, lines.Err()
+}
+
+// journal reads what hooks of this user have said. Anyone can send messages under our name,
+// and the journal knows whose they are.
+func journal(ctx context.Context) (events []Event, err error) {
+	program, err := exec.LookPath("journalctl")
+	if err != nil {
+		return nil, nil
+	}
+	var said untrusted.Output
+	cmd := exec.CommandContext(ctx, program, "--quiet", "--no-pager", "--output", "json", "--lines", "1000", "--priority", "err",
+		"SYSLOG_IDENTIFIER="+hookProgram, fmt.Sprintf("_UID=%d", os.Geteuid()))
+	cmd.Stdout = &said
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("journalctl: %w", err)
+	}
+	for line := range bytes.Lines(said.Bytes()) {
+		var entry struct {
+			Message string `json:"MESSAGE"`
+			Time    string `json:"__REALTIME_TIMESTAMP"`
+		}
+		if json.Unmarshal(line, &entry) != nil {
+			continue
+		}
+		micros, _ := strconv.ParseInt(entry.Time, 10, 64)
+		if e, ok := parse(entry.Message); ok && e.isComplaint() {
+			e.Time = time.UnixMicro(micros).UTC()
+			events = append(events, e)
+		}
+	}
+	return events, nil
+}
+
+// parse reads what toSystemLog writes: the event, and names with quoted values.
+func parse(message string) (e Event, ok bool) {
+	e.Event, message, _ = strings.Cut(message, " ")
+	for message != "" {
+		name, rest, _ := strings.Cut(message, "=")
+		quoted, err := strconv.QuotedPrefix(rest)
+		if err != nil {
+			return e, false
+		}
+		value, _ := strconv.Unquote(quoted)
+		switch name {
+		case "container":
+			e.Container = value
+		case "project":
+			e.Project = value
+		case "task":
+			e.Task = value
+		case "error":
+			e.Error = value
+		case "from":
+			e.From = value
+		}
+		message = strings.TrimPrefix(rest[len(quoted):], " ")
+	}
+	return e, true
+}
