@@ -86,7 +86,7 @@ func parse(args []string) (c call, err error) {
 	wrong := c.settings.ReadEnvironment()
 	c.stage, err = c.settings.ReadArgs(args)
 	if err = cmp.Or(wrong, err); err != nil {
-		return c, err
+		return c, fmt.Errorf("%w: see terok-gate-hook help", err)
 	}
 	if dir := c.settings.EnvDir; dir != "" {
 		if c.settings.EnvDir, err = filepath.Abs(dir); err != nil {

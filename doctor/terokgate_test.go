@@ -318,7 +318,7 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	second := s.container(t, "second", &first)
 	found := s.check("terok-gate", "listeners")
 	finds(t, found, "listeners", Broken, `living containers without the gate: second (project demo, task t-second)`)
-	if want := filepath.Join(s.bin, "terok-gate-hook") + " attach"; found[len(found)-1].Remedy != want {
+	if want := filepath.Join(s.bin, "terok-gate") + " attach"; found[len(found)-1].Remedy != want {
 		t.Errorf("%+v\nshould say %s", found, want)
 	}
 	must(t, s.settings.Attach(second))

@@ -318,8 +318,8 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			}, "definition", "broken", "everybody can change " + other, false},
 			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
 				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile, false},
-			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--mount-path", "run"]`) },
-				"definition", "broken", `which does not accept its arguments: mount-path "run": use an absolute path`, false},
+			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--access", "admin"]`) },
+				"definition", "broken", `which does not accept its arguments: access "admin": is neither read nor write`, false},
 			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop", false},
 			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate", false},
 			{"prestart twice", func() {
@@ -465,7 +465,6 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 			{"a prestart that fails", "prestart", `.hook.args[2] = "/proc/no/tokens.json"`, "probe", "does not start"},
 			{"a precreate that does not run", "precreate", never, "probe", "the precreate hook does not run"},
 			{"a poststop that does not run", "poststop", never, "probe", "its token is not"},
-			{"two mount paths", "prestart", `.hook.args += ["--mount-path", "/run/elsewhere"]`, "probe", "names another folder than prestart"},
 			{"a gate that precreate does not know", "precreate", `.hook.args |= map(select(. != "--gate-url" and (startswith("http") | not)))`, "gate", "do not tell containers"},
 		} {
 			h.must(t, h.install(t, installFlags))

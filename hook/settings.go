@@ -25,16 +25,13 @@ import (
 
 // Settings is what a stage can be told. The zero value of a field means its default.
 type Settings struct {
-	Tokens            store.File // default path [store.TokenFilePath]
-	LogFile           string     // default the trail's
-	ProjectAnnotation string     // default [ProjectAnnotation]
-	TaskAnnotation    string     // default [TaskAnnotation]
-	AllowProjects     []string   // shell patterns (path.Match), one of which admits a project; none admits all
-	MountPath         string     // the folder in the container; default [MountPath]
-	EnvMode           string     // of the files in it; default [EnvMode]
-	GateURL           string     // as the container reaches the gate; empty if not known
-	EnvDir            string     // inject on the host, into this folder, even if there is a container process
-	Identity          *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
+	Tokens        store.File // default path [store.TokenFilePath]
+	LogFile       string     // default the trail's
+	AllowProjects []string   // shell patterns (path.Match), one of which admits a project; none admits all
+	EnvMode       string     // of the files in the container; default [EnvMode]
+	GateURL       string     // as the container reaches the gate; empty if not known
+	EnvDir        string     // inject on the host, into this folder, even if there is a container process
+	Identity      *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
 
 	Access string   // "read", or "write", the default
 	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
@@ -44,22 +41,23 @@ type Settings struct {
 	// network. Empty if it does not.
 	GateSocket    string
 	GateListen    string        // where it listens there; default [GateListen]
-	GateTimeout   time.Duration // until it has answered; default [GateTimeout]
+	GateTimeout   time.Duration // until it has answered; no flag sets it; default one second
 	WithholdToken bool          // from the container: the gate tells it by its network
 }
 
-// Names and places, unless told otherwise.
+// Names and places.
 const (
 	ProjectAnnotation = "terok.project"
 	TaskAnnotation    = "terok.task"
 	EnvModeAnnotation = "terok.env-mode"
 	AccessAnnotation  = "terok.access"
 	PushAnnotation    = "terok.push"
-	MountPath         = "/run/terok"
-	EnvMode           = "0400"
-	Identity          = "{task} <{task}@{project}.invalid>"
-	GateListen        = "127.0.0.1:9418"
-	GateTimeout       = time.Second
+	MountPath         = "/run/terok" // the directory in the container
+
+	// Unless told otherwise.
+	EnvMode    = "0400"
+	Identity   = "{task} <{task}@{project}.invalid>"
+	GateListen = "127.0.0.1:9418"
 )
 
 // Stages are the commands that a container engine calls.
@@ -84,14 +82,8 @@ var Flags = []Flag{
 	{Name: "lock-timeout", Usage: "wait for the lock of the token file for this `time`, then give up", Default: store.DefaultLockTimeout.String(),
 		field: func(s *Settings) any { return &s.Tokens.LockTimeout }},
 
-	{Name: "project-annotation", Usage: "`name` of the annotation that holds the project", Default: ProjectAnnotation,
-		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.ProjectAnnotation }},
-	{Name: "task-annotation", Usage: "`name` of the annotation that holds the task", Default: TaskAnnotation,
-		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.TaskAnnotation }},
 	{Name: "allow-project", Usage: "refuse projects that match no such shell `pattern`; repeatable",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.AllowProjects }},
-	{Name: "mount-path", Usage: "the `folder` in the container that holds gate.env", Default: MountPath,
-		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.MountPath }},
 	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
 	{Name: "gate-socket", Usage: "the gate's control socket `F`: have the gate serve the container in the container's own network", Path: true,
@@ -100,8 +92,6 @@ var Flags = []Flag{
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
 	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.WithholdToken }},
-	{Name: "gate-timeout", Usage: "with --gate-socket, wait for the gate for this `time`, then give up", Default: GateTimeout.String(),
-		stages: []string{"prestart", "attach"}, field: func(s *Settings) any { return &s.GateTimeout }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
 	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: Identity,
@@ -269,7 +259,7 @@ func (s *Settings) ReadEnvironment() error {
 			continue
 		}
 		if err := f.Value(s).Set(given); err != nil {
-			return fmt.Errorf("%s: %w", f.Variable(), err)
+			return fmt.Errorf("could not parse %q from environment variable %s: %w", given, f.Variable(), err)
 		}
 	}
 	return nil
@@ -282,9 +272,9 @@ func (s *Settings) ReadArgs(args []string) (stage string, err error) {
 	rest, err := s.readCommon(args)
 	switch {
 	case len(rest) == 0:
-		return "", cmp.Or(err, errors.New("no stage: see terok-gate-hook help"))
+		return "", cmp.Or(err, errors.New("no stage"))
 	case !slices.Contains(Stages, rest[0]):
-		return "", cmp.Or(err, fmt.Errorf("unknown stage %s: see terok-gate-hook help", quoteArgument(rest[0])))
+		return "", cmp.Or(err, fmt.Errorf("unknown stage %s", quoteArgument(rest[0])))
 	case err != nil:
 		return rest[0], err
 	}
@@ -377,9 +367,6 @@ func (s Settings) Check() error {
 	if err := s.checkPush(); err != nil {
 		return err
 	}
-	if err := checkMountPath(s.mountPath()); err != nil {
-		return &SettingError{"mount-path", s.MountPath, err}
-	}
 	if _, err := parseEnvMode(s.envMode()); err != nil {
 		return &SettingError{"env-mode", s.EnvMode, err}
 	}
@@ -423,8 +410,6 @@ func (s Settings) checkGateSocket() error {
 		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate elsewhere: leave --gate-url away, or take it back by --gate-url ''")}
 	case s.WithholdToken && s.EnvDir != "":
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, and that is withheld: leave --withhold-token away")}
-	case s.GateTimeout < 0:
-		return &SettingError{"gate-timeout", s.GateTimeout.String(), errTooShort}
 	}
 	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}
@@ -447,18 +432,10 @@ func (s Settings) Deadline() time.Duration {
 // stage takes to give up, since a hook that its runtime kills says nothing.
 func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second }
 
-// Annotations are the names of those that make a container one of ours.
-func (s Settings) Annotations() []string {
-	return []string{s.projectAnnotation(), s.taskAnnotation()}
-}
-
-func (s Settings) projectAnnotation() string  { return cmp.Or(s.ProjectAnnotation, ProjectAnnotation) }
-func (s Settings) taskAnnotation() string     { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
-func (s Settings) mountPath() string          { return cmp.Or(s.MountPath, MountPath) }
 func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
 func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(Identity)) }
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
-func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
+func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, time.Second) }
 
 // URL is the gate's as the container reaches it, empty if that is not known.
 func (s Settings) URL() string {

@@ -11,7 +11,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,20 +166,6 @@ func (r Registration) definition(name string) ([]byte, error) {
 	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
 	// The first is the program's name, and what podman shows of a precreate that fails.
 	d.Hook.Args = append(d.Hook.Args[:1:1], r.Settings.Args(stage)...)
-	d.When.Annotations = map[string]string{r.annotations(d): ".*"}
 	content, err := json.MarshalIndent(d, "", "  ")
 	return append(content, '\n'), err
-}
-
-// annotations is the pattern of those with which podman is to call us: the template's, which
-// has all that are ours by their names, and what else the settings call project and task.
-func (r Registration) annotations(template Definition) (pattern string) {
-	for pattern = range template.When.Annotations {
-	}
-	for _, name := range r.Settings.Annotations() {
-		if is, _ := regexp.MatchString(pattern, name); !is {
-			pattern += "|^" + regexp.QuoteMeta(name) + "(/|$)"
-		}
-	}
-	return pattern
 }

@@ -20,7 +20,7 @@ func TestShellsCompleteCommandsAndFlags(t *testing.T) {
 		{Line: "add --repos testdata/REA", Offered: "testdata/README.md", Not: "--repos "},
 		{Line: "--", Offered: "--token-file --log-file --version", Not: "--json list"},
 		{Line: "list --", Offered: "--json --project", Not: "--env-mode --token-file"},
-		{Line: "--token-file=a --log-file b install --env", Offered: "--env-mode", Not: "--mount-path"},
+		{Line: "--token-file=a --log-file b install --env", Offered: "--env-mode", Not: "--access"},
 		{Line: "--token-file testdata/REA", Offered: "testdata/README.md", Not: "--json"},
 		{Line: "install --gate-url http://gate:1 --no-", Offered: "--no-watch", Not: "--gate-url "},
 		{Line: "-- un", Not: "uninstall"},

@@ -133,6 +133,9 @@ func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 		command.Before = misuse.NoArguments
 		command.ArgsUsage = " " // none, rather than "[arguments...]"
 	}
+	if before := command.Before; before != nil {
+		command.Before = func(c *cli.Context) error { return named(command, before(c)) }
+	}
 	for _, flag := range command.Flags {
 		if flag, ok := flag.(*cli.BoolFlag); ok {
 			flag.DisableDefaultText = true
@@ -140,12 +143,15 @@ func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	}
 
 	action := command.Action
-	command.Action = func(c *cli.Context) error {
-		if err := action(c); err != nil {
-			return fmt.Errorf("%s: %w%s", command.Name, err, hook.WayOut(err))
-		}
+	command.Action = func(c *cli.Context) error { return named(command, action(c)) }
+}
+
+// named adds to an error which command failed, and a way out.
+func named(command *cli.Command, err error) error {
+	if err == nil {
 		return nil
 	}
+	return fmt.Errorf("%s: %w%s", command.Name, err, hook.WayOut(err))
 }
 
 // explainMisuse adds a way out to an error of package flag.

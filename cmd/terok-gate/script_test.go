@@ -46,7 +46,9 @@ func TestStories(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			env.Setenv("HOOK", hook) // for where there is no PATH
+			// For where there is no PATH.
+			env.Setenv("HOOK", hook)
+			env.Setenv("GATE", filepath.Join(filepath.Dir(hook), "terok-gate"))
 			env.Setenv("SAMPLES", filepath.Join(repository, "testdata"))
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Values["endings"] = endings{}
