@@ -146,7 +146,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 			engine: h.engine, repos: filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
 		}
 		h.must(t, fmt.Sprintf("mkdir -m 0700 %q", s.repos))
-		hook, err := binary()
+		hook, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		}
 		together := e.tempDir(t)
 		h.must(t, fmt.Sprintf("cp %q %q %q", hook, gate, together))
-		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate-hook", h.tokenFile, s.control))
+		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate", h.tokenFile, s.control))
 		all := h.doctor(t, "")
 		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" is not there")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
@@ -289,7 +289,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "jq")
 		h := newHome(t, e)
-		path, err := binary()
+		path, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -379,11 +379,11 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 		h.write(t, filepath.Join(h.config, "containers.conf.d/10-roots.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", roots))
 
 		// As users call it, who name no token file.
-		path, err := binary()
+		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.must(t, fmt.Sprintf("ln -s %q terok-gate-hook", path))
+		h.must(t, fmt.Sprintf("ln -s %q terok-gate", path))
 		const call = `PATH=$PWD:$PATH terok-gate doctor --json 2>/dev/null || true`
 		var all []finding
 		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
@@ -488,7 +488,7 @@ func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 		testenv.NeedRoot(t)
 		h := newHome(t, e)
 		h.must(t, "podman system migrate") // no user namespace is left to join
-		path, err := binary()
+		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,17 +16,11 @@ import (
 
 const gateUnit = "terok-gate.service"
 
-// newGateAccounts is newAccounts, with the gate's program beside the hook's. Alice
-// lingers.
+// newGateAccounts is newAccounts for an installation with the gate. Alice lingers.
 func newGateAccounts(t *testing.T, m *machine) (root, alice account) {
 	t.Helper()
 	testenv.Need(t, "git")
 	root, alice = newAccounts(t, m)
-	path, err := gateBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.put(t, path, "/usr/bin/terok-gate", 0o755)
 	m.must(t, "root", "getent passwd terok-gate >/dev/null && userdel terok-gate || true; rm -rf /var/lib/terok-gate; loginctl enable-linger alice")
 	return root, alice
 }
@@ -275,7 +269,7 @@ func TestWithoutSystemdSomebodyStartsTheGate(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)
-		for name, build := range map[string]func() (string, error){"terok-gate-hook": binary, "terok-gate": gateBinary} {
+		for name, build := range map[string]func() (string, error){"terok-gate-hook": hookBinary, "terok-gate": gateBinary} {
 			path, err := build()
 			if err == nil {
 				err = copyFile(path, filepath.Join(dir, name), 0o755)

@@ -41,7 +41,7 @@ type Settings struct {
 	// network. Empty if it does not.
 	GateSocket    string
 	GateListen    string        // where it listens there; default [GateListen]
-	GateTimeout   time.Duration // until it has answered; no flag sets it; default one second
+	GateTimeout   time.Duration // until it has answered; no flag sets it; default two seconds, half of which is for a gate that is restarted
 	WithholdToken bool          // from the container: the gate tells it by its network
 }
 
@@ -435,7 +435,7 @@ func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second
 func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
 func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(Identity)) }
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
-func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, time.Second) }
+func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, 2*time.Second) }
 
 // URL is the gate's as the container reaches it, empty if that is not known.
 func (s Settings) URL() string {

@@ -167,18 +167,3 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 		t.Errorf("it ends with %v: %s", err, log.String())
 	}
 }
-
-// The hook is on the path of every container's start: nothing of the gate is in it.
-func TestTheHookLinksNothingOfTheGate(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "terok-gate-hook").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range strings.Fields(string(out)) {
-		for _, not := range []string{"net/http", "terok-gate-hook/gate", "github.com/prometheus/", "github.com/coreos/go-systemd"} {
-			if name == not || strings.HasSuffix(not, "/") && strings.HasPrefix(name, not) {
-				t.Errorf("the hook links %s", name)
-			}
-		}
-	}
-}
