@@ -122,7 +122,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
-			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate serve"},
+			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
 		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by one that was killed", "serve --control"},
 		{"somebody else's socket", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)

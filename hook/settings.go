@@ -254,8 +254,11 @@ func ParseArgs(args []string) (s Settings, stage string, err error) {
 // ReadEnvironment reads the variables that stand in for flags before the stage.
 func (s *Settings) ReadEnvironment() error {
 	for _, f := range Flags {
+		if !f.Common() {
+			continue
+		}
 		given := os.Getenv(f.Variable())
-		if !f.Common() || given == "" {
+		if given == "" {
 			continue
 		}
 		if err := f.Value(s).Set(given); err != nil {
