@@ -19,9 +19,8 @@ const (
 
 // edit is a change.
 type edit struct {
-	fate   func(*item) fate // of each well-formed entry
-	add    *Entry           // comes last, or nil
-	likely bool             // it is likely to change something
+	fate func(*item) fate // of each well-formed entry
+	add  *Entry           // comes last, or nil
 }
 
 // edited is what a change made.

@@ -121,7 +121,7 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's folder: %w", err)
 	}
-	done, err := f.change(edit{add: &e, likely: true, fate: func(it *item) fate {
+	done, err := f.change(edit{add: &e, fate: func(it *item) fate {
 		if e.Container != "" && string(it.container) == e.Container {
 			return goes
 		}
@@ -136,7 +136,7 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 // container's next life: a late poststop hook can run after the next prestart.
 // nextLife tells whether there is such a token.
 func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err error) {
-	done, err := f.change(edit{likely: true, fate: func(it *item) fate {
+	done, err := f.change(edit{fate: func(it *item) fate {
 		switch {
 		case id == "" || string(it.container) != id:
 			return it.sweepFate()
@@ -254,18 +254,13 @@ func (f File) change(e edit) (done edited, err error) {
 		if err != nil {
 			return fmt.Errorf("token file %s: %w", f.Path, err)
 		}
-		d := dir.draft(name)
-		d.spare = e.add == nil // to take tokens out must always be possible
-		defer d.close()
-		if e.likely {
-			d.writeAhead(file.content)
-		}
 		made, err := e.apply(file.content)
 		if err != nil {
 			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
 		}
 		if made.content != nil {
-			if err := d.commit(file, made.content, e.outlivesBoot(made.gone)); err != nil {
+			mustFit := e.add == nil // to take tokens out must always be possible
+			if err := dir.replace(name, file, made.content, e.outlivesBoot(made.gone), mustFit); err != nil {
 				return fmt.Errorf("replace token file %s: %w", f.Path, err)
 			}
 		}
