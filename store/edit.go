@@ -130,7 +130,7 @@ func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 		if len(members) == 0 {
 			return
 		}
-		if x.own != nil {
+		if x.canonical != nil {
 			put(x.content[members[0].start:members[len(members)-1].end])
 			return
 		}

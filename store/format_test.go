@@ -346,7 +346,7 @@ func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
 func TestTheFilesOwnOrderIsKept(t *testing.T) {
 	for _, row := range []struct{ form, have, want string }{
 		{
-			"in our own form",
+			"in the canonical form",
 			"{\n  \"b\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": \"gone\"\n  },\n  \"a\": {\n    \"project\": \"p\"\n  }\n}\n",
 			"{\n  \"b\": {\n    \"project\": \"p\"\n  },\n  \"a\": {\n    \"project\": \"p\"\n  }\n}\n",
 		},
@@ -378,9 +378,9 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 // As in Python. A gate would take the token of the first again, were only the last
 // taken away.
 func TestOfATokenThatComesTwiceTheLastCountsAndBothGo(t *testing.T) {
-	const own = "{\n  \"x\": {\n    \"project\": %q\n  },\n  \"y\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": %q\n  }\n}\n"
+	const canonical = "{\n  \"x\": {\n    \"project\": %q\n  },\n  \"y\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": %q\n  }\n}\n"
 	const other = `{"x": {"project": %q}, "y": {"project": "p"}, "\u0078": {"project": %q}}`
-	for name, form := range map[string]string{"in our own form": own, "in another form": other} {
+	for name, form := range map[string]string{"in the canonical form": canonical, "in another form": other} {
 		t.Run(name, func(t *testing.T) {
 			f := tokenFile(t)
 			write(t, f.Path, fmt.Sprintf(form, "first", "last"))
