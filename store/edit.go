@@ -19,8 +19,9 @@ const (
 
 // edit is a change.
 type edit struct {
-	fate func(*item) fate // of each well-formed entry
-	add  *Entry           // comes last, or nil
+	fate   func(*item) fate // of each well-formed entry
+	add    *Entry           // comes last, or nil
+	pinned *Pinned          // the process of that entry, or nil if it is only described
 }
 
 // edited is what a change made.

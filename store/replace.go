@@ -288,7 +288,7 @@ func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 // InUserNamespace tells whether our ids are other than the kernel's: whether
 // uid_map is anything but all ids to themselves (user_namespaces(7)).
 func InUserNamespace() (bool, error) {
-	m, err := readSmall("/proc/self/uid_map")
+	m, err := readSmall(unix.AT_FDCWD, "/proc/self/uid_map")
 	if err != nil {
 		return false, fmt.Errorf("look for a user namespace: %w", err)
 	}
@@ -297,7 +297,7 @@ func InUserNamespace() (bool, error) {
 
 // isOverflowID tells whether the id is what the kernel shows for an unmapped one.
 func isOverflowID(id uint32, kind string) bool {
-	overflow, err := readSmall("/proc/sys/kernel/overflow" + kind)
+	overflow, err := readSmall(unix.AT_FDCWD, "/proc/sys/kernel/overflow"+kind)
 	if err != nil {
 		return id == 65534
 	}

@@ -108,7 +108,16 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 //
 // An error before the rename leaves the file as it was. After it only the folder's
 // fsync can fail: the token is then valid, but might not survive a power cut.
-func (f File) Issue(e Entry) (revoked []Entry, err error) {
+func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil) }
+
+// IssueTo is Issue for a token that lives and dies with a process. It fails if the process
+// has ended.
+func (f File) IssueTo(process *Pinned, e Entry) (revoked []Entry, err error) {
+	e.Process = &process.Process
+	return f.issue(e, process)
+}
+
+func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
 	if err := e.Token.check(); err != nil {
 		return nil, err
 	}
@@ -121,7 +130,8 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's folder: %w", err)
 	}
-	done, err := f.change(edit{add: &e, fate: func(it *item) fate {
+
+	done, err := f.change(edit{add: &e, pinned: pinned, fate: func(it *item) fate {
 		if e.Container != "" && string(it.container) == e.Container {
 			return goes
 		}
@@ -247,8 +257,8 @@ func (f File) change(e edit) (done edited, err error) {
 	err = f.underLock(func(dir folder, name string) error {
 		// Asked under the lock: a hook whose runtime was killed may come late, and
 		// must not revoke the token of the container's next life as an earlier one.
-		if e.add != nil && e.add.Process.Life() == Dead {
-			return errors.New("the process that it is for is dead")
+		if e.add != nil && e.isForTheDead() {
+			return ErrEnded
 		}
 		file, err := dir.read(name)
 		if err != nil {
@@ -268,6 +278,15 @@ func (f File) change(e edit) (done edited, err error) {
 		return nil
 	})
 	return done, err
+}
+
+// isForTheDead reports whether the process of the added entry has ended.
+func (e edit) isForTheDead() bool {
+	if e.pinned == nil {
+		return e.add.Process.Life() == Dead
+	}
+	over, err := e.pinned.Ended()
+	return over || err != nil
 }
 
 // outlivesBoot tells whether a change is about a token that a power cut does not void.
