@@ -23,7 +23,7 @@ const (
 )
 
 // Tokens sweeps until ctx is done: at once, and whenever a process dies that a token
-// is tied to, even if nobody collects its exit status. When ctx is done, it looks a
+// is tied to, even if nobody collects its exit status. When ctx is done, it sweeps a
 // last time.
 //
 // It tells report of each sweep that revoked tokens, and of errors, the same error
@@ -43,8 +43,7 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	defer folder.close()
 
 	var lastError string
-	look := func() (err error) {
-		revoked, err := sweep(file, &folder, processes)
+	tell := func(revoked []store.Entry, err error) {
 		if len(revoked) > 0 {
 			report(revoked, nil)
 		}
@@ -58,21 +57,25 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 			lastError = err.Error()
 			report(nil, err)
 		}
-		return err
 	}
+
 	timer := time.NewTimer(0)
 	for {
 		timer.Stop()
 		began := time.Now()
-		if err := look(); err != nil || processes.unwatched > 0 {
+		revoked, err := sweep(file, &folder, processes)
+		tell(revoked, err)
+		if err != nil || processes.unwatched > 0 {
 			timer.Reset(again)
 		}
+
 		rested := time.After(rests * time.Since(began))
 		for stirred, changed := false, false; !stirred; {
 			select {
 			case <-ctx.Done():
-				// For what died just now: nobody else may be left to see it.
-				_ = look()
+				// For what died just now, which nobody else may be left to see and which
+				// no callback need have told of yet.
+				tell(file.Sweep())
 				return nil
 			case <-processes.died:
 				stirred = true
