@@ -69,7 +69,8 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
     "created": "2024-05-06T07:08:07.654Z",
     "gate": {
       "listen": "127.0.0.1:9418",
-      "withheld": true
+      "withheld": true,
+      "network": 9223372036854775809
     }
   }
 }
@@ -325,6 +326,28 @@ func TestADeepValueDoesNotGrow(t *testing.T) {
 	}
 	if size := len(contentOf(t, f.Path)); size > 2*depth+1000 {
 		t.Errorf("it has grown to %d bytes", size)
+	}
+}
+
+// encoding/json reads 10,000 levels. What a change writes it reads again; what it could not,
+// it leaves alone.
+func TestAFileIsNeverWrittenDeeperThanItIsRead(t *testing.T) {
+	const most = 10_000 // the file's own object is one
+	for _, row := range []struct {
+		depth int
+		fails bool
+	}{{most - 1, false}, {most, true}} {
+		f := tokenFile(t)
+		write(t, f.Path, `{"x": `+strings.Repeat("[", row.depth)+strings.Repeat("]", row.depth)+`}`)
+		before := contentOf(t, f.Path)
+		for range 2 {
+			if _, err := f.CreateToken("demo", "1"); (err != nil) != row.fails {
+				t.Errorf("%d levels in the object: %v", row.depth, err)
+			}
+		}
+		if row.fails && contentOf(t, f.Path) != before {
+			t.Errorf("%d levels in the object: the file was changed", row.depth)
+		}
 	}
 }
 
