@@ -142,7 +142,7 @@ func canonicalContent(b *testing.B, tokens int, process *Process) []byte {
 	return append(append([]byte("{\n  "), bytes.Join(members, []byte(",\n  "))...), "\n}\n"...)
 }
 
-func ourselves(b *testing.B) *Process {
+func ourselves(b testing.TB) *Process {
 	b.Helper()
 	p, err := ProcessOf(os.Getpid())
 	if err != nil {

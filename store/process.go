@@ -132,6 +132,14 @@ func (j judge) fromAfar(p *Process) (life Life, sure bool) {
 	return Unknown, false
 }
 
+// endsWithBoot reports whether this machine's next boot proves the process dead. That takes
+// the machine's id; and a process of another machine lives on when this one is rebooted.
+func (j judge) endsWithBoot(p *Process) bool {
+	j.boot = "the next"
+	life, _ := j.fromAfar(p)
+	return life == Dead
+}
+
 // glance is Life for a tenth of the cost, if it is sure. It is not sure if some process
 // has the pid, be it this one or another.
 func (p *Process) glance() (life Life, sure bool) {

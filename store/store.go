@@ -289,11 +289,10 @@ func (e edit) isForTheDead() bool {
 	return over || err != nil
 }
 
-// outlivesBoot tells whether a change is about a token that a power cut does not void.
-// One that is tied to a process is void after a reboot, in the file or not: it makes no
-// lasting difference then whether the folder has the old file or the new one. But where
-// the machine has no id, nothing can prove after a reboot that the process is dead.
+// outlivesBoot reports whether a change is about a token that a power cut does not void.
+// One that the next boot proves dead is void, in the file or not: it makes no lasting
+// difference then whether the folder has the old file or the new one.
 func (e edit) outlivesBoot(gone []Entry) bool {
-	return e.add != nil && e.add.Process == nil ||
-		slices.ContainsFunc(gone, func(e Entry) bool { return e.Process == nil || e.Process.Machine == "" })
+	return e.add != nil && !here().endsWithBoot(e.add.Process) ||
+		slices.ContainsFunc(gone, func(e Entry) bool { return !here().endsWithBoot(e.Process) })
 }
