@@ -45,6 +45,7 @@ fuzz: # all fuzz targets, one after another; for hours: make fuzz FUZZTIME=2h
 	for target in State Configuration Precreate Annotations MountPoint; do \
 		go test -run '^$$' -fuzz "^Fuzz$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./hook || exit; done
 	go test -run '^$$' -fuzz '^FuzzTokenFile$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store
+	go test -run '^$$' -fuzz '^FuzzCanonicalForm$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store
 	go test -run '^$$' -fuzz '^FuzzRequest$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./gate
 
 lint:

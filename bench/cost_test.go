@@ -30,11 +30,11 @@ type cost struct {
 // Linux 6.18. A fifth more is let pass, since some of it varies, with the kernel too.
 // Whoever makes a stage dearer, and finds that worth it, writes down what it costs now.
 var seen = map[string]cost{
-	"prestart": {faults: 194, allocations: 904, calls: map[string]int{
-		"close": 24, "epoll_create1": 1, "epoll_ctl": 5, "eventfd2": 1, "fchmod": 2, "fchown": 2,
-		"fcntl": 16, "flock": 2, "fsconfig": 6, "fsmount": 1, "fsopen": 1, "fstat": 8, "fstatfs": 1,
+	"prestart": {faults: 194, allocations: 891, calls: map[string]int{
+		"close": 23, "epoll_create1": 1, "epoll_ctl": 5, "eventfd2": 1, "fchmod": 2, "fchown": 2,
+		"fcntl": 16, "flock": 2, "fsconfig": 6, "fsmount": 1, "fsopen": 1, "fstat": 7, "fstatfs": 1,
 		"fsync": 1, "getrandom": 1, "mount_setattr": 1, "move_mount": 1, "newfstatat": 4,
-		"openat": 16, "openat2": 2, "pidfd_open": 3, "ppoll": 2, "prlimit64": 1, "pwritev": 1,
+		"openat": 17, "openat2": 2, "pidfd_open": 1, "ppoll": 2, "prlimit64": 1, "pwritev": 1,
 		"read": 18, "readlinkat": 7, "renameat": 1, "sendto": 1, "setns": 1, "socket": 1, "statx": 1,
 		"umask": 1, "unshare": 1, "utimensat": 1, "write": 2,
 	}},
@@ -90,6 +90,30 @@ func TestAStageCostsNoMoreThanItDid(t *testing.T) {
 	}
 }
 
+// The container's process is opened once: a pid that is looked up again can be another
+// process's by then.
+func TestAStartOpensTheContainersProcessOnce(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "strace")
+	dir := t.TempDir()
+	w := world{dir: filepath.Join(dir, "world"), programs: map[string]string{}}
+	for name, program := range map[string]string{"hook": "terok-gate-hook", "nothing": "terok-gate-hook/bench/nothing"} {
+		w.programs[name] = filepath.Join(dir, name)
+		must(t, build(w.programs[name], program))
+	}
+	must(t, w.furnish(0, 0))
+	text := w.trace(t, "prestart")
+
+	for call, opens := range map[string]*regexp.Regexp{
+		"pidfd_open(2)":          regexp.MustCompile(`pidfd_open\(`),
+		"a look-up of its /proc": regexp.MustCompile(`"/proc/([2-9]|\d{2,})[/"]`),
+	} {
+		if found := opens.FindAllString(text, -1); len(found) != 1 {
+			t.Errorf("%s: %d times, not once: %q", call, len(found), found)
+		}
+	}
+}
+
 // faults counts the page faults of a program or a stage. Some are by chance: it takes the
 // run with the fewest.
 func (w *world) faults(t *testing.T, name string) int {
@@ -133,6 +157,15 @@ func (w *world) allocations(t *testing.T, stage string) int {
 // calls counts the system calls of a program or a stage, but those that the Go runtime
 // makes when it likes.
 func (w *world) calls(t *testing.T, name string) map[string]int {
+	calls := map[string]int{}
+	for _, begun := range aCall.FindAllStringSubmatch(w.trace(t, name), -1) {
+		calls[begun[1]]++
+	}
+	return calls
+}
+
+// trace is what strace says of those calls.
+func (w *world) trace(t *testing.T, name string) string {
 	const atWill = "/^(clone3?|exit(_group)?|futex|nanosleep|sched_.*|sigaltstack|rt_sig.*|get[pt]id|tgkill|mmap|munmap|madvise|prctl|epoll_.*wait|restart_syscall)$"
 	trace := filepath.Join(w.dir, "trace")
 	cmd := w.command(name)
@@ -140,11 +173,7 @@ func (w *world) calls(t *testing.T, name string) map[string]int {
 	w.run(t, name, exec.Command("strace", append(args, cmd.Args...)...))
 	text, err := os.ReadFile(trace)
 	must(t, err)
-	calls := map[string]int{}
-	for _, begun := range aCall.FindAllStringSubmatch(string(text), -1) {
-		calls[begun[1]]++
-	}
-	return calls
+	return string(text)
 }
 
 // aCall matches the beginning of a call in strace's words.

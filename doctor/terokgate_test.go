@@ -238,7 +238,8 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "theirs"), nil, 0o644))
 	found = s.check("terok-gate")
-	if !strings.Contains(found[0].Remedy, "--gate-socket /usual/control") {
+	if own := " install"; os.Geteuid() != 0 && !strings.HasSuffix(found[0].Remedy, own) || // a user's own hooks
+		os.Geteuid() == 0 && !strings.Contains(found[0].Remedy, own+" --gate-socket /usual/control") {
 		t.Errorf("%+v", found)
 	}
 	must(t, os.Remove(filepath.Join(dir, "theirs")))

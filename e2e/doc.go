@@ -12,8 +12,8 @@
 // they have a throw-away user for the rootless engines and a system log of
 // their own at /dev/log, and when the test process ends, in whatever way, the
 // kernel ends everything that it started. What stays on the machine is what
-// cgroups leave behind, an empty libpod_parent, and an empty /var/lib/cni, as after other
-// uses of podman. Where containers get a network, podman runs in a network namespace of
+// cgroups leave behind, an empty libpod_parent, and an empty /var/lib/cni and /var/log/terok-gate, as
+// after other uses of podman and of ours. Where containers get a network, podman runs in a network namespace of
 // the test's own (wired).
 //
 // Some tests boot a machine of their own, with a real systemd, in more namespaces

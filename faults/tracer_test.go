@@ -383,7 +383,7 @@ var known = map[uint64]struct {
 	object int
 }{
 	unix.SYS_READ: {"read", ofDescriptor}, unix.SYS_WRITE: {"write", ofDescriptor}, unix.SYS_CLOSE: {"close", ofDescriptor},
-	unix.SYS_PWRITEV: {"pwritev", ofDescriptor}, unix.SYS_SYNC_FILE_RANGE: {"sync_file_range", ofDescriptor}, unix.SYS_KILL: {"kill", ofNothing},
+	unix.SYS_PWRITEV: {"pwritev", ofDescriptor}, unix.SYS_KILL: {"kill", ofNothing},
 	unix.SYS_FSTAT: {"fstat", ofDescriptor}, unix.SYS_FSTATFS: {"fstatfs", ofDescriptor}, unix.SYS_GETDENTS64: {"getdents64", ofDescriptor},
 	unix.SYS_LSEEK: {"lseek", ofDescriptor}, unix.SYS_FTRUNCATE: {"ftruncate", ofDescriptor}, unix.SYS_IOCTL: {"ioctl", ofDescriptor},
 	unix.SYS_FCHOWN: {"fchown", ofDescriptor}, unix.SYS_FCHMOD: {"fchmod", ofDescriptor}, unix.SYS_FLOCK: {"flock", ofDescriptor},

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -80,7 +81,7 @@ const (
 )
 
 var (
-	errTrail       = errors.New("the trail of a push that has moved refs cannot be written")
+	errUnsafe      = errors.New("a push has moved refs, and they or their lines in the trail cannot be written for good")
 	trailRefuses   = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot write down what the push moves"}
 	errNothingTold = errors.New("nothing was told to move")
 )
@@ -132,10 +133,10 @@ func (t *transaction) committed() error {
 	for range t.refs.all() {
 		t.number++
 	}
-	err := t.tell(trail.Moved, t.refs)
+	err := errors.Join(t.repo.sync(t.refs), t.tell(trail.Moved, t.refs))
 	t.end()
 	if err != nil {
-		t.fail(errTrail)
+		t.fail(errUnsafe)
 	}
 	return err
 }
@@ -228,11 +229,12 @@ type present struct {
 // out.
 func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]) (map[string]present, error) {
 	const longest = 32 << 10 // of what the refs are named in; beyond, all are read
-	now := map[string]present{}
+	// A push may name 40,000 refs, and 64 pushes do at once: only those that are there are kept.
+	seed, asked := maphash.MakeSeed(), map[uint64]struct{}{}
 	args := []string{"for-each-ref", "--format=%(objectname) %(refname) %(symref)", "--"}
 	length := 0
 	for m := range refs {
-		now[m.ref] = present{}
+		asked[maphash.String(seed, m.ref)] = struct{}{}
 		if length += len(m.ref); length < longest {
 			args = append(args, m.ref)
 		}
@@ -246,9 +248,13 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, git.cut)()
+	now := map[string]present{}
 	err = git.lines(func(line string) {
 		fields := strings.Split(line, " ")
-		if _, asked := now[fields[1]]; asked && len(fields) == 3 {
+		if len(fields) != 3 {
+			return
+		}
+		if _, is := asked[maphash.String(seed, fields[1])]; is {
 			now[fields[1]] = present{object: fields[0], standsFor: fields[2]}
 		}
 	})

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"terok-gate-hook/store"
 )
 
@@ -31,6 +33,41 @@ func (g *Gate) repository(project string) (repository, error) {
 		return repository{}, err
 	}
 	return repository{project: project, path: path}, nil
+}
+
+// sync has refs that have moved outlive a power cut: git syncs their files, and not the
+// directories that it renames them in (git 2.55, core.fsync).
+func (repo repository) sync(refs moves) error {
+	const most = 64 // beyond, the whole file system is as fast
+	sync := unix.Fsync
+	dirs := map[string]bool{repo.path: true} // packed-refs is there
+	for m := range refs.all() {
+		if len(dirs) > most {
+			sync, dirs = unix.Syncfs, map[string]bool{repo.path: true}
+			break
+		}
+		dirs[filepath.Join(repo.path, filepath.Dir(m.ref))] = true
+	}
+
+	for dir := range dirs {
+		if err := syncDir(dir, sync); err != nil {
+			return fmt.Errorf("sync the refs of %s: %w", repo.project, err)
+		}
+	}
+	return nil
+}
+
+// syncDir syncs a directory. One that has gone with its last ref leaves the one above.
+func syncDir(dir string, sync func(fd int) error) error {
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return syncDir(filepath.Dir(dir), sync)
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return sync(int(d.Fd()))
 }
 
 // Projects returns the names of the repositories in a folder.

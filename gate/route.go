@@ -36,8 +36,8 @@ func (s service) command() string { return strings.TrimPrefix(string(s), "git-")
 // Paths are compared as they were sent: what needs decoding is none of ours.
 func (g *Gate) routeOf(r *http.Request) (route, *refusal) {
 	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
-	project, isRepository := strings.CutSuffix(name, ".git")
-	if !isRepository || store.CheckName(project) != nil {
+	project := strings.TrimSuffix(name, ".git") // people leave it out
+	if store.CheckName(project) != nil {
 		return route{}, notFound
 	}
 	asked := route{project: project, protocol: protocolOf(r.Header)}

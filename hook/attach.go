@@ -38,29 +38,21 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 	if err := s.Check(); err != nil {
 		return err
 	}
-	process, life, err := entry.Process.Open()
-	if err == nil && life != store.Alive {
-		err = failure("the container's process is not alive")
-	}
+	process, err := entry.Process.Pin()
 	if err != nil {
-		return s.notAttached(err)
+		return s.notAttached(because("container process", err))
 	}
-	defer unix.Close(process)
+	defer process.Close()
 	_, err = s.attach(entry, process)
 	return err
 }
 
 // attachFirst has the gate serve the network of a container that starts. It notes in the
 // entry which that is, and for attach that it has.
-func (s Settings) attachFirst(entry store.Entry) error {
-	if entry.Process == nil {
+func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err error) {
+	if process == nil {
 		return s.notAttached(failure("the container has no process"))
 	}
-	process, err := unix.PidfdOpen(entry.Process.PID, 0)
-	if err != nil {
-		return s.notAttached(because("container process", err))
-	}
-	defer unix.Close(process)
 	if entry.Gate.Network, err = s.attach(entry, process); err != nil {
 		return err
 	}
@@ -74,10 +66,9 @@ func (s Settings) notAttached(err error) error {
 	return because("have the gate at "+text(s.GateSocket)+" serve the container's network", err)
 }
 
-// attach is for a container whose process is held by a pidfd. It returns the cookie of the
-// container's network namespace.
-func (s Settings) attach(entry store.Entry, process int) (network uint64, err error) {
-	switch shared, err := sharesWithHost(entry.Process.PID, "net"); {
+// attach returns the cookie of the container's network namespace.
+func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint64, err error) {
+	switch shared, err := sharesWithHost(process, "net"); {
 	case err != nil:
 		return 0, s.notAttached(because("network namespace of the container", err))
 	case shared:
@@ -111,7 +102,7 @@ func (s Settings) handing(entry store.Entry) control.Request {
 }
 
 // handListener hands the gate one listener, or what it takes for one.
-func handListener(gate string, deadline time.Time, process int, request control.Request) (network uint64, err error) {
+func handListener(gate string, deadline time.Time, process *store.Pinned, request control.Request) (network uint64, err error) {
 	at, err := netip.ParseAddrPort(request.Listen)
 	if err != nil {
 		return 0, err
@@ -161,9 +152,9 @@ func known(err error) error {
 // While it listens nobody takes its place, root of the container included: that would
 // take SO_REUSEPORT on both. SO_REUSEADDR it needs to be bound again after connections
 // that the gate closed first (ip(7)).
-func listenIn(process int, at netip.AddrPort) (socket int, err error) {
+func listenIn(process *store.Pinned, at netip.AddrPort) (socket int, err error) {
 	err = onThreadOfItsOwn(func() error {
-		if err := unix.Setns(process, unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(process.Pidfd(), unix.CLONE_NEWNET); err != nil {
 			return because("enter the container's network namespace", err)
 		}
 		if socket, err = newSocket(); err != nil {

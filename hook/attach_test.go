@@ -168,7 +168,10 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if !slices.Equal(names, row.files) {
 				t.Errorf("the folder holds %q, not %q", names, row.files)
 			}
-			if shared, err := sharesWithHost(c.pid, "net"); shared || err != nil {
+			process, err := store.Pin(c.pid)
+			must(t, err)
+			defer process.Close()
+			if shared, err := sharesWithHost(process, "net"); shared || err != nil {
 				t.Errorf("we are in the container's network: %v", err)
 			}
 		})

@@ -90,8 +90,11 @@ func reason(err error) text {
 		return text(held.Holder())
 	case errors.As(err, &errno):
 		return text(errno.Error())
-	case errors.Is(err, store.ErrCorrupt):
-		return text(store.ErrCorrupt.Error())
+	}
+	for _, known := range []error{store.ErrCorrupt, store.ErrEnded, store.ErrUnseen} {
+		if errors.Is(err, known) {
+			return text(known.Error())
+		}
 	}
 	return "the log says why"
 }

@@ -60,12 +60,14 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	if s.Hashed {
 		entry.Token = store.Token(token.Key())
 	}
+	var process *store.Pinned
 	if state.Pid != 0 {
-		// Described before the injection, which fails if the process is gone by then:
-		// a pid that was used again in between is not mistaken for the container.
-		if entry.Process, err = store.ProcessOf(state.Pid); err != nil {
-			return out, because("container process", err)
+		// Opened once: a pid that is used again is never mistaken for the container.
+		if process, err = store.Pin(state.Pid); err != nil {
+			return out, because("container process", kernelTooOld(err))
 		}
+		defer process.Close()
+		entry.Process = &process.Process
 	}
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
@@ -75,29 +77,36 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		}
 		takeBack = func() { s.removeFromHost(state.ID) }
 	} else {
-		in, err := s.readInjection(state, want, token)
+		in, err := s.readInjection(state, process, want, token)
 		if err != nil {
 			return out, err
 		}
-		defer in.close()
 		if err := in.mount(); err != nil {
 			return out, because("inject "+MountPath+" into the container", err)
 		}
 	}
 	if s.GateSocket != "" {
 		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken}
-		if err := s.attachFirst(entry); err != nil {
+		if err := s.attachFirst(entry, process); err != nil {
 			takeBack()
 			return out, err
 		}
 	}
-	out.Revoked, err = s.Tokens.Issue(entry)
+	out.Revoked, err = s.issue(entry, process)
 	if err != nil {
 		takeBack()
 		return out, s.ofTokens("issue the token", err)
 	}
 	out.Token = token
 	return out, nil
+}
+
+// issue makes the token valid for as long as the process lives, if there is one.
+func (s Settings) issue(entry store.Entry, process *store.Pinned) (revoked []store.Entry, err error) {
+	if process == nil {
+		return s.Tokens.Issue(entry)
+	}
+	return s.Tokens.IssueTo(process, entry)
 }
 
 // Poststop reads the state of a container that stopped and revokes its tokens. It

@@ -3,9 +3,11 @@
 package hook
 
 import (
-	"bufio"
 	"fmt"
 	"os"
+	"strings"
+
+	"terok-gate-hook/store"
 )
 
 // idMaps translates the ids of one container.
@@ -22,8 +24,8 @@ type idRange struct{ inside, ours, length uint64 }
 // nothing needs translating. config.json's mappings are no substitute: they are
 // wrong when a container joins another's user namespace (podman
 // --userns=container:).
-func idsOf(pid int) (idMaps, error) {
-	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
+func idsOf(process *store.Pinned) (idMaps, error) {
+	theirs, err := process.Link("ns/user")
 	if err != nil {
 		return idMaps{}, because("user namespace of the container", err)
 	}
@@ -34,9 +36,10 @@ func idsOf(pid int) (idMaps, error) {
 	if theirs == ours {
 		return idMaps{}, nil
 	}
+
 	var maps idMaps
-	if maps.uid, err = readIDMap(fmt.Sprintf("/proc/%d/uid_map", pid)); err == nil {
-		maps.gid, err = readIDMap(fmt.Sprintf("/proc/%d/gid_map", pid))
+	if maps.uid, err = readIDMap(process, "uid_map"); err == nil {
+		maps.gid, err = readIDMap(process, "gid_map")
 	}
 	if err != nil {
 		return idMaps{}, because("ids of the container", err)
@@ -44,22 +47,28 @@ func idsOf(pid int) (idMaps, error) {
 	return maps, nil
 }
 
-func readIDMap(path string) (idMap, error) {
-	file, err := os.Open(path)
+func readIDMap(process *store.Pinned, name string) (idMap, error) {
+	content, err := process.Read(name)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	m, err := parseIDMap(string(content))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+func parseIDMap(content string) (idMap, error) {
 	m := idMap{}
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
+	for line := range strings.Lines(content) {
 		var r idRange
-		if _, err := fmt.Sscan(lines.Text(), &r.inside, &r.ours, &r.length); err != nil {
-			return nil, fmt.Errorf("%s: %q: %w", path, lines.Text(), err)
+		if _, err := fmt.Sscan(line, &r.inside, &r.ours, &r.length); err != nil {
+			return nil, fmt.Errorf("%q: %w", line, err)
 		}
 		m = append(m, r)
 	}
-	return m, lines.Err()
+	return m, nil
 }
 
 // ours returns what we call the container's id.

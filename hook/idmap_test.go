@@ -2,9 +2,10 @@ package hook
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"terok-gate-hook/store"
 )
 
 func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
@@ -36,9 +37,7 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 		{"an empty map", "", 0, -1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "uid_map")
-			must(t, os.WriteFile(path, []byte(row.content), 0o600))
-			m, err := readIDMap(path)
+			m, err := parseIDMap(row.content)
 			must(t, err)
 			ours, err := m.ours(row.id)
 			if row.ours < 0 {
@@ -55,7 +54,10 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 }
 
 func TestWithoutAUserNamespaceIDsAreTheirOwn(t *testing.T) {
-	ids, err := idsOf(os.Getpid())
+	process, err := store.Pin(os.Getpid())
+	must(t, err)
+	defer process.Close()
+	ids, err := idsOf(process)
 	must(t, err)
 	for _, id := range []uint32{0, 1234, 4294967294} {
 		uid, uidErr := ids.uid.ours(id)
@@ -67,9 +69,7 @@ func TestWithoutAUserNamespaceIDsAreTheirOwn(t *testing.T) {
 }
 
 func TestAMapOfAnotherFormIsAnError(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "gid_map")
-	must(t, os.WriteFile(path, []byte("0 100000 65536\n1 many 2\n"), 0o600))
-	if _, err := readIDMap(path); err == nil || !strings.Contains(Detail(err), `"1 many 2"`) {
+	if _, err := parseIDMap("0 100000 65536\n1 many 2\n"); err == nil || !strings.Contains(err.Error(), `"1 many 2\n"`) {
 		t.Errorf("the error does not quote the line: %v", err)
 	}
 }

@@ -117,7 +117,7 @@ func (in injection) attach(folder int) error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return because("unshare the thread's file-system attributes", err)
 		}
-		if err := unix.Setns(in.process, unix.CLONE_NEWNS); err != nil {
+		if err := unix.Setns(in.process.Pidfd(), unix.CLONE_NEWNS); err != nil {
 			return because("enter the container's mount namespace", err)
 		}
 		unix.Umask(0o022)

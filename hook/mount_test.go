@@ -400,7 +400,7 @@ func TestAProcessThatIsAZombieIsRefused(t *testing.T) {
 	var info unix.Siginfo
 	must(t, unix.Waitid(unix.P_PID, zombie.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil))
 	c.pid = zombie.Process.Pid
-	c.refuses(t, "it has ended")
+	c.refuses(t, "the process has ended")
 }
 
 // The kernel takes a context where SELinux is enabled and refuses the option where

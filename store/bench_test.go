@@ -63,11 +63,11 @@ func BenchmarkEach(b *testing.B) {
 // BenchmarkEdit is a container's stop, less the reading and the writing.
 func BenchmarkEdit(b *testing.B) {
 	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
-		own := ownContent(b, tokens, elsewhere(b))
-		forms := map[string][]byte{"own": own}
+		canonical := canonicalContent(b, tokens, elsewhere(b))
+		forms := map[string][]byte{"canonical": canonical}
 		if tokens <= 10_000 {
 			var compact bytes.Buffer
-			if err := json.Compact(&compact, own); err != nil {
+			if err := json.Compact(&compact, canonical); err != nil {
 				b.Fatal(err)
 			}
 			forms["other"] = compact.Bytes()
@@ -118,14 +118,14 @@ func BenchmarkLife(b *testing.B) {
 func withTokens(b *testing.B, tokens int, process *Process) File {
 	b.Helper()
 	f := File{Path: filepath.Join(b.TempDir(), "tokens.json")}
-	if err := os.WriteFile(f.Path, ownContent(b, tokens, process), 0o600); err != nil {
+	if err := os.WriteFile(f.Path, canonicalContent(b, tokens, process), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	return f
 }
 
-// ownContent is that of such a token file, in our own form.
-func ownContent(b *testing.B, tokens int, process *Process) []byte {
+// canonicalContent is that of such a token file, in the canonical form.
+func canonicalContent(b *testing.B, tokens int, process *Process) []byte {
 	b.Helper()
 	var members [][]byte
 	for i := range tokens {
@@ -142,7 +142,7 @@ func ownContent(b *testing.B, tokens int, process *Process) []byte {
 	return append(append([]byte("{\n  "), bytes.Join(members, []byte(",\n  "))...), "\n}\n"...)
 }
 
-func ourselves(b *testing.B) *Process {
+func ourselves(b testing.TB) *Process {
 	b.Helper()
 	p, err := ProcessOf(os.Getpid())
 	if err != nil {

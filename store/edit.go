@@ -21,7 +21,7 @@ const (
 type edit struct {
 	fate   func(*item) fate // of each well-formed entry
 	add    *Entry           // comes last, or nil
-	likely bool             // it is likely to change something
+	pinned *Pinned          // the process of that entry, or nil if it is only described
 }
 
 // edited is what a change made.
@@ -131,7 +131,7 @@ func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 		if len(members) == 0 {
 			return
 		}
-		if x.own != nil {
+		if x.canonical != nil {
 			put(x.content[members[0].start:members[len(members)-1].end])
 			return
 		}

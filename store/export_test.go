@@ -20,8 +20,6 @@ func (f File) Put(e Entry) error {
 		if err != nil {
 			return err
 		}
-		d := dir.draft(name)
-		defer d.close()
-		return d.commit(file, made.content, false)
+		return dir.replace(name, file, made.content, false, false)
 	})
 }

@@ -69,7 +69,8 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
     "created": "2024-05-06T07:08:07.654Z",
     "gate": {
       "listen": "127.0.0.1:9418",
-      "withheld": true
+      "withheld": true,
+      "network": 9223372036854775809
     }
   }
 }
@@ -328,6 +329,28 @@ func TestADeepValueDoesNotGrow(t *testing.T) {
 	}
 }
 
+// encoding/json reads 10,000 levels. What a change writes it reads again; what it could not,
+// it leaves alone.
+func TestAFileIsNeverWrittenDeeperThanItIsRead(t *testing.T) {
+	const most = 10_000 // the file's own object is one
+	for _, row := range []struct {
+		depth int
+		fails bool
+	}{{most - 1, false}, {most, true}} {
+		f := tokenFile(t)
+		write(t, f.Path, `{"x": `+strings.Repeat("[", row.depth)+strings.Repeat("]", row.depth)+`}`)
+		before := contentOf(t, f.Path)
+		for range 2 {
+			if _, err := f.CreateToken("demo", "1"); (err != nil) != row.fails {
+				t.Errorf("%d levels in the object: %v", row.depth, err)
+			}
+		}
+		if row.fails && contentOf(t, f.Path) != before {
+			t.Errorf("%d levels in the object: the file was changed", row.depth)
+		}
+	}
+}
+
 func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
 	const most = 64 << 20
 	f := store.File{Path: filepath.Join(memory(t), "tokens.json")}
@@ -346,7 +369,7 @@ func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
 func TestTheFilesOwnOrderIsKept(t *testing.T) {
 	for _, row := range []struct{ form, have, want string }{
 		{
-			"in our own form",
+			"in the canonical form",
 			"{\n  \"b\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": \"gone\"\n  },\n  \"a\": {\n    \"project\": \"p\"\n  }\n}\n",
 			"{\n  \"b\": {\n    \"project\": \"p\"\n  },\n  \"a\": {\n    \"project\": \"p\"\n  }\n}\n",
 		},
@@ -378,9 +401,9 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 // As in Python. A gate would take the token of the first again, were only the last
 // taken away.
 func TestOfATokenThatComesTwiceTheLastCountsAndBothGo(t *testing.T) {
-	const own = "{\n  \"x\": {\n    \"project\": %q\n  },\n  \"y\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": %q\n  }\n}\n"
+	const canonical = "{\n  \"x\": {\n    \"project\": %q\n  },\n  \"y\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": %q\n  }\n}\n"
 	const other = `{"x": {"project": %q}, "y": {"project": "p"}, "\u0078": {"project": %q}}`
-	for name, form := range map[string]string{"in our own form": own, "in another form": other} {
+	for name, form := range map[string]string{"in the canonical form": canonical, "in another form": other} {
 		t.Run(name, func(t *testing.T) {
 			f := tokenFile(t)
 			write(t, f.Path, fmt.Sprintf(form, "first", "last"))

@@ -22,7 +22,7 @@ var seeds = []string{
 	`{"":"0","` + "\xff" + `":"1","\ud800":"2"}`,
 	`{"x":{"project":"p","process":{"machine":"m","boot":"b","pid_ns":"pid:[1]","time_ns":"","pid":1,"start":2}}}`,
 	`{"x":{"project":"p","process":{"pid":-1}},"y":{"project":"p","process":[]},"z":{"project":null,"scope":"s"}}`,
-	// In our own form, and just not.
+	// In the canonical form, and just not.
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"task\": \"1\"\n  },\n  \"b\": {\n    \"scope\": \"p\",\n    \"n\": 10\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"container\": \"fuzzed\",\n    \"created\": \"2026-01-02T03:04:05.678Z\",\n    \"process\": {\n" +
 		"      \"machine\": \"m\",\n      \"boot\": \"b\",\n      \"pid_ns\": \"pid:[1]\",\n      \"time_ns\": \"\",\n      \"pid\": 1,\n" +
@@ -114,9 +114,9 @@ func object(content []byte) (map[string]any, bool) {
 	return m, ok
 }
 
-// FuzzOwnForm judges the fast way to read a token file by the plain one, which
+// FuzzCanonicalForm judges the fast way to read a token file by the plain one, which
 // encoding/json does: what the fast one takes at all, both read alike.
-func FuzzOwnForm(f *testing.F) {
+func FuzzCanonicalForm(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
 	}
@@ -124,24 +124,24 @@ func FuzzOwnForm(f *testing.F) {
 		items := func(got *[]item) func(*item) {
 			return func(it *item) { *got = append(*got, *it) }
 		}
-		var own, plain []item
-		s := &ownScanner{text: content}
-		members, ok := s.scan(items(&own))
+		var canonical, plain []item
+		s := &canonicalScanner{text: content}
+		members, ok := s.scan(items(&canonical))
 		if !ok {
 			return
 		}
 		if _, err := scanPlain(content, items(&plain)); err != nil {
 			t.Fatalf("%q is taken, and is no JSON object: %v", content, err)
 		}
-		if diff := cmp.Diff(plain, own, cmp.AllowUnexported(item{}, member{})); diff != "" {
-			t.Fatalf("%q (-plain +own):\n%s", content, diff)
+		if diff := cmp.Diff(plain, canonical, cmp.AllowUnexported(item{}, member{})); diff != "" {
+			t.Fatalf("%q (-plain +canonical):\n%s", content, diff)
 		}
 		for i, m := range members {
-			if diff := cmp.Diff(own[i], *s.again(m), cmp.AllowUnexported(item{}, member{})); diff != "" {
+			if diff := cmp.Diff(canonical[i], *s.again(m), cmp.AllowUnexported(item{}, member{})); diff != "" {
 				t.Fatalf("%q, read again (-first +again):\n%s", content, diff)
 			}
 		}
-		for _, it := range own {
+		for _, it := range canonical {
 			if it.limited == nil {
 				continue
 			}
@@ -151,12 +151,12 @@ func FuzzOwnForm(f *testing.F) {
 			}
 			project, limits, ok := parseLimited(it.limited)
 			if diff := cmp.Diff(&want, limits.of(project)); !ok || diff != "" {
-				t.Fatalf("%q (-plain +own):\n%s", it.limited, diff)
+				t.Fatalf("%q (-plain +canonical):\n%s", it.limited, diff)
 			}
 		}
 		// What is left when a token goes means what it meant, less that token.
-		for at := range own {
-			token := own[at].token
+		for at := range canonical {
+			token := canonical[at].token
 			made, err := edit{fate: func(it *item) fate {
 				if bytes.Equal(it.token, token) {
 					return goes

@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// A large file is copied while it is edited, before it is known where the two part.
+// Its content takes many writes, or goes but for a few bytes.
 func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 	const entries = 150 // 15 MB
 	filler := strings.Repeat("x", 100<<10)

@@ -64,7 +64,7 @@ func (l Limits) Pushes() string {
 const MostPatterns = 16
 
 // Check reports why limits must not be issued. Whoever annotates a container chooses a
-// list: it must not be long, and must be in the form that own.go reads fast.
+// list: it must not be long, and must be in the form that canonical.go reads fast.
 func (l Limits) Check() error {
 	for _, list := range l.Push {
 		switch {
@@ -170,8 +170,8 @@ func matchRef(pattern, ref string) bool {
 // parseLimited reads the limits of an entry. What is not understood to the last key
 // might be a limit: the entry then counts for nothing.
 func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool) {
-	own := ownScanner{text: value}
-	if said := (limitedJSON{}); own.limited(&said) && own.at == len(value) {
+	s := canonicalScanner{text: value}
+	if said := (limitedJSON{}); s.limited(&said) && s.at == len(value) {
 		return said.Project, Limits{ReadOnly: said.Access == "read", Push: said.Push}, true
 	}
 	keys, ok := valuesOf(value)

@@ -175,7 +175,7 @@ func TestWhatIsIssuedIsReadFast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if x, err := scan(content, func() func(*item) { return func(*item) {} }); err != nil || x.own == nil || len(x.members) != 2 {
+		if x, err := scan(content, func() func(*item) { return func(*item) {} }); err != nil || x.canonical == nil || len(x.members) != 2 {
 			t.Errorf("not read in one go (%v):\n%s", err, content)
 		}
 	}

@@ -34,6 +34,7 @@ const (
 )
 
 var helpers = map[string]func(args []string) error{
+	"death":      deathHelper,
 	"describe":   describeHelper,
 	"hammer":     hammerHelper,
 	"issue":      issueHelper,

@@ -1,13 +1,30 @@
 package store
 
-import "testing"
+import (
+	"strings"
+	"testing"
 
-// The folder need not be synced for a token that is void after a power cut anyway. It is
-// void by proof, and that takes the machine's id: a revoked token that the cut brought
-// back would else be valid for ever.
+	"terok-gate-hook/internal/testenv"
+)
+
+// The folder need not be synced for a token that the next boot proves dead. That takes the
+// machine's id, and its being this machine: else a revoked token that a power cut brought
+// back would be valid again.
 func TestWhatOutlivesAPowerCut(t *testing.T) {
-	tied := Entry{Container: "c", Process: &Process{Machine: "m", Boot: "b", PID: 1}}
-	withoutID := Entry{Container: "c", Process: &Process{Boot: "b", PID: 1}}
+	ours := ourselves(t)
+	if ours.Machine == "" {
+		testenv.Cannot(t, "needs a machine id: systemd-machine-id-setup makes one")
+	}
+	of := func(change func(p *Process)) Entry {
+		p := *ours
+		change(&p)
+		return Entry{Container: "c", Process: &p}
+	}
+	tied := of(func(*Process) {})
+	before := of(func(p *Process) { p.Boot = "b" })
+	withoutID := of(func(p *Process) { p.Machine = "" })
+	elsewhere := of(func(p *Process) { p.Machine, p.Boot = strings.Repeat("0", 32), "b" })
+	noBoot := of(func(p *Process) { p.Boot = "" })
 	for _, row := range []struct {
 		name string
 		add  *Entry
@@ -15,10 +32,13 @@ func TestWhatOutlivesAPowerCut(t *testing.T) {
 		want bool
 	}{
 		{"a container's token comes and one goes", &tied, []Entry{tied}, false},
+		{"a token of an earlier boot goes", nil, []Entry{before}, false},
 		{"an operator's token comes", &Entry{}, nil, true},
 		{"an operator's token goes, among others", nil, []Entry{tied, {}}, true},
 		{"a container's token goes, on a machine without an id", nil, []Entry{tied, withoutID}, true},
-		{"a container's token comes, on a machine without an id", &withoutID, nil, false},
+		{"a container's token comes, on a machine without an id", &withoutID, nil, true},
+		{"a token of another machine's container goes", nil, []Entry{elsewhere}, true},
+		{"a token goes of which the boot is not known", nil, []Entry{noBoot}, true},
 	} {
 		if got := (edit{add: row.add}).outlivesBoot(row.gone); got != row.want {
 			t.Errorf("%s: %t, not %t", row.name, got, row.want)

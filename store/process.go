@@ -47,46 +47,7 @@ func (l Life) String() string {
 // Unknown.
 func (p *Process) Life() Life { return here().life(p) }
 
-// Open does what Life does and keeps the living in sight: pidfd is for the caller to
-// close if the process is alive, else -1. It polls readable once the process has ended
-// (pidfd_open(2)). An error says why a process that may be alive could not be opened,
-// for want of descriptors say; life is then what can be told without a pidfd.
-func (p *Process) Open() (pidfd int, life Life, err error) { return here().open(p) }
-
-// ProcessOf describes the running process that has this pid in our pid namespace. A part
-// that cannot be had is an error: half described, the process could never be proved dead.
-func ProcessOf(pid int) (p *Process, err error) {
-	defer func() {
-		if err != nil {
-			p, err = nil, fmt.Errorf("describe process %d: %w", pid, err)
-		}
-	}()
-	j := here()
-	if j.unsure != nil {
-		return nil, j.unsure
-	}
-	if !j.ownProc {
-		return nil, errors.New("/proc was mounted in another pid namespace")
-	}
-	p = &Process{Machine: j.machine, Boot: j.boot, PIDNS: j.pidNS, TimeNS: j.timeNS, PID: pid}
-	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(pidfd)
-	if p.Inode, err = pidfdInode(pidfd); err != nil {
-		return nil, err
-	}
-	if p.Start, err = startTime(pid); err != nil {
-		return nil, err
-	}
-	// Asked last: what stat said was said of the process that the pidfd holds.
-	over, err := readable(pidfd)
-	if err == nil && over {
-		err = errors.New("it has ended")
-	}
-	return p, err
-}
+func (p *Process) open() (pidfd int, life Life, err error) { return here().open(p) }
 
 // judge tells the living from the dead, as seen from one place: this machine,
 // boot, pid and time namespace.
@@ -111,7 +72,7 @@ var here = sync.OnceValue(func() judge {
 		return target
 	}
 	line := func(path string) string {
-		content, err := readSmall(path)
+		content, err := readSmall(unix.AT_FDCWD, path)
 		note(err)
 		first, _, _ := strings.Cut(string(content), "\n")
 		return strings.TrimSpace(first)
@@ -123,7 +84,7 @@ var here = sync.OnceValue(func() judge {
 	j.boot = line("/proc/sys/kernel/random/boot_id")
 	j.pidNS = link("/proc/self/ns/pid")
 	j.timeNS = link("/proc/self/ns/time") // empty on a kernel without time namespaces
-	status, err := readSmall("/proc/self/status")
+	status, err := readSmall(unix.AT_FDCWD, "/proc/self/status")
 	note(err)
 	j.ownProc = procIsOurs(string(status))
 	return j
@@ -136,6 +97,22 @@ func (j judge) life(p *Process) Life {
 		unix.Close(pidfd)
 	}
 	return life
+}
+
+// canDescribe returns an error if a description made here would lack a part. The machine's
+// id may be missing: within a boot it proves nothing that the boot's does not.
+func (j judge) canDescribe() error {
+	switch {
+	case j.unsure != nil:
+		return j.unsure
+	case j.boot == "":
+		return errors.New("the boot's id cannot be read from /proc/sys/kernel/random/boot_id")
+	case j.pidNS == "":
+		return errors.New("our pid namespace cannot be read from /proc/self/ns/pid")
+	case !j.ownProc:
+		return errors.New("/proc was mounted in another pid namespace")
+	}
+	return nil
 }
 
 // fromAfar judges a process without a look at it. It is sure if a look from here could
@@ -155,6 +132,14 @@ func (j judge) fromAfar(p *Process) (life Life, sure bool) {
 	return Unknown, false
 }
 
+// endsWithBoot reports whether this machine's next boot proves the process dead. That takes
+// the machine's id; and a process of another machine lives on when this one is rebooted.
+func (j judge) endsWithBoot(p *Process) bool {
+	j.boot = "the next"
+	life, _ := j.fromAfar(p)
+	return life == Dead
+}
+
 // glance is Life for a tenth of the cost, if it is sure. It is not sure if some process
 // has the pid, be it this one or another.
 func (p *Process) glance() (life Life, sure bool) {
@@ -169,7 +154,10 @@ func (p *Process) glance() (life Life, sure bool) {
 	return j.life(p), true
 }
 
-// open is Process.Open.
+// open does what Life does, and keeps a living process in sight: pidfd is for the caller to
+// close, -1 unless the process is alive. It polls readable once the process has ended
+// (pidfd_open(2)). An error says why a process that may be alive could not be opened, for
+// want of descriptors say; life is then what can be told without a pidfd.
 func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	if life, sure := j.fromAfar(p); sure {
 		return -1, life, nil
@@ -179,7 +167,7 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 		return -1, Dead, nil
 	}
 	if err != nil {
-		if start, err := startTime(p.PID); err == nil && start != p.Start {
+		if start, err := startTimeNow(p.PID); err == nil && start != p.Start {
 			return -1, Dead, nil
 		}
 		return -1, Unknown, fmt.Errorf("open process %d: %w", p.PID, err)
@@ -198,7 +186,7 @@ func (p *Process) lifeOf(pidfd int) Life {
 	same, known := inode == p.Inode, err == nil && inode != 0 && p.Inode != 0
 	if !known {
 		var start uint64
-		start, err = startTime(p.PID)
+		start, err = startTimeNow(p.PID)
 		same, known = start == p.Start, err == nil
 	}
 	// Asked last: if it is not over now, what stat said was said of this process.
@@ -232,9 +220,10 @@ func pidfdInode(pidfd int) (uint64, error) {
 // pidfs says that pidfds are known to be on pidfs here.
 var pidfs atomic.Bool
 
-// readSmall is os.ReadFile for a small file of the kernel's, with half the calls.
-func readSmall(path string) ([]byte, error) {
-	fd, err := openAt(unix.AT_FDCWD, path, unix.O_RDONLY, 0)
+// readSmall is os.ReadFile for a small file of the kernel's, with half the calls. The path
+// is relative to a directory, as openat(2) has it.
+func readSmall(dir int, path string) ([]byte, error) {
+	fd, err := openAt(dir, path, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -246,11 +235,10 @@ func readSmall(path string) ([]byte, error) {
 	return content, nil
 }
 
-// startTime reads field 22 of /proc/<pid>/stat. The command's name, field 2, may
-// hold anything, spaces and parentheses included, so fields count from its end.
-func startTime(pid int) (uint64, error) {
-	path := fmt.Sprintf("/proc/%d/stat", pid)
-	stat, err := readSmall(path)
+// startTime reads field 22 of /proc/<pid>/stat, which is at this path. The command's name,
+// field 2, may hold anything, spaces and parentheses included, so fields count from its end.
+func startTime(dir int, path string) (uint64, error) {
+	stat, err := readSmall(dir, path)
 	if err != nil {
 		return 0, err
 	}
@@ -259,6 +247,11 @@ func startTime(pid int) (uint64, error) {
 		return 0, fmt.Errorf("%s has %d fields after the name, not 20 or more", path, len(fields))
 	}
 	return strconv.ParseUint(string(fields[19]), 10, 64)
+}
+
+// startTimeNow returns the start time of the process that has the pid now.
+func startTimeNow(pid int) (uint64, error) {
+	return startTime(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/stat", pid))
 }
 
 func readable(fd int) (bool, error) {

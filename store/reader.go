@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"reflect"
 	"strconv"
 	"strings"
@@ -307,37 +306,4 @@ func passOf(hash tokenHash, e Entry) Pass {
 		Grant: e.Grant, Limits: e.Limits, Container: e.Container, Process: e.Process,
 		Fingerprint: hex.EncodeToString(hash[:4]), hash: hash,
 	}
-}
-
-// OnDeath calls died, once, when the process has died. An error says why it cannot be
-// watched from here. forget ends the wait.
-func (p *Process) OnDeath(died func()) (forget func(), err error) {
-	pidfd, life, err := p.Open()
-	switch life {
-	case Dead:
-		died()
-	case Alive:
-		// The wait is epoll(7), by way of the Go runtime, which polls descriptors that
-		// do not block.
-		file := os.NewFile(uintptr(pidfd), "pidfd")
-		go func() {
-			conn, err := file.SyscallConn()
-			if err != nil {
-				return // closed
-			}
-			err = conn.Read(func(fd uintptr) bool {
-				over, err := readable(int(fd))
-				return over || err != nil
-			})
-			if err == nil {
-				died()
-			}
-		}()
-		return func() { file.Close() }, nil
-	case Unknown:
-		if err == nil {
-			err = errors.New("the process cannot be seen from here")
-		}
-	}
-	return func() {}, err
 }

@@ -3,14 +3,12 @@
 package store
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +45,6 @@ func (f folder) read(name string) (tokenFile, error) {
 // an error.
 func readAll(fd, size, most int) ([]byte, error) {
 	content := make([]byte, size)
-	if size >= large {
-		// Advice. To hand out this memory in pages of 4 KiB takes the kernel longer than to
-		// read the file into it.
-		_ = unix.Madvise(content, unix.MADV_HUGEPAGE)
-	}
 	read := 0
 	for {
 		n, err := unix.Read(fd, content[read:])
@@ -72,82 +65,10 @@ func readAll(fd, size, most int) ([]byte, error) {
 	}
 }
 
-// draft is a new token file before it takes the old one's place, which it does if it is
-// committed. Its file is made when there is something to write.
-type draft struct {
-	folder folder // whose lock is held
-	name   string // of the token file
-	file   int    // -1: there is none yet, or no longer
-	spare  bool   // it may become the spare, if there is no space
-	longer bool   // it is the spare, which is longer than what is written
-	ahead  chan wroteAhead
-	enough atomic.Bool // has been written ahead
-}
-
-// wroteAhead says how far the draft is a copy of the old content.
-type wroteAhead struct {
-	n   int
-	err error
-}
-
-func (f folder) draft(name string) *draft { return &draft{folder: f, name: name, file: -1} }
-
-// open makes the draft's file.
-func (d *draft) open() (err error) {
-	if d.file >= 0 {
-		return nil
-	}
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
-	temporary := temporaryName(d.name)
-	d.file, err = openAt(d.folder.fd, temporary, flags, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		if err := d.folder.remove(temporary); err != nil {
-			return fmt.Errorf("remove what a killed writer left: %w", err)
-		}
-		d.file, err = openAt(d.folder.fd, temporary, flags, 0o600)
-	}
-	return err
-}
-
-// large is the size from which on a file is written ahead. Pieces of this size go to the
-// disk at once, before fsync(2) waits for it.
-const large = 4 << 20
-
-// writeAhead copies the old content while it is being edited, if that is worth it: most
-// of the new content begins as the old one does.
-func (d *draft) writeAhead(content []byte) {
-	if len(content) < large || d.open() != nil { // commit will say why
-		return
-	}
-	d.ahead = make(chan wroteAhead, 1)
-	go func() {
-		n := 0
-		for n < len(content) && !d.enough.Load() {
-			step := min(large, len(content)-n)
-			if err := writeAt(d.file, [][]byte{content[n : n+step]}, n); err != nil {
-				d.ahead <- wroteAhead{n, err}
-				return
-			}
-			n += step
-		}
-		d.ahead <- wroteAhead{n, nil}
-	}()
-}
-
-// stopAhead returns how much of the old content is written.
-func (d *draft) stopAhead() (int, error) {
-	if d.ahead == nil {
-		return 0, nil
-	}
-	d.enough.Store(true)
-	wrote := <-d.ahead
-	d.ahead = nil
-	return wrote.n, wrote.err
-}
-
-// commit makes the draft the token file, in the place of the old one. If it shall
-// outlive a power cut, the folder is synced too.
-func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
+// replace puts a token file with this content in the place of the old one. If it shall
+// outlive a power cut, the folder is synced too. If it must fit, it takes the spare where
+// there is no space.
+func (f folder) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
 	size := 0
 	for _, piece := range content {
 		size += len(piece)
@@ -156,78 +77,66 @@ func (d *draft) commit(old tokenFile, content [][]byte, durable bool) error {
 		// Once written, it could be read by nobody, and so not be mended either.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
-	err := d.fill(old, content, size)
-	if d.spare && isFull(err) && d.takeSpare() == nil {
-		err = d.fill(old, content, size)
+
+	temporary := temporaryName(name)
+	fd, err := f.create(temporary)
+	if err == nil {
+		err = f.fill(fd, temporary, content, old.stat)
+	}
+	if mustFit && isFull(err) {
+		if fd, spareErr := f.takeSpare(name, size); spareErr == nil {
+			err = f.fill(fd, temporary, content, old.stat)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	if err := d.folder.rename(temporaryName(d.name), d.name); err != nil {
+
+	if err := f.rename(temporary, name); err != nil {
+		_ = f.remove(temporary)
 		return err
 	}
+
 	// Committed. What follows only makes the rename durable, and the next one possible.
-	unix.Close(d.file)
-	d.file = -1
-	d.folder.keepSpare(d.name, size)
+	f.keepSpare(name, size)
 	if durable {
-		return d.folder.sync()
+		return f.sync()
 	}
 	return nil
 }
 
-// fill gives the draft its content, and all else that the token file is to have.
-func (d *draft) fill(old tokenFile, content [][]byte, size int) error {
-	if err := d.open(); err != nil {
-		return err
+// create makes a temporary file, in the place of what a killed writer left.
+func (f folder) create(name string) (fd int, err error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	fd, err = openAt(f.fd, name, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if err := f.remove(name); err != nil {
+			return -1, fmt.Errorf("remove what a killed writer left: %w", err)
+		}
+		fd, err = openAt(f.fd, name, flags, 0o600)
 	}
-	written, err := d.stopAhead()
+	return fd, err
+}
+
+// fill gives a file its content, and all else that the token file is to have, and closes
+// it. On an error it removes the file.
+func (f folder) fill(fd int, name string, content [][]byte, old *unix.Stat_t) error {
+	defer unix.Close(fd)
+	err := writeAll(fd, content)
+	if err == nil {
+		err = f.keepOwnerAndMode(fd, old)
+	}
+	if err == nil {
+		err = setNewMtime(fd, old)
+	}
+	if err == nil {
+		// Without it, a file system may keep the rename and not the content.
+		err = os.NewSyscallError("sync", unix.Fsync(fd))
+	}
 	if err != nil {
-		return err
+		_ = f.remove(name)
 	}
-	same := min(written, sameBeginning(old.content, content))
-	if err := writeAt(d.file, after(content, same), same); err != nil {
-		return err
-	}
-	if written > size || d.longer {
-		if err := unix.Ftruncate(d.file, int64(size)); err != nil {
-			return os.NewSyscallError("truncate", err)
-		}
-	}
-	if err := d.folder.keepOwnerAndMode(d.file, old.stat); err != nil {
-		return err
-	}
-	if err := setNewMtime(d.file, old.stat); err != nil {
-		return err
-	}
-	// Without it, a file system may keep the rename and not the content.
-	if err := unix.Fsync(d.file); err != nil {
-		return os.NewSyscallError("sync", err)
-	}
-	return nil
-}
-
-// close removes the draft's file if it was not committed.
-func (d *draft) close() {
-	_, _ = d.stopAhead()
-	if d.file >= 0 {
-		unix.Close(d.file)
-		d.file = -1
-		_ = d.folder.remove(temporaryName(d.name))
-	}
-}
-
-// sameBeginning is how many bytes the pieces have in common with the old content. Most
-// are parts of it, which are equal to themselves without a look.
-func sameBeginning(old []byte, pieces [][]byte) int {
-	n := 0
-	for _, piece := range pieces {
-		if n+len(piece) > len(old) || !bytes.Equal(piece, old[n:n+len(piece)]) {
-			break
-		}
-		n += len(piece)
-	}
-	return n
+	return err
 }
 
 // after is what is left of the pieces after so many bytes.
@@ -239,47 +148,28 @@ func after(pieces [][]byte, n int) [][]byte {
 	if n == 0 {
 		return pieces
 	}
+
 	rest := slices.Clone(pieces)
 	rest[0] = rest[0][n:]
 	return rest
 }
 
-// writeAt writes the pieces at an offset, and has the disk begin with large parts of them
-// before fsync(2) waits for it.
-func writeAt(fd int, pieces [][]byte, offset int) error {
-	for {
-		batch, length := nextBatch(pieces, large)
-		if length == 0 {
-			return nil
-		}
-		n, err := unix.Pwritev(fd, batch, int64(offset))
+// writeAll writes the pieces one after the other, from the beginning of the file.
+func writeAll(fd int, pieces [][]byte) error {
+	const most = 1024 // UIO_MAXIOV
+	offset := 0
+	for len(pieces) > 0 {
+		n, err := unix.Pwritev(fd, pieces[:min(len(pieces), most)], int64(offset))
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return os.NewSyscallError("write", err)
 		}
-		if length == large {
-			// Advice: one that is not taken fails nothing.
-			_ = unix.SyncFileRange(fd, int64(offset), int64(n), unix.SYNC_FILE_RANGE_WRITE)
-		}
 		offset += n
 		pieces = after(pieces, n)
 	}
-}
-
-// nextBatch is what writev(2) is to write next: at most so many bytes, in no more pieces
-// than it takes.
-func nextBatch(pieces [][]byte, most int) (batch [][]byte, length int) {
-	const pieceLimit = 1024 // UIO_MAXIOV
-	for _, piece := range pieces {
-		if len(batch) == pieceLimit || length == most {
-			break
-		}
-		piece = piece[:min(len(piece), most-length)]
-		batch, length = append(batch, piece), length+len(piece)
-	}
-	return batch, length
+	return nil
 }
 
 // temporaryName is where a new token file is written before it takes the old one's
@@ -398,7 +288,7 @@ func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 // InUserNamespace tells whether our ids are other than the kernel's: whether
 // uid_map is anything but all ids to themselves (user_namespaces(7)).
 func InUserNamespace() (bool, error) {
-	m, err := readSmall("/proc/self/uid_map")
+	m, err := readSmall(unix.AT_FDCWD, "/proc/self/uid_map")
 	if err != nil {
 		return false, fmt.Errorf("look for a user namespace: %w", err)
 	}
@@ -407,7 +297,7 @@ func InUserNamespace() (bool, error) {
 
 // isOverflowID tells whether the id is what the kernel shows for an unmapped one.
 func isOverflowID(id uint32, kind string) bool {
-	overflow, err := readSmall("/proc/sys/kernel/overflow" + kind)
+	overflow, err := readSmall(unix.AT_FDCWD, "/proc/sys/kernel/overflow"+kind)
 	if err != nil {
 		return id == 65534
 	}

@@ -14,9 +14,9 @@ import (
 
 // index says where the members of a token file's object stand in its content.
 type index struct {
-	content []byte
-	own     *ownScanner // reads content in our own form; nil if it is in another
-	members []member
+	content   []byte
+	canonical *canonicalScanner // reads the content; nil if that is not in the canonical form
+	members   []member
 }
 
 // member is one key of the object with its value. A key that is no Unicode, half a
@@ -78,11 +78,10 @@ func (it *item) entry() Entry {
 }
 
 // scan reads a whole token file's content. For each of its members it calls what begin
-// returned, with an item that is good until the next. What is in our own form it reads
-// in one go (own.go); as soon as anything is not, it begins again with encoding/json,
-// which judges all that is not ours.
+// returned, with an item that is good until the next. It reads the canonical form in one
+// go (canonical.go), and begins again with encoding/json if anything is not in that form.
 func scan(content []byte, begin func() func(*item)) (index, error) {
-	s := &ownScanner{text: content}
+	s := &canonicalScanner{text: content}
 	if members, ok := s.scan(begin()); ok {
 		return index{content, s, members}, nil
 	}
@@ -92,8 +91,8 @@ func scan(content []byte, begin func() func(*item)) (index, error) {
 
 // item reads one member again. It is good until the next.
 func (x index) item(m member) *item {
-	if x.own != nil {
-		return x.own.again(m)
+	if x.canonical != nil {
+		return x.canonical.again(m)
 	}
 	it := plainItem(x.content, m)
 	return &it

@@ -12,6 +12,7 @@ package store
 
 import (
 	"errors"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,28 +23,32 @@ func spareName(name string) string { return "." + name + ".spare" }
 // isFull reports whether an error says that there is no space.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// takeSpare makes the spare the draft's file.
+// takeSpare makes the spare the temporary file, for this much content. What it is longer it
+// loses here: the blocks that it keeps stay allocated.
 //
 // In a folder of somebody else's, anything may stand in its place: it is written to only
 // if it has no other name and nobody else could have opened it.
-func (d *draft) takeSpare() error {
-	d.close()
-	spare := spareName(d.name)
-	fd, stat, err := d.folder.openRegular(spare, unix.O_WRONLY)
+func (f folder) takeSpare(name string, size int) (fd int, err error) {
+	spare := spareName(name)
+	fd, stat, err := f.openRegular(spare, unix.O_WRONLY)
 	if err != nil {
-		return err
+		return -1, err
 	}
-	if stat.Nlink != 1 || stat.Mode&0o077 != 0 {
+
+	switch {
+	case stat.Nlink != 1 || stat.Mode&0o077 != 0:
 		err = errors.New("what stands in the spare file's place is none")
-	} else {
-		err = d.folder.rename(spare, temporaryName(d.name))
+	case stat.Size > int64(size):
+		err = os.NewSyscallError("truncate", unix.Ftruncate(fd, int64(size)))
+	}
+	if err == nil {
+		err = f.rename(spare, temporaryName(name))
 	}
 	if err != nil {
 		unix.Close(fd)
-		return err
+		return -1, err
 	}
-	d.file, d.longer = fd, true
-	return nil
+	return fd, nil
 }
 
 // keepSpare makes sure that there is a spare for a token file of this size, whose owner can
@@ -87,7 +92,7 @@ func allocate(fd, size int) error {
 	for {
 		err := unix.Fallocate(fd, 0, 0, int64(size))
 		if errors.Is(err, unix.EOPNOTSUPP) {
-			return writeAt(fd, [][]byte{make([]byte, size)}, 0)
+			return writeAll(fd, [][]byte{make([]byte, size)})
 		}
 		if err != unix.EINTR {
 			return err

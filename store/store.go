@@ -108,7 +108,16 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 //
 // An error before the rename leaves the file as it was. After it only the folder's
 // fsync can fail: the token is then valid, but might not survive a power cut.
-func (f File) Issue(e Entry) (revoked []Entry, err error) {
+func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil) }
+
+// IssueTo is Issue for a token that lives and dies with a process. It fails if the process
+// has ended.
+func (f File) IssueTo(process *Pinned, e Entry) (revoked []Entry, err error) {
+	e.Process = &process.Process
+	return f.issue(e, process)
+}
+
+func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
 	if err := e.Token.check(); err != nil {
 		return nil, err
 	}
@@ -121,7 +130,8 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's folder: %w", err)
 	}
-	done, err := f.change(edit{add: &e, likely: true, fate: func(it *item) fate {
+
+	done, err := f.change(edit{add: &e, pinned: pinned, fate: func(it *item) fate {
 		if e.Container != "" && string(it.container) == e.Container {
 			return goes
 		}
@@ -136,7 +146,7 @@ func (f File) Issue(e Entry) (revoked []Entry, err error) {
 // container's next life: a late poststop hook can run after the next prestart.
 // nextLife tells whether there is such a token.
 func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err error) {
-	done, err := f.change(edit{likely: true, fate: func(it *item) fate {
+	done, err := f.change(edit{fate: func(it *item) fate {
 		switch {
 		case id == "" || string(it.container) != id:
 			return it.sweepFate()
@@ -247,25 +257,20 @@ func (f File) change(e edit) (done edited, err error) {
 	err = f.underLock(func(dir folder, name string) error {
 		// Asked under the lock: a hook whose runtime was killed may come late, and
 		// must not revoke the token of the container's next life as an earlier one.
-		if e.add != nil && e.add.Process.Life() == Dead {
-			return errors.New("the process that it is for is dead")
+		if e.add != nil && e.isForTheDead() {
+			return ErrEnded
 		}
 		file, err := dir.read(name)
 		if err != nil {
 			return fmt.Errorf("token file %s: %w", f.Path, err)
-		}
-		d := dir.draft(name)
-		d.spare = e.add == nil // to take tokens out must always be possible
-		defer d.close()
-		if e.likely {
-			d.writeAhead(file.content)
 		}
 		made, err := e.apply(file.content)
 		if err != nil {
 			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
 		}
 		if made.content != nil {
-			if err := d.commit(file, made.content, e.outlivesBoot(made.gone)); err != nil {
+			mustFit := e.add == nil // to take tokens out must always be possible
+			if err := dir.replace(name, file, made.content, e.outlivesBoot(made.gone), mustFit); err != nil {
 				return fmt.Errorf("replace token file %s: %w", f.Path, err)
 			}
 		}
@@ -275,11 +280,19 @@ func (f File) change(e edit) (done edited, err error) {
 	return done, err
 }
 
-// outlivesBoot tells whether a change is about a token that a power cut does not void.
-// One that is tied to a process is void after a reboot, in the file or not: it makes no
-// lasting difference then whether the folder has the old file or the new one. But where
-// the machine has no id, nothing can prove after a reboot that the process is dead.
+// isForTheDead reports whether the process of the added entry has ended.
+func (e edit) isForTheDead() bool {
+	if e.pinned == nil {
+		return e.add.Process.Life() == Dead
+	}
+	over, err := e.pinned.Ended()
+	return over || err != nil
+}
+
+// outlivesBoot reports whether a change is about a token that a power cut does not void.
+// One that the next boot proves dead is void, in the file or not: it makes no lasting
+// difference then whether the folder has the old file or the new one.
 func (e edit) outlivesBoot(gone []Entry) bool {
-	return e.add != nil && e.add.Process == nil ||
-		slices.ContainsFunc(gone, func(e Entry) bool { return e.Process == nil || e.Process.Machine == "" })
+	return e.add != nil && !here().endsWithBoot(e.add.Process) ||
+		slices.ContainsFunc(gone, func(e Entry) bool { return !here().endsWithBoot(e.Process) })
 }

@@ -23,7 +23,7 @@ const (
 )
 
 // Tokens sweeps until ctx is done: at once, and whenever a process dies that a token
-// is tied to, even if nobody collects its exit status. When ctx is done, it looks a
+// is tied to, even if nobody collects its exit status. When ctx is done, it sweeps a
 // last time.
 //
 // It tells report of each sweep that revoked tokens, and of errors, the same error
@@ -37,21 +37,17 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 		return fmt.Errorf("watch the token file: %w", err)
 	}
 	file.Path = path
-	held, err := newProcesses()
-	if err != nil {
-		return fmt.Errorf("watch the token file %s: %w", file.Path, err)
-	}
-	defer held.close()
+	processes := newProcesses()
+	defer processes.stop()
 	folder := followedFolder{path: filepath.Dir(file.Path)}
 	defer folder.close()
 
 	var lastError string
-	look := func() (err error) {
-		revoked, err := sweep(file, &folder, held)
+	tell := func(revoked []store.Entry, err error) {
 		if len(revoked) > 0 {
 			report(revoked, nil)
 		}
-		if unwatched := held.newlyUnwatched(); unwatched != nil {
+		if unwatched := processes.newlyUnwatched(); unwatched != nil {
 			report(nil, unwatched)
 		}
 		switch {
@@ -61,23 +57,27 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 			lastError = err.Error()
 			report(nil, err)
 		}
-		return err
 	}
+
 	timer := time.NewTimer(0)
 	for {
 		timer.Stop()
 		began := time.Now()
-		if err := look(); err != nil || held.unwatched > 0 {
+		revoked, err := sweep(file, &folder, processes)
+		tell(revoked, err)
+		if err != nil || processes.unwatched > 0 {
 			timer.Reset(again)
 		}
+
 		rested := time.After(rests * time.Since(began))
 		for stirred, changed := false, false; !stirred; {
 			select {
 			case <-ctx.Done():
-				// For what died just now: nobody else may be left to see it.
-				_ = look()
+				// For what died just now, which nobody else may be left to see and which
+				// no callback need have told of yet.
+				tell(file.Sweep())
 				return nil
-			case <-held.died:
+			case <-processes.died:
 				stirred = true
 			case <-timer.C:
 				stirred = true
@@ -95,12 +95,11 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 
 // sweep brings what is watched up to date with the token file, and revokes the tokens
 // of the dead.
-func sweep(file store.File, folder *followedFolder, held *processes) (revoked []store.Entry, err error) {
-	held.letGoOfTheDead()        // first: reading takes descriptors too
+func sweep(file store.File, folder *followedFolder, processes *processes) (revoked []store.Entry, err error) {
 	followErr := folder.follow() // before reading: no change falls in between
-	dead, err := held.watch(file)
+	dead, err := processes.follow(file)
 	if err == nil && dead > 0 {
-		revoked, err = file.Revoke(held.sawDie)
+		revoked, err = file.Revoke(processes.sawDie)
 	}
 	if err == nil {
 		err = followErr

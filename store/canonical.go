@@ -1,10 +1,18 @@
-// Reading a token file that is in our own form, fast. Our own form is the one that we
-// write. The Python programs write it too, unless names have letters beyond ASCII.
+// Reads a token file in its canonical form, which is the one that this package writes: an
+// object indented by two spaces, strings in ASCII without escapes, whole numbers, true and
+// false, no array but the lists of a limit, no empty object, no key that matters twice or
+// in another type. The Python programs write it too, unless a name has letters beyond
+// ASCII.
 //
-// It is no JSON parser. It knows one way to write an object: indented by two spaces,
-// strings without escapes in ASCII, whole numbers, true and false, no array but the lists
-// of a limit, no empty object, no key that matters twice or in another type. It takes
-// nothing else, and what it takes it reads as encoding/json does (FuzzOwnForm).
+// It exists because encoding/json is too slow for a container's start: every start and
+// stop reads the whole file while it holds the lock. To edit a file of 1,000 tokens takes
+// 0.5 ms here and 25 ms there, of 10 tokens 0.01 ms and 0.4 ms (BenchmarkEdit). And it
+// says where each entry stands, so that an edit copies the entries that stay.
+//
+// It is not a JSON parser. It rejects everything that is not in the canonical form, and
+// scan.go then reads the file with encoding/json. What it accepts it reads exactly as
+// encoding/json does: FuzzCanonicalForm compares the two. A new key of an entry is read in
+// both files.
 
 package store
 
@@ -14,9 +22,9 @@ import (
 	"math/bits"
 )
 
-// ownScanner stands at a place in the text. Its methods read on from there, and return
-// false if something else stands there than what they are to read.
-type ownScanner struct {
+// canonicalScanner reads a text from the place where it stands. Its methods return false if
+// the text goes on with something else than what they read.
+type canonicalScanner struct {
 	text []byte
 	at   int
 	item item // the member that was read last
@@ -27,8 +35,8 @@ type ownScanner struct {
 	place []byte
 }
 
-// scan reads the whole text, and returns false if it is not in our own form.
-func (s *ownScanner) scan(visit func(*item)) (members []member, ok bool) {
+// scan reads the whole text, and returns false if it is not in the canonical form.
+func (s *canonicalScanner) scan(visit func(*item)) (members []member, ok bool) {
 	if s.literal("{}\n") {
 		return nil, s.at == len(s.text)
 	}
@@ -50,14 +58,14 @@ func (s *ownScanner) scan(visit func(*item)) (members []member, ok bool) {
 }
 
 // again reads a member of a text that scan has taken.
-func (s *ownScanner) again(m member) *item {
+func (s *canonicalScanner) again(m member) *item {
 	s.at = m.start
 	s.member()
 	return &s.item
 }
 
 // member reads `"<token>": {...}`.
-func (s *ownScanner) member() bool {
+func (s *canonicalScanner) member() bool {
 	it := &s.item
 	*it = item{member: member{start: s.at}}
 	var ok bool
@@ -110,7 +118,7 @@ func (s *ownScanner) member() bool {
 }
 
 // process reads the value of the key "process".
-func (s *ownScanner) process() bool {
+func (s *canonicalScanner) process() bool {
 	const machine, boot, pidNS, timeNS, pid, start, inode = 1, 2, 4, 8, 16, 32, 64
 	p := &s.item.process
 	const place = machine | boot | pidNS | timeNS
@@ -169,7 +177,7 @@ func (s *ownScanner) process() bool {
 
 // limited reads the value of the key "limited", as [limitedJSON] has it, into said, which
 // may be nil.
-func (s *ownScanner) limited(said *limitedJSON) bool {
+func (s *canonicalScanner) limited(said *limitedJSON) bool {
 	if !s.literal("{\n      \"project\": ") {
 		return false
 	}
@@ -204,7 +212,7 @@ func (s *ownScanner) limited(said *limitedJSON) bool {
 }
 
 // list reads an array that is not empty, on lines indented so, one element a line.
-func (s *ownScanner) list(indent string, element func() bool) bool {
+func (s *canonicalScanner) list(indent string, element func() bool) bool {
 	if !s.literal("[") {
 		return false
 	}
@@ -220,13 +228,13 @@ func (s *ownScanner) list(indent string, element func() bool) bool {
 
 // other reads a key that we have no use for, with its value, in an object indented by
 // so much.
-func (s *ownScanner) other(indent int) bool {
+func (s *canonicalScanner) other(indent int) bool {
 	_, ok := s.string()
 	return ok && s.literal(": ") && s.value(indent)
 }
 
 // value reads the value of such a key.
-func (s *ownScanner) value(indent int) bool {
+func (s *canonicalScanner) value(indent int) bool {
 	switch s.peek(0) {
 	case '"':
 		_, ok := s.string()
@@ -255,14 +263,14 @@ func (s *ownScanner) value(indent int) bool {
 }
 
 // peek returns the byte that stands so much further on, 0 if the text ends before.
-func (s *ownScanner) peek(ahead int) byte {
+func (s *canonicalScanner) peek(ahead int) byte {
 	if s.at+ahead >= len(s.text) {
 		return 0
 	}
 	return s.text[s.at+ahead]
 }
 
-func (s *ownScanner) literal(text string) bool {
+func (s *canonicalScanner) literal(text string) bool {
 	end := s.at + len(text)
 	if end > len(s.text) || string(s.text[s.at:end]) != text {
 		return false
@@ -272,7 +280,7 @@ func (s *ownScanner) literal(text string) bool {
 }
 
 // once reads the string of a key that may come once.
-func (s *ownScanner) once(text *[]byte) (ok bool) {
+func (s *canonicalScanner) once(text *[]byte) (ok bool) {
 	if *text != nil {
 		return false
 	}
@@ -281,7 +289,7 @@ func (s *ownScanner) once(text *[]byte) (ok bool) {
 }
 
 // sameString reads a string that is most likely the same as the last time.
-func (s *ownScanner) sameString(last string) (text string, ok bool) {
+func (s *canonicalScanner) sameString(last string) (text string, ok bool) {
 	read, ok := s.string()
 	if string(read) == last {
 		return last, ok
@@ -290,7 +298,7 @@ func (s *ownScanner) sameString(last string) (text string, ok bool) {
 }
 
 // string reads a string of ASCII without escapes.
-func (s *ownScanner) string() (text []byte, ok bool) {
+func (s *canonicalScanner) string() (text []byte, ok bool) {
 	if s.peek(0) != '"' {
 		return nil, false
 	}
@@ -325,7 +333,7 @@ func plain(eight uint64) int {
 }
 
 // number reads a whole number of up to 19 digits, which fit into 64 bits.
-func (s *ownScanner) number() (n uint64, ok bool) {
+func (s *canonicalScanner) number() (n uint64, ok bool) {
 	start := s.at
 	for ; s.at < len(s.text) && '0' <= s.text[s.at] && s.text[s.at] <= '9'; s.at++ {
 		n = n*10 + uint64(s.text[s.at]-'0')

@@ -1,0 +1,66 @@
+// Waiting for a process's death.
+
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// ErrUnseen says that a process cannot be judged from here: it belongs to another machine,
+// or to another pid or time namespace, or /proc hides it.
+var ErrUnseen = errors.New("the process cannot be seen from here")
+
+// OnDeath calls died once, from a goroutine of its own, when the process has died; if it
+// is dead already, before OnDeath returns. It holds a descriptor until then, or until the
+// caller calls forget, which ends the wait.
+//
+// An error says why the process cannot be watched, and died is never called. It wraps
+// [ErrUnseen], or has a cause that may pass, such as a lack of descriptors.
+func (p *Process) OnDeath(died func()) (forget func(), err error) {
+	nothing := func() {}
+
+	pidfd, life, err := p.open()
+	switch {
+	case err != nil:
+		return nothing, err
+	case life == Dead:
+		died()
+		return nothing, nil
+	case life == Unknown:
+		return nothing, ErrUnseen
+	}
+
+	// The wait is epoll(7), by way of the Go runtime, which polls descriptors that do not
+	// block: a goroutine that waits takes no thread.
+	file := os.NewFile(uintptr(pidfd), "pidfd")
+	if err := file.SetReadDeadline(time.Time{}); err != nil {
+		file.Close()
+		return nothing, fmt.Errorf("wait for the end of process %d: %w", p.PID, err)
+	}
+	go func() {
+		err := waitReadable(file)
+		file.Close()
+		if err == nil {
+			died()
+		}
+	}()
+	return func() { file.Close() }, nil
+}
+
+// waitReadable returns an error if the file is closed before it polls readable.
+func waitReadable(file *os.File) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+
+	var failed error
+	err = conn.Read(func(fd uintptr) (done bool) {
+		done, failed = readable(int(fd))
+		return done || failed != nil
+	})
+	return errors.Join(err, failed)
+}
