@@ -178,7 +178,7 @@ func (s *ownScanner) limited(said *limitedJSON) bool {
 		return false
 	}
 	access, ok := s.string()
-	if !ok || string(access) != "read" && string(access) != "write" {
+	if !ok || string(access) != AccessRead && string(access) != AccessAppend && string(access) != AccessWrite {
 		return false
 	}
 	if said != nil {
