@@ -63,13 +63,16 @@ type transaction struct {
 	*visit
 	ctx   context.Context // of the push
 	fail  context.CancelCauseFunc
+	asked commands
 	names map[string]present
 
-	refs    moves
-	state   transactionState
-	refused *refusal // if the gate does not let git go on
-	leave   func()   // lets other pushes move refs
-	number  int      // of refs that have moved
+	forwards forwards // of a token that may only add
+	lost     string   // the ref that such a one would lose
+	refs     moves
+	state    transactionState
+	refused  *refusal // if the gate does not let git go on
+	leave    func()   // lets other pushes move refs
+	number   int      // of refs that have moved
 }
 
 type transactionState int
@@ -116,8 +119,12 @@ func (t *transaction) mayMove(refs moves) error {
 		return store.ErrRevoked
 	}
 	for m := range refs.all() {
-		if !t.who.MayPush(m.ref) {
+		switch {
+		case !t.who.MayPush(m.ref):
 			t.refused = &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(t.who.Limits)}
+			return t.refused
+		case t.who.AppendOnly && (loses(m, m.ref) || !t.forwards.have(m)):
+			t.refused = losing(m.ref)
 			return t.refused
 		}
 	}
@@ -273,6 +280,8 @@ func whyNot(limits store.Limits, m move, is present) string {
 	switch {
 	case !limits.MayPush(name):
 		return "the token may push to " + describe(limits)
+	case limits.AppendOnly && loses(m, name):
+		return losing(m.ref).text
 	case isZero(m.old) && isZero(m.new):
 		return "there is nothing to delete"
 	case is.object != m.old && !(is.object == "" && isZero(m.old)):

@@ -5,6 +5,7 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,6 +218,9 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return err
 	}
 	judge := func(m move) string { return whyNot(v.who.Limits, m, names[m.ref]) }
+	if v.who.AppendOnly && asked.moved() > mostForwards {
+		return v.refusePush(asked, tooManyForwards, func(move) string { return tooManyForwards.text })
+	}
 	for m := range asked.all() {
 		if reason := judge(m); reason != "" {
 			v.ref = m.ref
@@ -233,7 +237,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	t := &transaction{visit: v, ctx: ctx, fail: fail, names: names}
+	t := &transaction{visit: v, ctx: ctx, fail: fail, asked: asked, names: names}
 	v.beginPush(v.repo)
 	defer func() { v.endPush(v.repo, v.refs > 0) }()
 	hooks, theirs, err := converse(t)
@@ -258,8 +262,11 @@ func (v *visit) push(ctx context.Context) (err error) {
 
 	v.refs = t.number
 	switch {
+	case hooks.saidNo && t.refused != nil && err == nil:
+		v.ref = t.lost
+		return t.refused // git has told the client
 	case err == nil && hooks.saidNo:
-		return store.ErrRevoked // git was quicker than the cut
+		return cmp.Or(context.Cause(ctx), store.ErrRevoked) // git was quicker than the cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has, without a word to the client
 		return v.refusePush(asked, t.refused, func(move) string { return t.refused.text })

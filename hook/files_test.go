@@ -109,6 +109,7 @@ func TestTheEnvFileSaysWhatTheContainerMayDo(t *testing.T) {
 	}{
 		{store.Limits{}, "TEROK_ACCESS=write\n"},
 		{store.Limits{ReadOnly: true}, "TEROK_ACCESS=read\n"},
+		{store.Limits{AppendOnly: true}, "TEROK_ACCESS=append\n"},
 		{store.Limits{ReadOnly: true, Push: [][]string{{"refs/heads/a"}}}, "TEROK_ACCESS=read\n"},
 		{store.Limits{Push: [][]string{{"refs/heads/a"}}}, "TEROK_ACCESS=write\nTEROK_PUSH=refs/heads/a\n"},
 		{store.Limits{Push: [][]string{{"refs/heads/a/**", "refs/tags/*"}, {"refs/heads/a/+@=#"}}},

@@ -33,7 +33,7 @@ type Settings struct {
 	EnvDir        string     // inject on the host, into this folder, even if there is a container process
 	Identity      *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
 
-	Access string   // "read", or "write", the default
+	Access string   // "read", "append", or "write", the default
 	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
 	Hashed bool     // the token file holds the SHA-256 of tokens in their place
 
@@ -96,7 +96,7 @@ var Flags = []Flag{
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
 	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: Identity,
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.Identity }},
-	{Name: "access", Usage: "what the container may do: `read` or write", Default: accessWrite,
+	{Name: "access", Usage: "what the container may do: `read`, append or write; append is to push without deleting or forcing", Default: store.AccessWrite,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
 	{Name: "push", Usage: "refuse pushes to refs that match no such `pattern`; * is a part between slashes, a last ** all below, {project} and {task} the container's; repeatable",
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Push }},
@@ -357,6 +357,11 @@ type SettingError struct {
 func (e *SettingError) Error() string { return fmt.Sprintf("%s %q: %v", e.Name, e.Value, e.Err) }
 func (e *SettingError) Unwrap() error { return e.Err }
 
+// Limits reports whether the tokens are limited.
+func (s Settings) Limits() bool {
+	return s.Access != "" && s.Access != store.AccessWrite || len(s.Push) > 0
+}
+
 // Check reports, as a [SettingError], which setting makes no sense.
 func (s Settings) Check() error {
 	for _, pattern := range s.AllowProjects {
@@ -364,8 +369,8 @@ func (s Settings) Check() error {
 			return &SettingError{"allow-project", pattern, err}
 		}
 	}
-	if s.Access != "" && s.Access != accessRead && s.Access != accessWrite {
-		return &SettingError{"access", s.Access, errors.New("is neither " + accessRead + " nor " + accessWrite)}
+	if s.Access != "" && !slices.Contains(accesses, s.Access) {
+		return &SettingError{"access", s.Access, errors.New("is none of " + strings.Join(accesses, ", "))}
 	}
 	if err := s.checkPush(); err != nil {
 		return err

@@ -143,7 +143,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
-		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is neither read nor write`},
+		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},
 		{"the default access", Settings{Access: "write"}, ""},
 		{"pushes to a branch by its short name", Settings{Push: []string{"refs/tags/*", "main"}}, `push "main": no full ref name`},
 		{"pushes to nothing", Settings{Push: []string{""}}, `push "": no full ref name`},

@@ -168,13 +168,22 @@ func printTable(w *os.File, t table) error {
 	return out.Flush()
 }
 
+// pushesOf says which refs the token may push to, and if it may only add.
+func pushesOf(l store.Limits) string {
+	pushes := printable.Line(l.Pushes())
+	if l.Access() == store.AccessAppend {
+		pushes = "append only: " + pushes
+	}
+	return pushes
+}
+
 // shortPushes is as much of the limits as fits a line. JSON has all.
 func shortPushes(l *store.Limits) string {
 	if l == nil {
 		return "anything"
 	}
 	const most = 60
-	pushes := printable.Line(l.Pushes())
+	pushes := pushesOf(*l)
 	if len(pushes) > most {
 		pushes = pushes[:most] + "..."
 	}

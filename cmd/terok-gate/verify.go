@@ -8,8 +8,6 @@ import (
 	"io/fs"
 
 	"github.com/urfave/cli/v2"
-
-	"terok-gate-hook/internal/printable"
 )
 
 func verifyCommand() *cli.Command {
@@ -43,7 +41,7 @@ func verify(c *cli.Context) error {
 
 	limits := ""
 	if found.Limited() {
-		limits = ", pushes to " + printable.Line(found.Pushes())
+		limits = ", pushes to " + pushesOf(found.Limits)
 	}
 	fmt.Printf("project %q, task %q%s\n", found.Project, found.Task, limits)
 	return nil
