@@ -219,7 +219,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	}
 	judge := func(m move) string { return whyNot(v.who.Limits, m, names[m.ref]) }
 	if v.who.AppendOnly && asked.moved() > mostForwards {
-		return v.refusePush(asked, tooManyForwards, func(move) string { return tooManyForwards.text })
+		return v.refusePush(ctx, asked, tooManyForwards, func(move) string { return tooManyForwards.text })
 	}
 	for m := range asked.all() {
 		if reason := judge(m); reason != "" {
