@@ -212,8 +212,10 @@ func drainStdin() {
 // help is the usage text. Its flags are those of hook.Flags.
 func help() string {
 	var text strings.Builder
-	text.WriteString(`terok-gate-hook is what container runtimes call at the stages of a container's life.
-For everything else, use terok-gate.
+	text.WriteString(`People use terok-gate: "terok-gate install" has podman call this program, and
+"terok-gate why" says why a container was refused.
+
+terok-gate-hook is what container runtimes call at the stages of a container's life:
 
   terok-gate-hook [FLAG]... prestart [FLAG]... < state.json      issues the container's token
   terok-gate-hook [FLAG]... poststop [FLAG]... < state.json      revokes it
@@ -226,7 +228,7 @@ createRuntime is another name of prestart.
 		for _, f := range hook.Flags {
 			if wanted(f) {
 				name, usage := f.Help()
-				fmt.Fprintf(&text, "  --%-24s %s\n", name, usage)
+				fmt.Fprintf(&text, "  --%-28s %s\n", name, usage)
 			}
 		}
 	}
