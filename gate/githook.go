@@ -81,7 +81,7 @@ func movesOf(r io.Reader) (refs moves, err error) {
 		if !ok {
 			continue // a ref that becomes symbolic, which no push can do
 		}
-		if strings.HasPrefix(m.ref, "refs/") && !(isZero(m.old) && isZero(m.new)) {
+		if m.ref != "HEAD" && !(isZero(m.old) && isZero(m.new)) {
 			refs = append(append(refs, lines.Bytes()...), '\n')
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha1"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -387,6 +389,26 @@ func TestASymbolicRefIsWhatItStandsFor(t *testing.T) {
 	if e := h.trailed(t, trail.Moved, 1)[0]; e.Ref != "refs/heads/agent/1" || e.Old != tip || e.New != before {
 		t.Errorf("the trail has %+v", e)
 	}
+}
+
+// What a symbolic ref stands for can be outside refs, where no token may push.
+func TestNothingOutsideRefsIsPushed(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	token, tip := h.issue(t, "demo"), git(t, demo, "rev-parse", "main")
+	git(t, demo, "update-ref", "--no-deref", "HEAD", tip)
+	git(t, demo, "symbolic-ref", "refs/heads/head", "HEAD")
+	git(t, demo, "symbolic-ref", "refs/heads/none", "ORIG_HEAD")
+
+	for _, command := range []string{tip + " " + noObject + " refs/heads/head", noObject + " " + tip + " refs/heads/none"} {
+		if says := h.answered(t, pushRequest(token, "report-status", command)); !strings.Contains(says, "ng refs/heads/") {
+			t.Errorf("%s: %q", command, says)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(demo, "ORIG_HEAD")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ORIG_HEAD is there: %v", err)
+	}
+	h.trailed(t, trail.Moved, 0)
 }
 
 func TestSomeRefsAreNeverPushed(t *testing.T) {
