@@ -4,6 +4,7 @@
 package gate
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -262,6 +263,67 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 		return nil, context.Cause(ctx)
 	}
 	return now, err
+}
+
+// damaged is why a ref that names a missing object is not deleted.
+const damaged = "the object that it names is missing: the repository is damaged"
+
+// missing returns the first ref that is to be deleted and whose object is not there, empty
+// for none. git deletes such a ref whatever it is by then, and its hook is told of no old
+// value, as it is of packed refs, which go beside those that are meant.
+func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]) (ref string, err error) {
+	deleted := func(yield func(move) bool) {
+		for m := range refs {
+			if isZero(m.new) && !yield(m) {
+				return
+			}
+		}
+	}
+	number := 0
+	for range deleted {
+		number++
+	}
+	if number == 0 {
+		return "", nil
+	}
+
+	git, err := g.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+		"cat-file", "--batch-check=there")
+	if err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(ctx, git.cut)()
+	go func() {
+		defer git.closeIn()
+		in := bufio.NewWriter(git.in)
+		for m := range deleted {
+			fmt.Fprintln(in, m.old)
+		}
+		_ = in.Flush() // if git ends early, it says so
+	}()
+	n, first := 0, -1
+	err = git.lines(func(line string) {
+		if line != "there" && first < 0 {
+			first = n
+		}
+		n++
+	})
+	switch {
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case err != nil:
+		return "", err
+	case n != number:
+		return "", errors.New("git does not say of each object whether it is there")
+	}
+
+	for m := range deleted {
+		if first == 0 {
+			return m.ref, nil
+		}
+		first--
+	}
+	return "", nil
 }
 
 // whyNot says why a ref may not move, or nothing.

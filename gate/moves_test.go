@@ -177,6 +177,32 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 	}
 }
 
+// git deletes a ref whose object is missing whatever it is by then, and its hook is told of
+// nothing that could be told from packed refs.
+func TestARefWhoseObjectIsMissingIsNotDeleted(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	token, tip, lost := h.issue(t, "demo"), git(t, demo, "rev-parse", "main"), strings.Repeat("1", 40)
+	git(t, demo, "update-ref", "refs/heads/side", tip)
+	path := filepath.Join(demo, "refs", "heads", "lost")
+	must(t, os.WriteFile(path, []byte(lost+"\n"), 0o644))
+
+	says := h.answered(t, pushRequest(token, "report-status", tip+" "+noObject+" refs/heads/side", lost+" "+noObject+" refs/heads/lost"))
+	if !strings.Contains(says, "ng refs/heads/lost the object that it names is missing") || !strings.Contains(says, "ng refs/heads/side another ref") {
+		t.Errorf("the client is told %q", says)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	if e := h.trailed(t, trail.Refused, 1)[0]; e.Ref != "refs/heads/lost" {
+		t.Errorf("the trail has %+v", e)
+	}
+	if says := h.answered(t, pushRequest(token, "report-status", tip+" "+noObject+" refs/heads/side")); !strings.Contains(says, "ok refs/heads/side") {
+		t.Errorf("of another one it is told %q", says)
+	}
+	h.trailed(t, trail.Moved, 1)
+}
+
 // Each line's old value is what the line before made of the ref, whoever hangs up and
 // whichever git is ended.
 func TestTheLinesOfARefAreAChain(t *testing.T) {

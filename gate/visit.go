@@ -223,6 +223,18 @@ func (v *visit) push(ctx context.Context) (err error) {
 			return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
 		}
 	}
+	switch ref, err := v.missing(ctx, v.repo, asked.all()); {
+	case err != nil:
+		return err
+	case ref != "":
+		v.ref = ref
+		return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: damaged}, func(m move) string {
+			if m.ref == ref {
+				return damaged
+			}
+			return ""
+		})
+	}
 	if err := v.checkHooks(); err != nil {
 		// Somebody has cleaned up. Without them a revoked token could push.
 		slog.Warn("git's hooks are made again", "error", err)
