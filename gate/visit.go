@@ -5,6 +5,7 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -220,7 +221,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	for m := range asked.all() {
 		if reason := judge(m); reason != "" {
 			v.ref = m.ref
-			return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
+			return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
 		}
 	}
 	switch ref, err := v.missing(ctx, v.repo, asked.all()); {
@@ -228,7 +229,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return err
 	case ref != "":
 		v.ref = ref
-		return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: damaged}, func(m move) string {
+		return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: damaged}, func(m move) string {
 			if m.ref == ref {
 				return damaged
 			}
@@ -274,7 +275,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return store.ErrRevoked // git was quicker than the cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has, without a word to the client
-		return v.refusePush(asked, t.refused, func(move) string { return t.refused.text })
+		return v.refusePush(ctx, asked, t.refused, func(move) string { return t.refused.text })
 	}
 	if t.number > 0 {
 		v.nameHead(v.repo, t.refs.all())
@@ -283,19 +284,46 @@ func (v *visit) push(ctx context.Context) (err error) {
 }
 
 // refusePush answers a push that is refused: in git's words, if the client understands
-// them, and when it has sent its pack, since it does not listen before.
-func (v *visit) refusePush(asked commands, refused *refusal, whyNot func(move) string) error {
+// them, and when it has sent its pack, since it does not listen before. A client that does
+// not read the answer keeps its turn no longer than ctx lasts.
+func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal, whyNot func(move) string) error {
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
 	}
 	if err := v.body.discard(v.maxPush); err != nil {
 		return err
 	}
+	answer := uncut{ctx, v.w}
+	defer context.AfterFunc(ctx, func() {
+		if answer.cut() != nil {
+			v.w.interrupt()
+		}
+	})()
 	v.w.begin(v.asked)
-	if err := asked.refuse(v.w, whyNot); err != nil {
-		return gone(err)
+	if err := asked.refuse(answer, whyNot); err != nil {
+		return cmp.Or(answer.cut(), gone(err))
 	}
 	return refused
+}
+
+// uncut writes until the request is cut. That its client has gone, writing finds out.
+type uncut struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (u uncut) cut() error {
+	if cause := context.Cause(u.ctx); cause != context.Canceled {
+		return cause
+	}
+	return nil
+}
+
+func (u uncut) Write(p []byte) (int, error) {
+	if err := u.cut(); err != nil {
+		return 0, err
+	}
+	return u.Writer.Write(p)
 }
 
 // exchange lets git and the client talk until git has ended.
