@@ -278,7 +278,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return v.refusePush(ctx, asked, t.refused, func(move) string { return t.refused.text })
 	}
 	if t.number > 0 {
-		v.nameHead(v.repo, t.refs.all())
+		v.nameHead(v.repo, v.who.Limits, t.refs.all())
 	}
 	return err
 }
