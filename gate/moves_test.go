@@ -573,6 +573,13 @@ func TestAFloodIsSummedUp(t *testing.T) {
 		t.Errorf("they are %d lines, not %d at most", len(lines), most)
 	}
 
+	// Nor are lines long: of the name of a ref that is refused, a part is enough.
+	long := "refs/other/" + strings.Repeat("x", 4000)
+	h.answered(t, pushRequest(h.issue(t, "demo"), "report-status", fmt.Sprintf("%s %s %s", noObject, tip, long)))
+	if e := h.trailed(t, trail.Refused, 2*number+1); e[len(e)-1].Ref != long[:256] {
+		t.Errorf("the trail has %+v", e[len(e)-1])
+	}
+
 	// Refs that move have lines of their own.
 	token := h.issue(t, "demo")
 	for i := range 3 * gate.OwnLines {

@@ -37,6 +37,10 @@ type visit struct {
 	ended error  // how git ended, of an answer that the client has
 }
 
+// longestTold is as much as the trail has of the name of a ref that is refused: refusals
+// cost nothing, and the trail's files keep so many bytes and no more.
+const longestTold = 256
+
 // errClientGone ends a request whose client went away, or stalls.
 var errClientGone = errors.New("the client went away")
 
@@ -223,7 +227,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	}
 	for m := range asked.all() {
 		if reason := judge(m); reason != "" {
-			v.ref = m.ref
+			v.ref = fmt.Sprintf("%.*s", longestTold, m.ref)
 			return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
 		}
 	}
@@ -231,7 +235,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	case err != nil:
 		return err
 	case ref != "":
-		v.ref = ref
+		v.ref = fmt.Sprintf("%.*s", longestTold, ref)
 		return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: damaged}, func(m move) string {
 			if m.ref == ref {
 				return damaged
@@ -284,7 +288,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return v.refusePush(ctx, asked, t.refused, func(move) string { return t.refused.text })
 	}
 	if t.number > 0 {
-		v.nameHead(v.repo, t.refs.all())
+		v.nameHead(v.repo, v.who.Limits, t.refs.all())
 	}
 	return err
 }
