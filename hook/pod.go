@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // ofContainer returns the annotations as they are meant for one container: what is said of
@@ -75,13 +77,19 @@ func nameInStorage(id string, dirs ...string) (string, error) {
 }
 
 // nameIn reads a file of podman's storage. A container that it does not have is
-// [fs.ErrNotExist].
+// [fs.ErrNotExist]. Where somebody else has made the root file system, that user can have
+// put anything beside it, such as a fifo that would hold the hook up.
 func nameIn(path, id string) (string, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() {
+		return "", instead("podman's storage is no regular file", fmt.Errorf("%s is no regular file", path))
+	}
 
 	content, err := readLimited(file, configLimit)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestAnAnnotationForOneContainerOfAPodCountsForIt(t *testing.T) {
@@ -70,5 +71,12 @@ func TestAContainersNameIsInPodmansStorage(t *testing.T) {
 	write("containers.json", canary)
 	if _, err := nameInStorage(id, storage); err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("of a storage that can't be read: %v", err)
+	}
+
+	// A fifo there must not hold up the hook.
+	must(t, os.Remove(filepath.Join(storage, "containers.json")))
+	must(t, unix.Mkfifo(filepath.Join(storage, "containers.json"), 0o600))
+	if _, err := nameInStorage(id, storage); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("of a fifo: %v", err)
 	}
 }

@@ -35,8 +35,10 @@ func (f folder) takeSpare(name string, size int) (fd int, err error) {
 		return -1, err
 	}
 
+	owned, err := f.stat(name)
 	switch {
-	case stat.Nlink != 1 || stat.Mode&0o077 != 0:
+	case err != nil:
+	case stat.Nlink != 1 || stat.Mode&0o077 != 0 || stat.Uid != owned.Uid && int(stat.Uid) != unix.Geteuid():
 		err = errors.New("what stands in the spare file's place is none")
 	case stat.Size > int64(size):
 		err = os.NewSyscallError("truncate", unix.Ftruncate(fd, int64(size)))
