@@ -40,7 +40,7 @@ func (g *Gate) headIsUnborn(repo repository) bool {
 
 // ask runs one of git's commands in a repository, for the gate itself.
 func (g *Gate) ask(repo repository, args ...string) error {
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
 	if err == nil {
 		_, err = git.output(g.ctx)
 	}

@@ -18,39 +18,6 @@ import (
 	"terok-gate-hook/store"
 )
 
-// move is a ref that a push moves: created, if its old object is all zeroes, and
-// deleted, if its new one is.
-type move struct{ old, new, ref string }
-
-// parseMove reads "OLD NEW REF".
-func parseMove(line string) (move, bool) {
-	fields := strings.SplitN(line, " ", 3)
-	if len(fields) != 3 || !isObjectID(fields[0]) || !isObjectID(fields[1]) || len(fields[0]) != len(fields[1]) || fields[2] == "" {
-		return move{}, false
-	}
-	return move{fields[0], fields[1], fields[2]}, true
-}
-
-func isObjectID(s string) bool {
-	return (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == ""
-}
-
-// isZero reports whether an object id stands for no object.
-func isZero(id string) bool { return strings.Trim(id, "0") == "" }
-
-// moves are lines "OLD NEW REF": a push has tens of thousands, at most.
-type moves []byte
-
-func (m moves) all() iter.Seq[move] {
-	return func(yield func(move) bool) {
-		for line := range bytes.Lines(m) {
-			if one, ok := parseMove(strings.TrimSuffix(string(line), "\n")); ok && !yield(one) {
-				return
-			}
-		}
-	}
-}
-
 // transaction is that in which git moves all refs of a push, or none. Its lines in the trail
 // are true, whenever git is ended:
 //
@@ -60,8 +27,11 @@ func (m moves) all() iter.Seq[move] {
 //   - If git is ended in between, the refs are read again. No other push of the gate's moves
 //     a ref of the repository meanwhile.
 type transaction struct {
-	*visit
-	ctx   context.Context // of the push
+	gate  *Gate
+	repo  repository
+	who   store.Pass
+	about func() trail.Event // what each of its lines says
+	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
 	names map[string]present
 
@@ -92,7 +62,7 @@ func (t *transaction) prepared(refs moves) error {
 		return errors.New("git moves refs in two transactions")
 	}
 
-	leave, err := t.pushes.enter(t.ctx, t.repo)
+	leave, err := t.gate.cleaner.enter(t.ctx, t.repo)
 	if err != nil {
 		return err
 	}
@@ -112,7 +82,7 @@ func (t *transaction) prepared(refs moves) error {
 // mayMove judges the refs by their real names: a symbolic ref may have come, or been
 // pointed elsewhere, since the push was judged.
 func (t *transaction) mayMove(refs moves) error {
-	if t.ctx.Err() != nil || !t.tokens.Still(t.who) {
+	if t.ctx.Err() != nil || !t.gate.tokens.Still(t.who) {
 		return store.ErrRevoked
 	}
 	for m := range refs.all() {
@@ -161,7 +131,7 @@ func (t *transaction) settle() {
 	}
 	defer t.end()
 
-	now, err := t.present(context.Background(), t.repo, t.refs.all())
+	now, err := t.gate.present(context.Background(), t.repo, t.refs.all())
 	if err != nil {
 		slog.Error("find out what a push moved", "project", t.repo.project, "error", err)
 		return
@@ -196,7 +166,7 @@ func (t *transaction) tell(event string, refs moves) error {
 	about := t.about()
 	lines := make([]trail.Event, 0, atOnce)
 	write := func() error {
-		err := t.trail(lines...)
+		err := t.gate.trail(lines...)
 		lines = lines[:0]
 		if err != nil {
 			slog.Error("the trail", "error", err)
@@ -243,7 +213,7 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 		args = args[:3]
 	}
 
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
 	if err != nil {
 		return nil, err
 	}

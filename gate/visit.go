@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,7 +18,7 @@ import (
 
 // visit is a request under way.
 type visit struct {
-	*Gate
+	gate    *Gate
 	w       *outgoing
 	r       *http.Request
 	started time.Time
@@ -36,20 +35,9 @@ type visit struct {
 	ended error  // how git ended, of an answer that the client has
 }
 
-// errClientGone ends a request whose client went away, or stalls.
-var errClientGone = errors.New("the client went away")
-
-// gone says of an error of the client's connection that it is one.
-func gone(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", errClientGone, err)
-}
-
 // ServeHTTP answers a request and records it.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{Gate: g, r: r, w: newOutgoing(w, g.stall), started: time.Now()}
+	v := &visit{gate: g, r: r, w: newOutgoing(w, g.stall), started: time.Now()}
 	g.counts.underWay.Inc()
 	defer g.counts.underWay.Dec()
 	v.end(v.serve())
@@ -58,33 +46,33 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve lets the request have what it asks for. Nothing is started for one that may not.
 func (v *visit) serve() error {
 	var refused *refusal
-	if v.asked, refused = v.routeOf(v.r); refused != nil {
+	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
 		return refused
 	}
-	if v.who, refused = v.judge(v.r, v.asked); refused != nil {
+	if v.who, refused = v.gate.judge(v.r, v.asked); refused != nil {
 		return refused
 	}
 	var err error
-	if v.repo, err = v.repository(v.asked.project); errors.Is(err, errNoRepository) {
+	if v.repo, err = findRepository(v.gate.repos, v.asked.project); errors.Is(err, errNoRepository) {
 		return notFound
 	} else if err != nil {
 		return err
 	}
-	if err := v.checkEnabled(); err != nil {
+	if err := v.gate.disabled.check(v.r.Context(), v.gate.git, v.repo, v.who, v.asked.service); err != nil {
 		return err
 	}
 	if v.asked.service == receivePack {
-		if err := v.checkSpace(v.repo); err != nil {
+		if err := v.gate.checkSpace(v.repo); err != nil {
 			return err
 		}
 	}
 	if v.asked.advertise {
 		return v.advertise()
 	}
-	if refused := v.checkBody(v.r, v.asked); refused != nil {
+	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
 		return refused
 	}
-	if err := v.receive(); err != nil {
+	if v.body, err = receive(v.r, v.w, v.asked.service); err != nil {
 		return err
 	}
 	switch _, err := v.body.Peek(1); {
@@ -109,9 +97,9 @@ func (v *visit) serve() error {
 // inTurn does what needs git when it is the request's turn, for as long as the token
 // counts, and unless others need the turn: ctx ends with it.
 func (v *visit) inTurn(do func(ctx context.Context) error) error {
-	ctx, release := v.tokens.While(v.r.Context(), v.who)
+	ctx, release := v.gate.tokens.While(v.r.Context(), v.who)
 	defer release()
-	ctx, done, err := v.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
+	ctx, done, err := v.gate.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
 	if err != nil {
 		return err
 	}
@@ -146,7 +134,7 @@ func (v *visit) advertise() error {
 		return v.advertiseKept(arguments)
 	}
 	return v.inTurn(func(ctx context.Context) error {
-		git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
+		git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
 		}
@@ -158,14 +146,14 @@ func (v *visit) advertise() error {
 }
 
 func (v *visit) advertiseKept(arguments []string) error {
-	version, err := v.advertisementVersion(v.repo)
+	version, err := v.gate.git.advertisementVersion(v.repo)
 	if err != nil {
 		return err
 	}
-	text, ok := v.advertisements.find(v.repo, version)
+	text, ok := v.gate.advertisements.find(v.repo, version)
 	if !ok {
 		err := v.inTurn(func(ctx context.Context) error {
-			git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
+			git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 			if err != nil {
 				return err
 			}
@@ -178,7 +166,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 		if !bytes.HasPrefix(text, versionTwo) {
 			return errors.New("git: no advertisement of version 2")
 		}
-		v.advertisements.keep(v.repo, version, text)
+		v.gate.advertisements.keep(v.repo, version, text)
 	}
 	v.w.begin(v.asked)
 	_, err = v.w.Write(text)
@@ -191,7 +179,7 @@ func (v *visit) fetch(ctx context.Context) error {
 	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
 		v.event = ""
 	}
-	git, err := v.startReading(v.repo, v.who, v.asked.protocol, nil,
+	git, err := v.gate.git.startReading(v.repo, v.who, v.asked.protocol, nil,
 		"upload-pack", "--stateless-rpc", "--strict", v.repo.path)
 	if err != nil {
 		return err
@@ -212,7 +200,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	case err != nil:
 		return gone(err)
 	}
-	names, err := v.present(ctx, v.repo, asked.all())
+	names, err := v.gate.present(ctx, v.repo, asked.all())
 	if err != nil {
 		return err
 	}
@@ -223,25 +211,25 @@ func (v *visit) push(ctx context.Context) (err error) {
 			return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
 		}
 	}
-	if err := v.checkHooks(); err != nil {
+	if err := v.gate.hooks.check(); err != nil {
 		// Somebody has cleaned up. Without them a revoked token could push.
 		slog.Warn("git's hooks are made again", "error", err)
-		if err := v.makeHooks(); err != nil {
+		if err := v.gate.hooks.make(); err != nil {
 			return err
 		}
 	}
 
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	t := &transaction{visit: v, ctx: ctx, fail: fail, names: names}
-	v.beginPush(v.repo)
-	defer func() { v.endPush(v.repo, v.refs > 0) }()
+	t := &transaction{gate: v.gate, repo: v.repo, who: v.who, about: v.about, ctx: ctx, fail: fail, names: names}
+	v.gate.cleaner.begin(v.repo)
+	defer func() { v.gate.cleaner.end(v.repo, v.refs > 0) }()
 	hooks, theirs, err := converse(t)
 	if err != nil {
 		return err
 	}
-	git, err := v.startReading(v.repo, v.who, v.asked.protocol, theirs,
-		"-c", "core.hooksPath="+v.hooks, "receive-pack", "--stateless-rpc", v.repo.path)
+	git, err := v.gate.git.startReading(v.repo, v.who, v.asked.protocol, theirs,
+		"-c", "core.hooksPath="+string(v.gate.hooks), "receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
 	if err != nil {
 		hooks.end()
@@ -265,7 +253,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return v.refusePush(asked, t.refused, func(move) string { return t.refused.text })
 	}
 	if t.number > 0 {
-		v.nameHead(v.repo, t.refs.all())
+		v.gate.nameHead(v.repo, t.refs.all())
 	}
 	return err
 }
@@ -276,7 +264,7 @@ func (v *visit) refusePush(asked commands, refused *refusal, whyNot func(move) s
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
 	}
-	if err := v.body.discard(v.maxPush); err != nil {
+	if err := v.body.discard(v.gate.maxPush); err != nil {
 		return err
 	}
 	v.w.begin(v.asked)
@@ -303,7 +291,7 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 		sent <- nil
 	} else {
 		go func() {
-			err := v.body.to(git.in, v.maxPush)
+			err := v.body.to(git.in, v.gate.maxPush)
 			if errors.Is(err, errTooLarge) {
 				git.cut()
 			}
@@ -398,7 +386,7 @@ func (v *visit) end(err error) {
 		code = refused.code
 		refused.write(v.w)
 	}
-	v.counts.count(v, e.Event, code)
+	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
 	v.record(e)
 	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
 		panic(http.ErrAbortHandler) // what the client has is not the whole
@@ -414,7 +402,7 @@ func (v *visit) about() trail.Event {
 	if there := networkOf(v.r); there != nil {
 		e.From = there.name
 		if e.Container == "" {
-			e.Container = v.networks.container(there)
+			e.Container = v.gate.networks.container(there)
 		}
 	}
 	return e
@@ -425,9 +413,9 @@ func (v *visit) record(e trail.Event) {
 	switch {
 	case e.Event == "":
 	case v.refs > 0:
-		v.writeTrail(e)
+		v.gate.writeTrail(e)
 	default:
-		v.summary.add(v.origin(), e)
+		v.gate.summary.add(v.origin(), e)
 	}
 }
 
