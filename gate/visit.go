@@ -276,57 +276,91 @@ func (v *visit) refusePush(asked commands, refused *refusal, whyNot func(move) s
 
 // exchange lets git and the client talk until git has ended.
 func (v *visit) exchange(ctx context.Context, git *command) error {
-	stop := context.AfterFunc(ctx, func() {
-		if context.Cause(ctx) == context.Canceled { // the client's own doing
-			v.w.leave()
-			git.leave()
-			return
-		}
-		git.cut()
-		v.w.interrupt()
-	})
+	stop := context.AfterFunc(ctx, func() { v.interrupt(ctx, git) })
 	defer stop()
+
+	sent := v.sendBody(git)
+	answerErr := v.sendAnswer(ctx, git)
+	gitErr := git.wait()
+	sentErr := <-sent
+
+	return v.outcome(ctx, gitErr, answerErr, sentErr)
+}
+
+// interrupt ends an exchange whose context is done.
+func (v *visit) interrupt(ctx context.Context, git *command) {
+	if context.Cause(ctx) == context.Canceled { // the client's own doing
+		v.w.leave()
+		git.leave()
+		return
+	}
+
+	git.cut()
+	v.w.interrupt()
+}
+
+// sendBody begins to send git the request's body, if there is one. The channel gets one
+// value, when that has ended.
+func (v *visit) sendBody(git *command) <-chan error {
 	sent := make(chan error, 1)
 	if v.body == nil {
 		sent <- nil
-	} else {
-		go func() {
-			err := v.body.to(git.in, v.gate.maxPush)
-			if errors.Is(err, errTooLarge) {
-				git.cut()
-			}
-			git.closeIn()
-			sent <- err
-		}()
+		return sent
 	}
 
+	go func() {
+		err := v.body.to(git.in, v.gate.maxPush)
+		if errors.Is(err, errTooLarge) {
+			git.cut()
+		}
+		git.closeIn()
+		sent <- err
+	}()
+	return sent
+}
+
+// sendAnswer sends the client what git prints, and closes git's output. If the client does
+// not take it, git and the request's body end early.
+func (v *visit) sendAnswer(ctx context.Context, git *command) error {
+	defer git.out.Close()
 	out := answerBuffers.Get().(*bufio.Reader)
 	defer answerBuffers.Put(out)
 	out.Reset(git.out)
+
 	expect := 1
 	if v.asked.advertise {
 		expect = len(versionTwo)
 	}
-	var answerErr error
-	if begins, _ := out.Peek(expect); len(begins) > 0 && ctx.Err() == nil {
-		v.w.begin(v.asked)
-		if v.asked.advertise {
-			_, answerErr = io.WriteString(v.w, serviceLine(v.asked.service, begins))
-		}
-		if answerErr == nil {
-			v.bytes, answerErr = answer(v.w, out, v.repo.path, &git.errors)
-		}
-		if answerErr != nil {
-			git.letGo()
-			if v.body != nil {
-				v.body.interrupt()
-			}
+	begins, _ := out.Peek(expect)
+	if len(begins) == 0 || ctx.Err() != nil {
+		return nil
+	}
+
+	err := v.copyAnswer(git, out, begins)
+	if err != nil {
+		git.letGo()
+		if v.body != nil {
+			v.body.interrupt()
 		}
 	}
-	git.out.Close()
-	gitErr := git.wait()
-	sentErr := <-sent
+	return err
+}
 
+// copyAnswer sends the client git's output, which begins so.
+func (v *visit) copyAnswer(git *command, out *bufio.Reader, begins []byte) (err error) {
+	v.w.begin(v.asked)
+	if v.asked.advertise {
+		if _, err = io.WriteString(v.w, serviceLine(v.asked.service, begins)); err != nil {
+			return err
+		}
+	}
+
+	v.bytes, err = answer(v.w, out, v.repo.path, &git.errors)
+	return err
+}
+
+// outcome returns what an exchange comes to, by how its three parts have ended.
+func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) error {
 	switch {
 	case v.w.begun && gitErr == nil && answerErr == nil && sentErr == nil:
 		return nil // whatever happened since
@@ -341,6 +375,7 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 	case gitErr != nil && !v.w.begun:
 		return gitErr
 	}
+
 	v.w.begin(v.asked) // there may be nothing to say
 	v.ended = gitErr   // git has told the client what it may know
 	return nil
@@ -348,49 +383,69 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // end answers what has no answer yet, and records the request.
 func (v *visit) end(err error) {
-	e := v.about()
+	e, refused := v.result(err)
+
+	code := v.refuse(refused)
+	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
+	v.record(e)
+
+	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
+		panic(http.ErrAbortHandler) // what the client has is not the whole
+	}
+}
+
+// result returns the request's line in the trail, and the answer to a request that has
+// failed.
+func (v *visit) result(err error) (e trail.Event, refused *refusal) {
+	e = v.about()
 	e.Event, e.Bytes, e.Refs, e.Ref = v.event, v.bytes, v.refs, v.ref
 	e.Duration = time.Since(v.started).Round(time.Millisecond).Seconds()
-	var refused *refusal
+
 	switch {
 	case err == nil && v.ended == nil:
 	case err == nil:
 		e.Error = v.ended.Error()
 		slog.Warn("git failed", "project", v.asked.project, "error", v.ended)
+
 	case errors.As(err, &refused):
 		e.Event, e.Error = trail.Refused, refused.text
 		if refused == unauthorized && v.r.Header.Get("Authorization") == "" || v.asked.project == "" {
 			e.Event = "" // git asks so first, and others ask for anything
 		}
+
 	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), forbidden
 	case errors.Is(err, errOverShare):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), busy(retryAfter)
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
+
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
 		e.Error, refused = errClientGone.Error(), incomplete
 		if e.Event != "" {
 			e.Event = trail.Cut
 		}
+
 	default:
 		e.Event, e.Error, refused = trail.Failed, err.Error(), failed
 		slog.Error("request failed", "project", v.asked.project, "error", err)
 	}
-	code := http.StatusOK
+	return e, refused
+}
+
+// refuse answers with the refusal, if there is one and the client has no answer yet. It
+// returns the code of the answer.
+func (v *visit) refuse(refused *refusal) (code int) {
 	if v.body != nil && !v.body.ended() {
 		// Go's server panics if it goes on with the connection after full duplex.
 		v.w.Header().Set("Connection", "close")
 	}
-	if refused != nil && !v.w.begun {
-		code = refused.code
-		refused.write(v.w)
+	if refused == nil || v.w.begun {
+		return http.StatusOK
 	}
-	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
-	v.record(e)
-	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
-		panic(http.ErrAbortHandler) // what the client has is not the whole
-	}
+
+	refused.write(v.w)
+	return refused.code
 }
 
 // about is what every line of the trail says of the request.
