@@ -1,22 +1,8 @@
-// terok-gate-hook is an OCI hook that gives every container its own git-gate token
-// for exactly as long as the container lives.
-//
-// This file calls the command line, in internal/cli, and hands it the hook
-// definitions and units that install writes.
+// terok-gate-hook is the OCI hook that gives every container its own git token for
+// exactly as long as the container lives. Container runtimes call it; people use
+// terok-gate, in cmd/terok-gate.
 package main
 
-import (
-	"embed"
-	"os"
+import "os"
 
-	"terok-gate-hook/internal/cli"
-)
-
-// templates are the definitions and units, as they stand in the repository.
-//
-//go:embed hooks.d/*.json systemd/*/*.service
-var templates embed.FS
-
-func main() {
-	os.Exit(cli.Run(os.Args, templates))
-}
+func main() { os.Exit(run(os.Args[1:])) }

@@ -133,8 +133,8 @@ func (h *house) start(cmd *exec.Cmd) error {
 }
 
 func (h *house) startGate(address string, w *world) error {
-	h.gate = exec.Command(w.programs["gate"], "serve", "--repos", h.repos, "--token-file", h.tokens.Path,
-		"--control", h.control, "--listen", address, "--log-file", filepath.Join(h.dir, "trail.log"))
+	h.gate = exec.Command(w.programs["gate"], "--token-file", h.tokens.Path, "--log-file", filepath.Join(h.dir, "trail.log"),
+		"serve", "--repos", h.repos, "--control", h.control, "--listen", address)
 	return h.start(h.gate)
 }
 

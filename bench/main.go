@@ -181,10 +181,11 @@ func run() error {
 
 // build builds a program of this module, given by its import path, as it is released and
 // installed.
-func build(binary, program string) error {
+func build(binary, program string, flags ...string) error {
 	linked := binary + ".linked"
 	defer os.Remove(linked)
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", linked, program)
+	args := slices.Concat([]string{"build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", linked}, flags, []string{program})
+	build := exec.Command("go", args...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", build.Args, err, out)

@@ -36,7 +36,7 @@ func (w *world) memory(tokens int) (all []memory, err error) {
 		return nil, err
 	}
 	for _, command := range []string{"list", "list --json", "verify"} {
-		cmd := exec.Command(w.programs["hook"], append([]string{"--token-file", w.tokens(), "--log-file", w.log()}, strings.Fields(command)...)...)
+		cmd := exec.Command(w.programs["gate"], append([]string{"--token-file", w.tokens(), "--log-file", w.log()}, strings.Fields(command)...)...)
 		cmd.Stdin = strings.NewReader("terok-g-" + strings.Repeat("0", 32)) // valid nowhere
 		cmd.Env = []string{}                                                // without podman, which list asks for names
 		if err := cmd.Run(); err != nil && command != "verify" {

@@ -49,7 +49,7 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 				revokes.Go(func() {
 					for ctx.Err() == nil {
 						<-tick.C
-						revoke := exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--log-file", w.log(), "revoke", "--project", "demo", "--task", strconv.Itoa(ended))
+						revoke := exec.Command(w.programs["gate"], "--token-file", w.tokens(), "--log-file", w.log(), "revoke", "--project", "demo", "--task", strconv.Itoa(ended))
 						ended++
 						if _, revokeErr := timed(revoke, ""); revokeErr != nil {
 							err = revokeErr

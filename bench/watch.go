@@ -39,7 +39,7 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	if err := w.write(tokens); err != nil {
 		return r, err
 	}
-	cmd := exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--log-file", w.log(), "reap", "--watch")
+	cmd := exec.Command(w.programs["gate"], "--token-file", w.tokens(), "--log-file", w.log(), "reap", "--watch")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		return r, err

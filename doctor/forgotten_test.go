@@ -30,9 +30,9 @@ func TestDoctorComparesLivingTokensWithWhatPodmanKnows(t *testing.T) {
 			bin := t.TempDir()
 			must(t, os.WriteFile(filepath.Join(bin, "podman"), []byte("#!/bin/sh\n"+row.podman+"\n"), 0o755))
 			t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-			found := oneCheck("forgotten", Doctor{Binary: "/it", TokenFile: p.tokens})
+			found := oneCheck("forgotten", Doctor{Binary: "/bin/none/terok-gate-hook", TokenFile: p.tokens})
 			finds(t, found, "forgotten", row.state, row.text)
-			if want := "/it revoke --container living"; row.state != OK && found[0].Remedy != want {
+			if want := "/bin/none/terok-gate revoke --container living"; row.state != OK && found[0].Remedy != want {
 				t.Errorf("what mends it is %s, not %s", found[0].Remedy, want)
 			}
 		})

@@ -18,9 +18,9 @@ func TestDoctorLooksWhereTheHooksWriteByDefault(t *testing.T) {
 		const usual = "/var/log/terok-gate/trail.log"
 		finds(t, oneCheck("log", Doctor{}), "log", OK, usual+" and the journal: no hook refused or failed")
 		noError(t, trail.Write(usual, trail.Event{Event: trail.Refused, Container: "a", Error: "prestart: no"}))
-		found := oneCheck("log", Doctor{Binary: "/nothing"})
+		found := oneCheck("log", Doctor{Binary: "/nothing/terok-gate-hook"})
 		finds(t, found, "log", Warning, "within a day: 1, the last ones: ")
-		if want := "more: /nothing why"; found[0].Remedy != want {
+		if want := "more: /nothing/terok-gate why"; found[0].Remedy != want {
 			t.Errorf("the remedy is %s, not %s", found[0].Remedy, want)
 		}
 	})
@@ -29,7 +29,7 @@ func TestDoctorLooksWhereTheHooksWriteByDefault(t *testing.T) {
 func TestDoctorSaysThatARootlessHookHasNoLogFile(t *testing.T) {
 	var found []Finding
 	e := examination{ctx: t.Context(), check: "log", report: func(f Finding) { found = append(found, f) }}
-	e.Place.User, e.Binary = true, "/nothing"
+	e.Place.User, e.Binary = true, "/nothing/terok-gate-hook"
 	e.definitions = []podman.Registered{{Path: "/hooks/99-terok-gate-prestart.json"}}
 	e.log()
 	finds(t, found, "log", Warning, "/hooks/99-terok-gate-prestart.json names no log file")
@@ -41,7 +41,7 @@ func TestDoctorShowsTheLastThreeComplaintsOfADay(t *testing.T) {
 		must(t, trail.Write(path, trail.Event{Event: trail.Refused, Container: why, Error: why}))
 	}
 	must(t, trail.Write(path, trail.Event{Event: trail.Refused, From: "127.0.0.1", Error: "the gate's"}))
-	found := oneCheck("log", Doctor{LogFile: path, Binary: "/nothing"})
+	found := oneCheck("log", Doctor{LogFile: path, Binary: "/nothing/terok-gate-hook"})
 	if len(found) != 3 {
 		t.Fatalf("findings: %+v", found)
 	}

@@ -3,7 +3,6 @@
 package doctor
 
 import (
-	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -78,9 +77,8 @@ func (e *examination) probe() {
 			"if they should: "+e.ourselves(append([]string{"install"}, allowing(append(slices.Clone(e.settings.AllowProjects), project))...)...))
 		return
 	}
-	mountPath := cmp.Or(e.settings.MountPath, hook.MountPath)
 	name := probeName + rand.Text()[:8]
-	p, err := e.runProbe(name, project, mountPath)
+	p, err := e.runProbe(name, project)
 	if err != nil {
 		e.broken(err.Error(), "TMPDIR=/var/tmp "+e.again())
 		return
@@ -98,10 +96,10 @@ func (e *examination) probe() {
 		}
 		return
 	case !p.saw("env"):
-		e.broken(fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", mountPath), e.install())
+		e.broken(fmt.Sprintf("a container with annotations starts without %s/gate.env: the hooks do not run", hook.MountPath), e.install())
 		return
 	case e.registered("precreate") != nil && !p.saw("pointers"):
-		e.broken("the precreate hook does not run, or names another folder than prestart", e.install())
+		e.broken("the precreate hook does not run", e.install())
 		return
 	}
 	entries, err := e.tokens.Entries()
@@ -119,7 +117,7 @@ func (e *examination) probe() {
 
 // runProbe runs the probe's container. Errors of podman are in what it returns; err is
 // any other.
-func (e *examination) runProbe(name, project, mountPath string) (probed, error) {
+func (e *examination) runProbe(name, project string) (probed, error) {
 	p := probed{project: project}
 	folder, err := os.MkdirTemp("", probeName)
 	if err != nil {
@@ -131,8 +129,8 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 	}
 	run := []string{"run", "--rm", "--name", name, "--timeout", "60"}
 	annotations := []string{
-		"--annotation", cmp.Or(e.settings.ProjectAnnotation, hook.ProjectAnnotation) + "=" + project,
-		"--annotation", cmp.Or(e.settings.TaskAnnotation, hook.TaskAnnotation) + "=" + name, // no other token has this task
+		"--annotation", hook.ProjectAnnotation + "=" + project,
+		"--annotation", hook.TaskAnnotation + "=" + name, // no other token has this task
 	}
 	way := "helper"
 	if e.GateURL != "" {
@@ -161,7 +159,7 @@ func (e *examination) runProbe(name, project, mountPath string) (probed, error) 
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()
-	script := []string{"sh", "-c", probeScript, "probe", mountPath, p.repository, way}
+	script := []string{"sh", "-c", probeScript, "probe", hook.MountPath, p.repository, way}
 	out, err := e.command("podman", slices.Concat(run, annotations, root, script)...)
 	p.lines, p.err = strings.Split(strings.TrimSpace(out), "\n"), err
 	if err != nil && !p.saw("env") {

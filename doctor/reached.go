@@ -49,7 +49,7 @@ func (e *examination) gate() {
 		e.broken(text, "the gate answers, but has no project "+p.project+": make its repository there, or "+e.again("--project", "P"))
 	case said("Authentication failed"), said("could not read Username"):
 		e.broken(text, "the gate does not know the token: it must be told to read "+printable.Shell(e.TokenFile))
-	case said("403") && (e.settings.Hashed || e.settings.Access == "read" || len(e.settings.Push) > 0):
+	case said("403") && (e.settings.Hashed || e.settings.Limits()):
 		e.broken(text, "is it terok-gate? No other gate takes tokens that are hashed or limited; if it is, is the URL its own?")
 	case said("403"):
 		e.broken(text, "the gate knows the token, but not for this URL: is it the gate's own?")

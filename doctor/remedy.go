@@ -89,7 +89,8 @@ func (e *examination) self(tokenFile string, args ...string) string {
 	if tokenFile != "" {
 		args = append([]string{"--token-file", tokenFile}, args...)
 	}
-	return printable.Shell(append([]string{called("terok-gate-hook", e.Binary)}, args...)...)
+	self := filepath.Join(filepath.Dir(e.Binary), "terok-gate")
+	return printable.Shell(append([]string{called("terok-gate", self)}, args...)...)
 }
 
 // called is how a shell finds a program of ours: by its name, or by its path.
@@ -132,6 +133,7 @@ func (e *examination) install(flags ...string) string {
 	if !isOurs(filepath.Dir(anew.Settings.GateSocket)) {
 		anew.Settings.GateSocket = "" // install sets up a gate of our own
 	}
+	anew.Gate = anew.GateByDefault()
 	anew.Settings.Tokens.Path, anew.Settings.LogFile, anew.Settings.EnvDir = "", "", "" // these may be root's
 	remedy := ""
 	if there {

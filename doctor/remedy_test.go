@@ -99,7 +99,7 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 	d.Stages = []string{"prestart"}
 	var found []Finding
 	e := examination{
-		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/it", GateURL: "http://gate"},
+		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", GateURL: "http://gate"},
 		definitions: []podman.Registered{d}, report: func(f Finding) { found = append(found, f) },
 	}
 	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
@@ -110,8 +110,8 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 		t.Fatalf("found %+v", found)
 	}
 	for i, want := range []string{
-		"/it install --allow-project 'd*' --gate-url http://gate",
-		"/it install --allow-project PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say",
+		"/bin/none/terok-gate install --allow-project 'd*' --gate-url http://gate",
+		"/bin/none/terok-gate install --allow-project PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say",
 	} {
 		if found[i].Remedy != want {
 			t.Errorf("%+v\nshould say %s", found[i], want)
@@ -201,19 +201,19 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 		anyProject bool // this podman lets images annotate
 		want       string
 	}{
-		{"nothing is there", func() {}, false, "/it install"},
-		{"nothing is there, and images annotate", func() {}, true, "/it install " + choose},
-		{"install remembers", func() { define(ours, "terok-gate-hook", "prestart", "--allow-project", "d*") }, true, "/it install"},
-		{"install remembers nothing that this podman needs", func() { define(ours, "terok-gate-hook", "prestart") }, true, "/it install " + choose},
+		{"nothing is there", func() {}, false, "/bin/none/terok-gate install"},
+		{"nothing is there, and images annotate", func() {}, true, "/bin/none/terok-gate install " + choose},
+		{"install remembers", func() { define(ours, "terok-gate-hook", "prestart", "--allow-project", "d*") }, true, "/bin/none/terok-gate install"},
+		{"install remembers nothing that this podman needs", func() { define(ours, "terok-gate-hook", "prestart") }, true, "/bin/none/terok-gate install " + choose},
 		{"root's hooks", func() {
 			define(theirs, "terok-gate-hook", "--token-file", "/root/tokens.json", "--lock-timeout", "20s", "prestart", "--allow-project", "d*", "--allow-project", "it's")
-		}, true, `/it --lock-timeout 20s install --allow-project 'd*' --allow-project 'it'\''s'`},
+		}, true, `/bin/none/terok-gate --lock-timeout 20s install --allow-project 'd*' --allow-project 'it'\''s'`},
 		{"root's hooks, which anybody may write", func() {
 			define(theirs, "terok-gate-hook", "prestart", "--allow-project", "*")
 			must(t, os.Chmod(filepath.Join(theirs, "99-terok-gate-prestart.json"), 0o666))
-		}, false, "/it install " + choose},
+		}, false, "/bin/none/terok-gate install " + choose},
 		{"what nobody understands", func() { define(ours, "terok-gate-hook", "prestart", "--new", "--allow-project", "d*") }, false,
-			"/it uninstall && /it --token-file /tokens.json install " + choose},
+			"/bin/none/terok-gate uninstall && /bin/none/terok-gate --token-file /tokens.json install " + choose},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for _, dir := range []string{ours, theirs} {
@@ -221,7 +221,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			}
 			row.make()
 			e := examination{
-				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/it", TokenFile: "/tokens.json"},
+				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", TokenFile: "/tokens.json"},
 				definitions: podman.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
 			}
 			if got := e.install(); got != row.want {

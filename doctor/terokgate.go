@@ -263,13 +263,14 @@ func (e *examination) gateAnew() string {
 
 // serve is the command that runs a gate for the hooks.
 func (e *examination) serve() string {
-	args := []string{"serve"}
-	if e.settings.GateSocket != e.Place.Control {
-		args = append(args, "--control", e.settings.GateSocket)
-	}
+	var args []string
 	file, err := e.hooksTokenFile()
 	if usual, usualErr := store.TokenFilePath(); err == nil && (usualErr != nil || usual != file) {
 		args = append(args, "--token-file", file)
+	}
+	args = append(args, "serve")
+	if e.settings.GateSocket != e.Place.Control {
+		args = append(args, "--control", e.settings.GateSocket)
 	}
 	return e.gateCommand(args...)
 }

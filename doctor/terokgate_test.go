@@ -116,13 +116,13 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		remedy string
 	}{
 		{"none", func(*testing.T, *served) {}, "no gate listens: %s is not there, and without it no container that asks for a project starts",
-			"%[2]s/terok-gate serve --control %[1]s --token-file %[3]s, in a terminal of its own"},
+			"%[2]s/terok-gate --token-file %[3]s serve --control %[1]s, in a terminal of its own"},
 		{"no folder for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
-			"no gate listens: %s is not there", "%[2]s/terok-gate serve --control"},
+			"no gate listens: %s is not there", "%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
-			"%[2]s/terok-gate serve --control"},
+			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
-			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate serve"},
+			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
 		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by one that was killed", "serve --control"},
 		{"somebody else's socket", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)
@@ -319,7 +319,7 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	second := s.container(t, "second", &first)
 	found := s.check("terok-gate", "listeners")
 	finds(t, found, "listeners", Broken, `living containers without the gate: second (project demo, task t-second)`)
-	if want := filepath.Join(s.bin, "terok-gate-hook") + " attach"; found[len(found)-1].Remedy != want {
+	if want := filepath.Join(s.bin, "terok-gate") + " attach"; found[len(found)-1].Remedy != want {
 		t.Errorf("%+v\nshould say %s", found, want)
 	}
 	must(t, s.settings.Attach(second))
@@ -354,8 +354,8 @@ func (s *served) real(t *testing.T) {
 	t.Helper()
 	must(t, os.Remove(s.bin+"/terok-gate"))
 	make := exec.Command("go", "build", "-o", s.bin+"/terok-gate", "terok-gate-hook/cmd/terok-gate")
-	if built := os.Getenv("TEROK_TEST_GATE"); built != "" { // for a user who has no home to build in
-		make = exec.Command("cp", built, s.bin)
+	if built := os.Getenv("TEROK_TEST_PROGRAMS"); built != "" { // for a user who has no home to build in
+		make = exec.Command("cp", built+"/terok-gate", s.bin)
 	}
 	if out, err := make.CombinedOutput(); err != nil {
 		t.Fatalf("%q: %v\n%s", make.Args, err, out)

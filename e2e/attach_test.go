@@ -18,8 +18,6 @@ import (
 
 // A container needs no network for git: the gate is in its own.
 
-var gateBinary = sync.OnceValues(func() (string, error) { return testenv.Build("terok-gate-hook/cmd/terok-gate") })
-
 // servedEngine is an engine with a gate that serves its containers in their networks.
 type servedEngine struct {
 	*engine
@@ -73,7 +71,7 @@ func (s *servedEngine) startGate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	like, cancel := s.command(binary, "serve", "--repos", s.repos, "--token-file", s.tokenFile, "--control", s.control, "--log-file", s.log)
+	like, cancel := s.command(binary, "--token-file", s.tokenFile, "--log-file", s.log, "serve", "--repos", s.repos, "--control", s.control)
 	cancel() // it lives longer
 	s.gate = exec.Command(like.Path, like.Args[1:]...)
 	s.gate.Dir, s.gate.Env, s.gate.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
@@ -389,7 +387,7 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 
 		s.startGate(t)
 		for range 2 { // once more changes nothing
-			out, err := s.hook(t, "", "attach", "--gate-socket", s.control)
+			out, err := s.people(t, "attach", "--gate-socket", s.control)
 			if err != nil || out != "attached 4\n" {
 				t.Errorf("attach says %q, %v", out, err)
 			}

@@ -146,7 +146,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 			engine: h.engine, repos: filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
 		}
 		h.must(t, fmt.Sprintf("mkdir -m 0700 %q", s.repos))
-		hook, err := binary()
+		hook, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		}
 		together := e.tempDir(t)
 		h.must(t, fmt.Sprintf("cp %q %q %q", hook, gate, together))
-		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate-hook", h.tokenFile, s.control))
+		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate", h.tokenFile, s.control))
 		all := h.doctor(t, "")
 		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" is not there")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
@@ -208,7 +208,7 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 			a.installGate(t, "", "")
 			doctor := func() (wrong []string) {
 				t.Helper()
-				for line := range strings.Lines(a.must(t, "terok-gate-hook doctor 2>/dev/null || true")) {
+				for line := range strings.Lines(a.must(t, "terok-gate doctor 2>/dev/null || true")) {
 					if !strings.HasPrefix(line, "✓ ") {
 						wrong = append(wrong, line)
 					}
@@ -289,7 +289,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "jq")
 		h := newHome(t, e)
-		path, err := binary()
+		path, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -318,8 +318,8 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			}, "definition", "broken", "everybody can change " + other, false},
 			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
 				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile, false},
-			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--mount-path", "run"]`) },
-				"definition", "broken", `which does not accept its arguments: mount-path "run": use an absolute path`, false},
+			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--access", "admin"]`) },
+				"definition", "broken", `which does not accept its arguments: access "admin": is neither read nor write`, false},
 			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop", false},
 			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate", false},
 			{"prestart twice", func() {
@@ -379,12 +379,12 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 		h.write(t, filepath.Join(h.config, "containers.conf.d/10-roots.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", roots))
 
 		// As users call it, who name no token file.
-		path, err := binary()
+		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.must(t, fmt.Sprintf("ln -s %q terok-gate-hook", path))
-		const call = `PATH=$PWD:$PATH terok-gate-hook doctor --json 2>/dev/null || true`
+		h.must(t, fmt.Sprintf("ln -s %q terok-gate", path))
+		const call = `PATH=$PWD:$PATH terok-gate doctor --json 2>/dev/null || true`
 		var all []finding
 		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
 			t.Fatal(err)
@@ -394,7 +394,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 			t.Fatalf("doctor finds %+v", wrong)
 		}
 		finds(t, all, "hooks", "broken", "podman reads hooks that are not yours: "+roots+"/99-terok-gate-prestart.json keeps its tokens in /var/lib/terok/")
-		if want := "terok-gate-hook install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
+		if want := "terok-gate install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
 			t.Errorf("what mends it is %s, not %s", wrong[0].Remedy, want)
 		}
 		h.must(t, "PATH=$PWD:$PATH; "+wrong[0].Remedy)
@@ -465,7 +465,6 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 			{"a prestart that fails", "prestart", `.hook.args[2] = "/proc/no/tokens.json"`, "probe", "does not start"},
 			{"a precreate that does not run", "precreate", never, "probe", "the precreate hook does not run"},
 			{"a poststop that does not run", "poststop", never, "probe", "its token is not"},
-			{"two mount paths", "prestart", `.hook.args += ["--mount-path", "/run/elsewhere"]`, "probe", "names another folder than prestart"},
 			{"a gate that precreate does not know", "precreate", `.hook.args |= map(select(. != "--gate-url" and (startswith("http") | not)))`, "gate", "do not tell containers"},
 		} {
 			h.must(t, h.install(t, installFlags))
@@ -489,7 +488,7 @@ func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 		testenv.NeedRoot(t)
 		h := newHome(t, e)
 		h.must(t, "podman system migrate") // no user namespace is left to join
-		path, err := binary()
+		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -128,7 +128,7 @@ func (h *home) settings(t *testing.T) string {
 
 func (h *home) install(t *testing.T, flags string) string {
 	t.Helper()
-	path, err := binary()
+	path, err := gateBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 				t.Errorf("no definition for %s: %s", stage, wrote)
 			}
 		}
-		path, err := binary()
+		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}

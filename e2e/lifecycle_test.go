@@ -356,7 +356,7 @@ func TestContainersWithoutAnnotationsStartAsIfNothingWasThere(t *testing.T) {
 		}{
 			{"none", nil},
 			{"others", []string{"--annotation", "org.example.project=demo"}},
-			{"names that only begin or end alike", []string{"--annotation", "terok.projects=demo", "--annotation", "my.terok.task=1"}},
+			{"names that only begin or end alike", []string{"--annotation", "xterok.project=demo", "--annotation", "terok.sandbox.project=demo", "--annotation", "my.terok.task=1"}},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				id, out, err := e.runAndRemove(t, append(slices.Clone(row.args), image, "sh", "-c", "ls -a /run; grep -c ' /run/terok ' /proc/self/mounts; exit 0")...)

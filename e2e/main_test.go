@@ -179,8 +179,17 @@ func addTestUser() error {
 	return nil
 }
 
-// binary is the path of the hook, built for this run.
-var binary = sync.OnceValues(func() (string, error) { return testenv.Build("terok-gate-hook") })
+// hookBinary and gateBinary return the paths of the two programs, which are built for this
+// run, both in one directory.
+var (
+	hookBinary = sync.OnceValues(func() (string, error) { return testenv.Build("terok-gate-hook") })
+	gateBinary = sync.OnceValues(func() (string, error) {
+		if _, err := hookBinary(); err != nil {
+			return "", err
+		}
+		return testenv.Build("terok-gate-hook/cmd/terok-gate")
+	})
+)
 
 // rootfsTar is the one root file system that all fixtures are made from:
 // busybox, its applets, and the folders that a runtime wants to mount on. It has

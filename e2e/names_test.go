@@ -14,28 +14,28 @@ import (
 // as root and with a rootless podman, whose containers are its user's alone.
 func TestContainersAreCalledByTheirNames(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
-		hook := e.withPodmanInPath(t)
+		gate := e.withPodmanInPath(t)
 		c := e.create(t, append(annotations("demo", "1"), "--name", "called-so")...)
 		l := c.start(t)
 		// Other tests' containers may have longer names.
-		if out := hook("list"); !regexp.MustCompile(c.id[:12] + ` +called-so +live `).MatchString(out) {
+		if out := gate("list"); !regexp.MustCompile(c.id[:12] + ` +called-so +live `).MatchString(out) {
 			t.Errorf("the list has no name:\n%s", out)
 		}
-		if out := hook("revoke", "--container", "called-so"); out != "revoked 1\n" {
+		if out := gate("revoke", "--container", "called-so"); out != "revoked 1\n" {
 			t.Errorf("revoke says %q", out)
 		}
 		e.revoked(t, l.token)
-		if out := hook("revoke", "--container", "called-otherwise"); !strings.Contains(out, "podman has none with this name") {
+		if out := gate("revoke", "--container", "called-otherwise"); !strings.Contains(out, "podman has none with this name") {
 			t.Errorf("of a name that is nobody's, revoke says %q", out)
 		}
 	})
 }
 
-// withPodmanInPath returns the hook as the engine's user runs it, and a podman in its
-// PATH that is the engine's. It returns all that the hook says.
+// withPodmanInPath returns terok-gate as the engine's user runs it, and a podman in its
+// PATH that is the engine's. It returns all that the command says.
 func (e *engine) withPodmanInPath(t *testing.T) func(args ...string) string {
 	t.Helper()
-	path, err := binary()
+	path, err := gateBinary()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,11 +45,6 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	}
 	m := newMachine(t)
 	_, alice := newAccounts(t, m)
-	gate, err := testenv.Build("terok-gate-hook/cmd/terok-gate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.put(t, gate, "/usr/bin/terok-gate", 0o755)
 	// pasta copies the routes of the interface that has the default one, and they must
 	// not be down.
 	m.must(t, "root", `loginctl enable-linger alice
@@ -59,7 +54,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		ip link set eth0 up
 		ip route add default via 10.9.8.1`)
 	alice.must(t, `git init --quiet --bare repos/demo.git
-		systemd-run --user --quiet terok-gate serve --token-file "$(terok-gate-hook path)" --repos "$HOME/repos" \
+		systemd-run --user --quiet terok-gate --token-file "$(terok-gate path)" serve --repos "$HOME/repos" \
 			--listen 0.0.0.0:9418 --listen 127.0.0.1:9419 --insecure-http`)
 	alice.install(t, "", "--gate-url http://host.containers.internal:9418")
 	if podmanIs(t, 5, 0) {
@@ -71,7 +66,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		if !way.haveOurs(t) {
 			continue
 		}
-		doctor := []string{"terok-gate-hook", "doctor", "--gate-url", way.url}
+		doctor := []string{"terok-gate", "doctor", "--gate-url", way.url}
 		if way.network != "" {
 			doctor = append(doctor, "--network", way.network)
 		}

@@ -169,7 +169,7 @@ func (e *engine) outlived(t *testing.T, id string) {
 // next. Each of these gets a token file of its own, with the orphan in it.
 func (e *engine) sweeps(t *testing.T, id string) {
 	t.Helper()
-	hook, err := binary()
+	gate, err := gateBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func (e *engine) sweeps(t *testing.T, id string) {
 		run  func(e *engine) error
 	}{
 		{"reap", func(e *engine) error {
-			out, err := e.run(hook, "--token-file", e.tokenFile, "--log-file", e.audit(), "reap")
+			out, err := e.run(gate, "--token-file", e.tokenFile, "--log-file", e.audit(), "reap")
 			if out != "revoked 1\n" {
 				t.Errorf("reap says %q", out)
 			}
@@ -309,11 +309,11 @@ func (e *engine) events(t *testing.T, id string) []string {
 // token file, are watched.
 func (e *engine) watch(t *testing.T, pids ...int) {
 	t.Helper()
-	hook, err := binary()
+	gate, err := gateBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd, cancel := e.command(hook, "--token-file", e.tokenFile, "--log-file", e.audit(), "reap", "--watch")
+	cmd, cancel := e.command(gate, "--token-file", e.tokenFile, "--log-file", e.audit(), "reap", "--watch")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {

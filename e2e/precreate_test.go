@@ -111,7 +111,7 @@ func (e *engine) addPrecreate(dir string, flags ...string) error {
 		args = append(args, f)
 	}
 	def.Hook["args"] = args
-	if def.Hook["path"], err = binary(); err != nil {
+	if def.Hook["path"], err = hookBinary(); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(dir, name), def)

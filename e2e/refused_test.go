@@ -450,7 +450,7 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 		testenv.Need(t, "unshare")
 		own := e.withTokenFile(t, othersTokens)
 		bundle, id := e.tempDir(t), fmt.Sprintf("e2e-host-mounts-%s", e.runtime)
-		hook, err := binary()
+		hook, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,17 +16,11 @@ import (
 
 const gateUnit = "terok-gate.service"
 
-// newGateAccounts is newAccounts, with the gate's program beside the hook's. Alice
-// lingers.
+// newGateAccounts is newAccounts for an installation with the gate. Alice lingers.
 func newGateAccounts(t *testing.T, m *machine) (root, alice account) {
 	t.Helper()
 	testenv.Need(t, "git")
 	root, alice = newAccounts(t, m)
-	path, err := gateBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.put(t, path, "/usr/bin/terok-gate", 0o755)
 	m.must(t, "root", "getent passwd terok-gate >/dev/null && userdel terok-gate || true; rm -rf /var/lib/terok-gate; loginctl enable-linger alice")
 	return root, alice
 }
@@ -80,7 +74,7 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 			defer m.logIn(t, a.user)()
 			before := a.files(t)
 			if a.user == "root" {
-				out, err := m.sh("root", "terok-gate-hook install --allow-project 'demo*'")
+				out, err := m.sh("root", "terok-gate install --allow-project 'demo*'")
 				_, remedy, _ := strings.Cut(strings.TrimSpace(out), "and there is none: ")
 				if err == nil || remedy == "" || a.files(t) != before {
 					t.Fatalf("without the gate's user, install says %q", out)
@@ -109,17 +103,17 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 
 			// Again, it changes nothing; and the token is withheld if it is told so.
 			installed := a.files(t)
-			a.must(t, "terok-gate-hook install")
+			a.must(t, "terok-gate install")
 			if diff := cmp.Diff(installed, a.files(t)); diff != "" {
 				t.Errorf("a second install changes something (-first +second):\n%s", diff)
 			}
-			a.must(t, "terok-gate-hook install --withhold-token --hashed --push 'refs/heads/{task}/**' --gate-listen 127.0.0.1:99")
+			a.must(t, "terok-gate install --withhold-token --hashed --push 'refs/heads/{task}/**' --gate-listen 127.0.0.1:99")
 			id = a.start(t, "")
 			a.must(t, fmt.Sprintf(`podman exec --workdir /dev/shm %s sh -ec 'git clone --quiet http://127.0.0.1:99/demo.git; cd demo
 				git commit --quiet --allow-empty --message work; git push --quiet origin HEAD:refs/heads/1/a; ! git push --quiet origin HEAD:refs/heads/2/a'`, id))
 			a.must(t, "podman rm --force --time 0 "+id)
 
-			said = a.must(t, "terok-gate-hook uninstall")
+			said = a.must(t, "terok-gate uninstall")
 			if diff := cmp.Diff(before, a.files(t)); diff != "" {
 				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)
 			}
@@ -145,17 +139,17 @@ func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 		t.Errorf("install --no-gate says %q", said)
 	}
 	before := root.start(t, "")
-	if said := root.must(t, "terok-gate-hook install"); strings.Contains(said, gateUnit) {
+	if said := root.must(t, "terok-gate install"); strings.Contains(said, gateUnit) {
 		t.Errorf("nobody said so, and install says %q", said)
 	}
 	files := root.files(t)
-	out, err := m.sh("root", "terok-gate-hook install --no-gate=false")
+	out, err := m.sh("root", "terok-gate install --no-gate=false")
 	_, remedy, _ := strings.Cut(strings.TrimSpace(out), root.tokenFile+": ")
 	if err == nil || remedy == "" || root.files(t) != files {
 		t.Fatalf("install says %q, or changes something", out)
 	}
 	root.must(t, remedy)
-	if said := root.must(t, "terok-gate-hook install --no-gate=false"); !strings.Contains(said, "started "+gateUnit) || !strings.Contains(said, "removed ") {
+	if said := root.must(t, "terok-gate install --no-gate=false"); !strings.Contains(said, "started "+gateUnit) || !strings.Contains(said, "removed ") {
 		t.Errorf("after %s, install says %q", remedy, said)
 	}
 	root.addDemo(t)
@@ -275,7 +269,7 @@ func TestWithoutSystemdSomebodyStartsTheGate(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)
-		for name, build := range map[string]func() (string, error){"terok-gate-hook": binary, "terok-gate": gateBinary} {
+		for name, build := range map[string]func() (string, error){"terok-gate-hook": hookBinary, "terok-gate": gateBinary} {
 			path, err := build()
 			if err == nil {
 				err = copyFile(path, filepath.Join(dir, name), 0o755)
@@ -285,7 +279,7 @@ func TestWithoutSystemdSomebodyStartsTheGate(t *testing.T) {
 			}
 		}
 		out := h.must(t, fmt.Sprintf(`PATH=%s:$PATH
-			terok-gate-hook install --allow-project 'demo*' 2>&1
+			terok-gate install --allow-project 'demo*' 2>&1
 			terok-gate add demo
 			run="podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 %s --rootfs %s git ls-remote --symref http://127.0.0.1:9418/demo.git HEAD"
 			! $run

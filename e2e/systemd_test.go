@@ -25,14 +25,16 @@ type account struct {
 	settings  string // folders that install writes to
 }
 
-// newAccounts puts the hook on the machine and returns root and alice.
+// newAccounts puts the programs on the machine and returns root and alice.
 func newAccounts(t *testing.T, m *machine) (root, alice account) {
 	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
+	for name, build := range map[string]func() (string, error){"terok-gate-hook": hookBinary, "terok-gate": gateBinary} {
+		path, err := build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.put(t, path, "/usr/bin/"+name, 0o755)
 	}
-	m.put(t, path, "/usr/bin/terok-gate-hook", 0o755)
 	m.addUser(t, "alice")
 	root = account{
 		m, "root", "systemctl", "_SYSTEMD_UNIT=" + watchUnit,
@@ -56,7 +58,7 @@ func (a account) must(t *testing.T, script string) string {
 // install runs install, with flags before and after the command.
 func (a account) install(t *testing.T, common, flags string) (said string) {
 	t.Helper()
-	return a.must(t, fmt.Sprintf("terok-gate-hook %s install --allow-project 'demo*' %s", common, flags))
+	return a.must(t, fmt.Sprintf("terok-gate %s install --allow-project 'demo*' %s", common, flags))
 }
 
 // run starts a container, which gets a token, and returns its id.
@@ -127,7 +129,7 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			t.Parallel()
 			defer m.logIn(t, a.user)()
 			before := a.files(t)
-			if said := a.install(t, "", ""); !strings.Contains(said, "started "+watchUnit) {
+			if said := a.install(t, "", "--no-gate"); !strings.Contains(said, "started "+watchUnit) {
 				t.Errorf("install says %q", said)
 			}
 			id := a.revokes(t, a.tokenFile)
@@ -135,32 +137,32 @@ func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
 			m.must(t, "root", "journalctl --output cat --identifier terok-gate-hook | grep issued.*"+id)
 
 			runs := map[string]string{"root": "✓ service: " + watchUnit + " runs", "alice": "! service: " + watchUnit + " and your containers end when you log out"}
-			if says := a.must(t, "terok-gate-hook doctor"); !strings.Contains(says, runs[a.user]) || !strings.Contains(says, "✓ probe: ") {
+			if says := a.must(t, "terok-gate doctor"); !strings.Contains(says, runs[a.user]) || !strings.Contains(says, "✓ probe: ") {
 				t.Errorf("doctor says %s", says)
 			}
-			if says := a.must(t, "terok-gate-hook --token-file /tmp/other.json doctor || true"); !strings.Contains(says, "! service: "+watchUnit+" watches another token file than /tmp/other.json") {
+			if says := a.must(t, "terok-gate --token-file /tmp/other.json doctor || true"); !strings.Contains(says, "! service: "+watchUnit+" watches another token file than /tmp/other.json") {
 				t.Errorf("doctor says %s", says)
 			}
-			if says := a.must(t, a.systemctl+" stop "+watchUnit+"; terok-gate-hook doctor"); !strings.Contains(says, "! service: "+watchUnit+" does not run") {
+			if says := a.must(t, a.systemctl+" stop "+watchUnit+"; terok-gate doctor"); !strings.Contains(says, "! service: "+watchUnit+" does not run") {
 				t.Errorf("doctor says %s", says)
 			}
 
 			// An earlier service goes, with all that it was.
-			said := a.install(t, "", "--no-watch")
+			said := a.install(t, "", "--no-gate --no-watch")
 			if state := a.must(t, a.systemctl+" is-active "+watchUnit+" || true"); state != "inactive\n" || !strings.Contains(said, "removed ") {
 				t.Errorf("after install --no-watch the service is %s, and install says %q", state, said)
 			}
 			if files := a.files(t); strings.Contains(files, watchUnit) {
 				t.Errorf("install --no-watch leaves the service there:\n%s", files)
 			}
-			if said := a.must(t, "terok-gate-hook install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "reap --watch stays off") {
+			if said := a.must(t, "terok-gate install"); strings.Contains(a.files(t), watchUnit) || !strings.Contains(said, "reap --watch stays off") {
 				t.Errorf("the next install brings the service back: %s", said)
 			}
 
-			if said := a.must(t, "terok-gate-hook install --no-watch=false"); !strings.Contains(said, "started "+watchUnit) {
+			if said := a.must(t, "terok-gate install --no-watch=false"); !strings.Contains(said, "started "+watchUnit) {
 				t.Errorf("install --no-watch=false says %q", said)
 			}
-			a.must(t, "terok-gate-hook uninstall")
+			a.must(t, "terok-gate uninstall")
 			if diff := cmp.Diff(before, a.files(t)); diff != "" {
 				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)
 			}
@@ -187,7 +189,7 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			root.must(t, row.prepare)
 			// The last one's service runs, with the last one's files.
-			root.install(t, fmt.Sprintf("--token-file %s --log-file %s", row.tokenFile, row.log), "")
+			root.install(t, fmt.Sprintf("--token-file %s --log-file %s", row.tokenFile, row.log), "--no-gate")
 			owner := "stat --format '%U:%G %a' " + row.tokenFile + " || true"
 			before := root.must(t, owner)
 			id := root.revokes(t, row.tokenFile)
@@ -221,7 +223,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	const advice = "loginctl enable-linger"
 
 	logOut := m.logIn(t, "alice")
-	if said := alice.install(t, "", ""); !strings.Contains(said, advice) {
+	if said := alice.install(t, "", "--no-gate"); !strings.Contains(said, advice) {
 		t.Errorf("without lingering, install says %q", said)
 	}
 	id := alice.run(t)
@@ -238,7 +240,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	logOut = m.logIn(t, "alice")
 	installed := alice.files(t)
 	// As after sudo, which tells nothing of the user's services.
-	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate-hook install --allow-project demo\\* 2>&1'")
+	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate install --no-gate --allow-project demo\\* 2>&1'")
 	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("with lingering, install says %q", said)
 	}
@@ -269,9 +271,9 @@ func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
 	root, alice := newAccounts(t, m)
 	for _, a := range []account{root, alice} {
 		file := map[string]string{"root": "/var/log/terok-gate/trail.log", "alice": "/home/alice/.local/state/terok-gate/trail.log"}[a.user]
-		a.install(t, "", "")
+		a.install(t, "", "--no-gate")
 		out, err := m.sh(a.user, "podman run --name refused --network none --annotation terok.project=demo --annotation terok.task=1 --annotation terok.acess=read "+image+" true 2>&1")
-		if err == nil || !strings.Contains(out, "terok-gate-hook why") || strings.Contains(out, "acess") {
+		if err == nil || !strings.Contains(out, "terok-gate why") || strings.Contains(out, "acess") {
 			t.Errorf("%s: of a container that is refused podman says %v: %s", a.user, err, out)
 		}
 
@@ -279,16 +281,16 @@ func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
     precreate: refused: annotation "terok.acess" is not known: use `
 		for _, places := range []string{"", "TEROK_GATE_LOG_FILE=/nonexistent "} {
 			testenv.Eventually(t, a.user+": "+places+"why knows of the refusal", func() bool {
-				_, err := m.sh(a.user, places+"terok-gate-hook why refused")
+				_, err := m.sh(a.user, places+"terok-gate why refused")
 				return err == nil
 			})
-			if out := a.must(t, places+"terok-gate-hook why"); !strings.Contains(out, reason) || strings.Count(out, "precreate") != 1 {
+			if out := a.must(t, places+"terok-gate why"); !strings.Contains(out, reason) || strings.Count(out, "precreate") != 1 {
 				t.Errorf("%s: %swhy says %s", a.user, places, out)
 			}
 		}
 		if mode := a.must(t, "stat --format '%U %a' "+file); strings.TrimSpace(mode) != a.user+" 600" {
 			t.Errorf("%s: %s is %s", a.user, file, mode)
 		}
-		a.must(t, `terok-gate-hook doctor | grep -q '^! log: .*annotation "terok.acess" is not known.* → more: terok-gate-hook why$'`)
+		a.must(t, `terok-gate doctor | grep -q '^! log: .*annotation "terok.acess" is not known.* → more: terok-gate why$'`)
 	}
 }

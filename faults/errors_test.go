@@ -210,7 +210,7 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 				w, err := newWorld(s)
 				must(t, err)
 				p := w.program()
-				f, err := runCommand(exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, fmt.Sprint(limit), binary}, p.args...)...), p.stdin)
+				f, err := runCommand(exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, fmt.Sprint(limit), p.binary()}, p.args...)...), p.stdin)
 				must(t, err)
 				must(t, w.keepsQuiet(f))
 				if f.status == 0 {
@@ -318,7 +318,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 				must(t, err)
 				defer w.remove()
 				p := w.program()
-				cmd := exec.Command("sh", append([]string{"-ec", row.make + ` && exec "$@"`, "sh", binary}, p.args...)...)
+				cmd := exec.Command("sh", append([]string{"-ec", row.make + ` && exec "$@"`, "sh", p.binary()}, p.args...)...)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 				f, err := runCommand(cmd, p.stdin)
 				must(t, err)
@@ -336,7 +336,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		must(t, err)
 		defer w.remove()
 		p := w.program()
-		cmd := exec.Command("sh", append([]string{"-ec", `mount --bind "$0" /dev/log && exec "$@"`, fullSocket(t, w.dir), binary}, p.args...)...)
+		cmd := exec.Command("sh", append([]string{"-ec", `mount --bind "$0" /dev/log && exec "$@"`, fullSocket(t, w.dir), p.binary()}, p.args...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 		f, err := runCommand(cmd, p.stdin)
 		must(t, err)

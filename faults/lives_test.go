@@ -68,7 +68,7 @@ func (h *house) live(withheld bool) error {
 		return err
 	}
 	defer c.end()
-	flags := []string{"--gate-timeout", "10s"}
+	var flags []string
 	if withheld {
 		flags = append(flags, "--withhold-token")
 	}

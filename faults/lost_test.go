@@ -19,7 +19,7 @@ func (h *house) attach(containers int) error {
 }
 
 func (h *house) attaching() program {
-	return program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control, "--gate-timeout", "10s"}}
+	return program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control}}
 }
 
 // Without a service manager a gate that is killed takes all listeners with it. Started
@@ -97,17 +97,13 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 		t.Run(fmt.Sprintf("replaced at once: %v", replaced), func(t *testing.T) {
 			h := newHouse(t, 2)
 			must(t, h.live(false)) // so that there is a token file
-			timeout := "300ms"
-			if replaced {
-				timeout = "10s"
-			}
 			var issued, refused int
 			for n := 0; ; n++ {
 				c, err := h.nursery.soon()
 				must(t, err)
 				seen := -1 // of its calls, from the one on that makes the listener
 				var gateErr error
-				f, err := traced(h.stage("prestart", c.id, c.pid(), "--gate-timeout", timeout), h.dir, func(c call, when when, _ unix.Errno) fault {
+				f, err := traced(h.stage("prestart", c.id, c.pid()), h.dir, func(c call, when when, _ unix.Errno) fault {
 					if when != before || seen < 0 && c.name != "listen" {
 						return fault{}
 					}

@@ -12,7 +12,8 @@ import (
 )
 
 var (
-	binary    string // the hook, built for this run
+	hookBinary, gateBinary string // both programs, built for this run
+
 	systemLog testenv.Log
 )
 
@@ -31,7 +32,10 @@ func TestMain(m *testing.M) {
 		if err := systemLog.Listen(); err != nil {
 			return 0, err
 		}
-		if binary, err = testenv.Build("terok-gate-hook"); err != nil {
+		if hookBinary, err = testenv.Build("terok-gate-hook"); err != nil {
+			return 0, err
+		}
+		if gateBinary, err = testenv.Build("terok-gate-hook/cmd/terok-gate"); err != nil {
 			return 0, err
 		}
 		startTracers()

@@ -27,8 +27,6 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-var gateBinary = sync.OnceValues(func() (string, error) { return testenv.Build("terok-gate-hook/cmd/terok-gate") })
-
 // house is a folder with a repository, a token file, and a gate over both.
 type house struct {
 	dir, repos, tokens, control string
@@ -84,17 +82,13 @@ func (h *house) startGate(t *testing.T) {
 
 // tryGate starts a gate and waits until it serves.
 func (h *house) tryGate() error {
-	binary, err := gateBinary()
-	if err != nil {
-		return err
-	}
 	log, err := os.Create(filepath.Join(h.dir, "gate.log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	gate := exec.Command(binary, "serve", "--repos", h.repos, "--token-file", h.tokens, "--control", h.control,
-		"--listen", "127.0.0.1:0", "--metrics", filepath.Join(h.dir, "metrics"), "--log-file", filepath.Join(h.dir, "trail"))
+	gate := exec.Command(gateBinary, "--token-file", h.tokens, "--log-file", filepath.Join(h.dir, "trail"), "serve", "--repos", h.repos, "--control", h.control,
+		"--listen", "127.0.0.1:0", "--metrics", filepath.Join(h.dir, "metrics"))
 	gate.Env = []string{"PATH=" + os.Getenv("PATH")}
 	gate.Stderr = log
 	if err := gate.Start(); err != nil {
@@ -308,7 +302,7 @@ func (h *house) attached(t *testing.T, flags ...string) *guest {
 	c, err := h.nursery.soon()
 	must(t, err)
 	t.Cleanup(c.end)
-	must(t, succeeds(h.stage("prestart", c.id, c.pid(), append([]string{"--gate-timeout", "10s"}, flags...)...)))
+	must(t, succeeds(h.stage("prestart", c.id, c.pid(), flags...)))
 	return c
 }
 

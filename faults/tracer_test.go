@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,13 +26,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 )
 
-// program is the hook with its arguments and what stands on its standard input.
+// program is one of ours with its arguments and what stands on its standard input.
 type program struct {
 	args  []string
 	stdin string
+}
+
+// binary is the hook if the arguments name a stage, else terok-gate.
+func (p program) binary() string {
+	if slices.ContainsFunc(p.args, func(arg string) bool { return slices.Contains(hook.Stages, arg) }) {
+		return hookBinary
+	}
+	return gateBinary
 }
 
 // waiting is the program, waiting so long for the lock.
@@ -146,7 +156,7 @@ func trace(o order) (f finished, err error) {
 	if err != nil {
 		return f, err
 	}
-	process, err := os.StartProcess(binary, append([]string{binary}, o.program.args...), &os.ProcAttr{
+	process, err := os.StartProcess(o.program.binary(), append([]string{o.program.binary()}, o.program.args...), &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true},
 	})
 	for _, file := range files[:1] {

@@ -33,7 +33,7 @@ type watcher struct {
 
 func startWatcher(t *testing.T, tokens string) *watcher {
 	t.Helper()
-	w := &watcher{cmd: exec.Command(binary, "--token-file", tokens, "reap", "--watch")}
+	w := &watcher{cmd: exec.Command(gateBinary, "--token-file", tokens, "reap", "--watch")}
 	w.cmd.Env, w.cmd.Stdout, w.cmd.Stderr = []string{}, &w.stdout, &w.stderr
 	must(t, w.cmd.Start())
 	t.Cleanup(func() {

@@ -236,7 +236,7 @@ func (w *world) program() program {
 	p := w.hook(w.stage, w.id, pid, "env")
 	if w.gate {
 		i := slices.Index(p.args, "--gate-url")
-		p.args = slices.Replace(p.args, i, i+2, "--gate-socket", gateSocket(), "--gate-timeout", "2s")
+		p.args = slices.Replace(p.args, i, i+2, "--gate-socket", gateSocket())
 	}
 	if !w.byHand {
 		i := slices.Index(p.args, "--env-dir")
@@ -264,7 +264,7 @@ func (w *world) hook(stage, id string, pid int, envDir string) program {
 
 // run runs a program without a tracer.
 func run(p program) (f finished, err error) {
-	cmd := exec.Command(binary, p.args...)
+	cmd := exec.Command(p.binary(), p.args...)
 	return runCommand(cmd, p.stdin)
 }
 

@@ -3,6 +3,8 @@ package gate_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -263,6 +265,40 @@ read -r answer <&3
 		}
 		if git(t, demo, "rev-parse", "main") == git(t, work, "rev-parse", "main") {
 			t.Fatal("main has moved")
+		}
+	}
+}
+
+// The answer to a push of many refs that is refused is long: it ends with its client, and
+// when the request is cut.
+func TestALongRefusalEnds(t *testing.T) {
+	var commands []string
+	for i := range 900 {
+		commands = append(commands, fmt.Sprintf("%s %040d refs/heads/%04000d", noObject, 1, i))
+	}
+	for _, capabilities := range []string{"report-status", "report-status side-band-64k"} {
+		for end, row := range map[string]struct {
+			end func(h *house, conn net.Conn)
+			err string
+		}{
+			"its client hangs up": {func(_ *house, conn net.Conn) { conn.Close() }, "the client went away"},
+			"it is cut":           {func(h *house, _ net.Conn) { h.revoke(t, "demo") }, store.ErrRevoked.Error()},
+		} {
+			t.Run(capabilities+", "+end, func(t *testing.T) {
+				h := open(t, gate.Settings{})
+				h.demo(t, "demo", 1)
+				h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)
+				conn := h.dial(t, "")
+				must(t, conn.(*net.TCPConn).SetReadBuffer(4<<10))
+				_, err := io.WriteString(conn, pushRequest(limitedToken, capabilities, commands...))
+				must(t, err)
+				_, err = conn.Read(make([]byte, 1)) // it is being answered
+				must(t, err)
+				row.end(h, conn)
+				if e := h.trailed(t, trail.Cut, 1)[0]; e.Error != row.err {
+					t.Errorf("the trail has %+v", e)
+				}
+			})
 		}
 	}
 }

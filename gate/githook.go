@@ -1,6 +1,6 @@
 // The gate as git's hooks: what they say to the gate that started git, over descriptor 3.
 //
-//	pre-receive             "ask"
+//	pre-receive             "ask", then the name of git's quarantine, if it has one
 //	reference-transaction   "prepared", then "OLD NEW REF" for each ref
 //	                        "committed"
 //	                        "aborted"
@@ -46,7 +46,13 @@ func RunHook(name string) (status int, isHook bool) {
 	return 0, true
 }
 
-func preReceive(gate *os.File) error { return ask(gate, "ask\n") }
+func preReceive(gate *os.File) error {
+	message := "ask\n"
+	if path := os.Getenv("GIT_QUARANTINE_PATH"); path != "" {
+		message += filepath.Base(path) + "\n"
+	}
+	return ask(gate, message)
+}
 
 func referenceTransaction(gate *os.File) error {
 	if len(os.Args) != 2 {
@@ -77,7 +83,7 @@ func movesOf(r io.Reader) (refs moves, err error) {
 		if !ok {
 			continue // a ref that becomes symbolic, which no push can do
 		}
-		if strings.HasPrefix(m.ref, "refs/") && !(isZero(m.old) && isZero(m.new)) {
+		if m.ref != "HEAD" && !(isZero(m.old) && isZero(m.new)) {
 			refs = append(append(refs, lines.Bytes()...), '\n')
 		}
 	}
@@ -131,7 +137,7 @@ func (c *conversation) listen(t *transaction) {
 	defer close(c.ended)
 	lines := bufio.NewReader(c.conn)
 	for {
-		state, refs, err := hear(lines)
+		state, said, err := hear(lines)
 		if err != nil {
 			return
 		}
@@ -139,10 +145,10 @@ func (c *conversation) listen(t *transaction) {
 		var no error
 		switch state {
 		case "ask":
-			no = t.mayMove(nil)
+			no = t.received(strings.TrimSuffix(string(said), "\n"))
 			c.saidNo = no != nil
 		case "prepared":
-			no = t.prepared(t.without(refs))
+			no = t.prepared(t.without(said))
 		case "committed":
 			if t.committed() != nil {
 				return
@@ -162,18 +168,18 @@ func (c *conversation) listen(t *transaction) {
 }
 
 // hear reads what a hook says.
-func hear(lines *bufio.Reader) (state string, refs moves, err error) {
+func hear(lines *bufio.Reader) (state string, said moves, err error) {
 	for {
 		line, err := lines.ReadString('\n')
 		switch {
 		case err != nil:
 			return "", nil, err
 		case line == "\n":
-			return state, refs, nil
+			return state, said, nil
 		case state == "":
 			state = strings.TrimSuffix(line, "\n")
 		default:
-			refs = append(refs, line...)
+			said = append(said, line...)
 		}
 	}
 }

@@ -46,9 +46,9 @@ type combination struct {
 }
 
 func combinations() (all []combination) {
-	for _, access := range []string{"", "write", "read"} {
+	for _, access := range []string{"", "write", "append", "read"} {
 		for _, refs := range []string{"", "refs/heads/agent/**, refs/tags/{project}/*"} {
-			for _, readOnly := range []string{"", "read", "write", "none", "READ"} {
+			for _, readOnly := range []string{"", "read", "append", "write", "none"} {
 				for _, narrowed := range []string{"", "refs/heads/*/{task}/*, refs/tags/v1"} {
 					for _, hashed := range []bool{false, true} {
 						all = append(all, combination{access, refs, readOnly, narrowed, hashed})
@@ -95,7 +95,7 @@ var anything = []string{byBoth, byFlag, byAnnotation, byNeither}
 // allows returns to which branches one may push, and what is said of the others. Where
 // starts is false there is no token: an annotation narrows, or is refused.
 func (c combination) allows() (branches []string, says string, starts bool) {
-	if c.readOnly != "" && c.readOnly != "read" {
+	if c.readOnly != "" && c.readOnly != "read" && c.readOnly != "append" {
 		return nil, "", false
 	}
 	filled := strings.NewReplacer("{project}", "demo", "{task}", "7").Replace

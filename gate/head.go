@@ -5,16 +5,19 @@ package gate
 import (
 	"iter"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"terok-gate-hook/store"
 )
 
 // nameHead has HEAD name a branch that a push has made, if the one that it names is not
-// there: a clone would be empty otherwise. That is main, master or else the first.
-func (g *Gate) nameHead(repo repository, moved iter.Seq[move]) {
+// there: a clone would be empty otherwise. That is main, master or else the first. A limited
+// token does not decide what is cloned from a repository that has
+// other branches.
+func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[move]) {
 	branch := firstBranch(moved)
-	if branch == "" || !g.headIsUnborn(repo) {
+	if branch == "" || !g.headIsUnborn(repo) || limits.Limited() && g.hasOtherBranches(repo, moved) {
 		return
 	}
 	if err := g.ask(repo, "symbolic-ref", "HEAD", branch); err != nil {
@@ -32,6 +35,24 @@ func firstBranch(moved iter.Seq[move]) (branch string) {
 		}
 	}
 	return branch
+}
+
+// hasOtherBranches reports whether there are branches beside those that a push has made.
+func (g *Gate) hasOtherBranches(repo repository, moved iter.Seq[move]) bool {
+	made := 0
+	for m := range moved {
+		if strings.HasPrefix(m.ref, "refs/heads/") && isZero(m.old) {
+			made++
+		}
+	}
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
+		"for-each-ref", "--format=x", "--count="+strconv.Itoa(made+1), "refs/heads/")
+	if err != nil {
+		return true
+	}
+	there := 0
+	err = git.lines(func(string) { there++ })
+	return err != nil || there > made
 }
 
 func (g *Gate) headIsUnborn(repo repository) bool {

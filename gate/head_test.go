@@ -1,7 +1,9 @@
 package gate_test
 
 import (
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"terok-gate-hook/gate"
@@ -34,5 +36,30 @@ func TestHeadNamesTheFirstBranchThatIsPushed(t *testing.T) {
 				t.Errorf("then HEAD names %s", head)
 			}
 		})
+	}
+}
+
+// A limited token makes no branch of its own what others clone.
+func TestALimitedTokenNamesHeadOfNothingThatIsThere(t *testing.T) {
+	h := open(t, gate.Settings{})
+	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)
+	demo := h.demo(t, "demo", 1)
+	tip := git(t, demo, "rev-parse", "main")
+	for _, others := range []bool{true, false} {
+		git(t, demo, "symbolic-ref", "HEAD", "refs/heads/gone")
+		head := "refs/heads/gone"
+		if !others {
+			git(t, demo, "update-ref", "refs/tags/v1", tip)
+			git(t, demo, "update-ref", "-d", "refs/heads/main")
+			git(t, demo, "update-ref", "-d", "refs/heads/agent/true")
+			head = "refs/heads/agent/false"
+		}
+		says := h.answered(t, pushRequest(limitedToken, "report-status", noObject+" "+tip+" "+fmt.Sprint("refs/heads/agent/", others)))
+		if !strings.Contains(says, "ok refs/heads/agent/") {
+			t.Errorf("the client is told %q", says)
+		}
+		if is := git(t, demo, "symbolic-ref", "HEAD"); is != head {
+			t.Errorf("others: %v: HEAD names %s", others, is)
+		}
 	}
 }

@@ -4,6 +4,7 @@
 package gate
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -33,13 +34,16 @@ type transaction struct {
 	about func() trail.Event // what each of its lines says
 	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
+	asked commands
 	names map[string]present
 
-	refs    moves
-	state   transactionState
-	refused *refusal // if the gate does not let git go on
-	leave   func()   // lets other pushes move refs
-	number  int      // of refs that have moved
+	forwards forwards // of a token that may only add
+	lost     string   // the ref that such a one would lose
+	refs     moves
+	state    transactionState
+	refused  *refusal // if the gate does not let git go on
+	leave    func()   // lets other pushes move refs
+	number   int      // of refs that have moved
 }
 
 type transactionState int
@@ -79,6 +83,31 @@ func (t *transaction) prepared(refs moves) error {
 	return nil
 }
 
+// received decides whether what the push has brought may leave the quarantine. The name is
+// empty if it has brought nothing.
+func (t *transaction) received(quarantine string) error {
+	if err := t.mayMove(nil); err != nil || !t.who.AppendOnly {
+		return err
+	}
+
+	var err error
+	t.forwards, err = t.gate.forwardsOf(t.ctx, t.repo, quarantine, t.asked)
+	switch {
+	case t.ctx.Err() != nil:
+		return store.ErrRevoked
+	case err != nil:
+		t.fail(fmt.Errorf("find out what a push loses: %w", err))
+		return failed
+	}
+	for m := range t.asked.all() {
+		if !t.forwards.have(m) {
+			t.refused, t.lost = losing(m.ref), m.ref
+			return t.refused
+		}
+	}
+	return nil
+}
+
 // mayMove judges the refs by their real names: a symbolic ref may have come, or been
 // pointed elsewhere, since the push was judged.
 func (t *transaction) mayMove(refs moves) error {
@@ -86,8 +115,12 @@ func (t *transaction) mayMove(refs moves) error {
 		return store.ErrRevoked
 	}
 	for m := range refs.all() {
-		if !t.who.MayPush(m.ref) {
+		switch {
+		case !t.who.MayPush(m.ref):
 			t.refused = &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(t.who.Limits)}
+			return t.refused
+		case t.who.AppendOnly && (loses(m, m.ref) || !t.forwards.have(m)):
+			t.refused = losing(m.ref)
 			return t.refused
 		}
 	}
@@ -234,6 +267,67 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 	return now, err
 }
 
+// damaged is why a ref that names a missing object is not deleted.
+const damaged = "the object that it names is missing: the repository is damaged"
+
+// missing returns the first ref that is to be deleted and whose object is not there, empty
+// for none. git deletes such a ref whatever it is by then, and its hook is told of no old
+// value, as it is of packed refs, which go beside those that are meant.
+func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]) (ref string, err error) {
+	deleted := func(yield func(move) bool) {
+		for m := range refs {
+			if isZero(m.new) && !yield(m) {
+				return
+			}
+		}
+	}
+	number := 0
+	for range deleted {
+		number++
+	}
+	if number == 0 {
+		return "", nil
+	}
+
+	git, err := g.git.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+		"cat-file", "--batch-check=there")
+	if err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(ctx, git.cut)()
+	go func() {
+		defer git.closeIn()
+		in := bufio.NewWriter(git.in)
+		for m := range deleted {
+			fmt.Fprintln(in, m.old)
+		}
+		_ = in.Flush() // if git ends early, it says so
+	}()
+	n, first := 0, -1
+	err = git.lines(func(line string) {
+		if line != "there" && first < 0 {
+			first = n
+		}
+		n++
+	})
+	switch {
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case err != nil:
+		return "", err
+	case n != number:
+		return "", errors.New("git does not say of each object whether it is there")
+	}
+
+	for m := range deleted {
+		if first == 0 {
+			return m.ref, nil
+		}
+		first--
+	}
+	return "", nil
+}
+
 // whyNot says why a ref may not move, or nothing.
 func whyNot(limits store.Limits, m move, is present) string {
 	name := m.ref
@@ -243,6 +337,8 @@ func whyNot(limits store.Limits, m move, is present) string {
 	switch {
 	case !limits.MayPush(name):
 		return "the token may push to " + describe(limits)
+	case limits.AppendOnly && loses(m, name):
+		return losing(m.ref).text
 	case isZero(m.old) && isZero(m.new):
 		return "there is nothing to delete"
 	case is.object != m.old && !(is.object == "" && isZero(m.old)):

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha1"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -173,6 +175,32 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 	for _, event := range []string{trail.Moving, trail.Moved} {
 		h.trailed(t, event, 0)
 	}
+}
+
+// git deletes a ref whose object is missing whatever it is by then, and its hook is told of
+// nothing that could be told from packed refs.
+func TestARefWhoseObjectIsMissingIsNotDeleted(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	token, tip, lost := h.issue(t, "demo"), git(t, demo, "rev-parse", "main"), strings.Repeat("1", 40)
+	git(t, demo, "update-ref", "refs/heads/side", tip)
+	path := filepath.Join(demo, "refs", "heads", "lost")
+	must(t, os.WriteFile(path, []byte(lost+"\n"), 0o644))
+
+	says := h.answered(t, pushRequest(token, "report-status", tip+" "+noObject+" refs/heads/side", lost+" "+noObject+" refs/heads/lost"))
+	if !strings.Contains(says, "ng refs/heads/lost the object that it names is missing") || !strings.Contains(says, "ng refs/heads/side another ref") {
+		t.Errorf("the client is told %q", says)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	if e := h.trailed(t, trail.Refused, 1)[0]; e.Ref != "refs/heads/lost" {
+		t.Errorf("the trail has %+v", e)
+	}
+	if says := h.answered(t, pushRequest(token, "report-status", tip+" "+noObject+" refs/heads/side")); !strings.Contains(says, "ok refs/heads/side") {
+		t.Errorf("of another one it is told %q", says)
+	}
+	h.trailed(t, trail.Moved, 1)
 }
 
 // Each line's old value is what the line before made of the ref, whoever hangs up and
@@ -389,6 +417,26 @@ func TestASymbolicRefIsWhatItStandsFor(t *testing.T) {
 	}
 }
 
+// What a symbolic ref stands for can be outside refs, where no token may push.
+func TestNothingOutsideRefsIsPushed(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	token, tip := h.issue(t, "demo"), git(t, demo, "rev-parse", "main")
+	git(t, demo, "update-ref", "--no-deref", "HEAD", tip)
+	git(t, demo, "symbolic-ref", "refs/heads/head", "HEAD")
+	git(t, demo, "symbolic-ref", "refs/heads/none", "ORIG_HEAD")
+
+	for _, command := range []string{tip + " " + noObject + " refs/heads/head", noObject + " " + tip + " refs/heads/none"} {
+		if says := h.answered(t, pushRequest(token, "report-status", command)); !strings.Contains(says, "ng refs/heads/") {
+			t.Errorf("%s: %q", command, says)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(demo, "ORIG_HEAD")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ORIG_HEAD is there: %v", err)
+	}
+	h.trailed(t, trail.Moved, 0)
+}
+
 func TestSomeRefsAreNeverPushed(t *testing.T) {
 	const write = `{"limited": {"project": "demo", "access": "write", "push": [["refs/**"]]}, "task": "1"}`
 	h := open(t, gate.Settings{})
@@ -523,6 +571,13 @@ func TestAFloodIsSummedUp(t *testing.T) {
 	most := 2 * (gate.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2)
 	if lines := h.trailed(t, trail.Refused, 2*number); len(lines) > most {
 		t.Errorf("they are %d lines, not %d at most", len(lines), most)
+	}
+
+	// Nor are lines long: of the name of a ref that is refused, a part is enough.
+	long := "refs/other/" + strings.Repeat("x", 4000)
+	h.answered(t, pushRequest(h.issue(t, "demo"), "report-status", fmt.Sprintf("%s %s %s", noObject, tip, long)))
+	if e := h.trailed(t, trail.Refused, 2*number+1); e[len(e)-1].Ref != long[:256] {
+		t.Errorf("the trail has %+v", e[len(e)-1])
 	}
 
 	// Refs that move have lines of their own.

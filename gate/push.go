@@ -126,7 +126,7 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 				fmt.Fprintf(out, "%04x\x01", 4+1+len(part))
 				_, _ = out.Write(part)
 			} else {
-				_, _ = report.WriteTo(out)
+				_, _ = out.Write(report.Next(report.Len())) // taken out even if the client has gone
 			}
 		}
 	}

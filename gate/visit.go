@@ -5,8 +5,10 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -34,6 +36,10 @@ type visit struct {
 	refs  int    // that a push has moved
 	ended error  // how git ended, of an answer that the client has
 }
+
+// longestTold is as much as the trail has of the name of a ref that is refused: refusals
+// cost nothing, and the trail's files keep so many bytes and no more.
+const longestTold = 256
 
 // ServeHTTP answers a request and records it.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -205,11 +211,26 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return err
 	}
 	judge := func(m move) string { return whyNot(v.who.Limits, m, names[m.ref]) }
+	if v.who.AppendOnly && asked.moved() > mostForwards {
+		return v.refusePush(ctx, asked, tooManyForwards, func(move) string { return tooManyForwards.text })
+	}
 	for m := range asked.all() {
 		if reason := judge(m); reason != "" {
-			v.ref = m.ref
-			return v.refusePush(asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
+			v.ref = fmt.Sprintf("%.*s", longestTold, m.ref)
+			return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
 		}
+	}
+	switch ref, err := v.gate.missing(ctx, v.repo, asked.all()); {
+	case err != nil:
+		return err
+	case ref != "":
+		v.ref = fmt.Sprintf("%.*s", longestTold, ref)
+		return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: damaged}, func(m move) string {
+			if m.ref == ref {
+				return damaged
+			}
+			return ""
+		})
 	}
 	if err := v.gate.hooks.check(); err != nil {
 		// Somebody has cleaned up. Without them a revoked token could push.
@@ -221,7 +242,10 @@ func (v *visit) push(ctx context.Context) (err error) {
 
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	t := &transaction{gate: v.gate, repo: v.repo, who: v.who, about: v.about, ctx: ctx, fail: fail, names: names}
+	t := &transaction{
+		gate: v.gate, repo: v.repo, who: v.who, about: v.about,
+		ctx: ctx, fail: fail, asked: asked, names: names,
+	}
 	v.gate.cleaner.begin(v.repo)
 	defer func() { v.gate.cleaner.end(v.repo, v.refs > 0) }()
 	hooks, theirs, err := converse(t)
@@ -246,32 +270,62 @@ func (v *visit) push(ctx context.Context) (err error) {
 
 	v.refs = t.number
 	switch {
+	case hooks.saidNo && t.refused != nil && err == nil:
+		v.ref = t.lost
+		return t.refused // git has told the client
 	case err == nil && hooks.saidNo:
-		return store.ErrRevoked // git was quicker than the cut
+		return cmp.Or(context.Cause(ctx), store.ErrRevoked) // git was quicker than the cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has, without a word to the client
-		return v.refusePush(asked, t.refused, func(move) string { return t.refused.text })
+		return v.refusePush(ctx, asked, t.refused, func(move) string { return t.refused.text })
 	}
 	if t.number > 0 {
-		v.gate.nameHead(v.repo, t.refs.all())
+		v.gate.nameHead(v.repo, v.who.Limits, t.refs.all())
 	}
 	return err
 }
 
 // refusePush answers a push that is refused: in git's words, if the client understands
-// them, and when it has sent its pack, since it does not listen before.
-func (v *visit) refusePush(asked commands, refused *refusal, whyNot func(move) string) error {
+// them, and when it has sent its pack, since it does not listen before. A client that does
+// not read the answer keeps its turn no longer than ctx lasts.
+func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal, whyNot func(move) string) error {
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
 	}
 	if err := v.body.discard(v.gate.maxPush); err != nil {
 		return err
 	}
+	answer := uncut{ctx, v.w}
+	defer context.AfterFunc(ctx, func() {
+		if answer.cut() != nil {
+			v.w.interrupt()
+		}
+	})()
 	v.w.begin(v.asked)
-	if err := asked.refuse(v.w, whyNot); err != nil {
-		return gone(err)
+	if err := asked.refuse(answer, whyNot); err != nil {
+		return cmp.Or(answer.cut(), gone(err))
 	}
 	return refused
+}
+
+// uncut writes until the request is cut. That its client has gone, writing finds out.
+type uncut struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (u uncut) cut() error {
+	if cause := context.Cause(u.ctx); cause != context.Canceled {
+		return cause
+	}
+	return nil
+}
+
+func (u uncut) Write(p []byte) (int, error) {
+	if err := u.cut(); err != nil {
+		return 0, err
+	}
+	return u.Writer.Write(p)
 }
 
 // exchange lets git and the client talk until git has ended.

@@ -6,7 +6,6 @@ package hook
 import (
 	"errors"
 	"net/url"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +40,7 @@ func (s Settings) files(want request, token store.Token, container string, env [
 	if token != "" {
 		files = append(files, file{name: "credential", content: credential(token)})
 	}
-	files = append(files, file{name: "gitconfig", content: gitConfig(s.URL(), s.mountPath(), token != ""), public: true})
+	files = append(files, file{name: "gitconfig", content: gitConfig(s.URL(), MountPath, token != ""), public: true})
 	if git.identity {
 		identity := gitIdentity(s.identity(), git.system, want.Grant, container)
 		files = append(files, file{name: "gitidentity", content: identity, public: true})
@@ -157,14 +156,6 @@ func checkGateURL(s string) error {
 		if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
 			return errors.New("there is no such port")
 		}
-	}
-	return nil
-}
-
-// checkMountPath admits an absolute path below the root that needs no quoting.
-func checkMountPath(s string) error {
-	if !plain(s, "/._-") || !path.IsAbs(s) || path.Clean(s) != s || s == "/" {
-		return errors.New("use an absolute path of letters, digits and /._- only, without '..', below /")
 	}
 	return nil
 }

@@ -46,13 +46,13 @@ const (
 // gitPointers returns the pointers for a container whose own environment is env, in which
 // precreate may have set them already.
 func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
-	p.include = "'include.path=" + path.Join(s.mountPath(), "gitconfig") + "'"
+	p.include = "'include.path=" + path.Join(MountPath, "gitconfig") + "'"
 	parameters, _ := lookUp(env, parametersName)
 	if p.parameters, err = addParameter(parameters, p.include); err != nil {
 		return p, err
 	}
 
-	p.file, p.system = path.Join(s.mountPath(), "gitidentity"), systemsOwn
+	p.file, p.system = path.Join(MountPath, "gitidentity"), systemsOwn
 	p.replaces, p.replaced = lookUp(env, systemName)
 	if p.replaced && p.replaces == p.file {
 		p.replaces, p.replaced = lookUp(env, ownSystemName)

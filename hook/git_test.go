@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -80,15 +79,13 @@ func newWorkplace(t *testing.T, answer func(w http.ResponseWriter, r *http.Reque
 	})))
 	t.Cleanup(w.gate.Close)
 	folder := t.TempDir()
-	s := Settings{GateURL: w.gate.URL, MountPath: folder}
-	for name, content := range theFiles(t, s, someToken, more...) {
-		must(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600))
-	}
+	s := Settings{GateURL: w.gate.URL}
+	writeFiles(t, folder, theFiles(t, s, someToken, more...))
 	pointers, err := s.gitPointers(more)
 	must(t, err)
 	w.env = append(w.env, more...)
 	for _, v := range pointers.variables() {
-		w.env = append(w.env, v.name+"="+v.value)
+		w.env = append(w.env, v.name+"="+strings.ReplaceAll(v.value, MountPath, folder))
 	}
 	return w
 }

@@ -28,27 +28,26 @@ type request struct {
 // project nor task: it is not ours. Without an error, all that it asks for is admitted;
 // with one, the grant is what it asked for, fit for a log and nothing else.
 func (s Settings) request(annotations map[string]string) (want request, asked bool, err error) {
-	projectName, taskName := s.projectAnnotation(), s.taskAnnotation()
-	project, hasProject := annotations[projectName]
-	task, hasTask := annotations[taskName]
+	project, hasProject := annotations[ProjectAnnotation]
+	task, hasTask := annotations[TaskAnnotation]
 	want.Grant = store.Grant{Project: project, Task: task}
-	if err := s.unknown(annotations); err != nil {
+	if err := checkKnown(annotations); err != nil {
 		return want, true, err
 	}
 	if !hasProject && !hasTask {
 		return want, false, nil
 	}
 	if !hasTask || !hasProject {
-		there, missing := text(projectName), text(taskName)
+		there, missing := text(ProjectAnnotation), text(TaskAnnotation)
 		if hasTask {
 			there, missing = missing, there
 		}
 		return want, true, refused(failure("annotation " + there + " is there, " + missing + " is not: set both or neither"))
 	}
-	if err := checkName(projectName, project); err != nil {
+	if err := checkName(ProjectAnnotation, project); err != nil {
 		return want, true, refused(err)
 	}
-	if err := checkName(taskName, task); err != nil {
+	if err := checkName(TaskAnnotation, task); err != nil {
 		return want, true, refused(err)
 	}
 	if !s.Admits(project) {
@@ -70,20 +69,18 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 
 // isOurs reports whether the annotation is one of ours by its name: terok.NAME, known or
 // not. Deeper names, such as terok.sandbox.sidecar, are other programs'.
-func (s Settings) isOurs(annotation string) bool {
-	if name, is := strings.CutPrefix(annotation, "terok."); is && !strings.Contains(name, ".") {
-		return true
-	}
-	return slices.Contains(s.Annotations(), annotation)
+func isOurs(annotation string) bool {
+	name, is := strings.CutPrefix(annotation, "terok.")
+	return is && !strings.Contains(name, ".")
 }
 
-// unknown refuses an annotation that is ours by its name and that we don't know: it could be
-// a limit, misspelled.
-func (s Settings) unknown(annotations map[string]string) error {
-	known := append(s.Annotations(), ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation)
+// checkKnown refuses an annotation that is ours by its name and that we don't know: it could
+// be a limit, misspelled.
+func checkKnown(annotations map[string]string) error {
+	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation}
 	for annotation := range annotations {
-		if s.isOurs(annotation) && !slices.Contains(known, annotation) {
-			use := " is not known: use one of " + strings.Join(known[len(known)-5:], ", ")
+		if isOurs(annotation) && !slices.Contains(known, annotation) {
+			use := " is not known: use one of " + strings.Join(known, ", ")
 			return refused(instead("an annotation terok.NAME"+text(use), fmt.Errorf("annotation %.128q%s", annotation, use)))
 		}
 	}

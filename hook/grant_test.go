@@ -11,10 +11,8 @@ import (
 
 func TestTheGrantIsInTheAnnotations(t *testing.T) {
 	const project, task = ProjectAnnotation, TaskAnnotation
-	renamed := Settings{ProjectAnnotation: "org.example.project", TaskAnnotation: "org.example.task"}
 	for _, row := range []struct {
 		name        string
-		hook        Settings
 		annotations map[string]string
 		asked       bool
 		grant       store.Grant
@@ -27,21 +25,17 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 		{name: "a misspelled limit alone", annotations: map[string]string{"terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
 		{name: "a name in capitals", annotations: map[string]string{project: "demo", task: "1", "terok.Access": "read"}, asked: true, err: `annotation "terok.Access" is not known`},
 		{name: "no name at all", annotations: map[string]string{project: "demo", task: "1", "terok.": "read"}, asked: true, err: `annotation "terok." is not known`},
-		{name: "a misspelled limit, renamed", hook: renamed, annotations: map[string]string{"terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
 		{name: "both", annotations: map[string]string{project: "demo", task: "1"}, asked: true, grant: store.Grant{Project: "demo", Task: "1"}},
-		{name: "both, renamed", hook: renamed, annotations: map[string]string{"org.example.project": "demo", "org.example.task": "1"}, asked: true, grant: store.Grant{Project: "demo", Task: "1"}},
-		{name: "the usual names mean nothing once renamed", hook: renamed, annotations: map[string]string{project: "demo", task: "1"}},
 		{name: "no task", annotations: map[string]string{project: "demo"}, asked: true, err: "annotation terok.project is there, terok.task is not"},
 		{name: "no project", annotations: map[string]string{task: "1"}, asked: true, err: "annotation terok.task is there, terok.project is not"},
-		{name: "no task, renamed", hook: renamed, annotations: map[string]string{"org.example.project": "demo"}, asked: true, err: "annotation org.example.project is there, org.example.task is not"},
 		{name: "an empty project counts as there", annotations: map[string]string{project: "", task: "1"}, asked: true, err: `annotation terok.project: "" is refused`},
 		{name: "an empty task counts as there", annotations: map[string]string{project: "demo", task: ""}, asked: true, err: `annotation terok.task: "" is refused`},
 		{name: "the gate's wildcard", annotations: map[string]string{project: "*", task: "1"}, asked: true, err: `annotation terok.project: "*" is refused`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			want, asked, err := row.hook.request(row.annotations)
+			want, asked, err := Settings{}.request(row.annotations)
 			if row.err != "" { // then it is what was asked for, for the log
-				row.grant = store.Grant{Project: row.annotations[row.hook.projectAnnotation()], Task: row.annotations[row.hook.taskAnnotation()]}
+				row.grant = store.Grant{Project: row.annotations[project], Task: row.annotations[task]}
 			}
 			if want.Grant != row.grant || asked != row.asked {
 				t.Errorf("grant %+v, asked %v", want.Grant, asked)

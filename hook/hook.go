@@ -41,7 +41,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		return out, err
 	}
 	out.Container = state.ID
-	annotations, err := s.ofContainer(state.Annotations, func() (string, error) {
+	annotations, err := ofContainer(state.Annotations, func() (string, error) {
 		return nameInStorage(state.ID, filepath.Dir(filepath.Dir(state.Bundle))) // DIR/<id>/userdata
 	})
 	if err != nil {
@@ -82,7 +82,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 			return out, err
 		}
 		if err := in.mount(); err != nil {
-			return out, because("inject "+text(s.mountPath())+" into the container", err)
+			return out, because("inject "+MountPath+" into the container", err)
 		}
 	}
 	if s.GateSocket != "" {

@@ -14,14 +14,13 @@ import (
 
 // injection is a folder with files that a container is to find.
 type injection struct {
-	process   *store.Pinned // the container's
-	rootfs    string        // as that process sees it, before pivot_root(2)
-	mountPath string        // in the root file system
-	label     string        // SELinux's, of the folder; empty for none
-	files     []file
-	mode      fs.FileMode // of the files that hold a secret
-	uid, gid  int         // the owner of those, as our user namespace calls it
-	ids       idMaps      // of the container
+	process  *store.Pinned // the container's
+	rootfs   string        // as that process sees it, before pivot_root(2)
+	label    string        // SELinux's, of the folder; empty for none
+	files    []file
+	mode     fs.FileMode // of the files that hold a secret
+	uid, gid int         // the owner of those, as our user namespace calls it
+	ids      idMaps      // of the container
 }
 
 // readInjection finds out what the container is to get. The container's process is
@@ -38,7 +37,7 @@ func (s Settings) readInjection(state specs.State, process *store.Pinned, want r
 		}
 		token = ""
 	}
-	in = injection{process: process, rootfs: config.Root.Path, mountPath: s.mountPath(), mode: want.mode}
+	in = injection{process: process, rootfs: config.Root.Path, mode: want.mode}
 	if in.files, err = s.files(want, token, state.ID, config.Process.Env); err != nil {
 		return in, err
 	}

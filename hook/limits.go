@@ -3,30 +3,34 @@
 package hook
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"terok-gate-hook/store"
 )
 
-// The values of [Settings.Access].
-const (
-	accessRead  = "read"
-	accessWrite = "write"
-)
+// accesses are the values of [Settings.Access], from the least to the most.
+var accesses = []string{store.AccessRead, store.AccessAppend, store.AccessWrite}
+
+const useAccess = "use " + store.AccessRead + " or " + store.AccessAppend
 
 const usePatterns = "use full ref names such as refs/heads/agent/*, at most 16, with commas between them"
 
 // limits are those of the settings and those of the annotations: a container can narrow
 // what it may, never widen it.
 func (s Settings) limits(annotations map[string]string, grant store.Grant) (limits store.Limits, err error) {
-	limits.ReadOnly = s.Access == accessRead
-	if access, ok := annotations[AccessAnnotation]; ok {
-		if access != accessRead {
-			return limits, because("annotation "+AccessAnnotation, instead("use "+accessRead, fmt.Errorf("%.32q is refused: use %s", access, accessRead)))
+	access := cmp.Or(s.Access, store.AccessWrite)
+	if narrowed, ok := annotations[AccessAnnotation]; ok {
+		if narrowed != store.AccessRead && narrowed != store.AccessAppend {
+			return limits, because("annotation "+AccessAnnotation, instead(useAccess, fmt.Errorf("%.32q is refused: %s", narrowed, useAccess)))
 		}
-		limits.ReadOnly = true
+		if access != store.AccessRead {
+			access = narrowed
+		}
 	}
+	limits.ReadOnly, limits.AppendOnly = access == store.AccessRead, access == store.AccessAppend
+
 	if len(s.Push) > 0 {
 		limits.Push = append(limits.Push, fill(s.Push, grant))
 	}

@@ -122,7 +122,7 @@ func (in injection) attach(folder int) error {
 		}
 		unix.Umask(0o022)
 		known := mountsKnown{}
-		point, err := openMountPoint(in.rootfs, in.mountPath, in.ids, known)
+		point, err := openMountPoint(in.rootfs, in.ids, known)
 		if err != nil {
 			return err
 		}
@@ -160,11 +160,11 @@ func onThreadOfItsOwn(f func() error) error {
 	return <-done
 }
 
-// openMountPoint returns a handle of the mount point, which it creates if it is
+// openMountPoint returns a handle of MountPath in the root file system, which it creates if it is
 // not there. The image's author is the attacker: symbolic links are resolved
 // inside the root file system, as the container will see them, and wherever they
 // point, nothing outside it is opened, created or changed.
-func openMountPoint(rootfs, mountPath string, ids idMaps, known mountsKnown) (*os.File, error) {
+func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, because("root file system", err)
@@ -181,13 +181,13 @@ func openMountPoint(rootfs, mountPath string, ids idMaps, known mountsKnown) (*o
 	if err != nil {
 		return fail("/", err)
 	}
-	for name := range strings.SplitSeq(strings.TrimPrefix(mountPath, "/"), "/") {
+	for name := range strings.SplitSeq(strings.TrimPrefix(MountPath, "/"), "/") {
 		path += "/" + name
-		next, err := openFolderInRoot(root, point, path, path == mountPath)
+		next, err := openFolderInRoot(root, point, path, path == MountPath)
 		if errors.Is(err, fs.ErrNotExist) {
 			if err = known.checkNewFolder(root, point); err == nil {
 				if err = makeFolder(point, name, ids); err == nil {
-					next, err = openFolderInRoot(root, point, path, path == mountPath)
+					next, err = openFolderInRoot(root, point, path, path == MountPath)
 				}
 			}
 		}

@@ -17,10 +17,10 @@ import (
 // ofContainer returns the annotations as they are meant for one container: what is said of
 // it by its name goes before what is said of the whole pod, and what is said of another is
 // left out. The container's name is asked for only if an annotation of ours has one.
-func (s Settings) ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
+func ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
 	var names []string // that annotations have
 	for annotation := range annotations {
-		if base, name, has := strings.Cut(annotation, "/"); has && s.isOurs(base) {
+		if base, name, has := strings.Cut(annotation, "/"); has && isOurs(base) {
 			names = append(names, name)
 		}
 	}
@@ -38,7 +38,7 @@ func (s Settings) ofContainer(annotations map[string]string, named func() (strin
 	for annotation, value := range annotations {
 		base, name, has := strings.Cut(annotation, "/")
 		switch {
-		case !has || !s.isOurs(base):
+		case !has || !isOurs(base):
 			if _, said := meant[annotation]; !said {
 				meant[annotation] = value
 			}

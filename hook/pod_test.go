@@ -32,7 +32,7 @@ func TestAnAnnotationForOneContainerOfAPodCountsForIt(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			for range 8 { // whatever the order of a map
 				asked := false
-				got, err := Settings{}.ofContainer(maps.Clone(row.annotations), func() (string, error) {
+				got, err := ofContainer(maps.Clone(row.annotations), func() (string, error) {
 					asked = true
 					return row.called, nil
 				})

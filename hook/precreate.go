@@ -53,7 +53,7 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 			return nil, out, because("configuration: annotations", notJSON(err))
 		}
 	}
-	meant, err := s.ofContainer(annotations, func() (string, error) {
+	meant, err := ofContainer(annotations, func() (string, error) {
 		return nameInStorage(containerIn(original), storageIn(original)...)
 	})
 	if err != nil {
@@ -144,7 +144,7 @@ func storageIn(config []byte) []string {
 
 func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
 	gateURL := s.URL()
-	pointers := []variable{{"TEROK_GATE_ENV", s.mountPath() + "/gate.env"}}
+	pointers := []variable{{"TEROK_GATE_ENV", MountPath + "/gate.env"}}
 	if gateURL != "" {
 		pointers = append(pointers, addressVariables(gateURL, grant)...)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -24,18 +25,15 @@ import (
 
 // Settings is what a stage can be told. The zero value of a field means its default.
 type Settings struct {
-	Tokens            store.File // default path [store.TokenFilePath]
-	LogFile           string     // default the trail's
-	ProjectAnnotation string     // default [ProjectAnnotation]
-	TaskAnnotation    string     // default [TaskAnnotation]
-	AllowProjects     []string   // shell patterns (path.Match), one of which admits a project; none admits all
-	MountPath         string     // the folder in the container; default [MountPath]
-	EnvMode           string     // of the files in it; default [EnvMode]
-	GateURL           string     // as the container reaches the gate; empty if not known
-	EnvDir            string     // inject on the host, into this folder, even if there is a container process
-	Identity          *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
+	Tokens        store.File // default path [store.TokenFilePath]
+	LogFile       string     // default the trail's
+	AllowProjects []string   // shell patterns (path.Match), one of which admits a project; none admits all
+	EnvMode       string     // of the files in the container; default [EnvMode]
+	GateURL       string     // as the container reaches the gate; empty if not known
+	EnvDir        string     // inject on the host, into this folder, even if there is a container process
+	Identity      *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
 
-	Access string   // "read", or "write", the default
+	Access string   // "read", "append", or "write", the default
 	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
 	Hashed bool     // the token file holds the SHA-256 of tokens in their place
 
@@ -43,22 +41,23 @@ type Settings struct {
 	// network. Empty if it does not.
 	GateSocket    string
 	GateListen    string        // where it listens there; default [GateListen]
-	GateTimeout   time.Duration // until it has answered; default [GateTimeout]
+	GateTimeout   time.Duration // until it has answered; no flag sets it; default two seconds, half of which is for a gate that is restarted
 	WithholdToken bool          // from the container: the gate tells it by its network
 }
 
-// Names and places, unless told otherwise.
+// Names and places.
 const (
 	ProjectAnnotation = "terok.project"
 	TaskAnnotation    = "terok.task"
 	EnvModeAnnotation = "terok.env-mode"
 	AccessAnnotation  = "terok.access"
 	PushAnnotation    = "terok.push"
-	MountPath         = "/run/terok"
-	EnvMode           = "0400"
-	Identity          = "{task} <{task}@{project}.invalid>"
-	GateListen        = "127.0.0.1:9418"
-	GateTimeout       = time.Second
+	MountPath         = "/run/terok" // the directory in the container
+
+	// Unless told otherwise.
+	EnvMode    = "0400"
+	Identity   = "{task} <{task}@{project}.invalid>"
+	GateListen = "127.0.0.1:9418"
 )
 
 // Stages are the commands that a container engine calls.
@@ -83,14 +82,8 @@ var Flags = []Flag{
 	{Name: "lock-timeout", Usage: "wait for the lock of the token file for this `time`, then give up", Default: store.DefaultLockTimeout.String(),
 		field: func(s *Settings) any { return &s.Tokens.LockTimeout }},
 
-	{Name: "project-annotation", Usage: "`name` of the annotation that holds the project", Default: ProjectAnnotation,
-		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.ProjectAnnotation }},
-	{Name: "task-annotation", Usage: "`name` of the annotation that holds the task", Default: TaskAnnotation,
-		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.TaskAnnotation }},
 	{Name: "allow-project", Usage: "refuse projects that match no such shell `pattern`; repeatable",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.AllowProjects }},
-	{Name: "mount-path", Usage: "the `folder` in the container that holds gate.env", Default: MountPath,
-		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.MountPath }},
 	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
 	{Name: "gate-socket", Usage: "the gate's control socket `F`: have the gate serve the container in the container's own network", Path: true,
@@ -99,13 +92,11 @@ var Flags = []Flag{
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
 	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.WithholdToken }},
-	{Name: "gate-timeout", Usage: "with --gate-socket, wait for the gate for this `time`, then give up", Default: GateTimeout.String(),
-		stages: []string{"prestart", "attach"}, field: func(s *Settings) any { return &s.GateTimeout }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
 	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: Identity,
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.Identity }},
-	{Name: "access", Usage: "what the container may do: `read` or write", Default: accessWrite,
+	{Name: "access", Usage: "what the container may do: `read`, append or write; append is to push without deleting or forcing", Default: store.AccessWrite,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
 	{Name: "push", Usage: "refuse pushes to refs that match no such `pattern`; * is a part between slashes, a last ** all below, {project} and {task} the container's; repeatable",
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Push }},
@@ -130,6 +121,21 @@ func (f Flag) Of(stage string) bool {
 func (f Flag) Switch() bool {
 	_, is := f.field(new(Settings)).(*bool)
 	return is
+}
+
+// Help returns what the usage text shows of the flag: its name with the name of its
+// value, and its usage with the default.
+func (f Flag) Help() (name, usage string) {
+	value, usage := flag.UnquoteUsage(&flag.Flag{Usage: f.Usage, Value: f.Value(new(Settings))})
+	if f.Default != "" {
+		usage += " (default: " + f.Default + ")"
+	}
+	return strings.TrimSpace(f.Name + " " + value), usage
+}
+
+// Variable names the environment variable that stands in for a flag before the stage.
+func (f Flag) Variable() string {
+	return "TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 }
 
 // Value reads and writes the flag's setting, for package flag.
@@ -239,32 +245,106 @@ func (s Settings) Args(command string) []string {
 	return args
 }
 
-// ParseArgs reads the arguments of a stage as the stage itself would, and returns
-// which stage it is.
+// ParseArgs reads the arguments of a stage, and returns which stage it is.
 func ParseArgs(args []string) (s Settings, stage string, err error) {
-	parse := func(args []string, wanted func(Flag) bool) []string {
-		set := flag.NewFlagSet("", flag.ContinueOnError)
-		set.SetOutput(io.Discard)
-		for _, f := range Flags {
-			if wanted(f) {
-				set.Var(f.Value(&s), f.Name, "")
-			}
-		}
-		err = set.Parse(args)
-		return set.Args()
-	}
-	rest := parse(args, Flag.Common)
-	if err != nil {
-		return s, "", err
-	}
-	if len(rest) == 0 || !slices.Contains(Stages, rest[0]) {
-		return s, "", fmt.Errorf("no stage among the arguments %q", args)
-	}
-	stage = rest[0]
-	if rest = parse(rest[1:], func(f Flag) bool { return f.Of(stage) }); err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%s takes no argument %q", stage, rest[0])
-	}
+	stage, err = s.ReadArgs(args)
 	return s, stage, err
+}
+
+// ReadEnvironment reads the variables that stand in for flags before the stage.
+func (s *Settings) ReadEnvironment() error {
+	for _, f := range Flags {
+		if !f.Common() {
+			continue
+		}
+		given := os.Getenv(f.Variable())
+		if given == "" {
+			continue
+		}
+		if err := f.Value(s).Set(given); err != nil {
+			return fmt.Errorf("could not parse %q from environment variable %s: %w", given, f.Variable(), err)
+		}
+	}
+	return nil
+}
+
+// ReadArgs reads the arguments of a stage, and returns which stage it is. On an error it
+// goes on to find out as much as it can, so that the error is recorded where it should be.
+// The error holds no token.
+func (s *Settings) ReadArgs(args []string) (stage string, err error) {
+	rest, err := s.readCommon(args)
+	switch {
+	case len(rest) == 0:
+		return "", cmp.Or(err, errors.New("no stage"))
+	case !slices.Contains(Stages, rest[0]):
+		return "", cmp.Or(err, fmt.Errorf("unknown stage %s", quoteArgument(rest[0])))
+	case err != nil:
+		return rest[0], err
+	}
+
+	stage = rest[0]
+	set := s.flagSet(func(f Flag) bool { return f.Of(stage) })
+	if err := set.Parse(rest[1:]); err != nil {
+		return stage, asTyped(err)
+	}
+	if set.NArg() > 0 {
+		return stage, fmt.Errorf("takes no argument %s", quoteArgument(set.Arg(0)))
+	}
+	return stage, nil
+}
+
+// readCommon reads the flags before the stage, and returns the rest: it begins with the
+// stage, if there is one. A word after an unknown flag counts as the flag's value, unless a
+// stage has that name.
+func (s *Settings) readCommon(args []string) (rest []string, err error) {
+	set := s.flagSet(Flag.Common)
+	for {
+		wrong := set.Parse(args)
+		rest = set.Args()
+		if err == nil {
+			err = asTyped(wrong)
+		}
+		if err == nil || len(rest) == 0 || slices.Contains(Stages, rest[0]) {
+			return rest, err
+		}
+		if len(rest) == len(args) || !strings.HasPrefix(rest[0], "-") {
+			rest = rest[1:]
+		}
+		args = rest
+	}
+}
+
+func (s *Settings) flagSet(wanted func(Flag) bool) *flag.FlagSet {
+	set := flag.NewFlagSet("", flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	for _, f := range Flags {
+		if wanted(f) {
+			set.Var(f.Value(s), f.Name, "")
+		}
+	}
+	return set
+}
+
+// asTyped gives flags in the errors of package flag two dashes, as everybody writes them.
+func asTyped(err error) error {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	text := err.Error()
+	for _, before := range []string{"not defined: ", "needs an argument: ", "for flag ", "for "} {
+		if start, name, found := strings.Cut(text, before+"-"); found && !strings.HasPrefix(name, "-") {
+			return errors.New(start + before + "--" + name)
+		}
+	}
+	return err
+}
+
+// quoteArgument quotes an argument, unless it is a token.
+func quoteArgument(arg string) string {
+	if strings.HasPrefix(arg, "terok-g-") {
+		return "token " + store.Token(arg).Fingerprint()
+	}
+	return strconv.Quote(arg)
 }
 
 // SettingError is what is wrong with a setting.
@@ -277,6 +357,11 @@ type SettingError struct {
 func (e *SettingError) Error() string { return fmt.Sprintf("%s %q: %v", e.Name, e.Value, e.Err) }
 func (e *SettingError) Unwrap() error { return e.Err }
 
+// Limits reports whether the tokens are limited.
+func (s Settings) Limits() bool {
+	return s.Access != "" && s.Access != store.AccessWrite || len(s.Push) > 0
+}
+
 // Check reports, as a [SettingError], which setting makes no sense.
 func (s Settings) Check() error {
 	for _, pattern := range s.AllowProjects {
@@ -284,14 +369,11 @@ func (s Settings) Check() error {
 			return &SettingError{"allow-project", pattern, err}
 		}
 	}
-	if s.Access != "" && s.Access != accessRead && s.Access != accessWrite {
-		return &SettingError{"access", s.Access, errors.New("is neither " + accessRead + " nor " + accessWrite)}
+	if s.Access != "" && !slices.Contains(accesses, s.Access) {
+		return &SettingError{"access", s.Access, errors.New("is none of " + strings.Join(accesses, ", "))}
 	}
 	if err := s.checkPush(); err != nil {
 		return err
-	}
-	if err := checkMountPath(s.mountPath()); err != nil {
-		return &SettingError{"mount-path", s.MountPath, err}
 	}
 	if _, err := parseEnvMode(s.envMode()); err != nil {
 		return &SettingError{"env-mode", s.EnvMode, err}
@@ -336,8 +418,6 @@ func (s Settings) checkGateSocket() error {
 		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate elsewhere: leave --gate-url away, or take it back by --gate-url ''")}
 	case s.WithholdToken && s.EnvDir != "":
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, and that is withheld: leave --withhold-token away")}
-	case s.GateTimeout < 0:
-		return &SettingError{"gate-timeout", s.GateTimeout.String(), errTooShort}
 	}
 	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}
@@ -360,18 +440,10 @@ func (s Settings) Deadline() time.Duration {
 // stage takes to give up, since a hook that its runtime kills says nothing.
 func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second }
 
-// Annotations are the names of those that make a container one of ours.
-func (s Settings) Annotations() []string {
-	return []string{s.projectAnnotation(), s.taskAnnotation()}
-}
-
-func (s Settings) projectAnnotation() string  { return cmp.Or(s.ProjectAnnotation, ProjectAnnotation) }
-func (s Settings) taskAnnotation() string     { return cmp.Or(s.TaskAnnotation, TaskAnnotation) }
-func (s Settings) mountPath() string          { return cmp.Or(s.MountPath, MountPath) }
 func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
 func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(Identity)) }
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
-func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, GateTimeout) }
+func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, 2*time.Second) }
 
 // URL is the gate's as the container reaches it, empty if that is not known.
 func (s Settings) URL() string {

@@ -14,12 +14,12 @@ import (
 
 // all has every setting set.
 var all = Settings{
-	Tokens:  store.File{Path: "/srv/gate/tokens.json", LockTimeout: 90 * time.Second},
-	LogFile: "/var/log/gate", ProjectAnnotation: "a.project", TaskAnnotation: "a.task",
-	AllowProjects: []string{"demo", "web-*,"}, MountPath: "/srv/gate", EnvMode: "0440",
+	Tokens:        store.File{Path: "/srv/gate/tokens.json", LockTimeout: 90 * time.Second},
+	LogFile:       "/var/log/gate",
+	AllowProjects: []string{"demo", "web-*,"}, EnvMode: "0440",
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
 	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
-	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", GateTimeout: 3 * time.Second, WithholdToken: true,
+	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true,
 	Identity: new("{task} <{task}@{project}.example>"),
 }
 
@@ -27,7 +27,7 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
 	const identity = " --identity {task} <{task}@{project}.example>"
 	const token = " --env-mode 0440" + identity + " --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
-	const ours = " --project-annotation a.project --task-annotation a.task --allow-project demo --allow-project web-*, --mount-path /srv/gate --gate-url https://[::1]:9418/a" +
+	const ours = " --allow-project demo --allow-project web-*, --gate-url https://[::1]:9418/a" +
 		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token"
 	for _, row := range []struct {
 		command  string
@@ -36,12 +36,12 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	}{
 		{"prestart", Settings{}, "prestart"},
 		{"precreate", Settings{Identity: new("")}, "precreate --identity "},
-		{"prestart", all, common + "prestart" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
-		{"createRuntime", all, common + "createRuntime" + ours + " --gate-timeout 3s" + token + " --env-dir /srv/env"},
+		{"prestart", all, common + "prestart" + ours + token + " --env-dir /srv/env"},
+		{"createRuntime", all, common + "createRuntime" + ours + token + " --env-dir /srv/env"},
 		{"precreate", all, common + "precreate" + ours + identity},
 		{"poststop", all, common + "poststop --gate-socket /run/gate/control --env-dir /srv/env"},
 		{"reap", all, common + "reap"},
-		{"attach", all, common + "attach --gate-socket /run/gate/control --gate-timeout 3s"},
+		{"attach", all, common + "attach --gate-socket /run/gate/control"},
 	} {
 		if got := strings.Join(row.settings.Args(row.command), " "); got != row.args {
 			t.Errorf("%s: the arguments are\n%s\nnot\n%s", row.command, got, row.args)
@@ -75,7 +75,7 @@ func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
 		{[]string{"-token-file=/a", "--token-file", "/b", "prestart", "-env-mode=0444"}, Settings{Tokens: store.File{Path: "/b"}, EnvMode: "0444"}, ""},
 		{nil, Settings{}, "no stage"},
 		{[]string{"prestart", "--identity="}, Settings{Identity: new("")}, ""},
-		{[]string{"reap"}, Settings{}, "no stage"},
+		{[]string{"reap"}, Settings{}, `unknown stage "reap"`},
 		{[]string{"--token-flie", "/a", "prestart"}, Settings{}, "-token-flie"},
 		{[]string{"prestart", "--token-file", "/a"}, Settings{}, "-token-file"},
 		{[]string{"poststop", "--gate-url", "http://gate"}, Settings{}, "-gate-url"},
@@ -139,18 +139,17 @@ func TestSettingsAreChecked(t *testing.T) {
 	}{
 		{"nothing set", Settings{}, ""},
 		{"a gate socket", Settings{GateSocket: "/run/gate/control"}, ""},
-		{"all that goes with a gate socket", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", GateTimeout: time.Minute, WithholdToken: true}, ""},
+		{"all that goes with a gate socket", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true}, ""},
 		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
-		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is neither read nor write`},
+		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},
 		{"the default access", Settings{Access: "write"}, ""},
 		{"pushes to a branch by its short name", Settings{Push: []string{"refs/tags/*", "main"}}, `push "main": no full ref name`},
 		{"pushes to nothing", Settings{Push: []string{""}}, `push "": no full ref name`},
 		{"pushes for a name that is not there", Settings{Push: []string{"refs/heads/{user}"}}, `push "refs/heads/{user}": use letters`},
 		{"pushes that a long task makes too long", Settings{Push: []string{"refs/heads/{task}/{task}/{task}/{task}"}}, `push "refs/heads/{task}/{task}/{task}/{task}": longer than`},
 		{"pushes to more than can be said", Settings{Push: slices.Repeat([]string{"refs/heads/a"}, 17)}, `push "refs/heads/a": at most 16`},
-		{"a relative mount path", Settings{MountPath: "run/terok"}, `mount-path "run/terok": `},
 		{"a gate that is no URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
 		{"a gate with credentials", Settings{GateURL: "http://me:secret@gate"}, `gate-url "...@gate": `},
 		{"no identity", Settings{Identity: new("")}, ""},

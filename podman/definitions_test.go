@@ -22,9 +22,9 @@ import (
 // hook-injector none. What neither they nor the runtime know is an error.
 var podmanRuns = []string{"precreate", "poststop"}
 
-// definitions writes, with a binary that is there, the repository's definitions of
+// writeDefinitions writes, with a binary that is there, the repository's definitions of
 // these stages and those that install makes of them, into a folder each.
-func definitions(t *testing.T, stages ...string) map[string]string {
+func writeDefinitions(t *testing.T, stages ...string) map[string]string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -33,7 +33,7 @@ func definitions(t *testing.T, stages ...string) map[string]string {
 	dirs := map[string]string{"the repository's": t.TempDir(), "the installed": t.TempDir()}
 	installed, err := Registration{
 		Binary: self, Settings: hook.Settings{Tokens: store.File{Path: "/tokens.json"}},
-	}.files(Place{Hooks: dirs["the installed"], DropIn: filepath.Join(t.TempDir(), "none")}, os.DirFS(".."), hookLists{inForce: []string{dirs["the installed"]}})
+	}.files(Place{Hooks: dirs["the installed"], DropIn: filepath.Join(t.TempDir(), "none")}, hookLists{inForce: []string{dirs["the installed"]}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 		{"podman", []string{"precreate", "prestart", "poststop"}, podmanRuns, []string{"precreate", "prestart", "poststop"}},
 		{"CRI-O and NRI's hook-injector", []string{"prestart", "poststop"}, nil, []string{"prestart", "poststop"}},
 	} {
-		for whose, dir := range definitions(t, engine.stages...) {
+		for whose, dir := range writeDefinitions(t, engine.stages...) {
 			manager, err := hooks.New(context.Background(), []string{dir}, engine.runs)
 			if err != nil {
 				t.Errorf("%s cannot read %s definitions: %v", engine.name, whose, err)
@@ -133,7 +133,7 @@ func stagesOf(t *testing.T, manager *hooks.Manager, annotations map[string]strin
 // With a precreate definition among those that they read, CRI-O and the
 // hook-injector do not start.
 func TestPrecreateIsForPodmanAlone(t *testing.T) {
-	for whose, dir := range definitions(t, "precreate", "prestart", "poststop") {
+	for whose, dir := range writeDefinitions(t, "precreate", "prestart", "poststop") {
 		if _, err := hooks.New(context.Background(), []string{dir}, nil); err == nil || !strings.Contains(err.Error(), `unknown stage "precreate"`) {
 			t.Errorf("with %s definitions CRI-O starts, or does not for another reason: %v", whose, err)
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // mark is the first line of a file of ours that is no hook definition.
-const mark = "# Written by terok-gate-hook install; terok-gate-hook uninstall removes it.\n"
+const mark = "# Written by terok-gate install; terok-gate uninstall removes it.\n"
 
 // File is a file of an installation.
 type File struct {

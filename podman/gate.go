@@ -22,17 +22,13 @@ const GateUser = "terok-gate"
 // gate's, and the one above root's.
 const GateLog = "/var/log/terok-gate/gate/trail.log"
 
-// GateBinary is where the gate's program is, if it is there.
+// GateBinary is where the gate's program is: beside the hook's.
 func (r Registration) GateBinary() string { return filepath.Join(filepath.Dir(r.Binary), gateBinary) }
 
-// GateByDefault tells whether a gate of ours goes without saying: its program is there,
-// and no other gate is named.
+// GateByDefault reports whether install sets up a gate of ours unless told otherwise: no
+// other gate is named.
 func (r Registration) GateByDefault() bool {
-	if r.Binary == "" || r.Settings.GateURL != "" || r.Settings.GateSocket != "" {
-		return false
-	}
-	_, err := os.Stat(r.GateBinary())
-	return err == nil
+	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
 }
 
 // MakeRepos makes a folder of repositories, if it is not there, before install does: at the
@@ -54,9 +50,6 @@ func (p Place) MakeRepos(ctx context.Context, repos string) error {
 // gateFolders returns the folders that are to be made for the gate. An error says what
 // else has to be done before it could run.
 func (r Registration) gateFolders(place Place) (missing []folder, err error) {
-	if _, err := os.Stat(r.GateBinary()); err != nil {
-		return nil, fmt.Errorf("the gate's program: %w", err)
-	}
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, fmt.Errorf("the gate runs git: %w: install it", err)
 	}

@@ -142,15 +142,15 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 		want  []string
 	}{
 		{Place{Units: "/units"}, []string{
-			`" "serve" "--repos" "/var/lib/terok-gate/repos" "--token-file" "/var/lib/terok/gate/tokens.json" "--control" "/run/terok-gate/control" "--log-file" "/var/log/terok-gate/gate/trail.log"` + "\n",
+			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/terok-gate/gate/trail.log" "serve" "--repos" "/var/lib/terok-gate/repos" "--control" "/run/terok-gate/control"` + "\n",
 			"\nLogsDirectory=terok-gate/gate\n", "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n",
 		}},
 		{Place{Units: "/units", User: true}, []string{
-			`" "--control" "/run/terok-gate/control" "--log-file" "/var/log/hook.log"` + "\n",
+			`" "--log-file" "/var/log/hook.log" "serve" "--repos" "/var/lib/terok-gate/repos" "--control" "/run/terok-gate/control"` + "\n",
 			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/hook.log" "attach" "--gate-socket" "/run/terok-gate/control"` + "\n",
 		}},
 	} {
-		unit, err := r.unit(row.place, os.DirFS(".."))
+		unit, err := r.unit(row.place)
 		if err != nil {
 			t.Fatal(err)
 		}

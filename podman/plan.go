@@ -46,9 +46,8 @@ var ErrAnyProject = errors.New("whoever builds an image can choose the project, 
 // which projects they admit.
 var ErrWider = errors.New("the new hooks would take its place and admit any project")
 
-// Plan plans to register the hooks at the place. templates holds hooks.d and systemd as
-// the repository does. Podman is asked, nothing is changed.
-func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (Plan, error) {
+// Plan plans to register the hooks at the place. Podman is asked, nothing is changed.
+func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	plan := Plan{place: place}
 	major, minor, err := Version(ctx)
 	if err != nil {
@@ -73,7 +72,7 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 			return plan, err
 		}
 	}
-	if plan.Write, err = r.files(place, templates, lists); err != nil {
+	if plan.Write, err = r.files(place, lists); err != nil {
 		return plan, err
 	}
 	var theirs []File
@@ -89,7 +88,7 @@ func (r Registration) Plan(ctx context.Context, place Place, templates fs.FS) (P
 	if len(theirs) > 0 {
 		return plan, &ForeignError{theirs}
 	}
-	for _, unit := range units {
+	for _, unit := range unitNames {
 		if unit == r.unitName() {
 			continue
 		}
@@ -156,7 +155,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		}
 		did("wrote", f.Path)
 		unit := filepath.Base(f.Path)
-		if !p.place.Systemd || !slices.Contains(units, unit) {
+		if !p.place.Systemd || !slices.Contains(unitNames, unit) {
 			continue
 		}
 		if err := p.place.start(ctx, unit); err != nil {
@@ -178,7 +177,7 @@ func (p Plan) remove(ctx context.Context, did func(what, which string)) (err err
 	var stopped []string
 	for _, path := range p.Remove {
 		unit := filepath.Base(path)
-		if p.place.Systemd && slices.Contains(units, unit) && !slices.Contains(stopped, unit) {
+		if p.place.Systemd && slices.Contains(unitNames, unit) && !slices.Contains(stopped, unit) {
 			err = errors.Join(err, p.place.stop(ctx, unit))
 			stopped = append(stopped, unit)
 		}

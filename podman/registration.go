@@ -11,12 +11,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"terok-gate-hook/hook"
+	definitions "terok-gate-hook/hooks.d"
 )
 
 const binary = "terok-gate-hook"
@@ -93,33 +93,32 @@ func (r Registration) InstallArgs() []string {
 }
 
 // files returns the files that register the hooks, in the order in which they are to be
-// written: the gate runs before there are hooks that ask for it. templates holds hooks.d
-// and systemd as the repository does.
-func (r Registration) files(place Place, templates fs.FS, lists hookLists) ([]File, error) {
-	definitions, err := fs.Glob(templates, "hooks.d/*.json")
+// written: the gate runs before there are hooks that ask for it.
+func (r Registration) files(place Place, lists hookLists) ([]File, error) {
+	names, err := fs.Glob(definitions.Files, "*.json")
 	if err != nil {
 		return nil, err
 	}
 	var files []File
-	for _, name := range definitions {
-		content, err := r.definition(templates, name)
+	for _, name := range names {
+		content, err := r.definition(name)
 		if err != nil {
 			return nil, fmt.Errorf("definition %s: %w", name, err)
 		}
-		files = append(files, File{filepath.Join(place.Hooks, filepath.Base(name)), content})
+		files = append(files, File{filepath.Join(place.Hooks, name), content})
 	}
 	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
 		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
 	}
-	name := r.unitName()
-	if name == "" {
+	unitName := r.unitName()
+	if unitName == "" {
 		return files, nil
 	}
-	content, err := r.unit(place, templates)
+	content, err := r.unit(place)
 	if err != nil {
 		return nil, err
 	}
-	unit := File{place.unit(name), content}
+	unit := File{place.unit(unitName), content}
 	if r.Gate {
 		return slices.Insert(files, 0, unit), nil
 	}
@@ -153,8 +152,8 @@ func (l hookLists) with(dir string) []byte {
 	return []byte(mark + "[engine]\nhooks_dir = [" + strings.Join(items, ", ") + "]\n")
 }
 
-func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
-	template, err := fs.ReadFile(templates, name)
+func (r Registration) definition(name string) ([]byte, error) {
+	template, err := definitions.Files.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -167,20 +166,6 @@ func (r Registration) definition(templates fs.FS, name string) ([]byte, error) {
 	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
 	// The first is the program's name, and what podman shows of a precreate that fails.
 	d.Hook.Args = append(d.Hook.Args[:1:1], r.Settings.Args(stage)...)
-	d.When.Annotations = map[string]string{r.annotations(d): ".*"}
 	content, err := json.MarshalIndent(d, "", "  ")
 	return append(content, '\n'), err
-}
-
-// annotations is the pattern of those with which podman is to call us: the template's, which
-// has all that are ours by their names, and what else the settings call project and task.
-func (r Registration) annotations(template Definition) (pattern string) {
-	for pattern = range template.When.Annotations {
-	}
-	for _, name := range r.Settings.Annotations() {
-		if is, _ := regexp.MatchString(pattern, name); !is {
-			pattern += "|^" + regexp.QuoteMeta(name) + "(/|$)"
-		}
-	}
-	return pattern
 }

@@ -30,18 +30,20 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		Binary: filepath.Join(t.TempDir(), binary), // systemd takes no odd one
 		Settings: hook.Settings{
 			Tokens:  store.File{Path: filepath.Join(dir, "gate/tokens.json"), LockTimeout: 90 * time.Second},
-			LogFile: filepath.Join(top, "log"), EnvMode: "0440", ProjectAnnotation: "a.project", TaskAnnotation: "a.task",
+			LogFile: filepath.Join(top, "log"), EnvMode: "0440",
 		},
 		Watch: true,
 	}
-	if err := os.WriteFile(r.Binary, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, program := range []string{r.Binary, r.GateBinary()} {
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, place := range []Place{
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units"},
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units", User: true},
 	} {
-		files, err := r.files(place, os.DirFS(".."), hookLists{inForce: []string{"/theirs", "/hooks"}})
+		files, err := r.files(place, hookLists{inForce: []string{"/theirs", "/hooks"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,13 +92,10 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 		t.Fatalf("%s: %v", f.Path, err)
 	}
 	stage := d.Stages[0]
-	own := map[string][]string{
-		"precreate": {"--project-annotation", "a.project", "--task-annotation", "a.task"},
-		"prestart":  {"--project-annotation", "a.project", "--task-annotation", "a.task", "--env-mode", "0440"},
-	}
+	own := map[string][]string{"prestart": {"--env-mode", "0440"}}
 	name := binary
 	if stage == "precreate" { // podman shows it when the hook fails, and not what that says
-		name += " (to learn why: terok-gate-hook why)"
+		name += " (to learn why: terok-gate why)"
 	}
 	want := slices.Concat([]string{name, "--token-file", r.Settings.Tokens.Path, "--log-file", r.Settings.LogFile, "--lock-timeout", "1m30s", stage}, own[stage])
 	if !slices.Equal(d.Hook.Args, want) || d.Hook.Path != r.Binary {
@@ -105,7 +104,7 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 	if d.Hook.Timeout <= int(r.Settings.Tokens.LockTimeout.Seconds())+10 {
 		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.Settings.Tokens.LockTimeout)
 	}
-	if d.When.Annotations[`^terok\.[^./]*(/|$)|^a\.project(/|$)|^a\.task(/|$)`] != ".*" || !strings.Contains(f.Path, stage) {
+	if d.When.Annotations[`^terok\.[^./]*(/|$)`] != ".*" || !strings.Contains(f.Path, stage) {
 		t.Errorf("%s is for %v at %q", f.Path, d.When.Annotations, d.Stages)
 	}
 }

@@ -5,7 +5,6 @@ package podman
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	units "terok-gate-hook/systemd"
 )
 
 // Of the two, one runs: the gate sweeps too.
@@ -21,7 +22,7 @@ const (
 	GateUnitName  = "terok-gate.service"
 )
 
-var units = []string{WatchUnitName, GateUnitName}
+var unitNames = []string{WatchUnitName, GateUnitName}
 
 // hookLogs is the directory of the default log file of root's hooks.
 const hookLogs = "/var/log/terok-gate"
@@ -38,35 +39,32 @@ func (r Registration) unitName() string {
 }
 
 // unit is the repository's unit for our binaries and files.
-func (r Registration) unit(place Place, templates fs.FS) ([]byte, error) {
-	name := "systemd/system/" + r.unitName()
+func (r Registration) unit(place Place) ([]byte, error) {
+	template := "system/" + r.unitName()
 	if place.User {
-		name = "systemd/user/" + r.unitName()
+		template = "user/" + r.unitName()
 	}
-	template, err := fs.ReadFile(templates, name)
+	content, err := units.Files.ReadFile(template)
 	if err != nil {
 		return nil, err
 	}
-	unit := string(template)
-	runs, writes := slices.Concat([]string{r.Binary}, r.Settings.Args("reap"), []string{"--watch"}), []string{r.Settings.Tokens.Path}
-	log := r.Settings.LogFile
+	unit := string(content)
+
+	settings, writes := r.Settings, []string{r.Settings.Tokens.Path}
+	command, flags := "reap", []string{"--watch"}
 	if r.Gate {
-		runs = []string{
-			r.GateBinary(), "serve", "--repos", r.Repos,
-			"--token-file", r.Settings.Tokens.Path, "--control", r.Settings.GateSocket,
-		}
-		attach := append([]string{r.Binary}, r.Settings.Args("attach")...)
+		command, flags = "serve", []string{"--repos", r.Repos, "--control", r.Settings.GateSocket}
+		attach := append([]string{r.GateBinary()}, r.Settings.Args("attach")...)
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
 		writes = append(writes, r.Repos)
 		if !place.User { // that is root's, and not the gate's to write
-			log = GateLog
-		}
-		if log != "" {
-			runs = append(runs, "--log-file", log)
+			settings.LogFile = GateLog
 		}
 	}
+	runs := slices.Concat([]string{r.GateBinary()}, settings.Args(command), flags)
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
-	if log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
+
+	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
 		writes = append(writes, log)
 	}
 	var writable []string

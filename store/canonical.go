@@ -186,7 +186,7 @@ func (s *canonicalScanner) limited(said *limitedJSON) bool {
 		return false
 	}
 	access, ok := s.string()
-	if !ok || string(access) != "read" && string(access) != "write" {
+	if !ok || string(access) != AccessRead && string(access) != AccessAppend && string(access) != AccessWrite {
 		return false
 	}
 	if said != nil {

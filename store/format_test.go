@@ -476,6 +476,7 @@ func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
 		{"no process with a pid of another type", `{"project": "p", "process": {"machine": "m", "pid": "7"}}`, &entry{Project: "p"}},
 		{"no process with a pid out of range", `{"project": "p", "process": {"machine": "m", "pid": 1e30}}`, &entry{Project: "p"}},
 		{"read only", `{"limited": {"project": "p", "access": "read"}, "task": "t"}`, &entry{Project: "p", Task: "t", Limits: store.Limits{ReadOnly: true}}},
+		{"append only", `{"limited": {"project": "p", "access": "append"}, "task": "t"}`, &entry{Project: "p", Task: "t", Limits: store.Limits{AppendOnly: true}}},
 		{"pushes to some refs", `{"limited": {"push": [["refs/heads/a"], []], "access": "write", "project": "p"}}`,
 			&entry{Project: "p", Limits: store.Limits{Push: [][]string{{"refs/heads/a"}, {}}}}},
 		{"a limit that might be one more", `{"limited": {"project": "p", "access": "read", "until": "noon"}}`, nil},

@@ -15,12 +15,23 @@ import (
 // nothing of limits does not take it for an unlimited one:
 //
 //	"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}
+//
+// The access is one of [AccessRead], [AccessAppend] and [AccessWrite].
 type Limits struct {
 	ReadOnly bool
+	// AppendOnly refuses pushes that delete a ref, or move it so that what it named is lost.
+	AppendOnly bool
 	// Push are lists of patterns. A ref may be pushed to if it matches one pattern of
 	// each list; without lists, any ref may.
 	Push [][]string
 }
+
+// What a token may do, each more than the one before it.
+const (
+	AccessRead   = "read"   // fetch
+	AccessAppend = "append" // push as well, but neither delete nor force
+	AccessWrite  = "write"
+)
 
 // limitedJSON is what we write.
 type limitedJSON struct {
@@ -34,14 +45,23 @@ func (l Limits) of(project string) *limitedJSON {
 }
 
 // Limited tells whether there is any limit.
-func (l Limits) Limited() bool { return l.ReadOnly || len(l.Push) > 0 }
+func (l Limits) Limited() bool { return l.Access() != AccessWrite || len(l.Push) > 0 }
 
-// Access is "read" or "write".
+// Access returns the access in a word.
 func (l Limits) Access() string {
-	if l.ReadOnly {
-		return "read"
+	switch {
+	case l.ReadOnly:
+		return AccessRead
+	case l.AppendOnly:
+		return AccessAppend
 	}
-	return "write"
+	return AccessWrite
+}
+
+// setAccess sets the access, and reports whether there is such a one.
+func (l *Limits) setAccess(access string) bool {
+	l.ReadOnly, l.AppendOnly = access == AccessRead, access == AccessAppend
+	return l.Access() == access
 }
 
 // Pushes says in words which refs a push may be to.
@@ -172,17 +192,17 @@ func matchRef(pattern, ref string) bool {
 func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool) {
 	s := canonicalScanner{text: value}
 	if said := (limitedJSON{}); s.limited(&said) && s.at == len(value) {
-		return said.Project, Limits{ReadOnly: said.Access == "read", Push: said.Push}, true
+		limits.Push = said.Push
+		return said.Project, limits, limits.setAccess(said.Access)
 	}
 	keys, ok := valuesOf(value)
 	if !ok || !readInto(&project, keys["project"]) {
 		return "", Limits{}, false
 	}
 	var access string
-	if !readInto(&access, keys["access"]) || access != "read" && access != "write" {
+	if !readInto(&access, keys["access"]) || !limits.setAccess(access) {
 		return "", Limits{}, false
 	}
-	limits.ReadOnly = access == "read"
 	known := 2
 	if push, there := keys["push"]; there {
 		if !readInto(&limits.Push, push) {

@@ -145,6 +145,7 @@ func TestLimitsAreSaidInWords(t *testing.T) {
 		{Limits{}, "write", "refs/heads/**, refs/tags/**, refs/notes/**", false},
 		{Limits{ReadOnly: true}, "read", "nothing", true},
 		{Limits{ReadOnly: true, Push: [][]string{{"refs/**"}}}, "read", "nothing", true},
+		{Limits{AppendOnly: true}, "append", "refs/heads/**, refs/tags/**, refs/notes/**", true},
 		{Limits{Push: [][]string{{"refs/heads/a", "refs/tags/*"}}}, "write", "refs/heads/a, refs/tags/*", true},
 		{Limits{Push: [][]string{{"refs/heads/a"}, {"refs/heads/*", "refs/tags/*"}}}, "write", "refs/heads/a that is also refs/heads/*, refs/tags/*", true},
 		{Limits{Push: [][]string{{}}}, "write", "nothing", true},
@@ -158,7 +159,7 @@ func TestLimitsAreSaidInWords(t *testing.T) {
 // Every container's start waits for the file to be read.
 func TestWhatIsIssuedIsReadFast(t *testing.T) {
 	for _, limits := range []Limits{
-		{}, {ReadOnly: true}, {Push: [][]string{{"refs/heads/a"}}},
+		{}, {ReadOnly: true}, {AppendOnly: true}, {Push: [][]string{{"refs/heads/a"}}},
 		{ReadOnly: true, Push: [][]string{{"refs/heads/a", "refs/tags/*"}, {"refs/heads/agent/**"}}},
 	} {
 		file := File{Path: filepath.Join(t.TempDir(), "tokens.json")}

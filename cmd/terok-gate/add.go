@@ -120,7 +120,7 @@ func notAdmitted(installed podman.Registration, project string) string {
 	if installed.Settings.Admits(project) {
 		return ""
 	}
-	install := []string{"terok-gate-hook", "install"}
+	install := []string{"terok-gate", "install"}
 	for _, pattern := range append(slices.Clone(installed.Settings.AllowProjects), project) {
 		install = append(install, "--allow-project", pattern)
 	}

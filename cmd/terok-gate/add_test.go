@@ -16,7 +16,7 @@ func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
 		{[]string{"demo"}, ""},
 		{[]string{"web-*", "d*"}, ""},
 		{[]string{"web-*", "it's"}, "the installed hooks admit no container of project demo; if they should: " +
-			`terok-gate-hook install --allow-project 'web-*' --allow-project 'it'\''s' --allow-project demo`},
+			`terok-gate install --allow-project 'web-*' --allow-project 'it'\''s' --allow-project demo`},
 	} {
 		installed := podman.Registration{Settings: hook.Settings{AllowProjects: row.allowed}}
 		if got := notAdmitted(installed, "demo"); got != row.want {

@@ -21,7 +21,7 @@ func listenForHooks(path string) (*net.UnixListener, error) {
 	}
 	folder := filepath.Dir(path)
 	if err := os.MkdirAll(folder, 0o700); errors.Is(err, fs.ErrPermission) { // where nobody makes /run/user
-		return nil, fmt.Errorf("--control: %w: set XDG_RUNTIME_DIR to a folder of your own, and run terok-gate-hook install with it too", err)
+		return nil, fmt.Errorf("--control: %w: set XDG_RUNTIME_DIR to a folder of your own, and run terok-gate install with it too", err)
 	} else if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)
 	}

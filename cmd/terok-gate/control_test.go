@@ -109,7 +109,7 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 	m.mu.Lock()
 	before := m.ready
 	gate := &started{
-		Cmd:   exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "serve"}, args...)...),
+		Cmd:   exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program}, args...)...),
 		ended: make(chan struct{}),
 	}
 	gate.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(m.files)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
@@ -212,7 +212,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 		t.Fatalf("git init: %v\n%s", err, out)
 	}
 	m := newSystemd(t, dir)
-	args := []string{"--repos", repos, "--token-file", file.Path, "--control", control}
+	args := []string{"--token-file", file.Path, "serve", "--repos", repos, "--control", control}
 	gate := m.start(t, args...)
 	defer func() { gate.end(syscall.SIGTERM) }()
 

@@ -1,129 +1,180 @@
-// terok-gate serves git repositories to containers whose tokens terok-gate-hook issues.
+// terok-gate is what people use: it registers the hooks with the container engine, serves
+// git repositories to containers, and shows and revokes the tokens that terok-gate-hook
+// issues.
 //
-// Here is its command line; the gate itself is package gate. Results go to standard
-// output, all else to standard error. An error is one line, "terok-gate: <command>:
-// <what>: <why>". Exit status 0 is done, 1 failed, 2 misused.
+// Each command has a file, with its flags beside what it does; the work is done in other
+// packages. Results go to standard output, everything else to standard error. An error is
+// one line, "terok-gate: <command>: <what>: <why>". The exit status is 0 for done, 1 for
+// failed and 2 for a usage error.
 package main
 
 import (
 	"fmt"
 	"os"
-	"path/filepath"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
-	"terok-gate-hook/internal/control"
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/internal/version"
-	"terok-gate-hook/store"
 )
 
-const description = `From a folder of repositories to the first clone:
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
 
+// Categories of commands. Help sorts them by name.
+const (
+	gettingStarted = "Getting started"
+	repositories   = "Repositories"
+	tokens         = "Tokens"
+)
+
+const description = `From nothing to the first clone in a container without a network:
+
+   terok-gate install --allow-project 'demo*'
    terok-gate add demo ~/src/demo
-   terok-gate serve --listen 127.0.0.1:9418
-   token=$(terok-gate-hook create --project demo --task 1)
-   git clone http://${token}:@127.0.0.1:9418/demo.git`
+   podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 IMAGE git clone http://127.0.0.1:9418/demo.git`
 
 func main() {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
 		os.Exit(status)
 	}
 	trail.Program = "terok-gate"
-	os.Exit(runApp(os.Args))
+	os.Exit(runCommand(os.Args))
 }
 
-func runApp(args []string) (status int) {
+// runCommand runs the command that the arguments name, the program's name first, and returns the
+// exit status.
+func runCommand(args []string) (status int) {
+	// A closed standard output is an error to report, not a reason to die between
+	// a commit and its report.
+	signal.Ignore(syscall.SIGPIPE)
+
 	args = misuse.WordsAsFlags(args)
-	err := app(args).Run(args)
+	err := newApp(args).Run(args)
 	if err == nil {
-		return 0
+		return exitDone
 	}
-	fmt.Fprintln(os.Stderr, "terok-gate: "+printable.Line(err.Error()))
+	printError(err)
 	if misuse.Is(err) {
-		return 2
+		return exitUsage
 	}
-	return 1
+	return exitFailed
 }
 
-func app(args []string) *cli.App {
-	return &cli.App{
-		Name:                      "terok-gate",
-		Usage:                     "a git server for containers without a network",
-		Description:               description,
-		Version:                   version.String(),
-		HideHelpCommand:           true,
-		EnableBashCompletion:      true,
+// newApp makes the command line. args is what was typed, for its errors to quote.
+func newApp(args []string) *cli.App {
+	var given hook.Settings
+	app := &cli.App{
+		Name:            "terok-gate",
+		Usage:           "git for containers without a network, each with a token that lives as long as it does",
+		Description:     description,
+		Version:         version.String(),
+		HideHelpCommand: true,
+		// For the scripts in completions: a last argument --generate-bash-completion
+		// prints what could stand in its place.
+		EnableBashCompletion: true,
+		// A pattern may contain commas.
 		DisableSliceFlagSeparator: true,
-		Commands:                  []*cli.Command{named(serveCommand(), args), named(addCommand(), args), named(projectsCommand(), args)},
+		Flags:                     settingFlags(&given, hook.Flag.Common),
+		Commands: []*cli.Command{
+			in(gettingStarted, installCommand(&given)),
+			in(gettingStarted, addCommand()),
+			in(gettingStarted, doctorCommand()),
+			in(gettingStarted, onInstalled(whyCommand())),
+			in(gettingStarted, uninstallCommand()),
+
+			in(repositories, onInstalled(projectsCommand())),
+			in(repositories, serveCommand()),
+			in(repositories, onInstalled(attachCommand(&given))),
+
+			in(tokens, onInstalled(listCommand())),
+			in(tokens, onInstalled(createCommand())),
+			in(tokens, onInstalled(revokeCommand())),
+			in(tokens, onInstalled(verifyCommand())),
+			in(tokens, onInstalled(reapCommand())),
+			in(tokens, onInstalled(pathCommand())),
+		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return misuse.Errorf("unknown command %s: see terok-gate --help", misuse.Quote(c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return misuse.Errorf("%s: see terok-gate --help", misuse.AsTyped(err.Error(), args))
-		},
-		ExitErrHandler: func(*cli.Context, error) {}, // the status is ours to choose
+		OnUsageError:   explainMisuse(args),
+		ExitErrHandler: func(*cli.Context, error) {}, // runCommand chooses the status
 	}
+	for _, command := range app.Commands {
+		finish(command, app.OnUsageError)
+	}
+	return app
 }
 
-// named puts the command's name before its errors.
-func named(command *cli.Command, args []string) *cli.Command {
-	command.HideHelpCommand = true
-	action := command.Action
-	command.Action = func(c *cli.Context) error {
-		if err := action(c); err != nil {
-			return fmt.Errorf("%s: %w", command.Name, err)
-		}
-		return nil
-	}
-	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
-		return misuse.Errorf("%s: %s: see terok-gate %[1]s --help", command.Name, misuse.AsTyped(err.Error(), args))
-	}
+func in(category string, command *cli.Command) *cli.Command {
+	command.Category = category
 	return command
 }
 
-// reposFlag and tokenFileFlag are flags of more than one command.
-func reposFlag() cli.Flag {
-	return &cli.StringFlag{
-		Name: "repos", EnvVars: []string{"TEROK_GATE_REPOS"}, TakesFile: true,
-		Usage: "the folder `DIR` of repositories, <project>.git each; default: /var/lib/terok-gate/repos for root, else terok-gate/repos in $XDG_DATA_HOME or ~/.local/share",
+// finish gives a command what all commands have: its name and a way out in its errors.
+func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
+	command.HideHelpCommand = true
+	command.OnUsageError = onUsageError
+	if command.ArgsUsage == "" {
+		command.Before = misuse.NoArguments
+		command.ArgsUsage = " " // none, rather than "[arguments...]"
+	}
+	if before := command.Before; before != nil {
+		command.Before = func(c *cli.Context) error { return named(command, before(c)) }
+	}
+	for _, flag := range command.Flags {
+		if flag, ok := flag.(*cli.BoolFlag); ok {
+			flag.DisableDefaultText = true
+		}
+	}
+
+	action := command.Action
+	command.Action = func(c *cli.Context) error { return named(command, action(c)) }
+}
+
+// named adds to an error which command failed, and a way out.
+func named(command *cli.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w%s", command.Name, err, hook.WayOut(err))
+}
+
+// explainMisuse adds a way out to an error of package flag.
+func explainMisuse(args []string) cli.OnUsageErrorFunc {
+	return func(c *cli.Context, err error, isSubcommand bool) error {
+		text := misuse.AsTyped(err.Error(), args)
+		if !isSubcommand {
+			return misuse.Errorf("%s: see terok-gate --help", text)
+		}
+		name := c.Command.Name
+		_, unknown, _ := strings.Cut(text, "flag provided but not defined: --")
+		if isCommon(unknown) {
+			return misuse.Errorf("%s: %s: it stands before the command, as in terok-gate --%s ... %[1]s", name, text, unknown)
+		}
+		return misuse.Errorf("%s: %s: see terok-gate %[1]s --help", name, text)
 	}
 }
 
-func tokenFileFlag() cli.Flag {
-	return &cli.StringFlag{
-		Name: "token-file", EnvVars: []string{"TEROK_GATE_TOKEN_FILE"}, TakesFile: true,
-		Usage: "the token file `F`; default: see terok-gate-hook path",
-	}
+func isCommon(name string) bool {
+	return slices.ContainsFunc(hook.Flags, func(f hook.Flag) bool { return f.Common() && f.Name == name })
 }
 
-// reposOf returns the folder of repositories that the command line names, or the
-// default.
-func reposOf(c *cli.Context) (string, error) {
-	if dir := c.String("repos"); dir != "" {
-		return filepath.Abs(dir)
-	}
-	dir, err := control.DefaultRepos()
-	if err != nil {
-		return "", misuse.Errorf("no default folder of repositories: %w: name one with --repos", err)
-	}
-	return dir, nil
-}
-
-// tokenFileOf returns the token file that the command line names, or the default.
-func tokenFileOf(c *cli.Context) (file store.File, err error) {
-	if given := c.String("token-file"); given != "" {
-		file.Path, err = filepath.Abs(given)
-		return file, err
-	}
-	if file.Path, err = store.TokenFilePath(); err != nil {
-		return file, misuse.Errorf("%w: name one with --token-file", err)
-	}
-	return file, nil
+// printError prints an error as one line.
+func printError(err error) {
+	fmt.Fprintln(os.Stderr, "terok-gate: "+printable.Line(err.Error()))
 }

@@ -1,192 +1,187 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
-	"terok-gate-hook/store"
 )
 
+// repository is the folder of the sources, which hold what install writes and what
+// the tests read.
+var repository = func() string {
+	_, here, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(here), "../..")
+}()
+
+// commands are what scripts and tests run by name: this test binary again.
+var commands = map[string]func(){
+	"terok-gate":        main,
+	"wait-as-container": waitAsContainer,
+	"podman":            podmanStandIn,
+}
+
+// TestMain runs the tests in a mount namespace of their own, in which the system
+// log is theirs and mounts of theirs are nobody else's business. Whoever is not root
+// needs a user namespace for that.
 func TestMain(m *testing.M) {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
 		os.Exit(status)
 	}
-	testscript.Main(m, map[string]func(){"terok-gate": main})
-}
-
-// The stories in testdata/script use these beside testscript's own commands:
-//
-//	token project file        issues a token and writes it to a file
-//	revoke project            revokes a project's tokens
-//	reached                   waits until the gate at $ADDRESS takes connections
-//	get file socket path      asks for a path through a unix socket, and writes the answer
-//	listens socket            waits until a gate takes hooks at a socket
-//	stop                      tells the gate in the background to stop, and waits for it
-func TestStories(t *testing.T) {
-	testenv.Need(t, "git")
-	tokens := func(ts *testscript.TestScript) store.File { return store.File{Path: ts.MkAbs("tokens/tokens.json")} }
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
-		RequireExplicitExec: true,
-		RequireUniqueNames:  true,
-		Setup: func(env *testscript.Env) error {
-			// Of one that nobody listens at; the story's gate is the next to ask.
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			defer l.Close()
-			env.Setenv("ADDRESS", l.Addr().String())
-			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
-			env.Setenv("TEROK_GATE_TOKEN_FILE", filepath.Join(env.WorkDir, "tokens/tokens.json"))
-			env.Setenv("TEROK_GATE_LOG_FILE", filepath.Join(env.WorkDir, "trail.log"))
-			env.Setenv("GIT_TERMINAL_PROMPT", "0")
-			env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
-			for _, name := range []string{"AUTHOR", "COMMITTER"} {
-				env.Setenv("GIT_"+name+"_NAME", "A")
-				env.Setenv("GIT_"+name+"_EMAIL", "a@example")
-			}
-			return nil
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"token": func(ts *testscript.TestScript, _ bool, args []string) {
-				token, err := tokens(ts).CreateToken(args[0], "1")
-				ts.Check(err)
-				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(token), 0o600))
-				ts.Setenv("TOKEN", string(token))
-			},
-			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
-				_, err := tokens(ts).RevokeTokenForTask(args[0], "1")
-				ts.Check(err)
-			},
-			"reached": func(ts *testscript.TestScript, _ bool, _ []string) {
-				if !testenv.Wait(func() bool {
-					conn, err := net.Dial("tcp", ts.Getenv("ADDRESS"))
-					if err == nil {
-						conn.Close()
-					}
-					return err == nil
-				}) {
-					ts.Fatalf("the gate is not to be reached")
-				}
-			},
-			"listens": func(ts *testscript.TestScript, _ bool, args []string) {
-				if !testenv.Wait(func() bool {
-					conn, err := net.Dial("unixpacket", ts.MkAbs(args[0]))
-					if err == nil {
-						conn.Close()
-					}
-					return err == nil
-				}) {
-					ts.Fatalf("no gate listens to hooks")
-				}
-			},
-			"get": func(ts *testscript.TestScript, _ bool, args []string) {
-				conn, err := net.Dial("unix", ts.MkAbs(args[1]))
-				ts.Check(err)
-				defer conn.Close()
-				_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n", args[2])
-				ts.Check(err)
-				answer, err := io.ReadAll(conn)
-				ts.Check(err)
-				ts.Check(os.WriteFile(ts.MkAbs(args[0]), answer, 0o600))
-			},
-			"stop": func(ts *testscript.TestScript, _ bool, _ []string) {
-				for _, cmd := range ts.BackgroundCmds() {
-					ts.Check(cmd.Process.Signal(syscall.SIGTERM))
-				}
-			},
-		},
+	if _, isCommand := commands[filepath.Base(os.Args[0])]; isCommand {
+		testscript.Main(m, commands)
+	}
+	var namespaces uintptr = unix.CLONE_NEWNS
+	if os.Geteuid() != 0 {
+		namespaces |= unix.CLONE_NEWUSER
+	}
+	testenv.Main(namespaces, func() (status int, err error) {
+		testscript.Main(furnished{m}, commands) // which exits
+		return 0, nil
 	})
 }
 
-// A service manager passes sockets, and hears that the gate is ready, that it lives, and
-// that it stops (sd_listen_fds(3), sd_notify(3)).
-func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
-	testenv.Need(t, "git")
-	dir := t.TempDir()
-	notified, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+// furnished is m in a namespace that is made ready for it.
+type furnished struct{ m *testing.M }
+
+func (f furnished) Run() int {
+	bin, err := exec.LookPath("terok-gate")
+	if err == nil {
+		bin = filepath.Dir(bin)
+		err = os.Chmod(filepath.Dir(bin), 0o755) // another user runs the commands too
+	}
+	if err == nil {
+		err = buildHook(bin)
+	}
+	if err == nil && testenv.Alone {
+		err = systemLog.Listen()
+	}
 	if err != nil {
-		t.Fatal(err)
+		fmt.Fprintln(os.Stderr, "prepare the tests:", err)
+		return 1
 	}
-	defer notified.Close()
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
+	status := f.m.Run()
+	if leaks := systemLog.Matching(secret.MatchString); len(leaks) > 0 {
+		fmt.Fprintf(os.Stderr, "the system log holds a token: %q\n", leaks)
+		return 1
 	}
-	passed, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// sd_listen_fds(3) wants the pid of who is to take them, which a shell has and keeps.
-	program, err := exec.LookPath("terok-gate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "serve", "--repos", dir, "--token-file", dir+"/tokens.json", "--log-file", dir+"/trail.log")
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "NOTIFY_SOCKET="+notified.LocalAddr().String(), "WATCHDOG_USEC=100000")
-	cmd.ExtraFiles = []*os.File{passed}
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	hear := func(want string) {
-		t.Helper()
-		message := make([]byte, 100)
-		for {
-			n, err := notified.Read(message)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(message[:n]) == want {
-				return
-			}
-		}
-	}
-	hear("READY=1")
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprint(conn, "GET /demo.git/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-	if line, _ := bufio.NewReader(conn).ReadString('\n'); line != "HTTP/1.1 401 Unauthorized\r\n" {
-		t.Errorf("the gate answers %q", line)
-	}
-	hear("WATCHDOG=1")
-	hear("WATCHDOG=1")
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	hear("STOPPING=1")
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("it ends with %v: %s", err, log.String())
-	}
+	return status
 }
 
-// The hook is on the path of every container's start: nothing of the gate is in it.
-func TestTheHookLinksNothingOfTheGate(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "terok-gate-hook").Output()
+// buildHook puts terok-gate-hook beside terok-gate, as a package does.
+func buildHook(bin string) error {
+	built, err := testenv.Build("terok-gate-hook")
 	if err != nil {
+		return err
+	}
+	return os.Link(built, filepath.Join(bin, "terok-gate-hook"))
+}
+
+// secret is a token in full, which no log and no error may hold.
+var secret = regexp.MustCompile(`terok-g-[0-9a-f]{32}`)
+
+var systemLog testenv.Log
+
+// result is how a command ended.
+type result struct {
+	status         int
+	stdout, stderr string
+	pid            int
+}
+
+// call is a command line with what it runs in.
+type call struct {
+	args   []string
+	stdin  string
+	env    []string // added to an environment that holds nothing of ours
+	nobody bool     // run by another user, if root runs the tests
+}
+
+func (c call) run(t *testing.T) result {
+	t.Helper()
+	return runProgram(t, c.command(t))
+}
+
+func runProgram(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields(string(out)) {
-		for _, not := range []string{"net/http", "terok-gate-hook/gate", "github.com/prometheus/", "github.com/coreos/go-systemd"} {
-			if name == not || strings.HasSuffix(not, "/") && strings.HasPrefix(name, not) {
-				t.Errorf("the hook links %s", name)
-			}
-		}
+	r := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String(), cmd.Process.Pid}
+	if secret.MatchString(r.stderr) {
+		t.Errorf("standard error holds a token: %s", r.stderr)
+	}
+	return r
+}
+
+func (c call) command(t *testing.T) *exec.Cmd {
+	t.Helper()
+	name := "terok-gate"
+	if slices.ContainsFunc(c.args, isStage) {
+		name = "terok-gate-hook"
+	}
+	program, err := exec.LookPath(name)
+	must(t, err)
+	cmd := exec.Command(program, c.args...)
+	cmd.Stdin = strings.NewReader(c.stdin)
+	cmd.Dir = "/"
+	cmd.Env = append([]string{"GORACE=" + os.Getenv("GORACE"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}, c.env...)
+	if c.nobody && os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+func isStage(word string) bool { return slices.Contains(hook.Stages, word) }
+
+// errorLine checks that a failed command said one line of the form
+// "<program>: <command>: <what>: <why>". A stage says no more of what and why
+// than everybody may read: there the system log has it.
+func (r result) errorLine(t *testing.T, command, what string) {
+	t.Helper()
+	line, rest, _ := strings.Cut(r.stderr, "\n")
+	if rest != "" || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }) {
+		t.Errorf("standard error is not one line without control characters: %q", r.stderr)
+	}
+	name, _, _ := strings.Cut(command, ":")
+	stage := isStage(name)
+	program := "terok-gate: "
+	if stage {
+		program = "terok-gate-hook: "
+	}
+	if !strings.HasPrefix(line, program+command) || !stage && !strings.Contains(line, what) {
+		t.Errorf("the error is not \"%s%s... %s\" but %q", program, command, what, line)
+	}
+	if r.stdout != "" {
+		t.Errorf("a failing command prints %q", r.stdout)
+	}
+	if !stage {
+		return
+	}
+	systemLog.Need(t)
+	message := regexp.MustCompile(fmt.Sprintf(`^<27>... .. ..:..:.. terok-gate-hook\[%d\]: (?:failed|refused) .*error=(".*)$`, r.pid))
+	logged, ok := systemLog.Wait(message.MatchString)
+	if !ok {
+		t.Fatalf("the system log has nothing of process %d", r.pid)
+	}
+	said, err := strconv.Unquote(message.FindStringSubmatch(logged)[1])
+	if err != nil || !strings.HasPrefix(said, command) || !strings.Contains(said, what) {
+		t.Errorf("the system log has not \"%s... %s\" but %q, %v", command, what, logged, err)
 	}
 }

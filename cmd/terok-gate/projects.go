@@ -14,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
-	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
@@ -23,7 +22,7 @@ func projectsCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "projects",
 		Usage:  "list the repositories: project, size, live containers",
-		Flags:  []cli.Flag{reposFlag(), tokenFileFlag(), &cli.BoolFlag{Name: "json", DisableDefaultText: true, Usage: "print JSON, for programs"}},
+		Flags:  []cli.Flag{reposFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
 		Action: projects,
 	}
 }
@@ -37,14 +36,11 @@ type project struct {
 }
 
 func projects(c *cli.Context) error {
-	if err := misuse.NoArguments(c); err != nil {
-		return err
-	}
 	repos, err := reposOf(c)
 	if err != nil {
 		return err
 	}
-	file, err := tokenFileOf(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -32,8 +31,7 @@ func serveCommand() *cli.Command {
 		Usage: "serve the repositories of a folder to whoever shows a token of theirs",
 		Flags: []cli.Flag{
 			reposFlag(),
-			tokenFileFlag(),
-			&cli.StringFlag{Name: "control", EnvVars: []string{"TEROK_GATE_CONTROL"}, TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its folder must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
+			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its folder must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that others than this machine can reach, where tokens can be read on the way"},
 			&cli.StringSliceFlag{Name: "host", Usage: "clients call the gate `NAME`; addresses, localhost, this machine's name and the names that podman and docker give a host go without saying"},
@@ -44,7 +42,6 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "let each process of git's have `N` MiB of memory"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
-			&cli.StringFlag{Name: "log-file", EnvVars: []string{"TEROK_GATE_LOG_FILE"}, TakesFile: true, Usage: "append what happened to the file `F`, as JSON lines; default: /var/log/terok-gate/trail.log for root, else terok-gate/trail.log in ${XDG_STATE_HOME:-~/.local/state}"},
 		},
 		Action: serve,
 	}
@@ -53,9 +50,6 @@ func serveCommand() *cli.Command {
 func serve(c *cli.Context) error {
 	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
 		log.SetFlags(0)
-	}
-	if err := misuse.NoArguments(c); err != nil {
-		return err
 	}
 	for _, name := range []string{"per-token", "together", "max-push", "git-memory"} {
 		if c.Int(name) < 1 {
@@ -70,11 +64,11 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	file, err := tokenFileOf(c)
+	file, err := tokenFile(c)
 	if err != nil {
 		return err
 	}
-	logFile := cmp.Or(c.String("log-file"), trail.DefaultFile())
+	logFile := logFile(c.String("log-file"))
 	record := func(events ...trail.Event) error { return trail.Write(logFile, events...) }
 	// Whoever connects now waits until the gate is there.
 	figures, err := listenForFigures(c)

@@ -59,7 +59,7 @@ func OneArgument(c *cli.Context) error {
 // Quote quotes a stray argument, unless it is a token.
 func Quote(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
-		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate-hook reads from standard input"
+		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate reads from standard input"
 	}
 	return fmt.Sprintf("%q", arg)
 }

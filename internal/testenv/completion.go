@@ -13,7 +13,7 @@ import (
 // fish as their own code asks, zsh, whose completion needs a terminal, by typing.
 var askShell = map[string]string{
 	"bash": `
-		source completions/terok-gate-hook.bash
+		source completions/terok-gate.bash
 		COMP_LINE=$LINE COMP_POINT=${#LINE}
 		read -ra COMP_WORDS <<<"$LINE"
 		COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
@@ -22,7 +22,7 @@ var askShell = map[string]string{
 		_terok_gate "${COMP_WORDS[0]}" "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
 		printf '%s\n' "${COMPREPLY[@]}"`,
 	"fish": `
-		source completions/terok-gate-hook.fish
+		source completions/terok-gate.fish
 		complete --do-complete $LINE`,
 	// The marks are written in two parts, for the terminal shows what is typed. A first
 	// tab completes what is common, a second one lists the rest.

@@ -14,10 +14,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// CheckManualPage checks that a program's manual page has every command with every flag,
-// and no other. A command is a heading of the third level, which may name several with a
-// comma between them; its flags begin the lines that they are described in.
-func CheckManualPage(t *testing.T, program, page string) {
+// CommandFlags are the flags of each command, as they are typed. Those before the command
+// stand under "".
+type CommandFlags map[string][]string
+
+// CompletedFlags asks a program on urfave/cli which commands and flags it has, as a shell
+// does to complete them.
+func CompletedFlags(t *testing.T, program string) CommandFlags {
 	t.Helper()
 	complete := func(words ...string) []string {
 		out, err := exec.Command(Tool(t, program), append(words, "--generate-bash-completion")...).Output()
@@ -26,19 +29,26 @@ func CheckManualPage(t *testing.T, program, page string) {
 		}
 		return strings.Fields(string(out))
 	}
-	type flags map[string][]string // by command; before the command: ""
-	has := flags{"": complete("-")}
+
+	has := CommandFlags{"": complete("-")}
 	for _, command := range complete() {
 		has[command] = slices.DeleteFunc(complete(command, "-"), func(flag string) bool {
 			return flag == "--help" || flag == "-h" // described once
 		})
 	}
+	return has
+}
 
+// CheckManualPage checks that a manual page has every command with every flag, and no
+// other. A command is a heading of the third level, which may name several with a comma
+// between them; its flags begin the lines that they are described in.
+func CheckManualPage(t *testing.T, page string, has CommandFlags) {
+	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	described := flags{}
+	described := CommandFlags{}
 	commands := []string{""} // those that the section is about
 	flag := regexp.MustCompile(`\*\*(--?[a-z-]+)\*\*`)
 	for line := range strings.Lines(string(text)) {
@@ -58,6 +68,6 @@ func CheckManualPage(t *testing.T, program, page string) {
 		}
 	}
 	if diff := cmp.Diff(has, described, cmpopts.EquateEmpty(), cmpopts.SortSlices(strings.Compare)); diff != "" {
-		t.Errorf("commands and their flags (-%s has, +%s has):\n%s", program, page, diff)
+		t.Errorf("commands and their flags (-the program has, +%s has):\n%s", page, diff)
 	}
 }

@@ -1,0 +1,91 @@
+// The attach command: the gate in containers' networks again, after one that was lost.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/store"
+)
+
+func attachCommand(given *hook.Settings) *cli.Command {
+	return &cli.Command{
+		Name:  "attach",
+		Usage: "have a gate that was killed or moved serve the networks of living containers again",
+		Description: `Takes the gate's socket from the installed hooks, unless told, and attaches what hooks have
+handed over there. What a container has already stays. For a rootless podman it goes into podman's own user
+namespace, by podman unshare.`,
+		Flags:  stageFlags(given, "attach"),
+		Action: func(*cli.Context) error { return attach(*given) },
+	}
+}
+
+func attach(given hook.Settings) error {
+	s, err := checkedSettings(given)
+	if err != nil {
+		return err
+	}
+	if s.GateSocket == "" {
+		s.GateSocket = installedGateSocket()
+	}
+	if s.GateSocket == "" {
+		return misuse.Errorf("no installed hook names the gate's socket: give --gate-socket")
+	}
+	living, recordsErr := s.HandedOver()
+	inside, err := store.InUserNamespace()
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 && !inside && len(living) > 0 {
+		return inPodmansNamespace(s)
+	}
+	attached := 0
+	for _, e := range living {
+		if err := s.Attach(e); err != nil {
+			printError(fmt.Errorf("attach: container %.12s: %s%s", e.Container, hook.Detail(err), hook.WayOut(err)))
+			continue
+		}
+		attached++
+	}
+	fmt.Printf("attached %d\n", attached)
+	switch {
+	case recordsErr != nil:
+		return errors.New(hook.Detail(recordsErr))
+	case attached < len(living):
+		return fmt.Errorf("%d containers are without the gate", len(living)-attached)
+	}
+	return nil
+}
+
+// installedGateSocket is the one that the installed hooks are told, if there is one.
+func installedGateSocket() string {
+	place, err := placeOfOurs()
+	if err != nil {
+		return ""
+	}
+	installed, _, _ := place.Registration()
+	return installed.Settings.GateSocket
+}
+
+// inPodmansNamespace runs the command in the user namespace that the networks of a
+// rootless podman's containers belong to.
+func inPodmansNamespace(s hook.Settings) (err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	podman, err := exec.LookPath("podman")
+	if err != nil {
+		return err
+	}
+	err = syscall.Exec(podman, append([]string{"podman", "unshare", self}, s.Args("attach")...), os.Environ())
+	return fmt.Errorf("run podman unshare: %w", err)
+}

@@ -1,0 +1,106 @@
+// The doctor command: what is wrong between podman and the gate, and what mends it.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/doctor"
+	"terok-gate-hook/internal/printable"
+)
+
+func doctorCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "doctor",
+		Usage: "check everything between podman and the gate; exit status 1 if something is broken",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it; default: as installed"},
+			&cli.StringFlag{Name: "gate-user", Usage: "check that the gate's `user` can read the token file"},
+			&cli.StringFlag{Name: "project", Usage: "the project `P` that the probe container asks for"},
+			&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
+			&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; default: none, it borrows this machine's programs"},
+			&cli.BoolFlag{Name: "repair", Usage: "mend what is safe to mend; a corrupt token file is set aside"},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
+		},
+		Action: examine,
+	}
+}
+
+func examine(c *cli.Context) error {
+	place, err := placeOfOurs()
+	if err != nil {
+		return err
+	}
+	d := doctor.Doctor{
+		Place: place, GateURL: c.String("gate-url"), GateUser: c.String("gate-user"),
+		Project: c.String("project"), Network: c.String("network"), Image: c.String("image"), Repair: c.Bool("repair"),
+		TokenFile: c.String("token-file"), LogFile: c.String("log-file"),
+	}
+	for _, path := range []*string{&d.TokenFile, &d.LogFile} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	if d.Binary, err = hookBinary(); err != nil {
+		return err
+	}
+	findings := []doctor.Finding{}
+	broken := 0
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	d.Examine(ctx, func(f doctor.Finding) {
+		f.Text, f.Remedy = printable.Line(f.Text), printable.Line(f.Remedy)
+		if f.State == doctor.Broken {
+			broken++
+		}
+		findings = append(findings, f)
+		if !c.Bool("json") {
+			printFinding(os.Stdout, f) // at once: a probe takes its time
+		}
+	})
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(findings, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(out, '\n'))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if broken > 0 {
+		return fmt.Errorf("problems found: %d", broken)
+	}
+	return nil
+}
+
+// arrow stands between a finding and what mends it.
+const arrow = "→"
+
+// printFinding prints a line: a mark, the finding, and what mends it.
+func printFinding(w *os.File, f doctor.Finding) {
+	mark := paint(w, green, "✓")
+	switch f.State {
+	case doctor.Warning:
+		mark = paint(w, yellow, "!")
+	case doctor.Broken:
+		mark = paint(w, red, "✗")
+	}
+	// What comes after the arrow is pasted. A text may quote an annotation, which must not
+	// have one.
+	line := strings.ReplaceAll(f.Text, arrow, `\u2192`)
+	if f.Remedy != "" {
+		line += " " + arrow + " " + f.Remedy
+	}
+	fmt.Fprintf(w, "%s %s: %s\n", mark, f.Check, line)
+}

@@ -1,0 +1,44 @@
+// Flags that more than one command has.
+
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/misuse"
+)
+
+func projectFlag() cli.Flag {
+	return &cli.StringFlag{Name: "project", Usage: "the project `P`"}
+}
+
+func taskFlag() cli.Flag {
+	return &cli.StringFlag{Name: "task", Usage: "the task `T`"}
+}
+
+func dryRunFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "dry-run", Usage: "print what would be done, and do nothing"}
+}
+
+func reposFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "repos", TakesFile: true,
+		Usage: "the directory `DIR` of repositories, <project>.git each; default: /var/lib/terok-gate/repos for root, else terok-gate/repos in $XDG_DATA_HOME or ~/.local/share",
+	}
+}
+
+// reposOf returns the directory of repositories that the command line names, or the
+// default.
+func reposOf(c *cli.Context) (string, error) {
+	if dir := c.String("repos"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := control.DefaultRepos()
+	if err != nil {
+		return "", misuse.Errorf("no default directory of repositories: %w: name one with --repos", err)
+	}
+	return dir, nil
+}

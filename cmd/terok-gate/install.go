@@ -1,0 +1,231 @@
+// The install command: registering the hooks with podman for good.
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+func installCommand(given *hook.Settings) *cli.Command {
+	return &cli.Command{
+		Name:  "install",
+		Usage: "register the hooks with podman: for the system as root, else for yourself",
+		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
+			"--gate-url '', takes a setting back. --allow-project or --push, given, is the whole new list.",
+		// The settings of the stages, except the one for trying a stage by hand; then its own.
+		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
+			&cli.BoolFlag{Name: "no-gate", Usage: "register the hooks alone, for a gate elsewhere; --no-gate=false sets ours up after all"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
+			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
+			dryRunFlag(),
+		),
+		Action: func(c *cli.Context) error { return install(c, *given) },
+	}
+}
+
+func install(c *cli.Context, given hook.Settings) error {
+	// Folders that we make in /etc are for every user's podman, whatever root's umask.
+	syscall.Umask(0o022)
+	place, err := placeOfOurs()
+	if err != nil {
+		return err
+	}
+	was, there, err := place.Registration()
+	if err != nil {
+		return fmt.Errorf("%w: uninstall, then install with all that is to be set", err)
+	}
+	if c.Bool("show") {
+		return show(was, there)
+	}
+	registration, err := changed(c, place, was, there, given)
+	if err != nil {
+		return err
+	}
+	plan, err := registration.Plan(c.Context, place)
+	if err != nil {
+		return explain(err)
+	}
+	if err := carryOut(c, plan); err != nil || c.Bool("dry-run") {
+		return err
+	}
+	fmt.Println("token file:", registration.Settings.Tokens.Path)
+	if registration.Gate {
+		fmt.Println("repositories:", registration.Repos)
+	}
+	if advice := adviceOnService(c, place, registration); advice != "" {
+		fmt.Fprintln(os.Stderr, "terok-gate: "+advice)
+	}
+	return nil
+}
+
+// show prints the command that would set what is set.
+func show(r podman.Registration, there bool) error {
+	if !there {
+		return errors.New("nothing is installed")
+	}
+	fmt.Println("terok-gate", printable.Shell(r.InstallArgs()...))
+	return nil
+}
+
+// changed returns the registration with what the flags change, for this program. What
+// they do not name stays as it was.
+func changed(c *cli.Context, place podman.Place, r podman.Registration, there bool, given hook.Settings) (_ podman.Registration, err error) {
+	if r.Binary, err = hookBinary(); err != nil {
+		return r, err
+	}
+	if r, err = changedGate(c, place, r, there, given); err != nil {
+		return r, err
+	}
+	// For a stage, an empty pattern is an error. Here it empties the list.
+	if slices.Equal(given.Push, []string{""}) {
+		given.Push = nil
+	}
+	if r.Settings, err = changedSettings(c, r.Settings, given); err != nil {
+		return r, err
+	}
+	if slices.Contains(r.Settings.AllowProjects, "") {
+		return r, misuse.Errorf("--allow-project \"\": matches no project; '*' matches all")
+	}
+	if r.Settings.EnvDir != "" {
+		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
+	}
+	if r.Settings.Tokens, err = orDefault(r.Settings.Tokens); err != nil {
+		return r, err
+	}
+	if r.Settings.Tokens.Path, err = filepath.Abs(r.Settings.Tokens.Path); err != nil {
+		return r, err
+	}
+	usual := trail.DefaultFile()
+	r.Settings.LogFile = cmp.Or(r.Settings.LogFile, usual)
+	if r.Settings.LogFile != usual { // whose directory is made with it
+		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
+			return r, misuse.Errorf("--log-file %w", err)
+		}
+	}
+	if c.IsSet("no-watch") {
+		r.Watch = !c.Bool("no-watch")
+	}
+	return r, nil
+}
+
+// changedGate says whether there is to be a gate of ours: if nobody says so, at the first
+// time, where its program is there and no other gate is named.
+func changedGate(c *cli.Context, place podman.Place, r podman.Registration, there bool, given hook.Settings) (podman.Registration, error) {
+	had := r.Gate
+	switch {
+	case c.IsSet("no-gate"):
+		r.Gate = !c.Bool("no-gate")
+	case !there && !c.IsSet("gate-url") && !c.IsSet("gate-socket"):
+		r.Gate = r.GateByDefault()
+	}
+	switch {
+	case r.Gate && given.GateURL != "":
+		return r, misuse.Errorf("--gate-url is for a gate of another's, and install sets one up: give --no-gate too")
+	case r.Gate && given.GateSocket != "":
+		return r, misuse.Errorf("--gate-socket is for a gate of another's, and install sets one up: give --no-gate too")
+	case r.Gate && !had:
+		r.Settings.GateSocket = place.Control
+	case had && !r.Gate:
+		r.Settings.GateSocket = ""
+	}
+	if r.Repos == "" {
+		r.Repos = place.Repos
+	}
+	return r, nil
+}
+
+// explain adds a way out to the reason why there is no plan.
+func explain(err error) error {
+	if errors.Is(err, podman.ErrAnyProject) {
+		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
+	}
+	if errors.Is(err, podman.ErrWider) {
+		return misuse.Errorf("%w: name the projects with --allow-project, '*' for all", err)
+	}
+	theirs := (*podman.ForeignError)(nil)
+	if !errors.As(err, &theirs) {
+		return err
+	}
+	for _, f := range theirs.Files {
+		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
+	}
+	return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
+}
+
+// carryOut does what is planned and prints it, or prints what would be done.
+func carryOut(c *cli.Context, plan podman.Plan) error {
+	if !c.Bool("dry-run") {
+		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
+	}
+	for _, folder := range plan.Make() {
+		fmt.Println("would make", folder)
+	}
+	for _, f := range plan.Write {
+		fmt.Printf("# %s\n%s\n", f.Path, f.Content)
+	}
+	for _, path := range plan.Remove {
+		fmt.Println("would remove", path)
+	}
+	return nil
+}
+
+// adviceOnService says why the gate or reap --watch does not run for good, and what that
+// means.
+func adviceOnService(c *cli.Context, place podman.Place, r podman.Registration) string {
+	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
+	if r.Gate {
+		what, without = "the gate", "no container of a project starts until you do, by: "+serveByHand(r)
+	}
+	switch {
+	case !r.Gate && c.Bool("no-watch"):
+	case !r.Gate && !r.Watch:
+		return "reap --watch stays off (--no-watch=false turns it on): " + without
+	case !place.Systemd && place.User:
+		return "there is no systemd to run " + what + " for you: " + without
+	case !place.Systemd:
+		return "there is no systemd to run " + what + ": " + without
+	case place.User && !podman.Lingers():
+		return "systemd ends your containers and " + what + " when you log out; for both to go on: loginctl enable-linger"
+	}
+	return ""
+}
+
+// serveByHand is the command that starts the gate by hand. What goes without saying is
+// not said.
+func serveByHand(r podman.Registration) string {
+	words := []string{r.GateBinary()}
+	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {
+		words[0] = filepath.Base(path)
+	}
+	if usual, err := store.TokenFilePath(); err != nil || r.Settings.Tokens.Path != usual {
+		words = append(words, "--token-file", r.Settings.Tokens.Path)
+	}
+	if r.Settings.LogFile != trail.DefaultFile() {
+		words = append(words, "--log-file", r.Settings.LogFile)
+	}
+	words = append(words, "serve")
+	if usual, err := control.DefaultRepos(); err != nil || r.Repos != usual {
+		words = append(words, "--repos", r.Repos)
+	}
+	if r.Settings.GateSocket != control.DefaultSocket() {
+		words = append(words, "--control", r.Settings.GateSocket)
+	}
+	return printable.Shell(words...)
+}

@@ -1,0 +1,70 @@
+// Commands for people work on the tokens of the hooks that this user has installed.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/podman"
+)
+
+// placeOfOurs is where this user's hooks are installed.
+func placeOfOurs() (podman.Place, error) { return podman.OwnPlace() }
+
+// hookBinary returns the path of terok-gate-hook, which is installed beside this program.
+func hookBinary() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	hook := filepath.Join(filepath.Dir(self), "terok-gate-hook")
+	if _, err := os.Stat(hook); err != nil {
+		return "", fmt.Errorf("the hook's program: %w: install both programs in one directory", err)
+	}
+	return hook, nil
+}
+
+// onInstalled makes the command work on what is installed, unless it is told otherwise.
+func onInstalled(command *cli.Command) *cli.Command {
+	action := command.Action
+	command.Action = func(c *cli.Context) error {
+		if err := asInstalled(c); err != nil {
+			return err
+		}
+		return action(c)
+	}
+	return command
+}
+
+// asInstalled takes token file and log file from the installed hooks, if there are any
+// and neither the command line nor the environment names others. For their token file,
+// create also learns whether it is to hold hashes. Stages never look here: their own
+// definitions tell them.
+func asInstalled(c *cli.Context) error {
+	place, err := placeOfOurs()
+	if err != nil {
+		return nil // where nothing can be installed
+	}
+	installed, _, _ := place.Registration() // what cannot be read back names no file
+	theirs := c.String("token-file") == "" || c.String("token-file") == installed.Settings.Tokens.Path
+	if theirs && installed.Settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
+		if err := c.Set("hashed", "true"); err != nil {
+			return err
+		}
+	}
+	for _, named := range []struct{ flag, path string }{
+		{"token-file", installed.Settings.Tokens.Path}, {"log-file", installed.Settings.LogFile},
+	} {
+		if c.String(named.flag) != "" || !filepath.IsAbs(named.path) {
+			continue
+		}
+		if err := c.Set(named.flag, named.path); err != nil {
+			return err
+		}
+	}
+	return nil
+}

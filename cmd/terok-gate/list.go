@@ -1,0 +1,39 @@
+// The list command.
+
+package main
+
+import (
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/store"
+)
+
+func listCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "list",
+		Usage:  "list what tokens there are, without showing any",
+		Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
+		Action: list,
+	}
+}
+
+func list(c *cli.Context) error {
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	project, task := c.String("project"), c.String("task")
+	ofAnyProject, ofAnyTask := !c.IsSet("project"), !c.IsSet("task")
+	tokens, err := listTokens(c.Context, file, func(e store.Entry) bool {
+		return (ofAnyProject || e.Project == project) && (ofAnyTask || e.Task == task)
+	})
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(os.Stdout, tokens)
+	}
+	return printTable(os.Stdout, tokens)
+}

@@ -1,0 +1,33 @@
+// Writing to the audit trail.
+
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// record writes an event to the audit trail. If that fails, it says so and no more: what
+// the event tells of has happened.
+func record(named string, e trail.Event) {
+	if err := trail.Write(logFile(named), e); err != nil {
+		printError(err)
+	}
+}
+
+// logFile is the log file that was named, or else the default one.
+func logFile(named string) string {
+	if named != "" {
+		return named
+	}
+	return trail.DefaultFile()
+}
+
+// recordAll records the same event for each entry.
+func recordAll(c *cli.Context, event string, entries []store.Entry) {
+	for _, e := range entries {
+		record(c.String("log-file"), trail.Of(event, e))
+	}
+}

@@ -1,0 +1,113 @@
+// The revoke command.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+func revokeCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "revoke",
+		Usage: "revoke the tokens of a task, a project or a container, or the token on standard input",
+		Flags: []cli.Flag{
+			projectFlag(),
+			taskFlag(),
+			&cli.BoolFlag{Name: "all-tasks", Usage: "revoke the tokens of all tasks of the project"},
+			&cli.StringFlag{Name: "container", Usage: "the `container`: its name, or its id in full or as list shows it"},
+		},
+		Action: revoke,
+	}
+}
+
+func revoke(c *cli.Context) error {
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	match, err := toRevoke(c, file)
+	if err != nil {
+		return err
+	}
+	revoked, err := file.Revoke(match)
+	recordAll(c, trail.Revoked, revoked)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("revoked %d\n", len(revoked))
+	return nil
+}
+
+// toRevoke returns which tokens the command line means.
+func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, err error) {
+	project, task, container := c.String("project"), c.String("task"), c.String("container")
+	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
+	switch {
+	case c.IsSet("container") && (byProject || byTask || all):
+		return nil, misuse.Errorf("give --container or --project, not both")
+	case c.IsSet("container") && container == "":
+		return nil, misuse.Errorf("--container is empty")
+	case c.IsSet("container"):
+		id, err := containerID(c.Context, file, container)
+		if err != nil {
+			return nil, fmt.Errorf("--container %q: %w", container, err)
+		}
+		return func(e store.Entry) bool { return e.Container == id }, nil
+	case byTask && all:
+		return nil, misuse.Errorf("give --task or --all-tasks, not both")
+	case !byProject && (byTask || all):
+		return nil, misuse.Errorf("--project is missing")
+	case byProject && !byTask && !all:
+		return nil, misuse.Errorf("--task is missing; for the tokens of every task of the project, give --all-tasks")
+	case byProject:
+		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
+	}
+	token, err := readToken()
+	return func(e store.Entry) bool { return e.Is(token) }, err
+}
+
+// containerID returns the id of the container that somebody calls by its full id, by the
+// beginning of the id that list shows, or by its name. A full id is taken even if no token
+// belongs to it; a name that no container has is an error.
+func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
+	var ids []string // that begin with it
+	err = file.Each(func(e store.Entry) {
+		begins := e.Container == called || len(called) >= shortID && strings.HasPrefix(e.Container, called)
+		if begins && !slices.Contains(ids, e.Container) {
+			ids = append(ids, e.Container)
+		}
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case slices.Contains(ids, called):
+		return called, nil
+	case len(ids) == 1:
+		return ids[0], nil
+	case len(ids) > 1:
+		return "", errors.New("more than one container's id begins with it")
+	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
+		return called, nil
+	}
+	names, err := podman.ContainerNames(ctx)
+	for id, name := range names {
+		if name == called {
+			return id, nil
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("no token belongs to a container with this id, and its name cannot be looked up: %w", err)
+	}
+	return "", errors.New("no token belongs to a container with this id, and podman has none with this name")
+}

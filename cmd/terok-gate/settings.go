@@ -1,0 +1,78 @@
+// The settings of a stage on the command line: hook.Flags as flags of this program.
+
+package main
+
+import (
+	"errors"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/misuse"
+)
+
+// setting is a flag's value.
+type setting struct {
+	cli.Generic
+	flag hook.Flag
+}
+
+// IsBoolFlag tells package flag whether a value follows.
+func (s setting) IsBoolFlag() bool { return s.flag.Switch() }
+
+// settingFlag is the flag of a setting.
+type settingFlag struct {
+	*cli.GenericFlag
+	flag hook.Flag
+}
+
+func (f settingFlag) TakesValue() bool { return !f.flag.Switch() }
+func (f settingFlag) String() string   { return cli.FlagStringer(f) }
+
+// Names is asked for often, and GenericFlag's looks for a comma with a regular expression
+// each time.
+func (f settingFlag) Names() []string { return []string{f.Name} }
+
+// settingFlags makes the flags that are wanted, which set what is given.
+func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag {
+	var flags []cli.Flag
+	for _, f := range hook.Flags {
+		if !wanted(f) {
+			continue
+		}
+		flag := &cli.GenericFlag{
+			Name: f.Name, Usage: f.Usage, DefaultText: f.Default, TakesFile: f.Path,
+			Value: setting{f.Value(given), f},
+		}
+		if f.Common() {
+			flag.EnvVars = []string{f.Variable()}
+		}
+		flags = append(flags, settingFlag{flag, f})
+	}
+	return flags
+}
+
+// stageFlags stand after the stage.
+func stageFlags(given *hook.Settings, stage string) []cli.Flag {
+	return settingFlags(given, func(f hook.Flag) bool { return f.Of(stage) })
+}
+
+// changedSettings changes those settings that the flags set.
+func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, error) {
+	for _, f := range hook.Flags {
+		if c.IsSet(f.Name) {
+			f.Copy(&s, &given)
+		}
+	}
+	return checkedSettings(s)
+}
+
+// checkedSettings returns the settings, or a usage error that names the flag of the one
+// that makes no sense.
+func checkedSettings(s hook.Settings) (hook.Settings, error) {
+	err := s.Check()
+	if wrong := (*hook.SettingError)(nil); errors.As(err, &wrong) {
+		err = misuse.Errorf("--%w", err)
+	}
+	return s, err
+}

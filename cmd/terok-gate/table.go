@@ -1,0 +1,211 @@
+// How tokens are shown, to people and to programs: by list, reap --dry-run and uninstall.
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/podman"
+	"terok-gate-hook/store"
+)
+
+// shortID is how much of a container id people see; podman shows as much.
+const shortID = 12
+
+// listed is a token as programs see it with list --json.
+type listed struct {
+	Project     string     `json:"project"`
+	Task        string     `json:"task"`
+	Container   string     `json:"container"` // empty: it belongs to none
+	Name        string     `json:"name"`      // the container's; empty: it has none, or podman does not say
+	State       string     `json:"state"`     // store.State
+	Created     *time.Time `json:"created"`   // null: written by another program
+	Fingerprint string     `json:"fingerprint"`
+	Access      string     `json:"access"` // read or write
+	Push        [][]string `json:"push"`   // a push is to refs that match a pattern of each list
+}
+
+// row is a token as it waits for its turn to be printed: small, since there can be many.
+type row struct {
+	project, task, container string
+	state                    string
+	created                  time.Time
+	fingerprint              [8]byte
+	limits                   *store.Limits // nil: none
+}
+
+// table is what is printed.
+type table struct {
+	rows  []*row
+	names map[string]string // of containers, as far as known
+}
+
+// listTokens returns those tokens that are wanted, oldest first.
+func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) bool) (t table, err error) {
+	saveMemory()
+	err = file.Each(func(e store.Entry) {
+		if wanted(e) {
+			t.rows = append(t.rows, rowOf(e))
+		}
+	})
+	if err != nil {
+		return t, err
+	}
+	slices.SortStableFunc(t.rows, func(a, b *row) int { return a.created.Compare(b.created) })
+	if slices.ContainsFunc(t.rows, func(r *row) bool { return r.container != "" }) {
+		t.names, _ = podman.ContainerNames(ctx) // without podman, a list without names
+	}
+	return t, nil
+}
+
+func rowOf(e store.Entry) *row {
+	r := &row{project: e.Project, task: e.Task, container: e.Container, state: string(e.State()), created: e.Created}
+	copy(r.fingerprint[:], e.Token.Fingerprint())
+	switch {
+	case e.Malformed:
+		r.limits = &store.Limits{ReadOnly: true} // whatever it says, no push is honoured
+	case e.Limited():
+		limits := e.Limits // a copy: e is large
+		r.limits = &limits
+	}
+	return r
+}
+
+// listed is the row as programs see it.
+func (t table) listed(r *row) listed {
+	l := listed{
+		Project: r.project, Task: r.task, Container: r.container, Name: t.names[r.container], State: r.state,
+		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{},
+	}
+	if !r.created.IsZero() {
+		l.Created = &r.created
+	}
+	if r.limits != nil {
+		l.Access = r.limits.Access()
+		l.Push = append(l.Push, r.limits.Push...)
+	}
+	return l
+}
+
+func anyToken(store.Entry) bool { return true }
+
+func ofContainer(e store.Entry) bool { return e.Container != "" }
+
+// printJSON prints the rows as an array, one after the other: there can be many.
+func printJSON(w io.Writer, t table) error {
+	out := bufio.NewWriter(w)
+	before := "[\n  "
+	for _, r := range t.rows {
+		row, err := json.MarshalIndent(t.listed(r), "  ", "  ")
+		if err != nil {
+			return err
+		}
+		out.WriteString(before)
+		out.Write(printable.JSON(row))
+		before = ",\n  "
+	}
+	if len(t.rows) == 0 {
+		out.WriteString("[]\n")
+	} else {
+		out.WriteString("\n]\n")
+	}
+	return out.Flush()
+}
+
+// printTable prints the rows as a table. It has a column for containers' names if any is
+// known, and one for limits if any token has some. On a terminal, a token that is not
+// known to be live stands out.
+func printTable(w *os.File, t table) error {
+	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
+	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })
+	var aligned bytes.Buffer
+	columns := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	line := func(project, task, container, name, state, age, fingerprint, pushes string) {
+		cells := []string{project, task, container}
+		if named {
+			cells = append(cells, name)
+		}
+		cells = append(cells, state, age, fingerprint)
+		if limited {
+			cells = append(cells, pushes)
+		}
+		fmt.Fprintln(columns, strings.Join(cells, "\t"))
+	}
+	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO")
+	for _, r := range t.rows {
+		age := "-"
+		if !r.created.IsZero() {
+			age = shortAge(time.Since(r.created))
+		}
+		container := r.container[:min(shortID, len(r.container))]
+		line(printable.Line(r.project), printable.Line(r.task), orDash(container), orDash(t.names[r.container]),
+			r.state, age, string(r.fingerprint[:]), shortPushes(r.limits))
+	}
+	if err := columns.Flush(); err != nil {
+		return err
+	}
+	colours := map[string]string{string(store.Orphan): red, string(store.Malformed): red, string(store.Unsure): yellow}
+	out := bufio.NewWriter(w)
+	for i := -1; aligned.Len() > 0; i++ {
+		line := string(aligned.Next(bytes.IndexByte(aligned.Bytes(), '\n')))
+		if i >= 0 {
+			line = paint(w, colours[t.rows[i].state], line)
+		}
+		out.WriteString(line)
+		out.Write(aligned.Next(1))
+	}
+	return out.Flush()
+}
+
+// pushesOf says which refs the token may push to, and if it may only add.
+func pushesOf(l store.Limits) string {
+	pushes := printable.Line(l.Pushes())
+	if l.Access() == store.AccessAppend {
+		pushes = "append only: " + pushes
+	}
+	return pushes
+}
+
+// shortPushes is as much of the limits as fits a line. JSON has all.
+func shortPushes(l *store.Limits) string {
+	if l == nil {
+		return "anything"
+	}
+	const most = 60
+	pushes := pushesOf(*l)
+	if len(pushes) > most {
+		pushes = pushes[:most] + "..."
+	}
+	return pushes
+}
+
+func orDash(cell string) string {
+	if cell == "" {
+		return "-"
+	}
+	return printable.Line(cell)
+}
+
+// shortAge is the age in its largest unit: 7s, 3m, 5h, 12d.
+func shortAge(d time.Duration) string {
+	for _, unit := range []struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if d >= unit.length {
+			return fmt.Sprintf("%d%s", d/unit.length, unit.name)
+		}
+	}
+	return fmt.Sprintf("%ds", max(0, d/time.Second)) // a clock may have been set back
+}

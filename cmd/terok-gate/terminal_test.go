@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A token that somebody types or pastes is asked for, and does not stay on the screen.
+func TestATokenIsAskedForAndNotShown(t *testing.T) {
+	systemLog.Need(t) // and so no /dev of our own
+	const token = "terok-g-0123456789abcdef0123456789abcdef"
+	for _, row := range []struct {
+		name, command, typed string
+		stdout, stderr       string
+	}{
+		{"verify", "verify", token + "\n", "project \"other\", task \"1\"\n", "\n"},
+		{"revoke", "revoke", token + "\n", "revoked 1\n", "\n"},
+		{"nothing", "verify", "\n", "", "\nterok-gate: verify: read a token from standard input: there is none\n"},
+		{"the end of input", "verify", "\x04", "", "\nterok-gate: verify: read a token from standard input: there is none\n"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			a := ask(t, newTrial(t).stage("", row.command).command(t))
+			_, err := a.control.WriteString(row.typed)
+			must(t, err)
+			a.wait(t)
+			if a.stdout.String() != row.stdout || a.stderr != row.stderr {
+				t.Errorf("it says %q and %q", a.stdout.String(), a.stderr)
+			}
+			a.showedNothing(t)
+		})
+	}
+	for _, signal := range []syscall.Signal{unix.SIGINT, unix.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) {
+			a := ask(t, newTrial(t).stage("", "verify").command(t))
+			must(t, a.cmd.Process.Signal(signal))
+			a.wait(t)
+			if status := a.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != signal {
+				t.Errorf("it ended with %v", a.cmd.ProcessState)
+			}
+			a.showedNothing(t)
+		})
+	}
+}
+
+// asked is a command that waits for an answer on a terminal.
+type asked struct {
+	cmd               *exec.Cmd
+	terminal, control *os.File
+	said              io.Reader
+	stdout            strings.Builder
+	stderr            string // after the question
+}
+
+func ask(t *testing.T, cmd *exec.Cmd) *asked {
+	t.Helper()
+	a := &asked{cmd: cmd}
+	a.terminal, a.control = openTerminal(t)
+	cmd.Stdin, cmd.Stdout = a.terminal, &a.stdout
+	var err error
+	a.said, err = cmd.StderrPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	const question = "Token: "
+	said := make([]byte, len(question))
+	if _, err := io.ReadFull(a.said, said); err != nil || string(said) != question {
+		t.Fatalf("it asks %q, %v", said, err)
+	}
+	return a
+}
+
+func (a *asked) wait(t *testing.T) {
+	t.Helper()
+	rest, err := io.ReadAll(a.said)
+	must(t, err)
+	a.stderr = string(rest)
+	_ = a.cmd.Wait()
+}
+
+// showedNothing checks that the terminal has shown nothing, and shows what is typed now.
+func (a *asked) showedNothing(t *testing.T) {
+	t.Helper()
+	settings, err := unix.IoctlGetTermios(int(a.terminal.Fd()), unix.TCGETS)
+	must(t, err)
+	if settings.Lflag&unix.ECHO == 0 {
+		t.Error("the terminal does not show what is typed")
+	}
+	_, err = a.control.WriteString("end\n")
+	must(t, err)
+	shown := make([]byte, len("end\r\n"))
+	_, err = io.ReadFull(a.control, shown)
+	must(t, err)
+	if string(shown) != "end\r\n" {
+		t.Errorf("the terminal showed %q", shown)
+	}
+}
+
+// openTerminal returns a terminal and the end that a person sits at. (A pseudo-terminal
+// whose session ends may drop what was written, so this one has none: both its ends are
+// ours.)
+func openTerminal(t *testing.T) (terminal, control *os.File) {
+	t.Helper()
+	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { control.Close() })
+	must(t, unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { terminal.Close() })
+	return terminal, control
+}

@@ -1,0 +1,28 @@
+// Which token file a command works on.
+
+package main
+
+import (
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/store"
+)
+
+// tokenFile returns the token file that the command line names, or else the default.
+func tokenFile(c *cli.Context) (store.File, error) {
+	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
+}
+
+// saveMemory has garbage collected early. It is for commands that read a whole token file,
+// however large, and then end: besides the file, their memory holds little but garbage.
+func saveMemory() { debug.SetGCPercent(5) }
+
+// orDefault returns the token file, with the default path if it has none.
+func orDefault(file store.File) (_ store.File, err error) {
+	if file.Path == "" {
+		file.Path, err = store.TokenFilePath()
+	}
+	return file, err
+}

@@ -1,0 +1,104 @@
+// The uninstall command: taking back what install wrote.
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+func uninstallCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "uninstall",
+		Usage: "remove what install wrote, and say which tokens remain",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "revoke", Usage: "revoke the tokens of containers too, running ones included"},
+			dryRunFlag(),
+		},
+		Action: uninstall,
+	}
+}
+
+func uninstall(c *cli.Context) error {
+	place, err := placeOfOurs()
+	if err != nil {
+		return err
+	}
+	plan, err := place.Removal()
+	if err != nil {
+		return err
+	}
+	if err := asInstalled(c); err != nil {
+		return err
+	}
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	// Once before the hooks go, since they know where the tokens are: if this fails,
+	// uninstall can be tried again. And once after, for a container that started in
+	// between.
+	if c.Bool("revoke") {
+		if err := revokeContainers(c, file); err != nil {
+			return err
+		}
+	}
+	if len(plan.Remove) == 0 {
+		fmt.Println("nothing to remove")
+	}
+	installed, _, _ := place.Registration()
+	if err := carryOut(c, plan); err != nil {
+		return err
+	}
+	if installed.Gate {
+		fmt.Println("the repositories stay, in "+installed.Repos+", and so does the token file,", file.Path)
+	}
+	if c.Bool("revoke") && !c.Bool("dry-run") {
+		if _, err := revokeNow(c, file); err != nil {
+			return err
+		}
+	}
+	tokens, err := listTokens(c.Context, file, anyToken)
+	if err != nil {
+		return err
+	}
+	if len(tokens.rows) > 0 {
+		fmt.Printf("tokens that remain in %s (a running container keeps its hooks until it is started again):\n", file.Path)
+		return printTable(os.Stdout, tokens)
+	}
+	return nil
+}
+
+// revokeContainers revokes the tokens of containers, which without the hooks nobody would.
+func revokeContainers(c *cli.Context, file store.File) error {
+	if c.Bool("dry-run") {
+		n := 0
+		err := file.Each(func(e store.Entry) {
+			if ofContainer(e) {
+				n++
+			}
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Printf("would revoke tokens of containers: %d\n", n)
+		return nil
+	}
+	n, err := revokeNow(c, file)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("revoked tokens of containers: %d\n", n)
+	return nil
+}
+
+func revokeNow(c *cli.Context, file store.File) (n int, err error) {
+	revoked, err := file.Revoke(ofContainer)
+	recordAll(c, trail.Revoked, revoked)
+	return len(revoked), err
+}

@@ -1,0 +1,48 @@
+// The verify command: whether a token is valid, and for what.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/urfave/cli/v2"
+)
+
+func verifyCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "verify",
+		Usage:  "print project, task and limits of the token on standard input; exit status 1 unless a gate honours it now",
+		Action: verify,
+	}
+}
+
+func verify(c *cli.Context) error {
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	token, err := readToken()
+	if err != nil {
+		return err
+	}
+	saveMemory()
+
+	// As the gate asks: what it refuses, verify refuses.
+	var unreadable error
+	found, ok := file.Reader(func(err error) { unreadable = err }).Find(string(token))
+	if unreadable != nil && !errors.Is(unreadable, fs.ErrNotExist) {
+		return unreadable
+	}
+	if !ok {
+		return fmt.Errorf("token %s is not valid", token.Fingerprint())
+	}
+
+	limits := ""
+	if found.Limited() {
+		limits = ", pushes to " + pushesOf(found.Limits)
+	}
+	fmt.Printf("project %q, task %q%s\n", found.Project, found.Task, limits)
+	return nil
+}

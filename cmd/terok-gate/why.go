@@ -1,0 +1,81 @@
+// The why command: why a container was refused.
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/podman"
+)
+
+func whyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "why",
+		Usage:     "print why containers were refused, the last ones, and what to do",
+		ArgsUsage: "[CONTAINER]",
+		Before:    misuse.OneArgument,
+		Action:    why,
+	}
+}
+
+// mostReasons is how many refusals why prints.
+const mostReasons = 10
+
+func why(c *cli.Context) error {
+	file := logFile(c.String("log-file"))
+	events, err := trail.Complaints(c.Context, file)
+	names, _ := podman.ContainerNames(c.Context) // without podman, ids have to do
+	if c.Args().Present() {
+		called := c.Args().First()
+		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, called, names) })
+		if len(events) == 0 && err == nil {
+			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, why prints those of all containers", misuse.Quote(called), placesOf(file))
+		}
+	}
+	if len(events) == 0 && err == nil {
+		fmt.Fprintln(os.Stderr, "terok-gate: no refusal is recorded in "+placesOf(file))
+	}
+	for _, e := range events[max(0, len(events)-mostReasons):] {
+		printReason(os.Stdout, e, names)
+	}
+	return err
+}
+
+// isCalled reports whether somebody means the container by its name, its id or the
+// beginning of that.
+func isCalled(id, called string, names map[string]string) bool {
+	return id != "" && (names[id] == called || len(called) >= shortID && strings.HasPrefix(id, called))
+}
+
+// printReason prints when a container was refused, which, and why.
+func printReason(w io.Writer, e trail.Event, names map[string]string) {
+	line := e.Time.Local().Format(time.DateTime) + " container " + cmp.Or(e.Container[:min(shortID, len(e.Container))], "-")
+	if name := names[e.Container]; name != "" {
+		line += " (" + name + ")"
+	}
+	for _, of := range [][2]string{{"project", e.Project}, {"task", e.Task}} {
+		if of[1] != "" {
+			line += fmt.Sprintf(" %s %.128q", of[0], of[1])
+		}
+	}
+	fmt.Fprintf(w, "%s\n    %s\n", printable.Line(line), printable.Line(e.Error))
+}
+
+// placesOf is where refusals are looked for.
+func placesOf(file string) string {
+	if file == "" {
+		return "the journal"
+	}
+	return file + " or the journal"
+}

@@ -1,0 +1,129 @@
+// Tokens that may only add to a repository: their pushes neither delete a ref nor force one.
+//
+// Whether a branch is forced takes the objects, so it is judged when git has received them,
+// and while they are in git's quarantine: what is refused leaves nothing behind. A commit's
+// ancestors never change, so the answer holds when git moves the refs, which may then be no
+// others.
+
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/store"
+)
+
+// mostForwards is how many refs that are there a push of such a token may move: git is
+// started for each.
+const mostForwards = 100
+
+var tooManyForwards = &refusal{
+	code: http.StatusForbidden,
+	text: fmt.Sprintf("the token may only add, and moves at most %d refs that are there in one push: push in parts", mostForwards),
+}
+
+// losing is the refusal of a move by which what the ref named would be lost.
+func losing(ref string) *refusal {
+	return &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the token may only add: %.200s must not be deleted or forced", printable.Line(ref))}
+}
+
+// loses reports whether a move of the ref of this name loses what it named before, whatever
+// the objects are. A tag is forced by any move.
+func loses(m move, name string) bool {
+	return isZero(m.new) || strings.HasPrefix(name, "refs/tags/") && !isZero(m.old)
+}
+
+// moved is the number of refs that are there and are to move.
+func (c commands) moved() (number int) {
+	for m := range c.all() {
+		if !isZero(m.old) {
+			number++
+		}
+	}
+	return number
+}
+
+// forwards are moves from a commit to a descendant of it: the old object and the new one.
+type forwards map[[2]string]struct{}
+
+// have reports whether the move is one of them, or creates its ref.
+func (f forwards) have(m move) bool {
+	_, is := f[[2]string{m.old, m.new}]
+	return is || isZero(m.old)
+}
+
+// forwardsOf finds those among a push's moves that are forwards.
+func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine string, asked commands) (forwards, error) {
+	commits, err := g.commits(ctx, repo, quarantine, asked)
+	if err != nil {
+		return nil, err
+	}
+	found := forwards{}
+	for m := range asked.all() {
+		if !commits[m.old] || !commits[m.new] {
+			continue
+		}
+		is, err := g.isAncestor(ctx, repo, quarantine, m.old, m.new)
+		if err != nil {
+			return nil, err
+		}
+		if is {
+			found[[2]string{m.old, m.new}] = struct{}{}
+		}
+	}
+	return found, nil
+}
+
+// commits returns those objects of the moves of existing refs that are commits. git takes a
+// tag for the commit that it names, when it is asked for ancestors.
+func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, asked commands) (map[string]bool, error) {
+	git := g.commandWith(repo, quarantine, "cat-file", "--batch-check=%(objectname) %(objecttype)")
+	var objects strings.Builder // less than a pipe holds: see mostForwards
+	for m := range asked.all() {
+		if !isZero(m.old) {
+			fmt.Fprintf(&objects, "%s\n%s\n", m.old, m.new)
+		}
+	}
+	git.cmd.Stdin = strings.NewReader(objects.String())
+	if err := git.start(g.git.starter, g.git.memory); err != nil {
+		return nil, err
+	}
+
+	text, err := git.output(ctx)
+	commits := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if object, is := strings.CutSuffix(line, " commit\n"); is {
+			commits[object] = true
+		}
+	}
+	return commits, err
+}
+
+// isAncestor reports whether the commit old is new, or an ancestor of it.
+func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old, new string) (bool, error) {
+	git := g.commandWith(repo, quarantine, "merge-base", "--is-ancestor", old, new)
+	if err := git.start(g.git.starter, g.git.memory); err != nil {
+		return false, err
+	}
+	_, err := git.output(ctx)
+	if no := (*exec.ExitError)(nil); ctx.Err() == nil && errors.As(err, &no) && no.ExitCode() == 1 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// commandWith is a git that sees the objects in a quarantine, too, and every commit as it is.
+func (g *Gate) commandWith(repo repository, quarantine string, args ...string) *command {
+	git := g.git.command(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git.cmd.Env = append(git.cmd.Env, "GIT_NO_REPLACE_OBJECTS=1")
+	if quarantine != "" { // git is started in the repository; a colon in its path would end it
+		git.cmd.Env = append(git.cmd.Env, "GIT_ALTERNATE_OBJECT_DIRECTORIES=objects/"+quarantine)
+	}
+	return git
+}

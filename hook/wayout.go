@@ -1,0 +1,34 @@
+// Which flag gets somebody past an error: the packages that make the errors do not know
+// the flags.
+
+package hook
+
+import (
+	"errors"
+	"io/fs"
+
+	"terok-gate-hook/store"
+)
+
+// WayOut ends the text of an error, if there is a flag for it.
+func WayOut(err error) string {
+	switch {
+	case errors.Is(err, store.ErrNoDefault):
+		return ": name one with --token-file"
+	case errors.Is(err, ErrNotAdmitted):
+		return " by --allow-project"
+	case errors.Is(err, ErrNoEnvDir):
+		return ": name one with --env-dir"
+	case errors.Is(err, ErrNoGate) && errors.Is(err, fs.ErrPermission): // a rootless user's podman reads root's definitions
+		return ": it is another user's: run terok-gate install as the user who starts the container"
+	case errors.Is(err, ErrNoGate):
+		return ": start it, as the service terok-gate or with terok-gate serve"
+	case errors.Is(err, ErrHostNetwork):
+		return ": give it a network of its own, as --network none does, or let it reach a gate by --gate-url"
+	case errors.Is(err, ErrTaken):
+		return ": see who listens there, or choose another one by --gate-listen"
+	case errors.Is(err, ErrNotAlone):
+		return ": give it a network of its own, or do without --withhold-token"
+	}
+	return ""
+}
