@@ -46,8 +46,9 @@ func versionOf(path string) (fileVersion, error) {
 	return fileVersion{uint64(stat.Dev), stat.Ino, stat.Size, stat.Mtim, stat.Ctim}, nil
 }
 
-func (g *Gate) advertisementVersion(repo repository) (v advertisementVersion, err error) {
-	if v.git, err = versionOf(g.git); err == nil {
+// advertisementVersion returns the version of what this git says of a repository.
+func (r *runner) advertisementVersion(repo repository) (v advertisementVersion, err error) {
+	if v.git, err = versionOf(r.program); err == nil {
 		v.config, err = versionOf(filepath.Join(repo.path, "config"))
 	}
 	return v, err

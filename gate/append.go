@@ -58,31 +58,6 @@ func (f forwards) have(m move) bool {
 	return is || isZero(m.old)
 }
 
-// received decides whether what the push has brought may leave the quarantine. The name is
-// empty if it has brought nothing.
-func (t *transaction) received(quarantine string) error {
-	if err := t.mayMove(nil); err != nil || !t.who.AppendOnly {
-		return err
-	}
-
-	var err error
-	t.forwards, err = t.forwardsOf(t.ctx, t.repo, quarantine, t.asked)
-	switch {
-	case t.ctx.Err() != nil:
-		return store.ErrRevoked
-	case err != nil:
-		t.fail(fmt.Errorf("find out what a push loses: %w", err))
-		return failed
-	}
-	for m := range t.asked.all() {
-		if !t.forwards.have(m) {
-			t.refused, t.lost = losing(m.ref), m.ref
-			return t.refused
-		}
-	}
-	return nil
-}
-
 // forwardsOf finds those among a push's moves that are forwards.
 func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine string, asked commands) (forwards, error) {
 	commits, err := g.commits(ctx, repo, quarantine, asked)
@@ -116,7 +91,7 @@ func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, 
 		}
 	}
 	git.cmd.Stdin = strings.NewReader(objects.String())
-	if err := git.start(g.starter, g.memory); err != nil {
+	if err := git.start(g.git.starter, g.git.memory); err != nil {
 		return nil, err
 	}
 
@@ -133,7 +108,7 @@ func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, 
 // isAncestor reports whether the commit old is new, or an ancestor of it.
 func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old, new string) (bool, error) {
 	git := g.commandWith(repo, quarantine, "merge-base", "--is-ancestor", old, new)
-	if err := git.start(g.starter, g.memory); err != nil {
+	if err := git.start(g.git.starter, g.git.memory); err != nil {
 		return false, err
 	}
 	_, err := git.output(ctx)
@@ -145,7 +120,7 @@ func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old,
 
 // commandWith is a git that sees the objects in a quarantine, too, and every commit as it is.
 func (g *Gate) commandWith(repo repository, quarantine string, args ...string) *command {
-	git := g.command(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git := g.git.command(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
 	git.cmd.Env = append(git.cmd.Env, "GIT_NO_REPLACE_OBJECTS=1")
 	if quarantine != "" { // git is started in the repository; a colon in its path would end it
 		git.cmd.Env = append(git.cmd.Env, "GIT_ALTERNATE_OBJECT_DIRECTORIES=objects/"+quarantine)

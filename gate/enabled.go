@@ -5,6 +5,7 @@ package gate
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"terok-gate-hook/store"
 )
 
 // disabled are the services that the configurations of repositories take back, by path.
@@ -32,36 +35,38 @@ func disabledService(s service) *refusal {
 	return &refusal{code: http.StatusForbidden, text: "the repository does not allow it: http." + strings.ReplaceAll(s.command(), "-", "") + " is false"}
 }
 
-// checkEnabled refuses a service that the repository's configuration takes back by
+// check refuses a service that the repository's configuration takes back by
 // http.uploadpack or http.receivepack.
-func (v *visit) checkEnabled() error {
-	version, err := v.advertisementVersion(v.repo)
+func (d *disabled) check(ctx context.Context, git *runner, repo repository, who store.Pass, asked service) error {
+	version, err := git.advertisementVersion(repo)
 	if err != nil {
 		return err
 	}
-	v.disabled.mu.Lock()
-	known, ok := v.disabled.known[v.repo.path]
-	v.disabled.mu.Unlock()
+
+	d.mu.Lock()
+	known, ok := d.known[repo.path]
+	d.mu.Unlock()
 	if !ok || known.version != version || time.Since(known.at) > keptFor {
 		known = services{version: version, at: time.Now()}
-		if known.fetch, known.pushes, err = v.disabledIn(v.repo); err != nil {
+		if known.fetch, known.pushes, err = disabledIn(ctx, git, repo, who); err != nil {
 			return err
 		}
-		v.disabled.mu.Lock()
-		if v.disabled.known == nil {
-			v.disabled.known = map[string]services{}
+		d.mu.Lock()
+		if d.known == nil {
+			d.known = map[string]services{}
 		}
-		v.disabled.known[v.repo.path] = known
-		v.disabled.mu.Unlock()
+		d.known[repo.path] = known
+		d.mu.Unlock()
 	}
-	if v.asked.service == uploadPack && known.fetch || v.asked.service == receivePack && known.pushes {
-		return disabledService(v.asked.service)
+
+	if asked == uploadPack && known.fetch || asked == receivePack && known.pushes {
+		return disabledService(asked)
 	}
 	return nil
 }
 
 // disabledIn asks git, if the configuration may say anything of it at all.
-func (v *visit) disabledIn(repo repository) (fetch, pushes bool, err error) {
+func disabledIn(ctx context.Context, git *runner, repo repository, who store.Pass) (fetch, pushes bool, err error) {
 	text, err := os.ReadFile(filepath.Join(repo.path, "config"))
 	if err != nil {
 		return false, false, err
@@ -73,11 +78,11 @@ func (v *visit) disabledIn(repo repository) (fetch, pushes bool, err error) {
 	}
 
 	is := func(key string) (bool, error) {
-		git, err := v.start(repo, v.who, "", "config", "--type=bool", "--get", key)
+		config, err := git.start(repo, who, "", "config", "--type=bool", "--get", key)
 		if err != nil {
 			return false, err
 		}
-		said, err := git.output(v.r.Context())
+		said, err := config.output(ctx)
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && exit.ExitCode() == 1 {
 			return false, nil // it is not set

@@ -16,7 +16,7 @@ import (
 // environment is git's, made from nothing: no header of a request, no configuration of
 // a user or of the machine. What stands here overrides the repository's configuration, and
 // is all that the advertisement of upload-pack depends on beside the object format.
-func (g *Gate) environment(repo repository, who store.Pass, protocol string) []string {
+func environment(path string, maxPush int64, repo repository, who store.Pass, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
 		task = "unknown"
@@ -25,7 +25,7 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 		container = who.Fingerprint
 	}
 	env := []string{
-		"PATH=" + g.path,
+		"PATH=" + path,
 		"GIT_CONFIG_NOSYSTEM=1",
 		"GIT_ATTR_NOSYSTEM=1",
 		"GIT_CONFIG_GLOBAL=/dev/null",
@@ -41,7 +41,7 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 		{"safe.directory", repo.path},
 		{"core.hooksPath", "/dev/null"}, // but for a push
 
-		{"receive.maxInputSize", strconv.FormatInt(g.maxPush, 10)},
+		{"receive.maxInputSize", strconv.FormatInt(maxPush, 10)},
 		{"transfer.fsckObjects", "true"},
 		{"receive.advertisePushOptions", "false"},
 		{"receive.advertiseAtomic", "true"}, // or it takes no push for one
@@ -54,7 +54,7 @@ func (g *Gate) environment(repo repository, who store.Pass, protocol string) []s
 		{"core.fsync", "objects,derived-metadata,reference"},
 		{"core.fsyncMethod", "fsync"},
 
-		// So that large repositories fit into g.memory: the stacks of threads count, and a
+		// So that large repositories fit into the limit of memory: the stacks of threads count, and a
 		// blob above the threshold is read as it comes, and is likened to no other.
 		{"pack.threads", "4"},
 		{"pack.windowMemory", "128m"},

@@ -1,21 +1,3 @@
-// Package gate serves bare git repositories to containers over HTTP: git's smart
-// protocol (gitprotocol-http(5)), versions 0, 1 and 2, to whoever shows a token of the
-// token file. What it promises:
-//
-//   - A token opens one repository, <project>.git in one folder, and nothing else.
-//   - A token that is revoked, or whose process is dead, opens nothing from that
-//     moment; what was begun with it is cut, and a push that git has not agreed to by
-//     then moves nothing.
-//   - Nothing that a client sends reaches git's arguments or environment, but for the
-//     version of the protocol. Answers name no path of this machine.
-//   - A client that stalls or goes away costs a process and some memory for a while,
-//     never the gate.
-//
-// The attacker is whoever runs in a container, with or without a token. Whoever owns
-// the repositories' folder, or may write the token file, is trusted.
-//
-// A program that serves a gate calls [RunHook] first thing in main: git's hooks are
-// links to it. If it does nothing else, it calls [AdoptOrphans] and [SaveMemory] too.
 package gate
 
 import (
@@ -26,83 +8,38 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
 
-// Settings are what a gate is told. The zero value of a limit is its default.
-type Settings struct {
-	Repos  string        // the folder of <project>.git
-	Tokens *store.Reader // who may
-	Hosts  []string      // names that the gate is known by, beside addresses and localhost
-
-	PerToken int   // requests at once of one token
-	Together int   // requests at once of all
-	MaxPush  int64 // bytes of a push's pack
-	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
-
-	GitMemory int64 // bytes that each process of git's may have
-
-	Patience time.Duration // in which it is a request's turn, or never; a minute
-	Stall    time.Duration // in which a client reads or sends something; two minutes
-
-	// Trail gets every event. It may be called by many goroutines at once. A push that it
-	// returns an error for is refused.
-	Trail func(...trail.Event) error
-
-	// Keeper keeps what the next gate needs to go on in containers' networks; nil for nobody.
-	Keeper Keeper
-}
-
-// What goes without saying.
-const (
-	DefaultPerToken = 8
-	DefaultTogether = 64
-	DefaultMaxPush  = 2 << 30
-
-	DefaultGitMemory = 1 << 30
-)
-
-const (
-	maxFetch = 32 << 20 // bytes of a request to upload-pack, unpacked
-
-	defaultPatience = time.Minute
-	defaultStall    = 2 * time.Minute
-	retryAfter      = 5 * time.Second // what those are told who waited in vain
-
-	headerTimeout = 10 * time.Second
-	idleTimeout   = time.Minute
-	headerLimit   = 16 << 10
-	connections   = 1024 // at once, of each listener
-)
-
 // Gate is an http.Handler. Make one with [New].
 type Gate struct {
-	repos, hooks string // folders: of repositories, and of links to ourselves for git
-	lock         *flock.Flock
-	hosts        []string
-	maxPush      int64
-	free         int64
-	memory       uint64 // that each process of git's may have
-	stall        time.Duration
-	tokens       *store.Reader
-	trail        func(...trail.Event) error
-	summary      *summary
+	repos   string // the directory of repositories
+	lock    *flock.Flock
+	hooks   hooks
+	hosts   []string
+	maxPush int64
+	free    int64
+	stall   time.Duration
+	tokens  *store.Reader
+	trail   func(...trail.Event) error
+	summary *summary
 
-	git, path      string // git's binary, and PATH
-	starter        starter
+	git            *runner
+	cleaner        *cleaner
 	turns          *turns
-	pushes         pushes
+	networks       *networks
 	advertisements advertisements
 	disabled       disabled
 	counts         counts
-	networks       *networks
 
 	server *http.Server
 	ctx    context.Context // of all that is under way
@@ -132,15 +69,14 @@ func New(s Settings) (_ *Gate, err error) {
 		return nil, fmt.Errorf("the folder of repositories: %w", err)
 	}
 	g := &Gate{
-		repos: repos, hooks: filepath.Join(repos, ".hooks"), hosts: s.Hosts,
-		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), memory: memoryLimit(cmp.Or(s.GitMemory, DefaultGitMemory)), stall: cmp.Or(s.Stall, defaultStall),
-		free:   s.Free,
+		repos: repos, hooks: hooks(filepath.Join(repos, ".hooks")), hosts: s.Hosts,
+		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), free: s.Free, stall: cmp.Or(s.Stall, defaultStall),
 		tokens: s.Tokens, trail: s.Trail,
 		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
-		pushes: pushes{to: map[string]*pushesTo{}},
 		counts: newCounts(s.Tokens),
 	}
-	if g.git, g.path, err = findGit(); err != nil {
+	program, path, err := findGit()
+	if err != nil {
 		return nil, err
 	}
 	if g.lock, err = lockRepos(repos); err != nil {
@@ -151,28 +87,33 @@ func New(s Settings) (_ *Gate, err error) {
 			g.lock.Close()
 		}
 	}()
-	if err := g.makeHooks(); err != nil {
+
+	if err := g.hooks.make(); err != nil {
 		return nil, fmt.Errorf("make git's hooks: %w", err)
 	}
-	if err := g.cleanUp(); err != nil {
+	if err := cleanUp(g.repos); err != nil {
 		return nil, err
 	}
+
 	if g.trail == nil {
 		g.trail = func(...trail.Event) error { return nil }
 	}
 	g.summary = newSummary(g.writeTrail)
+
 	final := s.Keeper == nil
 	if final {
 		s.Keeper = nobody{}
 	}
-	if g.networks, err = newNetworks(g, s.Keeper); err != nil {
+	g.ctx, g.cut = context.WithCancelCause(context.Background())
+	if g.networks, err = newNetworks(g.ctx, g.tokens, s.Keeper, g.writeTrail, g.serve); err != nil {
 		return nil, err
 	}
-	g.ctx, g.cut = context.WithCancelCause(context.Background())
-	g.starter = newStarter()
+	g.git = newRunner(program, path, cmp.Or(s.GitMemory, DefaultGitMemory), g.maxPush)
+	g.cleaner = newCleaner(g.ctx, g.git)
+
 	g.server = &http.Server{
 		Handler:           g,
-		BaseContext:       g.contextOf,
+		BaseContext:       g.networks.contextOf,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
 		WriteTimeout:      g.stall,
@@ -182,6 +123,7 @@ func New(s Settings) (_ *Gate, err error) {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
+
 	g.hearing, g.deafen = context.WithCancel(context.Background())
 	if final {
 		g.server.RegisterOnShutdown(g.deafen)
@@ -192,13 +134,18 @@ func New(s Settings) (_ *Gate, err error) {
 // Serve serves a listener until the gate stops, with limits of time and size that a
 // server among strangers needs. It may be called for several.
 func (g *Gate) Serve(l net.Listener) error {
-	g.counts.listeners.Inc()
-	defer g.counts.listeners.Dec()
-	err := g.server.Serve(limited(l, connections, connections, nil))
+	err := g.serve(limited(l, connections, connections, nil))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return err
+}
+
+// serve serves a listener, and counts it.
+func (g *Gate) serve(l net.Listener) error {
+	g.counts.listeners.Inc()
+	defer g.counts.listeners.Dec()
+	return g.server.Serve(l)
 }
 
 // Stop accepts no new requests, waits for those under way until ctx is done, cuts what
@@ -212,7 +159,7 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.cut(errStopping) // the cleaning after pushes
 	g.deafen()
 	g.networks.stop()
-	g.pushes.cleaning.Wait()
+	g.cleaner.wait()
 	g.summary.end()
 	g.lock.Close()
 }
@@ -236,4 +183,14 @@ func (g *Gate) writeTrail(e trail.Event) {
 	if err := g.trail(e); err != nil {
 		slog.Error("the trail", "error", err)
 	}
+}
+
+// Restore goes on where the last gate ended: files are what that had kept, by the names
+// that it gave them. It closes them.
+func (g *Gate) Restore(files []*os.File) { g.networks.restore(files) }
+
+// Metrics serves the gate's figures. They are nobody's secret, and nobody's business:
+// it belongs on a listener of its own.
+func (g *Gate) Metrics() http.Handler {
+	return promhttp.HandlerFor(g.counts.registry, promhttp.HandlerOpts{})
 }

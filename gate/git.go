@@ -72,6 +72,22 @@ func AdoptOrphans() error {
 	return nil
 }
 
+// runner runs git: in an environment of its own, and with limits.
+type runner struct {
+	program string // git's binary
+	path    string // PATH
+	memory  uint64 // that each process of git's may have
+	maxPush int64
+	starter starter
+}
+
+func newRunner(program, path string, memory, maxPush int64) *runner {
+	return &runner{
+		program: program, path: path, memory: memoryLimit(memory), maxPush: maxPush,
+		starter: newStarter(),
+	}
+}
+
 // command is one git under way, with all that it has started, in a process group of
 // its own.
 type command struct {
@@ -88,15 +104,15 @@ type command struct {
 
 // start starts git in a repository, for whoever asked, with that version of the protocol
 // if any, and gives it nothing to read.
-func (g *Gate) start(repo repository, who store.Pass, protocol string, args ...string) (*command, error) {
-	c := g.command(repo, who, protocol, args...)
-	return c, c.start(g.starter, g.memory)
+func (r *runner) start(repo repository, who store.Pass, protocol string, args ...string) (*command, error) {
+	c := r.command(repo, who, protocol, args...)
+	return c, c.start(r.starter, r.memory)
 }
 
 // startReading starts git with a pipe to read from. talk, if there is one, is its
 // descriptor 3.
-func (g *Gate) startReading(repo repository, who store.Pass, protocol string, talk *os.File, args ...string) (*command, error) {
-	c := g.command(repo, who, protocol, args...)
+func (r *runner) startReading(repo repository, who store.Pass, protocol string, talk *os.File, args ...string) (*command, error) {
+	c := r.command(repo, who, protocol, args...)
 	if talk != nil {
 		c.cmd.ExtraFiles = []*os.File{talk}
 	}
@@ -104,13 +120,13 @@ func (g *Gate) startReading(repo repository, who store.Pass, protocol string, ta
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	return c, c.start(g.starter, g.memory)
+	return c, c.start(r.starter, r.memory)
 }
 
-func (g *Gate) command(repo repository, who store.Pass, protocol string, args ...string) *command {
-	c := &command{cmd: exec.Command(g.git, args...)}
+func (r *runner) command(repo repository, who store.Pass, protocol string, args ...string) *command {
+	c := &command{cmd: exec.Command(r.program, args...)}
 	c.cmd.Dir = repo.path
-	c.cmd.Env = g.environment(repo, who, protocol)
+	c.cmd.Env = environment(r.path, r.maxPush, repo, who, protocol)
 	c.cmd.Stderr = &c.errors
 	// Should something outlive the group and hold standard error open.
 	c.cmd.WaitDelay = time.Second

@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -30,9 +29,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// gitHooks are those of git's hooks that the gate's binary is.
-var gitHooks = []string{"pre-receive", "reference-transaction"}
 
 // RunHook runs a hook, if the program was called as one by its name, and returns its
 // exit status. A program that serves a gate calls it first thing.
@@ -193,44 +189,4 @@ func (c *conversation) end() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // should somebody still hold it open
 	<-c.ended
 	c.conn.Close()
-}
-
-// makeHooks puts the links in place, without a moment at which there are none.
-func (g *Gate) makeHooks() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(g.hooks, 0o700); err != nil {
-		return err
-	}
-	for _, hook := range gitHooks {
-		link := filepath.Join(g.hooks, hook)
-		if err := os.Remove(link + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := os.Symlink(self, link+".new"); err != nil {
-			return err
-		}
-		if err := os.Rename(link+".new", link); err != nil {
-			return err
-		}
-	}
-	// An earlier gate's.
-	if err := os.Remove(filepath.Join(g.hooks, "post-receive")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return g.checkHooks()
-}
-
-// checkHooks must succeed before a push: git passes over a hook that is missing or not
-// executable, in silence.
-func (g *Gate) checkHooks() error {
-	for _, hook := range gitHooks {
-		link := filepath.Join(g.hooks, hook)
-		if err := unix.Access(link, unix.X_OK); err != nil {
-			return fmt.Errorf("hook %s: %w", link, err)
-		}
-	}
-	return nil
 }

@@ -45,7 +45,7 @@ func (g *Gate) hasOtherBranches(repo repository, moved iter.Seq[move]) bool {
 			made++
 		}
 	}
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
 		"for-each-ref", "--format=x", "--count="+strconv.Itoa(made+1), "refs/heads/")
 	if err != nil {
 		return true
@@ -61,7 +61,7 @@ func (g *Gate) headIsUnborn(repo repository) bool {
 
 // ask runs one of git's commands in a repository, for the gate itself.
 func (g *Gate) ask(repo repository, args ...string) error {
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
 	if err == nil {
 		_, err = git.output(g.ctx)
 	}

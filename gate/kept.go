@@ -5,10 +5,8 @@ package gate
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 
@@ -52,7 +50,7 @@ type kept struct {
 	control.Request
 }
 
-func (n *networks) keepMember(name string, cookie uint64, r control.Request) error {
+func keepMember(keep Keeper, name string, cookie uint64, r control.Request) error {
 	text, err := json.Marshal(kept{cookie, r})
 	if err != nil {
 		return err
@@ -64,76 +62,12 @@ func (n *networks) keepMember(name string, cookie uint64, r control.Request) err
 	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
 	if _, err = file.Write(text); err == nil {
-		err = n.keep.Keep(name, file)
+		err = keep.Keep(name, file)
 	}
 	if err != nil {
 		return fmt.Errorf("keep the container: %w", err)
 	}
 	return nil
-}
-
-// Restore goes on where the last gate ended: files are what that had kept, by the names
-// that it gave them. It closes them.
-func (g *Gate) Restore(files []*os.File) {
-	n := g.networks
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	listeners := map[place]*os.File{}
-	ended := map[uint64]bool{} // networks in which somebody has ended a listener
-	members := map[*os.File]kept{}
-	for _, file := range files {
-		defer file.Close()
-		if s, err := examine(file); err == nil && s.listens {
-			listeners[place{s.cookie, s.address}] = file
-			continue
-		} else if err == nil {
-			ended[s.cookie] = true
-			n.drop(file.Name())
-			continue
-		}
-		m, err := readKept(file)
-		if err != nil {
-			slog.Error("what was kept is not understood", "name", file.Name(), "error", err)
-			n.drop(file.Name())
-			continue
-		}
-		members[file] = m
-	}
-	for file, m := range members {
-		at := place{m.Cookie, m.Listen}
-		if listeners[at] == nil && ended[m.Cookie] {
-			n.drop(file.Name())
-			n.report(nameFor(keptListener, m.Request), m.Request)
-			continue
-		}
-		if err := n.restore(file.Name(), m, listeners[at]); err != nil {
-			slog.Error("serve a container again", "container", m.Container, "error", err)
-			n.drop(file.Name())
-		}
-	}
-	for at, socket := range listeners {
-		switch there := n.all[at]; {
-		case there == nil:
-			n.drop(socket.Name())
-		case len(there.members) == 0:
-			n.close(there)
-		}
-	}
-}
-
-// restore serves one container again, at the listener of its network.
-func (n *networks) restore(name string, m kept, socket *os.File) (err error) {
-	at := place{m.Cookie, m.Listen}
-	there := n.all[at]
-	switch {
-	case there == nil && socket == nil:
-		return errors.New("its listener was not kept")
-	case there == nil:
-		if there, err = n.open(at, socket, socket.Name()); err != nil {
-			return err
-		}
-	}
-	return n.add(there, name, m.Request)
 }
 
 func readKept(file *os.File) (m kept, err error) {

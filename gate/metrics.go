@@ -3,12 +3,10 @@
 package gate
 
 import (
-	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
@@ -63,10 +61,10 @@ func newCounts(tokens *store.Reader) counts {
 }
 
 // count counts a request that has ended.
-func (c counts) count(v *visit, event string, code int) {
+func (c counts) count(service string, bytes int64, event string, code int) {
 	c.requests.WithLabelValues(strconv.Itoa(code)).Inc()
-	if v.bytes > 0 {
-		c.bytes.WithLabelValues(string(v.asked.service)).Add(float64(v.bytes))
+	if bytes > 0 {
+		c.bytes.WithLabelValues(service).Add(float64(bytes))
 	}
 	switch event {
 	case trail.Cut:
@@ -74,10 +72,4 @@ func (c counts) count(v *visit, event string, code int) {
 	case trail.Refused:
 		c.refusals.Inc()
 	}
-}
-
-// Metrics serves the gate's figures. They are nobody's secret, and nobody's business:
-// it belongs on a listener of its own.
-func (g *Gate) Metrics() http.Handler {
-	return promhttp.HandlerFor(g.counts.registry, promhttp.HandlerOpts{})
 }

@@ -19,39 +19,6 @@ import (
 	"terok-gate-hook/store"
 )
 
-// move is a ref that a push moves: created, if its old object is all zeroes, and
-// deleted, if its new one is.
-type move struct{ old, new, ref string }
-
-// parseMove reads "OLD NEW REF".
-func parseMove(line string) (move, bool) {
-	fields := strings.SplitN(line, " ", 3)
-	if len(fields) != 3 || !isObjectID(fields[0]) || !isObjectID(fields[1]) || len(fields[0]) != len(fields[1]) || fields[2] == "" {
-		return move{}, false
-	}
-	return move{fields[0], fields[1], fields[2]}, true
-}
-
-func isObjectID(s string) bool {
-	return (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == ""
-}
-
-// isZero reports whether an object id stands for no object.
-func isZero(id string) bool { return strings.Trim(id, "0") == "" }
-
-// moves are lines "OLD NEW REF": a push has tens of thousands, at most.
-type moves []byte
-
-func (m moves) all() iter.Seq[move] {
-	return func(yield func(move) bool) {
-		for line := range bytes.Lines(m) {
-			if one, ok := parseMove(strings.TrimSuffix(string(line), "\n")); ok && !yield(one) {
-				return
-			}
-		}
-	}
-}
-
 // transaction is that in which git moves all refs of a push, or none. Its lines in the trail
 // are true, whenever git is ended:
 //
@@ -61,8 +28,11 @@ func (m moves) all() iter.Seq[move] {
 //   - If git is ended in between, the refs are read again. No other push of the gate's moves
 //     a ref of the repository meanwhile.
 type transaction struct {
-	*visit
-	ctx   context.Context // of the push
+	gate  *Gate
+	repo  repository
+	who   store.Pass
+	about func() trail.Event // what each of its lines says
+	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
 	asked commands
 	names map[string]present
@@ -96,7 +66,7 @@ func (t *transaction) prepared(refs moves) error {
 		return errors.New("git moves refs in two transactions")
 	}
 
-	leave, err := t.pushes.enter(t.ctx, t.repo)
+	leave, err := t.gate.cleaner.enter(t.ctx, t.repo)
 	if err != nil {
 		return err
 	}
@@ -113,10 +83,35 @@ func (t *transaction) prepared(refs moves) error {
 	return nil
 }
 
+// received decides whether what the push has brought may leave the quarantine. The name is
+// empty if it has brought nothing.
+func (t *transaction) received(quarantine string) error {
+	if err := t.mayMove(nil); err != nil || !t.who.AppendOnly {
+		return err
+	}
+
+	var err error
+	t.forwards, err = t.gate.forwardsOf(t.ctx, t.repo, quarantine, t.asked)
+	switch {
+	case t.ctx.Err() != nil:
+		return store.ErrRevoked
+	case err != nil:
+		t.fail(fmt.Errorf("find out what a push loses: %w", err))
+		return failed
+	}
+	for m := range t.asked.all() {
+		if !t.forwards.have(m) {
+			t.refused, t.lost = losing(m.ref), m.ref
+			return t.refused
+		}
+	}
+	return nil
+}
+
 // mayMove judges the refs by their real names: a symbolic ref may have come, or been
 // pointed elsewhere, since the push was judged.
 func (t *transaction) mayMove(refs moves) error {
-	if t.ctx.Err() != nil || !t.tokens.Still(t.who) {
+	if t.ctx.Err() != nil || !t.gate.tokens.Still(t.who) {
 		return store.ErrRevoked
 	}
 	for m := range refs.all() {
@@ -169,7 +164,7 @@ func (t *transaction) settle() {
 	}
 	defer t.end()
 
-	now, err := t.present(context.Background(), t.repo, t.refs.all())
+	now, err := t.gate.present(context.Background(), t.repo, t.refs.all())
 	if err != nil {
 		slog.Error("find out what a push moved", "project", t.repo.project, "error", err)
 		return
@@ -204,7 +199,7 @@ func (t *transaction) tell(event string, refs moves) error {
 	about := t.about()
 	lines := make([]trail.Event, 0, atOnce)
 	write := func() error {
-		err := t.trail(lines...)
+		err := t.gate.trail(lines...)
 		lines = lines[:0]
 		if err != nil {
 			slog.Error("the trail", "error", err)
@@ -251,7 +246,7 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 		args = args[:3]
 	}
 
-	git, err := g.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +289,7 @@ func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]
 		return "", nil
 	}
 
-	git, err := g.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+	git, err := g.git.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
 		"cat-file", "--batch-check=there")
 	if err != nil {
 		return "", err

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
 
@@ -41,9 +42,12 @@ const (
 )
 
 type networks struct {
-	gate *Gate
-	keep Keeper
-	own  uint64 // the cookie of the gate's own network
+	ctx    context.Context // of all requests
+	tokens *store.Reader
+	keep   Keeper
+	serve  func(net.Listener) error
+	losses losses
+	own    uint64 // the cookie of the gate's own network
 
 	common chan struct{} // connections that the listeners have in common
 
@@ -87,8 +91,13 @@ type member struct {
 	forget func()
 }
 
-func newNetworks(g *Gate, keep Keeper) (*networks, error) {
-	n := &networks{gate: g, keep: keep, common: make(chan struct{}, commonConnections), all: map[place]*network{}}
+// newNetworks returns one without listeners. It serves each by serve.
+func newNetworks(ctx context.Context, tokens *store.Reader, keep Keeper, record func(trail.Event), serve func(net.Listener) error) (*networks, error) {
+	n := &networks{
+		ctx: ctx, tokens: tokens, keep: keep, serve: serve,
+		losses: losses{ctx: ctx, tokens: tokens, record: record},
+		common: make(chan struct{}, commonConnections), all: map[place]*network{},
+	}
 	// A socket of any family knows; a hardened gate may make no other.
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -157,7 +166,7 @@ func (n *networks) at(at place) *network {
 // admit has a listener serve a container, for the next gate too.
 func (n *networks) admit(there *network, r control.Request) error {
 	name := nameFor(keptContainer, r)
-	err := n.keepMember(name, there.cookie, r)
+	err := keepMember(n.keep, name, there.cookie, r)
 	if err == nil {
 		err = n.add(there, name, r)
 	}
@@ -169,7 +178,7 @@ func (n *networks) admit(there *network, r control.Request) error {
 
 // adopt has a listener serve the containers that the token file has there.
 func (n *networks) adopt(there *network) {
-	for _, e := range n.gate.tokens.InNetwork(there.cookie) {
+	for _, e := range n.tokens.InNetwork(there.cookie) {
 		r := control.Request{
 			Version: control.Version, Container: e.Container, Process: e.Process, Token: e.Token.Key(),
 			Listen: e.Gate.Listen, Withheld: e.Gate.Withheld,
@@ -208,7 +217,7 @@ func (n *networks) checkShared(r control.Request, cookie uint64) error {
 			}
 		}
 	}
-	for _, e := range n.gate.tokens.InNetwork(cookie) {
+	for _, e := range n.tokens.InNetwork(cookie) {
 		if (r.Withheld || e.Gate.Withheld) && e.Token.Key() != r.Token && e.Process.Life() == store.Alive {
 			return fmt.Errorf("%w: container %s is there", control.Shared, e.Container)
 		}
@@ -260,10 +269,8 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 	}
 	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, mostConnections, ownConnections, n.common)
 	n.all[at] = there
-	n.gate.counts.listeners.Inc()
 	go func() {
-		defer n.gate.counts.listeners.Dec()
-		if err := n.gate.server.Serve(there); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		if err := n.serve(there); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			slog.Error("serve a container's network", "listener", there.name, "error", err)
 		}
 	}()
@@ -278,6 +285,37 @@ func (n *networks) close(there *network) {
 	there.Close()
 	// Requests are cut when their tokens are over, and say so in the trail.
 	time.AfterFunc(lastWords, there.conns.closeAll)
+}
+
+// watch notices the end of a listener that the gate has not closed. It has a descriptor of
+// its own for that: the listener itself is not looked at while it has all the connections
+// that it may have.
+func (n *networks) watch(there *network) {
+	conn, err := there.socket.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(fd uintptr) (ended bool) {
+			s, err := examineFd(int(fd))
+			return err != nil || !s.listens
+		})
+	}
+	if err != nil {
+		return // the gate has closed it
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.all[there.place] == there {
+		n.lose(there)
+	}
+}
+
+// lose ends what there is for the containers at a listener that somebody else has ended.
+func (n *networks) lose(there *network) {
+	n.close(there)
+	for _, m := range there.members {
+		m.forget()
+		n.drop(m.name)
+		n.losses.report(there.name, m.Request)
+	}
 }
 
 // stop lets go of all processes. The listeners are the server's to close.
@@ -300,11 +338,11 @@ func (n *networks) drop(name string) {
 type networkKey struct{}
 
 // contextOf is the context of all requests that come from a listener.
-func (g *Gate) contextOf(l net.Listener) context.Context {
+func (n *networks) contextOf(l net.Listener) context.Context {
 	if there, ok := l.(*network); ok {
-		return context.WithValue(g.ctx, networkKey{}, there)
+		return context.WithValue(n.ctx, networkKey{}, there)
 	}
-	return g.ctx
+	return n.ctx
 }
 
 // networkOf is the container's network that a request comes from, nil if from none.

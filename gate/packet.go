@@ -5,11 +5,14 @@ package gate
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 )
+
+var errMalformed = errors.New("malformed commands of a push")
 
 // readPacket reads one packet and copies it to raw. A flush packet is nil; the other special
 // packets have no place in a push.

@@ -22,10 +22,7 @@ const (
 	longestRef    = 4096    // PATH_MAX: git keeps refs in files
 )
 
-var (
-	errMalformed = errors.New("malformed commands of a push")
-	errTooLarge  = errors.New("too large")
-)
+var errTooLarge = errors.New("too large")
 
 // commands are those of a push, as they were sent.
 type commands struct {

@@ -47,21 +47,6 @@ func (r repository) removeQuarantine(name string) {
 	}
 }
 
-// cleanUp removes what pushes left that were under way when an earlier gate was killed, or
-// the machine.
-func (g *Gate) cleanUp() error {
-	projects, err := Projects(g.repos)
-	if err != nil {
-		return err
-	}
-	for _, project := range projects {
-		if repo, err := g.repository(project); err == nil {
-			repo.removeAbandoned()
-		}
-	}
-	return nil
-}
-
 // removeAbandoned removes the directories of our user whose makers are gone.
 func (r repository) removeAbandoned() {
 	entries, _ := os.ReadDir(filepath.Join(r.path, "objects"))

@@ -23,9 +23,9 @@ type repository struct {
 
 var errNoRepository = errors.New("no repository")
 
-// repository finds a project's.
-func (g *Gate) repository(project string) (repository, error) {
-	path, err := filepath.EvalSymlinks(filepath.Join(g.repos, project+".git"))
+// findRepository finds a project's.
+func findRepository(repos, project string) (repository, error) {
+	path, err := filepath.EvalSymlinks(filepath.Join(repos, project+".git"))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = errNoRepository

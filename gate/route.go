@@ -34,7 +34,7 @@ func (s service) command() string { return strings.TrimPrefix(string(s), "git-")
 // (gitprotocol-http(5)) and nothing else.
 //
 // Paths are compared as they were sent: what needs decoding is none of ours.
-func (g *Gate) routeOf(r *http.Request) (route, *refusal) {
+func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
 	project := strings.TrimSuffix(name, ".git") // people leave it out
 	if store.CheckName(project) != nil {
@@ -55,7 +55,7 @@ func (g *Gate) routeOf(r *http.Request) (route, *refusal) {
 	if r.Method != method {
 		return route{}, wrongMethod(method)
 	}
-	if r.URL.Host != "" || !g.isOurs(r.Host) {
+	if r.URL.Host != "" || !isOurs(r.Host, hosts) {
 		return route{}, misdirected
 	}
 	return asked, nil
@@ -64,12 +64,12 @@ func (g *Gate) routeOf(r *http.Request) (route, *refusal) {
 // isOurs tells whether a Host header names the gate. An address does, and so do the
 // names that the gate is known by; any other name is one that somebody made resolve
 // to us, to have a browser ask in its user's name.
-func (g *Gate) isOurs(host string) bool {
+func isOurs(host string, hosts []string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
 	host = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
-	return net.ParseIP(host) != nil || host == "localhost" || slices.Contains(g.hosts, host)
+	return net.ParseIP(host) != nil || host == "localhost" || slices.Contains(hosts, host)
 }
 
 // protocolOf returns the protocol version that the client can do, in git's words. git
@@ -85,7 +85,7 @@ func protocolOf(h http.Header) string {
 }
 
 // checkBody refuses the body of a POST that is not git's, or says that it is too large.
-func (g *Gate) checkBody(r *http.Request, asked route) *refusal {
+func checkBody(r *http.Request, asked route, maxPush int64) *refusal {
 	if r.Header.Get("Content-Type") != "application/x-"+string(asked.service)+"-request" {
 		return wrongType
 	}
@@ -95,8 +95,8 @@ func (g *Gate) checkBody(r *http.Request, asked route) *refusal {
 		return wrongType
 	}
 	switch {
-	case asked.service == receivePack && r.ContentLength > g.maxPush:
-		return tooLargePush(g.maxPush)
+	case asked.service == receivePack && r.ContentLength > maxPush:
+		return tooLargePush(maxPush)
 	case asked.service == uploadPack && r.ContentLength > maxFetch:
 		return tooLarge
 	}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -14,37 +15,51 @@ import (
 	"time"
 )
 
+// errClientGone ends a request whose client went away, or stalls.
+var errClientGone = errors.New("the client went away")
+
+// gone says of an error of the client's connection that it is one.
+func gone(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errClientGone, err)
+}
+
 // incoming is the body of a request, unpacked.
 type incoming struct {
 	*bufio.Reader
 	wire *wire
 }
 
-// receive begins to read the request's body.
-func (v *visit) receive() error {
-	control := http.NewResponseController(v.w)
+// receive begins to read the request's body. What it returns with an error is to be ended
+// all the same.
+func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
+	control := http.NewResponseController(w)
 	// git reads and writes at once. Without this, Go reads and throws away what is left
 	// of the body at the first write.
 	if err := control.EnableFullDuplex(); err != nil {
-		return err
+		return nil, err
 	}
-	w := &wire{body: v.r.Body, stall: v.stall, setDeadline: control.SetReadDeadline}
-	v.body = &incoming{wire: w}
-	unpacked := io.Reader(w)
-	if encoding := v.r.Header.Get("Content-Encoding"); encoding == "gzip" || encoding == "x-gzip" {
-		zipped, err := gzip.NewReader(w)
+
+	wire := &wire{body: r.Body, stall: w.stall, setDeadline: control.SetReadDeadline}
+	body := &incoming{wire: wire}
+	unpacked := io.Reader(wire)
+	if encoding := r.Header.Get("Content-Encoding"); encoding == "gzip" || encoding == "x-gzip" {
+		zipped, err := gzip.NewReader(wire)
 		if err != nil {
-			return malformed
+			return body, malformed
 		}
 		unpacked = zipped
 	}
+
 	buffer := 64 << 10
-	if v.asked.service == uploadPack {
+	if s == uploadPack {
 		unpacked = newFiltered(&atMost{unpacked, maxFetch})
 		buffer = 4 << 10 // mostly that is all of it
 	}
-	v.body.Reader = bufio.NewReaderSize(unpacked, buffer)
-	return nil
+	body.Reader = bufio.NewReaderSize(unpacked, buffer)
+	return body, nil
 }
 
 // to copies the body to git. When git has heard enough, the client may finish: it does

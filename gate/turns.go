@@ -24,6 +24,9 @@ var errOverShare = errors.New("cut so that other projects have their turn")
 // of which are to begin within five seconds.
 const turnsTick = 500 * time.Millisecond
 
+// retryAfter is what a client is told whose turn did not come.
+const retryAfter = 5 * time.Second
+
 type turns struct {
 	perToken, together int
 	patience           time.Duration

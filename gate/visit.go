@@ -20,7 +20,7 @@ import (
 
 // visit is a request under way.
 type visit struct {
-	*Gate
+	gate    *Gate
 	w       *outgoing
 	r       *http.Request
 	started time.Time
@@ -41,20 +41,9 @@ type visit struct {
 // cost nothing, and the trail's files keep so many bytes and no more.
 const longestTold = 256
 
-// errClientGone ends a request whose client went away, or stalls.
-var errClientGone = errors.New("the client went away")
-
-// gone says of an error of the client's connection that it is one.
-func gone(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", errClientGone, err)
-}
-
 // ServeHTTP answers a request and records it.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{Gate: g, r: r, w: newOutgoing(w, g.stall), started: time.Now()}
+	v := &visit{gate: g, r: r, w: newOutgoing(w, g.stall), started: time.Now()}
 	g.counts.underWay.Inc()
 	defer g.counts.underWay.Dec()
 	v.end(v.serve())
@@ -63,33 +52,33 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve lets the request have what it asks for. Nothing is started for one that may not.
 func (v *visit) serve() error {
 	var refused *refusal
-	if v.asked, refused = v.routeOf(v.r); refused != nil {
+	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
 		return refused
 	}
-	if v.who, refused = v.judge(v.r, v.asked); refused != nil {
+	if v.who, refused = v.gate.judge(v.r, v.asked); refused != nil {
 		return refused
 	}
 	var err error
-	if v.repo, err = v.repository(v.asked.project); errors.Is(err, errNoRepository) {
+	if v.repo, err = findRepository(v.gate.repos, v.asked.project); errors.Is(err, errNoRepository) {
 		return notFound
 	} else if err != nil {
 		return err
 	}
-	if err := v.checkEnabled(); err != nil {
+	if err := v.gate.disabled.check(v.r.Context(), v.gate.git, v.repo, v.who, v.asked.service); err != nil {
 		return err
 	}
 	if v.asked.service == receivePack {
-		if err := v.checkSpace(v.repo); err != nil {
+		if err := v.gate.checkSpace(v.repo); err != nil {
 			return err
 		}
 	}
 	if v.asked.advertise {
 		return v.advertise()
 	}
-	if refused := v.checkBody(v.r, v.asked); refused != nil {
+	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
 		return refused
 	}
-	if err := v.receive(); err != nil {
+	if v.body, err = receive(v.r, v.w, v.asked.service); err != nil {
 		return err
 	}
 	switch _, err := v.body.Peek(1); {
@@ -114,9 +103,9 @@ func (v *visit) serve() error {
 // inTurn does what needs git when it is the request's turn, for as long as the token
 // counts, and unless others need the turn: ctx ends with it.
 func (v *visit) inTurn(do func(ctx context.Context) error) error {
-	ctx, release := v.tokens.While(v.r.Context(), v.who)
+	ctx, release := v.gate.tokens.While(v.r.Context(), v.who)
 	defer release()
-	ctx, done, err := v.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
+	ctx, done, err := v.gate.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
 	if err != nil {
 		return err
 	}
@@ -151,7 +140,7 @@ func (v *visit) advertise() error {
 		return v.advertiseKept(arguments)
 	}
 	return v.inTurn(func(ctx context.Context) error {
-		git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
+		git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
 		}
@@ -163,14 +152,14 @@ func (v *visit) advertise() error {
 }
 
 func (v *visit) advertiseKept(arguments []string) error {
-	version, err := v.advertisementVersion(v.repo)
+	version, err := v.gate.git.advertisementVersion(v.repo)
 	if err != nil {
 		return err
 	}
-	text, ok := v.advertisements.find(v.repo, version)
+	text, ok := v.gate.advertisements.find(v.repo, version)
 	if !ok {
 		err := v.inTurn(func(ctx context.Context) error {
-			git, err := v.start(v.repo, v.who, v.asked.protocol, arguments...)
+			git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 			if err != nil {
 				return err
 			}
@@ -183,7 +172,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 		if !bytes.HasPrefix(text, versionTwo) {
 			return errors.New("git: no advertisement of version 2")
 		}
-		v.advertisements.keep(v.repo, version, text)
+		v.gate.advertisements.keep(v.repo, version, text)
 	}
 	v.w.begin(v.asked)
 	_, err = v.w.Write(text)
@@ -196,7 +185,7 @@ func (v *visit) fetch(ctx context.Context) error {
 	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
 		v.event = ""
 	}
-	git, err := v.startReading(v.repo, v.who, v.asked.protocol, nil,
+	git, err := v.gate.git.startReading(v.repo, v.who, v.asked.protocol, nil,
 		"upload-pack", "--stateless-rpc", "--strict", v.repo.path)
 	if err != nil {
 		return err
@@ -217,7 +206,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	case err != nil:
 		return gone(err)
 	}
-	names, err := v.present(ctx, v.repo, asked.all())
+	names, err := v.gate.present(ctx, v.repo, asked.all())
 	if err != nil {
 		return err
 	}
@@ -231,7 +220,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 			return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
 		}
 	}
-	switch ref, err := v.missing(ctx, v.repo, asked.all()); {
+	switch ref, err := v.gate.missing(ctx, v.repo, asked.all()); {
 	case err != nil:
 		return err
 	case ref != "":
@@ -243,25 +232,28 @@ func (v *visit) push(ctx context.Context) (err error) {
 			return ""
 		})
 	}
-	if err := v.checkHooks(); err != nil {
+	if err := v.gate.hooks.check(); err != nil {
 		// Somebody has cleaned up. Without them a revoked token could push.
 		slog.Warn("git's hooks are made again", "error", err)
-		if err := v.makeHooks(); err != nil {
+		if err := v.gate.hooks.make(); err != nil {
 			return err
 		}
 	}
 
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	t := &transaction{visit: v, ctx: ctx, fail: fail, asked: asked, names: names}
-	v.beginPush(v.repo)
-	defer func() { v.endPush(v.repo, v.refs > 0) }()
+	t := &transaction{
+		gate: v.gate, repo: v.repo, who: v.who, about: v.about,
+		ctx: ctx, fail: fail, asked: asked, names: names,
+	}
+	v.gate.cleaner.begin(v.repo)
+	defer func() { v.gate.cleaner.end(v.repo, v.refs > 0) }()
 	hooks, theirs, err := converse(t)
 	if err != nil {
 		return err
 	}
-	git, err := v.startReading(v.repo, v.who, v.asked.protocol, theirs,
-		"-c", "core.hooksPath="+v.hooks, "receive-pack", "--stateless-rpc", v.repo.path)
+	git, err := v.gate.git.startReading(v.repo, v.who, v.asked.protocol, theirs,
+		"-c", "core.hooksPath="+string(v.gate.hooks), "receive-pack", "--stateless-rpc", v.repo.path)
 	theirs.Close()
 	if err != nil {
 		hooks.end()
@@ -288,7 +280,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		return v.refusePush(ctx, asked, t.refused, func(move) string { return t.refused.text })
 	}
 	if t.number > 0 {
-		v.nameHead(v.repo, v.who.Limits, t.refs.all())
+		v.gate.nameHead(v.repo, v.who.Limits, t.refs.all())
 	}
 	return err
 }
@@ -300,7 +292,7 @@ func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
 	}
-	if err := v.body.discard(v.maxPush); err != nil {
+	if err := v.body.discard(v.gate.maxPush); err != nil {
 		return err
 	}
 	answer := uncut{ctx, v.w}
@@ -338,57 +330,91 @@ func (u uncut) Write(p []byte) (int, error) {
 
 // exchange lets git and the client talk until git has ended.
 func (v *visit) exchange(ctx context.Context, git *command) error {
-	stop := context.AfterFunc(ctx, func() {
-		if context.Cause(ctx) == context.Canceled { // the client's own doing
-			v.w.leave()
-			git.leave()
-			return
-		}
-		git.cut()
-		v.w.interrupt()
-	})
+	stop := context.AfterFunc(ctx, func() { v.interrupt(ctx, git) })
 	defer stop()
+
+	sent := v.sendBody(git)
+	answerErr := v.sendAnswer(ctx, git)
+	gitErr := git.wait()
+	sentErr := <-sent
+
+	return v.outcome(ctx, gitErr, answerErr, sentErr)
+}
+
+// interrupt ends an exchange whose context is done.
+func (v *visit) interrupt(ctx context.Context, git *command) {
+	if context.Cause(ctx) == context.Canceled { // the client's own doing
+		v.w.leave()
+		git.leave()
+		return
+	}
+
+	git.cut()
+	v.w.interrupt()
+}
+
+// sendBody begins to send git the request's body, if there is one. The channel gets one
+// value, when that has ended.
+func (v *visit) sendBody(git *command) <-chan error {
 	sent := make(chan error, 1)
 	if v.body == nil {
 		sent <- nil
-	} else {
-		go func() {
-			err := v.body.to(git.in, v.maxPush)
-			if errors.Is(err, errTooLarge) {
-				git.cut()
-			}
-			git.closeIn()
-			sent <- err
-		}()
+		return sent
 	}
 
+	go func() {
+		err := v.body.to(git.in, v.gate.maxPush)
+		if errors.Is(err, errTooLarge) {
+			git.cut()
+		}
+		git.closeIn()
+		sent <- err
+	}()
+	return sent
+}
+
+// sendAnswer sends the client what git prints, and closes git's output. If the client does
+// not take it, git and the request's body end early.
+func (v *visit) sendAnswer(ctx context.Context, git *command) error {
+	defer git.out.Close()
 	out := answerBuffers.Get().(*bufio.Reader)
 	defer answerBuffers.Put(out)
 	out.Reset(git.out)
+
 	expect := 1
 	if v.asked.advertise {
 		expect = len(versionTwo)
 	}
-	var answerErr error
-	if begins, _ := out.Peek(expect); len(begins) > 0 && ctx.Err() == nil {
-		v.w.begin(v.asked)
-		if v.asked.advertise {
-			_, answerErr = io.WriteString(v.w, serviceLine(v.asked.service, begins))
-		}
-		if answerErr == nil {
-			v.bytes, answerErr = answer(v.w, out, v.repo.path, &git.errors)
-		}
-		if answerErr != nil {
-			git.letGo()
-			if v.body != nil {
-				v.body.interrupt()
-			}
+	begins, _ := out.Peek(expect)
+	if len(begins) == 0 || ctx.Err() != nil {
+		return nil
+	}
+
+	err := v.copyAnswer(git, out, begins)
+	if err != nil {
+		git.letGo()
+		if v.body != nil {
+			v.body.interrupt()
 		}
 	}
-	git.out.Close()
-	gitErr := git.wait()
-	sentErr := <-sent
+	return err
+}
 
+// copyAnswer sends the client git's output, which begins so.
+func (v *visit) copyAnswer(git *command, out *bufio.Reader, begins []byte) (err error) {
+	v.w.begin(v.asked)
+	if v.asked.advertise {
+		if _, err = io.WriteString(v.w, serviceLine(v.asked.service, begins)); err != nil {
+			return err
+		}
+	}
+
+	v.bytes, err = answer(v.w, out, v.repo.path, &git.errors)
+	return err
+}
+
+// outcome returns what an exchange comes to, by how its three parts have ended.
+func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) error {
 	switch {
 	case v.w.begun && gitErr == nil && answerErr == nil && sentErr == nil:
 		return nil // whatever happened since
@@ -403,6 +429,7 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 	case gitErr != nil && !v.w.begun:
 		return gitErr
 	}
+
 	v.w.begin(v.asked) // there may be nothing to say
 	v.ended = gitErr   // git has told the client what it may know
 	return nil
@@ -410,49 +437,69 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // end answers what has no answer yet, and records the request.
 func (v *visit) end(err error) {
-	e := v.about()
+	e, refused := v.result(err)
+
+	code := v.refuse(refused)
+	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
+	v.record(e)
+
+	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
+		panic(http.ErrAbortHandler) // what the client has is not the whole
+	}
+}
+
+// result returns the request's line in the trail, and the answer to a request that has
+// failed.
+func (v *visit) result(err error) (e trail.Event, refused *refusal) {
+	e = v.about()
 	e.Event, e.Bytes, e.Refs, e.Ref = v.event, v.bytes, v.refs, v.ref
 	e.Duration = time.Since(v.started).Round(time.Millisecond).Seconds()
-	var refused *refusal
+
 	switch {
 	case err == nil && v.ended == nil:
 	case err == nil:
 		e.Error = v.ended.Error()
 		slog.Warn("git failed", "project", v.asked.project, "error", v.ended)
+
 	case errors.As(err, &refused):
 		e.Event, e.Error = trail.Refused, refused.text
 		if refused == unauthorized && v.r.Header.Get("Authorization") == "" || v.asked.project == "" {
 			e.Event = "" // git asks so first, and others ask for anything
 		}
+
 	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), forbidden
 	case errors.Is(err, errOverShare):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), busy(retryAfter)
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
+
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
 		e.Error, refused = errClientGone.Error(), incomplete
 		if e.Event != "" {
 			e.Event = trail.Cut
 		}
+
 	default:
 		e.Event, e.Error, refused = trail.Failed, err.Error(), failed
 		slog.Error("request failed", "project", v.asked.project, "error", err)
 	}
-	code := http.StatusOK
+	return e, refused
+}
+
+// refuse answers with the refusal, if there is one and the client has no answer yet. It
+// returns the code of the answer.
+func (v *visit) refuse(refused *refusal) (code int) {
 	if v.body != nil && !v.body.ended() {
 		// Go's server panics if it goes on with the connection after full duplex.
 		v.w.Header().Set("Connection", "close")
 	}
-	if refused != nil && !v.w.begun {
-		code = refused.code
-		refused.write(v.w)
+	if refused == nil || v.w.begun {
+		return http.StatusOK
 	}
-	v.counts.count(v, e.Event, code)
-	v.record(e)
-	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
-		panic(http.ErrAbortHandler) // what the client has is not the whole
-	}
+
+	refused.write(v.w)
+	return refused.code
 }
 
 // about is what every line of the trail says of the request.
@@ -464,7 +511,7 @@ func (v *visit) about() trail.Event {
 	if there := networkOf(v.r); there != nil {
 		e.From = there.name
 		if e.Container == "" {
-			e.Container = v.networks.container(there)
+			e.Container = v.gate.networks.container(there)
 		}
 	}
 	return e
@@ -475,9 +522,9 @@ func (v *visit) record(e trail.Event) {
 	switch {
 	case e.Event == "":
 	case v.refs > 0:
-		v.writeTrail(e)
+		v.gate.writeTrail(e)
 	default:
-		v.summary.add(v.origin(), e)
+		v.gate.summary.add(v.origin(), e)
 	}
 }
 

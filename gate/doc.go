@@ -1,0 +1,33 @@
+// Package gate serves bare git repositories to containers over HTTP: git's smart
+// protocol (gitprotocol-http(5)), versions 0, 1 and 2, to whoever shows a token of the
+// token file. What it promises:
+//
+//   - A token opens one repository, <project>.git in one folder, and nothing else.
+//   - A token that is revoked, or whose process is dead, opens nothing from that
+//     moment; what was begun with it is cut, and a push that git has not agreed to by
+//     then moves nothing.
+//   - Nothing that a client sends reaches git's arguments or environment, but for the
+//     version of the protocol. Answers name no path of this machine.
+//   - A client that stalls or goes away costs a process and some memory for a while,
+//     never the gate.
+//
+// The attacker is whoever runs in a container, with or without a token. Whoever owns
+// the repositories' folder, or may write the token file, is trusted.
+//
+// A program that serves a gate calls [RunHook] first thing in main: git's hooks are
+// links to it. If it does nothing else, it calls [AdoptOrphans] and [SaveMemory] too.
+package gate
+
+// The files from top to bottom. Each refers to what stands below it, never above:
+//
+//   - control.go, visit.go: what comes in, from hooks and from clients.
+//   - judge.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
+//   - githook.go, moves.go, append.go, push.go: the steps of a push.
+//   - gate.go: the gate, which is made of the parts below and which none of them knows.
+//   - turns.go, flood.go, metrics.go, hooks.go: parts for themselves.
+//   - restore.go, networks.go, lost.go, connections.go, socket.go: containers' networks.
+//   - enabled.go, cleaning.go: what needs git run.
+//   - advertisement.go, git.go, environment.go: running git.
+//   - route.go, packet.go: how clients speak.
+//   - settings.go, kept.go, refusal.go: what the gate is told, keeps and answers.
+//   - quarantine.go, repository.go, move.go: repositories, and refs that move there.

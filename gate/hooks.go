@@ -1,0 +1,59 @@
+// The directory of git's hooks: links to this program.
+
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// gitHooks are those of git's hooks that the gate's binary is.
+var gitHooks = []string{"pre-receive", "reference-transaction"}
+
+// hooks is the directory's path.
+type hooks string
+
+// make puts the links in place, without a moment at which there are none.
+func (h hooks) make() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(string(h), 0o700); err != nil {
+		return err
+	}
+	for _, hook := range gitHooks {
+		link := filepath.Join(string(h), hook)
+		if err := os.Remove(link + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(self, link+".new"); err != nil {
+			return err
+		}
+		if err := os.Rename(link+".new", link); err != nil {
+			return err
+		}
+	}
+	// An earlier gate's.
+	if err := os.Remove(filepath.Join(string(h), "post-receive")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return h.check()
+}
+
+// check must succeed before a push: git passes over a hook that is missing or not
+// executable, in silence.
+func (h hooks) check() error {
+	for _, hook := range gitHooks {
+		link := filepath.Join(string(h), hook)
+		if err := unix.Access(link, unix.X_OK); err != nil {
+			return fmt.Errorf("hook %s: %w", link, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+// What a gate is told, and its limits.
+
+package gate
+
+import (
+	"time"
+
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// Settings are what a gate is told. The zero value of a limit is its default.
+type Settings struct {
+	Repos  string        // the folder of <project>.git
+	Tokens *store.Reader // who may
+	Hosts  []string      // names that the gate is known by, beside addresses and localhost
+
+	PerToken int   // requests at once of one token
+	Together int   // requests at once of all
+	MaxPush  int64 // bytes of a push's pack
+	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
+
+	GitMemory int64 // bytes that each process of git's may have
+
+	Patience time.Duration // in which it is a request's turn, or never; a minute
+	Stall    time.Duration // in which a client reads or sends something; two minutes
+
+	// Trail gets every event. It may be called by many goroutines at once. A push that it
+	// returns an error for is refused.
+	Trail func(...trail.Event) error
+
+	// Keeper keeps what the next gate needs to go on in containers' networks; nil for nobody.
+	Keeper Keeper
+}
+
+// What goes without saying.
+const (
+	DefaultPerToken = 8
+	DefaultTogether = 64
+	DefaultMaxPush  = 2 << 30
+
+	DefaultGitMemory = 1 << 30
+)
+
+const (
+	maxFetch = 32 << 20 // bytes of a request to upload-pack, unpacked
+
+	defaultPatience = time.Minute
+	defaultStall    = 2 * time.Minute
+
+	headerTimeout = 10 * time.Second
+	idleTimeout   = time.Minute
+	headerLimit   = 16 << 10
+	connections   = 1024 // at once, of each listener
+)
