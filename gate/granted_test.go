@@ -112,6 +112,9 @@ func (c combination) allows() (branches []string, says string, starts bool) {
 	return anything, "", true
 }
 
+// appends reports whether the token may only add to what there is.
+func (c combination) appends() bool { return c.access == "append" || c.readOnly == "append" }
+
 // What flags and annotations leave of a token, from the hook to real git's terminal.
 func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
 	for _, c := range combinations() {
@@ -155,9 +158,23 @@ func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
 					}
 				}
 			}
+			refuseToAppend := func(ref, refspec string) {
+				t.Helper()
+				refused++
+				if said := gitFails(t, work, "push", "origin", refspec); !strings.Contains(said, ref) || !strings.Contains(said, "must not be deleted or forced") {
+					t.Errorf("git push %q says\n%s", refspec, said)
+				}
+			}
 			var allowed []string
 			for _, kind := range anything {
 				each := []string{"main:refs/heads/" + kind + "created", "main:" + kind + "moved", "+main~2:" + kind + "forced", ":" + kind + "deleted"}
+				if slices.Contains(pushes, kind) && c.appends() {
+					allowed = append(allowed, each[:2]...)
+					for i, name := range []string{"forced", "deleted"} {
+						refuseToAppend(kind+name, each[2+i])
+					}
+					continue
+				}
 				if slices.Contains(pushes, kind) {
 					allowed = append(allowed, each...)
 					continue
@@ -179,7 +196,11 @@ func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
 			}
 			main := git(t, demo, "rev-parse", "main")
 			for _, kind := range pushes {
-				for name, want := range map[string]string{"created": main, "moved": main, "forced": git(t, demo, "rev-parse", "main~2"), "deleted": ""} {
+				wanted := map[string]string{"created": main, "moved": main, "forced": git(t, demo, "rev-parse", "main~2"), "deleted": ""}
+				if c.appends() {
+					wanted["forced"], wanted["deleted"] = git(t, demo, "rev-parse", "main~1"), git(t, demo, "rev-parse", "main~1")
+				}
+				for name, want := range wanted {
 					if is := git(t, demo, "for-each-ref", "--format=%(objectname)", "refs/heads/"+kind+name); is != want {
 						t.Errorf("%s%s is at %q, not %q", kind, name, is, want)
 					}

@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
@@ -98,7 +100,11 @@ func open(t *testing.T, settings gate.Settings) *house {
 	var err error
 	h.Gate, err = gate.New(settings)
 	must(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	// The kernel holds little of an answer that its client does not read.
+	limited := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 256<<10) })
+	}}
+	listener, err := limited.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
 	h.address = listener.Addr().String()
 	served := make(chan error, 1)
