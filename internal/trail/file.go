@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,18 +59,27 @@ func open(path string) (fd int, err error) {
 	return fd, nil
 }
 
-// The trail keeps so many bytes at most in each of so many files, beside the one that is
-// written to.
+// The trail keeps so many bytes at most in a file, and so many files beside the one that is
+// written to. It keeps more while none is too old and the disk has space: a container that
+// may push writes 25 MB of lines with one push of many refs, and must not push out what was
+// written before.
 const (
-	mostBytes = 32 << 20
-	mostAside = 8
+	mostBytes  = 32 << 20
+	leastAside = 8
+	longest    = 90 * 24 * time.Hour
 )
+
+// isExpendable reports whether a file that is not among the youngest may go: it is too old,
+// or the disk has less than a tenth free.
+func isExpendable(file *unix.Stat_t, disk *unix.Statfs_t, now time.Time) bool {
+	return now.Sub(time.Unix(file.Mtim.Unix())) > longest || disk.Bavail < disk.Blocks/10
+}
 
 // aside is the name of a file that was set aside; the first is the youngest.
 func aside(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
 
 // setAside renames a file that has grown to its limit, once its last line has been written
-// to this descriptor: PATH becomes PATH.1, and the oldest is lost. Several may write at the
+// to this descriptor: PATH becomes PATH.1, and those that are expendable go. Several may write at the
 // same time: the lock is on the file itself, so one of them renames it, and another that had
 // it open finds another file there. What such a one still writes is in PATH.1.
 func setAside(path string, fd int) {
@@ -85,10 +95,29 @@ func setAside(path string, fd int) {
 		return
 	}
 
-	for i := mostAside; i > 1; i-- {
-		if err := unix.Rename(aside(path, i-1), aside(path, i)); err != nil && err != unix.ENOENT {
+	kept := makeRoom(path)
+	for i := kept; i >= 1; i-- {
+		if unix.Rename(aside(path, i), aside(path, i+1)) != nil {
 			return
 		}
 	}
 	_ = unix.Rename(path, aside(path, 1))
+}
+
+// makeRoom removes expendable files for one more, and returns how many there are.
+func makeRoom(path string) (number int) {
+	var file unix.Stat_t
+	var disk unix.Statfs_t
+	for unix.Lstat(aside(path, number+1), &file) == nil {
+		number++
+	}
+
+	for ; number >= leastAside; number-- {
+		last := aside(path, number)
+		if unix.Lstat(last, &file) != nil || unix.Statfs(path, &disk) != nil || !isExpendable(&file, &disk, time.Now()) ||
+			unix.Unlink(last) != nil {
+			break
+		}
+	}
+	return number
 }

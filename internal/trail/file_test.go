@@ -10,8 +10,11 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 func TestTheFileIsMadeWithItsDirectories(t *testing.T) {
@@ -66,9 +69,10 @@ func TestAFullFileIsSetAsideOnceAndNoLineIsLost(t *testing.T) {
 	}
 }
 
-func TestFilesThatWereSetAsideAreBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "trail.log")
-	for i := range mostAside + 3 {
+// setAsideMany has that many files set aside, and says that each was written so long ago.
+func setAsideMany(t *testing.T, path string, number int, ago time.Duration) {
+	t.Helper()
+	for i := range number {
 		if err := Write(path, Event{Event: Refused, Container: fmt.Sprint(i), Error: "no"}); err != nil {
 			t.Fatal(err)
 		}
@@ -78,19 +82,66 @@ func TestFilesThatWereSetAsideAreBounded(t *testing.T) {
 		if err := Write(path, Event{Event: Issued}); err != nil {
 			t.Fatal(err)
 		}
+		written := time.Now().Add(-ago)
+		if err := os.Chtimes(aside(path, 1), written, written); err != nil {
+			t.Fatal(err)
+		}
 	}
+}
+
+// oldest checks how many files there are, and which container the oldest is about.
+func oldest(t *testing.T, path string, number, container int) {
+	t.Helper()
 	files, err := filepath.Glob(path + "*")
-	if err != nil || len(files) != mostAside {
+	if err != nil || len(files) != number {
 		t.Errorf("files: %q, %v", files, err)
 	}
-	first, err := os.Open(aside(path, mostAside))
+	first, err := os.Open(aside(path, number))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
 	line, err := bufio.NewReader(first).ReadString('\n')
-	if err != nil || !bytes.Contains([]byte(line), []byte(`"container":"3"`)) {
+	if err != nil || !bytes.Contains([]byte(line), fmt.Appendf(nil, `"container":"%d"`, container)) {
 		t.Errorf("the oldest begins with %q, %v", line, err)
+	}
+}
+
+func TestOldFilesThatWereSetAsideAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trail.log")
+	setAsideMany(t, path, leastAside+3, longest+time.Hour)
+	oldest(t, path, leastAside, 3)
+}
+
+// Guards against: a container that pushes tens of thousands of refs a few times, after which
+// no line says what was moved before.
+func TestAFloodDoesNotPushOutYoungFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trail.log")
+	var disk unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &disk); err != nil || disk.Bavail < disk.Blocks/10 {
+		testenv.Cannot(t, "the disk has less than a tenth free")
+	}
+	setAsideMany(t, path, 3*leastAside, longest-time.Hour)
+	oldest(t, path, 3*leastAside, 0)
+}
+
+func TestWhatIsExpendableIsOldOrOnAFullDisk(t *testing.T) {
+	now := time.Now()
+	for _, row := range []struct {
+		age        time.Duration
+		free       uint64 // of 100 blocks
+		expendable bool
+	}{
+		{0, 50, false},
+		{longest - time.Hour, 10, false},
+		{longest + time.Hour, 50, true},
+		{0, 9, true},
+	} {
+		file := unix.Stat_t{Mtim: unix.NsecToTimespec(now.Add(-row.age).UnixNano())}
+		disk := unix.Statfs_t{Blocks: 100, Bavail: row.free}
+		if isExpendable(&file, &disk, now) != row.expendable {
+			t.Errorf("%v old, %d %% free: not %v", row.age, row.free, row.expendable)
+		}
 	}
 }
 

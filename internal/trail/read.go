@@ -23,11 +23,11 @@ import (
 )
 
 // Complaints returns what hooks have refused or failed, with the reason, oldest first: from
-// the file, those that were set aside included, and from the journal, which has what could
+// the file, the youngest that were set aside included, and from the journal, which has what could
 // not be written to the file. Either is left out if it isn't there. With an error, what
 // could be read is returned.
 func Complaints(ctx context.Context, path string) (events []Event, err error) {
-	for i := mostAside; i >= 0 && path != ""; i-- {
+	for i := leastAside; i >= 0 && path != ""; i-- {
 		file := path
 		if i > 0 {
 			file = aside(path, i)
