@@ -17,7 +17,7 @@ import (
 )
 
 func (e *examination) log() {
-	if e.LogFile == "" && len(e.definitions) > 0 && e.Place.User {
+	if e.LogFile == "" && len(e.definitions) > 0 && e.Place.User && !e.stopped["hooks"] {
 		e.warn(fmt.Sprintf("%s names no log file, and there is no default for a rootless engine's hook: why it refuses is %s", e.definitions[0].Path, elsewhere()), e.install())
 		e.complaints("")
 		return

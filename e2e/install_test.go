@@ -57,7 +57,7 @@ func newHome(t *testing.T, e *engine) *home {
 	} else {
 		h.config = "/etc/containers"
 		holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `
-			for dir in /etc/containers /var/lib/containers /run/containers; do
+			for dir in /etc/containers /var/lib/containers /run/containers /var/log; do
 				mkdir -p $dir
 				mount -t tmpfs none $dir
 			done
