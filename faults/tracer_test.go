@@ -450,11 +450,16 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 		c.object = clean(descriptor(fd))
 	}
 	c.object = aNumber.ReplaceAllString(c.object, "/<n>$1")
+	c.object = aFingerprint.ReplaceAllString(c.object, "-<fingerprint>")
 	return c
 }
 
 // aNumber matches a process, thread or descriptor in a path.
 var aNumber = regexp.MustCompile(`/[0-9]+(/|$)`)
+
+// aFingerprint ends the name of what a hook records of a container's life: each run draws
+// another token.
+var aFingerprint = regexp.MustCompile(`-[0-9a-f]{8}$`)
 
 // readString reads a C string of the program's.
 func readString(tid int, address uintptr) string {
