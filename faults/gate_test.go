@@ -17,8 +17,11 @@ import (
 // theGate serves the containers of all worlds, and gives them nothing: it reads another
 // token file.
 var theGate = sync.OnceValues(func() (*gate.Gate, error) {
-	if err := os.MkdirAll(filepath.Dir(gateSocket()), 0o700); err != nil {
-		return nil, err
+	// The first hook makes the directory of records, and the others find it.
+	for _, dir := range []string{filepath.Dir(gateSocket()), filepath.Dir(gateSocket()) + "-hook"} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
 	}
 	g, err := gate.New(gate.Settings{
 		Repos:  filepath.Dir(gateSocket()),
