@@ -94,7 +94,7 @@ func (a account) revokes(t *testing.T, tokenFile string) (id string) {
 	}
 	a.kill(t, id)
 	testenv.Eventually(t, a.user+": the service revokes the dead container's token", func() bool { return !a.has(t, tokenFile, id) })
-	a.eventually(t, fmt.Sprintf("journalctl --output cat --identifier terok-gate-hook %s | grep swept.*%s", a.journal, id))
+	a.eventually(t, fmt.Sprintf("journalctl --output cat --identifier terok-gate %s | grep swept.*%s", a.journal, id))
 	return id
 }
 
