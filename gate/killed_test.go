@@ -1,7 +1,6 @@
 package gate_test
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -13,27 +12,7 @@ import (
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
-	"terok-gate-hook/store"
 )
-
-// gateVar makes this test binary a gate, over the folder that it names.
-const gateVar = "GATE_TEST_GATE"
-
-func gateOfItsOwn() error {
-	gate.SaveMemory()
-	dir := os.Getenv(gateVar)
-	tokens := store.File{Path: filepath.Join(dir, "tokens", "tokens.json")}
-	g, err := gate.New(gate.Settings{Repos: filepath.Join(dir, "repos"), Tokens: tokens.Reader(func(error) {})})
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	fmt.Println(listener.Addr())
-	return g.Serve(listener)
-}
 
 // A gate that is killed cleans nothing up: its git ends by itself, and the next gate
 // removes what is left.
@@ -78,21 +57,29 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	}
 }
 
-// startGate starts a gate of its own over the house's folder.
+// startGate starts terok-gate over the house's directory: a process of its own, which can
+// be killed, and whose memory is no test's.
 func startGate(t *testing.T, h *house) *exec.Cmd {
 	t.Helper()
-	cmd := testenv.Again()
-	cmd.Env = append(cmd.Env, gateVar+"="+h.dir)
-	out, err := cmd.StdoutPipe()
+	program, err := terokGate()
 	must(t, err)
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	must(t, err)
+	defer listener.Close()
+	socket, err := listener.File()
+	must(t, err)
+	defer socket.Close()
+
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" --token-file "$1" --log-file "$2" serve --repos "$3"`,
+		program, h.tokens.Path, filepath.Join(h.dir, "killed.log"), h.repos)
+	cmd.Env = append(os.Environ(), "LISTEN_FDS=1")
+	cmd.ExtraFiles = []*os.File{socket}
 	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	address, err := bufio.NewReader(out).ReadString('\n')
-	must(t, err)
-	h.address = strings.TrimSpace(address)
+	h.address = listener.Addr().String()
 	return cmd
 }
 
