@@ -78,10 +78,8 @@ func (s Settings) injectOnHost(id string, content []byte) (path string, err erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	if err := s.removeFromHost(id); err != nil {
-		return "", err
-	}
-	env, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+
+	env, err := s.createOnHost(id, path)
 	if err != nil {
 		return "", err
 	}
@@ -91,6 +89,20 @@ func (s Settings) injectOnHost(id string, content []byte) (path string, err erro
 		return "", fmt.Errorf("write %s: %w", path, err)
 	}
 	return path, nil
+}
+
+// createOnHost creates the env file anew. Another run of the hook for the same container
+// may create one between the removal and the creation; the last one stays.
+func (s Settings) createOnHost(id, path string) (*os.File, error) {
+	for {
+		if err := s.removeFromHost(id); err != nil {
+			return nil, err
+		}
+		env, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if !errors.Is(err, fs.ErrExist) {
+			return env, err
+		}
+	}
 }
 
 // removeFromHost removes what injectOnHost wrote, if it did.

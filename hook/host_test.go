@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"terok-gate-hook/internal/testenv"
@@ -63,6 +64,19 @@ func TestByHandTheTokenIsInAFileOnTheHost(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRunsByHandAtTheSameTimeDoNotGetInEachOthersWay(t *testing.T) {
+	h := trial(t)
+	var runs sync.WaitGroup
+	for range 50 {
+		runs.Go(func() {
+			if _, err := h.injectOnHost("c1", []byte("content")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	runs.Wait()
 }
 
 func TestASecondStartReplacesTokenAndEnvFile(t *testing.T) {
