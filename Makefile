@@ -1,7 +1,7 @@
 # Two commands for newcomers: make run, make test. Both install what they lack,
 # where they may.
 
-# A build is the same bytes in whatever folder, and knows its commit where git does.
+# A build is the same bytes in whatever directory, and knows its commit where git does.
 BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -w' \
 	-buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 SOURCES = go.mod go.sum $(wildcard *.go */*.go */*/*.go hooks.d/*.json systemd/*/*.service)
@@ -21,7 +21,7 @@ dist/terok-gate-hook_linux_%: $(SOURCES)
 dist/terok-gate_linux_%: $(SOURCES)
 	GOOS=linux GOARCH=$* $(BUILD) -o $@ ./cmd/terok-gate
 
-run: # a real container without a network clones and pushes with its token, in a throw-away folder
+run: # a real container without a network clones and pushes with its token, in a throw-away directory
 	scripts/needs go podman git
 	$(MAKE) --no-print-directory terok-gate-hook terok-gate
 	scripts/try

@@ -94,7 +94,7 @@ func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error)
 // startedGit matches a call that made a process one of git's, in strace's words.
 var startedGit = regexp.MustCompile(`(?m)execve\("[^"]*/git[^"/]*".* = 0$`)
 
-// traced tells whether all threads of a process are.
+// traced reports whether all threads of a process are.
 func traced(pid int) bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	for _, thread := range threads {

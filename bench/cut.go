@@ -94,12 +94,12 @@ func (h *house) cut(took series, repo, fetch string) error {
 	return nil
 }
 
-// busy tells whether a process works in a folder.
-func busy(folder string) bool {
+// busy reports whether a process works in a directory.
+func busy(directory string) bool {
 	all, _ := filepath.Glob("/proc/[0-9]*/cwd")
 	return slices.ContainsFunc(all, func(link string) bool {
 		at, err := os.Readlink(link)
-		return err == nil && at == folder
+		return err == nil && at == directory
 	})
 }
 

@@ -18,7 +18,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// house is a folder of repositories with all that serves them: the gate, nginx with
+// house is a directory of repositories with all that serves them: the gate, nginx with
 // fcgiwrap, a Python gate as the one was that ours replaces, and git alone (the floor).
 type house struct {
 	dir, repos, control string

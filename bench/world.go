@@ -30,8 +30,8 @@ type world struct {
 // furnish makes the world. So many tokens are tied to a living process each, the others to
 // one of another machine.
 func (w *world) furnish(tokens, living int) error {
-	for _, folder := range []string{"bundle", "rootfs/run", "gate"} {
-		if err := os.MkdirAll(filepath.Join(w.dir, folder), 0o755); err != nil {
+	for _, directory := range []string{"bundle", "rootfs/run", "gate"} {
+		if err := os.MkdirAll(filepath.Join(w.dir, directory), 0o755); err != nil {
 			return err
 		}
 	}

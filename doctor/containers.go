@@ -16,7 +16,7 @@ import (
 func (e *examination) containers() {
 	ids, err := e.command("podman", "ps", "--all", "--quiet", "--no-trunc")
 	if err != nil {
-		e.broken("podman ps: "+err.Error(), "mend podman first")
+		e.broken("podman ps: "+err.Error(), "fix podman first")
 		return
 	}
 	if strings.TrimSpace(ids) == "" {
@@ -32,7 +32,7 @@ func (e *examination) containers() {
 		}
 	}
 	if jsonErr := json.Unmarshal([]byte(out), &all); jsonErr != nil {
-		e.broken(fmt.Sprintf("podman container inspect: %v", errors.Join(err, jsonErr)), "mend podman first")
+		e.broken(fmt.Sprintf("podman container inspect: %v", errors.Join(err, jsonErr)), "fix podman first")
 		return
 	}
 	for _, c := range all {
@@ -47,7 +47,7 @@ func (e *examination) containers() {
 	}
 }
 
-// hooksDirs returns the folders that podman was told on its command line.
+// hooksDirs returns the directories that podman was told on its command line.
 func hooksDirs(command []string) (dirs []string) {
 	const flag = "--hooks-dir"
 	for i, arg := range command {

@@ -34,7 +34,7 @@ func (e *examination) definition() {
 	}
 }
 
-// program tells whether there is nothing wrong with what a definition runs.
+// program reports whether there is nothing wrong with what a definition runs.
 func (e *examination) program(d podman.Registered) bool {
 	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
 	info, err := os.Stat(d.Hook.Path)
@@ -119,7 +119,7 @@ func writers(path, elsewhere string, trusted ...int) (who, where, remedy string)
 	return "", "", ""
 }
 
-// changeable tells whether somebody besides root and us can change the file.
+// changeable reports whether somebody besides root and us can change the file.
 func changeable(path string) bool {
 	who, _, _ := writers(path, "")
 	return who != ""

@@ -1,4 +1,4 @@
-// Package doctor finds what is wrong between podman and the gate, and what mends it.
+// Package doctor finds what is wrong between podman and the gate, and what fixes it.
 //
 // It is a table of checks, one file a subject. A new check is a row and a function.
 package doctor
@@ -62,7 +62,7 @@ const (
 	OK      State = "ok"
 	Warning State = "warning" // works, but not as it should
 	Broken  State = "broken"
-	Mended  State = "mended" // was broken or a warning until now
+	Fixed   State = "fixed" // was broken or a warning until now
 )
 
 // Finding is what a check found. A check can have several.
@@ -70,7 +70,7 @@ type Finding struct {
 	Check  string `json:"check"`
 	State  State  `json:"state"`
 	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"` // what mends it
+	Remedy string `json:"remedy,omitempty"` // what fixes it
 }
 
 // Doctor examines an installation as one user, root or another, has it.
@@ -84,7 +84,7 @@ type Doctor struct {
 	Project   string // the probe's; empty: one that the definitions admit
 	Network   string // the probe's, as podman run --network takes it; empty: podman's default
 	Image     string // the probe's; empty: an empty one that borrows the host's programs
-	Repair    bool   // mend what is safe to mend
+	Repair    bool   // fix what is safe to fix
 }
 
 // Examine makes every check that makes sense here, and reports what each finds. It
@@ -137,18 +137,18 @@ func (e *examination) broken(text, remedy string) {
 // nothing that makes sense.
 func (e *examination) stop() { e.stopped[e.check] = true }
 
-// mend reports a finding that repair can mend, mended or not.
-func (e *examination) mend(state State, text, remedy string, repair func() (done string, err error)) {
+// fix reports a finding that repair can fix, fixed or not.
+func (e *examination) fix(state State, text, remedy string, repair func() (done string, err error)) {
 	if !e.Repair {
 		e.report(Finding{Check: e.check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})
 		return
 	}
 	done, err := repair()
 	if err != nil {
-		e.broken(fmt.Sprintf("%s: not mended: %v", text, err), remedy)
+		e.broken(fmt.Sprintf("%s: not fixed: %v", text, err), remedy)
 		return
 	}
-	e.report(Finding{Check: e.check, State: Mended, Text: text + ": " + done})
+	e.report(Finding{Check: e.check, State: Fixed, Text: text + ": " + done})
 }
 
 // command runs a program and returns what it writes to standard output. The probe's

@@ -27,13 +27,13 @@ import (
 const grant = `{"project": "demo", "task": "1"}`
 
 // patient is a healthy token file and log file, for a test to do something to.
-type patient struct{ folder, tokens, log string }
+type patient struct{ directory, tokens, log string }
 
 func newPatient(t *testing.T) patient {
 	t.Helper()
-	folder := filepath.Join(t.TempDir(), "gate")
-	p := patient{folder, filepath.Join(folder, "tokens.json"), filepath.Join(folder, "log")}
-	must(t, os.Mkdir(folder, 0o700))
+	directory := filepath.Join(t.TempDir(), "gate")
+	p := patient{directory, filepath.Join(directory, "tokens.json"), filepath.Join(directory, "log")}
+	must(t, os.Mkdir(directory, 0o700))
 	p.write(t, `{"terok-g-0123456789abcdef0123456789abcdef": `+grant+`}`)
 	return p
 }
@@ -104,7 +104,7 @@ func TestDoctorHasNothingToSayAgainstAHealthyTokenFile(t *testing.T) {
 	}
 	must(t, os.Remove(p.tokens))
 	finds(t, p.examine(t, nil), "token-file", OK, "not there yet")
-	must(t, os.Remove(p.folder))
+	must(t, os.Remove(p.directory))
 	finds(t, p.examine(t, nil), "token-file", OK, "not there yet")
 }
 
@@ -117,17 +117,17 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		text  string
 	}{
 		{"corrupt", func(t *testing.T, p patient) { p.write(t, "{]") }, "token-file", Broken, ": byte 2"},
-		{"a folder in its place", func(t *testing.T, p patient) {
+		{"a directory in its place", func(t *testing.T, p patient) {
 			must(t, os.Remove(p.tokens))
 			must(t, os.Mkdir(p.tokens, 0o700))
 		}, "token-file", Broken, "not a regular file"},
 		{"readable to others", func(t *testing.T, p patient) { must(t, os.Chmod(p.tokens, 0o604)) }, "token-file", Broken, "mode 0604"},
-		{"in a folder that everybody may write to", func(t *testing.T, p patient) { must(t, os.Chmod(p.folder, 0o707)) },
-			"token-file", Broken, "everybody can write to folder"},
+		{"in a directory that everybody may write to", func(t *testing.T, p patient) { must(t, os.Chmod(p.directory, 0o707)) },
+			"token-file", Broken, "everybody can write to directory"},
 		{"below a file", func(t *testing.T, p patient) {
-			must(t, os.RemoveAll(p.folder))
-			must(t, os.WriteFile(p.folder, nil, 0o600))
-		}, "token-file", Broken, "is not a folder"},
+			must(t, os.RemoveAll(p.directory))
+			must(t, os.WriteFile(p.directory, nil, 0o600))
+		}, "token-file", Broken, "is not a directory"},
 		{"a process that holds the lock", func(t *testing.T, p patient) {
 			lock, err := os.OpenFile(p.tokens+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 			must(t, err)
@@ -146,7 +146,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			must(t, err)
 		}, "limits", Warning, "tokens with limits: 0, hashed: 1, beside tokens that a Python program may have written: 1."},
 		{"what a killed writer left", func(t *testing.T, p patient) {
-			must(t, os.WriteFile(filepath.Join(p.folder, ".tokens.json.terok-gate-hook"), nil, 0o600))
+			must(t, os.WriteFile(filepath.Join(p.directory, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
 		{"a log that others may read", func(t *testing.T, p patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", Warning, "mode 0644"},
 		{"hooks that refused and failed", func(t *testing.T, p patient) {
@@ -197,12 +197,12 @@ func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
 	p := newPatient(t)
 	must(t, os.Chown(p.tokens, nobody, -1))
 	finds(t, p.examine(t, nil), "token-file", Warning, "belongs to user nobody")
-	must(t, os.Chown(p.folder, nobody, -1))
+	must(t, os.Chown(p.directory, nobody, -1))
 	finds(t, p.examine(t, nil), "token-file", Warning, "belongs to user nobody, who can put another token file there")
-	// To the gate's user it may belong, but not the folder above.
+	// To the gate's user it may belong, but not the directory above.
 	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
 	finds(t, p.examine(t, asNobody), "token-file", OK, "tokens: 1")
-	must(t, os.Chown(filepath.Dir(p.folder), nobody, -1))
+	must(t, os.Chown(filepath.Dir(p.directory), nobody, -1))
 	finds(t, p.examine(t, asNobody), "token-file", Broken, "belongs to user nobody, who can put another token file there")
 }
 
@@ -210,36 +210,36 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	testenv.NeedRoot(t)
 	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
 	p := newPatient(t)
-	for dir := filepath.Dir(p.folder); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(p.directory); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		must(t, os.Chmod(dir, 0o711))
 	}
 	finds(t, p.examine(t, asNobody), "gate-user", Broken, "user nobody cannot read "+p.tokens)
-	must(t, os.Chmod(p.folder, 0o711))
+	must(t, os.Chmod(p.directory, 0o711))
 	finds(t, p.examine(t, asNobody), "gate-user", Broken, "user nobody cannot read")
 	must(t, os.Chmod(p.tokens, 0o640))
 	must(t, os.Chown(p.tokens, 0, 65534)) // its group
 	finds(t, p.examine(t, asNobody), "gate-user", OK, "user nobody can read")
 	must(t, os.Remove(p.tokens))
 	finds(t, p.examine(t, asNobody), "gate-user", Warning, "not there yet")
-	must(t, os.Chown(p.folder, 65534, -1))
+	must(t, os.Chown(p.directory, 65534, -1))
 	finds(t, p.examine(t, asNobody), "gate-user", OK, "will belong to user nobody")
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "root" }), "gate-user", OK, "will belong to user root")
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
 
-// open lets everybody pass through what is above the folder.
-func open(t *testing.T, folder string) {
+// open lets everybody pass through what is above the directory.
+func open(t *testing.T, directory string) {
 	t.Helper()
-	for dir := filepath.Dir(folder); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(directory); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		must(t, os.Chmod(dir, 0o711))
 	}
 }
 
-func TestDoctorNamesTheFolderThatKeepsTheGateOut(t *testing.T) {
+func TestDoctorNamesTheDirectoryThatKeepsTheGateOut(t *testing.T) {
 	testenv.NeedRoot(t)
 	p := newPatient(t)
-	open(t, p.folder)
-	closed := filepath.Dir(p.folder)
+	open(t, p.directory)
+	closed := filepath.Dir(p.directory)
 	must(t, os.Chmod(closed, 0o700))
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "nobody" }), "gate-user", Broken, closed+" is closed to it")
 }
@@ -248,10 +248,10 @@ func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 	repair := func(d *Doctor) { d.Repair = true }
 	p := newPatient(t)
 	orphan(t, p)
-	finds(t, p.examine(t, repair), "orphans", Mended, "revoked 1")
-	leftover := filepath.Join(p.folder, ".tokens.json.terok-gate-hook")
+	finds(t, p.examine(t, repair), "orphans", Fixed, "revoked 1")
+	leftover := filepath.Join(p.directory, ".tokens.json.terok-gate-hook")
 	must(t, os.WriteFile(leftover, nil, 0o600))
-	finds(t, p.examine(t, repair), "leftovers", Mended, "removed")
+	finds(t, p.examine(t, repair), "leftovers", Fixed, "removed")
 	if _, err := os.Lstat(leftover); err == nil {
 		t.Error("what the killed writer left is still there")
 	}
@@ -261,7 +261,7 @@ func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 	}
 
 	p.write(t, "not tokens")
-	finds(t, p.examine(t, repair), "token-file", Mended, "set aside as "+p.tokens+".corrupt-")
+	finds(t, p.examine(t, repair), "token-file", Fixed, "set aside as "+p.tokens+".corrupt-")
 	aside, _ := filepath.Glob(p.tokens + ".corrupt-*")
 	if len(aside) != 1 {
 		t.Fatalf("set aside: %q", aside)
@@ -283,7 +283,7 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 	}
 	p := newPatient(t)
 	mountPoint := t.TempDir()
-	fs, sftp := exec.Command("sshfs", "-f", "-o", "passive", ":"+p.folder, mountPoint), exec.Command(server)
+	fs, sftp := exec.Command("sshfs", "-f", "-o", "passive", ":"+p.directory, mountPoint), exec.Command(server)
 	sftp.Stdin, fs.Stdout = pipe(t)
 	fs.Stdin, sftp.Stdout = pipe(t)
 	must(t, sftp.Start())
@@ -353,12 +353,12 @@ func oneCheck(name string, d Doctor) (found []Finding) {
 	return found
 }
 
-// ourOwn puts an empty folder in a folder's place, for the thread that calls it.
-func ourOwn(t *testing.T, folder string) {
+// ourOwn puts an empty directory in a directory's place, for the thread that calls it.
+func ourOwn(t *testing.T, directory string) {
 	t.Helper()
 	noError(t, unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS))
 	noError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-	noError(t, unix.Mount("tmpfs", folder, "tmpfs", 0, ""))
+	noError(t, unix.Mount("tmpfs", directory, "tmpfs", 0, ""))
 }
 
 // noError is must on a thread that is not the test's.

@@ -26,7 +26,7 @@ func (e *examination) forgotten() {
 	out, err := e.command("podman", "ps", "--all", "--format", "json")
 	var known []struct{ ID, State string }
 	if err = cmp.Or(err, json.Unmarshal([]byte(out), &known)); err != nil {
-		e.broken("podman ps: "+err.Error(), "mend podman first")
+		e.broken("podman ps: "+err.Error(), "fix podman first")
 		return
 	}
 	states := map[string]string{}
@@ -76,7 +76,7 @@ func (e *examination) livingContainers() map[string]int {
 	return living
 }
 
-// mainThreadEnded tells whether a process is a zombie by its state, that of its main
+// mainThreadEnded reports whether a process is a zombie by its state, that of its main
 // thread; another thread may live (proc_pid_stat(5)).
 func mainThreadEnded(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

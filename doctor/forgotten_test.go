@@ -33,7 +33,7 @@ func TestDoctorComparesLivingTokensWithWhatPodmanKnows(t *testing.T) {
 			found := oneCheck("forgotten", Doctor{Binary: "/bin/none/terok-gate-hook", TokenFile: p.tokens})
 			finds(t, found, "forgotten", row.state, row.text)
 			if want := "/bin/none/terok-gate revoke --container living"; row.state != OK && found[0].Remedy != want {
-				t.Errorf("what mends it is %s, not %s", found[0].Remedy, want)
+				t.Errorf("what fixes it is %s, not %s", found[0].Remedy, want)
 			}
 		})
 	}

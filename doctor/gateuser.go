@@ -49,19 +49,19 @@ func (e *examination) gateUser() {
 	if err == nil && !file.Mode().IsRegular() {
 		return // said already; and nobody shall be given what a link leads to
 	}
-	folder := filepath.Dir(e.TokenFile)
-	elsewhere := e.self("F", "install") + ", where F is in a folder of its own"
+	directory := filepath.Dir(e.TokenFile)
+	elsewhere := e.self("F", "install") + ", where F is in a directory of its own"
 	if errors.Is(err, fs.ErrNotExist) {
-		if folder, err := os.Stat(folder); isUs || err == nil && folder.Sys().(*syscall.Stat_t).Uid == id[0] {
+		if directory, err := os.Stat(directory); isUs || err == nil && directory.Sys().(*syscall.Stat_t).Uid == id[0] {
 			e.ok("the token file will belong to user " + e.GateUser)
 			return
 		}
-		e.noProbe = "it would make the token file, and the folder is to be made first"
-		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, folder)
-		if podman.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), folder) {
+		e.noProbe = "it would make the token file, and the directory is to be made first"
+		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
+		if podman.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
 			remedy = elsewhere
 		}
-		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its folder belongs to", remedy)
+		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its directory belongs to", remedy)
 		return
 	}
 	can := func(what, path string) bool {
@@ -79,7 +79,7 @@ func (e *examination) gateUser() {
 	}
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	var closed []string
-	for above := filepath.Dir(realPath(folder)); above != "/"; above = filepath.Dir(above) {
+	for above := filepath.Dir(realPath(directory)); above != "/"; above = filepath.Dir(above) {
 		if !can("-x", above) {
 			closed = append(closed, above)
 		}
@@ -93,17 +93,17 @@ func (e *examination) gateUser() {
 		return
 	}
 	if other := podman.OthersFile(e.TokenFile, id[0]); other != "" {
-		e.broken(fmt.Sprintf("%s, and its folder must keep its owner, since %s is in it too", text, other), elsewhere)
+		e.broken(fmt.Sprintf("%s, and its directory must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}
-	if !mayGive(int(id[0]), folder, e.TokenFile) {
+	if !mayGive(int(id[0]), directory, e.TokenFile) {
 		e.broken(text, elsewhere)
 		return
 	}
-	e.broken(text, chown(e.GateUser, realPath(folder), e.TokenFile)) // each new token file keeps the owner of the old
+	e.broken(text, chown(e.GateUser, realPath(directory), e.TokenFile)) // each new token file keeps the owner of the old
 }
 
-// mayGive tells whether all that is there of these is ours, or that user's already: what is
+// mayGive reports whether all that is there of these is ours, or that user's already: what is
 // another's is given to nobody.
 func mayGive(uid int, paths ...string) bool {
 	for _, path := range paths {

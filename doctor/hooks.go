@@ -29,7 +29,7 @@ func (e *examination) registered(stage string) *podman.Registered {
 func (e *examination) hooks() {
 	dirs, err := podman.HookDirs(e.ctx)
 	if err != nil {
-		e.broken(err.Error(), "mend podman first; to see more: podman --log-level debug info")
+		e.broken(err.Error(), "fix podman first; to see more: podman --log-level debug info")
 		e.stop()
 		return
 	}
@@ -116,18 +116,18 @@ func (e *examination) notInForce(reads string) {
 }
 
 // settersOfHooksDir returns the files with which podman may be configured, wherever its
-// versions look, that set hooks_dir. Up to podman 5 files are read folder by folder; 6
+// versions look, that set hooks_dir. Up to podman 5 files are read directory by directory; 6
 // reads one containers.conf, and drop-ins sorted by name. A list replaces an earlier one,
 // from 4.8 on only if it says {append=false}; what install writes says {append=true}.
 func settersOfHooksDir() (files []string) {
-	folders := []string{"/usr/share/containers", "/etc/containers"}
+	directories := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {
-		folders = append(folders, filepath.Join(config, "containers"))
+		directories = append(directories, filepath.Join(config, "containers"))
 	}
 	candidates := []string{os.Getenv("CONTAINERS_CONF"), os.Getenv("CONTAINERS_CONF_OVERRIDE")}
-	for _, folder := range folders {
+	for _, directory := range directories {
 		for _, pattern := range []string{"containers*.conf", "containers*.conf.d/*.conf", "containers*.conf.d/*/*.conf"} {
-			paths, _ := filepath.Glob(filepath.Join(folder, pattern))
+			paths, _ := filepath.Glob(filepath.Join(directory, pattern))
 			candidates = append(candidates, paths...)
 		}
 	}

@@ -1,4 +1,4 @@
-// Whether the kernel can put a folder into a container.
+// Whether the kernel can put a directory into a container.
 
 package doctor
 
@@ -14,7 +14,7 @@ func (e *examination) kernel() {
 	release := "Linux " + unix.ByteSliceToString(name.Release[:])
 	// Called without a mount, it fails anyway: with ENOSYS only if the kernel lacks it.
 	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
-		e.broken(release+" cannot mount a folder into a container: it has no mount_setattr(2)", "use Linux 5.12 or later")
+		e.broken(release+" cannot mount a directory into a container: it has no mount_setattr(2)", "use Linux 5.12 or later")
 		return
 	}
 	e.ok(release)

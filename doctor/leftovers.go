@@ -16,7 +16,7 @@ func (e *examination) leftovers() {
 		return // the lock is held, said already
 	case path != "":
 		fine = false
-		e.mend(Warning, path+" was left by a writer that was killed, with tokens in it", "the next hook removes it", func() (string, error) {
+		e.fix(Warning, path+" was left by a writer that was killed, with tokens in it", "the next hook removes it", func() (string, error) {
 			_, err := e.tokens.Leftover(true)
 			return "removed", err
 		})
@@ -27,7 +27,7 @@ func (e *examination) leftovers() {
 	if err == nil && strings.TrimSpace(names) != "" {
 		fine = false
 		probes := strings.Fields(names)
-		e.mend(Warning, "probe containers of a doctor that was killed: "+strings.Join(probes, " "), printable.Shell(append([]string{"podman", "rm", "--force", "--time", "0"}, probes...)...), func() (string, error) {
+		e.fix(Warning, "probe containers of a doctor that was killed: "+strings.Join(probes, " "), printable.Shell(append([]string{"podman", "rm", "--force", "--time", "0"}, probes...)...), func() (string, error) {
 			_, err := e.command("podman", append([]string{"rm", "--force", "--time", "0"}, probes...)...)
 			return "removed", err
 		})

@@ -87,7 +87,7 @@ func named(entries ...store.Entry) string {
 	return strings.Join(names, ", ")
 }
 
-// isListenedAt tells whether somebody listens at an IPv4 address in a process's network
+// isListenedAt reports whether somebody listens at an IPv4 address in a process's network
 // (proc_pid_net(5)).
 func isListenedAt(pid int, listen string) bool {
 	at, err := netip.ParseAddrPort(listen)

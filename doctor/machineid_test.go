@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A fresh image has no machine id. What mends that is there with systemd and without.
+// A fresh image has no machine id. What fixes that is there with systemd and without.
 func TestDoctorSaysWhatLacksWithoutAMachineID(t *testing.T) {
 	testenv.NeedRoot(t)
 	everything := os.Getenv("PATH")

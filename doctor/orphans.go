@@ -19,7 +19,7 @@ func (e *examination) orphans() {
 		e.ok("none")
 		return
 	}
-	e.mend(Warning, fmt.Sprintf("tokens whose container is dead: %d", len(orphans)), e.ourselves("reap"), func() (string, error) {
+	e.fix(Warning, fmt.Sprintf("tokens whose container is dead: %d", len(orphans)), e.ourselves("reap"), func() (string, error) {
 		revoked, err := e.tokens.Sweep()
 		return fmt.Sprintf("revoked %d", len(revoked)), err
 	})

@@ -19,7 +19,7 @@ import (
 
 // What other users of the machine own, and what doctor has root or a user do about it.
 
-// shared is a folder of root's that every user may pass, after a script has been run in it.
+// shared is a directory of root's that every user may pass, after a script has been run in it.
 func shared(t *testing.T, script string) string {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -40,7 +40,7 @@ func run(t *testing.T, dir, script string) {
 	}
 }
 
-// A path may lead over a link to a folder of another user's, who can put another token file
+// A path may lead over a link to a directory of another user's, who can put another token file
 // there. Without the link doctor has always said so.
 func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 	for name, row := range map[string]struct {
@@ -48,12 +48,12 @@ func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 		state State
 		text  string
 	}{
-		"no link":                        {"mkdir -p theirs/gate; chown 1234 theirs; mkdir link; ln -s ../theirs/gate link/none", OK, "not there yet"},
-		"a link into another's folder":   {"mkdir -p theirs/gate; chown 1234 theirs; ln -s theirs/gate link", Broken, "folder DIR/theirs belongs to user 1234"},
-		"a link to another's folder":     {"mkdir -p real/gate; chown 1234 real/gate; ln -s real/gate link", Warning, "folder DIR/real/gate belongs to user 1234"},
-		"a link in another's folder":     {"mkdir theirs gate; chown 1234 theirs; ln -s ../gate theirs/link; ln -s theirs/link link", Broken, "folder DIR/theirs belongs to user 1234"},
-		"a link of another's":            {"mkdir gate; ln -s gate link; chown -h 1234 link", Broken, "link DIR/link belongs to user 1234"},
-		"a link into everybody's folder": {"mkdir -p all/gate; chmod 777 all; ln -s all/gate link", Broken, "everybody can write to folder DIR/all"},
+		"no link":                           {"mkdir -p theirs/gate; chown 1234 theirs; mkdir link; ln -s ../theirs/gate link/none", OK, "not there yet"},
+		"a link into another's directory":   {"mkdir -p theirs/gate; chown 1234 theirs; ln -s theirs/gate link", Broken, "directory DIR/theirs belongs to user 1234"},
+		"a link to another's directory":     {"mkdir -p real/gate; chown 1234 real/gate; ln -s real/gate link", Warning, "directory DIR/real/gate belongs to user 1234"},
+		"a link in another's directory":     {"mkdir theirs gate; chown 1234 theirs; ln -s ../gate theirs/link; ln -s theirs/link link", Broken, "directory DIR/theirs belongs to user 1234"},
+		"a link of another's":               {"mkdir gate; ln -s gate link; chown -h 1234 link", Broken, "link DIR/link belongs to user 1234"},
+		"a link into everybody's directory": {"mkdir -p all/gate; chmod 777 all; ln -s all/gate link", Broken, "everybody can write to directory DIR/all"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shared(t, row.make)
@@ -63,14 +63,14 @@ func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 	}
 }
 
-// Root may take a folder over that has nothing of anybody else's in it. A home stays whose
+// Root may take a directory over that has nothing of anybody else's in it. A home stays whose
 // it is.
 func TestARemedyTakesNothingFromItsOwner(t *testing.T) {
 	for name, row := range map[string]struct{ make, want string }{
-		"an empty folder":       {"mkdir -p theirs/gate; chown 1234 theirs", "chown -h root DIR/theirs"},
-		"a home":                {"mkdir -p theirs/gate; touch theirs/.bashrc; chown 1234 theirs theirs/.bashrc", ""},
-		"a folder of the gate?": {"mkdir -p theirs/gate; touch theirs/gate/.bashrc; chown -R 1234 theirs/gate", ""},
-		"a file":                {"mkdir -p theirs/gate; echo '{}' >theirs/gate/tokens.json; chown 1234 theirs/gate/tokens.json", ""},
+		"an empty directory":       {"mkdir -p theirs/gate; chown 1234 theirs", "chown -h root DIR/theirs"},
+		"a home":                   {"mkdir -p theirs/gate; touch theirs/.bashrc; chown 1234 theirs theirs/.bashrc", ""},
+		"a directory of the gate?": {"mkdir -p theirs/gate; touch theirs/gate/.bashrc; chown -R 1234 theirs/gate", ""},
+		"a file":                   {"mkdir -p theirs/gate; echo '{}' >theirs/gate/tokens.json; chown 1234 theirs/gate/tokens.json", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shared(t, row.make)
@@ -100,7 +100,7 @@ func TestARemedyGivesTheGateNothingOfAnotherUsers(t *testing.T) {
 	}
 }
 
-// To let the gate in, a folder is opened for the gate's user and no other, and only if that
+// To let the gate in, a directory is opened for the gate's user and no other, and only if that
 // opens nothing else.
 func TestTheGateIsLetInAlone(t *testing.T) {
 	const daemon = 1
@@ -158,7 +158,7 @@ func TestAClosedRepositoryIsOpenedAgain(t *testing.T) {
 const asUserVar = "TEROK_TEST_ROOTS_HOOKS"
 
 // A user under root's hooks is told to install hooks of that user's own, with a gate of that
-// user's own. Nothing of root's is given to the user: not the gate's socket, nor the folder
+// user's own. Nothing of root's is given to the user: not the gate's socket, nor the directory
 // of root's tokens.
 func TestAUserUnderRootsHooksIsGivenNothingOfRoots(t *testing.T) {
 	if roots := os.Getenv(asUserVar); roots != "" {
@@ -201,7 +201,7 @@ func findAsUser(t *testing.T, roots string) {
 	if got, want := e.install(), "/usr/bin/terok-gate install --allow-project 'd*'"; got != want {
 		t.Errorf("doctor says %s, want %s", got, want)
 	}
-	e.controlFolder(filepath.Dir(socket))
+	e.controlDirectory(filepath.Dir(socket))
 	e.tokenFile()
 	e.noGate(syscall.EACCES)
 	if len(found) < 3 {

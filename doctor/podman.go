@@ -54,7 +54,7 @@ func wayToUserNamespaces() string {
 			return fmt.Sprintf("this machine forbids them to its users; to allow them, if that is what you want: %s", asRoot("sysctl", off.setting+"="+off.on))
 		}
 	}
-	return "mend podman first; to see more: podman --log-level debug unshare true"
+	return "fix podman first; to see more: podman --log-level debug unshare true"
 }
 
 // firstFreeID returns the first id of at least 100000, useradd(8)'s own default, above
@@ -86,7 +86,7 @@ func (e *examination) podman() {
 	}
 	major, minor, err := podman.Version(e.ctx)
 	if err != nil {
-		e.broken(err.Error(), "mend podman first: podman version")
+		e.broken(err.Error(), "fix podman first: podman version")
 		e.stop()
 		return
 	}

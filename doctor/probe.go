@@ -24,7 +24,7 @@ const (
 )
 
 // probeScript says what the container's process sees, a line each. Its arguments are
-// the folder with gate.env, the repository, empty if that is not to be tried, and how
+// the directory with gate.env, the repository, empty if that is not to be tried, and how
 // git comes to know the gate: by itself, as precreate has set it up; after gate.env was
 // read; or, where the hooks know another gate, by a credential helper.
 const probeScript = `
@@ -90,7 +90,7 @@ func (e *examination) probe() {
 	case p.err != nil && !p.saw("env"):
 		text := "a container with annotations does not start: " + p.err.Error()
 		if reason := e.reason(name); reason != "" {
-			e.broken(text+": "+reason, "mend that, and then "+e.again())
+			e.broken(text+": "+reason, "fix that, and then "+e.again())
 		} else {
 			e.broken(text, "to learn why: "+e.why())
 		}
@@ -119,12 +119,12 @@ func (e *examination) probe() {
 // any other.
 func (e *examination) runProbe(name, project string) (probed, error) {
 	p := probed{project: project}
-	folder, err := os.MkdirTemp("", probeName)
+	directory, err := os.MkdirTemp("", probeName)
 	if err != nil {
 		return p, err
 	}
-	defer os.RemoveAll(folder)
-	if err := os.Chmod(folder, 0o755); err != nil { // the container's root may be another user
+	defer os.RemoveAll(directory)
+	if err := os.Chmod(directory, 0o755); err != nil { // the container's root may be another user
 		return p, err
 	}
 	run := []string{"run", "--rm", "--name", name, "--timeout", "60"}
@@ -150,7 +150,7 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 	}
 	root := []string{"--entrypoint", "", e.Image}
 	if e.Image == "" {
-		if root, err = hostPrograms(filepath.Join(folder, "rootfs")); err != nil {
+		if root, err = hostPrograms(filepath.Join(directory, "rootfs")); err != nil {
 			return p, err
 		}
 	}
@@ -179,7 +179,7 @@ func (e *examination) wayToAContainer() string {
 	if e.Network != "" {
 		return "name a network that podman has, see podman network ls: " + e.again("--network", "NETWORK")
 	}
-	return "mend podman first; or name an image: " + e.again("--image", "IMAGE")
+	return "fix podman first; or name an image: " + e.again("--image", "IMAGE")
 }
 
 // allowing are install's flags for projects.

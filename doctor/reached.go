@@ -39,7 +39,7 @@ func (e *examination) gate() {
 	said := func(words string) bool { return strings.Contains(last, words) }
 	switch {
 	case said("not found") && e.atOurGate():
-		e.warn(text, "the gate answers; make the repository: "+e.add(e.reposFolder(), p.project)+", or try a project that it has: "+e.again("--project", "P"))
+		e.warn(text, "the gate answers; make the repository: "+e.add(e.reposDirectory(), p.project)+", or try a project that it has: "+e.again("--project", "P"))
 	case e.atOurGate():
 		e.broken(text, e.gateSays())
 	case said("not found") && e.Project == "":
@@ -60,7 +60,7 @@ func (e *examination) gate() {
 	}
 }
 
-// atOurGate tells whether the gate is the one that the hooks have in containers' networks.
+// atOurGate reports whether the gate is the one that the hooks have in containers' networks.
 func (e *examination) atOurGate() bool {
 	return e.settings.GateSocket != "" && e.told.GateURL == ""
 }

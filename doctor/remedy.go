@@ -32,7 +32,7 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	return asRoot(words...)
 }
 
-// asUser is a command that a user runs: what is in a folder of that user's may be a trap
+// asUser is a command that a user runs: what is in a directory of that user's may be a trap
 // for root.
 func asUser(uid int, words ...string) string {
 	if uid == os.Geteuid() {
@@ -42,7 +42,7 @@ func asUser(uid int, words ...string) string {
 }
 
 // chown gives files to a user, but never what a link in their place leads to: whoever may
-// change the folder may put one there before this is pasted, to /etc/shadow say.
+// change the directory may put one there before this is pasted, to /etc/shadow say.
 func chown(user string, paths ...string) string {
 	return printable.Shell(append([]string{"chown", "-h", user}, paths...)...)
 }
@@ -50,7 +50,7 @@ func chown(user string, paths ...string) string {
 // chownAsRoot is chown where only root can run it.
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
-// takeOver has root take a folder that another user owns, if nothing in it is another's
+// takeOver has root take a directory that another user owns, if nothing in it is another's
 // than root's or ours. What has more in it stays theirs, and elsewhere is the remedy; so
 // does a file, whose content is theirs.
 func takeOver(path, elsewhere string) string {
@@ -71,7 +71,7 @@ func takeOver(path, elsewhere string) string {
 
 // tokenFileElsewhere is the remedy where the token file is in another user's hands.
 func (e *examination) tokenFileElsewhere() string {
-	return e.self("F", "install") + ", where F is in a folder of its own, which no other user can change"
+	return e.self("F", "install") + ", where F is in a directory of its own, which no other user can change"
 }
 
 // programsElsewhere is the remedy where the programs are in another user's hands: what is
@@ -150,8 +150,8 @@ func (e *examination) install(flags ...string) string {
 	return remedy + e.ourselves(args...)
 }
 
-// isOurs tells whether we may have a gate's socket in a folder: root anywhere, another
-// user in a folder of that user's own.
+// isOurs reports whether we may have a gate's socket in a directory: root anywhere, another
+// user in a directory of that user's own.
 func isOurs(dir string) bool {
 	info, err := os.Stat(dir)
 	return os.Geteuid() == 0 || err == nil && owner.UID(info) == os.Geteuid()

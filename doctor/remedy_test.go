@@ -27,25 +27,25 @@ func TestARemedyCanBePasted(t *testing.T) {
 		root  bool
 	}{
 		{"a token file that others may read", func(t *testing.T, p *patient) { must(t, os.Chmod(p.tokens, 0o604)) }, "token-file", false},
-		{"a folder in its place", func(t *testing.T, p *patient) {
+		{"a directory in its place", func(t *testing.T, p *patient) {
 			must(t, os.Remove(p.tokens))
 			must(t, os.Mkdir(p.tokens, 0o700))
 		}, "token-file", false},
-		{"a folder that everybody may write to", func(t *testing.T, p *patient) { must(t, os.Chmod(p.folder, 0o707)) }, "token-file", false},
-		{"a file in the folder's place", func(t *testing.T, p *patient) {
-			must(t, os.RemoveAll(p.folder))
-			must(t, os.WriteFile(p.folder, nil, 0o600))
+		{"a directory that everybody may write to", func(t *testing.T, p *patient) { must(t, os.Chmod(p.directory, 0o707)) }, "token-file", false},
+		{"a file in the directory's place", func(t *testing.T, p *patient) {
+			must(t, os.RemoveAll(p.directory))
+			must(t, os.WriteFile(p.directory, nil, 0o600))
 		}, "token-file", false},
 		{"a corrupt token file", func(t *testing.T, p *patient) { p.write(t, "{]") }, "token-file", false},
 		{"a token file of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.tokens, 65534, -1)) }, "token-file", true},
-		{"a folder of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.folder, 65534, -1)) }, "token-file", true},
-		{"a folder of somebody else above", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.folder), 65534, -1)) }, "token-file", true},
-		{"a token file that the gate cannot read", func(t *testing.T, p *patient) { open(t, p.folder) }, "gate-user", true},
+		{"a directory of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.directory, 65534, -1)) }, "token-file", true},
+		{"a directory of somebody else above", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.directory), 65534, -1)) }, "token-file", true},
+		{"a token file that the gate cannot read", func(t *testing.T, p *patient) { open(t, p.directory) }, "gate-user", true},
 		{"no token file for the gate yet", func(t *testing.T, p *patient) {
-			open(t, p.folder)
-			must(t, os.RemoveAll(p.folder))
+			open(t, p.directory)
+			must(t, os.RemoveAll(p.directory))
 		}, "gate-user", true},
-		{"a folder in the lock's place", func(t *testing.T, p *patient) { must(t, os.Mkdir(p.tokens+".lock", 0o700)) }, "lock", false},
+		{"a directory in the lock's place", func(t *testing.T, p *patient) { must(t, os.Mkdir(p.tokens+".lock", 0o700)) }, "lock", false},
 		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
 		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
 		{"a link in the log's place, to what is everybody's to read", func(t *testing.T, p *patient) {
@@ -62,8 +62,8 @@ func TestARemedyCanBePasted(t *testing.T) {
 			}
 			// A name that a shell would take apart.
 			p := newPatient(t)
-			odd := filepath.Join(filepath.Dir(p.folder), "it's $(a) folder")
-			must(t, os.Rename(p.folder, odd))
+			odd := filepath.Join(filepath.Dir(p.directory), "it's $(a) directory")
+			must(t, os.Rename(p.directory, odd))
 			p = patient{odd, filepath.Join(odd, "tokens.json"), filepath.Join(odd, "log")}
 			row.make(t, &p)
 			pasted := 0
@@ -119,7 +119,7 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 	}
 }
 
-// Who owns the folder may have put anything in the token file's place, before doctor looks
+// Who owns the directory may have put anything in the token file's place, before doctor looks
 // or after it has.
 func TestARemedyGivesNobodyWhatAnotherPlanted(t *testing.T) {
 	testenv.NeedRoot(t)
@@ -139,8 +139,8 @@ func TestARemedyGivesNobodyWhatAnotherPlanted(t *testing.T) {
 	for name, before := range map[string]bool{"before doctor looks": true, "after it has": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t)
-			open(t, p.folder)
-			must(t, os.Chown(p.folder, nobody, -1))
+			open(t, p.directory)
+			must(t, os.Chown(p.directory, nobody, -1))
 			if before {
 				plant(t, p)
 			}
@@ -165,11 +165,11 @@ func TestARemedyGivesNobodyWhatAnotherPlanted(t *testing.T) {
 			}
 		})
 	}
-	for name, there := range map[string]bool{"a folder of other files": true, "one where the token file is yet to come": false} {
+	for name, there := range map[string]bool{"a directory of other files": true, "one where the token file is yet to come": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t)
-			open(t, p.folder)
-			must(t, os.WriteFile(filepath.Join(p.folder, ".bashrc"), nil, 0o600))
+			open(t, p.directory)
+			must(t, os.WriteFile(filepath.Join(p.directory, ".bashrc"), nil, 0o600))
 			if !there {
 				must(t, os.Remove(p.tokens))
 			}
@@ -230,7 +230,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			forgotten := e
 			forgotten.definitions = nil
 			if got := forgotten.installLike(e.definitions); got != row.want {
-				t.Errorf("of a folder that podman forgets doctor says  %s\nand should say %s", got, row.want)
+				t.Errorf("of a directory that podman forgets doctor says  %s\nand should say %s", got, row.want)
 			}
 			admitted := regexp.MustCompile(`--allow-project \S+`)
 			for _, flags := range [][]string{{"--gate-url", "http://gate"}, {"--log-file", "/log"}} {

@@ -30,7 +30,7 @@ func (e *examination) repositories() {
 	if e.settings.GateSocket == "" {
 		return
 	}
-	repos, uid := e.reposFolder(), e.gateUID()
+	repos, uid := e.reposDirectory(), e.gateUID()
 	if !e.reposAreTheGates(repos, uid) {
 		return
 	}
@@ -60,7 +60,7 @@ func (e *examination) repositories() {
 	switch n := len(e.projects); {
 	case !fine:
 	case n == 0:
-		e.warn("there is no repository in "+repos, e.add(repos, "PROJECT")+", or PROJECT and where to copy it from: a folder or a URL")
+		e.warn("there is no repository in "+repos, e.add(repos, "PROJECT")+", or PROJECT and where to copy it from: a directory or a URL")
 	case n > mostRepositories:
 		e.ok(fmt.Sprintf("%s, repositories: %d, of which %d were looked at", repos, n, mostRepositories))
 	default:
@@ -68,9 +68,9 @@ func (e *examination) repositories() {
 	}
 }
 
-// reposFolder is where the gate says that its repositories are, or else where it would
+// reposDirectory is where the gate says that its repositories are, or else where it would
 // look for them.
-func (e *examination) reposFolder() string {
+func (e *examination) reposDirectory() string {
 	if e.theGate != nil {
 		return e.theGate.Repos
 	}
@@ -86,12 +86,12 @@ func (e *examination) reposToBe() string {
 	return e.Place.Repos
 }
 
-// reposAreTheGates tells whether the folder is there, the gate's user's, and nobody
+// reposAreTheGates reports whether the directory is there, the gate's user's, and nobody
 // else's to write to.
 func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
 	// A gate of another user's may be hostile, and name /etc, or have a link lead there.
-	mends := func(remedy string) string {
+	fixes := func(remedy string) string {
 		if to := e.reposToBe(); uid != 0 && uid != os.Geteuid() && (repos != to || realPath(to) != to) {
 			return owners(repos)
 		}
@@ -100,41 +100,41 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	info, err := os.Stat(repos)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.broken("the folder of repositories "+repos+" is not there", mends(make))
+		e.broken("the directory of repositories "+repos+" is not there", fixes(make))
 		return false
 	case err != nil:
 		e.broken(err.Error(), owners(repos))
 		return false
 	case !info.IsDir():
-		e.broken(repos+" is not a folder", mends(aside(repos)+" && "+make))
+		e.broken(repos+" is not a directory", fixes(aside(repos)+" && "+make))
 		return false
 	}
 	give := aside(repos) + " && " + make + ", and add its projects again"
 	if isRoots(info) {
 		give = giveRoots(uid, realPath(repos))
 	}
-	if !e.isTheGates("folder", repos, info, uid, mends(give)) || e.isClosed(repos, uid, mends) {
+	if !e.isTheGates("directory", repos, info, uid, fixes(give)) || e.isClosed(repos, uid, fixes) {
 		return false
 	}
 	if who, where, remedy := writers(repos, owners(repos), uid); who != "" {
-		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), mends(remedy))
+		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), fixes(remedy))
 		return false
 	}
 	return true
 }
 
-// isRoots tells whether root, who asks, owns what root may then give to root's gate.
+// isRoots reports whether root, who asks, owns what root may then give to root's gate.
 func isRoots(info fs.FileInfo) bool { return os.Geteuid() == 0 && owner.UID(info) == 0 }
 
-// giveRoots gives what is root's of a folder and all that is in it to a user. What is
+// giveRoots gives what is root's of a directory and all that is in it to a user. What is
 // another's stays.
 func giveRoots(uid int, path string) string {
 	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
 }
 
-// isClosed tells whether the gate's user cannot enter all that leads to the repositories,
+// isClosed reports whether the gate's user cannot enter all that leads to the repositories,
 // and how to let that user in.
-func (e *examination) isClosed(repos string, uid int, mends func(string) string) bool {
+func (e *examination) isClosed(repos string, uid int, fixes func(string) string) bool {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if uid == 0 || err != nil {
 		return false
@@ -147,11 +147,11 @@ func (e *examination) isClosed(repos string, uid int, mends func(string) string)
 	if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
 		remedy = cmp.Or(podman.LetIn(group.Name, closed), remedy)
 	}
-	e.broken(fmt.Sprintf("folder %s is closed to the gate, which runs as user %s and needs %s", closed[0], account.Username, repos), mends(remedy))
+	e.broken(fmt.Sprintf("directory %s is closed to the gate, which runs as user %s and needs %s", closed[0], account.Username, repos), fixes(remedy))
 	return true
 }
 
-// isTheGates tells whether a folder belongs to the gate's user, or else what mends that,
+// isTheGates reports whether a directory belongs to the gate's user, or else what fixes that,
 // and whether others cannot write to it.
 func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, remedy string) bool {
 	if has := owner.UID(info); has != uid {
@@ -165,12 +165,12 @@ func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, r
 	return true
 }
 
-// repository tells whether a project's repository is well, as far as that is to be seen
+// repository reports whether a project's repository is well, as far as that is to be seen
 // at once.
 func (e *examination) repository(path, project string, uid int) bool {
 	anew := aside(path) + " && "
 	info, err := os.Stat(path)
-	give := anew + e.add(filepath.Dir(path), project) + ", and a folder or a URL after it to copy it from"
+	give := anew + e.add(filepath.Dir(path), project) + ", and a directory or a URL after it to copy it from"
 	linked := realPath(path) != filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
 	if err == nil && isRoots(info) && !linked { // the gate can have put any link there
 		give = giveRoots(uid, path)
@@ -193,7 +193,7 @@ func (e *examination) repository(path, project string, uid int) bool {
 	switch {
 	case err != nil:
 		e.broken(fmt.Sprintf("repository %s is broken: %v", path, err),
-			anew+e.add(filepath.Dir(path), project)+", and a folder or a URL after it, if there is a copy somewhere")
+			anew+e.add(filepath.Dir(path), project)+", and a directory or a URL after it, if there is a copy somewhere")
 		return false
 	case !bare:
 		e.broken(fmt.Sprintf("repository %s is not a bare one: git refuses pushes to the branch that is checked out", path),
@@ -224,7 +224,7 @@ func closedPart(path string) string {
 }
 
 // isBare asks git, as the gate's user: it may have been told anything about what it is
-// to do in such a folder.
+// to do in such a directory.
 func (e *examination) isBare(path string, uid int) (bool, error) {
 	ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
 	defer cancel()
@@ -233,7 +233,7 @@ func (e *examination) isBare(path string, uid int) (bool, error) {
 		cmd.Dir = "/"
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	} else {
-		const nobodys = 65534 // a folder's group need not be its owner's
+		const nobodys = 65534 // a directory's group need not be its owner's
 		untrusted.As(cmd, uint32(uid), nobodys)
 	}
 	cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",

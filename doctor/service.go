@@ -66,7 +66,7 @@ func (e *examination) systemctl(unit string, args ...string) string {
 	return printable.Shell(append(append(words, args...), unit)...)
 }
 
-// isWatched tells whether a service with this ExecStart= watches our token file.
+// isWatched reports whether a service with this ExecStart= watches our token file.
 func (e *examination) isWatched(execStart string) bool {
 	if strings.Contains(execStart, " --token-file ") {
 		return strings.Contains(execStart, " --token-file "+e.TokenFile+" ")

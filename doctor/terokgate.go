@@ -31,7 +31,7 @@ func (e *examination) terokGate() {
 		return
 	}
 	fine := e.gateProgram()
-	fine = e.controlFolder(filepath.Dir(socket)) && fine
+	fine = e.controlDirectory(filepath.Dir(socket)) && fine
 	gate, err := e.ask(control.Request{})
 	if err == nil {
 		e.theGate = &gate
@@ -66,7 +66,7 @@ func (e *examination) terokGate() {
 	}
 }
 
-// gateProgram tells whether nobody else can change the gate's program.
+// gateProgram reports whether nobody else can change the gate's program.
 func (e *examination) gateProgram() bool {
 	who, where, remedy := writers(e.gateBinary(), e.programsElsewhere())
 	if who != "" {
@@ -84,9 +84,9 @@ func (e *examination) ask(about control.Request) (control.Gate, error) {
 	return control.Ask(e.settings.GateSocket, time.Now().Add(5*time.Second), about)
 }
 
-// controlFolder tells whether nobody else can put a gate of theirs into the socket's
-// place. If there is no such folder, there is no gate either.
-func (e *examination) controlFolder(dir string) bool {
+// controlDirectory reports whether nobody else can put a gate of theirs into the socket's
+// place. If there is no such directory, there is no gate either.
+func (e *examination) controlDirectory(dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return true
@@ -96,7 +96,7 @@ func (e *examination) controlFolder(dir string) bool {
 		if !holdsOnly(dir, filepath.Base(e.settings.GateSocket)) { // it is /run, say
 			remedy = e.socketElsewhere()
 		}
-		e.broken(fmt.Sprintf("folder %s has mode %04o: no gate starts where others could put a gate of theirs", dir, mode), remedy)
+		e.broken(fmt.Sprintf("directory %s has mode %04o: no gate starts where others could put a gate of theirs", dir, mode), remedy)
 		return false
 	}
 	elsewhere := e.socketElsewhere()
@@ -122,10 +122,10 @@ func (e *examination) socketElsewhere() string {
 	if _, there, _ := e.Place.Registration(); !there && e.Place.User {
 		return e.install() // the hooks are root's
 	}
-	return e.install("--gate-socket", e.Place.Control) + ", a folder of the gate's own; and start the gate there"
+	return e.install("--gate-socket", e.Place.Control) + ", a directory of the gate's own; and start the gate there"
 }
 
-// holdsOnly tells whether a folder holds nothing but perhaps this.
+// holdsOnly reports whether a directory holds nothing but perhaps this.
 func holdsOnly(dir, name string) bool {
 	files, err := os.ReadDir(dir)
 	return err == nil && (len(files) == 0 || len(files) == 1 && files[0].Name() == name)
@@ -202,7 +202,7 @@ func (e *examination) gateVersion() string {
 	return strings.TrimSpace(strings.TrimPrefix(out, "terok-gate version "))
 }
 
-// bothPrograms mends half an upgrade.
+// bothPrograms fixes half an upgrade.
 func (e *examination) bothPrograms() string {
 	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
 }
@@ -214,7 +214,7 @@ func (e *examination) gateStarts() {
 	if unit == "" || strings.Contains(unit, "ActiveState=active") {
 		return
 	}
-	repos, uid := e.reposFolder(), e.gateUID()
+	repos, uid := e.reposDirectory(), e.gateUID()
 	if e.reposAreTheGates(repos, uid) {
 		e.broken(podman.GateUnitName+" does not run, and install waits for it", e.gateSays())
 	}
@@ -300,7 +300,7 @@ func (e *examination) hooksTokenFile() (string, error) {
 	return store.TokenFilePath()
 }
 
-// samePlace tells whether two paths are those of one file, or would be.
+// samePlace reports whether two paths are those of one file, or would be.
 func samePlace(a, b string) bool {
 	return filepath.Join(realPath(filepath.Dir(a)), filepath.Base(a)) == filepath.Join(realPath(filepath.Dir(b)), filepath.Base(b))
 }

@@ -38,8 +38,8 @@ func newServed(t *testing.T) *served {
 	testenv.Need(t, "git")
 	s := &served{patient: newPatient(t)}
 	s.write(t, "{}")
-	s.socket = filepath.Join(s.folder, "it's own", "control")
-	s.repos, s.bin = filepath.Join(s.folder, "the repos"), filepath.Join(s.folder, "bin")
+	s.socket = filepath.Join(s.directory, "it's own", "control")
+	s.repos, s.bin = filepath.Join(s.directory, "the repos"), filepath.Join(s.directory, "bin")
 	s.settings = hook.Settings{GateSocket: s.socket, GateTimeout: time.Minute}
 	s.settings.Tokens.Path = s.tokens
 	for _, dir := range []string{filepath.Dir(s.socket), s.repos, s.bin} {
@@ -117,7 +117,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 	}{
 		{"none", func(*testing.T, *served) {}, "no gate listens: %s is not there, and without it no container that asks for a project starts",
 			"%[2]s/terok-gate --token-file %[3]s serve --control %[1]s, in a terminal of its own"},
-		{"no folder for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
+		{"no directory for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
 			"no gate listens: %s is not there", "%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
@@ -197,7 +197,7 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
 	s := newServed(t)
 	s.start(t, s.tokens)
-	program, ran := filepath.Join(s.bin, "terok-gate"), filepath.Join(s.folder, "ran")
+	program, ran := filepath.Join(s.bin, "terok-gate"), filepath.Join(s.directory, "ran")
 	must(t, os.WriteFile(program, []byte("#!/bin/sh\n: >'"+ran+"'\n"), 0o755))
 	must(t, os.Chmod(program, 0o777))
 	found := s.check("terok-gate")
@@ -212,12 +212,12 @@ func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
 
 func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {
 	s := newServed(t)
-	other := filepath.Join(s.folder, "other.json")
+	other := filepath.Join(s.directory, "other.json")
 	stop := s.start(t, other)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "the gate reads "+other+", and the hooks write "+s.tokens+": it knows none of their tokens")
 
-	link := filepath.Join(s.folder, "link") // by another name
-	must(t, os.Symlink(s.folder, link))
+	link := filepath.Join(s.directory, "link") // by another name
+	must(t, os.Symlink(s.directory, link))
 	stop()
 	s.start(t, filepath.Join(link, "tokens.json"))
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers at "+s.socket+", as user "+userName(os.Geteuid())+", with the repositories of "+s.repos)
@@ -234,7 +234,7 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 	paste(t, found, "terok-gate")
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers")
 
-	// What else is there may be for others: such a folder is not closed.
+	// What else is there may be for others: such a directory is not closed.
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "theirs"), nil, 0o644))
 	found = s.check("terok-gate")
@@ -254,8 +254,8 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 		t.Errorf("%+v", found)
 	}
 	must(t, os.Chown(dir, 0, -1))
-	must(t, os.Chmod(s.folder, 0o777))
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, "everybody can put another gate at "+s.socket+", by way of "+s.folder)
+	must(t, os.Chmod(s.directory, 0o777))
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "everybody can put another gate at "+s.socket+", by way of "+s.directory)
 }
 
 // paste does what a finding says.
@@ -382,14 +382,14 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 		text  string
 		root  bool
 	}{
-		{"no folder", func(t *testing.T) { must(t, os.RemoveAll(s.repos)) }, Broken, "the folder of repositories " + s.repos + " is not there", false},
+		{"no directory", func(t *testing.T) { must(t, os.RemoveAll(s.repos)) }, Broken, "the directory of repositories " + s.repos + " is not there", false},
 		{"a file in its place", func(t *testing.T) {
 			must(t, os.RemoveAll(s.repos))
 			must(t, os.WriteFile(s.repos, nil, 0o600))
-		}, Broken, s.repos + " is not a folder", false},
-		{"a folder of somebody else", func(t *testing.T) { must(t, os.Chown(s.repos, nobody, -1)) }, Broken, "folder " + s.repos + " belongs to user nobody, and the gate runs as user root", true},
-		{"a folder that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.repos, 0o1777)) }, Broken, "everybody can write to folder " + s.repos, false},
-		{"below a folder that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.folder, 0o777)) }, Broken, "everybody can put other repositories in the place of " + s.repos, false},
+		}, Broken, s.repos + " is not a directory", false},
+		{"a directory of somebody else", func(t *testing.T) { must(t, os.Chown(s.repos, nobody, -1)) }, Broken, "directory " + s.repos + " belongs to user nobody, and the gate runs as user root", true},
+		{"a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.repos, 0o1777)) }, Broken, "everybody can write to directory " + s.repos, false},
+		{"below a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.directory, 0o777)) }, Broken, "everybody can put other repositories in the place of " + s.repos, false},
 		{"a repository of somebody else", func(t *testing.T) { must(t, os.Chown(demo, nobody, -1)) }, Broken, "repository " + demo + " belongs to user nobody", true},
 		{"a repository that everybody may write to", func(t *testing.T) { must(t, os.Chmod(demo, 0o777)) }, Broken, "everybody can write to repository " + demo, false},
 		{"no repository at all", func(t *testing.T) { must(t, os.RemoveAll(demo)) }, Warning, "there is no repository in " + s.repos, false},
@@ -417,7 +417,7 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 			must(t, os.RemoveAll(s.repos))
 			must(t, os.RemoveAll(s.repos+".away"))
 			must(t, os.Mkdir(s.repos, 0o700))
-			must(t, os.Chmod(s.folder, 0o700))
+			must(t, os.Chmod(s.directory, 0o700))
 			git("init", "--quiet", "--bare", demo)
 			stop := s.start(t, s.tokens)
 			defer stop()
@@ -473,7 +473,7 @@ func TestDoctorTrustsNoGateOfAnotherUsers(t *testing.T) {
 	const nobody = 65534
 	s := newServed(t)
 	must(t, os.Chown(filepath.Dir(s.socket), nobody, -1))
-	must(t, os.Chmod(s.folder, 0o711))
+	must(t, os.Chmod(s.directory, 0o711))
 	says := `import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.bind(sys.argv[1])
@@ -500,7 +500,7 @@ while True:
 		}
 		return stop
 	}
-	roots := filepath.Join(s.folder, "roots")
+	roots := filepath.Join(s.directory, "roots")
 	must(t, os.Mkdir(roots, 0o755))
 	must(t, os.Chown(s.repos, nobody, -1))
 	must(t, os.Symlink(roots, filepath.Join(s.repos, "demo.git")))

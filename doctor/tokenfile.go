@@ -54,7 +54,7 @@ func (e *examination) tokenFile() {
 		e.stop()
 		return
 	}
-	fine := e.folders(filepath.Dir(path))
+	fine := e.directories(filepath.Dir(path))
 	info, err := os.Lstat(path)
 	if errors.Is(err, unix.ENOTDIR) {
 		return // said already
@@ -91,7 +91,7 @@ func (e *examination) tokenFile() {
 	entries, err := e.tokens.Entries()
 	switch {
 	case errors.Is(err, store.ErrCorrupt):
-		e.mend(Broken, err.Error(), printable.Shell("mv", path, path+".corrupt")+", or restore it from a copy", func() (string, error) {
+		e.fix(Broken, err.Error(), printable.Shell("mv", path, path+".corrupt")+", or restore it from a copy", func() (string, error) {
 			aside, err := e.tokens.SetAside()
 			return "set aside as " + aside + ", no token is valid now", err
 		})
@@ -151,9 +151,9 @@ func (l *localVFS) Readlink(path string) (string, error) {
 	return os.Readlink(path)
 }
 
-// folders checks all that a folder's path leads over: whoever can change some of it can put
+// directories checks all that a directory's path leads over: whoever can change some of it can put
 // another token file in its place.
-func (e *examination) folders(dir string) (fine bool) {
+func (e *examination) directories(dir string) (fine bool) {
 	way, err := owner.Way(dir)
 	if err != nil {
 		e.broken(err.Error(), owners(dir))
@@ -162,18 +162,18 @@ func (e *examination) folders(dir string) (fine bool) {
 	fine = true
 	for _, step := range slices.Backward(way) {
 		if !step.IsLink() && !step.Info.IsDir() {
-			e.broken(step.Path+" is not a folder", aside(step.Path)+", or name another token file: "+e.self("F", "install"))
+			e.broken(step.Path+" is not a directory", aside(step.Path)+", or name another token file: "+e.self("F", "install"))
 			return false
 		}
-		fine = e.folder(step, step.Path == realPath(dir)) && fine
+		fine = e.directory(step, step.Path == realPath(dir)) && fine
 	}
 	return fine
 }
 
-// folder checks one of them, of which the last is the token file's own.
-func (e *examination) folder(step owner.Step, last bool) (fine bool) {
+// directory checks one of them, of which the last is the token file's own.
+func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 	fine = true
-	what := "folder"
+	what := "directory"
 	if step.IsLink() {
 		what = "link"
 	}
@@ -193,22 +193,22 @@ func (e *examination) folder(step owner.Step, last bool) (fine bool) {
 	}
 	if last && os.Geteuid() != 0 && !canReplace(filepath.Join(step.Path, "file")) {
 		fine = false
-		e.broken("you cannot write to folder "+step.Path, elsewhere)
+		e.broken("you cannot write to directory "+step.Path, elsewhere)
 	}
 	if step.IsEverybodys() {
 		fine = false
-		e.broken(fmt.Sprintf("everybody can write to folder %s, and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
+		e.broken(fmt.Sprintf("everybody can write to directory %s, and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
 	}
 	return fine
 }
 
-// canReplace tells whether we can put another file in the place of this one.
+// canReplace reports whether we can put another file in the place of this one.
 func canReplace(file string) bool {
-	folder := filepath.Dir(file)
-	for folder != "/" && errors.Is(unix.Access(folder, unix.F_OK), unix.ENOENT) {
-		folder = filepath.Dir(folder)
+	directory := filepath.Dir(file)
+	for directory != "/" && errors.Is(unix.Access(directory, unix.F_OK), unix.ENOENT) {
+		directory = filepath.Dir(directory)
 	}
-	return unix.Access(folder, unix.W_OK|unix.X_OK) == nil
+	return unix.Access(directory, unix.W_OK|unix.X_OK) == nil
 }
 
 func (e *examination) lock() {
@@ -237,8 +237,8 @@ func (e *examination) isItTheGates(uid int, ifNot string) string {
 	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(uid)), ifNot)
 }
 
-// realPath is the folder that a folder's path leads to: chown -h on a link to it would
-// not change whose the folder is.
+// realPath is the directory that a directory's path leads to: chown -h on a link to it would
+// not change whose the directory is.
 func realPath(dir string) string {
 	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
 		return resolved

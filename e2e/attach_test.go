@@ -398,7 +398,7 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 	})
 }
 
-// waitsForLock tells whether somebody does (proc_locks(5)).
+// waitsForLock reports whether somebody does (proc_locks(5)).
 func waitsForLock(t *testing.T, path string) bool {
 	t.Helper()
 	info, err := os.Stat(path)

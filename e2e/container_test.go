@@ -21,7 +21,7 @@ import (
 type container struct {
 	*engine
 	id     string
-	about  string // folder of what podman writes about it: log and pid
+	about  string // directory of what podman writes about it: log and pid
 	starts int
 }
 

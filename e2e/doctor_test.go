@@ -273,7 +273,7 @@ func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 		h := newHome(t, e)
 		finds(t, h.doctor(t, ""), "hooks", "broken", "no hook is registered: podman reads ")
 
-		// In a folder that podman is told of on its command line only.
+		// In a directory that podman is told of on its command line only.
 		h.must(t, h.install(t, installFlags))
 		h.must(t, fmt.Sprintf("rm %q", filepath.Join(h.config, "containers.conf.d/99-terok-gate.conf")))
 		hooks := filepath.Dir(h.definition("prestart"))
@@ -302,7 +302,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			make         func()
 			check, state string
 			text         string
-			choice       bool // what mends it, the reader has to choose
+			choice       bool // what fixes it, the reader has to choose
 		}{
 			{"a binary that is gone", func() { h.edit(t, "prestart", `.hook.path = "/no/such/terok-gate-hook"`) },
 				"definition", "broken", "runs /no/such/terok-gate-hook, which is not there", false},
@@ -348,7 +348,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			}
 			h.must(t, fmt.Sprintf("rm -f %q; rm %q/*; cp %q/* %q", other, hooks, inOrder, hooks))
 		}
-		if e.asUser != nil { // it takes root to give a folder away
+		if e.asUser != nil { // it takes root to give a directory away
 			h.must(t, fmt.Sprintf("cp %q %q", path, other))
 			h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
 			if err := os.Chown(filepath.Dir(other), 1, 1); err != nil {
@@ -364,7 +364,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 }
 
 // A user's podman reads the hooks of the system too, whose token file is root's. One
-// finding says so, and what mends it admits no more than root did.
+// finding says so, and what fixes it admits no more than root did.
 func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "jq")
@@ -395,7 +395,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 		}
 		finds(t, all, "hooks", "broken", "podman reads hooks that are not yours: "+roots+"/99-terok-gate-prestart.json keeps its tokens in /var/lib/terok/")
 		if want := "terok-gate install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
-			t.Errorf("what mends it is %s, not %s", wrong[0].Remedy, want)
+			t.Errorf("what fixes it is %s, not %s", wrong[0].Remedy, want)
 		}
 		h.must(t, "PATH=$PWD:$PATH; "+wrong[0].Remedy)
 		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
@@ -431,7 +431,7 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 	})
 }
 
-// What podman cannot do for any container is nothing that the hooks could mend.
+// What podman cannot do for any container is nothing that the hooks could fix.
 func TestDoctorBlamesTheHooksForNothingOfPodmans(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
@@ -445,7 +445,7 @@ func TestDoctorBlamesTheHooksForNothingOfPodmans(t *testing.T) {
 			finds(t, all, "probe", "broken", row.text)
 			for _, f := range all {
 				if f.Check == "probe" && !strings.Contains(f.Remedy, row.remedy) {
-					t.Errorf("what mends it is %s", f.Remedy)
+					t.Errorf("what fixes it is %s", f.Remedy)
 				}
 			}
 		}
@@ -476,7 +476,7 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 		// A doctor that was killed has left a container.
 		h.must(t, fmt.Sprintf("podman create --name terok-gate-doctor-old --rootfs %q true", e.rootfs(t)))
 		finds(t, h.doctor(t, ""), "leftovers", "warning", "terok-gate-doctor-old")
-		finds(t, h.doctor(t, "--repair"), "leftovers", "mended", "terok-gate-doctor-old")
+		finds(t, h.doctor(t, "--repair"), "leftovers", "fixed", "terok-gate-doctor-old")
 		if left := h.must(t, "podman ps --all --quiet"); left != "" {
 			t.Errorf("still there: %s", left)
 		}

@@ -22,7 +22,7 @@ import (
 )
 
 // engine is podman with one runtime, as root or rootless, with its storage, its
-// configuration and its token file in a folder of its own.
+// configuration and its token file in a directory of its own.
 type engine struct {
 	name     string // "rootless/runc"
 	runtime  string
@@ -38,7 +38,7 @@ type engine struct {
 	prepare func() error // once, before the first use
 }
 
-// What the engines' folders hold. Podman writes below podmanDir and nowhere
+// What the engines' directories hold. Podman writes below podmanDir and nowhere
 // else, so that is where to look for a token that leaked.
 const podmanDir = "podman"
 
@@ -123,7 +123,7 @@ func (e *engine) need(t *testing.T) {
 	}
 }
 
-// setup makes the engine's folder, imports the image and runs a container
+// setup makes the engine's directory, imports the image and runs a container
 // without hooks.
 func (e *engine) setup() error {
 	tarball, err := rootfsTar()
@@ -163,7 +163,7 @@ func (e *engine) setup() error {
 	return e.writeHooks(hooks, hookFlags{})
 }
 
-// mkdir makes a folder that belongs to the engine's user.
+// mkdir makes a directory that belongs to the engine's user.
 func (e *engine) mkdir(path string) error {
 	// 0711: the processes of a container whose root is mapped to another user
 	// must reach their root file system.
@@ -202,7 +202,7 @@ hooks_dir = [%q]
 `, e.podmanPath("networks"), e.runtime, hooks), 0o644)
 }
 
-// writeHooks puts the definitions of the repository's hooks.d into the folder,
+// writeHooks puts the definitions of the repository's hooks.d into the directory,
 // changed in two places: which binary runs, and which token file it is given.
 func (e *engine) writeHooks(dir string, flags hookFlags) error {
 	for _, name := range []string{"99-terok-gate-prestart.json", "99-terok-gate-poststop.json"} {
@@ -263,7 +263,7 @@ func (e *engine) withOwnTokens(t *testing.T) *engine {
 
 // withHooks returns the same engine, with the same storage and token file, on
 // which containers get hooks with other flags. If there is a change, it may do
-// what it likes with the folder of definitions.
+// what it likes with the directory of definitions.
 func (e *engine) withHooks(t *testing.T, flags hookFlags, change func(dir string) error) *engine {
 	t.Helper()
 	dir := e.tempDir(t)
@@ -287,7 +287,7 @@ func writeJSON(path string, v any) error {
 	return os.WriteFile(path, text, 0o644)
 }
 
-// tempDir returns a folder that the engine's user may write to and that goes
+// tempDir returns a directory that the engine's user may write to and that goes
 // with the test.
 func (e *engine) tempDir(t *testing.T) string {
 	t.Helper()
@@ -384,7 +384,7 @@ var podmanVersion = sync.OnceValues(func() (version [2]int, err error) {
 	return version, err
 })
 
-// podmanIs tells whether podman is of this version or a later one.
+// podmanIs reports whether podman is of this version or a later one.
 func podmanIs(t *testing.T, major, minor int) bool {
 	t.Helper()
 	testenv.Need(t, "podman")
@@ -399,7 +399,7 @@ func podmanIs(t *testing.T, major, minor int) bool {
 // they are given.
 type podmans struct{ since, until [2]int }
 
-// haveOurs tells whether the podman of this machine is among them.
+// haveOurs reports whether the podman of this machine is among them.
 func (p podmans) haveOurs(t *testing.T) bool {
 	t.Helper()
 	return podmanIs(t, p.since[0], p.since[1]) && (p.until == [2]int{} || !podmanIs(t, p.until[0], p.until[1]))

@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// An image chooses what stands where the folder is to be mounted. Whatever it
+// An image chooses what stands where the directory is to be mounted. Whatever it
 // chooses, nothing outside the container's root is created, changed or mounted
-// on, and the container has its folder inside its own root or does not start.
+// on, and the container has its directory inside its own root or does not start.
 
-// hostileImages are root file systems. The folder is to be mounted at
+// hostileImages are root file systems. The directory is to be mounted at
 // /run/terok; {outside} is a directory of the host and {up} leads from /run
 // above the root file system. Paths of what is put into the image begin at its
 // root.
@@ -20,7 +20,7 @@ var hostileImages = []struct {
 	name  string
 	image []string // what stands there: "path -> target", "path/", "path |" for a fifo, or "path" for a file
 	// What comes of it where nothing but our code meets the image: the path that
-	// is in the way, or none if the container gets its folder.
+	// is in the way, or none if the container gets its directory.
 	inTheWay string
 }{
 	{name: "/run is an absolute link to a directory of the host", image: []string{"/run -> {outside}"}, inTheWay: "/run"},
@@ -133,14 +133,14 @@ func (e *engine) outside(t *testing.T) string {
 func (e *engine) put(t *testing.T, rootfs, what string) {
 	t.Helper()
 	name, target, isLink := strings.Cut(what, " -> ")
-	folder, mode, hasMode := strings.Cut(what, "/ ")
+	directory, mode, hasMode := strings.Cut(what, "/ ")
 	fifo, isFifo := strings.CutSuffix(what, " |")
 	script, args := "", []string(nil)
 	switch {
 	case isLink:
 		script, args = `rm -rf "$0" && ln -s "$1" "$0"`, []string{name, target}
 	case hasMode:
-		script, args = `mkdir -p "$0" && chmod "$1" "$0"`, []string{folder, mode}
+		script, args = `mkdir -p "$0" && chmod "$1" "$0"`, []string{directory, mode}
 	case isFifo:
 		script, args = `rm -rf "$0" && mkfifo "$0"`, []string{fifo}
 	case strings.HasSuffix(what, "/"):

@@ -18,14 +18,14 @@ import (
 // set it up for tests: the configuration is where podman looks for it by itself.
 type home struct {
 	*engine
-	config     string // the folder that podman's configuration is in
+	config     string // the directory that podman's configuration is in
 	pid        int    // root: of a process in the mount namespace
-	dir        string // a user: the home folder
+	dir        string // a user: the home directory
 	runtimeDir string // a user: XDG_RUNTIME_DIR
 }
 
-// newHome gives root a /etc/containers and podman's folders of its own, in a mount
-// namespace; a user gets a home folder.
+// newHome gives root a /etc/containers and podman's directories of its own, in a mount
+// namespace; a user gets a home directory.
 func newHome(t *testing.T, e *engine) *home {
 	t.Helper()
 	testenv.Need(t, "unshare", "nsenter")
@@ -147,10 +147,10 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			t.Errorf("a dry run says %q and changes something, or says nothing", dry)
 		}
 
-		// Whatever the umask, every user's podman reads the folders in /etc.
+		// Whatever the umask, every user's podman reads the directories in /etc.
 		wrote := h.must(t, "umask 077; "+h.install(t, installFlags))
 		if modes := h.must(t, fmt.Sprintf("cd %q; stat --format %%a oci oci/podman-hooks.d containers.conf.d", h.config)); modes != "755\n755\n755\n" {
-			t.Errorf("install makes folders of the modes %s", modes)
+			t.Errorf("install makes directories of the modes %s", modes)
 		}
 		installed := h.settings(t)
 		for _, stage := range []string{"precreate", "prestart", "poststop"} {
@@ -288,10 +288,10 @@ func TestInstallOverwritesNobodysSettings(t *testing.T) {
 	})
 }
 
-// What others say about hook folders stays in force, and so does what install says, be it
+// What others say about hook directories stays in force, and so does what install says, be it
 // read before or after. A podman before 4.8 cannot add to a list: there the later one
 // counts, and install says what to do.
-func TestInstallAndOthersListsOfHookFoldersAreBothInForce(t *testing.T) {
+func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 	const appends = ", {append=true}"
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct{ name, path, append string }{
@@ -325,7 +325,7 @@ func TestInstallAndOthersListsOfHookFoldersAreBothInForce(t *testing.T) {
 				ours := filepath.Join(h.config, "oci/podman-hooks.d")
 				out, err := h.sh(h.install(t, installFlags))
 				if strings.Contains(row.path, "/zz") && !canAppend {
-					if err == nil || !strings.Contains(out, "podman still does not read "+ours) || !strings.Contains(out, "add the folder to it") {
+					if err == nil || !strings.Contains(out, "podman still does not read "+ours) || !strings.Contains(out, "add the directory to it") {
 						t.Errorf("install says %q", out)
 					}
 					return

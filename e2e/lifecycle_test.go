@@ -127,7 +127,7 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 	c.hasItNotInStorage(t, tokens...)
 }
 
-// keepsItFromOthers checks that the folder is a read-only tmpfs of its own, and
+// keepsItFromOthers checks that the directory is a read-only tmpfs of its own, and
 // that in the container nobody but the user of its process (and root, whom
 // nothing keeps) can read the token.
 func (c *container) keepsItFromOthers(t *testing.T, l life) {
@@ -145,7 +145,7 @@ func (c *container) keepsItFromOthers(t *testing.T, l life) {
 		}
 	}
 
-	// The same user's exec can: what keeps the stranger out is not the folder.
+	// The same user's exec can: what keeps the stranger out is not the directory.
 	if out := c.podman(t, "exec", c.id, "cat", "/run/terok/gate.env"); !strings.Contains(out, l.token) {
 		t.Errorf("podman exec reads %q", out)
 	}

@@ -192,7 +192,7 @@ var (
 )
 
 // rootfsTar is the one root file system that all fixtures are made from:
-// busybox, its applets, and the folders that a runtime wants to mount on. It has
+// busybox, its applets, and the directories that a runtime wants to mount on. It has
 // no /run/terok, and nobody in it has a name.
 var rootfsTar = sync.OnceValues(func() (string, error) {
 	busybox, err := exec.LookPath("busybox")

@@ -72,7 +72,7 @@ func TestATokenGoesWhenALaterHookOfSomebodyElseFails(t *testing.T) {
 	})
 }
 
-// failsToStart tells whether the container, of which a hook fails, does not start.
+// failsToStart reports whether the container, of which a hook fails, does not start.
 // If it does, it must hold its token, and lose it when it stops.
 func (e *engine) failsToStart(t *testing.T, c *container) bool {
 	t.Helper()

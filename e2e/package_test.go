@@ -32,7 +32,7 @@ func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 		t.Fatal("packaging/preremove has no part for a user")
 	}
 	for name, row := range map[string]struct {
-		make string // in the folder of definitions
+		make string // in the directory of definitions
 		want string
 	}{
 		"a definition":  {`echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},

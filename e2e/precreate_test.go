@@ -90,7 +90,7 @@ func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
 	})
 }
 
-// addPrecreate adds the repository's precreate definition to a folder of them.
+// addPrecreate adds the repository's precreate definition to a directory of them.
 func (e *engine) addPrecreate(dir string, flags ...string) error {
 	const name = "99-terok-gate-precreate.json"
 	text, err := os.ReadFile(filepath.Join("..", "hooks.d", name))

@@ -85,7 +85,7 @@ var refusals = []struct {
 		reason: []string{"failed", "tokens.json", "read-only file system"},
 	},
 	{
-		name:   "a token file in a folder of another user",
+		name:   "a token file in a directory of another user",
 		only:   "rootless",
 		given:  foreignTokenFile,
 		reason: []string{"failed", "tokens.json", "permission denied"},
@@ -114,8 +114,8 @@ var refusals = []struct {
 var hostileNames = []struct{ name, value string }{
 	{"empty", ""},
 	{"the gate's wildcard", "*"},
-	{"the folder above", ".."},
-	{"a hidden folder", ".git"},
+	{"the directory above", ".."},
+	{"a hidden directory", ".git"},
 	{"a flag", "--force"},
 	{"a slash", "demo/other"},
 	{"a space", "demo other"},
@@ -277,7 +277,7 @@ func fileState(t *testing.T, path string) string {
 		stat.Dev, stat.Ino, stat.Mode, stat.Nlink, stat.Uid, stat.Gid, stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec, content)
 }
 
-// readOnlyTokenFile makes the token file's folder a read-only mount.
+// readOnlyTokenFile makes the token file's directory a read-only mount.
 func readOnlyTokenFile(t *testing.T, e *engine) {
 	t.Helper()
 	dir := filepath.Dir(e.tokenFile)
@@ -294,7 +294,7 @@ func readOnlyTokenFile(t *testing.T, e *engine) {
 	}
 }
 
-// foreignTokenFile gives the token file's folder to root.
+// foreignTokenFile gives the token file's directory to root.
 func foreignTokenFile(t *testing.T, e *engine) {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -331,7 +331,7 @@ func heldLock(t *testing.T, e *engine) {
 	}
 }
 
-// A volume on a mount with shared propagation would carry the folder to the host
+// A volume on a mount with shared propagation would carry the directory to the host
 // and to every container that has the volume too.
 func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
@@ -367,7 +367,7 @@ func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	})
 }
 
-// A shared volume that the folder does not lie on is none of our business.
+// A shared volume that the directory does not lie on is none of our business.
 func TestAVolumeWithSharedPropagationElsewhereIsNot(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		dir := sharedMount(t, e)
@@ -396,7 +396,7 @@ func (e *engine) runs(t *testing.T, args ...string) string {
 	return id
 }
 
-// sharedMount returns a folder that is a mount of its own, with shared
+// sharedMount returns a directory that is a mount of its own, with shared
 // propagation.
 func sharedMount(t *testing.T, e *engine) string {
 	t.Helper()
@@ -427,7 +427,7 @@ func mountsBelow(t *testing.T, dir string) []string {
 	return found
 }
 
-// listing is a folder with all that is in it.
+// listing is a directory with all that is in it.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	var all strings.Builder

@@ -22,7 +22,7 @@ type account struct {
 	systemctl string
 	journal   string // matches what the service logged
 	tokenFile string // the default one
-	settings  string // folders that install writes to
+	settings  string // directories that install writes to
 }
 
 // newAccounts puts the programs on the machine and returns root and alice.
@@ -74,7 +74,7 @@ func (a account) kill(t *testing.T, id string) {
 	a.must(t, "kill -9 $(podman inspect --format '{{.State.ConmonPid}} {{.State.Pid}}' "+id+")")
 }
 
-// has tells whether a token of the container is in the token file.
+// has reports whether a token of the container is in the token file.
 func (a account) has(t *testing.T, tokenFile, id string) bool {
 	t.Helper()
 	content, err := os.ReadFile(a.path(tokenFile))
@@ -180,11 +180,11 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	root, _ := newAccounts(t, m)
 	m.must(t, "root", "useradd --system --create-home --home-dir /var/lib/gate gate; chmod 700 /var/lib/gate")
 	for _, row := range []struct{ name, prepare, tokenFile, log string }{
-		{"in a folder that comes later, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
+		{"in a directory that comes later, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
 		{"among temporary files", "mkdir /tmp/gate", "/tmp/gate/tokens.json", "/var/tmp/log"},
 		{"the gate's, and in somebody's home", "cd /var/lib/gate; echo {} >tokens.json; chown gate:gate tokens.json; chmod 640 tokens.json",
 			"/var/lib/gate/tokens.json", "/home/alice/log"},
-		{"in a folder that is gone at the next boot", "mkdir /run/gate", "/run/gate/tokens.json", "/var/log/terok-gate.log"},
+		{"in a directory that is gone at the next boot", "mkdir /run/gate", "/run/gate/tokens.json", "/var/log/terok-gate.log"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			root.must(t, row.prepare)

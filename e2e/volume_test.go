@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The mount point leads to a volume. A folder is made there by nobody but its owner:
+// The mount point leads to a volume. A directory is made there by nobody but its owner:
 // crun makes a volume read-only after our hook, and root overrides who may write.
 
-func TestNoFolderIsMadeInAVolume(t *testing.T) {
+func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name, options string
@@ -50,19 +50,19 @@ func TestNoFolderIsMadeInAVolume(t *testing.T) {
 				own.refuses(t, args, "failed", "/run/terok in the container's root file system: is not there", "create it")
 				// Podman and crun put something of their own into /run.
 				if _, err := os.Lstat(filepath.Join(dir, "terok")); !os.IsNotExist(err) {
-					t.Errorf("the volume has our folder: %v", err)
+					t.Errorf("the volume has our directory: %v", err)
 				}
 			})
 		}
 	})
 }
 
-func TestAFolderThatIsThereOrATmpfsOfItsOwnWillDo(t *testing.T) {
+func TestADirectoryThatIsThereOrATmpfsOfItsOwnWillDo(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name   string
 			args   []string
-			volume string // mounted on /run with these options, and has the folder
+			volume string // mounted on /run with these options, and has the directory
 		}{
 			{name: "a volume", volume: ":rw"},
 			{name: "a read-only volume", volume: ":ro"},

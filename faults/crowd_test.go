@@ -50,7 +50,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 	testenv.NeedAlone(t)
 	testenv.Need(t, "python3")
 	const containers, pythonRounds = 200, 40
-	w, err := newWorld(situation{folder: "full"})
+	w, err := newWorld(situation{directory: "full"})
 	must(t, err)
 	defer w.remove()
 	seed := rand.Uint64()
@@ -219,7 +219,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 // while it is still held; none of them keeps it when it comes free.
 func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
 	testenv.NeedAlone(t)
-	w, err := newWorld(situation{stage: "prestart", folder: "full", byHand: true})
+	w, err := newWorld(situation{stage: "prestart", directory: "full", byHand: true})
 	must(t, err)
 	defer w.remove()
 	lock, err := os.OpenFile(w.tokens+".lock", os.O_RDWR|os.O_CREATE, 0o600)
@@ -248,7 +248,7 @@ func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
 // no longer than their limit, and no longer than itself.
 func TestAHookThatIsKilledWithTheLockInItsHandsHoldsNobodyUp(t *testing.T) {
 	needTracer(t)
-	s := situation{stage: "prestart", folder: "full", byHand: true}
+	s := situation{stage: "prestart", directory: "full", byHand: true}
 	w, err := newWorld(s)
 	must(t, err)
 	defer w.remove()

@@ -25,12 +25,12 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 		tied bool     // no other token of this container is there, but some tied to a process
 	}
 	commands := []command{
-		{name: "create, the first token of all", s: situation{folder: "absent"}, args: []string{"create", "--project", "demo", "--task", "1"}},
-		{name: "create, among other tokens", s: situation{folder: "full"}, args: []string{"create", "--project", "demo", "--task", "1"}},
-		{name: "revoke, among other tokens", s: situation{folder: "full"}, args: []string{"revoke", "--container", "c0ffee"}},
-		{name: "reap, among other tokens", s: situation{folder: "full"}, args: []string{"reap"}},
-		{name: "prestart, among other tokens, of processes alone", s: situation{stage: "prestart", folder: "full"}, tied: true},
-		{name: "poststop, among other tokens, of processes alone", s: situation{stage: "poststop", folder: "full"}, tied: true},
+		{name: "create, the first token of all", s: situation{directory: "absent"}, args: []string{"create", "--project", "demo", "--task", "1"}},
+		{name: "create, among other tokens", s: situation{directory: "full"}, args: []string{"create", "--project", "demo", "--task", "1"}},
+		{name: "revoke, among other tokens", s: situation{directory: "full"}, args: []string{"revoke", "--container", "c0ffee"}},
+		{name: "reap, among other tokens", s: situation{directory: "full"}, args: []string{"reap"}},
+		{name: "prestart, among other tokens, of processes alone", s: situation{stage: "prestart", directory: "full"}, tied: true},
+		{name: "poststop, among other tokens, of processes alone", s: situation{stage: "poststop", directory: "full"}, tied: true},
 	}
 	for _, s := range situations {
 		commands = append(commands, command{name: s.name, s: s})
@@ -72,10 +72,10 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 	if durables == 0 || durables == renames {
 		t.Errorf("of %d renames %d matter: one of the two kinds was not tried", renames, durables)
 	}
-	t.Logf("commands recorded: %d, renames: %d, that matter: %d, without the content synced before or the folder after: %d", len(commands), renames, durables, wrong)
+	t.Logf("commands recorded: %d, renames: %d, that matter: %d, without the content synced before or the directory after: %d", len(commands), renames, durables, wrong)
 }
 
-// lostWithTheRename tells whether the file's change is about a token that is not void
+// lostWithTheRename reports whether the file's change is about a token that is not void
 // after a power cut.
 func (w *world) lostWithTheRename() (bool, error) {
 	now, err := w.now()
@@ -100,27 +100,27 @@ func (w *world) lostWithTheRename() (bool, error) {
 }
 
 // durable goes through recorded calls and reports a rename of what was not synced, or a
-// report or end before the folder was, if that matters, and a folder that is synced if
+// report or end before the directory was, if that matters, and a directory that is synced if
 // it does not.
 func durable(f finished, matters bool) (renames int, err error) {
 	dirty := map[string]call{} // by file: the last change that is not synced
-	folders := map[string]call{}
+	directories := map[string]call{}
 	for i, c := range f.calls {
 		if f.result[i] != 0 {
 			continue
 		}
 		switch c.name {
 		case "write", "pwritev", "pwrite64", "ftruncate", "fchown", "fchmod", "fchownat", "fchmodat", "utimensat":
-			if c.object == "stdout" && len(folders) > 0 && matters {
-				return renames, fmt.Errorf("%v comes before the folder is synced: %v", c, folders)
+			if c.object == "stdout" && len(directories) > 0 && matters {
+				return renames, fmt.Errorf("%v comes before the directory is synced: %v", c, directories)
 			}
 			dirty[c.object] = c
 		case "fsync":
-			if _, ok := folders[c.object]; ok && !matters {
+			if _, ok := directories[c.object]; ok && !matters {
 				return renames, fmt.Errorf("%v is for nothing", c)
 			}
 			delete(dirty, c.object)
-			delete(folders, c.object)
+			delete(directories, c.object)
 		case "fdatasync":
 			return renames, fmt.Errorf("%v does not sync the owner", c)
 		case "renameat", "renameat2":
@@ -133,15 +133,15 @@ func durable(f finished, matters bool) (renames int, err error) {
 			if written < 0 {
 				return renames, fmt.Errorf("%v: nobody wrote %s", c, from)
 			}
-			folder := to[:strings.LastIndexByte(to, '/')]
-			if folder != from[:strings.LastIndexByte(from, '/')] {
-				return renames, fmt.Errorf("%v goes from folder to folder", c)
+			directory := to[:strings.LastIndexByte(to, '/')]
+			if directory != from[:strings.LastIndexByte(from, '/')] {
+				return renames, fmt.Errorf("%v goes from directory to directory", c)
 			}
-			folders[folder] = c
+			directories[directory] = c
 		}
 	}
-	if len(folders) > 0 && matters {
-		return renames, fmt.Errorf("the folder is not synced after %v", folders)
+	if len(directories) > 0 && matters {
+		return renames, fmt.Errorf("the directory is not synced after %v", directories)
 	}
 	return renames, nil
 }

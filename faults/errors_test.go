@@ -25,7 +25,7 @@ func TestWhateverFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
 	for _, s := range situations {
 		t.Run(s.name, func(t *testing.T) {
 			failures := []fault{{when: before, fail: unix.EIO}}
-			if s.folder == "full" && !s.byHand {
+			if s.directory == "full" && !s.byHand {
 				failures = append(failures, fault{when: after, fail: unix.EIO}, fault{when: before, fail: unix.ENOSPC},
 					fault{when: before, fail: unix.EACCES}, fault{when: before, fail: unix.EMFILE})
 			}
@@ -75,14 +75,14 @@ func (r *struck) endsWell() error {
 	case !isOneLine(r.stderr, r.stage+": ", r.point.fail.Error()) && r.point.object != "stderr":
 		return fmt.Errorf("it does not say in one line what failed: %q", r.stderr)
 	case r.renamed && r.stage == "prestart" && r.point.name != "renameat" && r.point.object != "gate":
-		return fmt.Errorf("it fails after the rename, for something other than the folder's sync: %s", r.stderr)
+		return fmt.Errorf("it fails after the rename, for something other than the directory's sync: %s", r.stderr)
 	case r.renamed:
 		return r.committed()
 	}
 	return r.untouched()
 }
 
-// judges tells whether the point is a look at a process, or at where we are.
+// judges reports whether the point is a look at a process, or at where we are.
 func (r *struck) judges() bool {
 	switch r.point.object {
 	case "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/self/status", "/proc/<n>/stat":
@@ -91,7 +91,7 @@ func (r *struck) judges() bool {
 	return r.point.name == "pidfd_open" || r.point.name == "kill" || r.point.object == "pidfd" || strings.HasPrefix(r.point.object, "/proc/self/ns/")
 }
 
-// isOneLine tells whether the text is one error message of the program with these
+// isOneLine reports whether the text is one error message of the program with these
 // words at its beginning and in it.
 func isOneLine(text, beginning, words string) bool {
 	return strings.HasPrefix(text, "terok-gate-hook: "+beginning) && strings.Contains(text, words) &&
@@ -122,30 +122,30 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 	testenv.NeedAlone(t)
 	const full = "no space left on device"
 	for _, row := range []struct {
-		stage, folder string
-		options       string // of the tmpfs that is the token file's folder
-		kept          int64  // bytes free in it, rounded up to pages; -1 for all
-		fails         bool
+		stage, directory string
+		options          string // of the tmpfs that is the token file's directory
+		kept             int64  // bytes free in it, rounded up to pages; -1 for all
+		fails            bool
 	}{
-		{stage: "prestart", folder: "full", options: "size=256k", kept: -1},
-		{stage: "prestart", folder: "full", options: "size=64k", kept: 0, fails: true},
-		{stage: "prestart", folder: "full", options: "size=64k", kept: 16 << 10, fails: true}, // the new file does not fit as a whole
-		{stage: "prestart", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},    // the lock has the last one
-		{stage: "prestart", folder: "full", options: "nr_inodes=2", kept: -1, fails: true},    // not even a lock
-		{stage: "prestart", folder: "empty", options: "nr_inodes=1", kept: -1, fails: true},
-		{stage: "prestart", folder: "empty", options: "size=16k", kept: 0, fails: true},
-		{stage: "poststop", folder: "full", options: "size=256k", kept: -1},
-		{stage: "poststop", folder: "full", options: "size=64k", kept: 0, fails: true},
-		{stage: "poststop", folder: "full", options: "nr_inodes=3", kept: -1, fails: true},
+		{stage: "prestart", directory: "full", options: "size=256k", kept: -1},
+		{stage: "prestart", directory: "full", options: "size=64k", kept: 0, fails: true},
+		{stage: "prestart", directory: "full", options: "size=64k", kept: 16 << 10, fails: true}, // the new file does not fit as a whole
+		{stage: "prestart", directory: "full", options: "nr_inodes=3", kept: -1, fails: true},    // the lock has the last one
+		{stage: "prestart", directory: "full", options: "nr_inodes=2", kept: -1, fails: true},    // not even a lock
+		{stage: "prestart", directory: "empty", options: "nr_inodes=1", kept: -1, fails: true},
+		{stage: "prestart", directory: "empty", options: "size=16k", kept: 0, fails: true},
+		{stage: "poststop", directory: "full", options: "size=256k", kept: -1},
+		{stage: "poststop", directory: "full", options: "size=64k", kept: 0, fails: true},
+		{stage: "poststop", directory: "full", options: "nr_inodes=3", kept: -1, fails: true},
 	} {
-		t.Run(fmt.Sprintf("%s, folder %s, %s, %d bytes left", row.stage, row.folder, row.options, row.kept), func(t *testing.T) {
-			w, err := newWorld(situation{stage: row.stage, folder: row.folder})
+		t.Run(fmt.Sprintf("%s, directory %s, %s, %d bytes left", row.stage, row.directory, row.options, row.kept), func(t *testing.T) {
+			w, err := newWorld(situation{stage: row.stage, directory: row.directory})
 			must(t, err)
 			defer w.remove()
-			folder := filepath.Dir(w.tokens)
-			must(t, unix.Mount("tmpfs", folder, "tmpfs", 0, fmt.Sprintf("mode=0755,uid=%d,gid=%d,%s", ownerUID, ownerGID, row.options)))
-			defer unix.Unmount(folder, unix.MNT_DETACH)
-			if row.folder == "full" {
+			directory := filepath.Dir(w.tokens)
+			must(t, unix.Mount("tmpfs", directory, "tmpfs", 0, fmt.Sprintf("mode=0755,uid=%d,gid=%d,%s", ownerUID, ownerGID, row.options)))
+			defer unix.Unmount(directory, unix.MNT_DETACH)
+			if row.directory == "full" {
 				// Large enough to be written in part.
 				now := without(w.before)
 				now["terok-g-00000000000000000000000000000008"] = map[string]any{"scope": strings.Repeat("long", 5<<10)}
@@ -153,7 +153,7 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 				must(t, w.remember())
 			}
 			if row.kept >= 0 {
-				must(t, fill(filepath.Join(folder, "filler"), row.kept))
+				must(t, fill(filepath.Join(directory, "filler"), row.kept))
 			}
 			f, err := run(w.program())
 			must(t, err)
@@ -161,14 +161,14 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 			if row.fails {
 				words = full
 			}
-			if _, err := os.Lstat(filepath.Join(folder, "filler")); err == nil {
-				must(t, os.Remove(filepath.Join(folder, "filler")))
+			if _, err := os.Lstat(filepath.Join(directory, "filler")); err == nil {
+				must(t, os.Remove(filepath.Join(directory, "filler")))
 			}
 			if err := w.outcome(f, words); err != nil {
 				t.Error(err)
 			}
 			if row.fails {
-				must(t, unix.Mount("tmpfs", folder, "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes=100"))
+				must(t, unix.Mount("tmpfs", directory, "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes=100"))
 				if err := w.recovers(false); err != nil {
 					t.Error(err)
 				}
@@ -260,15 +260,15 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		{"is on a read-only file system", func(path string) error {
 			return unix.Mount("tmpfs", filepath.Dir(path), "tmpfs", unix.MS_RDONLY, "")
 		}, "read-only"},
-		{"is a folder", func(path string) error { return os.Mkdir(path, 0o755) }, "is a directory"},
+		{"is a directory", func(path string) error { return os.Mkdir(path, 0o755) }, "is a directory"},
 		{"is a fifo that nobody reads", func(path string) error { return unix.Mkfifo(path, 0o600) }, "no such device"},
 		{"is a fifo that nobody empties", fullFifo, "resource temporarily unavailable"},
 		{"is a symbolic link", func(path string) error { return os.Symlink("elsewhere", path) }, "symbolic links"},
 		{"is a socket", func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }, "no such device"},
 	} {
 		for _, s := range []situation{
-			{stage: "prestart", folder: "full"},
-			{stage: "poststop", folder: "full"},
+			{stage: "prestart", directory: "full"},
+			{stage: "poststop", directory: "full"},
 		} {
 			t.Run(s.stage+", the log file "+row.log, func(t *testing.T) {
 				w, err := newWorld(s)
@@ -301,7 +301,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 	}
 	for _, row := range []struct{ log, make string }{
 		{"is missing", `mount -t tmpfs tmpfs /dev`},
-		{"is a folder", `mount -t tmpfs tmpfs /dev && mkdir /dev/log`},
+		{"is a directory", `mount -t tmpfs tmpfs /dev && mkdir /dev/log`},
 		{"is a file", `mount -t tmpfs tmpfs /dev && : > /dev/log`},
 		{"is a link to itself", `mount -t tmpfs tmpfs /dev && ln -s log /dev/log`},
 		{"is a fifo", `mount -t tmpfs tmpfs /dev && mkfifo /dev/log`},
@@ -309,8 +309,8 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		{"is a socket of another type", `mount -t tmpfs tmpfs /dev && python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind("/dev/log"); s.listen()'`},
 	} {
 		for _, s := range []situation{
-			{stage: "prestart", folder: "full"},
-			{stage: "poststop", folder: "full"},
+			{stage: "prestart", directory: "full"},
+			{stage: "poststop", directory: "full"},
 		} {
 			t.Run(s.stage+", /dev/log "+row.log, func(t *testing.T) {
 				testenv.Need(t, "sh", "mount", "mkfifo", "python3")
@@ -332,7 +332,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		}
 	}
 	t.Run("prestart, /dev/log is a socket that nobody empties", func(t *testing.T) {
-		w, err := newWorld(situation{stage: "prestart", folder: "full"})
+		w, err := newWorld(situation{stage: "prestart", directory: "full"})
 		must(t, err)
 		defer w.remove()
 		p := w.program()

@@ -83,7 +83,7 @@ func (h *house) live(withheld bool) error {
 		return err
 	}
 	if (token == "") != withheld {
-		return errors.New("its folder holds a token that is withheld, or none")
+		return errors.New("its directory holds a token that is withheld, or none")
 	}
 	network, err := c.network()
 	if err != nil {
@@ -128,10 +128,10 @@ func statusIn(network *os.File, token string) (int, error) {
 	return answer.StatusCode, nil
 }
 
-// entries is how many there are in a folder of the gate's in /proc.
-func (h *house) entries(t *testing.T, folder string) int {
+// entries is how many there are in a directory of the gate's in /proc.
+func (h *house) entries(t *testing.T, directory string) int {
 	t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", h.gate.Process.Pid, folder))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", h.gate.Process.Pid, directory))
 	must(t, err)
 	return len(entries)
 }

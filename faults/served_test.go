@@ -27,7 +27,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// house is a folder with a repository, a token file, and a gate over both.
+// house is a directory with a repository, a token file, and a gate over both.
 type house struct {
 	dir, repos, tokens, control string
 	nursery                     *nursery
@@ -116,7 +116,7 @@ func (h *house) tryGate() error {
 	}
 }
 
-// listens tells whether somebody takes hooks at the socket.
+// listens reports whether somebody takes hooks at the socket.
 func listens(path string) bool {
 	conn, err := net.Dial("unixpacket", path)
 	if err == nil {
@@ -179,7 +179,7 @@ type nursery struct {
 
 func newNursery(t *testing.T, networks int) *nursery {
 	t.Helper()
-	// Their own /run, which is where the hook mounts its folder.
+	// Their own /run, which is where the hook mounts its directory.
 	const script = `mount -t tmpfs none /run; while read -r most; do echo "$most" >/proc/sys/user/max_net_namespaces && echo done; done`
 	cmd := exec.Command("sh", "-c", script)
 	everybody := []syscall.SysProcIDMap{{HostID: 0, Size: 1 << 16}}
@@ -210,7 +210,7 @@ func (n *nursery) limit(t *testing.T, networks int) {
 }
 
 // guest is a container's first process. It runs scripts, a line each, with what its
-// folder holds in the environment.
+// directory holds in the environment.
 type guest struct {
 	id     string
 	cmd    *exec.Cmd
@@ -287,7 +287,7 @@ func (c *guest) does(script string) error {
 	return err
 }
 
-// token is the container's, as its folder says, empty if it is withheld.
+// token is the container's, as its directory says, empty if it is withheld.
 func (c *guest) token() (string, error) {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/run/terok/gate.env", c.pid()))
 	return string(aToken.Find(env)), err

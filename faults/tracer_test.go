@@ -372,7 +372,7 @@ var isLocal = func() map[uintptr]bool {
 // Where a system call has its object.
 const (
 	ofDescriptor = iota // argument 0 is a descriptor
-	ofPathAt            // arguments 0 and 1 are a folder and a path
+	ofPathAt            // arguments 0 and 1 are a directory and a path
 	ofTwoPathsAt        // as are 0 and 1, 2 and 3
 	ofNothing
 	ofDomain // of a socket

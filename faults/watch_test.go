@@ -307,7 +307,7 @@ func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
 // Whoever issues a token, and however, it is watched.
 func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	testenv.NeedAlone(t)
-	world, err := newWorld(situation{folder: "full"})
+	world, err := newWorld(situation{directory: "full"})
 	must(t, err)
 	defer world.remove()
 	file := followTokens(t, world.tokens)
@@ -384,12 +384,12 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	w.stop(t, syscall.SIGTERM)
 }
 
-// Whatever happens to file and folder, in the end the dead lose their tokens.
-func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
+// Whatever happens to file and directory, in the end the dead lose their tokens.
+func TestWatchSurvivesWhateverHappensToFileAndDirectory(t *testing.T) {
 	testenv.NeedAlone(t)
 	root := t.TempDir()
 	path := filepath.Join(root, "state/gate/tokens.json")
-	folder := filepath.Dir(path)
+	directory := filepath.Dir(path)
 	w := startWatcher(t, path)
 	next := 0
 	whole := t // lives are ended with it, not with a row: only what a row says shall happen
@@ -413,25 +413,25 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 		happens string
 		do      func() error
 	}{
-		{"its folder is made", func() error { return os.MkdirAll(folder, 0o755) }},
+		{"its directory is made", func() error { return os.MkdirAll(directory, 0o755) }},
 		{"the file is removed", func() error { return os.Remove(path) }},
 		{"the file and its lock are removed", func() error { return errors.Join(os.Remove(path), os.Remove(path+".lock")) }},
-		{"the folder is removed and made again", func() error { return errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o755)) }},
-		{"the folder's folder is removed and all is made again", func() error {
-			return errors.Join(os.RemoveAll(filepath.Dir(folder)), os.MkdirAll(folder, 0o755))
+		{"the directory is removed and made again", func() error { return errors.Join(os.RemoveAll(directory), os.Mkdir(directory, 0o755)) }},
+		{"the directory's directory is removed and all is made again", func() error {
+			return errors.Join(os.RemoveAll(filepath.Dir(directory)), os.MkdirAll(directory, 0o755))
 		}},
-		{"the folder is moved away and made again", func() error {
-			return errors.Join(os.Rename(folder, folder+".old"), os.Mkdir(folder, 0o755))
+		{"the directory is moved away and made again", func() error {
+			return errors.Join(os.Rename(directory, directory+".old"), os.Mkdir(directory, 0o755))
 		}},
-		{"the folder is replaced by another", func() error {
-			return errors.Join(os.Mkdir(folder+".new", 0o755), unix.Renameat2(unix.AT_FDCWD, folder, unix.AT_FDCWD, folder+".new", unix.RENAME_EXCHANGE))
+		{"the directory is replaced by another", func() error {
+			return errors.Join(os.Mkdir(directory+".new", 0o755), unix.Renameat2(unix.AT_FDCWD, directory, unix.AT_FDCWD, directory+".new", unix.RENAME_EXCHANGE))
 		}},
-		{"the folder's folder is replaced by a symbolic link to it", func() error {
-			state := filepath.Dir(folder)
+		{"the directory's directory is replaced by a symbolic link to it", func() error {
+			state := filepath.Dir(directory)
 			return errors.Join(os.Rename(state, state+".real"), os.Symlink(state+".real", state))
 		}},
-		{"a file takes the folder's place for a while", func() error {
-			return errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o600), os.Remove(folder), os.Mkdir(folder, 0o755))
+		{"a file takes the directory's place for a while", func() error {
+			return errors.Join(os.RemoveAll(directory), os.WriteFile(directory, nil, 0o600), os.Remove(directory), os.Mkdir(directory, 0o755))
 		}},
 	} {
 		t.Run(row.happens, func(t *testing.T) {
@@ -451,7 +451,7 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 		must(t, os.Remove(path))
 		proof(t)
 	})
-	t.Run("a broken file is mended", func(t *testing.T) {
+	t.Run("a broken file is fixed", func(t *testing.T) {
 		lives, entries := newLives(whole, next, 1)
 		file := followTokens(t, path)
 		file.replace(t, entries)
@@ -468,7 +468,7 @@ func TestWatchSurvivesWhateverHappensToFileAndFolder(t *testing.T) {
 // still revoked. The watch is stopped meanwhile, so that it learns of both at once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	testenv.NeedAlone(t)
-	world, err := newWorld(situation{folder: "full"})
+	world, err := newWorld(situation{directory: "full"})
 	must(t, err)
 	defer world.remove()
 	file := followTokens(t, world.tokens)
@@ -500,7 +500,7 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		tokens int
-	}{{"with a thousand live tokens", 1000}, {"without a token file or its folder", 0}} {
+	}{{"with a thousand live tokens", 1000}, {"without a token file or its directory", 0}} {
 		t.Run(row.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "gate/tokens.json")
 			lives, entries := newLives(t, 0, row.tokens)

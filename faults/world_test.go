@@ -27,24 +27,24 @@ import (
 
 // situation is what a stage of the hook finds.
 type situation struct {
-	name   string
-	stage  string // prestart or poststop
-	byHand bool   // no container process: the env file is on the host
-	folder string // of the token file: absent, empty, or full of other tokens
-	gate   bool   // there is one, which serves the container in its own network
+	name      string
+	stage     string // prestart or poststop
+	byHand    bool   // no container process: the env file is on the host
+	directory string // of the token file: absent, empty, or full of other tokens
+	gate      bool   // there is one, which serves the container in its own network
 }
 
 var situations = []situation{
-	{name: "prestart, the first token of all", stage: "prestart", folder: "absent"},
-	{name: "prestart, the first token in somebody's folder", stage: "prestart", folder: "empty"},
-	{name: "prestart, among other tokens", stage: "prestart", folder: "full"},
-	{name: "prestart with a gate in the network, among other tokens", stage: "prestart", folder: "full", gate: true},
-	{name: "prestart by hand, among other tokens", stage: "prestart", folder: "full", byHand: true},
-	{name: "poststop, among other tokens", stage: "poststop", folder: "full"},
-	{name: "poststop by hand, among other tokens", stage: "poststop", folder: "full", byHand: true},
+	{name: "prestart, the first token of all", stage: "prestart", directory: "absent"},
+	{name: "prestart, the first token in somebody's directory", stage: "prestart", directory: "empty"},
+	{name: "prestart, among other tokens", stage: "prestart", directory: "full"},
+	{name: "prestart with a gate in the network, among other tokens", stage: "prestart", directory: "full", gate: true},
+	{name: "prestart by hand, among other tokens", stage: "prestart", directory: "full", byHand: true},
+	{name: "poststop, among other tokens", stage: "poststop", directory: "full"},
+	{name: "poststop by hand, among other tokens", stage: "poststop", directory: "full", byHand: true},
 }
 
-// The owner of the token file and its folder: not the one who runs the hook.
+// The owner of the token file and its directory: not the one who runs the hook.
 const ownerUID, ownerGID = 1234, 55
 
 // world is one copy of a situation, to be broken.
@@ -170,14 +170,14 @@ func newWorld(s situation) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder := filepath.Dir(w.tokens)
-	if s.folder == "absent" {
+	directory := filepath.Dir(w.tokens)
+	if s.directory == "absent" {
 		return w, nil
 	}
-	if err := errors.Join(os.Mkdir(folder, 0o755), os.Chown(folder, ownerUID, ownerGID)); err != nil {
+	if err := errors.Join(os.Mkdir(directory, 0o755), os.Chown(directory, ownerUID, ownerGID)); err != nil {
 		return nil, err
 	}
-	if s.folder == "empty" {
+	if s.directory == "empty" {
 		return w, nil
 	}
 	there := map[string]any{
@@ -489,10 +489,10 @@ func (w *world) recovers(committed bool) error {
 // noDebris reports what is left lying about, or has the wrong owner or mode.
 func (w *world) noDebris() error {
 	uid, gid, mode := uint32(0), uint32(0), uint32(0o600)
-	if w.folder != "absent" {
+	if w.directory != "absent" {
 		uid = ownerUID
 	}
-	if w.folder == "full" {
+	if w.directory == "full" {
 		gid, mode = ownerGID, 0o640
 	}
 	files, err := os.ReadDir(filepath.Dir(w.tokens))
@@ -508,7 +508,7 @@ func (w *world) noDebris() error {
 		}
 	}
 	if len(files) != 2 || files[0].Name() != "tokens.json" || files[1].Name() != "tokens.json.lock" {
-		return fmt.Errorf("the folder holds %v", files)
+		return fmt.Errorf("the directory holds %v", files)
 	}
 	if err := unix.Lstat(w.tokens+".lock", &stat); err != nil {
 		return err

@@ -17,7 +17,7 @@ func TestWhatManyPushesLeaveIsPacked(t *testing.T) {
 	url := h.url(h.issue(t, "demo"), "demo")
 	git(t, h.dir, "clone", "--quiet", url, "work")
 	work := filepath.Join(h.dir, "work")
-	// git guesses from one folder of 256: enough objects for one to be there.
+	// git guesses from one directory of 256: enough objects for one to be there.
 	for i := range 600 {
 		must(t, os.WriteFile(filepath.Join(work, fmt.Sprint("many-", i)), []byte(fmt.Sprint(i)), 0o644))
 	}

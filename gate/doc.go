@@ -2,7 +2,7 @@
 // protocol (gitprotocol-http(5)), versions 0, 1 and 2, to whoever shows a token of the
 // token file. What it promises:
 //
-//   - A token opens one repository, <project>.git in one folder, and nothing else.
+//   - A token opens one repository, <project>.git in one directory, and nothing else.
 //   - A token that is revoked, or whose process is dead, opens nothing from that
 //     moment; what was begun with it is cut, and a push that git has not agreed to by
 //     then moves nothing.
@@ -12,7 +12,7 @@
 //     never the gate.
 //
 // The attacker is whoever runs in a container, with or without a token. Whoever owns
-// the repositories' folder, or may write the token file, is trusted.
+// the repositories' directory, or may write the token file, is trusted.
 //
 // A program that serves a gate calls [RunHook] first thing in main: git's hooks are
 // links to it. If it does nothing else, it calls [AdoptOrphans] and [SaveMemory] too.

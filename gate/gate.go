@@ -57,16 +57,16 @@ func SaveMemory() { debug.SetMemoryLimit(64 << 20) }
 // errStopping cuts what is under way when the gate's patience with it is over.
 var errStopping = errors.New("the gate stops")
 
-// New returns a gate over a folder of repositories, in which it keeps a folder of its
+// New returns a gate over a directory of repositories, in which it keeps a directory of its
 // own, .hooks. It cleans up what an earlier gate that was killed has left. While another
-// gate serves the folder it fails.
+// gate serves the directory it fails.
 func New(s Settings) (_ *Gate, err error) {
 	repos, err := filepath.Abs(s.Repos)
 	if err == nil {
 		repos, err = filepath.EvalSymlinks(repos)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the folder of repositories: %w", err)
+		return nil, fmt.Errorf("the directory of repositories: %w", err)
 	}
 	g := &Gate{
 		repos: repos, hooks: hooks(filepath.Join(repos, ".hooks")), hosts: s.Hosts,
@@ -164,14 +164,14 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.lock.Close()
 }
 
-// lockRepos makes the folder of repositories this gate's, until the lock is closed or the
+// lockRepos makes the directory of repositories this gate's, until the lock is closed or the
 // program ends: git's hooks ask the gate that they are links of.
 func lockRepos(repos string) (*flock.Flock, error) {
 	path := filepath.Join(repos, ".lock")
 	lock := flock.New(path, flock.SetPermissions(0o600))
 	switch locked, err := lock.TryLock(); {
 	case err != nil:
-		return nil, fmt.Errorf("lock the folder of repositories: %w", err)
+		return nil, fmt.Errorf("lock the directory of repositories: %w", err)
 	case !locked:
 		return nil, fmt.Errorf("another gate serves the repositories in %s: it holds the lock of %s", repos, path)
 	}

@@ -29,7 +29,7 @@ type nobody struct{}
 func (nobody) Keep(string, *os.File) error { return nil }
 func (nobody) Drop(string) error           { return nil }
 
-// IsKept tells whether a file of this name is one for [Gate.Restore].
+// IsKept reports whether a file of this name is one for [Gate.Restore].
 func IsKept(name string) bool {
 	return strings.HasPrefix(name, keptListener) || strings.HasPrefix(name, keptContainer)
 }

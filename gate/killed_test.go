@@ -17,7 +17,7 @@ import (
 // A gate that is killed cleans nothing up: its git ends by itself, and the next gate
 // removes what is left.
 func TestAKilledGateLeavesNothing(t *testing.T) {
-	h := open(t, gate.Settings{}) // for its folder
+	h := open(t, gate.Settings{}) // for its directory
 	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
@@ -85,7 +85,7 @@ func startGate(t *testing.T, h *house) *exec.Cmd {
 
 // What only counts for hours writes nothing, and does not notice that nobody reads.
 func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
-	h := open(t, gate.Settings{}) // for its folder
+	h := open(t, gate.Settings{}) // for its directory
 	stopNow(h.Gate)
 	demo := h.bare(t, "demo")
 	git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))

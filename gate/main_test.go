@@ -61,7 +61,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// inMemory begins the names of folders in memory, one of each run: a gigabyte is there
+// inMemory begins the names of directories in memory, one of each run: a gigabyte is there
 // before a disk has thought about it.
 const inMemory = "/dev/shm/terok-gate-test-"
 
@@ -75,7 +75,7 @@ var terokGate = sync.OnceValues(func() (path string, err error) {
 	return testenv.Build("terok-gate-hook/cmd/terok-gate")
 })
 
-// house is a gate over a folder of repositories, with the token file that it reads.
+// house is a gate over a directory of repositories, with the token file that it reads.
 type house struct {
 	*gate.Gate
 	dir, repos string
@@ -125,8 +125,8 @@ func open(t *testing.T, settings gate.Settings) *house {
 		for _, process := range processesIn(h.repos) {
 			t.Errorf("left behind: %s", process)
 		}
-		for _, folder := range glob(h.repos + "/*.git/objects/*tmp_*") {
-			t.Errorf("left behind: %s", folder)
+		for _, directory := range glob(h.repos + "/*.git/objects/*tmp_*") {
+			t.Errorf("left behind: %s", directory)
 		}
 	})
 	return h
@@ -151,7 +151,7 @@ func (h *house) again(t *testing.T, settings gate.Settings) *gate.Gate {
 	return g
 }
 
-// memory is a folder in memory, for what is large.
+// memory is a directory in memory, for what is large.
 func memory(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(ours, "")
@@ -249,11 +249,11 @@ func makeLarge(repo string, files int) error {
 		z, _ := zlib.NewWriterLevel(&packed, zlib.NoCompression)
 		_, _ = z.Write(object)
 		z.Close()
-		folder := filepath.Join(repo, "objects", id[:2])
-		if err := os.MkdirAll(folder, 0o755); err != nil {
+		directory := filepath.Join(repo, "objects", id[:2])
+		if err := os.MkdirAll(directory, 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(folder, id[2:]), packed.Bytes(), 0o444); err != nil {
+		if err := os.WriteFile(filepath.Join(directory, id[2:]), packed.Bytes(), 0o444); err != nil {
 			return err
 		}
 	}
@@ -280,13 +280,13 @@ func command(dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// git runs git in a folder, and returns what it prints.
+// git runs git in a directory, and returns what it prints.
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	return feed(t, dir, "", args...)
 }
 
-// feed runs git in a folder with that on its standard input.
+// feed runs git in a directory with that on its standard input.
 func feed(t *testing.T, dir, input string, args ...string) string {
 	t.Helper()
 	cmd := command(dir, args...)
@@ -331,10 +331,10 @@ func (h *house) request(t *testing.T, method, path, token, body string, headers 
 	return answer, string(text)
 }
 
-// processesIn returns the command lines of all processes that work in a folder.
-func processesIn(folder string) (found []string) {
+// processesIn returns the command lines of all processes that work in a directory.
+func processesIn(directory string) (found []string) {
 	for _, process := range glob("/proc/[0-9]*") {
-		if cwd, err := os.Readlink(process + "/cwd"); err == nil && strings.HasPrefix(cwd, folder) {
+		if cwd, err := os.Readlink(process + "/cwd"); err == nil && strings.HasPrefix(cwd, directory) {
 			args, _ := os.ReadFile(process + "/cmdline")
 			found = append(found, process+" "+strings.ReplaceAll(string(args), "\x00", " "))
 		}
@@ -389,7 +389,7 @@ func readFile(path string) (string, error) {
 	return string(text), err
 }
 
-// replaceFile replaces a file as a whole, and makes its folder.
+// replaceFile replaces a file as a whole, and makes its directory.
 func replaceFile(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

@@ -212,7 +212,7 @@ func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 }
 
 func TestRefusingPushesOfManyRefsTakesLittleMemory(t *testing.T) {
-	h := open(t, gate.Settings{}) // for its folder
+	h := open(t, gate.Settings{}) // for its directory
 	stopNow(h.Gate)
 	h.demo(t, "demo", 1)
 	var patterns []string

@@ -166,7 +166,7 @@ func (c *container) repo(token store.Token) string {
 	return "http://" + user + c.Gate.Listen + "/demo.git"
 }
 
-// reaches tells whether git gets what it asks for.
+// reaches reports whether git gets what it asks for.
 func (c *container) reaches(token store.Token) error {
 	if out, err := c.git("/", "ls-remote", c.repo(token)); err != nil {
 		return fmt.Errorf("%w: %s", err, out)

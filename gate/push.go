@@ -103,7 +103,7 @@ func (c commands) forGit() io.Reader {
 	return io.MultiReader(bytes.NewReader(c.raw[:c.first[0]]), &first, bytes.NewReader(c.raw[c.first[1]:]))
 }
 
-// can tells whether the client said that it can do this.
+// can reports whether the client said that it can do this.
 func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }

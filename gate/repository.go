@@ -1,4 +1,4 @@
-// The folder of bare repositories: one for each project.
+// The directory of bare repositories: one for each project.
 
 package gate
 
@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// repository is a bare repository of the folder.
+// repository is a bare repository of the directory.
 type repository struct {
 	project string
 	path    string // no symbolic link in it: git compares it with safe.directory
@@ -70,11 +70,11 @@ func syncDir(dir string, sync func(fd int) error) error {
 	return sync(int(d.Fd()))
 }
 
-// Projects returns the names of the repositories in a folder.
+// Projects returns the names of the repositories in a directory.
 func Projects(repos string) ([]string, error) {
 	entries, err := os.ReadDir(repos)
 	if err != nil {
-		return nil, fmt.Errorf("read the folder of repositories: %w", err)
+		return nil, fmt.Errorf("read the directory of repositories: %w", err)
 	}
 	var projects []string
 	for _, entry := range entries {

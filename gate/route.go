@@ -61,7 +61,7 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	return asked, nil
 }
 
-// isOurs tells whether a Host header names the gate. An address does, and so do the
+// isOurs reports whether a Host header names the gate. An address does, and so do the
 // names that the gate is known by; any other name is one that somebody made resolve
 // to us, to have a browser ask in its user's name.
 func isOurs(host string, hosts []string) bool {

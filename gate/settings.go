@@ -11,7 +11,7 @@ import (
 
 // Settings are what a gate is told. The zero value of a limit is its default.
 type Settings struct {
-	Repos  string        // the folder of <project>.git
+	Repos  string        // the directory of <project>.git
 	Tokens *store.Reader // who may
 	Hosts  []string      // names that the gate is known by, beside addresses and localhost
 

@@ -92,7 +92,7 @@ func (b *incoming) received() int64 {
 	return bytes
 }
 
-// ended tells whether that was all.
+// ended reports whether that was all.
 func (b *incoming) ended() bool {
 	_, ended := b.wire.sofar()
 	return ended

@@ -122,7 +122,7 @@ func (v *visit) progress() int64 {
 	return bytes
 }
 
-// isProbe tells whether the body is a flush packet and nothing else: git asks so
+// isProbe reports whether the body is a flush packet and nothing else: git asks so
 // whether it may, before it sends what it cannot send twice.
 func (v *visit) isProbe() bool {
 	if v.r.ContentLength != 4 {

@@ -30,7 +30,7 @@ var (
 
 // Attach has the gate serve the network of a living container again. The entry, which
 // should come from [Settings.HandedOver], says how it was the first time. For a container that the gate serves already, nothing changes. An
-// error that somebody can mend has one of those above in its chain.
+// error that somebody can fix has one of those above in its chain.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = forEverybody(err) }()
 	s.GateListen = entry.Gate.Listen
@@ -192,15 +192,15 @@ func newSocket() (int, error) {
 }
 
 // checkAlone refuses a container that its configuration puts into the network of
-// another. Podman makes networks of its own as files, netns-<uuid> in a folder netns
+// another. Podman makes networks of its own as files, netns-<uuid> in a directory netns
 // (containers/common, pkg/netns); for another container's it names that one's process.
 func (c configuration) checkAlone() error {
 	if c.Linux == nil {
 		return nil
 	}
 	for _, n := range c.Linux.Namespaces {
-		folder, name := path.Split(n.Path)
-		if n.Type == specs.NetworkNamespace && n.Path != "" && !(path.Base(folder) == "netns" && strings.HasPrefix(name, "netns-")) {
+		directory, name := path.Split(n.Path)
+		if n.Type == specs.NetworkNamespace && n.Path != "" && !(path.Base(directory) == "netns" && strings.HasPrefix(name, "netns-")) {
 			return known(fmt.Errorf("%w: it is at %q", ErrNotAlone, n.Path))
 		}
 	}

@@ -159,14 +159,14 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if string(env) != row.env {
 				t.Errorf("gate.env is\n%s\nnot\n%s", env, row.env)
 			}
-			folder, err := os.ReadDir(c.inside("/run/terok"))
+			directory, err := os.ReadDir(c.inside("/run/terok"))
 			must(t, err)
 			var names []string
-			for _, f := range folder {
+			for _, f := range directory {
 				names = append(names, f.Name())
 			}
 			if !slices.Equal(names, row.files) {
-				t.Errorf("the folder holds %q, not %q", names, row.files)
+				t.Errorf("the directory holds %q, not %q", names, row.files)
 			}
 			process, err := store.Pin(c.pid)
 			must(t, err)

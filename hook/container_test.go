@@ -63,14 +63,14 @@ type container struct {
 	pid     int
 	base    string // holds all of the rest
 	rootfs  string
-	outside string // a folder that is none of the image's business
+	outside string // a directory that is none of the image's business
 	bundle  string
 	hook    Settings
 	end     func()
 }
 
-// prepare makes the folders of a container: a root file system with the usual
-// folders, to be made hostile, and a bundle recorded from a real runtime.
+// prepare makes the directories of a container: a root file system with the usual
+// directories, to be made hostile, and a bundle recorded from a real runtime.
 func prepare(t *testing.T) *container {
 	t.Helper()
 	base, err := os.MkdirTemp("", "terok-hook-")
@@ -82,7 +82,7 @@ func prepare(t *testing.T) *container {
 	}
 	// A root user who is mapped to nobody of the host's must get there.
 	must(t, os.Chmod(base, 0o755))
-	for _, dir := range []string{"rootfs", "rootfs/bin", "rootfs/proc", "rootfs/var/other", "outside/folder", "bundle"} {
+	for _, dir := range []string{"rootfs", "rootfs/bin", "rootfs/proc", "rootfs/var/other", "outside/directory", "bundle"} {
 		must(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(c.outside, "file"), []byte("untouched\n"), 0o644))
@@ -245,7 +245,7 @@ func newMounts(before, after map[string]string) []string {
 	return points
 }
 
-// tree lists a folder with all that lstat(2) tells about what is in it, the change
+// tree lists a directory with all that lstat(2) tells about what is in it, the change
 // time included, which nobody can set back.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()

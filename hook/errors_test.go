@@ -101,7 +101,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 		{"a pid", func(s map[string]any) { s["pid"] = -4711 }, none, "container state: the pid is negative", "-4711"},
 		{"a key of a type that it has not", func(s map[string]any) { s["annotations"] = map[string]any{canary: 1} }, none, "container state: not the JSON that it should be", "cannot unmarshal number"},
 		{"a relative bundle", func(s map[string]any) { s["bundle"] = canary }, none, "container state: bundle is not an absolute path", fmt.Sprintf("%q", canary)},
-		{"a bundle that is not there", func(s map[string]any) { s["bundle"] = "/" + canary }, none, "bundle: the folder that the state names has no config.json (crun 1.27 to 1.29.1 names the folder that it was started in)", "/" + canary + "/config.json"},
+		{"a bundle that is not there", func(s map[string]any) { s["bundle"] = "/" + canary }, none, "bundle: the directory that the state names has no config.json (crun 1.27 to 1.29.1 names the directory that it was started in)", "/" + canary + "/config.json"},
 
 		{"a configuration without a root", none, func(c map[string]any) { delete(c, "root") }, "bundle: config.json: has no process or no root path", "bundle"},
 		{"a user", none, func(c map[string]any) { c["process"].(map[string]any)["user"] = canary }, "bundle: config.json: not the JSON that it should be", "cannot unmarshal string"},
@@ -158,13 +158,13 @@ func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 			link(t, c, "/run")
 			return nil
 		}, inject + "/run in the container's root file system: no such file or directory", "/run"},
-		{"a link in the place of the folder", func(t *testing.T, c *container) []mount {
+		{"a link in the place of the directory", func(t *testing.T, c *container) []mount {
 			link(t, c, "/run/terok")
 			return nil
-		}, inject + "/run/terok in the container's root file system: is not a folder, or a symbolic link", ""},
+		}, inject + "/run/terok in the container's root file system: is not a directory, or a symbolic link", ""},
 		{"a volume's mount point", func(t *testing.T, c *container) []mount {
 			link(t, c, "/run") // where podman mounts a volume for /run then
-			volume, target := filepath.Join(c.outside, "folder"), filepath.Join(c.rootfs, outside)
+			volume, target := filepath.Join(c.outside, "directory"), filepath.Join(c.rootfs, outside)
 			must(t, os.MkdirAll(filepath.Join(target, "terok"), 0o755))
 			return []mount{{Source: "volume", Target: volume, Type: "tmpfs"}, {Target: volume, Flags: unix.MS_SHARED}, {Source: volume, Target: target, Flags: unix.MS_BIND}}
 		}, inject + "/run/terok in the container's root file system: the mount point lies on a mount with shared propagation: " +

@@ -160,7 +160,7 @@ func checkGateURL(s string) error {
 	return nil
 }
 
-// plain tells whether s consists of letters, digits and the others.
+// plain reports whether s consists of letters, digits and the others.
 func plain(s, others string) bool {
 	for i := range len(s) {
 		c := s[i]

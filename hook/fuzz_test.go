@@ -15,7 +15,7 @@ import (
 )
 
 // FuzzState: whatever stands on standard input, an error leaves no token and no env
-// file, and success leaves at most one of each, in their folders.
+// file, and success leaves at most one of each, in their directories.
 func FuzzState(f *testing.F) {
 	for _, pattern := range []string{"../testdata/*/prestart*.json", "../testdata/*/poststop.json"} {
 		samples, err := filepath.Glob(pattern)
@@ -145,10 +145,10 @@ func FuzzAnnotations(f *testing.F) {
 	})
 }
 
-// FuzzMountPoint opens a mount point in a tree of folders, files and symbolic links
+// FuzzMountPoint opens a mount point in a tree of directories, files and symbolic links
 // that the input describes, and changes nothing outside the tree's root.
 func FuzzMountPoint(f *testing.F) {
-	// Each entry of the tree: its path, "/" for a folder, "f" for a file, else the
+	// Each entry of the tree: its path, "/" for a directory, "f" for a file, else the
 	// target of a link.
 	for _, tree := range []string{
 		"", "run /", "run /\nrun/terok /", "run f", "run /\nrun/terok f",

@@ -78,14 +78,14 @@ func newWorkplace(t *testing.T, answer func(w http.ResponseWriter, r *http.Reque
 		}
 	})))
 	t.Cleanup(w.gate.Close)
-	folder := t.TempDir()
+	directory := t.TempDir()
 	s := Settings{GateURL: w.gate.URL}
-	writeFiles(t, folder, theFiles(t, s, someToken, more...))
+	writeFiles(t, directory, theFiles(t, s, someToken, more...))
 	pointers, err := s.gitPointers(more)
 	must(t, err)
 	w.env = append(w.env, more...)
 	for _, v := range pointers.variables() {
-		w.env = append(w.env, v.name+"="+strings.ReplaceAll(v.value, MountPath, folder))
+		w.env = append(w.env, v.name+"="+strings.ReplaceAll(v.value, MountPath, directory))
 	}
 	return w
 }

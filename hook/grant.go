@@ -97,7 +97,7 @@ func checkName(annotation, value string) error {
 	return because("annotation "+text(annotation), instead(use, err))
 }
 
-// Admits tells whether a pattern admits the project.
+// Admits reports whether a pattern admits the project.
 func (s Settings) Admits(project string) bool {
 	return len(s.AllowProjects) == 0 || slices.ContainsFunc(s.AllowProjects, func(pattern string) bool {
 		ok, _ := path.Match(pattern, project)

@@ -14,11 +14,11 @@ import (
 	"terok-gate-hook/store"
 )
 
-// ErrNoEnvDir is in the chain of the error that says that nobody named a folder for
+// ErrNoEnvDir is in the chain of the error that says that nobody named a directory for
 // env files, and that there is no default.
-var ErrNoEnvDir = errors.New("there is no folder for env files: XDG_RUNTIME_DIR is not set")
+var ErrNoEnvDir = errors.New("there is no directory for env files: XDG_RUNTIME_DIR is not set")
 
-// hostDir returns the folder for env files on the host.
+// hostDir returns the directory for env files on the host.
 func (s Settings) hostDir() (string, error) {
 	if s.EnvDir != "" {
 		return s.EnvDir, nil
@@ -39,10 +39,10 @@ func (s Settings) hostDir() (string, error) {
 	return "", instead(text(ErrNoEnvDir.Error()), ErrNoEnvDir)
 }
 
-// isRoots tells whether nobody but root can put something in the place of the folder,
+// isRoots reports whether nobody but root can put something in the place of the directory,
 // or make it if it is not there.
 func isRoots(dir string) bool {
-	// In a sticky folder such as /tmp, what root owns stays in place, but anybody may
+	// In a sticky directory such as /tmp, what root owns stays in place, but anybody may
 	// make what is not there yet.
 	keeps := fs.FileMode(0)
 	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
@@ -62,7 +62,7 @@ func isRoots(dir string) bool {
 }
 
 // injectOnHost writes the env file, mode 0600, and returns its path. The id is
-// checked, so the name stays in the folder; nothing that stands under it, a
+// checked, so the name stays in the directory; nothing that stands under it, a
 // symbolic link say, is written through.
 func (s Settings) injectOnHost(id string, content []byte) (path string, err error) {
 	dir, err := s.hostDir()
@@ -109,7 +109,7 @@ func (s Settings) createOnHost(id, path string) (*os.File, error) {
 func (s Settings) removeFromHost(id string) error {
 	dir, err := s.hostDir()
 	if err != nil {
-		return nil // no folder, no file
+		return nil // no directory, no file
 	}
 	err = os.Remove(filepath.Join(dir, id+".env"))
 	if errors.Is(err, fs.ErrNotExist) {

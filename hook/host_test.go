@@ -112,7 +112,7 @@ func TestNothingInTheEnvFilesPlaceIsWrittenThrough(t *testing.T) {
 	}
 }
 
-func TestAFolderInTheEnvFilesPlaceIsAnErrorAndIssuesNothing(t *testing.T) {
+func TestADirectoryInTheEnvFilesPlaceIsAnErrorAndIssuesNothing(t *testing.T) {
 	h := trial(t)
 	path := filepath.Join(h.EnvDir, someID+".env")
 	must(t, os.MkdirAll(filepath.Join(path, "full"), 0o700))
@@ -144,7 +144,7 @@ func TestWhereEnvFilesAre(t *testing.T) {
 	must(t, os.Symlink(own, link))
 	for _, row := range []struct{ name, envDir, runtimeDir, root, user string }{
 		{"as told", "/a", own, "/a", "/a"},
-		{"in the user's runtime folder", "", own, own + "/terok", own + "/terok"},
+		{"in the user's runtime directory", "", own, own + "/terok", own + "/terok"},
 		{"in one that is yet to be made", "", own + "/run", own + "/run/terok", own + "/run/terok"},
 		{"by way of a link", "", link, "/run/terok", link + "/terok"},
 		{"without one", "", "", "/run/terok", ""},
@@ -165,7 +165,7 @@ func TestWhereEnvFilesAre(t *testing.T) {
 }
 
 // After su, XDG_RUNTIME_DIR is still the other user's, who can put a link there.
-func TestRootDoesNotFollowAUsersRuntimeFolder(t *testing.T) {
+func TestRootDoesNotFollowAUsersRuntimeDirectory(t *testing.T) {
 	testenv.NeedRoot(t)
 	const user = 4711
 	users, roots := t.TempDir(), t.TempDir()
@@ -178,12 +178,12 @@ func TestRootDoesNotFollowAUsersRuntimeFolder(t *testing.T) {
 	must(t, os.Mkdir(sticky, 0o700))
 	must(t, os.Chmod(sticky, 0o777|fs.ModeSticky))
 	for name, dir := range map[string]string{
-		"one in which everybody can make a folder": sticky,
-		"one that everybody can make":              sticky + "/run",
-		"a user's":                                 users,
-		"root's in a user's":                       users + "/run",
-		"one that a user can make":                 users + "/new",
-		"one that everybody can replace":           shared + "/run",
+		"one in which everybody can make a directory": sticky,
+		"one that everybody can make":                 sticky + "/run",
+		"a user's":                                    users,
+		"root's in a user's":                          users + "/run",
+		"one that a user can make":                    users + "/new",
+		"one that everybody can replace":              shared + "/run",
 	} {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
 		if got, err := (Settings{}).hostDir(); got != "/run/terok" || err != nil {

@@ -12,11 +12,11 @@ import (
 	"terok-gate-hook/store"
 )
 
-// injection is a folder with files that a container is to find.
+// injection is a directory with files that a container is to find.
 type injection struct {
 	process  *store.Pinned // the container's
 	rootfs   string        // as that process sees it, before pivot_root(2)
-	label    string        // SELinux's, of the folder; empty for none
+	label    string        // SELinux's, of the directory; empty for none
 	files    []file
 	mode     fs.FileMode // of the files that hold a secret
 	uid, gid int         // the owner of those, as our user namespace calls it
@@ -65,7 +65,7 @@ func (in *injection) ownedBy(user specs.User) (err error) {
 }
 
 // checkMountNamespace refuses a process that shares our mount namespace or the host's: the
-// folder would appear there.
+// directory would appear there.
 func checkMountNamespace(process *store.Pinned) error {
 	switch shared, err := sharesWithHost(process, "mnt"); {
 	case err != nil:

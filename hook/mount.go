@@ -18,21 +18,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount makes the folder, with the files in it, and attaches it.
+// mount makes the directory, with the files in it, and attaches it.
 func (in injection) mount() error {
-	folder, err := newFolder(in.label)
+	directory, err := newDirectory(in.label)
 	if err != nil {
 		return because("make a tmpfs", err)
 	}
-	defer unix.Close(folder)
-	if err := in.fill(folder); err != nil {
+	defer unix.Close(directory)
+	if err := in.fill(directory); err != nil {
 		return err
 	}
-	return in.attach(folder)
+	return in.attach(directory)
 }
 
-// newFolder returns a tmpfs that is mounted nowhere yet, a few pages large.
-func newFolder(label string) (mount int, err error) {
+// newDirectory returns a tmpfs that is mounted nowhere yet, a few pages large.
+func newDirectory(label string) (mount int, err error) {
 	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, kernelTooOld(err)
@@ -57,27 +57,27 @@ func newFolder(label string) (mount int, err error) {
 	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }
 
-// fill writes the files and makes the folder read-only, before it is attached: the
+// fill writes the files and makes the directory read-only, before it is attached: the
 // container never sees a half-made one.
-func (in injection) fill(folder int) error {
+func (in injection) fill(directory int) error {
 	// A process that is forked in between keeps a descriptor open for writing until it
-	// executes its program. Until then the folder cannot be made read-only (EBUSY).
+	// executes its program. Until then the directory cannot be made read-only (EBUSY).
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	for _, f := range in.files {
-		if err := in.writeFile(folder, f); err != nil {
+		if err := in.writeFile(directory, f); err != nil {
 			return because("write "+f.name, err)
 		}
 	}
 	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(folder, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
+	if err := unix.MountSetattr(directory, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
 		return because("make the tmpfs read-only", kernelTooOld(err))
 	}
 	return nil
 }
 
-func (in injection) writeFile(folder int, f file) error {
-	fd, err := unix.Openat(folder, string(f.name), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+func (in injection) writeFile(directory int, f file) error {
+	fd, err := unix.Openat(directory, string(f.name), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -106,13 +106,13 @@ func (in injection) writeTo(fd int, f file) error {
 	return unix.Fchmod(fd, uint32(in.mode))
 }
 
-// attach enters the container's mount namespace and moves the folder to its mount
+// attach enters the container's mount namespace and moves the directory to its mount
 // point inside the root file system.
 //
 // It does so on an operating-system thread of its own with file-system attributes
 // (root, working directory, umask) of its own, which setns(2) demands. The thread
 // is never used for anything else: it ends with the goroutine.
-func (in injection) attach(folder int) error {
+func (in injection) attach(directory int) error {
 	return onThreadOfItsOwn(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return because("unshare the thread's file-system attributes", err)
@@ -134,7 +134,7 @@ func (in injection) attach(folder int) error {
 		if err != nil {
 			return err
 		}
-		err = unix.MoveMount(folder, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+		err = unix.MoveMount(directory, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 		if err != nil {
 			return because("attach the tmpfs", err)
 		}
@@ -173,7 +173,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	fail := func(path string, err error) (*os.File, error) {
 		return nil, because(text(path)+" in the container's root file system", err)
 	}
-	// One folder at a time, so that each new one is made in a folder that was checked.
+	// One directory at a time, so that each new one is made in a directory that was checked.
 	// New ones belong to the container's root user: podman commit fails on a file of
 	// an id that the container cannot map.
 	path := ""
@@ -183,11 +183,11 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	}
 	for name := range strings.SplitSeq(strings.TrimPrefix(MountPath, "/"), "/") {
 		path += "/" + name
-		next, err := openFolderInRoot(root, point, path, path == MountPath)
+		next, err := openDirectoryInRoot(root, point, path, path == MountPath)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = known.checkNewFolder(root, point); err == nil {
-				if err = makeFolder(point, name, ids); err == nil {
-					next, err = openFolderInRoot(root, point, path, path == MountPath)
+			if err = known.checkNewDirectory(root, point); err == nil {
+				if err = makeDirectory(point, name, ids); err == nil {
+					next, err = openDirectoryInRoot(root, point, path, path == MountPath)
 				}
 			}
 		}
@@ -198,7 +198,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 		point = next
 		info, err := point.Stat()
 		if err == nil && !info.IsDir() {
-			err = failure("is not a folder")
+			err = failure("is not a directory")
 		}
 		if err != nil {
 			point.Close()
@@ -208,15 +208,15 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	return point, nil
 }
 
-// openFolderInRoot opens a folder on the way to the mount point. The last one must
+// openDirectoryInRoot opens a directory on the way to the mount point. The last one must
 // not be a symbolic link: an image could have us cover /proc, /etc or the root.
-func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
+func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
 	if !last {
 		return openInRoot(root, path)
 	}
 	fd, err := unix.Openat(int(parent.Fd()), filepath.Base(path), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, failure("is not a folder, or a symbolic link")
+		return nil, failure("is not a directory, or a symbolic link")
 	}
 	if err != nil {
 		return nil, err
@@ -224,7 +224,7 @@ func openFolderInRoot(root, parent *os.File, path string, last bool) (*os.File, 
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openInRoot opens what the path leads to, as if the folder were the root, whatever
+// openInRoot opens what the path leads to, as if the directory were the root, whatever
 // symbolic links and ".." it leads over. That is openat2(2)'s work, which is older than
 // mount_setattr(2), without which there is no injection: pathrs-lite, for kernels without
 // it, also mounts a proc of its own for the name of each file, and unmounts it.
@@ -245,11 +245,11 @@ func openInRoot(root *os.File, path string) (*os.File, error) {
 	}
 }
 
-// makeFolder creates the folder in parent, as the container's root user. To create it
+// makeDirectory creates the directory in parent, as the container's root user. To create it
 // as the host's root and call chown(2) would be wrong: another container that shares
 // parent may have put something else in its place by then; and where the container's
-// root may not create a folder, on a volume say, we must not do so for it.
-func makeFolder(parent *os.File, name string, ids idMaps) error {
+// root may not create a directory, on a volume say, we must not do so for it.
+func makeDirectory(parent *os.File, name string, ids idMaps) error {
 	uid, err := ids.uid.ours(0)
 	if err != nil {
 		return because("the container's root user", err)

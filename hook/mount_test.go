@@ -18,7 +18,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-func TestTheContainerFindsItsTokenInAFolderOfItsOwn(t *testing.T) {
+func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 	t.Parallel()
 	for _, runtime := range []string{"crun", "runc"} {
 		for name, flags := range map[string]uintptr{"same user namespace": 0, "user namespace of its own": unix.CLONE_NEWUSER} {
@@ -42,7 +42,7 @@ func TestTheContainerFindsItsTokenInAFolderOfItsOwn(t *testing.T) {
 					t.Errorf("the mount is not a tmpfs, read-only, nosuid, nodev and noexec: %s", line)
 				}
 				if err := os.WriteFile(c.inside("/run/terok/more"), nil, 0o600); !errors.Is(err, unix.EROFS) {
-					t.Errorf("root writes to the folder: %v", err)
+					t.Errorf("root writes to the directory: %v", err)
 				}
 
 				// The process is user 1234:55, which the bundle says, and nobody else reads it.
@@ -66,7 +66,7 @@ func TestTheContainerFindsItsTokenInAFolderOfItsOwn(t *testing.T) {
 				files, err := os.ReadDir(c.inside("/run/terok"))
 				must(t, err)
 				if len(files) != 4 {
-					t.Errorf("the folder holds %v", files)
+					t.Errorf("the directory holds %v", files)
 				}
 
 				// What the file says is what the gate knows.
@@ -174,7 +174,7 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 			must(t, unix.Mkfifo(filepath.Join(c.rootfs, path), 0o666))
 		}
 	}
-	folder := func(path string, mode fs.FileMode) func(*testing.T, *container) {
+	directory := func(path string, mode fs.FileMode) func(*testing.T, *container) {
 		return func(t *testing.T, c *container) {
 			must(t, os.MkdirAll(filepath.Join(c.rootfs, path), 0o755))
 			must(t, os.Chmod(filepath.Join(c.rootfs, path), mode))
@@ -194,36 +194,36 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 		lands    string // in the root file system; empty: the hook fails,
 		inTheWay string // and names this path
 	}{
-		{image: "no /run", make: folder("/bin", 0o755), lands: "/run/terok"},
-		{image: "an empty /run/terok", make: folder("/run/terok", 0o755), lands: "/run/terok"},
-		{image: "a /run that root may not write to", make: folder("/run", 0o555), lands: "/run/terok"},
+		{image: "no /run", make: directory("/bin", 0o755), lands: "/run/terok"},
+		{image: "an empty /run/terok", make: directory("/run/terok", 0o755), lands: "/run/terok"},
+		{image: "a /run that root may not write to", make: directory("/run", 0o555), lands: "/run/terok"},
 		{image: "/run/terok/gate.env is a link to a file outside", make: link("/run/terok/gate.env", "OUTSIDE/file"), lands: "/run/terok"},
 		{image: "/run/terok/gitconfig is a link to a file outside", make: link("/run/terok/gitconfig", up+"OUTSIDE/file"), lands: "/run/terok"},
-		{image: "/run/terok/gate.env is a folder", make: folder("/run/terok/gate.env", 0o755), lands: "/run/terok"},
+		{image: "/run/terok/gate.env is a directory", make: directory("/run/terok/gate.env", 0o755), lands: "/run/terok"},
 
-		{image: "/run is an absolute link to a folder of the image", make: link("/run", "/var/other"), lands: "/var/other/terok"},
-		{image: "/run is a relative link to a folder of the image", make: link("/run", "var/other"), lands: "/var/other/terok"},
+		{image: "/run is an absolute link to a directory of the image", make: link("/run", "/var/other"), lands: "/var/other/terok"},
+		{image: "/run is a relative link to a directory of the image", make: link("/run", "var/other"), lands: "/var/other/terok"},
 		{image: "/run is a link that climbs above the root and back in", make: link("/run", up+"/var/other"), lands: "/var/other/terok"},
 		{image: "/run is a link to the root", make: link("/run", "/"), lands: "/terok"},
 		{image: "/run is a link to what is above the root", make: link("/run", ".."), lands: "/terok"},
-		{image: "/run/terok is an absolute link to a folder of the image", make: link("/run/terok", "/var/other"), inTheWay: "/run/terok"},
+		{image: "/run/terok is an absolute link to a directory of the image", make: link("/run/terok", "/var/other"), inTheWay: "/run/terok"},
 		{image: "links to links within the image", make: all(link("/run", "a"), link("/a", "/b"), link("/b", "var/../var/other")), lands: "/var/other/terok"},
 
-		{image: "/run is an absolute link to a folder outside", make: link("/run", "OUTSIDE/folder"), inTheWay: "/run"},
-		{image: "/run is a relative link to a folder outside", make: link("/run", "../outside/folder"), inTheWay: "/run"},
-		{image: "/run is a link with many .. to a folder outside", make: link("/run", up+"OUTSIDE/folder"), inTheWay: "/run"},
+		{image: "/run is an absolute link to a directory outside", make: link("/run", "OUTSIDE/directory"), inTheWay: "/run"},
+		{image: "/run is a relative link to a directory outside", make: link("/run", "../outside/directory"), inTheWay: "/run"},
+		{image: "/run is a link with many .. to a directory outside", make: link("/run", up+"OUTSIDE/directory"), inTheWay: "/run"},
 		{image: "/run is a link to a file outside", make: link("/run", "OUTSIDE/file"), inTheWay: "/run"},
 		{image: "/run is a link to a file outside that the image has too", make: all(link("/run", "/outside/file"), file("/outside/file")), inTheWay: "/run"},
-		{image: "/run is a link to a folder of the image's that the host has too", make: all(link("/run", "OUTSIDE/folder"), theSamePath), lands: "OUTSIDE/folder/terok"},
-		{image: "/run/terok is an absolute link to a folder outside", make: link("/run/terok", "OUTSIDE/folder"), inTheWay: "/run/terok"},
-		{image: "/run/terok is a relative link to a folder outside", make: link("/run/terok", "../../outside/folder"), inTheWay: "/run/terok"},
-		{image: "/run/terok is a link with many .. to a folder outside", make: link("/run/terok", up+"OUTSIDE/folder"), inTheWay: "/run/terok"},
+		{image: "/run is a link to a directory of the image's that the host has too", make: all(link("/run", "OUTSIDE/directory"), theSamePath), lands: "OUTSIDE/directory/terok"},
+		{image: "/run/terok is an absolute link to a directory outside", make: link("/run/terok", "OUTSIDE/directory"), inTheWay: "/run/terok"},
+		{image: "/run/terok is a relative link to a directory outside", make: link("/run/terok", "../../outside/directory"), inTheWay: "/run/terok"},
+		{image: "/run/terok is a link with many .. to a directory outside", make: link("/run/terok", up+"OUTSIDE/directory"), inTheWay: "/run/terok"},
 		{image: "/run/terok is a link to a file outside", make: link("/run/terok", "OUTSIDE/file"), inTheWay: "/run/terok"},
 		{image: "/run is a link to nothing", make: link("/run", "nothing"), inTheWay: "/run"},
 		{image: "/run/terok is a link to nothing", make: link("/run/terok", "/nothing/at/all"), inTheWay: "/run/terok"},
 
 		{image: "/run is a link to itself", make: link("/run", "run"), inTheWay: "/run"},
-		{image: "/run and another folder are links to each other", make: all(link("/run", "/other"), link("/other", "/run")), inTheWay: "/run"},
+		{image: "/run and another directory are links to each other", make: all(link("/run", "/other"), link("/other", "/run")), inTheWay: "/run"},
 		{image: "/run/terok is a link to itself", make: link("/run/terok", "terok"), inTheWay: "/run/terok"},
 		{image: "/run/terok and /run/other are links to each other", make: all(link("/run/terok", "other"), link("/run/other", "/run/terok")), inTheWay: "/run/terok"},
 
@@ -232,8 +232,8 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 		{image: "/run/terok is a link to /run", make: link("/run/terok", "."), inTheWay: "/run/terok"},
 
 		{image: "/run is a magic link to the host's root", make: link("/run", "/proc/1/root"), inTheWay: "/run"},
-		{image: "/run leads through a magic link to the outside", make: link("/run", "/proc/1/rootOUTSIDE/folder"), inTheWay: "/run"},
-		{image: "/run/terok is a magic link to the working folder", make: link("/run/terok", "/proc/1/cwd"), inTheWay: "/run/terok"},
+		{image: "/run leads through a magic link to the outside", make: link("/run", "/proc/1/rootOUTSIDE/directory"), inTheWay: "/run"},
+		{image: "/run/terok is a magic link to the working directory", make: link("/run/terok", "/proc/1/cwd"), inTheWay: "/run/terok"},
 		{image: "/run is a link into /proc", make: link("/run", "/proc/1"), inTheWay: "/run/terok"},
 
 		{image: "/run is a file", make: file("/run"), inTheWay: "/run"},
@@ -281,9 +281,9 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 	}
 }
 
-// theSamePath gives the image a folder of the same path as the one outside.
+// theSamePath gives the image a directory of the same path as the one outside.
 func theSamePath(t *testing.T, c *container) {
-	must(t, os.MkdirAll(filepath.Join(c.rootfs, c.outside, "folder"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(c.rootfs, c.outside, "directory"), 0o755))
 }
 
 // withoutRootfs leaves out what an image may lose or win: its own files.
@@ -330,7 +330,7 @@ func TestAMountWithSharedPropagationIsRefused(t *testing.T) {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			c := prepare(t)
-			volume, target := filepath.Join(c.outside, "folder"), filepath.Join(c.rootfs, at)
+			volume, target := filepath.Join(c.outside, "directory"), filepath.Join(c.rootfs, at)
 			must(t, os.MkdirAll(target, 0o755))
 			c.start(t, 0,
 				mount{Source: "volume", Target: volume, Type: "tmpfs"},
@@ -406,7 +406,7 @@ func TestAProcessThatIsAZombieIsRefused(t *testing.T) {
 // The kernel takes a context where SELinux is enabled and refuses the option where
 // it is not: there the refusal is kept from the hook, so that the calls are seen to
 // their end.
-func TestTheMountLabelIsTheContextOfTheFolder(t *testing.T) {
+func TestTheMountLabelIsTheContextOfTheDirectory(t *testing.T) {
 	const label, created = "system_u:object_r:container_file_t:s0:c1,c2", "(created)"
 	_, err := os.Stat("/sys/fs/selinux/enforce")
 	selinux := err == nil

@@ -1,4 +1,4 @@
-// Which mounts of a container may be mounted on, and which may get a new folder.
+// Which mounts of a container may be mounted on, and which may get a new directory.
 
 package hook
 
@@ -27,17 +27,17 @@ func checkPropagation(m *mountinfo.Info) error {
 	return instead(why+how, fmt.Errorf(why+" at %s"+how, m.Mountpoint))
 }
 
-// checkNewFolder refuses to make a folder in parent if that is on a bind mount or a
+// checkNewDirectory refuses to make a directory in parent if that is on a bind mount or a
 // volume. Such a mount may be meant to be read-only, but crun makes it so only after
 // our hook (seen with crun 1.8.1); and a container's root that is the host's root can
 // write there whatever its permissions. That leaves the root file system, and a tmpfs
 // of the container's own.
-func (known mountsKnown) checkNewFolder(root, parent *os.File) error {
+func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 	m, err := known.under(parent)
 	if err != nil {
 		return err
 	}
-	// attach would refuse this too, but only once the folder was made.
+	// attach would refuse this too, but only once the directory was made.
 	if err := checkPropagation(m); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ type Settings struct {
 	AllowProjects []string   // shell patterns (path.Match), one of which admits a project; none admits all
 	EnvMode       string     // of the files in the container; default [EnvMode]
 	GateURL       string     // as the container reaches the gate; empty if not known
-	EnvDir        string     // inject on the host, into this folder, even if there is a container process
+	EnvDir        string     // inject on the host, into this directory, even if there is a container process
 	Identity      *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
 
 	Access string   // "read", "append", or "write", the default
@@ -68,7 +68,7 @@ type Flag struct {
 	Name    string
 	Usage   string // a word in back quotes stands for the value
 	Default string // for people to read
-	Path    bool   // the value names a file or a folder
+	Path    bool   // the value names a file or a directory
 	stages  []string
 	field   func(*Settings) any // *string, **string, *[]string, *time.Duration or *bool
 }
@@ -106,10 +106,10 @@ var Flags = []Flag{
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 }
 
-// Common tells whether the flag stands before the command, whichever that is.
+// Common reports whether the flag stands before the command, whichever that is.
 func (f Flag) Common() bool { return f.stages == nil }
 
-// Of tells whether the flag stands after this stage, or the attach command.
+// Of reports whether the flag stands after this stage, or the attach command.
 func (f Flag) Of(stage string) bool {
 	if stage == "createRuntime" {
 		stage = "prestart"
@@ -117,7 +117,7 @@ func (f Flag) Of(stage string) bool {
 	return slices.Contains(f.stages, stage)
 }
 
-// Switch tells whether the flag takes no value.
+// Switch reports whether the flag takes no value.
 func (f Flag) Switch() bool {
 	_, is := f.field(new(Settings)).(*bool)
 	return is

@@ -94,8 +94,8 @@ func readConfiguration(bundle string) (configuration, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Some engines do not start crun in the bundle; podman does.
-		const hint = " (crun 1.27 to 1.29.1 names the folder that it was started in)"
-		return config, instead("bundle: the folder that the state names has no config.json"+hint, fmt.Errorf("bundle: %w%s", err, hint))
+		const hint = " (crun 1.27 to 1.29.1 names the directory that it was started in)"
+		return config, instead("bundle: the directory that the state names has no config.json"+hint, fmt.Errorf("bundle: %w%s", err, hint))
 	}
 	if err != nil {
 		return config, because("bundle: config.json", err)

@@ -65,12 +65,12 @@ func (a *account) checkTokenFile(path string) error {
 	}
 
 	text := fmt.Sprintf("the gate, as user %s, cannot work with the token file %s", a.name, path)
-	const elsewhere = "have one in a folder of its own, by --token-file"
+	const elsewhere = "have one in a directory of its own, by --token-file"
 	if len(others) > 0 {
 		return fmt.Errorf("%s: %s is somebody else's: %s", text, others[0], elsewhere)
 	}
 	if other := OthersFile(path, a.uid); other != "" {
-		return fmt.Errorf("%s, and its folder must keep its owner, since %s is in it too: %s", text, other, elsewhere)
+		return fmt.Errorf("%s, and its directory must keep its owner, since %s is in it too: %s", text, other, elsewhere)
 	}
 	var remedies []string
 	if len(closed) > 0 {
@@ -105,7 +105,7 @@ func LetIn(group string, closed []string) string {
 		printable.Shell(append([]string{"chmod", "g+x"}, closed...)...)
 }
 
-// has tells whether a file is the user's, who can make another in its place that is like
+// has reports whether a file is the user's, who can make another in its place that is like
 // it: its group must be the user's, if it has any rights.
 func (a *account) has(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)
@@ -114,9 +114,9 @@ func (a *account) has(info fs.FileInfo) bool {
 
 // OthersFile returns a file beside the token file that does not belong to the user, empty
 // if there is none. Files that a writer of the token file makes do not count. Whoever gets
-// the folder can replace such a file: /root and /etc are not for the gate.
+// the directory can replace such a file: /root and /etc are not for the gate.
 func OthersFile(tokenFile string, user uint32) string {
-	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a folder that is not there has none
+	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a directory that is not there has none
 	for _, f := range files {
 		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), filepath.Base(tokenFile)) {
 			continue

@@ -47,12 +47,12 @@ type Registered struct {
 	Err      error         // why some of it was not understood
 }
 
-// runsAt tells whether the definition is for the stage.
+// runsAt reports whether the definition is for the stage.
 func (r Registered) runsAt(stage string) bool {
 	return slices.Contains(r.Stages, stage) || stage == "prestart" && slices.Contains(r.Stages, "createRuntime")
 }
 
-// DefinitionsIn returns our definitions in these folders. As with podman, a later one
+// DefinitionsIn returns our definitions in these directories. As with podman, a later one
 // replaces an earlier one of the same name.
 func DefinitionsIn(dirs []string) []Registered {
 	byName := map[string]string{}
@@ -84,7 +84,7 @@ func ours(paths []string) (ours []Registered) {
 	return ours
 }
 
-// isOwn tells whether nobody but this user and root may have written the file.
+// isOwn reports whether nobody but this user and root may have written the file.
 func isOwn(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {

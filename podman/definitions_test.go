@@ -23,7 +23,7 @@ import (
 var podmanRuns = []string{"precreate", "poststop"}
 
 // writeDefinitions writes, with a binary that is there, the repository's definitions of
-// these stages and those that install makes of them, into a folder each.
+// these stages and those that install makes of them, into a directory each.
 func writeDefinitions(t *testing.T, stages ...string) map[string]string {
 	t.Helper()
 	self, err := os.Executable()

@@ -25,7 +25,7 @@ type File struct {
 	Content []byte
 }
 
-// isOurs tells whether we wrote the file. If there is none, it is ours to write.
+// isOurs reports whether we wrote the file. If there is none, it is ours to write.
 func isOurs(path string) (bool, error) {
 	content, err := ReadSmall(path)
 	switch {
@@ -87,9 +87,9 @@ func (f File) Write() error {
 	if err := os.Rename(temporary.Name(), f.Path); err != nil {
 		return err
 	}
-	folder, err := os.Open(dir)
+	directory, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return errors.Join(directory.Sync(), directory.Close())
 }

@@ -37,7 +37,7 @@ func TestWhatIsNoFileOfOursIsSomebodyElses(t *testing.T) {
 			}
 			return os.Truncate(path, 200<<30)
 		}},
-		{"a folder", func(path string) error { return os.Mkdir(path, 0o755) }},
+		{"a directory", func(path string) error { return os.Mkdir(path, 0o755) }},
 		{"a socket", func(path string) error {
 			socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 			if err == nil {
@@ -120,13 +120,13 @@ func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 	var got []string
 	call := regexp.MustCompile(`(write|fchmod|fsync|rename).*?` + regexp.QuoteMeta(dir) + `(/\.terok-gate-)?`)
 	for _, match := range call.FindAllStringSubmatch(string(calls), -1) {
-		what := match[1] + " folder"
+		what := match[1] + " directory"
 		if match[2] != "" {
 			what = match[1] + " file"
 		}
 		got = append(got, what)
 	}
-	if want := "write file, fchmod file, fsync file, rename file, fsync folder"; strings.Join(got, ", ") != want {
+	if want := "write file, fchmod file, fsync file, rename file, fsync directory"; strings.Join(got, ", ") != want {
 		t.Errorf("the calls are %q, not %s:\n%s", got, want, calls)
 	}
 }

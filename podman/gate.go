@@ -1,4 +1,4 @@
-// What a gate of ours takes beside the hooks: its program, its user, and folders that are
+// What a gate of ours takes beside the hooks: its program, its user, and directories that are
 // its own.
 
 package podman
@@ -31,13 +31,13 @@ func (r Registration) GateByDefault() bool {
 	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
 }
 
-// MakeRepos makes a folder of repositories, if it is not there, before install does: at the
+// MakeRepos makes a directory of repositories, if it is not there, before install does: at the
 // gate's usual place it is for the user that the gate will run as, if there is that user.
 func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	if _, err := os.Stat(repos); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f := folder{path: repos}
+	f := directory{path: repos}
 	if repos == p.Repos && !p.User && p.Systemd {
 		f.owner, _ = gateAccount() // without one, install says how to make it
 	}
@@ -47,14 +47,14 @@ func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	return f.make(ctx)
 }
 
-// gateFolders returns the folders that are to be made for the gate. An error says what
+// gateDirectories returns the directories that are to be made for the gate. An error says what
 // else has to be done before it could run.
-func (r Registration) gateFolders(place Place) (missing []folder, err error) {
+func (r Registration) gateDirectories(place Place) (missing []directory, err error) {
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, fmt.Errorf("the gate runs git: %w: install it", err)
 	}
 	if _, err := os.Stat(place.Runtime); place.User && r.Settings.GateSocket == place.Control && err != nil {
-		return nil, fmt.Errorf("the folder for the gate's socket: %w: set XDG_RUNTIME_DIR to a folder of your own, for podman and terok-gate serve too", err)
+		return nil, fmt.Errorf("the directory for the gate's socket: %w: set XDG_RUNTIME_DIR to a directory of your own, for podman and terok-gate serve too", err)
 	}
 	var gates *account
 	if !place.User && place.Systemd {
@@ -66,7 +66,7 @@ func (r Registration) gateFolders(place Place) (missing []folder, err error) {
 		}
 	}
 	for _, path := range []string{r.Repos, filepath.Dir(r.Settings.Tokens.Path)} {
-		f := folder{path, gates}
+		f := directory{path, gates}
 		is, err := f.isThere()
 		if err != nil {
 			return nil, err

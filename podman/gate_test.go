@@ -23,21 +23,21 @@ var gates = &account{"gates", 1234, 1234}
 func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
-		name, make string // in a folder of root's, with mode 0755
+		name, make string // in a directory of root's, with mode 0755
 		want       string // empty: it can work with that
 	}{
 		{"none yet", "", ""},
 		{"the gate's", "mkdir -m 700 gate; touch gate/tokens.json gate/tokens.json.lock; chown -R 1234:1234 gate", ""},
 		{"the gate's, made by root", "mkdir -m 700 gate; chown 1234:1234 gate; touch gate/tokens.json; chmod 600 gate/tokens.json; chown 1234:0 gate/tokens.json", ""},
 		{"root's", "mkdir -m 700 gate; touch gate/tokens.json gate/tokens.json.lock", "chown -h gates: DIR/gate DIR/gate/tokens.json DIR/gate/tokens.json.lock"},
-		{"root's folder", "mkdir gate", "chown -h gates: DIR/gate"},
+		{"root's directory", "mkdir gate", "chown -h gates: DIR/gate"},
 		{"for a group", "mkdir gate; touch gate/tokens.json; chown -R 1234:555 gate; chmod 640 gate/tokens.json", "chown -h gates: DIR/gate/tokens.json"},
 		{"by a link", "mkdir real; ln -s real gate; touch gate/tokens.json", "chown -h gates: DIR/real DIR/gate/tokens.json"},
-		{"somebody's folder", "mkdir gate; chown 4321 gate", "DIR/gate is somebody else's: have one in a folder of its own, by --token-file"},
-		{"somebody's file in the gate's folder", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json is somebody else's: have one in a folder of its own, by --token-file"},
-		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: have one in a folder of its own, by --token-file"},
-		{"in a folder that is closed", "chmod 700 .; mkdir gate; chown 1234:1234 gate", "chgrp -h gates DIR && chmod g+x DIR"},
-		{"in a folder that is closed, and has more in it", "chmod 700 .; mkdir gate; touch id_rsa", "DIR is closed to it: have one in a folder of its own, by --token-file"},
+		{"somebody's directory", "mkdir gate; chown 4321 gate", "DIR/gate is somebody else's: have one in a directory of its own, by --token-file"},
+		{"somebody's file in the gate's directory", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json is somebody else's: have one in a directory of its own, by --token-file"},
+		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: have one in a directory of its own, by --token-file"},
+		{"in a directory that is closed", "chmod 700 .; mkdir gate; chown 1234:1234 gate", "chgrp -h gates DIR && chmod g+x DIR"},
+		{"in a directory that is closed, and has more in it", "chmod 700 .; mkdir gate; touch id_rsa", "DIR is closed to it: have one in a directory of its own, by --token-file"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := openDir(t)
@@ -57,24 +57,24 @@ func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
 	}
 }
 
-func TestTheGatesFoldersAreMadeForItsUser(t *testing.T) {
+func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct{ name, make, want string }{
 		{"with those above", "", "755 0 a, 700 1234 a/b"},
-		{"in a folder of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
+		{"in a directory of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
 		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
 		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h --from=root gates DIR/a/b"},
 		{"somebody's", "mkdir -p a/b; chown 4321 a/b", "DIR/a/b is somebody else's"},
-		{"by a link in a folder of somebody else's", "mkdir theirs a; chown 4321 theirs; mkdir b; ln -s ../theirs/b a/b; ln -s ../b theirs/b; chown 1234 b", "DIR/theirs is somebody else's"},
-		{"in a folder that is closed", "mkdir -p -m 700 a a/b; chown 1234 a/b", "chgrp -h gates DIR/a && chmod g+x DIR/a"},
-		{"in a folder of somebody else's", "mkdir a; chown 4321 a", "DIR/a is somebody else's"},
-		{"in a folder of root's in one of somebody else's", "chown 4321 .", "DIR is somebody else's"},
-		{"a file", "mkdir a; touch a/b", "a/b is no folder"},
+		{"by a link in a directory of somebody else's", "mkdir theirs a; chown 4321 theirs; mkdir b; ln -s ../theirs/b a/b; ln -s ../b theirs/b; chown 1234 b", "DIR/theirs is somebody else's"},
+		{"in a directory that is closed", "mkdir -p -m 700 a a/b; chown 1234 a/b", "chgrp -h gates DIR/a && chmod g+x DIR/a"},
+		{"in a directory of somebody else's", "mkdir a; chown 4321 a", "DIR/a is somebody else's"},
+		{"in a directory of root's in one of somebody else's", "chown 4321 .", "DIR is somebody else's"},
+		{"a file", "mkdir a; touch a/b", "a/b is no directory"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := openDir(t)
 			sh(t, dir, row.make)
-			f := folder{filepath.Join(dir, "a/b"), gates}
+			f := directory{filepath.Join(dir, "a/b"), gates}
 			is, err := f.isThere()
 			if err == nil && !is {
 				err = f.make(context.Background())
@@ -111,7 +111,7 @@ func TestRepositoriesMadeBeforeInstallCanBeTheGates(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh(t, dir, "touch gate/repos/demo.git")
-	f := folder{repos, gates}
+	f := directory{repos, gates}
 	_, err := f.isThere()
 	want := "chown -R -h --from=root gates " + repos
 	if got := fmt.Sprint(err); !strings.HasSuffix(got, want) {
@@ -163,7 +163,7 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 	}
 }
 
-// openDir is a folder of root's that everybody may pass.
+// openDir is a directory of root's that everybody may pass.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "terok-")

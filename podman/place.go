@@ -13,10 +13,10 @@ import (
 
 // Place is where the files of an installation are.
 type Place struct {
-	Hooks   string // folder for hook definitions
+	Hooks   string // directory for hook definitions
 	DropIn  string // drop-in for containers.conf
-	Units   string // folder for systemd's units
-	Repos   string // the gate's folder of repositories
+	Units   string // directory for systemd's units
+	Repos   string // the gate's directory of repositories
 	Control string // the gate's control socket
 	User    bool   // of one user, not of the system
 	Moved   bool   // to where that user's XDG_CONFIG_HOME says
@@ -34,7 +34,7 @@ func OwnPlace() (Place, error) {
 
 // SystemPlace is where root installs, for root's podman. Not below /usr, which can
 // be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
-// oci/hooks.d: CRI-O (1.34.0) and NRI's hook-injector, if they read that folder, do
+// oci/hooks.d: CRI-O (1.34.0) and NRI's hook-injector, if they read that directory, do
 // not start if a definition in it is for a stage that only podman knows.
 func SystemPlace() Place {
 	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
@@ -98,7 +98,7 @@ func (p Place) unitPaths(name string) []string {
 	return append(glob(p.Units, "*.wants/"+name), p.unit(name))
 }
 
-// glob returns the paths in the folder that match the pattern. The folder's own name
+// glob returns the paths in the directory that match the pattern. The directory's own name
 // may hold anything.
 func glob(dir, pattern string) []string {
 	names, _ := fs.Glob(os.DirFS(dir), pattern) // fails for a bad pattern only

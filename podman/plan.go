@@ -17,19 +17,19 @@ import (
 type Plan struct {
 	Write  []File
 	Remove []string
-	make   []folder
+	make   []directory
 	place  Place
 }
 
-// Make are the folders that are to be made, each with its owner if that is not this user.
-func (p Plan) Make() (folders []string) {
+// Make are the directories that are to be made, each with its owner if that is not this user.
+func (p Plan) Make() (directories []string) {
 	for _, f := range p.make {
 		if f.owner != nil {
 			f.path += ", for user " + f.owner.name
 		}
-		folders = append(folders, f.path)
+		directories = append(directories, f.path)
 	}
-	return folders
+	return directories
 }
 
 // ForeignError says that somebody else's files stand where ours would be written. Files
@@ -58,7 +58,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	}
 	if place.Moved && !passesEnvironment(major, minor) {
 		return plan, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
-			"unset it, for podman too (podman 4.8 mends this)", major, minor)
+			"unset it, for podman too (podman 4.8 fixes this)", major, minor)
 	}
 	lists := hookLists{append: listsAppend(major, minor)}
 	if lists.inForce, err = HookDirs(ctx); err != nil {
@@ -68,7 +68,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 		return plan, err
 	}
 	if r.Gate {
-		if plan.make, err = r.gateFolders(place); err != nil {
+		if plan.make, err = r.gateDirectories(place); err != nil {
 			return plan, err
 		}
 	}
@@ -102,7 +102,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 }
 
 // checkWhatItReplaces refuses to admit any project where the hooks now in force admit only
-// some. Of definitions with the same name, podman runs the one in the last folder, which is
+// some. Of definitions with the same name, podman runs the one in the last directory, which is
 // ours: a package's, or root's for a user, would no longer be asked.
 func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	if len(r.Settings.AllowProjects) > 0 {
@@ -201,7 +201,7 @@ func (p Place) checkInForce(ctx context.Context) error {
 		return err
 	}
 	if !slices.Contains(inForce, p.Hooks) {
-		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the folder to it",
+		return fmt.Errorf("podman still does not read %s: a hooks_dir that comes later than %s is in force (%q), add the directory to it",
 			p.Hooks, p.DropIn, inForce)
 	}
 	return nil

@@ -2,7 +2,7 @@
 // who asks, and takes them back.
 //
 // It changes no file of somebody else's: what it writes is new or was written by
-// it, and carries its name. Which folders podman reads hook definitions from, it
+// it, and carries its name. Which directories podman reads hook definitions from, it
 // asks podman, since containers.conf comes from many places (containers.conf(5)).
 package podman
 
@@ -33,16 +33,16 @@ func Version(ctx context.Context) (major, minor int, err error) {
 	return major, minor, nil
 }
 
-// ImagesAnnotate tells whether annotations of an image reach the hook as if the
+// ImagesAnnotate reports whether annotations of an image reach the hook as if the
 // user had set them: seen with podman 4.3.1, gone with 4.6.
 func ImagesAnnotate(major, minor int) bool { return isBefore(major, minor, 4, 6) }
 
-// passesEnvironment tells whether podman passes its environment on to the process that
+// passesEnvironment reports whether podman passes its environment on to the process that
 // cleans up after a container and runs its poststop hooks: 4.3.1 does not, 4.8 and later
 // do (seen with 5.4.2 and 6.1.1).
 func passesEnvironment(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
 
-// listsAppend tells whether a list in containers.conf can say {append=true}: since 4.8
+// listsAppend reports whether a list in containers.conf can say {append=true}: since 4.8
 // (containers/common 0.57). An older podman does not start with one that does.
 func listsAppend(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
 
@@ -50,7 +50,7 @@ func isBefore(major, minor, otherMajor, otherMinor int) bool {
 	return major < otherMajor || major == otherMajor && minor < otherMinor
 }
 
-// HookDirs returns the folders that podman reads hook definitions from, in the order
+// HookDirs returns the directories that podman reads hook definitions from, in the order
 // in which a later definition replaces an earlier one of the same name. Podman tells
 // it in its debug log when it starts a container, so a container is started that
 // cannot run: its root file system is empty.
@@ -63,7 +63,7 @@ func HookDirs(ctx context.Context) ([]string, error) {
 	log, err := exec.CommandContext(ctx, "podman", "--log-level", "debug", "run", "--rm", "--network", "none",
 		"--rootfs", empty, "/nothing").CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("ask podman for its hook folders: %w", err)
+		return nil, fmt.Errorf("ask podman for its hook directories: %w", err)
 	}
 	var dirs []string
 	readsHooks := regexp.MustCompile(`msg="reading hooks from (.*)"`)
@@ -71,12 +71,12 @@ func HookDirs(ctx context.Context) ([]string, error) {
 		// The log quotes as Go does.
 		dir, err := strconv.Unquote(`"` + string(match[1]) + `"`)
 		if err != nil {
-			return nil, fmt.Errorf("podman's hook folder %q: %w", match[1], err)
+			return nil, fmt.Errorf("podman's hook directory %q: %w", match[1], err)
 		}
 		dirs = append(dirs, dir)
 	}
 	if len(dirs) == 0 {
-		return nil, fmt.Errorf("ask podman for its hook folders: podman does not get so far as to read hooks: %s", LastLine(log))
+		return nil, fmt.Errorf("ask podman for its hook directories: podman does not get so far as to read hooks: %s", LastLine(log))
 	}
 	return dirs, nil
 }

@@ -26,7 +26,7 @@ type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
 	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
 	Gate     bool          // have systemd run terok-gate, which is beside it, at Settings.GateSocket
-	Repos    string        // the gate's folder of repositories
+	Repos    string        // the gate's directory of repositories
 	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
 }
 
@@ -127,11 +127,11 @@ func (r Registration) files(place Place, lists hookLists) ([]File, error) {
 
 // hookLists is how a podman is told where hook definitions are.
 type hookLists struct {
-	inForce []string // the folders that it reads now
+	inForce []string // the directories that it reads now
 	append  bool     // its lists can be added to
 }
 
-// with is a drop-in for containers.conf that adds the folder to the list.
+// with is a drop-in for containers.conf that adds the directory to the list.
 //
 // A list that says {append=true} leaves the lists before it in force, and those after it
 // append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors can come

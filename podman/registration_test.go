@@ -67,9 +67,9 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 	}
 }
 
-// Podman from 4.8 on adds our folder to any list of others. An older one understands no
+// Podman from 4.8 on adds our directory to any list of others. An older one understands no
 // more than a list, which takes the place of theirs.
-func TestTheDropInKeepsOthersFoldersInForce(t *testing.T) {
+func TestTheDropInKeepsOthersDirectoriesInForce(t *testing.T) {
 	for _, row := range []struct {
 		lists hookLists
 		want  string
@@ -115,11 +115,11 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 		t.Errorf("the unit does not say whose it is: %s", unit)
 	}
 	// Token file and log file elsewhere can be written, and are in sight. The token
-	// file's own folder does not exist yet.
-	folders := `"` + strings.NewReplacer("%", "%%", `"`, `\"`).Replace(filepath.Dir(filepath.Dir(r.Settings.Tokens.Path))) +
+	// file's own directory does not exist yet.
+	directories := `"` + strings.NewReplacer("%", "%%", `"`, `\"`).Replace(filepath.Dir(filepath.Dir(r.Settings.Tokens.Path))) +
 		`" "` + filepath.Dir(r.Settings.LogFile) + `"`
-	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+folders+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
-		t.Errorf("the service cannot write to %s: %s", folders, unit)
+	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+directories+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
+		t.Errorf("the service cannot write to %s: %s", directories, unit)
 	}
 	verifyUnit(t, place, WatchUnitName, unit)
 }
@@ -129,7 +129,7 @@ func verifyUnit(t *testing.T, place Place, name, unit string) {
 	t.Helper()
 	testenv.Need(t, "systemd-analyze")
 	if _, err := os.Stat("/run/systemd"); err != nil && os.Geteuid() != 0 && !place.User {
-		// systemd-analyze makes the folder, if it may.
+		// systemd-analyze makes the directory, if it may.
 		if err := testenv.LeaveOut(t.Name(), testenv.OnlyRoot); err != nil {
 			t.Error(err)
 		}

@@ -69,11 +69,11 @@ func (r Registration) unit(place Place) ([]byte, error) {
 	}
 	var writable []string
 	for _, file := range writes {
-		folder := ExistingFolder(file)
-		if quoted := unitQuote(folder); !slices.Contains(writable, quoted) {
+		directory := ExistingDirectory(file)
+		if quoted := unitQuote(directory); !slices.Contains(writable, quoted) {
 			writable = append(writable, quoted)
 		}
-		if folder == "/tmp" || folder == "/var/tmp" {
+		if directory == "/tmp" || directory == "/var/tmp" {
 			unit = replaceLine(unit, "PrivateTmp=", "no")
 		}
 		if !strings.HasPrefix(file, "/var/") {
@@ -101,7 +101,7 @@ func unitQuote(word string) string {
 	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
 }
 
-// reposInUnit reads back which folder of repositories the gate's unit has, empty if that
+// reposInUnit reads back which directory of repositories the gate's unit has, empty if that
 // cannot be told.
 func (p Place) reposInUnit() string {
 	unit, err := ReadSmall(p.unit(GateUnitName))
@@ -114,18 +114,18 @@ func (p Place) reposInUnit() string {
 	return strings.NewReplacer("%%", "%", "$$", "$").Replace(path)
 }
 
-// ExistingFolder is the nearest folder above the file that there is: what a service
-// may write to must exist when it starts, even if the file's own folder comes later.
-// Where folders come and go, at a reboot say, it is the one that stays.
-func ExistingFolder(file string) string {
+// ExistingDirectory is the nearest directory above the file that there is: what a service
+// may write to must exist when it starts, even if the file's own directory comes later.
+// Where directories come and go, at a reboot say, it is the one that stays.
+func ExistingDirectory(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
 			return stays
 		}
 	}
-	for folder := filepath.Dir(file); ; folder = filepath.Dir(folder) {
-		if info, err := os.Stat(folder); err == nil && info.IsDir() || folder == "/" {
-			return folder
+	for directory := filepath.Dir(file); ; directory = filepath.Dir(directory) {
+		if info, err := os.Stat(directory); err == nil && info.IsDir() || directory == "/" {
+			return directory
 		}
 	}
 }
@@ -140,7 +140,7 @@ func replaceLine(text, key, value string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Lingers tells whether the user's service manager runs on after the last log-out
+// Lingers reports whether the user's service manager runs on after the last log-out
 // (loginctl(1), enable-linger).
 func Lingers() bool {
 	self, err := user.Current()

@@ -29,7 +29,7 @@ type Attached struct {
 	Network uint64 `json:"network,omitempty"`
 }
 
-// Is tells whether the entry is the token's. A key is not taken for the token that it
+// Is reports whether the entry is the token's. A key is not taken for the token that it
 // stands for.
 func (e Entry) Is(token Token) bool {
 	if e.Token.isKey() {

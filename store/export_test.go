@@ -11,7 +11,7 @@ func (f File) Put(e Entry) error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return err
 	}
-	return f.underLock(func(dir folder, name string) error {
+	return f.underLock(func(dir directory, name string) error {
 		file, err := dir.read(name)
 		if err != nil {
 			return err

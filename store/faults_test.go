@@ -24,7 +24,7 @@ func TestWhatStandsInPlaceOfTheTokenFileIsRefused(t *testing.T) {
 		{"a symbolic link to a token file", func(path, other string) error { return os.Symlink(other, path) }, "not a regular file"},
 		{"a symbolic link to nothing", func(path, other string) error { return os.Symlink(other+".none", path) }, "not a regular file"},
 		{"a symbolic link to itself", func(path, other string) error { return os.Symlink(path, path) }, "not a regular file"},
-		{"a folder", func(path, other string) error { return os.Mkdir(path, 0o700) }, "not a regular file"},
+		{"a directory", func(path, other string) error { return os.Mkdir(path, 0o700) }, "not a regular file"},
 		{"a fifo", func(path, other string) error { return unix.Mkfifo(path, 0o600) }, "not a regular file"},
 		{"a socket", func(path, other string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }, "not a regular file"},
 	} {
@@ -53,13 +53,13 @@ func TestWhatStandsInPlaceOfTheTokenFileIsRefused(t *testing.T) {
 				t.Error("it was replaced")
 			}
 			if names := namesIn(t, filepath.Dir(f.Path)); len(names) != 2 {
-				t.Errorf("the folder holds %v", names)
+				t.Errorf("the directory holds %v", names)
 			}
 		})
 	}
 }
 
-func TestAFolderOfTheTokenFileMayBeASymbolicLink(t *testing.T) {
+func TestADirectoryOfTheTokenFileMayBeASymbolicLink(t *testing.T) {
 	real := tokenFile(t)
 	link := filepath.Join(t.TempDir(), "gate")
 	if err := os.Symlink(filepath.Dir(real.Path), link); err != nil {
@@ -74,12 +74,12 @@ func TestAFolderOfTheTokenFileMayBeASymbolicLink(t *testing.T) {
 	}
 }
 
-func TestAFileInPlaceOfAFolderIsAnError(t *testing.T) {
+func TestAFileInPlaceOfADirectoryIsAnError(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "")
 	f := store.File{Path: filepath.Join(file, "tokens.json")}
 	_, err := f.CreateToken("demo", "1")
-	says(t, err, "folder", file)
+	says(t, err, "directory", file)
 	if _, err := f.Entries(); err == nil {
 		t.Error("Entries sees an empty file")
 	}
@@ -134,7 +134,7 @@ func wantNames(t *testing.T, f store.File, want ...string) {
 		delete(names, name)
 	}
 	for name := range names {
-		t.Errorf("%s was left in the folder", name)
+		t.Errorf("%s was left in the directory", name)
 	}
 }
 
@@ -149,8 +149,8 @@ func TestWhatStandsInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 		{"another name of a file", func(path, other string) error { return os.Link(other, path) }, ""},
 		{"a file that may not be written", func(path, other string) error { return os.WriteFile(path, nil, 0o400) }, ""},
 		{"a fifo", func(path, other string) error { return unix.Mkfifo(path, 0o600) }, ""},
-		{"an empty folder", func(path, other string) error { return os.Mkdir(path, 0o700) }, ""},
-		{"a folder that is not empty", func(path, other string) error { return os.MkdirAll(path+"/a", 0o700) }, "remove what a killed writer left"},
+		{"an empty directory", func(path, other string) error { return os.Mkdir(path, 0o700) }, ""},
+		{"a directory that is not empty", func(path, other string) error { return os.MkdirAll(path+"/a", 0o700) }, "remove what a killed writer left"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			f := withOneToken(t)
@@ -183,7 +183,7 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 		name    string
 		options string // of the tmpfs
 		harm    func(t *testing.T, f store.File)
-		mend    func(t *testing.T, f store.File)
+		fix     func(t *testing.T, f store.File)
 		want    error
 	}{
 		{
@@ -223,10 +223,10 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 			if entries, err := f.Entries(); err != nil || len(entries) != 1 {
 				t.Errorf("entries %v, error %v", entries, err)
 			}
-			row.mend(t, f)
+			row.fix(t, f)
 			for name, change := range changesOf("c1") {
 				if err := change(f); err != nil {
-					t.Errorf("%s, mended: %v", name, err)
+					t.Errorf("%s, fixed: %v", name, err)
 				}
 			}
 		})
@@ -240,16 +240,16 @@ func remount(t *testing.T, f store.File, flags uintptr) {
 
 func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 	for _, row := range []struct {
-		name         string
-		folder, file uint32
-		want, less   string
+		name            string
+		directory, file uint32
+		want, less      string
 	}{
-		{"the folder may not be written", 0o500, 0o600, "lock file", ""},
-		{"the folder may not be entered", 0o600, 0o600, "the token file's folder: open", "tokens.json"},
+		{"the directory may not be written", 0o500, 0o600, "lock file", ""},
+		{"the directory may not be entered", 0o600, 0o600, "the token file's directory: open", "tokens.json"},
 		{"the file may not be read", 0o700, 0o000, "token file", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f := store.File{Path: filepath.Join(openFolder(t), "gate", "tokens.json")}
+			f := store.File{Path: filepath.Join(openDirectory(t), "gate", "tokens.json")}
 			gate := filepath.Dir(f.Path)
 			if err := os.Mkdir(gate, 0o700); err != nil {
 				t.Fatal(err)
@@ -266,7 +266,7 @@ func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 				cmd.Env = append(cmd.Env, uidVar+"=65534")
 			}
 			chmod(t, f.Path, row.file)
-			chmod(t, gate, row.folder)
+			chmod(t, gate, row.directory)
 			err := failure(cmd)
 			chmod(t, gate, 0o700)
 			chmod(t, f.Path, 0o600)
@@ -276,7 +276,7 @@ func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 			}
 			for name := range namesIn(t, gate) {
 				if !strings.HasPrefix(name, "tokens.json") {
-					t.Errorf("%s was left in the folder", name)
+					t.Errorf("%s was left in the directory", name)
 				}
 			}
 		})
@@ -292,7 +292,7 @@ func chmod(t *testing.T, path string, mode uint32) {
 
 // A token that is issued must be durable when Issue returns: the order of the
 // system calls is the promise.
-func TestContentIsSyncedBeforeTheRenameAndTheFolderAfterIt(t *testing.T) {
+func TestContentIsSyncedBeforeTheRenameAndTheDirectoryAfterIt(t *testing.T) {
 	f := withOneToken(t)
 	trace := filepath.Join(t.TempDir(), "trace")
 	output(t, under(t, helper(t, "issue", f.Path, "1m"), "strace", "-f", "-y", "-o", trace, "-e", "trace=fsync,rename,renameat,renameat2"))
@@ -303,12 +303,12 @@ func TestContentIsSyncedBeforeTheRenameAndTheFolderAfterIt(t *testing.T) {
 		case strings.Contains(line, "fsync(") && strings.Contains(line, dir+"/"+temporary+">"):
 			got = append(got, "sync the content")
 		case strings.Contains(line, "fsync(") && strings.Contains(line, dir+">"):
-			got = append(got, "sync the folder")
+			got = append(got, "sync the directory")
 		case strings.Contains(line, "rename"):
 			got = append(got, "rename")
 		}
 	}
-	if want := []string{"sync the content", "rename", "sync the folder"}; !slices.Equal(got, want) {
+	if want := []string{"sync the content", "rename", "sync the directory"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q:\n%s", got, want, contentOf(t, trace))
 	}
 }

@@ -44,7 +44,7 @@ func (l Limits) of(project string) *limitedJSON {
 	return &limitedJSON{project, l.Access(), l.Push}
 }
 
-// Limited tells whether there is any limit.
+// Limited reports whether there is any limit.
 func (l Limits) Limited() bool { return l.Access() != AccessWrite || len(l.Push) > 0 }
 
 // Access returns the access in a word.
@@ -126,7 +126,7 @@ func CheckPattern(pattern string) error {
 	return nil
 }
 
-// isPlain tells whether c is a letter or digit of ASCII.
+// isPlain reports whether c is a letter or digit of ASCII.
 func isPlain(c rune) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
@@ -168,7 +168,7 @@ func matchesOne(patterns []string, ref string) bool {
 	return false
 }
 
-// matchRef tells whether the pattern, a full ref name, stands for the ref: "*" for one
+// matchRef reports whether the pattern, a full ref name, stands for the ref: "*" for one
 // part between slashes, a last "**" for everything below.
 func matchRef(pattern, ref string) bool {
 	for {

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// underLock runs do in the token file's folder while no other writer is at work.
-func (f File) underLock(do func(dir folder, name string) error) error {
+// underLock runs do in the token file's directory while no other writer is at work.
+func (f File) underLock(do func(dir directory, name string) error) error {
 	path, name := split(f.Path)
-	dir, err := openFolder(path)
+	dir, err := openDirectory(path)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (f File) underLock(do func(dir folder, name string) error) error {
 
 // lock takes the exclusive lock and returns what releases it. The wait is a
 // blocking flock(2), not a poll: a waiter costs nothing and gets its turn at once.
-func (f File) lock(dir folder, name string) (unlock func(), err error) {
+func (f File) lock(dir directory, name string) (unlock func(), err error) {
 	path := f.Path + ".lock"
 	fail := func(err error) (func(), error) { return nil, fmt.Errorf("lock file %s: %w", path, err) }
 	if err := dir.createLock(name+".lock", name); err != nil {
@@ -83,7 +83,7 @@ func (f File) CheckLock() error {
 	if _, err := os.Lstat(f.Path + ".lock"); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return f.underLock(func(folder, string) error { return nil })
+	return f.underLock(func(directory, string) error { return nil })
 }
 
 // HeldError says that somebody held the lock for longer than a change waits.
@@ -138,12 +138,12 @@ func holderOf(path string) (pid int, program string) {
 }
 
 // createLock makes sure that the lock file exists and that the owner of the token
-// file, or else of its folder, can open it too. It is mode 0600 and never removed.
+// file, or else of its directory, can open it too. It is mode 0600 and never removed.
 //
-// Root may lock in a folder of somebody who is not to be trusted with other files:
+// Root may lock in a directory of somebody who is not to be trusted with other files:
 // what is handed over to them is only ever an empty regular file of ours with no
 // other name.
-func (f folder) createLock(name, tokenFile string) error {
+func (f directory) createLock(name, tokenFile string) error {
 	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		owned, err = f.stat(".")

@@ -42,7 +42,7 @@ func waiters(t *testing.T, path string) int {
 	return n
 }
 
-// openHere tells whether this process has the file open.
+// openHere reports whether this process has the file open.
 func openHere(t *testing.T, path string) bool {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -181,7 +181,7 @@ func TestWhatStandsInPlaceOfTheLockFileIsRefused(t *testing.T) {
 		{"a relative symbolic link", func(path, other string) error { return os.Symlink("tokens.json", path) }},
 		{"a symbolic link to nothing", func(path, other string) error { return os.Symlink(other+".none", path) }},
 		{"a symbolic link to itself", func(path, other string) error { return os.Symlink(path, path) }},
-		{"a folder", func(path, other string) error { return os.Mkdir(path, 0o700) }},
+		{"a directory", func(path, other string) error { return os.Mkdir(path, 0o700) }},
 		{"a fifo", func(path, other string) error { return unix.Mkfifo(path, 0o600) }},
 		{"a socket", func(path, other string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }},
 	} {
@@ -227,17 +227,17 @@ func TestTheLockFileStays(t *testing.T) {
 	}
 }
 
-func TestAFolderThatIsNoneIsRefusedAtOnce(t *testing.T) {
+func TestADirectoryThatIsNoneIsRefusedAtOnce(t *testing.T) {
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f := store.File{Path: filepath.Join(gate, "tokens.json")}
 	if _, err := f.Entries(); err == nil {
-		t.Error("a fifo is taken for a folder")
+		t.Error("a fifo is taken for a directory")
 	}
 	if _, err := f.Sweep(); err == nil {
-		t.Error("a fifo is taken for a folder")
+		t.Error("a fifo is taken for a directory")
 	}
 }
 

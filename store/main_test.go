@@ -127,7 +127,7 @@ func start(t *testing.T, cmd *exec.Cmd) (end func()) {
 	return end
 }
 
-// inside tells whether this process has been made for the test, with attr. If not,
+// inside reports whether this process has been made for the test, with attr. If not,
 // it runs the test again in one that is, and passes on how that went.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()
@@ -188,8 +188,8 @@ func mount(t *testing.T, source, target, kind string, flags uintptr, data string
 	}
 }
 
-// openFolder is a temporary folder that everybody may reach.
-func openFolder(t *testing.T) string {
+// openDirectory is a temporary directory that everybody may reach.
+func openDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, dir := range []string{dir, filepath.Dir(dir)} {
@@ -200,7 +200,7 @@ func openFolder(t *testing.T) string {
 	return dir
 }
 
-// memory is a temporary folder that is in memory where there is one: fsync(2) to a
+// memory is a temporary directory that is in memory where there is one: fsync(2) to a
 // disk takes longer than all else.
 func memory(t *testing.T) string {
 	t.Helper()
@@ -253,7 +253,7 @@ func ownerAndMode(t *testing.T, path string) string {
 }
 
 // untouched returns a check that the file is the same one with the same content,
-// owner, mode and time, and that its folder holds nothing else but the lock.
+// owner, mode and time, and that its directory holds nothing else but the lock.
 func untouched(t *testing.T, path string) func(t *testing.T) {
 	t.Helper()
 	look := func(t *testing.T) (string, syscall.Stat_t) {
@@ -276,7 +276,7 @@ func untouched(t *testing.T, path string) func(t *testing.T) {
 		}
 		for name := range namesIn(t, filepath.Dir(path)) {
 			if !names[name] {
-				t.Errorf("%s was left in the folder", name)
+				t.Errorf("%s was left in the directory", name)
 			}
 		}
 	}

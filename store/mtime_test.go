@@ -42,7 +42,7 @@ func laterEveryTime(t *testing.T, dir string, n int) {
 }
 
 func TestEachOfAThousandReplacementsIsLaterThanTheOneBefore(t *testing.T) {
-	t.Run("in the folder for temporary files", func(t *testing.T) { laterEveryTime(t, t.TempDir(), 1000) })
+	t.Run("in the directory for temporary files", func(t *testing.T) { laterEveryTime(t, t.TempDir(), 1000) })
 	t.Run("on tmpfs", func(t *testing.T) {
 		testenv.NeedRoot(t)
 		if !inside(t, privateMounts) {

@@ -7,7 +7,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The folder need not be synced for a token that the next boot proves dead. That takes the
+// The directory need not be synced for a token that the next boot proves dead. That takes the
 // machine's id, and its being this machine: else a revoked token that a power cut brought
 // back would be valid again.
 func TestWhatOutlivesAPowerCut(t *testing.T) {

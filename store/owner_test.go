@@ -25,7 +25,7 @@ func umaskHelper(args []string) error {
 	return issueHelper([]string{args[0], "1m"})
 }
 
-func TestANewTokenFileAndItsFoldersAreForTheirOwnerOnlyWhateverTheUmask(t *testing.T) {
+func TestANewTokenFileAndItsDirectoriesAreForTheirOwnerOnlyWhateverTheUmask(t *testing.T) {
 	for _, umask := range []string{"0000", "0022", "0077"} {
 		t.Run(umask, func(t *testing.T) {
 			dir := t.TempDir()
@@ -64,7 +64,7 @@ func wantModes(t *testing.T, want map[string]string) {
 	}
 }
 
-func TestAFolderThatIsThereKeepsItsMode(t *testing.T) {
+func TestADirectoryThatIsThereKeepsItsMode(t *testing.T) {
 	f := tokenFile(t)
 	if err := unix.Chmod(filepath.Dir(f.Path), 0o2775); err != nil {
 		t.Fatal(err)
@@ -107,31 +107,31 @@ func changesOf(container string) map[string]func(store.File) error {
 	}
 }
 
-func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsFolder(t *testing.T) {
+func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsDirectory(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
-		name     string
-		folder   string
-		file     string // empty: not there
-		want     string
-		wantLock string
+		name      string
+		directory string
+		file      string // empty: not there
+		want      string
+		wantLock  string
 	}{
 		{"root's file", "0:0 0755", "0:0 0600", "0:0 0600", "0:0 0600"},
 		{"a user's file", "1234:1234 0700", "1234:1234 0600", "1234:1234 0600", "1234:0 0600"},
 		{"a user's file for a group", "1234:1234 0755", "1234:555 0640", "1234:555 0640", "1234:0 0600"},
-		{"a user's file in root's folder", "0:0 0755", "1234:555 0660", "1234:555 0660", "1234:0 0600"},
+		{"a user's file in root's directory", "0:0 0755", "1234:555 0660", "1234:555 0660", "1234:0 0600"},
 		{"root's file for a group", "0:0 0755", "0:555 0640", "0:555 0640", "0:0 0600"},
-		{"root's file in a user's folder", "1234:1234 0755", "0:0 0644", "0:0 0644", "0:0 0600"},
-		{"a file of another user than the folder's", "1234:1234 0755", "4321:4321 0600", "4321:4321 0600", "4321:0 0600"},
+		{"root's file in a user's directory", "1234:1234 0755", "0:0 0644", "0:0 0644", "0:0 0600"},
+		{"a file of another user than the directory's", "1234:1234 0755", "4321:4321 0600", "4321:4321 0600", "4321:0 0600"},
 		{"the overflow id's file, outside user namespaces an id like others", "0:0 0755", "65534:65534 0600", "65534:65534 0600", "65534:0 0600"},
-		{"a new file in root's folder", "0:0 0755", "", "0:0 0600", "0:0 0600"},
-		{"a new file in a user's folder", "1234:1234 0700", "", "1234:0 0600", "1234:0 0600"},
-		{"a new file in a folder that hands on its group", "1234:555 2770", "", "1234:555 0600", "1234:555 0600"},
-		{"a new file in everybody's folder", "0:0 1777", "", "0:0 0600", "0:0 0600"},
+		{"a new file in root's directory", "0:0 0755", "", "0:0 0600", "0:0 0600"},
+		{"a new file in a user's directory", "1234:1234 0700", "", "1234:0 0600", "1234:0 0600"},
+		{"a new file in a directory that hands on its group", "1234:555 2770", "", "1234:555 0600", "1234:555 0600"},
+		{"a new file in everybody's directory", "0:0 1777", "", "0:0 0600", "0:0 0600"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			f := tokenFile(t)
-			give(t, filepath.Dir(f.Path), row.folder)
+			give(t, filepath.Dir(f.Path), row.directory)
 			if row.file != "" {
 				write(t, f.Path, `{"x": {"project": "demo", "task": "1", "container": "c1"}}`)
 				give(t, f.Path, row.file)
@@ -140,7 +140,7 @@ func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsFolder(t *testin
 			if _, _, err := f.RevokeContainer("c2"); err != nil {
 				t.Fatal(err)
 			}
-			for path, want := range map[string]string{f.Path: row.want, f.Path + ".lock": row.wantLock, filepath.Dir(f.Path): row.folder} {
+			for path, want := range map[string]string{f.Path: row.want, f.Path + ".lock": row.wantLock, filepath.Dir(f.Path): row.directory} {
 				if got := ownerAndMode(t, path); got != want {
 					t.Errorf("%s is %s, want %s", path, got, want)
 				}
@@ -165,7 +165,7 @@ func give(t *testing.T, path, ownerAndMode string) {
 	}
 }
 
-// Its folder's owner may put anything there, for root to give away.
+// Its directory's owner may put anything there, for root to give away.
 func TestRootGivesNothingAwayButALockFileOfItsOwn(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
@@ -208,7 +208,7 @@ func TestAnOwnerOrGroupThatAUserCannotKeepIsAnError(t *testing.T) {
 		{"a file for a group that the user is not in", "1234:555 0640", "keep owner and group 1234:555"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f := store.File{Path: filepath.Join(openFolder(t), "tokens.json")}
+			f := store.File{Path: filepath.Join(openDirectory(t), "tokens.json")}
 			write(t, f.Path, `{"x": {"project": "demo", "task": "1"}}`)
 			write(t, f.Path+".lock", "")
 			give(t, filepath.Dir(f.Path), "1234:1234 0755")
@@ -226,7 +226,7 @@ func TestAnOwnerOrGroupThatAUserCannotKeepIsAnError(t *testing.T) {
 // Root's hook makes the file with root's group, which the gate's user cannot keep.
 func TestAGroupWithoutRightsKeepsNobodyFromReplacingTheFile(t *testing.T) {
 	testenv.NeedRoot(t)
-	f := store.File{Path: filepath.Join(openFolder(t), "tokens.json")}
+	f := store.File{Path: filepath.Join(openDirectory(t), "tokens.json")}
 	give(t, filepath.Dir(f.Path), "1234:1234 0700")
 	if _, err := f.CreateToken("demo", "1"); err != nil {
 		t.Fatal(err)
@@ -245,22 +245,22 @@ func TestAGroupWithoutRightsKeepsNobodyFromReplacingTheFile(t *testing.T) {
 func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
-		name   string
-		folder string
-		file   string // empty: not there
-		want   string // empty: refused
+		name      string
+		directory string
+		file      string // empty: not there
+		want      string // empty: refused
 	}{
 		{"all are mapped", "0:0 0755", "1234:555 0640", "1234:555 0640"},
 		{"the group is not mapped", "0:0 0755", "0:70000 0640", ""},
 		{"the owner is not mapped", "0:0 0755", "70000:0 0644", ""},
 		{"neither is mapped", "0:0 0755", "70000:70000 0644", ""},
-		{"the group of the folder, which is not kept, is not mapped", "0:70000 0755", "0:0 0600", "0:0 0600"},
-		{"a new file, and the owner of the folder is not mapped", "70000:0 0777", "", ""},
-		{"a new file, and the owner of the folder is mapped", "1234:0 0755", "", "1234:0 0600"},
+		{"the group of the directory, which is not kept, is not mapped", "0:70000 0755", "0:0 0600", "0:0 0600"},
+		{"a new file, and the owner of the directory is not mapped", "70000:0 0777", "", ""},
+		{"a new file, and the owner of the directory is mapped", "1234:0 0755", "", "1234:0 0600"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			f := store.File{Path: filepath.Join(openFolder(t), "tokens.json")}
-			give(t, filepath.Dir(f.Path), row.folder)
+			f := store.File{Path: filepath.Join(openDirectory(t), "tokens.json")}
+			give(t, filepath.Dir(f.Path), row.directory)
 			var check func(*testing.T)
 			if row.file != "" {
 				write(t, f.Path, `{"x": {"project": "demo", "task": "1", "container": "c1"}}`)

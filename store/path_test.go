@@ -26,7 +26,7 @@ func pathHelper([]string) error {
 
 func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 	const root, user = "0", "65534"
-	cwd := openFolder(t)
+	cwd := openDirectory(t)
 	for _, row := range []struct {
 		name string
 		uid  string
@@ -38,13 +38,13 @@ func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 		{"root, told where", root, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
 		{"root, told nothing", root, "TEROK_SANDBOX_STATE_DIR=", "/var/lib/terok/sandbox/gate/tokens.json"},
 		{"a user", user, "HOME=/home/u", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
-		{"a user with a data folder", user, "HOME=/home/u XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
-		{"a user with a data folder and no home", user, "XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
-		{"a user with an empty data folder", user, "HOME=/home/u XDG_DATA_HOME=", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
-		{"a user with a relative data folder, which XDG has ignored", user, "HOME=/home/u XDG_DATA_HOME=data", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
+		{"a user with a data directory", user, "HOME=/home/u XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
+		{"a user with a data directory and no home", user, "XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
+		{"a user with an empty data directory", user, "HOME=/home/u XDG_DATA_HOME=", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
+		{"a user with a relative data directory, which XDG has ignored", user, "HOME=/home/u XDG_DATA_HOME=data", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
 		{"a user, told where", user, "HOME=/home/u XDG_DATA_HOME=/data TEROK_SANDBOX_STATE_DIR=/srv/terok/", "/srv/terok/gate/tokens.json"},
 		{"a user, told where, without a home", user, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
-		{"told a relative folder", user, "TEROK_SANDBOX_STATE_DIR=state", cwd + "/state/gate/tokens.json"},
+		{"told a relative directory", user, "TEROK_SANDBOX_STATE_DIR=state", cwd + "/state/gate/tokens.json"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			cmd := helper(t, "path")
@@ -105,7 +105,7 @@ func TestThereIsNoDefaultTokenFileInAUserNamespace(t *testing.T) {
 	}
 }
 
-func TestATokenFileIsNamedFromTheCurrentFolder(t *testing.T) {
+func TestATokenFileIsNamedFromTheCurrentDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, path := range []string{"tokens.json", "gate/tokens.json"} {
 		f := store.File{Path: path}

@@ -43,7 +43,7 @@ func (l Life) String() string {
 	return [...]string{"unknown", "alive", "dead"}[l]
 }
 
-// Life tells whether the process is alive, as seen from here. A nil process is
+// Life reports whether the process is alive, as seen from here. A nil process is
 // Unknown.
 func (p *Process) Life() Life { return here().life(p) }
 
@@ -90,7 +90,7 @@ var here = sync.OnceValue(func() judge {
 	return j
 })
 
-// life tells whether the process is alive, dead, or cannot be judged from here.
+// life reports whether the process is alive, dead, or cannot be judged from here.
 func (j judge) life(p *Process) Life {
 	pidfd, life, _ := j.open(p)
 	if pidfd >= 0 {
@@ -179,7 +179,7 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	return pidfd, life, nil
 }
 
-// lifeOf tells whether the process that a pidfd of its pid holds is this one, and
+// lifeOf reports whether the process that a pidfd of its pid holds is this one, and
 // alive.
 func (p *Process) lifeOf(pidfd int) Life {
 	inode, err := pidfdInode(pidfd)
@@ -263,7 +263,7 @@ func readable(fd int) (bool, error) {
 	}
 }
 
-// procIsOurs tells whether /proc was mounted in our pid namespace. NSpid lists our
+// procIsOurs reports whether /proc was mounted in our pid namespace. NSpid lists our
 // pids from that of the mount down to our own (proc_pid_status(5)): exactly one
 // then, the one that getpid(2) returns. status is that of /proc/self.
 func procIsOurs(status string) bool {

@@ -100,7 +100,7 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 	return r.find(hash)
 }
 
-// Still tells whether the pass still counts, unchanged.
+// Still reports whether the pass still counts, unchanged.
 func (r *Reader) Still(p Pass) bool {
 	now, ok := r.find(p.hash)
 	return ok && reflect.DeepEqual(now, p)
@@ -143,7 +143,7 @@ func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, rele
 }
 
 // watch looks at the file for as long as somebody relies on it. It does not wait for
-// inotify(7), which tells nothing of a folder that is replaced, or of another machine's
+// inotify(7), which tells nothing of a directory that is replaced, or of another machine's
 // writes.
 func (r *Reader) watch() {
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -245,7 +245,7 @@ func (r *Reader) tell(err error) {
 	}
 }
 
-// sameVersion tells whether the token file is still the one that was read.
+// sameVersion reports whether the token file is still the one that was read.
 func sameVersion(a, b *unix.Stat_t) bool {
 	return a.Dev == b.Dev && a.Ino == b.Ino && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
 }
@@ -253,12 +253,12 @@ func sameVersion(a, b *unix.Stat_t) bool {
 // readTokenFile reads the token file, which must be there.
 func readTokenFile(path string) (tokenFile, error) {
 	dir, name := split(path)
-	folder, err := openFolder(dir)
+	directory, err := openDirectory(dir)
 	if err != nil {
 		return tokenFile{}, err
 	}
-	defer folder.close()
-	file, err := folder.read(name)
+	defer directory.close()
+	file, err := directory.read(name)
 	if err == nil && file.stat == nil {
 		err = fs.ErrNotExist
 	}

@@ -19,7 +19,7 @@ func (f File) Leftover(remove bool) (path string, err error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	err = f.underLock(func(dir folder, name string) error {
+	err = f.underLock(func(dir directory, name string) error {
 		// No writer is at work now: if it is still there, nobody will come for it.
 		_, err := dir.stat(temporaryName(name))
 		if err == nil && remove {
@@ -38,7 +38,7 @@ func (f File) Leftover(remove bool) (path string, err error) {
 // issued. A file that is in order stays, and is an error.
 func (f File) SetAside() (path string, err error) {
 	path = f.Path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")
-	err = f.underLock(func(dir folder, name string) error {
+	err = f.underLock(func(dir directory, name string) error {
 		err := f.each(dir, name, func(Entry) {})
 		if err == nil {
 			return fmt.Errorf("token file %s: is in order by now", f.Path)

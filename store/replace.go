@@ -25,7 +25,7 @@ type tokenFile struct {
 }
 
 // read returns the token file with this name.
-func (f folder) read(name string) (tokenFile, error) {
+func (f directory) read(name string) (tokenFile, error) {
 	fd, stat, err := f.openRegular(name, unix.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return tokenFile{content: []byte("{}\n")}, nil
@@ -66,15 +66,15 @@ func readAll(fd, size, most int) ([]byte, error) {
 }
 
 // replace puts a token file with this content in the place of the old one. If it shall
-// outlive a power cut, the folder is synced too. If it must fit, it takes the spare where
+// outlive a power cut, the directory is synced too. If it must fit, it takes the spare where
 // there is no space.
-func (f folder) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
+func (f directory) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
 	size := 0
 	for _, piece := range content {
 		size += len(piece)
 	}
 	if size > sizeLimit {
-		// Once written, it could be read by nobody, and so not be mended either.
+		// Once written, it could be read by nobody, and so not be fixed either.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
 
@@ -106,7 +106,7 @@ func (f folder) replace(name string, old tokenFile, content [][]byte, durable, m
 }
 
 // create makes a temporary file, in the place of what a killed writer left.
-func (f folder) create(name string) (fd int, err error) {
+func (f directory) create(name string) (fd int, err error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	fd, err = openAt(f.fd, name, flags, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -120,7 +120,7 @@ func (f folder) create(name string) (fd int, err error) {
 
 // fill gives a file its content, and all else that the token file is to have, and closes
 // it. On an error it removes the file.
-func (f folder) fill(fd int, name string, content [][]byte, old *unix.Stat_t) error {
+func (f directory) fill(fd int, name string, content [][]byte, old *unix.Stat_t) error {
 	defer unix.Close(fd)
 	err := writeAll(fd, content)
 	if err == nil {
@@ -177,10 +177,10 @@ func writeAll(fd int, pieces [][]byte) error {
 func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
 // keepOwnerAndMode gives the file owner, group and mode of the old one. A new one
-// is mode 0600 and belongs to the owner of its folder: the gate server's user, say,
+// is mode 0600 and belongs to the owner of its directory: the gate server's user, say,
 // when root issues the first token. A group without rights is only kept where we may give
 // files to it.
-func (f folder) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
+func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	var have unix.Stat_t
 	if err := unix.Fstat(fd, &have); err != nil {
 		return os.NewSyscallError("stat", err)
@@ -267,7 +267,7 @@ func setNewMtime(fd int, old *unix.Stat_t) error {
 	return err
 }
 
-// setMtime is os.Chtimes by descriptor: under the name, the folder's owner may have
+// setMtime is os.Chtimes by descriptor: under the name, the directory's owner may have
 // put another file by now. It returns the time that the file system keeps.
 func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 	modified, err := unix.TimeToTimespec(mtime)
@@ -285,7 +285,7 @@ func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 	return time.Unix(stat.Mtim.Unix()), nil
 }
 
-// InUserNamespace tells whether our ids are other than the kernel's: whether
+// InUserNamespace reports whether our ids are other than the kernel's: whether
 // uid_map is anything but all ids to themselves (user_namespaces(7)).
 func InUserNamespace() (bool, error) {
 	m, err := readSmall(unix.AT_FDCWD, "/proc/self/uid_map")
@@ -295,7 +295,7 @@ func InUserNamespace() (bool, error) {
 	return strings.Join(strings.Fields(string(m)), " ") != "0 0 4294967295", nil
 }
 
-// isOverflowID tells whether the id is what the kernel shows for an unmapped one.
+// isOverflowID reports whether the id is what the kernel shows for an unmapped one.
 func isOverflowID(id uint32, kind string) bool {
 	overflow, err := readSmall(unix.AT_FDCWD, "/proc/sys/kernel/overflow"+kind)
 	if err != nil {

@@ -38,7 +38,7 @@ type item struct {
 	gate                                     []byte // the value of the key, whatever it is
 }
 
-// wellFormed tells whether the item is an entry: its project, or else its scope, is a
+// wellFormed reports whether the item is an entry: its project, or else its scope, is a
 // string, or else it is limited in a way that we know.
 func (it *item) wellFormed() bool {
 	return it.token != nil && (it.project != nil || it.scope != nil || it.limited != nil)

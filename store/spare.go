@@ -26,9 +26,9 @@ func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(er
 // takeSpare makes the spare the temporary file, for this much content. What it is longer it
 // loses here: the blocks that it keeps stay allocated.
 //
-// In a folder of somebody else's, anything may stand in its place: it is written to only
+// In a directory of somebody else's, anything may stand in its place: it is written to only
 // if it has no other name and nobody else could have opened it.
-func (f folder) takeSpare(name string, size int) (fd int, err error) {
+func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	spare := spareName(name)
 	fd, stat, err := f.openRegular(spare, unix.O_WRONLY)
 	if err != nil {
@@ -55,7 +55,7 @@ func (f folder) takeSpare(name string, size int) (fd int, err error) {
 
 // keepSpare makes sure that there is a spare for a token file of this size, whose owner can
 // use it too. It is not needed for this change, so what fails here fails nothing.
-func (f folder) keepSpare(name string, size int) {
+func (f directory) keepSpare(name string, size int) {
 	spare := spareName(name)
 	there, err := f.stat(spare)
 	if err == nil && there.Mode&unix.S_IFMT == unix.S_IFREG && there.Size >= int64(size) {

@@ -128,7 +128,7 @@ func TestTheSpareKeepsUpWithTheTokenFile(t *testing.T) {
 	}
 }
 
-// In a folder of somebody else's, another name of one of root's files could stand there.
+// In a directory of somebody else's, another name of one of root's files could stand there.
 func TestWhatStandsInTheSparesPlaceIsNotWrittenTo(t *testing.T) {
 	testenv.NeedRoot(t)
 	const secret = "of somebody else"

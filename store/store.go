@@ -19,10 +19,10 @@
 // network file systems that emulate flock(2) badly or not at all.
 //
 // The attacker is whoever chooses projects, tasks and container ids, never the
-// owner of the token file's folder, who can replace the file anyway. Root may
-// still work in a folder of somebody else: nothing outside it is changed. But the
-// folders above it must belong to root: whoever owns one of them can put a symbolic
-// link in the folder's place.
+// owner of the token file's directory, who can replace the file anyway. Root may
+// still work in a directory of somebody else: nothing outside it is changed. But the
+// directories above it must belong to root: whoever owns one of them can put a symbolic
+// link in the directory's place.
 package store
 
 import (
@@ -45,7 +45,7 @@ var (
 )
 
 // File is a token file. It need not exist: it then holds no token, and the first
-// token to be issued creates it and its folders.
+// token to be issued creates it and its directories.
 type File struct {
 	Path        string        // see [TokenFilePath] for the default
 	LockTimeout time.Duration // how long a change waits for the lock; 0 is [DefaultLockTimeout]
@@ -106,7 +106,7 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 // Issue makes the entry's token valid. In the same transaction it revokes earlier
 // tokens of the same container and those whose process is dead; revoked lists both.
 //
-// An error before the rename leaves the file as it was. After it only the folder's
+// An error before the rename leaves the file as it was. After it only the directory's
 // fsync can fail: the token is then valid, but might not survive a power cut.
 func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil) }
 
@@ -128,7 +128,7 @@ func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
-		return nil, fmt.Errorf("create the token file's folder: %w", err)
+		return nil, fmt.Errorf("create the token file's directory: %w", err)
 	}
 
 	done, err := f.change(edit{add: &e, pinned: pinned, fate: func(it *item) fate {
@@ -144,7 +144,7 @@ func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
 // revokes the tokens of every container whose process is dead. It spares a token
 // of this container whose process is provably alive, which belongs to the
 // container's next life: a late poststop hook can run after the next prestart.
-// nextLife tells whether there is such a token.
+// nextLife reports whether there is such a token.
 func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err error) {
 	done, err := f.change(edit{fate: func(it *item) fate {
 		switch {
@@ -218,7 +218,7 @@ func (f File) Entries() ([]Entry, error) {
 // A file that is not a JSON object is an error, and none of it is visited.
 func (f File) Each(visit func(Entry)) error {
 	path, name := split(f.Path)
-	dir, err := openFolder(path)
+	dir, err := openDirectory(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -229,7 +229,7 @@ func (f File) Each(visit func(Entry)) error {
 	return f.each(dir, name, visit)
 }
 
-func (f File) each(dir folder, name string, visit func(Entry)) error {
+func (f File) each(dir directory, name string, visit func(Entry)) error {
 	file, err := dir.read(name)
 	if err != nil {
 		return fmt.Errorf("token file %s: %w", f.Path, err)
@@ -254,7 +254,7 @@ func (f File) change(e edit) (done edited, err error) {
 			return edited{}, nil
 		}
 	}
-	err = f.underLock(func(dir folder, name string) error {
+	err = f.underLock(func(dir directory, name string) error {
 		// Asked under the lock: a hook whose runtime was killed may come late, and
 		// must not revoke the token of the container's next life as an earlier one.
 		if e.add != nil && e.isForTheDead() {
@@ -291,7 +291,7 @@ func (e edit) isForTheDead() bool {
 
 // outlivesBoot reports whether a change is about a token that a power cut does not void.
 // One that the next boot proves dead is void, in the file or not: it makes no lasting
-// difference then whether the folder has the old file or the new one.
+// difference then whether the directory has the old file or the new one.
 func (e edit) outlivesBoot(gone []Entry) bool {
 	return e.add != nil && !here().endsWithBoot(e.add.Process) ||
 		slices.ContainsFunc(gone, func(e Entry) bool { return !here().endsWithBoot(e.Process) })

@@ -60,13 +60,13 @@ func (t Token) hash() string {
 	return hashedPrefix + hex.EncodeToString(sum[:])
 }
 
-// isKey tells whether this is a key, in the token's place.
+// isKey reports whether this is a key, in the token's place.
 func (t Token) isKey() bool {
 	digits, ok := strings.CutPrefix(string(t), hashedPrefix)
 	return ok && len(digits) == 2*sha256.Size && isHex(digits)
 }
 
-// isHex tells whether all are lower-case hex digits.
+// isHex reports whether all are lower-case hex digits.
 func isHex(digits string) bool { return strings.Trim(digits, "0123456789abcdef") == "" }
 
 // String returns the fingerprint, so that no log or error shows a token by mistake.

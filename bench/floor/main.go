@@ -73,12 +73,12 @@ func change(path string) error {
 	for path[slash] != '/' {
 		slash--
 	}
-	folder, err := unix.Open(path[:slash], unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	directory, err := unix.Open(path[:slash], unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open the folder: %w", err)
+		return fmt.Errorf("open the directory: %w", err)
 	}
-	if err := unix.Fsync(folder); err != nil {
-		return fmt.Errorf("sync the folder: %w", err)
+	if err := unix.Fsync(directory); err != nil {
+		return fmt.Errorf("sync the directory: %w", err)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func addCommand() *cli.Command {
 		Name:      "add",
 		Usage:     "make a project's repository, empty or with the branches and tags of another one",
 		ArgsUsage: "PROJECT [SOURCE]",
-		Description: `SOURCE is a folder with a repository, or a URL as git knows them.
+		Description: `SOURCE is a directory with a repository, or a URL as git knows them.
 
    terok-gate add demo
    terok-gate add demo ~/src/demo
@@ -54,11 +54,11 @@ func add(c *cli.Context) (err error) {
 		err = place.MakeRepos(c.Context, repos)
 	}
 	if err != nil {
-		return fmt.Errorf("make the folder of repositories: %w", err)
+		return fmt.Errorf("make the directory of repositories: %w", err)
 	}
 	root, err := os.OpenRoot(repos)
 	if err != nil {
-		return fmt.Errorf("open the folder of repositories: %w", err)
+		return fmt.Errorf("open the directory of repositories: %w", err)
 	}
 	defer root.Close()
 	as, err := ownerOf(repos)
@@ -145,7 +145,7 @@ func (c *copying) from(source string) error {
 	}
 	fetch := c.fromURL
 	if err == nil && info.IsDir() {
-		fetch = c.fromFolder
+		fetch = c.fromDirectory
 	}
 
 	head, err := fetch(source, checking())
@@ -185,40 +185,40 @@ func (c *copying) fromURL(url string, config []string) (head string, err error) 
 
 const whosever = "safe.directory=*" // whoever called us has named it
 
-// fromFolder fetches from a folder that its owner may read, and the owner of the
+// fromDirectory fetches from a directory that its owner may read, and the owner of the
 // repository perhaps not: each runs git on his side. It returns what HEAD names there.
-func (c *copying) fromFolder(folder string, config []string) (head string, err error) {
-	if folder, err = filepath.Abs(folder); err != nil {
+func (c *copying) fromDirectory(directory string, config []string) (head string, err error) {
+	if directory, err = filepath.Abs(directory); err != nil {
 		return "", err
 	}
-	sender, err := ownerOfRepository(folder)
+	sender, err := ownerOfRepository(directory)
 	if err != nil {
 		return "", err
 	}
 
 	if c.origins {
-		if err := c.fetchFrom(sender, folder, config, ofOrigin); err != nil {
+		if err := c.fetchFrom(sender, directory, config, ofOrigin); err != nil {
 			return "", err
 		}
 	}
-	if err := c.fetchFrom(sender, folder, config, branchesAndTags); err != nil {
+	if err := c.fetchFrom(sender, directory, config, branchesAndTags); err != nil {
 		return "", err
 	}
 	if !c.origins {
-		if c.left, err = sender.onlyOrigins(folder); err != nil {
+		if c.left, err = sender.onlyOrigins(directory); err != nil {
 			return "", err
 		}
 	}
 
-	head, err = sender.git("-c", whosever, "-C", folder, "symbolic-ref", "--quiet", "HEAD")
+	head, err = sender.git("-c", whosever, "-C", directory, "symbolic-ref", "--quiet", "HEAD")
 	if err != nil {
 		return "", nil // it is detached
 	}
 	return head, nil
 }
 
-// fetchFrom fetches refs from a folder that the sender may read.
-func (c *copying) fetchFrom(sender *owner, folder string, config, refs []string) error {
+// fetchFrom fetches refs from a directory that the sender may read.
+func (c *copying) fetchFrom(sender *owner, directory string, config, refs []string) error {
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func (c *copying) fetchFrom(sender *owner, folder string, config, refs []string)
 	}
 	sent := make(chan error, 1)
 	go func() {
-		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", folder))
+		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", directory))
 		sent <- err
 	}()
 
@@ -247,9 +247,9 @@ func (c *copying) fetchFrom(sender *owner, folder string, config, refs []string)
 }
 
 // onlyOrigins returns the branches that a clone has of its origin and not of its own.
-func (o *owner) onlyOrigins(folder string) (branches []string, err error) {
+func (o *owner) onlyOrigins(directory string) (branches []string, err error) {
 	const own = "refs/heads/"
-	refs, err := o.git("-c", whosever, "-C", folder, "for-each-ref", "--format=%(refname)", own, originsPrefix)
+	refs, err := o.git("-c", whosever, "-C", directory, "for-each-ref", "--format=%(refname)", own, originsPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -264,13 +264,13 @@ func (o *owner) onlyOrigins(folder string) (branches []string, err error) {
 }
 
 // ownerOfRepository is who reads a repository that may be anybody's: its configuration,
-// its links and what it says is its folder are its owner's word.
-func ownerOfRepository(folder string) (*owner, error) {
-	reader, err := ownerOf(folder)
+// its links and what it says is its directory are its owner's word.
+func ownerOfRepository(directory string) (*owner, error) {
+	reader, err := ownerOf(directory)
 	if reader != nil || err != nil {
 		return reader, err
 	}
-	reader, err = ownerOf(filepath.Join(folder, ".git"))
+	reader, err = ownerOf(filepath.Join(directory, ".git"))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // it is bare
 	}

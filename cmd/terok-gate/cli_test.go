@@ -190,7 +190,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 		what string
 	}{
 		{"in a directory that cannot be made", func(t *testing.T, path string) { must(t, os.WriteFile(filepath.Dir(path), nil, 0o600)) }, "not a directory"},
-		{"a folder", func(t *testing.T, path string) { must(t, os.MkdirAll(path, 0o755)) }, "is a directory"},
+		{"a directory", func(t *testing.T, path string) { must(t, os.MkdirAll(path, 0o755)) }, "is a directory"},
 		{"a link", func(t *testing.T, path string) {
 			must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			must(t, os.Symlink("/dev/null", path))

@@ -19,19 +19,19 @@ func listenForHooks(path string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o700); errors.Is(err, fs.ErrPermission) { // where nobody makes /run/user
-		return nil, fmt.Errorf("--control: %w: set XDG_RUNTIME_DIR to a folder of your own, and run terok-gate install with it too", err)
+	directory := filepath.Dir(path)
+	if err := os.MkdirAll(directory, 0o700); errors.Is(err, fs.ErrPermission) { // where nobody makes /run/user
+		return nil, fmt.Errorf("--control: %w: set XDG_RUNTIME_DIR to a directory of your own, and run terok-gate install with it too", err)
 	} else if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)
 	}
-	info, err := os.Stat(folder)
+	info, err := os.Stat(directory)
 	if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)
 	}
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if info.Mode()&0o077 != 0 || owner != os.Geteuid() && owner != 0 {
-		return nil, fmt.Errorf("--control %s: others than the gate's user can get at it: name a place in a folder of the gate's own with mode 0700", path)
+		return nil, fmt.Errorf("--control %s: others than the gate's user can get at it: name a place in a directory of the gate's own with mode 0700", path)
 	}
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
 		if conn, err := net.Dial("unixpacket", path); err == nil {

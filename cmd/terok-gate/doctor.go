@@ -1,4 +1,4 @@
-// The doctor command: what is wrong between podman and the gate, and what mends it.
+// The doctor command: what is wrong between podman and the gate, and what fixes it.
 
 package main
 
@@ -27,7 +27,7 @@ func doctorCommand() *cli.Command {
 			&cli.StringFlag{Name: "project", Usage: "the project `P` that the probe container asks for"},
 			&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
 			&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; default: none, it borrows this machine's programs"},
-			&cli.BoolFlag{Name: "repair", Usage: "mend what is safe to mend; a corrupt token file is set aside"},
+			&cli.BoolFlag{Name: "repair", Usage: "fix what is safe to fix; a corrupt token file is set aside"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: examine,
@@ -84,10 +84,10 @@ func examine(c *cli.Context) error {
 	return nil
 }
 
-// arrow stands between a finding and what mends it.
+// arrow stands between a finding and what fixes it.
 const arrow = "→"
 
-// printFinding prints a line: a mark, the finding, and what mends it.
+// printFinding prints a line: a mark, the finding, and what fixes it.
 func printFinding(w *os.File, f doctor.Finding) {
 	mark := paint(w, green, "✓")
 	switch f.State {

@@ -17,7 +17,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// trial is a folder in which a hook is tried: a token file that holds something
+// trial is a directory in which a hook is tried: a token file that holds something
 // already, and an env dir that is not there yet.
 type trial struct {
 	dir, tokenFile, envDir, runtimeDir string
@@ -101,8 +101,8 @@ var hostileNames = map[string]string{
 	"nothing":                   "",
 	"the gate's wildcard":       "*",
 	"a pattern":                 "demo?",
-	"the parent folder":         "..",
-	"this folder":               ".",
+	"the parent directory":      "..",
+	"this directory":            ".",
 	"a path":                    "a/b",
 	"an absolute path":          "/etc/passwd",
 	"a path that climbs":        "../../other",
@@ -243,7 +243,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		{"no id", func(t *testing.T, _ trial) string { return withoutKey(t, "id") }, nil, "container state: id is missing"},
 		{"an id with a slash", with("id", "a/b"), nil, `container state: id "a/b" is refused`},
 		{"an id that climbs", with("id", "../../a"), nil, `container state: id "../../a" is refused`},
-		{"an id that is the parent folder", with("id", ".."), nil, `container state: id ".." is refused`},
+		{"an id that is the parent directory", with("id", ".."), nil, `container state: id ".." is refused`},
 		{"an id with a newline", with("id", "a\nb"), nil, `container state: id "a\nb" is refused`},
 		{"an id with a terminal's escape", with("id", "\x1b[2J"), nil, `container state: id "\x1b[2J" is refused`},
 		{"an id too long for a file name", with("id", strings.Repeat("a", 256)), nil, "is refused: longer than 200 bytes"},
@@ -409,14 +409,14 @@ func TestATokenFileThatCannotBeWrittenIsAnError(t *testing.T) {
 			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 			must(t, unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}))
 		}, false, "read-only file system"},
-		{"in a folder of somebody else", func(t *testing.T, tr trial) {
+		{"in a directory of somebody else", func(t *testing.T, tr trial) {
 			must(t, os.Chmod(filepath.Dir(tr.tokenFile), 0o555))
 			t.Cleanup(func() { os.Chmod(filepath.Dir(tr.tokenFile), 0o755) })
 			must(t, os.Chmod(tr.tokenFile, 0o644))
 			must(t, os.Mkdir(tr.runtimeDir, 0o777))
 			must(t, os.Chmod(tr.runtimeDir, 0o777))
 		}, true, "permission denied"},
-		{"in a folder that is a file", func(t *testing.T, tr trial) {
+		{"in a directory that is a file", func(t *testing.T, tr trial) {
 			must(t, os.Rename(filepath.Dir(tr.tokenFile), filepath.Join(tr.dir, "real")))
 			must(t, os.WriteFile(filepath.Dir(tr.tokenFile), nil, 0o600))
 		}, false, "not a directory"},

@@ -41,7 +41,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 }
 
 func install(c *cli.Context, given hook.Settings) error {
-	// Folders that we make in /etc are for every user's podman, whatever root's umask.
+	// Directories that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
 	place, err := placeOfOurs()
 	if err != nil {
@@ -154,7 +154,7 @@ func changedGate(c *cli.Context, place podman.Place, r podman.Registration, ther
 // explain adds a way out to the reason why there is no plan.
 func explain(err error) error {
 	if errors.Is(err, podman.ErrAnyProject) {
-		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 mends this)", err)
+		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 fixes this)", err)
 	}
 	if errors.Is(err, podman.ErrWider) {
 		return misuse.Errorf("%w: name the projects with --allow-project, '*' for all", err)
@@ -174,8 +174,8 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 	if !c.Bool("dry-run") {
 		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
 	}
-	for _, folder := range plan.Make() {
-		fmt.Println("would make", folder)
+	for _, directory := range plan.Make() {
+		fmt.Println("would make", directory)
 	}
 	for _, f := range plan.Write {
 		fmt.Printf("# %s\n%s\n", f.Path, f.Content)

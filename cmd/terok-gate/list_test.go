@@ -46,7 +46,7 @@ func TestAFindingsMarkIsColouredOnATerminal(t *testing.T) {
 	shown := bufio.NewReader(control)
 	for state, want := range map[doctor.State]string{
 		doctor.OK: "\x1b[32m✓\x1b[0m lock: free\r\n", doctor.Warning: "\x1b[33m!\x1b[0m lock: free\r\n",
-		doctor.Broken: "\x1b[31m✗\x1b[0m lock: free\r\n", doctor.Mended: "\x1b[32m✓\x1b[0m lock: free\r\n",
+		doctor.Broken: "\x1b[31m✗\x1b[0m lock: free\r\n", doctor.Fixed: "\x1b[32m✓\x1b[0m lock: free\r\n",
 	} {
 		printFinding(terminal, doctor.Finding{Check: "lock", State: state, Text: "free"})
 		line, err := shown.ReadString('\n')

@@ -21,7 +21,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// repository is the folder of the sources, which hold what install writes and what
+// repository is the directory of the sources, which hold what install writes and what
 // the tests read.
 var repository = func() string {
 	_, here, _, _ := runtime.Caller(0)

@@ -1,4 +1,4 @@
-// As whom git works in a folder.
+// As whom git works in a directory.
 
 package main
 
@@ -15,8 +15,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// owner is as whom git works in a folder, where root calls: whoever owns that. Root's git
-// writes nothing where another user can exchange folders for links, and reads no
+// owner is as whom git works in a directory, where root calls: whoever owns that. Root's git
+// writes nothing where another user can exchange directories for links, and reads no
 // configuration of another's; and the gate can write to what its own user has made.
 type owner struct {
 	uid, gid uint32
@@ -24,20 +24,20 @@ type owner struct {
 	home     string
 }
 
-// ownerOf is the owner of a folder or, if that is root, of something on the way to it, who
+// ownerOf is the owner of a directory or, if that is root, of something on the way to it, who
 // could put another in its place. nil is ourselves.
-func ownerOf(folder string) (*owner, error) {
+func ownerOf(directory string) (*owner, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
-	if _, err := os.Stat(folder); err != nil {
+	if _, err := os.Stat(directory); err != nil {
 		return nil, err
 	}
 	inside, err := store.InUserNamespace()
 	if err != nil {
 		return nil, err
 	}
-	way, err := owners.Way(folder)
+	way, err := owners.Way(directory)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func ownerOf(folder string) (*owner, error) {
 const nobody = 65534
 
 func ownerNamed(uid uint32) *owner {
-	o := &owner{uid: uid, gid: nobody, home: "/"} // a folder's group need not be its owner's
+	o := &owner{uid: uid, gid: nobody, home: "/"} // a directory's group need not be its owner's
 	u, err := user.LookupId(strconv.Itoa(int(uid)))
 	if err != nil {
 		return o

@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// rootsFolder is one of root's that everybody may pass, for a script to put something in.
-func rootsFolder(t *testing.T, script string) string {
+// rootsDirectory is one of root's that everybody may pass, for a script to put something in.
+func rootsDirectory(t *testing.T, script string) string {
 	t.Helper()
 	testenv.NeedRoot(t)
 	testenv.Need(t, "git")
@@ -43,13 +43,13 @@ func addTo(t *testing.T, dir string, args ...string) (said string, err error) {
 
 func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 	for name, script := range map[string]string{
-		"root's":                        "mkdir repos; " + aRepository,
-		"the gate's, from root's":       "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository,
-		"the gate's, from somebody's":   "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src",
-		"the gate's, from its own":      "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 1234 src",
-		"somebody's in a folder of our": "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src/.git; chmod 755 src",
+		"root's":                           "mkdir repos; " + aRepository,
+		"the gate's, from root's":          "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository,
+		"the gate's, from somebody's":      "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src",
+		"the gate's, from its own":         "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 1234 src",
+		"somebody's in a directory of our": "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src/.git; chmod 755 src",
 	} {
-		dir := rootsFolder(t, script)
+		dir := rootsDirectory(t, script)
 		if said, err := addTo(t, dir, "demo", filepath.Join(dir, "src")); err != nil {
 			t.Errorf("%s: %v: %s", name, err, said)
 			continue
@@ -63,7 +63,7 @@ func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := unix.Stat(filepath.Join(dir, "repos/demo.git/HEAD"), &head); err != nil || head.Uid != repos.Uid {
-			t.Errorf("%s: user %d has it, and user %d the folder: %v", name, head.Uid, repos.Uid, err)
+			t.Errorf("%s: user %d has it, and user %d the directory: %v", name, head.Uid, repos.Uid, err)
 		}
 	}
 }
@@ -71,24 +71,24 @@ func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 // Root is told to copy somebody's repository, which says that it is one of root's.
 func TestAddCopiesNothingForSomebodyWhoMayNotReadIt(t *testing.T) {
 	for name, script := range map[string]string{
-		"a folder elsewhere": "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
-		"a link":             "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
-		"a link to all":      "mkdir home; ln -s ../src home/theirs; chown -hR 1234 home; ln -s home/theirs theirs",
+		"a directory elsewhere": "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
+		"a link":                "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
+		"a link to all":         "mkdir home; ln -s ../src home/theirs; chown -hR 1234 home; ln -s home/theirs theirs",
 	} {
-		dir := rootsFolder(t, "mkdir repos; umask 077; "+aRepository+"umask 022; "+script)
+		dir := rootsDirectory(t, "mkdir repos; umask 077; "+aRepository+"umask 022; "+script)
 		if said, err := addTo(t, dir, "demo", filepath.Join(dir, "theirs")); err == nil {
 			t.Errorf("%s: copied: %s", name, said)
 		}
 	}
 }
 
-// Whoever owns a folder above may have put a link to one of root's there.
-func TestRootsAddIsRootsOnlyWhereNobodyElseCanExchangeTheFolder(t *testing.T) {
+// Whoever owns a directory above may have put a link to one of root's there.
+func TestRootsAddIsRootsOnlyWhereNobodyElseCanExchangeTheDirectory(t *testing.T) {
 	for name, script := range map[string]string{
-		"a link":         "mkdir above roots; ln -s ../roots above/repos; chown -h 1234 above above/repos; ln -s above/repos repos",
-		"a folder above": "mkdir -p above/repos; chown 1234 above; ln -s above/repos repos",
+		"a link":            "mkdir above roots; ln -s ../roots above/repos; chown -h 1234 above above/repos; ln -s above/repos repos",
+		"a directory above": "mkdir -p above/repos; chown 1234 above; ln -s above/repos repos",
 	} {
-		dir := rootsFolder(t, script)
+		dir := rootsDirectory(t, script)
 		if said, err := addTo(t, dir, "demo"); err == nil || !strings.Contains(said, "denied") {
 			t.Errorf("%s: %v: %s", name, err, said)
 		}
@@ -97,7 +97,7 @@ func TestRootsAddIsRootsOnlyWhereNobodyElseCanExchangeTheFolder(t *testing.T) {
 
 // A program of the gate's user could type into root's terminal, had it that.
 func TestRootsAddKeepsItsTerminal(t *testing.T) {
-	dir := rootsFolder(t, `mkdir -m 700 repos bin; chown 1234 repos; chmod 755 bin
+	dir := rootsDirectory(t, `mkdir -m 700 repos bin; chown 1234 repos; chmod 755 bin
 printf '#!/bin/sh\ncut -d" " -f6 /proc/self/stat >>'$PWD'/repos/sessions; env >>'$PWD'/repos/env; exec /usr/bin/git "$@"\n' >bin/git
 chmod 755 bin/git`)
 	t.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))

@@ -83,10 +83,10 @@ func projects(c *cli.Context) error {
 	return out.Flush()
 }
 
-// sizeOf adds up the files of a folder. Those that go away meanwhile, as git's do, count
+// sizeOf adds up the files of a directory. Those that go away meanwhile, as git's do, count
 // for nothing.
-func sizeOf(folder string) (size int64, err error) {
-	err = filepath.WalkDir(folder+"/.", func(_ string, entry fs.DirEntry, err error) error {
+func sizeOf(directory string) (size int64, err error) {
+	err = filepath.WalkDir(directory+"/.", func(_ string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {
 			var info fs.FileInfo
 			if info, err = entry.Info(); err == nil {

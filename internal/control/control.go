@@ -114,7 +114,7 @@ func ParseQuestion(message []byte) (r Request, err error) {
 	return r, nil
 }
 
-// isPrintable tells whether an id can be part of a name anywhere: in a log, and among
+// isPrintable reports whether an id can be part of a name anywhere: in a log, and among
 // the names of descriptors that a service manager keeps, where a colon ends one.
 func isPrintable(id string) bool {
 	for i := range len(id) {

@@ -27,7 +27,7 @@ func DefaultSocket() string {
 // beside it, is the hooks'.
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
-// DefaultRepos is the folder of repositories of root's gate, or of the user's own.
+// DefaultRepos is the directory of repositories of root's gate, or of the user's own.
 func DefaultRepos() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok-gate/repos", nil

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestTheDefaultSocketIsInTheRuntimeFolder(t *testing.T) {
+func TestTheDefaultSocketIsInTheRuntimeDirectory(t *testing.T) {
 	for _, row := range []struct{ runtime, users string }{
 		{"/run/user/7", "/run/user/7/terok-gate/control"},
 		{"", fmt.Sprintf("/run/user/%d/terok-gate/control", os.Getuid())},

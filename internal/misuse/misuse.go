@@ -21,7 +21,7 @@ func (e misuse) Unwrap() error { return e.error }
 // Errorf is fmt.Errorf for an error in the command line itself.
 func Errorf(format string, a ...any) error { return misuse{fmt.Errorf(format, a...)} }
 
-// Is tells whether such an error is in the chain.
+// Is reports whether such an error is in the chain.
 func Is(err error) bool { return errors.As(err, new(misuse)) }
 
 // AsTyped restores the two dashes of flags that were typed with two: package flag's errors

@@ -53,7 +53,7 @@ func Shell(words ...string) string {
 	return strings.Join(quoted, " ")
 }
 
-// meansSomething tells whether the character could mean something to a shell.
+// meansSomething reports whether the character could mean something to a shell.
 func meansSomething(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_@%+=:,./-", r)
 }

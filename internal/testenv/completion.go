@@ -41,7 +41,7 @@ var askShell = map[string]string{
 // what they do not.
 type Completion struct{ Line, Offered, Not string }
 
-// CheckCompletions checks what each shell offers in the folder of the sources.
+// CheckCompletions checks what each shell offers in the directory of the sources.
 func CheckCompletions(t *testing.T, program, sources string, rows []Completion) {
 	for shell, ask := range askShell {
 		t.Run(shell, func(t *testing.T) {

@@ -114,7 +114,7 @@ func newDev() error {
 	return nil
 }
 
-// Listening tells whether the log can be read.
+// Listening reports whether the log can be read.
 func (l *Log) Listening() bool { return l.listening }
 
 // Need ends the test, as Cannot does, if the log cannot be read.

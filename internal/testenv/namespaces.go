@@ -29,7 +29,7 @@ const (
 	dirVar   = "TEROK_TEST_DIR"
 )
 
-// Alone tells whether we are in the namespaces that Main was to make: where the machine
+// Alone reports whether we are in the namespaces that Main was to make: where the machine
 // does not let us, and where Main was to make none, the tests run without.
 var Alone = os.Getenv(aloneVar) == "yes"
 

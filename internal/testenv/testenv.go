@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// Dir is the folder of a run that Main started. Every user can enter it, and it is
+// Dir is the directory of a run that Main started. Every user can enter it, and it is
 // removed when the run is over.
 var Dir = os.Getenv(dirVar)
 

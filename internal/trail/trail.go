@@ -154,22 +154,22 @@ func takeBack(file, n int) {
 }
 
 // CheckFile says why the trail could not be written to the file. The file need not exist
-// yet, but its folder must.
+// yet, but its directory must.
 func CheckFile(path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("%s: is not an absolute path", path)
 	}
-	folder := filepath.Dir(path)
-	info, err := os.Stat(folder)
+	directory := filepath.Dir(path)
+	info, err := os.Stat(directory)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: its folder is not there: %s", path, printable.Shell("mkdir", "-p", folder))
+		return fmt.Errorf("%s: its directory is not there: %s", path, printable.Shell("mkdir", "-p", directory))
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
 	case !info.IsDir():
-		return fmt.Errorf("%s: %s is no folder", path, folder)
+		return fmt.Errorf("%s: %s is no directory", path, directory)
 	}
-	writable := folder
+	writable := directory
 	if info, err := os.Lstat(path); err == nil {
 		if !info.Mode().IsRegular() {
 			return fmt.Errorf("%s: is not a regular file", path)
@@ -233,7 +233,7 @@ func timesOf(e Event) string {
 	return strconv.Itoa(e.Times)
 }
 
-// HasSystemLog tells whether somebody listens where events are sent.
+// HasSystemLog reports whether somebody listens where events are sent.
 func HasSystemLog() bool {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

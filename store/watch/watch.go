@@ -2,7 +2,7 @@
 //
 // It holds a pidfd for each living process that a token is tied to, as far as the
 // descriptors go, and follows the token file: whoever writes it, wherever it is made,
-// removed or replaced, its folder included. While nothing happens it sleeps.
+// removed or replaced, its directory included. While nothing happens it sleeps.
 package watch
 
 import (
@@ -39,8 +39,8 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	file.Path = path
 	processes := newProcesses()
 	defer processes.stop()
-	folder := followedFolder{path: filepath.Dir(file.Path)}
-	defer folder.close()
+	directory := followedDirectory{path: filepath.Dir(file.Path)}
+	defer directory.close()
 
 	var lastError string
 	tell := func(revoked []store.Entry, err error) {
@@ -63,7 +63,7 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	for {
 		timer.Stop()
 		began := time.Now()
-		revoked, err := sweep(file, &folder, processes)
+		revoked, err := sweep(file, &directory, processes)
 		tell(revoked, err)
 		if err != nil || processes.unwatched > 0 {
 			timer.Reset(again)
@@ -81,12 +81,12 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 				stirred = true
 			case <-timer.C:
 				stirred = true
-			case <-folder.errors(): // events were lost: look
+			case <-directory.errors(): // events were lost: look
 				stirred = true
 			case <-rested:
 				rested = nil
-			case event := <-folder.events():
-				changed = changed || folder.concerns(event, file.Path)
+			case event := <-directory.events():
+				changed = changed || directory.concerns(event, file.Path)
 			}
 			stirred = stirred || changed && rested == nil
 		}
@@ -95,8 +95,8 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 
 // sweep brings what is watched up to date with the token file, and revokes the tokens
 // of the dead.
-func sweep(file store.File, folder *followedFolder, processes *processes) (revoked []store.Entry, err error) {
-	followErr := folder.follow() // before reading: no change falls in between
+func sweep(file store.File, directory *followedDirectory, processes *processes) (revoked []store.Entry, err error) {
+	followErr := directory.follow() // before reading: no change falls in between
 	dead, err := processes.follow(file)
 	if err == nil && dead > 0 {
 		revoked, err = file.Revoke(processes.sawDie)

@@ -158,7 +158,7 @@ func waitFor(t *testing.T, what string, is func() bool) {
 
 const insideVar = "WATCH_TEST_INSIDE"
 
-// inside tells whether this process has been made for the test, with attr. If not, it
+// inside reports whether this process has been made for the test, with attr. If not, it
 // runs the test again in one that is, and passes on how that went.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()

@@ -1,4 +1,4 @@
-// Following a folder that need not exist.
+// Following a directory that need not exist.
 
 package watch
 
@@ -10,20 +10,20 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// followedFolder is a folder that need not exist: while it does not, its nearest
+// followedDirectory is a directory that need not exist: while it does not, its nearest
 // ancestor is watched.
-type followedFolder struct {
+type followedDirectory struct {
 	path    string
 	watched string
 	watcher *fsnotify.Watcher // nil as long as the machine has no inotify instance left
 }
 
-// follow watches the folder anew: another one may stand there by now.
-func (f *followedFolder) follow() error {
+// follow watches the directory anew: another one may stand there by now.
+func (f *followedDirectory) follow() error {
 	if f.watcher == nil {
 		watcher, err := fsnotify.NewWatcher()
 		if err != nil {
-			return fmt.Errorf("watch folder %s: %w", f.path, err)
+			return fmt.Errorf("watch directory %s: %w", f.path, err)
 		}
 		f.watcher = watcher
 	}
@@ -32,14 +32,14 @@ func (f *followedFolder) follow() error {
 		f.watched = ""
 	}
 	for {
-		nearest := nearestFolder(f.path)
+		nearest := nearestDirectory(f.path)
 		if err := f.watcher.Add(nearest); err != nil {
-			if nearest != nearestFolder(f.path) {
+			if nearest != nearestDirectory(f.path) {
 				continue // it went away in between
 			}
-			return fmt.Errorf("watch folder %s: %w", nearest, err)
+			return fmt.Errorf("watch directory %s: %w", nearest, err)
 		}
-		if nearest == nearestFolder(f.path) {
+		if nearest == nearestDirectory(f.path) {
 			f.watched = nearest
 			return nil
 		}
@@ -47,35 +47,35 @@ func (f *followedFolder) follow() error {
 	}
 }
 
-// concerns tells whether an event can be about this file of the folder: in the folder
+// concerns reports whether an event can be about this file of the directory: in the directory
 // itself other files, such as the lock, do not matter.
-func (f *followedFolder) concerns(event fsnotify.Event, file string) bool {
+func (f *followedDirectory) concerns(event fsnotify.Event, file string) bool {
 	return f.watched != f.path || event.Name == f.watched || event.Name == file
 }
 
 // events never sends while nothing can be watched.
-func (f *followedFolder) events() <-chan fsnotify.Event {
+func (f *followedDirectory) events() <-chan fsnotify.Event {
 	if f.watcher == nil {
 		return nil
 	}
 	return f.watcher.Events
 }
 
-func (f *followedFolder) errors() <-chan error {
+func (f *followedDirectory) errors() <-chan error {
 	if f.watcher == nil {
 		return nil
 	}
 	return f.watcher.Errors
 }
 
-func (f *followedFolder) close() {
+func (f *followedDirectory) close() {
 	if f.watcher != nil {
 		f.watcher.Close()
 	}
 }
 
-// nearestFolder returns path, or else the nearest ancestor of it that is a folder.
-func nearestFolder(path string) string {
+// nearestDirectory returns path, or else the nearest ancestor of it that is a directory.
+func nearestDirectory(path string) string {
 	for {
 		if info, err := os.Stat(path); err == nil && info.IsDir() || path == filepath.Dir(path) {
 			return path

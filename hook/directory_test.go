@@ -12,10 +12,10 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A container that shares a folder with the one that starts may put something else
-// in the place of a new folder; and where the container's own root may not create
+// A container that shares a directory with the one that starts may put something else
+// in the place of a new directory; and where the container's own root may not create
 // one, the host's root does not do it for it.
-func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
+func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 	testenv.NeedRoot(t)
 	ids := idMaps{uid: idMap{{0, 100000, 1000}}, gid: idMap{{0, 200000, 1000}}}
 	for _, row := range []struct {
@@ -24,10 +24,10 @@ func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
 		mode     os.FileMode
 		made     bool
 	}{
-		{"in a folder of the container's root", 100000, 200000, 0o755, true},
-		{"in a folder that the container's root group may write", 0, 200000, 0o775, true},
-		{"not in a folder of the host's root", 0, 0, 0o755, false},
-		{"not in a folder of another container's", 100001, 200001, 0o755, false},
+		{"in a directory of the container's root", 100000, 200000, 0o755, true},
+		{"in a directory that the container's root group may write", 0, 200000, 0o775, true},
+		{"not in a directory of the host's root", 0, 0, 0o755, false},
+		{"not in a directory of another container's", 100001, 200001, 0o755, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			root := t.TempDir()
@@ -50,14 +50,14 @@ func TestAMissingFolderIsMadeAsTheContainersRootUser(t *testing.T) {
 			info, statErr := os.Lstat(filepath.Join(run, "terok"))
 			if !row.made {
 				if err == nil || !strings.Contains(Detail(err), "/run/terok") || statErr == nil {
-					t.Errorf("the error is %v; the folder: %v", err, statErr)
+					t.Errorf("the error is %v; the directory: %v", err, statErr)
 				}
 				return
 			}
 			must(t, err)
 			must(t, statErr)
 			if owner := info.Sys().(*syscall.Stat_t); owner.Uid != 100000 || owner.Gid != 200000 {
-				t.Errorf("the folder belongs to %d:%d", owner.Uid, owner.Gid)
+				t.Errorf("the directory belongs to %d:%d", owner.Uid, owner.Gid)
 			}
 		})
 	}
@@ -77,8 +77,8 @@ func TestPoststopTakesALargerStateThanPrestart(t *testing.T) {
 	}
 }
 
-// A volume may be meant to be read-only, and its owner may not want the folder.
-func TestAMissingFolderIsMadeOnNothingOfTheHosts(t *testing.T) {
+// A volume may be meant to be read-only, and its owner may not want the directory.
+func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
 	const shm = "/dev/shm"
 	if !strings.Contains(mounts(t, "self")[shm], " - tmpfs ") {
 		testenv.Cannot(t, "%s is no tmpfs", shm)
@@ -97,15 +97,15 @@ func TestAMissingFolderIsMadeOnNothingOfTheHosts(t *testing.T) {
 			return []mount{{Source: "tmpfs", Target: run, Type: "tmpfs"}}
 		}, "", true},
 		{"not on a bind mount", func(c *container, run string) []mount {
-			return []mount{{Source: filepath.Join(c.outside, "folder"), Target: run, Flags: unix.MS_BIND}}
+			return []mount{{Source: filepath.Join(c.outside, "directory"), Target: run, Flags: unix.MS_BIND}}
 		}, "", false},
-		{"not in a folder of a bind mount", func(c *container, run string) []mount {
+		{"not in a directory of a bind mount", func(c *container, run string) []mount {
 			return []mount{{Source: c.outside, Target: run, Flags: unix.MS_BIND}}
-		}, "folder", false},
+		}, "directory", false},
 		{"not on a tmpfs of the host's", func(c *container, run string) []mount {
 			return []mount{{Source: shm, Target: run, Flags: unix.MS_BIND}}
 		}, filepath.Base(ours), false},
-		{"not in a folder of one", func(c *container, run string) []mount {
+		{"not in a directory of one", func(c *container, run string) []mount {
 			return []mount{{Source: ours, Target: run, Flags: unix.MS_BIND}}
 		}, "", false},
 	} {
@@ -134,11 +134,11 @@ func TestAMissingFolderIsMadeOnNothingOfTheHosts(t *testing.T) {
 }
 
 // What the owner of a volume has put there is used.
-func TestAFolderInAVolumeIsMountedOn(t *testing.T) {
+func TestADirectoryInAVolumeIsMountedOn(t *testing.T) {
 	c := prepare(t)
 	must(t, os.MkdirAll(filepath.Join(c.rootfs, "run"), 0o755))
-	must(t, os.Mkdir(filepath.Join(c.outside, "folder/terok"), 0o755))
-	c.start(t, 0, mount{Source: filepath.Join(c.outside, "folder"), Target: filepath.Join(c.rootfs, "run"), Flags: unix.MS_BIND})
+	must(t, os.Mkdir(filepath.Join(c.outside, "directory/terok"), 0o755))
+	c.start(t, 0, mount{Source: filepath.Join(c.outside, "directory"), Target: filepath.Join(c.rootfs, "run"), Flags: unix.MS_BIND})
 	_, err := c.prestart(t, "crun", nil)
 	must(t, err)
 	if _, err := os.Lstat(c.inside("/run/terok/gate.env")); err != nil {

@@ -1,4 +1,4 @@
-// Folders that are the gate's own.
+// Directories that are the gate's own.
 
 package podman
 
@@ -19,15 +19,15 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// folder is one that is the gate's own.
-type folder struct {
+// directory is one that is the gate's own.
+type directory struct {
 	path  string
 	owner *account // nil: this user
 }
 
-// isThere tells whether the folder is there, and refuses one that is not its owner's, or
+// isThere reports whether the directory is there, and refuses one that is not its owner's, or
 // that others could have in their hands.
-func (f folder) isThere() (bool, error) {
+func (f directory) isThere() (bool, error) {
 	info, err := os.Stat(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, f.checkAbove()
@@ -36,7 +36,7 @@ func (f folder) isThere() (bool, error) {
 	case err != nil:
 		return false, err
 	case !info.IsDir():
-		return false, fmt.Errorf("%s is no folder", f.path)
+		return false, fmt.Errorf("%s is no directory", f.path)
 	case f.owner == nil:
 		return true, nil
 	}
@@ -54,9 +54,9 @@ func (f folder) isThere() (bool, error) {
 	return true, nil
 }
 
-// checkAbove refuses a folder that somebody else could have led anywhere: by owning
-// something on the way to it, or the folder itself.
-func (f folder) checkAbove() error {
+// checkAbove refuses a directory that somebody else could have led anywhere: by owning
+// something on the way to it, or the directory itself.
+func (f directory) checkAbove() error {
 	if f.owner == nil {
 		return nil
 	}
@@ -66,22 +66,22 @@ func (f folder) checkAbove() error {
 	}
 	for _, step := range way {
 		if uid := step.UID(); uid != 0 && uid != int(f.owner.uid) {
-			return fmt.Errorf("the gate's folder %s, for user %s: %s is somebody else's", f.path, f.owner.name, step.Path)
+			return fmt.Errorf("the gate's directory %s, for user %s: %s is somebody else's", f.path, f.owner.name, step.Path)
 		}
 	}
 	return nil
 }
 
 // canBeExchanged reports whether the owner could put links in the place of what is on the
-// way to the folder.
-func (f folder) canBeExchanged() bool {
+// way to the directory.
+func (f directory) canBeExchanged() bool {
 	way, err := owner.Way(f.path)
 	return err != nil || slices.ContainsFunc(way, func(s owner.Step) bool { return s.UID() == int(f.owner.uid) })
 }
 
-// make makes the folder, with mode 0700. Folders above it that are missing are for
+// make makes the directory, with mode 0700. Directories above it that are missing are for
 // everybody to pass where root makes them: the gate's user must.
-func (f folder) make(ctx context.Context) error {
+func (f directory) make(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return os.MkdirAll(f.path, 0o700)
 	}

@@ -1,5 +1,5 @@
-// The token file's folder, by descriptor: what stands at its path may change, this
-// folder stays. Names in it are single names, and no symbolic link under one of them is
+// The token file's directory, by descriptor: what stands at its path may change, this
+// directory stays. Names in it are single names, and no symbolic link under one of them is
 // followed.
 //
 // These are system calls, not os.Root and os.File, which ask the kernel some thirty
@@ -16,24 +16,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-type folder struct {
+type directory struct {
 	fd   int
 	path string
 }
 
-// openFolder opens a folder and nothing else: it does not wait for the other end of a
+// openDirectory opens a directory and nothing else: it does not wait for the other end of a
 // fifo.
-func openFolder(path string) (folder, error) {
+func openDirectory(path string) (directory, error) {
 	fd, err := openAt(unix.AT_FDCWD, path+"/.", unix.O_DIRECTORY|unix.O_RDONLY, 0) // with /., to fail if we may not enter it
 	if err != nil {
-		return folder{}, fmt.Errorf("the token file's folder: %w", err)
+		return directory{}, fmt.Errorf("the token file's directory: %w", err)
 	}
-	return folder{fd, path}, nil
+	return directory{fd, path}, nil
 }
 
-func (f folder) close() { unix.Close(f.fd) }
+func (f directory) close() { unix.Close(f.fd) }
 
-// openAt opens a path in the folder with this descriptor.
+// openAt opens a path in the directory with this descriptor.
 func openAt(dir int, path string, flags int, mode uint32) (fd int, err error) {
 	for {
 		fd, err = unix.Openat(dir, path, flags|unix.O_CLOEXEC, mode)
@@ -47,14 +47,14 @@ func openAt(dir int, path string, flags int, mode uint32) (fd int, err error) {
 }
 
 // stat is lstat(2).
-func (f folder) stat(name string) (stat unix.Stat_t, err error) {
+func (f directory) stat(name string) (stat unix.Stat_t, err error) {
 	if err := unix.Fstatat(f.fd, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return stat, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
 	return stat, nil
 }
 
-func (f folder) remove(name string) error {
+func (f directory) remove(name string) error {
 	err := unix.Unlinkat(f.fd, name, 0)
 	if errors.Is(err, unix.EISDIR) {
 		err = unix.Unlinkat(f.fd, name, unix.AT_REMOVEDIR)
@@ -65,14 +65,14 @@ func (f folder) remove(name string) error {
 	return nil
 }
 
-func (f folder) rename(from, to string) error {
+func (f directory) rename(from, to string) error {
 	if err := unix.Renameat(f.fd, from, f.fd, to); err != nil {
 		return &fs.PathError{Op: "rename", Path: to, Err: err}
 	}
 	return nil
 }
 
-func (f folder) sync() error {
+func (f directory) sync() error {
 	if err := unix.Fsync(f.fd); err != nil {
 		return &fs.PathError{Op: "sync", Path: f.path, Err: err}
 	}
@@ -82,7 +82,7 @@ func (f folder) sync() error {
 // openRegular opens a regular file and nothing else: not what a symbolic link in its
 // place points to, since a replacement would replace the link, and not a fifo, whose
 // other end might never come.
-func (f folder) openRegular(name string, flags int) (fd int, stat unix.Stat_t, err error) {
+func (f directory) openRegular(name string, flags int) (fd int, stat unix.Stat_t, err error) {
 	// Looked at before it is opened, since to open a device may wake what is behind it.
 	// A writer may replace the file in between; a reader, who takes no lock, then looks
 	// again.
@@ -113,5 +113,5 @@ func (f folder) openRegular(name string, flags int) (fd int, stat unix.Stat_t, e
 	return -1, stat, errors.New("is replaced faster than it can be opened")
 }
 
-// split returns a path's folder and the name in it.
+// split returns a path's directory and the name in it.
 func split(path string) (dir, name string) { return filepath.Dir(path), filepath.Base(path) }
