@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"strings"
 
-	"terok-gate-hook/podman"
+	"terok-gate-hook/engines"
 )
 
 // containers looks for those that were made with --hooks-dir on podman's command
@@ -40,7 +40,7 @@ func (e *examination) containers() {
 		if len(dirs) == 0 || e.registered("prestart") != nil {
 			continue
 		}
-		if definitions := podman.DefinitionsIn(dirs); len(definitions) > 0 {
+		if definitions := engines.DefinitionsIn(dirs); len(definitions) > 0 {
 			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
 				e.installLike(definitions))
 		}

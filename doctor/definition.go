@@ -12,10 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/podman"
 )
 
 // definition checks what the definitions run.
@@ -35,7 +35,7 @@ func (e *examination) definition() {
 }
 
 // program reports whether there is nothing wrong with what a definition runs.
-func (e *examination) program(d podman.Registered) bool {
+func (e *examination) program(d engines.Registered) bool {
 	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
 	info, err := os.Stat(d.Hook.Path)
 	switch {
@@ -77,7 +77,7 @@ func (e *examination) program(d podman.Registered) bool {
 }
 
 // arguments checks what a definition tells its stage.
-func (e *examination) arguments(d podman.Registered) {
+func (e *examination) arguments(d engines.Registered) {
 	file := d.Settings.Tokens.Path
 	err := cmp.Or(d.Err, d.Settings.Check())
 	wrong := (*hook.SettingError)(nil)

@@ -9,10 +9,10 @@ import (
 	"os/exec"
 	"slices"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/untrusted"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -75,7 +75,7 @@ type Finding struct {
 
 // Doctor examines an installation as one user, root or another, has it.
 type Doctor struct {
-	Place     podman.Place
+	Place     engines.Place
 	Binary    string // absolute path of terok-gate-hook
 	TokenFile string // empty: what the definitions name, or else the default
 	LogFile   string // empty: what the definitions name
@@ -111,14 +111,14 @@ type examination struct {
 	check   string          // name of the one that is being made
 	stopped map[string]bool // checks after which those that need them are not made
 
-	imagesAnnotate bool                // podman: an image can choose the project
-	definitions    []podman.Registered // hooks: ours, that podman reads
-	settings       hook.Settings       // hooks: what prestart was told
-	tokens         store.File          // token-file
-	theGate        *control.Gate       // terok-gate: what the gate at the hooks' socket says of itself
-	projects       []string            // repositories: those that are there
-	noProbe        string              // gate-user: why a probe would do harm
-	probed         *probed             // probe: what the container said
+	imagesAnnotate bool                 // podman: an image can choose the project
+	definitions    []engines.Registered // hooks: ours, that podman reads
+	settings       hook.Settings        // hooks: what prestart was told
+	tokens         store.File           // token-file
+	theGate        *control.Gate        // terok-gate: what the gate at the hooks' socket says of itself
+	projects       []string             // repositories: those that are there
+	noProbe        string               // gate-user: why a probe would do harm
+	probed         *probed              // probe: what the container said
 }
 
 func (e *examination) ok(text string) {
@@ -159,7 +159,7 @@ func (e *examination) command(name string, args ...string) (string, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if err != nil && len(stderr.Bytes()) > 0 {
-		err = fmt.Errorf("%w: %.300s", err, podman.LastLine(stderr.Bytes()))
+		err = fmt.Errorf("%w: %.300s", err, engines.LastLine(stderr.Bytes()))
 	}
 	return stdout.String(), err
 }

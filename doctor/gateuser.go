@@ -16,10 +16,10 @@ import (
 	"syscall"
 	"time"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
-	"terok-gate-hook/podman"
 )
 
 // othersPatience is how long a program may take that runs as another user, who can stop it.
@@ -58,7 +58,7 @@ func (e *examination) gateUser() {
 		}
 		e.noProbe = "it would make the token file, and the directory is to be made first"
 		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
-		if podman.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
+		if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
 			remedy = elsewhere
 		}
 		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its directory belongs to", remedy)
@@ -87,12 +87,12 @@ func (e *examination) gateUser() {
 	if len(closed) > 0 {
 		remedy := elsewhere
 		if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
-			remedy = cmp.Or(podman.LetIn(group.Name, closed), elsewhere)
+			remedy = cmp.Or(engines.LetIn(group.Name, closed), elsewhere)
 		}
 		e.broken(fmt.Sprintf("%s: %s is closed to it", text, closed[0]), remedy)
 		return
 	}
-	if other := podman.OthersFile(e.TokenFile, id[0]); other != "" {
+	if other := engines.OthersFile(e.TokenFile, id[0]); other != "" {
 		e.broken(fmt.Sprintf("%s, and its directory must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
 	}

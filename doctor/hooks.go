@@ -11,12 +11,12 @@ import (
 	"slices"
 	"strings"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/podman"
 )
 
 // registered returns the definition for the stage, nil if there is none.
-func (e *examination) registered(stage string) *podman.Registered {
+func (e *examination) registered(stage string) *engines.Registered {
 	for i, d := range e.definitions {
 		if slices.Contains(d.Stages, stage) || stage == "prestart" && slices.Contains(d.Stages, "createRuntime") {
 			return &e.definitions[i]
@@ -27,13 +27,13 @@ func (e *examination) registered(stage string) *podman.Registered {
 
 // hooks asks podman which definitions it reads.
 func (e *examination) hooks() {
-	dirs, err := podman.HookDirs(e.ctx)
+	dirs, err := engines.HookDirs(e.ctx)
 	if err != nil {
 		e.broken(err.Error(), "fix podman first; to see more: podman --log-level debug info")
 		e.stop()
 		return
 	}
-	e.definitions = podman.DefinitionsIn(dirs)
+	e.definitions = engines.DefinitionsIn(dirs)
 	reads := "podman reads " + strings.Join(dirs, " and ")
 	if len(e.definitions) == 0 {
 		e.notInForce(reads)
@@ -84,7 +84,7 @@ func (e *examination) hooks() {
 
 // notForUs says why a definition that another user has registered does not work for us,
 // empty if that is not so.
-func (e *examination) notForUs(d *podman.Registered) string {
+func (e *examination) notForUs(d *engines.Registered) string {
 	if !e.Place.User || filepath.Dir(d.Path) == e.Place.Hooks {
 		return ""
 	}
@@ -99,7 +99,7 @@ func (e *examination) notForUs(d *podman.Registered) string {
 
 // notInForce says why podman reads no definition of ours.
 func (e *examination) notInForce(reads string) {
-	idle := podman.DefinitionsIn([]string{e.Place.Hooks})
+	idle := engines.DefinitionsIn([]string{e.Place.Hooks})
 	if len(idle) == 0 {
 		e.broken("no hook is registered: "+reads, e.install())
 		e.gateStarts()
@@ -133,7 +133,7 @@ func settersOfHooksDir() (files []string) {
 	}
 	sets := regexp.MustCompile(`(?m)^\s*(engine\.)?hooks_dir\s*=`)
 	for _, path := range candidates {
-		if content, err := podman.ReadSmall(path); err == nil && sets.Match(content) {
+		if content, err := engines.ReadSmall(path); err == nil && sets.Match(content) {
 			files = append(files, path)
 		}
 	}

@@ -4,9 +4,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
-	"terok-gate-hook/podman"
 )
 
 // Root's hooks have a default log file, which need not be there. A rootless engine's have
@@ -30,7 +30,7 @@ func TestDoctorSaysThatARootlessHookHasNoLogFile(t *testing.T) {
 	var found []Finding
 	e := examination{ctx: t.Context(), check: "log", report: func(f Finding) { found = append(found, f) }}
 	e.Place.User, e.Binary = true, "/nothing/terok-gate-hook"
-	e.definitions = []podman.Registered{{Path: "/hooks/99-terok-gate-prestart.json"}}
+	e.definitions = []engines.Registered{{Path: "/hooks/99-terok-gate-prestart.json"}}
 	e.log()
 	finds(t, found, "log", Warning, "/hooks/99-terok-gate-prestart.json names no log file")
 }

@@ -11,9 +11,9 @@ import (
 	"syscall"
 	"testing"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -114,7 +114,7 @@ func TestTheGateIsLetInAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := shared(t, row.make)
 			var found []Finding
-			e := examination{Doctor: Doctor{Place: podman.Place{Repos: filepath.Join(dir, "above/repos")}}, ctx: context.Background(), report: func(f Finding) { found = append(found, f) }}
+			e := examination{Doctor: Doctor{Place: engines.Place{Repos: filepath.Join(dir, "above/repos")}}, ctx: context.Background(), report: func(f Finding) { found = append(found, f) }}
 			if e.reposAreTheGates(e.Place.Repos, daemon) || len(found) != 1 {
 				t.Fatalf("found %+v", found)
 			}
@@ -184,11 +184,11 @@ func findAsUser(t *testing.T, roots string) {
 	socket := filepath.Join(roots, "run/control")
 	e := examination{
 		Doctor: Doctor{
-			Place:     podman.Place{User: true, Hooks: filepath.Join(roots, "home/hooks"), Control: filepath.Join(roots, "home/control"), Units: "/none"},
+			Place:     engines.Place{User: true, Hooks: filepath.Join(roots, "home/hooks"), Control: filepath.Join(roots, "home/control"), Units: "/none"},
 			Binary:    "/usr/bin/terok-gate-hook",
 			TokenFile: filepath.Join(roots, "gate/tokens.json"),
 		},
-		definitions: podman.DefinitionsIn([]string{filepath.Join(roots, "hooks")}),
+		definitions: engines.DefinitionsIn([]string{filepath.Join(roots, "hooks")}),
 		settings:    hook.Settings{GateSocket: socket}, tokens: store.File{Path: filepath.Join(roots, "gate/tokens.json")},
 		ctx: context.Background(), stopped: map[string]bool{}, report: func(f Finding) { found = append(found, f) },
 	}

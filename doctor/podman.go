@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"terok-gate-hook/podman"
+	"terok-gate-hook/engines"
 )
 
 func hasPodman() bool {
@@ -84,12 +84,12 @@ func (e *examination) podman() {
 		e.stop()
 		return
 	}
-	major, minor, err := podman.Version(e.ctx)
+	major, minor, err := engines.Version(e.ctx)
 	if err != nil {
 		e.broken(err.Error(), "fix podman first: podman version")
 		e.stop()
 		return
 	}
-	e.imagesAnnotate = podman.ImagesAnnotate(major, minor)
+	e.imagesAnnotate = engines.ImagesAnnotate(major, minor)
 	e.ok(fmt.Sprintf("podman %d.%d", major, minor))
 }

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/podman"
 )
 
 // asRoot is a command that only root can run.
@@ -123,7 +123,7 @@ func (e *examination) install(flags ...string) string {
 		}
 		return e.ourselves(withFlags([]string{"install"}, flags)...)
 	}
-	anew, unknown, first := podman.Registration{Watch: true}, there, e.registered("prestart")
+	anew, unknown, first := engines.Registration{Watch: true}, there, e.registered("prestart")
 	if first != nil {
 		unknown = first.Err != nil || first.Settings.Check() != nil || changeable(first.Path)
 	}
@@ -158,7 +158,7 @@ func isOurs(dir string) bool {
 }
 
 // installLike is install where these definitions say what is in force.
-func (e *examination) installLike(definitions []podman.Registered) string {
+func (e *examination) installLike(definitions []engines.Registered) string {
 	like := *e
 	like.definitions = definitions
 	return like.install()

@@ -13,9 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
-	"terok-gate-hook/podman"
 )
 
 // What nobody has to decide is a command that can be pasted, and then all is well.
@@ -94,13 +94,13 @@ func TestARemedyCanBePasted(t *testing.T) {
 func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 	ours, theirs := t.TempDir(), t.TempDir()
 	path := filepath.Join(theirs, "99-terok-gate-prestart.json")
-	d := podman.Registered{Path: path, Settings: hook.Settings{AllowProjects: []string{"d*"}}}
+	d := engines.Registered{Path: path, Settings: hook.Settings{AllowProjects: []string{"d*"}}}
 	must(t, os.WriteFile(path, nil, 0o644))
 	d.Stages = []string{"prestart"}
 	var found []Finding
 	e := examination{
-		Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", GateURL: "http://gate"},
-		definitions: []podman.Registered{d}, report: func(f Finding) { found = append(found, f) },
+		Doctor:      Doctor{Place: engines.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", GateURL: "http://gate"},
+		definitions: []engines.Registered{d}, report: func(f Finding) { found = append(found, f) },
 	}
 	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
 	e.gate()
@@ -221,8 +221,8 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			}
 			row.make()
 			e := examination{
-				Doctor:      Doctor{Place: podman.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", TokenFile: "/tokens.json"},
-				definitions: podman.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
+				Doctor:      Doctor{Place: engines.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", TokenFile: "/tokens.json"},
+				definitions: engines.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
 			}
 			if got := e.install(); got != row.want {
 				t.Errorf("doctor says  %s\nand should say %s", got, row.want)

@@ -16,10 +16,10 @@ import (
 	"strconv"
 	"strings"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -145,7 +145,7 @@ func (e *examination) isClosed(repos string, uid int, fixes func(string) string)
 	}
 	remedy := owners(repos)
 	if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
-		remedy = cmp.Or(podman.LetIn(group.Name, closed), remedy)
+		remedy = cmp.Or(engines.LetIn(group.Name, closed), remedy)
 	}
 	e.broken(fmt.Sprintf("directory %s is closed to the gate, which runs as user %s and needs %s", closed[0], account.Username, repos), fixes(remedy))
 	return true
@@ -242,7 +242,7 @@ func (e *examination) isBare(path string, uid int) (bool, error) {
 	cmd.Stdout, cmd.Stderr = &out, &said
 	err := cmd.Run()
 	if text := said.Bytes(); len(text) > 0 {
-		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(podman.LastLine(text), "fatal: "))
+		err = fmt.Errorf("git: %.300s", strings.TrimPrefix(engines.LastLine(text), "fatal: "))
 	}
 	return strings.TrimSpace(out.String()) == "true", err
 }

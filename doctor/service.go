@@ -5,8 +5,8 @@ package doctor
 import (
 	"strings"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -25,10 +25,10 @@ func (e *examination) service() {
 		if was, there, err := e.Place.Registration(); err == nil && there {
 			remedy = e.ourselves("install", "--no-watch=false")
 			if was.Watch {
-				remedy = e.systemctl(podman.WatchUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.WatchUnitName, "status")
+				remedy = e.systemctl(engines.WatchUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(engines.WatchUnitName, "status")
 			}
 		}
-		e.warn(podman.WatchUnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
+		e.warn(engines.WatchUnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
 		return
 	}
 	if !e.isWatched(runs) {
@@ -36,22 +36,22 @@ func (e *examination) service() {
 		if e.told.TokenFile != "" {
 			remedy += ", if " + e.TokenFile + " is the right one"
 		}
-		e.warn(podman.WatchUnitName+" watches another token file than "+e.TokenFile, remedy)
+		e.warn(engines.WatchUnitName+" watches another token file than "+e.TokenFile, remedy)
 		return
 	}
-	if e.Place.User && !podman.Lingers() {
-		e.warn(podman.WatchUnitName+" and your containers end when you log out", "loginctl enable-linger")
+	if e.Place.User && !engines.Lingers() {
+		e.warn(engines.WatchUnitName+" and your containers end when you log out", "loginctl enable-linger")
 		return
 	}
-	e.ok(podman.WatchUnitName + " runs")
+	e.ok(engines.WatchUnitName + " runs")
 }
 
 // gateSweeps says that a gate of ours needs no other watch.
 func (e *examination) gateSweeps() {
 	switch {
 	case e.theGate == nil: // said already
-	case e.Place.User && strings.Contains(e.gateUnit(), "ActiveState=active") && !podman.Lingers():
-		e.warn(podman.GateUnitName+" and your containers end when you log out", "loginctl enable-linger")
+	case e.Place.User && strings.Contains(e.gateUnit(), "ActiveState=active") && !engines.Lingers():
+		e.warn(engines.GateUnitName+" and your containers end when you log out", "loginctl enable-linger")
 	default:
 		e.ok("the gate revokes orphans at once")
 	}

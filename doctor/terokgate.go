@@ -15,11 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/version"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -138,7 +138,7 @@ func (e *examination) gateUID() int {
 	case e.theGate != nil:
 		return e.theGate.UID
 	case name == "" && !e.Place.User && e.gateUnit() != "":
-		name = podman.GateUser
+		name = engines.GateUser
 	}
 	if account, err := user.Lookup(name); err == nil {
 		uid, _ := strconv.Atoi(account.Uid) // user.User promises a decimal number
@@ -216,7 +216,7 @@ func (e *examination) gateStarts() {
 	}
 	repos, uid := e.reposDirectory(), e.gateUID()
 	if e.reposAreTheGates(repos, uid) {
-		e.broken(podman.GateUnitName+" does not run, and install waits for it", e.gateSays())
+		e.broken(engines.GateUnitName+" does not run, and install waits for it", e.gateSays())
 	}
 }
 
@@ -241,7 +241,7 @@ func (e *examination) startGate() string {
 	case strings.Contains(unit, "ActiveState=active"):
 		return e.gateAnew() // it listens somewhere else, or its socket was removed
 	}
-	return e.systemctl(podman.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(podman.GateUnitName, "status")
+	return e.systemctl(engines.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(engines.GateUnitName, "status")
 }
 
 // restartGate replaces a gate that runs. Systemd keeps what it has of containers.
@@ -249,7 +249,7 @@ func (e *examination) restartGate() string {
 	if unit := e.gateUnit(); unit == "" {
 		return "end it, start it again: " + e.serve() + ", in a terminal of its own; and then: " + e.ourselves("attach")
 	}
-	return e.systemctl(podman.GateUnitName, "restart")
+	return e.systemctl(engines.GateUnitName, "restart")
 }
 
 // gateAnew has the gate run with what the hooks are told.
@@ -289,7 +289,7 @@ func (e *examination) gateSays() string {
 	if e.Place.User {
 		args = append(args, "--user")
 	}
-	return "see what the gate says: " + printable.Shell(append(args, "--unit", podman.GateUnitName)...)
+	return "see what the gate says: " + printable.Shell(append(args, "--unit", engines.GateUnitName)...)
 }
 
 // hooksTokenFile is the one that the hooks write.

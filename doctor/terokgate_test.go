@@ -16,13 +16,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/gate"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/version"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -85,7 +85,7 @@ func (s *served) listen(t *testing.T) *net.UnixListener {
 func (s *served) check(names ...string) (found []Finding) {
 	e := examination{
 		Doctor: Doctor{
-			Place:  podman.Place{Control: "/usual/control", Repos: "/usual/repos", User: os.Geteuid() != 0},
+			Place:  engines.Place{Control: "/usual/control", Repos: "/usual/repos", User: os.Geteuid() != 0},
 			Binary: filepath.Join(s.bin, "terok-gate-hook"), TokenFile: s.tokens,
 		},
 		settings: s.settings, tokens: store.File{Path: s.tokens}, ctx: context.Background(), stopped: map[string]bool{},

@@ -13,9 +13,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -49,7 +49,7 @@ func add(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	place, err := podman.OwnPlace()
+	place, err := engines.OwnPlace()
 	if err == nil {
 		err = place.MakeRepos(c.Context, repos)
 	}
@@ -116,7 +116,7 @@ func advise(format string, a ...any) {
 
 // notAdmitted says that no container may ask for a project, and what changes that; empty if
 // one may.
-func notAdmitted(installed podman.Registration, project string) string {
+func notAdmitted(installed engines.Registration, project string) string {
 	if installed.Settings.Admits(project) {
 		return ""
 	}

@@ -3,8 +3,8 @@ package main
 import (
 	"testing"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
-	"terok-gate-hook/podman"
 )
 
 func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
@@ -18,7 +18,7 @@ func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
 		{[]string{"web-*", "it's"}, "the installed hooks admit no container of project demo; if they should: " +
 			`terok-gate install --allow-project 'web-*' --allow-project 'it'\''s' --allow-project demo`},
 	} {
-		installed := podman.Registration{Settings: hook.Settings{AllowProjects: row.allowed}}
+		installed := engines.Registration{Settings: hook.Settings{AllowProjects: row.allowed}}
 		if got := notAdmitted(installed, "demo"); got != row.want {
 			t.Errorf("of %q add says %q, want %q", row.allowed, got, row.want)
 		}

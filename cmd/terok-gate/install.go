@@ -14,12 +14,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -76,7 +76,7 @@ func install(c *cli.Context, given hook.Settings) error {
 }
 
 // show prints the command that would set what is set.
-func show(r podman.Registration, there bool) error {
+func show(r engines.Registration, there bool) error {
 	if !there {
 		return errors.New("nothing is installed")
 	}
@@ -86,7 +86,7 @@ func show(r podman.Registration, there bool) error {
 
 // changed returns the registration with what the flags change, for this program. What
 // they do not name stays as it was.
-func changed(c *cli.Context, place podman.Place, r podman.Registration, there bool, given hook.Settings) (_ podman.Registration, err error) {
+func changed(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	if r.Binary, err = hookBinary(); err != nil {
 		return r, err
 	}
@@ -127,7 +127,7 @@ func changed(c *cli.Context, place podman.Place, r podman.Registration, there bo
 
 // changedGate says whether there is to be a gate of ours: if nobody says so, at the first
 // time, where its program is there and no other gate is named.
-func changedGate(c *cli.Context, place podman.Place, r podman.Registration, there bool, given hook.Settings) (podman.Registration, error) {
+func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (engines.Registration, error) {
 	had := r.Gate
 	switch {
 	case c.IsSet("no-gate"):
@@ -153,13 +153,13 @@ func changedGate(c *cli.Context, place podman.Place, r podman.Registration, ther
 
 // explain adds a way out to the reason why there is no plan.
 func explain(err error) error {
-	if errors.Is(err, podman.ErrAnyProject) {
+	if errors.Is(err, engines.ErrAnyProject) {
 		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 fixes this)", err)
 	}
-	if errors.Is(err, podman.ErrWider) {
+	if errors.Is(err, engines.ErrWider) {
 		return misuse.Errorf("%w: name the projects with --allow-project, '*' for all", err)
 	}
-	theirs := (*podman.ForeignError)(nil)
+	theirs := (*engines.ForeignError)(nil)
 	if !errors.As(err, &theirs) {
 		return err
 	}
@@ -170,7 +170,7 @@ func explain(err error) error {
 }
 
 // carryOut does what is planned and prints it, or prints what would be done.
-func carryOut(c *cli.Context, plan podman.Plan) error {
+func carryOut(c *cli.Context, plan engines.Plan) error {
 	if !c.Bool("dry-run") {
 		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
 	}
@@ -188,7 +188,7 @@ func carryOut(c *cli.Context, plan podman.Plan) error {
 
 // adviceOnService says why the gate or reap --watch does not run for good, and what that
 // means.
-func adviceOnService(c *cli.Context, place podman.Place, r podman.Registration) string {
+func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
 	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
 	if r.Gate {
 		what, without = "the gate", "no container of a project starts until you do, by: "+serveByHand(r)
@@ -201,7 +201,7 @@ func adviceOnService(c *cli.Context, place podman.Place, r podman.Registration) 
 		return "there is no systemd to run " + what + " for you: " + without
 	case !place.Systemd:
 		return "there is no systemd to run " + what + ": " + without
-	case place.User && !podman.Lingers():
+	case place.User && !engines.Lingers():
 		return "systemd ends your containers and " + what + " when you log out; for both to go on: loginctl enable-linger"
 	}
 	return ""
@@ -209,7 +209,7 @@ func adviceOnService(c *cli.Context, place podman.Place, r podman.Registration) 
 
 // serveByHand is the command that starts the gate by hand. What goes without saying is
 // not said.
-func serveByHand(r podman.Registration) string {
+func serveByHand(r engines.Registration) string {
 	words := []string{r.GateBinary()}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {
 		words[0] = filepath.Base(path)

@@ -9,11 +9,11 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"terok-gate-hook/podman"
+	"terok-gate-hook/engines"
 )
 
 // placeOfOurs is where this user's hooks are installed.
-func placeOfOurs() (podman.Place, error) { return podman.OwnPlace() }
+func placeOfOurs() (engines.Place, error) { return engines.OwnPlace() }
 
 // hookBinary returns the path of terok-gate-hook, which is installed beside this program.
 func hookBinary() (string, error) {

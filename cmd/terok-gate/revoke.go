@@ -11,9 +11,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/trail"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -100,7 +100,7 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
 		return called, nil
 	}
-	names, err := podman.ContainerNames(ctx)
+	names, err := engines.ContainerNames(ctx)
 	for id, name := range names {
 		if name == called {
 			return id, nil

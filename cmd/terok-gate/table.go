@@ -15,8 +15,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/podman"
 	"terok-gate-hook/store"
 )
 
@@ -64,7 +64,7 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 	}
 	slices.SortStableFunc(t.rows, func(a, b *row) int { return a.created.Compare(b.created) })
 	if slices.ContainsFunc(t.rows, func(r *row) bool { return r.container != "" }) {
-		t.names, _ = podman.ContainerNames(ctx) // without podman, a list without names
+		t.names, _ = engines.ContainerNames(ctx) // without podman, a list without names
 	}
 	return t, nil
 }

@@ -13,10 +13,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
-	"terok-gate-hook/podman"
 )
 
 func whyCommand() *cli.Command {
@@ -35,7 +35,7 @@ const mostReasons = 10
 func why(c *cli.Context) error {
 	file := logFile(c.String("log-file"))
 	events, err := trail.Complaints(c.Context, file)
-	names, _ := podman.ContainerNames(c.Context) // without podman, ids have to do
+	names, _ := engines.ContainerNames(c.Context) // without podman, ids have to do
 	if c.Args().Present() {
 		called := c.Args().First()
 		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, called, names) })

@@ -1,6 +1,6 @@
 // Whom root's gate runs as, and whether that user can work with a token file.
 
-package podman
+package engines
 
 import (
 	"errors"

@@ -1,6 +1,6 @@
 // The service that runs the gate, or reap --watch, and its unit.
 
-package podman
+package engines
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package podman
+package engines
 
 import (
 	"encoding/json"

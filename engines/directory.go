@@ -1,6 +1,6 @@
 // Directories that are the gate's own.
 
-package podman
+package engines
 
 import (
 	"cmp"

@@ -1,6 +1,6 @@
 // What install and uninstall are about to change, and how it is done.
 
-package podman
+package engines
 
 import (
 	"context"

@@ -1,10 +1,10 @@
-// Package podman registers the hooks with podman, for the system or for the user
+// Package engines registers the hooks with podman, for the system or for the user
 // who asks, and takes them back.
 //
 // It changes no file of somebody else's: what it writes is new or was written by
 // it, and carries its name. Which directories podman reads hook definitions from, it
 // asks podman, since containers.conf comes from many places (containers.conf(5)).
-package podman
+package engines
 
 import (
 	"bytes"

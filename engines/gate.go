@@ -1,7 +1,7 @@
 // What a gate of ours takes beside the hooks: its program, its user, and directories that are
 // its own.
 
-package podman
+package engines
 
 import (
 	"context"

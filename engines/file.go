@@ -1,7 +1,7 @@
 // The files of an installation: written as a whole or not at all, and told from those
 // of others. In their place may stand anything, a fifo or a file without end.
 
-package podman
+package engines
 
 import (
 	"encoding/json"

@@ -1,7 +1,7 @@
 // What the hooks are registered with: written into definitions (from those in hooks.d), a
 // drop-in and a unit, and read back from them. Nothing else remembers it.
 
-package podman
+package engines
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
 // Where the files of an installation are.
 
-package podman
+package engines
 
 import (
 	"fmt"

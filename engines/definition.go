@@ -1,7 +1,7 @@
 // Hook definitions that are there: what they hold, and which of them are ours. (New ones
 // are made in registration.go.)
 
-package podman
+package engines
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
 // What podman calls its containers.
 
-package podman
+package engines
 
 import (
 	"bytes"
