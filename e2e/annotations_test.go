@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,7 +75,15 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { e.tryPodman("pod", "rm", "--force", "--time", "0", "web1-pod") })
-		e.podman(t, "kube", "play", file)
+		if e.playsPods(t) {
+			e.podman(t, "kube", "play", file)
+		} else { // the same containers, in a pod whose cgroup is not above theirs
+			e.podman(t, "pod", "create", "--share-parent=false", "--name", "web1-pod")
+			for _, name := range []string{"web1", "the-db"} {
+				e.podman(t, "run", "--detach", "--pod", "web1-pod", "--name", "web1-pod-"+name,
+					"--annotation", "terok.project/web1=demo", "--annotation", "terok.task/web1=kube", image, "/bin/sleep", "1000")
+			}
+		}
 
 		if env := e.podman(t, "exec", "web1-pod-web1", "/bin/cat", "/run/terok/gate.env"); !strings.Contains(env, "TEROK_PROJECT=demo\nTEROK_TASK=kube") {
 			t.Errorf("gate.env of the container has %d bytes without project and task", len(env))
@@ -88,6 +98,14 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 			t.Error("its neighbor has a token, too")
 		}
 	})
+}
+
+// playsPods reports whether containers of a pod as podman kube play makes it can run: below a
+// pod's cgroup of version 2, without systemd, none can open /dev/null (podman 4.3.1, root).
+func (e *engine) playsPods(t *testing.T) bool {
+	t.Helper()
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return e.rootless || errors.Is(err, fs.ErrNotExist) || podmanIs(t, 5, 0)
 }
 
 // withInfraImage returns the same engine with an image for the pods that podman makes itself.
