@@ -1,4 +1,4 @@
-// The command line of a stage: what the hook is told, what it says, and how it ends.
+// The command line of a stage: its arguments, its output and its exit status.
 //
 // Results go to standard output, everything else to standard error. An error is one line,
 // "terok-gate-hook: <stage>: <what>: <why>", and goes to the audit trail as well, since a
@@ -43,7 +43,7 @@ func (e usageError) Unwrap() error { return e.error }
 type call struct {
 	stage    string
 	settings hook.Settings
-	out      hook.Outcome // what the stage did, as far as it came
+	out      hook.Outcome // what the stage has done so far
 }
 
 // run runs the stage that the arguments name, and returns the exit status.
@@ -188,8 +188,8 @@ func (c *call) record(err error) {
 	c.write(event)
 }
 
-// write adds an event to the audit trail. An error of that is printed and no more: what
-// the event tells of has happened.
+// write adds an event to the audit trail. If that fails, the error is printed and the
+// stage's result stands: the event has already happened.
 func (c *call) write(e trail.Event) {
 	if err := trail.Write(cmp.Or(c.settings.LogFile, trail.DefaultFile()), e); err != nil {
 		printError(err)

@@ -1,4 +1,4 @@
-// What a change makes of a token file: old bytes in, new bytes and what went out.
+// Editing a token file's content: old bytes in, new bytes and the removed entries out.
 
 package store
 
@@ -12,7 +12,7 @@ type fate int
 
 const (
 	stays  fate = iota
-	spared      // it stays, and the caller is told
+	spared      // it stays, and is reported to the caller
 	goes
 	doubtful // it goes if its process is dead, but there may be no time to find out
 )

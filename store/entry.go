@@ -1,4 +1,4 @@
-// An entry of the token file: what is known of one token.
+// Entries of the token file, one for each token.
 
 package store
 

@@ -1,4 +1,4 @@
-// What a token can be limited to, and how the token file says so.
+// Limits of tokens, and their form in the token file.
 
 package store
 
@@ -64,7 +64,7 @@ func (l *Limits) setAccess(access string) bool {
 	return l.Access() == access
 }
 
-// Pushes says in words which refs a push may be to.
+// Pushes describes in words the refs that may be pushed to.
 func (l Limits) Pushes() string {
 	if l.ReadOnly {
 		return "nothing"
@@ -83,7 +83,7 @@ func (l Limits) Pushes() string {
 // MostPatterns is how many a list has at most.
 const MostPatterns = 16
 
-// Check reports why limits must not be issued. Whoever annotates a container chooses a
+// Check reports why limits must not be issued. A container's annotations choose a
 // list: it must not be long, and must be in the form that canonical.go reads fast.
 func (l Limits) Check() error {
 	for _, list := range l.Push {

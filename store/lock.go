@@ -43,7 +43,7 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 	// Read-write, since NFS grants an exclusive lock on nothing less.
 	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
 	unlock = func() { lock.Unlock() }
-	// Mostly there is nobody to wait for, and no second thread to be started.
+	// The lock is mostly free: then no second thread is started.
 	if locked, err := lock.TryLock(); err != nil || locked {
 		if err != nil {
 			return fail(err)
@@ -78,7 +78,7 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 }
 
 // CheckLock takes the lock as a change would and gives it back. Its error is that of
-// the change. It changes nothing: without a lock file there is nobody who holds it.
+// the change. It changes nothing: without a lock file no process holds the lock.
 func (f File) CheckLock() error {
 	if _, err := os.Lstat(f.Path + ".lock"); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -86,7 +86,7 @@ func (f File) CheckLock() error {
 	return f.underLock(func(directory, string) error { return nil })
 }
 
-// HeldError says that somebody held the lock for longer than a change waits.
+// HeldError reports that another process held the lock for longer than a change waits.
 type HeldError struct {
 	Lock    string        // the lock file's path
 	Limit   time.Duration // how long it was waited for
@@ -101,7 +101,7 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("%s (%q)", e.Holder(), e.Program)
 }
 
-// Holder is the error without what a stranger chose.
+// Holder returns the error's text without the program name, which anyone can choose.
 func (e *HeldError) Holder() string {
 	by := "another process"
 	if e.PID != 0 {
@@ -140,9 +140,8 @@ func holderOf(path string) (pid int, program string) {
 // createLock makes sure that the lock file exists and that the owner of the token
 // file, or else of its directory, can open it too. It is mode 0600 and never removed.
 //
-// Root may lock in a directory of somebody who is not to be trusted with other files:
-// what is handed over to them is only ever an empty regular file of ours with no
-// other name.
+// Root may lock in the directory of a user who must not get other files: root gives them
+// only an empty regular file of its own that has no other name.
 func (f directory) createLock(name, tokenFile string) error {
 	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,9 +176,10 @@ func (f directory) createLock(name, tokenFile string) error {
 	}
 	defer unix.Close(fd)
 	if stat.Nlink != 1 || stat.Size != 0 {
-		return nil // it may be another file of somebody's, by a second name
+		return nil // it may be a hard link to an unrelated file
 	}
-	// Whoever can open it can hold it for ever. Another program may have let everybody.
+	// Anyone who can open the file can hold the lock indefinitely. Another program may
+	// have created it with a wider mode.
 	if stat.Mode&0o007 != 0 {
 		_ = unix.Fchmod(fd, stat.Mode&0o770) // it may not be ours
 	}

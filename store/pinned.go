@@ -1,4 +1,4 @@
-// Holding a process open: whatever becomes of its pid, it stays the same process.
+// Pinning a process: its descriptors name the same process even if its pid is reused.
 
 package store
 
@@ -11,15 +11,15 @@ import (
 )
 
 // Pinned is a process that is held open, by its pidfd and by its directory in /proc. Its
-// pid can become another process's once it has ended, its descriptors cannot: what they
-// say is said of this process, or is an error.
+// pid can be reused once it has ended, its descriptors cannot: reading through them
+// yields this process's data or an error.
 type Pinned struct {
 	Process Process
 	pidfd   int
 	proc    int
 }
 
-// ErrEnded says that a process has ended, by proof.
+// ErrEnded reports that a process has provably ended.
 var ErrEnded = errors.New("the process has ended")
 
 // Pin opens and describes the running process that has this pid in our pid namespace.
@@ -105,7 +105,7 @@ func (p *Pinned) openProc() (err error) {
 	return err
 }
 
-// Close lets go of the process.
+// Close releases the process's descriptors.
 func (p *Pinned) Close() {
 	unix.Close(p.pidfd)
 	if p.proc >= 0 {

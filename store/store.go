@@ -18,11 +18,10 @@
 // Not promised: locking against programs that do not take the lock, or over
 // network file systems that emulate flock(2) badly or not at all.
 //
-// The attacker is whoever chooses projects, tasks and container ids, never the
-// owner of the token file's directory, who can replace the file anyway. Root may
-// still work in a directory of somebody else: nothing outside it is changed. But the
-// directories above it must belong to root: whoever owns one of them can put a symbolic
-// link in the directory's place.
+// The attacker chooses projects, tasks and container ids. The owner of the token file's
+// directory is trusted, since they can replace the file anyway. Root may still work in
+// another user's directory: nothing outside it is changed. The directories above it must
+// belong to root: the owner of one of them can replace the directory by a symbolic link.
 package store
 
 import (
@@ -35,10 +34,10 @@ import (
 	"time"
 )
 
-// DefaultLockTimeout is how long a change waits for the lock, unless told.
+// DefaultLockTimeout is how long a change waits for the lock by default.
 const DefaultLockTimeout = 8 * time.Second
 
-// What errors of this package wrap ([errors.Is]).
+// Errors that this package's errors wrap ([errors.Is]).
 var (
 	ErrCorrupt   = errors.New("not a JSON object")     // the token file
 	ErrNoDefault = errors.New("no default token file") // one must be named
@@ -57,7 +56,7 @@ type File struct {
 // ${XDG_DATA_HOME:-~/.local/share}/terok/sandbox/gate/tokens.json.
 //
 // There is no default inside a user namespace ([ErrNoDefault]): a rootless engine runs
-// hooks there as uid 0 with somebody else's HOME or none, and prestart and poststop
+// hooks there as uid 0 with another user's HOME or none, and prestart and poststop
 // would not agree.
 func TokenFilePath() (string, error) {
 	inside, err := InUserNamespace()
@@ -87,7 +86,7 @@ func TokenFilePath() (string, error) {
 }
 
 // CreateToken issues a token that belongs to no container and lives until it is
-// revoked. Like [File.Issue], it sweeps, but it does not return what.
+// revoked. Like [File.Issue], it sweeps, but it does not return the swept tokens.
 func (f File) CreateToken(project, task string) (Token, error) {
 	token, err := NewToken()
 	if err != nil {
@@ -97,8 +96,8 @@ func (f File) CreateToken(project, task string) (Token, error) {
 	return token, err
 }
 
-// RevokeTokenForTask revokes every token of the project and task, whoever issued
-// it, and returns what it revoked. None is no error.
+// RevokeTokenForTask revokes every token of the project and task, of any issuer, and
+// returns the revoked entries. It is no error if there are none.
 func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 	return f.Revoke(func(e Entry) bool { return e.Project == project && e.Task == task })
 }
@@ -158,9 +157,9 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 	return done.gone, done.spared, err
 }
 
-// sweepFate is the fate of an entry when another change sweeps in passing. If nobody has
-// its process's pid any more, the entry goes. If somebody has, it takes a closer look to
-// tell who, and such a change looks only so often ([looks]).
+// sweepFate is the fate of an entry when another change sweeps in passing. If no process
+// has the pid any more, the entry goes. If one has, only a closer look shows which, and
+// a change takes at most [looks] of them.
 func (it *item) sweepFate() fate {
 	if !it.tied {
 		return stays
@@ -194,8 +193,8 @@ func (f File) Sweep() (revoked []Entry, err error) {
 	return done.gone, err
 }
 
-// Revoke revokes the tokens that match and returns them. None is no error, and
-// the file is not touched then.
+// Revoke revokes the tokens that match and returns them. If none match, it returns no
+// error and leaves the file untouched.
 func (f File) Revoke(match func(Entry) bool) ([]Entry, error) {
 	done, err := f.change(edit{fate: func(it *item) fate {
 		if match(it.entry()) {

@@ -1,4 +1,4 @@
-// What a token and its grant are, and what makes them valid.
+// Tokens and grants, and the checks that they pass before they are issued.
 
 package store
 
@@ -27,7 +27,7 @@ func NewToken() (Token, error) {
 }
 
 // check reports why a token must not be issued: an empty one would open the gate to
-// whoever names no user.
+// requests that name no user.
 func (t Token) check() error {
 	if t.isKey() {
 		return nil
@@ -82,8 +82,8 @@ type Grant struct {
 }
 
 // Check reports why a grant must not be issued. Project and task end up in URLs,
-// an env file and a shell, so both match [A-Za-z0-9][A-Za-z0-9._-]{0,127}. Whoever
-// annotates a container chooses them; a project "*" would open every repository.
+// an env file and a shell, so both match [A-Za-z0-9][A-Za-z0-9._-]{0,127}. A
+// container's annotations choose them; a project "*" would open every repository.
 func (g Grant) Check() error {
 	if err := CheckName(g.Project); err != nil {
 		return fmt.Errorf("project %w", err)

@@ -108,7 +108,7 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 // until sets one of a socket's timeouts.
 func until(deadline time.Time, socket, option int) error {
 	left := time.Until(deadline)
-	if left < time.Microsecond { // 0 would be for ever
+	if left < time.Microsecond { // 0 would mean no timeout
 		return unix.ETIMEDOUT
 	}
 	timeout := unix.NsecToTimeval(left.Nanoseconds())

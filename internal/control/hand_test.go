@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whoever has got hold of the gate answers what it likes.
+// An attacker who controls the gate can send any answer.
 func TestOnlyAYesIsAYes(t *testing.T) {
 	for _, row := range []struct {
 		answer string

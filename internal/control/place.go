@@ -1,5 +1,5 @@
-// Where the gate's control socket and repositories are unless somebody says otherwise: what
-// hooks are installed with and what the gate's own command line assumes are the same.
+// The default paths of the gate's control socket and repositories, shared by installed
+// hooks and the gate's command line.
 // (Where it listens in containers' networks is hook.GateListen.)
 
 package control
@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// DefaultSocket is the path of the control socket of root's gate, or of the user's own.
+// DefaultSocket returns the path of the control socket of root's gate, or of the user's own.
 func DefaultSocket() string {
 	if os.Geteuid() == 0 {
 		return "/run/terok-gate/control"
@@ -22,12 +22,12 @@ func DefaultSocket() string {
 	return filepath.Join(runtime, "terok-gate/control")
 }
 
-// HandedOver is the directory in which hooks note what they hand over at a control socket.
+// HandedOver returns the directory in which hooks note what they hand over at a control socket.
 // The directory of the socket is the gate's, and goes when systemd stops the gate; this one,
 // beside it, is the hooks'.
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
-// DefaultRepos is the directory of repositories of root's gate, or of the user's own.
+// DefaultRepos returns the directory of repositories of root's gate, or of the user's own.
 func DefaultRepos() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok-gate/repos", nil

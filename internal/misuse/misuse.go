@@ -1,6 +1,5 @@
-// Package misuse is what both programs say about a command line that makes no sense. Such
-// an error ends a program with another status than one of the work itself, and never holds
-// a token that somebody typed where none belongs.
+// Package misuse makes and recognizes usage errors. A usage error has an exit status of
+// its own, and never shows a token that was typed in the wrong place.
 package misuse
 
 import (

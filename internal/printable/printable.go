@@ -41,7 +41,7 @@ func JSON(text []byte) []byte {
 	return bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))
 }
 
-// Shell writes words so that a POSIX shell reads them back as they are.
+// Shell quotes the words so that a POSIX shell reads them back unchanged.
 func Shell(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {

@@ -1,4 +1,4 @@
-// Where the trail's file lies, how it is opened, and what keeps it from filling the disk.
+// The trail's file: its default path, opening and rotation.
 
 package trail
 
@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// DefaultFile returns where the trail lies unless a log file is named: in a directory for
+// DefaultFile returns the trail's path if no log file is named: in a directory for
 // root, and in the state directory of another user. It is empty inside a user namespace,
-// where a rootless engine runs hooks and nothing says whose they are.
+// where a rootless engine runs hooks and their user is unknown.
 func DefaultFile() string {
 	const name = "terok-gate/trail.log"
 	if inside, err := store.InUserNamespace(); err != nil || inside {

@@ -1,5 +1,5 @@
-// Package untrusted runs what may be hostile: a program as another user, who can trace it
-// and has a say in what it reads, or one that passes on what such a one says.
+// Package untrusted runs programs that may be hostile: those run as another user, who can
+// trace them and influence their input, and those that pass on such a program's output.
 package untrusted
 
 import (
@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// As has root run a command as another user: in a session of its own, since whoever has
+// As makes root run the command as another user: in its own session, since a process with
 // root's terminal can type there (TIOCSTI, ioctl_tty(2)); with nothing of root's
-// environment; and not for longer than we live, since it does not hear the terminal's ^C.
+// environment except PATH; and no longer than the caller lives, since the terminal's ^C
+// does not reach it.
 func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
 	cmd.Dir = "/" // our own may be closed to it
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
@@ -24,7 +25,7 @@ func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
 	cmd.WaitDelay = time.Second // should something else hold its output open
 }
 
-// Output takes so much of what a command writes, and no more.
+// Output keeps what a command writes. A write beyond 16 MiB in total is an error.
 type Output struct{ held bytes.Buffer }
 
 func (o *Output) Write(p []byte) (int, error) {
@@ -35,7 +36,7 @@ func (o *Output) Write(p []byte) (int, error) {
 	return o.held.Write(p)
 }
 
-// Bytes are what has been written.
+// Bytes returns what has been written.
 func (o *Output) Bytes() []byte { return o.held.Bytes() }
 
 func (o *Output) String() string { return o.held.String() }

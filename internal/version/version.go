@@ -1,4 +1,4 @@
-// Package version says which build of this repository a program is.
+// Package version identifies the build of a program.
 package version
 
 import (
@@ -6,8 +6,8 @@ import (
 	"runtime/debug"
 )
 
-// String is what go build has written into the program. Programs that were built
-// together say the same.
+// String returns the version, revision and Go version that go build recorded in the
+// program. It is equal for programs that were built together.
 func String() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -63,7 +63,7 @@ func lives(t *testing.T, file store.File, n int) (pids []int, tokens []store.Tok
 		must(t, cmd.Start())
 		pid := cmd.Process.Pid
 		must(t, cmd.Process.Release())
-		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // a zombie at most: nobody has collected it
+		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // a zombie at most: it is never waited for
 		process, err := store.ProcessOf(pid)
 		must(t, err)
 		token, err := store.NewToken()
