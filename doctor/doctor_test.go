@@ -320,12 +320,21 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// A kernel before 5.12 does not know mount_setattr(2). This one is made to say so.
+// A kernel before 5.12 does not know mount_setattr(2), and one before 5.14 does not know
+// SO_NETNS_COOKIE. This one is made to say so.
 func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
-	onAThread(t, func() {
-		noError(t, hideSyscall(unix.SYS_MOUNT_SETATTR))
-		finds(t, oneCheck("kernel", Doctor{}), "kernel", Broken, "it has no mount_setattr(2)")
-	})
+	for _, row := range []struct {
+		syscall uint32
+		lacks   string
+	}{
+		{unix.SYS_MOUNT_SETATTR, "it has no mount_setattr(2)"},
+		{unix.SYS_GETSOCKOPT, "it has no SO_NETNS_COOKIE"},
+	} {
+		onAThread(t, func() {
+			noError(t, hideSyscall(row.syscall))
+			finds(t, oneCheck("kernel", Doctor{}), "kernel", Broken, row.lacks)
+		})
+	}
 }
 
 // onAThread runs a test on a thread that ends with it, and with it what was done to the

@@ -274,11 +274,11 @@ func makeDirectory(parent *os.File, name string, ids idMaps) error {
 	return err
 }
 
-// kernelTooOld adds the way out to an error that means that the kernel does not
-// know the call.
+// kernelTooOld adds the way out to an error that means that the kernel does not know the
+// call. The calls are in Linux 5.12; all of the product needs 5.14.
 func kernelTooOld(err error) error {
 	if errors.Is(err, unix.ENOSYS) {
-		return instead(reason(err)+": Linux 5.12 or later is needed", fmt.Errorf("%w: Linux 5.12 or later is needed", err))
+		return instead(reason(err)+": Linux 5.14 or later is needed", fmt.Errorf("%w: Linux 5.14 or later is needed", err))
 	}
 	return err
 }

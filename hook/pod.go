@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ofContainer returns the annotations as they are meant for one container: what is said of
-// it by its name goes before what is said of the whole pod, and what is said of another is
-// left out. The container's name is asked for only if an annotation of ours has one.
+// ofContainer returns the annotations that apply to one container. Those for the container
+// by its name override those for the whole pod; those for other containers are left out.
+// It calls named only if an annotation of ours names a container.
 func ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
 	var names []string // that annotations have
 	for annotation := range annotations {
@@ -51,8 +51,15 @@ func ofContainer(annotations map[string]string, named func() (string, error)) (m
 	return meant, nil
 }
 
-// nameInPod returns which of the names in annotations is the container's. Podman calls the
-// container NAME of a pod POD-NAME.
+// nameInPod returns the longest of the names in annotations that fits the container's.
+//
+// Podman calls the container NAME of a pod POD-NAME, and the match is not exact: the pod's
+// name may hold dashes too, so POD-b-a can be the container b-a of POD or the container a of
+// POD-b, and an annotation for a counts for both. The hook cannot learn the pod's name:
+// podman's storage does not have it, and the annotation io.kubernetes.cri-o.SandboxID leads
+// only to the infra container, which is named after the pod's id (podman's
+// pkg/specgen/generate). An annotation for b-a itself goes first. The attacker gains
+// nothing by it: the pod's author writes the annotations and names the containers.
 func nameInPod(called string, names []string) (name string, is bool) {
 	for _, n := range names {
 		if len(n) >= len(name) && (called == n || strings.HasSuffix(called, "-"+n)) {
@@ -76,9 +83,9 @@ func nameInStorage(id string, dirs ...string) (string, error) {
 	return "", instead("podman's storage does not have it", fmt.Errorf("container %.64q is not in podman's storage, looked for in %q", id, dirs))
 }
 
-// nameIn reads a file of podman's storage. A container that it does not have is
-// [fs.ErrNotExist]. Where somebody else has made the root file system, that user can have
-// put anything beside it, such as a fifo that would hold the hook up.
+// nameIn reads a container's name from a file of podman's storage. It returns
+// [fs.ErrNotExist] if the file does not have the container. The attacker is a user who made
+// the root file system and put a fifo beside it, to block the hook.
 func nameIn(path, id string) (string, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -110,8 +117,8 @@ func nameIn(path, id string) (string, error) {
 	return "", fs.ErrNotExist
 }
 
-// storageOf returns where podman's storage keeps the containers whose root file system is
-// there: beside DRIVER, in whose directory that is, in DRIVER-containers.
+// storageOf returns the directories in which podman's storage may describe the container
+// with this root file system: DRIVER-containers beside each directory DRIVER above it.
 func storageOf(root string) (dirs []string) {
 	for dir := filepath.Dir(root); dir != "/" && dir != "."; dir = filepath.Dir(dir) {
 		if containers := dir + "-containers"; isDirectory(containers) {

@@ -26,6 +26,7 @@ func TestAnAnnotationForOneContainerOfAPodCountsForIt(t *testing.T) {
 		{"another's", "pod-db", map[string]string{project + "/web": "demo"}, map[string]string{}},
 		{"another's whose name its own ends in", "pod-theweb", map[string]string{project + "/web": "demo"}, map[string]string{}},
 		{"its own, and another's whose name its own ends in", "pod-the-web", map[string]string{project + "/web": "demo", project + "/the-web": "own"}, map[string]string{project: "own"}},
+		{"a name that its own ends in after a dash, the pod's name being unknown", "pod-b-a", map[string]string{project + "/a": "demo"}, map[string]string{project: "demo"}},
 		{"its own goes before the pod's", "pod-web", map[string]string{project: "pods", task: "1", project + "/web": "own"}, map[string]string{project: "own", task: "1"}},
 		{"another's does not", "pod-db", map[string]string{project: "pods", project + "/web": "own"}, map[string]string{project: "pods"}},
 		{"its own, unknown", "pod-web", map[string]string{"terok.acess/web": "read"}, map[string]string{"terok.acess": "read"}},
