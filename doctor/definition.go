@@ -41,7 +41,7 @@ func (e *examination) program(d engines.Registered) bool {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// Podman passes over such a definition, and says so in its debug log alone.
-		e.broken(runs+", which is not there", e.install())
+		e.broken(runs+", which does not exist", e.install())
 		e.stop()
 		return false
 	case err != nil:
@@ -113,7 +113,7 @@ func writers(path, elsewhere string, trusted ...int) (who, where, remedy string)
 			return "user " + userName(uid), step.Path, takeOver(step.Path, elsewhere)
 		}
 		if step.IsEverybodys() {
-			return "everybody", step.Path, asOwner(step.Info, "chmod", "o-w", step.Path)
+			return "every user", step.Path, asOwner(step.Info, "chmod", "o-w", step.Path)
 		}
 	}
 	return "", "", ""

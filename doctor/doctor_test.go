@@ -123,7 +123,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		}, "token-file", Broken, "not a regular file"},
 		{"readable to others", func(t *testing.T, p patient) { must(t, os.Chmod(p.tokens, 0o604)) }, "token-file", Broken, "mode 0604"},
 		{"in a directory that everybody may write to", func(t *testing.T, p patient) { must(t, os.Chmod(p.directory, 0o707)) },
-			"token-file", Broken, "everybody can write to directory"},
+			"token-file", Broken, "every user can write to directory"},
 		{"below a file", func(t *testing.T, p patient) {
 			must(t, os.RemoveAll(p.directory))
 			must(t, os.WriteFile(p.directory, nil, 0o600))

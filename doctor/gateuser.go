@@ -61,7 +61,7 @@ func (e *examination) gateUser() {
 		if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
 			remedy = elsewhere
 		}
-		e.warn(e.TokenFile+" is not there yet, and will belong to whoever its directory belongs to", remedy)
+		e.warn(e.TokenFile+" is not there yet, and will belong to the owner of its directory", remedy)
 		return
 	}
 	can := func(what, path string) bool {

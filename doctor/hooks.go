@@ -77,7 +77,7 @@ func (e *examination) hooks() {
 		e.ok("registered: " + reads)
 	}
 	if e.registered("prestart") != nil && e.imagesAnnotate && len(e.settings.AllowProjects) == 0 {
-		e.broken("with this podman, whoever builds an image can choose the project",
+		e.broken("with this podman, the author of an image can choose the project",
 			e.allowing([]string{"install"}))
 	}
 }

@@ -49,7 +49,7 @@ func (e *examination) listeners() {
 			without = append(without, entry)
 			continue
 		}
-		e.broken(fmt.Sprintf("living container %s: somebody else listens at %s there, who may hear its token", named(entry), entry.Gate.Listen),
+		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive its token", named(entry), entry.Gate.Listen),
 			"start it anew, and the gate has that place first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
 	if len(without) > 0 {

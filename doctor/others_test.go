@@ -53,7 +53,7 @@ func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 		"a link to another's directory":     {"mkdir -p real/gate; chown 1234 real/gate; ln -s real/gate link", Warning, "directory DIR/real/gate belongs to user 1234"},
 		"a link in another's directory":     {"mkdir theirs gate; chown 1234 theirs; ln -s ../gate theirs/link; ln -s theirs/link link", Broken, "directory DIR/theirs belongs to user 1234"},
 		"a link of another's":               {"mkdir gate; ln -s gate link; chown -h 1234 link", Broken, "link DIR/link belongs to user 1234"},
-		"a link into everybody's directory": {"mkdir -p all/gate; chmod 777 all; ln -s all/gate link", Broken, "everybody can write to directory DIR/all"},
+		"a link into everybody's directory": {"mkdir -p all/gate; chmod 777 all; ln -s all/gate link", Broken, "every user can write to directory DIR/all"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shared(t, row.make)

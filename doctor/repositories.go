@@ -100,7 +100,7 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	info, err := os.Stat(repos)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.broken("the directory of repositories "+repos+" is not there", fixes(make))
+		e.broken("the directory of repositories "+repos+" does not exist", fixes(make))
 		return false
 	case err != nil:
 		e.broken(err.Error(), owners(repos))
@@ -159,7 +159,7 @@ func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, r
 		return false
 	}
 	if info.Mode()&0o002 != 0 { // sticky or not: others must not add to it
-		e.broken(fmt.Sprintf("everybody can write to %s %s", what, path), asOwner(info, "chmod", "o-w", path))
+		e.broken(fmt.Sprintf("every user can write to %s %s", what, path), asOwner(info, "chmod", "o-w", path))
 		return false
 	}
 	return true

@@ -163,7 +163,7 @@ func (e *examination) noGate(err error) {
 		e.broken(fmt.Sprintf("you may not ask the gate at %s, nor may the hooks", socket), owners(socket))
 		return
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		runs = fmt.Sprintf("no gate listens: %s is not there", socket)
+		runs = fmt.Sprintf("no gate listens: %s does not exist", socket)
 	case errors.Is(err, unix.ECONNREFUSED):
 		runs = fmt.Sprintf("no gate listens: %s was left by one that was killed", socket)
 	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):

@@ -115,10 +115,10 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		text   string
 		remedy string
 	}{
-		{"none", func(*testing.T, *served) {}, "no gate listens: %s is not there, and without it no container that asks for a project starts",
+		{"none", func(*testing.T, *served) {}, "no gate listens: %s does not exist, and without it no container that asks for a project starts",
 			"%[2]s/terok-gate --token-file %[3]s serve --control %[1]s, in a terminal of its own"},
 		{"no directory for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
-			"no gate listens: %s is not there", "%[2]s/terok-gate --token-file %[3]s serve --control"},
+			"no gate listens: %s does not exist", "%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
@@ -201,7 +201,7 @@ func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
 	must(t, os.WriteFile(program, []byte("#!/bin/sh\n: >'"+ran+"'\n"), 0o755))
 	must(t, os.Chmod(program, 0o777))
 	found := s.check("terok-gate")
-	finds(t, found, "terok-gate", Broken, "everybody can change "+program+", which runs as the gate")
+	finds(t, found, "terok-gate", Broken, "every user can change "+program+", which runs as the gate")
 	if _, err := os.Stat(ran); err == nil {
 		t.Error("doctor has run it")
 	}
@@ -255,7 +255,7 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 	}
 	must(t, os.Chown(dir, 0, -1))
 	must(t, os.Chmod(s.directory, 0o777))
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, "everybody can put another gate at "+s.socket+", by way of "+s.directory)
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "every user can put another gate at "+s.socket+", by way of "+s.directory)
 }
 
 // paste does what a finding says.
@@ -343,7 +343,7 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 			return
 		}
 		found = s.check("terok-gate", "listeners")
-		finds(t, found, "listeners", Broken, `living container hostile (project demo, task t-hostile): somebody else listens at 127.0.0.1:9418 there, who may hear its token`)
+		finds(t, found, "listeners", Broken, `living container hostile (project demo, task t-hostile): another program listens at 127.0.0.1:9418 there and may receive its token`)
 		finds(t, found, "listeners", Broken, `without the gate: `)
 		l.Close()
 	}
@@ -382,16 +382,16 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 		text  string
 		root  bool
 	}{
-		{"no directory", func(t *testing.T) { must(t, os.RemoveAll(s.repos)) }, Broken, "the directory of repositories " + s.repos + " is not there", false},
+		{"no directory", func(t *testing.T) { must(t, os.RemoveAll(s.repos)) }, Broken, "the directory of repositories " + s.repos + " does not exist", false},
 		{"a file in its place", func(t *testing.T) {
 			must(t, os.RemoveAll(s.repos))
 			must(t, os.WriteFile(s.repos, nil, 0o600))
 		}, Broken, s.repos + " is not a directory", false},
 		{"a directory of somebody else", func(t *testing.T) { must(t, os.Chown(s.repos, nobody, -1)) }, Broken, "directory " + s.repos + " belongs to user nobody, and the gate runs as user root", true},
-		{"a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.repos, 0o1777)) }, Broken, "everybody can write to directory " + s.repos, false},
-		{"below a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.directory, 0o777)) }, Broken, "everybody can put other repositories in the place of " + s.repos, false},
+		{"a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.repos, 0o1777)) }, Broken, "every user can write to directory " + s.repos, false},
+		{"below a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.directory, 0o777)) }, Broken, "every user can put other repositories in the place of " + s.repos, false},
 		{"a repository of somebody else", func(t *testing.T) { must(t, os.Chown(demo, nobody, -1)) }, Broken, "repository " + demo + " belongs to user nobody", true},
-		{"a repository that everybody may write to", func(t *testing.T) { must(t, os.Chmod(demo, 0o777)) }, Broken, "everybody can write to repository " + demo, false},
+		{"a repository that everybody may write to", func(t *testing.T) { must(t, os.Chmod(demo, 0o777)) }, Broken, "every user can write to repository " + demo, false},
 		{"no repository at all", func(t *testing.T) { must(t, os.RemoveAll(demo)) }, Warning, "there is no repository in " + s.repos, false},
 		{"a file in a repository's place", func(t *testing.T) {
 			must(t, os.RemoveAll(demo))

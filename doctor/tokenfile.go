@@ -197,7 +197,7 @@ func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 	}
 	if step.IsEverybodys() {
 		fine = false
-		e.broken(fmt.Sprintf("everybody can write to directory %s, and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
+		e.broken(fmt.Sprintf("every user can write to directory %s and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
 	}
 	return fine
 }

@@ -158,7 +158,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		h.must(t, fmt.Sprintf("cp %q %q %q", hook, gate, together))
 		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate", h.tokenFile, s.control))
 		all := h.doctor(t, "")
-		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" is not there")
+		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" does not exist")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
 			t.Errorf("beside that there is no gate, doctor says %+v", wrong)
 		}
@@ -305,7 +305,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			choice       bool // what fixes it, the reader has to choose
 		}{
 			{"a binary that is gone", func() { h.edit(t, "prestart", `.hook.path = "/no/such/terok-gate-hook"`) },
-				"definition", "broken", "runs /no/such/terok-gate-hook, which is not there", false},
+				"definition", "broken", "runs /no/such/terok-gate-hook, which does not exist", false},
 			{"a binary that is no program", func() { h.edit(t, "poststop", `.hook.path = "/etc/passwd"`) },
 				"definition", "broken", "runs /etc/passwd, which is not a program", false},
 			{"another binary", func() {
@@ -315,7 +315,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			{"a binary that everybody can change", func() {
 				h.must(t, fmt.Sprintf("cp %q %q; chmod o+w %q", path, other, other))
 				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
-			}, "definition", "broken", "everybody can change " + other, false},
+			}, "definition", "broken", "every user can change " + other, false},
 			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
 				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile, false},
 			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--access", "admin"]`) },
@@ -326,7 +326,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 				h.must(t, fmt.Sprintf("cd %q; cp 99-terok-gate-prestart.json 10-mine.json", filepath.Dir(h.definition("prestart"))))
 			}, "hooks", "broken", "prestart runs twice", true},
 			{"images that choose the project", func() { h.edit(t, "prestart", `.hook.args |= map(select(. != "--allow-project"))`) },
-				"hooks", "broken", "whoever builds an image can choose the project", true},
+				"hooks", "broken", "the author of an image can choose the project", true},
 		} {
 			if row.name == "images that choose the project" && podmanIs(t, 4, 6) {
 				continue // not with this podman

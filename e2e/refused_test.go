@@ -367,7 +367,7 @@ func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	})
 }
 
-// A shared volume that the directory does not lie on is none of our business.
+// A shared volume that the directory does not lie on is left alone.
 func TestAVolumeWithSharedPropagationElsewhereIsNot(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		dir := sharedMount(t, e)

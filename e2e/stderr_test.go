@@ -107,7 +107,7 @@ func TestPrecreateRefusesAContainerThatHasCrunWriteToTheHost(t *testing.T) {
 		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the file of the host: %v", err)
 		}
-		// One that is not ours is none of our business.
+		// One that is not ours is left alone.
 		own.podman(t, "run", "--rm", annotation, image, "true")
 	})
 }

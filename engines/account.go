@@ -67,7 +67,7 @@ func (a *account) checkTokenFile(path string) error {
 	text := fmt.Sprintf("the gate, as user %s, cannot work with the token file %s", a.name, path)
 	const elsewhere = "have one in a directory of its own, by --token-file"
 	if len(others) > 0 {
-		return fmt.Errorf("%s: %s is somebody else's: %s", text, others[0], elsewhere)
+		return fmt.Errorf("%s: %s belongs to another user: %s", text, others[0], elsewhere)
 	}
 	if other := OthersFile(path, a.uid); other != "" {
 		return fmt.Errorf("%s, and its directory must keep its owner, since %s is in it too: %s", text, other, elsewhere)

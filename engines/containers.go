@@ -27,10 +27,10 @@ func ContainerNames(ctx context.Context) (map[string]string, error) {
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("ask podman for its containers: no answer within %v", patience)
+		return nil, fmt.Errorf("podman ps did not answer within %v", patience)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask podman for its containers: %w", commandError(err))
+		return nil, fmt.Errorf("podman ps failed: %w", commandError(err))
 	}
 	names := map[string]string{}
 	for line := range bytes.Lines(out) {

@@ -66,7 +66,7 @@ func (f directory) checkAbove() error {
 	}
 	for _, step := range way {
 		if uid := step.UID(); uid != 0 && uid != int(f.owner.uid) {
-			return fmt.Errorf("the gate's directory %s, for user %s: %s is somebody else's", f.path, f.owner.name, step.Path)
+			return fmt.Errorf("the gate's directory %s, for user %s: %s belongs to another user", f.path, f.owner.name, step.Path)
 		}
 	}
 	return nil

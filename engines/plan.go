@@ -38,9 +38,9 @@ type ForeignError struct{ Files []File }
 
 func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
 
-// ErrAnyProject is in the chain of an error that says that podman would let whoever
-// builds an image choose the project.
-var ErrAnyProject = errors.New("whoever builds an image can choose the project, by annotating the image")
+// ErrAnyProject is in the chain of an error that says that podman would let the author of
+// an image choose the project.
+var ErrAnyProject = errors.New("the author of an image can choose the project, by annotating the image")
 
 // ErrWider is in the chain of an error that names hooks that are in force and that say
 // which projects they admit.

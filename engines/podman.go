@@ -25,7 +25,7 @@ func Version(ctx context.Context) (major, minor int, err error) {
 		return 0, 0, errors.New("podman is not installed, or not in PATH: install podman, and crun or runc")
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask podman for its version: %w", commandError(err))
+		return 0, 0, fmt.Errorf("podman version failed: %w", commandError(err))
 	}
 	if _, err := fmt.Sscanf(string(out), "%d.%d", &major, &minor); err != nil {
 		return 0, 0, fmt.Errorf("podman's version %q: %w", bytes.TrimSpace(out), err)
@@ -63,7 +63,7 @@ func HookDirs(ctx context.Context) ([]string, error) {
 	log, err := exec.CommandContext(ctx, "podman", "--log-level", "debug", "run", "--rm", "--network", "none",
 		"--rootfs", empty, "/nothing").CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("ask podman for its hook directories: %w", err)
+		return nil, fmt.Errorf("podman run failed: %w", err)
 	}
 	var dirs []string
 	readsHooks := regexp.MustCompile(`msg="reading hooks from (.*)"`)
@@ -76,7 +76,7 @@ func HookDirs(ctx context.Context) ([]string, error) {
 		dirs = append(dirs, dir)
 	}
 	if len(dirs) == 0 {
-		return nil, fmt.Errorf("ask podman for its hook directories: podman does not get so far as to read hooks: %s", LastLine(log))
+		return nil, fmt.Errorf("podman run failed before it read any hooks: %s", LastLine(log))
 	}
 	return dirs, nil
 }

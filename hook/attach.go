@@ -23,7 +23,7 @@ import (
 // Why the gate is not in a container's network, for whoever knows the way out.
 var (
 	ErrNoGate      = control.ErrNoGate
-	ErrHostNetwork = errors.New("the container is in the host's network, where the gate would be everybody's")
+	ErrHostNetwork = errors.New("the container is in the host's network, where every process could reach the gate")
 	ErrTaken       = errors.New("the gate's address is taken in the container's network, and not by the gate")
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
 )
@@ -129,7 +129,7 @@ func forHook(err error) error {
 	case errors.Is(err, control.Shared):
 		return known(fmt.Errorf("%w: %w", ErrNotAlone, err))
 	case errors.As(err, &refusal):
-		return instead("the gate refuses, and its log says why", err)
+		return instead("the gate refused; see its log for the reason", err)
 	case errors.Is(err, ErrNoGate):
 		return instead(text(ErrNoGate.Error())+": "+reason(err), err)
 	}

@@ -221,8 +221,8 @@ func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
 		{"a neighbour's address", unix.CLONE_NEWNET, refuse("taken", canary), "refused: " + ErrTaken.Error(), "canary", ErrTaken},
 		{"a neighbour", unix.CLONE_NEWNET, refuse("shared", canary), "refused: " + ErrNotAlone.Error(), "canary", ErrNotAlone},
 		{"what the gate calls its own network", unix.CLONE_NEWNET, refuse("host", canary), "refused: " + ErrHostNetwork.Error(), "canary", ErrHostNetwork},
-		{"a version that the gate does not know", unix.CLONE_NEWNET, refuse("version", canary), "the gate refuses, and its log says why", "canary", control.UnknownVersion},
-		{"a reason that we do not know", unix.CLONE_NEWNET, refuse(canary, ""), "the gate refuses, and its log says why", "canary", nil},
+		{"a version that the gate does not know", unix.CLONE_NEWNET, refuse("version", canary), "the gate refused; see its log for the reason", "canary", control.UnknownVersion},
+		{"a reason that we do not know", unix.CLONE_NEWNET, refuse(canary, ""), "the gate refused; see its log for the reason", "canary", nil},
 		{"the host's network", 0, refuse("failed", ""), "refused: " + ErrHostNetwork.Error(), "", ErrHostNetwork},
 	} {
 		t.Run(row.name, func(t *testing.T) {

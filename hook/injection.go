@@ -72,7 +72,7 @@ func checkMountNamespace(process *store.Pinned) error {
 		return because("mount namespace of the container", err)
 	case shared:
 		return failure("the container is in the host's mount namespace: " +
-			"the token would be there for everybody: give the container a mount namespace of its own")
+			"the token would appear on the host: give the container a mount namespace of its own")
 	}
 	return nil
 }
