@@ -1,4 +1,4 @@
-// Whether containers will have the hooks when they start again.
+// Finds containers that will lack the hooks when they start again.
 
 package doctor
 

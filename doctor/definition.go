@@ -1,4 +1,4 @@
-// Whether what the definitions run is there, is ours, and accepts what it is told.
+// Checks the program that each hook definition runs, and the arguments that it gets.
 
 package doctor
 
@@ -100,9 +100,9 @@ func (e *examination) arguments(d engines.Registered) {
 	}
 }
 
-// writers says who besides root, us and those who are trusted can change what a path leads
-// to, or put another file in its place, empty for nobody; by what on the way there; and
-// what ends that. elsewhere is the remedy where theirs has to stay theirs.
+// writers returns a user who can change or replace the file that a path leads to, the
+// directory or link that lets them, and the remedy. who is empty if only root, this user
+// and those trusted can. elsewhere is the remedy if the other user must keep what is theirs.
 func writers(path, elsewhere string, trusted ...int) (who, where, remedy string) {
 	way, err := owner.Way(path)
 	if err != nil {
@@ -119,7 +119,7 @@ func writers(path, elsewhere string, trusted ...int) (who, where, remedy string)
 	return "", "", ""
 }
 
-// changeable reports whether somebody besides root and us can change the file.
+// changeable reports whether a user other than root and this one can change the file.
 func changeable(path string) bool {
 	who, _, _ := writers(path, "")
 	return who != ""

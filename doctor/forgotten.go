@@ -1,4 +1,4 @@
-// Containers that work on while podman takes them for gone.
+// Finds containers that still run although podman considers them gone.
 
 package doctor
 

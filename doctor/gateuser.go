@@ -1,4 +1,4 @@
-// Whether the gate can read the token file.
+// Checks that the gate's user can read the token file.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Whether a gate of ours has a git that it can work with.
+// Checks that git is installed and recent enough for the gate.
 
 package doctor
 

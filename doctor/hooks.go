@@ -1,4 +1,4 @@
-// Whether podman reads the hooks' definitions, and all of them.
+// Checks that podman reads all of the hooks' definitions.
 
 package doctor
 

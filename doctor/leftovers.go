@@ -1,4 +1,4 @@
-// What programs of ours that were killed have left.
+// Finds files that killed hooks and commands left behind.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Limited and hashed tokens in a token file that a Python program may write too.
+// Warns of limited and hashed tokens in a token file that a Python program may also write.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Whether a gate of ours serves every living container that started with it.
+// Checks that the gate serves every living container that started with it.
 
 package doctor
 
@@ -87,7 +87,7 @@ func named(entries ...store.Entry) string {
 	return strings.Join(names, ", ")
 }
 
-// isListenedAt reports whether somebody listens at an IPv4 address in a process's network
+// isListenedAt reports whether a program listens at an IPv4 address in a process's network
 // (proc_pid_net(5)).
 func isListenedAt(pid int, listen string) bool {
 	at, err := netip.ParseAddrPort(listen)

@@ -1,4 +1,4 @@
-// Where the hooks say what is wrong, and what they said last.
+// Checks the hooks' log file, and reports their last errors.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Whether the machine can be told from others after a reboot.
+// Checks that the machine has an id of its own that lasts over reboots.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Tokens whose container is gone.
+// Finds tokens whose container is gone.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Whether there is a podman that works.
+// Checks that podman is installed and works.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// A container that does nothing but try the hooks, and ask the gate if its URL is known.
+// Starts a container that tries the hooks, and the gate if its URL is known.
 
 package doctor
 

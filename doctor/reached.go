@@ -1,4 +1,4 @@
-// What git, in the probe's container, said of the gate.
+// Reports how git, in the probe's container, reached the gate.
 
 package doctor
 

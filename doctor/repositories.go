@@ -1,4 +1,4 @@
-// Whether the repositories of a gate of ours are there, whole, and the gate's own.
+// Checks that the gate's repositories exist, are complete, and belong to the gate's user.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Whether orphans are revoked at once, by the gate or by a service.
+// Checks that the gate or a service revokes orphaned tokens at once.
 
 package doctor
 

@@ -1,4 +1,4 @@
-// Whether a gate of ours answers where the hooks look for one, and is the right one.
+// Checks that the gate answers at the socket that the hooks use, and is the right gate.
 
 package doctor
 
@@ -66,7 +66,7 @@ func (e *examination) terokGate() {
 	}
 }
 
-// gateProgram reports whether nobody else can change the gate's program.
+// gateProgram reports whether only root and this user can change the gate's program.
 func (e *examination) gateProgram() bool {
 	who, where, remedy := writers(e.gateBinary(), e.programsElsewhere())
 	if who != "" {

@@ -1,4 +1,4 @@
-// Whether the token file can do its work.
+// Checks the token file, its lock, and who can replace it.
 
 package doctor
 
@@ -151,8 +151,8 @@ func (l *localVFS) Readlink(path string) (string, error) {
 	return os.Readlink(path)
 }
 
-// directories checks all that a directory's path leads over: whoever can change some of it can put
-// another token file in its place.
+// directories checks every directory and link on a directory's path. The attacker is a user
+// who can change one of them, and so put another token file there.
 func (e *examination) directories(dir string) (fine bool) {
 	way, err := owner.Way(dir)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Whom root's gate runs as, and whether that user can work with a token file.
+// Looks up the user that root's gate runs as, and checks that this user can use a token file.
 
 package engines
 
@@ -38,8 +38,8 @@ func gateAccount() (*account, error) {
 	return &account{u.Username, uint32(uid), uint32(gid)}, errors.Join(uidErr, gidErr)
 }
 
-// checkTokenFile refuses a token file that the gate's user could not read or sweep. What
-// is somebody else's is not given away unasked.
+// checkTokenFile refuses a token file that the gate's user could not read or sweep. It
+// suggests no change to files of other users.
 func (a *account) checkTokenFile(path string) error {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {

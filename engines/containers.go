@@ -1,4 +1,4 @@
-// What podman calls its containers.
+// Asks podman for the names of its containers.
 
 package engines
 

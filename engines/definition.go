@@ -1,5 +1,5 @@
-// Hook definitions that are there: what they hold, and which of them are ours. (New ones
-// are made in registration.go.)
+// Reads existing hook definitions, and tells ours from others. (registration.go makes new
+// ones.)
 
 package engines
 
@@ -84,7 +84,7 @@ func ours(paths []string) (ours []Registered) {
 	return ours
 }
 
-// isOwn reports whether nobody but this user and root may have written the file.
+// isOwn reports whether only this user and root can have written the file.
 func isOwn(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Directories that are the gate's own.
+// Checks and makes the directories that belong to the gate.
 
 package engines
 

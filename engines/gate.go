@@ -1,5 +1,4 @@
-// What a gate of ours takes beside the hooks: its program, its user, and directories that are
-// its own.
+// Registers the gate beside the hooks: its program, its user and its directories.
 
 package engines
 

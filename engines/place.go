@@ -1,4 +1,4 @@
-// Where the files of an installation are.
+// Defines where the files of an installation are, for the system and for a user.
 
 package engines
 

@@ -1,4 +1,4 @@
-// What install and uninstall are about to change, and how it is done.
+// Plans and makes the changes of install and uninstall.
 
 package engines
 

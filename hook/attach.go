@@ -1,7 +1,6 @@
-// The gate in the container's own network: a listener that is made there and handed to
-// the gate, which serves the container at it for as long as the container lives. It takes
-// nothing of the network, not even that there is one, and nothing of the image. (IPv4
-// alone: settings.go admits no other address.)
+// Makes a listener in the container's own network and hands it to the gate, which serves
+// the container there for as long as the container lives. It needs no network interface
+// and nothing from the image. (IPv4 only: settings.go admits no other address.)
 
 package hook
 
@@ -20,7 +19,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Why the gate is not in a container's network, for whoever knows the way out.
+// Reasons why the gate cannot serve a container's network. [WayOut] has the remedies.
 var (
 	ErrNoGate      = control.ErrNoGate
 	ErrHostNetwork = errors.New("the container is in the host's network, where every process could reach the gate")
@@ -28,11 +27,11 @@ var (
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
 )
 
-// Attach has the gate serve the network of a living container again. The entry, which
-// should come from [Settings.HandedOver], says how it was the first time. For a container that the gate serves already, nothing changes. An
-// error that somebody can fix has one of those above in its chain.
+// Attach has the gate serve the network of a living container again, as the entry, which
+// should come from [Settings.HandedOver], says. It changes nothing for a container that the
+// gate serves already. An error that has a remedy wraps one of those above.
 func (s Settings) Attach(entry store.Entry) (err error) {
-	defer func() { err = forEverybody(err) }()
+	defer func() { err = printableError(err) }()
 	s.GateListen = entry.Gate.Listen
 	s.WithholdToken = entry.Gate.Withheld
 	if err := s.Check(); err != nil {
@@ -149,9 +148,9 @@ func known(err error) error {
 // listenIn returns a socket that listens in a process's network namespace. Where the
 // address is taken, it is one that does nothing, and says which namespace is meant.
 //
-// While it listens nobody takes its place, root of the container included: that would
-// take SO_REUSEPORT on both. SO_REUSEADDR it needs to be bound again after connections
-// that the gate closed first (ip(7)).
+// The attacker is root of the container, who cannot take the address while the socket
+// listens: that would need SO_REUSEPORT on both sockets. SO_REUSEADDR allows binding again
+// after connections that the gate closed first (ip(7)).
 func listenIn(process *store.Pinned, at netip.AddrPort) (socket int, err error) {
 	err = onThreadOfItsOwn(func() error {
 		if err := unix.Setns(process.Pidfd(), unix.CLONE_NEWNET); err != nil {

@@ -1,11 +1,11 @@
-// What a stage says when it fails, and to whom.
+// Errors of a stage, with one text to print and one for the log.
 //
 // The container's author can choose where a hook's output goes: crun appends it to any
 // file of the host that the annotation run.oci.hooks.stderr names, and before podman
 // 4.6 an image can carry that annotation (seen with podman 4.3.1 and crun 1.8.1: a
 // start-up file of a shell, and code that ran on the host). No quoting is safe in a
-// file whose reader is not known. So an error has two texts: one for everybody, made
-// of names of ours and reasons, and one for the log, which has the values too.
+// file whose reader is not known. So an error has two texts: one to print, made of
+// constants and reasons, and one for the log, which has the values too.
 
 package hook
 
@@ -32,8 +32,8 @@ type Error struct {
 // numbers of ours and to what the kernel calls an error.
 type text string
 
-// Error returns the text for everybody. It says why in words of ours and the
-// kernel's, and holds nothing that an annotation, an image, a state or a
+// Error returns the text to print. It says why in words of ours and the kernel's, and
+// holds nothing that an annotation, an image, a state or a
 // configuration says.
 func (e *Error) Error() string { return string(e.printed) }
 
@@ -54,15 +54,15 @@ func full(err error) error {
 	return err
 }
 
-// failure is an error that has no more to say.
+// failure returns an error whose text for the log is the printed one.
 func failure(what text) error { return &Error{what, errors.New(string(what))} }
 
-// because is what failed, and why: everybody reads as much of that as may be printed.
+// because returns an error that says what failed, and why as far as that may be printed.
 func because(what text, err error) error {
 	return &Error{what + ": " + reason(err), fmt.Errorf("%s: %w", what, full(err))}
 }
 
-// instead is an error of which everybody reads this text, and only the log the rest.
+// instead returns an error that prints as this text; only the log has the rest.
 func instead(printed text, err error) error { return &Error{printed, full(err)} }
 
 // refused says that the container may not have what it asks for.
@@ -70,8 +70,8 @@ func refused(err error) error {
 	return &Error{"refused: " + reason(err), fmt.Errorf("%w: %w", ErrRefused, full(err))}
 }
 
-// forEverybody makes sure that an error can be printed.
-func forEverybody(err error) error {
+// printableError returns the error in a form that may be printed.
+func printableError(err error) error {
 	if _, ok := err.(*Error); ok || err == nil {
 		return err
 	}

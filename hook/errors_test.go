@@ -236,10 +236,10 @@ func TestAnErrorOfAnotherKindIsForTheLog(t *testing.T) {
 		{errors.Join(errors.New(canary), unix.ENOENT), "no such file or directory"},
 		{&store.HeldError{Lock: "/l", Limit: time.Second, PID: 7, Program: canary}, "lock file /l: held for more than 1s by process 7"},
 	} {
-		printed(t, forEverybody(row.err), row.printed, canary)
+		printed(t, printableError(row.err), row.printed, canary)
 		printed(t, because("mount", row.err), "mount: "+row.printed, canary)
 	}
-	if err := forEverybody(nil); err != nil {
+	if err := printableError(nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-// How git in a container comes to know the gate and who commits: files beside gate.env,
+// Configures git in a container for the gate and for who commits: files beside gate.env,
 // and the variables that point to them.
 
 package hook

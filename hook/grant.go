@@ -1,4 +1,4 @@
-// What a container asks for in its annotations, and whether it may have that.
+// Reads a container's request from its annotations, and decides whether to admit it.
 
 package hook
 

@@ -9,7 +9,7 @@
 // container that believes it has a gate and has none.
 //
 // Facts about runtimes were seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5 on
-// Linux 6.18. The attacker is whoever may annotate a container or decides what its
+// Linux 6.18. The attacker is anyone who may annotate a container or decides what its
 // file system holds. The runtime's state and the bundle's configuration are trusted
 // but checked.
 package hook
@@ -35,7 +35,7 @@ type Outcome struct {
 // for a token, it draws one, puts it into the container and makes it valid. A
 // container without the annotations is left alone.
 func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
-	defer func() { err = forEverybody(err) }()
+	defer func() { err = printableError(err) }()
 	state, err := readState(stdin, stateLimit)
 	if err != nil {
 		return out, err
@@ -112,7 +112,7 @@ func (s Settings) issue(entry store.Entry, process *store.Pinned) (revoked []sto
 // Poststop reads the state of a container that stopped and revokes its tokens. It
 // can run twice, late, and with an empty environment, and needs no annotations.
 func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
-	defer func() { err = forEverybody(err) }()
+	defer func() { err = printableError(err) }()
 	state, err := readState(stdin, stoppedLimit)
 	if err != nil {
 		return out, err

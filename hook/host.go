@@ -1,5 +1,5 @@
-// Injection on the host: for a state without a process, as when somebody tries the hook
-// by hand, and for whoever asks for it with an env dir.
+// Injects into a directory of the host: for a state without a process, as when the hook is
+// tried by hand, and for settings with an env dir.
 
 package hook
 
@@ -39,7 +39,7 @@ func (s Settings) hostDir() (string, error) {
 	return "", instead(text(ErrNoEnvDir.Error()), ErrNoEnvDir)
 }
 
-// isRoots reports whether nobody but root can put something in the place of the directory,
+// isRoots reports whether only root can put something in the place of the directory,
 // or make it if it is not there.
 func isRoots(dir string) bool {
 	// In a sticky directory such as /tmp, what root owns stays in place, but anybody may

@@ -1,4 +1,4 @@
-// User and group ids of a container, as our user namespace calls them.
+// Maps a container's user and group ids to those of our user namespace.
 
 package hook
 

@@ -1,5 +1,5 @@
-// What is injected into a container, where, and with which owner and mode: all that has
-// to be read and decided before the kernel is asked to mount anything.
+// Reads and decides everything that an injection needs (content, place, owner and mode)
+// before anything is mounted.
 
 package hook
 

@@ -1,4 +1,4 @@
-// What a token is limited to: by the operator's settings, and further by annotations.
+// Limits a token by the operator's settings, and further by annotations.
 
 package hook
 

@@ -1,6 +1,6 @@
 // Injection into the container: a small tmpfs of its own, mounted read-only into
 // the container's mount namespace. The token touches no storage of the container's
-// and is gone with the namespace, even if nobody cleans up.
+// and is gone with the namespace, even without any clean-up.
 
 package hook
 

@@ -1,4 +1,4 @@
-// Which mounts of a container may be mounted on, and which may get a new directory.
+// Decides which mounts of a container may be mounted on, and which may get a new directory.
 
 package hook
 

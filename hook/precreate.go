@@ -34,7 +34,7 @@ func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err er
 	if config, out, err = s.precreate(original); err != nil {
 		out.Container = containerIn(original)
 	}
-	return config, out, forEverybody(err)
+	return config, out, printableError(err)
 }
 
 func (s Settings) precreate(original []byte) (config []byte, out Outcome, err error) {

@@ -1,5 +1,5 @@
-// Which flag gets somebody past an error: the packages that make the errors do not know
-// the flags.
+// Adds the flag that resolves an error to its text: the packages that make the errors do
+// not know the flags.
 
 package hook
 
