@@ -1,4 +1,4 @@
-// The charts of the README: figures as SVG, drawn by ourselves, to follow the reader's
+// The charts: measurements as SVG, drawn by ourselves, to follow the reader's
 // colours.
 
 package main

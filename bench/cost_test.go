@@ -28,7 +28,7 @@ type cost struct {
 
 // seen is what the stages were seen to cost beyond a Go program that does nothing, on
 // Linux 6.18. A fifth more is let pass, since some of it varies, with the kernel too.
-// Whoever makes a stage dearer, and finds that worth it, writes down what it costs now.
+// A change that makes a stage more expensive, for good reason, updates these numbers.
 var seen = map[string]cost{
 	"prestart": {faults: 194, allocations: 1000, calls: map[string]int{
 		"close": 27, "epoll_create1": 1, "epoll_ctl": 5, "eventfd2": 1, "fchmod": 4, "fchown": 2,
@@ -46,7 +46,7 @@ var seen = map[string]cost{
 	}},
 }
 
-// Somebody waits for each of these, at every container's start and at its end.
+// Each of these delays every container's start or end.
 func TestAStageCostsNoMoreThanItDid(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "strace")

@@ -18,7 +18,7 @@ import (
 
 // cuts is the time from a process's death to the end of the fetch of the large repository
 // that its token has under way, in milliseconds: until the client's connection ends, and
-// until no process of git's is left. Nobody sweeps but the gate.
+// until no process of git's is left. Only the gate sweeps.
 type cuts series
 
 const (

@@ -1,4 +1,4 @@
-// The gate's part: its figures, and which of them are measured.
+// The gate's part: its results, and which of them are measured.
 
 package main
 
@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// gateResults are the gate's figures.
+// gateResults are the gate's measurements.
 type gateResults struct {
 	Machine   string
 	Load      [2]string

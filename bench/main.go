@@ -31,7 +31,7 @@ func main() {
 	}
 }
 
-// results are the figures as they were measured, in milliseconds, by program.
+// results are the measurements, in milliseconds, by program.
 type results struct {
 	Machine   string
 	Load      [2]string // average, before and after
@@ -215,7 +215,7 @@ func functions() (string, error) {
 	return string(table), nil
 }
 
-// machine says what the figures were measured on.
+// machine says what the measurements were made on.
 func machine() string {
 	kernel, _ := exec.Command("uname", "-sr").Output()
 	version, _ := exec.Command("go", "env", "GOVERSION").Output()

@@ -1,4 +1,4 @@
-// results.md: the figures as tables.
+// results.md: the measurements as tables.
 
 package main
 

@@ -96,7 +96,7 @@ func (h *house) ask(server string, protocol, clients int, length time.Duration) 
 }
 
 // askOnce asks for what the small repository has. The floor is the process of git's that
-// says it, without anybody who asked.
+// says it, without a client.
 func (h *house) askOnce(client *http.Client, server string, protocol int) error {
 	var answer []byte
 	if server == "floor" {

@@ -1,4 +1,4 @@
-// The add command: a new repository, empty or with what another one has.
+// The add command: a new repository, empty or a copy of another one.
 
 package main
 
@@ -39,12 +39,13 @@ func addCommand() *cli.Command {
 
 func add(c *cli.Context) (err error) {
 	if n := c.Args().Len(); n < 1 || n > 2 {
-		return misuse.Errorf("takes PROJECT and perhaps SOURCE, after the flags: see terok-gate add --help")
+		return misuse.Errorf("takes PROJECT and optionally SOURCE, after the flags: see terok-gate add --help")
 	}
 	project, source := c.Args().Get(0), c.Args().Get(1)
 	if err := store.CheckName(project); err != nil {
 		return misuse.Errorf("project %w", err)
 	}
+
 	repos, err := reposOf(c)
 	if err != nil {
 		return err
@@ -56,36 +57,42 @@ func add(c *cli.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("make the directory of repositories: %w", err)
 	}
+
 	root, err := os.OpenRoot(repos)
 	if err != nil {
 		return fmt.Errorf("open the directory of repositories: %w", err)
 	}
 	defer root.Close()
+
 	as, err := ownerOf(repos)
 	if err != nil {
 		return err
 	}
+
 	final := project + ".git"
 	if _, err := root.Lstat(final); err == nil {
-		return fmt.Errorf("project %s is there already: %s", project, filepath.Join(repos, final))
+		return fmt.Errorf("project %s exists already: %s", project, filepath.Join(repos, final))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// Until it is whole, it has a name that no project has.
+
+	// Until it is complete, it has a name that no project can have.
 	unfinished := fmt.Sprintf(".%s.%d", final, os.Getpid())
 	defer func() {
 		if err != nil {
 			_ = root.RemoveAll(unfinished)
 		}
 	}()
+
 	path := filepath.Join(repos, unfinished)
 	if _, err := as.git("init", "--quiet", "--bare", "--initial-branch=main", path); err != nil {
 		return err
 	}
-	// Who moved what, should the gate's trail be lost.
+	// A record of each moved ref, in case the gate's log file is lost.
 	if _, err := as.git("-C", path, "config", "core.logAllRefUpdates", "always"); err != nil {
 		return err
 	}
+
 	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches")}
 	if source != "" {
 		if err = copied.from(source); err != nil {
@@ -109,17 +116,18 @@ func add(c *cli.Context) (err error) {
 	return nil
 }
 
-// advise says what somebody may want to know who has what they asked for.
+// advise prints a hint after a success.
 func advise(format string, a ...any) {
 	fmt.Fprintf(os.Stderr, "terok-gate: add: "+format+"\n", a...)
 }
 
-// notAdmitted says that no container may ask for a project, and what changes that; empty if
-// one may.
+// notAdmitted returns a hint if the installed hooks admit no container of the project, with
+// the command that changes that; otherwise it returns "".
 func notAdmitted(installed engines.Registration, project string) string {
 	if installed.Settings.Admits(project) {
 		return ""
 	}
+
 	install := []string{"terok-gate", "install"}
 	for _, pattern := range append(slices.Clone(installed.Settings.AllowProjects), project) {
 		install = append(install, "--allow-project", pattern)
@@ -131,17 +139,17 @@ func notAdmitted(installed engines.Registration, project string) string {
 type copying struct {
 	*owner  // of the repository
 	repo    string
-	origins bool     // the branches that a clone has of its origin are copied, too
-	left    []string // branches that a clone has of its origin, and that were not copied
-	said    string   // what git had to say of the objects
+	origins bool     // copy the branches that a clone has of its origin, too
+	left    []string // branches of a clone's origin that were not copied
+	said    string   // what git printed about the objects
 }
 
-// from fetches all branches and tags of the source, and has HEAD name the branch that it
+// from fetches all branches and tags of the source, and sets HEAD to the branch that it
 // names there.
 func (c *copying) from(source string) error {
 	info, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, ":") {
-		return err // nor can it be a URL
+		return err // and it is not a URL
 	}
 	fetch := c.fromURL
 	if err == nil && info.IsDir() {
@@ -150,7 +158,7 @@ func (c *copying) from(source string) error {
 
 	head, err := fetch(source, checking())
 	if err != nil && strings.Contains(err.Error(), "fsck error") {
-		// The source is its owner's choice.
+		// The caller has chosen the source: copy it despite its faults.
 		head, err = fetch(source, nil)
 	}
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
@@ -160,8 +168,8 @@ func (c *copying) from(source string) error {
 	return err
 }
 
-// branchesAndTags are fetched as they are. Before them, a clone's branches of its origin can
-// be, but for what names origin's HEAD.
+// branchesAndTags are fetched always, under their own names. ofOrigin are the branches that
+// a clone has of its origin, without the ref for origin's HEAD; they are fetched before.
 var (
 	branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 	ofOrigin        = []string{"+" + originsPrefix + "*:refs/heads/*", "^" + originsPrefix + "HEAD"}
@@ -169,8 +177,8 @@ var (
 
 const originsPrefix = "refs/remotes/origin/"
 
-// fromURL fetches from where git knows how, with more configuration, and returns what HEAD
-// names there.
+// fromURL fetches from a URL, with additional configuration, and returns what HEAD names
+// there.
 func (c *copying) fromURL(url string, config []string) (head string, err error) {
 	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "--", url}, branchesAndTags)...)
 	if _, err := run(fetch); err != nil {
@@ -183,10 +191,10 @@ func (c *copying) fromURL(url string, config []string) (head string, err error) 
 	return head, err
 }
 
-const whosever = "safe.directory=*" // whoever called us has named it
+const anyOwner = "safe.directory=*" // the caller has named the directory
 
-// fromDirectory fetches from a directory that its owner may read, and the owner of the
-// repository perhaps not: each runs git on his side. It returns what HEAD names there.
+// fromDirectory fetches from a directory that its owner may read, but perhaps not the owner
+// of the new repository: git runs as each of them. It returns what HEAD names there.
 func (c *copying) fromDirectory(directory string, config []string) (head string, err error) {
 	if directory, err = filepath.Abs(directory); err != nil {
 		return "", err
@@ -210,7 +218,7 @@ func (c *copying) fromDirectory(directory string, config []string) (head string,
 		}
 	}
 
-	head, err = sender.git("-c", whosever, "-C", directory, "symbolic-ref", "--quiet", "HEAD")
+	head, err = sender.git("-c", anyOwner, "-C", directory, "symbolic-ref", "--quiet", "HEAD")
 	if err != nil {
 		return "", nil // it is detached
 	}
@@ -227,9 +235,10 @@ func (c *copying) fetchFrom(sender *owner, directory string, config, refs []stri
 	if err != nil {
 		return err
 	}
+
 	sent := make(chan error, 1)
 	go func() {
-		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", whosever, "upload-pack", directory))
+		_, err := run(sender.command([]*os.File{toSender, fromSender}, "-c", anyOwner, "upload-pack", directory))
 		sent <- err
 	}()
 
@@ -238,21 +247,23 @@ func (c *copying) fetchFrom(sender *owner, directory string, config, refs []stri
 	fetch.ExtraFiles = []*os.File{toReceiver, fromReceiver}
 	_, err = run(fetch)
 	c.said += fetch.said
+
 	toReceiver.Close()
 	fromReceiver.Close()
 	if sendErr := <-sent; sendErr != nil {
-		return sendErr // it knows better what was wrong
+		return sendErr // the more precise one
 	}
 	return err
 }
 
-// onlyOrigins returns the branches that a clone has of its origin and not of its own.
+// onlyOrigins returns the branches of a clone's origin that the clone itself does not have.
 func (o *owner) onlyOrigins(directory string) (branches []string, err error) {
 	const own = "refs/heads/"
-	refs, err := o.git("-c", whosever, "-C", directory, "for-each-ref", "--format=%(refname)", own, originsPrefix)
+	refs, err := o.git("-c", anyOwner, "-C", directory, "for-each-ref", "--format=%(refname)", own, originsPrefix)
 	if err != nil {
 		return nil, err
 	}
+
 	all := strings.Fields(refs)
 	for _, ref := range all {
 		branch, is := strings.CutPrefix(ref, originsPrefix)
@@ -263,8 +274,8 @@ func (o *owner) onlyOrigins(directory string) (branches []string, err error) {
 	return branches, nil
 }
 
-// ownerOfRepository is who reads a repository that may be anybody's: its configuration,
-// its links and what it says is its directory are its owner's word.
+// ownerOfRepository returns the user to read a repository as. Its configuration, its links
+// and its gitdir are controlled by its owner, so root does not follow them.
 func ownerOfRepository(directory string) (*owner, error) {
 	reader, err := ownerOf(directory)
 	if reader != nil || err != nil {

@@ -1,4 +1,4 @@
-// The attach command: the gate in containers' networks again, after one that was lost.
+// The attach command: serving the networks of living containers again after a gate was lost.
 
 package main
 
@@ -19,7 +19,7 @@ import (
 func attachCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "attach",
-		Usage: "have a gate that was killed or moved serve the networks of living containers again",
+		Usage: "serve living containers again after the gate was killed or moved",
 		Description: `Takes the gate's socket from the installed hooks, unless told, and attaches what hooks have
 handed over there. What a container has already stays. For a rootless podman it goes into podman's own user
 namespace, by podman unshare.`,
@@ -33,12 +33,14 @@ func attach(given hook.Settings) error {
 	if err != nil {
 		return err
 	}
+
 	if s.GateSocket == "" {
 		s.GateSocket = installedGateSocket()
 	}
 	if s.GateSocket == "" {
 		return misuse.Errorf("no installed hook names the gate's socket: give --gate-socket")
 	}
+
 	living, recordsErr := s.HandedOver()
 	inside, err := store.InUserNamespace()
 	if err != nil {
@@ -47,6 +49,7 @@ func attach(given hook.Settings) error {
 	if os.Geteuid() != 0 && !inside && len(living) > 0 {
 		return inPodmansNamespace(s)
 	}
+
 	attached := 0
 	for _, e := range living {
 		if err := s.Attach(e); err != nil {
@@ -55,6 +58,7 @@ func attach(given hook.Settings) error {
 		}
 		attached++
 	}
+
 	fmt.Printf("attached %d\n", attached)
 	switch {
 	case recordsErr != nil:
@@ -65,7 +69,7 @@ func attach(given hook.Settings) error {
 	return nil
 }
 
-// installedGateSocket is the one that the installed hooks are told, if there is one.
+// installedGateSocket returns the gate's socket that the installed hooks use; "" without one.
 func installedGateSocket() string {
 	place, err := placeOfOurs()
 	if err != nil {

@@ -1,4 +1,4 @@
-// Opening the control socket, so that only hooks of the gate's own user and root get at it.
+// Opening the control socket, for hooks of the gate's own user and of root alone.
 
 package main
 
@@ -12,27 +12,30 @@ import (
 	"syscall"
 )
 
-// listenForHooks opens the control socket. Nobody else's processes may get at it: whoever
-// does decides who is served as whom.
+// listenForHooks opens the control socket. It refuses a place that other users can reach:
+// a process that can connect decides which container is served as which.
 func listenForHooks(path string) (*net.UnixListener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
+
 	directory := filepath.Dir(path)
-	if err := os.MkdirAll(directory, 0o700); errors.Is(err, fs.ErrPermission) { // where nobody makes /run/user
+	if err := os.MkdirAll(directory, 0o700); errors.Is(err, fs.ErrPermission) { // without a login session, /run/user/UID does not exist
 		return nil, fmt.Errorf("--control: %w: set XDG_RUNTIME_DIR to a directory of your own, and run terok-gate install with it too", err)
 	} else if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)
 	}
+
 	info, err := os.Stat(directory)
 	if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)
 	}
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if info.Mode()&0o077 != 0 || owner != os.Geteuid() && owner != 0 {
-		return nil, fmt.Errorf("--control %s: others than the gate's user can get at it: name a place in a directory of the gate's own with mode 0700", path)
+		return nil, fmt.Errorf("--control %s: users other than the gate's can reach it: choose a path in a directory that belongs to the gate's user and has mode 0700", path)
 	}
+
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
 		if conn, err := net.Dial("unixpacket", path); err == nil {
 			conn.Close()
@@ -40,6 +43,7 @@ func listenForHooks(path string) (*net.UnixListener, error) {
 		}
 		_ = os.Remove(path) // of a gate that was killed
 	}
+
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("--control: %w", err)

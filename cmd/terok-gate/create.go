@@ -19,8 +19,8 @@ func createCommand() *cli.Command {
 		Usage: "print a new token that belongs to no container and lives until it is revoked",
 		Flags: []cli.Flag{
 			projectFlag(), taskFlag(),
-			&cli.BoolFlag{Name: "scope", Usage: "write the key that later versions of the gate ask for, too"},
-			&cli.BoolFlag{Name: "hashed", Usage: "have the token file hold the token's SHA-256 in its place, as do hooks installed with --hashed"},
+			&cli.BoolFlag{Name: "scope", Usage: "also write the key that later versions of the gate require"},
+			&cli.BoolFlag{Name: "hashed", Usage: "store only the token's SHA-256 in the token file, as hooks installed with --hashed do"},
 		},
 		Action: create,
 	}
@@ -34,10 +34,12 @@ func create(c *cli.Context) error {
 	if !c.IsSet("project") || !c.IsSet("task") {
 		return misuse.Errorf("--project and --task are both needed")
 	}
+
 	grant := store.Grant{Project: c.String("project"), Task: c.String("task")}
 	if err := grant.Check(); err != nil {
 		return misuse.Errorf("%w", err)
 	}
+
 	token, err := store.NewToken()
 	if err != nil {
 		return err
@@ -50,10 +52,11 @@ func create(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	recordAll(c, trail.Swept, swept)
 	record(c.String("log-file"), trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
 	if _, err := fmt.Println(string(token)); err != nil {
-		// Nobody has seen it, so nobody could revoke it.
+		// It was not printed, so the caller could not revoke it.
 		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Is(token) })
 		recordAll(c, trail.Revoked, revoked)
 		return fmt.Errorf("print the token: %w", errors.Join(err, revokeErr))

@@ -1,4 +1,4 @@
-// The doctor command: what is wrong between podman and the gate, and what fixes it.
+// The doctor command: checks everything between podman and the gate, and prints fixes.
 
 package main
 

@@ -1,4 +1,4 @@
-// What old programs have left in histories, and git refuses in a push.
+// Faults of old histories, which git refuses in a push.
 
 package main
 

@@ -1,4 +1,4 @@
-// The install command: registering the hooks with podman for good.
+// The install command: registers the hooks with podman and sets up the gate.
 
 package main
 
@@ -125,8 +125,8 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 	return r, nil
 }
 
-// changedGate says whether there is to be a gate of ours: if nobody says so, at the first
-// time, where its program is there and no other gate is named.
+// changedGate decides whether install sets up a gate: as the flags say or, the first time and
+// without such flags, if its program is installed and no other gate is named.
 func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (engines.Registration, error) {
 	had := r.Gate
 	switch {
@@ -164,7 +164,7 @@ func explain(err error) error {
 		return err
 	}
 	for _, f := range theirs.Files {
-		fmt.Printf("# to be added by hand to %s, which is somebody else's:\n%s\n", f.Path, f.Content)
+		fmt.Printf("# to be added by hand to %s, which install did not write:\n%s\n", f.Path, f.Content)
 	}
 	return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
 }

@@ -31,8 +31,8 @@ func (m manager) Keep(name string, file *os.File) error {
 	}
 	var sendErr error
 	err = conn.Control(func(fd uintptr) {
-		// Without FDPOLL=0, systemd would drop a listener that somebody ends, and the next
-		// gate would not know.
+		// Without FDPOLL=0, systemd would drop a listener that another process destroys, and the next
+		// gate would not notice.
 		sendErr = m.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(int(fd)))
 	})
 	return errors.Join(err, sendErr)

@@ -1,4 +1,4 @@
-// Where the gate listens, and where its figures are to be had.
+// The gate's listeners: for clients, for hooks and for metrics.
 
 package main
 
@@ -75,8 +75,8 @@ func listen(c *cli.Context) (p places, err error) {
 	return p, nil
 }
 
-// listenForFigures opens where the figures are to be had, if anywhere.
-func listenForFigures(c *cli.Context) (net.Listener, error) {
+// listenForMetrics opens the listener of --metrics; nil without that flag.
+func listenForMetrics(c *cli.Context) (net.Listener, error) {
 	address := c.String("metrics")
 	if address == "" {
 		return nil, nil
@@ -93,12 +93,12 @@ func listenForFigures(c *cli.Context) (net.Listener, error) {
 	return net.Listen(network, address)
 }
 
-// serveFigures serves the figures until the listener is closed.
-func serveFigures(l net.Listener, figures http.Handler) {
+// serveMetrics serves the metrics until the listener is closed.
+func serveMetrics(l net.Listener, metrics http.Handler) {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", figures)
+	mux.Handle("GET /metrics", metrics)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	if err := server.Serve(l); !errors.Is(err, net.ErrClosed) {
-		slog.Error("figures", "error", err)
+		slog.Error("serve metrics", "error", err)
 	}
 }

@@ -143,7 +143,7 @@ func (c call) command(t *testing.T) *exec.Cmd {
 	cmd.Dir = "/"
 	cmd.Env = append([]string{"GORACE=" + os.Getenv("GORACE"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}, c.env...)
 	if c.nobody && os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: overflowID, Gid: overflowID}}
 	}
 	return cmd
 }

@@ -1,4 +1,4 @@
-// The projects command: what there is.
+// The projects command: lists the repositories.
 
 package main
 

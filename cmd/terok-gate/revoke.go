@@ -77,7 +77,7 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	return func(e store.Entry) bool { return e.Is(token) }, err
 }
 
-// containerID returns the id of the container that somebody calls by its full id, by the
+// containerID returns the id of the container that is named by its full id, by the
 // beginning of the id that list shows, or by its name. A full id is taken even if no token
 // belongs to it; a name that no container has is an error.
 func containerID(ctx context.Context, file store.File, called string) (id string, err error) {

@@ -136,12 +136,12 @@ func scriptNobody(ts *testscript.TestScript, neg bool, args []string) {
 		cmd.Stdin = file
 	}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: overflowID, Gid: overflowID}}
 		ts.Check(filepath.WalkDir(cmd.Dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
-			return os.Lchown(path, nobody, nobody)
+			return os.Lchown(path, overflowID, overflowID)
 		}))
 	}
 	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()

@@ -28,7 +28,7 @@ import (
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
-		Usage: "serve the repositories of a directory to whoever shows a token of theirs",
+		Usage: "serve the repositories of a directory to clients with a valid token",
 		Flags: []cli.Flag{
 			reposFlag(),
 			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
@@ -41,7 +41,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "free", DefaultText: "a twentieth of the disk, 1024 at most", Usage: "refuse pushes while the disk has less than `N` MiB free; 0 for never"},
 			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "let each process of git's have `N` MiB of memory"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
-			&cli.StringFlag{Name: "metrics", Usage: "serve figures for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
+			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 		},
 		Action: serve,
 	}
@@ -51,15 +51,18 @@ func serve(c *cli.Context) error {
 	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
 		log.SetFlags(0)
 	}
+
 	for _, name := range []string{"per-token", "together", "max-push", "git-memory"} {
 		if c.Int(name) < 1 {
 			return misuse.Errorf("--%s %d: must be 1 or more", name, c.Int(name))
 		}
 	}
+
 	free := int64(c.Int("free")) << 20
 	if c.IsSet("free") && free <= 0 {
 		free = -1
 	}
+
 	repos, err := reposOf(c)
 	if err != nil {
 		return err
@@ -70,22 +73,25 @@ func serve(c *cli.Context) error {
 	}
 	logFile := logFile(c.String("log-file"))
 	record := func(events ...trail.Event) error { return trail.Write(logFile, events...) }
-	// Whoever connects now waits until the gate is there.
-	figures, err := listenForFigures(c)
+
+	// From here on, clients can connect; they wait until the gate is ready.
+	metrics, err := listenForMetrics(c)
 	if err != nil {
 		return err
 	}
-	if figures != nil {
-		defer figures.Close()
+	if metrics != nil {
+		defer metrics.Close()
 	}
 	places, err := listen(c)
 	if err != nil {
 		return err
 	}
+
 	if err := gate.AdoptOrphans(); err != nil {
 		return err
 	}
 	gate.SaveMemory()
+
 	tokens := file.Reader(reportTokenFile)
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
@@ -96,22 +102,26 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if figures != nil {
-		go serveFigures(figures, g.Metrics())
+	if metrics != nil {
+		go serveMetrics(metrics, g.Metrics())
 	}
+
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	ended := make(chan error, len(places.clients)+1)
 	go func() { ended <- sweep(ctx, file, record) }()
+
 	for _, l := range places.clients {
 		slog.Info("serving", "repositories", repos, "at", l.Addr().String())
 		go func() { ended <- g.Serve(l) }()
 	}
+
 	g.Restore(places.kept)
 	for _, l := range places.hooks {
 		slog.Info("serving", "repositories", repos, "in containers of hooks at", l.Addr().String())
 		go g.ServeControl(l)
 	}
+
 	notify(daemon.SdNotifyReady)
 	go watchdog(ctx, tokens)
 
@@ -120,6 +130,7 @@ func serve(c *cli.Context) error {
 	case err = <-ended:
 	}
 	stop() // a second signal ends the process
+
 	notify(daemon.SdNotifyStopping)
 	patience, cancel := context.WithTimeout(context.Background(), c.Duration("drain"))
 	defer cancel()
@@ -127,20 +138,20 @@ func serve(c *cli.Context) error {
 	return err
 }
 
-// reportTokenFile says why nobody may, and that somebody may again.
+// reportTokenFile logs why no token is valid or, for a nil error, that tokens are valid again.
 func reportTokenFile(err error) {
 	switch {
 	case err == nil:
 		slog.Info("the token file can be read again")
 	case errors.Is(err, fs.ErrNotExist):
-		slog.Info("nobody may yet", "reason", err)
+		slog.Info("no valid tokens yet", "reason", err)
 	default:
-		slog.Error("nobody may", "reason", err)
+		slog.Error("no valid tokens", "reason", err)
 	}
 }
 
-// sweep revokes the tokens of processes that have died: where the gate runs, nobody else
-// need do it.
+// sweep revokes the tokens of processes that have died, so that no reap --watch is needed
+// beside the gate.
 func sweep(ctx context.Context, file store.File, record func(...trail.Event) error) error {
 	return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
 		var events []trail.Event
@@ -152,7 +163,7 @@ func sweep(ctx context.Context, file store.File, record func(...trail.Event) err
 			slog.Warn("sweep", "error", err)
 		}
 		if err := record(events...); err != nil {
-			slog.Error("the trail", "error", err)
+			slog.Error("write the log file", "error", err)
 		}
 	})
 }
@@ -176,8 +187,8 @@ func notify(state string) {
 	}
 }
 
-// watchdog tells the service manager, if it wants to know, that the gate can still say
-// who may.
+// watchdog tells the service manager, if it asks for that, that the gate can still judge
+// tokens.
 func watchdog(ctx context.Context, tokens *store.Reader) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {

@@ -1,4 +1,4 @@
-// What only a terminal gets: colours, and a question whose answer it does not show.
+// Terminals: colours, and reading a line without showing it.
 
 package main
 
@@ -24,7 +24,7 @@ func isTerminal(file *os.File) bool {
 	return err == nil
 }
 
-// paint colours the text if a terminal shows it to somebody who wants that (see
+// paint colours the text if it goes to a terminal whose user wants colours (see
 // no-color.org).
 func paint(w *os.File, colour, text string) string {
 	if colour == "" || !isTerminal(w) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
@@ -41,10 +41,12 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	restore := func() {
 		_ = unix.IoctlSetTermios(fd, unix.TCSETS, before)
 		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
+
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(ended)
@@ -54,6 +56,7 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		signal.Reset(by)
 		_ = syscall.Kill(os.Getpid(), by.(syscall.Signal))
 	}()
+
 	unseen := *before
 	unseen.Lflag &^= unix.ECHO
 	unseen.Lflag |= unix.ICANON | unix.ISIG
@@ -61,6 +64,7 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		return nil, err
 	}
 	defer restore()
+
 	fmt.Fprint(os.Stderr, question)
 	line = make([]byte, 4096) // no line is longer (termios(3))
 	n, err := terminal.Read(line)

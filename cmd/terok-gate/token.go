@@ -1,4 +1,4 @@
-// Reading a token: from standard input, since everybody on the machine can see arguments.
+// Reading a token: from standard input, since all users of the machine can see arguments.
 
 package main
 

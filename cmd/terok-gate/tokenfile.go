@@ -1,4 +1,4 @@
-// Which token file a command works on.
+// Choosing the token file.
 
 package main
 

@@ -29,6 +29,7 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	plan, err := place.Removal()
 	if err != nil {
 		return err
@@ -40,6 +41,7 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	// Once before the hooks go, since they know where the tokens are: if this fails,
 	// uninstall can be tried again. And once after, for a container that started in
 	// between.
@@ -48,6 +50,7 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
+
 	if len(plan.Remove) == 0 {
 		fmt.Println("nothing to remove")
 	}
@@ -63,6 +66,7 @@ func uninstall(c *cli.Context) error {
 			return err
 		}
 	}
+
 	tokens, err := listTokens(c.Context, file, anyToken)
 	if err != nil {
 		return err
@@ -74,7 +78,7 @@ func uninstall(c *cli.Context) error {
 	return nil
 }
 
-// revokeContainers revokes the tokens of containers, which without the hooks nobody would.
+// revokeContainers revokes the tokens of containers: without the hooks, they would stay.
 func revokeContainers(c *cli.Context, file store.File) error {
 	if c.Bool("dry-run") {
 		n := 0

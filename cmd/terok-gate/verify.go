@@ -1,4 +1,4 @@
-// The verify command: whether a token is valid, and for what.
+// The verify command: checks a token and prints its project, task and limits.
 
 package main
 

@@ -1,4 +1,4 @@
-// The why command: why a container was refused.
+// The why command: prints the reasons of recent refusals.
 
 package main
 
@@ -52,8 +52,8 @@ func why(c *cli.Context) error {
 	return err
 }
 
-// isCalled reports whether somebody means the container by its name, its id or the
-// beginning of that.
+// isCalled reports whether the argument is the container's name, its id or the beginning of
+// its id.
 func isCalled(id, called string, names map[string]string) bool {
 	return id != "" && (names[id] == called || len(called) >= shortID && strings.HasPrefix(id, called))
 }
@@ -72,7 +72,7 @@ func printReason(w io.Writer, e trail.Event, names map[string]string) {
 	fmt.Fprintf(w, "%s\n    %s\n", printable.Line(line), printable.Line(e.Error))
 }
 
-// placesOf is where refusals are looked for.
+// placesOf names the places that why searches.
 func placesOf(file string) string {
 	if file == "" {
 		return "the journal"
