@@ -13,7 +13,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"terok-gate-hook/engines"
@@ -52,7 +51,7 @@ func (e *examination) gateUser() {
 	directory := filepath.Dir(e.TokenFile)
 	elsewhere := e.self("F", "install") + ", where F is in a directory of its own"
 	if errors.Is(err, fs.ErrNotExist) {
-		if directory, err := os.Stat(directory); isUs || err == nil && directory.Sys().(*syscall.Stat_t).Uid == id[0] {
+		if directory, err := os.Stat(directory); isUs || err == nil && owner.UID(directory) == int(id[0]) {
 			e.ok("the token file will belong to user " + e.GateUser)
 			return
 		}
@@ -79,6 +78,8 @@ func (e *examination) gateUser() {
 	}
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	var closed []string
+
+	// Not owner.ClosedTo: can asks the kernel as that user, which counts access control lists too.
 	for above := filepath.Dir(realPath(directory)); above != "/"; above = filepath.Dir(above) {
 		if !can("-x", above) {
 			closed = append(closed, above)

@@ -122,7 +122,7 @@ func OthersFile(tokenFile string, user uint32) string {
 			continue
 		}
 		info, err := f.Info()
-		if err == nil && info.Sys().(*syscall.Stat_t).Uid != user {
+		if err == nil && owner.UID(info) != int(user) {
 			return f.Name()
 		}
 	}

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/owner"
 )
 
 // Definition is a hook definition (oci-hooks(5), version 1.0.0).
@@ -90,6 +90,6 @@ func isOwn(path string) bool {
 	if err != nil {
 		return false
 	}
-	owner := info.Sys().(*syscall.Stat_t).Uid
-	return (owner == 0 || int(owner) == os.Geteuid()) && info.Mode()&0o002 == 0
+	uid := owner.UID(info)
+	return (uid == 0 || uid == os.Geteuid()) && info.Mode()&0o002 == 0
 }

@@ -40,7 +40,8 @@ func (s Settings) hostDir() (string, error) {
 }
 
 // isRoots reports whether only root can put something in the place of the directory,
-// or make it if it is not there.
+// or make it if it is not there. It is stricter than owner.Way, which the hook does not
+// link: it refuses every symbolic link, and looks above directories that are missing.
 func isRoots(dir string) bool {
 	// In a sticky directory such as /tmp, what root owns stays in place, but anybody may
 	// make what is not there yet.
