@@ -202,9 +202,4 @@ func (w *world) run(t *testing.T, name string, cmd *exec.Cmd) string {
 	return stderr.String()
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must

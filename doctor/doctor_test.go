@@ -478,12 +478,7 @@ func comm(t *testing.T) string {
 	return strings.TrimSpace(string(name))
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must
 
 func TestFindingsReadTheSameForPrograms(t *testing.T) {
 	got, err := json.Marshal([]Finding{{"lock", OK, "free", ""}, {"hooks", Broken, "none", "install"}})

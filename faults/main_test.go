@@ -50,9 +50,4 @@ func TestMain(m *testing.M) {
 // aToken matches the secret itself.
 var aToken = regexp.MustCompile(`terok-g-[0-9a-f]{32}`)
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must

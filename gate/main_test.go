@@ -350,12 +350,7 @@ func glob(pattern string) []string {
 	return found
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must
 
 // logged returns what the gate logs during the test.
 func logged(t *testing.T) *safeBuffer {

@@ -291,9 +291,4 @@ func writeJSON(t *testing.T, path string, value any) {
 	must(t, os.WriteFile(path, content, 0o644))
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must

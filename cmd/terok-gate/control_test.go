@@ -250,9 +250,4 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 	testenv.Eventually(t, "nothing is kept of the containers", func() bool { return m.keeps() == 0 })
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must

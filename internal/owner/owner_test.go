@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"terok-gate-hook/internal/owner"
+	"terok-gate-hook/internal/testenv"
 )
 
 func TestAWayLeadsOverLinksAndWhatTheyLeadTo(t *testing.T) {
@@ -75,9 +76,4 @@ func TestWhatEverybodyCanChange(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must

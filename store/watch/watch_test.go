@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 	"terok-gate-hook/store/watch"
 )
@@ -140,12 +141,7 @@ func TestItGoesOnWhereInotifyInstancesAreUsedUp(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testenv.Must
 
 func waitFor(t *testing.T, what string, is func() bool) {
 	t.Helper()
