@@ -112,7 +112,7 @@ func writers(path, elsewhere string, trusted ...int) (who, where, remedy string)
 		if uid := step.UID(); uid != 0 && uid != os.Geteuid() && !slices.Contains(trusted, uid) {
 			return "user " + userName(uid), step.Path, takeOver(step.Path, elsewhere)
 		}
-		if step.IsEverybodys() {
+		if step.IsWorldWritable() {
 			return "every user", step.Path, asOwner(step.Info, "chmod", "o-w", step.Path)
 		}
 	}

@@ -195,7 +195,7 @@ func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 		fine = false
 		e.broken("you cannot write to directory "+step.Path, elsewhere)
 	}
-	if step.IsEverybodys() {
+	if step.IsWorldWritable() {
 		fine = false
 		e.broken(fmt.Sprintf("every user can write to directory %s and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
 	}

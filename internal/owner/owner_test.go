@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-func TestAWayLeadsOverLinksAndWhatTheyLeadTo(t *testing.T) {
+func TestWayIncludesLinksAndTheirTargets(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
 	must(t, os.MkdirAll(filepath.Join(dir, "a/b"), 0o700))
@@ -39,6 +39,7 @@ func TestAWayLeadsOverLinksAndWhatTheyLeadTo(t *testing.T) {
 		if len(way) == 0 || way[0].Path != "/" {
 			t.Fatalf("%s: the way does not begin at the root: %v", row.path, way)
 		}
+
 		var got []string
 		for _, step := range way {
 			if below, is := strings.CutPrefix(step.Path, dir+"/"); is {
@@ -51,16 +52,16 @@ func TestAWayLeadsOverLinksAndWhatTheyLeadTo(t *testing.T) {
 	}
 }
 
-func TestWhatEverybodyCanChange(t *testing.T) {
+func TestWorldWritableDirectoriesAreFound(t *testing.T) {
 	dir := t.TempDir()
 	for name, row := range map[string]struct {
 		mode os.FileMode
 		want bool
 	}{
-		"a directory of ours":  {0o755, false},
-		"of everybody's":       {0o777, true},
-		"one with t":           {0o777 | os.ModeSticky, false},
-		"everybody's to enter": {0o701, false},
+		"writable by its owner": {0o755, false},
+		"world-writable":        {0o777, true},
+		"sticky":                {0o777 | os.ModeSticky, false},
+		"others may enter":      {0o701, false},
 	} {
 		path := filepath.Join(dir, name)
 		must(t, os.Mkdir(path, 0o700))
@@ -69,7 +70,7 @@ func TestWhatEverybodyCanChange(t *testing.T) {
 		for _, way := range []string{path, path + " by a link"} {
 			steps, err := owner.Way(way)
 			must(t, err)
-			if got := slices.ContainsFunc(steps, owner.Step.IsEverybodys); got != row.want {
+			if got := slices.ContainsFunc(steps, owner.Step.IsWorldWritable); got != row.want {
 				t.Errorf("%s: %v", way, got)
 			}
 		}
