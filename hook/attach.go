@@ -1,6 +1,6 @@
 // Makes a listener in the container's own network and hands it to the gate, which serves
-// the container there for as long as the container lives. It needs no network interface
-// and nothing from the image. (IPv4 only: settings.go admits no other address.)
+// the container there for as long as the container lives. This needs no network interface
+// and nothing from the image. The listener is IPv4 only: settings.go admits no other address.
 
 package hook
 
@@ -27,9 +27,9 @@ var (
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
 )
 
-// Attach has the gate serve the network of a living container again, as the entry, which
-// should come from [Settings.HandedOver], says. It changes nothing for a container that the
-// gate serves already. An error that has a remedy wraps one of those above.
+// Attach has the gate serve the network of a living container again. The entry should come
+// from [Settings.HandedOver]. For a container that the gate serves already, nothing
+// changes. An error that has a remedy wraps one of those above.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = printableError(err) }()
 	s.GateListen = entry.Gate.Listen
@@ -37,6 +37,7 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 	if err := s.Check(); err != nil {
 		return err
 	}
+
 	process, err := entry.Process.Pin()
 	if err != nil {
 		return s.notAttached(because("container process", err))
@@ -46,8 +47,8 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 	return err
 }
 
-// attachFirst has the gate serve the network of a container that starts. It notes in the
-// entry which that is, and for attach that it has.
+// attachFirst has the gate serve the network of a container that starts. It notes the
+// network in the entry, and records for Attach that the gate serves it.
 func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err error) {
 	if process == nil {
 		return s.notAttached(failure("the container has no process"))
@@ -56,7 +57,7 @@ func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err err
 		return err
 	}
 	if err := s.remember(s.handing(entry)); err != nil {
-		return because("note that the gate serves the container", err)
+		return because("record that the gate serves the container", err)
 	}
 	return nil
 }
@@ -65,7 +66,10 @@ func (s Settings) notAttached(err error) error {
 	return because("have the gate at "+text(s.GateSocket)+" serve the container's network", err)
 }
 
-// attach returns the cookie of the container's network namespace.
+// attach hands the gate a listener in the container's network, and returns the cookie of
+// that network namespace. The address may be taken by a neighbour whose listener is on its
+// way to the gate, or is closing, and the gate may be restarting. So attach retries for the
+// first half of the time: the last try still needs time for its answer.
 func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint64, err error) {
 	switch shared, err := sharesWithHost(process, "net"); {
 	case err != nil:
@@ -73,26 +77,24 @@ func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint
 	case shared:
 		return 0, s.notAttached(known(ErrHostNetwork))
 	}
+
 	request := s.handing(entry)
-	// The address can be a neighbour's whose listener is on its way to the gate, or goes
-	// with the neighbour right now; a gate can be on its way, too. For half of the time,
-	// so that who asks last has some left.
 	deadline := time.Now().Add(s.gateTimeout())
-	patience := deadline.Add(-s.gateTimeout() / 2)
+	lastTry := deadline.Add(-s.gateTimeout() / 2)
 	for {
 		network, err := handListener(s.GateSocket, deadline, process, request)
 		if err == nil {
 			return network, nil
 		}
 		passing := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
-		if !passing || time.Now().After(patience) {
+		if !passing || time.Now().After(lastTry) {
 			return 0, s.notAttached(forHook(err))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// handing is what the gate is asked for.
+// handing returns the request that goes with a container's listener.
 func (s Settings) handing(entry store.Entry) control.Request {
 	return control.Request{
 		Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
@@ -100,7 +102,7 @@ func (s Settings) handing(entry store.Entry) control.Request {
 	}
 }
 
-// handListener hands the gate one listener, or what it takes for one.
+// handListener makes the socket that the request asks for, and hands it to the gate.
 func handListener(gate string, deadline time.Time, process *store.Pinned, request control.Request) (network uint64, err error) {
 	at, err := netip.ParseAddrPort(request.Listen)
 	if err != nil {
@@ -111,13 +113,14 @@ func handListener(gate string, deadline time.Time, process *store.Pinned, reques
 		return 0, err
 	}
 	defer unix.Close(socket)
-	// A kernel that knows no cookies has none: the gate refuses it.
+
+	// Without cookies in the kernel, the network stays 0 and the gate refuses the socket.
 	network, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	return network, control.Hand(gate, deadline, socket, request)
 }
 
-// forHook says what went wrong at the gate in words that may be printed. The gate's own
-// words are for the log.
+// forHook turns an error of the gate's into one that may be printed. The gate's own words
+// go to the log.
 func forHook(err error) error {
 	var refusal control.Refusal
 	switch {
@@ -135,7 +138,7 @@ func forHook(err error) error {
 	return err
 }
 
-// known lets an error be printed if one of ours above is in its chain.
+// known makes an error that wraps one of the reasons above a refusal that prints the reason.
 func known(err error) error {
 	for _, ours := range []error{ErrHostNetwork, ErrTaken, ErrNotAlone} {
 		if errors.Is(err, ours) {
@@ -145,8 +148,8 @@ func known(err error) error {
 	return err
 }
 
-// listenIn returns a socket that listens in a process's network namespace. Where the
-// address is taken, it is one that does nothing, and says which namespace is meant.
+// listenIn returns a socket that listens in a process's network namespace. If the address
+// is taken, the socket does not listen: it only shows the gate which namespace is meant.
 //
 // The attacker is root of the container, who cannot take the address while the socket
 // listens: that would need SO_REUSEPORT on both sockets. SO_REUSEADDR allows binding again
@@ -159,12 +162,14 @@ func listenIn(process *store.Pinned, at netip.AddrPort) (socket int, err error) 
 		if socket, err = newSocket(); err != nil {
 			return because("make a socket", err)
 		}
+
 		err := unix.Bind(socket, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())})
 		if err == nil {
 			if err = unix.Listen(socket, backlog); err == nil {
 				return nil
 			}
 		}
+
 		unix.Close(socket)
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return because("listen at "+text(at.String()), err)
@@ -177,9 +182,10 @@ func listenIn(process *store.Pinned, at netip.AddrPort) (socket int, err error) 
 	return socket, err
 }
 
-// backlog is how many connections wait while the gate is replaced, or busy.
+// backlog is how many connections may wait while the gate is busy or being replaced.
 const backlog = 256
 
+// newSocket returns a TCP socket that blocks on nothing and may reuse an address.
 func newSocket() (int, error) {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err == nil {
@@ -190,9 +196,9 @@ func newSocket() (int, error) {
 	return socket, err
 }
 
-// checkAlone refuses a container that its configuration puts into the network of
-// another. Podman makes networks of its own as files, netns-<uuid> in a directory netns
-// (containers/common, pkg/netns); for another container's it names that one's process.
+// checkAlone refuses a container whose configuration puts it into another one's network.
+// For a network of the container's own, podman makes a file netns-<uuid> in a directory
+// netns (containers/common, pkg/netns); for another container's, it names that one's process.
 func (c configuration) checkAlone() error {
 	if c.Linux == nil {
 		return nil

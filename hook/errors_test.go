@@ -247,7 +247,7 @@ func TestAnErrorOfAnotherKindIsForTheLog(t *testing.T) {
 // What a container may not have stays a refusal, however it is shown.
 func TestARefusalIsFoundBehindWhatIsPrinted(t *testing.T) {
 	_, err := Settings{AllowProjects: []string{"web"}}.Prestart(strings.NewReader(`{"id":"a","annotations":{"terok.project":"demo","terok.task":"1"}}`))
-	if !errors.Is(err, ErrRefused) || !errors.Is(err, ErrNotAdmitted) {
+	if !errors.Is(err, ErrRefused) || !errors.Is(err, errNotAdmitted) {
 		t.Errorf("%v is no refusal for the projects that are admitted", err)
 	}
 }

@@ -1,5 +1,5 @@
-// What the files in the container's directory say: gate.env and, with a gate URL, git's
-// set-up. (Whose they are, and with which mode, is in mount.go.)
+// Composes the files in the container's directory: gate.env and, with a gate URL, git's
+// configuration. (mount.go sets their owner and mode.)
 
 package hook
 
@@ -16,16 +16,17 @@ import (
 type file struct {
 	name    text
 	content []byte
-	public  bool // holds no secret: every user of the container may read it
+	public  bool // no secret: every user of the container may read it
 }
 
 type variable struct{ name, value string }
 
-// files returns the content of the directory in the container with that id, whose own
-// environment is env. An empty token is one that is withheld.
+// files returns the files for the container with that id, whose own environment is env. An
+// empty token is withheld.
 //
-// The token is in files apart from git's configuration: git fails, git status too, if it
-// is pointed to a file that it may not read, and a process can become another user.
+// The token is not in git's configuration but in other files: every git command, even git
+// status, fails if it is pointed to a file that it may not read, and a process can become
+// another user.
 func (s Settings) files(want request, token store.Token, container string, env []string) ([]file, error) {
 	if s.URL() == "" {
 		return []file{{name: "gate.env", content: envFile(s.variables(want, token, env))}}, nil
@@ -48,7 +49,7 @@ func (s Settings) files(want request, token store.Token, container string, env [
 	return files, nil
 }
 
-// variables are those of gate.env that are not git's.
+// variables returns those of gate.env that are not git's.
 func (s Settings) variables(want request, token store.Token, env []string) []variable {
 	var variables []variable
 	if token != "" {
@@ -64,8 +65,8 @@ func (s Settings) variables(want request, token store.Token, env []string) []var
 	return append(variables, s.noProxy(env)...)
 }
 
-// envFile is gate.env. It reads the same for a POSIX shell and for systemd's
-// EnvironmentFile=; and, as long as no value needs quoting, for podman's --env-file.
+// envFile returns the content of gate.env. A POSIX shell and systemd's EnvironmentFile= read
+// the same from it, and so does podman's --env-file unless a value needs quoting.
 func envFile(variables []variable) (content []byte) {
 	for _, v := range variables {
 		value := v.value
@@ -77,7 +78,8 @@ func envFile(variables []variable) (content []byte) {
 	return content
 }
 
-// quoted puts a value in double quotes, and a backslash before each of some characters.
+// quoted returns the value in double quotes, with a backslash before each of the escaped
+// characters.
 func quoted(value, escaped string) string {
 	quoted := []byte{'"'}
 	for i := range len(value) {
@@ -89,7 +91,7 @@ func quoted(value, escaped string) string {
 	return string(append(quoted, '"'))
 }
 
-// addressVariables say where the gate and the project's repository are. The URLs do not
+// addressVariables returns the URLs of the gate and of the project's repository. They do not
 // hold the token: git would write it into .git/config.
 func addressVariables(gateURL string, grant store.Grant) []variable {
 	gateURL = strings.TrimSuffix(gateURL, "/")
@@ -99,9 +101,9 @@ func addressVariables(gateURL string, grant store.Grant) []variable {
 	}
 }
 
-// rightsVariables say what the container may do, so that it need not find out by trying.
-// A ref may be pushed to if it matches one pattern of each list; no pattern holds a comma
-// or a colon.
+// rightsVariables returns what the container may do, so that it need not find out by trying.
+// A push is allowed to a ref that matches one pattern of each list. Commas separate
+// patterns and colons separate lists: neither can be in a pattern.
 func rightsVariables(limits store.Limits) []variable {
 	variables := []variable{{"TEROK_ACCESS", limits.Access()}}
 	if !limits.ReadOnly && len(limits.Push) > 0 {
@@ -114,10 +116,10 @@ func rightsVariables(limits store.Limits) []variable {
 	return variables
 }
 
-// noProxyVariables keep requests to a host from the proxies that the container's
-// environment names: podman passes the host's in, and those know nothing of what is in
-// the container's own network. What is in the lists already stays, if it needs no
-// quoting. Some programs look for the one name, some for the other.
+// noProxyVariables keep requests to a host away from the proxies that the container's
+// environment names: podman passes the machine's proxies in, and they cannot reach a host
+// in the container's own network. Entries that the lists have already stay, unless they need
+// quoting. Both names are set, since some programs read one and some the other.
 func noProxyVariables(env []string, host string) []variable {
 	lists := map[string]string{}
 	for _, entry := range env {
@@ -125,12 +127,14 @@ func noProxyVariables(env []string, host string) []variable {
 			lists[name] = value
 		}
 	}
+
 	var variables []variable
 	for _, names := range [][2]string{{"no_proxy", "NO_PROXY"}, {"NO_PROXY", "no_proxy"}} {
 		list, ok := lists[names[0]]
 		if !ok {
 			list = lists[names[1]]
 		}
+
 		hosts := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 		hosts = slices.DeleteFunc(hosts, func(h string) bool { return h == host || !plain(h, ":/._-[]") && h != "*" })
 		variables = append(variables, variable{names[0], strings.Join(append(hosts, host), ",")})
@@ -138,14 +142,15 @@ func noProxyVariables(env []string, host string) []variable {
 	return variables
 }
 
-// checkGateURL admits a URL that needs no quoting anywhere: in a shell, in git's
-// configuration, in systemd's.
+// checkGateURL refuses a URL that would need quoting in a shell, in git's configuration or
+// in systemd's.
 func checkGateURL(s string) error {
 	const form = "is not of the form http[s]://host[:port][/path]"
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		return errors.New(form)
 	}
+
 	if u.User != nil {
 		return errors.New("holds credentials, which the hook adds by itself")
 	}
@@ -160,7 +165,7 @@ func checkGateURL(s string) error {
 	return nil
 }
 
-// plain reports whether s consists of letters, digits and the others.
+// plain reports whether s consists of ASCII letters, digits and the other characters.
 func plain(s, others string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -1,5 +1,5 @@
-// Configures git in a container for the gate and for who commits: files beside gate.env,
-// and the variables that point to them.
+// Configures git in a container: how to reach the gate, and the identity for commits. It
+// makes files beside gate.env and variables that point to them.
 
 package hook
 
@@ -12,39 +12,40 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gitPointers are the variables that have git read the files beside gate.env. Each is one
-// variable, so that it is there or not as a whole: programs filter the environment by the
-// names of variables, and git fails if GIT_CONFIG_COUNT is there and GIT_CONFIG_KEY_0 is
-// not. What a pointer replaces goes on to count.
+// gitPointers are the variables that have git read the files beside gate.env. What a
+// variable held before stays in force.
+//
+// Each file has a single variable. GIT_CONFIG_COUNT and GIT_CONFIG_KEY_0 are avoided, since
+// programs filter the environment by name, and git fails if it has the one without the other.
 type gitPointers struct {
-	// parameters is GIT_CONFIG_PARAMETERS, what git -c itself sets: above a repository's
-	// configuration, and no GIT_CONFIG_NOSYSTEM leaves it out. It is documented nowhere;
-	// tests run it with every git that we can have.
+	// parameters is GIT_CONFIG_PARAMETERS, which git -c sets too. It overrides a
+	// repository's configuration, and GIT_CONFIG_NOSYSTEM does not turn it off. Git does not
+	// document it; tests try it with every git that we can have.
 	parameters string
 	include    string // our own part of it
 
-	// GIT_CONFIG_SYSTEM points to gitidentity: below a user's and a repository's
-	// configuration, for an identity is a default and not a limit.
+	// GIT_CONFIG_SYSTEM points to gitidentity. A user's and a repository's configuration
+	// override it: an identity is a default, not a limit.
 	identity bool
 	file     string // gitidentity
-	system   string // what gitidentity includes first; empty for nothing
+	system   string // the file that gitidentity includes first; empty for none
 	replaces string // the container's own GIT_CONFIG_SYSTEM
-	replaced bool   // there is one
+	replaced bool   // whether there is one
 }
 
 const (
 	parametersName = "GIT_CONFIG_PARAMETERS"
 	systemName     = "GIT_CONFIG_SYSTEM"
 
-	// ownSystemName hands the container's own GIT_CONFIG_SYSTEM from precreate, which
-	// replaces it, on to prestart.
+	// ownSystemName holds the container's own GIT_CONFIG_SYSTEM: precreate replaces that,
+	// and prestart needs to know it.
 	ownSystemName = "TEROK_GIT_CONFIG_SYSTEM"
 
 	systemsOwn = "/etc/gitconfig"
 )
 
-// gitPointers returns the pointers for a container whose own environment is env, in which
-// precreate may have set them already.
+// gitPointers returns the pointers for a container with the environment env. Precreate may
+// have set them there already.
 func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
 	p.include = "'include.path=" + path.Join(MountPath, "gitconfig") + "'"
 	parameters, _ := lookUp(env, parametersName)
@@ -60,12 +61,12 @@ func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
 	if p.replaced {
 		p.system = p.replaces
 	}
-	// A path that an include cannot stand for stays in force, without an identity of ours.
+	// A path that an include cannot name stays in force, and there is no identity of ours.
 	p.identity = s.identity() != "" && (p.system == "" || path.IsAbs(p.system) && printable(p.system))
 	return p, nil
 }
 
-// lookUp returns a variable of the environment env: of two of a name, the last.
+// lookUp returns the value of a variable in env, the last one if there are several.
 func lookUp(env []string, name string) (value string, found bool) {
 	for _, entry := range env {
 		if entry, is := strings.CutPrefix(entry, name+"="); is {
@@ -75,6 +76,7 @@ func lookUp(env []string, name string) (value string, found bool) {
 	return value, found
 }
 
+// variables returns the pointers as variables.
 func (p gitPointers) variables() []variable {
 	variables := []variable{{parametersName, p.parameters}}
 	if p.identity {
@@ -83,7 +85,7 @@ func (p gitPointers) variables() []variable {
 	return variables
 }
 
-// remembered is what prestart needs to know of what precreate replaces.
+// remembered returns the variable by which prestart learns what precreate has replaced.
 func (p gitPointers) remembered() []variable {
 	if p.identity && p.replaced {
 		return []variable{{ownSystemName, p.replaces}}
@@ -91,15 +93,16 @@ func (p gitPointers) remembered() []variable {
 	return nil
 }
 
-// unquoted are lines for readers of gate.env that take quotes for part of a value, as
-// podman's --env-file does. For them the second line is one of its own, which overrules
-// what they read before; for all others it is part of a value that has no meaning.
+// unquoted returns lines for readers of gate.env that take quotes for part of a value, as
+// podman's --env-file does. They read GIT_CONFIG_PARAMETERS from a line of its own, which
+// overrides the quoted one above. All others read that line as part of TEROK_UNQUOTED, which
+// has no meaning.
 func (p gitPointers) unquoted() string {
 	return "# For podman run --env-file, which knows no quotes:\n" +
 		"TEROK_UNQUOTED=\"\n" + parametersName + "=" + p.include + "\n\"\n"
 }
 
-// addParameter adds one to a GIT_CONFIG_PARAMETERS, if it is not the last one already.
+// addParameter returns the value of a GIT_CONFIG_PARAMETERS with the parameter as its last.
 func addParameter(value, parameter string) (string, error) {
 	const blank = " \t\r\n"
 	for rest := value; rest != ""; rest = strings.TrimLeft(rest, blank) {
@@ -125,8 +128,8 @@ func addParameter(value, parameter string) (string, error) {
 	return value + " " + parameter, nil
 }
 
-// skipQuoted returns what follows a word that git has quoted (sq_quote_buf in its quote.c):
-// in single quotes, which end for each quote or exclamation mark in it.
+// skipQuoted returns what follows a word that git has quoted (sq_quote_buf in its quote.c).
+// The word is in single quotes, which are closed around each quote and exclamation mark.
 func skipQuoted(s string) (rest string, ok bool) {
 	if !strings.HasPrefix(s, "'") {
 		return s, false
@@ -141,26 +144,29 @@ func skipQuoted(s string) (rest string, ok bool) {
 	}
 }
 
-// credential is the token as git's credential helpers print it. The gate takes the Basic
-// user name and ignores the password, which some clients want not to be empty.
+// credential returns the token in the form that git's credential helpers print. The gate
+// reads the user name and ignores the password, which some clients do not allow to be empty.
 func credential(token store.Token) []byte {
 	return fmt.Appendf(nil, "username=%s\npassword=x\n", string(token))
 }
 
-// gitConfig makes git send the token to the gate and nowhere else. It holds no secret.
+// gitConfig returns the configuration that makes git send the token to the gate and nowhere
+// else. It holds no secret.
 //
-// The empty extraHeader and helper end what a repository, of an earlier life say, sets for
-// the gate's URL. Git would follow a redirect of its first request to another server, and
-// send the token there with the requests after it (seen with git 2.39.5). The empty proxy
-// overrules those of the environment, into which podman puts the host's. Being set for the
-// gate's URL, all of this takes precedence over what is set for every URL; coming by
-// GIT_CONFIG_PARAMETERS, also over what a repository sets for the gate's URL
-// (git-config(1), http.<url>.*). A repository can still overrule it by a more specific
-// name: http.<its URL>.proxy, remote.<name>.proxy.
+// The empty extraHeader and helper clear what a repository, from an earlier life say, has set
+// for the gate's URL. Without followRedirects = false, git would follow a redirect of its
+// first request to another server, and send the token there with the next requests (seen
+// with git 2.39.5). The empty proxy overrides the environment's, which podman copies from
+// the host.
 //
-// The helper ends git for a user who may not read the credential, who would otherwise be
-// asked for a user name. From 2.46 on git asks it before its first request (proactiveAuth),
-// which is then the only one.
+// All of this is set for the gate's URL, so it takes precedence over settings for every URL;
+// and it comes from GIT_CONFIG_PARAMETERS, so it does over a repository's settings for the
+// gate's URL (git-config(1), http.<url>.*). A repository can still override it by a more
+// specific name: http.<its URL>.proxy, remote.<name>.proxy.
+//
+// If the user may not read the credential, the helper ends git, which would otherwise ask for
+// a user name. Git 2.46 and later call the helper before the first request (proactiveAuth),
+// and so need no second one.
 func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	config := fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\tfollowRedirects = false\n\tproxy =\n", gateURL)
@@ -177,11 +183,13 @@ func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 	return config
 }
 
-// gitIdentity is a system's configuration for git that begins with another, if there is one.
+// gitIdentity returns a system configuration for git with the identity of the container's
+// commits. It begins by including the file system, unless that is empty.
 func gitIdentity(identity, system string, grant store.Grant, container string) (config []byte) {
 	for placeholder, name := range map[string]string{"{project}": grant.Project, "{task}": grant.Task, "{container}": container} {
 		identity = strings.ReplaceAll(identity, placeholder, name) // no name has a brace
 	}
+
 	name, email, _ := splitIdentity(identity)
 	if system != "" {
 		config = fmt.Appendf(config, "[include]\n\tpath = %s\n", quoteForGit(system))
@@ -189,10 +197,10 @@ func gitIdentity(identity, system string, grant store.Grant, container string) (
 	return fmt.Appendf(config, "[user]\n\tname = %s\n\temail = %s\n", quoteForGit(name), quoteForGit(email))
 }
 
-// quoteForGit quotes a value that has no control characters for git's configuration.
+// quoteForGit quotes a value for git's configuration. It must have no control characters.
 func quoteForGit(value string) string { return quoted(value, `\"`) }
 
-// splitIdentity takes NAME <EMAIL> apart, which must be what git makes a commit with.
+// splitIdentity splits NAME <EMAIL>. It refuses what git would not accept or would change.
 func splitIdentity(identity string) (name, email string, err error) {
 	name, email, found := strings.Cut(identity, " <")
 	email, ends := strings.CutSuffix(email, ">")
@@ -203,7 +211,7 @@ func splitIdentity(identity string) (name, email string, err error) {
 	return name, email, nil
 }
 
-// hasLetter reports whether s has more than what git cuts off a name.
+// hasLetter reports whether s has more than the characters that git strips from a name.
 func hasLetter(s string) bool {
 	return strings.ContainsFunc(s, func(c rune) bool { return c > 0x7f || plain(string(c), "") })
 }

@@ -14,19 +14,19 @@ import (
 	"terok-gate-hook/store"
 )
 
-// ErrNotAdmitted is in the chain of a refusal for [Settings.AllowProjects].
-var ErrNotAdmitted = errors.New("not among those that are admitted")
+// errNotAdmitted is in the chain of a refusal because of [Settings.AllowProjects].
+var errNotAdmitted = errors.New("not among those that are admitted")
 
 // request is what a container asks for.
 type request struct {
 	store.Grant
 	store.Limits
-	mode fs.FileMode // of the files that it gets
+	mode fs.FileMode // for its files that hold a secret
 }
 
-// request reads the annotations. asked is false for a container that has neither
-// project nor task: it is not ours. Without an error, all that it asks for is admitted;
-// with one, the grant is what it asked for, fit for a log and nothing else.
+// request reads the annotations. asked is false for a container that has neither project
+// nor task, and so wants no token. Without an error, everything that is asked for is
+// admitted. With an error, the grant says what was asked for, and is for the log only.
 func (s Settings) request(annotations map[string]string) (want request, asked bool, err error) {
 	project, hasProject := annotations[ProjectAnnotation]
 	task, hasTask := annotations[TaskAnnotation]
@@ -37,6 +37,7 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	if !hasProject && !hasTask {
 		return want, false, nil
 	}
+
 	if !hasTask || !hasProject {
 		there, missing := text(ProjectAnnotation), text(TaskAnnotation)
 		if hasTask {
@@ -44,6 +45,7 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 		}
 		return want, true, refused(failure("annotation " + there + " is there, " + missing + " is not: set both or neither"))
 	}
+
 	if err := checkName(ProjectAnnotation, project); err != nil {
 		return want, true, refused(err)
 	}
@@ -52,11 +54,13 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	}
 	if !s.Admits(project) {
 		return want, true, refused(instead("the project is not among those that are admitted",
-			fmt.Errorf("project %q is %w", project, ErrNotAdmitted)))
+			fmt.Errorf("project %q is %w", project, errNotAdmitted)))
 	}
+
 	if want.Limits, err = s.limits(annotations, want.Grant); err != nil {
 		return want, true, refused(err)
 	}
+
 	mode := s.envMode()
 	if asked, ok := annotations[EnvModeAnnotation]; ok {
 		mode = asked
@@ -67,15 +71,14 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	return want, true, nil
 }
 
-// isOurs reports whether the annotation is one of ours by its name: terok.NAME, known or
-// not. Deeper names, such as terok.sandbox.sidecar, are other programs'.
+// isOurs reports whether the annotation has a name of the form terok.NAME, known or not.
+// Deeper names, such as terok.sandbox.sidecar, belong to other programs.
 func isOurs(annotation string) bool {
 	name, is := strings.CutPrefix(annotation, "terok.")
 	return is && !strings.Contains(name, ".")
 }
 
-// checkKnown refuses an annotation that is ours by its name and that we don't know: it could
-// be a limit, misspelled.
+// checkKnown refuses an unknown annotation terok.NAME: it could be a misspelled limit.
 func checkKnown(annotations map[string]string) error {
 	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation}
 	for annotation := range annotations {
@@ -87,7 +90,7 @@ func checkKnown(annotations map[string]string) error {
 	return nil
 }
 
-// checkName judges the project or the task that the annotation holds.
+// checkName checks the project or the task that the annotation holds.
 func checkName(annotation, value string) error {
 	err := store.CheckName(value)
 	if err == nil {
@@ -97,7 +100,7 @@ func checkName(annotation, value string) error {
 	return because("annotation "+text(annotation), instead(use, err))
 }
 
-// Admits reports whether a pattern admits the project.
+// Admits reports whether the project matches a pattern, or there are no patterns.
 func (s Settings) Admits(project string) bool {
 	return len(s.AllowProjects) == 0 || slices.ContainsFunc(s.AllowProjects, func(pattern string) bool {
 		ok, _ := path.Match(pattern, project)

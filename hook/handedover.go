@@ -1,6 +1,7 @@
-// What hooks have handed over to the gate: a record of each container, by which attach does
-// it again for a gate that has lost all. Records are in a directory of the hooks' own, since
-// root enters networks by them: the gate's user can write the token file, but no record.
+// Records which containers have been handed over to the gate, so that attach can hand them
+// over again to a gate that has lost its listeners. Root enters the networks that records
+// name, so only the hooks' user may write them: they are in a directory of their own, not in
+// the token file, which the gate's user can write.
 
 package hook
 
@@ -20,25 +21,28 @@ import (
 	"terok-gate-hook/store"
 )
 
-// remember records that the gate serves a container, as it was asked to. No two lives of a
-// container have the same record.
+// remember records a request that the gate has granted. Each life of a container has a
+// record of its own.
 func (s Settings) remember(r control.Request) error {
 	r.Version = control.Version
 	content, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
+
 	dir, err := openRecords(s.GateSocket, true)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
+
 	name := r.Container + "-" + store.Token(r.Token).Fingerprint()
 	record, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(record)
+
 	if n, err := unix.Write(record, content); err != nil {
 		return err
 	} else if n < len(content) {
@@ -47,8 +51,8 @@ func (s Settings) remember(r control.Request) error {
 	return nil
 }
 
-// forget removes the records of a container that has stopped. One whose process is alive is
-// of its next life.
+// forget removes the records of a container that has stopped. A record whose process is
+// alive stays: it belongs to the container's next life.
 func (s Settings) forget(container string) error {
 	return s.eachRecord(func(dir *os.File, name string) error {
 		if life, ours := strings.CutPrefix(name, container+"-"); !ours || len(life) != 8 {
@@ -62,8 +66,8 @@ func (s Settings) forget(container string) error {
 }
 
 // HandedOver returns the living containers that hooks have handed over to the gate, as
-// entries that name their tokens by the keys. It removes the records of the dead. An error
-// names the records that could not be read; the others are returned all the same.
+// entries with the tokens' keys, and removes the records of dead ones. An error names the
+// records that could not be read; the others are returned all the same.
 func (s Settings) HandedOver() (living []store.Entry, err error) {
 	var broken []error
 	err = s.eachRecord(func(dir *os.File, name string) error {
@@ -82,7 +86,8 @@ func (s Settings) HandedOver() (living []store.Entry, err error) {
 	return living, errors.Join(append(broken, err)...)
 }
 
-// eachRecord visits all records, if there are any.
+// eachRecord calls visit for each record, and returns the errors joined. Without a gate
+// socket, or a directory of records, there are none.
 func (s Settings) eachRecord(visit func(dir *os.File, name string) error) error {
 	if s.GateSocket == "" {
 		return nil
@@ -94,8 +99,10 @@ func (s Settings) eachRecord(visit func(dir *os.File, name string) error) error 
 	if err != nil {
 		return err
 	}
+
 	dir := os.NewFile(uintptr(fd), control.HandedOver(s.GateSocket))
 	defer dir.Close()
+
 	names, err := dir.Readdirnames(-1)
 	for _, name := range names {
 		err = errors.Join(err, visit(dir, name))
@@ -103,9 +110,9 @@ func (s Settings) eachRecord(visit func(dir *os.File, name string) error) error 
 	return err
 }
 
-// openRecords opens the directory of records, and makes it if that is asked for. It must
-// belong to the user that we are: whoever else can write there would decide which networks
-// the gate gets listeners in.
+// openRecords opens the directory of records, after creating it if create is set. It refuses
+// a directory that another user could write to: that user would decide in which networks the
+// gate gets listeners.
 func openRecords(socket string, create bool) (dir int, err error) {
 	path := control.HandedOver(socket)
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -118,9 +125,10 @@ func openRecords(socket string, create bool) (dir int, err error) {
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
+
 	var stat unix.Stat_t
 	if err = unix.Fstat(dir, &stat); err == nil && (int(stat.Uid) != os.Geteuid() || stat.Mode&0o022 != 0) {
-		err = failure(text(path) + " belongs to others than the hooks' user, who could write there: remove it")
+		err = failure(text(path) + " is not the hooks' user's alone, and others could write there: remove it")
 	}
 	if err != nil {
 		unix.Close(dir)
@@ -129,7 +137,8 @@ func openRecords(socket string, create bool) (dir int, err error) {
 	return dir, nil
 }
 
-// readRecord reads what remember wrote.
+// readRecord returns a record as the entry that it was made from, with the token's key in
+// place of the token.
 func readRecord(dir *os.File, name string) (e store.Entry, err error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -137,6 +146,7 @@ func readRecord(dir *os.File, name string) (e store.Entry, err error) {
 	}
 	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
+
 	content, err := io.ReadAll(io.LimitReader(file, control.MessageLimit))
 	if err != nil {
 		return e, err
@@ -145,6 +155,7 @@ func readRecord(dir *os.File, name string) (e store.Entry, err error) {
 	if err != nil {
 		return e, err
 	}
+
 	return store.Entry{
 		Token: store.Token(r.Token), Container: r.Container, Process: r.Process,
 		Gate: &store.Attached{Listen: r.Listen, Withheld: r.Withheld},

@@ -22,7 +22,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Outcome is what a stage did, as far as it came: it is filled in on errors too.
+// Outcome describes what a stage did. On an error, it is filled in as far as the stage came.
 type Outcome struct {
 	Container string        // the container id
 	Grant     store.Grant   // what the annotations ask for
@@ -36,11 +36,13 @@ type Outcome struct {
 // container without the annotations is left alone.
 func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()
+
 	state, err := readState(stdin, stateLimit)
 	if err != nil {
 		return out, err
 	}
 	out.Container = state.ID
+
 	annotations, err := ofContainer(state.Annotations, func() (string, error) {
 		return nameInStorage(state.ID, filepath.Dir(filepath.Dir(state.Bundle))) // DIR/<id>/userdata
 	})
@@ -52,6 +54,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	if !asked || err != nil {
 		return out, err
 	}
+
 	token, err := store.NewToken()
 	if err != nil {
 		return out, err
@@ -60,15 +63,17 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	if s.Hashed {
 		entry.Token = store.Token(token.Key())
 	}
+
 	var process *store.Pinned
 	if state.Pid != 0 {
-		// Opened once: a pid that is used again is never mistaken for the container.
+		// Pinned once, so that a reused pid is never mistaken for the container.
 		if process, err = store.Pin(state.Pid); err != nil {
 			return out, because("container process", kernelTooOld(err))
 		}
 		defer process.Close()
 		entry.Process = &process.Process
 	}
+
 	takeBack := func() {}
 	if state.Pid == 0 || s.EnvDir != "" {
 		out.EnvFile, err = s.injectOnHost(state.ID, envFile(s.variables(want, token, nil)))
@@ -85,6 +90,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 			return out, because("inject "+MountPath+" into the container", err)
 		}
 	}
+
 	if s.GateSocket != "" {
 		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken}
 		if err := s.attachFirst(entry, process); err != nil {
@@ -92,6 +98,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 			return out, err
 		}
 	}
+
 	out.Revoked, err = s.issue(entry, process)
 	if err != nil {
 		takeBack()
@@ -101,7 +108,8 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	return out, nil
 }
 
-// issue makes the token valid for as long as the process lives, if there is one.
+// issue makes the token valid for as long as the process lives or, without a process, until
+// it is revoked.
 func (s Settings) issue(entry store.Entry, process *store.Pinned) (revoked []store.Entry, err error) {
 	if process == nil {
 		return s.Tokens.Issue(entry)
@@ -109,8 +117,8 @@ func (s Settings) issue(entry store.Entry, process *store.Pinned) (revoked []sto
 	return s.Tokens.IssueTo(process, entry)
 }
 
-// Poststop reads the state of a container that stopped and revokes its tokens. It
-// can run twice, late, and with an empty environment, and needs no annotations.
+// Poststop reads the state of a container that has stopped and revokes its tokens. It may
+// run twice, late, or with an empty environment, and needs no annotations.
 func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()
 	state, err := readState(stdin, stoppedLimit)
@@ -118,24 +126,26 @@ func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 		return out, err
 	}
 	out.Container = state.ID
+
 	var nextLife bool
 	out.Revoked, nextLife, err = s.Tokens.RevokeContainer(state.ID)
 	if err != nil {
 		return out, s.ofTokens("revoke the container's tokens", err)
 	}
 	if nextLife {
-		return out, nil // the env file is that life's
+		return out, nil // and the env file belongs to it
 	}
+
 	if err := s.removeFromHost(state.ID); err != nil {
 		return out, because("remove the env file", err)
 	}
 	if err := s.forget(state.ID); err != nil {
-		return out, because("remove the note that the gate serves the container", err)
+		return out, because("remove the record that the gate serves the container", err)
 	}
 	return out, nil
 }
 
-// ofTokens is what failed with the token file, and why.
+// ofTokens returns an error that says what failed, and names the token file.
 func (s Settings) ofTokens(what text, err error) error {
 	return instead(what+": token file "+text(s.Tokens.Path)+": "+reason(err), fmt.Errorf("%s: %w", what, err))
 }

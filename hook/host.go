@@ -1,5 +1,5 @@
-// Injects into a directory of the host: for a state without a process, as when the hook is
-// tried by hand, and for settings with an env dir.
+// Writes the env file to a directory of the host: for a state without a process, as when
+// the hook is tried by hand, and for settings with an env dir.
 
 package hook
 
@@ -14,37 +14,39 @@ import (
 	"terok-gate-hook/store"
 )
 
-// ErrNoEnvDir is in the chain of the error that says that nobody named a directory for
-// env files, and that there is no default.
-var ErrNoEnvDir = errors.New("there is no directory for env files: XDG_RUNTIME_DIR is not set")
+// errNoEnvDir is in the chain of an error if no directory for env files was given and there
+// is no default.
+var errNoEnvDir = errors.New("there is no directory for env files: XDG_RUNTIME_DIR is not set")
 
 // hostDir returns the directory for env files on the host.
 func (s Settings) hostDir() (string, error) {
 	if s.EnvDir != "" {
 		return s.EnvDir, nil
 	}
+
 	// Uid 0 of a rootless engine's user namespace is not root.
 	inside, err := store.InUserNamespace()
 	if err != nil {
 		return "", err
 	}
 	root := os.Geteuid() == 0 && !inside
-	// After su, XDG_RUNTIME_DIR can be another user's, who may have put a link there.
+
+	// After su, XDG_RUNTIME_DIR can belong to another user, who may have put a link there.
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) && (!root || isRoots(dir)) {
 		return filepath.Join(dir, "terok"), nil
 	}
 	if root {
-		return "/run/terok", nil // /run/terok-gate is the gate's user's
+		return "/run/terok", nil // /run/terok-gate belongs to the gate's user
 	}
-	return "", instead(text(ErrNoEnvDir.Error()), ErrNoEnvDir)
+	return "", instead(text(errNoEnvDir.Error()), errNoEnvDir)
 }
 
-// isRoots reports whether only root can put something in the place of the directory,
-// or make it if it is not there. It is stricter than owner.Way, which the hook does not
-// link: it refuses every symbolic link, and looks above directories that are missing.
+// isRoots reports whether only root can replace the directory, or create it if it does not
+// exist. It is stricter than owner.Way, which the hook does not link: it refuses every
+// symbolic link, and looks above directories that are missing.
 func isRoots(dir string) bool {
-	// In a sticky directory such as /tmp, what root owns stays in place, but anybody may
-	// make what is not there yet.
+	// In a sticky directory such as /tmp, others cannot replace root's files, but they can
+	// create a file that does not exist yet.
 	keeps := fs.FileMode(0)
 	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
 		info, err := os.Lstat(dir)
@@ -62,17 +64,18 @@ func isRoots(dir string) bool {
 	}
 }
 
-// injectOnHost writes the env file, mode 0600, and returns its path. The id is
-// checked, so the name stays in the directory; nothing that stands under it, a
-// symbolic link say, is written through.
+// injectOnHost writes the env file, mode 0600, and returns its path. The id was checked, so
+// the path stays in the directory. A file or a symbolic link that has the path already is
+// replaced, not written to.
 func (s Settings) injectOnHost(id string, content []byte) (path string, err error) {
 	dir, err := s.hostDir()
 	if err != nil {
 		return "", err
 	}
+
 	path = filepath.Join(dir, id+".env")
 	defer func() {
-		if err != nil { // it may be printed: the path is of our making
+		if err != nil { // a path of our making, which may be printed
 			path, err = "", instead(text(path)+": "+reason(err), err)
 		}
 	}()
@@ -92,8 +95,8 @@ func (s Settings) injectOnHost(id string, content []byte) (path string, err erro
 	return path, nil
 }
 
-// createOnHost creates the env file anew. Another run of the hook for the same container
-// may create one between the removal and the creation; the last one stays.
+// createOnHost replaces the env file with an empty one. If another run of the hook for the
+// same container creates it in between, createOnHost starts again: the last one stays.
 func (s Settings) createOnHost(id, path string) (*os.File, error) {
 	for {
 		if err := s.removeFromHost(id); err != nil {
@@ -106,7 +109,7 @@ func (s Settings) createOnHost(id, path string) (*os.File, error) {
 	}
 }
 
-// removeFromHost removes what injectOnHost wrote, if it did.
+// removeFromHost removes the env file, if there is one.
 func (s Settings) removeFromHost(id string) error {
 	dir, err := s.hostDir()
 	if err != nil {

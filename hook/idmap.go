@@ -13,17 +13,16 @@ import (
 // idMaps translates the ids of one container.
 type idMaps struct{ uid, gid idMap }
 
-// idMap is a file of the form of /proc/<pid>/uid_map (user_namespaces(7)); nil
-// maps every id to itself.
+// idMap is the content of a /proc/<pid>/uid_map (user_namespaces(7)). A nil map maps every
+// id to itself.
 type idMap []idRange
 
 type idRange struct{ inside, ours, length uint64 }
 
-// idsOf reads the maps of the process. The kernel shows them as seen by the reader,
-// but relative to the parent if reader and process share a user namespace: then
-// nothing needs translating. config.json's mappings are no substitute: they are
-// wrong when a container joins another's user namespace (podman
-// --userns=container:).
+// idsOf reads the id maps of the process. The kernel shows them relative to the reader's
+// user namespace or, if reader and process share one, relative to its parent: in that case
+// nothing needs translating. config.json's mappings are no substitute: they are wrong when
+// a container joins another's user namespace (podman --userns=container:).
 func idsOf(process *store.Pinned) (idMaps, error) {
 	theirs, err := process.Link("ns/user")
 	if err != nil {
@@ -71,7 +70,7 @@ func parseIDMap(content string) (idMap, error) {
 	return m, nil
 }
 
-// ours returns what we call the container's id.
+// ours translates an id of the container's to our user namespace.
 func (m idMap) ours(id uint32) (int, error) {
 	if m == nil {
 		return int(id), nil

@@ -1,5 +1,5 @@
-// Precreate, podman's own stage: it filters the configuration of a container before
-// a runtime sees it.
+// Implements precreate, a stage of podman's own, which filters a container's configuration
+// before the runtime sees it.
 
 package hook
 
@@ -16,16 +16,17 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Precreate reads a container's configuration and returns it with pointers added to
-// the environment of the container's process: where gate.env is and, with a gate
-// URL, where the gate is and what makes git use it. Never the token: what a
-// container's configuration holds, podman inspect shows.
+// Precreate reads a container's configuration and returns it with variables added to the
+// environment of the container's process: they say where gate.env is and, with a gate URL,
+// where the gate is, and they have git use it. The token is never among them, because
+// podman inspect shows the configuration.
 //
-// A variable that the container has already keeps its value, except that an entry is
-// added to git's configuration (GIT_CONFIG_PARAMETERS) and to the list of what needs no
-// proxy, and that what GIT_CONFIG_SYSTEM named is included by what it names then.
-// All else passes through unchanged, including what our version of the runtime-spec does
-// not know. A configuration without our annotations comes out byte for byte as it went in.
+// A variable that the container has already keeps its value, with three exceptions: an
+// entry is added to GIT_CONFIG_PARAMETERS and to no_proxy, and GIT_CONFIG_SYSTEM names our
+// file, which includes the one that it named before.
+//
+// Everything else passes through unchanged, including what our version of the runtime-spec
+// does not know. A configuration without our annotations is returned byte for byte.
 func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err error) {
 	original, err := readLimited(stdin, configLimit)
 	if err != nil {
@@ -38,8 +39,7 @@ func (s Settings) Precreate(stdin io.Reader) (config []byte, out Outcome, err er
 }
 
 func (s Settings) precreate(original []byte) (config []byte, out Outcome, err error) {
-	// Objects are kept raw, member by member: their order may change, not their
-	// meaning.
+	// Members of objects stay undecoded: their order may change, but not their meaning.
 	var members map[string]json.RawMessage
 	var annotations map[string]string
 	if err := json.Unmarshal(original, &members); err != nil {
@@ -53,6 +53,7 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 			return nil, out, because("configuration: annotations", notJSON(err))
 		}
 	}
+
 	meant, err := ofContainer(annotations, func() (string, error) {
 		return nameInStorage(containerIn(original), storageIn(original)...)
 	})
@@ -70,6 +71,7 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 	if !asked {
 		return original, out, nil
 	}
+
 	var process map[string]json.RawMessage
 	if raw, ok := members["process"]; ok {
 		if err := json.Unmarshal(raw, &process); err != nil {
@@ -79,6 +81,7 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 	if process == nil {
 		return nil, out, failure("configuration: has no process")
 	}
+
 	var env []string
 	if raw, ok := process["env"]; ok {
 		if err := json.Unmarshal(raw, &env); err != nil {
@@ -88,6 +91,7 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 	if env, err = s.addPointers(env, want.Grant); err != nil {
 		return nil, out, because("configuration", err)
 	}
+
 	if process["env"], err = encode(env); err != nil {
 		return nil, out, err
 	}
@@ -98,8 +102,8 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 	return config, out, err
 }
 
-// checkRuntimesAnnotations refuses those that make crun write what hooks print to
-// files of the host. Podman keeps them (crun(1), run.oci.hooks.stderr).
+// checkRuntimesAnnotations refuses annotations that make crun write the output of hooks to
+// files of the host. Podman passes them on (crun(1), run.oci.hooks.stderr).
 func checkRuntimesAnnotations(annotations map[string]string) error {
 	for name := range annotations {
 		if strings.HasPrefix(name, "run.oci.hooks.") {
@@ -111,9 +115,9 @@ func checkRuntimesAnnotations(annotations map[string]string) error {
 }
 
 // containerIn returns the container's id, for the log and nothing else. The
-// configuration has no place for it. Podman's ends the path of the cgroup with it,
-// where there is one, and has it in the path of what is mounted as .containerenv
-// (seen with 4.3.1).
+// configuration has no field for it, but podman's has it at the end of the cgroup's path,
+// if there is one, and in the path of the file that is mounted as .containerenv (seen with
+// 4.3.1).
 func containerIn(config []byte) string {
 	var has struct {
 		Linux  struct{ CgroupsPath string }
@@ -126,6 +130,7 @@ func containerIn(config []byte) string {
 			paths = append(paths, path.Dir(path.Dir(m.Source))) // <id>/userdata/.containerenv
 		}
 	}
+
 	for _, p := range paths {
 		id := p[max(0, len(p)-64):]
 		if decoded, err := hex.DecodeString(id); err == nil && len(decoded) == 32 {
@@ -135,13 +140,14 @@ func containerIn(config []byte) string {
 	return ""
 }
 
-// storageIn returns where podman's storage may know the container, by its root file system.
+// storageIn returns the directories in which podman's storage may describe the container.
 func storageIn(config []byte) []string {
 	var has struct{ Root struct{ Path string } }
 	_ = json.Unmarshal(config, &has)
 	return storageOf(has.Root.Path)
 }
 
+// addPointers returns env with the variables that Precreate adds.
 func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
 	gateURL := s.URL()
 	pointers := []variable{{"TEROK_GATE_ENV", MountPath + "/gate.env"}}
@@ -153,6 +159,7 @@ func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error)
 			env = append(env, p.name+"="+p.value)
 		}
 	}
+
 	replaced := s.noProxy(env)
 	if gateURL != "" {
 		git, err := s.gitPointers(env)
@@ -161,7 +168,7 @@ func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error)
 		}
 		replaced = append(append(replaced, git.variables()...), git.remembered()...)
 	}
-	// There must be only one of each: programs differ in which of two they take.
+	// Each name may occur only once: programs differ in which of two they take.
 	for _, v := range replaced {
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v.name+"=") })
 		env = append(env, v.name+"="+v.value)
@@ -169,7 +176,7 @@ func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error)
 	return env, nil
 }
 
-// encode is json.Marshal that leaves <, > and & as they are.
+// encode is json.Marshal, except that it leaves <, > and & as they are.
 func encode(v any) (json.RawMessage, error) {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)

@@ -15,9 +15,9 @@ func WayOut(err error) string {
 	switch {
 	case errors.Is(err, store.ErrNoDefault):
 		return ": name one with --token-file"
-	case errors.Is(err, ErrNotAdmitted):
+	case errors.Is(err, errNotAdmitted):
 		return " by --allow-project"
-	case errors.Is(err, ErrNoEnvDir):
+	case errors.Is(err, errNoEnvDir):
 		return ": name one with --env-dir"
 	case errors.Is(err, ErrNoGate) && errors.Is(err, fs.ErrPermission): // a rootless user's podman reads root's definitions
 		return ": it is another user's: run terok-gate install as the user who starts the container"
