@@ -86,8 +86,8 @@ func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint
 		if err == nil {
 			return network, nil
 		}
-		passing := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
-		if !passing || time.Now().After(lastTry) {
+		temporary := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
+		if !temporary || time.Now().After(lastTry) {
 			return 0, s.notAttached(forHook(err))
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -1,5 +1,5 @@
-// Reads and decides everything that an injection needs (content, place, owner and mode)
-// before anything is mounted.
+// Collects everything that an injection needs (content, place, owner and mode) before
+// anything is mounted.
 
 package hook
 
@@ -12,20 +12,20 @@ import (
 	"terok-gate-hook/store"
 )
 
-// injection is a directory with files that a container is to find.
+// injection describes a directory with files to be mounted in a container.
 type injection struct {
-	process  *store.Pinned // the container's
-	rootfs   string        // as that process sees it, before pivot_root(2)
-	label    string        // SELinux's, of the directory; empty for none
+	process  *store.Pinned // the container's process
+	rootfs   string        // the root file system, as that process sees it before pivot_root(2)
+	label    string        // SELinux label of the directory; empty for none
 	files    []file
 	mode     fs.FileMode // of the files that hold a secret
-	uid, gid int         // the owner of those, as our user namespace calls it
+	uid, gid int         // the owner of those files, in our user namespace
 	ids      idMaps      // of the container
 }
 
-// readInjection finds out what the container is to get. The container's process is
-// alive and waits for us; its root file system is complete but not yet its root
-// (crun and runc run prestart and createRuntime hooks before pivot_root(2)).
+// readInjection returns the injection for a container. The container's process is alive and
+// waits for the hook; its root file system is complete but not yet its root (crun and runc
+// run prestart and createRuntime hooks before pivot_root(2)).
 func (s Settings) readInjection(state specs.State, process *store.Pinned, want request, token store.Token) (in injection, err error) {
 	config, err := readConfiguration(state.Bundle)
 	if err != nil {
@@ -37,6 +37,7 @@ func (s Settings) readInjection(state specs.State, process *store.Pinned, want r
 		}
 		token = ""
 	}
+
 	in = injection{process: process, rootfs: config.Root.Path, mode: want.mode}
 	if in.files, err = s.files(want, token, state.ID, config.Process.Env); err != nil {
 		return in, err
@@ -44,6 +45,7 @@ func (s Settings) readInjection(state specs.State, process *store.Pinned, want r
 	if config.Linux != nil {
 		in.label = config.Linux.MountLabel
 	}
+
 	if err := checkMountNamespace(process); err != nil {
 		return in, err
 	}
@@ -54,6 +56,7 @@ func (s Settings) readInjection(state specs.State, process *store.Pinned, want r
 	return in, err
 }
 
+// ownedBy sets the owner of the files that hold a secret to a user of the container's.
 func (in *injection) ownedBy(user specs.User) (err error) {
 	if in.uid, err = in.ids.uid.ours(user.UID); err != nil {
 		return because("user of the container's process", err)
@@ -72,21 +75,21 @@ func checkMountNamespace(process *store.Pinned) error {
 		return because("mount namespace of the container", err)
 	case shared:
 		return failure("the container is in the host's mount namespace: " +
-			"the token would appear on the host: give the container a mount namespace of its own")
+			"the token would appear on the host: give the container its own mount namespace")
 	}
 	return nil
 }
 
-// sharesWithHost reports whether a process is in our namespace of a kind (namespaces(7)),
-// or in that of the host.
+// sharesWithHost reports whether a process is in the same namespace of a kind
+// (namespaces(7)) as we or the host are.
 func sharesWithHost(process *store.Pinned, kind string) (bool, error) {
 	namespace, err := process.Link("ns/" + kind)
 	if err != nil {
 		return false, err
 	}
 	for _, other := range []string{"self", "1"} {
-		// Process 1 can be out of sight for a rootless engine: then its namespace
-		// is out of the container's reach too.
+		// A rootless engine may not be able to see process 1. In that case, the container
+		// cannot be in the host's namespace either.
 		if hosts, err := os.Readlink("/proc/" + other + "/ns/" + kind); err == nil && hosts == namespace {
 			return true, nil
 		}

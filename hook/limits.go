@@ -1,4 +1,4 @@
-// Limits a token by the operator's settings, and further by annotations.
+// Limits a token by the operator's settings, and further by the container's annotations.
 
 package hook
 
@@ -10,15 +10,15 @@ import (
 	"terok-gate-hook/store"
 )
 
-// accesses are the values of [Settings.Access], from the least to the most.
+// accesses are the values of [Settings.Access], from the narrowest to the widest.
 var accesses = []string{store.AccessRead, store.AccessAppend, store.AccessWrite}
 
 const useAccess = "use " + store.AccessRead + " or " + store.AccessAppend
 
 const usePatterns = "use full ref names such as refs/heads/agent/*, at most 16, with commas between them"
 
-// limits are those of the settings and those of the annotations: a container can narrow
-// what it may, never widen it.
+// limits returns the settings' limits together with the annotations': a container can narrow
+// its own rights, never widen them.
 func (s Settings) limits(annotations map[string]string, grant store.Grant) (limits store.Limits, err error) {
 	access := cmp.Or(s.Access, store.AccessWrite)
 	if narrowed, ok := annotations[AccessAnnotation]; ok {
@@ -37,14 +37,15 @@ func (s Settings) limits(annotations map[string]string, grant store.Grant) (limi
 	if push, ok := annotations[PushAnnotation]; ok {
 		limits.Push = append(limits.Push, fill(strings.Split(push, ","), grant))
 	}
-	// The settings have been checked: what is wrong is an annotation's.
+
+	// The settings were checked before, so an error is about the annotation.
 	if err := limits.Check(); err != nil {
 		return limits, because("annotation "+PushAnnotation, instead(usePatterns, err))
 	}
 	return limits, nil
 }
 
-// checkPush checks the patterns of the settings for whatever names they are filled with.
+// checkPush checks the settings' patterns, filled with the longest names that there can be.
 func (s Settings) checkPush() error {
 	longest := strings.Repeat("n", store.LongestName)
 	filled := fill(s.Push, store.Grant{Project: longest, Task: longest})
@@ -59,7 +60,7 @@ func (s Settings) checkPush() error {
 	return nil
 }
 
-// fill puts the grant's names into the patterns.
+// fill returns the patterns with the grant's names in them.
 func fill(patterns []string, grant store.Grant) (filled []string) {
 	names := strings.NewReplacer("{project}", grant.Project, "{task}", grant.Task)
 	for _, pattern := range patterns {

@@ -1,6 +1,6 @@
-// Injection into the container: a small tmpfs of its own, mounted read-only into
-// the container's mount namespace. The token touches no storage of the container's
-// and is gone with the namespace, even without any clean-up.
+// Injects into the container: mounts a small tmpfs, read-only, in the container's mount
+// namespace. The token never reaches the container's storage, and it disappears with the
+// namespace, even without any clean-up.
 
 package hook
 
@@ -18,26 +18,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount makes the directory, with the files in it, and attaches it.
+// mount makes the tmpfs with the files in it, and attaches it to its mount point.
 func (in injection) mount() error {
 	directory, err := newDirectory(in.label)
 	if err != nil {
 		return because("make a tmpfs", err)
 	}
 	defer unix.Close(directory)
+
 	if err := in.fill(directory); err != nil {
 		return err
 	}
 	return in.attach(directory)
 }
 
-// newDirectory returns a tmpfs that is mounted nowhere yet, a few pages large.
+// newDirectory returns a detached mount of a new tmpfs, which holds a few pages.
 func newDirectory(label string) (mount int, err error) {
 	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, kernelTooOld(err)
 	}
 	defer unix.Close(fsfd)
+
 	for _, option := range []struct {
 		name  text
 		value string
@@ -49,26 +51,29 @@ func newDirectory(label string) (mount int, err error) {
 			return -1, because("option "+option.name, instead(reason(err), fmt.Errorf("%q: %w", option.value, err)))
 		}
 	}
-	// Keeps the token out of swap. Only as real root, and since Linux 6.4.
+	// This keeps the token out of swap. It works for real root only, since Linux 6.4.
 	_ = unix.FsconfigSetFlag(fsfd, "noswap")
+
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return -1, err
 	}
 	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }
 
-// fill writes the files and makes the directory read-only, before it is attached: the
-// container never sees a half-made one.
+// fill writes the files and makes the tmpfs read-only. That happens before it is attached,
+// so the container never sees an incomplete directory.
 func (in injection) fill(directory int) error {
-	// A process that is forked in between keeps a descriptor open for writing until it
-	// executes its program. Until then the directory cannot be made read-only (EBUSY).
+	// If another goroutine forked meanwhile, its child would keep a file open for writing
+	// until it executes its program, and the tmpfs could not be made read-only (EBUSY).
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
+
 	for _, f := range in.files {
 		if err := in.writeFile(directory, f); err != nil {
 			return because("write "+f.name, err)
 		}
 	}
+
 	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(directory, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
 		return because("make the tmpfs read-only", kernelTooOld(err))
@@ -84,6 +89,7 @@ func (in injection) writeFile(directory int, f file) error {
 	return errors.Join(in.writeTo(fd, f), unix.Close(fd))
 }
 
+// writeTo writes a file's content and sets its owner and mode.
 func (in injection) writeTo(fd int, f file) error {
 	for rest := f.content; len(rest) > 0; {
 		n, err := unix.Write(fd, rest)
@@ -96,7 +102,7 @@ func (in injection) writeTo(fd int, f file) error {
 		rest = rest[n:]
 	}
 
-	// What everybody may read may stay ours. Its mode is set all the same: the umask may be any.
+	// A public file needs no other owner than us, but its mode must not depend on the umask.
 	if f.public {
 		return unix.Fchmod(fd, 0o444)
 	}
@@ -106,12 +112,12 @@ func (in injection) writeTo(fd int, f file) error {
 	return unix.Fchmod(fd, uint32(in.mode))
 }
 
-// attach enters the container's mount namespace and moves the directory to its mount
-// point inside the root file system.
+// attach enters the container's mount namespace and moves the tmpfs to its mount point
+// inside the root file system.
 //
-// It does so on an operating-system thread of its own with file-system attributes
-// (root, working directory, umask) of its own, which setns(2) demands. The thread
-// is never used for anything else: it ends with the goroutine.
+// For setns(2) it needs a thread that shares its file-system attributes (root, working
+// directory, umask) with no other. The thread is used for nothing else, and ends with the
+// goroutine.
 func (in injection) attach(directory int) error {
 	return onThreadOfItsOwn(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -120,6 +126,7 @@ func (in injection) attach(directory int) error {
 		if err := unix.Setns(in.process.Pidfd(), unix.CLONE_NEWNS); err != nil {
 			return because("enter the container's mount namespace", err)
 		}
+
 		unix.Umask(0o022)
 		known := mountsKnown{}
 		point, err := openMountPoint(in.rootfs, in.ids, known)
@@ -127,6 +134,7 @@ func (in injection) attach(directory int) error {
 			return err
 		}
 		defer point.Close()
+
 		below, err := known.under(point)
 		if err == nil {
 			err = checkPropagation(below)
@@ -134,6 +142,7 @@ func (in injection) attach(directory int) error {
 		if err != nil {
 			return err
 		}
+
 		err = unix.MoveMount(directory, "", int(point.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 		if err != nil {
 			return because("attach the tmpfs", err)
@@ -142,10 +151,10 @@ func (in injection) attach(directory int) error {
 	})
 }
 
-// onThreadOfItsOwn runs f on a thread that ends with it. That must not be the main
-// thread, which would not end but stay in the container's mount namespace, and which
-// /proc/self shows. A goroutine that gets the main thread holds on to it, while
-// another one, which thus gets another thread, runs f.
+// onThreadOfItsOwn runs f on a thread that ends with it. The main thread will not do: it
+// does not end, so it would stay in the container's namespaces, and /proc/self shows it. A
+// goroutine that gets the main thread keeps it locked while another goroutine, which must
+// then have another thread, runs f.
 func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -160,10 +169,10 @@ func onThreadOfItsOwn(f func() error) error {
 	return <-done
 }
 
-// openMountPoint returns a handle of MountPath in the root file system, which it creates if it is
-// not there. The image's author is the attacker: symbolic links are resolved
-// inside the root file system, as the container will see them, and wherever they
-// point, nothing outside it is opened, created or changed.
+// openMountPoint returns a handle of MountPath in the root file system, and creates it if it
+// does not exist. The attacker is the image's author: symbolic links are resolved inside the
+// root file system, as the container will see them, and nothing outside it is opened,
+// created or changed, wherever they point.
 func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -173,9 +182,10 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	fail := func(path string, err error) (*os.File, error) {
 		return nil, because(text(path)+" in the container's root file system", err)
 	}
+
 	// One directory at a time, so that each new one is made in a directory that was checked.
-	// New ones belong to the container's root user: podman commit fails on a file of
-	// an id that the container cannot map.
+	// New ones belong to the container's root user: podman commit fails on files whose owner
+	// the container cannot map.
 	path := ""
 	point, err := openInRoot(root, "/")
 	if err != nil {
@@ -195,6 +205,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 		if err != nil {
 			return fail(path, err)
 		}
+
 		point = next
 		info, err := point.Stat()
 		if err == nil && !info.IsDir() {
@@ -209,7 +220,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 }
 
 // openDirectoryInRoot opens a directory on the way to the mount point. The last one must
-// not be a symbolic link: an image could have us cover /proc, /etc or the root.
+// not be a symbolic link: an image could use it to have us cover /proc, /etc or the root.
 func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
 	if !last {
 		return openInRoot(root, path)
@@ -224,17 +235,17 @@ func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.Fil
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openInRoot opens what the path leads to, as if the directory were the root, whatever
-// symbolic links and ".." it leads over. That is openat2(2)'s work, which is older than
-// mount_setattr(2), without which there is no injection: pathrs-lite, for kernels without
-// it, also mounts a proc of its own for the name of each file, and unmounts it.
+// openInRoot opens a path as if root were the root directory, whatever symbolic links and
+// ".." are in it. It uses openat2(2) alone: kernels without that have no mount_setattr(2)
+// either, and so no injection. (pathrs-lite supports older kernels too, but mounts and
+// unmounts a proc for each file.)
 func openInRoot(root *os.File, path string) (*os.File, error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	const tries = 100
 	for try := 1; ; try++ {
 		fd, err := unix.Openat2(int(root.Fd()), path, how)
-		// Somebody renamed or mounted something, anywhere, while a ".." was followed: that
-		// may be an accident, or the container, which must not keep us for ever.
+		// EAGAIN: something was renamed or mounted, anywhere, while a ".." was followed. It
+		// may be the container that does so, and it must not keep us busy for ever.
 		again := err == unix.EAGAIN || err == unix.EXDEV || err == unix.EINTR
 		switch {
 		case err == nil:
@@ -245,10 +256,10 @@ func openInRoot(root *os.File, path string) (*os.File, error) {
 	}
 }
 
-// makeDirectory creates the directory in parent, as the container's root user. To create it
-// as the host's root and call chown(2) would be wrong: another container that shares
-// parent may have put something else in its place by then; and where the container's
-// root may not create a directory, on a volume say, we must not do so for it.
+// makeDirectory creates the directory in parent, as the container's root user. Creating it
+// as the host's root and then calling chown(2) would be wrong: another container that
+// shares parent may have replaced it by then, and where the container's root may not create
+// a directory, on a volume say, we must not do so in its place.
 func makeDirectory(parent *os.File, name string, ids idMaps) error {
 	uid, err := ids.uid.ours(0)
 	if err != nil {
@@ -258,6 +269,7 @@ func makeDirectory(parent *os.File, name string, ids idMaps) error {
 	if err != nil {
 		return because("the container's root group", err)
 	}
+
 	ours, err := unix.SetfsgidRetGid(gid)
 	if err != nil {
 		return err
@@ -267,6 +279,7 @@ func makeDirectory(parent *os.File, name string, ids idMaps) error {
 		return err
 	}
 	defer unix.SetfsuidRetUid(ours)
+
 	err = unix.Mkdirat(int(parent.Fd()), name, 0o755)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -274,8 +287,8 @@ func makeDirectory(parent *os.File, name string, ids idMaps) error {
 	return err
 }
 
-// kernelTooOld adds the way out to an error that means that the kernel does not know the
-// call. The calls are in Linux 5.12; all of the product needs 5.14.
+// kernelTooOld adds the required version to an error that means that the kernel lacks a
+// system call. The calls here are in Linux 5.12, but other parts of the product need 5.14.
 func kernelTooOld(err error) error {
 	if errors.Is(err, unix.ENOSYS) {
 		return instead(reason(err)+": Linux 5.14 or later is needed", fmt.Errorf("%w: Linux 5.14 or later is needed", err))

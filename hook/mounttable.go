@@ -1,4 +1,4 @@
-// Decides which mounts of a container may be mounted on, and which may get a new directory.
+// Decides on which of a container's mounts we may mount, and on which we may make a directory.
 
 package hook
 
@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkPropagation refuses a mount with shared propagation, a volume mounted :shared
-// for example: what is mounted on it appears in every peer, on the host and in other
-// containers, and stays there (mount_namespaces(7)).
+// checkPropagation refuses a mount with shared propagation, such as a volume mounted
+// :shared: a mount on it appears in every peer, on the host and in other containers, and
+// stays there (mount_namespaces(7)).
 func checkPropagation(m *mountinfo.Info) error {
 	if !strings.Contains(m.Optional, "shared:") {
 		return nil
@@ -27,26 +27,27 @@ func checkPropagation(m *mountinfo.Info) error {
 	return instead(why+how, fmt.Errorf(why+" at %s"+how, m.Mountpoint))
 }
 
-// checkNewDirectory refuses to make a directory in parent if that is on a bind mount or a
-// volume. Such a mount may be meant to be read-only, but crun makes it so only after
-// our hook (seen with crun 1.8.1); and a container's root that is the host's root can
-// write there whatever its permissions. That leaves the root file system, and a tmpfs
-// of the container's own.
+// checkNewDirectory refuses a new directory in parent if parent is on a bind mount or a
+// volume. Such a mount may be meant to be read-only, but crun makes it so only after our hook
+// (seen with crun 1.8.1); and if the container's root is the host's root, no permissions keep
+// it from writing there. What remains is the root file system, and a tmpfs of the
+// container's own.
 func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 	m, err := known.under(parent)
 	if err != nil {
 		return err
 	}
-	// attach would refuse this too, but only once the directory was made.
+	// attach would refuse this too, but only after the directory was made.
 	if err := checkPropagation(m); err != nil {
 		return err
 	}
+
 	rootID, err := mountID(root)
 	if err != nil || rootID == uint64(m.ID) {
 		return err
 	}
 	if m.FSType == "tmpfs" && m.Root == "/" {
-		// A volume can be a tmpfs too, but then it is mounted on the host.
+		// A volume can be a tmpfs too, but that one is mounted on the host.
 		device := fmt.Appendf(nil, " %d:%d ", m.Major, m.Minor)
 		hosts, err := mountsOf("/proc/self/mountinfo", func(line []byte) bool { return bytes.Contains(line, device) })
 		if err != nil || len(hosts) == 0 {
@@ -56,9 +57,9 @@ func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 	return failure("is not there, and not made on a bind mount or a volume: create it")
 }
 
-// mountsKnown are those of this thread that were asked for, by id. To read the whole table
-// takes the kernel 2.4 µs for each mount (Linux 6.18), and before pivot_root(2) it has a
-// copy of all the host's, some for each container that runs.
+// mountsKnown caches, by id, the mounts that this thread has looked up. The table is slow
+// to read: it costs 2.4 µs for each mount (Linux 6.18), and before pivot_root(2) it has a copy
+// of all the host's mounts, several for each running container.
 type mountsKnown map[uint64]*mountinfo.Info
 
 // under returns the mount that the file is on.
@@ -67,6 +68,7 @@ func (known mountsKnown) under(file *os.File) (*mountinfo.Info, error) {
 	if err != nil || known[id] != nil {
 		return known[id], err
 	}
+
 	begins := fmt.Appendf(nil, "%d ", id)
 	found, err := mountsOf("/proc/thread-self/mountinfo", func(line []byte) bool { return bytes.HasPrefix(line, begins) })
 	if err != nil {
@@ -85,19 +87,20 @@ func mountID(file *os.File) (uint64, error) {
 		return 0, because("mount under the mount point", err)
 	}
 	if stat.Mask&unix.STATX_MNT_ID == 0 {
-		return 0, failure("mount under the mount point: the kernel does not tell its id")
+		return 0, failure("mount under the mount point: the kernel does not report its id")
 	}
 	return stat.Mnt_id, nil
 }
 
-// mountsOf returns the mounts in a table (proc_pid_mountinfo(5)) whose lines are wanted.
-// Others are not parsed.
+// mountsOf returns the mounts of a table (proc_pid_mountinfo(5)) whose lines are wanted. It
+// does not parse the others.
 func mountsOf(table string, wanted func(line []byte) bool) ([]*mountinfo.Info, error) {
 	file, err := os.Open(table)
 	if err != nil {
 		return nil, because("mounts of the container", err)
 	}
 	defer file.Close()
+
 	var lines bytes.Buffer
 	all := bufio.NewScanner(file)
 	for all.Scan() {
@@ -106,6 +109,7 @@ func mountsOf(table string, wanted func(line []byte) bool) ([]*mountinfo.Info, e
 			lines.WriteByte('\n')
 		}
 	}
+
 	found, err := mountinfo.GetMountsFromReader(&lines, nil)
 	if err = cmp.Or(all.Err(), err); err != nil {
 		return nil, because("mounts of the container", err)

@@ -1,6 +1,6 @@
-// Annotations of one container of a pod. A pod's annotations are those of each of its
-// containers, so podman kube generate writes terok.project/NAME for the container NAME, and
-// podman kube play hands that to all of them (seen with podman 4.3.1).
+// Finds the annotations that apply to one container of a pod. All containers of a pod share
+// its annotations, so podman kube generate writes terok.project/NAME for the container NAME,
+// and podman kube play gives that to each container (seen with podman 4.3.1).
 
 package hook
 
@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ofContainer returns the annotations that apply to one container. Those for the container
-// by its name override those for the whole pod; those for other containers are left out.
-// It calls named only if an annotation of ours names a container.
+// ofContainer returns the annotations that apply to one container. Those that name the
+// container override those for the whole pod; those that name another one are left out. It
+// calls named, for the container's name, only if an annotation of ours names a container.
 func ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
-	var names []string // that annotations have
+	var names []string // of containers, in annotations
 	for annotation := range annotations {
 		if base, name, has := strings.Cut(annotation, "/"); has && isOurs(base) {
 			names = append(names, name)
@@ -51,7 +51,8 @@ func ofContainer(annotations map[string]string, named func() (string, error)) (m
 	return meant, nil
 }
 
-// nameInPod returns the longest of the names in annotations that fits the container's.
+// nameInPod returns the longest name, of those that annotations have, that fits the
+// container's.
 //
 // Podman calls the container NAME of a pod POD-NAME, and the match is not exact: the pod's
 // name may hold dashes too, so POD-b-a can be the container b-a of POD or the container a of
@@ -73,7 +74,7 @@ func nameInPod(called string, names []string) (name string, is bool) {
 // directories: a hook can't ask podman, which holds the container's lock.
 func nameInStorage(id string, dirs ...string) (string, error) {
 	for _, dir := range dirs {
-		for _, file := range []string{"containers.json", "volatile-containers.json"} { // the latter of podman run --rm
+		for _, file := range []string{"containers.json", "volatile-containers.json"} { // the latter for podman run --rm
 			name, err := nameIn(filepath.Join(dir, file), id)
 			if err == nil || !errors.Is(err, fs.ErrNotExist) {
 				return name, err
@@ -84,8 +85,8 @@ func nameInStorage(id string, dirs ...string) (string, error) {
 }
 
 // nameIn reads a container's name from a file of podman's storage. It returns
-// [fs.ErrNotExist] if the file does not have the container. The attacker is a user who made
-// the root file system and put a fifo beside it, to block the hook.
+// [fs.ErrNotExist] if the container is not in the file. The attacker is a user who made the
+// root file system and put a fifo beside it, to block the hook.
 func nameIn(path, id string) (string, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -95,7 +96,7 @@ func nameIn(path, id string) (string, error) {
 	if info, err := file.Stat(); err != nil {
 		return "", err
 	} else if !info.Mode().IsRegular() {
-		return "", instead("podman's storage is no regular file", fmt.Errorf("%s is no regular file", path))
+		return "", instead("podman's storage is not a regular file", fmt.Errorf("%s is not a regular file", path))
 	}
 
 	content, err := readLimited(file, configLimit)

@@ -77,7 +77,7 @@ func TestAContainersNameIsInPodmansStorage(t *testing.T) {
 	// A fifo there must not hold up the hook.
 	must(t, os.Remove(filepath.Join(storage, "containers.json")))
 	must(t, unix.Mkfifo(filepath.Join(storage, "containers.json"), 0o600))
-	if _, err := nameInStorage(id, storage); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := nameInStorage(id, storage); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("of a fifo: %v", err)
 	}
 }

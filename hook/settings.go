@@ -1,6 +1,6 @@
-// What a stage can be told, and how that is written on its command line. Package
-// podman writes it into a definition, the stage reads it, and whoever looks at a
-// definition reads it back: this file alone knows the form.
+// Defines the settings of a stage, and their form on its command line. Package engines
+// writes that into a hook definition, the stage reads it, and install, doctor and others
+// read it back from the definition. Only this file knows the form.
 
 package hook
 
@@ -23,26 +23,26 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Settings is what a stage can be told. The zero value of a field means its default.
+// Settings are the settings of a stage. The zero value of a field means its default.
 type Settings struct {
 	Tokens        store.File // default path [store.TokenFilePath]
-	LogFile       string     // default the trail's
+	LogFile       string     // default that of package trail
 	AllowProjects []string   // shell patterns (path.Match), one of which admits a project; none admits all
-	EnvMode       string     // of the files in the container; default [EnvMode]
-	GateURL       string     // as the container reaches the gate; empty if not known
+	EnvMode       string     // of the files in the container; default 0400
+	GateURL       string     // the gate's URL as the container reaches it; empty if not known
 	EnvDir        string     // inject on the host, into this directory, even if there is a container process
-	Identity      *string    // NAME <EMAIL> of the container's commits; default [Identity]; empty for none
+	Identity      *string    // NAME <EMAIL> of the container's commits; default [defaultIdentity]; empty for none
 
 	Access string   // "read", "append", or "write", the default
 	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
-	Hashed bool     // the token file holds the SHA-256 of tokens in their place
+	Hashed bool     // the token file holds the SHA-256 of each token instead of the token
 
-	// Where the gate takes sockets: it then serves the container in the container's own
-	// network. Empty if it does not.
+	// GateSocket is the control socket of a gate that serves containers in their own
+	// networks. It is empty for a gate elsewhere.
 	GateSocket    string
-	GateListen    string        // where it listens there; default [GateListen]
-	GateTimeout   time.Duration // until it has answered; no flag sets it; default two seconds, half of which is for a gate that is restarted
-	WithholdToken bool          // from the container: the gate tells it by its network
+	GateListen    string        // where the gate listens in the container's network; default [GateListen]
+	GateTimeout   time.Duration // for the gate's answer; default two seconds, the first of which leaves time for a restart; not a flag
+	WithholdToken bool          // from the container, which the gate recognizes by its network
 }
 
 // Names and places.
@@ -54,26 +54,26 @@ const (
 	PushAnnotation    = "terok.push"
 	MountPath         = "/run/terok" // the directory in the container
 
-	// Unless told otherwise.
-	EnvMode    = "0400"
-	Identity   = "{task} <{task}@{project}.invalid>"
-	GateListen = "127.0.0.1:9418"
+	// GateListen is where the gate listens by default.
+	GateListen      = "127.0.0.1:9418"
+	defaultEnvMode  = "0400"
+	defaultIdentity = "{task} <{task}@{project}.invalid>"
 )
 
 // Stages are the commands that a container engine calls.
 var Stages = []string{"precreate", "prestart", "createRuntime", "poststop"}
 
-// Flag is a setting as a command line spells it.
+// Flag is a setting on a command line.
 type Flag struct {
 	Name    string
-	Usage   string // a word in back quotes stands for the value
+	Usage   string // a word in back quotes names the value
 	Default string // for people to read
 	Path    bool   // the value names a file or a directory
 	stages  []string
 	field   func(*Settings) any // *string, **string, *[]string, *time.Duration or *bool
 }
 
-// Flags are all there are, in the order in which they are written.
+// Flags are all flags, in the order in which [Settings.Args] writes them.
 var Flags = []Flag{
 	{Name: "token-file", Usage: "the token file `F`; default: what the path command prints; required in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.Tokens.Path }},
@@ -92,9 +92,9 @@ var Flags = []Flag{
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
 	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.WithholdToken }},
-	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: EnvMode,
+	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: defaultEnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
-	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: Identity,
+	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: defaultIdentity,
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.Identity }},
 	{Name: "access", Usage: "what the container may do: `read`, append or write; append is to push without deleting or forcing", Default: store.AccessWrite,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
@@ -106,7 +106,7 @@ var Flags = []Flag{
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 }
 
-// Common reports whether the flag stands before the command, whichever that is.
+// Common reports whether the flag stands before the command, and applies to all commands.
 func (f Flag) Common() bool { return f.stages == nil }
 
 // Of reports whether the flag stands after this stage, or the attach command.
@@ -123,8 +123,8 @@ func (f Flag) Switch() bool {
 	return is
 }
 
-// Help returns what the usage text shows of the flag: its name with the name of its
-// value, and its usage with the default.
+// Help returns the flag's name with the name of its value, and its usage with the default,
+// for a usage text.
 func (f Flag) Help() (name, usage string) {
 	value, usage := flag.UnquoteUsage(&flag.Flag{Usage: f.Usage, Value: f.Value(new(Settings))})
 	if f.Default != "" {
@@ -133,15 +133,15 @@ func (f Flag) Help() (name, usage string) {
 	return strings.TrimSpace(f.Name + " " + value), usage
 }
 
-// Variable names the environment variable that stands in for a flag before the stage.
+// Variable returns the name of the environment variable that sets a common flag.
 func (f Flag) Variable() string {
 	return "TEROK_GATE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 }
 
-// Value reads and writes the flag's setting, for package flag.
+// Value returns the flag's setting in s as package flag reads and writes it.
 func (f Flag) Value(s *Settings) flag.Value { return value{f.field(s)} }
 
-// Copy sets the flag's setting in to as it is in from.
+// Copy copies the flag's setting.
 func (f Flag) Copy(to, from *Settings) {
 	switch field := f.field(to).(type) {
 	case *string:
@@ -197,7 +197,7 @@ func (v value) IsBoolFlag() bool {
 
 func (v value) String() string { return strings.Join(v.given(), ",") }
 
-// given lists the values that the flag has to be given for this setting.
+// given returns the values that the flag takes on a command line to have this setting.
 func (v value) given() []string {
 	switch field := v.field.(type) {
 	case *string:
@@ -222,8 +222,8 @@ func (v value) given() []string {
 	return nil
 }
 
-// Args returns the arguments that have a command run with these settings: all that
-// apply to it if it is a stage, else the common ones.
+// Args returns the arguments that run a command with these settings: the common flags, the
+// command and its own flags.
 func (s Settings) Args(command string) []string {
 	var args []string
 	write := func(wanted func(Flag) bool) {
@@ -239,19 +239,20 @@ func (s Settings) Args(command string) []string {
 			}
 		}
 	}
+
 	write(Flag.Common)
 	args = append(args, command)
 	write(func(f Flag) bool { return f.Of(command) })
 	return args
 }
 
-// ParseArgs reads the arguments of a stage, and returns which stage it is.
+// ParseArgs returns the settings in the arguments of a stage, and the stage's name.
 func ParseArgs(args []string) (s Settings, stage string, err error) {
 	stage, err = s.ReadArgs(args)
 	return s, stage, err
 }
 
-// ReadEnvironment reads the variables that stand in for flags before the stage.
+// ReadEnvironment reads the environment variables that set common flags.
 func (s *Settings) ReadEnvironment() error {
 	for _, f := range Flags {
 		if !f.Common() {
@@ -268,9 +269,9 @@ func (s *Settings) ReadEnvironment() error {
 	return nil
 }
 
-// ReadArgs reads the arguments of a stage, and returns which stage it is. On an error it
-// goes on to find out as much as it can, so that the error is recorded where it should be.
-// The error holds no token.
+// ReadArgs reads the arguments of a stage, and returns the stage's name. After an error, it
+// still reads as much as it can, so that the error is logged to the right file. The error
+// holds no token.
 func (s *Settings) ReadArgs(args []string) (stage string, err error) {
 	rest, err := s.readCommon(args)
 	switch {
@@ -293,9 +294,9 @@ func (s *Settings) ReadArgs(args []string) (stage string, err error) {
 	return stage, nil
 }
 
-// readCommon reads the flags before the stage, and returns the rest: it begins with the
-// stage, if there is one. A word after an unknown flag counts as the flag's value, unless a
-// stage has that name.
+// readCommon reads the flags before the stage, and returns the rest, which begins with the
+// stage if there is one. A word after an unknown flag counts as that flag's value, unless it
+// is the name of a stage.
 func (s *Settings) readCommon(args []string) (rest []string, err error) {
 	set := s.flagSet(Flag.Common)
 	for {
@@ -314,6 +315,7 @@ func (s *Settings) readCommon(args []string) (rest []string, err error) {
 	}
 }
 
+// flagSet returns the wanted flags as a flag set that sets s.
 func (s *Settings) flagSet(wanted func(Flag) bool) *flag.FlagSet {
 	set := flag.NewFlagSet("", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
@@ -325,7 +327,8 @@ func (s *Settings) flagSet(wanted func(Flag) bool) *flag.FlagSet {
 	return set
 }
 
-// asTyped gives flags in the errors of package flag two dashes, as everybody writes them.
+// asTyped returns an error of package flag with two dashes before the name of the flag, as
+// users type it.
 func asTyped(err error) error {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return err
@@ -339,7 +342,7 @@ func asTyped(err error) error {
 	return err
 }
 
-// quoteArgument quotes an argument, unless it is a token.
+// quoteArgument quotes an argument, and returns only the fingerprint of a token.
 func quoteArgument(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
 		return "token " + store.Token(arg).Fingerprint()
@@ -347,22 +350,22 @@ func quoteArgument(arg string) string {
 	return strconv.Quote(arg)
 }
 
-// SettingError is what is wrong with a setting.
+// SettingError says what is wrong with a setting.
 type SettingError struct {
-	Name  string // as the setting's flag is called
-	Value string // no secret
+	Name  string // of the setting's flag
+	Value string // without secrets
 	Err   error
 }
 
 func (e *SettingError) Error() string { return fmt.Sprintf("%s %q: %v", e.Name, e.Value, e.Err) }
 func (e *SettingError) Unwrap() error { return e.Err }
 
-// Limits reports whether the tokens are limited.
+// Limits reports whether the settings limit what tokens allow.
 func (s Settings) Limits() bool {
 	return s.Access != "" && s.Access != store.AccessWrite || len(s.Push) > 0
 }
 
-// Check reports, as a [SettingError], which setting makes no sense.
+// Check returns a [SettingError] for the first setting that makes no sense.
 func (s Settings) Check() error {
 	for _, pattern := range s.AllowProjects {
 		if _, err := path.Match(pattern, ""); err != nil {
@@ -375,6 +378,7 @@ func (s Settings) Check() error {
 	if err := s.checkPush(); err != nil {
 		return err
 	}
+
 	if _, err := parseEnvMode(s.envMode()); err != nil {
 		return &SettingError{"env-mode", s.EnvMode, err}
 	}
@@ -382,11 +386,12 @@ func (s Settings) Check() error {
 		if err := checkGateURL(s.GateURL); err != nil {
 			shown := s.GateURL
 			if _, host, ok := strings.Cut(shown, "@"); ok {
-				shown = "...@" + host // what stands before the @ may be a token
+				shown = "...@" + host // the part before the @ may be a token
 			}
 			return &SettingError{"gate-url", shown, err}
 		}
 	}
+
 	if identity := s.identity(); identity != "" {
 		if _, _, err := splitIdentity(identity); err != nil {
 			return &SettingError{"identity", identity, err}
@@ -398,26 +403,27 @@ func (s Settings) Check() error {
 	return s.checkGateSocket()
 }
 
-// checkGateSocket checks what there is to say with a gate socket, and only with one.
+// checkGateSocket checks the gate socket and the settings that need or exclude one.
 func (s Settings) checkGateSocket() error {
 	if s.GateSocket == "" {
 		switch {
 		case s.GateListen != "":
-			return &SettingError{"gate-listen", s.GateListen, errors.New("is for a gate socket, and there is none: give --gate-socket too")}
+			return &SettingError{"gate-listen", s.GateListen, errors.New("needs a gate socket: add --gate-socket")}
 		case s.WithholdToken:
-			return &SettingError{"withhold-token", "true", errors.New("takes a gate socket, and there is none: give --gate-socket too")}
+			return &SettingError{"withhold-token", "true", errors.New("needs a gate socket: add --gate-socket")}
 		}
 		return nil
 	}
+
 	switch {
 	case !filepath.IsAbs(s.GateSocket):
 		return &SettingError{"gate-socket", s.GateSocket, errors.New("is not an absolute path")}
 	case len(s.GateSocket) > control.PathLimit:
-		return &SettingError{"gate-socket", s.GateSocket, fmt.Errorf("is longer than %d bytes, which no socket's path can be", control.PathLimit)}
+		return &SettingError{"gate-socket", s.GateSocket, fmt.Errorf("is longer than %d bytes, the limit for a socket's path", control.PathLimit)}
 	case s.GateURL != "":
-		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate elsewhere: leave --gate-url away, or take it back by --gate-url ''")}
+		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate URL: remove --gate-url, or reset it by --gate-url ''")}
 	case s.WithholdToken && s.EnvDir != "":
-		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, and that is withheld: leave --withhold-token away")}
+		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, which is withheld: remove --withhold-token")}
 	}
 	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}
@@ -425,9 +431,9 @@ func (s Settings) checkGateSocket() error {
 	return nil
 }
 
-// Deadline is how long a stage takes at most before it gives up: ten seconds more than
-// the longest waits for the lock and for the gate. It ends what nothing else would: the
-// wait for a standard input that never ends, or for a file system that hangs.
+// Deadline returns how long a stage may take before it gives up: ten seconds more than its
+// waits for the lock and for the gate. It ends what has no limit of its own, such as a
+// standard input that never ends or a file system that hangs.
 func (s Settings) Deadline() time.Duration {
 	longest := cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
 	if s.GateSocket != "" {
@@ -436,16 +442,16 @@ func (s Settings) Deadline() time.Duration {
 	return longest
 }
 
-// Timeout is how long a definition has the runtime wait for a stage: longer than the
-// stage takes to give up, since a hook that its runtime kills says nothing.
+// Timeout returns how long the runtime waits for a stage, according to its definition. That
+// is longer than the stage's own deadline, because a hook that is killed reports no error.
 func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second }
 
-func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, EnvMode) }
-func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(Identity)) }
+func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, defaultEnvMode) }
+func (s Settings) identity() string           { return *cmp.Or(s.Identity, new(defaultIdentity)) }
 func (s Settings) gateListen() string         { return cmp.Or(s.GateListen, GateListen) }
 func (s Settings) gateTimeout() time.Duration { return cmp.Or(s.GateTimeout, 2*time.Second) }
 
-// URL is the gate's as the container reaches it, empty if that is not known.
+// URL returns the gate's URL as the container reaches it, empty if it is not known.
 func (s Settings) URL() string {
 	if s.GateSocket != "" {
 		return "http://" + s.gateListen()
@@ -453,8 +459,8 @@ func (s Settings) URL() string {
 	return s.GateURL
 }
 
-// noProxy are the variables that keep the container's requests to the gate from a proxy,
-// if the gate is in the container's own network.
+// noProxy returns variables that keep the container's requests to the gate away from a
+// proxy, if the gate is in the container's own network.
 func (s Settings) noProxy(env []string) []variable {
 	if s.GateSocket == "" {
 		return nil

@@ -1,5 +1,5 @@
-// The container state that a runtime writes to a hook's standard input, and the
-// part of the bundle's configuration that an injection needs.
+// Reads the container state that a runtime writes to a hook's standard input, and the part
+// of the bundle's configuration that an injection needs.
 
 package hook
 
@@ -16,11 +16,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Real states are a few kilobytes; a configuration is tens.
+// Real states have a few kilobytes, and configurations some ten.
 const (
 	stateLimit = 1 << 20
-	// podman writes poststop's state, and escapes what crun does not: one byte of an
-	// annotation may become six. What prestart has accepted, poststop must accept too.
+	// Podman writes poststop's state, and escapes more than crun does: one byte of an
+	// annotation may become six. Poststop must accept every state that prestart accepted.
 	stoppedLimit = 16 << 20
 	configLimit  = 16 << 20
 )
@@ -39,6 +39,7 @@ func readState(r io.Reader, limit int64) (specs.State, error) {
 	if err := json.Unmarshal(content, &state); err != nil {
 		return specs.State{}, because("container state", notJSON(err))
 	}
+
 	if err := checkContainerID(state.ID); err != nil {
 		return specs.State{}, because("container state", err)
 	}
@@ -48,11 +49,11 @@ func readState(r io.Reader, limit int64) (specs.State, error) {
 	return state, nil
 }
 
-// notJSON leaves an error of encoding/json to the log: it quotes what was read.
+// notJSON keeps an error of encoding/json for the log, because it quotes the input.
 func notJSON(err error) error { return instead("not the JSON that it should be", err) }
 
-// checkContainerID admits what crun and runc do, up to a length that leaves room
-// for a file to be named after it.
+// checkContainerID admits the ids that crun and runc admit, if they are short enough for
+// files to be named after them.
 func checkContainerID(id string) error {
 	const most = 200
 	switch {
@@ -67,7 +68,7 @@ func checkContainerID(id string) error {
 	return nil
 }
 
-// configuration is what an injection needs of config.json.
+// configuration is the part of config.json that an injection needs.
 type configuration struct {
 	Process *struct {
 		User specs.User `json:"user"`
@@ -90,6 +91,7 @@ func readConfiguration(bundle string) (configuration, error) {
 	if !filepath.IsAbs(bundle) {
 		return config, because("container state", instead("bundle is not an absolute path", fmt.Errorf("bundle %q is not an absolute path", bundle)))
 	}
+
 	path := filepath.Join(bundle, "config.json")
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,6 +103,7 @@ func readConfiguration(bundle string) (configuration, error) {
 		return config, because("bundle: config.json", err)
 	}
 	defer file.Close()
+
 	content, err := readLimited(file, configLimit)
 	if err == nil {
 		if err = json.Unmarshal(content, &config); err != nil {
@@ -113,6 +116,7 @@ func readConfiguration(bundle string) (configuration, error) {
 	if err != nil {
 		return config, instead("bundle: config.json: "+reason(err), fmt.Errorf("bundle: %s: %w", path, full(err)))
 	}
+
 	if !filepath.IsAbs(config.Root.Path) {
 		config.Root.Path = filepath.Join(bundle, config.Root.Path)
 	}

@@ -1,5 +1,5 @@
-// Adds the flag that resolves an error to its text: the packages that make the errors do
-// not know the flags.
+// Says how to resolve an error, by which flag for example. The packages that make the errors
+// do not know the flags.
 
 package hook
 
@@ -10,7 +10,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// WayOut ends the text of an error, if there is a flag for it.
+// WayOut returns what to append to the text of an error: how to resolve it, if that is known.
 func WayOut(err error) string {
 	switch {
 	case errors.Is(err, store.ErrNoDefault):
