@@ -138,7 +138,7 @@ func TestPrecreateIsForPodmanAlone(t *testing.T) {
 			t.Errorf("with %s definitions CRI-O starts, or does not for another reason: %v", whose, err)
 		}
 	}
-	if place := SystemPlace(); place.Hooks == hooks.DefaultDir || place.Hooks == hooks.OverrideDir {
+	if place := systemPlace(); place.Hooks == hooks.DefaultDir || place.Hooks == hooks.OverrideDir {
 		t.Errorf("install puts it into %s, which others read", place.Hooks)
 	}
 }

@@ -27,16 +27,16 @@ type Place struct {
 // OwnPlace is where this user installs.
 func OwnPlace() (Place, error) {
 	if os.Geteuid() == 0 {
-		return SystemPlace(), nil
+		return systemPlace(), nil
 	}
-	return UserPlace()
+	return userPlace()
 }
 
-// SystemPlace is where root installs, for root's podman. Not below /usr, which can
+// systemPlace is where root installs, for root's podman. Not below /usr, which can
 // be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
 // oci/hooks.d: CRI-O (1.34.0) and NRI's hook-injector, if they read that directory, do
 // not start if a definition in it is for a stage that only podman knows.
-func SystemPlace() Place {
+func systemPlace() Place {
 	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
 	repos, _ := control.DefaultRepos()       // root has one
 	return Place{
@@ -49,8 +49,8 @@ func SystemPlace() Place {
 	}
 }
 
-// UserPlace is where a user installs, for the user's own rootless podman.
-func UserPlace() (Place, error) {
+// userPlace is where a user installs, for the user's own rootless podman.
+func userPlace() (Place, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return Place{}, err

@@ -58,18 +58,18 @@ func (r Registration) unit(place Place) ([]byte, error) {
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
 		writes = append(writes, r.Repos)
 		if !place.User { // that is root's, and not the gate's to write
-			settings.LogFile = GateLog
+			settings.LogFile = gateLog
 		}
 	}
 	runs := slices.Concat([]string{r.GateBinary()}, settings.Args(command), flags)
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
 
-	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
+	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != gateLog { // for which systemd makes the directory
 		writes = append(writes, log)
 	}
 	var writable []string
 	for _, file := range writes {
-		directory := ExistingDirectory(file)
+		directory := existingDirectory(file)
 		if quoted := unitQuote(directory); !slices.Contains(writable, quoted) {
 			writable = append(writable, quoted)
 		}
@@ -114,10 +114,10 @@ func (p Place) reposInUnit() string {
 	return strings.NewReplacer("%%", "%", "$$", "$").Replace(path)
 }
 
-// ExistingDirectory is the nearest directory above the file that there is: what a service
+// existingDirectory is the nearest directory above the file that there is: what a service
 // may write to must exist when it starts, even if the file's own directory comes later.
 // Where directories come and go, at a reboot say, it is the one that stays.
-func ExistingDirectory(file string) string {
+func existingDirectory(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
 			return stays
