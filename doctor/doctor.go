@@ -16,7 +16,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// check is one thing to look at. What it finds bears its name.
+// check is one subject to examine. Its findings have its name.
 type check struct {
 	name  string
 	needs []string // checks that must have been made, and not in vain: see [examination.stop]
@@ -55,7 +55,7 @@ var checks = []check{
 	{"gate", []string{"probe"}, (*examination).gate},
 }
 
-// State is how a check turned out.
+// State is the result of a check.
 type State string
 
 const (
@@ -65,7 +65,7 @@ const (
 	Fixed   State = "fixed" // was broken or a warning until now
 )
 
-// Finding is what a check found. A check can have several.
+// Finding is one result of a check, which can have several.
 type Finding struct {
 	Check  string `json:"check"`
 	State  State  `json:"state"`
@@ -73,7 +73,7 @@ type Finding struct {
 	Remedy string `json:"remedy,omitempty"` // what fixes it
 }
 
-// Doctor examines an installation as one user, root or another, has it.
+// Doctor examines the installation of one user, root or another.
 type Doctor struct {
 	Place     engines.Place
 	Binary    string // absolute path of terok-gate-hook
@@ -87,7 +87,7 @@ type Doctor struct {
 	Repair    bool   // fix what is safe to fix
 }
 
-// Examine makes every check that makes sense here, and reports what each finds. It
+// Examine runs every check that makes sense here, and reports what each finds. It
 // starts containers that do nothing, and changes nothing but what it is told to repair.
 func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	e := examination{Doctor: d, told: d, ctx: ctx, report: report, stopped: map[string]bool{}}

@@ -13,10 +13,11 @@ import (
 	"terok-gate-hook/store"
 )
 
-// forgotten compares the living tokens with what podman knows. A container can end its
-// main thread and go on in another: the runtime takes that for its end and kills nothing,
-// stop leaves it stopping for ever, and a second rm --force forgets it (seen with podman
-// 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its process lives, and so does its token.
+// forgotten compares the living tokens with the containers that podman knows. A container
+// can end its main thread and go on in another. The runtime then considers it dead and kills
+// nothing, podman stop leaves it stopping for ever, and a second rm --force forgets it (seen
+// with podman 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its process is alive, and
+// so its token stays valid.
 func (e *examination) forgotten() {
 	living := e.livingContainers()
 	if len(living) == 0 {

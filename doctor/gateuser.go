@@ -21,7 +21,7 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// othersPatience is how long a program may take that runs as another user, who can stop it.
+// othersPatience is how long a program of another user may take: that user can stop it.
 const othersPatience = 10 * time.Second
 
 // gateUser tries whether the gate server, as its user, can read the token file.
@@ -46,7 +46,7 @@ func (e *examination) gateUser() {
 	}
 	file, err := os.Lstat(e.TokenFile)
 	if err == nil && !file.Mode().IsRegular() {
-		return // said already; and nobody shall be given what a link leads to
+		return // reported already; and a link's target must not be given away
 	}
 	directory := filepath.Dir(e.TokenFile)
 	elsewhere := e.self("F", "install") + ", where F is in a directory of its own"
@@ -104,8 +104,8 @@ func (e *examination) gateUser() {
 	e.broken(text, chown(e.GateUser, realPath(directory), e.TokenFile)) // each new token file keeps the owner of the old
 }
 
-// mayGive reports whether all that is there of these is ours, or that user's already: what is
-// another's is given to nobody.
+// mayGive reports whether those of the files that exist belong to us or to that user already.
+// Files of other users are not given away.
 func mayGive(uid int, paths ...string) bool {
 	for _, path := range paths {
 		info, err := os.Lstat(realPath(path))

@@ -105,7 +105,7 @@ func isListenedAt(pid int, listen string) bool {
 			if len(fields) < 4 || fields[3] != listens {
 				continue
 			}
-			// Whoever listens at all addresses listens at ours.
+			// A listener at all addresses listens at ours too.
 			theirs, theirPort, _ := strings.Cut(fields[1], ":")
 			if theirPort == port && (theirs == address || strings.Trim(theirs, "0") == "") {
 				return true

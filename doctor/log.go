@@ -28,7 +28,7 @@ func (e *examination) log() {
 	}
 }
 
-// elsewhere is where the reasons of hooks are that don't get into a file.
+// elsewhere names the place of log entries of hooks that have no log file.
 func elsewhere() string {
 	if trail.HasSystemLog() {
 		return "in the system log alone"
@@ -90,7 +90,7 @@ func (e *examination) complaints(file string) {
 	}
 }
 
-// why is the command that shows all that hooks have refused.
+// why returns the command that shows everything that hooks have refused.
 func (e *examination) why() string {
 	if e.told.LogFile != "" {
 		return e.ourselves("--log-file", e.told.LogFile, "why")

@@ -155,7 +155,7 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 		}
 	}
 	defer func() {
-		if e.ctx.Err() != nil { // somebody ended us, and podman with us
+		if e.ctx.Err() != nil { // we were interrupted, and podman with us
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()

@@ -1,4 +1,4 @@
-// How a remedy reads: a command to paste, and words only where there is a choice.
+// Composes remedies: a command to paste or, where there is a choice, a sentence.
 
 package doctor
 
@@ -16,7 +16,7 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// asRoot is a command that only root can run.
+// asRoot returns a remedy with a command that only root can run.
 func asRoot(words ...string) string {
 	if os.Geteuid() != 0 {
 		return "as root: " + printable.Shell(words...)
@@ -24,7 +24,7 @@ func asRoot(words ...string) string {
 	return printable.Shell(words...)
 }
 
-// asOwner is a command that only the file's owner or root can run.
+// asOwner returns a remedy with a command that only the file's owner or root can run.
 func asOwner(info fs.FileInfo, words ...string) string {
 	if owner.UID(info) == os.Geteuid() {
 		return printable.Shell(words...)
@@ -32,8 +32,8 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	return asRoot(words...)
 }
 
-// asUser is a command that a user runs: what is in a directory of that user's may be a trap
-// for root.
+// asUser returns a remedy with a command for that user to run: in a directory of the user's,
+// there may be traps for root.
 func asUser(uid int, words ...string) string {
 	if uid == os.Geteuid() {
 		return printable.Shell(words...)
@@ -41,18 +41,19 @@ func asUser(uid int, words ...string) string {
 	return asRoot(append([]string{"runuser", "-u", userName(uid), "--"}, words...)...)
 }
 
-// chown gives files to a user, but never what a link in their place leads to: whoever may
-// change the directory may put one there before this is pasted, to /etc/shadow say.
+// chown returns the command that gives files to a user. It does not follow links: a user who
+// can write to the directory may put one there, to /etc/shadow say, before the command is
+// pasted.
 func chown(user string, paths ...string) string {
 	return printable.Shell(append([]string{"chown", "-h", user}, paths...)...)
 }
 
-// chownAsRoot is chown where only root can run it.
+// chownAsRoot is chown for root to run.
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
-// takeOver has root take a directory that another user owns, if nothing in it is another's
-// than root's or ours. What has more in it stays theirs, and elsewhere is the remedy; so
-// does a file, whose content is theirs.
+// takeOver has root take a directory from another user, if all files in it belong to root
+// or us. Otherwise the directory keeps its owner, and elsewhere is the remedy; so does a
+// file, whose content is the other user's.
 func takeOver(path, elsewhere string) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {
@@ -80,11 +81,11 @@ func (e *examination) programsElsewhere() string {
 	return "install terok-gate-hook and terok-gate anew where no other user can write, in /usr/local/bin say, and there run: " + e.install()
 }
 
-// aside is the command that moves a file out of the way.
+// aside returns the command that moves a file out of the way.
 func aside(path string) string { return printable.Shell("mv", path, path+".away") }
 
-// self is a command of this program, for a token file that is not the usual one if one
-// is named.
+// self returns a command of this program, for the named token file if it is not the usual
+// one.
 func (e *examination) self(tokenFile string, args ...string) string {
 	if tokenFile != "" {
 		args = append([]string{"--token-file", tokenFile}, args...)
@@ -93,7 +94,7 @@ func (e *examination) self(tokenFile string, args ...string) string {
 	return printable.Shell(append([]string{called("terok-gate", self)}, args...)...)
 }
 
-// called is how a shell finds a program of ours: by its name, or by its path.
+// called returns the word by which a shell finds a program of ours: its name or its path.
 func called(name, path string) string {
 	if found, err := exec.LookPath(name); err == nil && sameFile(found, path) {
 		return name
@@ -101,7 +102,7 @@ func called(name, path string) string {
 	return path
 }
 
-// ourselves is a command of this program, for the token file that doctor was told.
+// ourselves returns a command of this program, for the token file that doctor was given.
 func (e *examination) ourselves(args ...string) string { return e.self(e.told.TokenFile, args...) }
 
 func sameFile(a, b string) bool {
@@ -110,10 +111,10 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// install is the command that registers the hooks again, with these flags. It keeps what
-// install was told before; where that cannot be read back, or would not be accepted, the
-// command spells out what is in force. It never admits more projects than before: where
-// nobody knows which those were, the reader has to choose.
+// install returns the command that registers the hooks again, with these flags. It keeps the
+// settings of the last install; if they cannot be read back, or would not be accepted, the
+// command spells out the settings in force. It never admits more projects than before: if
+// those are unknown, the reader has to choose.
 func (e *examination) install(flags ...string) string {
 	before, there, err := e.Place.Registration()
 	err = cmp.Or(err, before.Settings.Check())
@@ -157,7 +158,7 @@ func isOurs(dir string) bool {
 	return os.Geteuid() == 0 || err == nil && owner.UID(info) == os.Geteuid()
 }
 
-// installLike is install where these definitions say what is in force.
+// installLike is install with the settings of these definitions.
 func (e *examination) installLike(definitions []engines.Registered) string {
 	like := *e
 	like.definitions = definitions
@@ -178,7 +179,7 @@ func withFlags(install, flags []string) []string {
 	return install
 }
 
-// allowing is an install for which the reader has to choose the projects.
+// allowing returns an install command for which the reader has to choose the projects.
 func (e *examination) allowing(install []string) string {
 	return e.ourselves(append(install, "--allow-project")...) + " PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
 }

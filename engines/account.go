@@ -43,11 +43,12 @@ func gateAccount() (*account, error) {
 func (a *account) checkTokenFile(path string) error {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it will be the gate's
+		return nil // install will make it for the gate's user
 	}
 	if err != nil {
 		return err
 	}
+
 	closed := owner.ClosedTo(dir, a.uid, a.gid)
 	var roots, others []string // that are not the gate's
 	for _, path := range []string{dir, path, path + ".lock"} {
@@ -72,6 +73,7 @@ func (a *account) checkTokenFile(path string) error {
 	if other := OthersFile(path, a.uid); other != "" {
 		return fmt.Errorf("%s, and its directory must keep its owner, since %s is in it too: %s", text, other, elsewhere)
 	}
+
 	var remedies []string
 	if len(closed) > 0 {
 		open := LetIn(a.name, closed)
@@ -86,9 +88,9 @@ func (a *account) checkTokenFile(path string) error {
 	return fmt.Errorf("%s: %s", text, strings.Join(remedies, " && "))
 }
 
-// LetIn is the command by which root lets a group, and no other user, enter directories
-// that are closed to it. It is empty if that gives away more than the way: if one of them
-// is not root's alone, or holds more than the next.
+// LetIn returns the command by which root lets a group, and no other user, enter directories
+// that are closed to it. It is empty if that would expose more than the next directory:
+// if one of them does not belong to root alone, or has other files in it.
 func LetIn(group string, closed []string) string {
 	for _, dir := range closed {
 		info, err := os.Lstat(dir)
@@ -105,16 +107,16 @@ func LetIn(group string, closed []string) string {
 		printable.Shell(append([]string{"chmod", "g+x"}, closed...)...)
 }
 
-// has reports whether a file is the user's, who can make another in its place that is like
-// it: its group must be the user's, if it has any rights.
+// has reports whether a file belongs to the user, who can replace it by a file like it: if
+// the file's group has any rights, it must be the user's group.
 func (a *account) has(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)
 	return stat.Uid == a.uid && (stat.Gid == a.gid || info.IsDir() || info.Mode()&0o070 == 0)
 }
 
 // OthersFile returns a file beside the token file that does not belong to the user, empty
-// if there is none. Files that a writer of the token file makes do not count. Whoever gets
-// the directory can replace such a file: /root and /etc are not for the gate.
+// if there is none. Files that a writer of the token file makes do not count. A user who is
+// given the directory could replace the other file, so /root and /etc are not for the gate.
 func OthersFile(tokenFile string, user uint32) string {
 	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a directory that is not there has none
 	for _, f := range files {

@@ -14,12 +14,13 @@ import (
 )
 
 // ContainerNames returns the names of all containers that podman has for this user, by
-// container id. Podman waits for a container that starts just now, so it has a few
-// seconds for the answer.
+// container id. Podman waits for a container that is starting, so it gets a few seconds to
+// answer.
 func ContainerNames(ctx context.Context) (map[string]string, error) {
 	const patience = 3 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+
 	cmd := exec.CommandContext(ctx, "podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")
 	// Not SIGKILL: on SIGTERM podman ends when it holds no lock. A child of it may keep
 	// our pipe open for longer.
@@ -32,6 +33,7 @@ func ContainerNames(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("podman ps failed: %w", commandError(err))
 	}
+
 	names := map[string]string{}
 	for line := range bytes.Lines(out) {
 		id, name, _ := strings.Cut(strings.TrimSpace(string(line)), " ")

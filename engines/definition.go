@@ -1,5 +1,5 @@
-// Reads existing hook definitions, and tells ours from others. (registration.go makes new
-// ones.)
+// Reads existing hook definitions, and distinguishes ours from others. (registration.go
+// makes new ones.)
 
 package engines
 
@@ -29,8 +29,8 @@ type Definition struct {
 	Stages []string `json:"stages"`
 }
 
-// calledName is the name that the program is called by, without what ours says to people who
-// see podman's error. It is empty if there is none.
+// calledName returns the name that the program is called by, empty if there is none. It
+// leaves out the hint that our name has in parentheses, for readers of podman's errors.
 func (d Definition) calledName() string {
 	if len(d.Hook.Args) == 0 {
 		return ""
@@ -39,12 +39,12 @@ func (d Definition) calledName() string {
 	return name
 }
 
-// Registered is a hook definition of ours that is there.
+// Registered is a hook definition of ours that exists.
 type Registered struct {
 	Path string
 	Definition
-	Settings hook.Settings // what it tells the stage, as far as that was understood
-	Err      error         // why some of it was not understood
+	Settings hook.Settings // of the stage, as far as its arguments were understood
+	Err      error         // why some of them were not understood
 }
 
 // runsAt reports whether the definition is for the stage.
@@ -64,8 +64,8 @@ func DefinitionsIn(dirs []string) []Registered {
 	return ours(slices.Sorted(maps.Values(byName)))
 }
 
-// ours returns those of the definitions that run our program, whoever wrote them. One
-// that cannot be read is left out: podman says so, and starts no container.
+// ours returns the definitions that run our program, even if another program wrote them. It
+// leaves out definitions that cannot be read: podman reports those, and starts no container.
 func ours(paths []string) (ours []Registered) {
 	for _, path := range paths {
 		content, err := ReadSmall(path)

@@ -25,8 +25,8 @@ type directory struct {
 	owner *account // nil: this user
 }
 
-// isThere reports whether the directory is there, and refuses one that is not its owner's, or
-// that others could have in their hands.
+// isThere reports whether the directory exists, and refuses one that does not belong to its
+// owner, or that other users could replace.
 func (f directory) isThere() (bool, error) {
 	info, err := os.Stat(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,6 +43,7 @@ func (f directory) isThere() (bool, error) {
 	if err := f.checkAbove(); err != nil {
 		return false, err
 	}
+
 	if owner.UID(info) != int(f.owner.uid) {
 		return false, fmt.Errorf("%s is not the gate's, which runs as user %s: %s", f.path, f.owner.name,
 			printable.Shell("chown", "-R", "-h", "--from=root", f.owner.name, f.path))
@@ -54,8 +55,8 @@ func (f directory) isThere() (bool, error) {
 	return true, nil
 }
 
-// checkAbove refuses a directory that somebody else could have led anywhere: by owning
-// something on the way to it, or the directory itself.
+// checkAbove refuses a directory that another user could redirect, because that user owns
+// the directory itself or one on the way to it.
 func (f directory) checkAbove() error {
 	if f.owner == nil {
 		return nil
@@ -72,20 +73,21 @@ func (f directory) checkAbove() error {
 	return nil
 }
 
-// canBeExchanged reports whether the owner could put links in the place of what is on the
-// way to the directory.
+// canBeExchanged reports whether the owner could replace a directory on the way to this one
+// by a link.
 func (f directory) canBeExchanged() bool {
 	way, err := owner.Way(f.path)
 	return err != nil || slices.ContainsFunc(way, func(s owner.Step) bool { return s.UID() == int(f.owner.uid) })
 }
 
-// make makes the directory, with mode 0700. Directories above it that are missing are for
-// everybody to pass where root makes them: the gate's user must.
+// make makes the directory, with mode 0700. If root makes missing directories above it, all
+// users may pass them, since the gate's user must.
 func (f directory) make(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return os.MkdirAll(f.path, 0o700)
 	}
-	// Where the owner can put links, root makes and gives away nothing.
+
+	// Where the owner can put links, root neither makes anything nor gives anything away.
 	if f.owner != nil && f.canBeExchanged() {
 		cmd := exec.CommandContext(ctx, "mkdir", "-p", "-m", "0700", f.path)
 		untrusted.As(cmd, f.owner.uid, f.owner.gid)

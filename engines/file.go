@@ -1,5 +1,5 @@
-// The files of an installation: written as a whole or not at all, and told from those
-// of others. In their place may stand anything, a fifo or a file without end.
+// Writes the files of an installation, each as a whole or not at all, and distinguishes them
+// from files of others. Anything may be in their place, even a fifo or an endless file.
 
 package engines
 
@@ -45,8 +45,8 @@ func isOurs(path string) (bool, error) {
 // errStrange is in the chain of an error about what is no file of podman's or ours.
 var errStrange = errors.New("is not a regular file of at most 1 MiB")
 
-// ReadSmall reads a regular file of at most a megabyte, and waits for nobody: a fifo
-// has no writer, a sparse file can be larger than our memory.
+// ReadSmall reads a regular file of at most a megabyte, and refuses others without blocking:
+// a fifo may have no writer, and a sparse file can be larger than our memory.
 func ReadSmall(path string) ([]byte, error) {
 	const limit = 1 << 20
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -57,6 +57,7 @@ func ReadSmall(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
+
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
@@ -75,6 +76,7 @@ func (f File) Write() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+
 	temporary, err := os.CreateTemp(dir, ".terok-gate-")
 	if err != nil {
 		return err
@@ -87,6 +89,7 @@ func (f File) Write() error {
 	if err := os.Rename(temporary.Name(), f.Path); err != nil {
 		return err
 	}
+
 	directory, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 
 const gateBinary = "terok-gate"
 
-// GateUser is whom root's gate runs as, where there is a systemd.
+// GateUser is the user that root's gate runs as, where there is a systemd.
 const GateUser = "terok-gate"
 
 // gateLog is the log file of root's gate: that of the hooks is root's. Its directory is the
@@ -30,8 +30,8 @@ func (r Registration) GateByDefault() bool {
 	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
 }
 
-// MakeRepos makes a directory of repositories, if it is not there, before install does: at the
-// gate's usual place it is for the user that the gate will run as, if there is that user.
+// MakeRepos makes a directory of repositories before install does, unless it exists. At the
+// gate's usual place it belongs to the gate's user, if that user exists already.
 func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	if _, err := os.Stat(repos); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -46,8 +46,8 @@ func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	return f.make(ctx)
 }
 
-// gateDirectories returns the directories that are to be made for the gate. An error says what
-// else has to be done before it could run.
+// gateDirectories returns the directories to be made for the gate. An error says what else
+// the gate needs before it can run.
 func (r Registration) gateDirectories(place Place) (missing []directory, err error) {
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, fmt.Errorf("the gate runs git: %w: install it", err)
@@ -55,6 +55,7 @@ func (r Registration) gateDirectories(place Place) (missing []directory, err err
 	if _, err := os.Stat(place.Runtime); place.User && r.Settings.GateSocket == place.Control && err != nil {
 		return nil, fmt.Errorf("the directory for the gate's socket: %w: set XDG_RUNTIME_DIR to a directory of your own, for podman and terok-gate serve too", err)
 	}
+
 	var gates *account
 	if !place.User && place.Systemd {
 		if gates, err = gateAccount(); err != nil {
@@ -64,6 +65,7 @@ func (r Registration) gateDirectories(place Place) (missing []directory, err err
 			return nil, err
 		}
 	}
+
 	for _, path := range []string{r.Repos, filepath.Dir(r.Settings.Tokens.Path)} {
 		f := directory{path, gates}
 		is, err := f.isThere()

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// Plan is what is to change at a place.
+// Plan lists the changes to be made at a place.
 type Plan struct {
 	Write  []File
 	Remove []string
@@ -21,7 +21,7 @@ type Plan struct {
 	place  Place
 }
 
-// Make are the directories that are to be made, each with its owner if that is not this user.
+// Make returns the directories to be made, each with its owner if that is not this user.
 func (p Plan) Make() (directories []string) {
 	for _, f := range p.make {
 		if f.owner != nil {
@@ -32,8 +32,8 @@ func (p Plan) Make() (directories []string) {
 	return directories
 }
 
-// ForeignError says that somebody else's files stand where ours would be written. Files
-// are ours, as they would be written, not what is there.
+// ForeignError says that files of others are where ours would be written. Files are the ones
+// that would be written, not those that exist.
 type ForeignError struct{ Files []File }
 
 func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
@@ -60,6 +60,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 		return plan, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
 			"unset it, for podman too (podman 4.8 fixes this)", major, minor)
 	}
+
 	lists := hookLists{append: listsAppend(major, minor)}
 	if lists.inForce, err = HookDirs(ctx); err != nil {
 		return plan, err
@@ -67,6 +68,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	if err := r.checkWhatItReplaces(place, lists.inForce); err != nil {
 		return plan, err
 	}
+
 	if r.Gate {
 		if plan.make, err = r.gateDirectories(place); err != nil {
 			return plan, err
@@ -75,6 +77,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	if plan.Write, err = r.files(place, lists); err != nil {
 		return plan, err
 	}
+
 	var theirs []File
 	for _, f := range plan.Write {
 		ours, err := isOurs(f.Path)
@@ -88,6 +91,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	if len(theirs) > 0 {
 		return plan, &ForeignError{theirs}
 	}
+
 	for _, unit := range unitNames {
 		if unit == r.unitName() {
 			continue
@@ -116,14 +120,14 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	return nil
 }
 
-// Removal plans to take back all that install wrote there. The hooks go first: they ask
-// for the gate.
+// Removal plans to remove everything that install wrote there. The hooks go first: they need
+// the gate.
 func (p Place) Removal() (Plan, error) {
 	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 
-// installed returns which of the paths are there and ours.
+// installed returns the paths at which there are files of ours.
 func installed(paths []string) (ours []string, err error) {
 	for _, path := range paths {
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -140,8 +144,8 @@ func installed(paths []string) (ours []string, err error) {
 	return ours, nil
 }
 
-// CarryOut makes the changes, and tells of each one made. Podman has to confirm that it
-// reads what was written.
+// CarryOut makes the changes, and calls did after each one. It fails if podman does not
+// read what was written.
 func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error {
 	for _, f := range p.make {
 		if err := f.make(ctx); err != nil {
@@ -149,6 +153,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		}
 		did("made", f.path)
 	}
+
 	for _, f := range p.Write {
 		if err := f.Write(); err != nil {
 			return err
@@ -163,6 +168,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		}
 		did("started", unit)
 	}
+
 	if len(p.Write) > 0 {
 		if err := p.place.checkInForce(ctx); err != nil {
 			return err
@@ -171,8 +177,8 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 	return p.remove(ctx, did)
 }
 
-// remove removes the files that are to go. A unit's service stops before, and systemd
-// forgets it afterwards. A failure does not keep the rest from going.
+// remove removes the files. It stops the service of a unit first, and has systemd forget it
+// afterwards. After a failure it goes on with the rest.
 func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
 	var stopped []string
 	for _, path := range p.Remove {

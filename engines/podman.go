@@ -1,9 +1,9 @@
-// Package engines registers the hooks with podman, for the system or for the user
-// who asks, and takes them back.
+// Package engines registers the hooks with podman, for the system or for one user, and
+// removes them again.
 //
-// It changes no file of somebody else's: what it writes is new or was written by
-// it, and carries its name. Which directories podman reads hook definitions from, it
-// asks podman, since containers.conf comes from many places (containers.conf(5)).
+// It changes no files of others: a file that it writes is new or was written by it, and
+// carries its name. It asks podman for the directories of hook definitions, because
+// containers.conf is read from many places (containers.conf(5)).
 package engines
 
 import (
@@ -60,11 +60,13 @@ func HookDirs(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(empty)
+
 	log, err := exec.CommandContext(ctx, "podman", "--log-level", "debug", "run", "--rm", "--network", "none",
 		"--rootfs", empty, "/nothing").CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
 		return nil, fmt.Errorf("podman run failed: %w", err)
 	}
+
 	var dirs []string
 	readsHooks := regexp.MustCompile(`msg="reading hooks from (.*)"`)
 	for _, match := range readsHooks.FindAllSubmatch(log, -1) {
@@ -81,7 +83,7 @@ func HookDirs(ctx context.Context) ([]string, error) {
 	return dirs, nil
 }
 
-// LastLine returns the last line of what a program said.
+// LastLine returns the last line of a program's output.
 func LastLine(log []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
 	return lines[len(lines)-1]

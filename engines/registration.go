@@ -1,5 +1,5 @@
-// What the hooks are registered with: written into definitions (from those in hooks.d), a
-// drop-in and a unit, and read back from them. Nothing else remembers it.
+// Writes a registration of the hooks to definitions (made from those in hooks.d), a drop-in
+// and a unit, and reads it back from them. It is stored nowhere else.
 
 package engines
 
@@ -21,7 +21,7 @@ import (
 
 const binary = "terok-gate-hook"
 
-// Registration is what the hooks are registered with.
+// Registration holds the settings that the hooks are registered with.
 type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
 	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
@@ -30,14 +30,15 @@ type Registration struct {
 	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
 }
 
-// Registration reads back what install was told last. Where nothing is installed, only
-// Watch is set. An error says what could not be understood; the rest is returned with
-// it, but for what others may have written.
+// Registration reads back the settings of the last install. If nothing is installed, only
+// Watch is set. An error says what could not be understood; the rest is returned with it,
+// except what other users may have written.
 func (p Place) Registration() (r Registration, there bool, err error) {
 	definitions := ours(p.definitionPaths())
 	if len(definitions) == 0 {
 		return Registration{Watch: true}, false, nil
 	}
+
 	d := definitions[0]
 	var twice error
 	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last of these is told most
@@ -52,12 +53,14 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 			}
 		}
 	}
+
 	units, err := installed([]string{p.unit(WatchUnitName), p.unit(GateUnitName)})
 	gate := slices.Contains(units, p.unit(GateUnitName))
 	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Gate: gate, Watch: gate || len(units) > 0}
 	if gate {
 		r.Repos = p.reposInUnit()
 	}
+
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):
@@ -125,7 +128,7 @@ func (r Registration) files(place Place, lists hookLists) ([]File, error) {
 	return append(files, unit), nil
 }
 
-// hookLists is how a podman is told where hook definitions are.
+// hookLists says how to tell a podman where hook definitions are.
 type hookLists struct {
 	inForce []string // the directories that it reads now
 	append  bool     // its lists can be added to

@@ -1,4 +1,4 @@
-// The service that runs the gate, or reap --watch, and its unit.
+// Runs the gate, or reap --watch, as a service of systemd, and makes its unit.
 
 package engines
 
@@ -16,7 +16,8 @@ import (
 	units "terok-gate-hook/systemd"
 )
 
-// Of the two, one runs: the gate sweeps too.
+// The units that install can write. Only one of them runs, because the gate revokes tokens
+// as reap --watch does.
 const (
 	WatchUnitName = "terok-gate-reap.service"
 	GateUnitName  = "terok-gate.service"
@@ -101,8 +102,8 @@ func unitQuote(word string) string {
 	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
 }
 
-// reposInUnit reads back which directory of repositories the gate's unit has, empty if that
-// cannot be told.
+// reposInUnit reads the directory of repositories back from the gate's unit. It is empty if
+// that fails.
 func (p Place) reposInUnit() string {
 	unit, err := ReadSmall(p.unit(GateUnitName))
 	if err != nil {
@@ -114,9 +115,9 @@ func (p Place) reposInUnit() string {
 	return strings.NewReplacer("%%", "%", "$$", "$").Replace(path)
 }
 
-// existingDirectory is the nearest directory above the file that there is: what a service
-// may write to must exist when it starts, even if the file's own directory comes later.
-// Where directories come and go, at a reboot say, it is the one that stays.
+// existingDirectory returns the nearest directory above the file that exists: a directory
+// that a service may write to must exist when it starts, even if the file's own is made
+// later. Where directories come and go, at a reboot say, it is one that stays.
 func existingDirectory(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
@@ -163,8 +164,8 @@ func (p Place) start(ctx context.Context, unit string) error {
 	return nil
 }
 
-// WatchState returns what systemd says of the unit of reap --watch, as properties, one a line:
-// ActiveState and ExecStart.
+// WatchState returns the properties ActiveState and ExecStart of the unit of reap --watch,
+// one a line.
 func (p Place) WatchState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, WatchUnitName)
 }
