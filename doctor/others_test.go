@@ -132,7 +132,7 @@ func TestTheGateIsLetInAlone(t *testing.T) {
 	}
 }
 
-// A repository that somebody has closed, chmod 000, is not one to be thrown away.
+// A repository that was closed by chmod 000 must not be thrown away.
 func TestAClosedRepositoryIsOpenedAgain(t *testing.T) {
 	testenv.Need(t, "git", "runuser")
 	const daemon = 1

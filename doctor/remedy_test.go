@@ -18,7 +18,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What nobody has to decide is a command that can be pasted, and then all is well.
+// A remedy without a choice is a command: once it is pasted, all is well.
 func TestARemedyCanBePasted(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -37,9 +37,9 @@ func TestARemedyCanBePasted(t *testing.T) {
 			must(t, os.WriteFile(p.directory, nil, 0o600))
 		}, "token-file", false},
 		{"a corrupt token file", func(t *testing.T, p *patient) { p.write(t, "{]") }, "token-file", false},
-		{"a token file of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.tokens, 65534, -1)) }, "token-file", true},
-		{"a directory of somebody else", func(t *testing.T, p *patient) { must(t, os.Chown(p.directory, 65534, -1)) }, "token-file", true},
-		{"a directory of somebody else above", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.directory), 65534, -1)) }, "token-file", true},
+		{"a token file of another user", func(t *testing.T, p *patient) { must(t, os.Chown(p.tokens, 65534, -1)) }, "token-file", true},
+		{"a directory of another user", func(t *testing.T, p *patient) { must(t, os.Chown(p.directory, 65534, -1)) }, "token-file", true},
+		{"a directory of another user above", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.directory), 65534, -1)) }, "token-file", true},
 		{"a token file that the gate cannot read", func(t *testing.T, p *patient) { open(t, p.directory) }, "gate-user", true},
 		{"no token file for the gate yet", func(t *testing.T, p *patient) {
 			open(t, p.directory)
@@ -121,7 +121,7 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 
 // Who owns the directory may have put anything in the token file's place, before doctor looks
 // or after it has.
-func TestARemedyGivesNobodyWhatAnotherPlanted(t *testing.T) {
+func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 	testenv.NeedRoot(t)
 	const nobody = 65534
 	ownerOf := func(path string) uint32 {
@@ -212,7 +212,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			define(theirs, "terok-gate-hook", "prestart", "--allow-project", "*")
 			must(t, os.Chmod(filepath.Join(theirs, "99-terok-gate-prestart.json"), 0o666))
 		}, false, "/bin/none/terok-gate install " + choose},
-		{"what nobody understands", func() { define(ours, "terok-gate-hook", "prestart", "--new", "--allow-project", "d*") }, false,
+		{"an argument that is unknown", func() { define(ours, "terok-gate-hook", "prestart", "--new", "--allow-project", "d*") }, false,
 			"/bin/none/terok-gate uninstall && /bin/none/terok-gate --token-file /tokens.json install " + choose},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -124,7 +124,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
 			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
 		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by one that was killed", "serve --control"},
-		{"somebody else's socket", func(t *testing.T, s *served) {
+		{"another user's socket", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)
 			must(t, err)
 			t.Cleanup(func() { l.Close() })
@@ -149,7 +149,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 	}
 }
 
-// answers has somebody answer at the control socket who is no gate of this version.
+// answers starts a server at the control socket that is not a gate of this version.
 func (s *served) answers(t *testing.T, answer string) {
 	t.Helper()
 	l := s.listen(t)
@@ -387,10 +387,10 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 			must(t, os.RemoveAll(s.repos))
 			must(t, os.WriteFile(s.repos, nil, 0o600))
 		}, Broken, s.repos + " is not a directory", false},
-		{"a directory of somebody else", func(t *testing.T) { must(t, os.Chown(s.repos, nobody, -1)) }, Broken, "directory " + s.repos + " belongs to user nobody, and the gate runs as user root", true},
+		{"a directory of another user", func(t *testing.T) { must(t, os.Chown(s.repos, nobody, -1)) }, Broken, "directory " + s.repos + " belongs to user nobody, and the gate runs as user root", true},
 		{"a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.repos, 0o1777)) }, Broken, "every user can write to directory " + s.repos, false},
 		{"below a directory that everybody may write to", func(t *testing.T) { must(t, os.Chmod(s.directory, 0o777)) }, Broken, "every user can put other repositories in the place of " + s.repos, false},
-		{"a repository of somebody else", func(t *testing.T) { must(t, os.Chown(demo, nobody, -1)) }, Broken, "repository " + demo + " belongs to user nobody", true},
+		{"a repository of another user", func(t *testing.T) { must(t, os.Chown(demo, nobody, -1)) }, Broken, "repository " + demo + " belongs to user nobody", true},
 		{"a repository that everybody may write to", func(t *testing.T) { must(t, os.Chmod(demo, 0o777)) }, Broken, "every user can write to repository " + demo, false},
 		{"no repository at all", func(t *testing.T) { must(t, os.RemoveAll(demo)) }, Warning, "there is no repository in " + s.repos, false},
 		{"a file in a repository's place", func(t *testing.T) {
@@ -403,12 +403,12 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 		}, Broken, "demo.git: no such file or directory", false},
 		{"no HEAD", func(t *testing.T) { must(t, os.Remove(demo+"/HEAD")) }, Broken, "repository " + demo + " is broken: git: not a git repository", false},
 		{"a configuration that is none", func(t *testing.T) { must(t, os.WriteFile(demo+"/config", []byte("["), 0o600)) }, Broken, "repository " + demo + " is broken: git: bad config line ", false},
-		{"what somebody works in", func(t *testing.T) {
+		{"a work tree", func(t *testing.T) {
 			must(t, os.RemoveAll(demo))
 			git("init", "--quiet", demo)
 			git("-C", demo, "commit", "--quiet", "--allow-empty", "--message", "begin")
 		}, Broken, "repository " + demo + " is not a bare one", false},
-		{"a copy of what somebody works in", func(t *testing.T) { git("-C", demo, "config", "core.bare", "false") }, Broken, "repository " + demo + " is not a bare one", false},
+		{"a copy of a work tree", func(t *testing.T) { git("-C", demo, "config", "core.bare", "false") }, Broken, "repository " + demo + " is not a bare one", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			if row.root {
@@ -466,7 +466,7 @@ func TestDoctorFindsAGitThatTheGateCannotWorkWith(t *testing.T) {
 	finds(t, s.check("git", "repositories"), "git", Broken, "the gate serves nothing without git: ")
 }
 
-// Whoever has got hold of the gate has root paste nothing that gives more away.
+// A user who has taken over the gate cannot make root paste a command that gives more away.
 func TestDoctorTrustsNoGateOfAnotherUsers(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "python3")

@@ -16,10 +16,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What stands in the place of a file of ours is somebody else's, whatever it is: to be
-// named by install, and left alone by uninstall. Neither waits for it or reads it to
-// its end.
-func TestWhatIsNoFileOfOursIsSomebodyElses(t *testing.T) {
+// Install names a file of another program's that is in the place of ours, and uninstall
+// leaves it alone. Neither blocks on it or reads it to its end.
+func TestAFileThatIsNotOursIsLeftAlone(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		make func(path string) error
@@ -46,7 +45,7 @@ func TestWhatIsNoFileOfOursIsSomebodyElses(t *testing.T) {
 			}
 			return err
 		}},
-		{"somebody's definition", func(path string) error { return os.WriteFile(path, []byte(`{"hook": {"args": ["true"]}}`), 0o644) }},
+		{"another program's definition", func(path string) error { return os.WriteFile(path, []byte(`{"hook": {"args": ["true"]}}`), 0o644) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "terok-") // short enough for a socket's name

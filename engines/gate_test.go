@@ -18,9 +18,9 @@ import (
 // gates is the gate's user of these tests.
 var gates = &account{"gates", 1234, 1234}
 
-// What somebody else has made is not given to the gate unasked. What is printed instead can
-// be pasted, and then it can be.
-func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
+// Files of other users are not given to the gate unasked. The command that is printed instead
+// can be pasted, and makes the gate work with the token file.
+func TestTheTokenFileMustBeTheGates(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name, make string // in a directory of root's, with mode 0755
@@ -33,8 +33,8 @@ func TestWhoseTheTokenFileIsToBeForTheGate(t *testing.T) {
 		{"root's directory", "mkdir gate", "chown -h gates: DIR/gate"},
 		{"for a group", "mkdir gate; touch gate/tokens.json; chown -R 1234:555 gate; chmod 640 gate/tokens.json", "chown -h gates: DIR/gate/tokens.json"},
 		{"by a link", "mkdir real; ln -s real gate; touch gate/tokens.json", "chown -h gates: DIR/real DIR/gate/tokens.json"},
-		{"somebody's directory", "mkdir gate; chown 4321 gate", "DIR/gate belongs to another user: have one in a directory of its own, by --token-file"},
-		{"somebody's file in the gate's directory", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json belongs to another user: have one in a directory of its own, by --token-file"},
+		{"another user's directory", "mkdir gate; chown 4321 gate", "DIR/gate belongs to another user: have one in a directory of its own, by --token-file"},
+		{"another user's file in the gate's directory", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json belongs to another user: have one in a directory of its own, by --token-file"},
 		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: have one in a directory of its own, by --token-file"},
 		{"in a directory that is closed", "chmod 700 .; mkdir gate; chown 1234:1234 gate", "chgrp -h gates DIR && chmod g+x DIR"},
 		{"in a directory that is closed, and has more in it", "chmod 700 .; mkdir gate; touch id_rsa", "DIR is closed to it: have one in a directory of its own, by --token-file"},
@@ -64,11 +64,11 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 		{"in a directory of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
 		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
 		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h --from=root gates DIR/a/b"},
-		{"somebody's", "mkdir -p a/b; chown 4321 a/b", "DIR/a/b belongs to another user"},
-		{"by a link in a directory of somebody else's", "mkdir theirs a; chown 4321 theirs; mkdir b; ln -s ../theirs/b a/b; ln -s ../b theirs/b; chown 1234 b", "DIR/theirs belongs to another user"},
+		{"another user's", "mkdir -p a/b; chown 4321 a/b", "DIR/a/b belongs to another user"},
+		{"by a link in a directory of another user's", "mkdir theirs a; chown 4321 theirs; mkdir b; ln -s ../theirs/b a/b; ln -s ../b theirs/b; chown 1234 b", "DIR/theirs belongs to another user"},
 		{"in a directory that is closed", "mkdir -p -m 700 a a/b; chown 1234 a/b", "chgrp -h gates DIR/a && chmod g+x DIR/a"},
-		{"in a directory of somebody else's", "mkdir a; chown 4321 a", "DIR/a belongs to another user"},
-		{"in a directory of root's in one of somebody else's", "chown 4321 .", "DIR belongs to another user"},
+		{"in a directory of another user's", "mkdir a; chown 4321 a", "DIR/a belongs to another user"},
+		{"in a directory of root's in one of another user's", "chown 4321 .", "DIR belongs to another user"},
 		{"a file", "mkdir a; touch a/b", "a/b is no directory"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

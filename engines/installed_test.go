@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Commands of this user work on the token file that is installed: nobody else may say
+// Commands of this user work on the installed token file: no other user may choose
 // which that is.
 func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 	const stranger = 12345
@@ -29,12 +29,12 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 			}
 			return os.Symlink(elsewhere, path)
 		}, "/a"},
-		{"one that everybody can write", func(_ *testing.T, path string) error { return os.Chmod(path, 0o666) }, ""},
-		{"somebody else's", func(t *testing.T, path string) error {
+		{"one that all users can write", func(_ *testing.T, path string) error { return os.Chmod(path, 0o666) }, ""},
+		{"another user's", func(t *testing.T, path string) error {
 			testenv.NeedRoot(t)
 			return os.Chown(path, stranger, stranger)
 		}, ""},
-		{"a link to somebody else's", func(t *testing.T, path string) error {
+		{"a link to another user's", func(t *testing.T, path string) error {
 			testenv.NeedRoot(t)
 			elsewhere := filepath.Join(t.TempDir(), "definition")
 			if err := os.Rename(path, elsewhere); err != nil {

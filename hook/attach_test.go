@@ -287,7 +287,7 @@ func TestATokenIsNotWithheldInAnothersNetwork(t *testing.T) {
 				}
 				config["linux"].(map[string]any)["namespaces"] = []any{map[string]any{"type": "mount"}, namespace}
 			})
-			_, err := c.prestart(t, "crun", nil) // with a token it is nobody's business
+			_, err := c.prestart(t, "crun", nil) // with a token, a shared network is fine
 			must(t, err)
 			c = prepareAgain(t, c)
 			c.hook.WithholdToken = true
@@ -361,7 +361,7 @@ func TestTheGatesHostNeedsNoProxy(t *testing.T) {
 	}
 }
 
-// Root attaches what root's hooks have handed over, and nothing else: whoever can write the
+// Root attaches only what root's hooks have handed over: a user who can write the
 // token file could name any process there.
 func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
 	c := prepare(t)

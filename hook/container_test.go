@@ -63,7 +63,7 @@ type container struct {
 	pid     int
 	base    string // holds all of the rest
 	rootfs  string
-	outside string // a directory that is none of the image's business
+	outside string // a directory outside the image
 	bundle  string
 	hook    Settings
 	end     func()
@@ -80,7 +80,7 @@ func prepare(t *testing.T) *container {
 		base: base, rootfs: filepath.Join(base, "rootfs"), outside: filepath.Join(base, "outside"),
 		bundle: filepath.Join(base, "bundle"), hook: Settings{Tokens: store.File{Path: filepath.Join(base, "gate/tokens.json")}},
 	}
-	// A root user who is mapped to nobody of the host's must get there.
+	// A root user without an id on the host must be able to pass.
 	must(t, os.Chmod(base, 0o755))
 	for _, dir := range []string{"rootfs", "rootfs/bin", "rootfs/proc", "rootfs/var/other", "outside/directory", "bundle"} {
 		must(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
@@ -111,7 +111,7 @@ func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
 	planned, err := json.Marshal(plan{c.rootfs, mounts})
 	must(t, err)
 	cmd := testenv.Again()
-	cmd.Path = "/proc/self/exe" // who is mapped to nobody of the host's does not get to the other one
+	cmd.Path = "/proc/self/exe" // a user without an id on the host cannot reach the program by its path
 	cmd.Env = append(cmd.Env, planVar+"="+string(planned))
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -246,7 +246,7 @@ func newMounts(before, after map[string]string) []string {
 }
 
 // tree lists a directory with all that lstat(2) tells about what is in it, the change
-// time included, which nobody can set back.
+// time included, which no program can set back.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}

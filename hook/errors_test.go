@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// canary is what whoever makes a container would like to stand in a file of the
+// canary is text that a container's author would like to have written to a file of the
 // host. It can be part of a path.
 const canary = "$(id>canary)`id`"
 
@@ -224,8 +224,8 @@ func TestPoststopPrintsNothingThatCameFromOutside(t *testing.T) {
 	printed(t, err, "container state: not the JSON that it should be", "invalid character")
 }
 
-// An error that nobody thought of says nothing but what the kernel does.
-func TestAnErrorOfAnotherKindIsForTheLog(t *testing.T) {
+// Of an unexpected error, only the kernel's name for it is printed.
+func TestAnUnexpectedErrorIsOnlyLogged(t *testing.T) {
 	for _, row := range []struct {
 		err     error
 		printed string
@@ -252,7 +252,7 @@ func TestARefusalIsFoundBehindWhatIsPrinted(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongWithTheTokenFileIsForTheLogToo(t *testing.T) {
+func TestAnErrorOfTheTokenFileIsLoggedInDetail(t *testing.T) {
 	for _, row := range []struct{ content, why, logged string }{
 		{"[]\n", "not a JSON object", "byte 1"},
 		{`{"` + canary + `": canary}`, "not a JSON object", "byte "},

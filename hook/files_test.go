@@ -171,7 +171,7 @@ func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
 			}
 		}
 		if got := literal["GIT_CONFIG_PARAMETERS"]; got != ours {
-			t.Errorf("who knows no quotes has %q, not %q", got, ours)
+			t.Errorf("a reader without quotes has %q, not %q", got, ours)
 		}
 	}
 }
@@ -219,14 +219,14 @@ func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
 		want      string // "": an error
 	}{
 		{"nothing", "", ours},
-		{"somebody's, as git wrote it until 2.30", "'a.b=c d'", "'a.b=c d' " + ours},
-		{"somebody's, as git writes it since", "'a.b'='c d'", "'a.b'='c d' " + ours},
+		{"another parameter, as git wrote it until 2.30", "'a.b=c d'", "'a.b=c d' " + ours},
+		{"another parameter, as git writes it since", "'a.b'='c d'", "'a.b'='c d' " + ours},
 		{"one without a value", "'a.b'=", "'a.b'= " + ours},
 		{"two, and blanks", "'a.b=c'\t 'a.b'='d'\n", "'a.b=c'\t 'a.b'='d'\n " + ours},
 		{"a quote and an exclamation mark", `'a.b'='it'\''s '\!'x'`, `'a.b'='it'\''s '\!'x' ` + ours},
 		{"our own is not added twice", ours, ours},
-		{"nor after somebody's", "'a.b=c' " + ours, "'a.b=c' " + ours},
-		{"our own before somebody's", ours + " 'a.b=c'", ours + " 'a.b=c' " + ours},
+		{"nor after another parameter", "'a.b=c' " + ours, "'a.b=c' " + ours},
+		{"our own before another parameter", ours + " 'a.b=c'", ours + " 'a.b=c' " + ours},
 		{"what only ends like our own", `'a.b=it'\''include.path=/run/terok/gitconfig'`, `'a.b=it'\''include.path=/run/terok/gitconfig' ` + ours},
 		{"no quotes", "a.b=c", ""},
 		{"a blank first", " 'a.b=c'", ""},

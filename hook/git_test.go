@@ -119,12 +119,12 @@ func (w *workplace) try(t *testing.T, args ...string) error {
 	return nil
 }
 
-// whoSaysOtherwise are those who may tell git something else: by variables of the
+// otherSettings are ways to give git another setting: by variables of the
 // container's environment and by configuration of the repository. GATE stands for the
 // gate's URL, see forGate.
-func whoSaysOtherwise(key, value string) map[string]struct{ env, config []string } {
+func otherSettings(key, value string) map[string]struct{ env, config []string } {
 	return map[string]struct{ env, config []string }{
-		"nobody":                                  {},
+		"no other setting":                        {},
 		"the environment's configuration":         {env: []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http." + key, "GIT_CONFIG_VALUE_0=" + value}},
 		"the repository":                          {config: []string{"http." + key, value}},
 		"the repository, for the gate's own URL":  {config: []string{"http.GATE." + key, value}},
@@ -144,7 +144,7 @@ func TestARedirectDoesNotGetTheToken(t *testing.T) {
 		}},
 		{"of the request after it", func(r *http.Request) bool { return r.Method == http.MethodPost }},
 	} {
-		for who, says := range whoSaysOtherwise("followRedirects", "true") {
+		for who, says := range otherSettings("followRedirects", "true") {
 			t.Run(row.name+", though "+who+" would follow it", func(t *testing.T) {
 				var elsewhere requests
 				other := httptest.NewServer(elsewhere.of(http.NotFoundHandler()))
@@ -180,7 +180,7 @@ func TestAProxyDoesNotGetTheToken(t *testing.T) {
 	var elsewhere requests
 	proxy := httptest.NewServer(elsewhere.of(http.NotFoundHandler()))
 	defer proxy.Close()
-	rows := whoSaysOtherwise("proxy", proxy.URL)
+	rows := otherSettings("proxy", proxy.URL)
 	for _, name := range []string{"http_proxy", "ALL_PROXY", "all_proxy"} {
 		rows[name] = struct{ env, config []string }{env: []string{name + "=" + proxy.URL}}
 	}

@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// trial is a hook that somebody tries by hand.
+// trial returns settings for a hook that is tried by hand.
 func trial(t *testing.T) Settings {
 	dir := t.TempDir()
 	return Settings{Tokens: store.File{Path: filepath.Join(dir, "gate/tokens.json")}, EnvDir: filepath.Join(dir, "env")}

@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Each who has a say narrows what the token allows, and nobody widens it.
+// The operator and the container can each narrow what the token allows, and neither can widen it.
 func TestATokenIsLimitedBySettingsAndAnnotations(t *testing.T) {
 	agents, tags := []string{"refs/heads/agent/**"}, []string{"refs/tags/*", "refs/heads/*"}
 	for _, row := range []struct {
@@ -21,8 +21,8 @@ func TestATokenIsLimitedBySettingsAndAnnotations(t *testing.T) {
 		annotations []string
 		want        store.Limits
 	}{
-		{"by nobody", Settings{}, nil, store.Limits{}},
-		{"by nobody, said aloud", Settings{Access: "write"}, nil, store.Limits{}},
+		{"not at all", Settings{}, nil, store.Limits{}},
+		{"not at all, explicitly", Settings{Access: "write"}, nil, store.Limits{}},
 		{"to reading by the operator", Settings{Access: "read"}, nil, store.Limits{ReadOnly: true}},
 		{"to reading by the container", Settings{Access: "write"}, []string{AccessAnnotation, "read"}, store.Limits{ReadOnly: true}},
 		{"to reading by both", Settings{Access: "read"}, []string{AccessAnnotation, "read"}, store.Limits{ReadOnly: true}},

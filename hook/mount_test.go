@@ -45,7 +45,7 @@ func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 					t.Errorf("root writes to the directory: %v", err)
 				}
 
-				// The process is user 1234:55, which the bundle says, and nobody else reads it.
+				// The process is user 1234:55, as in the bundle, and no other user can read it.
 				uid, gid, root := uint32(1234), uint32(55), uint32(0)
 				if flags != 0 {
 					uid, gid, root = 101234, 100055, 100000

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nobody can start a gate where root's serves already.
-func TestWhoMayNotAskAGateNeedsOneOfHisOwn(t *testing.T) {
+// A user cannot start a gate at a socket where root's gate serves.
+func TestAGateOfAnotherUsersIsResolvedByInstall(t *testing.T) {
 	for errno, want := range map[syscall.Errno]string{
 		unix.EACCES: "terok-gate install",
 		unix.ENOENT: "terok-gate serve",
