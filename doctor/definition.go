@@ -34,7 +34,7 @@ func (e *examination) definition() {
 	}
 }
 
-// program reports whether there is nothing wrong with what a definition runs.
+// program checks the program that a definition runs, and reports whether it is in order.
 func (e *examination) program(d engines.Registered) bool {
 	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
 	info, err := os.Stat(d.Hook.Path)
@@ -76,7 +76,7 @@ func (e *examination) program(d engines.Registered) bool {
 	return true
 }
 
-// arguments checks what a definition tells its stage.
+// arguments checks the arguments that a definition gives its stage.
 func (e *examination) arguments(d engines.Registered) {
 	file := d.Settings.Tokens.Path
 	err := cmp.Or(d.Err, d.Settings.Check())

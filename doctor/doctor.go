@@ -1,4 +1,5 @@
-// Package doctor finds what is wrong between podman and the gate, and what fixes it.
+// Package doctor examines an installation, from podman to the gate, and reports what is
+// wrong and how to fix it.
 //
 // It is a table of checks, one file a subject. A new check is a row and a function.
 package doctor
@@ -23,8 +24,8 @@ type check struct {
 	run   func(*examination)
 }
 
-// checks are made in this order. A check may rely on what those that it needs have learnt.
-// What others learn may still be a zero value.
+// checks run in this order. A check may use the results of the checks that it needs. Results
+// of others may still be zero values.
 var checks = []check{
 	{"kernel", nil, (*examination).kernel},
 	{"machine-id", nil, (*examination).machineID},
@@ -101,8 +102,8 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	}
 }
 
-// examination is one run of a doctor, with what it has learnt so far. What the doctor
-// was not told, the checks of hooks and of the token file fill in.
+// examination is one run of a doctor, with its results so far. The checks of the hooks and
+// of the token file fill in settings that the doctor was not given.
 type examination struct {
 	Doctor
 	told    Doctor // as it was, before any check
@@ -133,11 +134,11 @@ func (e *examination) broken(text, remedy string) {
 	e.report(Finding{Check: e.check, State: Broken, Text: text, Remedy: remedy})
 }
 
-// stop has the checks that need this one left out: they would say the same again, or
-// nothing that makes sense.
+// stop skips the checks that need this one: they would repeat its finding, or make no
+// sense.
 func (e *examination) stop() { e.stopped[e.check] = true }
 
-// fix reports a finding that repair can fix, fixed or not.
+// fix reports a problem that repair can fix, and whether it was fixed.
 func (e *examination) fix(state State, text, remedy string, repair func() (done string, err error)) {
 	if !e.Repair {
 		e.report(Finding{Check: e.check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})
@@ -152,7 +153,7 @@ func (e *examination) fix(state State, text, remedy string, repair func() (done 
 }
 
 // command runs a program and returns what it writes to standard output. The probe's
-// image may be hostile, and say more than we care to hear.
+// image may be hostile, so the output is limited.
 func (e *examination) command(name string, args ...string) (string, error) {
 	var stdout, stderr untrusted.Output
 	cmd := exec.CommandContext(e.ctx, name, args...)

@@ -24,7 +24,7 @@ import (
 // othersPatience is how long a program of another user may take: that user can stop it.
 const othersPatience = 10 * time.Second
 
-// gateUser tries whether the gate server, as its user, can read the token file.
+// gateUser checks, as the gate's user, that the gate can read the token file.
 func (e *examination) gateUser() {
 	if e.GateUser == "" {
 		return

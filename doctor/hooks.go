@@ -82,8 +82,8 @@ func (e *examination) hooks() {
 	}
 }
 
-// notForUs says why a definition that another user has registered does not work for us,
-// empty if that is not so.
+// notForUs says why a definition that another user has registered does not work for us. It is
+// empty for other definitions.
 func (e *examination) notForUs(d *engines.Registered) string {
 	if !e.Place.User || filepath.Dir(d.Path) == e.Place.Hooks {
 		return ""

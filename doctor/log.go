@@ -36,8 +36,7 @@ func elsewhere() string {
 	return "nowhere"
 }
 
-// logFile checks the log file, and reports whether hooks can write there, as far as it can
-// be seen.
+// logFile checks the log file, and reports whether hooks can probably write to it.
 func (e *examination) logFile(file string) bool {
 	directory := filepath.Dir(file)
 	if _, err := os.Stat(directory); errors.Is(err, fs.ErrNotExist) {
@@ -65,7 +64,7 @@ func (e *examination) logFile(file string) bool {
 	return true
 }
 
-// complaints reports what hooks refused or failed within a day, by the file and the journal.
+// complaints reports what hooks refused or failed within a day, from the file and the journal.
 func (e *examination) complaints(file string) {
 	places := "the journal"
 	if file != "" {
@@ -101,8 +100,8 @@ func (e *examination) why() string {
 // mostComplaints is how many of the last complaints are shown.
 const mostComplaints = 3
 
-// reason is what the hooks said about a task that they refused or failed; empty if nothing
-// is found.
+// reason returns the hooks' error for a task that they refused or failed, empty if none is
+// found.
 func (e *examination) reason(task string) string {
 	events, _ := trail.Complaints(e.ctx, cmp.Or(e.LogFile, trail.DefaultFile()))
 	for _, event := range slices.Backward(events) {

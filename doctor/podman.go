@@ -17,8 +17,8 @@ func hasPodman() bool {
 	return err == nil
 }
 
-// userNamespaces asks podman for what a rootless engine cannot do without. Without
-// subordinate ids podman makes do with one user, and most images do not.
+// userNamespaces checks that podman can make the user namespaces that a rootless engine
+// needs. Without subordinate ids podman works with a single user, which most images do not.
 func (e *examination) userNamespaces() {
 	if !e.Place.User || !hasPodman() {
 		return
@@ -39,7 +39,7 @@ func (e *examination) userNamespaces() {
 	e.ok("user namespaces and subordinate ids")
 }
 
-// wayToUserNamespaces tells the usual reasons apart.
+// wayToUserNamespaces returns the remedy for the usual reasons of a failure.
 func wayToUserNamespaces() string {
 	if _, err := exec.LookPath("newuidmap"); err != nil {
 		return packages([]string{"uidmap"}, []string{"shadow-utils"}, "install newuidmap(1)")
@@ -57,8 +57,8 @@ func wayToUserNamespaces() string {
 	return "fix podman first; to see more: podman --log-level debug unshare true"
 }
 
-// firstFreeID returns the first id of at least 100000, useradd(8)'s own default, above
-// all that these files give away: two users must not share one.
+// firstFreeID returns the first id of at least 100000, useradd(8)'s own default, above all
+// ids that these files assign: two users must not share one.
 func firstFreeID(files ...string) uint64 {
 	first := uint64(100000)
 	for _, file := range files {

@@ -48,7 +48,7 @@ else
 fi
 `
 
-// probed is what the probe's container said, and how podman run ended.
+// probed holds the output of the probe's container, and how podman run ended.
 type probed struct {
 	project, repository string // repository: empty if the gate was not to be tried
 	lines               []string
@@ -182,7 +182,7 @@ func (e *examination) wayToAContainer() string {
 	return "fix podman first; or name an image: " + e.again("--image", "IMAGE")
 }
 
-// allowing are install's flags for projects.
+// allowing returns install's flags for projects.
 func allowing(patterns []string) (flags []string) {
 	for _, pattern := range patterns {
 		flags = append(flags, "--allow-project", pattern)
@@ -213,9 +213,9 @@ func (e *examination) probeProject() string {
 	return ""
 }
 
-// hostPrograms makes a root file system that has the host's programs, read-only, and
-// nothing else of it, and returns podman run's arguments for it. (All of the host as
-// --rootfs /:O is not to be had rootless, podman 4.3.1.)
+// hostPrograms makes a root file system with the host's programs, read-only, and nothing else
+// of the host, and returns podman run's arguments for it. (Rootless podman 4.3.1 cannot have
+// the whole host as --rootfs /:O.)
 func hostPrograms(rootfs string) (args []string, err error) {
 	args = []string{"--security-opt", "label=disable"} // SELinux labels nothing here for a container
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "nix", "etc/alternatives", "etc/nsswitch.conf", "etc/ssl", "etc/pki", "etc/crypto-policies"} {
