@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -308,20 +307,9 @@ func (h *house) attached(t *testing.T, flags ...string) *guest {
 
 // dialIn connects to an address in a network.
 func dialIn(network *os.File, address string) (conn net.Conn, err error) {
-	runtime.LockOSThread()
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer own.Close()
-	if err := unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	conn, err = net.DialTimeout("tcp", address, 10*time.Second)
-	// A thread that was left to end there need not: the first one of a process stays.
-	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	runtime.UnlockOSThread()
+	err = testenv.InNetwork(network, func() (err error) {
+		conn, err = net.DialTimeout("tcp", address, 10*time.Second)
+		return err
+	})
 	return conn, err
 }
