@@ -71,10 +71,8 @@ func (s *served) start(t *testing.T, tokens string) (stop func()) {
 
 func (s *served) listen(t *testing.T) *net.UnixListener {
 	t.Helper()
-	_ = os.Remove(s.socket)
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: s.socket, Net: "unixpacket"})
+	l, err := testenv.ListenForHooks(s.socket)
 	must(t, err)
-	l.SetUnlinkOnClose(false)
 	return l
 }
 

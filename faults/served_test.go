@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,8 +71,6 @@ func git(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-var servingAt = regexp.MustCompile(`serving .* at=(127\.0\.0\.1:[0-9]+)\n`)
-
 func (h *house) startGate(t *testing.T) {
 	t.Helper()
 	must(t, h.tryGate())
@@ -86,9 +83,15 @@ func (h *house) tryGate() error {
 		return err
 	}
 	defer log.Close()
-	gate := exec.Command(gateBinary, "--token-file", h.tokens, "--log-file", filepath.Join(h.dir, "trail"), "serve", "--repos", h.repos, "--control", h.control,
-		"--listen", "127.0.0.1:0", "--metrics", filepath.Join(h.dir, "metrics"))
-	gate.Env = []string{"PATH=" + os.Getenv("PATH")}
+	socket, address, err := testenv.ListenForClients()
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+
+	gate := testenv.ServiceCommand([]*os.File{socket}, gateBinary, "--token-file", h.tokens, "--log-file", filepath.Join(h.dir, "trail"), "serve", "--repos", h.repos, "--control", h.control,
+		"--metrics", filepath.Join(h.dir, "metrics"))
+	gate.Env = []string{"PATH=" + os.Getenv("PATH"), "LISTEN_FDS=1"}
 	gate.Stderr = log
 	if err := gate.Start(); err != nil {
 		return err
@@ -98,11 +101,11 @@ func (h *house) tryGate() error {
 		_ = gate.Wait()
 		close(ended)
 	}()
-	h.gate, h.ended = gate, ended
+	h.gate, h.ended, h.address = gate, ended, address
+
 	for end := time.After(testenv.AWhile); ; {
 		said, _ := os.ReadFile(log.Name())
-		if at := servingAt.FindSubmatch(said); at != nil && listens(h.control) {
-			h.address = string(at[1])
+		if strings.Contains(string(said), "serving ") && listens(h.control) {
 			return nil
 		}
 		select {

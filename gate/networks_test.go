@@ -39,14 +39,12 @@ func attachable(t *testing.T, settings gate.Settings) (*house, hook.Settings) {
 	return h, h.takeHooks(t)
 }
 
-// takeHooks has the gate listen to hooks.
+// takeHooks has the gate listen to hooks, and returns what a hook is told.
 func (h *house) takeHooks(t *testing.T) hook.Settings {
 	t.Helper()
 	path := filepath.Join(h.dir, "control")
-	_ = os.Remove(path) // of an earlier gate's
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	l, err := testenv.ListenForHooks(path)
 	must(t, err)
-	l.SetUnlinkOnClose(false)
 	go h.ServeControl(l)
 	return hook.Settings{Tokens: h.tokens, GateSocket: path, GateTimeout: 10 * time.Second}
 }

@@ -109,12 +109,12 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 	m.mu.Lock()
 	before := m.ready
 	gate := &started{
-		Cmd:   exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program}, args...)...),
+		Cmd:   testenv.ServiceCommand(m.files, program, args...),
 		ended: make(chan struct{}),
 	}
-	gate.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(m.files)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
+	gate.Env = append(gate.Env, "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
 		"NOTIFY_SOCKET="+m.conn.LocalAddr().String(), "TEROK_GATE_LOG_FILE="+m.conn.LocalAddr().String()+".trail.log")
-	gate.ExtraFiles, gate.Stderr = m.files, &gate.said
+	gate.Stderr = &gate.said
 	err = gate.Start()
 	m.mu.Unlock()
 	if err != nil {
