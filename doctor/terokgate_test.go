@@ -10,11 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/engines"
 	"terok-gate-hook/gate"
@@ -74,10 +71,8 @@ func (s *served) start(t *testing.T, tokens string) (stop func()) {
 
 func (s *served) listen(t *testing.T) *net.UnixListener {
 	t.Helper()
-	_ = os.Remove(s.socket)
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: s.socket, Net: "unixpacket"})
+	l, err := testenv.ListenForHooks(s.socket)
 	must(t, err)
-	l.SetUnlinkOnClose(false)
 	return l
 }
 
@@ -271,41 +266,32 @@ func paste(t *testing.T, found []Finding, check string) {
 	}
 }
 
-// container is a process in a network of its own, or in another's, that has the gate there.
-func (s *served) container(t *testing.T, id string, neighbour *store.Entry) store.Entry {
+// container is a process in a network namespace, with a token for the gate there.
+type container struct {
+	store.Entry
+	*testenv.NetworkProcess
+}
+
+// container starts a container, in the neighbour's network if there is one.
+func (s *served) container(t *testing.T, id string, neighbour *container) *container {
 	t.Helper()
-	testenv.NeedRoot(t)
-	testenv.Need(t, "nsenter", "ip")
-	args := []string{"sh", "-c", "ip link set lo up && echo ready && exec cat"}
+	pid := 0
 	if neighbour != nil {
-		args = append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", neighbour.Process.PID)}, args...)
+		pid = neighbour.PID
 	}
-	cmd := exec.Command(args[0], args[1:]...)
-	if neighbour == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	}
-	stdin, err := cmd.StdinPipe()
-	must(t, err)
-	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		stdin.Close()
-		_ = cmd.Wait()
-	})
-	_, err = io.ReadFull(stdout, make([]byte, len("ready\n")))
-	must(t, err)
+	c := &container{NetworkProcess: testenv.StartInNetwork(t, pid)}
+
 	token, err := store.NewToken()
 	must(t, err)
-	process, err := store.ProcessOf(cmd.Process.Pid)
+	process, err := store.ProcessOf(c.PID)
 	must(t, err)
-	entry := store.Entry{
+	c.Entry = store.Entry{
 		Token: token, Grant: store.Grant{Project: "demo", Task: "t-" + id}, Container: id, Process: process,
 		Gate: &store.Attached{Listen: "127.0.0.1:9418"},
 	}
-	_, err = store.File{Path: s.tokens}.Issue(entry)
+	_, err = store.File{Path: s.tokens}.Issue(c.Entry)
 	must(t, err)
-	return entry
+	return c
 }
 
 func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
@@ -313,16 +299,16 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	stop := s.start(t, s.tokens)
 	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 0")
 	first := s.container(t, "c0ffee0123456789", nil)
-	must(t, s.settings.Attach(first))
+	must(t, s.settings.Attach(first.Entry))
 	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 1")
 	// One whose listener is the gate's, for a neighbour.
-	second := s.container(t, "second", &first)
+	second := s.container(t, "second", first)
 	found := s.check("terok-gate", "listeners")
 	finds(t, found, "listeners", Broken, `living containers without the gate: second (project demo, task t-second)`)
 	if want := filepath.Join(s.bin, "terok-gate") + " attach"; found[len(found)-1].Remedy != want {
 		t.Errorf("%+v\nshould say %s", found, want)
 	}
-	must(t, s.settings.Attach(second))
+	must(t, s.settings.Attach(second.Entry))
 	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 2")
 
 	stop()
@@ -331,17 +317,10 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	hostile := s.container(t, "hostile", nil)
 	for _, at := range []string{"127.0.0.1:9418", "0.0.0.0:9418", "[::]:9418"} {
 		var l net.Listener
-		onAThread(t, func() {
-			netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", hostile.Process.PID))
-			noError(t, err)
-			defer netns.Close()
-			noError(t, unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET))
+		must(t, hostile.Enter(func() (err error) {
 			l, err = net.Listen("tcp", at)
-			noError(t, err)
-		})
-		if l == nil {
-			return
-		}
+			return err
+		}))
 		found = s.check("terok-gate", "listeners")
 		finds(t, found, "listeners", Broken, `living container hostile (project demo, task t-hostile): another program listens at 127.0.0.1:9418 there and may receive its token`)
 		finds(t, found, "listeners", Broken, `without the gate: `)

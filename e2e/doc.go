@@ -1,10 +1,9 @@
-// Package e2e holds the tests that run real containers: podman with crun and
-// with runc, as root and rootless, with the hook definitions of hooks.d/ and a
-// freshly built binary. It contains no code of the program. The gate is the installed
-// program, terok-gate serve, as people run it.
+// Package e2e holds the tests that run real containers: podman with crun and with runc, as
+// root and rootless, with freshly built binaries and the hook definitions that terok-gate
+// install writes. It contains no code of the program. The gate is terok-gate serve, as
+// people run it.
 //
-// On a plain machine, install podman, crun, runc,
-// uidmap and a static busybox, and run
+// On a plain machine, install podman, crun, runc, uidmap and a static busybox, and run
 //
 //	go test ./e2e
 //

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/engines"
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -46,7 +48,7 @@ const podmanDir = "podman"
 // given, is the shell.
 const image = "localhost/e2e"
 
-var engines = sync.OnceValue(func() []*engine {
+var allEngines = sync.OnceValue(func() []*engine {
 	var all []*engine
 	for _, mode := range []string{"root", "rootless"} {
 		for _, runtime := range []string{"crun", "runc"} {
@@ -93,7 +95,7 @@ func onRootsEngines(t *testing.T, test func(t *testing.T, e *engine)) {
 
 func onEngines(t *testing.T, test func(t *testing.T, e *engine), on func(*engine) bool) {
 	t.Parallel()
-	for _, e := range engines() {
+	for _, e := range allEngines() {
 		if !on(e) {
 			continue
 		}
@@ -202,54 +204,49 @@ hooks_dir = [%q]
 `, e.podmanPath("networks"), e.runtime, hooks), 0o644)
 }
 
-// writeHooks puts the definitions of the repository's hooks.d into the directory,
-// changed in two places: which binary runs, and which token file it is given.
+// writeHooks writes the definitions of prestart and poststop.
 func (e *engine) writeHooks(dir string, flags hookFlags) error {
-	for _, name := range []string{"99-terok-gate-prestart.json", "99-terok-gate-poststop.json"} {
-		text, err := os.ReadFile(filepath.Join("..", "hooks.d", name))
-		if err != nil {
-			return err
+	return e.writeDefinitions(dir, flags, "prestart", "poststop")
+}
+
+// addPrecreate writes the definition of precreate beside the others.
+func (e *engine) addPrecreate(dir string, flags ...string) error {
+	return e.writeDefinitions(dir, hookFlags{prestart: flags}, "precreate")
+}
+
+// writeDefinitions writes the definitions of the stages as terok-gate install would write
+// them for these flags and the engine's token file.
+func (e *engine) writeDefinitions(dir string, flags hookFlags, stages ...string) error {
+	binary, err := hookBinary()
+	if err != nil {
+		return err
+	}
+	args := slices.Concat([]string{"--token-file", e.tokenFile}, flags.common, []string{"prestart"}, flags.prestart)
+	settings, _, err := hook.ParseArgs(args)
+	if err != nil {
+		return fmt.Errorf("%q: %w", args, err)
+	}
+
+	files, err := engines.Registration{Binary: binary, Settings: settings}.Definitions(dir)
+	if err != nil {
+		return err
+	}
+	for _, stage := range stages {
+		i := slices.IndexFunc(files, func(f engines.File) bool { return filepath.Base(f.Path) == "99-terok-gate-"+stage+".json" })
+		if i < 0 {
+			return fmt.Errorf("no definition for %s", stage)
 		}
-		var def map[string]any
-		if err := json.Unmarshal(text, &def); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		hook, ok := def["hook"].(map[string]any)
-		if !ok {
-			return fmt.Errorf("%s has no hook", name)
-		}
-		args, ok := hook["args"].([]any)
-		if !ok {
-			return fmt.Errorf("%s has no args", name)
-		}
-		at := slices.Index(args, any("--token-file"))
-		if at < 0 || at+1 >= len(args) {
-			return fmt.Errorf("%s names no token file", name)
-		}
-		args[at+1] = e.tokenFile
-		for _, f := range slices.Backward(flags.common) {
-			args = slices.Insert(args, at+2, any(f))
-		}
-		if strings.Contains(name, "prestart") {
-			for _, f := range flags.prestart {
-				args = append(args, f)
-			}
-		}
-		if hook["path"], err = hookBinary(); err != nil {
-			return err
-		}
-		hook["args"] = args
-		if err := writeJSON(filepath.Join(dir, name), def); err != nil {
+		if err := files[i].Write(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// hookFlags are added to the flags in the definitions.
+// hookFlags are flags of the hooks.
 type hookFlags struct {
-	common   []string // of both hooks, before the stage
-	prestart []string // after the stage
+	common   []string // before the stage
+	prestart []string // after prestart; each other stage gets those of them that it takes
 }
 
 // withOwnTokens returns the same engine with another token file, for hooks that
@@ -570,7 +567,7 @@ func (e *engine) signal(t *testing.T, pid int, s syscall.Signal) {
 // endOwnEngines ends what engines without namespaces of their own have left:
 // containers, and files of other users.
 func endOwnEngines() {
-	for _, e := range engines() {
+	for _, e := range allEngines() {
 		if _, err := os.Stat(e.conf); err != nil {
 			continue // never used
 		}

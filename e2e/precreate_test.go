@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"encoding/base64"
-	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,31 +86,4 @@ func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
 			t.Error("the system log does not say why")
 		}
 	})
-}
-
-// addPrecreate adds the repository's precreate definition to a directory of them.
-func (e *engine) addPrecreate(dir string, flags ...string) error {
-	const name = "99-terok-gate-precreate.json"
-	text, err := os.ReadFile(filepath.Join("..", "hooks.d", name))
-	if err != nil {
-		return err
-	}
-	var def struct {
-		Version string         `json:"version"`
-		Hook    map[string]any `json:"hook"`
-		When    any            `json:"when"`
-		Stages  []string       `json:"stages"`
-	}
-	if err := json.Unmarshal(text, &def); err != nil {
-		return err
-	}
-	args := def.Hook["args"].([]any)
-	for _, f := range flags {
-		args = append(args, f)
-	}
-	def.Hook["args"] = args
-	if def.Hook["path"], err = hookBinary(); err != nil {
-		return err
-	}
-	return writeJSON(filepath.Join(dir, name), def)
 }

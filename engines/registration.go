@@ -98,17 +98,9 @@ func (r Registration) InstallArgs() []string {
 // files returns the files that register the hooks, in the order in which they are to be
 // written: the gate runs before there are hooks that ask for it.
 func (r Registration) files(place Place, lists hookLists) ([]File, error) {
-	names, err := fs.Glob(definitions.Files, "*.json")
+	files, err := r.Definitions(place.Hooks)
 	if err != nil {
 		return nil, err
-	}
-	var files []File
-	for _, name := range names {
-		content, err := r.definition(name)
-		if err != nil {
-			return nil, fmt.Errorf("definition %s: %w", name, err)
-		}
-		files = append(files, File{filepath.Join(place.Hooks, name), content})
 	}
 	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
 		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
@@ -153,6 +145,22 @@ func (l hookLists) with(dir string) []byte {
 		items = append(items, "{append=true}")
 	}
 	return []byte(mark + "[engine]\nhooks_dir = [" + strings.Join(items, ", ") + "]\n")
+}
+
+// Definitions returns the hook definitions of all stages, for a directory that podman reads.
+func (r Registration) Definitions(directory string) (files []File, err error) {
+	names, err := fs.Glob(definitions.Files, "*.json")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		content, err := r.definition(name)
+		if err != nil {
+			return nil, fmt.Errorf("definition %s: %w", name, err)
+		}
+		files = append(files, File{filepath.Join(directory, name), content})
+	}
+	return files, nil
 }
 
 func (r Registration) definition(name string) ([]byte, error) {

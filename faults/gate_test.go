@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -30,7 +29,7 @@ var theGate = sync.OnceValues(func() (*gate.Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: gateSocket(), Net: "unixpacket"})
+	l, err := testenv.ListenForHooks(gateSocket())
 	if err == nil {
 		go g.ServeControl(l)
 	}

@@ -13,8 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,8 +71,6 @@ func git(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-var servingAt = regexp.MustCompile(`serving .* at=(127\.0\.0\.1:[0-9]+)\n`)
-
 func (h *house) startGate(t *testing.T) {
 	t.Helper()
 	must(t, h.tryGate())
@@ -87,9 +83,15 @@ func (h *house) tryGate() error {
 		return err
 	}
 	defer log.Close()
-	gate := exec.Command(gateBinary, "--token-file", h.tokens, "--log-file", filepath.Join(h.dir, "trail"), "serve", "--repos", h.repos, "--control", h.control,
-		"--listen", "127.0.0.1:0", "--metrics", filepath.Join(h.dir, "metrics"))
-	gate.Env = []string{"PATH=" + os.Getenv("PATH")}
+	socket, address, err := testenv.ListenForClients()
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+
+	gate := testenv.ServiceCommand([]*os.File{socket}, gateBinary, "--token-file", h.tokens, "--log-file", filepath.Join(h.dir, "trail"), "serve", "--repos", h.repos, "--control", h.control,
+		"--metrics", filepath.Join(h.dir, "metrics"))
+	gate.Env = []string{"PATH=" + os.Getenv("PATH"), "LISTEN_FDS=1"}
 	gate.Stderr = log
 	if err := gate.Start(); err != nil {
 		return err
@@ -99,11 +101,11 @@ func (h *house) tryGate() error {
 		_ = gate.Wait()
 		close(ended)
 	}()
-	h.gate, h.ended = gate, ended
+	h.gate, h.ended, h.address = gate, ended, address
+
 	for end := time.After(testenv.AWhile); ; {
 		said, _ := os.ReadFile(log.Name())
-		if at := servingAt.FindSubmatch(said); at != nil && listens(h.control) {
-			h.address = string(at[1])
+		if strings.Contains(string(said), "serving ") && listens(h.control) {
 			return nil
 		}
 		select {
@@ -308,20 +310,9 @@ func (h *house) attached(t *testing.T, flags ...string) *guest {
 
 // dialIn connects to an address in a network.
 func dialIn(network *os.File, address string) (conn net.Conn, err error) {
-	runtime.LockOSThread()
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer own.Close()
-	if err := unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	conn, err = net.DialTimeout("tcp", address, 10*time.Second)
-	// A thread that was left to end there need not: the first one of a process stays.
-	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	runtime.UnlockOSThread()
+	err = testenv.InNetwork(network, func() (err error) {
+		conn, err = net.DialTimeout("tcp", address, 10*time.Second)
+		return err
+	})
 	return conn, err
 }

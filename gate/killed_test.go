@@ -2,7 +2,6 @@ package gate_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,23 +62,18 @@ func startGate(t *testing.T, h *house) *exec.Cmd {
 	t.Helper()
 	program, err := terokGate()
 	must(t, err)
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	must(t, err)
-	defer listener.Close()
-	socket, err := listener.File()
+	socket, address, err := testenv.ListenForClients()
 	must(t, err)
 	defer socket.Close()
 
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" --token-file "$1" --log-file "$2" serve --repos "$3"`,
-		program, h.tokens.Path, filepath.Join(h.dir, "killed.log"), h.repos)
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=1")
-	cmd.ExtraFiles = []*os.File{socket}
+	cmd := testenv.ServiceCommand([]*os.File{socket}, program,
+		"--token-file", h.tokens.Path, "--log-file", filepath.Join(h.dir, "killed.log"), "serve", "--repos", h.repos)
 	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	h.address = listener.Addr().String()
+	h.address = address
 	return cmd
 }
 

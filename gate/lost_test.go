@@ -117,7 +117,7 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 	h.Gate = h.again(t, gate.Settings{})
 	told = h.takeHooks(t)
 	h.start(t, told, third)
-	third.end()
+	third.End()
 	testenv.Eventually(t, "the gate does not serve the third any more", func() bool {
 		_, err := control.Ask(told.GateSocket, time.Now().Add(time.Minute), control.Request{
 			Container: third.Container, Process: third.Process, Token: third.Token.Key(), Listen: third.Gate.Listen,
@@ -128,7 +128,7 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 		if err := c.reaches(c.Token); err != nil {
 			t.Error(err)
 		}
-		c.end()
+		c.End()
 	}
 	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,92 +39,49 @@ func attachable(t *testing.T, settings gate.Settings) (*house, hook.Settings) {
 	return h, h.takeHooks(t)
 }
 
-// takeHooks has the gate listen to hooks.
+// takeHooks has the gate listen to hooks, and returns what a hook is told.
 func (h *house) takeHooks(t *testing.T) hook.Settings {
 	t.Helper()
 	path := filepath.Join(h.dir, "control")
-	_ = os.Remove(path) // of an earlier gate's
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	l, err := testenv.ListenForHooks(path)
 	must(t, err)
-	l.SetUnlinkOnClose(false)
 	go h.ServeControl(l)
 	return hook.Settings{Tokens: h.tokens, GateSocket: path, GateTimeout: 10 * time.Second}
 }
 
-// container is a process in a network namespace of its own, with a token.
+// container is a process in a network namespace, with a token.
 type container struct {
 	store.Entry
-	end func() // and wait for the end
+	*testenv.NetworkProcess
 }
 
-// container starts one. With a neighbour it is in that one's network.
+// container starts a container, in the neighbour's network if there is one.
 func (h *house) container(t *testing.T, neighbour *container) *container {
 	t.Helper()
-	const waits = `ip link set lo up && echo ready && exec cat`
-	cmd := exec.Command("sh", "-c", waits)
-	if neighbour == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	} else {
-		cmd = exec.Command("nsenter", "--net=/proc/"+strconv.Itoa(neighbour.Process.PID)+"/ns/net", "sh", "-c", waits)
+	pid := 0
+	if neighbour != nil {
+		pid = neighbour.PID
 	}
-	stdin, err := cmd.StdinPipe()
-	must(t, err)
-	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	c := &container{end: sync.OnceFunc(func() {
-		stdin.Close()
-		_ = cmd.Wait()
-	})}
-	t.Cleanup(c.end)
-	if said := make([]byte, len("ready\n")); true {
-		if n, _ := stdout.Read(said); string(said[:n]) != "ready\n" {
-			t.Fatal("the container's process is not ready")
-		}
-	}
+	c := &container{NetworkProcess: testenv.StartInNetwork(t, pid)}
+
 	token, err := store.NewToken()
 	must(t, err)
 	c.Entry = store.Entry{
-		Token: token, Grant: store.Grant{Project: "demo", Task: "task-1"}, Container: fmt.Sprintf("c%d", cmd.Process.Pid),
+		Token: token, Grant: store.Grant{Project: "demo", Task: "task-1"}, Container: fmt.Sprintf("c%d", c.PID),
 		Gate: &store.Attached{Listen: "127.0.0.1:9418"},
 	}
-	c.Process, err = store.ProcessOf(cmd.Process.Pid)
+	c.Process, err = store.ProcessOf(c.PID)
 	must(t, err)
-	c.enter(t, func() (err error) {
+
+	must(t, c.Enter(func() (err error) {
 		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err == nil {
 			defer unix.Close(socket)
 			c.Gate.Network, err = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 		}
 		return err
-	})
+	}))
 	return c
-}
-
-// enter does something in the container's network.
-func (c *container) enter(t *testing.T, do func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		// The thread goes back: the first of a process cannot end.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		ours, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			done <- err
-			return
-		}
-		defer ours.Close()
-		theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Process.PID))
-		if err == nil {
-			defer theirs.Close()
-			if err = unix.Setns(int(theirs.Fd()), unix.CLONE_NEWNET); err == nil {
-				err = errors.Join(do(), unix.Setns(int(ours.Fd()), unix.CLONE_NEWNET))
-			}
-		}
-		done <- err
-	}()
-	must(t, <-done)
 }
 
 // commit makes the container's token valid.
@@ -142,9 +98,9 @@ func (h *house) start(t *testing.T, hook hook.Settings, c *container) {
 	h.commit(t, c)
 }
 
-// inside is a command in the container's network.
+// inside returns a command in the container's network.
 func (c *container) inside(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command("nsenter", append([]string{"--net=/proc/" + strconv.Itoa(c.Process.PID) + "/ns/net", name}, args...)...)
+	cmd := c.Command(name, args...)
 	cmd.Env = command("/").Env
 	return cmd
 }
@@ -178,10 +134,10 @@ func (c *container) reaches(token store.Token) error {
 func (c *container) listen(t *testing.T) {
 	t.Helper()
 	var l net.Listener
-	c.enter(t, func() (err error) {
+	must(t, c.Enter(func() (err error) {
 		l, err = net.Listen("tcp", c.Gate.Listen)
 		return err
-	})
+	}))
 	t.Cleanup(func() { l.Close() })
 }
 
@@ -231,7 +187,7 @@ func TestAContainerWithoutANetworkClonesAndPushes(t *testing.T) {
 	if err := c.reaches(""); err == nil {
 		t.Error("it is served without a token")
 	}
-	c.end()
+	c.End()
 	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
 }
 
@@ -240,7 +196,7 @@ func TestAListenerWhoseTokenNeverCountedGoesWithItsContainer(t *testing.T) {
 	c := h.container(t, nil)
 	network := c.watchNetwork(t)
 	must(t, hook.Attach(c.Entry))
-	c.end()
+	c.End()
 	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
 }
 
@@ -294,7 +250,7 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	first.end()
+	first.End()
 	testenv.Eventually(t, "the first one's token is over", func() bool { return second.reaches(first.Token) != nil })
 	for range 3 { // it comes and goes
 		third := h.container(t, second)
@@ -302,12 +258,12 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 		if err := third.reaches(third.Token); err != nil {
 			t.Error(err)
 		}
-		third.end()
+		third.End()
 	}
 	if err := second.reaches(second.Token); err != nil {
 		t.Error(err)
 	}
-	second.end()
+	second.End()
 	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
 }
 
@@ -330,7 +286,7 @@ func TestTwoHooksAtOnceInOneNetworkBothSucceed(t *testing.T) {
 			if err := c.reaches(c.Token); err != nil {
 				t.Error(err)
 			}
-			c.end()
+			c.End()
 		}
 	}
 }
@@ -543,7 +499,7 @@ func TestTheGateSaysWhoItIsAndWhomItServes(t *testing.T) {
 	if _, err := asks(elsewhere); !errors.Is(err, control.Absent) {
 		t.Errorf("of another place in its network, it says %v", err)
 	}
-	c.end()
+	c.End()
 	testenv.Eventually(t, "the container is not served any more", func() bool {
 		_, err := asks(about)
 		return errors.Is(err, control.Absent)
@@ -559,7 +515,7 @@ func TestNothingStaysOfContainersThatCameAndWent(t *testing.T) {
 		if err := c.reaches(c.Token); err != nil {
 			t.Error(err)
 		}
-		c.end()
+		c.End()
 		return network
 	}
 	var networks []func() bool
@@ -657,7 +613,7 @@ func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
 	// Nobody serves, and whoever asks waits.
 	waits := make(chan error, 1)
 	go func() { waits <- alone.reaches(alone.Token) }()
-	dies.end()
+	dies.End()
 	h.commit(t, late)
 	h.Gate = h.again(t, gate.Settings{Keeper: kept})
 	h.Restore(kept.passed(t))
@@ -679,7 +635,7 @@ func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
 		t.Errorf("the new gate does not know who withholds its token: %v", err)
 	}
 	for _, c := range []*container{alone, shares, shares2, withholds, late} {
-		c.end()
+		c.End()
 	}
 	testenv.Eventually(t, "nothing is kept of them", func() bool { return len(kept.names()) == 0 })
 }
@@ -774,6 +730,6 @@ func TestAContainerHoldsSoManyConnectionsAndNoMore(t *testing.T) {
 		t.Errorf("others are answered with %d", code)
 	}
 	end()
-	c.end()
+	c.End()
 	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
 
@@ -26,7 +27,7 @@ func gateOf(t *testing.T, c *container, answer func(r control.Request, socket in
 	must(t, os.MkdirAll(filepath.Join(c.base, "run"), 0o755))
 	c.hook.GateSocket = filepath.Join(c.base, "run/control")
 	c.hook.GateTimeout = time.Minute
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.hook.GateSocket, Net: "unixpacket"})
+	l, err := testenv.ListenForHooks(c.hook.GateSocket)
 	must(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {

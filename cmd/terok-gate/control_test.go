@@ -109,12 +109,12 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 	m.mu.Lock()
 	before := m.ready
 	gate := &started{
-		Cmd:   exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program}, args...)...),
+		Cmd:   testenv.ServiceCommand(m.files, program, args...),
 		ended: make(chan struct{}),
 	}
-	gate.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(m.files)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
+	gate.Env = append(gate.Env, "LISTEN_FDNAMES="+strings.Join(m.names, ":"),
 		"NOTIFY_SOCKET="+m.conn.LocalAddr().String(), "TEROK_GATE_LOG_FILE="+m.conn.LocalAddr().String()+".trail.log")
-	gate.ExtraFiles, gate.Stderr = m.files, &gate.said
+	gate.Stderr = &gate.said
 	err = gate.Start()
 	m.mu.Unlock()
 	if err != nil {
@@ -149,47 +149,32 @@ func (g *started) end(s syscall.Signal) {
 	<-g.ended
 }
 
-// served is a container in a network of its own, where a gate is attached.
-type served struct {
-	process *store.Process
-	end     func()
-}
+// served is a container in a network of its own, to which a gate is attached.
+type served struct{ *testenv.NetworkProcess }
 
 func serveContainer(t *testing.T, n int, file store.File, control string) served {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", "ip link set lo up && echo ready && exec cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	stdin, err := cmd.StdinPipe()
-	must(t, err)
-	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	c := served{end: sync.OnceFunc(func() {
-		stdin.Close()
-		_ = cmd.Wait()
-	})}
-	t.Cleanup(c.end)
-	if n, err := stdout.Read(make([]byte, 10)); n == 0 {
-		t.Fatal(err)
-	}
+	c := served{testenv.StartInNetwork(t, 0)}
+
 	token, err := store.NewToken()
 	must(t, err)
-	c.process, err = store.ProcessOf(cmd.Process.Pid)
+	process, err := store.ProcessOf(c.PID)
 	must(t, err)
 	entry := store.Entry{
-		Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("c0ffee%d", n), Process: c.process,
+		Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: fmt.Sprintf("c0ffee%d", n), Process: process,
 		Gate: &store.Attached{Listen: "127.0.0.1:9418", Withheld: true},
 	}
+
 	must(t, hook.Settings{GateSocket: control, GateTimeout: time.Minute}.Attach(entry))
 	_, err = file.Issue(entry)
 	must(t, err)
 	return c
 }
 
-// ask begins to ask the gate from the container.
+// ask starts a git that asks the gate from the container.
 func (c served) ask(t *testing.T) (answer func() error) {
 	t.Helper()
-	cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", c.process.PID), "git", "ls-remote", "http://127.0.0.1:9418/demo.git")
+	cmd := c.Command("git", "ls-remote", "http://127.0.0.1:9418/demo.git")
 	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -245,7 +230,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 		check(fmt.Sprintf("asked after %v, before there was a gate again", s), waiting)
 	}
 	for _, c := range containers {
-		c.end()
+		c.End()
 	}
 	testenv.Eventually(t, "nothing is kept of the containers", func() bool { return m.keeps() == 0 })
 }

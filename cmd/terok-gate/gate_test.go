@@ -114,22 +114,18 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer notified.Close()
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	socket, address, err := testenv.ListenForClients()
 	if err != nil {
 		t.Fatal(err)
 	}
-	passed, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// sd_listen_fds(3) wants the pid of who is to take them, which a shell has and keeps.
+	defer socket.Close()
+
 	program, err := exec.LookPath("terok-gate")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", program, "--token-file", dir+"/tokens.json", "--log-file", dir+"/trail.log", "serve", "--repos", dir)
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "NOTIFY_SOCKET="+notified.LocalAddr().String(), "WATCHDOG_USEC=100000")
-	cmd.ExtraFiles = []*os.File{passed}
+	cmd := testenv.ServiceCommand([]*os.File{socket}, program, "--token-file", dir+"/tokens.json", "--log-file", dir+"/trail.log", "serve", "--repos", dir)
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notified.LocalAddr().String(), "WATCHDOG_USEC=100000")
 	var log strings.Builder
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
@@ -149,7 +145,7 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 		}
 	}
 	hear("READY=1")
-	conn, err := net.Dial("tcp", l.Addr().String())
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

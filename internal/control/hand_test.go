@@ -2,13 +2,14 @@ package control
 
 import (
 	"errors"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 // An attacker who controls the gate can send any answer.
@@ -31,7 +32,7 @@ func TestOnlyAYesIsAYes(t *testing.T) {
 		{`{"version": 1, "detail": "` + strings.Repeat("a", MessageLimit) + `"}`, false},
 	} {
 		path := filepath.Join(t.TempDir(), "control")
-		l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+		l, err := testenv.ListenForHooks(path)
 		if err != nil {
 			t.Fatal(err)
 		}
