@@ -198,13 +198,18 @@ func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 	must(t, err)
 	synced := 0
 	for line := range strings.Lines(text) {
-		if strings.Contains(line, "fsync/hardware-flush") {
-			var event struct{ Value json.Number }
-			must(t, json.Unmarshal([]byte(line), &event))
-			n, err := event.Value.Int64()
-			must(t, err)
-			synced += int(n)
+		var event struct{ Name, Key, Value, Count json.RawMessage }
+		must(t, json.Unmarshal([]byte(line), &event))
+		number := event.Value // up to git 2.46
+		if string(event.Name) == `"hardware-flush"` {
+			number = event.Count
+		} else if string(event.Key) != `"fsync/hardware-flush"` {
+			continue
 		}
+
+		var n int
+		must(t, json.Unmarshal([]byte(strings.Trim(string(number), `"`)), &n))
+		synced += n
 	}
 	if synced < 2 {
 		t.Errorf("of a commit and a ref, %d are synced:\n%s", synced, text)
