@@ -196,8 +196,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 	}
 }
 
-// Nobody comes too early: the gate serves the container before its first process does
-// anything.
+// The gate serves a container before the container's first process does anything.
 func TestACloneIsTheFirstThingThatFiftyContainersDo(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
@@ -398,7 +397,7 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 	})
 }
 
-// waitsForLock reports whether somebody does (proc_locks(5)).
+// waitsForLock reports whether a process waits for the lock of a file (proc_locks(5)).
 func waitsForLock(t *testing.T, path string) bool {
 	t.Helper()
 	info, err := os.Stat(path)

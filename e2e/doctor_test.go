@@ -312,7 +312,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 				h.must(t, fmt.Sprintf("cp %q %q; echo >>%q", path, other, other))
 				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
 			}, "definition", "warning", "runs " + other + ", which is another version than " + path, false},
-			{"a binary that everybody can change", func() {
+			{"a binary that every user can change", func() {
 				h.must(t, fmt.Sprintf("cp %q %q; chmod o+w %q", path, other, other))
 				h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
 			}, "definition", "broken", "every user can change " + other, false},
@@ -406,7 +406,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 	})
 }
 
-// What install wrote is of no use where somebody else's hooks_dir comes later.
+// What install wrote is of no use where another hooks_dir comes later.
 func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)

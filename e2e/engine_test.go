@@ -29,7 +29,7 @@ type engine struct {
 	name     string // "rootless/runc"
 	runtime  string
 	rootless bool
-	asUser   *syscall.Credential // nil: whoever runs the tests
+	asUser   *syscall.Credential // nil: the user who runs the tests
 
 	dir       string // holds all of it
 	conf      string // containers.conf
@@ -107,7 +107,7 @@ func onEngines(t *testing.T, test func(t *testing.T, e *engine), on func(*engine
 	}
 }
 
-// need ends the test, as cannot does, if the engine cannot run here.
+// need ends the test, as testenv.Cannot does, if the engine cannot run here.
 func (e *engine) need(t *testing.T) {
 	t.Helper()
 	if !e.rootless || os.Geteuid() == 0 {
@@ -259,8 +259,8 @@ func (e *engine) withOwnTokens(t *testing.T) *engine {
 }
 
 // withHooks returns the same engine, with the same storage and token file, on
-// which containers get hooks with other flags. If there is a change, it may do
-// what it likes with the directory of definitions.
+// which containers get hooks with other flags. If there is a change, it may
+// change the directory of definitions in any way.
 func (e *engine) withHooks(t *testing.T, flags hookFlags, change func(dir string) error) *engine {
 	t.Helper()
 	dir := e.tempDir(t)

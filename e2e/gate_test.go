@@ -205,7 +205,7 @@ func newGate(t *testing.T, tokenFile string, projects ...string) *testGate {
 	return g
 }
 
-// git runs git for whoever runs the tests, without their configuration.
+// git runs git as the user who runs the tests, without their configuration.
 func git(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", args...)

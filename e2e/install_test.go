@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// home is a machine, or a user's account on it, as podman finds it when nobody has
-// set it up for tests: the configuration is where podman looks for it by itself.
+// home is a machine, or a user's account on it, as podman finds it outside of
+// tests: the configuration is where podman looks for it by itself.
 type home struct {
 	*engine
 	config     string // the directory that podman's configuration is in
@@ -264,7 +264,7 @@ func linesWith(text, part string) (lines []string) {
 	return lines
 }
 
-func TestInstallOverwritesNobodysSettings(t *testing.T) {
+func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct{ name, path, content, add string }{
 			{"a drop-in of the same name", "containers.conf.d/99-terok-gate.conf", "[engine]\n# mine\n", "\nhooks_dir = ["},

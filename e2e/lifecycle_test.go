@@ -128,8 +128,8 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 }
 
 // keepsItFromOthers checks that the directory is a read-only tmpfs of its own, and
-// that in the container nobody but the user of its process (and root, whom
-// nothing keeps) can read the token.
+// that in the container only the user of its process, and root, can read
+// the token.
 func (c *container) keepsItFromOthers(t *testing.T, l life) {
 	t.Helper()
 	if len(l.mount) != 1 {
@@ -212,7 +212,7 @@ func TestAContainerThatRemovesItselfLosesItsToken(t *testing.T) {
 	})
 }
 
-// Tokens of the same project and task that belong to somebody else.
+// Tokens of the same project and task that belong to others.
 func TestAContainerTakesOnlyItsOwnTokenAlong(t *testing.T) {
 	for _, row := range []struct {
 		name  string

@@ -267,8 +267,8 @@ func (m *machine) makeUp(t *testing.T) {
 	}
 }
 
-// addUser makes a user who can log in and run rootless containers, with crun. Whoever
-// is called that on ours is not on this machine.
+// addUser makes a user who can log in and run rootless containers, with crun. A user
+// of the same name outside does not exist on this machine.
 func (m *machine) addUser(t *testing.T, name string, flags ...string) {
 	t.Helper()
 	m.must(t, "root", fmt.Sprintf("! getent passwd %s >/dev/null || userdel --force %[1]s; ! getent group %[1]s >/dev/null || groupdel --force %[1]s", name))

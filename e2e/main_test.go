@@ -93,8 +93,8 @@ func mountOver(dir string) error {
 const tun = "/dev/net/tun"
 
 // furnishNetworks is for tests with podman's networks. CNI keeps addresses where it is not
-// told otherwise, and slirp4netns and pasta want a device that everybody may open, as udev
-// has it.
+// told otherwise, and slirp4netns and pasta want a device that every user may open, as
+// udev sets it up.
 func furnishNetworks() error {
 	if err := mountOver("/var/lib/cni"); err != nil {
 		return err
@@ -193,7 +193,7 @@ var (
 
 // rootfsTar is the one root file system that all fixtures are made from:
 // busybox, its applets, and the directories that a runtime wants to mount on. It has
-// no /run/terok, and nobody in it has a name.
+// no /run/terok, and no /etc/passwd.
 var rootfsTar = sync.OnceValues(func() (string, error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Somebody who knows a container by its name finds its token in the list and revokes it,
+// A user who knows a container by its name finds its token in the list and revokes it,
 // as root and with a rootless podman, whose containers are its user's alone.
 func TestContainersAreCalledByTheirNames(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
@@ -26,7 +26,7 @@ func TestContainersAreCalledByTheirNames(t *testing.T) {
 		}
 		e.revoked(t, l.token)
 		if out := gate("revoke", "--container", "called-otherwise"); !strings.Contains(out, "podman has none with this name") {
-			t.Errorf("of a name that is nobody's, revoke says %q", out)
+			t.Errorf("of a name that no container has, revoke says %q", out)
 		}
 	})
 }

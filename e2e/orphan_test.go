@@ -23,13 +23,13 @@ import (
 // 4.3.1), and the token goes all the same: with the next hook of any container,
 // with `reap`, and with `reap --watch` as soon as the process is dead.
 
-// Somebody else's hook, which comes after ours and fails.
-func TestATokenGoesWhenALaterHookOfSomebodyElseFails(t *testing.T) {
+// Another program's hook, which comes after ours and fails.
+func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, stage := range []string{"prestart", "poststart"} {
 			// It reads its input: crun 1.8.1 dies of SIGPIPE where a hook does not.
 			failing := func(dir string) error {
-				return writeJSON(filepath.Join(dir, "99-zz-of-somebody-else.json"), map[string]any{
+				return writeJSON(filepath.Join(dir, "99-zz-of-another-program.json"), map[string]any{
 					"version": "1.0.0",
 					"hook":    map[string]any{"path": "/bin/sh", "args": []string{"sh", "-c", "read -r state; exit 1"}},
 					"when":    map[string]any{"always": true},
@@ -128,8 +128,8 @@ func TestATokenGoesWhenThePowersAboveItsContainerAreKilled(t *testing.T) {
 	})
 }
 
-// Nobody has asked for the exit status of a process that is dead: a zombie.
-func TestATokenGoesWhenNobodyCollectsItsContainersProcess(t *testing.T) {
+// A dead process whose exit status its parent has not collected is a zombie.
+func TestATokenGoesWhenItsContainersProcessIsAZombie(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		own := e.withAudit(t)
 		own = own.withHooks(t, own.audited(), nil)

@@ -118,7 +118,7 @@ func TestThePackageComesWorksAndGoes(t *testing.T) {
 		a.works(t, "lives", "before")
 		a.must(t, "test $(terok-gate list --json | jq length) = 1")
 	}
-	// Anybody could have put these there: nobody's word on what is to be revoked.
+	// Any user could have put these there, so they do not decide what is revoked.
 	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
 		install -d /tmp/.config/containers/oci
 		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)

@@ -17,8 +17,8 @@ import (
 // Bad input changes nothing: the container does not start, the token file stays
 // as it is, and the system log says why.
 
-// othersTokens is what the token file holds before the container comes: a token
-// of somebody else.
+// othersTokens is what the token file holds before the container comes: another
+// container's token.
 const othersTokens = `{"terok-g-00000000000000000000000000000000": {"project": "other", "task": "1"}}`
 
 // refusals are containers that must not start, on every engine unless only says
@@ -97,7 +97,7 @@ var refusals = []struct {
 		reason: []string{"failed", "tokens.json", "cannot be kept"},
 	},
 	{
-		name:   "a lock that somebody else holds for too long",
+		name:   "a lock that another process holds for too long",
 		flags:  hookFlags{common: []string{"--lock-timeout", "100ms"}},
 		given:  heldLock,
 		reason: []string{"failed", "tokens.json.lock", "held for more than 100ms by "},
@@ -110,7 +110,7 @@ var refusals = []struct {
 	},
 }
 
-// hostileNames are projects and tasks that podman passes on and nobody issues.
+// hostileNames are projects and tasks that podman passes on and the hook refuses.
 var hostileNames = []struct{ name, value string }{
 	{"empty", ""},
 	{"the gate's wildcard", "*"},

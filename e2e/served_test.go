@@ -96,7 +96,7 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 				t.Errorf("the container has a network: %s", out)
 			}
 
-			// The gate alone revokes what nobody else is left to.
+			// With podman's processes killed, only the gate can revoke the token.
 			a.kill(t, id)
 			testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !a.has(t, a.tokenFile, id) })
 			a.gateIsWell(t)
@@ -140,7 +140,7 @@ func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	}
 	before := root.start(t, "")
 	if said := root.must(t, "terok-gate install"); strings.Contains(said, gateUnit) {
-		t.Errorf("nobody said so, and install says %q", said)
+		t.Errorf("install without --no-gate=false sets up the gate: %q", said)
 	}
 	files := root.files(t)
 	out, err := m.sh("root", "terok-gate install --no-gate=false")
@@ -265,7 +265,7 @@ func (a account) asUser(script string) string {
 
 // Without systemd, install does the rest, and says what starts the gate: no container
 // starts before.
-func TestWithoutSystemdSomebodyStartsTheGate(t *testing.T) {
+func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)

@@ -68,7 +68,7 @@ func (a account) run(t *testing.T) string {
 	return strings.TrimSpace(id)
 }
 
-// kill kills a container so that nobody is left to run a hook.
+// kill kills a container and its conmon, so that no process is left to run a hook.
 func (a account) kill(t *testing.T, id string) {
 	t.Helper()
 	a.must(t, "kill -9 $(podman inspect --format '{{.State.ConmonPid}} {{.State.Pid}}' "+id+")")
@@ -120,7 +120,7 @@ func (a account) files(t *testing.T) string {
 	return a.must(t, fmt.Sprintf("mkdir -p %s; find %[1]s -type f -exec sha256sum {} + -o -type l -printf '%%p %%l\\n' | sort", a.settings))
 }
 
-func TestInstallRunsAServiceThatRevokesWhenNobodyElseIsLeft(t *testing.T) {
+func TestInstallRunsAServiceThatRevokesWhenNoHookRuns(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	root, alice := newAccounts(t, m)
@@ -182,7 +182,7 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	for _, row := range []struct{ name, prepare, tokenFile, log string }{
 		{"in a directory that comes later, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
 		{"among temporary files", "mkdir /tmp/gate", "/tmp/gate/tokens.json", "/var/tmp/log"},
-		{"the gate's, and in somebody's home", "cd /var/lib/gate; echo {} >tokens.json; chown gate:gate tokens.json; chmod 640 tokens.json",
+		{"the gate's, and in another user's home", "cd /var/lib/gate; echo {} >tokens.json; chown gate:gate tokens.json; chmod 640 tokens.json",
 			"/var/lib/gate/tokens.json", "/home/alice/log"},
 		{"in a directory that is gone at the next boot", "mkdir /run/gate", "/run/gate/tokens.json", "/var/log/terok-gate.log"},
 	} {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The mount point leads to a volume. A directory is made there by nobody but its owner:
+// The mount point leads to a volume. Only the volume's owner makes a directory there:
 // crun makes a volume read-only after our hook, and root overrides who may write.
 
 func TestNoDirectoryIsMadeInAVolume(t *testing.T) {

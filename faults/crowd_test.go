@@ -67,7 +67,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		{"comes and goes", []string{"prestart", "poststop"}, false},
 		{"is restarted", []string{"prestart", "poststop", "prestart"}, true},
 		{"goes twice", []string{"prestart", "poststop", "poststop"}, false},
-		{"dies, and nobody runs poststop", []string{"prestart", "death"}, false},
+		{"dies, and poststop does not run", []string{"prestart", "death"}, false},
 		{"dies, and is started again", []string{"prestart", "death", "prestart"}, true},
 		{"is stopped late, when its next life has begun", []string{"prestart", "death", "prestart", "poststop"}, true},
 	}
@@ -215,9 +215,9 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		containers, hooks.Load(), pythonRounds*3/2, reads.Load(), len(now), wrong)
 }
 
-// Somebody holds the lock and does not let go. Every hook gives up and says so,
+// Another process holds the lock and does not let go. Every hook gives up and says so,
 // while it is still held; none of them keeps it when it comes free.
-func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
+func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 	testenv.NeedAlone(t)
 	w, err := newWorld(situation{stage: "prestart", directory: "full", byHand: true})
 	must(t, err)
@@ -246,7 +246,7 @@ func TestNobodyWaitsForTheLockLongerThanItsLimit(t *testing.T) {
 
 // A hook that stops in the middle, with the lock in its hands, holds the others up
 // no longer than their limit, and no longer than itself.
-func TestAHookThatIsKilledWithTheLockInItsHandsHoldsNobodyUp(t *testing.T) {
+func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOther(t *testing.T) {
 	needTracer(t)
 	s := situation{stage: "prestart", directory: "full", byHand: true}
 	w, err := newWorld(s)

@@ -131,7 +131,7 @@ func durable(f finished, matters bool) (renames int, err error) {
 			}
 			written := slices.IndexFunc(f.calls[:i], func(w call) bool { return w.name == "pwritev" && w.object == from })
 			if written < 0 {
-				return renames, fmt.Errorf("%v: nobody wrote %s", c, from)
+				return renames, fmt.Errorf("%v: %s was not written", c, from)
 			}
 			directory := to[:strings.LastIndexByte(to, '/')]
 			if directory != from[:strings.LastIndexByte(from, '/')] {

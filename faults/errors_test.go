@@ -19,7 +19,7 @@ import (
 // Every system call of the hook fails in turn: without having had its effect, and,
 // as over a network, after it. A hook that could not do its job says so and leaves
 // the token file alone; any other has done all of it.
-func TestWhateverFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
+func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
 	needTracer(t)
 	total, lost := 0, 0
 	for _, s := range situations {
@@ -261,8 +261,8 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 			return unix.Mount("tmpfs", filepath.Dir(path), "tmpfs", unix.MS_RDONLY, "")
 		}, "read-only"},
 		{"is a directory", func(path string) error { return os.Mkdir(path, 0o755) }, "is a directory"},
-		{"is a fifo that nobody reads", func(path string) error { return unix.Mkfifo(path, 0o600) }, "no such device"},
-		{"is a fifo that nobody empties", fullFifo, "resource temporarily unavailable"},
+		{"is a fifo without a reader", func(path string) error { return unix.Mkfifo(path, 0o600) }, "no such device"},
+		{"is a full fifo", fullFifo, "resource temporarily unavailable"},
 		{"is a symbolic link", func(path string) error { return os.Symlink("elsewhere", path) }, "symbolic links"},
 		{"is a socket", func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }, "no such device"},
 	} {
@@ -305,7 +305,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		{"is a file", `mount -t tmpfs tmpfs /dev && : > /dev/log`},
 		{"is a link to itself", `mount -t tmpfs tmpfs /dev && ln -s log /dev/log`},
 		{"is a fifo", `mount -t tmpfs tmpfs /dev && mkfifo /dev/log`},
-		{"is a socket that nobody listens on", `mount -t tmpfs tmpfs /dev && python3 -c 'import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind("/dev/log")'`},
+		{"is a socket without a listener", `mount -t tmpfs tmpfs /dev && python3 -c 'import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind("/dev/log")'`},
 		{"is a socket of another type", `mount -t tmpfs tmpfs /dev && python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind("/dev/log"); s.listen()'`},
 	} {
 		for _, s := range []situation{
@@ -331,7 +331,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 			})
 		}
 	}
-	t.Run("prestart, /dev/log is a socket that nobody empties", func(t *testing.T) {
+	t.Run("prestart, /dev/log is a full socket", func(t *testing.T) {
 		w, err := newWorld(situation{stage: "prestart", directory: "full"})
 		must(t, err)
 		defer w.remove()

@@ -103,7 +103,7 @@ func (h *house) live(withheld bool) error {
 	return nil
 }
 
-// statusIn is status, in a container's network. It is 0 where nobody answers.
+// statusIn is status, in a container's network. It is 0 if there is no answer.
 func statusIn(network *os.File, token string) (int, error) {
 	conn, err := dialIn(network, "127.0.0.1:9418")
 	if err != nil {

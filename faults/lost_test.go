@@ -23,7 +23,7 @@ func (h *house) attaching() program {
 }
 
 // Without a service manager a gate that is killed takes all listeners with it. Started
-// again, and told so by attach, it serves everybody within a second.
+// again, and told of them by attach, it serves all containers within a second.
 func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	const number = 50
 	h := newHouse(t, number+1)

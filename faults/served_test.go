@@ -1,5 +1,5 @@
-// A gate that is a process of its own, and containers that ask it from networks of
-// their own: all that is real but the container runtime.
+// A gate in a process of its own, and containers that ask it from networks of their own.
+// Only the container runtime is not real.
 
 package faults
 
@@ -37,7 +37,7 @@ type house struct {
 
 var houses atomic.Int64
 
-// newHouse starts a gate, and makes room for so many networks at once.
+// newHouse starts a gate, and a nursery for this many networks at once.
 func newHouse(t *testing.T, networks int) *house {
 	t.Helper()
 	testenv.NeedAlone(t)
@@ -118,7 +118,7 @@ func (h *house) tryGate() error {
 	}
 }
 
-// listens reports whether somebody takes hooks at the socket.
+// listens reports whether a gate listens to hooks at the socket.
 func listens(path string) bool {
 	conn, err := net.Dial("unixpacket", path)
 	if err == nil {
@@ -132,7 +132,7 @@ func (h *house) endGate(s unix.Signal) {
 	<-h.ended
 }
 
-// status is the answer to a request for the repository, at an address on the host.
+// status returns the status of the answer to a request for the repository, at an address on the host.
 func status(address, token string) (int, error) {
 	r, err := http.NewRequest("GET", "http://"+address+"/demo.git/info/refs?service=git-upload-pack", nil)
 	if err != nil {
@@ -149,7 +149,7 @@ func status(address, token string) (int, error) {
 	return answer.StatusCode, answer.Body.Close()
 }
 
-// stage is a stage of the hook for a container.
+// stage returns the program that runs a stage of the hook for a container.
 func (h *house) stage(stage, id string, pid int, more ...string) program {
 	stdin := fmt.Sprintf(`{"ociVersion":"1.0.0","id":%q,"status":"created","bundle":%q,"pid":%d,"annotations":{"terok.project":"demo","terok.task":"1"}}`,
 		id, filepath.Join(h.dir, "bundle"), pid)
@@ -160,7 +160,7 @@ func (h *house) stage(stage, id string, pid int, more ...string) program {
 	return program{append(args, more...), stdin}.waiting(testenv.AWhile)
 }
 
-// succeeds runs a program, which must.
+// succeeds runs a program, and returns an error if its exit status is not 0.
 func succeeds(p program) error {
 	f, err := run(p)
 	if err == nil && f.status != 0 {
@@ -169,8 +169,8 @@ func succeeds(p program) error {
 	return err
 }
 
-// nursery is where containers come from: a user namespace in which there can be so many
-// network namespaces at once and no more. The kernel counts (namespaces(7),
+// nursery is a user namespace in which containers are made, with a limit on the network
+// namespaces that exist at once. The kernel counts (namespaces(7),
 // /proc/sys/user/max_net_namespaces): one that something still holds counts too.
 type nursery struct {
 	networks int // at once
@@ -184,8 +184,8 @@ func newNursery(t *testing.T, networks int) *nursery {
 	// Their own /run, which is where the hook mounts its directory.
 	const script = `mount -t tmpfs none /run; while read -r most; do echo "$most" >/proc/sys/user/max_net_namespaces && echo done; done`
 	cmd := exec.Command("sh", "-c", script)
-	everybody := []syscall.SysProcIDMap{{HostID: 0, Size: 1 << 16}}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: everybody, GidMappings: everybody}
+	allIDs := []syscall.SysProcIDMap{{HostID: 0, Size: 1 << 16}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: allIDs, GidMappings: allIDs}
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	must(t, err)
@@ -201,7 +201,7 @@ func newNursery(t *testing.T, networks int) *nursery {
 	return n
 }
 
-// limit is how many networks there can be from now on.
+// limit sets how many networks can exist at once from now on.
 func (n *nursery) limit(t *testing.T, networks int) {
 	t.Helper()
 	_, err := fmt.Fprintln(n.stdin, networks)
@@ -223,11 +223,11 @@ type guest struct {
 
 var guests atomic.Int64
 
-// errNoNetwork says that there are as many networks as there can be.
+// errNoNetwork reports that the limit on networks is reached.
 var errNoNetwork = errors.New("no network is free")
 
-// create makes a container, as a runtime does before the hook. The first thing that it
-// does is the first script that it is given.
+// create makes a container, as a runtime does before the hook. Its process waits for its
+// first script.
 func (n *nursery) create() (*guest, error) {
 	const script = `ip link set lo up && echo created
 		read -r first; set -a; [ ! -e /run/terok/gate.env ] || . /run/terok/gate.env; next=$first
@@ -264,7 +264,7 @@ func (n *nursery) create() (*guest, error) {
 	return c, nil
 }
 
-// soon is create, when there is room again. The kernel takes its time to clean up.
+// soon creates a container once a network is free: the kernel cleans up late.
 func (n *nursery) soon() (c *guest, err error) {
 	if !testenv.Wait(func() bool {
 		c, err = n.create()
@@ -289,7 +289,7 @@ func (c *guest) does(script string) error {
 	return err
 }
 
-// token is the container's, as its directory says, empty if it is withheld.
+// token returns the token in the container's directory, empty if it is withheld.
 func (c *guest) token() (string, error) {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/run/terok/gate.env", c.pid()))
 	return string(aToken.Find(env)), err
@@ -298,7 +298,7 @@ func (c *guest) token() (string, error) {
 // network opens the container's network, which then outlives it.
 func (c *guest) network() (*os.File, error) { return os.Open(fmt.Sprintf("/proc/%d/ns/net", c.pid())) }
 
-// attached is a container that the hook has made ready.
+// attached creates a container and runs prestart for it.
 func (h *house) attached(t *testing.T, flags ...string) *guest {
 	t.Helper()
 	c, err := h.nursery.soon()

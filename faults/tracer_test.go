@@ -348,8 +348,8 @@ func syscallInfo(tid int) (*ptraceInfo, error) {
 
 // isLocal are the system calls that touch nothing outside the process and do not
 // fail for lack of anything that a file system has: memory, threads, signals,
-// clocks, polling, flags of descriptors. All others are points, those included that
-// nobody has thought of.
+// clocks, polling, flags of descriptors. All others, including unknown ones,
+// are points.
 var isLocal = func() map[uintptr]bool {
 	local := map[uintptr]bool{}
 	for _, nr := range append([]uintptr{

@@ -229,7 +229,7 @@ func becomes(t *testing.T, pid int, state string) {
 }
 
 // A thousand containers, each of whose tokens goes when its process dies, even if
-// nobody collects it.
+// its parent does not collect it.
 func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	testenv.NeedAlone(t)
 	const lives, oneByOne = 1000, 100
@@ -251,7 +251,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 		died := l.dies(t)
 		latencies = append(latencies, file.gone(t, l.token).Sub(died))
 		if state := inState(t, l.pid()); state != "Z" {
-			t.Fatalf("the dead process is in state %s: somebody collected it", state)
+			t.Fatalf("the dead process is in state %s: it was collected", state)
 		}
 		now, err := readTokens(path)
 		must(t, err)
@@ -300,11 +300,11 @@ func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
 	t.Helper()
 	slices.Sort(latencies)
 	n := len(latencies)
-	t.Logf("from a death to its token gone, among %d live tokens, nobody collects the process: median %v, worst of %d %v",
+	t.Logf("from a death to its token gone, among %d live tokens, of a process that is not collected: median %v, worst of %d %v",
 		lives, latencies[n/2].Round(100*time.Microsecond), n, latencies[n-1].Round(100*time.Microsecond))
 }
 
-// Whoever issues a token, and however, it is watched.
+// A token is watched whichever program issues it, and in whichever way.
 func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	testenv.NeedAlone(t)
 	world, err := newWorld(situation{directory: "full"})
@@ -385,7 +385,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 }
 
 // Whatever happens to file and directory, in the end the dead lose their tokens.
-func TestWatchSurvivesWhateverHappensToFileAndDirectory(t *testing.T) {
+func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 	testenv.NeedAlone(t)
 	root := t.TempDir()
 	path := filepath.Join(root, "state/gate/tokens.json")

@@ -36,7 +36,7 @@ type situation struct {
 
 var situations = []situation{
 	{name: "prestart, the first token of all", stage: "prestart", directory: "absent"},
-	{name: "prestart, the first token in somebody's directory", stage: "prestart", directory: "empty"},
+	{name: "prestart, the first token in a user's directory", stage: "prestart", directory: "empty"},
 	{name: "prestart, among other tokens", stage: "prestart", directory: "full"},
 	{name: "prestart with a gate in the network, among other tokens", stage: "prestart", directory: "full", gate: true},
 	{name: "prestart by hand, among other tokens", stage: "prestart", directory: "full", byHand: true},

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// askShell asks a shell what it offers for $LINE when somebody types a tab: bash and
-// fish as their own code asks, zsh, whose completion needs a terminal, by typing.
+// askShell asks a shell for the completions of $LINE: bash and fish by the functions of their
+// own completion, zsh, whose completion needs a terminal, by typing a tab.
 var askShell = map[string]string{
 	"bash": `
 		source completions/terok-gate.bash

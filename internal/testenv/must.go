@@ -1,4 +1,4 @@
-// Ending a test at an error that its steps do not expect.
+// Ends a test at an unexpected error.
 
 package testenv
 

@@ -1,4 +1,4 @@
-// Namespaces of their own for the tests of a package, so that they change nothing of the
+// Runs the tests of a package in namespaces of their own, so that they do not change the
 // machine.
 
 package testenv
@@ -29,8 +29,8 @@ const (
 	dirVar   = "TEROK_TEST_DIR"
 )
 
-// Alone reports whether we are in the namespaces that Main was to make: where the machine
-// does not let us, and where Main was to make none, the tests run without.
+// Alone reports whether the tests run in the namespaces that Main was asked to make. They
+// run without them if the machine does not permit that, or if Main was asked for none.
 var Alone = os.Getenv(aloneVar) == "yes"
 
 // Main runs the tests of a package in namespaces of their own (flags of clone(2), or
@@ -60,7 +60,7 @@ func Main(namespaces uintptr, tests func() (status int, err error)) {
 	os.Exit(status)
 }
 
-// notAlone is the status of an init that may not do what it must in its namespaces.
+// notAlone is the exit status of an init that may not set up its namespaces.
 const notAlone = 77
 
 func outside(namespaces uintptr) (status int, err error) {
@@ -108,7 +108,8 @@ func wait(cmd *exec.Cmd) (status int, err error) {
 	return 0, err
 }
 
-// stage is this run's next process, which ends when the thread that starts it does.
+// stage returns a command that runs this run's next process, which ends when the thread that
+// starts it does.
 func stage(name string, env ...string) *exec.Cmd {
 	runtime.LockOSThread()
 	cmd := Again(os.Args[1:]...)
@@ -119,8 +120,8 @@ func stage(name string, env ...string) *exec.Cmd {
 }
 
 // initProcess waits for the tests and for every process that lost its parent:
-// a conmon that nobody collects would count as running for ever. What is left when
-// the tests are over, it ends.
+// a conmon that is not collected would count as running for ever. When the tests
+// are over, it ends the processes that are left.
 func initProcess() (status int, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, fmt.Errorf("collect orphans: %w", err)

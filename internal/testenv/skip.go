@@ -1,4 +1,4 @@
-// What a test does that lacks something it needs.
+// Skips tests for lack of something that they need.
 
 package testenv
 
@@ -26,10 +26,9 @@ func Cannot(t testing.TB, format string, args ...any) {
 	t.Skip(why)
 }
 
-// LeaveOut is for a test that leaves out a part of itself: an error says that nothing
-// may be left out. What is, it appends to the file that TEROK_TEST_LEFT_OUT names, for
-// scripts/test: a line with the reason, the package and the whole test, whatever case of
-// it that is in, with tabs between them.
+// LeaveOut records that a test leaves out a part of itself, and returns an error if nothing
+// may be left out. For scripts/test, it appends a line to the file that TEROK_TEST_LEFT_OUT
+// names: the reason, the package and the test without its subtests, separated by tabs.
 func LeaveOut(test, why string) error {
 	if os.Getenv("TEROK_TEST_ALL") == "1" {
 		return fmt.Errorf("TEROK_TEST_ALL=1, but %s", why)
@@ -61,7 +60,7 @@ func Need(t testing.TB, programs ...string) {
 // Tool returns the path of a program, which is needed.
 func Tool(t testing.TB, program string) (path string) {
 	t.Helper()
-	// Tools that make file systems are not on everybody's PATH.
+	// Tools that make file systems are not on every user's PATH.
 	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
 		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 			return path
@@ -71,7 +70,7 @@ func Tool(t testing.TB, program string) (path string) {
 	return ""
 }
 
-// OnlyRoot is why most of what is left out is: it is told as one reason.
+// OnlyRoot is the most frequent reason for leaving out a test.
 const OnlyRoot = "only root can run it"
 
 // NeedRoot ends the test, as Cannot does, if we may not change owners, mount and make

@@ -1,6 +1,6 @@
-// Package testenv is what the tests of several packages share: how they wait and how
-// they leave something out, the namespaces that they live in, a system log that they
-// can read, and the program that they try. What must hold stands in the tests.
+// Package testenv holds what the tests of several packages share: waiting, skipping,
+// namespaces to run in, processes in networks of their own, a readable system log, and the
+// programs under test. The assertions are in the tests.
 package testenv
 
 import (
@@ -40,7 +40,7 @@ func Build(program string) (string, error) {
 	return binary, os.Chmod(binary, 0o755)
 }
 
-// Again is a command that runs this test binary again.
+// Again returns a command that runs this test binary again.
 func Again(args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {

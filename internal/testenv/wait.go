@@ -7,11 +7,10 @@ import (
 	"time"
 )
 
-// AWhile is longer than anything here takes on a busy machine.
+// AWhile is longer than any step of a test takes on a busy machine.
 const AWhile = 2 * time.Minute
 
-// Wait waits, for what no event tells of, until is() holds. It gives up, and returns
-// false, after AWhile.
+// Wait polls until is() holds. It gives up after AWhile, and returns false.
 func Wait(is func() bool) bool {
 	for end := time.Now().Add(AWhile); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -21,7 +20,7 @@ func Wait(is func() bool) bool {
 	return true
 }
 
-// Eventually is Wait, and fails the test if that was in vain.
+// Eventually waits as Wait does, and ends the test if the condition does not come to hold.
 func Eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	if !Wait(is) {
