@@ -189,11 +189,13 @@ func newGate(t *testing.T, tokenFile string, projects ...string) *testGate {
 		git(t, "-C", work, "commit", "--quiet", "--message", "begin")
 		git(t, "-C", work, "push", "--quiet", "origin", "HEAD:main")
 	}
+
 	tokens := store.File{Path: tokenFile}.Reader(func(err error) { t.Log(err) })
 	server, err := gate.New(gate.Settings{Repos: g.repos, Tokens: tokens})
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		server.ServeHTTP(status, r)

@@ -11,10 +11,10 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What begins a request and never ends it.
+// Clients that begin a request and never end it.
 const half = "GET /demo.git/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic "
 
-// memory is what the gate holds of it, in KiB, as a line of its status in /proc says.
+// memory returns a line of the gate's /proc/PID/status about its memory, in KiB.
 func (h *house) memory(t *testing.T, line string) (kib int) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.gate.Process.Pid))
@@ -25,9 +25,9 @@ func (h *house) memory(t *testing.T, line string) (kib int) {
 	return kib
 }
 
-// Five thousand who begin a request and never end it cost the gate little, and those at
-// other listeners nothing: on the host, and from many containers, each with as many as it
-// may have.
+// Five thousand clients that begin a request and never end it cost the gate little memory,
+// and do not delay clients of other listeners: on the host, and from many containers, each
+// with as many connections as it may have.
 func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 	const requests, turns, most = 5000, 64, 40 << 10
 	for name, dial := range map[string]func(t *testing.T, h *house) (dial func(n int) (net.Conn, error)){
@@ -51,6 +51,7 @@ func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 			honest := h.attached(t)
 			must(t, honest.does("git ls-remote $CODE_REPO"))
 			dial := dial(t, h)
+
 			before := h.memory(t, "VmRSS")
 			for n := range requests {
 				conn, err := dial(n)
@@ -59,8 +60,10 @@ func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 				_, err = io.WriteString(conn, half)
 				must(t, err)
 			}
+
 			testenv.Eventually(t, "the gate has as many as it takes", func() bool { return h.entries(t, "fd") >= 1024 })
 			must(t, honest.does("git clone --quiet $CODE_REPO /run/demo"))
+
 			t.Logf("memory, KiB: %d before, %d at most, %d descriptors", before, h.memory(t, "VmHWM"), h.entries(t, "fd"))
 			if cost := h.memory(t, "VmHWM") - before; cost > most {
 				t.Errorf("they cost %d KiB", cost)

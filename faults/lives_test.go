@@ -14,9 +14,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A thousand containers, each of which clones first thing and is then over. None is
-// refused, none gets anything when its poststop hook has run, and nothing stays of them:
-// no network, and nothing in the gate.
+// A thousand containers each clone at once and then end. None is refused, none is served
+// after its poststop hook, and nothing of them stays: no network, and nothing in the gate.
 func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 	const lives, atOnce, networks = 1000, 8, 24
 	h := newHouse(t, networks)
@@ -50,8 +49,8 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 	}
 }
 
-// noNetworkIsLeft waits until every container's network is gone: if there can be one
-// only, and there is room for it, there is no other.
+// noNetworkIsLeft waits until every container's network is gone: with a limit of one
+// network, a new one can be made only if there is no other.
 func noNetworkIsLeft(t *testing.T, n *nursery) {
 	t.Helper()
 	n.limit(t, 1)
@@ -103,7 +102,7 @@ func (h *house) live(withheld bool) error {
 	return nil
 }
 
-// statusIn is status, in a container's network. It is 0 if there is no answer.
+// statusIn is like status, in a container's network. It is 0 if there is no answer.
 func statusIn(network *os.File, token string) (int, error) {
 	conn, err := dialIn(network, "127.0.0.1:9418")
 	if err != nil {
@@ -128,7 +127,7 @@ func statusIn(network *os.File, token string) (int, error) {
 	return answer.StatusCode, nil
 }
 
-// entries is how many there are in a directory of the gate's in /proc.
+// entries returns the number of entries in a directory of the gate's in /proc.
 func (h *house) entries(t *testing.T, directory string) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", h.gate.Process.Pid, directory))

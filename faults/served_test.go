@@ -45,13 +45,16 @@ func newHouse(t *testing.T, networks int) *house {
 	h := &house{dir: filepath.Join(testenv.Dir, fmt.Sprintf("house%d", houses.Add(1)))}
 	h.repos, h.tokens = filepath.Join(h.dir, "repos"), filepath.Join(h.dir, "tokens", "tokens.json")
 	h.control = filepath.Join(h.dir, "gate", "control")
+
 	must(t, os.MkdirAll(filepath.Join(h.dir, "bundle"), 0o755))
 	t.Cleanup(func() { os.RemoveAll(h.dir) })
 	must(t, os.WriteFile(filepath.Join(h.dir, "bundle", "config.json"), []byte(`{"process":{"user":{"uid":0,"gid":0}},"root":{"path":"/"}}`), 0o644))
+
 	demo := filepath.Join(h.repos, "demo.git")
 	git(t, "init", "--quiet", "--bare", "--initial-branch=main", demo)
 	tree := git(t, "-C", demo, "hash-object", "-t", "tree", "-w", "--stdin")
 	git(t, "-C", demo, "update-ref", "refs/heads/main", git(t, "-C", demo, "commit-tree", "-m", "begin", tree))
+
 	h.nursery = newNursery(t, networks)
 	h.startGate(t)
 	t.Cleanup(func() { h.endGate(unix.SIGTERM) })
@@ -191,6 +194,7 @@ func newNursery(t *testing.T, networks int) *nursery {
 	must(t, err)
 	stdout, err := cmd.StdoutPipe()
 	must(t, err)
+
 	must(t, cmd.Start())
 	t.Cleanup(func() {
 		stdin.Close()
@@ -238,6 +242,7 @@ func (n *nursery) create() (*guest, error) {
 	c.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/run", "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1"}
 	var said strings.Builder
 	c.cmd.Stderr = &said
+
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -247,6 +252,7 @@ func (n *nursery) create() (*guest, error) {
 		return nil, err
 	}
 	c.stdout = bufio.NewReader(stdout)
+
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -254,6 +260,7 @@ func (n *nursery) create() (*guest, error) {
 		_ = c.cmd.Process.Kill()
 		_ = c.cmd.Wait()
 	})
+
 	if line, err := c.stdout.ReadString('\n'); line != "created\n" {
 		c.end()
 		if strings.Contains(said.String(), "No space left on device") {

@@ -30,7 +30,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// program is one of ours with its arguments and what stands on its standard input.
+// program is the hook or terok-gate, with its arguments and standard input.
 type program struct {
 	args  []string
 	stdin string
@@ -44,12 +44,12 @@ func (p program) binary() string {
 	return gateBinary
 }
 
-// waiting is the program, waiting so long for the lock.
+// waiting returns the program with this --lock-timeout.
 func (p program) waiting(limit time.Duration) program {
 	return program{append([]string{"--lock-timeout", limit.String()}, p.args...), p.stdin}
 }
 
-// finished is what a program left behind.
+// finished is the result of a program that has ended.
 type finished struct {
 	status         int // -1: ended by SIGKILL
 	stdout, stderr string
@@ -66,7 +66,7 @@ type call struct {
 
 func (c call) String() string { return fmt.Sprintf("%s(%s) #%d", c.name, c.object, c.n) }
 
-// when a fault strikes.
+// when says at which point of a call a fault happens.
 type when int
 
 const (
@@ -125,8 +125,8 @@ func startTracers() {
 }
 
 // traced runs a program to its end. Before and after each call that touches
-// anything outside the process it asks what shall happen; after the call, it says
-// what the call returned.
+// anything outside the process it asks which fault to inject; after the call, it
+// passes on what the call returned.
 func traced(p program, base string, at func(call, when, unix.Errno) fault) (finished, error) {
 	done := make(chan delivery)
 	orders <- order{p, base, at, done}
@@ -148,7 +148,7 @@ type thread struct {
 	fail    unix.Errno // what the call it is in shall return
 }
 
-// endless is how many calls a program does not make unless it will never end.
+// endless is a number of calls that only a program without end makes.
 const endless = 10_000
 
 func trace(o order) (f finished, err error) {

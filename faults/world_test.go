@@ -25,7 +25,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// situation is what a stage of the hook finds.
+// situation describes the files and processes that a stage of the hook finds.
 type situation struct {
 	name      string
 	stage     string // prestart or poststop
@@ -44,10 +44,10 @@ var situations = []situation{
 	{name: "poststop by hand, among other tokens", stage: "poststop", directory: "full", byHand: true},
 }
 
-// The owner of the token file and its directory: not the one who runs the hook.
+// The owner of the token file and its directory, who is not the user that runs the hook.
 const ownerUID, ownerGID = 1234, 55
 
-// world is one copy of a situation, to be broken.
+// world is one copy of a situation, in which a test injects faults.
 type world struct {
 	situation
 	dir       string // holds all of the rest
@@ -105,7 +105,7 @@ var (
 	})
 )
 
-// Tokens that are there before.
+// Tokens that the token file holds before the stage runs.
 const (
 	foreign   = "terok-g-00000000000000000000000000000001" // another program's, with keys that we do not know
 	operators = "terok-g-00000000000000000000000000000002" // belongs to no container
@@ -139,6 +139,7 @@ func newWorld(s situation) (*world, error) {
 	if err := os.WriteFile(filepath.Join(w.dir, "bundle/config.json"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}
+
 	var ended *store.Process
 	if !s.byHand {
 		container, err := asleep(unix.CLONE_NEWNS | unix.CLONE_NEWNET)
@@ -157,11 +158,13 @@ func newWorld(s situation) (*world, error) {
 			return nil, err
 		}
 	}
+
 	if s.gate {
 		if _, err := theGate(); err != nil {
 			return nil, err
 		}
 	}
+
 	alive, err := aLife()
 	if err != nil {
 		return nil, err
@@ -170,6 +173,7 @@ func newWorld(s situation) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	directory := filepath.Dir(w.tokens)
 	if s.directory == "absent" {
 		return w, nil
@@ -180,6 +184,7 @@ func newWorld(s situation) (*world, error) {
 	if s.directory == "empty" {
 		return w, nil
 	}
+
 	there := map[string]any{
 		foreign:   map[string]any{"scope": "other", "task": "7", "quota": 12345678901234567, "notes": []any{nil, "<&>", "\u2028é", 1.5}},
 		operators: map[string]any{"project": "*", "task": ""},
@@ -198,8 +203,8 @@ func newWorld(s situation) (*world, error) {
 	return w, w.remember()
 }
 
-// writeTokens writes a token file, its owner's and not as we write it: a change
-// would show.
+// writeTokens writes a token file with another owner and other formatting than the hook
+// would give it, so that a rewrite shows.
 func writeTokens(path string, entries map[string]any) error {
 	content, err := json.Marshal(entries)
 	if err != nil {
@@ -208,7 +213,7 @@ func writeTokens(path string, entries map[string]any) error {
 	return errors.Join(os.WriteFile(path, content, 0o640), os.Chown(path, ownerUID, ownerGID))
 }
 
-// remember takes the token file as what must not be lost.
+// remember records the token file, whose entries must not be lost.
 func (w *world) remember() (err error) {
 	if w.content, err = os.ReadFile(w.tokens); err != nil {
 		return err
@@ -227,7 +232,7 @@ func (w *world) remove() {
 	os.RemoveAll(w.dir)
 }
 
-// program is the stage of the hook, called as a runtime calls it.
+// program returns the stage of the hook, called as a runtime calls it.
 func (w *world) program() program {
 	pid := 0
 	if w.container != nil && w.stage == "prestart" {
@@ -245,7 +250,7 @@ func (w *world) program() program {
 	return p
 }
 
-// hook is a stage of the hook about any container, with an env dir.
+// hook returns a stage of the hook for any container, with an env dir.
 func (w *world) hook(stage, id string, pid int, envDir string) program {
 	state := map[string]any{
 		"ociVersion": "1.0.0", "id": id, "status": "created", "bundle": filepath.Join(w.dir, "bundle"),
@@ -286,7 +291,7 @@ func runCommand(cmd *exec.Cmd, stdin string) (f finished, err error) {
 	return finished{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}, err
 }
 
-// now is what the token file says. It is an error if it is not a JSON object.
+// now returns the entries of the token file. It is an error if it is not a JSON object.
 func (w *world) now() (map[string]any, error) { return readTokens(w.tokens) }
 
 func readTokens(path string) (map[string]any, error) {
@@ -353,7 +358,7 @@ func (w *world) committed() error {
 	return err
 }
 
-// issued is committed and returns the new token, empty for poststop.
+// issued checks the same as committed, and returns the new token, empty for poststop.
 func (w *world) issued() (token string, err error) {
 	now, err := w.now()
 	if err != nil {
@@ -407,8 +412,8 @@ func theNewToken(now, before map[string]any, container string) (string, error) {
 	return added[0], nil
 }
 
-// done reports what is missing of the stage's whole job: the commit, and what it
-// leaves in the container or takes away on the host.
+// done returns an error if a part of the stage's job is missing: the commit, and what the
+// stage leaves in the container or removes on the host.
 func (w *world) done(stdout string) error {
 	token, err := w.issued()
 	if err != nil {
@@ -486,7 +491,7 @@ func (w *world) recovers(committed bool) error {
 	return w.noDebris()
 }
 
-// noDebris reports what is left lying about, or has the wrong owner or mode.
+// noDebris returns an error if a file is left behind, or has the wrong owner or mode.
 func (w *world) noDebris() error {
 	uid, gid, mode := uint32(0), uint32(0), uint32(0o600)
 	if w.directory != "absent" {
@@ -531,7 +536,8 @@ func (w *world) noDebris() error {
 	return nil
 }
 
-// keepsQuiet reports if the program told a secret, or logged what is no JSON.
+// keepsQuiet returns an error if the program printed a secret, or logged a line that is not
+// JSON.
 func (w *world) keepsQuiet(f finished) error {
 	if aToken.MatchString(f.stdout) || aToken.MatchString(f.stderr) {
 		return errors.New("a token is in the output")
