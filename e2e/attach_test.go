@@ -108,7 +108,7 @@ func (c *container) inside(script string) error {
 	return err
 }
 
-// gitWork is a shell script that does all that git is for: a clone, a commit and a push
+// gitWork returns a shell script that does what people use git for: a clone, a commit and a push
 // to a branch of its own.
 func gitWork(branch string) string {
 	return strings.ReplaceAll(`cd /dev/shm; git clone --quiet http://127.0.0.1:9418/demo.git BRANCH; cd BRANCH

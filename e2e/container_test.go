@@ -32,7 +32,7 @@ type life struct {
 	token string
 }
 
-// sentry is what the process does. USR1 ends it with 0, USR2 with 3.
+// sentry is the script of the process. USR1 ends it with 0, USR2 with 3.
 const sentry = `
 trap 'exit 0' TERM USR1
 trap 'exit 3' USR2
@@ -132,7 +132,7 @@ func count(lines []string, line string) (n int) {
 	return n
 }
 
-// pid is the id of the container's process.
+// pid returns the id of the container's process.
 func (c *container) pid(t *testing.T) int {
 	t.Helper()
 	pid, err := strconv.Atoi(strings.TrimSpace(readFile(t, filepath.Join(c.about, "pid"))))

@@ -330,7 +330,7 @@ func (e *engine) rootfs(t *testing.T) string {
 
 func (e *engine) podmanPath(name string) string { return filepath.Join(e.dir, podmanDir, name) }
 
-// command is a command of the engine's user, with the engine's configuration.
+// command returns a command of the engine's user, with the engine's configuration.
 // It is killed when it takes much longer than anything here does, so that the
 // tests end with a message rather than never.
 func (e *engine) command(name string, args ...string) (*exec.Cmd, context.CancelFunc) {

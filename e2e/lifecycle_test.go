@@ -348,7 +348,7 @@ func (c *container) shown(t *testing.T) map[string]string {
 	}
 }
 
-func TestContainersWithoutAnnotationsStartAsIfNothingWasThere(t *testing.T) {
+func TestContainersWithoutAnnotationsStartAsWithoutHooks(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name string

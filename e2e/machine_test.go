@@ -34,7 +34,7 @@ type machine struct {
 	lacks  machineLack // what ours does
 }
 
-// machineLack is what a build machine may lack and a user's machine does not.
+// machineLack is what a build machine may lack and a user's machine has.
 type machineLack struct {
 	resource bool // CAP_SYS_RESOURCE
 	pids     bool // the pids controller, of cgroup v2
@@ -216,7 +216,7 @@ func (m *machine) atCgroups(do func(tree string) error) error {
 	return errors.Join(do(tree), unix.Unmount(tree, unix.MNT_DETACH))
 }
 
-// off is a power cut.
+// off cuts the power of the machine.
 func (m *machine) off(t *testing.T) {
 	t.Helper()
 	if m.init == nil {
@@ -291,7 +291,7 @@ func (m *machine) addImage(t *testing.T, user string) {
 	m.must(t, user, "podman import --quiet /srv/rootfs.tar "+image)
 }
 
-// path is where we see a file of the machine's.
+// path returns the path at which the test sees a file of the machine's.
 func (m *machine) path(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(m.init.Process.Pid), "root", name)
 }

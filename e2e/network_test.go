@@ -7,7 +7,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// ways is how a rootless container reaches a gate on its host, as the README says it.
+// ways are the ways in which a rootless container reaches a gate on its host, as the README
+// gives them.
 // On port 9418 a gate listens on all addresses, on port 9419 on loopback alone.
 var ways = []struct {
 	name         string

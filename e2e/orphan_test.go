@@ -88,7 +88,7 @@ func (e *engine) failsToStart(t *testing.T, c *container) bool {
 	return false
 }
 
-func TestATokenGoesWhenThePowersAboveItsContainerAreKilled(t *testing.T) {
+func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		own := e.withAudit(t)
 		own = own.withHooks(t, own.audited(), nil)
@@ -269,10 +269,10 @@ func (e *engine) withAudit(t *testing.T) *engine {
 	return e.withTokenFile(t, "{}")
 }
 
-// audit is the log file beside the token file.
+// audit returns the path of the log file beside the token file.
 func (e *engine) audit() string { return filepath.Join(filepath.Dir(e.tokenFile), "audit.log") }
 
-// audited are the flags that make hooks write to the audit trail.
+// audited returns the flags that make hooks write to the audit trail.
 func (e *engine) audited() hookFlags {
 	return hookFlags{common: []string{"--log-file", e.audit()}}
 }

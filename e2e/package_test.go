@@ -67,7 +67,7 @@ func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 	}
 }
 
-func TestThePackageComesWorksAndGoes(t *testing.T) {
+func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "pgrep")
 	m := newMachine(t)

@@ -73,7 +73,7 @@ var pointerRows = []struct{ name, script, says string }{
 	{"what the container may do", `set -a; . /run/terok/gate.env; echo $TEROK_ACCESS ${TEROK_PUSH-all}`, "write all"},
 }
 
-func TestGitWorksOrIsNoWorseOffWhateverBecomesOfItsEnvironment(t *testing.T) {
+func TestGitWorksOrIsNoWorseOffInAnyEnvironment(t *testing.T) {
 	testPointers(t, func(t *testing.T, e *engine, g *testGate) {
 		run := e.pointer(t, g)
 		var script strings.Builder

@@ -12,7 +12,7 @@ import (
 // With precreate registered, git works in an image that merely has git, as the
 // container's own process, with nothing sourced.
 
-// work is what the process does: all that git is for, and then a look at where a
+// work is what the process does: what people use git for, and then a look at where a
 // token might have got to.
 const work = `
 git clone --quiet http://$GATE/demo.git /dev/shm/clone

@@ -427,7 +427,7 @@ func mountsBelow(t *testing.T, dir string) []string {
 	return found
 }
 
-// listing is a directory with all that is in it.
+// listing returns the state of a directory and of all that is in it.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	var all strings.Builder

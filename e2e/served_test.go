@@ -175,7 +175,7 @@ func (a account) gateIsWell(t *testing.T) {
 	}
 }
 
-// What is under way ends well, and what is begun meanwhile waits: a restart is not felt.
+// What is under way ends well, and what is begun meanwhile waits: clients do not notice a restart.
 // When the gate is killed, or stopped and started, all are served again.
 func TestContainersOutliveTheGate(t *testing.T) {
 	t.Parallel()
@@ -258,7 +258,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 	}
 }
 
-// asUser is a script of the user's, for root.
+// asUser returns a script with which root runs the user's script.
 func (a account) asUser(script string) string {
 	return fmt.Sprintf("runuser --login %s --command '%s'", a.user, script)
 }

@@ -15,7 +15,7 @@ import (
 // run.oci.hooks.stderr names, and an image can carry it before podman 4.6. A shell
 // start-up file is such a file.
 
-// command is what an author would like to stand there.
+// command is what a hostile author wants printed, for the user to paste.
 const command = "$(touch /tmp/canary)"
 
 // hostile are containers that our stages refuse for a value of theirs.

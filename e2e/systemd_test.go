@@ -114,7 +114,7 @@ func (a account) healthy(t *testing.T) {
 	}
 }
 
-// files is what install may have written, with its content.
+// files returns the files that install may have written, with their content.
 func (a account) files(t *testing.T) string {
 	t.Helper()
 	return a.must(t, fmt.Sprintf("mkdir -p %s; find %[1]s -type f -exec sha256sum {} + -o -type l -printf '%%p %%l\\n' | sort", a.settings))
