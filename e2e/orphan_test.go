@@ -214,9 +214,15 @@ func (e *engine) sweeps(t *testing.T, id string) {
 // long after the process that was.
 func (e *engine) goesWithProcess(t *testing.T, token string, pidfd int) {
 	t.Helper()
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 20_000); n != 1 {
+
+	n, err := 0, error(unix.EINTR) // Go's runtime sends its threads signals
+	for err == unix.EINTR {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 20_000)
+	}
+	if n != 1 {
 		t.Fatalf("waited in vain for the container's process to die: %v", err)
 	}
+
 	died := time.Now()
 	for {
 		if _, there := e.tokens(t)[token]; !there {
