@@ -79,7 +79,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 	}
 }
 
-// isMessage reports whether a packet is a message to whoever sits before the client.
+// isMessage reports whether a packet is a message to the person who runs the client.
 func isMessage(content []byte) bool {
 	return len(content) > 0 && (content[0] == 2 || content[0] == 3) || bytes.HasPrefix(content, []byte("ERR "))
 }

@@ -48,7 +48,7 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 	answer := control.Answer{Version: control.Version}
 	request, err := g.carryOut(conn, &answer)
 	if errors.Is(err, io.EOF) {
-		return // somebody looks whether there is a gate
+		return // a check whether a gate listens
 	}
 	if err != nil {
 		if !errors.As(err, &answer.Refused) {
@@ -108,7 +108,7 @@ func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.R
 	return r, g.networks.find(r)
 }
 
-// checkPeer refuses whoever is neither root nor of our own user. A hook in a user
+// checkPeer refuses peers that are neither root nor our own user. A hook in a user
 // namespace shows the id that the host knows it by.
 func checkPeer(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mostFree is how much a large disk needs free, unless told.
+// mostFree is how much a large disk needs free by default, in bytes.
 const mostFree = 1 << 30
 
 // checkSpace refuses a push to a repository whose disk is nearly full. What is under way

@@ -1,6 +1,6 @@
 // Package gate serves bare git repositories to containers over HTTP: git's smart
-// protocol (gitprotocol-http(5)), versions 0, 1 and 2, to whoever shows a token of the
-// token file. What it promises:
+// protocol (gitprotocol-http(5)), versions 0, 1 and 2, to clients that show a token of the
+// token file. It promises:
 //
 //   - A token opens one repository, <project>.git in one directory, and nothing else.
 //   - A token that is revoked, or whose process is dead, opens nothing from that
@@ -11,8 +11,8 @@
 //   - A client that stalls or goes away costs a process and some memory for a while,
 //     never the gate.
 //
-// The attacker is whoever runs in a container, with or without a token. Whoever owns
-// the repositories' directory, or may write the token file, is trusted.
+// The attacker runs in a container, with or without a token. The owner of the
+// repositories' directory, and users who may write the token file, are trusted.
 //
 // A program that serves a gate calls [RunHook] first thing in main: git's hooks are
 // links to it. If it does nothing else, it calls [AdoptOrphans] and [SaveMemory] too.
@@ -29,5 +29,5 @@ package gate
 //   - enabled.go, cleaning.go: what needs git run.
 //   - advertisement.go, git.go, environment.go: running git.
 //   - route.go, packet.go: how clients speak.
-//   - settings.go, kept.go, refusal.go: what the gate is told, keeps and answers.
+//   - settings.go, kept.go, refusal.go: settings, what survives a restart, refusals.
 //   - quarantine.go, repository.go, move.go: repositories, and refs that move there.

@@ -1,4 +1,4 @@
-// What git is told by its environment, and which git that is.
+// The environment that git runs in, and the choice of git's program.
 
 package gate
 

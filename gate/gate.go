@@ -102,7 +102,7 @@ func New(s Settings) (_ *Gate, err error) {
 
 	final := s.Keeper == nil
 	if final {
-		s.Keeper = nobody{}
+		s.Keeper = noKeeper{}
 	}
 	g.ctx, g.cut = context.WithCancelCause(context.Background())
 	if g.networks, err = newNetworks(g.ctx, g.tokens, s.Keeper, g.writeTrail, g.serve); err != nil {
@@ -149,8 +149,8 @@ func (g *Gate) serve(l net.Listener) error {
 }
 
 // Stop accepts no new requests, waits for those under way until ctx is done, cuts what
-// is left, and returns when no process of git's is left. Hooks are answered meanwhile, if
-// somebody keeps what they hand over: the next gate serves it.
+// is left, and returns when no process of git's is left. With a Keeper, hooks are
+// answered meanwhile: the next gate serves what they hand over.
 func (g *Gate) Stop(ctx context.Context) {
 	if g.server.Shutdown(ctx) != nil {
 		g.cut(errStopping)
@@ -178,7 +178,7 @@ func lockRepos(repos string) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// writeTrail writes a line that nobody waits for.
+// writeTrail writes a line to the trail. The gate goes on if that fails, and logs the error.
 func (g *Gate) writeTrail(e trail.Event) {
 	if err := g.trail(e); err != nil {
 		slog.Error("the trail", "error", err)
@@ -189,8 +189,8 @@ func (g *Gate) writeTrail(e trail.Event) {
 // that it gave them. It closes them.
 func (g *Gate) Restore(files []*os.File) { g.networks.restore(files) }
 
-// Metrics serves the gate's figures. They are nobody's secret, and nobody's business:
-// it belongs on a listener of its own.
+// Metrics serves the gate's metrics for Prometheus. They contain no secret, but containers
+// must not reach them: serve them on a listener of their own.
 func (g *Gate) Metrics() http.Handler {
 	return promhttp.HandlerFor(g.counts.registry, promhttp.HandlerOpts{})
 }

@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// A process that was told to end has so long before it is killed. git needs a few
+	// A process that was sent SIGTERM has this long before it is killed. git needs a few
 	// milliseconds to end its children first.
 	termGrace = 50 * time.Millisecond
 	// One that may hold locks of refs removes them first: a thousand take 20 ms, and one that
@@ -97,12 +97,12 @@ type command struct {
 
 	cmd        *exec.Cmd
 	mu         sync.Mutex
-	over       bool // reaped, so that its group may be somebody else's
+	over       bool // reaped: another process group may have its number by now
 	killer     *time.Timer
 	quarantine string // of a push that may have been ended early, if it has one
 }
 
-// start starts git in a repository, for whoever asked, with that version of the protocol
+// start starts git in a repository, on behalf of who, with that version of the protocol
 // if any, and gives it nothing to read.
 func (r *runner) start(repo repository, who store.Pass, protocol string, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
@@ -217,8 +217,8 @@ func (c *command) leave() {
 	c.after(goneGrace, c.cut)
 }
 
-// letGo ends a command that has nobody to talk to: it finds its pipes closed and cleans up.
-// If it does not, it is cut.
+// letGo ends a command whose client has gone: it finds its pipes closed and cleans up. If it
+// does not end, it is cut.
 func (c *command) letGo() {
 	c.out.Close()
 	c.leave()
@@ -281,7 +281,7 @@ func (c *command) wait() error {
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
 		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
 		if err != nil && err != unix.EINTR {
-			break // there is nobody left
+			break // no process is left
 		}
 		if reaped == 0 {
 			time.Sleep(time.Millisecond)

@@ -11,8 +11,8 @@
 // again when they have moved, before it tells the client (committed). A push is one
 // transaction if it is atomic; of the others, git before 2.51 makes one for each ref.
 //
-// The environment holds nothing for them: whoever can look at git's processes can read
-// what git is told there.
+// The environment holds nothing for them: a user who can look at git's processes can
+// read it.
 
 package gate
 
@@ -90,14 +90,14 @@ func movesOf(r io.Reader) (refs moves, err error) {
 	return refs, lines.Err()
 }
 
-// ask says something to the gate, and returns nil if its answer is yes.
+// ask sends the gate a message, and returns nil if it answers yes.
 func ask(gate *os.File, message string) error {
 	if _, err := io.WriteString(gate, message+"\n"); err != nil {
-		return errors.New("it cannot be asked")
+		return errors.New("terok-gate cannot be asked; try again in a moment")
 	}
 	answer, err := bufio.NewReader(gate).ReadString('\n')
 	if err != nil {
-		return errors.New("it does not answer")
+		return errors.New("terok-gate is not answering; try again in a moment")
 	}
 	if answer = strings.TrimSuffix(answer, "\n"); answer != "yes" {
 		return errors.New(answer)
@@ -186,7 +186,7 @@ func hear(lines *bufio.Reader) (state string, said moves, err error) {
 
 // end waits for the hooks' last word, when git and all that it started have ended.
 func (c *conversation) end() {
-	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // should somebody still hold it open
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // another process may still hold it open
 	<-c.ended
 	c.conn.Close()
 }

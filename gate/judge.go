@@ -27,8 +27,8 @@ func (g *Gate) judge(r *http.Request, asked route) (store.Pass, *refusal) {
 	return who, nil
 }
 
-// identify returns what whoever asks may do: the bearer of the token or, in the network of
-// a container that withholds it, anybody.
+// identify returns the rights of the token that the request shows or, in the network of a
+// container that does not know its token, the rights of that token.
 func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
 	if key, withheld := g.networks.only(networkOf(r)); withheld {
 		if who, ok := g.tokens.FindKey(key); ok {
@@ -37,7 +37,7 @@ func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
 		return store.Pass{}, forbidden
 	}
 	token, _, ok := r.BasicAuth()
-	if !ok || token == "" { // somebody pressed Enter where git asks for a user name
+	if !ok || token == "" { // an empty answer to git's question for a user name
 		return store.Pass{}, unauthorized
 	}
 	who, ok := g.tokens.Find(token)

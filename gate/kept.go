@@ -23,11 +23,11 @@ type Keeper interface {
 	Drop(name string) error
 }
 
-// nobody keeps nothing.
-type nobody struct{}
+// noKeeper keeps nothing.
+type noKeeper struct{}
 
-func (nobody) Keep(string, *os.File) error { return nil }
-func (nobody) Drop(string) error           { return nil }
+func (noKeeper) Keep(string, *os.File) error { return nil }
+func (noKeeper) Drop(string) error           { return nil }
 
 // IsKept reports whether a file of this name is one for [Gate.Restore].
 func IsKept(name string) bool {

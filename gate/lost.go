@@ -1,4 +1,4 @@
-// What becomes of a listener in a container's network that somebody else has ended.
+// Notices listeners in containers' networks that another process has ended.
 
 package gate
 
@@ -15,7 +15,7 @@ import (
 
 var errListenerEnded = errors.New("the gate's listener was ended by a process in the container's network, which may listen in its place: the tokens that were served there are revoked")
 
-// losses are of listeners that somebody else has ended.
+// losses are the listeners that another process has ended.
 type losses struct {
 	ctx    context.Context // ends the revoking
 	tokens *store.Reader

@@ -55,9 +55,9 @@ const (
 )
 
 var (
-	errUnsafe      = errors.New("a push has moved refs, and they or their lines in the trail cannot be written for good")
-	trailRefuses   = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot write down what the push moves"}
-	errNothingTold = errors.New("nothing was told to move")
+	errUnsafe       = errors.New("a push has moved refs, and they or their lines in the trail cannot be written for good")
+	trailRefuses    = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot write down what the push moves"}
+	errNothingNamed = errors.New("git named no ref to move")
 )
 
 // prepared decides whether git may move these refs.
@@ -117,7 +117,7 @@ func (t *transaction) mayMove(refs moves) error {
 	for m := range refs.all() {
 		switch {
 		case !t.who.MayPush(m.ref):
-			t.refused = &refusal{code: http.StatusForbidden, text: "the token may push to " + describe(t.who.Limits)}
+			t.refused = &refusal{code: http.StatusForbidden, text: outsideOf(t.who.Limits)}
 			return t.refused
 		case t.who.AppendOnly && (loses(m, m.ref) || !t.forwards.have(m)):
 			t.refused = losing(m.ref)
@@ -131,7 +131,7 @@ func (t *transaction) mayMove(refs moves) error {
 // success.
 func (t *transaction) committed() error {
 	if t.state != begun {
-		return errNothingTold
+		return errNothingNamed
 	}
 	for range t.refs.all() {
 		t.number++
@@ -328,15 +328,16 @@ func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]
 	return "", nil
 }
 
-// whyNot says why a ref may not move, or nothing.
-func whyNot(limits store.Limits, m move, is present) string {
+// whyNot returns why a ref may not move, or nothing. outside is the text for refs that the
+// limits do not permit: it is long, and a push may name 40,000 of them.
+func whyNot(limits store.Limits, outside string, m move, is present) string {
 	name := m.ref
 	if is.standsFor != "" {
 		name = is.standsFor
 	}
 	switch {
 	case !limits.MayPush(name):
-		return "the token may push to " + describe(limits)
+		return outside
 	case limits.AppendOnly && loses(m, name):
 		return losing(m.ref).text
 	case isZero(m.old) && isZero(m.new):

@@ -1,6 +1,6 @@
 // The gate in containers' own networks: which listeners there are, and for whom.
 //
-// A namespace is told from others by its cookie, which no other has until the machine
+// A namespace is known by its cookie, which no other has until the machine
 // boots again; its inode is used again at once. A listener lives as long as one of the
 // containers in its network, whose processes are held by pidfds: longer, and it would keep
 // the network namespace alive. Those are the containers that hooks have handed over and
@@ -77,7 +77,7 @@ func (there *network) Close() error {
 	return there.Listener.Close()
 }
 
-// isEnded reports whether somebody else has ended the listener. One that the gate has
+// isEnded reports whether another process has ended the listener. One that the gate has
 // closed is not: the next gate may have it.
 func (there *network) isEnded() bool {
 	s, err := examine(there.socket)
@@ -228,7 +228,7 @@ func (n *networks) checkShared(r control.Request, cookie uint64) error {
 // add has a listener live as long as the container, at least.
 func (n *networks) add(there *network, name string, r control.Request) error {
 	m := &member{Request: r, name: name}
-	// In a goroutine, since a process that is dead already is told of at once.
+	// In a goroutine, since the call for a process that is dead already comes at once.
 	forget, err := r.Process.OnDeath(func() { go n.leave(there, m) })
 	if err != nil {
 		return fmt.Errorf("watch the container's process: %w: the gate must run in the host's pid namespace", err)
@@ -308,7 +308,7 @@ func (n *networks) watch(there *network) {
 	}
 }
 
-// lose ends what there is for the containers at a listener that somebody else has ended.
+// lose revokes the tokens of the containers at a listener that another process has ended.
 func (n *networks) lose(there *network) {
 	n.close(there)
 	for _, m := range there.members {

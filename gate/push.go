@@ -92,7 +92,7 @@ func (c commands) all() iter.Seq[move] {
 	}
 }
 
-// forGit is what git is told: the same, but all refs move, or none does. git then moves
+// forGit returns the commands for git: the same, but all refs move, or none does. git then moves
 // them in one transaction. Of capabilities it reads the first string alone, and the client
 // might end that.
 func (c commands) forGit() io.Reader {
@@ -159,8 +159,8 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	return out.Flush()
 }
 
-// describe says what the limits leave.
-func describe(limits store.Limits) string {
+// outsideOf is the refusal of a ref that the limits do not permit: it says what they do.
+func outsideOf(limits store.Limits) string {
 	const longest = 1000
-	return fmt.Sprintf("%.*s", longest, printable.Line(limits.Pushes()))
+	return fmt.Sprintf("the token may push to %.*s", longest, printable.Line(limits.Pushes()))
 }

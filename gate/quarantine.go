@@ -2,8 +2,8 @@
 // agreed: <repository>/objects/tmp_objdir-incoming-*. A git that a signal ends leaves its
 // directory behind (since 2.39).
 //
-// The gate removes those that its own pushes made. A push that somebody makes by path, or
-// that another gate serves, fails if its directory is taken away: it is never touched.
+// The gate removes those that its own pushes made. A push by path, or one that another
+// gate serves, would fail without its directory, which is never touched.
 
 package gate
 

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// refusal is an answer other than what was asked for. git shows its text to whoever
-// sits before it, as "remote: …": it names nothing that the client does not know.
+// refusal is an answer other than what was asked for. git shows its text to its user, as
+// "remote: …": it names nothing that the client does not know.
 type refusal struct {
 	code   int
 	text   string

@@ -13,7 +13,7 @@ func (n *networks) restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	listeners := map[place]*os.File{}
-	ended := map[uint64]bool{} // networks in which somebody has ended a listener
+	ended := map[uint64]bool{} // networks in which another process has ended a listener
 	members := map[*os.File]kept{}
 	for _, file := range files {
 		defer file.Close()

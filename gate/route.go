@@ -62,7 +62,7 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 }
 
 // isOurs reports whether a Host header names the gate. An address does, and so do the
-// names that the gate is known by; any other name is one that somebody made resolve
+// names that the gate is known by; any other name is one that an attacker may have made resolve
 // to us, to have a browser ask in its user's name.
 func isOurs(host string, hosts []string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {

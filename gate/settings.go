@@ -1,4 +1,4 @@
-// What a gate is told, and its limits.
+// The settings of a gate, and its limits.
 
 package gate
 
@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Settings are what a gate is told. The zero value of a limit is its default.
+// Settings configure a gate. The zero value of a limit is its default.
 type Settings struct {
 	Repos  string        // the directory of <project>.git
 	Tokens *store.Reader // who may
@@ -29,7 +29,7 @@ type Settings struct {
 	// returns an error for is refused.
 	Trail func(...trail.Event) error
 
-	// Keeper keeps what the next gate needs to go on in containers' networks; nil for nobody.
+	// Keeper keeps what the next gate needs to go on in containers' networks; nil for none.
 	Keeper Keeper
 }
 

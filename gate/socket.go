@@ -21,7 +21,7 @@ type socketState struct {
 	address string // where, if it does
 }
 
-// examine finds out what kind of socket somebody has passed. Not by its Fd, which would
+// examine finds out what kind of socket was passed. Not by its Fd, which would
 // have it block, for everybody who holds it.
 func examine(file *os.File) (s socketState, err error) {
 	conn, err := file.SyscallConn()

@@ -24,7 +24,7 @@ var errOverShare = errors.New("cut so that other projects have their turn")
 // of which are to begin within five seconds.
 const turnsTick = 500 * time.Millisecond
 
-// retryAfter is what a client is told whose turn did not come.
+// retryAfter is how long a client that got no turn is asked to wait.
 const retryAfter = 5 * time.Second
 
 type turns struct {

@@ -30,16 +30,16 @@ type visit struct {
 	repo  repository
 	body  *incoming // of a POST
 
-	event string // what it is in the trail, if it succeeds; empty for what means nothing
+	event string // the trail's name for it if it succeeds; empty if it is not recorded
 	bytes int64  // fetched or pushed
 	ref   string // that is refused, of a push
 	refs  int    // that a push has moved
-	ended error  // how git ended, of an answer that the client has
+	ended error  // how git ended, if the client has an answer already
 }
 
-// longestTold is as much as the trail has of the name of a ref that is refused: refusals
-// cost nothing, and the trail's files keep so many bytes and no more.
-const longestTold = 256
+// longestRecorded is how much of a refused ref's name goes into the trail, in bytes: a
+// refusal costs a client nothing, and the trail's files are bounded.
+const longestRecorded = 256
 
 // ServeHTTP answers a request and records it.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -49,7 +49,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.end(v.serve())
 }
 
-// serve lets the request have what it asks for. Nothing is started for one that may not.
+// serve answers a request that is allowed, and returns the refusal of any other before a
+// program is started for it.
 func (v *visit) serve() error {
 	var refused *refusal
 	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
@@ -58,6 +59,7 @@ func (v *visit) serve() error {
 	if v.who, refused = v.gate.judge(v.r, v.asked); refused != nil {
 		return refused
 	}
+
 	var err error
 	if v.repo, err = findRepository(v.gate.repos, v.asked.project); errors.Is(err, errNoRepository) {
 		return notFound
@@ -75,12 +77,14 @@ func (v *visit) serve() error {
 	if v.asked.advertise {
 		return v.advertise()
 	}
+
 	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
 		return refused
 	}
 	if v.body, err = receive(v.r, v.w, v.asked.service); err != nil {
 		return err
 	}
+
 	switch _, err := v.body.Peek(1); {
 	case err == io.EOF:
 		return malformed // nothing is asked
@@ -90,8 +94,9 @@ func (v *visit) serve() error {
 		v.w.begin(v.asked)
 		return nil
 	}
+
 	return v.inTurn(func(ctx context.Context) error {
-		// Whoever ends the request ends its reading.
+		// The end of the request's context ends the reading of its body.
 		defer context.AfterFunc(ctx, v.body.interrupt)()
 		if v.asked.service == receivePack {
 			return v.push(ctx)
@@ -105,6 +110,7 @@ func (v *visit) serve() error {
 func (v *visit) inTurn(do func(ctx context.Context) error) error {
 	ctx, release := v.gate.tokens.While(v.r.Context(), v.who)
 	defer release()
+
 	ctx, done, err := v.gate.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
 	if err != nil {
 		return err
@@ -132,13 +138,15 @@ func (v *visit) isProbe() bool {
 	return string(begins) == "0000"
 }
 
+// advertise answers with the refs, or with what protocol 2 can do.
 func (v *visit) advertise() error {
-	// There is no body to wait for, and reading on tells when the client goes away.
+	// There is no body to wait for, and a read shows when the client goes away.
 	_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{})
 	arguments := []string{v.asked.service.command(), "--stateless-rpc", "--http-backend-info-refs", v.repo.path}
 	if v.asked.service == uploadPack && v.asked.protocol == "version=2" {
 		return v.advertiseKept(arguments)
 	}
+
 	return v.inTurn(func(ctx context.Context) error {
 		git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
@@ -151,11 +159,14 @@ func (v *visit) advertise() error {
 	})
 }
 
+// advertiseKept answers with an advertisement of protocol 2, which stays the same for as
+// long as the repository's configuration does.
 func (v *visit) advertiseKept(arguments []string) error {
 	version, err := v.gate.git.advertisementVersion(v.repo)
 	if err != nil {
 		return err
 	}
+
 	text, ok := v.gate.advertisements.find(v.repo, version)
 	if !ok {
 		err := v.inTurn(func(ctx context.Context) error {
@@ -174,17 +185,20 @@ func (v *visit) advertiseKept(arguments []string) error {
 		}
 		v.gate.advertisements.keep(v.repo, version, text)
 	}
+
 	v.w.begin(v.asked)
 	_, err = v.w.Write(text)
 	return gone(err)
 }
 
+// fetch has git send what the client asks for.
 func (v *visit) fetch(ctx context.Context) error {
 	v.event = trail.Fetch
 	// With protocol 2, ls-refs is a request too. It reads no object.
 	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
 		v.event = ""
 	}
+
 	git, err := v.gate.git.startReading(v.repo, v.who, v.asked.protocol, nil,
 		"upload-pack", "--stateless-rpc", "--strict", v.repo.path)
 	if err != nil {
@@ -193,53 +207,84 @@ func (v *visit) fetch(ctx context.Context) error {
 	return v.exchange(ctx, git)
 }
 
-func (v *visit) push(ctx context.Context) (err error) {
+// push judges what the push is to move, and lets git receive the rest of it.
+func (v *visit) push(ctx context.Context) error {
 	v.event = trail.Push
-	asked, err := readCommands(v.body.Reader)
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case errors.Is(err, errMalformed), err == nil && asked.number == 0:
-		return malformed
-	case errors.Is(err, errTooLarge):
-		return tooLarge
-	case err != nil:
-		return gone(err)
+	asked, err := v.readPush(ctx)
+	if err != nil {
+		return err
 	}
+
 	names, err := v.gate.present(ctx, v.repo, asked.all())
 	if err != nil {
 		return err
 	}
-	judge := func(m move) string { return whyNot(v.who.Limits, m, names[m.ref]) }
-	if v.who.AppendOnly && asked.moved() > mostForwards {
-		return v.refusePush(ctx, asked, tooManyForwards, func(move) string { return tooManyForwards.text })
-	}
-	for m := range asked.all() {
-		if reason := judge(m); reason != "" {
-			v.ref = fmt.Sprintf("%.*s", longestTold, m.ref)
-			return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: reason}, judge)
-		}
-	}
-	switch ref, err := v.gate.missing(ctx, v.repo, asked.all()); {
-	case err != nil:
+	refused, whyNot, err := v.judgePush(ctx, asked, names)
+	if err != nil {
 		return err
-	case ref != "":
-		v.ref = fmt.Sprintf("%.*s", longestTold, ref)
-		return v.refusePush(ctx, asked, &refusal{code: http.StatusForbidden, text: damaged}, func(m move) string {
-			if m.ref == ref {
-				return damaged
-			}
-			return ""
-		})
 	}
+	if refused != nil {
+		return v.refusePush(ctx, asked, refused, whyNot)
+	}
+
 	if err := v.gate.hooks.check(); err != nil {
-		// Somebody has cleaned up. Without them a revoked token could push.
+		// Another program has cleaned up. Without hooks a revoked token could push.
 		slog.Warn("git's hooks are made again", "error", err)
 		if err := v.gate.hooks.make(); err != nil {
 			return err
 		}
 	}
+	return v.receivePush(ctx, asked, names)
+}
 
+// readPush reads the commands of the push.
+func (v *visit) readPush(ctx context.Context) (commands, error) {
+	asked, err := readCommands(v.body.Reader)
+	switch {
+	case ctx.Err() != nil:
+		return asked, context.Cause(ctx)
+	case errors.Is(err, errMalformed), err == nil && asked.number == 0:
+		return asked, malformed
+	case errors.Is(err, errTooLarge):
+		return asked, tooLarge
+	case err != nil:
+		return asked, gone(err)
+	}
+	return asked, nil
+}
+
+// judgePush returns the refusal of a push that must not move all of its refs, or nil, with
+// what git is to report of each ref. names are the refs that stand for others.
+func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
+	if v.who.AppendOnly && asked.moved() > mostForwards {
+		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
+	}
+
+	outside := outsideOf(v.who.Limits)
+	byLimits := func(m move) string { return whyNot(v.who.Limits, outside, m, names[m.ref]) }
+	for m := range asked.all() {
+		if reason := byLimits(m); reason != "" {
+			v.ref = fmt.Sprintf("%.*s", longestRecorded, m.ref)
+			return &refusal{code: http.StatusForbidden, text: reason}, byLimits, nil
+		}
+	}
+
+	ref, err := v.gate.missing(ctx, v.repo, asked.all())
+	if err != nil || ref == "" {
+		return nil, nil, err
+	}
+	v.ref = fmt.Sprintf("%.*s", longestRecorded, ref)
+	ofDamage := func(m move) string {
+		if m.ref == ref {
+			return damaged
+		}
+		return ""
+	}
+	return &refusal{code: http.StatusForbidden, text: damaged}, ofDamage, nil
+}
+
+// receivePush has git receive the push. git's hooks ask the gate again before a ref moves.
+func (v *visit) receivePush(ctx context.Context, asked commands, names map[string]present) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	t := &transaction{
@@ -248,6 +293,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 	}
 	v.gate.cleaner.begin(v.repo)
 	defer func() { v.gate.cleaner.end(v.repo, v.refs > 0) }()
+
 	hooks, theirs, err := converse(t)
 	if err != nil {
 		return err
@@ -259,6 +305,7 @@ func (v *visit) push(ctx context.Context) (err error) {
 		hooks.end()
 		return err
 	}
+
 	v.body.Reader = bufio.NewReader(io.MultiReader(asked.forGit(), v.body.Reader))
 	err = v.exchange(ctx, git)
 	if (err != nil || v.ended != nil) && git.quarantine != "" {
@@ -267,18 +314,25 @@ func (v *visit) push(ctx context.Context) (err error) {
 	v.bytes = v.body.received()
 	hooks.end()
 	t.settle()
-
 	v.refs = t.number
+
+	return v.pushOutcome(ctx, t, hooks.saidNo, err)
+}
+
+// pushOutcome returns what a push comes to, by how git's exchange with the client ended and
+// whether the gate refused to let refs move. It reports a refusal that git did not.
+func (v *visit) pushOutcome(ctx context.Context, t *transaction, saidNo bool, err error) error {
 	switch {
-	case hooks.saidNo && t.refused != nil && err == nil:
+	case saidNo && t.refused != nil && err == nil:
 		v.ref = t.lost
-		return t.refused // git has told the client
-	case err == nil && hooks.saidNo:
+		return t.refused // git has reported it
+	case err == nil && saidNo:
 		return cmp.Or(context.Cause(ctx), store.ErrRevoked) // git was quicker than the cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
-		v.ended = nil // git has, without a word to the client
-		return v.refusePush(ctx, asked, t.refused, func(move) string { return t.refused.text })
+		v.ended = nil // git has ended without a word to the client
+		return v.refusePush(ctx, t.asked, t.refused, func(move) string { return t.refused.text })
 	}
+
 	if t.number > 0 {
 		v.gate.nameHead(v.repo, v.who.Limits, t.refs.all())
 	}
@@ -295,12 +349,14 @@ func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal
 	if err := v.body.discard(v.gate.maxPush); err != nil {
 		return err
 	}
+
 	answer := uncut{ctx, v.w}
 	defer context.AfterFunc(ctx, func() {
 		if answer.cut() != nil {
 			v.w.interrupt()
 		}
 	})()
+
 	v.w.begin(v.asked)
 	if err := asked.refuse(answer, whyNot); err != nil {
 		return cmp.Or(answer.cut(), gone(err))
@@ -431,7 +487,7 @@ func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) e
 	}
 
 	v.w.begin(v.asked) // there may be nothing to say
-	v.ended = gitErr   // git has told the client what it may know
+	v.ended = gitErr   // git has reported to the client what it may know
 	return nil
 }
 
