@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -47,8 +48,11 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
 
+	// What is ignored stays so, as in a shell's background: it would not end us below.
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
+	signals = slices.DeleteFunc(signals, signal.Ignored)
 	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(ended, signals...)
 	defer signal.Stop(ended)
 	go func() {
 		by := <-ended

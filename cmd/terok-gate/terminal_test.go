@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,17 +37,38 @@ func TestATokenIsAskedForAndNotShown(t *testing.T) {
 			a.showedNothing(t)
 		})
 	}
-	for _, signal := range []syscall.Signal{unix.SIGINT, unix.SIGTERM} {
-		t.Run(signal.String(), func(t *testing.T) {
+
+	// The command inherits what is ignored, and not what is handled.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGINT)
+	defer signal.Stop(caught)
+	for _, by := range []syscall.Signal{unix.SIGINT, unix.SIGTERM} {
+		t.Run(by.String(), func(t *testing.T) {
 			a := ask(t, newTrial(t).stage("", "verify").command(t))
-			must(t, a.cmd.Process.Signal(signal))
+			must(t, a.cmd.Process.Signal(by))
 			a.wait(t)
-			if status := a.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != signal {
+			if status := a.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != by {
 				t.Errorf("it ended with %v", a.cmd.ProcessState)
 			}
 			a.showedNothing(t)
 		})
 	}
+}
+
+// A shell starts what it runs in the background with SIGINT ignored.
+func TestAQuestionOutlivesASignalThatIsIgnored(t *testing.T) {
+	systemLog.Need(t)
+	signal.Ignore(unix.SIGINT)
+	t.Cleanup(func() { signal.Reset(unix.SIGINT) })
+	a := ask(t, newTrial(t).stage("", "verify").command(t))
+	must(t, a.cmd.Process.Signal(unix.SIGINT))
+	_, err := a.control.WriteString("\n")
+	must(t, err)
+	a.wait(t)
+	if want := "\nterok-gate: verify: read a token from standard input: there is none\n"; a.stderr != want {
+		t.Errorf("it says %q", a.stderr)
+	}
+	a.showedNothing(t)
 }
 
 // asked is a command that waits for an answer on a terminal.
