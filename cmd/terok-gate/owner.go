@@ -24,8 +24,9 @@ type owner struct {
 	home     string
 }
 
-// ownerOf returns the owner of a directory or, if that is root, the owner of a directory on
-// the way to it, who could replace it. nil stands for the calling user.
+// ownerOf returns the first user other than root, from / down, who owns a step of the path
+// to a directory and so could replace it. Usually that is the directory's own owner. nil
+// stands for the calling user.
 func ownerOf(directory string) (*owner, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
