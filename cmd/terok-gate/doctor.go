@@ -39,6 +39,7 @@ func examine(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	d := doctor.Doctor{
 		Place: place, GateURL: c.String("gate-url"), GateUser: c.String("gate-user"),
 		Project: c.String("project"), Network: c.String("network"), Image: c.String("image"), Repair: c.Bool("repair"),
@@ -55,10 +56,11 @@ func examine(c *cli.Context) error {
 	if d.Binary, err = hookBinary(); err != nil {
 		return err
 	}
-	findings := []doctor.Finding{}
-	broken := 0
+
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	findings := []doctor.Finding{}
+	broken := 0
 	d.Examine(ctx, func(f doctor.Finding) {
 		f.Text, f.Remedy = printable.Line(f.Text), printable.Line(f.Remedy)
 		if f.State == doctor.Broken {
@@ -66,9 +68,10 @@ func examine(c *cli.Context) error {
 		}
 		findings = append(findings, f)
 		if !c.Bool("json") {
-			printFinding(os.Stdout, f) // at once: a probe takes its time
+			printFinding(os.Stdout, f) // at once, since a probe takes seconds
 		}
 	})
+
 	if c.Bool("json") {
 		out, err := json.MarshalIndent(findings, "", "  ")
 		if err == nil {
@@ -78,6 +81,7 @@ func examine(c *cli.Context) error {
 			return err
 		}
 	}
+
 	if broken > 0 {
 		return fmt.Errorf("problems found: %d", broken)
 	}
@@ -96,8 +100,9 @@ func printFinding(w *os.File, f doctor.Finding) {
 	case doctor.Broken:
 		mark = paint(w, red, "✗")
 	}
-	// What comes after the arrow is pasted. A text may quote an annotation, which must not
-	// have one.
+
+	// People paste what follows the arrow. The text may quote an annotation, which must not be
+	// able to forge an arrow.
 	line := strings.ReplaceAll(f.Text, arrow, `\u2192`)
 	if f.Remedy != "" {
 		line += " " + arrow + " " + f.Remedy

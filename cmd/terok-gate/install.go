@@ -27,8 +27,8 @@ func installCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "install",
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
-		Description: "Run again, it keeps what was set and changes what a flag says. An empty value, as in\n" +
-			"--gate-url '', takes a setting back. --allow-project or --push, given, is the whole new list.",
+		Description: "Run again, it keeps the earlier settings and changes only those that are given. An empty value,\n" +
+			"as in --gate-url '', resets a setting. --allow-project and --push replace the whole earlier list.",
 		// The settings of the stages, except the one for trying a stage by hand; then its own.
 		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-gate", Usage: "register the hooks alone, for a gate elsewhere; --no-gate=false sets ours up after all"},
@@ -43,6 +43,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 func install(c *cli.Context, given hook.Settings) error {
 	// Directories that we make in /etc are for every user's podman, whatever root's umask.
 	syscall.Umask(0o022)
+
 	place, err := placeOfOurs()
 	if err != nil {
 		return err
@@ -54,6 +55,7 @@ func install(c *cli.Context, given hook.Settings) error {
 	if c.Bool("show") {
 		return show(was, there)
 	}
+
 	registration, err := changed(c, place, was, there, given)
 	if err != nil {
 		return err
@@ -65,6 +67,7 @@ func install(c *cli.Context, given hook.Settings) error {
 	if err := carryOut(c, plan); err != nil || c.Bool("dry-run") {
 		return err
 	}
+
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
 	if registration.Gate {
 		fmt.Println("repositories:", registration.Repos)
@@ -75,7 +78,7 @@ func install(c *cli.Context, given hook.Settings) error {
 	return nil
 }
 
-// show prints the command that would set what is set.
+// show prints the command that would make the present settings.
 func show(r engines.Registration, there bool) error {
 	if !there {
 		return errors.New("nothing is installed")
@@ -84,8 +87,8 @@ func show(r engines.Registration, there bool) error {
 	return nil
 }
 
-// changed returns the registration with what the flags change, for this program. What
-// they do not name stays as it was.
+// changed returns the registration with the settings that the flags change, for the hook's
+// program beside this one. Other settings stay as they were.
 func changed(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	if r.Binary, err = hookBinary(); err != nil {
 		return r, err
@@ -93,6 +96,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 	if r, err = changedGate(c, place, r, there, given); err != nil {
 		return r, err
 	}
+
 	// For a stage, an empty pattern is an error. Here it empties the list.
 	if slices.Equal(given.Push, []string{""}) {
 		given.Push = nil
@@ -106,27 +110,31 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 	if r.Settings.EnvDir != "" {
 		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
 	}
+
 	if r.Settings.Tokens, err = orDefault(r.Settings.Tokens); err != nil {
 		return r, err
 	}
 	if r.Settings.Tokens.Path, err = filepath.Abs(r.Settings.Tokens.Path); err != nil {
 		return r, err
 	}
+
 	usual := trail.DefaultFile()
 	r.Settings.LogFile = cmp.Or(r.Settings.LogFile, usual)
-	if r.Settings.LogFile != usual { // whose directory is made with it
+	if r.Settings.LogFile != usual { // the usual file's directory is made if it is missing
 		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
 			return r, misuse.Errorf("--log-file %w", err)
 		}
 	}
+
 	if c.IsSet("no-watch") {
 		r.Watch = !c.Bool("no-watch")
 	}
 	return r, nil
 }
 
-// changedGate decides whether install sets up a gate: as the flags say or, the first time and
-// without such flags, if its program is installed and no other gate is named.
+// changedGate decides whether install sets up a gate. --no-gate decides if it is given. Else a
+// first install sets one up by default, unless another gate is named, and later ones keep what
+// was decided.
 func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (engines.Registration, error) {
 	had := r.Gate
 	switch {
@@ -135,23 +143,25 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 	case !there && !c.IsSet("gate-url") && !c.IsSet("gate-socket"):
 		r.Gate = r.GateByDefault()
 	}
+
 	switch {
 	case r.Gate && given.GateURL != "":
-		return r, misuse.Errorf("--gate-url is for a gate of another's, and install sets one up: give --no-gate too")
+		return r, misuse.Errorf("--gate-url names another gate, and install sets one up: give --no-gate too")
 	case r.Gate && given.GateSocket != "":
-		return r, misuse.Errorf("--gate-socket is for a gate of another's, and install sets one up: give --no-gate too")
+		return r, misuse.Errorf("--gate-socket names another gate, and install sets one up: give --no-gate too")
 	case r.Gate && !had:
 		r.Settings.GateSocket = place.Control
 	case had && !r.Gate:
 		r.Settings.GateSocket = ""
 	}
+
 	if r.Repos == "" {
 		r.Repos = place.Repos
 	}
 	return r, nil
 }
 
-// explain adds a way out to the reason why there is no plan.
+// explain adds to an error of planning what the caller can do about it.
 func explain(err error) error {
 	if errors.Is(err, engines.ErrAnyProject) {
 		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 fixes this)", err)
@@ -159,6 +169,7 @@ func explain(err error) error {
 	if errors.Is(err, engines.ErrWider) {
 		return misuse.Errorf("%w: name the projects with --allow-project, '*' for all", err)
 	}
+
 	theirs := (*engines.ForeignError)(nil)
 	if !errors.As(err, &theirs) {
 		return err
@@ -169,7 +180,7 @@ func explain(err error) error {
 	return fmt.Errorf("%w: move it away, or add to it what was printed; nothing was written", err)
 }
 
-// carryOut does what is planned and prints it, or prints what would be done.
+// carryOut carries out the plan and prints each step. With --dry-run, it only prints the plan.
 func carryOut(c *cli.Context, plan engines.Plan) error {
 	if !c.Bool("dry-run") {
 		return plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) })
@@ -186,13 +197,14 @@ func carryOut(c *cli.Context, plan engines.Plan) error {
 	return nil
 }
 
-// adviceOnService says why the gate or reap --watch does not run for good, and what that
-// means.
+// adviceOnService returns why no service keeps the gate or reap --watch running, and what
+// follows from that. It returns "" if one does, or if the caller wants none.
 func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
 	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
 	if r.Gate {
 		what, without = "the gate", "no container of a project starts until you do, by: "+serveByHand(r)
 	}
+
 	switch {
 	case !r.Gate && c.Bool("no-watch"):
 	case !r.Gate && !r.Watch:
@@ -207,19 +219,21 @@ func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration
 	return ""
 }
 
-// serveByHand is the command that starts the gate by hand. What goes without saying is
-// not said.
+// serveByHand returns the command that starts the gate by hand. Flags that would repeat a
+// default are left out.
 func serveByHand(r engines.Registration) string {
 	words := []string{r.GateBinary()}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {
 		words[0] = filepath.Base(path)
 	}
+
 	if usual, err := store.TokenFilePath(); err != nil || r.Settings.Tokens.Path != usual {
 		words = append(words, "--token-file", r.Settings.Tokens.Path)
 	}
 	if r.Settings.LogFile != trail.DefaultFile() {
 		words = append(words, "--log-file", r.Settings.LogFile)
 	}
+
 	words = append(words, "serve")
 	if usual, err := control.DefaultRepos(); err != nil || r.Repos != usual {
 		words = append(words, "--repos", r.Repos)

@@ -1,4 +1,4 @@
-// Commands for people work on the tokens of the hooks that this user has installed.
+// Finds the hooks that this user has installed, and has commands use their token and log files.
 
 package main
 
@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// placeOfOurs is where this user's hooks are installed.
+// placeOfOurs returns the place where this user's hooks are installed.
 func placeOfOurs() (engines.Place, error) { return engines.OwnPlace() }
 
 // hookBinary returns the path of terok-gate-hook, which is installed beside this program.
@@ -28,7 +28,8 @@ func hookBinary() (string, error) {
 	return hook, nil
 }
 
-// onInstalled makes the command work on what is installed, unless it is told otherwise.
+// onInstalled has the command use the installed hooks' token file and log file, unless the
+// caller names others.
 func onInstalled(command *cli.Command) *cli.Command {
 	action := command.Action
 	command.Action = func(c *cli.Context) error {
@@ -40,22 +41,23 @@ func onInstalled(command *cli.Command) *cli.Command {
 	return command
 }
 
-// asInstalled takes token file and log file from the installed hooks, if there are any
-// and neither the command line nor the environment names others. For their token file,
-// create also learns whether it is to hold hashes. Stages never look here: their own
-// definitions tell them.
+// asInstalled sets the flags for token file and log file as the installed hooks have them, if
+// there are any and neither the command line nor the environment names other files. If create
+// works on the hooks' token file, it also sets --hashed as the hooks do.
 func asInstalled(c *cli.Context) error {
 	place, err := placeOfOurs()
 	if err != nil {
 		return nil // where nothing can be installed
 	}
-	installed, _, _ := place.Registration() // what cannot be read back names no file
+	installed, _, _ := place.Registration() // definitions that cannot be read name no file
+
 	theirs := c.String("token-file") == "" || c.String("token-file") == installed.Settings.Tokens.Path
 	if theirs && installed.Settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
 		if err := c.Set("hashed", "true"); err != nil {
 			return err
 		}
 	}
+
 	for _, named := range []struct{ flag, path string }{
 		{"token-file", installed.Settings.Tokens.Path}, {"log-file", installed.Settings.LogFile},
 	} {

@@ -1,4 +1,4 @@
-// The settings of a stage on the command line: hook.Flags as flags of this program.
+// Turns hook.Flags, the settings of a stage, into flags of this program.
 
 package main
 
@@ -20,7 +20,7 @@ type setting struct {
 // IsBoolFlag tells package flag whether a value follows.
 func (s setting) IsBoolFlag() bool { return s.flag.Switch() }
 
-// settingFlag is the flag of a setting.
+// settingFlag is the command line's flag of a setting.
 type settingFlag struct {
 	*cli.GenericFlag
 	flag hook.Flag
@@ -29,11 +29,11 @@ type settingFlag struct {
 func (f settingFlag) TakesValue() bool { return !f.flag.Switch() }
 func (f settingFlag) String() string   { return cli.FlagStringer(f) }
 
-// Names is asked for often, and GenericFlag's looks for a comma with a regular expression
-// each time.
+// Names returns the flag's only name. It is called often, and GenericFlag's own method looks
+// for a comma with a regular expression each time.
 func (f settingFlag) Names() []string { return []string{f.Name} }
 
-// settingFlags makes the flags that are wanted, which set what is given.
+// settingFlags returns the wanted flags. They store their values in given.
 func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag {
 	var flags []cli.Flag
 	for _, f := range hook.Flags {
@@ -52,12 +52,12 @@ func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag 
 	return flags
 }
 
-// stageFlags stand after the stage.
+// stageFlags returns the flags that stand after the stage.
 func stageFlags(given *hook.Settings, stage string) []cli.Flag {
 	return settingFlags(given, func(f hook.Flag) bool { return f.Of(stage) })
 }
 
-// changedSettings changes those settings that the flags set.
+// changedSettings returns s with the values of given for those flags that are set.
 func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, error) {
 	for _, f := range hook.Flags {
 		if c.IsSet(f.Name) {
@@ -67,8 +67,8 @@ func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, err
 	return checkedSettings(s)
 }
 
-// checkedSettings returns the settings, or a usage error that names the flag of the one
-// that makes no sense.
+// checkedSettings returns the settings. If one makes no sense, it returns a usage error that
+// names its flag.
 func checkedSettings(s hook.Settings) (hook.Settings, error) {
 	err := s.Check()
 	if wrong := (*hook.SettingError)(nil); errors.As(err, &wrong) {

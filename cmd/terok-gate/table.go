@@ -1,4 +1,4 @@
-// How tokens are shown, to people and to programs: by list, reap --dry-run and uninstall.
+// Prints tokens, for people and for programs: for list, reap --dry-run and uninstall.
 
 package main
 
@@ -20,7 +20,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// shortID is how much of a container id people see; podman shows as much.
+// shortID is how many characters of a container's id people see, as in podman's output.
 const shortID = 12
 
 // listed is a token as programs see it with list --json.
@@ -32,11 +32,11 @@ type listed struct {
 	State       string     `json:"state"`     // store.State
 	Created     *time.Time `json:"created"`   // null: written by another program
 	Fingerprint string     `json:"fingerprint"`
-	Access      string     `json:"access"` // read or write
-	Push        [][]string `json:"push"`   // a push is to refs that match a pattern of each list
+	Access      string     `json:"access"` // read, append or write
+	Push        [][]string `json:"push"`   // a pushed ref must match a pattern of each list
 }
 
-// row is a token as it waits for its turn to be printed: small, since there can be many.
+// row is a token that will be printed. It is small, since there can be many.
 type row struct {
 	project, task, container string
 	state                    string
@@ -45,13 +45,13 @@ type row struct {
 	limits                   *store.Limits // nil: none
 }
 
-// table is what is printed.
+// table holds the rows to print.
 type table struct {
 	rows  []*row
-	names map[string]string // of containers, as far as known
+	names map[string]string // of containers, by id, as far as known
 }
 
-// listTokens returns those tokens that are wanted, oldest first.
+// listTokens returns the tokens that are wanted, oldest first.
 func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) bool) (t table, err error) {
 	saveMemory()
 	err = file.Each(func(e store.Entry) {
@@ -62,7 +62,9 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 	if err != nil {
 		return t, err
 	}
+
 	slices.SortStableFunc(t.rows, func(a, b *row) int { return a.created.Compare(b.created) })
+
 	if slices.ContainsFunc(t.rows, func(r *row) bool { return r.container != "" }) {
 		t.names, _ = engines.ContainerNames(ctx) // without podman, a list without names
 	}
@@ -72,9 +74,10 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 func rowOf(e store.Entry) *row {
 	r := &row{project: e.Project, task: e.Task, container: e.Container, state: string(e.State()), created: e.Created}
 	copy(r.fingerprint[:], e.Token.Fingerprint())
+
 	switch {
 	case e.Malformed:
-		r.limits = &store.Limits{ReadOnly: true} // whatever it says, no push is honoured
+		r.limits = &store.Limits{ReadOnly: true} // whatever its limits say, it may not push
 	case e.Limited():
 		limits := e.Limits // a copy: e is large
 		r.limits = &limits
@@ -82,7 +85,7 @@ func rowOf(e store.Entry) *row {
 	return r
 }
 
-// listed is the row as programs see it.
+// listed returns the row as programs see it.
 func (t table) listed(r *row) listed {
 	l := listed{
 		Project: r.project, Task: r.task, Container: r.container, Name: t.names[r.container], State: r.state,
@@ -102,9 +105,10 @@ func anyToken(store.Entry) bool { return true }
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }
 
-// printJSON prints the rows as an array, one after the other: there can be many.
+// printJSON prints the rows as an array. It encodes one at a time, since there can be many.
 func printJSON(w io.Writer, t table) error {
 	out := bufio.NewWriter(w)
+
 	before := "[\n  "
 	for _, r := range t.rows {
 		row, err := json.MarshalIndent(t.listed(r), "  ", "  ")
@@ -115,20 +119,23 @@ func printJSON(w io.Writer, t table) error {
 		out.Write(printable.JSON(row))
 		before = ",\n  "
 	}
+
 	if len(t.rows) == 0 {
 		out.WriteString("[]\n")
 	} else {
 		out.WriteString("\n]\n")
 	}
+
 	return out.Flush()
 }
 
 // printTable prints the rows as a table. It has a column for containers' names if any is
-// known, and one for limits if any token has some. On a terminal, a token that is not
-// known to be live stands out.
+// known, and one for limits if any token has some. On a terminal, tokens that are not known
+// to be live are coloured.
 func printTable(w *os.File, t table) error {
 	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
 	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })
+
 	var aligned bytes.Buffer
 	columns := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
 	line := func(project, task, container, name, state, age, fingerprint, pushes string) {
@@ -142,6 +149,7 @@ func printTable(w *os.File, t table) error {
 		}
 		fmt.Fprintln(columns, strings.Join(cells, "\t"))
 	}
+
 	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO")
 	for _, r := range t.rows {
 		age := "-"
@@ -155,6 +163,8 @@ func printTable(w *os.File, t table) error {
 	if err := columns.Flush(); err != nil {
 		return err
 	}
+
+	// Colours come last: the tabwriter would count them as characters.
 	colours := map[string]string{string(store.Orphan): red, string(store.Malformed): red, string(store.Unsure): yellow}
 	out := bufio.NewWriter(w)
 	for i := -1; aligned.Len() > 0; i++ {
@@ -168,7 +178,7 @@ func printTable(w *os.File, t table) error {
 	return out.Flush()
 }
 
-// pushesOf says which refs the token may push to, and if it may only add.
+// pushesOf describes the refs that the token may push to, and whether it may only append.
 func pushesOf(l store.Limits) string {
 	pushes := printable.Line(l.Pushes())
 	if l.Access() == store.AccessAppend {
@@ -177,7 +187,7 @@ func pushesOf(l store.Limits) string {
 	return pushes
 }
 
-// shortPushes is as much of the limits as fits a line. JSON has all.
+// shortPushes describes the limits, cut to what fits on a line. JSON has all of them.
 func shortPushes(l *store.Limits) string {
 	if l == nil {
 		return "anything"
@@ -197,7 +207,7 @@ func orDash(cell string) string {
 	return printable.Line(cell)
 }
 
-// shortAge is the age in its largest unit: 7s, 3m, 5h, 12d.
+// shortAge returns the age in its largest unit: 7s, 3m, 5h, 12d.
 func shortAge(d time.Duration) string {
 	for _, unit := range []struct {
 		length time.Duration
