@@ -144,7 +144,7 @@ func TestATokenOnStandardInput(t *testing.T) {
 }
 
 // SIGPIPE would kill create between its commit and its report.
-func TestATokenThatNobodyReadsIsRevoked(t *testing.T) {
+func TestATokenThatCannotBePrintedIsRevoked(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)
 	reader, writer, err := os.Pipe()
@@ -165,7 +165,7 @@ func TestATokenThatNobodyReadsIsRevoked(t *testing.T) {
 }
 
 // Once committed, nothing optional may fail the hook: the container has its token.
-func TestAHookThatNobodyReadsStillIssues(t *testing.T) {
+func TestAHookWithoutAReaderStillIssues(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -195,7 +195,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 			must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			must(t, os.Symlink("/dev/null", path))
 		}, "too many levels of symbolic links"},
-		{"a fifo that nobody reads", func(t *testing.T, path string) {
+		{"a fifo without a reader", func(t *testing.T, path string) {
 			must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			must(t, unix.Mkfifo(path, 0o600))
 		}, "no such device or address"},
@@ -280,12 +280,12 @@ func TestTheLogFileHasErrors(t *testing.T) {
 	}
 }
 
-// Not parallel: nobody else's messages arrive meanwhile.
-func TestAFullSystemLogHoldsNobodyUp(t *testing.T) {
+// Not parallel: other tests' messages must not arrive meanwhile.
+func TestAFullSystemLogDelaysNoCommand(t *testing.T) {
 	withoutSystemLog(t)
 	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/dev/log", Net: "unixgram"})
 	must(t, err)
-	defer listener.Close() // and nobody reads
+	defer listener.Close() // which is never read
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	defer unix.Close(socket)

@@ -27,7 +27,7 @@ func TestShellsCompleteCommandsAndFlags(t *testing.T) {
 	})
 }
 
-// Somebody types a tab where a pipe or a real token file is.
+// Completion must not consume a pipe on standard input, nor open a real token file.
 func TestCompletionReadsNeitherStandardInputNorTokenFile(t *testing.T) {
 	poison := filepath.Join(t.TempDir(), "tokens.json")
 	must(t, os.WriteFile(poison, []byte("poison"), 0o600))

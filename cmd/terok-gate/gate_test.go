@@ -34,7 +34,7 @@ func TestGateStories(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			// Of one that nobody listens at; the story's gate is the next to ask.
+			// A port where no process listens; the story's gate is the next to ask for one.
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				return err

@@ -36,8 +36,8 @@ var commands = map[string]func(){
 }
 
 // TestMain runs the tests in a mount namespace of their own, in which the system
-// log is theirs and mounts of theirs are nobody else's business. Whoever is not root
-// needs a user namespace for that.
+// log is theirs and their mounts are seen by no other process. Without root, that
+// needs a user namespace.
 func TestMain(m *testing.M) {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
 		os.Exit(status)

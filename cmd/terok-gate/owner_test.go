@@ -43,11 +43,11 @@ func addTo(t *testing.T, dir string, args ...string) (said string, err error) {
 
 func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 	for name, script := range map[string]string{
-		"root's":                           "mkdir repos; " + aRepository,
-		"the gate's, from root's":          "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository,
-		"the gate's, from somebody's":      "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src",
-		"the gate's, from its own":         "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 1234 src",
-		"somebody's in a directory of our": "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src/.git; chmod 755 src",
+		"root's":                          "mkdir repos; " + aRepository,
+		"the gate's, from root's":         "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository,
+		"the gate's, from another user's": "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src",
+		"the gate's, from its own":        "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 1234 src",
+		"another user's, in root's":       "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src/.git; chmod 755 src",
 	} {
 		dir := rootsDirectory(t, script)
 		if said, err := addTo(t, dir, "demo", filepath.Join(dir, "src")); err != nil {
@@ -68,8 +68,8 @@ func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 	}
 }
 
-// Root is told to copy somebody's repository, which says that it is one of root's.
-func TestAddCopiesNothingForSomebodyWhoMayNotReadIt(t *testing.T) {
+// Root is told to copy another user's repository, which refers to one of root's.
+func TestAddCopiesNothingThatTheSourcesOwnerMayNotRead(t *testing.T) {
 	for name, script := range map[string]string{
 		"a directory elsewhere": "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
 		"a link":                "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
@@ -82,8 +82,8 @@ func TestAddCopiesNothingForSomebodyWhoMayNotReadIt(t *testing.T) {
 	}
 }
 
-// Whoever owns a directory above may have put a link to one of root's there.
-func TestRootsAddIsRootsOnlyWhereNobodyElseCanExchangeTheDirectory(t *testing.T) {
+// The owner of a directory above may have put a link to one of root's directories there.
+func TestRootsAddRunsAsRootOnlyWhereOnlyRootCanReplaceTheDirectory(t *testing.T) {
 	for name, script := range map[string]string{
 		"a link":            "mkdir above roots; ln -s ../roots above/repos; chown -h 1234 above above/repos; ln -s above/repos repos",
 		"a directory above": "mkdir -p above/repos; chown 1234 above; ln -s above/repos repos",

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A token that somebody types or pastes is asked for, and does not stay on the screen.
+// A token that is typed or pasted at a prompt must not stay on the screen.
 func TestATokenIsAskedForAndNotShown(t *testing.T) {
 	systemLog.Need(t) // and so no /dev of our own
 	const token = "terok-g-0123456789abcdef0123456789abcdef"
