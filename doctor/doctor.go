@@ -1,7 +1,7 @@
 // Package doctor examines an installation, from podman to the gate, and reports what is
 // wrong and how to fix it.
 //
-// It is a table of checks, one file a subject. A new check is a row and a function.
+// It is a table of checks, with one file per subject. To add a check, add a row and a function.
 package doctor
 
 import (
@@ -20,7 +20,7 @@ import (
 // check is one subject to examine. Its findings have its name.
 type check struct {
 	name  string
-	needs []string // checks that must have been made, and not in vain: see [examination.stop]
+	needs []string // checks that must have run without calling [examination.stop]
 	run   func(*examination)
 }
 

@@ -41,7 +41,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 
 	d := definitions[0]
 	var twice error
-	for _, stage := range []string{"poststop", "precreate", "prestart"} { // the last of these is told most
+	for _, stage := range []string{"poststop", "precreate", "prestart"} { // prestart last: its definition has the most settings
 		first := ""
 		for _, other := range definitions {
 			switch {
@@ -78,11 +78,11 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	return r, true, err
 }
 
-// InstallArgs are the arguments of the install that sets this.
+// InstallArgs returns the arguments of an install that produces this registration.
 func (r Registration) InstallArgs() []string {
 	settings := r.Settings
 	if r.Gate {
-		settings.GateSocket = "" // goes without saying
+		settings.GateSocket = "" // install sets it by default
 	}
 	args := settings.Args("prestart")
 	args[slices.Index(args, "prestart")] = "install"
@@ -175,7 +175,7 @@ func (r Registration) definition(name string) ([]byte, error) {
 	stage := d.Stages[0]
 	d.Hook.Path = r.Binary
 	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
-	// The first is the program's name, and what podman shows of a precreate that fails.
+	// The first argument is the program's name. When a precreate hook fails, podman shows it.
 	d.Hook.Args = append(d.Hook.Args[:1:1], r.Settings.Args(stage)...)
 	content, err := json.MarshalIndent(d, "", "  ")
 	return append(content, '\n'), err

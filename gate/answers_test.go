@@ -14,7 +14,7 @@ const (
 	receiveRequest = "Content-Type: application/x-git-receive-pack-request"
 )
 
-// The table of GATE.md: what is asked, by whom, and the code of the answer.
+// The table of docs/terok-gate.8.md, WHAT IS SERVED: what is asked, by whom, and the code of the answer.
 func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 	h := open(t, gate.Settings{MaxPush: 1000})
 	h.demo(t, "demo", 1)

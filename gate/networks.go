@@ -1,10 +1,10 @@
 // The gate in containers' own networks: which listeners there are, and for whom.
 //
 // A namespace is known by its cookie, which no other has until the machine
-// boots again; its inode is used again at once. A listener lives as long as one of the
-// containers in its network, whose processes are held by pidfds: longer, and it would keep
-// the network namespace alive. Those are the containers that hooks have handed over and
-// those that the token file has there: an earlier gate may have lost their listener.
+// boots again; its inode is used again at once. A listener is closed when the last
+// container in its network has ended, which pidfds of their processes show: left open, it
+// would keep the network namespace alive. The containers are those that hooks have handed over
+// and those that the token file lists there, since an earlier gate may have lost their listener.
 //
 // A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place.
 // The tokens that were served there are revoked then: they may be shown to that neighbour.
@@ -30,10 +30,9 @@ import (
 )
 
 const (
-	// Connections at once, of each listener in a container's network. As many as a token has
-	// requests, if nothing else is said, are its own; the others are of those that all
-	// listeners have in common. A connection costs some 15 KiB before anybody has shown a
-	// token.
+	// Limits on concurrent connections. Each listener in a container's network may have
+	// mostConnections: ownConnections are reserved for it, the rest come from a pool of
+	// commonConnections for all listeners. An unauthenticated connection costs some 15 KiB.
 	mostConnections   = 64
 	ownConnections    = DefaultPerToken
 	commonConnections = 1024
@@ -98,12 +97,13 @@ func newNetworks(ctx context.Context, tokens *store.Reader, keep Keeper, record 
 		losses: losses{ctx: ctx, tokens: tokens, record: record},
 		common: make(chan struct{}, commonConnections), all: map[place]*network{},
 	}
-	// A socket of any family knows; a hardened gate may make no other.
+	// A socket of any family has the namespace's cookie. A sandboxed gate may be allowed to
+	// create unix sockets only.
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	// A kernel that does not know cookies refuses them to hooks, too.
+	// The error is ignored: on a kernel without SO_NETNS_COOKIE the hooks fail as well.
 	n.own, _ = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	unix.Close(socket)
 	return n, nil
@@ -192,7 +192,7 @@ func (n *networks) adopt(there *network) {
 	}
 }
 
-// find tells, by no error, that a container is served.
+// find returns nil if the container is served, and [control.Absent] if not.
 func (n *networks) find(r control.Request) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -204,8 +204,8 @@ func (n *networks) find(r control.Request) error {
 	return control.Absent
 }
 
-// checkShared refuses a container in a network where one withholds its token, if they are
-// not the same.
+// checkShared returns an error if the network has another container, and the token of either
+// is withheld.
 func (n *networks) checkShared(r control.Request, cookie uint64) error {
 	for at, there := range n.all {
 		if at.cookie != cookie {
@@ -225,10 +225,11 @@ func (n *networks) checkShared(r control.Request, cookie uint64) error {
 	return nil
 }
 
-// add has a listener live as long as the container, at least.
+// add keeps a listener open for at least as long as the container lives.
 func (n *networks) add(there *network, name string, r control.Request) error {
 	m := &member{Request: r, name: name}
-	// In a goroutine, since the call for a process that is dead already comes at once.
+	// In a goroutine: if the process is dead already, OnDeath calls back before it returns,
+	// while n.mu is held.
 	forget, err := r.Process.OnDeath(func() { go n.leave(there, m) })
 	if err != nil {
 		return fmt.Errorf("watch the container's process: %w: the gate must run in the host's pid namespace", err)
@@ -238,7 +239,7 @@ func (n *networks) add(there *network, name string, r control.Request) error {
 	return nil
 }
 
-// leave ends what there is for a container that has ended.
+// leave removes a container that has ended, and closes its listener if it was the last there.
 func (n *networks) leave(there *network, m *member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -283,13 +284,12 @@ func (n *networks) close(there *network) {
 	delete(n.all, there.place)
 	n.drop(there.name)
 	there.Close()
-	// Requests are cut when their tokens are over, and say so in the trail.
+	// Requests are first cut, and recorded so in the trail, because their tokens have ended.
 	time.AfterFunc(lastWords, there.conns.closeAll)
 }
 
-// watch notices the end of a listener that the gate has not closed. It has a descriptor of
-// its own for that: the listener itself is not looked at while it has all the connections
-// that it may have.
+// watch detects that another process has ended a listener. It polls a descriptor of its own,
+// since the server does not accept from the listener while that is at its connection limit.
 func (n *networks) watch(there *network) {
 	conn, err := there.socket.SyscallConn()
 	if err == nil {
@@ -351,8 +351,8 @@ func networkOf(r *http.Request) *network {
 	return there
 }
 
-// only returns the key of the token of the one container in a network, if that withholds
-// it.
+// only returns the key of the withheld token in a network, if there is one. A container whose
+// token is withheld does not share its network.
 func (n *networks) only(there *network) (key string, withheld bool) {
 	if there == nil {
 		return "", false

@@ -1,10 +1,10 @@
 // Which requests are served at once: so many of each token, so many in all. The others wait
 // for their turn.
 //
-// Turns are shared out by project, so that no project's containers lock out another's. A
-// project's share is what each would have if one more came. The last eighth of all turns is
-// for projects that hold less than that. If such a project waits all the same, the slowest
-// request of those that hold more is cut.
+// Turns are shared out by project, so that no project's containers can lock out another's. A
+// project's share is an equal part of all turns, with room for one more project. The last
+// eighth of the turns is reserved for projects that hold less than their share. If such a
+// project still has to wait, the slowest request of a project that holds more is cut.
 
 package gate
 
@@ -20,8 +20,8 @@ import (
 // errOverShare cuts a request whose turn another project needs.
 var errOverShare = errors.New("cut so that other projects have their turn")
 
-// A request waits for one or two ticks until another is cut. A fetch has three turns, all
-// of which are to begin within five seconds.
+// It takes one or two ticks before a request is cut for one that waits. A fetch takes three
+// turns in succession, and all three are to begin within five seconds.
 const turnsTick = 500 * time.Millisecond
 
 // retryAfter is how long a client that got no turn is asked to wait.
@@ -34,7 +34,7 @@ type turns struct {
 	mu        sync.Mutex
 	held      []*turn        // the oldest first
 	waiting   []*turn        // the oldest first
-	requests  map[string]int // of each project, both
+	requests  map[string]int // by project: held and waiting
 	ofProject map[string]int // turns held
 	ofToken   map[string]int // turns held
 	relieving bool
@@ -48,7 +48,7 @@ type turn struct {
 
 	begun  chan struct{} // closed when the request has its turn
 	seen   int64         // the progress at the last tick
-	ticked bool          // it was there at the last tick
+	ticked bool          // it already waited, or already held its turn, at the last tick
 	isCut  bool
 }
 
@@ -153,7 +153,7 @@ func (t *turns) comesBefore(one, other *turn) bool {
 // share is how many turns each project would have if one more came.
 func (t *turns) share() int { return max(1, t.together/(len(t.requests)+1)) }
 
-// relieve looks after those who wait for as long as there are any.
+// relieve calls cutSlowest at every tick, for as long as requests wait.
 func (t *turns) relieve() {
 	tick := time.NewTicker(turnsTick)
 	defer tick.Stop()

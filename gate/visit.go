@@ -30,10 +30,10 @@ type visit struct {
 	repo  repository
 	body  *incoming // of a POST
 
-	event string // the trail's name for it if it succeeds; empty if it is not recorded
+	event string // the trail's event if the request succeeds; empty if it is not recorded
 	bytes int64  // fetched or pushed
-	ref   string // that is refused, of a push
-	refs  int    // that a push has moved
+	ref   string // the ref of a push that is refused
+	refs  int    // number of refs that the push has moved
 	ended error  // how git ended, if the client has an answer already
 }
 
@@ -87,7 +87,7 @@ func (v *visit) serve() error {
 
 	switch _, err := v.body.Peek(1); {
 	case err == io.EOF:
-		return malformed // nothing is asked
+		return malformed // the body is empty
 	case err != nil:
 		return gone(err)
 	case v.isProbe():
@@ -128,8 +128,8 @@ func (v *visit) progress() int64 {
 	return bytes
 }
 
-// isProbe reports whether the body is a flush packet and nothing else: git asks so
-// whether it may, before it sends what it cannot send twice.
+// isProbe reports whether the body is a flush packet and nothing else. With such a request,
+// git finds out whether it is authorized before it sends a body that it cannot send again.
 func (v *visit) isProbe() bool {
 	if v.r.ContentLength != 4 {
 		return false
@@ -140,7 +140,8 @@ func (v *visit) isProbe() bool {
 
 // advertise answers with the refs, or with what protocol 2 can do.
 func (v *visit) advertise() error {
-	// There is no body to wait for, and a read shows when the client goes away.
+	// There is no body, so no read deadline is needed; the server's background read detects
+	// that the client has gone away.
 	_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{})
 	arguments := []string{v.asked.service.command(), "--stateless-rpc", "--http-backend-info-refs", v.repo.path}
 	if v.asked.service == uploadPack && v.asked.protocol == "version=2" {
@@ -228,7 +229,8 @@ func (v *visit) push(ctx context.Context) error {
 	}
 
 	if err := v.gate.hooks.check(); err != nil {
-		// Another program has cleaned up. Without hooks a revoked token could push.
+		// Another program has deleted the hooks. Without them, a push with a revoked token
+		// would not be stopped.
 		slog.Warn("git's hooks are made again", "error", err)
 		if err := v.gate.hooks.make(); err != nil {
 			return err
@@ -364,7 +366,8 @@ func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal
 	return refused
 }
 
-// uncut writes until the request is cut. That its client has gone, writing finds out.
+// uncut is a writer that fails once the request has been cut. It ignores a plain cancellation,
+// by a client that has gone away: then the write itself fails.
 type uncut struct {
 	ctx context.Context
 	io.Writer
@@ -399,7 +402,7 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // interrupt ends an exchange whose context is done.
 func (v *visit) interrupt(ctx context.Context, git *command) {
-	if context.Cause(ctx) == context.Canceled { // the client's own doing
+	if context.Cause(ctx) == context.Canceled { // the client has gone away
 		v.w.leave()
 		git.leave()
 		return
@@ -520,7 +523,7 @@ func (v *visit) result(err error) (e trail.Event, refused *refusal) {
 	case errors.As(err, &refused):
 		e.Event, e.Error = trail.Refused, refused.text
 		if refused == unauthorized && v.r.Header.Get("Authorization") == "" || v.asked.project == "" {
-			e.Event = "" // git asks so first, and others ask for anything
+			e.Event = "" // git's first request has no token, and other programs request arbitrary paths
 		}
 
 	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
@@ -558,7 +561,7 @@ func (v *visit) refuse(refused *refusal) (code int) {
 	return refused.code
 }
 
-// about is what every line of the trail says of the request.
+// about returns an event with the fields that all of the request's lines in the trail share.
 func (v *visit) about() trail.Event {
 	e := trail.Event{
 		Project: v.asked.project, Task: v.who.Task, Container: v.who.Container,
@@ -584,8 +587,9 @@ func (v *visit) record(e trail.Event) {
 	}
 }
 
-// origin is that of lines which are summed up: the token, or where a request comes from that
-// has no valid one. Anyone can make up any number of tokens, and of addresses on loopback.
+// origin is the key by which events are summarized: the token or, without a valid one, the
+// container's network. An invalid token or a client's address would be no limit, since a client
+// can invent any number of tokens, and of addresses on loopback.
 func (v *visit) origin() string {
 	if v.who.Project != "" {
 		return "token " + v.who.Fingerprint

@@ -5,8 +5,8 @@
 // The promise: a token is valid exactly while its container lives. To keep it,
 // prestart injects first and commits last. A crash or an error before the commit
 // leaves the token file untouched: the container never starts, and a token that was
-// put into it was never valid. Any failure is an error, so that the runtime starts no
-// container that believes it has a gate and has none.
+// put into it was never valid. Any failure is an error, so that the runtime never
+// starts a container that expects a gate and has none.
 //
 // Facts about runtimes were seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5 on
 // Linux 6.18. The attacker is anyone who may annotate a container or decides what its
@@ -133,7 +133,7 @@ func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 		return out, s.ofTokens("revoke the container's tokens", err)
 	}
 	if nextLife {
-		return out, nil // and the env file belongs to it
+		return out, nil // the env file belongs to the container's next life
 	}
 
 	if err := s.removeFromHost(state.ID); err != nil {

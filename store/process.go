@@ -49,12 +49,12 @@ func (p *Process) Life() Life { return here().life(p) }
 
 func (p *Process) open() (pidfd int, life Life, err error) { return here().open(p) }
 
-// judge tells the living from the dead, as seen from one place: this machine,
-// boot, pid and time namespace.
+// judge decides whether a process is alive, as seen from one place: this machine, boot, pid
+// namespace and time namespace.
 type judge struct {
 	machine, boot, pidNS, timeNS string
 	ownProc                      bool  // /proc shows our own pid namespace
-	unsure                       error // why some of this could not be read, though it is there
+	unsure                       error // the first error in reading the above, other than fs.ErrNotExist
 }
 
 // here is the place that this process judges from. Asked when first needed, not at
@@ -115,8 +115,8 @@ func (j judge) canDescribe() error {
 	return nil
 }
 
-// fromAfar judges a process without a look at it. It is sure if a look from here could
-// tell no more.
+// fromAfar judges a process by its description alone, without examining the process. sure
+// means that examining it from here could not tell more.
 //
 // A boot id is random: an equal one proves the machine too, and the machine id only
 // tells another boot of this machine from another machine.
@@ -156,8 +156,8 @@ func (p *Process) glance() (life Life, sure bool) {
 
 // open does what Life does, and keeps a living process in sight: pidfd is for the caller to
 // close, -1 unless the process is alive. It polls readable once the process has ended
-// (pidfd_open(2)). An error says why a process that may be alive could not be opened, for
-// want of descriptors say; life is then what can be told without a pidfd.
+// (pidfd_open(2)). An error says why a process that may be alive could not be opened,
+// such as a lack of descriptors; life is then what can be told without a pidfd.
 func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	if life, sure := j.fromAfar(p); sure {
 		return -1, life, nil
@@ -189,7 +189,8 @@ func (p *Process) lifeOf(pidfd int) Life {
 		start, err = startTimeNow(p.PID)
 		same, known = start == p.Start, err == nil
 	}
-	// Asked last: if it is not over now, what stat said was said of this process.
+	// Checked last: if the process has not ended by now, the stat that was read above was its
+	// own.
 	// A pidfd polls readable once every thread has ended, reaped or not
 	// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
 	over, err := readable(pidfd)
@@ -217,7 +218,7 @@ func pidfdInode(pidfd int) (uint64, error) {
 	return stat.Ino, err
 }
 
-// pidfs says that pidfds are known to be on pidfs here.
+// pidfs is set once a pidfd was found to be on pidfs.
 var pidfs atomic.Bool
 
 // readSmall is os.ReadFile for a small file of the kernel's, with half the calls. The path

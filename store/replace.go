@@ -74,7 +74,7 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 		size += len(piece)
 	}
 	if size > sizeLimit {
-		// Once written, it could be read by nobody, and so not be fixed either.
+		// Once written, no program could read it, and so none could fix it.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
 

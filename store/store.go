@@ -73,7 +73,7 @@ func TokenFilePath() (string, error) {
 	if os.Geteuid() == 0 {
 		return filepath.Join("/var/lib/terok/sandbox", gate), nil
 	}
-	// The XDG base directory specification has relative paths ignored.
+	// The XDG base directory specification says to ignore relative paths.
 	data := os.Getenv("XDG_DATA_HOME")
 	if !filepath.IsAbs(data) {
 		home, err := os.UserHomeDir()
@@ -158,8 +158,8 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 }
 
 // sweepFate is the fate of an entry when another change sweeps in passing. If no process
-// has the pid any more, the entry goes. If one has, only a closer look shows which, and
-// a change takes at most [looks] of them.
+// has the pid any more, the entry goes. If one has, it must be opened to tell whether it is the
+// same process, and a change does that for at most [looks] entries.
 func (it *item) sweepFate() fate {
 	if !it.tied {
 		return stays
@@ -254,8 +254,8 @@ func (f File) change(e edit) (done edited, err error) {
 		}
 	}
 	err = f.underLock(func(dir directory, name string) error {
-		// Asked under the lock: a hook whose runtime was killed may come late, and
-		// must not revoke the token of the container's next life as an earlier one.
+		// Checked under the lock: a hook whose runtime was killed may run late, when the
+		// container has started again. It must not revoke the newer token as an earlier one.
 		if e.add != nil && e.isForTheDead() {
 			return ErrEnded
 		}
@@ -268,7 +268,7 @@ func (f File) change(e edit) (done edited, err error) {
 			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
 		}
 		if made.content != nil {
-			mustFit := e.add == nil // to take tokens out must always be possible
+			mustFit := e.add == nil // revoking must work even on a full disk
 			if err := dir.replace(name, file, made.content, e.outlivesBoot(made.gone), mustFit); err != nil {
 				return fmt.Errorf("replace token file %s: %w", f.Path, err)
 			}
@@ -288,9 +288,9 @@ func (e edit) isForTheDead() bool {
 	return over || err != nil
 }
 
-// outlivesBoot reports whether a change is about a token that a power cut does not void.
-// One that the next boot proves dead is void, in the file or not: it makes no lasting
-// difference then whether the directory has the old file or the new one.
+// outlivesBoot reports whether a change adds or revokes a token that would still be valid
+// after a reboot, so that the change must be durable. Any other token is void after a power cut,
+// whether the old or the new file survives it.
 func (e edit) outlivesBoot(gone []Entry) bool {
 	return e.add != nil && !here().endsWithBoot(e.add.Process) ||
 		slices.ContainsFunc(gone, func(e Entry) bool { return !here().endsWithBoot(e.Process) })
