@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// BenchmarkIssue is a container's start, beside so many that run.
+// BenchmarkIssue measures a container's start while many others run.
 func BenchmarkIssue(b *testing.B) {
 	for _, live := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
@@ -30,7 +30,7 @@ func BenchmarkIssue(b *testing.B) {
 	}
 }
 
-// BenchmarkSweep finds nobody dead.
+// BenchmarkSweep measures a sweep that finds no dead process.
 func BenchmarkSweep(b *testing.B) {
 	for _, live := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
@@ -44,7 +44,7 @@ func BenchmarkSweep(b *testing.B) {
 	}
 }
 
-// BenchmarkEach is a reader: list, verify and the watch.
+// BenchmarkEach measures what list, verify and the watch do: reading every entry.
 func BenchmarkEach(b *testing.B) {
 	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {
@@ -60,7 +60,7 @@ func BenchmarkEach(b *testing.B) {
 	}
 }
 
-// BenchmarkEdit is a container's stop, less the reading and the writing.
+// BenchmarkEdit measures a container's stop without reading and writing the file.
 func BenchmarkEdit(b *testing.B) {
 	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
 		canonical := canonicalContent(b, tokens, elsewhere(b))
@@ -93,8 +93,8 @@ func BenchmarkEdit(b *testing.B) {
 	}
 }
 
-// BenchmarkLife is a look at one living process: in full, and by a hook that has no
-// time.
+// BenchmarkLife measures how long it takes to judge one living process: in full, and at a
+// glance.
 func BenchmarkLife(b *testing.B) {
 	p := ourselves(b)
 	b.Run("in full", func(b *testing.B) {
@@ -159,7 +159,7 @@ func elsewhere(b *testing.B) *Process {
 	return p
 }
 
-// BenchmarkReader is a gate's first request after a change.
+// BenchmarkReader measures a gate's first request after a change.
 func BenchmarkReader(b *testing.B) {
 	for _, tokens := range []int{1, 1000, 20_000} {
 		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {

@@ -14,7 +14,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-func TestWhatStandsInPlaceOfTheTokenFileIsRefused(t *testing.T) {
+func TestATokenFileThatIsNotARegularFileIsRefused(t *testing.T) {
 	const content = `{"x": {"project": "demo", "task": "1", "container": "c1"}}`
 	for _, row := range []struct {
 		name string
@@ -43,7 +43,7 @@ func TestWhatStandsInPlaceOfTheTokenFileIsRefused(t *testing.T) {
 				calls[name] = change
 			}
 			for name, call := range calls {
-				says(t, call(f), "token file "+f.Path, row.want)
+				wantError(t, call(f), "token file "+f.Path, row.want)
 				if t.Failed() {
 					t.Fatalf("by %s", name)
 				}
@@ -79,7 +79,7 @@ func TestAFileInPlaceOfADirectoryIsAnError(t *testing.T) {
 	write(t, file, "")
 	f := store.File{Path: filepath.Join(file, "tokens.json")}
 	_, err := f.CreateToken("demo", "1")
-	says(t, err, "directory", file)
+	wantError(t, err, "directory", file)
 	if _, err := f.Entries(); err == nil {
 		t.Error("Entries sees an empty file")
 	}
@@ -90,7 +90,7 @@ func TestAFileInPlaceOfADirectoryIsAnError(t *testing.T) {
 
 const temporary = ".tokens.json.terok-gate-hook"
 
-func TestTheNextWriterRemovesWhatAKilledOneLeft(t *testing.T) {
+func TestTheNextWriterRemovesAKilledWritersTemporaryFile(t *testing.T) {
 	for _, row := range []struct{ name, kill string }{
 		{"killed before it wrote anything", "pwritev"},
 		{"killed before its content was on the disk", "fsync"},
@@ -138,8 +138,8 @@ func wantNames(t *testing.T, f store.File, want ...string) {
 	}
 }
 
-func TestWhatStandsInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
-	const secret = "of somebody else"
+func TestAFileInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
+	const secret = "of another user"
 	for _, row := range []struct {
 		name string
 		make func(path, other string) error
@@ -165,7 +165,7 @@ func TestWhatStandsInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 				t.Errorf("the other file holds %q", got)
 			}
 			if row.want != "" {
-				says(t, err, f.Path, row.want)
+				wantError(t, err, f.Path, row.want)
 				check(t)
 				return
 			}
@@ -214,7 +214,7 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 			check := untouched(t, f.Path)
 			for name, change := range changesOf("c1") {
 				err := change(f)
-				says(t, err, f.Path)
+				wantError(t, err, f.Path)
 				if !errors.Is(err, row.want) {
 					t.Errorf("%s: %v, not %v", name, err, row.want)
 				}
@@ -270,7 +270,7 @@ func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 			err := failure(cmd)
 			chmod(t, gate, 0o700)
 			chmod(t, f.Path, 0o600)
-			says(t, err, row.want+" "+strings.TrimSuffix(f.Path, row.less), "permission denied")
+			wantError(t, err, row.want+" "+strings.TrimSuffix(f.Path, row.less), "permission denied")
 			if after := contentOf(t, f.Path); after != before {
 				t.Errorf("it held %q and holds %q", before, after)
 			}

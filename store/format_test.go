@@ -227,7 +227,7 @@ func changed(t *testing.T) string {
 		string(tokenNamed("changed")), process)
 }
 
-func TestWhatOthersWroteSurvivesEveryChange(t *testing.T) {
+func TestEntriesOfOtherProgramsSurviveEveryChange(t *testing.T) {
 	own := changed(t)
 	for _, row := range []struct {
 		name   string
@@ -289,7 +289,7 @@ func TestWhatOthersWroteSurvivesEveryChange(t *testing.T) {
 	}
 }
 
-func TestValuesOfOthersKeepTheirBytes(t *testing.T) {
+func TestValuesOfOtherProgramsKeepTheirBytes(t *testing.T) {
 	for _, value := range []string{
 		`{ "project" :"p",
 	"more": [1,  2]
@@ -311,7 +311,7 @@ func TestValuesOfOthersKeepTheirBytes(t *testing.T) {
 	}
 }
 
-// 12 kB with a value that nests 6,000 deep would grow to 72 MB, were it indented anew.
+// A value of 12 kB that nests 6,000 deep would grow to 72 MB if it were indented again.
 func TestADeepValueDoesNotGrow(t *testing.T) {
 	const depth = 6000
 	f := tokenFile(t)
@@ -329,8 +329,7 @@ func TestADeepValueDoesNotGrow(t *testing.T) {
 	}
 }
 
-// encoding/json reads 10,000 levels. What a change writes it reads again; what it could not,
-// it leaves alone.
+// encoding/json reads 10,000 levels. A change that would write more leaves the file alone.
 func TestAFileIsNeverWrittenDeeperThanItIsRead(t *testing.T) {
 	const most = 10_000 // the file's own object is one
 	for _, row := range []struct {
@@ -357,7 +356,7 @@ func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
 	write(t, f.Path, `{"x": "`+strings.Repeat("a", most-20)+`"}`)
 	before := statOf(t, f.Path)
 	_, err := f.CreateToken("demo", "1")
-	says(t, err, f.Path, fmt.Sprintf("more than %d bytes", most), "revoke tokens first")
+	wantError(t, err, f.Path, fmt.Sprintf("more than %d bytes", most), "revoke tokens first")
 	if after := statOf(t, f.Path); after.Ino != before.Ino || after.Mtim != before.Mtim {
 		t.Error("it was changed")
 	}
@@ -378,7 +377,7 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 			`{"b": {"project": "p"}, "x": {"project": "gone"}, "a":1}`,
 			"{\n  \"b\": {\"project\": \"p\"},\n  \"a\":1\n}\n",
 		},
-		// Whoever reads keys that are no Unicode as one takes the last of them.
+		// A reader that takes keys that are not Unicode for the same key keeps the last.
 		{
 			"keys that are no Unicode",
 			"{\"\": 0, \"\\ud800\": 1, \"\xff\": 2, \"x\": {\"project\": \"gone\"}, \"\\udc00\": 3, \"\\ud800\": 4}",
@@ -398,9 +397,9 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 	}
 }
 
-// As in Python. A gate would take the token of the first again, were only the last
-// taken away.
-func TestOfATokenThatComesTwiceTheLastCountsAndBothGo(t *testing.T) {
+// As in Python. If only the last were removed, a gate would accept the token by the first
+// again.
+func TestTheLastOfTwoEntriesOfATokenCountsAndBothAreRevoked(t *testing.T) {
 	const canonical = "{\n  \"x\": {\n    \"project\": %q\n  },\n  \"y\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": %q\n  }\n}\n"
 	const other = `{"x": {"project": %q}, "y": {"project": "p"}, "\u0078": {"project": %q}}`
 	for name, form := range map[string]string{"in the canonical form": canonical, "in another form": other} {
@@ -438,7 +437,7 @@ func TestOfATokenThatComesTwiceTheLastCountsAndBothGo(t *testing.T) {
 	})
 }
 
-func TestEntriesAreReadWhoeverWroteThem(t *testing.T) {
+func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 	type entry struct {
 		Project, Task, Container string
 		Created                  bool
@@ -581,7 +580,7 @@ func TestAFileThatIsNotAJSONObjectIsNeitherReplacedNorTakenForEmpty(t *testing.T
 				write(t, f.Path, row.content)
 				check := untouched(t, f.Path)
 				err := call(f)
-				says(t, err, "token file "+f.Path, fmt.Sprintf("byte %d:", row.byte))
+				wantError(t, err, "token file "+f.Path, fmt.Sprintf("byte %d:", row.byte))
 				check(t)
 				if t.Failed() {
 					t.Fatalf("by %s", name)

@@ -38,9 +38,9 @@ var seeds = []string{
 	"{\n  \"a\": {\n    \"process\": {\n      \"pid\": 18446744073709551616,\n      \"pid\": 1\n    }\n  }\n}",
 }
 
-// FuzzTokenFile takes encoding/json as the judge: what it rejects, or is no object,
-// we reject and leave alone; what it accepts comes out of a change meaning the same,
-// our own entry aside.
+// FuzzTokenFile compares with encoding/json: a file that it rejects, or that is not an
+// object, is rejected and left alone; a file that it accepts means the same after a change,
+// except for our own entry.
 func FuzzTokenFile(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
@@ -114,8 +114,8 @@ func object(content []byte) (map[string]any, bool) {
 	return m, ok
 }
 
-// FuzzCanonicalForm judges the fast way to read a token file by the plain one, which
-// encoding/json does: what the fast one takes at all, both read alike.
+// FuzzCanonicalForm compares the fast reader of a token file with the plain one, which
+// uses encoding/json: both read a file alike that the fast one accepts.
 func FuzzCanonicalForm(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
@@ -154,7 +154,7 @@ func FuzzCanonicalForm(f *testing.F) {
 				t.Fatalf("%q (-plain +canonical):\n%s", it.limited, diff)
 			}
 		}
-		// What is left when a token goes means what it meant, less that token.
+		// Without a revoked token, the file means what it meant, less that token.
 		for at := range canonical {
 			token := canonical[at].token
 			made, err := edit{fate: func(it *item) fate {

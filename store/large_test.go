@@ -9,12 +9,12 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Its content takes many writes, or goes but for a few bytes.
+// The new content takes many writes, or is only a few bytes.
 func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 	const entries = 150 // 15 MB
 	filler := strings.Repeat("x", 100<<10)
-	// content is a file with the entries that are left, or with all of them if none goes;
-	// those that go are one container's.
+	// content is a file with the entries that stay, or with all of them if none is revoked;
+	// the revoked ones are one container's.
 	content := func(goes, left func(i int) bool) string {
 		var members []string
 		for i := range entries {

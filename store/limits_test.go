@@ -107,7 +107,7 @@ func TestAPatternThatIsIssuedIsAFullRefName(t *testing.T) {
 	}
 }
 
-func TestLimitsThatSayNothingClearAreNotIssued(t *testing.T) {
+func TestEmptyOverlongAndMalformedLimitsAreNotIssued(t *testing.T) {
 	file := File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 	token, err := NewToken()
 	if err != nil {
@@ -136,7 +136,7 @@ func TestLimitsThatSayNothingClearAreNotIssued(t *testing.T) {
 	}
 }
 
-func TestLimitsAreSaidInWords(t *testing.T) {
+func TestLimitsAreDescribedInWords(t *testing.T) {
 	for _, row := range []struct {
 		limits         Limits
 		access, pushes string
@@ -156,8 +156,8 @@ func TestLimitsAreSaidInWords(t *testing.T) {
 	}
 }
 
-// Every container's start waits for the file to be read.
-func TestWhatIsIssuedIsReadFast(t *testing.T) {
+// The canonical form is fast to read, and every container's start waits for that.
+func TestIssuedEntriesAreInTheCanonicalForm(t *testing.T) {
 	for _, limits := range []Limits{
 		{}, {ReadOnly: true}, {AppendOnly: true}, {Push: [][]string{{"refs/heads/a"}}},
 		{ReadOnly: true, Push: [][]string{{"refs/heads/a", "refs/tags/*"}, {"refs/heads/agent/**"}}},

@@ -28,7 +28,8 @@ func hold(t *testing.T, path string) (release func()) {
 	return func() { unix.Close(fd) }
 }
 
-// waiters returns how many sleep in flock(2) for the file. Who polls never does.
+// waiters returns how many processes sleep in flock(2) for the file. One that polls is not
+// among them.
 func waiters(t *testing.T, path string) int {
 	t.Helper()
 	inode := fmt.Sprintf(":%d", statOf(t, path).Ino)
@@ -75,7 +76,7 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	_, _, revoked := f.RevokeContainer("c1")
 	_, swept := f.Sweep()
 	for _, err := range []error{issued, revoked, swept} {
-		says(t, err, "lock file "+lock, "held for more than 30ms by process "+fmt.Sprint(os.Getpid()))
+		wantError(t, err, "lock file "+lock, "held for more than 30ms by process "+fmt.Sprint(os.Getpid()))
 	}
 	if entries, err := f.Entries(); err != nil || len(entries) != 1 {
 		t.Errorf("a reader, who takes no lock, sees %v, error %v", entries, err)
@@ -83,10 +84,10 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	check(t)
 	release()
 	testenv.Eventually(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
-	check(t) // they have done nothing more
+	check(t) // the waiters have changed nothing
 }
 
-func TestCheckLockTellsWhetherAChangeWouldWait(t *testing.T) {
+func TestCheckLockFailsWhileTheLockIsHeld(t *testing.T) {
 	f := withOneToken(t)
 	f.LockTimeout = 30 * time.Millisecond
 	check := untouched(t, f.Path)
@@ -94,7 +95,7 @@ func TestCheckLockTellsWhetherAChangeWouldWait(t *testing.T) {
 		t.Errorf("the lock is free: %v", err)
 	}
 	release := hold(t, f.Path+".lock")
-	says(t, f.CheckLock(), "lock file "+f.Path+".lock", "held for more than 30ms")
+	wantError(t, f.CheckLock(), "lock file "+f.Path+".lock", "held for more than 30ms")
 	release()
 	check(t)
 	without := tokenFile(t)
@@ -122,7 +123,7 @@ func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
 	hold(t, lock)()
 }
 
-func TestTheLimitIsEightSecondsUnlessTold(t *testing.T) {
+func TestTheDefaultLockTimeoutIsEightSeconds(t *testing.T) {
 	if store.DefaultLockTimeout != 8*time.Second {
 		t.Errorf("it is %v", store.DefaultLockTimeout)
 	}
@@ -172,7 +173,7 @@ func TestALockDiesWithItsHolder(t *testing.T) {
 	}
 }
 
-func TestWhatStandsInPlaceOfTheLockFileIsRefused(t *testing.T) {
+func TestALockFileThatIsNotARegularFileIsRefused(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		make func(path, other string) error
@@ -200,7 +201,7 @@ func TestWhatStandsInPlaceOfTheLockFileIsRefused(t *testing.T) {
 				"RevokeContainer": func() error { _, _, err := f.RevokeContainer("c1"); return err },
 			} {
 				err := change()
-				says(t, err, "lock file "+lock)
+				wantError(t, err, "lock file "+lock)
 				if t.Failed() {
 					t.Fatalf("by %s", name)
 				}
@@ -227,7 +228,7 @@ func TestTheLockFileStays(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatIsNoneIsRefusedAtOnce(t *testing.T) {
+func TestAFifoInPlaceOfTheDirectoryIsRefusedAtOnce(t *testing.T) {
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
@@ -241,7 +242,7 @@ func TestADirectoryThatIsNoneIsRefusedAtOnce(t *testing.T) {
 	}
 }
 
-func TestALockFileThatAllMayOpenIsClosedToThem(t *testing.T) {
+func TestALockFileIsClosedToOtherUsers(t *testing.T) {
 	f := tokenFile(t)
 	write(t, f.Path, "{}")
 	write(t, f.Path+".lock", "")
@@ -256,12 +257,12 @@ func TestALockFileThatAllMayOpenIsClosedToThem(t *testing.T) {
 	}
 }
 
-func TestATokenFileBeyondAllMeasureIsRefused(t *testing.T) {
+func TestATokenFileAboveTheSizeLimitIsRefused(t *testing.T) {
 	f := tokenFile(t)
 	write(t, f.Path, "{}")
 	if err := os.Truncate(f.Path, 1<<40); err != nil { // sparse: it costs nothing
 		t.Fatal(err)
 	}
 	_, err := f.Entries()
-	says(t, err, f.Path, "more than")
+	wantError(t, err, f.Path, "more than")
 }

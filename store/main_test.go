@@ -24,10 +24,10 @@ import (
 	"terok-gate-hook/store"
 )
 
-// A process of our own, among others, in a namespace or as somebody else, is this
-// test binary run again, as one of helpers or as one test (see inside).
+// Other processes, such as one in a namespace or of another user, are this test binary
+// run again, as one of helpers or as one test (see inside).
 const (
-	helperVar = "STORE_TEST_HELPER" // which of helpers
+	helperVar = "STORE_TEST_HELPER" // the name in helpers
 	uidVar    = "STORE_TEST_UID"    // become this user first
 	procVar   = "STORE_TEST_PROC"   // mount /proc anew first, with these options
 	insideVar = "STORE_TEST_INSIDE" // which test is to be run in this process
@@ -97,7 +97,7 @@ func under(t *testing.T, cmd *exec.Cmd, tool string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// output runs the helper to its end, which must be a good one.
+// output runs the helper, which must succeed.
 func output(t *testing.T, cmd *exec.Cmd) []byte {
 	t.Helper()
 	out, err := cmd.Output()
@@ -168,7 +168,7 @@ var privateUsers = syscall.SysProcAttr{
 	GidMappingsEnableSetgroups: true,
 }
 
-// run runs a tool to its end, which must be a good one.
+// run runs a tool, which must succeed.
 func run(t *testing.T, tool string, args ...string) []byte {
 	t.Helper()
 	out, err := exec.Command(testenv.Tool(t, tool), args...).CombinedOutput()
@@ -188,7 +188,7 @@ func mount(t *testing.T, source, target, kind string, flags uintptr, data string
 	}
 }
 
-// openDirectory is a temporary directory that everybody may reach.
+// openDirectory returns a temporary directory that every user may reach.
 func openDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -200,8 +200,8 @@ func openDirectory(t *testing.T) string {
 	return dir
 }
 
-// memory is a temporary directory that is in memory where there is one: fsync(2) to a
-// disk takes longer than all else.
+// memory returns a temporary directory, in memory if possible: fsync(2) to a disk takes
+// longer than the rest of a test.
 func memory(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "store")
@@ -297,8 +297,8 @@ func namesIn(t *testing.T, dir string) map[string]bool {
 	return names
 }
 
-// says checks that there is an error and that it says all of this in one line.
-func says(t *testing.T, err error, parts ...string) {
+// wantError checks that there is an error of one line, which has all of these parts.
+func wantError(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if err == nil {
 		t.Errorf("no error, want one with %q", parts)
@@ -306,7 +306,7 @@ func says(t *testing.T, err error, parts ...string) {
 	}
 	for _, part := range parts {
 		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not say %q", err, part)
+			t.Errorf("error %q does not contain %q", err, part)
 		}
 	}
 	if strings.ContainsAny(err.Error(), "\n\x00") {
@@ -350,7 +350,7 @@ func waitHelper([]string) error {
 	return err
 }
 
-// describeHelper prints what ProcessOf says of it, and lives on.
+// describeHelper prints its own description by ProcessOf, and lives on.
 func describeHelper([]string) error {
 	process, err := store.ProcessOf(os.Getpid())
 	if err != nil {
@@ -371,7 +371,7 @@ func failure(cmd *exec.Cmd) error {
 	return errors.New(strings.TrimSuffix(fmt.Sprint(cmd.Stderr), "\n"))
 }
 
-// revokeContainer is RevokeContainer for those who do not ask about the next life.
+// revokeContainer is RevokeContainer without its report of a next life.
 func revokeContainer(f store.File, id string) ([]store.Entry, error) {
 	revoked, _, err := f.RevokeContainer(id)
 	return revoked, err

@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// modelToken is all that the model knows of a token.
+// modelToken is what the model knows of a token.
 type modelToken struct {
 	Project, Task, Container string
 	Life                     Life
@@ -99,7 +99,7 @@ func TestModel(t *testing.T) {
 		grant := func(life Life) modelToken {
 			return modelToken{name("project"), name("task"), name("container"), life, false}
 		}
-		// foreign is what a program does that knows nothing of us.
+		// foreign changes the file as a program does that knows nothing of us.
 		foreign := func(edit func(map[string]map[string]any)) {
 			entries := map[string]map[string]any{}
 			content, err := os.ReadFile(file.Path)
@@ -182,7 +182,7 @@ func TestModel(t *testing.T) {
 				}
 				remove(func(m modelToken) bool { return dead(m) || m.Container == id && m.Life != Alive })
 			},
-			"somebody sweeps": func(*rapid.T) {
+			"a sweep runs": func(*rapid.T) {
 				if _, err := file.Sweep(); err != nil {
 					t.Fatal(err)
 				}

@@ -19,8 +19,8 @@ func mtimeOf(t *testing.T, path string) time.Time {
 	return time.Unix(statOf(t, path).Mtim.Unix())
 }
 
-// laterEveryTime replaces the token file n times and checks that each time the gate
-// server would notice, and never sees a time come back.
+// laterEveryTime replaces the token file n times and checks that the gate server would
+// notice each replacement: no modification time comes twice.
 func laterEveryTime(t *testing.T, dir string, n int) {
 	t.Helper()
 	f := store.File{Path: filepath.Join(dir, "tokens.json")}
@@ -126,8 +126,8 @@ func TestAReplacementIsLaterThanAFileFromTheFuture(t *testing.T) {
 	}
 }
 
-// A clock that was wrong once wrote it.
-func TestWhereNoTimeIsLaterADifferentOneDoes(t *testing.T) {
+// A clock that was wrong once has set the file's time.
+func TestADifferentTimeIsSetWhereNoLaterOneExists(t *testing.T) {
 	testenv.NeedRoot(t)
 	if !inside(t, privateMounts) {
 		return

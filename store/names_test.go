@@ -99,7 +99,7 @@ func TestHostileNamesAreNeverIssued(t *testing.T) {
 // shows the value so that neither a log nor a terminal is misled.
 func refusesSafely(t *testing.T, err error, which, value string) {
 	t.Helper()
-	says(t, err, which+` "`, "refused")
+	wantError(t, err, which+` "`, "refused")
 	if err == nil {
 		return
 	}

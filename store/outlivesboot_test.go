@@ -7,10 +7,10 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The directory need not be synced for a token that the next boot proves dead. That takes the
-// machine's id, and its being this machine: else a revoked token that a power cut brought
-// back would be valid again.
-func TestWhatOutlivesAPowerCut(t *testing.T) {
+// The directory need not be synced for a token that the next boot proves dead. That proof
+// needs the machine's id, and must be about this machine: otherwise a power cut could bring
+// back a revoked token that is then valid.
+func TestWhichChangesMustOutliveAPowerCut(t *testing.T) {
 	ours := ourselves(t)
 	if ours.Machine == "" {
 		testenv.Cannot(t, "needs a machine id: systemd-machine-id-setup makes one")

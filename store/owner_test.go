@@ -41,8 +41,8 @@ func TestANewTokenFileAndItsDirectoriesAreForTheirOwnerOnlyWhateverTheUmask(t *t
 	}
 }
 
-// With one that cannot, other programs of its owner could not lock.
-func TestItsOwnerCanWriteANewTokenFileWhateverTheUmask(t *testing.T) {
+// With a lock file that the owner cannot open, the owner's other programs could not lock.
+func TestTheOwnerCanWriteANewTokenFileWhateverTheUmask(t *testing.T) {
 	for _, umask := range []string{"0277", "0777"} {
 		t.Run(umask, func(t *testing.T) {
 			f := tokenFile(t)
@@ -64,7 +64,7 @@ func wantModes(t *testing.T, want map[string]string) {
 	}
 }
 
-func TestADirectoryThatIsThereKeepsItsMode(t *testing.T) {
+func TestAnExistingDirectoryKeepsItsMode(t *testing.T) {
 	f := tokenFile(t)
 	if err := unix.Chmod(filepath.Dir(f.Path), 0o2775); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestAnExistingTokenFileKeepsItsMode(t *testing.T) {
 	}
 }
 
-// changesOf are one that adds and one that takes away.
+// changesOf returns a change that adds a token and one that revokes.
 func changesOf(container string) map[string]func(store.File) error {
 	return map[string]func(store.File) error{
 		"issue": func(f store.File) error {
@@ -165,8 +165,8 @@ func give(t *testing.T, path, ownerAndMode string) {
 	}
 }
 
-// Its directory's owner may put anything there, for root to give away.
-func TestRootGivesNothingAwayButALockFileOfItsOwn(t *testing.T) {
+// The directory's owner may put any file in the lock file's place for root to give away.
+func TestRootGivesAwayOnlyItsOwnLockFile(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name string
@@ -178,7 +178,7 @@ func TestRootGivesNothingAwayButALockFileOfItsOwn(t *testing.T) {
 			}
 		}},
 		{"a file that is not empty", func(t *testing.T, lock, secret string) { write(t, lock, "secret") }},
-		{"somebody else's file", func(t *testing.T, lock, secret string) {
+		{"another user's file", func(t *testing.T, lock, secret string) {
 			write(t, lock, "")
 			give(t, lock, "4321:4321 0600")
 		}},
@@ -217,14 +217,14 @@ func TestAnOwnerOrGroupThatAUserCannotKeepIsAnError(t *testing.T) {
 			check := untouched(t, f.Path)
 			cmd := helper(t, "issue", f.Path, "1m")
 			cmd.Env = append(cmd.Env, uidVar+"=1234")
-			says(t, failure(cmd), f.Path, row.want)
+			wantError(t, failure(cmd), f.Path, row.want)
 			check(t)
 		})
 	}
 }
 
 // Root's hook makes the file with root's group, which the gate's user cannot keep.
-func TestAGroupWithoutRightsKeepsNobodyFromReplacingTheFile(t *testing.T) {
+func TestAGroupWithoutRightsDoesNotPreventAReplacement(t *testing.T) {
 	testenv.NeedRoot(t)
 	f := store.File{Path: filepath.Join(openDirectory(t), "tokens.json")}
 	give(t, filepath.Dir(f.Path), "1234:1234 0700")
@@ -284,7 +284,7 @@ func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 				}
 				return
 			}
-			says(t, err, f.Path, "not mapped into this user namespace", "give the file to the user that runs the engine")
+			wantError(t, err, f.Path, "not mapped into this user namespace", "give the file to the user that runs the engine")
 			if check != nil {
 				check(t)
 			} else if names := namesIn(t, filepath.Dir(f.Path)); names["tokens.json"] || len(names) > 1 {

@@ -35,16 +35,16 @@ func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 	}{
 		{"root", root, "", "/var/lib/terok/sandbox/gate/tokens.json"},
 		{"root, with a home", root, "HOME=/root XDG_DATA_HOME=/data", "/var/lib/terok/sandbox/gate/tokens.json"},
-		{"root, told where", root, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
-		{"root, told nothing", root, "TEROK_SANDBOX_STATE_DIR=", "/var/lib/terok/sandbox/gate/tokens.json"},
+		{"root with TEROK_SANDBOX_STATE_DIR", root, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
+		{"root with an empty TEROK_SANDBOX_STATE_DIR", root, "TEROK_SANDBOX_STATE_DIR=", "/var/lib/terok/sandbox/gate/tokens.json"},
 		{"a user", user, "HOME=/home/u", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
 		{"a user with a data directory", user, "HOME=/home/u XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
 		{"a user with a data directory and no home", user, "XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
 		{"a user with an empty data directory", user, "HOME=/home/u XDG_DATA_HOME=", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
 		{"a user with a relative data directory, which XDG has ignored", user, "HOME=/home/u XDG_DATA_HOME=data", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
-		{"a user, told where", user, "HOME=/home/u XDG_DATA_HOME=/data TEROK_SANDBOX_STATE_DIR=/srv/terok/", "/srv/terok/gate/tokens.json"},
-		{"a user, told where, without a home", user, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
-		{"told a relative directory", user, "TEROK_SANDBOX_STATE_DIR=state", cwd + "/state/gate/tokens.json"},
+		{"a user with TEROK_SANDBOX_STATE_DIR", user, "HOME=/home/u XDG_DATA_HOME=/data TEROK_SANDBOX_STATE_DIR=/srv/terok/", "/srv/terok/gate/tokens.json"},
+		{"a user with TEROK_SANDBOX_STATE_DIR and no home", user, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
+		{"a relative TEROK_SANDBOX_STATE_DIR", user, "TEROK_SANDBOX_STATE_DIR=state", cwd + "/state/gate/tokens.json"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			cmd := helper(t, "path")
@@ -72,7 +72,7 @@ func TestAUserWithoutAHomeHasNoDefaultTokenFile(t *testing.T) {
 	}
 	for _, part := range []string{"no default token file", "HOME"} {
 		if !strings.Contains(fmt.Sprint(cmd.Stderr), part) {
-			t.Errorf("error %q does not say %q", cmd.Stderr, part)
+			t.Errorf("error %q does not contain %q", cmd.Stderr, part)
 		}
 	}
 }
@@ -82,8 +82,8 @@ func TestThereIsNoDefaultTokenFileInAUserNamespace(t *testing.T) {
 	group := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	for _, row := range []struct{ name, env string }{
 		{"where HOME is unset", ""},
-		{"where HOME is somebody's", "HOME=/root XDG_DATA_HOME=/data"},
-		{"even if told where", "TEROK_SANDBOX_STATE_DIR=/srv/terok"},
+		{"where HOME belongs to another user", "HOME=/root XDG_DATA_HOME=/data"},
+		{"with TEROK_SANDBOX_STATE_DIR", "TEROK_SANDBOX_STATE_DIR=/srv/terok"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			cmd := helper(t, "path")
@@ -98,7 +98,7 @@ func TestThereIsNoDefaultTokenFileInAUserNamespace(t *testing.T) {
 			}
 			for _, part := range []string{"no default token file", "user namespace"} {
 				if !strings.Contains(fmt.Sprint(cmd.Stderr), part) {
-					t.Errorf("error %q does not say %q", cmd.Stderr, part)
+					t.Errorf("error %q does not contain %q", cmd.Stderr, part)
 				}
 			}
 		})

@@ -128,7 +128,7 @@ func TestADescribedProcessIsPinnedWhileItLives(t *testing.T) {
 	}
 }
 
-// Without its boot, or the namespace of its pid, no process is ever proved dead.
+// Without its boot or its pid namespace, a process can never be proved dead.
 func TestAProcessIsNotDescribedInPart(t *testing.T) {
 	for _, row := range []struct{ name, hide, want string }{
 		{"without the boot's id", "/proc/sys/kernel/random", "boot"},
@@ -144,12 +144,12 @@ func TestAProcessIsNotDescribedInPart(t *testing.T) {
 			if err == nil {
 				t.Fatalf("it is %+v", process)
 			}
-			says(t, err, fmt.Sprintf("describe process %d", os.Getpid()), row.want)
+			wantError(t, err, fmt.Sprintf("describe process %d", os.Getpid()), row.want)
 		})
 	}
 }
 
-// deathHelper waits for the death of process args[0] and prints what comes of it.
+// deathHelper waits for the death of process args[0] and prints the result.
 func deathHelper(args []string) error {
 	pid, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -165,7 +165,7 @@ func deathHelper(args []string) error {
 }
 
 // epoll(7) has a limit for each user, fs.epoll.max_user_watches.
-func TestAWaitForADeathThatCannotBeWaitedForIsAnError(t *testing.T) {
+func TestOnDeathFailsWhereEpollHasNoWatchLeft(t *testing.T) {
 	pid := living(t).PID
 	const fail = "inject=epoll_ctl:error=ENOSPC:when=2+" // the first is the Go runtime's own
 	cmd := under(t, helper(t, "death", strconv.Itoa(pid)), "strace", "-f", "-o", "/dev/null", "-e", "trace=epoll_ctl", "-e", fail)

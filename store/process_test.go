@@ -24,14 +24,14 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What Life says of a process, and what a sweep makes of its token.
+// What Life returns for a process, and what a sweep does with its token.
 const (
 	alive   = "alive, token kept"
 	dead    = "dead, token swept"
 	unknown = "unknown, token kept"
 )
 
-// judged asks for both. Sweep, Issue and RevokeContainer must agree.
+// judged returns both. Sweep, Issue and RevokeContainer must agree.
 func judged(p *store.Process) (string, error) {
 	dir, err := os.MkdirTemp("", "judged")
 	if err != nil {
@@ -70,7 +70,7 @@ func judged(p *store.Process) (string, error) {
 	panic("unreachable")
 }
 
-// judgeHelper reads processes and prints what judged says of them, as JSON.
+// judgeHelper reads processes and prints what judged returns for them, as JSON.
 func judgeHelper([]string) error {
 	var processes []*store.Process
 	if err := json.NewDecoder(os.Stdin).Decode(&processes); err != nil {
@@ -139,7 +139,7 @@ func needMachineID(t *testing.T) {
 	}
 }
 
-// living is a process that lives as long as the test.
+// living returns a process that lives as long as the test.
 func living(t *testing.T) *store.Process {
 	t.Helper()
 	cmd := helper(t, "wait")
@@ -147,7 +147,7 @@ func living(t *testing.T) *store.Process {
 	return describe(t, cmd.Process.Pid)
 }
 
-// ended is a process that has come to its end and was collected.
+// ended returns a process that has ended and was collected.
 func ended(t *testing.T) *store.Process {
 	t.Helper()
 	cmd := helper(t, "wait")
@@ -157,7 +157,7 @@ func ended(t *testing.T) *store.Process {
 	return process
 }
 
-// ofAnotherBoot is a process as it was recorded before a reboot.
+// ofAnotherBoot returns a process as it was recorded before a reboot.
 func ofAnotherBoot(t *testing.T) *store.Process {
 	t.Helper()
 	process := describe(t, os.Getpid())
@@ -251,7 +251,7 @@ func leaderlessHelper([]string) error {
 	return errno
 }
 
-func TestWhatAnEntryMustSayOfAProcess(t *testing.T) {
+func TestWhichPartsOfADescriptionAProcessIsJudgedBy(t *testing.T) {
 	needMachineID(t)
 	running, over := living(t), ended(t)
 	if running.Inode == 0 {
@@ -296,12 +296,12 @@ func TestWhatAnEntryMustSayOfAProcess(t *testing.T) {
 	t.Run("no process", func(t *testing.T) { wantVerdict(t, nil, unknown) })
 }
 
-func TestThereIsNothingToSayOfAPidThatIsGone(t *testing.T) {
+func TestAPidThatIsGoneCannotBeDescribed(t *testing.T) {
 	for _, pid := range []int{ended(t).PID, 0, -1} {
 		if process, err := store.ProcessOf(pid); err == nil {
 			t.Errorf("ProcessOf(%d) = %+v", pid, process)
 		} else {
-			says(t, err, fmt.Sprintf("process %d", pid))
+			wantError(t, err, fmt.Sprintf("process %d", pid))
 		}
 	}
 }
@@ -317,7 +317,7 @@ func ownPIDs(t *testing.T) bool {
 	return true
 }
 
-// nextPID has the kernel give out this pid next.
+// nextPID makes the kernel assign this pid next.
 func nextPID(t *testing.T, pid int) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", fmt.Append(nil, pid-1), 0); err != nil {
@@ -372,7 +372,7 @@ func TestAPidThatBecameAThreadIsNoSignOfLife(t *testing.T) {
 	wantVerdict(t, first, dead)
 }
 
-// threads starts some, and returns what ends them.
+// threads starts some threads, and returns a function that ends them.
 func threads(n int) (end func()) {
 	done := make(chan struct{})
 	var running, all sync.WaitGroup
@@ -454,7 +454,7 @@ func TestATokenIsSweptWithinTheBootOnAMachineWithoutAnID(t *testing.T) {
 	wantVerdict(t, process, dead)
 }
 
-func TestNobodyIsJudgedFromAnotherPidNamespace(t *testing.T) {
+func TestProcessesAreNotJudgedFromAnotherPidNamespace(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name string
@@ -472,7 +472,7 @@ func TestNobodyIsJudgedFromAnotherPidNamespace(t *testing.T) {
 	}
 }
 
-// described starts a helper that describes itself, and returns what it said.
+// described starts a helper that describes itself, and returns the description.
 func described(t *testing.T, cmd *exec.Cmd) (process *store.Process, end func()) {
 	t.Helper()
 	read, written, err := os.Pipe()
@@ -494,7 +494,7 @@ func described(t *testing.T, cmd *exec.Cmd) (process *store.Process, end func())
 	return process, end
 }
 
-func TestNobodyInAnotherPidNamespaceIsJudged(t *testing.T) {
+func TestProcessesInAnotherPidNamespaceAreNotJudged(t *testing.T) {
 	testenv.NeedRoot(t)
 	cmd := helper(t, "describe")
 	cmd.Env = append(cmd.Env, procVar+"=")
@@ -508,8 +508,8 @@ func TestNobodyInAnotherPidNamespaceIsJudged(t *testing.T) {
 	wantVerdict(t, process, unknown)
 }
 
-// With the /proc of another pid namespace a pid is looked up where it is somebody
-// else's: its start time would look like the proof of a death.
+// In the /proc of another pid namespace a pid is another process's, whose start time would
+// look like the proof of a death.
 func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	testenv.NeedRoot(t)
 	if !inside(t, privatePIDs) {
@@ -518,7 +518,7 @@ func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	cmd := helper(t, "wait")
 	start(t, cmd)
 	process, err := store.ProcessOf(cmd.Process.Pid)
-	says(t, err, "/proc")
+	wantError(t, err, "/proc")
 	if err == nil {
 		judge := helper(t, "judge")
 		judge.Env = append(judge.Env, procVar+"=")
@@ -527,7 +527,7 @@ func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	}
 }
 
-func TestNobodyIsJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
+func TestProcessesAreNotJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	testenv.NeedRoot(t)
 	other := helper(t, "describe")
 	other.Env = append(other.Env, procVar+"=")
@@ -537,7 +537,7 @@ func TestNobodyIsJudgedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	wantVerdicts(t, judgedBy(t, judge, living(t), ended(t)), unknown, unknown)
 }
 
-func TestNobodyIsJudgedFromAnotherTimeNamespace(t *testing.T) {
+func TestProcessesAreNotJudgedFromAnotherTimeNamespace(t *testing.T) {
 	testenv.NeedRoot(t)
 	inTime := func(cmd *exec.Cmd) *exec.Cmd {
 		if _, err := os.Stat("/proc/self/ns/time"); err != nil {
@@ -566,7 +566,7 @@ func TestAHiddenProcessIsNotTakenForDead(t *testing.T) {
 		name, options, uid string
 		of                 string // byStart
 	}{
-		{"by nobody's choice", "", "65534", alive},
+		{"by no option", "", "65534", alive},
 		{"by hidepid=1", "hidepid=1", "65534", unknown},
 		{"by hidepid=2", "hidepid=2", "65534", unknown},
 		{"by hidepid=4", "hidepid=4", "65534", unknown},

@@ -72,7 +72,7 @@ func TestWhichEntriesCount(t *testing.T) {
 				t.Errorf("it is read as %+v", pass)
 			}
 
-			// Whoever reads all entries comes to the same judgement.
+			// A reader of all entries comes to the same result.
 			entries, err := store.File{Path: r.Path()}.Entries()
 			if err != nil {
 				t.Fatal(err)
@@ -101,11 +101,11 @@ func TestATokenIsFoundByItsKeyHoweverTheFileNamesIt(t *testing.T) {
 	}
 }
 
-func TestATokenOfADeadProcessIsRefusedThoughNobodySweptIt(t *testing.T) {
+func TestATokenOfADeadProcessIsRefusedBeforeASweep(t *testing.T) {
 	needMachineID(t)
 	f := tokenFile(t)
 	for token, process := range map[string]*store.Process{
-		"alive": living(t), "dead": ended(t), "another boot's": ofAnotherBoot(t), "nobody's": nil,
+		"alive": living(t), "dead": ended(t), "another boot's": ofAnotherBoot(t), "without a process": nil,
 	} {
 		e := store.Entry{Token: store.Token(token), Grant: store.Grant{Project: "demo", Task: "1"}, Process: process}
 		if err := f.Put(e); err != nil {
@@ -113,7 +113,7 @@ func TestATokenOfADeadProcessIsRefusedThoughNobodySweptIt(t *testing.T) {
 		}
 	}
 	r := f.Reader(func(error) {})
-	for token, want := range map[string]bool{"alive": true, "dead": false, "another boot's": false, "nobody's": true} {
+	for token, want := range map[string]bool{"alive": true, "dead": false, "another boot's": false, "without a process": true} {
 		if _, ok := r.Find(token); ok != want {
 			t.Errorf("the token that is %s is found: %v", token, ok)
 		}
@@ -161,12 +161,12 @@ func TestAFileThatCannotBeReadAllowsNothingAndIsReportedOnce(t *testing.T) {
 	if len(reports) != 4 || reports[1] != nil {
 		t.Fatalf("reports are %q", reports)
 	}
-	says(t, reports[0], path, "does not exist")
-	says(t, reports[2], path, "byte ")
-	says(t, reports[3], path, "does not exist")
+	wantError(t, reports[0], path, "does not exist")
+	wantError(t, reports[2], path, "byte ")
+	wantError(t, reports[3], path, "does not exist")
 }
 
-// ends waits for the end of a reliance on a pass and returns why it ended.
+// ends waits until the context is done and returns its cause.
 func ends(t *testing.T, valid context.Context) error {
 	t.Helper()
 	select {
@@ -178,7 +178,7 @@ func ends(t *testing.T, valid context.Context) error {
 	}
 }
 
-func TestWhoReliesOnATokenLearnsOfItsEnd(t *testing.T) {
+func TestAContextEndsWhenItsTokenIsRevoked(t *testing.T) {
 	with := entry(someToken, `{"project": "demo", "task": "1"}`)
 	for name, row := range map[string]string{
 		"revoked":                     "{}",
@@ -195,7 +195,7 @@ func TestWhoReliesOnATokenLearnsOfItsEnd(t *testing.T) {
 			defer release()
 			replace(row)
 			if err := ends(t, valid); !errors.Is(err, store.ErrRevoked) {
-				t.Errorf("it ends since %v", err)
+				t.Errorf("it ends because %v", err)
 			}
 			if r.Still(pass) {
 				t.Error("the pass still counts")
@@ -204,7 +204,7 @@ func TestWhoReliesOnATokenLearnsOfItsEnd(t *testing.T) {
 	}
 }
 
-func TestAChangeThatMeansNothingEndsNothing(t *testing.T) {
+func TestAContextOutlastsChangesThatDoNotAffectItsToken(t *testing.T) {
 	r, replace := reader(t, entry(someToken, `{"project": "demo", "task": "1"}`))
 	pass, _ := r.Find(someToken)
 	valid, release := r.While(t.Context(), pass)
@@ -215,7 +215,7 @@ func TestAChangeThatMeansNothingEndsNothing(t *testing.T) {
 	}
 }
 
-func TestWhoReliesOnATokenLearnsThatItsProcessDied(t *testing.T) {
+func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 	cmd := helper(t, "wait")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -236,13 +236,13 @@ func TestWhoReliesOnATokenLearnsThatItsProcessDied(t *testing.T) {
 	defer release()
 	stdin.Close() // it ends, and stays a zombie
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
-		t.Errorf("it ends since %v", err)
+		t.Errorf("it ends because %v", err)
 	}
 	_ = cmd.Wait()
 	valid, release = r.While(t.Context(), pass)
 	defer release()
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
-		t.Errorf("begun too late, it ends since %v", err)
+		t.Errorf("begun too late, it ends because %v", err)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// account is what a writer says that it did to the file.
+// account is a writer's record of its changes.
 type account struct {
 	Issued  map[string]json.RawMessage `json:"issued"`
 	Revoked []string                   `json:"revoked"`
@@ -72,7 +72,7 @@ func hammerHelper(args []string) error {
 			}
 		case 5, 6:
 			revoked, _, err = f.RevokeContainer(container)
-		case 7: // somebody takes one that belongs to no container
+		case 7: // a person creates a token that belongs to no container
 			e := store.Entry{Grant: store.Grant{Project: "demo", Task: task}}
 			if e.Token, err = store.NewToken(); err != nil {
 				return err
@@ -82,7 +82,7 @@ func hammerHelper(args []string) error {
 			}
 		case 8:
 			revoked, err = f.RevokeTokenForTask("demo", task)
-		case 9: // anybody's
+		case 9: // any token, of any writer
 			var entries []store.Entry
 			if entries, err = f.Entries(); err == nil && len(entries) > 0 {
 				token := entries[pick.IntN(len(entries))].Token
@@ -142,7 +142,7 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	versions := 0
-	readers.Go(func() { // looks all the time, without a lock
+	readers.Go(func() { // reads all the time, without a lock
 		for last := -1; ; {
 			entries, err := f.Entries()
 			if err != nil {

@@ -17,8 +17,8 @@ import (
 
 const spare = ".tokens.json.spare"
 
-// A token must not live on because somebody has filled the disk. What is full keeps no new
-// token either: the spare is for those that go.
+// A token can be revoked although the disk is full. A new one is not issued then: the
+// spare is for revocations.
 func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 	testenv.NeedRoot(t)
 	fill := func(t *testing.T, dir string) {
@@ -104,8 +104,8 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 	}
 }
 
-// The spare has blocks for as much as the token file has, belongs to who may need it, and
-// holds nothing.
+// The spare has as many blocks as the token file, belongs to the token file's owner, and
+// has no content.
 func TestTheSpareKeepsUpWithTheTokenFile(t *testing.T) {
 	f := withOneToken(t)
 	path := filepath.Join(filepath.Dir(f.Path), spare)
@@ -128,10 +128,10 @@ func TestTheSpareKeepsUpWithTheTokenFile(t *testing.T) {
 	}
 }
 
-// In a directory of somebody else's, another name of one of root's files could stand there.
-func TestWhatStandsInTheSparesPlaceIsNotWrittenTo(t *testing.T) {
+// In another user's directory, a hard link to one of root's files could be in its place.
+func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 	testenv.NeedRoot(t)
-	const secret = "of somebody else"
+	const secret = "of another user"
 	for name, make := range map[string]func(path, other string) error{
 		"another name of a file": func(path, other string) error { return os.Link(other, path) },
 		"a link":                 func(path, other string) error { return os.Symlink(other, path) },

@@ -14,7 +14,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
+func TestWhichTokensAChangeRevokes(t *testing.T) {
 	needMachineID(t)
 	alive, err := store.ProcessOf(os.Getpid())
 	if err != nil {
@@ -63,7 +63,7 @@ func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
 			"a b c d", "new",
 		},
 		{
-			"a new token sweeps the dead and nobody else",
+			"a new token sweeps the dead and no others",
 			[]string{"a demo/1 c1 alive", "b demo/1 c2 unknown", "c demo/1 c3 dead", "d demo/1 c4 -", "e demo/1 - dead"},
 			issue("new demo/1 c5 alive"),
 			"c e", "a b d new",
@@ -117,7 +117,7 @@ func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
 			"c", "a b",
 		},
 		{
-			"a task's tokens go, whoever holds them",
+			"every token of a task is revoked, of any container",
 			[]string{"a demo/1 c1 alive", "b demo/1 - -", "c demo/1 c2 dead", "d demo/2 c1 -", "e other/1 c1 -", "f demo/1 c3 unknown"},
 			revoke("demo", "1"),
 			"a b c f", "d e",
@@ -135,7 +135,7 @@ func TestWhoseTokensGoAndWhoseStay(t *testing.T) {
 			"", "a",
 		},
 		{
-			"a sweep takes the dead and nobody else",
+			"a sweep revokes the dead and no others",
 			[]string{"a demo/1 c1 dead", "b demo/1 - dead", "c demo/1 c1 alive", "d demo/1 c1 unknown", "e demo/1 c1 -", "f demo/1 - -"},
 			store.File.Sweep,
 			"a b", "c d e f",
@@ -190,7 +190,7 @@ func names(entries []store.Entry) string {
 	return strings.Join(found, " ")
 }
 
-func TestRevokingWhatIsNotThereTouchesNothing(t *testing.T) {
+func TestRevokingAnAbsentTokenTouchesNothing(t *testing.T) {
 	f := tokenFile(t)
 	issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 	check := untouched(t, f.Path)
@@ -207,7 +207,7 @@ func TestRevokingWhatIsNotThereTouchesNothing(t *testing.T) {
 func TestRevokingTwiceIsNoError(t *testing.T) {
 	for name, revoke := range revocations {
 		if name == "Sweep" {
-			continue // there is nobody to sweep
+			continue // there is nothing to sweep
 		}
 		f := tokenFile(t)
 		issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
@@ -238,7 +238,7 @@ func TestRevokingWithoutATokenFileMakesNone(t *testing.T) {
 	}
 }
 
-// revocations take away the tokens of a container, or of project demo and a task.
+// revocations revoke the tokens of a container, or of project demo and a task.
 var revocations = map[string]func(f store.File, container, task string) ([]store.Entry, error){
 	"Revoke": func(f store.File, container, _ string) ([]store.Entry, error) {
 		return f.Revoke(func(e store.Entry) bool { return e.Container == container })
@@ -306,7 +306,7 @@ func TestOnlyWellFormedTokensAreIssued(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			f := tokenFile(t)
 			_, err := f.Issue(store.Entry{Token: store.Token(row.token), Grant: store.Grant{Project: "demo", Task: "1"}})
-			says(t, err, "token")
+			wantError(t, err, "token")
 			if len(row.token) > 20 && err != nil && strings.Contains(err.Error(), row.token) {
 				t.Errorf("error %q shows the token", err)
 			}
@@ -355,7 +355,7 @@ func TestAFormattedTokenIsItsFingerprint(t *testing.T) {
 	}
 }
 
-// Revoking, sweeping and looking for a token work alike on whatever is written of it.
+// Revoking, sweeping and finding a token work on an entry of any form.
 func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 	limited := store.Limits{Push: [][]string{{"refs/heads/agent/**"}}}
 	for name, row := range map[string]struct {
@@ -412,7 +412,7 @@ func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 	}
 }
 
-// Who reads a copy of the file has the keys of hashed entries, and no token.
+// A reader of a copied file gets the keys of hashed entries and no token.
 func TestAKeyIsNotTheTokenThatItStandsFor(t *testing.T) {
 	token := tokenNamed("one")
 	key := store.Token(token.Key())

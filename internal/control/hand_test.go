@@ -13,7 +13,7 @@ import (
 )
 
 // An attacker who controls the gate can send any answer.
-func TestOnlyAYesIsAYes(t *testing.T) {
+func TestOnlyAWellFormedAcceptanceCounts(t *testing.T) {
 	for _, row := range []struct {
 		answer string
 		yes    bool

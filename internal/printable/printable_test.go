@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestATerminalFindsNothingToActOn(t *testing.T) {
+func TestControlCharactersAreEscaped(t *testing.T) {
 	for _, row := range []struct{ name, text, line string }{
 		{"plain text", "demo, dém0 and 日本", "demo, dém0 and 日本"},
 		{"a line break", "a\nb", `a\nb`},

@@ -125,7 +125,7 @@ func TestAFloodDoesNotPushOutYoungFiles(t *testing.T) {
 	oldest(t, path, 3*leastAside, 0)
 }
 
-func TestWhatIsExpendableIsOldOrOnAFullDisk(t *testing.T) {
+func TestOldFilesAndFilesOnAFullDiskAreExpendable(t *testing.T) {
 	now := time.Now()
 	for _, row := range []struct {
 		age        time.Duration
@@ -145,7 +145,7 @@ func TestWhatIsExpendableIsOldOrOnAFullDisk(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoFileIsNotSetAside(t *testing.T) {
+func TestAFifoIsNotSetAside(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)

@@ -75,7 +75,7 @@ func TestTheEndOfALongLogFileIsRead(t *testing.T) {
 }
 
 // The last megabyte can be one line, or the end of one.
-func TestALineOfMegabytesIsNoEvent(t *testing.T) {
+func TestAnOverlongLineIsNoEvent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(path, []byte(strings.Repeat("x", 3<<20)), 0o600); err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestALineOfMegabytesIsNoEvent(t *testing.T) {
 }
 
 // As on a full disk, the kernel takes only the beginning.
-func TestALineThatIsNotWrittenToItsEndIsAnError(t *testing.T) {
+func TestAPartialWriteIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func TestALineThatIsNotWrittenToItsEndIsAnError(t *testing.T) {
 }
 
 // A full disk takes only the beginning of a line, and the next line must not stand behind it.
-func TestHalfALineIsTakenBack(t *testing.T) {
+func TestAPartialLineIsRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := Write(path, Event{Event: Moved, Ref: "refs/heads/one"}); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-func TestAnotherUsersProgramHasNothingOfRoots(t *testing.T) {
+func TestAnotherUsersProgramGetsNothingOfRoots(t *testing.T) {
 	testenv.NeedRoot(t)
 	t.Setenv("SECRET", "of root's")
 	cmd := exec.Command("sh", "-c", `id -u; id -G; pwd; cut -d' ' -f6 /proc/self/stat; env`)
@@ -36,7 +36,7 @@ func TestAnotherUsersProgramHasNothingOfRoots(t *testing.T) {
 	}
 }
 
-func TestOutputHasAnEnd(t *testing.T) {
+func TestOutputIsLimited(t *testing.T) {
 	var out Output
 	cmd := exec.Command("head", "-c", "40000000", "/dev/zero")
 	cmd.Stdout = &out

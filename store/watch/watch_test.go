@@ -20,13 +20,13 @@ import (
 	"terok-gate-hook/store/watch"
 )
 
-// report is what a watch told.
+// report collects the errors that a watch reports.
 type report struct {
 	mu     sync.Mutex
 	errors []error
 }
 
-func (r *report) told() []error {
+func (r *report) reported() []error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]error(nil), r.errors...)
@@ -86,7 +86,7 @@ func left(t *testing.T, file store.File) int {
 	return len(entries)
 }
 
-func TestTokensBeyondTheDescriptorsAreNamedAndLookedAtInTurn(t *testing.T) {
+func TestTokensBeyondTheDescriptorLimitAreReportedAndPolled(t *testing.T) {
 	const limit, tokens = 64, 100
 	if !inside(t, syscall.SysProcAttr{}) {
 		return
@@ -95,15 +95,15 @@ func TestTokensBeyondTheDescriptorsAreNamedAndLookedAtInTurn(t *testing.T) {
 	file := store.File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 	pids, issued := lives(t, file, tokens)
 	r := watched(t, file)
-	waitFor(t, "a word about those that are not watched", func() bool { return len(r.told()) > 0 })
-	said := r.told()[0].Error()
+	waitFor(t, "a report of the unwatched processes", func() bool { return len(r.reported()) > 0 })
+	said := r.reported()[0].Error()
 	named := 0
 	for _, token := range issued {
 		if strings.Contains(said, token.Fingerprint()) {
 			named++
 		}
 		if strings.Contains(said, string(token)) {
-			t.Error("it gives a token away")
+			t.Error("the error shows a token")
 		}
 	}
 	if named == 0 || named >= tokens || !strings.Contains(said, fmt.Sprintf("%d tokens", named)) || !strings.Contains(said, "limit of open files is 64") {
@@ -113,12 +113,12 @@ func TestTokensBeyondTheDescriptorsAreNamedAndLookedAtInTurn(t *testing.T) {
 		must(t, unix.Kill(pid, unix.SIGKILL))
 	}
 	waitFor(t, "the end of all tokens", func() bool { return left(t, file) == 0 })
-	if told := r.told(); len(told) != 1 {
-		t.Errorf("it says more: %v", told)
+	if errs := r.reported(); len(errs) != 1 {
+		t.Errorf("more errors: %v", errs)
 	}
 }
 
-func TestItGoesOnWhereInotifyInstancesAreUsedUp(t *testing.T) {
+func TestTokensAreSweptWithoutInotifyInstances(t *testing.T) {
 	id := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 	if !inside(t, syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: id}) {
 		return
@@ -127,17 +127,17 @@ func TestItGoesOnWhereInotifyInstancesAreUsedUp(t *testing.T) {
 	must(t, os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0))
 	file := store.File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 	r := watched(t, file)
-	waitFor(t, "a word about it", func() bool { return len(r.told()) > 0 })
-	if err := r.told()[0]; !errors.Is(err, unix.EMFILE) {
-		t.Errorf("it says %v", err)
+	waitFor(t, "a report of it", func() bool { return len(r.reported()) > 0 })
+	if err := r.reported()[0]; !errors.Is(err, unix.EMFILE) {
+		t.Errorf("the error is %v", err)
 	}
 	for range 2 { // a token that is issued later is found, and goes with its process
 		pids, _ := lives(t, file, 1)
 		must(t, unix.Kill(pids[0], unix.SIGKILL))
 		waitFor(t, "the end of the token", func() bool { return left(t, file) == 0 })
 	}
-	if told := r.told(); len(told) != 1 {
-		t.Errorf("it says more: %v", told)
+	if errs := r.reported(); len(errs) != 1 {
+		t.Errorf("more errors: %v", errs)
 	}
 }
 
