@@ -83,16 +83,18 @@ func run(args []string) (status int) {
 // parse reads the command line and the environment. What the call holds is filled in as
 // far as it was understood, so that an error is recorded where it should be.
 func parse(args []string) (c call, err error) {
-	wrong := c.settings.ReadEnvironment()
+	envErr := c.settings.ReadEnvironment()
 	c.stage, err = c.settings.ReadArgs(args)
-	if err = cmp.Or(wrong, err); err != nil {
+	if err = cmp.Or(envErr, err); err != nil {
 		return c, fmt.Errorf("%w: see terok-gate-hook help", err)
 	}
+
 	if dir := c.settings.EnvDir; dir != "" {
 		if c.settings.EnvDir, err = filepath.Abs(dir); err != nil {
 			return c, err
 		}
 	}
+
 	if err := c.settings.Check(); err != nil {
 		return c, fmt.Errorf("--%w", err)
 	}
@@ -122,25 +124,27 @@ func (c *call) do() (err error) {
 			return err
 		}
 	}
+
 	if c.stage == "poststop" {
 		c.out, err = c.settings.Poststop(os.Stdin)
 		return err
 	}
+
 	c.out, err = c.settings.Prestart(os.Stdin)
 	if err == nil && c.out.EnvFile != "" {
-		// The token is issued, and stays so even if its path cannot be printed.
+		// The token stays valid even if this cannot be printed.
 		fmt.Println(c.out.EnvFile)
 	}
 	return err
 }
 
-// endAfter ends the process when a stage takes longer than the limit, with an error of
-// its own, before the runtime kills it without one. For the stage that is no different
-// from being killed. It takes neither a goroutine nor a second thread.
+// endAfter ends the process with an error when a stage takes longer than the limit, before
+// the runtime kills it without one. For the stage that is the same as being killed. Until
+// then it takes neither a goroutine nor a second thread.
 func (c *call) endAfter(limit time.Duration) *time.Timer {
 	return time.AfterFunc(limit, func() {
 		late := call{stage: c.stage, settings: c.settings}
-		late.end(fmt.Errorf("not done within %v", limit))
+		late.end(fmt.Errorf("did not finish within %v", limit))
 		os.Exit(exitFailed)
 	})
 }
@@ -182,7 +186,7 @@ func (c *call) record(err error) {
 		return
 	}
 	if err != nil {
-		// The log gets what must not be printed: see hook.Error.
+		// The log may have details that must not be printed: see hook.Error.
 		event.Error = printable.Line(c.stage + ": " + hook.Detail(err) + hook.WayOut(err))
 	}
 	c.write(event)
@@ -201,8 +205,8 @@ func printError(err error) {
 	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+printable.Line(err.Error()))
 }
 
-// drainStdin reads a state that was not read: crun 1.8.1 dies of SIGPIPE when a hook ends
-// before that, and reports the signal instead of our error.
+// drainStdin reads the state if a usage error comes before that. crun 1.8.1 dies of SIGPIPE
+// when a hook ends without reading its state, and reports the signal instead of our error.
 func drainStdin() {
 	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
 		_, _ = io.CopyN(io.Discard, os.Stdin, 1<<20)
@@ -223,6 +227,7 @@ terok-gate-hook is what container runtimes call at the stages of a container's l
 
 createRuntime is another name of prestart.
 `)
+
 	section := func(title string, wanted func(hook.Flag) bool) {
 		fmt.Fprintf(&text, "\nFlags %s:\n", title)
 		for _, f := range hook.Flags {
@@ -232,6 +237,7 @@ createRuntime is another name of prestart.
 			}
 		}
 	}
+
 	section("before the stage, each with an environment variable in its place (TEROK_GATE_TOKEN_FILE and so on)", hook.Flag.Common)
 	for _, stage := range hook.Stages {
 		if stage != "createRuntime" {

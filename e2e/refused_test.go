@@ -54,9 +54,9 @@ var refusals = []struct {
 		reason:      []string{"refused", "annotation terok.access", "use read"},
 	},
 	{
-		name:        "a pattern that is no full ref name",
+		name:        "a pattern that is not a full ref name",
 		annotations: []string{"terok.project=demo", "terok.task=1", "terok.push=main"},
-		reason:      []string{"refused", "annotation terok.push", `pattern \"main\" is refused: no full ref name`},
+		reason:      []string{"refused", "annotation terok.push", `pattern \"main\" is refused: not a full ref name`},
 	},
 	{
 		name:   "a project that is not admitted",

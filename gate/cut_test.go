@@ -65,7 +65,7 @@ var ways = map[string]struct {
 	},
 	"its process dies and nobody sweeps": {
 		func(t *testing.T, _ *house, container *exec.Cmd) { must(t, container.Process.Kill()) },
-		"the process that the token was for has ended", false,
+		"the token's process has ended", false,
 	},
 	"the gate stops": {
 		func(_ *testing.T, h *house, _ *exec.Cmd) {

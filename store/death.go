@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// ErrUnseen says that a process cannot be judged from here: it belongs to another machine,
-// or to another pid or time namespace, or /proc hides it.
+// ErrUnseen reports that a process cannot be judged from here: it belongs to another
+// machine, or to another pid or time namespace, or /proc hides it.
 var ErrUnseen = errors.New("the process cannot be seen from here")
 
 // OnDeath calls died once, from a goroutine of its own, when the process has died; if it
 // is dead already, before OnDeath returns. It holds a descriptor until then, or until the
 // caller calls forget, which ends the wait.
 //
-// An error says why the process cannot be watched, and died is never called. It wraps
-// [ErrUnseen], or has a cause that may pass, such as a lack of descriptors.
+// If OnDeath returns an error, died is never called. The error wraps [ErrUnseen], or has a
+// cause that may pass, such as a lack of descriptors.
 func (p *Process) OnDeath(died func()) (forget func(), err error) {
 	nothing := func() {}
 
@@ -33,8 +33,8 @@ func (p *Process) OnDeath(died func()) (forget func(), err error) {
 		return nothing, ErrUnseen
 	}
 
-	// The wait is epoll(7), by way of the Go runtime, which polls descriptors that do not
-	// block: a goroutine that waits takes no thread.
+	// The Go runtime waits with epoll(7) for non-blocking descriptors, so a waiting goroutine
+	// takes no thread.
 	file := os.NewFile(uintptr(pidfd), "pidfd")
 	if err := file.SetReadDeadline(time.Time{}); err != nil {
 		file.Close()
@@ -47,6 +47,7 @@ func (p *Process) OnDeath(died func()) (forget func(), err error) {
 			died()
 		}
 	}()
+
 	return func() { file.Close() }, nil
 }
 

@@ -1,9 +1,9 @@
-// The token file's directory, by descriptor: what stands at its path may change, this
-// directory stays. Names in it are single names, and no symbolic link under one of them is
-// followed.
+// The token file's directory, held by its descriptor: another directory may appear at its
+// path, but this one stays the same. Files in it are named by single names, and symbolic links
+// are not followed.
 //
-// These are system calls, not os.Root and os.File, which ask the kernel some thirty
-// things more: on the way of a container's start that is a quarter of our time.
+// The code makes system calls itself. os.Root and os.File make some thirty more, a quarter
+// of our share of a container's start.
 
 package store
 
@@ -21,10 +21,9 @@ type directory struct {
 	path string
 }
 
-// openDirectory opens a directory and nothing else: it does not wait for the other end of a
-// fifo.
+// openDirectory opens a directory, and nothing else: it does not block on a fifo.
 func openDirectory(path string) (directory, error) {
-	fd, err := openAt(unix.AT_FDCWD, path+"/.", unix.O_DIRECTORY|unix.O_RDONLY, 0) // with /., to fail if we may not enter it
+	fd, err := openAt(unix.AT_FDCWD, path+"/.", unix.O_DIRECTORY|unix.O_RDONLY, 0) // with /. to require search permission
 	if err != nil {
 		return directory{}, fmt.Errorf("the token file's directory: %w", err)
 	}
@@ -46,7 +45,7 @@ func openAt(dir int, path string, flags int, mode uint32) (fd int, err error) {
 	}
 }
 
-// stat is lstat(2).
+// stat does not follow symbolic links.
 func (f directory) stat(name string) (stat unix.Stat_t, err error) {
 	if err := unix.Fstatat(f.fd, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return stat, &fs.PathError{Op: "stat", Path: name, Err: err}
@@ -79,13 +78,11 @@ func (f directory) sync() error {
 	return nil
 }
 
-// openRegular opens a regular file and nothing else: not what a symbolic link in its
-// place points to, since a replacement would replace the link, and not a fifo, whose
-// other end might never come.
+// openRegular opens a regular file, and nothing else. It does not follow a symbolic link,
+// which a replacement would replace, and does not block on a fifo.
 func (f directory) openRegular(name string, flags int) (fd int, stat unix.Stat_t, err error) {
-	// Looked at before it is opened, since to open a device may wake what is behind it.
-	// A writer may replace the file in between; a reader, who takes no lock, then looks
-	// again.
+	// The type is checked before opening, since opening a device can have an effect. A writer
+	// may replace the file in between; a reader, which takes no lock, then tries again.
 	for range 100 {
 		before, err := f.stat(name)
 		if err != nil {
@@ -94,6 +91,7 @@ func (f directory) openRegular(name string, flags int) (fd int, stat unix.Stat_t
 		if before.Mode&unix.S_IFMT != unix.S_IFREG {
 			return -1, stat, errors.New("is not a regular file")
 		}
+
 		fd, err := openAt(f.fd, name, flags|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 		if errors.Is(err, unix.ELOOP) {
 			continue
@@ -101,6 +99,7 @@ func (f directory) openRegular(name string, flags int) (fd int, stat unix.Stat_t
 		if err != nil {
 			return -1, stat, err
 		}
+
 		err = unix.Fstat(fd, &stat)
 		if err == nil && stat.Dev == before.Dev && stat.Ino == before.Ino {
 			return fd, stat, nil
@@ -113,5 +112,5 @@ func (f directory) openRegular(name string, flags int) (fd int, stat unix.Stat_t
 	return -1, stat, errors.New("is replaced faster than it can be opened")
 }
 
-// split returns a path's directory and the name in it.
+// split returns a path's directory and base name.
 func split(path string) (dir, name string) { return filepath.Dir(path), filepath.Base(path) }

@@ -7,40 +7,40 @@ import (
 	"slices"
 )
 
-// fate is what a change has in mind for an entry.
+// fate is what a change does with an entry.
 type fate int
 
 const (
 	stays  fate = iota
-	spared      // it stays, and is reported to the caller
+	spared      // it stays, and the caller is told
 	goes
-	doubtful // it goes if its process is dead, but there may be no time to find out
+	doubtful // it goes if its process is dead, which may not be checked
 )
 
-// edit is a change.
+// edit describes a change.
 type edit struct {
 	fate   func(*item) fate // of each well-formed entry
-	add    *Entry           // comes last, or nil
-	pinned *Pinned          // the process of that entry, or nil if it is only described
+	add    *Entry           // to append, or nil
+	pinned *Pinned          // the process of that entry; nil if it is not held open
 }
 
-// edited is what a change made.
+// edited is the result of a change.
 type edited struct {
-	content [][]byte // in pieces, parts of the old content most of them; nil if nothing changes
+	content [][]byte // in pieces, most of them parts of the old content; nil if nothing changes
 	gone    []Entry
 	spared  bool // some entry was spared
 }
 
-// looks is how many doubtful processes a change looks at. That costs it as much as its
-// fsync(2) does, and a few hooks have looked at a hundred.
+// looks is how many doubtful processes a change checks. That costs as much as its fsync(2),
+// and a few changes are enough to check a hundred.
 const looks = 32
 
-// apply edits a token file's content. What stays keeps its bytes and its place.
+// apply edits a token file's content. Entries that stay keep their bytes and their order.
 //
-// Of a key that comes twice the last one counts. It decides what becomes of all of
-// them: when it goes, the first must not come back.
+// If a key occurs twice, the last entry counts and decides for both: when it goes, the first
+// must not become valid.
 func (e edit) apply(content []byte) (edited, error) {
-	fates := map[int]fate{} // of members that do not just stay
+	fates := map[int]fate{} // of members that do not simply stay
 	var doubts []int
 	x, err := scan(content, func() func(*item) {
 		clear(fates)
@@ -63,21 +63,23 @@ func (e edit) apply(content []byte) (edited, error) {
 	if err != nil {
 		return edited{}, err
 	}
+
 	for _, at := range inTurn(doubts) {
 		if it := x.item(x.members[at]); it.process.Life() == Dead {
 			fates[at] = goes
 		}
 	}
 
-	last := map[string]int{} // of the keys that matter: the place that counts
+	last := map[string]int{} // for each affected key, the place of the member that counts
 	for at := range fates {
 		last[string(x.members[at].token)] = at
 	}
-	const added = -1 // counts more than any place
+	const added = -1 // the new entry counts instead
 	if e.add != nil {
 		last[string(e.add.Token)] = added
 	}
-	var places []int // of those keys
+
+	var places []int // of all members with those keys
 	for at, m := range x.members {
 		if was, ok := last[string(m.token)]; ok && m.token != nil {
 			places = append(places, at)
@@ -86,6 +88,7 @@ func (e edit) apply(content []byte) (edited, error) {
 			}
 		}
 	}
+
 	var done edited
 	var cut []int
 	for _, at := range places {
@@ -93,7 +96,8 @@ func (e edit) apply(content []byte) (edited, error) {
 		if counts == added || fates[counts] == goes {
 			cut = append(cut, at)
 		}
-		// A token that is issued again has gone too, if its entry was to go.
+
+		// A token that is issued again is reported too, if its old entry was to go.
 		if counts == at || counts == added && fates[at] == goes {
 			switch fates[at] {
 			case goes:
@@ -103,14 +107,15 @@ func (e edit) apply(content []byte) (edited, error) {
 			}
 		}
 	}
+
 	if e.add != nil || len(cut) > 0 {
 		done.content, err = x.splice(cut, e.add)
 	}
 	return done, err
 }
 
-// inTurn picks at most [looks] of them: all if they are few, else a row of them that
-// begins anywhere, so that each gets its turn.
+// inTurn returns at most [looks] of them: if there are more, consecutive ones from a random
+// start, so that each gets its turn.
 func inTurn(all []int) []int {
 	if len(all) <= looks {
 		return all
@@ -119,14 +124,15 @@ func inTurn(all []int) []int {
 	return append(slices.Clone(all[from:min(from+looks, len(all))]), all[:max(0, from+looks-len(all))]...)
 }
 
-// splice returns the content without the members at these places, which are in order,
-// and with the entry at its end.
+// splice returns the content without the members at these places, which are in ascending
+// order, and with the entry appended.
 func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 	between := "{\n  "
 	put := func(text []byte) {
 		pieces = append(pieces, []byte(between), text)
 		between = ",\n  "
 	}
+
 	keep := func(members []member) {
 		if len(members) == 0 {
 			return
@@ -139,12 +145,14 @@ func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 			put(x.content[m.start:m.end])
 		}
 	}
+
 	from := 0
 	for _, at := range cut {
 		keep(x.members[from:at])
 		from = at + 1
 	}
 	keep(x.members[from:])
+
 	if add != nil {
 		text, err := add.member()
 		if err != nil {
@@ -152,6 +160,7 @@ func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 		}
 		put(text)
 	}
+
 	if pieces == nil {
 		return [][]byte{[]byte("{}\n")}, nil
 	}

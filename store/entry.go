@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Entry is one token of the token file with what is known of it.
+// Entry is one token of the token file, with its grant, limits and container.
 type Entry struct {
 	Token Token // or its key ([Token.Key]): then nothing that reads the file knows the token
 	Grant
@@ -18,7 +18,7 @@ type Entry struct {
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
 	Gate      *Attached // how the gate is in the container's network, or nil
-	Malformed bool      // it says that it is limited, and not in a way that we know: see [Entry.State]
+	Malformed bool      // it has limits that are not understood: see [Entry.State]
 }
 
 // Attached says that the gate listens in a container's own network.
@@ -29,8 +29,7 @@ type Attached struct {
 	Network uint64 `json:"network,omitempty"`
 }
 
-// Is reports whether the entry is the token's. A key is not taken for the token that it
-// stands for.
+// Is reports whether the entry is the token's. A key is not accepted in place of its token.
 func (e Entry) Is(token Token) bool {
 	if e.Token.isKey() {
 		return string(e.Token) == token.hash()
@@ -38,7 +37,7 @@ func (e Entry) Is(token Token) bool {
 	return e.Token == token
 }
 
-// State is what an entry is worth.
+// State says whether an entry counts, and why.
 type State string
 
 const (
@@ -48,12 +47,12 @@ const (
 	Malformed State = "malformed" // its limits are not understood
 )
 
-// Counts reports whether a gate honours tokens of this state: what cannot be judged
-// counts until it is revoked.
+// Counts reports whether a gate honours tokens of this state. A token whose process cannot
+// be judged counts until it is revoked.
 func (s State) Counts() bool { return s == Live || s == Unsure }
 
-// State judges the entry. It is the one answer to whether a token counts and whether its
-// container lives, for the gate and for all that report on either.
+// State returns the state of the entry. Everything that needs to know whether a token counts
+// or its container lives uses it: the gate and all reports.
 func (e Entry) State() State {
 	life := e.Process.Life()
 	switch {
@@ -67,9 +66,9 @@ func (e Entry) State() State {
 	return Unsure
 }
 
-// entryJSON is what we write. Scope repeats the project: later versions of the gate
-// keep only entries that have it, the original ones read project. The original writes
-// project and task alone, and so do we where nothing else is needed. What is limited has
+// entryJSON is the form of an entry in the file. Scope repeats the project: later versions of
+// the gate keep only entries that have it, the original ones read project. The original
+// writes project and task alone, and so do we if nothing else is needed. A limited entry has
 // neither project nor scope.
 type entryJSON struct {
 	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json takes long to get to know a type
@@ -82,12 +81,13 @@ type entryJSON struct {
 	Gate      any      `json:"gate,omitempty"` // an [Attached]
 }
 
-// member is the entry as it stands in the file.
+// member returns the entry as a member of the file's object.
 func (e Entry) member() ([]byte, error) {
 	value := entryJSON{Project: e.Project, Task: e.Task, Container: e.Container, Process: e.Process}
 	if e.Gate != nil {
 		value.Gate = e.Gate
 	}
+
 	tied := e.Container != "" || e.Process != nil
 	if tied || e.Scope {
 		value.Scope = e.Project
@@ -103,6 +103,7 @@ func (e Entry) member() ([]byte, error) {
 		}
 		value.Created = created.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano)
 	}
+
 	text, err := json.MarshalIndent(value, "  ", "  ")
 	if err != nil {
 		return nil, err

@@ -150,7 +150,7 @@ func TestAFileInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 		{"a file that may not be written", func(path, other string) error { return os.WriteFile(path, nil, 0o400) }, ""},
 		{"a fifo", func(path, other string) error { return unix.Mkfifo(path, 0o600) }, ""},
 		{"an empty directory", func(path, other string) error { return os.Mkdir(path, 0o700) }, ""},
-		{"a directory that is not empty", func(path, other string) error { return os.MkdirAll(path+"/a", 0o700) }, "remove what a killed writer left"},
+		{"a directory that is not empty", func(path, other string) error { return os.MkdirAll(path+"/a", 0o700) }, "remove a killed writer's temporary file"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			f := withOneToken(t)

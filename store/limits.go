@@ -33,7 +33,7 @@ const (
 	AccessWrite  = "write"
 )
 
-// limitedJSON is what we write.
+// limitedJSON is the form of limits in the file.
 type limitedJSON struct {
 	Project string     `json:"project"`
 	Access  string     `json:"access"`
@@ -58,7 +58,7 @@ func (l Limits) Access() string {
 	return AccessWrite
 }
 
-// setAccess sets the access, and reports whether there is such a one.
+// setAccess sets the access, and reports whether the word is a valid one.
 func (l *Limits) setAccess(access string) bool {
 	l.ReadOnly, l.AppendOnly = access == AccessRead, access == AccessAppend
 	return l.Access() == access
@@ -80,7 +80,7 @@ func (l Limits) Pushes() string {
 	return strings.Join(lists, " that is also ")
 }
 
-// MostPatterns is how many a list has at most.
+// MostPatterns is the largest number of patterns in a list.
 const MostPatterns = 16
 
 // Check reports why limits must not be issued. A container's annotations choose a
@@ -91,7 +91,7 @@ func (l Limits) Check() error {
 		case len(list) == 0:
 			return errors.New("a list of patterns is empty")
 		case len(list) > MostPatterns:
-			return fmt.Errorf("%d patterns in a list: at most %d are taken", len(list), MostPatterns)
+			return fmt.Errorf("a list has %d patterns: at most %d are allowed", len(list), MostPatterns)
 		}
 		for _, pattern := range list {
 			if err := CheckPattern(pattern); err != nil {
@@ -108,9 +108,10 @@ func CheckPattern(pattern string) error {
 	if len(pattern) > longest {
 		return fmt.Errorf("longer than %d bytes", longest)
 	}
+
 	parts := strings.Split(pattern, "/")
 	if parts[0] != "refs" || len(parts) == 1 {
-		return errors.New("no full ref name, such as refs/heads/agent/*")
+		return errors.New("not a full ref name, such as refs/heads/agent/*")
 	}
 	for i, part := range parts {
 		switch {
@@ -131,12 +132,12 @@ func isPlain(c rune) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// anyRef is what may be pushed to if no list says which: git's own namespaces of what
-// people share.
+// anyRef is the list that applies if there is none: the namespaces in which git users share
+// refs.
 var anyRef = []string{"refs/heads/**", "refs/tags/**", "refs/notes/**"}
 
-// neverPushed is what no list can allow. A pushed replacement has a reader of the repository
-// see something else than what the branch holds (git-replace(1)).
+// neverPushed are refs that no list can allow. A pushed replacement would show readers of the
+// repository something else than what the branch holds (git-replace(1)).
 var neverPushed = []string{"refs/replace/**", "refs/terok/**"}
 
 // MayPush reports whether a push to the ref, by its full name, is within the limits.
@@ -187,14 +188,15 @@ func matchRef(pattern, ref string) bool {
 	}
 }
 
-// parseLimited reads the limits of an entry. What is not understood to the last key
-// might be a limit: the entry then counts for nothing.
+// parseLimited reads the limits of an entry. ok is false if any key is not understood, since
+// that key might be a limit; the entry then does not count.
 func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool) {
 	s := canonicalScanner{text: value}
 	if said := (limitedJSON{}); s.limited(&said) && s.at == len(value) {
 		limits.Push = said.Push
 		return said.Project, limits, limits.setAccess(said.Access)
 	}
+
 	keys, ok := valuesOf(value)
 	if !ok || !readInto(&project, keys["project"]) {
 		return "", Limits{}, false
@@ -203,6 +205,7 @@ func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool
 	if !readInto(&access, keys["access"]) || !limits.setAccess(access) {
 		return "", Limits{}, false
 	}
+
 	known := 2
 	if push, there := keys["push"]; there {
 		if !readInto(&limits.Push, push) {
@@ -213,7 +216,8 @@ func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool
 	return project, limits, len(keys) == known
 }
 
-// readInto reads a JSON value, if it is there, not null, and of the right type.
+// readInto reads a JSON value. It returns false if the value is absent, null, or of another
+// type.
 func readInto(value any, text json.RawMessage) bool {
 	return len(text) > 0 && string(text) != "null" && json.Unmarshal(text, value) == nil
 }

@@ -24,32 +24,38 @@ func (f File) underLock(do func(dir directory, name string) error) error {
 		return err
 	}
 	defer dir.close()
+
 	unlock, err := f.lock(dir, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+
 	return do(dir, name)
 }
 
-// lock takes the exclusive lock and returns what releases it. The wait is a
-// blocking flock(2), not a poll: a waiter costs nothing and gets its turn at once.
+// lock takes the exclusive lock and returns a function that releases it. It waits in a
+// blocking flock(2) rather than polling, so that a waiter costs nothing and gets the lock as
+// soon as it is free.
 func (f File) lock(dir directory, name string) (unlock func(), err error) {
 	path := f.Path + ".lock"
 	fail := func(err error) (func(), error) { return nil, fmt.Errorf("lock file %s: %w", path, err) }
 	if err := dir.createLock(name+".lock", name); err != nil {
 		return fail(err)
 	}
+
 	// Read-write, since NFS grants an exclusive lock on nothing less.
 	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
 	unlock = func() { lock.Unlock() }
-	// The lock is mostly free: then no second thread is started.
+
+	// The lock is usually free. Trying first then saves a second thread.
 	if locked, err := lock.TryLock(); err != nil || locked {
 		if err != nil {
 			return fail(err)
 		}
 		return unlock, nil
 	}
+
 	limit := cmp.Or(f.LockTimeout, DefaultLockTimeout)
 	locked := make(chan error)
 	gaveUp := make(chan struct{})
@@ -61,8 +67,10 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 			lock.Unlock()
 		}
 	}()
+
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
+
 	select {
 	case err := <-locked:
 		if err != nil {
@@ -77,8 +85,8 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 	}
 }
 
-// CheckLock takes the lock as a change would and gives it back. Its error is that of
-// the change. It changes nothing: without a lock file no process holds the lock.
+// CheckLock takes the lock as a change would and releases it, and returns the same error as
+// the change would. It does not create a lock file: without one, no process holds the lock.
 func (f File) CheckLock() error {
 	if _, err := os.Lstat(f.Path + ".lock"); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -89,9 +97,9 @@ func (f File) CheckLock() error {
 // HeldError reports that another process held the lock for longer than a change waits.
 type HeldError struct {
 	Lock    string        // the lock file's path
-	Limit   time.Duration // how long it was waited for
-	PID     int           // of the process that took it, as far as it can be seen from here; else 0
-	Program string        // what that process calls itself, which may be anything; empty if it is gone
+	Limit   time.Duration // how long the change waited
+	PID     int           // of the process that took the lock; 0 if it cannot be seen from here
+	Program string        // the name of that process, which it can choose; empty if it is gone
 }
 
 func (e *HeldError) Error() string {
@@ -110,27 +118,30 @@ func (e *HeldError) Holder() string {
 	return fmt.Sprintf("lock file %s: held for more than %v by %s", e.Lock, e.Limit, by)
 }
 
-// holderOf names the process that took the lock (proc_locks(5)). It may have left the
-// lock to its children, and be gone.
+// holderOf returns the process that took the lock (proc_locks(5)). That process may have
+// ended and left the lock to its children.
 func holderOf(path string) (pid int, program string) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return 0, ""
 	}
+
 	inode := info.Sys().(*syscall.Stat_t).Ino
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil {
 		return 0, ""
 	}
+
 	for line := range strings.Lines(string(locks)) {
 		var n, pid int
 		var major, minor, held uint64
-		// The device is not asked: btrfs shows another here than stat(2) does. A pid
-		// that is not in our namespace shows as 0 or less.
+		// The device is not compared, since btrfs shows another one here than in stat(2). A
+		// pid outside our namespace shows as 0 or less.
 		_, err := fmt.Sscanf(line, "%d: FLOCK ADVISORY WRITE %d %x:%x:%d", &n, &pid, &major, &minor, &held)
 		if err != nil || held != inode || pid <= 0 {
 			continue
 		}
+
 		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		return pid, strings.TrimSpace(string(name))
 	}
@@ -150,13 +161,15 @@ func (f directory) createLock(name, tokenFile string) error {
 	if err != nil {
 		return err
 	}
+
 	fd, stat, err := f.openRegular(name, unix.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		if int(owned.Uid) != os.Geteuid() {
 			if err := mapped(owned.Uid, 0); err != nil {
-				return err // before there is a lock file that the owner cannot open
+				return err // before creating a lock file that the owner cannot open
 			}
 		}
+
 		created, err := openAt(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 		if err == nil {
 			err = unix.Fchmod(created, 0o600) // whatever the umask
@@ -167,6 +180,7 @@ func (f directory) createLock(name, tokenFile string) error {
 		if err != nil {
 			return err
 		}
+
 		fd, stat, err = f.openRegular(name, unix.O_RDWR)
 		if err != nil {
 			return err
@@ -175,14 +189,17 @@ func (f directory) createLock(name, tokenFile string) error {
 		return err
 	}
 	defer unix.Close(fd)
+
 	if stat.Nlink != 1 || stat.Size != 0 {
 		return nil // it may be a hard link to an unrelated file
 	}
+
 	// Anyone who can open the file can hold the lock indefinitely. Another program may
 	// have created it with a wider mode.
 	if stat.Mode&0o007 != 0 {
 		_ = unix.Fchmod(fd, stat.Mode&0o770) // it may not be ours
 	}
+
 	if stat.Uid != owned.Uid && int(stat.Uid) == os.Geteuid() {
 		if err := mapped(owned.Uid, 0); err != nil {
 			return err

@@ -1,4 +1,4 @@
-// When a process is dead: the proof that a sweep needs before it revokes a token.
+// Proving that a process is dead, which a sweep requires before it revokes a token.
 
 package store
 
@@ -16,23 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process ties a token to one life of one process on one machine. A pid alone
-// does not: it is used again, after a reboot above all.
+// Process identifies one process of one boot of one machine, which a token is tied to. A
+// pid alone does not: it is reused, especially after a reboot.
 type Process struct {
 	Machine string `json:"machine"` // machine-id(5); empty if there is none
 	Boot    string `json:"boot"`    // /proc/sys/kernel/random/boot_id
 	PIDNS   string `json:"pid_ns"`  // the pid namespace in which PID counts, as in /proc/self/ns/pid
 	TimeNS  string `json:"time_ns"` // the time namespace in which Start counts
 	PID     int    `json:"pid"`
-	Start   uint64 `json:"start"`           // clock ticks since boot, proc_pid_stat(5) field 22
-	Inode   uint64 `json:"inode,omitempty"` // of its pidfd, which no other process of this boot has; 0 before Linux 6.9
+	Start   uint64 `json:"start"`           // in clock ticks since boot: field 22 of proc_pid_stat(5)
+	Inode   uint64 `json:"inode,omitempty"` // of its pidfd, unique within a boot; 0 before Linux 6.9
 }
 
-// Life is what can be proved of a process.
+// Life says whether a process is provably alive or dead.
 type Life int
 
-// A process is Unknown unless there is proof: no permission to look, a hidden
-// /proc, another machine or another pid or time namespace prove nothing.
+// A process is Unknown without proof. A lack of permission, a hidden /proc, another machine
+// or another pid or time namespace prove nothing.
 const (
 	Unknown Life = iota
 	Alive
@@ -57,8 +57,7 @@ type judge struct {
 	unsure                       error // the first error in reading the above, other than fs.ErrNotExist
 }
 
-// here is the place that this process judges from. Asked when first needed, not at
-// start.
+// here returns the judge of this process. It is made when first needed, not at start.
 var here = sync.OnceValue(func() judge {
 	var j judge
 	note := func(err error) {
@@ -77,13 +76,15 @@ var here = sync.OnceValue(func() judge {
 		first, _, _ := strings.Cut(string(content), "\n")
 		return strings.TrimSpace(first)
 	}
-	// machine-id(5): systemd's first boot calls it "uninitialized".
+
+	// During systemd's first boot the id is "uninitialized" (machine-id(5)).
 	if j.machine = line("/etc/machine-id"); len(j.machine) != 32 {
 		j.machine = ""
 	}
 	j.boot = line("/proc/sys/kernel/random/boot_id")
 	j.pidNS = link("/proc/self/ns/pid")
 	j.timeNS = link("/proc/self/ns/time") // empty on a kernel without time namespaces
+
 	status, err := readSmall(unix.AT_FDCWD, "/proc/self/status")
 	note(err)
 	j.ownProc = procIsOurs(string(status))
@@ -100,15 +101,15 @@ func (j judge) life(p *Process) Life {
 }
 
 // canDescribe returns an error if a description made here would lack a part. The machine's
-// id may be missing: within a boot it proves nothing that the boot's does not.
+// id may be missing, since within a boot the boot's id proves as much.
 func (j judge) canDescribe() error {
 	switch {
 	case j.unsure != nil:
 		return j.unsure
 	case j.boot == "":
-		return errors.New("the boot's id cannot be read from /proc/sys/kernel/random/boot_id")
+		return errors.New("cannot read the boot's id from /proc/sys/kernel/random/boot_id")
 	case j.pidNS == "":
-		return errors.New("our pid namespace cannot be read from /proc/self/ns/pid")
+		return errors.New("cannot read our pid namespace from /proc/self/ns/pid")
 	case !j.ownProc:
 		return errors.New("/proc was mounted in another pid namespace")
 	}
@@ -132,22 +133,22 @@ func (j judge) fromAfar(p *Process) (life Life, sure bool) {
 	return Unknown, false
 }
 
-// endsWithBoot reports whether this machine's next boot proves the process dead. That takes
-// the machine's id; and a process of another machine lives on when this one is rebooted.
+// endsWithBoot reports whether the next boot of this machine proves the process dead. It
+// does not without the machine's id, nor for a process of another machine.
 func (j judge) endsWithBoot(p *Process) bool {
 	j.boot = "the next"
 	life, _ := j.fromAfar(p)
 	return life == Dead
 }
 
-// glance is Life for a tenth of the cost, if it is sure. It is not sure if some process
-// has the pid, be it this one or another.
+// glance is Life at a tenth of the cost. sure is false if any process has the pid, whether
+// this one or another.
 func (p *Process) glance() (life Life, sure bool) {
 	j := here()
 	if life, sure := j.fromAfar(p); sure {
 		return life, true
 	}
-	// Asks as kill(2) with signal 0 does, at half of its cost.
+	// As kill(2) with signal 0, at half the cost.
 	if _, err := unix.Getpgid(p.PID); !errors.Is(err, unix.ESRCH) {
 		return Unknown, false
 	}
@@ -162,6 +163,7 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	if life, sure := j.fromAfar(p); sure {
 		return -1, life, nil
 	}
+
 	pidfd, err = unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
 		return -1, Dead, nil
@@ -172,6 +174,7 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 		}
 		return -1, Unknown, fmt.Errorf("open process %d: %w", p.PID, err)
 	}
+
 	if life = p.lifeOf(pidfd); life != Alive {
 		unix.Close(pidfd)
 		pidfd = -1
@@ -179,8 +182,7 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	return pidfd, life, nil
 }
 
-// lifeOf reports whether the process that a pidfd of its pid holds is this one, and
-// alive.
+// lifeOf returns whether this process is alive, given a pidfd that was opened with its pid.
 func (p *Process) lifeOf(pidfd int) Life {
 	inode, err := pidfdInode(pidfd)
 	same, known := inode == p.Inode, err == nil && inode != 0 && p.Inode != 0
@@ -221,14 +223,15 @@ func pidfdInode(pidfd int) (uint64, error) {
 // pidfs is set once a pidfd was found to be on pidfs.
 var pidfs atomic.Bool
 
-// readSmall is os.ReadFile for a small file of the kernel's, with half the calls. The path
-// is relative to a directory, as openat(2) has it.
+// readSmall is os.ReadFile for a small file of the kernel, with half the system calls. The
+// path is relative to the directory with this descriptor, as in openat(2).
 func readSmall(dir int, path string) ([]byte, error) {
 	fd, err := openAt(dir, path, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
+
 	content, err := readAll(fd, 4096, 64<<10)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -236,8 +239,8 @@ func readSmall(dir int, path string) ([]byte, error) {
 	return content, nil
 }
 
-// startTime reads field 22 of /proc/<pid>/stat, which is at this path. The command's name,
-// field 2, may hold anything, spaces and parentheses included, so fields count from its end.
+// startTime returns field 22 of the /proc/<pid>/stat at this path. Field 2, the command's
+// name, may contain spaces and parentheses, so the fields are counted from its end.
 func startTime(dir int, path string) (uint64, error) {
 	stat, err := readSmall(dir, path)
 	if err != nil {
@@ -255,6 +258,7 @@ func startTimeNow(pid int) (uint64, error) {
 	return startTime(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/stat", pid))
 }
 
+// readable reports whether the descriptor polls readable now.
 func readable(fd int) (bool, error) {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
@@ -264,9 +268,9 @@ func readable(fd int) (bool, error) {
 	}
 }
 
-// procIsOurs reports whether /proc was mounted in our pid namespace. NSpid lists our
-// pids from that of the mount down to our own (proc_pid_status(5)): exactly one
-// then, the one that getpid(2) returns. status is that of /proc/self.
+// procIsOurs reports whether /proc was mounted in our pid namespace, given the content of
+// /proc/self/status. NSpid there lists our pids from the mount's namespace down to our own
+// (proc_pid_status(5)). If both are the same, it is only the pid that getpid(2) returns.
 func procIsOurs(status string) bool {
 	for line := range strings.Lines(status) {
 		if pids, ok := strings.CutPrefix(line, "NSpid:"); ok {

@@ -1,4 +1,4 @@
-// What a gate asks of the token file: what a token allows now, and for how long.
+// Reading the token file for a gate: what a token allows now, and for how long.
 
 package store
 
@@ -20,42 +20,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why a token that was valid is not any more ([context.Cause] of [Reader.While]).
+// Reasons why a token is no longer valid, as the [context.Cause] of [Reader.While].
 var (
 	ErrRevoked = errors.New("the token was revoked")
-	ErrDied    = errors.New("the process that the token was for has ended")
+	ErrDied    = errors.New("the token's process has ended")
 )
 
-// Reader answers what a token allows, as the token file says at that moment. A file
-// that is missing or not a JSON object allows nobody anything.
+// Reader returns what a token allows according to the token file at that moment. If the
+// file is missing or not a JSON object, no token is valid.
 //
-// It looks at the file whenever it is asked, and reads it anew if it is another one:
-// by device, inode, size and times. While somebody relies on an answer, it looks a
-// hundred times a second. It may be used by many goroutines.
+// Each call checks the file, and reads it again if its device, inode, size or times have
+// changed. While a context of [Reader.While] is in use, the file is checked a hundred times
+// a second. A Reader is safe for concurrent use.
 type Reader struct {
 	path   string
 	report func(error)
 
 	mu       sync.Mutex
-	seen     *unix.Stat_t // the file that was read
-	unsure   bool         // it might have changed without its times showing it
+	seen     *unix.Stat_t // the file that was last read
+	unsure   bool         // it may have changed since without another time
 	content  []byte       // nil if it could not be read
 	entries  map[tokenHash]json.RawMessage
-	problem  string // that was reported last
+	problem  string // the last one that was reported
 	readAt   time.Time
 	relied   map[*reliance]struct{}
 	watching bool
 }
 
-// tokenHash finds an entry: the time that a look-up takes tells nothing of a token.
+// tokenHash is the key to look up an entry by. How long that takes reveals nothing about
+// the token.
 type tokenHash [sha256.Size]byte
 
-// hashedPrefix begins the key of an entry that holds a token's SHA-256 in the token's
-// place. The key, shown as a token, opens nothing: a Basic user name has no colon, and
-// the SHA-256 of the key is another one.
+// hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token.
+// Such a key is not accepted as a token: a Basic user name has no colon, and the SHA-256 of
+// the key is a different one.
 const hashedPrefix = "sha256:"
 
-// Pass is what a token allows: an entry that counts.
+// Pass describes what a valid token allows.
 type Pass struct {
 	Grant
 	Limits
@@ -66,24 +67,24 @@ type Pass struct {
 	hash tokenHash
 }
 
-// reliance is somebody who relies on a pass.
+// reliance is one use of a pass, by [Reader.While].
 type reliance struct {
 	pass   Pass
 	cancel context.CancelCauseFunc
 }
 
-// Reader returns a reader of the token file. It tells report why the file cannot be
-// read, the same reason once, and nil when it can be read again.
+// Reader returns a reader of the token file. It calls report with the error if the file
+// cannot be read, once for the same error, and with nil when it can be read again.
 func (f File) Reader(report func(error)) *Reader {
 	return &Reader{path: f.Path, report: report, relied: map[*reliance]struct{}{}}
 }
 
-// Path is that of the token file.
+// Path returns the path of the token file.
 func (r *Reader) Path() string { return r.path }
 
-// Find returns what the token allows now. A token whose process is provably dead
-// allows nothing, whether or not anybody has swept it. Nor does one with a colon, which
-// ends a Basic user name.
+// Find returns what the token allows now, and whether it is valid. A token whose process is
+// provably dead is not, even before a sweep. Neither is one with a colon, which ends a Basic
+// user name.
 func (r *Reader) Find(token string) (Pass, bool) {
 	if strings.Contains(token, ":") {
 		return Pass{}, false
@@ -91,7 +92,7 @@ func (r *Reader) Find(token string) (Pass, bool) {
 	return r.find(sha256.Sum256([]byte(token)))
 }
 
-// FindKey is Find for whoever does not know the token, but its key ([Token.Key]).
+// FindKey is Find for a token of which only the key is known ([Token.Key]).
 func (r *Reader) FindKey(key string) (Pass, bool) {
 	hash, ok := hashOfKey([]byte(key))
 	if !ok {
@@ -100,7 +101,7 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 	return r.find(hash)
 }
 
-// Still reports whether the pass still counts, unchanged.
+// Still reports whether the pass is still valid and unchanged.
 func (r *Reader) Still(p Pass) bool {
 	now, ok := r.find(p.hash)
 	return ok && reflect.DeepEqual(now, p)
@@ -118,21 +119,23 @@ func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	return passOf(hash, e), ok && e.State().Counts()
 }
 
-// While returns a context that is done when the pass does not count any more, with
-// [ErrRevoked] or [ErrDied] as its cause, or when ctx is. release ends it.
+// While returns a context that is done when ctx is, or when the pass is no longer valid,
+// with [ErrRevoked] or [ErrDied] as its cause. The caller must call release.
 func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, release func()) {
 	valid, cancel := context.WithCancelCause(ctx)
-	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // what cannot be watched is revoked
+	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // on an error, only a revocation ends it
 	one := &reliance{pass: p, cancel: cancel}
+
 	r.mu.Lock()
 	r.relied[one] = struct{}{}
 	r.look()
-	r.check(one) // the file may have been read anew since the pass was found
+	r.check(one) // the file may have been read again since the pass was found
 	if !r.watching {
 		r.watching = true
 		go r.watch()
 	}
 	r.mu.Unlock()
+
 	return valid, func() {
 		r.mu.Lock()
 		delete(r.relied, one)
@@ -142,9 +145,8 @@ func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, rele
 	}
 }
 
-// watch looks at the file for as long as somebody relies on it. It does not wait for
-// inotify(7), which tells nothing of a directory that is replaced, or of another machine's
-// writes.
+// watch checks the file while any context of While is in use. It does not use inotify(7),
+// which reports neither a replaced directory nor writes of another machine.
 func (r *Reader) watch() {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -168,18 +170,20 @@ func (r *Reader) Tokens() (number int, readAt time.Time) {
 	return len(r.entries), r.readAt
 }
 
-// InNetwork returns the entries of the containers that have the gate in a network
+// InNetwork returns the entries of the containers whose gate listens in this network
 // namespace ([Attached].Network), with the keys of their tokens.
 func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	r.mu.Lock()
 	r.look()
 	content, entries := r.content, r.entries
 	r.mu.Unlock()
-	// Of most networks there is nothing, and of thousands of entries few need be parsed.
+
+	// Most networks have no entry, and of thousands of entries few need to be parsed.
 	number := strconv.AppendUint(nil, cookie, 10)
 	if cookie == 0 || !bytes.Contains(content, number) {
 		return nil
 	}
+
 	for hash, value := range entries {
 		if !bytes.Contains(value, number) {
 			continue
@@ -193,20 +197,22 @@ func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	return found
 }
 
-// look reads the file if it is not the one that was read last.
+// look reads the file if it is not the one that was last read.
 func (r *Reader) look() {
 	var now unix.Stat_t
 	if r.seen != nil && !r.unsure && unix.Lstat(r.path, &now) == nil && sameVersion(&now, r.seen) {
 		return
 	}
+
 	r.readAt = time.Now()
 	file, err := readTokenFile(r.path)
 	r.seen = file.stat
-	// Linux before 6.13 stamps files with the clock of its last tick.
+	// Before Linux 6.13, file times are those of the last clock tick.
 	r.unsure = r.seen != nil && r.readAt.Sub(time.Unix(r.seen.Mtim.Unix())).Abs() < 20*time.Millisecond
 	if err == nil && r.content != nil && bytes.Equal(file.content, r.content) {
 		return
 	}
+
 	if r.entries, r.content = nil, nil; err == nil {
 		if r.entries, err = hashed(file.content); err == nil {
 			r.content = file.content
@@ -214,13 +220,14 @@ func (r *Reader) look() {
 			err = fmt.Errorf("token file %s: %w: %w", r.path, ErrCorrupt, err)
 		}
 	}
-	r.tell(err)
+	r.reportOnce(err)
+
 	for one := range r.relied {
 		r.check(one)
 	}
 }
 
-// check ends a reliance on what the file does not say any more.
+// check cancels the context if the file no longer has the entry of its pass.
 func (r *Reader) check(one *reliance) {
 	value, ok := r.entries[one.pass.hash]
 	if ok {
@@ -233,8 +240,8 @@ func (r *Reader) check(one *reliance) {
 	}
 }
 
-// tell reports what it has not reported yet.
-func (r *Reader) tell(err error) {
+// reportOnce reports an error unless it was the last one reported.
+func (r *Reader) reportOnce(err error) {
 	problem := ""
 	if err != nil {
 		problem = err.Error()
@@ -258,6 +265,7 @@ func readTokenFile(path string) (tokenFile, error) {
 		return tokenFile{}, err
 	}
 	defer directory.close()
+
 	file, err := directory.read(name)
 	if err == nil && file.stat == nil {
 		err = fs.ErrNotExist
@@ -275,7 +283,7 @@ func hashed(content []byte) (map[tokenHash]json.RawMessage, error) {
 		return nil, err
 	}
 	entries := make(map[tokenHash]json.RawMessage, len(x.members))
-	for _, m := range x.members { // of a key that comes twice, the last one counts
+	for _, m := range x.members { // if a key occurs twice, the last one counts
 		if hash, ok := hashOfKey(m.token); ok {
 			entries[hash] = content[m.value:m.end]
 		}
@@ -283,14 +291,13 @@ func hashed(content []byte) (map[tokenHash]json.RawMessage, error) {
 	return entries, nil
 }
 
-// hashOfKey returns the SHA-256 of the token that a key of the token file is, or
-// stands for.
+// hashOfKey returns the SHA-256 of the token that a key of the token file is or stands for.
 func hashOfKey(key []byte) (hash tokenHash, ok bool) {
 	if digits, hashed := bytes.CutPrefix(key, []byte(hashedPrefix)); hashed {
 		n, err := hex.Decode(hash[:], digits[:min(len(digits), 2*len(hash))])
 		return hash, err == nil && n == len(hash) && bytes.Equal(digits, bytes.ToLower(digits)) && len(digits) == 2*n
 	}
-	// An empty one would open the gate to whoever names no user.
+	// An empty token would accept requests without a user name.
 	return sha256.Sum256(key), len(key) > 0
 }
 
@@ -300,7 +307,7 @@ func entryOf(value json.RawMessage) (Entry, bool) {
 	return it.entry(), it.wellFormed()
 }
 
-// passOf is what an entry allows, if it counts.
+// passOf returns the pass of an entry, which is valid if the entry's state is.
 func passOf(hash tokenHash, e Entry) Pass {
 	return Pass{
 		Grant: e.Grant, Limits: e.Limits, Container: e.Container, Process: e.Process,

@@ -1,4 +1,4 @@
-// Mending what programs that were killed, or wrote nonsense, have left.
+// Repairing what killed or faulty programs left: temporary files and corrupt token files.
 
 package store
 
@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// Leftover returns the path of the temporary file that a killed writer left, empty if
-// there is none. It holds tokens. The next writer removes it; if remove is set, this
-// call does.
+// Leftover returns the path of the temporary file that a killed writer left, or an empty
+// path. The file holds tokens. The next writer removes it, or this call if remove is set.
 func (f File) Leftover(remove bool) (path string, err error) {
 	path = filepath.Join(filepath.Dir(f.Path), temporaryName(filepath.Base(f.Path)))
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
+
 	err = f.underLock(func(dir directory, name string) error {
-		// No writer is at work now: if it is still there, nobody will come for it.
+		// We hold the lock, so a file that still exists is not one that is being written.
 		_, err := dir.stat(temporaryName(name))
 		if err == nil && remove {
 			err = dir.remove(temporaryName(name))
@@ -33,15 +33,15 @@ func (f File) Leftover(remove bool) (path string, err error) {
 	return path, err
 }
 
-// SetAside gives a token file that is not a JSON object another name beside its own
-// and returns that path. No token is valid then, as before, but new ones can be
-// issued. A file that is in order stays, and is an error.
+// SetAside renames a token file that is not a JSON object and returns its new path, beside
+// the old one. As before, no token is valid, but new ones can be issued. It leaves a valid
+// file in place and returns an error.
 func (f File) SetAside() (path string, err error) {
 	path = f.Path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")
 	err = f.underLock(func(dir directory, name string) error {
 		err := f.each(dir, name, func(Entry) {})
 		if err == nil {
-			return fmt.Errorf("token file %s: is in order by now", f.Path)
+			return fmt.Errorf("token file %s: is a JSON object, so it stays", f.Path)
 		}
 		if !errors.Is(err, ErrCorrupt) {
 			return err

@@ -14,17 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sizeLimit is some hundred thousand tokens. A sparse file of terabytes costs its
-// owner nothing, and would cost the machine its memory.
+// sizeLimit is the largest size of a token file, enough for some hundred thousand tokens.
+// A sparse file of terabytes costs its owner nothing, and reading it would use up the
+// machine's memory.
 const sizeLimit = 64 << 20
 
 // tokenFile is a token file as it was read.
 type tokenFile struct {
 	content []byte
-	stat    *unix.Stat_t // nil: there is none, and its content is an object without members
+	stat    *unix.Stat_t // nil if there is no file; the content is then an empty object
 }
 
-// read returns the token file with this name.
+// read reads the token file with this name.
 func (f directory) read(name string) (tokenFile, error) {
 	fd, stat, err := f.openRegular(name, unix.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -34,6 +35,7 @@ func (f directory) read(name string) (tokenFile, error) {
 		return tokenFile{}, err
 	}
 	defer unix.Close(fd)
+
 	content, err := readAll(fd, int(min(stat.Size, sizeLimit))+1, sizeLimit)
 	if err != nil {
 		return tokenFile{}, err
@@ -41,8 +43,8 @@ func (f directory) read(name string) (tokenFile, error) {
 	return tokenFile{content, &stat}, nil
 }
 
-// readAll reads a file of about this size, to its end. One that is larger than most is
-// an error.
+// readAll reads a file of about this size to its end. It returns an error if the file is
+// larger than most.
 func readAll(fd, size, most int) ([]byte, error) {
 	content := make([]byte, size)
 	read := 0
@@ -65,9 +67,9 @@ func readAll(fd, size, most int) ([]byte, error) {
 	}
 }
 
-// replace puts a token file with this content in the place of the old one. If it shall
-// outlive a power cut, the directory is synced too. If it must fit, it takes the spare where
-// there is no space.
+// replace replaces the old token file by one with this content. If durable is set, it also
+// syncs the directory, so that the change outlives a power cut. If mustFit is set, it uses
+// the spare when the disk is full.
 func (f directory) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
 	size := 0
 	for _, piece := range content {
@@ -97,7 +99,7 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 		return err
 	}
 
-	// Committed. What follows only makes the rename durable, and the next one possible.
+	// Committed. The rest makes this rename durable and the next one possible.
 	f.keepSpare(name, size)
 	if durable {
 		return f.sync()
@@ -105,23 +107,24 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 	return nil
 }
 
-// create makes a temporary file, in the place of what a killed writer left.
+// create creates a temporary file. It removes one that a killed writer left.
 func (f directory) create(name string) (fd int, err error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	fd, err = openAt(f.fd, name, flags, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		if err := f.remove(name); err != nil {
-			return -1, fmt.Errorf("remove what a killed writer left: %w", err)
+			return -1, fmt.Errorf("remove a killed writer's temporary file: %w", err)
 		}
 		fd, err = openAt(f.fd, name, flags, 0o600)
 	}
 	return fd, err
 }
 
-// fill gives a file its content, and all else that the token file is to have, and closes
-// it. On an error it removes the file.
+// fill writes the content of the new token file, sets its owner, mode and modification
+// time, syncs and closes it. On an error it removes the file.
 func (f directory) fill(fd int, name string, content [][]byte, old *unix.Stat_t) error {
 	defer unix.Close(fd)
+
 	err := writeAll(fd, content)
 	if err == nil {
 		err = f.keepOwnerAndMode(fd, old)
@@ -130,7 +133,7 @@ func (f directory) fill(fd int, name string, content [][]byte, old *unix.Stat_t)
 		err = setNewMtime(fd, old)
 	}
 	if err == nil {
-		// Without it, a file system may keep the rename and not the content.
+		// Otherwise, after a power cut, a file system may have the rename and not the content.
 		err = os.NewSyscallError("sync", unix.Fsync(fd))
 	}
 	if err != nil {
@@ -139,7 +142,7 @@ func (f directory) fill(fd int, name string, content [][]byte, old *unix.Stat_t)
 	return err
 }
 
-// after is what is left of the pieces after so many bytes.
+// after returns the pieces without their first n bytes.
 func after(pieces [][]byte, n int) [][]byte {
 	for len(pieces) > 0 && n >= len(pieces[0]) {
 		n -= len(pieces[0])
@@ -172,19 +175,20 @@ func writeAll(fd int, pieces [][]byte) error {
 	return nil
 }
 
-// temporaryName is where a new token file is written before it takes the old one's
-// place. One writer at a time holds the lock, so one name is enough.
+// temporaryName returns the name under which a new token file is written before it replaces
+// the old one. One writer at a time holds the lock, so one name is enough.
 func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
-// keepOwnerAndMode gives the file owner, group and mode of the old one. A new one
-// is mode 0600 and belongs to the owner of its directory: the gate server's user, say,
-// when root issues the first token. A group without rights is only kept where we may give
-// files to it.
+// keepOwnerAndMode gives the file the owner, group and mode of the old one. If there is
+// none, the mode is 0600 and the owner that of the directory: the gate server's user, for
+// example, when root issues the first token. A group without rights is kept only if we may
+// give files to it.
 func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	var have unix.Stat_t
 	if err := unix.Fstat(fd, &have); err != nil {
 		return os.NewSyscallError("stat", err)
 	}
+
 	var uid uint32
 	gid, mode := have.Gid, uint32(0o600)
 	if old != nil {
@@ -196,17 +200,19 @@ func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 		}
 		uid = above.Uid
 	}
+
 	if uid != have.Uid || gid != have.Gid {
 		if err := mapped(uid, gid); err != nil {
 			return err
 		}
 		err := unix.Fchown(fd, int(uid), int(gid))
-		// A group that may do nothing is no loss: root's, of a file that root's hook made
-		// for the gate's user, who now sweeps it.
+		// Losing a group without rights does no harm. A file that root's hook made for the
+		// gate's user has root's group, which that user cannot keep in a sweep.
 		if err != nil && (uid != have.Uid || mode&0o070 != 0) {
 			return fmt.Errorf("keep owner and group %d:%d: %w", uid, gid, err)
 		}
 	}
+
 	if have.Mode&0o7777 != mode {
 		if err := unix.Fchmod(fd, mode); err != nil {
 			return os.NewSyscallError("chmod", err)
@@ -215,60 +221,63 @@ func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	return nil
 }
 
-// mapped refuses owners and groups that are not mapped into this user namespace.
+// mapped returns an error if the owner or group is not mapped into this user namespace.
 //
-// Such an id reads as the overflow id, usually 65534. That number may well be mapped,
-// to another id: chown(2) would succeed and give the file away (seen in podman's
-// rootless user namespace, Linux 6.18).
+// Such an id reads as the overflow id, usually 65534. That number may itself be mapped, to
+// another id: chown(2) would succeed and give the file away (seen in podman's rootless user
+// namespace, Linux 6.18).
 func mapped(uid, gid uint32) error {
 	inside, err := InUserNamespace()
 	if err != nil {
 		return err
 	}
 	if inside && (isOverflowID(uid, "uid") || isOverflowID(gid, "gid")) {
-		return fmt.Errorf("owner and group %d:%d cannot be kept, one is not mapped into this user namespace: "+
+		return fmt.Errorf("cannot keep owner and group %d:%d: one is not mapped into this user namespace: "+
 			"give the file to the user that runs the engine", uid, gid)
 	}
 	return nil
 }
 
-// setNewMtime sets the modification time to now, or as much later as it takes to be
-// later than old's. Two replacements within a clock tick would get the same time, and
-// a gate server would not notice the second. It reads the time back since file systems
-// round it (to a second on ext4 with 128-byte inodes, two on FAT).
+// setNewMtime sets the modification time to now, or to a time just later than that of the
+// old file. Two replacements within a clock tick would otherwise get the same time, and a
+// gate server would not notice the second. The time is read back because file systems
+// round it (to a second on ext4 with 128-byte inodes, to two on FAT).
 //
-// A clock that was wrong once can have set the latest time that the file system can
-// keep. No later one can be set then, so the time is set to now: it differs at least.
+// If a wrong clock has once set the latest time that the file system can store, no later
+// one is possible. The time is then set to now, which at least differs.
 func setNewMtime(fd int, old *unix.Stat_t) error {
 	now := time.Now()
 	if old == nil {
 		_, err := setMtime(fd, now)
 		return err
 	}
+
 	last := time.Unix(old.Mtim.Unix())
 	if now.After(last) {
 		if kept, err := setMtime(fd, now); err != nil || kept.After(last) {
 			return err
 		}
 	}
+
 	const farthest = 4 * time.Second
 	for step := time.Duration(1); step <= farthest; step *= 2 {
 		if kept, err := setMtime(fd, last.Add(step)); err != nil || kept.After(last) {
 			return err
 		}
 	}
+
 	if !now.Before(last) {
 		now = last.Add(-farthest)
 	}
 	kept, err := setMtime(fd, now)
 	if err == nil && kept.Equal(last) {
-		err = fmt.Errorf("the file system keeps no modification time other than %v", last)
+		err = fmt.Errorf("the file system cannot store a modification time other than %v", last)
 	}
 	return err
 }
 
-// setMtime is os.Chtimes by descriptor: under the name, the directory's owner may have
-// put another file by now. It returns the time that the file system keeps.
+// setMtime is os.Chtimes by descriptor, since the directory's owner may have put another
+// file under the name. It returns the time as the file system stored it.
 func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 	modified, err := unix.TimeToTimespec(mtime)
 	if err == nil {
@@ -285,8 +294,8 @@ func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 	return time.Unix(stat.Mtim.Unix()), nil
 }
 
-// InUserNamespace reports whether our ids are other than the kernel's: whether
-// uid_map is anything but all ids to themselves (user_namespaces(7)).
+// InUserNamespace reports whether this process's user ids differ from the kernel's: whether
+// uid_map is anything but the identity (user_namespaces(7)).
 func InUserNamespace() (bool, error) {
 	m, err := readSmall(unix.AT_FDCWD, "/proc/self/uid_map")
 	if err != nil {
@@ -295,7 +304,7 @@ func InUserNamespace() (bool, error) {
 	return strings.Join(strings.Fields(string(m)), " ") != "0 0 4294967295", nil
 }
 
-// isOverflowID reports whether the id is what the kernel shows for an unmapped one.
+// isOverflowID reports whether the id is the one that the kernel shows for unmapped ids.
 func isOverflowID(id uint32, kind string) bool {
 	overflow, err := readSmall(unix.AT_FDCWD, "/proc/sys/kernel/overflow"+kind)
 	if err != nil {

@@ -1,10 +1,11 @@
-// Reading a token file's content where it stands: which entries there are, and where.
+// Reading a token file's content: its entries, and where each is.
 
 package store
 
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"strings"
@@ -12,27 +13,28 @@ import (
 	"unicode/utf8"
 )
 
-// index says where the members of a token file's object stand in its content.
+// index locates the members of a token file's object in its content.
 type index struct {
 	content   []byte
-	canonical *canonicalScanner // reads the content; nil if that is not in the canonical form
+	canonical *canonicalScanner // reads the content; nil if it is not in the canonical form
 	members   []member
 }
 
-// member is one key of the object with its value. A key that is no Unicode, half a
-// surrogate pair say, is nobody's token: it is carried over, whatever it holds.
+// member is one key of the object with its value. A key that is not valid Unicode, such
+// as half a surrogate pair, cannot be a token: the member is carried over, whatever its
+// value.
 type member struct {
-	token             []byte // the key, decoded; nil if it is no Unicode
+	token             []byte // the key, decoded; nil if it is not valid Unicode
 	start, value, end int    // content[start:end] is the key and its value
 }
 
-// item is what a member says: an entry, if it is well formed. Its slices are parts of
-// the content or as good as that: whoever keeps one keeps all of it.
+// item is a parsed member: an entry, if it is well formed. Its slices may be parts of the
+// content, and then keep all of it in memory.
 type item struct {
 	member
-	project, scope, task, container, created []byte // nil: not there, or no string
-	limited                                  []byte // the value of that key; nil: not there, or not understood
-	malformed                                bool   // it says that it is limited, and is not understood
+	project, scope, task, container, created []byte // nil: absent, or not a string
+	limited                                  []byte // the value of that key; nil: absent, or not understood
+	malformed                                bool   // it has limits that are not understood
 	tied                                     bool
 	process                                  Process
 	gate                                     []byte // the value of the key, whatever it is
@@ -44,7 +46,7 @@ func (it *item) wellFormed() bool {
 	return it.token != nil && (it.project != nil || it.scope != nil || it.limited != nil)
 }
 
-// entry is the item on its own.
+// entry returns the item as an Entry, which keeps nothing of the content.
 func (it *item) entry() Entry {
 	e := Entry{
 		Token: Token(it.token), Grant: Grant{Project: string(it.project), Task: string(it.task)},
@@ -57,6 +59,7 @@ func (it *item) entry() Entry {
 	case it.limited != nil:
 		e.Project, e.Limits, _ = parseLimited(it.limited)
 	}
+
 	var created time.Time
 	if it.created != nil && created.UnmarshalText(it.created) == nil {
 		e.Created = created
@@ -65,6 +68,7 @@ func (it *item) entry() Entry {
 		process := it.process
 		e.Process = &process
 	}
+
 	if gate, ok := valuesOf(it.gate); ok {
 		var attached Attached
 		if readInto(&attached.Listen, gate["listen"]) && readInto(&attached.Withheld, gate["withheld"]) {
@@ -77,9 +81,10 @@ func (it *item) entry() Entry {
 	return e
 }
 
-// scan reads a whole token file's content. For each of its members it calls what begin
-// returned, with an item that is good until the next. It reads the canonical form in one
-// go (canonical.go), and begins again with encoding/json if anything is not in that form.
+// scan reads a whole token file's content. It calls the function that begin returns for
+// each member, with an item that is valid until the next call. It first tries to read the
+// canonical form (canonical.go). If anything is not in that form, it calls begin once more
+// and starts again with encoding/json.
 func scan(content []byte, begin func() func(*item)) (index, error) {
 	s := &canonicalScanner{text: content}
 	if members, ok := s.scan(begin()); ok {
@@ -89,7 +94,7 @@ func scan(content []byte, begin func() func(*item)) (index, error) {
 	return index{content, nil, members}, err
 }
 
-// item reads one member again. It is good until the next.
+// item reads one member again. The result is valid until the next call.
 func (x index) item(m member) *item {
 	if x.canonical != nil {
 		return x.canonical.again(m)
@@ -98,10 +103,9 @@ func (x index) item(m member) *item {
 	return &it
 }
 
-// last returns the members that count: of a key that comes twice the last one, as in
-// Python.
+// last returns the members that count: if a key occurs twice, the last one, as in Python.
 func (x index) last() []member {
-	// Mostly none comes twice. To see that takes no copy of all keys.
+	// Usually no key occurs twice, and hashes are enough to see that.
 	seed, seen := maphash.MakeSeed(), make(map[uint64]struct{}, len(x.members))
 	for _, m := range x.members {
 		seen[maphash.Bytes(seed, m.token)] = struct{}{}
@@ -109,10 +113,12 @@ func (x index) last() []member {
 	if len(seen) == len(x.members) {
 		return x.members
 	}
+
 	at := map[string]int{}
 	for i, m := range x.members {
 		at[string(m.token)] = i
 	}
+
 	var last []member
 	for i, m := range x.members {
 		if m.token == nil || at[string(m.token)] == i {
@@ -133,10 +139,12 @@ func scanPlain(content []byte, visit func(*item)) ([]member, error) {
 		}
 		return nil, err
 	}
+
 	dec := json.NewDecoder(bytes.NewReader(content))
 	if brace, err := dec.Token(); err != nil || brace == nil {
-		return nil, fmt.Errorf("byte 0: a JSON null")
+		return nil, errors.New("byte 0: a JSON null")
 	}
+
 	var members []member
 	for dec.More() {
 		before := int(dec.InputOffset())
@@ -149,21 +157,23 @@ func scanPlain(content []byte, visit func(*item)) ([]member, error) {
 			return nil, err
 		}
 		end := int(dec.InputOffset())
+
 		m := member{start: before + bytes.IndexByte(content[before:], '"'), value: end - len(value), end: end}
 		if name, _ := key.(string); !strings.ContainsRune(name, utf8.RuneError) {
 			m.token = []byte(name)
 		}
 		members = append(members, m)
+
 		it := plainItem(content, m)
 		visit(&it)
 	}
 	return members, nil
 }
 
-// plainItem reads a member, whoever wrote it. Keys of the wrong type count as missing:
-// a process that does not parse is no process, and never swept.
+// plainItem reads a member that any program may have written. Keys of the wrong type count
+// as absent: an entry whose process does not parse is tied to none, and never swept.
 //
-// The fields are taken out by hand because encoding/json matches the keys of a struct
+// The fields are read one by one because encoding/json matches the keys of a struct
 // regardless of case, and the Python programs do not.
 func plainItem(content []byte, m member) item {
 	it := item{member: m}
@@ -171,6 +181,7 @@ func plainItem(content []byte, m member) item {
 	if !ok {
 		return it
 	}
+
 	for key, text := range map[string]*[]byte{
 		"project": &it.project, "scope": &it.scope, "task": &it.task, "container": &it.container, "created": &it.created,
 	} {
@@ -179,6 +190,7 @@ func plainItem(content []byte, m member) item {
 			*text = append([]byte{}, *s...)
 		}
 	}
+
 	if limited, there := keys["limited"]; there {
 		if _, _, ok := parseLimited(limited); ok {
 			it.limited = limited
@@ -188,6 +200,7 @@ func plainItem(content []byte, m member) item {
 		it.malformed = it.limited == nil || hasProject || hasScope
 	}
 	it.gate = keys["gate"]
+
 	if process, ok := valuesOf(keys["process"]); ok {
 		p := &it.process
 		it.tied = true
@@ -203,7 +216,8 @@ func plainItem(content []byte, m member) item {
 	return it
 }
 
-// valuesOf returns the values of a JSON object by key, if it is one.
+// valuesOf returns the values of a JSON object by key. ok is false if the text is not an
+// object.
 func valuesOf(text json.RawMessage) (keys map[string]json.RawMessage, ok bool) {
 	return keys, json.Unmarshal(text, &keys) == nil && keys != nil
 }

@@ -1,12 +1,12 @@
 // Space for the next token file, so that a token can be revoked when the disk is full.
 //
-// Beside the token file lies a spare, a file without content whose blocks are allocated.
-// Where a new token file finds no space, the spare becomes the temporary file: it is
-// written in place, and renamed into the token file's place as any. A change that takes
-// tokens out always fits into it.
+// Beside the token file is a spare, a file without content whose blocks are allocated. If
+// there is no space for a new token file, the spare becomes the temporary file: it is
+// written in place, and renamed to the token file like any other. A change that only
+// revokes tokens always fits into it.
 //
-// What is not promised: that it works on a file system that allocates anew for what is
-// written in place, or twice in a row, while something takes every block that gets free.
+// Not promised: that this works on a file system that allocates new blocks for writes in
+// place, or twice in a row while another program takes every block that becomes free.
 
 package store
 
@@ -17,17 +17,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spareName is the spare's name beside a token file.
+// spareName returns the name of the spare beside a token file.
 func spareName(name string) string { return "." + name + ".spare" }
 
-// isFull reports whether an error says that there is no space.
+// isFull reports whether the disk, or the owner's quota, is full.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// takeSpare makes the spare the temporary file, for this much content. What it is longer it
-// loses here: the blocks that it keeps stay allocated.
+// takeSpare renames the spare to the temporary file, for content of this size, and returns
+// it open for writing. It truncates a longer spare; the remaining blocks stay allocated.
 //
-// In a directory of somebody else's, anything may stand in its place: it is written to only
-// if it has no other name and nobody else could have opened it.
+// In another user's directory, any file may be in the spare's place: takeSpare returns an
+// error if the file has another name or if users other than its owner could have opened it.
 func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	spare := spareName(name)
 	fd, stat, err := f.openRegular(spare, unix.O_WRONLY)
@@ -39,7 +39,7 @@ func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	switch {
 	case err != nil:
 	case stat.Nlink != 1 || stat.Mode&0o077 != 0 || stat.Uid != owned.Uid && int(stat.Uid) != unix.Geteuid():
-		err = errors.New("what stands in the spare file's place is none")
+		err = errors.New("the spare file is not one of ours")
 	case stat.Size > int64(size):
 		err = os.NewSyscallError("truncate", unix.Ftruncate(fd, int64(size)))
 	}
@@ -53,8 +53,8 @@ func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	return fd, nil
 }
 
-// keepSpare makes sure that there is a spare for a token file of this size, whose owner can
-// use it too. It is not needed for this change, so what fails here fails nothing.
+// keepSpare makes sure that there is a spare for a token file of this size, which the token
+// file's owner can use too. This change does not need it, so errors are ignored.
 func (f directory) keepSpare(name string, size int) {
 	spare := spareName(name)
 	there, err := f.stat(spare)
@@ -72,14 +72,15 @@ func (f directory) keepSpare(name string, size int) {
 		return
 	}
 	defer unix.Close(fd)
-	// First, since one of another owner's is of no use and one without blocks is made again:
-	// this may be the last that a killed writer does.
+
+	// The owner comes first, in case this writer is killed here: a spare without blocks is
+	// made again, one of the wrong owner would stay and be useless.
 	if int(owned.Uid) != unix.Geteuid() {
 		err = unix.Fchown(fd, int(owned.Uid), -1)
 	}
 	if err == nil {
-		const some = 64 << 10 // for a while of growing
-		if err = allocate(fd, size+size/4+some); isFull(err) {
+		const extra = 64 << 10 // for growth
+		if err = allocate(fd, size+size/4+extra); isFull(err) {
 			err = allocate(fd, size)
 		}
 	}
@@ -88,8 +89,8 @@ func (f directory) keepSpare(name string, size int) {
 	}
 }
 
-// allocate makes a file this large, with blocks for all of it (fallocate(2)), or of zeroes
-// where the file system cannot do that.
+// allocate grows a file to this size with allocated blocks (fallocate(2)). Where the file
+// system cannot do that, it writes zeroes.
 func allocate(fd, size int) error {
 	for {
 		err := unix.Fallocate(fd, 0, 0, int64(size))

@@ -66,6 +66,7 @@ func TokenFilePath() (string, error) {
 	if inside {
 		return "", fmt.Errorf("%w inside a user namespace", ErrNoDefault)
 	}
+
 	const gate = "gate/tokens.json"
 	if dir := os.Getenv("TEROK_SANDBOX_STATE_DIR"); dir != "" {
 		return filepath.Abs(filepath.Join(dir, gate))
@@ -73,6 +74,7 @@ func TokenFilePath() (string, error) {
 	if os.Geteuid() == 0 {
 		return filepath.Join("/var/lib/terok/sandbox", gate), nil
 	}
+
 	// The XDG base directory specification says to ignore relative paths.
 	data := os.Getenv("XDG_DATA_HOME")
 	if !filepath.IsAbs(data) {
@@ -92,6 +94,7 @@ func (f File) CreateToken(project, task string) (Token, error) {
 	if err != nil {
 		return "", err
 	}
+
 	_, err = f.Issue(Entry{Token: token, Grant: Grant{Project: project, Task: task}})
 	return token, err
 }
@@ -173,7 +176,7 @@ func (it *item) sweepFate() fate {
 	return stays
 }
 
-// life is that of the item's process.
+// life returns whether the item's process is alive.
 func (it *item) life() Life {
 	if !it.tied {
 		return Unknown
@@ -225,6 +228,7 @@ func (f File) Each(visit func(Entry)) error {
 		return err
 	}
 	defer dir.close()
+
 	return f.each(dir, name, visit)
 }
 
@@ -233,10 +237,12 @@ func (f File) each(dir directory, name string, visit func(Entry)) error {
 	if err != nil {
 		return fmt.Errorf("token file %s: %w", f.Path, err)
 	}
+
 	x, err := scan(file.content, func() func(*item) { return func(*item) {} })
 	if err != nil {
 		return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
 	}
+
 	for _, m := range x.last() {
 		if it := x.item(m); it.wellFormed() {
 			visit(it.entry())
@@ -259,6 +265,7 @@ func (f File) change(e edit) (done edited, err error) {
 		if e.add != nil && e.isForTheDead() {
 			return ErrEnded
 		}
+
 		file, err := dir.read(name)
 		if err != nil {
 			return fmt.Errorf("token file %s: %w", f.Path, err)
@@ -267,6 +274,7 @@ func (f File) change(e edit) (done edited, err error) {
 		if err != nil {
 			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
 		}
+
 		if made.content != nil {
 			mustFit := e.add == nil // revoking must work even on a full disk
 			if err := dir.replace(name, file, made.content, e.outlivesBoot(made.gone), mustFit); err != nil {

@@ -17,11 +17,11 @@ type Token string
 
 const tokenPrefix = "terok-g-"
 
-// NewToken draws a token. It is not valid until it is issued.
+// NewToken generates a token. It is not valid until it is issued.
 func NewToken() (Token, error) {
 	var bits [16]byte
 	if _, err := rand.Read(bits[:]); err != nil {
-		return "", fmt.Errorf("draw a token: %w", err)
+		return "", fmt.Errorf("generate a token: %w", err)
 	}
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
 }
@@ -54,19 +54,19 @@ func (t Token) Key() string {
 	return t.hash()
 }
 
-// hash is the key of a token, whatever that looks like.
+// hash returns the key of a token, even if the token looks like a key itself.
 func (t Token) hash() string {
 	sum := sha256.Sum256([]byte(t))
 	return hashedPrefix + hex.EncodeToString(sum[:])
 }
 
-// isKey reports whether this is a key, in the token's place.
+// isKey reports whether this is a key in place of a token.
 func (t Token) isKey() bool {
 	digits, ok := strings.CutPrefix(string(t), hashedPrefix)
 	return ok && len(digits) == 2*sha256.Size && isHex(digits)
 }
 
-// isHex reports whether all are lower-case hex digits.
+// isHex reports whether the string has only lower-case hex digits.
 func isHex(digits string) bool { return strings.Trim(digits, "0123456789abcdef") == "" }
 
 // String returns the fingerprint, so that no log or error shows a token by mistake.
@@ -75,7 +75,7 @@ func (t Token) String() string { return t.Fingerprint() }
 // GoString returns the fingerprint too.
 func (t Token) GoString() string { return t.Fingerprint() }
 
-// Grant is what a token allows: one project and one task.
+// Grant names the project that a token opens, and the task that it is for.
 type Grant struct {
 	Project string
 	Task    string
@@ -94,7 +94,7 @@ func (g Grant) Check() error {
 	return nil
 }
 
-// LongestName is how many bytes a project or task has at most.
+// LongestName is the largest length of a project or task, in bytes.
 const LongestName = 128
 
 // CheckName reports why a project or task must not be issued. Its errors quote the

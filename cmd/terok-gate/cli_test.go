@@ -370,7 +370,7 @@ func TestAStageThatCannotEndGivesUp(t *testing.T) {
 	if r.status != exitFailed {
 		t.Errorf("exit status %d", r.status)
 	}
-	const why = "prestart: not done within 10.001s"
+	const why = "prestart: did not finish within 10.001s"
 	r.errorLine(t, "prestart: ", why)
 	file, err := os.Open(filepath.Join(dir, "trail"))
 	must(t, err)

@@ -1,35 +1,35 @@
-// Package control is how programs on the host talk to the gate: a hook hands it a listener
-// in a container's network, and others ask it whom it serves. Here are the messages; the
-// gate's side is in package gate.
+// Package control defines how programs on the host talk to the gate: a hook hands it a
+// listener in a container's network, and other programs ask which containers it serves. It
+// has the messages and the client; the gate's side is in package gate.
 //
-// The gate listens at a unix socket of type SOCK_SEQPACKET. A hook connects, sends one
-// message and gets one, and that is all. Each is a JSON object of at most 4 KiB.
+// The gate listens at a unix socket of type SOCK_SEQPACKET. A client connects, sends one
+// message and receives one answer. Each is a JSON object of at most 4 KiB.
 //
-// Whoever can connect decides who is served as whom, and is trusted: the socket is for the
-// gate's user and root.
+// A client decides which token a container is served with, so clients are trusted: only the
+// gate's user and root may connect.
 //
 //	{"version": 1, "container": "<id>", "process": {...}, "token": "sha256:<64 hex digits>",
 //	 "listen": "127.0.0.1:9418", "withheld": false}
 //
-// process is as in the token file, and token is the key by which a token file names a
-// token without giving it away. With the message comes one TCP socket of the container's
-// network namespace (SCM_RIGHTS, unix(7)): it listens at that address, or, where that is
-// taken, it is neither bound nor listens and says which namespace is meant.
+// process is as in the token file, and token is the key of a token ([store.Token.Key]), which
+// does not reveal it. The message carries one TCP socket of the container's network namespace
+// (SCM_RIGHTS, unix(7)). It listens at that address; or, if the address is taken, it is not
+// bound and only identifies the namespace.
 //
 //	{"version": 1}
 //	{"version": 1, "refused": "<one of the refusals>", "detail": "<for a log>"}
 //
-// After a yes the gate serves the container until its process has ended. Yes can be said
-// twice: the same message again changes nothing.
+// After accepting, the gate serves the container until its process has ended. The same
+// message again is accepted and changes nothing.
 //
-// Without a socket, the same message asks whether the gate serves the container already,
-// and {"version": 1} asks nothing but who is there. The answer to either says so:
+// Without a socket, the same message asks whether the gate already serves the container, and
+// {"version": 1} only asks about the gate. The answer to both describes the gate:
 //
 //	{"version": 1, "refused": "absent", "detail": "...",
 //	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}
 //
-// A later version of a message has another number; a gate refuses those that it does not
-// know. Keys that it does not know it ignores.
+// A later version of the messages has another number. A gate refuses versions that it does
+// not know, and ignores keys that it does not know.
 package control
 
 import (
@@ -39,10 +39,10 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Version is that of the messages.
+// Version is the version of the messages.
 const Version = 1
 
-// MessageLimit is how long a message may be.
+// MessageLimit is the largest length of a message.
 const MessageLimit = 4 << 10
 
 // Request asks the gate to serve a container at the socket that comes with it.
@@ -55,67 +55,68 @@ type Request struct {
 	Withheld  bool           `json:"withheld"` // the container does not know the token
 }
 
-// Answer is the gate's.
+// Answer is the gate's answer to a request.
 type Answer struct {
 	Version int     `json:"version"`
-	Refused Refusal `json:"refused,omitempty"` // empty for a yes
+	Refused Refusal `json:"refused,omitempty"` // empty if the gate accepts
 	Detail  string  `json:"detail,omitempty"`
-	Gate    *Gate   `json:"gate,omitempty"` // to a question
+	Gate    *Gate   `json:"gate,omitempty"` // in the answer to a request without a socket
 }
 
-// Gate is what a gate says of itself.
+// Gate is a gate's description of itself.
 type Gate struct {
 	Program   string `json:"program"` // its version
 	UID       int    `json:"uid"`
 	TokenFile string `json:"token_file"`
-	Repos     string `json:"repos"` // with no symbolic link in it
+	Repos     string `json:"repos"` // without symbolic links
 }
 
-// Refusal is why the gate does not serve a container. It is an error.
+// Refusal is the reason why the gate does not serve a container. It is an error.
 type Refusal string
 
 const (
-	Taken          Refusal = "taken"   // somebody else listens at the address
+	Taken          Refusal = "taken"   // another program listens at the address
 	HostNetwork    Refusal = "host"    // the network is the gate's own
 	Shared         Refusal = "shared"  // a container that withholds its token is not alone in its network
-	Absent         Refusal = "absent"  // the container that is asked for is not served
-	UnknownVersion Refusal = "version" // another than the gate's
-	Failed         Refusal = "failed"  // the gate cannot
+	Absent         Refusal = "absent"  // the gate does not serve the container
+	UnknownVersion Refusal = "version" // the gate does not know the version of the message
+	Failed         Refusal = "failed"  // the gate has failed
 	Malformed      Refusal = "malformed"
 )
 
 func (r Refusal) Error() string { return "the gate refuses: " + string(r) }
 
-// Parse reads a request that comes with a socket. An error is a [Refusal], with what is
-// wrong in its chain.
+// Parse reads a request that comes with a socket. An error wraps a [Refusal].
 func Parse(message []byte) (r Request, err error) {
 	if r, err = ParseQuestion(message); err == nil && r.Process == nil {
-		err = fmt.Errorf("%w: something is missing", Malformed)
+		err = errIncomplete
 	}
 	return r, err
 }
 
-// ParseQuestion reads a request that comes without: of a container, or with no process
-// if it is not about one.
+var errIncomplete = fmt.Errorf("%w: process, token or listen is missing", Malformed)
+
+// ParseQuestion reads a request that comes without a socket. It has no process if it is not
+// about a container.
 func ParseQuestion(message []byte) (r Request, err error) {
 	err = json.Unmarshal(message, &r)
 	switch {
 	case err != nil:
 		return r, fmt.Errorf("%w: %w", Malformed, err)
 	case r.Version != Version:
-		return r, fmt.Errorf("%w: %d, and not %d", UnknownVersion, r.Version, Version)
+		return r, fmt.Errorf("%w: the message has version %d, the gate %d", UnknownVersion, r.Version, Version)
 	case r == Request{Version: Version}:
 		return r, nil
 	case r.Process == nil || r.Listen == "" || r.Token == "":
-		return r, fmt.Errorf("%w: something is missing", Malformed)
+		return r, errIncomplete
 	case !isPrintable(r.Container):
-		return r, fmt.Errorf("%w: the container's id", Malformed)
+		return r, fmt.Errorf("%w: the container's id is not printable", Malformed)
 	}
 	return r, nil
 }
 
-// isPrintable reports whether an id can be part of a name anywhere: in a log, and among
-// the names of descriptors that a service manager keeps, where a colon ends one.
+// isPrintable reports whether an id is safe in a log and in the names of descriptors that a
+// service manager keeps, where a colon ends a name.
 func isPrintable(id string) bool {
 	for i := range len(id) {
 		if c := id[i]; c <= ' ' || c > '~' || c == ':' {

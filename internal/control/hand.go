@@ -1,5 +1,5 @@
-// The side of the hook, and of whoever else asks. It makes system calls itself: package net
-// would add to the start of every container.
+// The client: a hook, or a program that asks about a container. It makes system calls itself,
+// since package net would delay the start of every container.
 
 package control
 
@@ -12,33 +12,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoGate is in the chain of an error that says that nobody answers at the socket.
+// ErrNoGate reports that no gate answers at the socket.
 var ErrNoGate = errors.New("the gate does not answer")
 
-// PathLimit is how long the path of a socket may be (unix(7)).
+// PathLimit is the largest length of a socket's path (unix(7)).
 const PathLimit = 107
 
-// Hand hands a socket to the gate and waits for its yes until the deadline. An answer
-// that is none has a [Refusal] in its chain.
+// Hand hands a socket to the gate and waits until the deadline for the gate to accept. If the
+// gate refuses, the error wraps a [Refusal].
 func Hand(path string, deadline time.Time, socket int, r Request) error {
 	_, err := ask(path, deadline, unix.UnixRights(socket), r)
 	return err
 }
 
-// Ask asks the gate who it is and, if the request is about a container, whether it serves
-// that, until the deadline. An error has a [Refusal] in its chain if the gate answers. It
-// is [Absent] if the gate does not serve the container.
+// Ask asks the gate for its description and, if the request is about a container, whether it
+// serves that container, until the deadline. If the gate answers with a refusal, the error
+// wraps it: [Absent] if the gate does not serve the container.
 func Ask(path string, deadline time.Time, r Request) (Gate, error) {
 	a, err := ask(path, deadline, nil, r)
 	if a.Gate == nil {
 		if err == nil {
-			err = fmt.Errorf("%w: it does not say who it is", Malformed)
+			err = fmt.Errorf("%w: its answer does not describe it", Malformed)
 		}
 		return Gate{}, err
 	}
 	return *a.Gate, err
 }
 
+// ask sends a request and reads the answer. The error wraps a Refusal or ErrNoGate.
 func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, err error) {
 	r.Version = Version
 	message, err := json.Marshal(r)
@@ -48,6 +49,7 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	if len(message) > MessageLimit {
 		return a, fmt.Errorf("a message of %d bytes is too long for the gate", len(message))
 	}
+
 	answer, gate, err := exchange(path, deadline, message, rights)
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrNoGate, err)
@@ -55,27 +57,30 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	if err := json.Unmarshal(answer, &a); err != nil {
 		return a, fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
 	}
-	if a.Gate != nil && gate != 0 { // nobody else can be another: a service manager's socket is root's
+
+	if a.Gate != nil && gate != 0 { // root only means that a service manager made the socket
 		a.Gate.UID = gate
 	}
 	if a.Refused != "" {
 		return a, fmt.Errorf("%w: %.200q", a.Refused, a.Detail)
 	}
-	if a.Version != Version { // somebody else's word is no yes
+	if a.Version != Version { // the answer of another program
 		return a, fmt.Errorf("%w: its answer has version %d", Malformed, a.Version)
 	}
 	return a, nil
 }
 
-// exchange returns the answer, and who has begun to listen there.
+// exchange sends the message and returns the answer, and the user that made the socket
+// listen.
 func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, uid int, err error) {
 	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer unix.Close(conn)
-	// A gate that is being replaced has its socket still, or again: connecting waits for
-	// a place in its queue, too.
+
+	// The timeout of sending also applies to connecting, which waits while the queue of a gate
+	// that is being replaced is full.
 	if err := until(deadline, conn, unix.SO_SNDTIMEO); err != nil {
 		return nil, 0, err
 	}
@@ -86,6 +91,7 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 	if err != nil {
 		return nil, 0, err
 	}
+
 	err = again(func() error { return unix.Sendmsg(conn, message, rights, nil, unix.MSG_NOSIGNAL) })
 	if err != nil {
 		return nil, 0, err
@@ -93,6 +99,7 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 	if err := until(deadline, conn, unix.SO_RCVTIMEO); err != nil {
 		return nil, 0, err
 	}
+
 	answer = make([]byte, MessageLimit)
 	var n int
 	err = again(func() error {
@@ -100,7 +107,7 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 		return err
 	})
 	if err == nil && n == 0 {
-		err = unix.ECONNRESET // it hung up
+		err = unix.ECONNRESET // the gate has closed the connection
 	}
 	return answer[:max(0, n)], int(peer.Uid), err
 }
@@ -115,8 +122,8 @@ func until(deadline time.Time, socket, option int) error {
 	return unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, option, &timeout)
 }
 
-// again makes a call again that a signal interrupted: the Go runtime sends itself some.
-// One that took too long has ETIMEDOUT for EAGAIN, which says as much.
+// again repeats a call that a signal interrupted; the Go runtime sends itself some. It
+// returns ETIMEDOUT instead of EAGAIN, the error of a call that timed out.
 func again(call func() error) error {
 	for {
 		switch err := call(); {

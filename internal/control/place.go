@@ -22,9 +22,9 @@ func DefaultSocket() string {
 	return filepath.Join(runtime, "terok-gate/control")
 }
 
-// HandedOver returns the directory in which hooks note what they hand over at a control socket.
-// The directory of the socket is the gate's, and goes when systemd stops the gate; this one,
-// beside it, is the hooks'.
+// HandedOver returns the directory in which hooks note what they hand over at a control
+// socket. It is beside the socket's directory, which belongs to the gate and is removed when
+// systemd stops the gate.
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
 // DefaultRepos returns the directory of repositories of root's gate, or of the user's own.

@@ -20,11 +20,11 @@ func (e misuse) Unwrap() error { return e.error }
 // Errorf is fmt.Errorf for an error in the command line itself.
 func Errorf(format string, a ...any) error { return misuse{fmt.Errorf(format, a...)} }
 
-// Is reports whether such an error is in the chain.
+// Is reports whether err wraps a usage error.
 func Is(err error) bool { return errors.As(err, new(misuse)) }
 
-// AsTyped restores the two dashes of flags that were typed with two: package flag's errors
-// say -foo for --foo.
+// AsTyped restores the two dashes of flags that were typed with two, since package flag's
+// errors write -foo for --foo.
 func AsTyped(text string, args []string) string {
 	words := strings.Split(text, " ")
 	for i, word := range words {
@@ -39,7 +39,7 @@ func AsTyped(text string, args []string) string {
 	return strings.Join(words, " ")
 }
 
-// NoArguments refuses arguments that are no flags.
+// NoArguments returns a usage error if there is any argument besides flags.
 func NoArguments(c *cli.Context) error {
 	if c.Args().Present() {
 		return Errorf("takes no argument %s: see %s --help", Quote(c.Args().First()), c.Command.HelpName)
@@ -47,7 +47,7 @@ func NoArguments(c *cli.Context) error {
 	return nil
 }
 
-// OneArgument refuses more arguments than one.
+// OneArgument returns a usage error if there is more than one argument besides flags.
 func OneArgument(c *cli.Context) error {
 	if c.NArg() > 1 {
 		return Errorf("takes no second argument %s: see %s --help", Quote(c.Args().Get(1)), c.Command.HelpName)
@@ -55,7 +55,7 @@ func OneArgument(c *cli.Context) error {
 	return nil
 }
 
-// Quote quotes a stray argument, unless it is a token.
+// Quote quotes an unexpected argument. It describes a token instead of showing it.
 func Quote(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
 		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate reads from standard input"

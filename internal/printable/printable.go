@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// Line returns the text as one line, in which a terminal finds nothing to act on.
+// Line returns the text as one line without control characters, escaping what does not print.
 func Line(s string) string {
 	var out strings.Builder
 	for _, r := range s {
@@ -25,8 +25,8 @@ func Line(s string) string {
 	return out.String()
 }
 
-// JSON returns the JSON text with everything escaped that a terminal would act on.
-// (encoding/json leaves control characters beyond ASCII as they are.)
+// JSON returns the JSON text with all characters escaped that do not print. (encoding/json
+// does not escape control characters beyond ASCII.)
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {
@@ -46,14 +46,14 @@ func Shell(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {
 		quoted[i] = word
-		if word == "" || strings.ContainsFunc(word, meansSomething) {
+		if word == "" || strings.ContainsFunc(word, isSpecial) {
 			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 		}
 	}
 	return strings.Join(quoted, " ")
 }
 
-// meansSomething reports whether the character could mean something to a shell.
-func meansSomething(r rune) bool {
+// isSpecial reports whether the character could be special to a shell.
+func isSpecial(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_@%+=:,./-", r)
 }

@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// DefaultFile returns the trail's path if no log file is named: in a directory for
-// root, and in the state directory of another user. It is empty inside a user namespace,
-// where a rootless engine runs hooks and their user is unknown.
+// DefaultFile returns the trail's path if no log file is named: below /var/log for root, in
+// the state directory for another user. It is empty inside a user namespace, where a rootless
+// engine runs hooks and their user is unknown.
 func DefaultFile() string {
 	const name = "terok-gate/trail.log"
 	if inside, err := store.InUserNamespace(); err != nil || inside {
@@ -25,6 +25,7 @@ func DefaultFile() string {
 	if os.Geteuid() == 0 {
 		return filepath.Join("/var/log", name)
 	}
+
 	// The XDG base directory specification has relative paths ignored.
 	state := os.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(state) {
@@ -37,14 +38,15 @@ func DefaultFile() string {
 	return filepath.Join(state, name)
 }
 
-// open opens the file for appending. If it isn't there it is made, its directories as well,
-// and is there after a power failure. It isn't an os.File, which would wait while a fifo is
-// full.
+// open opens the file for appending. It creates the file and its directories if necessary, so
+// that they outlive a power failure. It does not return an os.File, which would wait while a
+// fifo is full.
 func open(path string) (fd int, err error) {
 	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	if fd, err = unix.Open(path, flags, 0); err != unix.ENOENT {
 		return fd, err
 	}
+
 	directory := filepath.Dir(path)
 	if err := os.MkdirAll(directory, 0o711); err != nil { // the gate's trail can be in one below
 		return -1, err
@@ -52,6 +54,7 @@ func open(path string) (fd int, err error) {
 	if fd, err = unix.Open(path, flags|unix.O_CREAT, 0o600); err != nil {
 		return fd, err
 	}
+
 	if dir, err := unix.Open(directory, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
 		_ = unix.Fsync(dir)
 		unix.Close(dir)
@@ -59,29 +62,28 @@ func open(path string) (fd int, err error) {
 	return fd, nil
 }
 
-// The trail keeps so many bytes at most in a file, and so many files beside the one that is
-// written to. It keeps more while none is too old and the disk has space: a container that
-// may push writes 25 MB of lines with one push of many refs, and must not push out what was
-// written before.
+// A file of the trail has at most mostBytes, and leastAside older files are kept beside it.
+// More are kept while none is too old and the disk has space: one push of many refs writes
+// 25 MB of lines, and a container must not displace what was written before.
 const (
 	mostBytes  = 32 << 20
 	leastAside = 8
 	longest    = 90 * 24 * time.Hour
 )
 
-// isExpendable reports whether a file that is not among the youngest may go: it is too old,
-// or the disk has less than a tenth free.
+// isExpendable reports whether a file that is not among the youngest may be removed: it is
+// too old, or less than a tenth of the disk is free.
 func isExpendable(file *unix.Stat_t, disk *unix.Statfs_t, now time.Time) bool {
 	return now.Sub(time.Unix(file.Mtim.Unix())) > longest || disk.Bavail < disk.Blocks/10
 }
 
-// aside is the name of a file that was set aside; the first is the youngest.
+// aside returns the path of the i-th file that was set aside. The first is the youngest.
 func aside(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
 
-// setAside renames a file that has grown to its limit, once its last line has been written
-// to this descriptor: PATH becomes PATH.1, and those that are expendable go. Several may write at the
-// same time: the lock is on the file itself, so one of them renames it, and another that had
-// it open finds another file there. What such a one still writes is in PATH.1.
+// setAside renames a file that has grown to its limit, after a write to this descriptor: PATH
+// becomes PATH.1, and expendable files are removed. Several writers may find the file full:
+// the lock is on the file itself, so one of them renames it, and the others then find another
+// file at the path. What they still write is in PATH.1.
 func setAside(path string, fd int) {
 	if size, err := unix.Seek(fd, 0, io.SeekCurrent); err != nil || size < mostBytes { // a fifo has none
 		return
@@ -89,6 +91,7 @@ func setAside(path string, fd int) {
 	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil { // until it is closed
 		return
 	}
+
 	var ours, there unix.Stat_t
 	if unix.Fstat(fd, &ours) != nil || unix.Lstat(path, &there) != nil ||
 		ours.Mode&unix.S_IFMT != unix.S_IFREG || ours.Dev != there.Dev || ours.Ino != there.Ino {
@@ -104,7 +107,7 @@ func setAside(path string, fd int) {
 	_ = unix.Rename(path, aside(path, 1))
 }
 
-// makeRoom removes expendable files for one more, and returns how many there are.
+// makeRoom removes expendable files to make room for one more, and returns how many remain.
 func makeRoom(path string) (number int) {
 	var file unix.Stat_t
 	var disk unix.Statfs_t

@@ -1,4 +1,4 @@
-// Reading what hooks refused, from the trail's files and from the journal.
+// Reading what hooks refused or failed at, from the trail's files and the journal.
 
 package trail
 
@@ -22,10 +22,10 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// Complaints returns what hooks have refused or failed, with the reason, oldest first: from
-// the file, the youngest that were set aside included, and from the journal, which has what could
-// not be written to the file. Either is left out if it isn't there. With an error, what
-// could be read is returned.
+// Complaints returns the events of hooks that refused or failed, oldest first. It reads the
+// file, the youngest ones that were set aside, and the journal, which has events that could
+// not be written to the file. A file or journal that does not exist is skipped. If it returns
+// an error, it also returns the events that it could read.
 func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	for i := leastAside; i >= 0 && path != ""; i-- {
 		file := path
@@ -39,11 +39,11 @@ func Complaints(ctx context.Context, path string) (events []Event, err error) {
 		events = append(events, found...)
 	}
 
-	said, journalErr := journal(ctx)
-	if path != "" { // then it is the second place that has the same
+	logged, journalErr := journal(ctx)
+	if path != "" { // the journal then only repeats the file
 		journalErr = nil
 	}
-	for _, e := range said {
+	for _, e := range logged {
 		if !slices.ContainsFunc(events, e.isSame) {
 			events = append(events, e)
 		}
@@ -52,20 +52,20 @@ func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	return events, errors.Join(err, journalErr)
 }
 
-// isComplaint reports whether a hook refused or failed. What the gate refuses comes from
-// somewhere.
+// isComplaint reports whether a hook refused or failed. The gate's events have an address
+// that the request came from.
 func (e Event) isComplaint() bool {
 	return (e.Event == Refused || e.Event == Failed) && e.Error != "" && e.From == ""
 }
 
-// isSame reports whether both are of the same event: the journal has its own time, and a
-// part of a long error.
+// isSame reports whether both are about the same event: the journal has another time, and
+// only a part of a long error.
 func (e Event) isSame(other Event) bool {
 	apart := e.Time.Sub(other.Time).Abs()
 	return apart < 5*time.Second && e.Event == other.Event && e.Container == other.Container && shortened(e.Error) == shortened(other.Error)
 }
 
-// complaintsIn reads a file of the trail. Lines that are no events are skipped.
+// complaintsIn reads a file of the trail. It skips lines that are not events.
 func complaintsIn(path string) (events []Event, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) // it may be a fifo
 	if err != nil {
@@ -80,7 +80,7 @@ func complaintsIn(path string) (events []Event, err error) {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var e Event
-		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // most lines, and it is faster to read none of those
+		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // skipping most lines this way is faster than parsing them
 			continue
 		}
 		if json.Unmarshal(lines.Bytes(), &e) == nil && e.isComplaint() {
@@ -90,21 +90,23 @@ func complaintsIn(path string) (events []Event, err error) {
 	return events, lines.Err()
 }
 
-// journal reads what hooks of this user have said. Anyone can send messages under our name,
-// and the journal knows whose they are.
+// journal reads the messages of this user's hooks. Any user can send messages under the
+// hook's name, but the journal records the sender.
 func journal(ctx context.Context) (events []Event, err error) {
 	program, err := exec.LookPath("journalctl")
 	if err != nil {
 		return nil, nil
 	}
-	var said untrusted.Output
+
+	var output untrusted.Output
 	cmd := exec.CommandContext(ctx, program, "--quiet", "--no-pager", "--output", "json", "--lines", "1000", "--priority", "err",
 		"SYSLOG_IDENTIFIER="+hookProgram, fmt.Sprintf("_UID=%d", os.Geteuid()))
-	cmd.Stdout = &said
+	cmd.Stdout = &output
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("journalctl: %w", err)
 	}
-	for line := range bytes.Lines(said.Bytes()) {
+
+	for line := range bytes.Lines(output.Bytes()) {
 		var entry struct {
 			Message string `json:"MESSAGE"`
 			Time    string `json:"__REALTIME_TIMESTAMP"`
@@ -112,6 +114,7 @@ func journal(ctx context.Context) (events []Event, err error) {
 		if json.Unmarshal(line, &entry) != nil {
 			continue
 		}
+
 		micros, _ := strconv.ParseInt(entry.Time, 10, 64)
 		if e, ok := parse(entry.Message); ok && e.isComplaint() {
 			e.Time = time.UnixMicro(micros).UTC()
@@ -121,7 +124,7 @@ func journal(ctx context.Context) (events []Event, err error) {
 	return events, nil
 }
 
-// parse reads what toSystemLog writes: the event, and names with quoted values.
+// parse reads a message of toSystemLog: the event, and names with quoted values.
 func parse(message string) (e Event, ok bool) {
 	e.Event, message, _ = strings.Cut(message, " ")
 	for message != "" {
@@ -130,6 +133,7 @@ func parse(message string) (e Event, ok bool) {
 		if err != nil {
 			return e, false
 		}
+
 		value, _ := strconv.Unquote(quoted)
 		switch name {
 		case "container":
@@ -143,6 +147,7 @@ func parse(message string) (e Event, ok bool) {
 		case "from":
 			e.From = value
 		}
+
 		message = strings.TrimPrefix(rest[len(quoted):], " ")
 	}
 	return e, true

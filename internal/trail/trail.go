@@ -1,10 +1,10 @@
 // Package trail keeps the audit trail: which token was issued, revoked or refused, for which
 // container, and what the gate did for whom. It goes into a log file, if there is one, as
-// JSON lines, and to the system log. The file comes first: what the system log does not take
-// at once is lost there, and nothing waits for it.
+// JSON lines, and to the system log. The file is written first. The system log is never
+// waited for: a message that it does not accept at once is lost.
 //
-// The lines of a ref that moves are on the disk when [Write] returns without an error. Of
-// what a full disk takes only in part, nothing stays.
+// The lines about a moved ref are on the disk when [Write] returns without an error. A write
+// that a full disk takes only in part is undone.
 package trail
 
 import (
@@ -32,15 +32,15 @@ const (
 	Issued  = "issued"
 	Revoked = "revoked"
 	Swept   = "swept"   // revoked because its process is dead
-	Refused = "refused" // the container may not have what it asks for
+	Refused = "refused" // the container may not have what it requested
 	Failed  = "failed"
 
-	// The gate's.
+	// Events of the gate.
 	Fetch  = "fetch"
 	Push   = "push"
 	Moving = "moving" // git is about to move a ref, for a push; not for the system log
-	Moved  = "moved"  // it has
-	Cut    = "cut"    // a request was ended before its time
+	Moved  = "moved"  // git has moved it
+	Cut    = "cut"    // a request was ended early
 )
 
 // Event is one line of the audit trail.
@@ -53,11 +53,11 @@ type Event struct {
 	Fingerprint string    `json:"fingerprint,omitempty"`
 	Error       string    `json:"error,omitempty"`
 
-	// The gate's.
+	// Of the gate's events.
 	From     string  `json:"from,omitempty"`     // where the request came from
 	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed
 	Duration float64 `json:"duration,omitempty"` // in seconds
-	Times    int     `json:"times,omitempty"`    // how many events the line stands for; none is one
+	Times    int     `json:"times,omitempty"`    // how many events the line stands for; 0 is one
 	Refs     int     `json:"refs,omitempty"`     // how many a push moved
 	Ref      string  `json:"ref,omitempty"`
 	Old      string  `json:"old,omitempty"`
@@ -72,14 +72,14 @@ func Of(event string, e store.Entry) Event {
 	}
 }
 
-// hookProgram is what hooks are called in the system log.
+// hookProgram is the name of hooks in the system log.
 const hookProgram = "terok-gate-hook"
 
-// Program is the name that the trail has in the system log.
+// Program is the name under which this program writes to the system log.
 var Program = hookProgram
 
-// Write appends the events to the log file, if its path is not empty, and sends them to the
-// system log, if there is one. The error is the log file's.
+// Write appends the events to the log file, unless its path is empty, and sends them to the
+// system log, if there is one. It returns only errors of the log file.
 func Write(file string, events ...Event) error {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	for i := range events {
@@ -101,8 +101,8 @@ func Write(file string, events ...Event) error {
 	return err
 }
 
-// one lets one goroutine write at a time: what it takes back is then its own.
-var one sync.Mutex
+// writing lets one goroutine write at a time, so that takeBack removes only its own lines.
+var writing sync.Mutex
 
 // appendLines appends the events with one write(2). On a local file system, O_APPEND makes
 // that safe for many writers at once.
@@ -118,8 +118,9 @@ func appendLines(path string, events []Event) (err error) {
 		durable = durable || e.Event == Moving || e.Event == Moved
 	}
 
-	one.Lock()
-	defer one.Unlock()
+	writing.Lock()
+	defer writing.Unlock()
+
 	file, err := open(path)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
@@ -128,7 +129,7 @@ func appendLines(path string, events []Event) (err error) {
 	defer setAside(path, file)
 
 	n, err := unix.Write(file, lines)
-	if err == nil && n < len(lines) { // a full disk, or a fifo that nobody reads
+	if err == nil && n < len(lines) { // a full disk, or a full fifo
 		takeBack(file, n)
 		err = io.ErrShortWrite
 	}
@@ -144,7 +145,8 @@ func appendLines(path string, events []Event) (err error) {
 }
 
 // takeBack removes the last n bytes, which this process has just appended, unless another
-// has appended since. The next line would be lost as well behind half a line.
+// process has appended since. Otherwise the next line would continue half a line, and be lost
+// too.
 func takeBack(file, n int) {
 	var info unix.Stat_t
 	end, err := unix.Seek(file, 0, io.SeekCurrent) // where the write ended
@@ -153,22 +155,24 @@ func takeBack(file, n int) {
 	}
 }
 
-// CheckFile says why the trail could not be written to the file. The file need not exist
-// yet, but its directory must.
+// CheckFile returns an error if the trail could not be written to the file. The file need
+// not exist yet, but its directory must.
 func CheckFile(path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("%s: is not an absolute path", path)
 	}
+
 	directory := filepath.Dir(path)
 	info, err := os.Stat(directory)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: its directory is not there: %s", path, printable.Shell("mkdir", "-p", directory))
+		return fmt.Errorf("%s: its directory does not exist: %s", path, printable.Shell("mkdir", "-p", directory))
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
 	case !info.IsDir():
-		return fmt.Errorf("%s: %s is no directory", path, directory)
+		return fmt.Errorf("%s: %s is not a directory", path, directory)
 	}
+
 	writable := directory
 	if info, err := os.Lstat(path); err == nil {
 		if !info.Mode().IsRegular() {
@@ -182,16 +186,17 @@ func CheckFile(path string) error {
 	return nil
 }
 
-// systemLog is where the system log listens, as for syslog(3).
+// systemLog is the path of the system log's socket, as in syslog(3).
 const systemLog = "/dev/log"
 
-// message is the event in the form that glibc's syslog(3) uses (RFC 3164).
+// message returns the event in the form that glibc's syslog(3) uses (RFC 3164).
 func message(e Event) string {
 	const daemon, err, notice = 3 << 3, 3, 5
 	severity := notice
 	if e.Error != "" {
 		severity = err
 	}
+
 	var text strings.Builder
 	fmt.Fprintf(&text, "<%d>%s %s[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), Program, os.Getpid(), e.Event)
 	for _, pair := range [][2]string{
@@ -199,26 +204,27 @@ func message(e Event) string {
 		{"from", e.From}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
-			// Other programs' entries may hold anything, such as line breaks or more than
-			// fits into a datagram.
+			// Entries of other programs may contain line breaks, or more than fits into a
+			// datagram.
 			fmt.Fprintf(&text, " %s=%q", pair[0], shortened(pair[1]))
 		}
 	}
 	return text.String()
 }
 
-// toSystemLog sends the event to /dev/log, if somebody listens there. Package log/syslog
-// would wait while the socket's buffer is full; a container's start must not.
+// toSystemLog sends the event to /dev/log. Unlike package log/syslog it does not wait while
+// the socket's buffer is full, which would delay a container's start.
 func toSystemLog(e Event) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(socket)
+
 	_ = unix.Sendto(socket, []byte(message(e)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: systemLog})
 }
 
-// shortened is as much of a value as the system log gets.
+// shortened returns as much of a value as the system log gets.
 func shortened(value string) string {
 	if runes := []rune(value); len(runes) > 1000 {
 		return string(runes[:1000])
@@ -226,6 +232,7 @@ func shortened(value string) string {
 	return value
 }
 
+// timesOf returns the number of events that the line stands for, empty for a single one.
 func timesOf(e Event) string {
 	if e.Times == 0 {
 		return ""
@@ -233,13 +240,14 @@ func timesOf(e Event) string {
 	return strconv.Itoa(e.Times)
 }
 
-// HasSystemLog reports whether somebody listens where events are sent.
+// HasSystemLog reports whether a program listens at the system log's socket.
 func HasSystemLog() bool {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(socket)
+
 	return unix.Connect(socket, &unix.SockaddrUnix{Name: systemLog}) == nil
 }
 
@@ -254,6 +262,7 @@ func Recent(file *os.File) ([]Event, error) {
 	if _, err := file.Seek(max(0, info.Size()-tail), io.SeekStart); err != nil {
 		return nil, err
 	}
+
 	var events []Event
 	lines := bufio.NewScanner(io.LimitReader(file, tail))
 	lines.Buffer(nil, tail+1) // a line that fills it is too long

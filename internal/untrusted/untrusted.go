@@ -16,7 +16,7 @@ import (
 // environment except PATH; and no longer than the caller lives, since the terminal's ^C
 // does not reach it.
 func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
-	cmd.Dir = "/" // our own may be closed to it
+	cmd.Dir = "/" // the user may not be able to enter ours
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: uid, Gid: gid, Groups: groups},

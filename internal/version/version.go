@@ -7,7 +7,7 @@ import (
 )
 
 // String returns the version, revision and Go version that go build recorded in the
-// program. It is equal for programs that were built together.
+// program. Programs that were built together return the same.
 func String() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -10,15 +10,15 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// followedDirectory is a directory that need not exist: while it does not, its nearest
-// ancestor is watched.
+// followedDirectory watches a directory, or its nearest existing ancestor while the
+// directory does not exist.
 type followedDirectory struct {
 	path    string
 	watched string
-	watcher *fsnotify.Watcher // nil as long as the machine has no inotify instance left
+	watcher *fsnotify.Watcher // nil while the machine has no inotify instance left
 }
 
-// follow watches the directory anew: another one may stand there by now.
+// follow watches the directory again, since another one may have taken its place.
 func (f *followedDirectory) follow() error {
 	if f.watcher == nil {
 		watcher, err := fsnotify.NewWatcher()
@@ -27,15 +27,17 @@ func (f *followedDirectory) follow() error {
 		}
 		f.watcher = watcher
 	}
+
 	if f.watched != "" {
-		_ = f.watcher.Remove(f.watched) // an error says that it was gone
+		_ = f.watcher.Remove(f.watched) // an error means that it is gone
 		f.watched = ""
 	}
+
 	for {
 		nearest := nearestDirectory(f.path)
 		if err := f.watcher.Add(nearest); err != nil {
 			if nearest != nearestDirectory(f.path) {
-				continue // it went away in between
+				continue // it was removed in between
 			}
 			return fmt.Errorf("watch directory %s: %w", nearest, err)
 		}
@@ -47,13 +49,13 @@ func (f *followedDirectory) follow() error {
 	}
 }
 
-// concerns reports whether an event can be about this file of the directory: in the directory
-// itself other files, such as the lock, do not matter.
+// concerns reports whether an event can be about this file of the directory. Events of other
+// files in the directory, such as the lock, are not.
 func (f *followedDirectory) concerns(event fsnotify.Event, file string) bool {
 	return f.watched != f.path || event.Name == f.watched || event.Name == file
 }
 
-// events never sends while nothing can be watched.
+// events returns a channel that never sends while nothing can be watched.
 func (f *followedDirectory) events() <-chan fsnotify.Event {
 	if f.watcher == nil {
 		return nil
@@ -74,7 +76,8 @@ func (f *followedDirectory) close() {
 	}
 }
 
-// nearestDirectory returns path, or else the nearest ancestor of it that is a directory.
+// nearestDirectory returns path if it is a directory, and otherwise its nearest ancestor that
+// is one.
 func nearestDirectory(path string) string {
 	for {
 		if info, err := os.Stat(path); err == nil && info.IsDir() || path == filepath.Dir(path) {

@@ -1,4 +1,4 @@
-// The processes that tokens are tied to, each watched as far as descriptors go.
+// The processes that tokens are tied to. Each is watched while there are descriptors.
 
 package watch
 
@@ -14,24 +14,23 @@ import (
 )
 
 const (
-	// spares are the descriptors that are left for all but processes: the token file, its
+	// spares is the number of descriptors for everything but processes: the token file, its
 	// directory and lock, a new file, events, a log.
 	spares = 32
-	// turn is how many unwatched processes are looked at in one go.
+	// turn is how many unwatched processes one look checks.
 	turn = 1000
 )
 
-// processes are the processes that the file's tokens are tied to. It belongs to one
-// goroutine.
+// processes holds the processes that the file's tokens are tied to. It is for one goroutine.
 type processes struct {
-	died chan struct{} // receives when a watched process has died since the last look
+	died chan struct{} // receives after a watched process has died
 
 	tied      map[store.Token]*tied
 	look      int           // counts the looks at the file
-	watched   int           // how many are watched, each with a descriptor
-	unwatched int           // how many are alive and not watched, for want of descriptors say
-	next      int           // of those, the first to be looked at next
-	untold    []store.Token // that newlyUnwatched is to name
+	watched   int           // the number of watched processes, each with a descriptor
+	unwatched int           // the number of living processes that cannot be watched, for lack of descriptors for example
+	next      int           // the first of those to check next
+	untold    []store.Token // for newlyUnwatched to report
 	why       error         // why they are not watched
 }
 
@@ -40,7 +39,7 @@ type tied struct {
 	process   store.Process
 	dead      atomic.Bool
 	forget    func() // ends the watch; nil if there is none
-	unwatched bool   // it is alive, and cannot be watched for now
+	unwatched bool   // it is alive, but cannot be watched for now
 	seen      int    // the last look at the file that saw it
 }
 
@@ -52,6 +51,7 @@ func newProcesses() *processes {
 // dead among them.
 func (p *processes) follow(file store.File) (dead int, err error) {
 	p.look++
+
 	p.watched = 0
 	for _, t := range p.tied {
 		if t.forget != nil && !t.dead.Load() {
@@ -97,6 +97,7 @@ func (p *processes) follow(file store.File) (dead int, err error) {
 	if p.next += turn; p.next >= waiting {
 		p.next = 0
 	}
+
 	p.unwatched = 0
 	for token, t := range p.tied {
 		if t.seen != p.look {
@@ -109,7 +110,7 @@ func (p *processes) follow(file store.File) (dead int, err error) {
 	return dead, nil
 }
 
-// mostWatched is how many processes may be watched. The Go runtime has raised the soft
+// mostWatched returns how many processes may be watched at once. The Go runtime has raised the soft
 // limit of descriptors to the hard one (package os, at start).
 func mostWatched() int {
 	var limit unix.Rlimit
@@ -119,18 +120,19 @@ func mostWatched() int {
 	return max(0, int(min(limit.Cur, 1<<30))-spares)
 }
 
-// watch looks at a process that is not watched, and watches it if it is alive.
+// watch checks a process that is not watched yet, and watches it if it is alive.
 func (p *processes) watch(t *tied, most int) {
 	forget, err := t.process.OnDeath(func() {
 		t.dead.Store(true)
 		select {
 		case p.died <- struct{}{}:
-		default: // somebody said so already
+		default: // another death is already signalled
 		}
 	})
+
 	if err == nil && p.watched >= most && !t.dead.Load() {
 		forget()
-		err = fmt.Errorf("there are descriptors for %d (the limit of open files is %d)", most, most+spares)
+		err = fmt.Errorf("only %d can be watched (the limit of open files is %d)", most, most+spares)
 	}
 
 	t.unwatched = err != nil && !errors.Is(err, store.ErrUnseen)
@@ -156,8 +158,8 @@ func (p *processes) sawDie(e store.Entry) bool {
 	return t != nil && t.dead.Load() && e.Process != nil && *e.Process == t.process
 }
 
-// newlyUnwatched returns an error that names the tokens whose processes cannot be watched,
-// each once.
+// newlyUnwatched returns an error that names the tokens whose processes cannot be watched and
+// that were not named before.
 func (p *processes) newlyUnwatched() error {
 	if len(p.untold) == 0 {
 		return nil
@@ -175,7 +177,7 @@ func (p *processes) newlyUnwatched() error {
 	n := len(p.untold)
 	p.untold = nil
 
-	return fmt.Errorf("cannot watch the processes of %d tokens, they are looked at every second instead, %d at a time: %w:%s",
+	return fmt.Errorf("cannot watch the processes of %d tokens; checking up to %d of them each second instead: %w:%s",
 		n, turn, p.why, names.String())
 }
 

@@ -1,8 +1,8 @@
-// Package watch revokes a token the moment its process dies, for programs that stay.
+// Package watch revokes a token the moment its process dies, for long-running programs.
 //
-// It holds a pidfd for each living process that a token is tied to, as far as the
-// descriptors go, and follows the token file: whoever writes it, wherever it is made,
-// removed or replaced, its directory included. While nothing happens it sleeps.
+// It holds a pidfd for each living process that a token is tied to, as far as there are
+// descriptors, and follows the token file through changes by any program, also when the file
+// or its directory is created, removed or replaced. It sleeps while nothing happens.
 package watch
 
 import (
@@ -15,35 +15,36 @@ import (
 )
 
 const (
-	// again is how long it is until the next look, where no event says when.
+	// again is the interval of looks while events cannot be relied on.
 	again = time.Second
-	// rests is how many times as long as a look took changes of the file wait for the next
-	// one: writers of a large file would keep a whole core busy. Deaths do not wait.
+	// rests is how long a change of the file waits for the next look, in multiples of the
+	// time that the last look took. Otherwise, frequent changes of a large file would keep a
+	// core busy. Deaths do not wait.
 	rests = 9
 )
 
-// Tokens sweeps until ctx is done: at once, and whenever a process dies that a token
-// is tied to, even if nobody collects its exit status. When ctx is done, it sweeps a
-// last time.
+// Tokens sweeps until ctx is done: at once, and whenever a process that a token is tied to
+// dies, even if its exit status is not collected. When ctx is done, it sweeps a last time.
 //
-// It tells report of each sweep that revoked tokens, and of errors, the same error
-// once. After an error it goes on, a second later, and as long as the file cannot be
-// followed, it reads it every second. A token whose process cannot be watched, for
-// want of descriptors say, is named in an error and looked at in turn. It returns an
-// error only if it cannot begin.
+// It calls report for each sweep that revoked tokens, and for errors, once for the same
+// error. After an error it continues a second later, and while the file cannot be followed
+// it reads the file every second. If a process cannot be watched, for lack of descriptors
+// for example, it reports an error that names the token, and checks such processes in turn.
+// It returns an error only if it cannot start.
 func Tokens(ctx context.Context, file store.File, report func(revoked []store.Entry, err error)) error {
 	path, err := filepath.Abs(file.Path)
 	if err != nil {
 		return fmt.Errorf("watch the token file: %w", err)
 	}
 	file.Path = path
+
 	processes := newProcesses()
 	defer processes.stop()
 	directory := followedDirectory{path: filepath.Dir(file.Path)}
 	defer directory.close()
 
 	var lastError string
-	tell := func(revoked []store.Entry, err error) {
+	reportAll := func(revoked []store.Entry, err error) {
 		if len(revoked) > 0 {
 			report(revoked, nil)
 		}
@@ -62,9 +63,10 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	timer := time.NewTimer(0)
 	for {
 		timer.Stop()
+
 		began := time.Now()
 		revoked, err := sweep(file, &directory, processes)
-		tell(revoked, err)
+		reportAll(revoked, err)
 		if err != nil || processes.unwatched > 0 {
 			timer.Reset(again)
 		}
@@ -73,9 +75,9 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 		for stirred, changed := false, false; !stirred; {
 			select {
 			case <-ctx.Done():
-				// For what died just now, which nobody else may be left to see and which
-				// no callback need have told of yet.
-				tell(file.Sweep())
+				// This also revokes the tokens of processes that died just now, before
+				// their callbacks ran.
+				reportAll(file.Sweep())
 				return nil
 			case <-processes.died:
 				stirred = true
@@ -96,7 +98,7 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 // sweep brings what is watched up to date with the token file, and revokes the tokens
 // of the dead.
 func sweep(file store.File, directory *followedDirectory, processes *processes) (revoked []store.Entry, err error) {
-	followErr := directory.follow() // before reading: no change falls in between
+	followErr := directory.follow() // before reading, so that no change is missed in between
 	dead, err := processes.follow(file)
 	if err == nil && dead > 0 {
 		revoked, err = file.Revoke(processes.sawDie)
