@@ -35,7 +35,7 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 		{"POST", "/demo.git/git-upload-pack", right, "0000", uploadRequest, 200},
 		{"POST", "/demo.git/git-receive-pack", right, "0000", receiveRequest, 200},
 
-		// Paths: anything else is not there, whoever asks.
+		// Paths: any other path is not found, with and without a token.
 		{"GET", "/", right, "", "", 404},
 		{"GET", "/demo.git", right, "", "", 404},
 		{"GET", "/demo.git/", right, "", "", 404},
@@ -133,7 +133,7 @@ func TestATokenOfAnotherProjectIsToldFromOneThatIsNotValid(t *testing.T) {
 	}
 }
 
-func TestWhatARepositorysConfigurationTakesBackIsRefused(t *testing.T) {
+func TestServicesThatARepositoryDisablesAreRefused(t *testing.T) {
 	h := open(t, gate.Settings{})
 	path := h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")

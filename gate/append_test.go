@@ -73,7 +73,7 @@ func TestATokenThatMayOnlyAddLosesNothing(t *testing.T) {
 }
 
 // losable makes a project with refs of each kind, and a clone that has what can be pushed.
-func losable(t *testing.T, h *house) (demo, work string) {
+func losable(t *testing.T, h *harness) (demo, work string) {
 	t.Helper()
 	demo = h.demo(t, "demo", 3)
 	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git keeps that branch only
@@ -143,7 +143,7 @@ func TestAReplacementMakesNoForcedPushAForwardOne(t *testing.T) {
 	}
 }
 
-func TestATokenThatMayOnlyAddMovesNoMoreThanTheGateCanLookAt(t *testing.T) {
+func TestATokenThatMayOnlyAddMovesABoundedNumberOfRefs(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo, work := losable(t, h)
 	var create, move strings.Builder

@@ -10,7 +10,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-func TestWhatManyPushesLeaveIsPacked(t *testing.T) {
+func TestObjectsOfManyPushesArePacked(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	git(t, demo, "config", "gc.auto", "1")

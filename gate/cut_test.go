@@ -48,27 +48,27 @@ func borrow(t *testing.T, repo string) (tip string) {
 
 // ways are how what is under way comes to its end.
 var ways = map[string]struct {
-	end    func(t *testing.T, h *house, container *exec.Cmd)
+	end    func(t *testing.T, h *harness, container *exec.Cmd)
 	says   string // the trail
 	byHand bool   // the token is tied to no process
 }{
 	"its token is revoked": {
-		func(t *testing.T, h *house, _ *exec.Cmd) { h.revoke(t, "demo") },
+		func(t *testing.T, h *harness, _ *exec.Cmd) { h.revoke(t, "demo") },
 		"the token was revoked", false,
 	},
 	"the container's poststop hook runs": {
-		func(t *testing.T, h *house, _ *exec.Cmd) {
+		func(t *testing.T, h *harness, _ *exec.Cmd) {
 			_, err := hook.Settings{Tokens: h.tokens, EnvDir: h.dir}.Poststop(strings.NewReader(`{"id": "c1"}`))
 			must(t, err)
 		},
 		"the token was revoked", true,
 	},
-	"its process dies and nobody sweeps": {
-		func(t *testing.T, _ *house, container *exec.Cmd) { must(t, container.Process.Kill()) },
+	"its process dies and its entry stays": {
+		func(t *testing.T, _ *harness, container *exec.Cmd) { must(t, container.Process.Kill()) },
 		"the token's process has ended", false,
 	},
 	"the gate stops": {
-		func(_ *testing.T, h *house, _ *exec.Cmd) {
+		func(_ *testing.T, h *harness, _ *exec.Cmd) {
 			now, cancel := context.WithCancel(context.Background())
 			cancel()
 			go h.Stop(now)
@@ -78,7 +78,7 @@ var ways = map[string]struct {
 }
 
 // tied issues a token for demo that lives as long as a process.
-func (h *house) tied(t *testing.T) (token string, container *exec.Cmd) {
+func (h *harness) tied(t *testing.T) (token string, container *exec.Cmd) {
 	t.Helper()
 	container = exec.Command("sleep", "1000")
 	must(t, container.Start())
@@ -92,7 +92,7 @@ func (h *house) tied(t *testing.T) (token string, container *exec.Cmd) {
 }
 
 // issueTo issues a token for demo to container c1.
-func (h *house) issueTo(t *testing.T, process *store.Process) (token string) {
+func (h *harness) issueTo(t *testing.T, process *store.Process) (token string) {
 	t.Helper()
 	drawn, err := store.NewToken()
 	must(t, err)
@@ -106,7 +106,7 @@ func (h *house) issueTo(t *testing.T, process *store.Process) (token string) {
 // cutShort ends what a client does, when that has come far enough, and returns how long it
 // then takes the gate's git to end. The client is not waited for: in a push, git goes on
 // to read what it cannot send any more.
-func cutShort(t *testing.T, h *house, client *exec.Cmd, far func() bool, end func()) (took time.Duration) {
+func cutShort(t *testing.T, h *harness, client *exec.Cmd, far func() bool, end func()) (took time.Duration) {
 	t.Helper()
 	must(t, client.Start())
 	testenv.Eventually(t, "it is under way", far)
@@ -124,7 +124,7 @@ func cutShort(t *testing.T, h *house, client *exec.Cmd, far func() bool, end fun
 
 // inEveryWay tries something that is cut, in all ways. It must be over in the time that
 // the gate promises; on a busy machine it is tried again, for a while.
-func inEveryWay(t *testing.T, try func(t *testing.T, h *house, token, says string, end func()) (took time.Duration)) {
+func inEveryWay(t *testing.T, try func(t *testing.T, h *harness, token, says string, end func()) (took time.Duration)) {
 	const promised = 100 * time.Millisecond
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -160,7 +160,7 @@ func sizeOf(pattern string) (size int64) {
 }
 
 func TestACloneOfAGigabyteIsCut(t *testing.T) {
-	inEveryWay(t, func(t *testing.T, h *house, token, says string, end func()) time.Duration {
+	inEveryWay(t, func(t *testing.T, h *harness, token, says string, end func()) time.Duration {
 		demo := h.bare(t, "demo")
 		git(t, demo, "update-ref", "refs/heads/main", borrow(t, demo))
 		clone := command(h.dir, "clone", "--quiet", "--bare", h.url(token, "demo"), "clone")
@@ -178,7 +178,7 @@ func TestACloneOfAGigabyteIsCut(t *testing.T) {
 }
 
 func TestAPushOfAGigabyteIsCutAndMovesNothing(t *testing.T) {
-	inEveryWay(t, func(t *testing.T, h *house, token, says string, end func()) time.Duration {
+	inEveryWay(t, func(t *testing.T, h *harness, token, says string, end func()) time.Duration {
 		demo := h.demo(t, "demo", 1)
 		before := git(t, demo, "for-each-ref")
 		work := filepath.Join(h.dir, "work.git")
@@ -247,7 +247,7 @@ func TestATokenThatIsRevokedBeforeGitAsksMovesNothing(t *testing.T) {
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", demo, work)
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
-	// In the hook's place, a program that revokes the token, as anybody might at that
+	// In the hook's place, a program that revokes the token, as can happen at that
 	// moment, and then asks as the hook does.
 	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
 	must(t, os.Remove(hook))
@@ -278,11 +278,11 @@ func TestALongRefusalEnds(t *testing.T) {
 	}
 	for _, capabilities := range []string{"report-status", "report-status side-band-64k"} {
 		for end, row := range map[string]struct {
-			end func(h *house, conn net.Conn)
+			end func(h *harness, conn net.Conn)
 			err string
 		}{
-			"its client hangs up": {func(_ *house, conn net.Conn) { conn.Close() }, "the client went away"},
-			"it is cut":           {func(h *house, _ net.Conn) { h.revoke(t, "demo") }, store.ErrRevoked.Error()},
+			"its client hangs up": {func(_ *harness, conn net.Conn) { conn.Close() }, "the client went away"},
+			"it is cut":           {func(h *harness, _ net.Conn) { h.revoke(t, "demo") }, store.ErrRevoked.Error()},
 		} {
 			t.Run(capabilities+", "+end, func(t *testing.T) {
 				h := open(t, gate.Settings{})

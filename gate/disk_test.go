@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestWhenADiskIsNearlyFull(t *testing.T) {
+func TestADiskIsNearlyFullBelowItsLimit(t *testing.T) {
 	const mib = 1 << 20
 	for name, row := range map[string]struct {
 		total, free   uint64 // MiB

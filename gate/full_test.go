@@ -12,7 +12,7 @@ import (
 
 // A push must not fill the disk that the token file is on: git says why it is refused, and
 // fetching goes on.
-func TestANearlyFullDiskTakesNoPush(t *testing.T) {
+func TestANearlyFullDiskRefusesPushes(t *testing.T) {
 	h := open(t, gate.Settings{Free: 1 << 60})
 	demo := h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")

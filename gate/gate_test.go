@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-func TestAGateThatStopsLetsFinishWhatIsUnderWay(t *testing.T) {
+func TestAStoppingGateFinishesRequestsUnderWay(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "work")

@@ -62,9 +62,8 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 
 // AdoptOrphans makes this program the parent of what its children have started, when those
 // have ended (PR_SET_CHILD_SUBREAPER, prctl(2)). It would be process 1 otherwise, which may
-// take a second to notice that they end, or never do, in a container: until then nobody can
-// report whether they have, and a request that is cut waits for it. Only orphans of git's are
-// waited for, so this is for a program that starts nothing else.
+// take a second to notice that they end, or never do, in a container. Until then a request
+// that is cut waits for them. Only orphans of git's are waited for, so this is for a program that starts nothing else.
 func AdoptOrphans() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the parent of orphans: %w", err)

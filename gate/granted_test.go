@@ -15,14 +15,14 @@ import (
 
 // containerToken has the hook issue a token, as for a container with these annotations
 // where it is installed with these flags. The project is demo, the task 7.
-func (h *house) containerToken(t *testing.T, flags []string, annotations map[string]string) (token string) {
+func (h *harness) containerToken(t *testing.T, flags []string, annotations map[string]string) (token string) {
 	t.Helper()
 	token, err := h.tryContainerToken(t, flags, annotations)
 	must(t, err)
 	return token
 }
 
-func (h *house) tryContainerToken(t *testing.T, flags []string, annotations map[string]string) (token string, err error) {
+func (h *harness) tryContainerToken(t *testing.T, flags []string, annotations map[string]string) (token string, err error) {
 	t.Helper()
 	settings, _, err := hook.ParseArgs(append([]string{"prestart"}, flags...))
 	must(t, err)
@@ -116,7 +116,7 @@ func (c combination) allows() (branches []string, says string, starts bool) {
 func (c combination) appends() bool { return c.access == "append" || c.readOnly == "append" }
 
 // What flags and annotations leave of a token, from the hook to real git's terminal.
-func TestWhatEveryCombinationOfFlagsAndAnnotationsAllows(t *testing.T) {
+func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 	for _, c := range combinations() {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			t.Parallel()

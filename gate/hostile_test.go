@@ -145,8 +145,8 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 	}
 }
 
-// A header or token that reaches git's environment or arguments can be read by whoever
-// may look at its processes, and do what git takes it for.
+// A header or token in git's environment or arguments can be read by users who may look at
+// its processes, and git may act on it.
 func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")

@@ -56,9 +56,9 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	}
 }
 
-// startGate starts terok-gate over the house's directory: a process of its own, which can
+// startGate starts terok-gate over the harness's directory: a process of its own, which can
 // be killed, and whose memory is no test's.
-func startGate(t *testing.T, h *house) *exec.Cmd {
+func startGate(t *testing.T, h *harness) *exec.Cmd {
 	t.Helper()
 	program, err := terokGate()
 	must(t, err)
@@ -77,7 +77,7 @@ func startGate(t *testing.T, h *house) *exec.Cmd {
 	return cmd
 }
 
-// What only counts for hours writes nothing, and does not notice that nobody reads.
+// What only counts for hours writes nothing, and does not notice that its reader is gone.
 func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its directory
 	stopNow(h.Gate)

@@ -15,7 +15,7 @@ import (
 )
 
 // put writes one entry into the token file, as other programs than ours write it.
-func (h *house) put(t *testing.T, key, value string) {
+func (h *harness) put(t *testing.T, key, value string) {
 	t.Helper()
 	entries := map[string]json.RawMessage{}
 	old, err := readFile(h.tokens.Path)
@@ -148,9 +148,9 @@ func TestAHashedEntryOpensByItsTokenAlone(t *testing.T) {
 	git(t, h.dir, "clone", "--quiet", h.url(limitedToken, "demo"), "work")
 }
 
-// stuck begins two clones that nobody reads, and returns their token and a way to end
+// stuck begins two clones whose output is not read, and returns their token and a way to end
 // one of them.
-func stuck(t *testing.T, h *house) (token string, end func()) {
+func stuck(t *testing.T, h *harness) (token string, end func()) {
 	t.Helper()
 	demo := h.bare(t, "demo")
 	tip := borrow(t, demo)

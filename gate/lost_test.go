@@ -25,7 +25,7 @@ func (c *container) endListener(t *testing.T) {
 }
 
 // revoked waits until the container's token is in the token file no more.
-func (h *house) revoked(t *testing.T, c *container) {
+func (h *harness) revoked(t *testing.T, c *container) {
 	t.Helper()
 	testenv.Eventually(t, "its token is revoked", func() bool {
 		_, valid := h.tokens.Reader(func(error) {}).FindKey(c.Token.Key())
@@ -33,7 +33,7 @@ func (h *house) revoked(t *testing.T, c *container) {
 	})
 }
 
-func TestTokensAreRevokedWhereANeighbourEndsTheListener(t *testing.T) {
+func TestTokensAreRevokedIfANeighbourEndsTheListener(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	told.GateTimeout = 300 * time.Millisecond
 	first, elsewhere := h.container(t, nil), h.container(t, nil)
@@ -85,7 +85,7 @@ func TestTheEndOfAListenerIsNoticedThoughItHasAllConnections(t *testing.T) {
 	h.revoked(t, c)
 }
 
-func TestTokensAreRevokedWhereANeighbourEndsTheListenerWhileThereIsNoGate(t *testing.T) {
+func TestTokensAreRevokedIfTheListenerEndsWhileNoGateRuns(t *testing.T) {
 	kept := &shelf{files: map[string]int{}}
 	h, told := attachable(t, gate.Settings{Keeper: kept})
 	c, elsewhere := h.container(t, nil), h.container(t, nil)

@@ -75,8 +75,8 @@ var terokGate = sync.OnceValues(func() (path string, err error) {
 	return testenv.Build("terok-gate-hook/cmd/terok-gate")
 })
 
-// house is a gate over a directory of repositories, with the token file that it reads.
-type house struct {
+// harness is a gate over a directory of repositories, with the token file that it reads.
+type harness struct {
 	*gate.Gate
 	dir, repos string
 	tokens     store.File
@@ -87,10 +87,10 @@ type house struct {
 }
 
 // open opens a gate at a port of this machine.
-func open(t *testing.T, settings gate.Settings) *house {
+func open(t *testing.T, settings gate.Settings) *harness {
 	t.Helper()
 	testenv.Need(t, "git")
-	h := &house{dir: memory(t)}
+	h := &harness{dir: memory(t)}
 	h.repos = filepath.Join(h.dir, "repos")
 	h.tokens = store.File{Path: filepath.Join(h.dir, "tokens", "tokens.json")}
 	must(t, os.Mkdir(h.repos, 0o755))
@@ -139,8 +139,8 @@ func stopNow(g *gate.Gate) {
 	g.Stop(now)
 }
 
-// again stops the house's gate, and returns the next one, which serves no port.
-func (h *house) again(t *testing.T, settings gate.Settings) *gate.Gate {
+// again stops the harness's gate, and returns the next one, which serves no port.
+func (h *harness) again(t *testing.T, settings gate.Settings) *gate.Gate {
 	t.Helper()
 	stopNow(h.Gate)
 	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
@@ -160,8 +160,8 @@ func memory(t *testing.T) string {
 	return dir
 }
 
-// note is the house's trail.
-func (h *house) note(events ...trail.Event) error {
+// note is the harness's trail.
+func (h *harness) note(events ...trail.Event) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, events...)
@@ -169,7 +169,7 @@ func (h *house) note(events ...trail.Event) error {
 }
 
 // issue issues a token for a project.
-func (h *house) issue(t *testing.T, project string) string {
+func (h *harness) issue(t *testing.T, project string) string {
 	t.Helper()
 	token, err := store.NewToken()
 	must(t, err)
@@ -179,21 +179,21 @@ func (h *house) issue(t *testing.T, project string) string {
 }
 
 // revoke revokes all tokens of a project.
-func (h *house) revoke(t *testing.T, project string) {
+func (h *harness) revoke(t *testing.T, project string) {
 	t.Helper()
 	_, err := h.tokens.Revoke(func(e store.Entry) bool { return e.Project == project })
 	must(t, err)
 }
 
 // url is what git is told, with the token and no password: asked for one, newer gits
-// (2.53) would ask whoever sits before them.
-func (h *house) url(token, project string) string {
+// (2.53) would prompt for one.
+func (h *harness) url(token, project string) string {
 	return "http://" + token + ":@" + h.address + "/" + project + ".git"
 }
 
 // trailed returns the events of a kind, once there are as many as that. A line may stand
 // for several.
-func (h *house) trailed(t *testing.T, event string, number int) []trail.Event {
+func (h *harness) trailed(t *testing.T, event string, number int) []trail.Event {
 	t.Helper()
 	var found []trail.Event
 	times := 0
@@ -214,7 +214,7 @@ func (h *house) trailed(t *testing.T, event string, number int) []trail.Event {
 }
 
 // bare makes the project's repository, empty.
-func (h *house) bare(t *testing.T, project string, options ...string) (path string) {
+func (h *harness) bare(t *testing.T, project string, options ...string) (path string) {
 	t.Helper()
 	path = filepath.Join(h.repos, project+".git")
 	git(t, h.dir, append([]string{"init", "--quiet", "--bare", "--initial-branch=main", path}, options...)...)
@@ -222,7 +222,7 @@ func (h *house) bare(t *testing.T, project string, options ...string) (path stri
 }
 
 // demo makes the project's repository with some history: main with n commits.
-func (h *house) demo(t *testing.T, project string, commits int) (path string) {
+func (h *harness) demo(t *testing.T, project string, commits int) (path string) {
 	t.Helper()
 	path = h.bare(t, project)
 	var stream strings.Builder
@@ -310,7 +310,7 @@ func gitFails(t *testing.T, dir string, args ...string) string {
 }
 
 // request sends a request that git would send, or would not.
-func (h *house) request(t *testing.T, method, path, token, body string, headers ...string) (*http.Response, string) {
+func (h *harness) request(t *testing.T, method, path, token, body string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, "http://"+h.address+path, strings.NewReader(body))
 	must(t, err)

@@ -20,7 +20,7 @@ import (
 )
 
 // openNarrow opens a gate whose git has so much memory, in KiB, and no more.
-func openNarrow(t *testing.T, most int) *house {
+func openNarrow(t *testing.T, most int) *harness {
 	t.Helper()
 	bin, path := memory(t), os.Getenv("PATH")
 	script := fmt.Sprintf("#!/bin/sh\nulimit -v %d\nexec %s \"$@\"\n", most, testenv.Tool(t, "git"))

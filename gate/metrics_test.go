@@ -13,14 +13,14 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// figures are the gate's, as Prometheus gets them.
-func (h *house) figures() string {
+// metrics returns the gate's metrics in the format that Prometheus reads.
+func (h *harness) metrics() string {
 	scrape := httptest.NewRecorder()
 	h.Metrics().ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
 	return scrape.Body.String()
 }
 
-func TestTheFiguresCountWhatHappened(t *testing.T) {
+func TestMetricsCountWhatHappened(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")
@@ -28,7 +28,7 @@ func TestTheFiguresCountWhatHappened(t *testing.T) {
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
 	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "wrong", "")
 	h.trailed(t, trail.Refused, 1)
-	figures := h.figures()
+	metrics := h.metrics()
 	for _, line := range []string{
 		`terok_gate_requests_total{code="403"} 1`,
 		`terok_gate_requests_total{code="200"} `,
@@ -41,13 +41,13 @@ func TestTheFiguresCountWhatHappened(t *testing.T) {
 		`terok_gate_listeners 1`,
 		`terok_gate_token_file_age_seconds `,
 	} {
-		if !strings.Contains(figures, line) {
-			t.Errorf("no %s in\n%s", line, figures)
+		if !strings.Contains(metrics, line) {
+			t.Errorf("no %s in\n%s", line, metrics)
 		}
 	}
 	page, err := os.ReadFile("../docs/terok-gate.8.md")
 	must(t, err)
-	served := regexp.MustCompile(`(?m)^# TYPE (terok_gate_\w+)`).FindAllStringSubmatch(figures, -1)
+	served := regexp.MustCompile(`(?m)^# TYPE (terok_gate_\w+)`).FindAllStringSubmatch(metrics, -1)
 	described := regexp.MustCompile(`\*\*(terok_gate_\w+)\*\*`).FindAllStringSubmatch(string(page), -1)
 	var names [2][]string
 	for i, found := range [][][]string{served, described} {
@@ -57,6 +57,6 @@ func TestTheFiguresCountWhatHappened(t *testing.T) {
 		slices.Sort(names[i])
 	}
 	if !slices.Equal(names[0], names[1]) {
-		t.Errorf("the gate has the figures %q, and its manual page %q", names[0], names[1])
+		t.Errorf("the gate has the metrics %q, and its manual page %q", names[0], names[1])
 	}
 }

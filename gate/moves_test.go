@@ -125,7 +125,7 @@ func pushRequest(token, capabilities string, commands ...string) string {
 }
 
 // answered sends a request, and returns the answer.
-func (h *house) answered(t *testing.T, request string) string {
+func (h *harness) answered(t *testing.T, request string) string {
 	t.Helper()
 	answer, err := http.ReadResponse(bufio.NewReader(h.dial(t, request)), nil)
 	must(t, err)
@@ -136,7 +136,7 @@ func (h *house) answered(t *testing.T, request string) string {
 }
 
 // lines returns the trail's lines about a ref.
-func (h *house) lines(event, ref string) (found []trail.Event) {
+func (h *harness) lines(event, ref string) (found []trail.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.events {
@@ -179,7 +179,7 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 
 // git deletes a ref whose object is missing whatever it is by then, and its hook is told of
 // nothing that could be told from packed refs.
-func TestARefWhoseObjectIsMissingIsNotDeleted(t *testing.T) {
+func TestARefToAMissingObjectIsNotDeleted(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	token, tip, lost := h.issue(t, "demo"), git(t, demo, "rev-parse", "main"), strings.Repeat("1", 40)
@@ -203,7 +203,7 @@ func TestARefWhoseObjectIsMissingIsNotDeleted(t *testing.T) {
 	h.trailed(t, trail.Moved, 1)
 }
 
-// Each line's old value is what the line before made of the ref, whoever hangs up and
+// Each line's old value is what the line before made of the ref, whichever client hangs up and
 // whichever git is ended.
 func TestTheLinesOfARefAreAChain(t *testing.T) {
 	h := open(t, gate.Settings{})
@@ -499,7 +499,7 @@ func TestAPushMovesAllOfItsRefsOrNone(t *testing.T) {
 }
 
 // libgit2, dulwich, go-git and JGit close the connection when they have what they need.
-func TestAClientThatHasAllAndHangsUpIsServed(t *testing.T) {
+func TestAClientThatHangsUpAfterTheLastByteSucceeds(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 3)
 	tip := git(t, demo, "rev-parse", "main")

@@ -30,7 +30,7 @@ import (
 )
 
 // attachable opens a gate with a control socket, and returns what a hook is told.
-func attachable(t *testing.T, settings gate.Settings) (*house, hook.Settings) {
+func attachable(t *testing.T, settings gate.Settings) (*harness, hook.Settings) {
 	t.Helper()
 	testenv.NeedRoot(t)
 	testenv.Need(t, "git", "ip", "nsenter")
@@ -40,7 +40,7 @@ func attachable(t *testing.T, settings gate.Settings) (*house, hook.Settings) {
 }
 
 // takeHooks has the gate listen to hooks, and returns what a hook is told.
-func (h *house) takeHooks(t *testing.T) hook.Settings {
+func (h *harness) takeHooks(t *testing.T) hook.Settings {
 	t.Helper()
 	path := filepath.Join(h.dir, "control")
 	l, err := testenv.ListenForHooks(path)
@@ -56,7 +56,7 @@ type container struct {
 }
 
 // container starts a container, in the neighbour's network if there is one.
-func (h *house) container(t *testing.T, neighbour *container) *container {
+func (h *harness) container(t *testing.T, neighbour *container) *container {
 	t.Helper()
 	pid := 0
 	if neighbour != nil {
@@ -85,14 +85,14 @@ func (h *house) container(t *testing.T, neighbour *container) *container {
 }
 
 // commit makes the container's token valid.
-func (h *house) commit(t *testing.T, c *container) {
+func (h *harness) commit(t *testing.T, c *container) {
 	t.Helper()
 	_, err := h.tokens.Issue(c.Entry)
 	must(t, err)
 }
 
 // start is all that a hook does.
-func (h *house) start(t *testing.T, hook hook.Settings, c *container) {
+func (h *harness) start(t *testing.T, hook hook.Settings, c *container) {
 	t.Helper()
 	must(t, hook.Attach(c.Entry))
 	h.commit(t, c)
@@ -130,7 +130,7 @@ func (c *container) reaches(token store.Token) error {
 	return nil
 }
 
-// listen has somebody else listen in the container's network.
+// listen has another process listen in the container's network.
 func (c *container) listen(t *testing.T) {
 	t.Helper()
 	var l net.Listener
@@ -200,7 +200,7 @@ func TestAListenerWhoseTokenNeverCountedGoesWithItsContainer(t *testing.T) {
 	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
 }
 
-func TestNobodyInAContainerThatWithholdsItsTokenNeedsOne(t *testing.T) {
+func TestAContainerWithAWithheldTokenNeedsNone(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	h.demo(t, "other", 1)
 	c := h.container(t, nil)
@@ -229,7 +229,7 @@ func TestNobodyInAContainerThatWithholdsItsTokenNeedsOne(t *testing.T) {
 }
 
 // status asks at the gate's own address without credentials.
-func (h *house) status(t *testing.T, path string) int {
+func (h *harness) status(t *testing.T, path string) int {
 	t.Helper()
 	answer, _ := h.request(t, http.MethodGet, path, "", "")
 	return answer.StatusCode
@@ -291,7 +291,7 @@ func TestTwoHooksAtOnceInOneNetworkBothSucceed(t *testing.T) {
 	}
 }
 
-func TestWhereTheGateIsNotAttached(t *testing.T) {
+func TestAttachIsRefused(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	told.GateTimeout = 300 * time.Millisecond
 	withheld := func(c *container) *container {
@@ -362,7 +362,7 @@ func TestTheGateRefusesItsOwnNetwork(t *testing.T) {
 	}
 }
 
-func TestAnotherUserIsNotListenedTo(t *testing.T) {
+func TestAnotherUsersRequestsAreRefused(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	must(t, os.Chmod(hook.GateSocket, 0o666))
@@ -476,7 +476,7 @@ func TestMessagesThatNoHookSendsAreRefused(t *testing.T) {
 	}
 }
 
-func TestTheGateSaysWhoItIsAndWhomItServes(t *testing.T) {
+func TestTheGateReportsItselfAndTheContainersItServes(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	asks := func(about control.Request) (control.Gate, error) {
@@ -592,7 +592,7 @@ func (s *shelf) names() (names []string) {
 	return names
 }
 
-func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
+func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	kept := &shelf{files: map[string]int{}}
 	h, told := attachable(t, gate.Settings{Keeper: kept})
 	alone, shares := h.container(t, nil), h.container(t, nil)
@@ -610,7 +610,7 @@ func TestContainersDoNotFeelThatTheGateIsReplaced(t *testing.T) {
 	}
 	stopNow(h.Gate)
 
-	// Nobody serves, and whoever asks waits.
+	// No gate serves, and a request waits.
 	waits := make(chan error, 1)
 	go func() { waits <- alone.reaches(alone.Token) }()
 	dies.End()
@@ -646,7 +646,7 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 	slow := h.dial(t, head("POST /demo.git/git-upload-pack", h.issue(t, "demo"), "Git-Protocol: version=2", "Connection: close",
 		"Content-Type: application/x-git-upload-pack-request", "Content-Length: 24")+"0014comman")
 	stopped := make(chan struct{})
-	testenv.Eventually(t, "the slow request is under way", func() bool { return strings.Contains(h.figures(), "terok_gate_requests_under_way 1\n") })
+	testenv.Eventually(t, "the slow request is under way", func() bool { return strings.Contains(h.metrics(), "terok_gate_requests_under_way 1\n") })
 	go func() {
 		h.Stop(context.Background())
 		close(stopped)
@@ -679,9 +679,9 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 	}
 }
 
-func (h *house) neighbourOf(t *testing.T, c *container) *container { return h.container(t, c) }
+func (h *harness) neighbourOf(t *testing.T, c *container) *container { return h.container(t, c) }
 
-// A gate that was killed, with nobody who keeps anything.
+// A gate that was killed, without a Keeper.
 func TestALostListenerIsMadeAgain(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	c := h.container(t, nil)

@@ -17,7 +17,7 @@ import (
 
 // openOver opens a gate whose git is a shell script that runs git in the end. The first
 // argument of each run is a line of the file that it returns.
-func openOver(t *testing.T, before string) (h *house, runs string) {
+func openOver(t *testing.T, before string) (h *harness, runs string) {
 	t.Helper()
 	dir, path := memory(t), os.Getenv("PATH")
 	runs = filepath.Join(dir, "runs")
@@ -56,7 +56,7 @@ func TestARequestStartsNoMoreOfGitThanItTakes(t *testing.T) {
 }
 
 // Process 1, whose children orphans are as a rule, may take its time, or never notice.
-func TestWhatGitLeavesIsGoneWhenItsRequestIs(t *testing.T) {
+func TestGitsProcessesEndWithTheirRequest(t *testing.T) {
 	h, runs := openOver(t, "sleep 1000 >/dev/null 2>&1 &\necho $$ >>$0.group")
 	h.demo(t, "demo", 1)
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "clone")
@@ -67,7 +67,7 @@ func TestWhatGitLeavesIsGoneWhenItsRequestIs(t *testing.T) {
 		group, err := strconv.Atoi(line)
 		must(t, err)
 		if err := syscall.Kill(-group, 0); err != syscall.ESRCH {
-			t.Errorf("somebody is in the group of git's: %v", err)
+			t.Errorf("a process is left in git's process group: %v", err)
 		}
 	}
 }

@@ -50,7 +50,7 @@ func pushByPath(t *testing.T, dir, repo, branch string) (finish func() error) {
 }
 
 // pushBy begins a push through the gate. finish sends the rest.
-func (h *house) pushBy(t *testing.T, token, branch string) (finish func() error) {
+func (h *harness) pushBy(t *testing.T, token, branch string) (finish func() error) {
 	t.Helper()
 	push := pushOf(t, h.dir, branch)
 	conn := h.dial(t, head("POST /demo.git/git-receive-pack", token, receiveRequest, "Connection: close",

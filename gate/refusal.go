@@ -16,7 +16,7 @@ type refusal struct {
 	header [2]string // one more header, if it has a name
 }
 
-// Refusals that are the same for everybody.
+// Refusals that need no details of the request.
 var (
 	notFound     = &refusal{code: http.StatusNotFound, text: "not found"}
 	misdirected  = &refusal{code: http.StatusMisdirectedRequest, text: "this gate has another name: see --host of terok-gate serve"}

@@ -24,7 +24,7 @@ func TestARepositoryOfAnotherOwnerIsServed(t *testing.T) {
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
 }
 
-// A repository's own hooks are programs of whoever made it, perhaps elsewhere.
+// A repository's own hooks are programs from its owner, and may have come with a copy.
 func TestHooksOfARepositoryDoNotRun(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)

@@ -50,9 +50,9 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 	return strings.TrimSpace(string(out))
 }
 
-// retire serves the house's repositories by the gate of that version, and returns its
+// retire serves the harness's repositories by the gate of that version, and returns its
 // address.
-func (h *house) retire(t *testing.T, version string) (address string) {
+func (h *harness) retire(t *testing.T, version string) (address string) {
 	t.Helper()
 	cmd := retired(t, "serve", h.tokens.Path, version, h.repos)
 	in, err := cmd.StdinPipe()
@@ -117,7 +117,7 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 
 // A program that writes the token file keeps entries that it knows as they are, and drops
 // the others: a limited token dies of that, at both gates.
-func TestWhatAnotherProgramMakesOfLimitedAndHashedTokens(t *testing.T) {
+func TestOtherProgramsHandleLimitedAndHashedTokens(t *testing.T) {
 	for i, version := range versions {
 		for name, kind := range kinds {
 			t.Run(version+"/"+name, func(t *testing.T) {

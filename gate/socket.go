@@ -21,8 +21,8 @@ type socketState struct {
 	address string // where, if it does
 }
 
-// examine finds out what kind of socket was passed. Not by its Fd, which would
-// have it block, for everybody who holds it.
+// examine returns the state of a socket that was passed to the gate. It does not call Fd, which
+// would make the socket block for every process that holds it.
 func examine(file *os.File) (s socketState, err error) {
 	conn, err := file.SyscallConn()
 	if err != nil {

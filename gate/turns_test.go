@@ -18,7 +18,7 @@ import (
 
 // hold begins requests that never come further, and begins each anew when it is cut or
 // refused, until the test ends.
-func (h *house) hold(t *testing.T, project string, tokens, requestsOfEach int) {
+func (h *harness) hold(t *testing.T, project string, tokens, requestsOfEach int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -45,10 +45,10 @@ func (h *house) hold(t *testing.T, project string, tokens, requestsOfEach int) {
 	}
 }
 
-func (h *house) underWay(t *testing.T, requests int) {
+func (h *harness) underWay(t *testing.T, requests int) {
 	t.Helper()
 	testenv.Eventually(t, fmt.Sprintf("%d requests are under way", requests), func() bool {
-		return strings.Contains(h.figures(), fmt.Sprintf("terok_gate_requests_under_way %d\n", requests))
+		return strings.Contains(h.metrics(), fmt.Sprintf("terok_gate_requests_under_way %d\n", requests))
 	})
 }
 

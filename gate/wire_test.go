@@ -23,7 +23,7 @@ import (
 func pkt(content string) string { return fmt.Sprintf("%04x%s", len(content)+4, content) }
 
 // dial connects to the gate and sends what is not HTTP as Go writes it.
-func (h *house) dial(t *testing.T, text string) net.Conn {
+func (h *harness) dial(t *testing.T, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", h.address)
 	must(t, err)
@@ -274,7 +274,7 @@ func TestAPushThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
-func TestWhatGitAsksFirstStartsNothingAndLeavesNoLine(t *testing.T) {
+func TestGitsFirstRequestStartsNoProcessAndIsNotRecorded(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")
@@ -291,8 +291,8 @@ func TestWhatGitAsksFirstStartsNothingAndLeavesNoLine(t *testing.T) {
 	}
 }
 
-// Whoever reads nothing holds a process and some memory, until the token ends.
-func TestACloneThatNobodyReadsIsCut(t *testing.T) {
+// A client that reads nothing holds a process and some memory until the token ends.
+func TestACloneWhoseClientReadsNothingIsCut(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")
 	tip := borrow(t, demo)
