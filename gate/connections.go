@@ -11,14 +11,14 @@ import (
 // those that listeners have in common. More wait in the kernel.
 func limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
 	return &limitedListener{
-		Listener: l, turns: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
+		Listener: l, slots: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
 		closed: make(chan struct{}),
 	}
 }
 
 type limitedListener struct {
 	net.Listener
-	turns       chan struct{} // of all its connections
+	slots       chan struct{} // of all its connections
 	own, common chan struct{} // each connection has one of either, too
 
 	once   sync.Once
@@ -27,7 +27,7 @@ type limitedListener struct {
 
 func (l *limitedListener) Accept() (net.Conn, error) {
 	select {
-	case l.turns <- struct{}{}:
+	case l.slots <- struct{}{}:
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
@@ -45,7 +45,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	}
 	done := sync.OnceFunc(func() {
 		<-from
-		<-l.turns
+		<-l.slots
 	})
 	conn, err := l.Listener.Accept()
 	if err != nil {

@@ -35,7 +35,7 @@ type Gate struct {
 
 	git            *runner
 	cleaner        *cleaner
-	turns          *turns
+	slots          *slots
 	networks       *networks
 	advertisements advertisements
 	disabled       disabled
@@ -72,7 +72,7 @@ func New(s Settings) (_ *Gate, err error) {
 		repos: repos, hooks: hooks(filepath.Join(repos, ".hooks")), hosts: s.Hosts,
 		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), free: s.Free, stall: cmp.Or(s.Stall, defaultStall),
 		tokens: s.Tokens, trail: s.Trail,
-		turns:  newTurns(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
+		slots:  newSlots(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		counts: newCounts(s.Tokens),
 	}
 	program, path, err := findGit()

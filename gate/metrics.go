@@ -38,7 +38,7 @@ func newCounts(tokens *store.Reader) counts {
 			Name: "terok_gate_refusals_total", Help: "Requests that were refused, as in the trail: not git's first one, without a token.",
 		}),
 		underWay: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "terok_gate_requests_under_way", Help: "Requests that are served or wait for their turn.",
+			Name: "terok_gate_requests_under_way", Help: "Requests that are being served or wait for a slot.",
 		}),
 		listeners: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "terok_gate_listeners", Help: "Where the gate is served.",

@@ -22,7 +22,7 @@ type Settings struct {
 
 	GitMemory int64 // bytes that each process of git's may have
 
-	Patience time.Duration // in which it is a request's turn, or never; a minute
+	Patience time.Duration // how long a request waits for a slot before it is refused; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
 
 	// Trail gets every event. It may be called by many goroutines at once. A push that it

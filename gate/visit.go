@@ -95,7 +95,7 @@ func (v *visit) serve() error {
 		return nil
 	}
 
-	return v.inTurn(func(ctx context.Context) error {
+	return v.withSlot(func(ctx context.Context) error {
 		// The end of the request's context ends the reading of its body.
 		defer context.AfterFunc(ctx, v.body.interrupt)()
 		if v.asked.service == receivePack {
@@ -105,13 +105,13 @@ func (v *visit) serve() error {
 	})
 }
 
-// inTurn does what needs git when it is the request's turn, for as long as the token
-// counts, and unless others need the turn: ctx ends with it.
-func (v *visit) inTurn(do func(ctx context.Context) error) error {
+// withSlot calls do once the request has a slot. ctx is done when the token is no longer
+// valid or another project needs the slot.
+func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	ctx, release := v.gate.tokens.While(v.r.Context(), v.who)
 	defer release()
 
-	ctx, done, err := v.gate.turns.take(ctx, v.who.Project, v.who.Fingerprint, v.progress)
+	ctx, done, err := v.gate.slots.acquire(ctx, v.who.Project, v.who.Fingerprint, v.progress)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (v *visit) advertise() error {
 		return v.advertiseKept(arguments)
 	}
 
-	return v.inTurn(func(ctx context.Context) error {
+	return v.withSlot(func(ctx context.Context) error {
 		git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 		if err != nil {
 			return err
@@ -170,7 +170,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 
 	text, ok := v.gate.advertisements.find(v.repo, version)
 	if !ok {
-		err := v.inTurn(func(ctx context.Context) error {
+		err := v.withSlot(func(ctx context.Context) error {
 			git, err := v.gate.git.start(v.repo, v.who, v.asked.protocol, arguments...)
 			if err != nil {
 				return err
@@ -343,7 +343,7 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, saidNo bool, er
 
 // refusePush answers a push that is refused: in git's words, if the client understands
 // them, and when it has sent its pack, since it does not listen before. A client that does
-// not read the answer keeps its turn no longer than ctx lasts.
+// not read the answer keeps its slot no longer than ctx lasts.
 func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal, whyNot func(move) string) error {
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused

@@ -1,9 +1,9 @@
-// Which requests are served at once: so many of each token, so many in all. The others wait
-// for their turn.
+// Limits how many requests are served at once, of each token and in all. The others wait for
+// a slot.
 //
-// Turns are shared out by project, so that no project's containers can lock out another's. A
-// project's share is an equal part of all turns, with room for one more project. The last
-// eighth of the turns is reserved for projects that hold less than their share. If such a
+// Slots are shared out by project, so that no project's containers can lock out another's. A
+// project's share is an equal part of all slots, with room for one more project. The last
+// eighth of the slots is reserved for projects that hold less than their share. If such a
 // project still has to wait, the slowest request of a project that holds more is cut.
 
 package gate
@@ -17,68 +17,68 @@ import (
 	"time"
 )
 
-// errOverShare cuts a request whose turn another project needs.
-var errOverShare = errors.New("cut so that other projects have their turn")
+// errOverShare cuts a request whose slot another project needs.
+var errOverShare = errors.New("cut to free its slot for another project")
 
 // It takes one or two ticks before a request is cut for one that waits. A fetch takes three
-// turns in succession, and all three are to begin within five seconds.
-const turnsTick = 500 * time.Millisecond
+// slots in succession, and all three are to begin within five seconds.
+const preemptInterval = 500 * time.Millisecond
 
-// retryAfter is how long a client that got no turn is asked to wait.
+// retryAfter is how long a client that got no slot is asked to wait.
 const retryAfter = 5 * time.Second
 
-type turns struct {
+type slots struct {
 	perToken, together int
 	patience           time.Duration
 
-	mu        sync.Mutex
-	held      []*turn        // the oldest first
-	waiting   []*turn        // the oldest first
-	requests  map[string]int // by project: held and waiting
-	ofProject map[string]int // turns held
-	ofToken   map[string]int // turns held
-	relieving bool
+	mu         sync.Mutex
+	held       []*claim       // the oldest first
+	waiting    []*claim       // the oldest first
+	requests   map[string]int // by project: held and waiting
+	ofProject  map[string]int // slots held
+	ofToken    map[string]int // slots held
+	preempting bool
 }
 
-// turn is that of one request, which holds it or waits for it.
-type turn struct {
+// claim is the claim of one request to a slot, which it holds or waits for.
+type claim struct {
 	project, token string
 	progress       func() int64 // bytes, in both directions
 	cut            context.CancelCauseFunc
 
-	begun  chan struct{} // closed when the request has its turn
+	begun  chan struct{} // closed when the request has its slot
 	seen   int64         // the progress at the last tick
-	ticked bool          // it already waited, or already held its turn, at the last tick
+	ticked bool          // it already waited, or already held its slot, at the last tick
 	isCut  bool
 }
 
-func newTurns(perToken, together int, patience time.Duration) *turns {
-	return &turns{
+func newSlots(perToken, together int, patience time.Duration) *slots {
+	return &slots{
 		perToken: perToken, together: together, patience: patience,
 		requests: map[string]int{}, ofProject: map[string]int{}, ofToken: map[string]int{},
 	}
 }
 
-// take waits for a turn of the project and the token. The request may go on until its
-// context is done, with errOverShare as the cause if others need the turn. done gives the
-// turn back.
-func (t *turns) take(ctx context.Context, project, token string, progress func() int64) (valid context.Context, done func(), err error) {
+// acquire waits for a slot for the project and the token. The request may go on until its
+// context is done, with errOverShare as the cause if another project needs the slot. done
+// releases it.
+func (t *slots) acquire(ctx context.Context, project, token string, progress func() int64) (valid context.Context, done func(), err error) {
 	valid, cut := context.WithCancelCause(ctx)
-	one := &turn{project: project, token: token, progress: progress, cut: cut, begun: make(chan struct{})}
+	one := &claim{project: project, token: token, progress: progress, cut: cut, begun: make(chan struct{})}
 
 	t.mu.Lock()
 	t.requests[project]++
 	t.waiting = append(t.waiting, one)
-	t.deal()
+	t.assign()
 	waits := len(t.waiting) > 0 && t.waiting[len(t.waiting)-1] == one
-	if waits && !t.relieving {
-		t.relieving = true
-		go t.relieve()
+	if waits && !t.preempting {
+		t.preempting = true
+		go t.preempt()
 	}
 	t.mu.Unlock()
 
 	done = func() {
-		t.giveBack(one)
+		t.release(one)
 		cut(nil)
 	}
 	if !waits {
@@ -98,8 +98,8 @@ func (t *turns) take(ctx context.Context, project, token string, progress func()
 	return nil, nil, err
 }
 
-// giveBack ends a request that holds a turn or waits for one.
-func (t *turns) giveBack(one *turn) {
+// release ends a request that holds a slot or waits for one.
+func (t *slots) release(one *claim) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if i := slices.Index(t.held, one); i >= 0 {
@@ -111,12 +111,12 @@ func (t *turns) giveBack(one *turn) {
 		t.waiting = slices.Delete(t.waiting, i, i+1)
 	}
 	count(t.requests, one.project, -1)
-	t.deal()
+	t.assign()
 }
 
-// deal gives the turns that are free to those who wait: first to projects with the fewest
-// turns, then to tokens with the fewest.
-func (t *turns) deal() {
+// assign gives the free slots to waiting requests: first to projects with the fewest slots,
+// then to tokens with the fewest.
+func (t *slots) assign() {
 	for len(t.held) < t.together {
 		next := -1
 		for i, one := range t.waiting {
@@ -137,31 +137,31 @@ func (t *turns) deal() {
 	}
 }
 
-// mayHave reports whether a request that waits may have one of the turns that are free.
-func (t *turns) mayHave(one *turn) bool {
+// mayHave reports whether a request that waits may have one of the free slots.
+func (t *slots) mayHave(one *claim) bool {
 	few := t.together-len(t.held) <= t.together/8
 	return t.ofToken[one.token] < t.perToken && (!few || t.ofProject[one.project] < t.share())
 }
 
-func (t *turns) comesBefore(one, other *turn) bool {
+func (t *slots) comesBefore(one, other *claim) bool {
 	if a, b := t.ofProject[one.project], t.ofProject[other.project]; a != b {
 		return a < b
 	}
 	return t.ofToken[one.token] < t.ofToken[other.token]
 }
 
-// share is how many turns each project would have if one more came.
-func (t *turns) share() int { return max(1, t.together/(len(t.requests)+1)) }
+// share returns how many slots each project would have if one more came.
+func (t *slots) share() int { return max(1, t.together/(len(t.requests)+1)) }
 
-// relieve calls cutSlowest at every tick, for as long as requests wait.
-func (t *turns) relieve() {
-	tick := time.NewTicker(turnsTick)
+// preempt calls cutSlowest at every tick, for as long as requests wait.
+func (t *slots) preempt() {
+	tick := time.NewTicker(preemptInterval)
 	defer tick.Stop()
 	for range tick.C {
 		t.mu.Lock()
 		t.cutSlowest()
-		t.relieving = len(t.waiting) > 0
-		goOn := t.relieving
+		t.preempting = len(t.waiting) > 0
+		goOn := t.preempting
 		t.mu.Unlock()
 		if !goOn {
 			return
@@ -171,7 +171,7 @@ func (t *turns) relieve() {
 
 // cutSlowest cuts a request for each that has waited since the last tick, though its
 // project holds less than its share. Those that have moved the least since then go first.
-func (t *turns) cutSlowest() {
+func (t *slots) cutSlowest() {
 	willHave, free := maps.Clone(t.ofProject), 0
 	for _, one := range t.held {
 		if one.isCut {
@@ -205,7 +205,7 @@ func (t *turns) cutSlowest() {
 
 // slowest returns the slowest request of the projects that have more than their share, nil
 // if there is none. One that has begun since the last tick is not judged yet.
-func (t *turns) slowest(has map[string]int, share int) (slowest *turn) {
+func (t *slots) slowest(has map[string]int, share int) (slowest *claim) {
 	var least int64
 	for _, one := range t.held {
 		if !one.ticked || one.isCut || has[one.project] <= share {
