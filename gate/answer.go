@@ -88,7 +88,7 @@ func isMessage(content []byte) bool {
 // packet: a flush packet, or git's last word.
 func endsMessages(content []byte) bool { return len(content) == 0 || content[0] == 3 }
 
-const memoryHint = "gate: git has too little memory here: see --git-memory of terok-gate serve\n"
+const memoryHint = "terok-gate: git has too little memory here: see --git-memory of terok-gate serve\n"
 
 // serviceLine stands before what git advertises, unless that is of version 2. It goes by
 // git's own words: receive-pack answers a client of version 2 with version 0.

@@ -121,7 +121,7 @@ func TestATokenOfAnotherProjectIsToldFromOneThatIsNotValid(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
 	for token, says := range map[string]string{
-		h.issue(t, "other"):                        "not for this project",
+		h.issue(t, "other"):                        "the token is for another project",
 		"terok-g-00000000000000000000000000000000": "not valid",
 	} {
 		for _, project := range []string{"demo", "nowhere"} {

@@ -40,7 +40,7 @@ func RunHook(name string) (status int, isHook bool) {
 		return 0, false
 	}
 	if err := hook(os.NewFile(3, "gate")); err != nil {
-		fmt.Fprintln(os.Stderr, "gate:", err) // of pre-receive, the client reads it
+		fmt.Fprintln(os.Stderr, err) // git shows that of pre-receive to the client
 		return 1, true
 	}
 	return 0, true

@@ -152,7 +152,7 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 
 	if banded {
 		if refused > mostNamed {
-			writePacket(out, fmt.Sprintf("\x02gate: %d refs are refused, the last one: %s\n", refused, last))
+			writePacket(out, fmt.Sprintf("\x02terok-gate: %d refs are refused, the last one: %s\n", refused, last))
 		}
 		_, _ = io.WriteString(out, "0000")
 	}

@@ -23,7 +23,7 @@ var (
 	wrongType    = &refusal{code: http.StatusUnsupportedMediaType, text: "not a request of git's"}
 	unauthorized = &refusal{code: http.StatusUnauthorized, text: "no token was shown: in a container, first have git read its own, by: set -a; . /run/terok/gate.env", header: [2]string{"WWW-Authenticate", `Basic realm="terok gate"`}}
 	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid: it was revoked, or its container has ended"}
-	notTheirs    = &refusal{code: http.StatusForbidden, text: "the token is valid, but not for this project"}
+	notTheirs    = &refusal{code: http.StatusForbidden, text: "the token is for another project"}
 	readOnly     = &refusal{code: http.StatusForbidden, text: "the token may fetch and not push"}
 	malformed    = &refusal{code: http.StatusBadRequest, text: "not a request of git's: malformed"}
 	incomplete   = &refusal{code: http.StatusBadRequest, text: "the request ended early"}

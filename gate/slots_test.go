@@ -117,7 +117,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 		if event.Event != trail.Cut {
 			continue
 		}
-		if cut++; event.Project != "demo" || event.Task == "steady" || event.Error != "cut so that other projects have their turn" {
+		if cut++; event.Project != "demo" || event.Task == "steady" || event.Error != "cut to free its slot for another project" {
 			t.Errorf("the trail has %+v", event)
 		}
 	}
