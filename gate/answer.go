@@ -29,6 +29,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 		}
 		return err
 	}
+
 	banded, explained := false, false // by messages of side band 2
 	for {
 		header, err := out.Peek(4)
@@ -40,6 +41,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 		if err != nil {
 			break
 		}
+
 		whole := len(packet)
 		if banded && !explained && endsMessages(packet[4:]) && messages.shortOfMemory() {
 			explained = true
@@ -49,6 +51,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 				return written, err
 			}
 		}
+
 		banded = banded || whole > 4 && packet[4] == 2
 		if isMessage(packet[4:]) {
 			_, _ = messages.Write(packet[5:])
@@ -58,11 +61,13 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 				packet = clean.Bytes()
 			}
 		}
+
 		_, _ = out.Discard(whole) // the bytes stay where they are until the next read
 		if err := send(packet); err != nil {
 			return written, err
 		}
 	}
+
 	for {
 		_, err := out.Peek(1)
 		if some, _ := out.Peek(out.Buffered()); len(some) > 0 {

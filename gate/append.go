@@ -64,6 +64,7 @@ func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine strin
 	if err != nil {
 		return nil, err
 	}
+
 	found := forwards{}
 	for m := range asked.all() {
 		if !commits[m.old] || !commits[m.new] {

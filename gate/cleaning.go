@@ -82,6 +82,7 @@ func (c *cleaner) end(repo repository, moved bool) {
 	to := c.to[repo.path]
 	to.underWay--
 	to.moved = to.moved || moved
+
 	if to.underWay > 0 || to.collecting {
 		return
 	}
@@ -89,6 +90,7 @@ func (c *cleaner) end(repo repository, moved bool) {
 		delete(c.to, repo.path)
 		return
 	}
+
 	to.moved, to.collecting = false, true
 	c.cleaning.Go(func() {
 		c.collect(repo)

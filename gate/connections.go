@@ -31,6 +31,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
+
 	from := l.own // first: what is common stays for others
 	select {
 	case l.own <- struct{}{}:
@@ -43,10 +44,12 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, net.ErrClosed
 		}
 	}
+
 	done := sync.OnceFunc(func() {
 		<-from
 		<-l.slots
 	})
+
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		done()

@@ -45,6 +45,7 @@ func (g *Gate) ServeControl(l *net.UnixListener) {
 func (g *Gate) answerHook(conn *net.UnixConn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(controlPatience))
+
 	answer := control.Answer{Version: control.Version}
 	request, err := g.carryOut(conn, &answer)
 	if errors.Is(err, io.EOF) {
@@ -59,6 +60,7 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 			slog.Warn("a hook is refused", "container", request.Container, "error", err)
 		}
 	}
+
 	message, err := json.Marshal(answer)
 	if err == nil {
 		_, err = conn.Write(message)
@@ -77,12 +79,14 @@ func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.R
 	if err != nil {
 		return r, err
 	}
+
 	sockets, err := passed(rights[:rightsLength])
 	defer func() {
 		for _, s := range sockets {
 			s.Close()
 		}
 	}()
+
 	if err == nil {
 		err = checkPeer(conn) // not before there is a message: who is refused is to hear it
 	}
@@ -92,12 +96,14 @@ func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.R
 	if err != nil {
 		return r, err
 	}
+
 	if len(sockets) == 1 {
 		if r, err = control.Parse(message[:n]); err != nil {
 			return r, err
 		}
 		return r, g.networks.join(r, sockets[0])
 	}
+
 	if r, err = control.ParseQuestion(message[:n]); err != nil {
 		return r, err
 	}
@@ -115,6 +121,7 @@ func checkPeer(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
+
 	var peer *unix.Ucred
 	var credErr error
 	err = raw.Control(func(fd uintptr) {
@@ -123,6 +130,7 @@ func checkPeer(conn *net.UnixConn) error {
 	if err = errors.Join(err, credErr); err != nil {
 		return err
 	}
+
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
 		return fmt.Errorf("user %d may not ask", peer.Uid)
 	}

@@ -48,6 +48,7 @@ func (f *filtered) Read(p []byte) (n int, err error) {
 				return n, f.bad
 			}
 		}
+
 		m, err := f.from.Read(p[n:min(len(p), n+f.left)])
 		n += m
 		f.left -= m

@@ -141,6 +141,7 @@ func (c *command) start(s starter, memory uint64) (err error) {
 	if err != nil {
 		return fmt.Errorf("start git: %w", err)
 	}
+
 	if err := limitMemory(c.cmd.Process.Pid, memory); err != nil {
 		c.out.Close()
 		c.closeIn()
@@ -185,6 +186,7 @@ func (c *command) output(ctx context.Context) ([]byte, error) {
 	const most = 16 << 20
 	stop := context.AfterFunc(ctx, c.cut)
 	defer stop()
+
 	text, err := io.ReadAll(io.LimitReader(c.out, most))
 	c.out.Close()
 	gitErr := c.wait()
@@ -268,6 +270,7 @@ func (c *command) wait() error {
 	// The leader stays a zombie meanwhile, and keeps the group's number.
 	for unix.Waitid(unix.P_PID, c.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
+
 	c.signal(unix.SIGKILL)
 	c.mu.Lock()
 	c.over = true
@@ -275,7 +278,9 @@ func (c *command) wait() error {
 		c.killer.Stop()
 	}
 	c.mu.Unlock()
+
 	err := c.cmd.Wait()
+
 	// Killed is not yet gone. What the leader had started is ours now: see AdoptOrphans.
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
 		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
@@ -286,6 +291,7 @@ func (c *command) wait() error {
 			time.Sleep(time.Millisecond)
 		}
 	}
+
 	if c.errors.shortOfMemory() {
 		slog.Warn("git has too little memory: see --git-memory of terok-gate serve", "repository", c.cmd.Dir)
 	}

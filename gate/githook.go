@@ -62,6 +62,7 @@ func referenceTransaction(gate *os.File) error {
 	if state == "preparing" { // from git 2.54 on: nothing is locked yet
 		return nil
 	}
+
 	refs, err := movesOf(os.Stdin)
 	if err != nil || len(refs) == 0 {
 		return err
@@ -118,6 +119,7 @@ func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket for git's hooks: %w", err)
 	}
+
 	ours := os.NewFile(uintptr(pair[0]), "hooks")
 	defer ours.Close()
 	theirs = os.NewFile(uintptr(pair[1]), "gate")
@@ -126,6 +128,7 @@ func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 		theirs.Close()
 		return nil, nil, fmt.Errorf("make a socket for git's hooks: %w", err)
 	}
+
 	c = &conversation{conn: conn, ended: make(chan struct{})}
 	go c.listen(t)
 	return c, theirs, nil

@@ -45,11 +45,13 @@ func (g *Gate) hasOtherBranches(repo repository, moved iter.Seq[move]) bool {
 			made++
 		}
 	}
+
 	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
 		"for-each-ref", "--format=x", "--count="+strconv.Itoa(made+1), "refs/heads/")
 	if err != nil {
 		return true
 	}
+
 	there := 0
 	err = git.lines(func(string) { there++ })
 	return err != nil || there > made

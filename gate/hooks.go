@@ -27,6 +27,7 @@ func (h hooks) make() error {
 	if err := os.MkdirAll(string(h), 0o700); err != nil {
 		return err
 	}
+
 	for _, hook := range gitHooks {
 		link := filepath.Join(string(h), hook)
 		if err := os.Remove(link + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -39,6 +40,7 @@ func (h hooks) make() error {
 			return err
 		}
 	}
+
 	// An earlier gate's.
 	if err := os.Remove(filepath.Join(string(h), "post-receive")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

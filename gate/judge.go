@@ -36,6 +36,7 @@ func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
 		}
 		return store.Pass{}, forbidden
 	}
+
 	token, _, ok := r.BasicAuth()
 	if !ok || token == "" { // an empty answer to git's question for a user name
 		return store.Pass{}, unauthorized

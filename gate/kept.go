@@ -55,12 +55,14 @@ func keepMember(keep Keeper, name string, cookie uint64, r control.Request) erro
 	if err != nil {
 		return err
 	}
+
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("keep the container: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
+
 	if _, err = file.Write(text); err == nil {
 		err = keep.Keep(name, file)
 	}

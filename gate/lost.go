@@ -39,6 +39,7 @@ func (l losses) revoke(e trail.Event, r control.Request) {
 	file := store.File{Path: l.tokens.Path()}
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
+
 	for r.Process.Life() != store.Dead {
 		if _, valid := l.tokens.FindKey(r.Token); valid {
 			revoked, err := file.Revoke(func(e store.Entry) bool { return e.Token.Key() == r.Token })
@@ -53,6 +54,7 @@ func (l losses) revoke(e trail.Event, r control.Request) {
 				return
 			}
 		}
+
 		select {
 		case <-again.C:
 		case <-l.ctx.Done():

@@ -44,6 +44,7 @@ func newCounts(tokens *store.Reader) counts {
 			Name: "terok_gate_listeners", Help: "Where the gate is served.",
 		}),
 	}
+
 	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.refusals, c.underWay, c.listeners,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "terok_gate_tokens", Help: "Entries of the token file.",

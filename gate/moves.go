@@ -114,6 +114,7 @@ func (t *transaction) mayMove(refs moves) error {
 	if t.ctx.Err() != nil || !t.gate.tokens.Still(t.who) {
 		return store.ErrRevoked
 	}
+
 	for m := range refs.all() {
 		switch {
 		case !t.who.MayPush(m.ref):
@@ -335,6 +336,7 @@ func whyNot(limits store.Limits, outside string, m move, is present) string {
 	if is.standsFor != "" {
 		name = is.standsFor
 	}
+
 	switch {
 	case !limits.MayPush(name):
 		return outside

@@ -121,8 +121,10 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	case s.listens && s.address != r.Listen:
 		return fmt.Errorf("%w: the socket listens at %s, not at %s", control.Malformed, s.address, r.Listen)
 	}
+
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	at := place{s.cookie, r.Listen}
 	there := n.at(at)
 	switch {
@@ -133,9 +135,11 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	case there != nil && s.listens:
 		return fmt.Errorf("a second listener at %s", at.listen) // the kernel allows none
 	}
+
 	if err := n.checkShared(r, at.cookie); err != nil {
 		return err
 	}
+
 	if there == nil {
 		name := nameFor(keptListener, r)
 		if err := n.keep.Keep(name, socket); err != nil {
@@ -147,6 +151,7 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 		}
 		n.adopt(there)
 	}
+
 	if err = n.admit(there, r); err != nil && len(there.members) == 0 {
 		n.close(there)
 	}
@@ -217,6 +222,7 @@ func (n *networks) checkShared(r control.Request, cookie uint64) error {
 			}
 		}
 	}
+
 	for _, e := range n.tokens.InNetwork(cookie) {
 		if (r.Withheld || e.Gate.Withheld) && e.Token.Key() != r.Token && e.Process.Life() == store.Alive {
 			return fmt.Errorf("%w: container %s is there", control.Shared, e.Container)
@@ -247,6 +253,7 @@ func (n *networks) leave(there *network, m *member) {
 	if n.all[there.place] != there {
 		return // it is closed, or lost
 	}
+
 	n.drop(m.name)
 	delete(there.members, m.Token)
 	if len(there.members) == 0 {
@@ -263,13 +270,16 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 	if err != nil {
 		return nil, err
 	}
+
 	there := &network{place: at, name: name, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
 	if there.socket, err = l.(*net.TCPListener).File(); err != nil {
 		l.Close()
 		return nil, err
 	}
+
 	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, mostConnections, ownConnections, n.common)
 	n.all[at] = there
+
 	go func() {
 		if err := n.serve(there); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			slog.Error("serve a container's network", "listener", there.name, "error", err)
@@ -301,6 +311,7 @@ func (n *networks) watch(there *network) {
 	if err != nil {
 		return // the gate has closed it
 	}
+
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.all[there.place] == there {

@@ -22,6 +22,7 @@ func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 		return nil, err
 	}
 	raw.Write(header[:])
+
 	length, ok := packetLength(header[:])
 	if !ok || length > 0 && length <= 4 {
 		return nil, errMalformed
@@ -29,6 +30,7 @@ func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 	if length == 0 {
 		return nil, nil
 	}
+
 	if _, err := io.CopyN(raw, r, int64(length-4)); err != nil {
 		return nil, err
 	}

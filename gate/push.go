@@ -48,12 +48,14 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 		if raw.Len() > commandsLimit {
 			return c, errTooLarge
 		}
+
 		if id, shallow := strings.CutPrefix(strings.TrimSuffix(string(packet), "\n"), "shallow "); shallow {
 			if !isObjectID(id) {
 				return c, errMalformed
 			}
 			continue
 		}
+
 		if _, capabilities, err := parseCommand(packet); err != nil {
 			return c, err
 		} else if c.number == 0 {

@@ -58,6 +58,7 @@ func (r repository) removeAbandoned() {
 			ours = append(ours, entry.Name())
 		}
 	}
+
 	// Asked after they were listed: whose maker lives then is spared, and those that are
 	// made from now on are not on the list.
 	if len(ours) == 0 || r.isWorkedIn() {
@@ -75,12 +76,14 @@ func (r repository) isWorkedIn() bool {
 	if unix.Stat(r.path, &repo) != nil {
 		return true
 	}
+
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, process := range processes {
 		var owner, cwd unix.Stat_t
 		if unix.Stat(process, &owner) != nil || int(owner.Uid) != os.Geteuid() {
 			continue
 		}
+
 		switch err := unix.Stat(process+"/cwd", &cwd); err {
 		case nil:
 			if cwd.Dev == repo.Dev && cwd.Ino == repo.Ino {

@@ -12,9 +12,11 @@ import (
 func (n *networks) restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	listeners := map[place]*os.File{}
 	ended := map[uint64]bool{} // networks in which another process has ended a listener
 	members := map[*os.File]kept{}
+
 	for _, file := range files {
 		defer file.Close()
 		if s, err := examine(file); err == nil && s.listens {
@@ -33,6 +35,7 @@ func (n *networks) restore(files []*os.File) {
 		}
 		members[file] = m
 	}
+
 	for file, m := range members {
 		at := place{m.Cookie, m.Listen}
 		if listeners[at] == nil && ended[m.Cookie] {
@@ -45,6 +48,7 @@ func (n *networks) restore(files []*os.File) {
 			n.drop(file.Name())
 		}
 	}
+
 	for at, socket := range listeners {
 		switch there := n.all[at]; {
 		case there == nil:

@@ -40,6 +40,7 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	if store.CheckName(project) != nil {
 		return route{}, notFound
 	}
+
 	asked := route{project: project, protocol: protocolOf(r.Header)}
 	method := http.MethodPost
 	switch {
@@ -52,6 +53,7 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	default:
 		return route{}, notFound
 	}
+
 	if r.Method != method {
 		return route{}, wrongMethod(method)
 	}
@@ -94,6 +96,7 @@ func checkBody(r *http.Request, asked route, maxPush int64) *refusal {
 	default:
 		return wrongType
 	}
+
 	switch {
 	case asked.service == receivePack && r.ContentLength > maxPush:
 		return tooLargePush(maxPush)

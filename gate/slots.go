@@ -84,6 +84,7 @@ func (t *slots) acquire(ctx context.Context, project, token string, progress fun
 	if !waits {
 		return valid, done, nil
 	}
+
 	late := time.NewTimer(t.patience)
 	defer late.Stop()
 	select {
@@ -127,6 +128,7 @@ func (t *slots) assign() {
 		if next < 0 {
 			return
 		}
+
 		one := t.waiting[next]
 		t.waiting = slices.Delete(t.waiting, next, next+1)
 		t.held = append(t.held, one)
@@ -179,6 +181,7 @@ func (t *slots) cutSlowest() {
 			free++
 		}
 	}
+
 	share := t.share()
 	for _, one := range t.waiting {
 		if !one.ticked || t.ofToken[one.token] >= t.perToken || willHave[one.project] >= share {
@@ -195,6 +198,7 @@ func (t *slots) cutSlowest() {
 		}
 		willHave[one.project]++
 	}
+
 	for _, one := range t.held {
 		one.seen, one.ticked = one.progress(), true
 	}

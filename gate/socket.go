@@ -41,13 +41,16 @@ func examineFd(fd int) (s socketState, err error) {
 			return s, fmt.Errorf("%w: not a TCP socket", control.Malformed)
 		}
 	}
+
 	if s.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err != nil {
 		return s, fmt.Errorf("tell network namespaces apart: %w: Linux 5.14 or later is needed", err)
 	}
+
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if s.listens = listens != 0; err != nil || !s.listens {
 		return s, err
 	}
+
 	name, err := unix.Getsockname(fd)
 	if at, ok := name.(*unix.SockaddrInet4); ok {
 		s.address = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port)).String()
@@ -61,6 +64,7 @@ func passed(rights []byte) (files []*os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	for i := range messages {
 		fds, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
