@@ -168,8 +168,8 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
 	s.answers(t, `{"version": 1, "refused": "malformed", "detail": "0 sockets"}`) // the first version knew no questions
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
-	s.answers(t, `{"version": 1, "refused": "failed", "detail": "user 7 may not ask"}`)
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, `the gate refuses: failed: "user 7 may not ask"`)
+	s.answers(t, `{"version": 1, "refused": "failed", "detail": "user 7 may not use the control socket"}`)
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, `the gate refuses: failed: "user 7 may not use the control socket"`)
 	s.answers(t, `hello`)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "its answer is malformed")
 

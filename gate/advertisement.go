@@ -1,4 +1,4 @@
-// What upload-pack advertises with protocol 2, kept.
+// Caches the advertisements of upload-pack with protocol 2.
 
 package gate
 
@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// keptFor bounds the age of what git said, should it depend on more than the
-// environment pins and the version shows.
+// keptFor bounds the age of a cached advertisement, in case git's output depends on more
+// than the pinned environment and the version.
 const keptFor = time.Minute
 
-// advertisements are those of repositories, by path. With protocol 2 one lists no refs,
-// only what git can do there: it is the same until git or the repository's configuration
-// changes.
+// advertisements caches one advertisement for each repository, by path. With protocol 2 it
+// lists capabilities and no refs, and stays the same until git or the repository's
+// configuration changes.
 type advertisements struct {
 	mu   sync.Mutex
 	kept map[string]advertisement
@@ -30,7 +30,7 @@ type advertisement struct {
 
 type advertisementVersion struct{ git, config fileVersion }
 
-// fileVersion tells a file from another in its place, and from what it was.
+// fileVersion identifies a file and its content: it changes if either does.
 type fileVersion struct {
 	device, inode  uint64
 	size           int64
@@ -46,7 +46,7 @@ func versionOf(path string) (fileVersion, error) {
 	return fileVersion{uint64(stat.Dev), stat.Ino, stat.Size, stat.Mtim, stat.Ctim}, nil
 }
 
-// advertisementVersion returns the version of what this git says of a repository.
+// advertisementVersion returns the version of this git's advertisement of a repository.
 func (r *runner) advertisementVersion(repo repository) (v advertisementVersion, err error) {
 	if v.git, err = versionOf(r.program); err == nil {
 		v.config, err = versionOf(filepath.Join(repo.path, "config"))
@@ -54,7 +54,7 @@ func (r *runner) advertisementVersion(repo repository) (v advertisementVersion, 
 	return v, err
 }
 
-// find returns what is kept and still true.
+// find returns the cached advertisement, if it is of this version and not too old.
 func (a *advertisements) find(repo repository, version advertisementVersion) (text []byte, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

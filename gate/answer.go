@@ -1,4 +1,4 @@
-// git's answers on their way to the client.
+// Copies git's answers to the client, without paths of this machine.
 
 package gate
 
@@ -10,15 +10,15 @@ import (
 	"sync"
 )
 
-// answerBuffers are used again. Each holds a packet of git's, and some more: what is read
-// at once is written at once.
+// answerBuffers is a pool. Each buffer holds at least a packet of git's, so that a packet is
+// read and written at once.
 var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 128<<10) }}
 
 // answer copies git's output to the client, as it comes. Error and progress messages
 // in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
-// machine, which is taken out; messages gets them as they were. If they say that git has
-// too little memory, one more says what limits it. An error says that the client has not
-// got all of it: how git ended, its exit status says.
+// machine, which is removed; messages gets them unchanged. If they say that git has too
+// little memory, a message that names the limit follows. answer returns an error if the
+// client did not get everything; how git ended is for its exit status to say.
 func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {
@@ -89,14 +89,14 @@ func isMessage(content []byte) bool {
 	return len(content) > 0 && (content[0] == 2 || content[0] == 3) || bytes.HasPrefix(content, []byte("ERR "))
 }
 
-// endsMessages reports whether a client that knows side bands hears no message after this
-// packet: a flush packet, or git's last word.
+// endsMessages reports whether a client that knows side bands reads no message after this
+// packet: it is a flush packet or a fatal error.
 func endsMessages(content []byte) bool { return len(content) == 0 || content[0] == 3 }
 
 const memoryHint = "terok-gate: git has too little memory here: see --git-memory of terok-gate serve\n"
 
-// serviceLine stands before what git advertises, unless that is of version 2. It goes by
-// git's own words: receive-pack answers a client of version 2 with version 0.
+// serviceLine returns the line that precedes git's advertisement, empty for version 2. It goes
+// by git's output, not by the request: receive-pack answers version 2 with version 0.
 func serviceLine(s service, begins []byte) string {
 	if bytes.HasPrefix(begins, versionTwo) {
 		return ""

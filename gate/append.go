@@ -19,16 +19,16 @@ import (
 	"terok-gate-hook/store"
 )
 
-// mostForwards is how many refs that are there a push of such a token may move: git is
-// started for each.
+// mostForwards is how many existing refs a push with such a token may move: git is started
+// for each.
 const mostForwards = 100
 
 var tooManyForwards = &refusal{
 	code: http.StatusForbidden,
-	text: fmt.Sprintf("the token may only add, and moves at most %d refs that are there in one push: push in parts", mostForwards),
+	text: fmt.Sprintf("the token may only add, and moves at most %d existing refs in one push: push in parts", mostForwards),
 }
 
-// losing is the refusal of a move by which what the ref named would be lost.
+// losing returns the refusal of a move that would lose the ref's old object.
 func losing(ref string) *refusal {
 	return &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the token may only add: %.200s must not be deleted or forced", printable.Line(ref))}
 }
@@ -39,7 +39,7 @@ func loses(m move, name string) bool {
 	return isZero(m.new) || strings.HasPrefix(name, "refs/tags/") && !isZero(m.old)
 }
 
-// moved is the number of refs that are there and are to move.
+// moved returns the number of existing refs that are to move.
 func (c commands) moved() (number int) {
 	for m := range c.all() {
 		if !isZero(m.old) {
@@ -58,7 +58,7 @@ func (f forwards) have(m move) bool {
 	return is || isZero(m.old)
 }
 
-// forwardsOf finds those among a push's moves that are forwards.
+// forwardsOf returns the moves of a push that are forwards.
 func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine string, asked commands) (forwards, error) {
 	commits, err := g.commits(ctx, repo, quarantine, asked)
 	if err != nil {
@@ -119,7 +119,8 @@ func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old,
 	return err == nil, err
 }
 
-// commandWith is a git that sees the objects in a quarantine, too, and every commit as it is.
+// commandWith returns a git command that also sees the objects in a quarantine, and ignores
+// replacements of commits (git-replace(1)).
 func (g *Gate) commandWith(repo repository, quarantine string, args ...string) *command {
 	git := g.git.command(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
 	git.cmd.Env = append(git.cmd.Env, "GIT_NO_REPLACE_OBJECTS=1")

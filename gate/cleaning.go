@@ -1,5 +1,5 @@
-// Cleaning up what pushes leave in a repository: unfinished ones at the gate's start, the
-// others when none is under way there.
+// Cleans up after pushes: unfinished ones when the gate starts, and finished ones when no push
+// to the repository is under way.
 
 package gate
 
@@ -26,8 +26,8 @@ func newCleaner(ctx context.Context, git *runner) *cleaner {
 	return &cleaner{git: git, ctx: ctx, to: map[string]*pushesTo{}}
 }
 
-// cleanUp removes what pushes left that were under way when an earlier gate was killed, or
-// the machine.
+// cleanUp removes what unfinished pushes left when an earlier gate was killed or the machine
+// crashed.
 func cleanUp(repos string) error {
 	projects, err := Projects(repos)
 	if err != nil {
@@ -49,7 +49,7 @@ type pushesTo struct {
 	moving chan struct{} // held by the one whose refs git moves
 }
 
-// begin tells that a push is under way, until end.
+// begin records that a push is under way, until end is called.
 func (c *cleaner) begin(repo repository) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -59,8 +59,8 @@ func (c *cleaner) begin(repo repository) {
 	c.to[repo.path].underWay++
 }
 
-// enter waits until a push that is under way may move refs: one at a time does, in each
-// repository. leave lets the next one.
+// enter waits until a push may move refs: in each repository one push does so at a time. leave
+// lets the next one in.
 func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err error) {
 	c.mu.Lock()
 	moving := c.to[repo.path].moving
@@ -74,8 +74,8 @@ func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err
 	}
 }
 
-// end says whether the push moved a ref, and lets git pack what pushes have left if no
-// other is under way.
+// end records that a push has ended, and whether it moved a ref. If no other is under way, git
+// packs the objects of those that did.
 func (c *cleaner) end(repo repository, moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,7 +102,7 @@ func (c *cleaner) end(repo repository, moved bool) {
 	})
 }
 
-// collect lets git pack what pushes have left in many files, if there is enough of it.
+// collect runs git gc --auto, which packs loose objects if there are enough of them.
 func (c *cleaner) collect(repo repository) {
 	gc, err := c.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", "gc", "--auto", "--quiet")
 	if err == nil {
@@ -113,5 +113,5 @@ func (c *cleaner) collect(repo repository) {
 	}
 }
 
-// wait waits until nothing is cleaned up any more.
+// wait waits until all cleaning has ended.
 func (c *cleaner) wait() { c.cleaning.Wait() }

@@ -1,4 +1,4 @@
-// The connections of a listener: how many at once, and the end of all of them.
+// Limits the connections of a listener, and closes all of them at once.
 
 package gate
 
@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// limited lets a listener have so many connections at once: some of its own, and others of
-// those that listeners have in common. More wait in the kernel.
+// limited returns a listener with at most most connections at once: own of them are its own,
+// the others come from those that listeners have in common. More wait in the kernel.
 func limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
 	return &limitedListener{
 		Listener: l, slots: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
@@ -73,7 +73,7 @@ func (c *limitedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite lets net/http tell a client that still sends what the answer is.
+// CloseWrite lets net/http send its answer to a client that has not finished sending.
 func (c *limitedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

@@ -1,5 +1,5 @@
-// Answering at the control socket, where hooks hand the gate listeners in containers'
-// networks, and others ask whom it serves (package internal/control).
+// Answers at the control socket, where hooks pass listeners in containers' networks, and other
+// programs ask which containers the gate serves (package internal/control).
 
 package gate
 
@@ -20,7 +20,7 @@ import (
 	"terok-gate-hook/internal/version"
 )
 
-// controlPatience is how long a hook may take to say what it wants.
+// controlPatience is how long a hook may take to send its request.
 const controlPatience = 5 * time.Second
 
 // ServeControl answers hooks until the gate stops. The socket is of type SOCK_SEQPACKET.
@@ -71,7 +71,7 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 	}
 }
 
-// carryOut reads a request and does what it asks for. The answer gets what it asks about.
+// carryOut reads a request and carries it out. It fills in answer if the request is a question.
 func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.Request, err error) {
 	message := make([]byte, control.MessageLimit)
 	rights := make([]byte, unix.CmsgSpace(4*4))
@@ -132,7 +132,7 @@ func checkPeer(conn *net.UnixConn) error {
 	}
 
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d may not ask", peer.Uid)
+		return fmt.Errorf("user %d may not use the control socket", peer.Uid)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ package gate
 //   - judge.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
 //   - githook.go, moves.go, append.go, push.go: the steps of a push.
 //   - gate.go: the gate, which is made of the parts below and which none of them knows.
-//   - slots.go, flood.go, metrics.go, hooks.go: parts for themselves.
+//   - slots.go, flood.go, metrics.go, hooks.go: parts that need no other.
 //   - restore.go, networks.go, lost.go, connections.go, socket.go: containers' networks.
 //   - enabled.go, cleaning.go: what needs git run.
 //   - advertisement.go, git.go, environment.go: running git.

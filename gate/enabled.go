@@ -1,5 +1,5 @@
-// What a repository's configuration says to git's own HTTP server, git-http-backend(1), and
-// git itself does not read.
+// Honours the settings of a repository that only git's own HTTP server, git-http-backend(1),
+// reads otherwise.
 
 package gate
 
@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// disabled are the services that the configurations of repositories take back, by path.
+// disabled caches which services each repository's configuration disables, by path.
 type disabled struct {
 	mu    sync.Mutex
 	known map[string]services
@@ -35,7 +35,7 @@ func disabledService(s service) *refusal {
 	return &refusal{code: http.StatusForbidden, text: "the repository does not allow it: http." + strings.ReplaceAll(s.command(), "-", "") + " is false"}
 }
 
-// check refuses a service that the repository's configuration takes back by
+// check returns the refusal of a service that the repository's configuration disables by
 // http.uploadpack or http.receivepack.
 func (d *disabled) check(ctx context.Context, git *runner, repo repository, who store.Pass, asked service) error {
 	version, err := git.advertisementVersion(repo)
@@ -65,7 +65,8 @@ func (d *disabled) check(ctx context.Context, git *runner, repo repository, who 
 	return nil
 }
 
-// disabledIn asks git, if the configuration may say anything of it at all.
+// disabledIn returns which services the configuration disables. It starts git only if the
+// configuration may mention them.
 func disabledIn(ctx context.Context, git *runner, repo repository, who store.Pass) (fetch, pushes bool, err error) {
 	text, err := os.ReadFile(filepath.Join(repo.path, "config"))
 	if err != nil {

@@ -1,5 +1,5 @@
-// How many lines of the trail a client can cause. A flood of them would take the place of
-// those that matter: the lines of refs that move, which are never summed up.
+// Limits how many lines of the trail a client can cause. A flood of them would displace those
+// that matter: the lines of refs that move, which are never summed up.
 
 package gate
 
@@ -10,7 +10,8 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// ownLines is how many events of a kind, in a second, have lines of their own; those beyond share one.
+// ownLines is how many events of a kind have lines of their own in a second; those beyond
+// share one.
 const ownLines = 10
 
 // summary sums up events.
@@ -21,10 +22,11 @@ type summary struct {
 	seconds map[kind]*second
 }
 
-// kind is what is summed up: events of one name and origin, such as a token.
+// kind identifies events that are summed up together: those of one name and one origin, such
+// as a token.
 type kind struct{ origin, event string }
 
-// second is one that begins with an event.
+// second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
 	more   trail.Event // the last beyond those with lines of their own; Times is their number
@@ -75,7 +77,7 @@ func (s *summary) close(k kind, is *second) {
 	}
 }
 
-// end writes all that was summed up.
+// end writes all events that were summed up.
 func (s *summary) end() {
 	s.mu.Lock()
 	left := s.seconds

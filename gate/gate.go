@@ -181,7 +181,7 @@ func lockRepos(repos string) (*flock.Flock, error) {
 // writeTrail writes a line to the trail. The gate goes on if that fails, and logs the error.
 func (g *Gate) writeTrail(e trail.Event) {
 	if err := g.trail(e); err != nil {
-		slog.Error("the trail", "error", err)
+		slog.Error("write the trail", "error", err)
 	}
 }
 

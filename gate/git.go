@@ -1,4 +1,4 @@
-// Running git: its start, its process group, and its end.
+// Runs git, in a process group of its own, from its start to its end.
 
 package gate
 
@@ -63,7 +63,8 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 // AdoptOrphans makes this program the parent of what its children have started, when those
 // have ended (PR_SET_CHILD_SUBREAPER, prctl(2)). It would be process 1 otherwise, which may
 // take a second to notice that they end, or never do, in a container. Until then a request
-// that is cut waits for them. Only orphans of git's are waited for, so this is for a program that starts nothing else.
+// that is cut waits for them. Only orphans of git's are waited for, so this is for a program
+// that starts nothing else.
 func AdoptOrphans() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the parent of orphans: %w", err)
@@ -152,7 +153,7 @@ func (c *command) start(s starter, memory uint64) (err error) {
 	return nil
 }
 
-// memoryLimit is how much memory git may have: no more than the gate itself.
+// memoryLimit returns how much memory git may have: most, but no more than the gate itself.
 func memoryLimit(most int64) uint64 {
 	own := unix.Rlimit{Max: unix.RLIM_INFINITY}
 	_ = unix.Getrlimit(unix.RLIMIT_DATA, &own)
@@ -173,7 +174,7 @@ func limitMemory(pid int, most uint64) error {
 	return nil
 }
 
-// closeIn tells the command that nothing more comes.
+// closeIn closes the command's standard input.
 func (c *command) closeIn() {
 	c.noteQuarantine()
 	if c.in != nil {

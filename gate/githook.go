@@ -1,4 +1,4 @@
-// The gate as git's hooks: what they say to the gate that started git, over descriptor 3.
+// Runs as git's hooks, which send messages to the gate that started git over descriptor 3:
 //
 //	pre-receive             "ask", then the name of git's quarantine, if it has one
 //	reference-transaction   "prepared", then "OLD NEW REF" for each ref

@@ -1,4 +1,4 @@
-// HEAD of a repository that had no branch.
+// Points HEAD of a repository without branches at the first branch that is pushed.
 
 package gate
 
@@ -12,9 +12,8 @@ import (
 )
 
 // nameHead has HEAD name a branch that a push has made, if the one that it names is not
-// there: a clone would be empty otherwise. That is main, master or else the first. A limited
-// token does not decide what is cloned from a repository that has
-// other branches.
+// there: a clone would be empty otherwise. It prefers main, then master, then the first. A
+// limited token does not decide what is cloned from a repository that has other branches.
 func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[move]) {
 	branch := firstBranch(moved)
 	if branch == "" || !g.headIsUnborn(repo) || limits.Limited() && g.hasOtherBranches(repo, moved) {

@@ -1,4 +1,4 @@
-// Who may do what: by the token that a request shows, or by the network that it comes from.
+// Authorizes requests, by the token that they show or the network that they come from.
 
 package gate
 

@@ -1,5 +1,5 @@
-// What is kept for the next gate, so that containers do not feel that the gate is
-// replaced: the listeners and, for each container, what its hook said.
+// Keeps listeners and, for each container, the request of its hook, so that the next gate can
+// go on serving the containers.
 
 package gate
 
@@ -44,7 +44,7 @@ func nameFor(what string, r control.Request) string {
 	return what + r.Container + "-" + store.Token(r.Token).Fingerprint()
 }
 
-// kept is what is kept of a member, beside the listener.
+// kept is the record of a member that is kept beside its listener.
 type kept struct {
 	Cookie uint64 `json:"cookie"`
 	control.Request

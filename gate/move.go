@@ -1,4 +1,4 @@
-// Refs that move, as git names them.
+// Parses the moves of refs, in the form in which git's hooks and pushes name them.
 
 package gate
 

@@ -203,7 +203,7 @@ func (t *transaction) tell(event string, refs moves) error {
 		err := t.gate.trail(lines...)
 		lines = lines[:0]
 		if err != nil {
-			slog.Error("the trail", "error", err)
+			slog.Error("write the trail", "error", err)
 		}
 		return err
 	}
@@ -223,7 +223,7 @@ func (t *transaction) tell(event string, refs moves) error {
 	return nil
 }
 
-// present is what a ref is, of which a push says that it is to move.
+// present is the present state of a ref that a push names.
 type present struct {
 	object    string // empty for none
 	standsFor string // the ref that a symbolic one names, in the end
@@ -268,8 +268,8 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 	return now, err
 }
 
-// damaged is why a ref that names a missing object is not deleted.
-const damaged = "the object that it names is missing: the repository is damaged"
+// damaged is the reason why a ref that names a missing object is not deleted.
+const damaged = "the object that the ref names is missing: the repository is damaged"
 
 // missing returns the first ref that is to be deleted and whose object is not there, empty
 // for none. git deletes such a ref whatever it is by then, and its hook is told of no old
@@ -343,9 +343,9 @@ func whyNot(limits store.Limits, outside string, m move, is present) string {
 	case limits.AppendOnly && loses(m, name):
 		return losing(m.ref).text
 	case isZero(m.old) && isZero(m.new):
-		return "there is nothing to delete"
+		return "the ref to delete does not exist"
 	case is.object != m.old && !(is.object == "" && isZero(m.old)):
-		return "it has moved meanwhile: fetch first"
+		return "the ref has moved meanwhile: fetch first"
 	}
 	return ""
 }

@@ -188,7 +188,7 @@ func TestARefToAMissingObjectIsNotDeleted(t *testing.T) {
 	must(t, os.WriteFile(path, []byte(lost+"\n"), 0o644))
 
 	says := h.answered(t, pushRequest(token, "report-status", tip+" "+noObject+" refs/heads/side", lost+" "+noObject+" refs/heads/lost"))
-	if !strings.Contains(says, "ng refs/heads/lost the object that it names is missing") || !strings.Contains(says, "ng refs/heads/side another ref") {
+	if !strings.Contains(says, "ng refs/heads/lost the object that the ref names is missing") || !strings.Contains(says, "ng refs/heads/side another ref") {
 		t.Errorf("the client is told %q", says)
 	}
 	if _, err := os.Stat(path); err != nil {

@@ -1,4 +1,4 @@
-// The gate in containers' own networks: which listeners there are, and for whom.
+// Serves containers in their own networks, by listeners that hooks have passed.
 //
 // A namespace is known by its cookie, which no other has until the machine
 // boots again; its inode is used again at once. A listener is closed when the last
@@ -329,7 +329,7 @@ func (n *networks) lose(there *network) {
 	}
 }
 
-// stop lets go of all processes. The listeners are the server's to close.
+// stop ends the watches of all processes. The server closes the listeners.
 func (n *networks) stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -348,7 +348,7 @@ func (n *networks) drop(name string) {
 
 type networkKey struct{}
 
-// contextOf is the context of all requests that come from a listener.
+// contextOf returns the context of all requests that come from a listener.
 func (n *networks) contextOf(l net.Listener) context.Context {
 	if there, ok := l.(*network); ok {
 		return context.WithValue(n.ctx, networkKey{}, there)
@@ -356,7 +356,7 @@ func (n *networks) contextOf(l net.Listener) context.Context {
 	return n.ctx
 }
 
-// networkOf is the container's network that a request comes from, nil if from none.
+// networkOf returns the container's network that a request comes from, or nil.
 func networkOf(r *http.Request) *network {
 	there, _ := r.Context().Value(networkKey{}).(*network)
 	return there

@@ -378,7 +378,7 @@ func TestAnotherUsersRequestsAreRefused(t *testing.T) {
 	if said := ask(0); !strings.Contains(said, "taken") {
 		t.Errorf("root is told %q", said)
 	}
-	if said := ask(12345); !strings.Contains(said, "user 12345 may not ask") {
+	if said := ask(12345); !strings.Contains(said, "user 12345 may not use the control socket") {
 		t.Errorf("another user is told %q", said)
 	}
 }

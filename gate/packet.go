@@ -1,5 +1,4 @@
-// git's packets, of which both sides' words are made (gitprotocol-common(5), "pkt-line
-// Format").
+// Reads and writes packets of git's protocol (gitprotocol-common(5), "pkt-line Format").
 
 package gate
 

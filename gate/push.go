@@ -77,7 +77,7 @@ func parseCommand(packet []byte) (m move, capabilities string, err error) {
 	return m, strings.TrimSuffix(capabilities, "\n"), nil
 }
 
-// all are the commands, one after another.
+// all returns the commands in order.
 func (c commands) all() iter.Seq[move] {
 	return func(yield func(move) bool) {
 		r, scratch := bytes.NewReader(c.raw), bytes.Buffer{}
@@ -161,7 +161,8 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	return out.Flush()
 }
 
-// outsideOf is the refusal of a ref that the limits do not permit: it says what they do.
+// outsideOf returns the refusal of a ref that the limits do not permit. It names those that they
+// do.
 func outsideOf(limits store.Limits) string {
 	const longest = 1000
 	return fmt.Sprintf("the token may push to %.*s", longest, printable.Line(limits.Pushes()))

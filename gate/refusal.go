@@ -1,4 +1,4 @@
-// How requests are refused.
+// The refusals of requests, and how they are written.
 
 package gate
 

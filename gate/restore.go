@@ -1,4 +1,4 @@
-// Going on in containers' networks where the last gate ended.
+// Restores the listeners and containers that the last gate served.
 
 package gate
 
@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// restore serves those whom the last gate served: see [Gate.Restore].
+// restore serves the containers that the last gate served: see [Gate.Restore].
 func (n *networks) restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -29,7 +29,7 @@ func (n *networks) restore(files []*os.File) {
 		}
 		m, err := readKept(file)
 		if err != nil {
-			slog.Error("what was kept is not understood", "name", file.Name(), "error", err)
+			slog.Error("a file kept for the gate cannot be read", "name", file.Name(), "error", err)
 			n.drop(file.Name())
 			continue
 		}

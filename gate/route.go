@@ -1,4 +1,4 @@
-// What a request asks for, read from its first line and headers alone.
+// Parses a request's path, method and headers.
 
 package gate
 
@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// service is one of git's two: the program that serves it, too.
+// service is one of git's two services, named as the program that serves it.
 type service string
 
 const (
@@ -19,7 +19,7 @@ const (
 	receivePack service = "git-receive-pack" // push
 )
 
-// route is what is asked for.
+// route is the parsed form of a request.
 type route struct {
 	project   string
 	service   service
@@ -27,13 +27,13 @@ type route struct {
 	protocol  string // for GIT_PROTOCOL, empty for version 0
 }
 
-// command is git's command for it.
+// command returns the git command that serves it.
 func (s service) command() string { return strings.TrimPrefix(string(s), "git-") }
 
 // routeOf reads what a request asks for: the four requests of git's smart protocol
 // (gitprotocol-http(5)) and nothing else.
 //
-// Paths are compared as they were sent: what needs decoding is none of ours.
+// Paths are compared as they were sent: a path that needs decoding is not found.
 func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
 	project := strings.TrimSuffix(name, ".git") // people leave it out

@@ -12,7 +12,7 @@ import (
 // Settings configure a gate. The zero value of a limit is its default.
 type Settings struct {
 	Repos  string        // the directory of <project>.git
-	Tokens *store.Reader // who may
+	Tokens *store.Reader // the valid tokens
 	Hosts  []string      // names that the gate is known by, beside addresses and localhost
 
 	PerToken int   // requests at once of one token
@@ -33,7 +33,7 @@ type Settings struct {
 	Keeper Keeper
 }
 
-// What goes without saying.
+// The defaults of limits in Settings.
 const (
 	DefaultPerToken = 8
 	DefaultTogether = 64

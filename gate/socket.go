@@ -1,5 +1,4 @@
-// Sockets that are made elsewhere and passed to us: getting them out of a message, and what
-// they are.
+// Takes sockets that other processes pass out of their messages, and examines them.
 
 package gate
 
@@ -14,7 +13,7 @@ import (
 	"terok-gate-hook/internal/control"
 )
 
-// socketState is what the kernel says of a socket.
+// socketState is the state of a socket, as the kernel reports it.
 type socketState struct {
 	cookie  uint64 // of its network namespace
 	listens bool
@@ -58,7 +57,7 @@ func examineFd(fd int) (s socketState, err error) {
 	return s, err
 }
 
-// passed are the files that came with a message (unix(7), SCM_RIGHTS).
+// passed returns the files that came with a message (unix(7), SCM_RIGHTS).
 func passed(rights []byte) (files []*os.File, err error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {

@@ -1,4 +1,4 @@
-// The two ends of a client's connection, neither of which may stall.
+// Reads the body of a request and writes the answer, and ends either if the client stalls.
 
 package gate
 
@@ -18,7 +18,7 @@ import (
 // errClientGone ends a request whose client went away, or stalls.
 var errClientGone = errors.New("the client went away")
 
-// gone says of an error of the client's connection that it is one.
+// gone returns an error that wraps errClientGone and err, nil if err is nil.
 func gone(err error) error {
 	if err == nil {
 		return nil
@@ -32,8 +32,8 @@ type incoming struct {
 	wire *wire
 }
 
-// receive begins to read the request's body. What it returns with an error is to be ended
-// all the same.
+// receive begins to read the request's body. The caller ends the body even if receive returns
+// an error.
 func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	control := http.NewResponseController(w)
 	// git reads and writes at once. Without this, Go reads and throws away what is left
@@ -86,13 +86,13 @@ func (b *incoming) discard(most int64) error {
 
 func (b *incoming) interrupt() { b.wire.interrupt() }
 
-// received is how many bytes the client has sent.
+// received returns how many bytes the client has sent.
 func (b *incoming) received() int64 {
 	bytes, _ := b.wire.sofar()
 	return bytes
 }
 
-// ended reports whether that was all.
+// ended reports whether the body was read to its end.
 func (b *incoming) ended() bool {
 	_, ended := b.wire.sofar()
 	return ended
@@ -162,8 +162,8 @@ func (r *atMost) Read(p []byte) (int, error) {
 // outgoing is the answer to a request.
 //
 // A client may close the connection when it has the last byte that it needs, and many do.
-// What is left then are packets that only end an answer, or are for a person to read: not to
-// get rid of those is no error.
+// Packets that only end an answer, or are for a person to read, may then be left: failing
+// to send them is no error.
 type outgoing struct {
 	http.ResponseWriter
 	stall time.Duration
@@ -257,7 +257,7 @@ func (w *outgoing) stop() {
 	w.writing = false
 }
 
-// leave says that the client has gone. A write that it keeps waiting ends.
+// leave records that the client has gone, and ends a write that waits for it.
 func (w *outgoing) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -267,7 +267,7 @@ func (w *outgoing) leave() {
 	}
 }
 
-// sent is how many bytes were to be sent so far.
+// sent returns how many bytes were written so far, sent or not.
 func (w *outgoing) sent() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,4 +1,4 @@
-// One request, from its first line to its line in the trail.
+// Serves one request, from its first line to its line in the trail.
 
 package gate
 
@@ -119,7 +119,7 @@ func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	return do(ctx)
 }
 
-// progress is how many bytes the client has sent and been sent.
+// progress returns how many bytes the client has sent and been sent.
 func (v *visit) progress() int64 {
 	bytes := v.w.sent()
 	if v.body != nil {
@@ -387,7 +387,7 @@ func (u uncut) Write(p []byte) (int, error) {
 	return u.Writer.Write(p)
 }
 
-// exchange lets git and the client talk until git has ended.
+// exchange connects git and the client until git has ended.
 func (v *visit) exchange(ctx context.Context, git *command) error {
 	stop := context.AfterFunc(ctx, func() { v.interrupt(ctx, git) })
 	defer stop()
