@@ -98,6 +98,10 @@ func (s *canonicalScanner) member() bool {
 			start := s.at
 			ok = it.limited == nil && s.limited(nil)
 			it.limited = s.text[start:s.at]
+		case initial == 'a' && s.literal(`"also": `):
+			start := s.at
+			ok = it.also == nil && s.value(4)
+			it.also = s.text[start:s.at]
 		case initial == 'g' && s.literal(`"gate": `):
 			start := s.at
 			ok = it.gate == nil && s.value(4)
@@ -199,9 +203,17 @@ func (s *canonicalScanner) limited(said *limitedJSON) bool {
 	if said != nil {
 		said.Project, said.Access = string(project), string(access)
 	}
-	if !s.literal(",\n      \"push\": ") {
-		return s.literal("\n    }")
+	if s.literal(",\n      \"push\": ") && !s.push(said) {
+		return false
 	}
+	if s.literal(",\n      \"also\": ") && !s.also(project, said) {
+		return false
+	}
+	return s.literal("\n    }")
+}
+
+// push reads the lists of patterns of a limit.
+func (s *canonicalScanner) push(said *limitedJSON) bool {
 	const indent = "\n      "
 	return s.list(indent, func() bool {
 		if said != nil {
@@ -215,7 +227,39 @@ func (s *canonicalScanner) limited(said *limitedJSON) bool {
 			}
 			return ok
 		})
-	}) && s.literal("\n    }")
+	})
+}
+
+// also reads the other projects of a limited entry for the project own. They are in order,
+// so that none comes twice.
+func (s *canonicalScanner) also(own []byte, said *limitedJSON) bool {
+	if !s.literal("{") {
+		return false
+	}
+	if said != nil {
+		said.Also = Also{}
+	}
+	var last []byte
+	for number := 1; ; number++ {
+		if !s.literal("\n        ") {
+			return false
+		}
+		project, ok := s.string()
+		if !ok || !isName(project) || bytes.Compare(project, last) <= 0 || bytes.Equal(project, own) || !s.literal(": ") {
+			return false
+		}
+		last = project
+		access, ok := s.string()
+		if !ok || string(access) != AccessRead && string(access) != AccessWrite || number > MostAlso {
+			return false
+		}
+		if said != nil {
+			said.Also[string(project)] = string(access)
+		}
+		if !s.literal(",") {
+			return s.literal("\n      }")
+		}
+	}
 }
 
 // list reads an array that is not empty, with one element on each line after this indent.

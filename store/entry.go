@@ -13,6 +13,7 @@ type Entry struct {
 	Token Token // or its key ([Token.Key]): then nothing that reads the file knows the token
 	Grant
 	Limits
+	Also      Also      // projects besides the grant's
 	Scope     bool      // later versions of the gate accept the token; always so if there is a container
 	Container string    // the full container id; empty if the token belongs to none
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
@@ -75,6 +76,7 @@ type entryJSON struct {
 	Project   string   `json:"project,omitempty"`
 	Task      string   `json:"task"`
 	Scope     string   `json:"scope,omitempty"`
+	Also      any      `json:"also,omitempty"` // an [Also]
 	Container string   `json:"container,omitempty"`
 	Created   string   `json:"created,omitempty"`
 	Process   *Process `json:"process,omitempty"`
@@ -92,9 +94,12 @@ func (e Entry) member() ([]byte, error) {
 	if tied || e.Scope {
 		value.Scope = e.Project
 	}
-	if e.Limited() {
-		value.Limited = e.Limits.of(e.Project)
+	switch {
+	case e.Limited():
+		value.Limited = e.Limits.of(e.Project, e.Also)
 		value.Project, value.Scope = "", ""
+	case len(e.Also) > 0:
+		value.Also = e.Also
 	}
 	if tied {
 		created := e.Created

@@ -122,6 +122,63 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
+			name: "for several projects: other gates serve its own alone",
+			entry: store.Entry{
+				Token:     "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Also:      store.Also{"tools": "write", "lib": "read"},
+				Scope:     true,
+				Container: "c0ffee",
+				Created:   created,
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "project": "demo",
+    "task": "1",
+    "scope": "demo",
+    "also": {
+      "lib": "read",
+      "tools": "write"
+    },
+    "container": "c0ffee",
+    "created": "2024-05-06T07:08:07.654Z"
+  }
+}
+`,
+		},
+		{
+			name: "limited, for several projects: other gates serve none",
+			entry: store.Entry{
+				Token:     "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Limits:    store.Limits{AppendOnly: true, Push: [][]string{{"refs/heads/{project}/*"}}},
+				Also:      store.Also{"tools": "write", "lib": "read"},
+				Container: "c0ffee",
+				Created:   created,
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "limited": {
+      "project": "demo",
+      "access": "append",
+      "push": [
+        [
+          "refs/heads/{project}/*"
+        ]
+      ],
+      "also": {
+        "lib": "read",
+        "tools": "write"
+      }
+    },
+    "task": "1",
+    "container": "c0ffee",
+    "created": "2024-05-06T07:08:07.654Z"
+  }
+}
+`,
+		},
+		{
 			name: "hashed, read only",
 			entry: store.Entry{
 				Token:  "sha256:7b0b4d9ae8ad35f4ac4e8ff5f2dd31e6ca4ec9c9cd4be9ffa0a0a5be2ea4f9e1",
@@ -235,6 +292,8 @@ func TestEntriesOfOtherProgramsSurviveEveryChange(t *testing.T) {
 	}{
 		{name: "an entry of the orchestrator", member: `"terok-g-00000000000000000000000000000001":{"project":"p","task":"t"}`},
 		{name: "an entry of a later gate", member: `"terok-g-00000000000000000000000000000001":{"scope":"p","task":"t"}`},
+		{name: "other projects that we do not understand", member: `"x":{"project":"p","also":{"lib":"admin","tools":["write"]}},"y":{"project":"p","also":"lib"}`},
+		{name: "limits with other projects that we do not understand", member: `"x":{"limited":{"project":"p","access":"read","also":{"lib":7}},"task":"t"}`},
 		{name: "keys that we do not know", member: `"x":{"project":"p","task":"t","expires":1700000000,"by":"me"}`},
 		{name: "our keys in other types", member: `"x":{"project":"p","task":7,"container":["c1"],"created":false,"process":"p"}`},
 		{name: "our keys in another case", member: `"x":{"Project":"demo","Task":"1","Container":"c1"}`},
@@ -444,6 +503,17 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		Process                  *store.Process
 		Limits                   store.Limits
 		Gate                     *store.Attached
+		Also                     store.Also
+	}
+	many := func(number int) (also string) {
+		for i := range number {
+			also += fmt.Sprintf(`, "p%d": "read"`, i)
+		}
+		return "{" + also[2:] + "}"
+	}
+	as32 := store.Also{}
+	for i := range 32 {
+		as32[fmt.Sprintf("p%d", i)] = "read"
 	}
 	for _, row := range []struct {
 		name  string
@@ -479,6 +549,25 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		{"pushes to some refs", `{"limited": {"push": [["refs/heads/a"], []], "access": "write", "project": "p"}}`,
 			&entry{Project: "p", Limits: store.Limits{Push: [][]string{{"refs/heads/a"}, {}}}}},
 		{"a limit that might be one more", `{"limited": {"project": "p", "access": "read", "until": "noon"}}`, nil},
+		{"other projects", `{"project": "p", "also": {"lib": "read", "tools": "write"}}`, &entry{Project: "p", Also: store.Also{"lib": "read", "tools": "write"}}},
+		{"other projects beside a scope", `{"also": {"lib": "read"}, "scope": "p"}`, &entry{Project: "p", Also: store.Also{"lib": "read"}}},
+		{"other projects in limits", `{"limited": {"also": {"lib": "read"}, "project": "p", "access": "append"}}`,
+			&entry{Project: "p", Limits: store.Limits{AppendOnly: true}, Also: store.Also{"lib": "read"}}},
+		{"no other projects in limits beside them", `{"limited": {"project": "p", "access": "append"}, "also": {"lib": "read"}}`,
+			&entry{Project: "p", Limits: store.Limits{AppendOnly: true}}},
+		{"of another project that comes twice, the last", `{"project": "p", "also": {"lib": "write", "lib": "read"}}`, &entry{Project: "p", Also: store.Also{"lib": "read"}}},
+		{"as many other projects as there may be", `{"project": "p", "also": ` + many(32) + `}`, &entry{Project: "p", Also: as32}},
+		{"no more other projects than there may be", `{"project": "p", "also": ` + many(33) + `}`, &entry{Project: "p"}},
+		{"none of several other projects if one has an access that we do not know", `{"project": "p", "also": {"lib": "read", "tools": "append"}}`, &entry{Project: "p"}},
+		{"none if one has a name that none can have", `{"project": "p", "also": {"lib": "read", "*": "read"}}`, &entry{Project: "p"}},
+		{"none if one is its own", `{"project": "p", "also": {"lib": "read", "p": "read"}}`, &entry{Project: "p"}},
+		{"no other projects but a list", `{"project": "p", "also": ["lib"]}`, &entry{Project: "p"}},
+		{"no other projects but null", `{"project": "p", "also": null}`, &entry{Project: "p"}},
+		{"no other projects in capitals", `{"project": "p", "ALSO": {"lib": "read"}}`, &entry{Project: "p"}},
+		{"limits with too many other projects", `{"limited": {"project": "p", "access": "read", "also": ` + many(33) + `}}`, nil},
+		{"limits with another project's access that we do not know", `{"limited": {"project": "p", "access": "read", "also": {"lib": "append"}}}`, nil},
+		{"limits with another project that is its own", `{"limited": {"project": "p", "access": "write", "also": {"p": "read"}}}`, nil},
+		{"limits with null for other projects", `{"limited": {"project": "p", "access": "write", "also": null}}`, nil},
 		{"a limit without a project", `{"limited": {"access": "read"}}`, nil},
 		{"project, as other gates read it, before a limit", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
 		{"the gate in its network", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "more": 1}}`,
@@ -504,7 +593,7 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 				if e.Token != "x" || got != nil {
 					t.Errorf("more than token x: %+v", entries)
 				}
-				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process, e.Limits, e.Gate}
+				got = &entry{e.Project, e.Task, e.Container, !e.Created.IsZero(), e.Process, e.Limits, e.Gate, e.Also}
 			}
 			if diff := cmp.Diff(row.want, got); diff != "" {
 				t.Errorf("entry (-want +got):\n%s", diff)

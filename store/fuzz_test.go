@@ -33,6 +33,12 @@ var seeds = []string{
 	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"all\"\n    }\n  },\n  \"b\": {\n    \"limited\": 1\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": {\n      \"listen\": \"127.0.0.1:9418\",\n      \"withheld\": true\n    },\n    \"x\": false\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": trues,\n    \"gate\": 1\n  }\n}\n",
+	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"also\": {\n      \"lib\": \"read\"\n    },\n    \"container\": \"fuzzed\"\n  }\n}\n",
+	"{\n  \"a\": {\n    \"also\": 1,\n    \"project\": \"p\",\n    \"also\": {\n      \"lib\": \"all\"\n    }\n  }\n}\n",
+	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"append\",\n      \"push\": [\n        [\n          \"refs/{project}\"\n" +
+		"        ]\n      ],\n      \"also\": {\n        \"lib\": \"read\",\n        \"tools\": \"write\"\n      }\n    },\n    \"container\": \"fuzzed\"\n  }\n}\n",
+	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"read\",\n      \"also\": {\n        \"b\": \"read\",\n        \"a\": \"read\"\n      }\n    }\n  }\n}\n",
+	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"read\",\n      \"also\": {\n        \"p\": \"read\"\n      }\n    }\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"\\u0070\",\n    \"n\": 01\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"project\": 7\n  },\n  \"a\": {\n    \"x\": \"\x7f\t\"\n  }\n}",
 	"{\n  \"a\": {\n    \"process\": {\n      \"pid\": 18446744073709551616,\n      \"pid\": 1\n    }\n  }\n}",
@@ -84,7 +90,7 @@ func FuzzTokenFile(f *testing.F) {
 				continue
 			}
 			limited, _ := json.Marshal(entry["limited"])
-			_, _, isEntry := parseLimited(limited)
+			_, _, _, isEntry := parseLimited(limited)
 			for _, key := range []string{"project", "scope"} {
 				_, is := entry[key].(string)
 				isEntry = isEntry || is
@@ -149,8 +155,8 @@ func FuzzCanonicalForm(f *testing.F) {
 			if err := json.Unmarshal(it.limited, &want); err != nil {
 				t.Fatal(err)
 			}
-			project, limits, ok := parseLimited(it.limited)
-			if diff := cmp.Diff(&want, limits.of(project)); !ok || diff != "" {
+			project, limits, also, ok := parseLimited(it.limited)
+			if diff := cmp.Diff(&want, limits.of(project, also)); !ok || diff != "" {
 				t.Fatalf("%q (-plain +canonical):\n%s", it.limited, diff)
 			}
 		}

@@ -16,13 +16,15 @@ import (
 //
 //	"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}
 //
-// The access is one of [AccessRead], [AccessAppend] and [AccessWrite].
+// The access is one of [AccessRead], [AccessAppend] and [AccessWrite]. The key "also" can
+// follow ([Also]).
 type Limits struct {
 	ReadOnly bool
 	// AppendOnly refuses pushes that delete a ref, or move it so that what it named is lost.
 	AppendOnly bool
 	// Push are lists of patterns. A ref may be pushed to if it matches one pattern of
-	// each list; without lists, any ref may.
+	// each list; without lists, any ref may. In a token's entry, {project} in a pattern stands
+	// for the project that is pushed to ([Entry.In]).
 	Push [][]string
 }
 
@@ -38,10 +40,11 @@ type limitedJSON struct {
 	Project string     `json:"project"`
 	Access  string     `json:"access"`
 	Push    [][]string `json:"push,omitempty"`
+	Also    Also       `json:"also,omitempty"`
 }
 
-func (l Limits) of(project string) *limitedJSON {
-	return &limitedJSON{project, l.Access(), l.Push}
+func (l Limits) of(project string, also Also) *limitedJSON {
+	return &limitedJSON{project, l.Access(), l.Push, also}
 }
 
 // Limited reports whether there is any limit.
@@ -109,7 +112,7 @@ func CheckPattern(pattern string) error {
 		return fmt.Errorf("longer than %d bytes", longest)
 	}
 
-	parts := strings.Split(pattern, "/")
+	parts := strings.Split(strings.ReplaceAll(pattern, projectPlaceholder, "project"), "/")
 	if parts[0] != "refs" || len(parts) == 1 {
 		return errors.New("not a full ref name, such as refs/heads/agent/*")
 	}
@@ -190,30 +193,36 @@ func matchRef(pattern, ref string) bool {
 
 // parseLimited reads the limits of an entry. ok is false if any key is not understood, since
 // that key might be a limit; the entry then does not count.
-func parseLimited(value json.RawMessage) (project string, limits Limits, ok bool) {
+func parseLimited(value json.RawMessage) (project string, limits Limits, also Also, ok bool) {
 	s := canonicalScanner{text: value}
 	if said := (limitedJSON{}); s.limited(&said) && s.at == len(value) {
 		limits.Push = said.Push
-		return said.Project, limits, limits.setAccess(said.Access)
+		return said.Project, limits, said.Also, limits.setAccess(said.Access)
 	}
 
 	keys, ok := valuesOf(value)
 	if !ok || !readInto(&project, keys["project"]) {
-		return "", Limits{}, false
+		return "", Limits{}, nil, false
 	}
 	var access string
 	if !readInto(&access, keys["access"]) || !limits.setAccess(access) {
-		return "", Limits{}, false
+		return "", Limits{}, nil, false
 	}
 
 	known := 2
 	if push, there := keys["push"]; there {
 		if !readInto(&limits.Push, push) {
-			return "", Limits{}, false
+			return "", Limits{}, nil, false
 		}
 		known++
 	}
-	return project, limits, len(keys) == known
+	if others, there := keys["also"]; there {
+		if also, ok = parseAlso(others, project); !ok {
+			return "", Limits{}, nil, false
+		}
+		known++
+	}
+	return project, limits, also, len(keys) == known
 }
 
 // readInto reads a JSON value. It returns false if the value is absent, null, or of another

@@ -58,7 +58,7 @@ func TestAPushMatchesOnePatternOfEachList(t *testing.T) {
 		{`{"project": "demo", "access": "write", "push": [["refs/heads/**"], ["refs/*/a"]]}`, "refs/heads/b", false},
 		{`{"project": "demo", "access": "write", "push": [["refs/heads/**"], ["refs/*/a"]]}`, "refs/tags/a", false},
 	} {
-		_, limits, ok := parseLimited(json.RawMessage(row.limited))
+		_, limits, _, ok := parseLimited(json.RawMessage(row.limited))
 		if !ok {
 			t.Errorf("%s is not understood", row.limited)
 		}
@@ -92,6 +92,11 @@ func TestAPatternThatIsIssuedIsAFullRefName(t *testing.T) {
 		{"refs/heads/a b", "use letters"},
 		{"refs/heads/a,b", "use letters"},
 		{"refs/heads/{task}", "use letters"},
+		{"refs/heads/{project}/**", ""},
+		{"refs/tags/v-{project}-{project}", ""},
+		{"refs/{project}*", "a whole part"},
+		{"{project}/heads/main", "not a full ref name"},
+		{"refs/heads/{{project}}", "use letters"},
 		{"refs/heads/?", "use letters"},
 		{"refs/heads/a\nb", "use letters"},
 		{`refs/heads/"`, "use letters"},
@@ -164,19 +169,25 @@ func TestIssuedEntriesAreInTheCanonicalForm(t *testing.T) {
 	} {
 		file := File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 		for _, container := range []string{"", "c1"} {
-			token, err := NewToken()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := file.Issue(Entry{Token: Token(token.Key()), Grant: Grant{"demo", "1"}, Limits: limits, Container: container}); err != nil {
-				t.Fatal(err)
+			for _, also := range []Also{nil, {"lib": AccessRead}, {"tools.x": AccessWrite, "lib": AccessRead, "lib-2": AccessRead}} {
+				token, err := NewToken()
+				if err != nil {
+					t.Fatal(err)
+				}
+				e := Entry{Token: Token(token.Key()), Grant: Grant{"demo", "1"}, Limits: limits, Also: also}
+				if container != "" {
+					e.Container = fmt.Sprint(container, len(also))
+				}
+				if _, err := file.Issue(e); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		content, err := os.ReadFile(file.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if x, err := scan(content, func() func(*item) { return func(*item) {} }); err != nil || x.canonical == nil || len(x.members) != 2 {
+		if x, err := scan(content, func() func(*item) { return func(*item) {} }); err != nil || x.canonical == nil || len(x.members) != 6 {
 			t.Errorf("not read in one go (%v):\n%s", err, content)
 		}
 	}

@@ -41,7 +41,8 @@ type Reader struct {
 	unsure   bool         // it may have changed since without another time
 	content  []byte       // nil if it could not be read
 	entries  map[tokenHash]json.RawMessage
-	problem  string // the last one that was reported
+	parsed   map[tokenHash]Entry // those that were asked for since the file was read
+	problem  string              // the last one that was reported
 	readAt   time.Time
 	relied   map[*reliance]struct{}
 	watching bool
@@ -60,6 +61,7 @@ const hashedPrefix = "sha256:"
 type Pass struct {
 	Grant
 	Limits
+	Also        Also
 	Container   string
 	Fingerprint string
 	Process     *Process
@@ -110,13 +112,29 @@ func (r *Reader) Still(p Pass) bool {
 func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	r.mu.Lock()
 	r.look()
-	value, ok := r.entries[hash]
+	e, ok := r.entry(hash)
 	r.mu.Unlock()
 	if !ok {
 		return Pass{}, false
 	}
+	return passOf(hash, e), e.State().Counts()
+}
+
+// entry returns an entry of the file, if it is well formed. An entry with many projects or
+// patterns takes long to parse, and every request asks for one.
+func (r *Reader) entry(hash tokenHash) (Entry, bool) {
+	if e, ok := r.parsed[hash]; ok {
+		return e, true
+	}
+	value, ok := r.entries[hash]
+	if !ok {
+		return Entry{}, false
+	}
 	e, ok := entryOf(value)
-	return passOf(hash, e), ok && e.State().Counts()
+	if ok {
+		r.parsed[hash] = e
+	}
+	return e, ok
 }
 
 // While returns a context that is done when ctx is, or when the pass is no longer valid,
@@ -213,6 +231,7 @@ func (r *Reader) look() {
 		return
 	}
 
+	r.parsed = map[tokenHash]Entry{}
 	if r.entries, r.content = nil, nil; err == nil {
 		if r.entries, err = hashed(file.content); err == nil {
 			r.content = file.content
@@ -229,13 +248,8 @@ func (r *Reader) look() {
 
 // check cancels the context if the file no longer has the entry of its pass.
 func (r *Reader) check(one *reliance) {
-	value, ok := r.entries[one.pass.hash]
-	if ok {
-		var now Entry
-		now, ok = entryOf(value)
-		ok = ok && !now.Malformed && reflect.DeepEqual(passOf(one.pass.hash, now), one.pass)
-	}
-	if !ok {
+	now, ok := r.entry(one.pass.hash)
+	if !ok || now.Malformed || !reflect.DeepEqual(passOf(one.pass.hash, now), one.pass) {
 		one.cancel(ErrRevoked)
 	}
 }
@@ -310,7 +324,7 @@ func entryOf(value json.RawMessage) (Entry, bool) {
 // passOf returns the pass of an entry, which is valid if the entry's state is.
 func passOf(hash tokenHash, e Entry) Pass {
 	return Pass{
-		Grant: e.Grant, Limits: e.Limits, Container: e.Container, Process: e.Process,
+		Grant: e.Grant, Limits: e.Limits, Also: e.Also, Container: e.Container, Process: e.Process,
 		Fingerprint: hex.EncodeToString(hash[:4]), hash: hash,
 	}
 }

@@ -58,6 +58,10 @@ func TestWhichEntriesCount(t *testing.T) {
 		"no access":                                 {someToken, `{"limited": {"project": "demo"}}`, someToken, false},
 		"a push to what is no list":                 {someToken, `{"limited": {"project": "demo", "access": "write", "push": "refs/heads/a"}}`, someToken, false},
 		"a push to null":                            {someToken, `{"limited": {"project": "demo", "access": "write", "push": null}}`, someToken, false},
+		"other projects":                            {someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`, someToken, true},
+		"other projects of an unknown kind":         {someToken, `{"project": "demo", "task": "1", "also": {"lib": "admin"}}`, someToken, true},
+		"a limit with other projects":               {someToken, `{"limited": {"project": "demo", "access": "read", "also": {"lib": "read"}}, "task": "1"}`, someToken, true},
+		"a limit with others of an unknown kind":    {someToken, `{"limited": {"project": "demo", "access": "read", "also": {"lib": "admin"}}, "task": "1"}`, someToken, false},
 		"a limit that is null":                      {someToken, `{"limited": null, "project": "demo"}`, someToken, false},
 		"a name that Basic credentials cannot have": {"a:b", `{"project": "demo", "task": "1"}`, "a:b", false},
 		"limited and unlimited":                     {someToken, `{"limited": {"project": "demo", "access": "read"}, "project": "demo"}`, someToken, false},
@@ -185,6 +189,7 @@ func TestAContextEndsWhenItsTokenIsRevoked(t *testing.T) {
 		"the file is corrupt":         "{",
 		"another project's now":       entry(someToken, `{"project": "other", "task": "1"}`),
 		"limited now":                 entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`),
+		"another project's as well":   entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`),
 		"another container's now":     entry(someToken, `{"project": "demo", "task": "1", "container": "c2"}`),
 		"no entry that counts at all": entry(someToken, `{"task": "1"}`),
 	} {

@@ -37,7 +37,7 @@ type item struct {
 	malformed                                bool   // it has limits that are not understood
 	tied                                     bool
 	process                                  Process
-	gate                                     []byte // the value of the key, whatever it is
+	also, gate                               []byte // the value of that key, whatever it is
 }
 
 // wellFormed reports whether the item is an entry: its project, or else its scope, is a
@@ -57,7 +57,10 @@ func (it *item) entry() Entry {
 	case it.scope != nil:
 		e.Project = string(it.scope)
 	case it.limited != nil:
-		e.Project, e.Limits, _ = parseLimited(it.limited)
+		e.Project, e.Limits, e.Also, _ = parseLimited(it.limited)
+	}
+	if it.also != nil && it.limited == nil && !it.malformed {
+		e.Also, _ = parseAlso(it.also, e.Project)
 	}
 
 	var created time.Time
@@ -192,14 +195,14 @@ func plainItem(content []byte, m member) item {
 	}
 
 	if limited, there := keys["limited"]; there {
-		if _, _, ok := parseLimited(limited); ok {
+		if _, _, _, ok := parseLimited(limited); ok {
 			it.limited = limited
 		}
 		_, hasProject := keys["project"]
 		_, hasScope := keys["scope"]
 		it.malformed = it.limited == nil || hasProject || hasScope
 	}
-	it.gate = keys["gate"]
+	it.also, it.gate = keys["also"], keys["gate"]
 
 	if process, ok := valuesOf(keys["process"]); ok {
 		p := &it.process

@@ -43,8 +43,12 @@ func hammerHelper(args []string) error {
 		return err
 	}
 	did := account{Issued: map[string]json.RawMessage{}}
-	issued := func(token store.Token, project, task, container string) error {
-		value, err := json.Marshal(map[string]string{"project": project, "task": task, "container": container})
+	issued := func(token store.Token, project, task, container string, also store.Also) error {
+		entry := map[string]any{"project": project, "task": task, "container": container}
+		if also != nil {
+			entry["also"] = also
+		}
+		value, err := json.Marshal(entry)
 		did.Issued[string(token)] = value
 		return err
 	}
@@ -64,11 +68,14 @@ func hammerHelper(args []string) error {
 			if i%2 == 0 {
 				e.Process = process
 			}
+			if i%3 == 0 {
+				e.Also = store.Also{"lib": store.AccessRead, "tools": store.AccessWrite}
+			}
 			if e.Token, err = store.NewToken(); err != nil {
 				return err
 			}
 			if revoked, err = f.Issue(e); err == nil {
-				err = issued(e.Token, "demo", task, container)
+				err = issued(e.Token, "demo", task, container, e.Also)
 			}
 		case 5, 6:
 			revoked, _, err = f.RevokeContainer(container)
@@ -78,7 +85,7 @@ func hammerHelper(args []string) error {
 				return err
 			}
 			if revoked, err = f.Issue(e); err == nil {
-				err = issued(e.Token, "demo", task, "")
+				err = issued(e.Token, "demo", task, "", nil)
 			}
 		case 8:
 			revoked, err = f.RevokeTokenForTask("demo", task)

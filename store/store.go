@@ -129,6 +129,9 @@ func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
 	if err := e.Limits.Check(); err != nil {
 		return nil, err
 	}
+	if err := e.Also.Check(e.Project); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the token file's directory: %w", err)
 	}

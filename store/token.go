@@ -100,20 +100,24 @@ const LongestName = 128
 // CheckName reports why a project or task must not be issued. Its errors quote the
 // value safely, cut to a length that fits a log line.
 func CheckName(s string) error {
-	if len(s) > LongestName {
+	switch {
+	case isName(s):
+		return nil
+	case s == "":
+		return fmt.Errorf("%q is refused: it is empty", s)
+	case len(s) > LongestName:
 		return fmt.Errorf("%.32q... is refused: longer than %d bytes", s, LongestName)
 	}
+	return fmt.Errorf("%q is refused: use letters, digits, '.', '_' and '-', a letter or digit first", s)
+}
+
+// isName reports whether a project or task may have this name.
+func isName[S string | []byte](s S) bool {
 	for i := range len(s) {
 		c := s[i]
-		switch {
-		case isPlain(rune(c)):
-		case i > 0 && (c == '.' || c == '_' || c == '-'):
-		default:
-			return fmt.Errorf("%q is refused: use letters, digits, '.', '_' and '-', a letter or digit first", s)
+		if !isPlain(rune(c)) && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
 		}
 	}
-	if s == "" {
-		return fmt.Errorf("%q is refused: it is empty", s)
-	}
-	return nil
+	return 0 < len(s) && len(s) <= LongestName
 }
