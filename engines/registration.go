@@ -48,7 +48,8 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 			case !other.runsAt(stage):
 			case first == "":
 				first, d = other.Path, other
-			case !slices.Equal(other.Settings.AllowProjects, d.Settings.AllowProjects):
+			case !slices.Equal(other.Settings.AllowProjects, d.Settings.AllowProjects),
+				!slices.Equal(other.Settings.AllowReads, d.Settings.AllowReads):
 				twice = fmt.Errorf("admits other projects than %s, which runs at %s too", other.Path, stage)
 			}
 		}

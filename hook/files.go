@@ -61,7 +61,7 @@ func (s Settings) variables(want request, token store.Token, env []string) []var
 	}
 
 	variables = append(variables, addressVariables(s.URL(), want.Grant)...)
-	variables = append(variables, rightsVariables(want.Limits)...)
+	variables = append(variables, rightsVariables(want)...)
 	return append(variables, s.noProxy(env)...)
 }
 
@@ -101,10 +101,12 @@ func addressVariables(gateURL string, grant store.Grant) []variable {
 	}
 }
 
-// rightsVariables returns what the container may do, so that it need not find out by trying.
-// A push is allowed to a ref that matches one pattern of each list. Commas separate
-// patterns and colons separate lists: neither can be in a pattern.
-func rightsVariables(limits store.Limits) []variable {
+// rightsVariables returns what the container may do, so that it need not find out by trying:
+// in its own project, and in which others. A push is allowed to a ref that matches one
+// pattern of each list. Commas separate patterns and projects, and colons separate lists:
+// neither can be in a pattern.
+func rightsVariables(want request) []variable {
+	limits, _ := store.Entry{Grant: want.Grant, Limits: want.Limits}.In(want.Project)
 	variables := []variable{{"TEROK_ACCESS", limits.Access()}}
 	if !limits.ReadOnly && len(limits.Push) > 0 {
 		var lists []string
@@ -112,6 +114,11 @@ func rightsVariables(limits store.Limits) []variable {
 			lists = append(lists, strings.Join(list, ","))
 		}
 		variables = append(variables, variable{"TEROK_PUSH", strings.Join(lists, ":")})
+	}
+	for _, others := range [][2]string{{"TEROK_READ", store.AccessRead}, {"TEROK_WRITE", store.AccessWrite}} {
+		if projects := want.With(others[1]); projects != nil {
+			variables = append(variables, variable{others[0], strings.Join(projects, ",")})
+		}
 	}
 	return variables
 }

@@ -130,7 +130,8 @@ func TestTheEnvFileSaysWhatTheContainerMayDo(t *testing.T) {
 // name.
 func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
 	widest := request{Grant: store.Grant{Project: "A" + strings.Repeat("z9._-", 25), Task: "0.-_"},
-		Limits: store.Limits{Push: [][]string{{"refs/**", "refs/a+@=#"}, {"refs/*"}}}}
+		Limits: store.Limits{Push: [][]string{{"refs/**", "refs/a+@=#"}, {"refs/*"}}},
+		Also:   store.Also{"lib": "read", "0.-_": "read", "tools": "write", "x": "write"}}
 	must(t, widest.Grant.Check())
 	must(t, widest.Limits.Check())
 	s := Settings{GateURL: "https://user-1_2~3.example:9418/a/b~c"}
@@ -162,10 +163,10 @@ func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
 				literal[name] = value
 			}
 		}
-		if own == "" && len(literal) != 10 {
+		if own == "" && len(literal) != 12 {
 			t.Errorf("there are %d variables: %v", len(literal), literal)
 		}
-		for _, name := range []string{"TEROK_GATE_TOKEN", "TEROK_PROJECT", "TEROK_TASK", "TEROK_GATE_URL", "CODE_REPO", "TEROK_ACCESS", "TEROK_PUSH", "GIT_CONFIG_SYSTEM"} {
+		for _, name := range []string{"TEROK_GATE_TOKEN", "TEROK_PROJECT", "TEROK_TASK", "TEROK_GATE_URL", "CODE_REPO", "TEROK_ACCESS", "TEROK_PUSH", "TEROK_READ", "TEROK_WRITE", "GIT_CONFIG_SYSTEM"} {
 			if value := literal[name]; value == "" || value != read[name] {
 				t.Errorf("%s is %q, for a shell %q", name, value, read[name])
 			}

@@ -21,6 +21,7 @@ var errNotAdmitted = errors.New("not among those that are admitted")
 type request struct {
 	store.Grant
 	store.Limits
+	store.Also
 	mode fs.FileMode // for its files that hold a secret
 }
 
@@ -52,12 +53,17 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	if err := checkName(TaskAnnotation, task); err != nil {
 		return want, true, refused(err)
 	}
-	if !s.Admits(project) {
-		return want, true, refused(instead("the project is not among those that are admitted",
-			fmt.Errorf("project %q is %w", project, errNotAdmitted)))
+	if err := s.checkAdmitted(project); err != nil {
+		return want, true, refused(err)
 	}
 
-	if want.Limits, err = s.limits(annotations, want.Grant); err != nil {
+	if want.Also, err = s.also(annotations, project); err != nil {
+		return want, true, refused(err)
+	}
+	if want.Limits, err = s.limits(annotations, want.Grant, want.Also); err != nil {
+		return want, true, refused(err)
+	}
+	if err := checkWritable(want.Also, want.Limits); err != nil {
 		return want, true, refused(err)
 	}
 
@@ -80,7 +86,7 @@ func isOurs(annotation string) bool {
 
 // checkKnown refuses an unknown annotation terok.NAME: it could be a misspelled limit.
 func checkKnown(annotations map[string]string) error {
-	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation}
+	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation, ReadAnnotation, WriteAnnotation}
 	for annotation := range annotations {
 		if isOurs(annotation) && !slices.Contains(known, annotation) {
 			use := " is not known: use one of " + strings.Join(known, ", ")
@@ -102,7 +108,20 @@ func checkName(annotation, value string) error {
 
 // Admits reports whether the project matches a pattern, or there are no patterns.
 func (s Settings) Admits(project string) bool {
-	return len(s.AllowProjects) == 0 || slices.ContainsFunc(s.AllowProjects, func(pattern string) bool {
+	return len(s.AllowProjects) == 0 || matchesOne(s.AllowProjects, project)
+}
+
+// checkAdmitted refuses a project that is not admitted.
+func (s Settings) checkAdmitted(project string) error {
+	if s.Admits(project) {
+		return nil
+	}
+	return instead("the project is not among those that are admitted", fmt.Errorf("project %q is %w", project, errNotAdmitted))
+}
+
+// matchesOne reports whether the project matches one of the shell patterns.
+func matchesOne(patterns []string, project string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
 		ok, _ := path.Match(pattern, project)
 		return ok
 	})

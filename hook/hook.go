@@ -59,7 +59,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	entry := store.Entry{Token: token, Grant: want.Grant, Limits: want.Limits, Container: state.ID}
+	entry := store.Entry{Token: token, Grant: want.Grant, Limits: want.Limits, Also: want.Also, Container: state.ID}
 	if s.Hashed {
 		entry.Token = store.Token(token.Key())
 	}

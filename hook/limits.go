@@ -18,8 +18,13 @@ const useAccess = "use " + store.AccessRead + " or " + store.AccessAppend
 const usePatterns = "use full ref names such as refs/heads/agent/*, at most 16, with commas between them"
 
 // limits returns the settings' limits together with the annotations': a container can narrow
-// its own rights, never widen them.
-func (s Settings) limits(annotations map[string]string, grant store.Grant) (limits store.Limits, err error) {
+// its own rights, never widen them. They hold in each project that it may write: if there are
+// others besides its own, the gate fills in {project}.
+func (s Settings) limits(annotations map[string]string, grant store.Grant, also store.Also) (limits store.Limits, err error) {
+	if len(also.With(store.AccessWrite)) > 0 {
+		grant.Project = "{project}"
+	}
+
 	access := cmp.Or(s.Access, store.AccessWrite)
 	if narrowed, ok := annotations[AccessAnnotation]; ok {
 		if narrowed != store.AccessRead && narrowed != store.AccessAppend {

@@ -28,6 +28,7 @@ type Settings struct {
 	Tokens        store.File // default path [store.TokenFilePath]
 	LogFile       string     // default that of package trail
 	AllowProjects []string   // shell patterns (path.Match), one of which admits a project; none admits all
+	AllowReads    []string   // the same, for projects that others than their own containers may read
 	EnvMode       string     // of the files in the container; default 0400
 	GateURL       string     // the gate's URL as the container reaches it; empty if not known
 	EnvDir        string     // inject on the host, into this directory, even if there is a container process
@@ -52,7 +53,9 @@ const (
 	EnvModeAnnotation = "terok.env-mode"
 	AccessAnnotation  = "terok.access"
 	PushAnnotation    = "terok.push"
-	MountPath         = "/run/terok" // the directory in the container
+	ReadAnnotation    = "terok.read"  // other projects, to fetch from
+	WriteAnnotation   = "terok.write" // other projects, to push to as well
+	MountPath         = "/run/terok"  // the directory in the container
 
 	// GateListen is where the gate listens by default.
 	GateListen      = "127.0.0.1:9418"
@@ -84,6 +87,8 @@ var Flags = []Flag{
 
 	{Name: "allow-project", Usage: "refuse projects that match no such shell `pattern`; repeatable",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.AllowProjects }},
+	{Name: "allow-read", Usage: "with --allow-project, admit projects that match such a shell `pattern` for reading, by containers of other projects; repeatable",
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.AllowReads }},
 	{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateURL }},
 	{Name: "gate-socket", Usage: "the gate's control socket `F`: have the gate serve the container in the container's own network", Path: true,
@@ -367,10 +372,14 @@ func (s Settings) Limits() bool {
 
 // Check returns a [SettingError] for the first setting that makes no sense.
 func (s Settings) Check() error {
-	for _, pattern := range s.AllowProjects {
-		if _, err := path.Match(pattern, ""); err != nil {
-			return &SettingError{"allow-project", pattern, err}
-		}
+	if err := checkPatterns("allow-project", s.AllowProjects); err != nil {
+		return err
+	}
+	if err := checkPatterns("allow-read", s.AllowReads); err != nil {
+		return err
+	}
+	if len(s.AllowReads) > 0 && len(s.AllowProjects) == 0 {
+		return &SettingError{"allow-read", s.AllowReads[0], errors.New("admits nothing more where no --allow-project narrows what is admitted: add --allow-project")}
 	}
 	if s.Access != "" && !slices.Contains(accesses, s.Access) {
 		return &SettingError{"access", s.Access, errors.New("is none of " + strings.Join(accesses, ", "))}
@@ -401,6 +410,16 @@ func (s Settings) Check() error {
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}
 	}
 	return s.checkGateSocket()
+}
+
+// checkPatterns checks the shell patterns of a setting.
+func checkPatterns(name string, patterns []string) error {
+	for _, pattern := range patterns {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return &SettingError{name, pattern, err}
+		}
+	}
+	return nil
 }
 
 // checkGateSocket checks the gate socket and the settings that need or exclude one.

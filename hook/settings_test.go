@@ -16,7 +16,7 @@ import (
 var all = Settings{
 	Tokens:        store.File{Path: "/srv/gate/tokens.json", LockTimeout: 90 * time.Second},
 	LogFile:       "/var/log/gate",
-	AllowProjects: []string{"demo", "web-*,"}, EnvMode: "0440",
+	AllowProjects: []string{"demo", "web-*,"}, AllowReads: []string{"lib*"}, EnvMode: "0440",
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
 	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
 	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true,
@@ -27,7 +27,7 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
 	const identity = " --identity {task} <{task}@{project}.example>"
 	const token = " --env-mode 0440" + identity + " --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
-	const ours = " --allow-project demo --allow-project web-*, --gate-url https://[::1]:9418/a" +
+	const ours = " --allow-project demo --allow-project web-*, --allow-read lib* --gate-url https://[::1]:9418/a" +
 		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token"
 	for _, row := range []struct {
 		command  string
@@ -141,6 +141,9 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"a gate socket", Settings{GateSocket: "/run/gate/control"}, ""},
 		{"all that goes with a gate socket", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true}, ""},
 		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
+		{"patterns for reading", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"lib", "docs-*"}}, ""},
+		{"a pattern for reading that is none", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"["}}, `allow-read "[": `},
+		{"patterns for reading where everything is admitted", Settings{AllowReads: []string{"lib"}}, `allow-read "lib": admits nothing more`},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
 		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},

@@ -17,6 +17,8 @@ func WayOut(err error) string {
 		return ": name one with --token-file"
 	case errors.Is(err, errNotAdmitted):
 		return " by --allow-project"
+	case errors.Is(err, errNotReadable):
+		return " by --allow-read or --allow-project"
 	case errors.Is(err, errNoEnvDir):
 		return ": name one with --env-dir"
 	case errors.Is(err, ErrNoGate) && errors.Is(err, fs.ErrPermission): // a rootless user's podman reads root's definitions

@@ -1,0 +1,79 @@
+// Reads which projects a container asks for besides its own, and decides whether to admit them.
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"terok-gate-hook/store"
+)
+
+// errNotReadable is in the chain of a refusal because of [Settings.AllowReads].
+var errNotReadable = errors.New("not among those that are admitted for reading")
+
+// also returns the projects that the annotations ask for besides the container's own.
+func (s Settings) also(annotations map[string]string, own string) (store.Also, error) {
+	var also store.Also
+	for _, kind := range []struct {
+		annotation, access string
+		admitted           func(project string) error
+	}{
+		{ReadAnnotation, store.AccessRead, s.checkReadable},
+		{WriteAnnotation, store.AccessWrite, s.checkAdmitted},
+	} {
+		for project := range strings.FieldsFuncSeq(annotations[kind.annotation], isBetweenNames) {
+			if err := checkName(kind.annotation, project); err != nil {
+				return nil, err
+			}
+			if err := checkAnother(project, own, also); err != nil {
+				return nil, because("annotation "+text(kind.annotation), err)
+			}
+			if err := kind.admitted(project); err != nil {
+				return nil, because("annotation "+text(kind.annotation), err)
+			}
+			if also == nil {
+				also = store.Also{}
+			}
+			also[project] = kind.access
+		}
+	}
+	return also, nil
+}
+
+// isBetweenNames reports whether c separates names of projects. Podman before 5.0 splits
+// --annotation at commas.
+func isBetweenNames(c rune) bool { return c == ',' || c == ' ' }
+
+// checkAnother refuses a project that would not be another one, or one too many.
+func checkAnother(project, own string, also store.Also) error {
+	if project == own {
+		return instead("names the container's own project, which is in terok.project",
+			fmt.Errorf("project %q is the container's own, which is in %s", project, ProjectAnnotation))
+	}
+	if _, twice := also[project]; twice {
+		const once = "name each once, in terok.read or in terok.write"
+		return instead("names a project twice: "+once, fmt.Errorf("project %q is named twice: %s", project, once))
+	}
+	if len(also) == store.MostAlso {
+		return failure("names more projects than a container can have besides its own: at most 32")
+	}
+	return nil
+}
+
+// checkReadable refuses a project that the container may not even read.
+func (s Settings) checkReadable(project string) error {
+	if s.Admits(project) || matchesOne(s.AllowReads, project) {
+		return nil
+	}
+	return instead("a project is not among those that are admitted for reading", fmt.Errorf("project %q is %w", project, errNotReadable))
+}
+
+// checkWritable refuses projects to be written by a container that may write none.
+func checkWritable(also store.Also, limits store.Limits) error {
+	if !limits.ReadOnly || len(also.With(store.AccessWrite)) == 0 {
+		return nil
+	}
+	return failure("annotation " + WriteAnnotation + ": the container's access is " + store.AccessRead + ": use " + ReadAnnotation)
+}
