@@ -4,6 +4,8 @@
 package gate
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +31,7 @@ type kind struct{ origin, event string }
 // second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
-	more   trail.Event // the last beyond those with lines of their own; Times is their number
+	more   map[string]trail.Event // by project, the last beyond those with lines of their own; Times is their number
 	end    *time.Timer
 }
 
@@ -37,20 +39,21 @@ func newSummary(write func(trail.Event)) *summary {
 	return &summary{write: write, seconds: map[kind]*second{}}
 }
 
-// add writes the event, or sums it up with others when the second is over.
-func (s *summary) add(origin string, e trail.Event) {
-	if s.sumUp(kind{origin, e.Event}, e) {
+// add writes the event, or sums it up with others when the second is over. Events about
+// different projects are summed up apart; of those, an origin can only name a few.
+func (s *summary) add(origin, project string, e trail.Event) {
+	if s.sumUp(kind{origin, e.Event}, project, e) {
 		return
 	}
 	s.write(e)
 }
 
-func (s *summary) sumUp(k kind, e trail.Event) bool {
+func (s *summary) sumUp(k kind, project string, e trail.Event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.seconds[k]
 	if now == nil {
-		now = &second{}
+		now = &second{more: map[string]trail.Event{}}
 		now.end = time.AfterFunc(time.Second, func() { s.close(k, now) })
 		s.seconds[k] = now
 	}
@@ -58,9 +61,9 @@ func (s *summary) sumUp(k kind, e trail.Event) bool {
 		return false
 	}
 
-	e.Times = now.more.Times + 1
-	e.Bytes += now.more.Bytes
-	now.more = e
+	e.Times = now.more[project].Times + 1
+	e.Bytes += now.more[project].Bytes
+	now.more[project] = e
 	return true
 }
 
@@ -72,8 +75,14 @@ func (s *summary) close(k kind, is *second) {
 		delete(s.seconds, k)
 	}
 	s.mu.Unlock()
-	if open && is.more.Times > 0 {
-		s.write(is.more)
+	if open {
+		s.writeMore(is)
+	}
+}
+
+func (s *summary) writeMore(is *second) {
+	for _, project := range slices.Sorted(maps.Keys(is.more)) {
+		s.write(is.more[project])
 	}
 }
 
@@ -85,8 +94,6 @@ func (s *summary) end() {
 	s.mu.Unlock()
 	for _, one := range left {
 		one.end.Stop()
-		if one.more.Times > 0 {
-			s.write(one.more)
-		}
+		s.writeMore(one)
 	}
 }

@@ -8,23 +8,36 @@ import (
 	"terok-gate-hook/store"
 )
 
-// judge returns what the request's token allows, if that is what it asks for. The token
-// is the Basic user name, if it is not withheld; the password counts for nothing.
+// judge returns whose token the request shows, and what that allows in the project that is
+// asked for, if it is what the request asks for. The token is the Basic user name, if it is not
+// withheld; the password counts for nothing.
 //
 // What is refused is refused before the repository is looked for: the answer does not tell
 // whether there is one.
-func (g *Gate) judge(r *http.Request, asked route) (store.Pass, *refusal) {
+func (g *Gate) judge(r *http.Request, asked route) (who store.Pass, may rights, _ *refusal) {
 	who, refused := g.identify(r)
 	if refused != nil {
-		return who, refused
+		return who, may, refused
 	}
-	if who.Project != asked.project {
-		return who, notTheirs
+
+	limits, ok := who.In(asked.project)
+	if !ok {
+		return who, may, notTheirs
 	}
-	if asked.service == receivePack && who.ReadOnly {
-		return who, readOnly
+	may = rights{asked.project, limits}
+	if asked.service == receivePack && limits.ReadOnly {
+		if who.Limits.ReadOnly {
+			return who, may, readOnly
+		}
+		return who, may, readOnlyHere
 	}
-	return who, nil
+	return who, may, nil
+}
+
+// rights are what a token allows in one project.
+type rights struct {
+	project string // empty for none
+	store.Limits
 }
 
 // identify returns the rights of the token that the request shows or, in the network of a

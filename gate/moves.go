@@ -31,6 +31,7 @@ type transaction struct {
 	gate  *Gate
 	repo  repository
 	who   store.Pass
+	may   rights             // in the repository's project
 	about func() trail.Event // what each of its lines says
 	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
@@ -86,7 +87,7 @@ func (t *transaction) prepared(refs moves) error {
 // received decides whether what the push has brought may leave the quarantine. The name is
 // empty if it has brought nothing.
 func (t *transaction) received(quarantine string) error {
-	if err := t.mayMove(nil); err != nil || !t.who.AppendOnly {
+	if err := t.mayMove(nil); err != nil || !t.may.AppendOnly {
 		return err
 	}
 
@@ -117,10 +118,10 @@ func (t *transaction) mayMove(refs moves) error {
 
 	for m := range refs.all() {
 		switch {
-		case !t.who.MayPush(m.ref):
-			t.refused = &refusal{code: http.StatusForbidden, text: outsideOf(t.who.Limits)}
+		case !t.may.MayPush(m.ref):
+			t.refused = &refusal{code: http.StatusForbidden, text: outsideOf(t.may.Limits)}
 			return t.refused
-		case t.who.AppendOnly && (loses(m, m.ref) || !t.forwards.have(m)):
+		case t.may.AppendOnly && (loses(m, m.ref) || !t.forwards.have(m)):
 			t.refused = losing(m.ref)
 			return t.refused
 		}

@@ -25,6 +25,7 @@ var (
 	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid: it was revoked, or its container has ended"}
 	notTheirs    = &refusal{code: http.StatusForbidden, text: "the token is for another project"}
 	readOnly     = &refusal{code: http.StatusForbidden, text: "the token may fetch and not push"}
+	readOnlyHere = &refusal{code: http.StatusForbidden, text: "the token may fetch from this project and not push to it"}
 	malformed    = &refusal{code: http.StatusBadRequest, text: "not a request of git's: malformed"}
 	incomplete   = &refusal{code: http.StatusBadRequest, text: "the request ended early"}
 	tooLarge     = &refusal{code: http.StatusRequestEntityTooLarge, text: "the request is too large"}

@@ -27,6 +27,7 @@ type visit struct {
 
 	asked route
 	who   store.Pass
+	may   rights // in the project that is asked for
 	repo  repository
 	body  *incoming // of a POST
 
@@ -56,7 +57,7 @@ func (v *visit) serve() error {
 	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
 		return refused
 	}
-	if v.who, refused = v.gate.judge(v.r, v.asked); refused != nil {
+	if v.who, v.may, refused = v.gate.judge(v.r, v.asked); refused != nil {
 		return refused
 	}
 
@@ -258,12 +259,12 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 // judgePush returns the refusal of a push that must not move all of its refs, or nil, with
 // what git is to report of each ref. names are the refs that stand for others.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
-	if v.who.AppendOnly && asked.moved() > mostForwards {
+	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
 	}
 
-	outside := outsideOf(v.who.Limits)
-	byLimits := func(m move) string { return whyNot(v.who.Limits, outside, m, names[m.ref]) }
+	outside := outsideOf(v.may.Limits)
+	byLimits := func(m move) string { return whyNot(v.may.Limits, outside, m, names[m.ref]) }
 	for m := range asked.all() {
 		if reason := byLimits(m); reason != "" {
 			v.ref = fmt.Sprintf("%.*s", longestRecorded, m.ref)
@@ -290,7 +291,7 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	t := &transaction{
-		gate: v.gate, repo: v.repo, who: v.who, about: v.about,
+		gate: v.gate, repo: v.repo, who: v.who, may: v.may, about: v.about,
 		ctx: ctx, fail: fail, asked: asked, names: names,
 	}
 	v.gate.cleaner.begin(v.repo)
@@ -336,7 +337,7 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, saidNo bool, er
 	}
 
 	if t.number > 0 {
-		v.gate.nameHead(v.repo, v.who.Limits, t.refs.all())
+		v.gate.nameHead(v.repo, v.may.Limits, t.refs.all())
 	}
 	return err
 }
@@ -583,7 +584,7 @@ func (v *visit) record(e trail.Event) {
 	case v.refs > 0:
 		v.gate.writeTrail(e)
 	default:
-		v.gate.summary.add(v.origin(), e)
+		v.gate.summary.add(v.origin(), v.may.project, e)
 	}
 }
 

@@ -57,10 +57,10 @@ type tokenHash [sha256.Size]byte
 // the key is a different one.
 const hashedPrefix = "sha256:"
 
-// Pass describes what a valid token allows.
+// Pass describes what a valid token allows. [Pass.In] returns that for one project.
 type Pass struct {
 	Grant
-	Limits
+	Limits      Limits
 	Also        Also
 	Container   string
 	Fingerprint string

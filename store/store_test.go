@@ -396,7 +396,7 @@ func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 					t.Errorf("the file holds\n%s", content)
 				}
 				pass, ok := f.Reader(func(error) {}).Find(string(token))
-				if !ok || pass.Project != "demo" || pass.Fingerprint != token.Fingerprint() || pass.Limited() != row.limits.Limited() {
+				if !ok || pass.Project != "demo" || pass.Fingerprint != token.Fingerprint() || pass.Limits.Limited() != row.limits.Limited() {
 					t.Errorf("a gate reads %+v", pass)
 				}
 				revoked, err := revoke(f, token)

@@ -27,7 +27,8 @@ func list(c *cli.Context) error {
 	project, task := c.String("project"), c.String("task")
 	ofAnyProject, ofAnyTask := !c.IsSet("project"), !c.IsSet("task")
 	tokens, err := listTokens(c.Context, file, func(e store.Entry) bool {
-		return (ofAnyProject || e.Project == project) && (ofAnyTask || e.Task == task)
+		_, isFor := e.In(project)
+		return (ofAnyProject || isFor) && (ofAnyTask || e.Task == task)
 	})
 	if err != nil {
 		return err

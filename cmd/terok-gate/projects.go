@@ -32,7 +32,7 @@ type project struct {
 	Project    string `json:"project"`
 	Repository string `json:"repository"` // its path
 	Bytes      int64  `json:"bytes"`
-	Containers int    `json:"containers"` // that live and have a token of the project
+	Containers int    `json:"containers"` // that live and have a token for the project
 }
 
 func projects(c *cli.Context) error {
@@ -52,6 +52,9 @@ func projects(c *cli.Context) error {
 	err = file.Each(func(e store.Entry) {
 		if e.Container != "" && e.State() == store.Live {
 			live[e.Project]++
+			for other := range e.Also {
+				live[other]++
+			}
 		}
 	})
 	if err != nil {

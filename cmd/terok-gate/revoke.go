@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 
 	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -46,7 +48,26 @@ func revoke(c *cli.Context) error {
 		return err
 	}
 	fmt.Printf("revoked %d\n", len(revoked))
-	return nil
+	return adviseOfOthers(file, c.String("project"))
+}
+
+// adviseOfOthers says how many tokens of other projects are for this project as well: they
+// are not revoked with its own.
+func adviseOfOthers(file store.File, project string) error {
+	if project == "" {
+		return nil
+	}
+	others := 0
+	err := file.Each(func(e store.Entry) {
+		if e.Also[project] != "" && e.State().Counts() {
+			others++
+		}
+	})
+	if others > 0 {
+		fmt.Fprintf(os.Stderr, "terok-gate: tokens of other projects that are for project %s as well: %d; to see them: terok-gate list --project %s\n",
+			printable.Shell(project), others, printable.Shell(project))
+	}
+	return err
 }
 
 // toRevoke returns which tokens the command line means.

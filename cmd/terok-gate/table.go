@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -34,6 +35,7 @@ type listed struct {
 	Fingerprint string     `json:"fingerprint"`
 	Access      string     `json:"access"` // read, append or write
 	Push        [][]string `json:"push"`   // a pushed ref must match a pattern of each list
+	Also        store.Also `json:"also"`   // other projects that it is for, each with read or write
 }
 
 // row is a token that will be printed. It is small, since there can be many.
@@ -43,6 +45,7 @@ type row struct {
 	created                  time.Time
 	fingerprint              [8]byte
 	limits                   *store.Limits // nil: none
+	also                     store.Also
 }
 
 // table holds the rows to print.
@@ -72,7 +75,7 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 }
 
 func rowOf(e store.Entry) *row {
-	r := &row{project: e.Project, task: e.Task, container: e.Container, state: string(e.State()), created: e.Created}
+	r := &row{project: e.Project, task: e.Task, container: e.Container, state: string(e.State()), created: e.Created, also: e.Also}
 	copy(r.fingerprint[:], e.Token.Fingerprint())
 
 	switch {
@@ -89,8 +92,9 @@ func rowOf(e store.Entry) *row {
 func (t table) listed(r *row) listed {
 	l := listed{
 		Project: r.project, Task: r.task, Container: r.container, Name: t.names[r.container], State: r.state,
-		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{},
+		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{}, Also: store.Also{},
 	}
+	maps.Copy(l.Also, r.also)
 	if !r.created.IsZero() {
 		l.Created = &r.created
 	}
@@ -130,15 +134,17 @@ func printJSON(w io.Writer, t table) error {
 }
 
 // printTable prints the rows as a table. It has a column for containers' names if any is
-// known, and one for limits if any token has some. On a terminal, tokens that are not known
+// known, one for limits if any token has some, and one for other projects if any token is for
+// some. On a terminal, tokens that are not known
 // to be live are coloured.
 func printTable(w *os.File, t table) error {
 	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
 	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })
+	several := slices.ContainsFunc(t.rows, func(r *row) bool { return len(r.also) > 0 })
 
 	var aligned bytes.Buffer
 	columns := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
-	line := func(project, task, container, name, state, age, fingerprint, pushes string) {
+	line := func(project, task, container, name, state, age, fingerprint, pushes, also string) {
 		cells := []string{project, task, container}
 		if named {
 			cells = append(cells, name)
@@ -147,10 +153,13 @@ func printTable(w *os.File, t table) error {
 		if limited {
 			cells = append(cells, pushes)
 		}
+		if several {
+			cells = append(cells, also)
+		}
 		fmt.Fprintln(columns, strings.Join(cells, "\t"))
 	}
 
-	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO")
+	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO", "OTHER PROJECTS")
 	for _, r := range t.rows {
 		age := "-"
 		if !r.created.IsZero() {
@@ -158,7 +167,7 @@ func printTable(w *os.File, t table) error {
 		}
 		container := r.container[:min(shortID, len(r.container))]
 		line(printable.Line(r.project), printable.Line(r.task), orDash(container), orDash(t.names[r.container]),
-			r.state, age, string(r.fingerprint[:]), shortPushes(r.limits))
+			r.state, age, string(r.fingerprint[:]), shortPushes(r.limits), orDash(shortened(alsoOf(r.also))))
 	}
 	if err := columns.Flush(); err != nil {
 		return err
@@ -192,12 +201,26 @@ func shortPushes(l *store.Limits) string {
 	if l == nil {
 		return "anything"
 	}
-	const most = 60
-	pushes := pushesOf(*l)
-	if len(pushes) > most {
-		pushes = pushes[:most] + "..."
+	return shortened(pushesOf(*l))
+}
+
+// alsoOf describes the other projects that a token is for, empty for none.
+func alsoOf(also store.Also) string {
+	var kinds []string
+	for _, access := range []string{store.AccessRead, store.AccessWrite} {
+		if projects := also.With(access); projects != nil {
+			kinds = append(kinds, access+" "+strings.Join(projects, ", "))
+		}
 	}
-	return pushes
+	return strings.Join(kinds, "; ")
+}
+
+func shortened(cell string) string {
+	const most = 60
+	if len(cell) > most {
+		cell = cell[:most] + "..."
+	}
+	return cell
 }
 
 func orDash(cell string) string {

@@ -13,7 +13,7 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "verify",
-		Usage:  "print project, task and limits of the token on standard input; exit status 1 unless a gate honours it now",
+		Usage:  "print project, task, limits and other projects of the token on standard input; exit status 1 unless a gate honours it now",
 		Action: verify,
 	}
 }
@@ -40,8 +40,11 @@ func verify(c *cli.Context) error {
 	}
 
 	limits := ""
-	if found.Limited() {
+	if found.Limits.Limited() {
 		limits = ", pushes to " + pushesOf(found.Limits)
+	}
+	if also := alsoOf(found.Also); also != "" {
+		limits += "; other projects: " + also
 	}
 	fmt.Printf("project %q, task %q%s\n", found.Project, found.Task, limits)
 	return nil
