@@ -175,6 +175,11 @@ func (c *call) record(err error) {
 	}
 
 	event := trail.Event{Container: c.out.Container, Project: c.out.Grant.Project, Task: c.out.Grant.Task}
+	if c.out.Lacks != nil {
+		lacking := event
+		lacking.Event, lacking.Error = trail.Lacking, printable.Line(c.stage+": "+c.out.Lacks.Error())
+		c.write(lacking)
+	}
 	switch {
 	case errors.Is(err, hook.ErrRefused):
 		event.Event = trail.Refused

@@ -36,12 +36,17 @@ func (s Settings) files(want request, token store.Token, container string, env [
 		return nil, err
 	}
 
-	content := envFile(append(s.variables(want, token, env), git.variables()...))
+	variables := append(s.variables(want, token, env), git.variables()...)
+	if len(want.addresses) > 0 {
+		variables = append(variables, privateModules(env, want.addresses)...)
+	}
+	content := envFile(variables)
 	files := []file{{name: "gate.env", content: append(content, git.unquoted()...)}}
 	if token != "" {
 		files = append(files, file{name: "credential", content: credential(token)})
 	}
-	files = append(files, file{name: "gitconfig", content: gitConfig(s.URL(), MountPath, token != ""), public: true})
+	config := append(gitConfig(s.URL(), MountPath, token != ""), rewriting(s.URL(), want.addresses)...)
+	files = append(files, file{name: "gitconfig", content: config, public: true})
 	if git.identity {
 		identity := gitIdentity(s.identity(), git.system, want.Grant, container)
 		files = append(files, file{name: "gitidentity", content: identity, public: true})

@@ -23,6 +23,8 @@ type request struct {
 	store.Limits
 	store.Also
 	mode fs.FileMode // for its files that hold a secret
+
+	addresses map[string]address // of its projects, which git is to find at the gate
 }
 
 // request reads the annotations. asked is false for a container that has neither project

@@ -28,6 +28,7 @@ type Outcome struct {
 	Grant     store.Grant   // what the annotations ask for
 	Token     store.Token   // the token that was issued; empty if none was
 	EnvFile   string        // the env file on the host; empty if it is in the container
+	Lacks     error         // what the container starts without, for the log
 	Revoked   []store.Entry // tokens of this container and, swept, of dead processes
 }
 
@@ -82,6 +83,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		}
 		takeBack = func() { s.removeFromHost(state.ID) }
 	} else {
+		want.addresses, out.Lacks = s.addresses(want)
 		in, err := s.readInjection(state, process, want, token)
 		if err != nil {
 			return out, err

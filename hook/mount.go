@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -20,7 +21,7 @@ import (
 
 // mount makes the tmpfs with the files in it, and attaches it to its mount point.
 func (in injection) mount() error {
-	directory, err := newDirectory(in.label)
+	directory, err := newDirectory(in.label, in.size())
 	if err != nil {
 		return because("make a tmpfs", err)
 	}
@@ -32,8 +33,18 @@ func (in injection) mount() error {
 	return in.attach(directory)
 }
 
-// newDirectory returns a detached mount of a new tmpfs, which holds a few pages.
-func newDirectory(label string) (mount int, err error) {
+// size returns how large the tmpfs may become, in KiB: a few pages, or more if the projects
+// have many addresses.
+func (in injection) size() int {
+	kib := 64
+	for _, f := range in.files {
+		kib += len(f.content) >> 10
+	}
+	return kib
+}
+
+// newDirectory returns a detached mount of a new tmpfs, which holds so many KiB.
+func newDirectory(label string, size int) (mount int, err error) {
 	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, kernelTooOld(err)
@@ -43,7 +54,7 @@ func newDirectory(label string) (mount int, err error) {
 	for _, option := range []struct {
 		name  text
 		value string
-	}{{"source", "terok-gate"}, {"size", "64k"}, {"nr_inodes", "16"}, {"mode", "0555"}, {"context", label}} {
+	}{{"source", "terok-gate"}, {"size", strconv.Itoa(size) + "k"}, {"nr_inodes", "16"}, {"mode", "0555"}, {"context", label}} {
 		if option.value == "" {
 			continue
 		}

@@ -44,6 +44,10 @@ type Settings struct {
 	GateListen    string        // where the gate listens in the container's network; default [GateListen]
 	GateTimeout   time.Duration // for the gate's answer; default two seconds, the first of which leaves time for a restart; not a flag
 	WithholdToken bool          // from the container, which the gate recognizes by its network
+
+	// Projects is a file with the addresses that projects have elsewhere, which git in a
+	// container finds at the gate. It is empty for none.
+	Projects string
 }
 
 // Names and places.
@@ -107,6 +111,8 @@ var Flags = []Flag{
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Push }},
 	{Name: "hashed", Usage: "have the token file hold the token's SHA-256 in its place",
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Hashed }},
+	{Name: "projects", Usage: "have git in the container ask the gate in the place of the projects' own addresses, which are in the file `F`", Path: true,
+		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Projects }},
 	{Name: "env-dir", Usage: "have the env file on the host instead, as `D`/<container id>.env", Path: true,
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 }
@@ -405,6 +411,9 @@ func (s Settings) Check() error {
 		if _, _, err := splitIdentity(identity); err != nil {
 			return &SettingError{"identity", identity, err}
 		}
+	}
+	if s.Projects != "" && !filepath.IsAbs(s.Projects) {
+		return &SettingError{"projects", s.Projects, errors.New("is not an absolute path")}
 	}
 	if s.EnvDir != "" && !filepath.IsAbs(s.EnvDir) {
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}

@@ -20,13 +20,13 @@ var all = Settings{
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
 	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
 	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true,
-	Identity: new("{task} <{task}@{project}.example>"),
+	Identity: new("{task} <{task}@{project}.example>"), Projects: "/srv/desk/projects.json",
 }
 
 func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const common = "--token-file /srv/gate/tokens.json --log-file /var/log/gate --lock-timeout 1m30s "
 	const identity = " --identity {task} <{task}@{project}.example>"
-	const token = " --env-mode 0440" + identity + " --access read --push refs/heads/{task}/** --push refs/tags/* --hashed"
+	const token = " --env-mode 0440" + identity + " --access read --push refs/heads/{task}/** --push refs/tags/* --hashed --projects /srv/desk/projects.json"
 	const ours = " --allow-project demo --allow-project web-*, --allow-read lib* --gate-url https://[::1]:9418/a" +
 		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token"
 	for _, row := range []struct {
@@ -162,6 +162,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"an identity of two", Settings{Identity: new("a <a@b> <c@d>")}, `identity "a <a@b> <c@d>": `},
 		{"an identity of two lines", Settings{Identity: new("a\n[core] <a@b>")}, `identity "a\n[core] <a@b>": `},
 		{"an identity of which git leaves nothing", Settings{Identity: new("... <a@b>")}, `identity "... <a@b>": `},
+		{"a relative file of addresses", Settings{Projects: "projects.json"}, `projects "projects.json": is not an absolute path`},
 		{"a relative env dir", Settings{EnvDir: "env"}, `env-dir "env": `},
 		{"a relative gate socket", Settings{GateSocket: "control"}, `gate-socket "control": `},
 		{"a gate socket that none can be", Settings{GateSocket: "/" + strings.Repeat("x", 107)}, `gate-socket "/xxx`},

@@ -34,6 +34,7 @@ const (
 	Swept   = "swept"   // revoked because its process is dead
 	Refused = "refused" // the container may not have what it requested
 	Failed  = "failed"
+	Lacking = "lacking" // the container starts, without what the error says
 
 	// Events of the gate.
 	Fetch  = "fetch"

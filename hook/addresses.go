@@ -1,0 +1,201 @@
+// Has git in a container find projects at the gate by the addresses that they have elsewhere.
+//
+// The addresses are the operator's, in a file: see [Settings.Projects]. A container without them
+// can do all that it could do otherwise, so nothing that is wrong with the file keeps it from
+// starting.
+
+package hook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/store"
+)
+
+// address is where a project comes from, as the file has it, by project. There may be more
+// keys.
+type address struct {
+	Source string `json:"source"` // as the operator gave it; empty, or of any form
+
+	// What git can be told to rewrite. The scheme is empty if the source is no forge's.
+	Scheme string `json:"scheme"` // https or ssh
+	Host   string `json:"host"`
+	Port   string `json:"port"` // if not the scheme's own
+	Path   string `json:"path"` // without .git
+}
+
+// addressesLimit is the largest file that is read, in bytes.
+const addressesLimit = 4 << 20
+
+// addresses returns those of the projects that a container may use. An error says what was
+// left out.
+func (s Settings) addresses(want request) (map[string]address, error) {
+	if s.Projects == "" || s.URL() == "" {
+		return nil, nil
+	}
+	all, err := readAddresses(s.Projects)
+	if err != nil {
+		return nil, fmt.Errorf("addresses in %s: %w", s.Projects, err)
+	}
+
+	granted := map[string]address{}
+	var wrong []string
+	for _, project := range append([]string{want.Project}, slices.Sorted(maps.Keys(want.Also))...) {
+		text, known := all[project]
+		if !known {
+			continue
+		}
+		var a address
+		err := json.Unmarshal(text, &a)
+		if err == nil && a.Scheme == "" {
+			continue
+		}
+		if err == nil {
+			err = a.check()
+		}
+		if err != nil {
+			wrong = append(wrong, fmt.Sprintf("of project %s: %v", project, err))
+			continue
+		}
+		granted[project] = a
+	}
+	if wrong != nil {
+		return granted, fmt.Errorf("addresses in %s: %s", s.Projects, strings.Join(wrong, "; "))
+	}
+	return granted, nil
+}
+
+// readAddresses reads the file, which must belong to root or to the hook's own user, and which
+// nobody else can write: whoever can, decides what a container fetches in the place of what it
+// asks for.
+func readAddresses(path string) (all map[string]json.RawMessage, err error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+
+	var is unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &is); err != nil {
+		return nil, err
+	}
+	switch {
+	case is.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, errors.New("not a regular file")
+	case is.Uid != 0 && int(is.Uid) != os.Geteuid():
+		return nil, fmt.Errorf("it belongs to user %d, not to root or to the hook's user", is.Uid)
+	case is.Mode&0o022 != 0:
+		return nil, fmt.Errorf("mode %04o: others can write it", is.Mode&0o7777)
+	}
+
+	content, err := readLimited(file, addressesLimit)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(content, &all); err != nil {
+		return nil, err
+	}
+	if all == nil {
+		return nil, errors.New("a JSON null, not an object")
+	}
+	return all, nil
+}
+
+// check refuses an address with anything but plain characters: it goes into git's
+// configuration and into a shell's variables.
+func (a address) check() error {
+	const longest = 400
+	switch {
+	case a.Scheme != "https" && a.Scheme != "ssh":
+		return fmt.Errorf("scheme %.32q is neither https nor ssh", a.Scheme)
+	case a.Host == "" || len(a.Host) > longest || !plain(a.Host, ".-") || strings.HasPrefix(a.Host, "-"):
+		return fmt.Errorf("host %.64q is refused: use letters, digits, '.' and '-'", a.Host)
+	case len(a.Port) > 5 || strings.Trim(a.Port, "0123456789") != "":
+		return fmt.Errorf("port %.32q is refused", a.Port)
+	case a.Path == "" || len(a.Path) > longest || !plain(a.Path, "._~/+-") || strings.HasPrefix(a.Path, "/"):
+		return fmt.Errorf("path %.64q is refused: use letters, digits and ._~/+-", a.Path)
+	}
+	return nil
+}
+
+// users returns what users may stand before the host, the @ included: none, that of most
+// forges, and that of the source.
+func (a address) users() []string {
+	users := []string{"", "git@"}
+	before, _, has := strings.Cut(a.Source, "@")
+	if _, after, isURL := strings.Cut(before, "://"); isURL {
+		before = after
+	}
+	if has && store.CheckName(before) == nil && before != "git" {
+		users = append(users, before+"@")
+	}
+	return users
+}
+
+// forms returns all addresses by which git may be asked for the repository, in order. Their
+// beginnings are what git compares (git-config(1), url.<base>.insteadOf): the one with .git is
+// the longer one, and wins.
+func (a address) forms() (forms []string) {
+	hosts := func(scheme, usual string) []string {
+		if a.Scheme == scheme && a.Port != "" {
+			return []string{a.Host + ":" + a.Port}
+		}
+		return []string{a.Host, a.Host + ":" + usual}
+	}
+
+	for _, user := range a.users() {
+		for _, host := range hosts("https", "443") {
+			forms = append(forms, "https://"+user+host+"/"+a.Path)
+		}
+		for _, host := range hosts("ssh", "22") {
+			forms = append(forms, "ssh://"+user+host+"/"+a.Path)
+		}
+		if a.Scheme == "ssh" && a.Port != "" {
+			continue // the form that scp has takes no port
+		}
+		forms = append(forms, user+a.Host+":"+a.Path, user+a.Host+":/"+a.Path)
+	}
+	for _, form := range slices.Clone(forms) {
+		forms = append(forms, form+".git")
+	}
+	return forms
+}
+
+// rewriting returns git's configuration that has it ask the gate in the place of these
+// addresses.
+//
+// The gate's URL ends in .git: what only begins like an address, as .../library does like
+// .../lib, becomes lib.gitrary, which is no other project's.
+func rewriting(gateURL string, addresses map[string]address) (config []byte) {
+	gateURL = strings.TrimSuffix(gateURL, "/")
+	for _, project := range slices.Sorted(maps.Keys(addresses)) {
+		config = fmt.Appendf(config, "[url %q]\n", gateURL+"/"+project+".git")
+		for _, form := range addresses[project].forms() {
+			config = fmt.Appendf(config, "\tinsteadOf = %s\n", form)
+		}
+	}
+	return config
+}
+
+// privateModules returns the variable that has Go fetch modules in these repositories by git
+// itself, and not ask a proxy or a database of checksums for them. What the container's own
+// environment has stays.
+func privateModules(env []string, addresses map[string]address) []variable {
+	var patterns []string
+	if own, _ := lookUp(env, "GOPRIVATE"); own != "" && printable(own) {
+		patterns = append(patterns, own)
+	}
+	for _, project := range slices.Sorted(maps.Keys(addresses)) {
+		module := addresses[project].Host + "/" + addresses[project].Path
+		patterns = append(patterns, module, module+".git")
+	}
+	return []variable{{"GOPRIVATE", strings.Join(patterns, ",")}}
+}
