@@ -35,10 +35,17 @@ func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 		engine: e.withOwnTokens(t),
 		repos:  filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
 	}
-	binary, err := gateBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.add(t, "demo", nil)
+	s.add(t, "other", nil)
+	s.startGate(t)
+	t.Cleanup(s.endGate)
+	s.changeHooks(t, flags...)
+	return s
+}
+
+// add adds a project with one commit, which fill may add to. It returns the commit.
+func (s *servedEngine) add(t *testing.T, project string, fill func(source string)) (commit string) {
+	t.Helper()
 	source := t.TempDir()
 	for parent := source; parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
 		if err := os.Chmod(parent, 0o755); err != nil {
@@ -46,16 +53,19 @@ func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 		}
 	}
 	git(t, "init", "--quiet", "--initial-branch=main", source)
-	git(t, "-C", source, "commit", "--quiet", "--allow-empty", "--message", "begin")
-	for _, project := range [][]string{{"demo", source}, {"other"}} {
-		if _, err := s.run(binary, append([]string{"add", "--repos", s.repos}, project...)...); err != nil {
-			t.Fatal(err)
-		}
+	if fill != nil {
+		fill(source)
 	}
-	s.startGate(t)
-	t.Cleanup(s.endGate)
-	s.changeHooks(t, flags...)
-	return s
+	git(t, "-C", source, "commit", "--quiet", "--allow-empty", "--message", "begin")
+
+	binary, err := gateBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.run(binary, "add", "--repos", s.repos, project, source); err != nil {
+		t.Fatal(err)
+	}
+	return git(t, "-C", source, "rev-parse", "HEAD")
 }
 
 // changeHooks gives the containers to come hooks with other flags, of the same gate.

@@ -2,8 +2,11 @@ package store_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -123,6 +126,44 @@ func TestATokenIsServedForItsOwnProjectWhateverItSaysOfOthers(t *testing.T) {
 		_, others := pass.In("lib")
 		if !ok || !own || others {
 			t.Errorf("with %s it counts: %v; for its own project: %v; for another: %v", also, ok, own, others)
+		}
+	}
+}
+
+// Every request of a container asks for its entry.
+func TestATokenForManyProjectsIsFoundAsCheaplyAsOne(t *testing.T) {
+	var names []string
+	for i := range 31 {
+		names = append(names, fmt.Sprintf(`"lib%d": "read"`, i))
+	}
+	also := `"also": {` + strings.Join(append(names, `"tools": "write"`), ", ") + `}`
+
+	cost := func(value, project string) float64 {
+		r, _ := reader(t, entry(someToken, value))
+		// A file that has just changed is read each time.
+		old := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(r.Path(), old, old); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := r.Find(someToken); !ok {
+			t.Fatal("the token does not count")
+		}
+		return testing.AllocsPerRun(100, func() {
+			pass, ok := r.Find(someToken)
+			if _, is := pass.In(project); !ok || !is {
+				t.Error("the token is not for the project")
+			}
+		})
+	}
+	one := cost(`{"project": "demo", "task": "1"}`, "demo")
+	for name, several := range map[string]float64{
+		"its own":             cost(`{"project": "demo", "task": "1", `+also+`}`, "demo"),
+		"one to read":         cost(`{"project": "demo", "task": "1", `+also+`}`, "lib7"),
+		"one to write":        cost(`{"project": "demo", "task": "1", `+also+`}`, "tools"),
+		"one of limited ones": cost(`{"limited": {"project": "demo", "access": "append", "push": [["refs/heads/{project}"]], `+also+`}, "task": "1"}`, "lib7"),
+	} {
+		if several > one {
+			t.Errorf("%s: %v allocations, and %v for a token of one project", name, several, one)
 		}
 	}
 }
