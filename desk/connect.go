@@ -1,0 +1,54 @@
+// Connecting git in the desk with git in another repository, by pipes.
+
+package desk
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+)
+
+// peerAddress is where a command in the desk finds its peer: descriptors that it is given
+// (git-remote-fd(1)).
+const peerAddress = "fd::3,4"
+
+// connect runs a command in the desk that speaks to peerAddress, and its peer.
+func connect(here, peer *exec.Cmd) error {
+	toPeer, fromHere, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	toHere, fromPeer, err := os.Pipe()
+	if err != nil {
+		toPeer.Close()
+		fromHere.Close()
+		return err
+	}
+
+	peer.Stdin, peer.Stdout = toPeer, fromPeer
+	peerSaid := keepErrors(peer)
+	err = peer.Start()
+	toPeer.Close()
+	fromPeer.Close()
+	if err != nil {
+		fromHere.Close()
+		toHere.Close()
+		return failure(err, peerSaid)
+	}
+
+	here.ExtraFiles = []*os.File{toHere, fromHere}
+	said := keepErrors(here)
+	err = here.Start()
+	toHere.Close()
+	fromHere.Close()
+	if err == nil {
+		err = here.Wait()
+	}
+	err = failure(err, said)
+
+	peerErr := failure(peer.Wait(), peerSaid)
+	if err != nil {
+		return errors.Join(err, peerErr)
+	}
+	return nil // what matters is what git in the desk has received, or was told
+}

@@ -1,0 +1,206 @@
+// The desk: the operator's own repository for one project.
+
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// Settings are what a desk is told.
+type Settings struct {
+	Directory string // of the operator's desks
+	Project   string
+	Source    string     // where upstream is: an address that git knows, or a directory
+	SourceAs  *User      // whose the source is, if it is a directory; nil: the operator's
+	Gate      Repository // what the gate serves
+
+	// Record is told of refs of the gate's before they move, and again when they have. If
+	// the first returns an error, they do not. nil tells nobody.
+	Record func(moved bool, changes []Change) error
+}
+
+// Change is what became of a ref of the gate's.
+type Change struct {
+	Ref  string `json:"ref"`
+	Old  string `json:"old,omitempty"`  // none: it was not there
+	New  string `json:"new,omitempty"`  // none: it is gone
+	Kept string `json:"kept,omitempty"` // the ref that has the old tip
+	Why  string `json:"why,omitempty"`  // it waits
+}
+
+// Desk is a project's desk. It is for one goroutine.
+type Desk struct {
+	Settings
+	path   string
+	format string // sha1 or sha256
+}
+
+// ErrNoSource is returned for a project that has no source.
+var ErrNoSource = errors.New("the project has no source")
+
+// Open returns a project's desk, which is made if it is not there.
+func Open(ctx context.Context, s Settings) (*Desk, error) {
+	if s.Source == "" {
+		return nil, ErrNoSource
+	}
+	d := &Desk{Settings: s, path: filepath.Join(s.Directory, s.Project+".git")}
+	if err := os.MkdirAll(s.Directory, 0o700); err != nil {
+		return nil, err
+	}
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	_, err = os.Stat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = d.make(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the desk: %w", err)
+	}
+
+	if d.format, err = output(d.local(ctx, "rev-parse", "--show-object-format")); err != nil {
+		return nil, fmt.Errorf("open the desk: %w", err)
+	}
+	return d, d.checkGate(ctx)
+}
+
+// Remove removes a project's desk.
+func Remove(directory, project string) error {
+	return os.RemoveAll(filepath.Join(directory, project+".git"))
+}
+
+// Path returns the desk's directory.
+func (d *Desk) Path() string { return d.path }
+
+// make makes the desk, whole or not at all.
+func (d *Desk) make(ctx context.Context) error {
+	// A repository has one kind of ids, and so must its desk.
+	format, err := output(d.Gate.git(ctx, "rev-parse", "--show-object-format"))
+	if err != nil {
+		return err
+	}
+	if format != "sha256" {
+		format = "sha1"
+	}
+
+	unfinished, err := os.MkdirTemp(d.Directory, "."+d.Project+".*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(unfinished)
+	final := d.path
+	d.path, d.format = unfinished, format
+	defer func() { d.path = final }()
+	init := d.local(ctx, "init", "--quiet", "--bare", "--template=", "--initial-branch=main", "--object-format="+format, unfinished)
+	if err := finish(init); err != nil {
+		return err
+	}
+	if err := finish(d.local(ctx, "config", gateKey, d.Gate.Path)); err != nil {
+		return err
+	}
+	return os.Rename(unfinished, final)
+}
+
+// gateKey is where a desk's configuration has the repository that the desk is for.
+const gateKey = "terok.gate"
+
+// checkGate returns an error if the desk is for another repository: what it knows of that
+// one would have refs of this one deleted.
+func (d *Desk) checkGate(ctx context.Context) error {
+	is, err := output(d.local(ctx, "config", "--get", gateKey))
+	if err != nil {
+		return fmt.Errorf("open the desk: %w", err)
+	}
+	if is != d.Gate.Path {
+		return fmt.Errorf("desk %s is for %s, not for %s", d.path, is, d.Gate.Path)
+	}
+	return nil
+}
+
+// lock waits until nothing else works in the desk.
+func (d *Desk) lock(ctx context.Context) (unlock func(), err error) {
+	lock := flock.New(filepath.Join(d.Directory, "."+d.Project+".lock"), flock.SetPermissions(0o600))
+	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("lock the desk: %w", err)
+	}
+	return func() { _ = lock.Close() }, nil
+}
+
+// refs returns the desk's own refs.
+func (d *Desk) refs(ctx context.Context) (refs, error) {
+	all, err := listRefs(d.local(ctx, "for-each-ref", refFormat, "refs/terok/"))
+	if err != nil {
+		return nil, fmt.Errorf("read the desk's refs: %w", err)
+	}
+	return all, nil
+}
+
+// update moves refs of the desk, all or none.
+func (d *Desk) update(ctx context.Context, commands string) error {
+	if commands == "" {
+		return nil
+	}
+	if err := feed(d.local(ctx, "update-ref", "--no-deref", "-z", "--stdin"), commands); err != nil {
+		return fmt.Errorf("move the desk's refs: %w", err)
+	}
+	return nil
+}
+
+// contains reports whether the desk knows that a commit, new, has another one, old, in its
+// history.
+func (d *Desk) contains(ctx context.Context, old, new string) (bool, error) {
+	if known, err := d.isCommit(ctx, old); !known || err != nil {
+		return false, err
+	}
+	return answer(d.local(ctx, "merge-base", "--is-ancestor", old, new))
+}
+
+// isCommit reports whether the desk has an object that is a commit.
+func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
+	check := d.local(ctx, "cat-file", "--batch-check=%(objecttype)")
+	check.Stdin = strings.NewReader(id + "\n")
+	kind, err := output(check)
+	return kind == "commit", err
+}
+
+// fetchGate fetches objects of the gate's, which are named in the desk by their ids.
+func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
+	var wanted strings.Builder
+	for _, id := range ids {
+		if known[gatePrefix+id] == "" {
+			wanted.WriteString("+" + id + ":" + gatePrefix + id + "\n")
+		}
+	}
+	if wanted.Len() == 0 {
+		return nil
+	}
+	fetch := d.local(ctx, "-c", "fetch.fsckObjects=true", "-c", "fetch.recurseSubmodules=false",
+		"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--stdin", peerAddress)
+	fetch.Stdin = strings.NewReader(wanted.String())
+	if err := connect(fetch, d.Gate.git(ctx, "upload-pack", d.Gate.Path)); err != nil {
+		return fmt.Errorf("fetch from the gate's repository: %w", err)
+	}
+	return nil
+}
+
+// count counts commits.
+func (d *Desk) count(ctx context.Context, args ...string) (int, error) {
+	out, err := output(d.local(ctx, append([]string{"rev-list", "--count"}, args...)...))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(out)
+}

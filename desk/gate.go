@@ -1,0 +1,97 @@
+// The gate's side: its refs, which its own user's git reads and moves.
+
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// gateRefs returns what the gate's repository has, and the branch that HEAD names there.
+func (d *Desk) gateRefs(ctx context.Context) (all refs, head string, err error) {
+	all, err = listRefs(d.Gate.git(ctx, "for-each-ref", refFormat, heads, tags, "refs/terok/"))
+	if err != nil {
+		return nil, "", fmt.Errorf("read the gate's refs: %w", err)
+	}
+	head, err = output(d.Gate.git(ctx, "symbolic-ref", "--quiet", "HEAD"))
+	if err != nil {
+		head = "" // it names a commit
+	}
+	return all, head, nil
+}
+
+// branchesAndTags returns those refs that upstream could have, too.
+func (r refs) branchesAndTags() refs {
+	all := maps.Clone(r)
+	maps.DeleteFunc(all, func(name, _ string) bool { return strings.HasPrefix(name, "refs/terok/") })
+	return all
+}
+
+// sendToGate pushes objects into the gate's repository, below refs/terok/incoming.
+func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
+	const together = 2000 // an argument list has its limits
+	number := 0
+	for some := range slices.Chunk(ids, together) {
+		args := []string{
+			"-c", "push.followTags=false", "-c", "push.gpgSign=false", "-c", "push.recurseSubmodules=no",
+			"push", "--quiet", "--no-verify", "--no-signed", peerAddress,
+		}
+		for _, id := range some {
+			args = append(args, fmt.Sprintf("+%s:%s%d", id, incomingPrefix, number))
+			number++
+		}
+		if err := connect(d.local(ctx, args...), d.Gate.git(ctx, "receive-pack", d.Gate.Path)); err != nil {
+			return fmt.Errorf("push to the gate's repository: %w", err)
+		}
+	}
+	return nil
+}
+
+// move moves refs of the gate's, all or none, and has more commands done with them. Old
+// tips are kept where a change says so; their names are filled in.
+func (d *Desk) move(ctx context.Context, changes []Change, more ...string) error {
+	if len(changes) == 0 && len(more) == 0 {
+		return nil
+	}
+	var commands strings.Builder
+	now := time.Now()
+	for i := range changes {
+		c := &changes[i]
+		if c.Kept == keep {
+			c.Kept = newKept(c.Ref, now, i)
+		}
+		if c.Kept != "" {
+			commands.WriteString(command(c.Kept, "", c.Old))
+		}
+		commands.WriteString(command(c.Ref, c.Old, c.New))
+	}
+	for _, one := range more {
+		commands.WriteString(one)
+	}
+
+	if err := d.record(false, changes); err != nil {
+		return err
+	}
+	if err := feed(d.Gate.git(ctx, "update-ref", "--no-deref", "-z", "--stdin"), commands.String()); err != nil {
+		return fmt.Errorf("%w: %w", errNotMoved, err)
+	}
+	return d.record(true, changes)
+}
+
+// errNotMoved is git's refusal, perhaps since a container has moved a ref meanwhile.
+var errNotMoved = errors.New("move the gate's refs")
+
+// keep stands for the name of a kept ref that is not known yet.
+const keep = "keep"
+
+func (d *Desk) record(moved bool, changes []Change) error {
+	if d.Record == nil || len(changes) == 0 {
+		return nil
+	}
+	return d.Record(moved, changes)
+}

@@ -1,0 +1,226 @@
+// Running git: for the operator, for nobody in particular, and as the gate's user.
+
+package desk
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"terok-gate-hook/internal/untrusted"
+)
+
+// User is whom a repository belongs to.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32
+	Home     string
+}
+
+// Repository is a repository that its own user reads and writes: the gate's, or a
+// directory that is a project's source.
+type Repository struct {
+	Path string
+	As   *User // nil: the user who runs this program
+}
+
+// setting is a line of git's configuration.
+type setting struct{ name, value string }
+
+// environment returns what git needs to work on its own: no configuration of a user or of
+// the machine, no replace refs, no network.
+func environment(settings []setting) []string {
+	env := []string{
+		"PATH=" + os.Getenv("PATH"),
+		"LC_ALL=C",
+		"GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_ATTR_NOSYSTEM=1",
+		"GIT_NO_REPLACE_OBJECTS=1",
+		"GIT_NO_LAZY_FETCH=1",
+		"GIT_TERMINAL_PROMPT=0",
+		// For the reflogs.
+		"GIT_COMMITTER_NAME=terok-gate",
+		"GIT_COMMITTER_EMAIL=terok-gate@localhost",
+		"GIT_CONFIG_COUNT=" + strconv.Itoa(len(settings)),
+	}
+	for i, s := range settings {
+		n := strconv.Itoa(i)
+		env = append(env, "GIT_CONFIG_KEY_"+n+"="+s.name, "GIT_CONFIG_VALUE_"+n+"="+s.value)
+	}
+	return env
+}
+
+// quiet keeps git from doing more than it is asked for.
+var quiet = []setting{
+	{"core.hooksPath", "/dev/null"},
+	{"core.attributesFile", "/dev/null"},
+	{"core.fsync", "objects,derived-metadata,reference"},
+	{"core.fsyncMethod", "fsync"},
+	{"gc.auto", "0"},
+	{"maintenance.auto", "false"},
+}
+
+// hostile overrides what a repository's own configuration could have git run or refuse.
+var hostile = slices.Concat(quiet, []setting{
+	{"safe.directory", "*"}, // its owner runs git
+	{"core.alternateRefsCommand", "true"},
+	{"receive.autogc", "false"},
+	{"receive.fsckObjects", "false"}, // upstream's history is its owner's choice
+	{"receive.denyNonFastForwards", "false"},
+	{"receive.denyDeletes", "false"},
+	{"receive.advertisePushOptions", "false"},
+	{"receive.procReceiveRefs", ""},
+	{"receive.hideRefs", "!refs/terok"},
+	{"uploadpack.hideRefs", "!refs/terok"},
+	{"uploadpack.allowAnySHA1InWant", "true"},
+}, disabledHooks())
+
+// disabledHooks stops the hooks that a repository's configuration names (git 2.55), which
+// core.hooksPath does not stop.
+func disabledHooks() (settings []setting) {
+	for _, event := range []string{
+		"pre-receive", "update", "post-receive", "post-update", "reference-transaction",
+		"proc-receive", "push-to-checkout", "pre-auto-gc",
+	} {
+		settings = append(settings, setting{"hook." + event + ".enabled", "false"})
+	}
+	return settings
+}
+
+// git returns a command of git's in the repository, as its user.
+func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
+	return r.run(ctx, environment(hostile), slices.Concat([]string{"--git-dir", r.Path}, args)...)
+}
+
+// run returns git with the arguments, as the repository's user, in a session of its own.
+func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	if r.As != nil {
+		untrusted.As(cmd, r.As.UID, r.As.GID, r.As.Groups...)
+		env = append(env, "HOME="+r.As.Home)
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
+	}
+	cmd.Env = append(env, "GIT_PROTOCOL=version=2")
+	return cmd
+}
+
+// local returns a command of git's in the desk that needs nothing of the operator's: what
+// it does, and what it shows, depends on no setting.
+func (d *Desk) local(ctx context.Context, args ...string) *exec.Cmd {
+	settings := append(slices.Clone(quiet), setting{"attr.tree", emptyTree(d.format)})
+	cmd := exec.CommandContext(ctx, "git", slices.Concat([]string{"--no-replace-objects", "--git-dir", d.path}, args)...)
+	cmd.Env = environment(settings)
+	return cmd
+}
+
+// forOrigin are the settings of the operator's that must not change what is done.
+var forOrigin = slices.Concat(quiet, []setting{
+	{"fetch.fsckObjects", "false"}, // an old history has faults that cannot be fixed
+	{"fetch.recurseSubmodules", "false"},
+	{"fetch.writeCommitGraph", "false"},
+	{"push.followTags", "false"},
+	{"push.gpgSign", "false"},
+	{"push.recurseSubmodules", "no"},
+	{"protocol.file.allow", "always"},
+})
+
+// operators returns a command of git's in the desk that has the operator's environment and
+// settings: ssh, credential helpers, proxies.
+func (d *Desk) operators(ctx context.Context, args ...string) *exec.Cmd {
+	all := []string{"--no-replace-objects", "--git-dir", d.path}
+	for _, s := range forOrigin {
+		all = append(all, "-c", s.name+"="+s.value)
+	}
+	cmd := exec.CommandContext(ctx, "git", append(all, args...)...)
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if !slices.Contains(ofARepository, name) {
+			cmd.Env = append(cmd.Env, variable)
+		}
+	}
+	cmd.Env = append(cmd.Env, "LC_ALL=C")
+	return cmd
+}
+
+// ofARepository are the variables that have git work elsewhere than it is told (git
+// rev-parse --local-env-vars), but for configuration.
+var ofARepository = []string{
+	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_OBJECT_DIRECTORY", "GIT_DIR", "GIT_WORK_TREE",
+	"GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE", "GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS",
+	"GIT_REPLACE_REF_BASE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_COMMON_DIR",
+	"GIT_NAMESPACE", "GIT_CONFIG", "GIT_QUARANTINE_PATH",
+}
+
+// output runs a command and returns what it prints, without the last newline.
+func output(cmd *exec.Cmd) (string, error) {
+	var out untrusted.Output
+	cmd.Stdout = &out
+	err := finish(cmd)
+	return strings.TrimSuffix(out.String(), "\n"), err
+}
+
+// feed runs a command that reads the text.
+func feed(cmd *exec.Cmd, text string) error {
+	cmd.Stdin = strings.NewReader(text)
+	return finish(cmd)
+}
+
+// finish runs a command. An error has what it said.
+func finish(cmd *exec.Cmd) error {
+	said := keepErrors(cmd)
+	return failure(cmd.Run(), said)
+}
+
+func keepErrors(cmd *exec.Cmd) *untrusted.Output {
+	var said untrusted.Output
+	cmd.Stderr = &said
+	return &said
+}
+
+// failure returns an error that wraps err and quotes what git said, in one line.
+func failure(err error, said *untrusted.Output) error {
+	if err == nil {
+		return nil
+	}
+	var lines []string
+	for line := range strings.SplitSeq(said.String(), "\n") {
+		// ssh draws boxes of @ around what it has to say.
+		if line = strings.TrimSpace(line); strings.Trim(line, "@") != "" {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return fmt.Errorf("git: %w", err)
+	}
+	return fmt.Errorf("git: %w: %s", err, strings.Join(lines, "; "))
+}
+
+// answer runs a command whose exit status is the answer, 0 or 1.
+func answer(cmd *exec.Cmd) (bool, error) {
+	err := finish(cmd)
+	if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == 1 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// copyTo runs a command that prints to w.
+func copyTo(w io.Writer, cmd *exec.Cmd) error {
+	cmd.Stdout = w
+	return finish(cmd)
+}
+
+func emptyTree(format string) string {
+	if format == "sha256" {
+		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
+	}
+	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+}

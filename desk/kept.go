@@ -1,0 +1,52 @@
+// Old tips that are kept: refs/terok/kept/<time>-<number>/<ref>, in the gate's repository.
+
+package desk
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// KeepFor is how long an old tip is kept.
+const KeepFor = 30 * 24 * time.Hour
+
+const keptTime = "20060102T150405Z"
+
+// Kept is an old tip of a ref that was deleted, or moved other than forward.
+type Kept struct {
+	Ref    string    `json:"ref"`    // what it was the tip of
+	Commit string    `json:"commit"` // an annotated tag, perhaps
+	Time   time.Time `json:"time"`   // when it was no longer
+	Name   string    `json:"name"`   // the ref that keeps it
+}
+
+// newKept returns a name for the old tip of a ref. number tells those of one time apart.
+func newKept(ref string, at time.Time, number int) string {
+	at = at.UTC()
+	return fmt.Sprintf("%s%s-%d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
+}
+
+// keptIn returns what refs keep, newest first. Names that are not understood are left out.
+func keptIn(all refs) (kept []Kept) {
+	for name, id := range all {
+		rest, is := strings.CutPrefix(name, keptPrefix)
+		if !is {
+			continue
+		}
+		when, ref, _ := strings.Cut(rest, "/")
+		when, _, _ = strings.Cut(when, "-")
+		at, err := time.Parse(keptTime, when)
+		if err == nil && checkRef(ref) == nil {
+			kept = append(kept, Kept{Ref: ref, Commit: id, Time: at, Name: name})
+		}
+	}
+	slices.SortFunc(kept, func(a, b Kept) int {
+		if c := b.Time.Compare(a.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(b.Name, a.Name)
+	})
+	return kept
+}

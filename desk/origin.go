@@ -1,0 +1,86 @@
+// Upstream: what a project's source has.
+
+package desk
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// origin is what upstream has.
+type origin struct {
+	refs refs   // its branches and tags
+	head string // its default branch; "" if it has none
+}
+
+// fetchOrigin asks upstream what it has, and fetches what the desk lacks. If there is
+// nothing new, that is one connection.
+func (d *Desk) fetchOrigin(ctx context.Context, known refs) (origin, error) {
+	o, err := d.listOrigin(ctx)
+	if err != nil {
+		return o, fmt.Errorf("ask %s: %w", d.Source, err)
+	}
+	if maps.Equal(o.refs, known.below(originPrefix, "refs/")) {
+		return o, nil
+	}
+
+	fetch := func(address string) *exec.Cmd {
+		return d.operators(ctx, "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-auto-maintenance", "--",
+			address, "+"+heads+"*:"+originPrefix+"heads/*", "+"+tags+"*:"+originPrefix+"tags/*")
+	}
+	if err := d.speak(ctx, fetch, "upload-pack"); err != nil {
+		return o, fmt.Errorf("fetch from %s: %w", d.Source, err)
+	}
+
+	// Upstream may have moved since.
+	fetched, err := d.refs(ctx)
+	o.refs = fetched.below(originPrefix, "refs/")
+	if o.refs[o.head] == "" {
+		o.head = ""
+	}
+	return o, err
+}
+
+// listOrigin asks upstream for its refs.
+func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
+	var out strings.Builder
+	list := func(address string) *exec.Cmd {
+		cmd := d.operators(ctx, "ls-remote", "--quiet", "--symref", "--", address)
+		cmd.Stdout = &out
+		return cmd
+	}
+	if err := d.speak(ctx, list, "upload-pack"); err != nil {
+		return origin{}, err
+	}
+
+	o := origin{refs: refs{}}
+	for line := range strings.Lines(out.String()) {
+		id, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		target, isSymbolic := strings.CutPrefix(id, "ref: ")
+		switch {
+		case isSymbolic && name == "HEAD":
+			o.head = target
+		case isID(id) && (strings.HasPrefix(name, heads) || strings.HasPrefix(name, tags)) && checkRef(name) == nil:
+			o.refs[name] = id
+		}
+	}
+	if o.refs[o.head] == "" || !strings.HasPrefix(o.head, heads) {
+		o.head = ""
+	}
+	return o, nil
+}
+
+// speak runs a command in the desk that speaks to a service of upstream's git. A directory
+// is served by its owner, who reads it.
+func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
+	if info, err := os.Stat(d.Source); err != nil || !info.IsDir() {
+		return finish(command(d.Source))
+	}
+	served := Repository{Path: d.Source, As: d.SourceAs}
+	env := environment([]setting{{"safe.directory", "*"}, {"receive.autogc", "false"}, {"core.fsync", "objects,derived-metadata,reference"}})
+	return connect(command(peerAddress), served.run(ctx, env, service, served.Path))
+}

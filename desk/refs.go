@@ -1,0 +1,102 @@
+// Reading refs, which may be a liar's.
+
+package desk
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// refs are object ids by full ref name.
+type refs map[string]string
+
+// refFormat is what parseRefs reads.
+const refFormat = "--format=%(objectname) %(refname)"
+
+// listRefs runs a command that prints an object id and a name in each line.
+func listRefs(cmd *exec.Cmd) (refs, error) {
+	out, err := output(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return parseRefs(out)
+}
+
+func parseRefs(text string) (refs, error) {
+	all := refs{}
+	for line := range strings.Lines(text) {
+		id, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !isID(id) || checkRef(name) != nil {
+			return nil, fmt.Errorf("no ref is described by %q", line)
+		}
+		all[name] = id
+	}
+	return all, nil
+}
+
+// below returns the refs below a prefix, by what follows it.
+func (r refs) below(prefix, then string) refs {
+	all := refs{}
+	for name, id := range r {
+		if rest, is := strings.CutPrefix(name, prefix); is {
+			all[then+rest] = id
+		}
+	}
+	return all
+}
+
+// isID reports whether the text is a full object id.
+func isID(text string) bool {
+	return (len(text) == 40 || len(text) == 64) && strings.Trim(text, "0123456789abcdef") == "" && strings.Trim(text, "0") != ""
+}
+
+// checkRef returns an error if the name is no full ref name, as git-check-ref-format(1)
+// has it.
+func checkRef(name string) error {
+	bad := func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune(" ~^:?*[\\", r) }
+	if !strings.HasPrefix(name, "refs/") || strings.ContainsFunc(name, bad) ||
+		strings.Contains(name, "..") || strings.Contains(name, "@{") || strings.HasSuffix(name, ".") {
+		return fmt.Errorf("%q is no full ref name", name)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
+			return fmt.Errorf("%q is no full ref name", name)
+		}
+	}
+	return nil
+}
+
+// FullRef returns the full name of a branch, or of what is a full ref name already.
+func FullRef(name string) (string, error) {
+	if !strings.HasPrefix(name, "refs/") {
+		name = heads + name
+	}
+	return name, checkRef(name)
+}
+
+// ShortRef returns a branch's name, and any other ref as it is.
+func ShortRef(ref string) string { return strings.TrimPrefix(ref, heads) }
+
+const (
+	heads = "refs/heads/"
+	tags  = "refs/tags/"
+
+	originPrefix   = "refs/terok/origin/"
+	lastPrefix     = "refs/terok/last/"
+	gatePrefix     = "refs/terok/gate/"
+	keptPrefix     = "refs/terok/kept/"
+	incomingPrefix = "refs/terok/incoming/"
+)
+
+// command is a line for git update-ref -z --stdin. old is "" for a ref that is not there,
+// new for one that goes.
+func command(ref, old, new string) string {
+	switch {
+	case old == "":
+		return "create " + ref + "\x00" + new + "\x00"
+	case new == "":
+		return "delete " + ref + "\x00" + old + "\x00"
+	}
+	return "update " + ref + "\x00" + new + "\x00" + old + "\x00"
+}

@@ -1,0 +1,293 @@
+// In: upstream's commits.
+
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Synced is what a sync has done.
+type Synced struct {
+	Moved []Change // refs of the gate's that have moved
+	Waits []Change // those that wait for somebody to decide
+	Head  string   // what HEAD names now; "" if that has not changed
+}
+
+// Sync brings upstream's commits in. Of the refs in reset, which are full names, the gate
+// gets what upstream has, whatever containers did; old tips are kept.
+//
+// The gate's refs move in transactions: a container that pushes meanwhile wins or loses
+// whole. If Sync is killed or fails, each ref is where it was or where it was to go, and the
+// next one goes on from there.
+func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return done, err
+	}
+	defer unlock()
+
+	known, err := d.refs(ctx)
+	if err != nil {
+		return done, err
+	}
+	o, err := d.fetchOrigin(ctx, known)
+	if err != nil {
+		return done, err
+	}
+
+	s := &syncing{Desk: d, origin: o, last: known.below(lastPrefix, "refs/"), reset: reset}
+	if err := s.checkReset(ctx); err != nil {
+		return done, err
+	}
+	for {
+		// What made room for another ref, or was in the way of a container's push, gets
+		// another round.
+		more, err := s.round(ctx)
+		if err != nil || !more {
+			return s.done, err
+		}
+	}
+}
+
+// syncing is a sync under way.
+type syncing struct {
+	*Desk
+	origin origin
+	last   refs
+	reset  []string // those that are still to be reset
+
+	done     Synced
+	failures int // rounds in a row that a container's push came between
+}
+
+// plan is what is to be done in a round.
+type plan struct {
+	moves   []Change // creating and moving
+	deletes []Change
+	waits   []Change
+	last    refs // what the gate has taken when all is done; "" for what is gone
+}
+
+// round does what is to be done as things are, and reports whether another one could do
+// more.
+func (s *syncing) round(ctx context.Context) (more bool, err error) {
+	gate, head, err := s.gateRefs(ctx)
+	if err != nil {
+		return false, err
+	}
+	p, err := s.plan(ctx, gate.branchesAndTags())
+	if err != nil {
+		return false, err
+	}
+	s.done.Waits = p.waits
+
+	err = s.apply(ctx, p, gate, head)
+	if errors.Is(err, errNotMoved) {
+		return s.again(ctx, gate, err)
+	}
+	if err != nil {
+		return false, err
+	}
+	s.failures = 0
+	return len(p.moves)+len(p.deletes) > 0, nil
+}
+
+// again reports whether a container has moved a ref meanwhile. If none has, the error is
+// what it is.
+func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, error) {
+	const most = 20
+	now, _, err := s.gateRefs(ctx)
+	if err != nil {
+		return false, err
+	}
+	s.failures++
+	if s.failures < most && !maps.Equal(before.branchesAndTags(), now.branchesAndTags()) {
+		return true, nil
+	}
+	return false, cause
+}
+
+// checkReset returns an error if there is nothing that could be reset.
+func (s *syncing) checkReset(ctx context.Context) error {
+	if len(s.reset) == 0 {
+		return nil
+	}
+	gate, _, err := s.gateRefs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range s.reset {
+		if s.origin.refs[ref] == "" && gate[ref] == "" {
+			return fmt.Errorf("neither upstream nor the gate has %s", ref)
+		}
+	}
+	return nil
+}
+
+// plan decides what becomes of each ref.
+func (s *syncing) plan(ctx context.Context, gate refs) (p plan, err error) {
+	p.last = refs{}
+	parents := parentsOf(gate)
+	for _, ref := range union(s.origin.refs, s.last, gate) {
+		origin, last, here := s.origin.refs[ref], s.last[ref], gate[ref]
+		isForward := func() (bool, error) { return s.contains(ctx, here, origin) }
+
+		what, err := judge(origin, last, here, isForward)
+		if err != nil {
+			return p, err
+		}
+		if slices.Contains(s.reset, ref) && what > forward {
+			what = follow
+		}
+
+		change := Change{Ref: ref, Old: here, New: origin}
+		switch what {
+		case create:
+			if other := inTheWay(ref, gate, parents); other != "" {
+				change.Why = other + " is in the way: --reset " + other
+				p.waits = append(p.waits, change)
+				continue
+			}
+			p.moves = append(p.moves, change)
+		case follow, forward:
+			if what == follow {
+				change.Kept = keep
+			}
+			if origin == "" {
+				p.deletes = append(p.deletes, change)
+			} else {
+				p.moves = append(p.moves, change)
+			}
+		case waits:
+			change.Why = "both have moved it: --reset " + ref
+			p.waits = append(p.waits, change)
+			continue
+		}
+		if what != theirs && what != ahead && last != origin {
+			p.last[ref] = origin
+		}
+	}
+	return p, nil
+}
+
+// apply does what is planned: it creates and moves, then has HEAD name upstream's default
+// branch, then deletes, so that HEAD names no branch that is gone.
+func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) error {
+	if missing := missingIn(gate, p.moves); len(missing) > 0 {
+		if err := s.sendToGate(ctx, missing); err != nil {
+			return err
+		}
+	}
+	incoming, err := s.incoming(ctx, gate, p.moves)
+	if err != nil {
+		return err
+	}
+
+	if err := s.move(ctx, p.moves, incoming...); err != nil {
+		_ = s.move(ctx, nil, incoming...) // or the next sync does
+		return err
+	}
+	s.done.Moved = append(s.done.Moved, p.moves...)
+	if err := s.nameHead(ctx, p, gate, head); err != nil {
+		return err
+	}
+	if err := s.move(ctx, p.deletes); err != nil {
+		return err
+	}
+	s.done.Moved = append(s.done.Moved, p.deletes...)
+
+	// What was reset once is not reset again: containers may push to it in the meantime.
+	for _, c := range slices.Concat(p.moves, p.deletes) {
+		s.reset = slices.DeleteFunc(s.reset, func(ref string) bool { return ref == c.Ref })
+	}
+	return s.remember(ctx, p.last)
+}
+
+// incoming returns the commands that remove what was sent, and what a sync that was killed
+// had sent.
+func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (commands []string, err error) {
+	if len(moves) > 0 {
+		if gate, _, err = s.gateRefs(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for name, id := range gate {
+		if strings.HasPrefix(name, incomingPrefix) {
+			commands = append(commands, command(name, id, ""))
+		}
+	}
+	return commands, nil
+}
+
+// nameHead has the gate's HEAD name upstream's default branch, once the gate has that.
+func (s *syncing) nameHead(ctx context.Context, p plan, gate refs, head string) error {
+	wanted := s.origin.head
+	created := slices.ContainsFunc(p.moves, func(c Change) bool { return c.Ref == wanted })
+	if wanted == "" || wanted == head || gate[wanted] == "" && !created {
+		return nil
+	}
+	if err := finish(s.Gate.git(ctx, "symbolic-ref", "-m", "sync", "HEAD", wanted)); err != nil {
+		return fmt.Errorf("have HEAD name %s: %w", wanted, err)
+	}
+	s.done.Head = wanted
+	return nil
+}
+
+// remember notes in the desk what the gate has taken of upstream's.
+func (s *syncing) remember(ctx context.Context, taken refs) error {
+	var gone, there string
+	for ref, id := range taken {
+		name := lastPrefix + ref[len("refs/"):]
+		switch last := s.last[ref]; {
+		case last == id:
+		case id == "":
+			gone += command(name, last, "")
+		default:
+			there += command(name, last, id)
+		}
+	}
+	// One that is gone may be in the way of another.
+	if err := s.update(ctx, gone); err != nil {
+		return err
+	}
+	if err := s.update(ctx, there); err != nil {
+		return err
+	}
+	for ref, id := range taken {
+		if s.last[ref] = id; id == "" {
+			delete(s.last, ref)
+		}
+	}
+	return nil
+}
+
+// missingIn returns the new tips that no ref of the gate's has.
+func missingIn(gate refs, moves []Change) (ids []string) {
+	has := map[string]bool{}
+	for _, id := range gate {
+		has[id] = true
+	}
+	for _, c := range moves {
+		if !has[c.New] {
+			has[c.New] = true
+			ids = append(ids, c.New)
+		}
+	}
+	return ids
+}
+
+// union returns the names of all, sorted.
+func union(all ...refs) []string {
+	names := map[string]bool{}
+	for _, some := range all {
+		for name := range some {
+			names[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
