@@ -20,22 +20,9 @@ import (
 type Settings struct {
 	Directory string // of the operator's desks
 	Project   string
-	Source    string     // where upstream is: an address that git knows, or a directory
-	SourceAs  *User      // whose the source is, if it is a directory; nil: the operator's
-	Gate      Repository // what the gate serves
-
-	// Record is told of refs of the gate's before they move, and again when they have. If
-	// the first returns an error, they do not. nil tells nobody.
-	Record func(moved bool, changes []Change) error
-}
-
-// Change is what became of a ref of the gate's.
-type Change struct {
-	Ref  string `json:"ref"`
-	Old  string `json:"old,omitempty"`  // none: it was not there
-	New  string `json:"new,omitempty"`  // none: it is gone
-	Kept string `json:"kept,omitempty"` // the ref that has the old tip
-	Why  string `json:"why,omitempty"`  // it waits
+	Source    string // where upstream is: an address that git knows, or a directory
+	SourceAs  *User  // whose the source is, if it is a directory; nil: the operator's
+	Gate      Gate   // what the gate serves
 }
 
 // Desk is a project's desk. It is for one goroutine.

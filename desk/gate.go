@@ -12,13 +12,31 @@ import (
 	"time"
 )
 
-// gateRefs returns what the gate's repository has, and the branch that HEAD names there.
-func (d *Desk) gateRefs(ctx context.Context) (all refs, head string, err error) {
-	all, err = listRefs(d.Gate.git(ctx, "for-each-ref", refFormat, heads, tags, "refs/terok/"))
+// Gate is a repository that the gate serves, and who is told of what moves in it.
+type Gate struct {
+	Repository
+
+	// Record is told of refs before they move, and again when they have. If the first
+	// returns an error, they do not. nil tells nobody.
+	Record func(moved bool, changes []Change) error
+}
+
+// Change is what became of a ref of the gate's.
+type Change struct {
+	Ref  string `json:"ref"`
+	Old  string `json:"old,omitempty"`  // none: it was not there
+	New  string `json:"new,omitempty"`  // none: it is gone
+	Kept string `json:"kept,omitempty"` // the ref that has the old tip
+	Why  string `json:"why,omitempty"`  // it waits
+}
+
+// refs returns what the repository has, and the branch that HEAD names there.
+func (g Gate) refs(ctx context.Context) (all refs, head string, err error) {
+	all, err = listRefs(g.git(ctx, "for-each-ref", refFormat, heads, tags, "refs/terok/"))
 	if err != nil {
 		return nil, "", fmt.Errorf("read the gate's refs: %w", err)
 	}
-	head, err = output(d.Gate.git(ctx, "symbolic-ref", "--quiet", "HEAD"))
+	head, err = output(g.git(ctx, "symbolic-ref", "--quiet", "HEAD"))
 	if err != nil {
 		head = "" // it names a commit
 	}
@@ -54,7 +72,7 @@ func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
 
 // move moves refs of the gate's, all or none, and has more commands done with them. Old
 // tips are kept where a change says so; their names are filled in.
-func (d *Desk) move(ctx context.Context, changes []Change, more ...string) error {
+func (g Gate) move(ctx context.Context, changes []Change, more ...string) error {
 	if len(changes) == 0 && len(more) == 0 {
 		return nil
 	}
@@ -74,13 +92,13 @@ func (d *Desk) move(ctx context.Context, changes []Change, more ...string) error
 		commands.WriteString(one)
 	}
 
-	if err := d.record(false, changes); err != nil {
+	if err := g.record(false, changes); err != nil {
 		return err
 	}
-	if err := feed(d.Gate.git(ctx, "update-ref", "--no-deref", "-z", "--stdin"), commands.String()); err != nil {
+	if err := feed(g.git(ctx, "update-ref", "--no-deref", "-z", "--stdin"), commands.String()); err != nil {
 		return fmt.Errorf("%w: %w", errNotMoved, err)
 	}
-	return d.record(true, changes)
+	return g.record(true, changes)
 }
 
 // errNotMoved is git's refusal, perhaps since a container has moved a ref meanwhile.
@@ -89,9 +107,9 @@ var errNotMoved = errors.New("move the gate's refs")
 // keep stands for the name of a kept ref that is not known yet.
 const keep = "keep"
 
-func (d *Desk) record(moved bool, changes []Change) error {
-	if d.Record == nil || len(changes) == 0 {
+func (g Gate) record(moved bool, changes []Change) error {
+	if g.Record == nil || len(changes) == 0 {
 		return nil
 	}
-	return d.Record(moved, changes)
+	return g.Record(moved, changes)
 }

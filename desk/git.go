@@ -76,9 +76,8 @@ var hostile = slices.Concat(quiet, []setting{
 	{"receive.denyNonFastForwards", "false"},
 	{"receive.denyDeletes", "false"},
 	{"receive.advertisePushOptions", "false"},
-	{"receive.procReceiveRefs", ""},
 	{"receive.hideRefs", "!refs/terok"},
-	{"uploadpack.hideRefs", "!refs/terok"},
+	{"uploadpack.hideRefs", "refs/terok"},
 	{"uploadpack.allowAnySHA1InWant", "true"},
 }, disabledHooks())
 
@@ -99,7 +98,9 @@ func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 	return r.run(ctx, environment(hostile), slices.Concat([]string{"--git-dir", r.Path}, args)...)
 }
 
-// run returns git with the arguments, as the repository's user, in a session of its own.
+// run returns git with the arguments, as the repository's user, in a session of its own. It
+// speaks git's protocol 0: with protocol 2 upload-pack waits for the end of its input, which
+// a git that was given descriptors keeps open while it waits for upload-pack.
 func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	if r.As != nil {
@@ -108,7 +109,7 @@ func (r Repository) run(ctx context.Context, env []string, args ...string) *exec
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	}
-	cmd.Env = append(env, "GIT_PROTOCOL=version=2")
+	cmd.Env = env
 	return cmd
 }
 
@@ -179,9 +180,14 @@ func finish(cmd *exec.Cmd) error {
 	return failure(cmd.Run(), said)
 }
 
+// keepErrors keeps what a command says, beside what else becomes of that.
 func keepErrors(cmd *exec.Cmd) *untrusted.Output {
 	var said untrusted.Output
-	cmd.Stderr = &said
+	if cmd.Stderr == nil {
+		cmd.Stderr = &said
+	} else {
+		cmd.Stderr = io.MultiWriter(cmd.Stderr, &said)
+	}
 	return &said
 }
 

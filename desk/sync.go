@@ -76,7 +76,7 @@ type plan struct {
 // round does what is to be done as things are, and reports whether another one could do
 // more.
 func (s *syncing) round(ctx context.Context) (more bool, err error) {
-	gate, head, err := s.gateRefs(ctx)
+	gate, head, err := s.Gate.refs(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -101,7 +101,7 @@ func (s *syncing) round(ctx context.Context) (more bool, err error) {
 // what it is.
 func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, error) {
 	const most = 20
-	now, _, err := s.gateRefs(ctx)
+	now, _, err := s.Gate.refs(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -117,7 +117,7 @@ func (s *syncing) checkReset(ctx context.Context) error {
 	if len(s.reset) == 0 {
 		return nil
 	}
-	gate, _, err := s.gateRefs(ctx)
+	gate, _, err := s.Gate.refs(ctx)
 	if err != nil {
 		return err
 	}
@@ -188,15 +188,15 @@ func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) err
 		return err
 	}
 
-	if err := s.move(ctx, p.moves, incoming...); err != nil {
-		_ = s.move(ctx, nil, incoming...) // or the next sync does
+	if err := s.Gate.move(ctx, p.moves, incoming...); err != nil {
+		_ = s.Gate.move(ctx, nil, incoming...) // or the next sync does
 		return err
 	}
 	s.done.Moved = append(s.done.Moved, p.moves...)
 	if err := s.nameHead(ctx, p, gate, head); err != nil {
 		return err
 	}
-	if err := s.move(ctx, p.deletes); err != nil {
+	if err := s.Gate.move(ctx, p.deletes); err != nil {
 		return err
 	}
 	s.done.Moved = append(s.done.Moved, p.deletes...)
@@ -212,7 +212,7 @@ func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) err
 // had sent.
 func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (commands []string, err error) {
 	if len(moves) > 0 {
-		if gate, _, err = s.gateRefs(ctx); err != nil {
+		if gate, _, err = s.Gate.refs(ctx); err != nil {
 			return nil, err
 		}
 	}

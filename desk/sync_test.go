@@ -192,7 +192,7 @@ func TestASyncThatMayNotBeRecordedMovesNothing(t *testing.T) {
 	w.set(w.forge, "refs/heads/main", "b")
 	s := w.settings()
 	var events []string
-	s.Record = func(moved bool, changes []Change) error {
+	s.Gate.Record = func(moved bool, changes []Change) error {
 		events = append(events, map[bool]string{false: "moving", true: "moved"}[moved]+" "+changes[0].Ref)
 		if len(events) == 1 {
 			return errors.New("the disk is full")

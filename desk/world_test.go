@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -130,7 +131,7 @@ func (w *world) kept(ref string) (names []string) {
 }
 
 func (w *world) settings() Settings {
-	return Settings{Directory: w.desks, Project: "demo", Source: "file://" + w.forge, Gate: Repository{Path: w.gate}}
+	return Settings{Directory: w.desks, Project: "demo", Source: "file://" + w.forge, Gate: Gate{Repository: Repository{Path: w.gate}}}
 }
 
 func (w *world) open() *Desk {
@@ -158,3 +159,5 @@ func (w *world) nothingIncoming() {
 		w.Errorf("the gate still has\n%s", left)
 	}
 }
+
+func ownerOfFile(info os.FileInfo) int { return owner.UID(info) }

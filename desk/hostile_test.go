@@ -1,0 +1,287 @@
+package desk
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// hostileGate has the gate's repository be as hostile as its user can make it. Whatever runs
+// of it leaves a file.
+func hostileGate(w *world) (ran string) {
+	// Git in the repository shows something harmless in the place of the branch.
+	harmless := w.commit("harmless", "b")
+	w.set(w.gate, "refs/heads/harmless", "harmless")
+	w.git("--git-dir", w.gate, "update-ref", "refs/replace/"+w.id("y"), harmless)
+	w.git("--git-dir", w.gate, "update-ref", "-d", "refs/heads/harmless")
+
+	ran = filepath.Join(filepath.Dir(w.gate), "ran")
+	program := filepath.Join(w.gate, "evil")
+	script := fmt.Sprintf("#!/bin/sh\necho \"$0 $*\" >>%s\nexec cat\n", ran)
+	write := func(path, content string) {
+		w.Helper()
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			w.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
+			w.Fatal(err)
+		}
+	}
+	write(program, script)
+	for _, hook := range []string{"pre-receive", "update", "post-receive", "post-update", "reference-transaction", "proc-receive", "pre-auto-gc", "push-to-checkout"} {
+		write(filepath.Join(w.gate, "hooks", hook), script)
+	}
+	write(filepath.Join(w.gate, "info", "attributes"), "* -diff -text diff=evil filter=evil export-ignore\n")
+	write(filepath.Join(w.gate, "info", "grafts"), w.id("y")+"\n")
+	for _, setting := range [][2]string{
+		{"core.hooksPath", filepath.Join(w.gate, "hooks")},
+		{"core.alternateRefsCommand", program},
+		{"core.fsmonitor", program},
+		{"core.sshCommand", program},
+		{"core.pager", program},
+		{"core.editor", program},
+		{"core.gitProxy", program},
+		{"core.attributesFile", filepath.Join(w.gate, "info", "attributes")},
+		{"core.alternateRefsPrefixes", "refs/"},
+		{"uploadpack.packObjectsHook", program},
+		{"receive.denyNonFastForwards", "true"},
+		{"transfer.hideRefs", "refs/terok"},
+		{"diff.external", program},
+		{"diff.evil.textconv", program},
+		{"diff.evil.command", program},
+		{"filter.evil.clean", program},
+		{"gpg.program", program},
+		{"hook.evil.command", program},
+		{"hook.evil.event", "reference-transaction"},
+		{"alias.for-each-ref", "!" + program},
+		{"alias.upload-pack", "!" + program},
+		{"extensions.partialClone", "origin"},
+		{"remote.origin.url", "ext::" + program},
+		{"remote.origin.promisor", "true"},
+		{"core.repositoryFormatVersion", "1"},
+		{"protocol.ext.allow", "always"},
+	} {
+		w.git("--git-dir", w.gate, "config", setting[0], setting[1])
+	}
+	return ran
+}
+
+func TestNothingOfAHostileGateRunsOrChangesWhatIsShown(t *testing.T) {
+	w := history(t)
+	w.set(w.forge, "refs/heads/main", "b")
+	w.sync()
+	w.set(w.gate, "refs/heads/agent", "y")
+	before := w.shown(w.offer("refs/heads/agent", "refs/heads/agent"))
+	if !strings.Contains(before, "+what y has") {
+		t.Fatalf("not shown:\n%s", before)
+	}
+
+	// A desk of its own: nothing is there yet.
+	if err := Remove(w.desks, "demo"); err != nil {
+		t.Fatal(err)
+	}
+	ran := hostileGate(w)
+	w.set(w.forge, "refs/heads/main", "c")
+	w.set(w.forge, "refs/heads/gone", "b")
+	w.sync()
+	w.set(w.forge, "refs/heads/gone", "")
+	w.sync()
+	if got := w.at(w.gate, "refs/heads/main"); got != "c" {
+		t.Errorf("main is %s", got)
+	}
+	if kept := w.kept("refs/heads/gone"); len(kept) != 1 {
+		t.Errorf("kept: %v", kept)
+	}
+	w.set(w.forge, "refs/heads/main", "b") // as it was shown before
+	w.sync()
+
+	if _, err := w.open().Review(t.Context()); err != nil {
+		t.Error(err)
+	}
+	o := w.offer("refs/heads/agent", "refs/heads/agent")
+	if after := w.shown(o); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if err := o.Release(t.Context(), false, t.Output()); err != nil {
+		t.Error(err)
+	}
+	if got := w.at(w.forge, "refs/heads/agent"); got != "y" {
+		t.Errorf("upstream has %s", got)
+	}
+	if _, err := w.settings().Gate.Restore(t.Context(), "refs/heads/gone"); err != nil {
+		t.Error(err)
+	}
+	// No setting undoes this one, so the gate's user can have a sync fail, and no more.
+	w.git("--git-dir", w.gate, "config", "receive.procReceiveRefs", "refs")
+	w.set(w.forge, "refs/heads/main", "z")
+	if done, err := w.open().Sync(t.Context()); err == nil {
+		t.Errorf("synced by a program of the gate's: %v", done)
+	}
+	if what, err := os.ReadFile(ran); err == nil {
+		t.Errorf("ran:\n%s", what)
+	}
+}
+
+func TestOddNamesOfTheGatesAreText(t *testing.T) {
+	w := history(t)
+	w.sync()
+	names := []string{
+		"-x", "--upload-pack=evil", "origin/main", "HEAD", "refs/heads/main", "@", "a;b", "$(id)", "a'b\"c", "\u202emain", "\u009b31m", "%00",
+		"FETCH_HEAD", "terok/last/heads/main", strings.Repeat("d/", 900) + "x",
+	}
+	for _, name := range names {
+		w.set(w.gate, "refs/heads/"+name, "x")
+	}
+
+	branches, err := w.open().Review(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(branches) != len(names) {
+		t.Errorf("review names %d branches of %d: %v", len(branches), len(names), branches)
+	}
+	w.set(w.forge, "refs/heads/main", "b")
+	w.sync()
+	checkRefs(w, "refs/heads/main", "b", "b", "")
+	for _, name := range names[:len(names)-1] {
+		ref := "refs/heads/" + name
+		o := w.offer(ref, ref)
+		if err := o.Release(t.Context(), false, t.Output()); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+		if got := w.at(w.forge, ref); got != "x" {
+			t.Errorf("%q: upstream has %s", name, got)
+		}
+	}
+}
+
+func TestATagOfAContainersHidesNothing(t *testing.T) {
+	w := history(t)
+	w.sync()
+	w.set(w.gate, "refs/heads/task-1", "x")
+	w.set(w.gate, "refs/tags/origin/main", "x")
+	w.set(w.gate, "refs/tags/v2.0", "x")
+	w.set(w.forge, "refs/tags/v2.0", "b")
+
+	done := w.sync()
+	if len(done.Waits) != 1 || done.Waits[0].Ref != "refs/tags/v2.0" {
+		t.Errorf("waits: %v", done.Waits)
+	}
+	branches, err := w.open().Review(t.Context())
+	if err != nil || len(branches) != 1 || branches[0].Ahead != 1 {
+		t.Errorf("review: %v, %v", branches, err)
+	}
+	w.sync("refs/tags/v2.0")
+	checkRefs(w, "refs/tags/v2.0", "b", "b", "x")
+}
+
+func TestContentIsShownAsText(t *testing.T) {
+	w := history(t)
+	w.sync()
+	content := filepath.Join(w.work, "content")
+	evil := "a\x1b[2Jb\u202ec\x00\xff\xc2\x9b\r\n* -diff\n"
+	if err := os.WriteFile(content, []byte(evil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	blob := w.git("-C", w.work, "hash-object", "-w", content)
+	w.git("-C", w.work, "read-tree", w.id("a"))
+	for _, path := range []string{"bin", ".gitattributes", "\x1b[1mname"} {
+		w.git("-C", w.work, "update-index", "--add", "--cacheinfo", "100644,"+blob+","+path)
+	}
+	w.named["evil"] = w.git("-C", w.work, "commit-tree", "-m", "one\x1b[2J\u202e", "-p", w.id("a"), w.git("-C", w.work, "write-tree"))
+	w.set(w.gate, "refs/heads/evil", "evil")
+
+	shown := w.shown(w.offer("refs/heads/evil", "refs/heads/evil"))
+	if strings.ContainsAny(shown, "\x1b\u202e\u009b\x00\r") {
+		t.Errorf("shown: %q", shown)
+	}
+	for _, want := range []string{`+a\x1b[2Jb\u202ec\x00\xff\u009b\r`, `one\x1b[2J\u202e`, "033[1mname"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("%q is not shown:\n%s", want, shown)
+		}
+	}
+}
+
+func TestBrokenObjectsOfTheGatesReachNothing(t *testing.T) {
+	w := history(t)
+	w.sync()
+	w.set(w.gate, "refs/heads/agent", "x")
+	// Its tree is gone, or its commit.
+	for _, object := range []string{w.git("-C", w.work, "rev-parse", w.id("x")+"^{tree}"), w.id("x")} {
+		if err := os.Remove(filepath.Join(w.gate, "objects", object[:2], object[2:])); err != nil {
+			t.Fatal(err)
+		}
+		d := w.open()
+		if branches, err := d.Review(t.Context()); err == nil {
+			t.Errorf("review: %v", branches)
+		}
+		if _, err := d.Offer(t.Context(), "refs/heads/agent", "refs/heads/agent"); err == nil {
+			t.Error("what is broken was offered")
+		}
+		w.set(w.forge, "refs/heads/main", "b")
+		w.sync()
+		checkRefs(w, "refs/heads/main", "b", "b", "")
+	}
+}
+
+func TestTheGatesSideRunsAsTheGatesUser(t *testing.T) {
+	testenv.NeedRoot(t)
+	w := history(t)
+	const other = 65534
+	for _, dir := range []string{filepath.Dir(w.gate), filepath.Dir(filepath.Dir(w.gate))} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chown := func() {
+		t.Helper()
+		err := filepath.WalkDir(w.gate, func(path string, _ os.DirEntry, err error) error {
+			if err == nil {
+				err = os.Lchown(path, other, other)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	chown()
+	w.set(w.forge, "refs/heads/main", "b")
+	s := w.settings()
+	s.Gate.As = &User{UID: other, GID: other, Home: "/"}
+	t.Setenv("SECRET_OF_THE_OPERATORS", "1")
+
+	d, err := Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(w.gate, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && ownerOfFile(info) != other {
+			t.Errorf("%s is not the gate's user's", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, variable := range s.Gate.git(t.Context(), "version").Env {
+		if strings.HasPrefix(variable, "SECRET") {
+			t.Errorf("the gate's git is given %s", variable)
+		}
+	}
+	w.set(w.forge, "refs/heads/main", "z")
+	if _, err := d.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,70 @@
+// Bringing back what was deleted, or forced away.
+
+package desk
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Kept returns the old tips that the gate keeps, newest first.
+func (g Gate) Kept(ctx context.Context) ([]Kept, error) {
+	all, _, err := g.refs(ctx)
+	return keptIn(all), err
+}
+
+// Restore has a ref be again what it was before it was last deleted or forced. What it is
+// now is kept. The name of a kept ref brings that one back.
+func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
+	all, _, err := g.refs(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	for _, k := range keptIn(all) {
+		if k.Ref != name && k.Name != name {
+			continue
+		}
+		changes := []Change{{Ref: k.Ref, Old: all[k.Ref], New: k.Commit}}
+		c := &changes[0]
+		if c.Old == c.New {
+			return *c, nil
+		}
+		if c.Old != "" {
+			c.Kept = keep
+		}
+		err := g.move(ctx, changes, command(k.Name, k.Commit, ""))
+		return *c, err
+	}
+	return Change{}, fmt.Errorf("nothing is kept of %s", ShortRef(name))
+}
+
+// Forget drops what is kept of a ref, or under the name of a kept ref, and returns what that
+// was.
+func (g Gate) Forget(ctx context.Context, name string) ([]Kept, error) {
+	dropped, err := g.drop(ctx, func(k Kept) bool { return k.Ref == name || k.Name == name })
+	if err == nil && len(dropped) == 0 {
+		err = fmt.Errorf("nothing is kept of %s", ShortRef(name))
+	}
+	return dropped, err
+}
+
+// Expire drops what was kept before a time.
+func (g Gate) Expire(ctx context.Context, before time.Time) ([]Kept, error) {
+	return g.drop(ctx, func(k Kept) bool { return k.Time.Before(before) })
+}
+
+func (g Gate) drop(ctx context.Context, which func(Kept) bool) (dropped []Kept, err error) {
+	all, err := g.Kept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var commands []string
+	for _, k := range all {
+		if which(k) {
+			dropped = append(dropped, k)
+			commands = append(commands, command(k.Name, k.Commit, ""))
+		}
+	}
+	return dropped, g.move(ctx, nil, commands...)
+}

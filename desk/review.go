@@ -1,0 +1,149 @@
+// What containers pushed and upstream lacks.
+
+package desk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Branch is a branch of the gate's with commits that upstream lacks.
+type Branch struct {
+	Ref     string    `json:"ref"`
+	Commit  string    `json:"commit"`
+	Base    string    `json:"base"`   // the branch of upstream's that it is compared with; none: there is none
+	Ahead   int       `json:"ahead"`  // commits that the base lacks
+	Behind  int       `json:"behind"` // commits of the base's that it lacks
+	Author  string    `json:"author"` // of the last commit, as that says
+	Subject string    `json:"subject"`
+	Time    time.Time `json:"time"`
+}
+
+// Review returns the branches of the gate's that have commits which no branch or tag of
+// upstream's has, by name.
+func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	o, gate, err := d.look(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+
+	for _, ref := range union(gate) {
+		b := Branch{Ref: ref, Commit: gate[ref]}
+		if is, err := d.isCommit(ctx, b.Commit); err != nil || !is {
+			return nil, fmt.Errorf("%s of the gate's is no commit (%w)", ref, err)
+		}
+		lacks, err := output(d.local(ctx, "rev-list", "--max-count=1", b.Commit, "--not", "--glob="+originPrefix))
+		if err != nil {
+			return nil, err
+		}
+		if lacks == "" {
+			continue
+		}
+		if err := d.describe(ctx, o, &b); err != nil {
+			return nil, err
+		}
+		branches = append(branches, b)
+	}
+	return branches, nil
+}
+
+// look fetches what upstream has, and the branch of the gate's, or all that upstream has
+// not.
+func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, err error) {
+	known, err := d.refs(ctx)
+	if err != nil {
+		return o, nil, err
+	}
+	if o, err = d.fetchOrigin(ctx, known); err != nil {
+		return o, nil, err
+	}
+	all, _, err := d.Gate.refs(ctx)
+	if err != nil {
+		return o, nil, err
+	}
+
+	gate = refs{}
+	upstreams := map[string]bool{}
+	for _, id := range o.refs {
+		upstreams[id] = true
+	}
+	for ref, id := range all {
+		if branch == ref || branch == "" && strings.HasPrefix(ref, heads) && !upstreams[id] {
+			gate[ref] = id
+		}
+	}
+
+	var ids []string
+	for _, ref := range union(gate) {
+		if id := gate[ref]; !upstreams[id] && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	if err := d.fetchGate(ctx, ids, known); err != nil {
+		return o, nil, err
+	}
+	if branch == "" {
+		err = d.forget(ctx, known, ids)
+	}
+	return o, gate, err
+}
+
+// forget drops what was looked at before and is not looked at any more.
+func (d *Desk) forget(ctx context.Context, known refs, still []string) error {
+	var commands string
+	for id := range known.below(gatePrefix, "") {
+		if !slices.Contains(still, id) {
+			commands += command(gatePrefix+id, id, "")
+		}
+	}
+	return d.update(ctx, commands)
+}
+
+// base returns what a branch is compared with: upstream's of that name, or upstream's
+// default branch.
+func (o origin) base(ref string) string {
+	if o.refs[ref] != "" {
+		return ref
+	}
+	return o.head
+}
+
+// describe fills in what the branch has and lacks, and what its last commit says.
+func (d *Desk) describe(ctx context.Context, o origin, b *Branch) (err error) {
+	if b.Base = o.base(b.Ref); b.Base == "" {
+		b.Ahead, err = d.count(ctx, b.Commit)
+	} else {
+		b.Ahead, b.Behind, err = d.apart(ctx, b.Commit, o.refs[b.Base])
+	}
+	if err != nil {
+		return err
+	}
+
+	said, err := output(d.local(ctx, "log", "--max-count=1", "--no-show-signature", "--format=%ct%n%an%n%s", b.Commit, "--"))
+	if err != nil {
+		return err
+	}
+	parts := append(strings.SplitN(said, "\n", 3), "", "")
+	seconds, _ := strconv.ParseInt(parts[0], 10, 64)
+	b.Time, b.Author, b.Subject = time.Unix(seconds, 0).UTC(), parts[1], parts[2]
+	return nil
+}
+
+// apart counts the commits that each of two has and the other lacks.
+func (d *Desk) apart(ctx context.Context, a, b string) (ofA, ofB int, err error) {
+	out, err := output(d.local(ctx, "rev-list", "--count", "--left-right", a+"..."+b))
+	if err != nil {
+		return 0, 0, err
+	}
+	_, err = fmt.Sscanf(out, "%d\t%d", &ofA, &ofB)
+	return ofA, ofB, err
+}

@@ -1,0 +1,46 @@
+// Text of many lines, as it comes.
+
+package printable
+
+import (
+	"fmt"
+	"io"
+	"unicode/utf8"
+)
+
+// Writer returns a writer that passes text on to w, in which a terminal finds nothing to act
+// on: lines and tabs stay, and all else that is not printable is escaped, as Line does. What
+// is no UTF-8 is escaped byte by byte. A character that is written in two parts is passed on
+// with the second one.
+func Writer(w io.Writer) io.Writer { return &writer{to: w} }
+
+type writer struct {
+	to   io.Writer
+	rest []byte // the beginning of a character
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	text := append(w.rest, p...)
+	w.rest = nil
+	out := make([]byte, 0, len(text))
+	for len(text) > 0 {
+		if !utf8.FullRune(text) {
+			w.rest = append([]byte(nil), text...)
+			break
+		}
+		r, size := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			out = fmt.Appendf(out, `\x%02x`, text[0])
+		case r == '\n' || r == '\t':
+			out = append(out, byte(r))
+		default:
+			out = append(out, Line(string(r))...)
+		}
+		text = text[size:]
+	}
+	if _, err := w.to.Write(out); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
