@@ -12,8 +12,8 @@
 // operator's git never opens that repository. What runs there runs as the gate's user, in a
 // session and an environment of its own, and speaks git's protocol to the operator's git.
 // Names of the gate's refs are text to the operator's git, never a path and never an
-// option. The forge may be hostile, too: what it says is the caller's to escape, see
-// [printable].
+// option. The forge may be hostile, too: what it says during a release is passed on as text that
+// a terminal does not act on. Errors and names are the caller's to escape.
 //
 // Where gate and operator are one user there is no boundary between them. Hooks of the
 // repository do not run then either.
@@ -22,7 +22,8 @@
 // [Desk.Offer] shows is the one that is pushed all the same.
 //
 // The files in their order, each of which refers to those above it alone: git.go and
-// connect.go run git on both sides, refs.go reads refs, desk.go is the desk itself,
-// origin.go upstream; kept.go and gate.go are the gate's side, merge.go decides, sync.go,
-// review.go, release.go and restore.go are the commands' work.
+// connect.go run git on both sides, refs.go reads refs, kept.go and gate.go are the gate's
+// side, desk.go is the desk itself, origin.go upstream, and sources.go what is known of it;
+// merge.go decides, and fill.go, sync.go, review.go, release.go and restore.go are the
+// commands' work.
 package desk

@@ -4,7 +4,6 @@ package desk
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -22,7 +21,7 @@ type origin struct {
 func (d *Desk) fetchOrigin(ctx context.Context, known refs) (origin, error) {
 	o, err := d.listOrigin(ctx)
 	if err != nil {
-		return o, fmt.Errorf("ask %s: %w", d.Source, err)
+		return o, err
 	}
 	if maps.Equal(o.refs, known.below(originPrefix, "refs/")) {
 		return o, nil
@@ -33,7 +32,7 @@ func (d *Desk) fetchOrigin(ctx context.Context, known refs) (origin, error) {
 			address, "+"+heads+"*:"+originPrefix+"heads/*", "+"+tags+"*:"+originPrefix+"tags/*")
 	}
 	if err := d.speak(ctx, fetch, "upload-pack"); err != nil {
-		return o, fmt.Errorf("fetch from %s: %w", d.Source, err)
+		return o, err
 	}
 
 	// Upstream may have moved since.

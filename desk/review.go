@@ -64,7 +64,7 @@ func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, er
 		return o, nil, err
 	}
 	if o, err = d.fetchOrigin(ctx, known); err != nil {
-		return o, nil, err
+		return o, nil, fmt.Errorf("fetch %s: %w", d.Source, err)
 	}
 	all, _, err := d.Gate.refs(ctx)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"terok-gate-hook/internal/printable"
 )
 
 // Synced is what a sync has done.
@@ -37,7 +39,7 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 	}
 	o, err := d.fetchOrigin(ctx, known)
 	if err != nil {
-		return done, err
+		return done, fmt.Errorf("fetch %s: %w", d.Source, err)
 	}
 
 	s := &syncing{Desk: d, origin: o, last: known.below(lastPrefix, "refs/"), reset: reset}
@@ -149,7 +151,7 @@ func (s *syncing) plan(ctx context.Context, gate refs) (p plan, err error) {
 		switch what {
 		case create:
 			if other := inTheWay(ref, gate, parents); other != "" {
-				change.Why = other + " is in the way: --reset " + other
+				change.Why = other + " is in the way: --reset " + printable.Shell(other)
 				p.waits = append(p.waits, change)
 				continue
 			}
@@ -164,7 +166,7 @@ func (s *syncing) plan(ctx context.Context, gate refs) (p plan, err error) {
 				p.moves = append(p.moves, change)
 			}
 		case waits:
-			change.Why = "both have moved it: --reset " + ref
+			change.Why = "both have moved it: --reset " + printable.Shell(ref)
 			p.waits = append(p.waits, change)
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/desk"
 	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
@@ -29,7 +30,7 @@ func addCommand() *cli.Command {
    terok-gate add demo
    terok-gate add demo ~/src/demo
    terok-gate add demo https://example.com/demo.git`,
-		Flags: []cli.Flag{reposFlag(), &cli.BoolFlag{
+		Flags: []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
 			Usage: "of a SOURCE that is a clone, copy the branches of its origin as well; where both have one, the clone's own counts",
 		}},
@@ -46,6 +47,9 @@ func add(c *cli.Context) (err error) {
 		return misuse.Errorf("project %w", err)
 	}
 
+	if err := desk.CheckSource(source); err != nil {
+		return misuse.Errorf("SOURCE is refused: %w", err)
+	}
 	repos, err := reposOf(c)
 	if err != nil {
 		return err
@@ -85,6 +89,12 @@ func add(c *cli.Context) (err error) {
 	}()
 
 	path := filepath.Join(repos, unfinished)
+	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches"), desk: adding{c: c, project: project}}
+	defer func() {
+		if err != nil {
+			copied.desk.forget()
+		}
+	}()
 	if _, err := as.git("init", "--quiet", "--bare", "--initial-branch=main", path); err != nil {
 		return err
 	}
@@ -93,16 +103,18 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 
-	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches")}
 	if source != "" {
 		if err = copied.from(source); err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
 	}
-	if err := root.Rename(unfinished, final); err != nil {
+	if err = root.Rename(unfinished, final); err != nil {
 		return err
 	}
 	fmt.Println(filepath.Join(repos, final))
+	if err = copied.desk.remember(source, filepath.Join(repos, final)); err != nil {
+		return fmt.Errorf("remember the source: %w", err)
+	}
 
 	if left := copied.left; len(left) > 0 {
 		advise("%d branches that the source has of its origin alone were not copied, %s for one: --all-branches copies them, too", len(left), printable.Line(left[0]))
@@ -142,6 +154,7 @@ type copying struct {
 	origins bool     // copy the branches that a clone has of its origin, too
 	left    []string // branches of a clone's origin that were not copied
 	said    string   // what git printed about the objects
+	desk    adding
 }
 
 // from fetches all branches and tags of the source, and sets HEAD to the branch that it
@@ -178,17 +191,13 @@ var (
 const originsPrefix = "refs/remotes/origin/"
 
 // fromURL fetches from a URL, with additional configuration, and returns what HEAD names
-// there.
+// there. The operator's git, keys and credential helpers get it to the operator's desk.
 func (c *copying) fromURL(url string, config []string) (head string, err error) {
-	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "--", url}, branchesAndTags)...)
-	if _, err := run(fetch); err != nil {
+	head, directory, err := c.desk.fetch(url, desk.Repository{Path: c.repo, As: deskUser(c.owner)})
+	if err != nil {
 		return "", err
 	}
-	c.said = fetch.said
-
-	listed, err := c.git("ls-remote", "--symref", "--", url, "HEAD")
-	head, _, _ = strings.Cut(strings.TrimPrefix(listed, "ref: "), "\t")
-	return head, err
+	return head, c.fetchFrom(nil, directory, config, desk.OriginRefs)
 }
 
 const anyOwner = "safe.directory=*" // the caller has named the directory

@@ -95,6 +95,10 @@ func newApp(args []string) *cli.App {
 			in(gettingStarted, uninstallCommand()),
 
 			in(repositories, onInstalled(projectsCommand())),
+			in(repositories, onInstalled(syncCommand())),
+			in(repositories, onInstalled(reviewCommand())),
+			in(repositories, onInstalled(releaseCommand())),
+			in(repositories, onInstalled(restoreCommand())),
 			in(repositories, serveCommand()),
 			in(repositories, onInstalled(attachCommand(&given))),
 

@@ -2,6 +2,8 @@ package printable
 
 import (
 	"encoding/json"
+	"io"
+	"strings"
 	"testing"
 )
 
@@ -33,6 +35,25 @@ func TestControlCharactersAreEscaped(t *testing.T) {
 		}
 		if want = string([]rune(row.text)); got != want {
 			t.Errorf("%s: the JSON holds %q", row.name, got)
+		}
+	}
+}
+
+func TestTextIsPassedOnWithoutWhatATerminalActsOn(t *testing.T) {
+	const text = "a\tb\n\x1b[2J\r\x00\xff\u202e\u009b\u00e9\x7f\xe2\x82"
+	const want = "a\tb\n" + `\x1b[2J\r\x00\xff\u202e\u009b` + "\u00e9" + `\x7f`
+	for _, size := range []int{1, 2, 3, 100} {
+		var out strings.Builder
+		w := Writer(&out)
+		for rest := text; rest != ""; {
+			n, err := io.WriteString(w, rest[:min(size, len(rest))])
+			if err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		if out.String() != want {
+			t.Errorf("%d bytes at a time: %q, want %q", size, out.String(), want)
 		}
 	}
 }

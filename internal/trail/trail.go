@@ -42,6 +42,9 @@ const (
 	Moving = "moving" // git is about to move a ref, for a push; not for the system log
 	Moved  = "moved"  // git has moved it
 	Cut    = "cut"    // a request was ended early
+
+	// Released is the operator's: a commit was pushed to a ref of the forge.
+	Released = "released"
 )
 
 // Event is one line of the audit trail.
@@ -116,7 +119,7 @@ func appendLines(path string, events []Event) (err error) {
 			return err
 		}
 		lines = append(append(lines, printable.JSON(line)...), '\n')
-		durable = durable || e.Event == Moving || e.Event == Moved
+		durable = durable || e.Event == Moving || e.Event == Moved || e.Event == Released
 	}
 
 	writing.Lock()

@@ -1,0 +1,185 @@
+// What sync, review, release and restore share: a project's desk and its repository.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+func desksFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "desks", TakesFile: true,
+		Usage: "the directory `DIR` of your desks; default: DIR-desk with --repos DIR, else /var/lib/terok/desk for root, else terok-gate/desk in $XDG_DATA_HOME or ~/.local/share",
+	}
+}
+
+// desksOf returns the directory of desks that the command line names, or the default.
+func desksOf(c *cli.Context) (string, error) {
+	if dir := c.String("desks"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	if c.String("repos") == "" {
+		return desk.DefaultDirectory()
+	}
+	repos, err := reposOf(c)
+	if err != nil {
+		return "", err
+	}
+	if other, err := ownerOf(filepath.Dir(repos)); err != nil {
+		return "", err
+	} else if other != nil {
+		return "", misuse.Errorf("no default directory of desks: %s can be changed by another user: name one with --desks", filepath.Dir(repos))
+	}
+	return repos + "-desk", nil
+}
+
+// gateOf returns a project's repository. What moves there is recorded as the command's.
+func gateOf(c *cli.Context, project string) (g desk.Gate, err error) {
+	if err := store.CheckName(project); err != nil {
+		return g, misuse.Errorf("project %w", err)
+	}
+	repos, err := reposOf(c)
+	if err != nil {
+		return g, err
+	}
+	g.Path, err = filepath.EvalSymlinks(filepath.Join(repos, project+".git"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return g, fmt.Errorf("there is no project %s: see terok-gate projects", project)
+	}
+	if err != nil {
+		return g, err
+	}
+	as, err := ownerOf(g.Path)
+	if err != nil {
+		return g, err
+	}
+	g.As = deskUser(as)
+	g.Record = func(moved bool, changes []desk.Change) error {
+		event := trail.Moving
+		if moved {
+			event = trail.Moved
+		}
+		var events []trail.Event
+		for _, change := range changes {
+			events = append(events, trail.Event{
+				Event: event, Project: project, From: c.Command.Name, Ref: change.Ref, Old: change.Old, New: change.New,
+			})
+		}
+		return trail.Write(logFile(c.String("log-file")), events...)
+	}
+	return g, nil
+}
+
+// deskUser is the owner as desks know users.
+func deskUser(o *owner) *desk.User {
+	if o == nil {
+		return nil
+	}
+	return &desk.User{UID: o.uid, GID: o.gid, Groups: o.groups, Home: o.home}
+}
+
+// deskOf opens a project's desk.
+func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
+	gate, err := gateOf(c, project)
+	if err != nil {
+		return nil, err
+	}
+	directory, err := desksOf(c)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := desk.Sources(directory)
+	if err != nil {
+		return nil, err
+	}
+	return openDesk(c, directory, project, sources[project].Source, gate)
+}
+
+func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
+	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate}
+	if info, err := os.Stat(source); err == nil && info.IsDir() {
+		reader, err := ownerOfRepository(source)
+		if err != nil {
+			return nil, err
+		}
+		s.SourceAs = deskUser(reader)
+	}
+	return desk.Open(c.Context, s)
+}
+
+// short is as much of an object id as people see.
+func short(id string) string { return id[:min(12, len(id))] }
+
+// adding is the desk of a project that is being added.
+type adding struct {
+	c       *cli.Context
+	project string
+	desk    *desk.Desk // nil: it has not been needed
+}
+
+// fetch fetches what is at a URL to a desk, and returns what HEAD names there and the desk's
+// directory.
+func (a *adding) fetch(url string, gate desk.Repository) (head, directory string, err error) {
+	if a.desk == nil {
+		desks, err := desksOf(a.c)
+		if err != nil {
+			return "", "", err
+		}
+		if err := desk.Remove(desks, a.project); err != nil {
+			return "", "", err
+		}
+		if a.desk, err = openDesk(a.c, desks, a.project, url, desk.Gate{Repository: gate}); err != nil {
+			return "", "", err
+		}
+	}
+	head, err = a.desk.Fetch(a.c.Context)
+	return head, a.desk.Path(), err
+}
+
+// forget removes the desk of a project that is not added after all.
+func (a *adding) forget() {
+	if a.desk != nil {
+		_ = desk.Remove(a.desk.Directory, a.project)
+	}
+}
+
+// remember notes where the project, whose repository is there, comes from.
+func (a *adding) remember(source, repository string) error {
+	desks, err := desksOf(a.c)
+	if err != nil {
+		return err
+	}
+	if a.desk != nil {
+		if err := a.desk.Filled(a.c.Context, repository); err != nil {
+			return err
+		}
+		return desk.Remember(desks, a.project, source)
+	}
+
+	// What an earlier project of this name had is not this one's.
+	if err := desk.Remove(desks, a.project); err != nil {
+		return err
+	}
+	if source != "" {
+		if source, err = filepath.Abs(source); err != nil {
+			return err
+		}
+	}
+	if source == "" {
+		if _, err := os.Stat(desk.SourcesFile(desks)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	return desk.Remember(desks, a.project, source)
+}

@@ -1,0 +1,121 @@
+// The release command: a container's commits out.
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+)
+
+func releaseCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "release",
+		Usage:     "push a branch to the project's source, if you say yes to what it shows",
+		ArgsUsage: "PROJECT BRANCH",
+		Description: `It shows the commits and the changes, asks, and pushes exactly the commit that was shown.
+
+   terok-gate release demo agent-1
+   terok-gate release --to main demo agent-1
+   terok-gate release --yes 3f1c9a0b5d7e2468ace013579bdf02468ace1357 demo agent-1`,
+		Flags: []cli.Flag{
+			reposFlag(), desksFlag(),
+			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH` rather than to one of the same name"},
+			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
+			&cli.BoolFlag{Name: "force", Usage: "take commits away from upstream's branch; they are shown, and asked for"},
+		},
+		Action: release,
+	}
+}
+
+func release(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return misuse.Errorf("takes PROJECT and BRANCH, after the flags: see terok-gate release --help")
+	}
+	if c.IsSet("yes") && !isFullID(c.String("yes")) {
+		return misuse.Errorf("--yes takes the full id of the commit that you have reviewed")
+	}
+	if !c.IsSet("yes") && !isTerminal(os.Stdin) {
+		return misuse.Errorf("there is no terminal to ask at: see terok-gate review, then give --yes COMMIT")
+	}
+
+	project := c.Args().Get(0)
+	offer, err := offerOf(c, project, c.Args().Get(1), c.String("to"))
+	if err != nil {
+		return err
+	}
+	if err := agree(c, offer); err != nil {
+		return err
+	}
+	err = offer.Release(c.Context, c.Bool("force"), os.Stderr)
+	if errors.Is(err, desk.ErrNothing) {
+		fmt.Println("upstream has it already: " + offer.Commit)
+		return nil
+	}
+	if errors.Is(err, desk.ErrBehind) {
+		return fmt.Errorf("%w: bring them in with terok-gate sync, or take them away with --force", err)
+	}
+	if err != nil {
+		return err
+	}
+	record(c.String("log-file"), trail.Event{
+		Event: trail.Released, Project: project, From: "release", Ref: offer.To, Old: offer.Old, New: offer.Commit,
+	})
+	fmt.Println(printable.Line("released " + offer.Commit + " to " + desk.ShortRef(offer.To)))
+	return nil
+}
+
+func isFullID(id string) bool {
+	return (len(id) == 40 || len(id) == 64) && strings.Trim(id, "0123456789abcdef") == ""
+}
+
+// agree returns an error unless the commit was reviewed before, or is shown and agreed to
+// now.
+func agree(c *cli.Context, offer *desk.Offer) error {
+	if yes := c.String("yes"); yes != "" {
+		if yes != offer.Commit {
+			return fmt.Errorf("branch %s is at %s, which is not the commit that was reviewed", desk.ShortRef(offer.Ref), offer.Commit)
+		}
+		return nil
+	}
+	if err := showOffer(c, offer); err != nil {
+		return err
+	}
+	in := bufio.NewReader(os.Stdin)
+	if err := askYes(in, fmt.Sprintf("Push %d commits to %s?", offer.Ahead, printable.Line(desk.ShortRef(offer.To)))); err != nil {
+		return err
+	}
+	if offer.Behind == 0 || !c.Bool("force") {
+		return nil
+	}
+	if err := offer.Lost(c.Context, os.Stdout); err != nil {
+		return err
+	}
+	return askYes(in, fmt.Sprintf("Take these %d commits away from upstream's %s?", offer.Behind, printable.Line(desk.ShortRef(offer.To))))
+}
+
+var errNotAgreed = errors.New("nothing was pushed: you did not say yes")
+
+// askYes asks a question whose answer is yes, or else an error.
+func askYes(in *bufio.Reader, question string) error {
+	fmt.Fprint(os.Stderr, question+" [y/N] ")
+	answer, err := in.ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return errNotAgreed
+}

@@ -1,0 +1,93 @@
+// The restore command: what was deleted or forced away, and bringing it back.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+)
+
+func restoreCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "restore",
+		Usage:     "show what was deleted or forced away and is kept; with REF, bring it back",
+		ArgsUsage: "PROJECT [REF]",
+		Description: `REF is a branch, a full ref name, or the name of a kept one as --json shows it.
+
+   terok-gate restore demo
+   terok-gate restore demo agent-1`,
+		Flags: []cli.Flag{
+			reposFlag(),
+			&cli.StringFlag{Name: "forget", Usage: "drop what is kept of the branch or full ref name `REF`"},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
+		},
+		Action: restore,
+	}
+}
+
+func restore(c *cli.Context) error {
+	forget := c.String("forget")
+	switch {
+	case c.NArg() < 1 || c.NArg() > 2:
+		return misuse.Errorf("takes PROJECT and perhaps REF, after the flags: see terok-gate restore --help")
+	case c.NArg() == 2 && (c.IsSet("forget") || c.Bool("json")):
+		return misuse.Errorf("give REF, --forget or --json, not two of them")
+	}
+	gate, err := gateOf(c, c.Args().First())
+	if err != nil {
+		return err
+	}
+
+	name := c.Args().Get(1)
+	if c.IsSet("forget") {
+		name = forget
+	} else if name == "" {
+		return listKept(c, gate)
+	}
+	ref, err := desk.FullRef(name)
+	if err != nil {
+		return misuse.Errorf("%w", err)
+	}
+	if c.IsSet("forget") {
+		dropped, err := gate.Forget(c.Context, ref)
+		if err == nil {
+			fmt.Printf("forgot %d\n", len(dropped))
+		}
+		return err
+	}
+	change, err := gate.Restore(c.Context, ref)
+	if err == nil {
+		fmt.Println(printable.Line(desk.ShortRef(change.Ref) + ": " + whatMoved(change)))
+	}
+	return err
+}
+
+// listKept lists what is kept, newest first.
+func listKept(c *cli.Context, gate desk.Gate) error {
+	kept, err := gate.Kept(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(append([]desk.Kept{}, kept...), "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
+		}
+		return err
+	}
+	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(out, "REF\tCOMMIT\tAGE")
+	for _, k := range kept {
+		fmt.Fprintf(out, "%s\t%s\t%s\n", printable.Line(desk.ShortRef(k.Ref)), short(k.Commit), shortAge(time.Since(k.Time)))
+	}
+	return out.Flush()
+}

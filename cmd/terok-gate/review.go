@@ -1,0 +1,170 @@
+// The review command: what containers pushed and upstream lacks.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+)
+
+func reviewCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "review",
+		Usage:     "show what containers pushed and upstream lacks; of a BRANCH the log and the changes",
+		ArgsUsage: "[PROJECT [BRANCH]]",
+		Description: `Nothing in the repository decides what is shown, and a terminal acts on nothing of it.
+
+   terok-gate review
+   terok-gate review demo agent-1`,
+		Flags:  []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
+		Action: review,
+	}
+}
+
+// reviewed is a branch as programs see it with --json.
+type reviewed struct {
+	Project string `json:"project"`
+	desk.Branch
+	Task      string     `json:"task"`      // who pushed it, by the trail; empty: not known
+	Container string     `json:"container"` // the same
+	Pushed    *time.Time `json:"pushed"`    // null: not known
+}
+
+func review(c *cli.Context) error {
+	switch {
+	case c.NArg() > 2:
+		return misuse.Errorf("takes PROJECT and BRANCH at most, after the flags: see terok-gate review --help")
+	case c.NArg() == 2 && c.Bool("json"):
+		return misuse.Errorf("--json is for lists: leave out BRANCH")
+	case c.NArg() == 2:
+		return reviewBranch(c, c.Args().Get(0), c.Args().Get(1))
+	}
+
+	projects := c.Args().Slice()
+	if len(projects) == 0 {
+		directory, err := desksOf(c)
+		if err != nil {
+			return err
+		}
+		sources, err := desk.Sources(directory)
+		if err != nil {
+			return err
+		}
+		projects = slices.Sorted(maps.Keys(sources))
+	}
+	all := []reviewed{}
+	for _, project := range projects {
+		some, err := reviewProject(c, project)
+		if err != nil {
+			return fmt.Errorf("%s: %w", project, err)
+		}
+		all = append(all, some...)
+	}
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(all, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
+		}
+		return err
+	}
+
+	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(out, "PROJECT\tBRANCH\tAHEAD\tBEHIND\tTASK\tCONTAINER\tAGE\tSUBJECT")
+	for _, b := range all {
+		at := b.Time
+		if b.Pushed != nil {
+			at = *b.Pushed
+		}
+		fmt.Fprintf(out, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", b.Project, printable.Line(desk.ShortRef(b.Ref)), b.Ahead, b.Behind,
+			orDash(b.Task), orDash(b.Container[:min(shortID, len(b.Container))]), shortAge(time.Since(at)), printable.Line(b.Subject))
+	}
+	return out.Flush()
+}
+
+// reviewProject returns a project's branches, and who pushed them.
+func reviewProject(c *cli.Context, project string) (all []reviewed, err error) {
+	d, err := deskOf(c, project)
+	if err != nil {
+		return nil, err
+	}
+	branches, err := d.Review(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	moves := pushes(c, project)
+	for _, b := range branches {
+		r := reviewed{Project: project, Branch: b}
+		if e := moves[b.Ref]; e.New == b.Commit {
+			r.Task, r.Container, r.Pushed = e.Task, e.Container, &e.Time
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// pushes returns who moved each ref last, by the trails of this user and of root's gate.
+// What cannot be read says nothing.
+func pushes(c *cli.Context, project string) map[string]trail.Event {
+	file := logFile(c.String("log-file"))
+	all, _ := trail.LastMoves(file, project)
+	theirs, _ := trail.LastMoves(filepath.Join(filepath.Dir(file), "gate", filepath.Base(file)), project)
+	for ref, e := range theirs {
+		if e.Time.After(all[ref].Time) {
+			all[ref] = e
+		}
+	}
+	return all
+}
+
+func reviewBranch(c *cli.Context, project, branch string) error {
+	offer, err := offerOf(c, project, branch, "")
+	if err != nil {
+		return err
+	}
+	return showOffer(c, offer)
+}
+
+// offerOf looks at a branch, and at upstream's that it could go to; "" for one of the same
+// name.
+func offerOf(c *cli.Context, project, branch, to string) (*desk.Offer, error) {
+	if to == "" {
+		to = branch
+	}
+	refs, err := refsNamed([]string{branch, to})
+	if err != nil {
+		return nil, err
+	}
+	d, err := deskOf(c, project)
+	if err != nil {
+		return nil, err
+	}
+	return d.Offer(c.Context, refs[0], refs[1])
+}
+
+// showOffer shows what a release would push: the commits, and what they change.
+func showOffer(c *cli.Context, offer *desk.Offer) error {
+	out := os.Stdout
+	fmt.Fprintf(out, "commit %s\nbranch %s, %d ahead, %d behind\n", offer.Commit, printable.Line(desk.ShortRef(offer.Ref)), offer.Ahead, offer.Behind)
+	if e := pushes(c, c.Args().First())[offer.Ref]; e.New == offer.Commit && e.Task != "" {
+		fmt.Fprintf(out, "pushed by task %s, container %s, %s\n", printable.Line(e.Task), orDash(e.Container), e.Time.Format(time.RFC3339))
+	}
+	fmt.Fprintln(out)
+	if err := offer.Log(c.Context, out); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	return offer.Diff(c.Context, out)
+}

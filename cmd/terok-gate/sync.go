@@ -1,0 +1,160 @@
+// The sync command: upstream's commits in.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+)
+
+func syncCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "sync",
+		Usage:     "bring upstream's commits in, of all projects that have a source, or of some",
+		ArgsUsage: "[PROJECT]...",
+		Description: `Branches and tags that only upstream has moved follow it. Those that containers have moved
+stay as they are, and those that both have moved are named.
+
+   terok-gate sync
+   terok-gate sync --reset main demo`,
+		Flags: []cli.Flag{
+			reposFlag(), desksFlag(),
+			&cli.StringSliceFlag{Name: "reset", Usage: "have the branch or full ref name `REF` be what upstream has; the old tip is kept; repeatable"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "drop old tips that are kept for longer than `T`"},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
+		},
+		Action: syncProjects,
+	}
+}
+
+// synced is what was done for a project, as programs see it with --json.
+type synced struct {
+	Project string        `json:"project"`
+	Moved   []desk.Change `json:"moved"`
+	Waits   []desk.Change `json:"waits"`
+	Head    string        `json:"head,omitempty"`
+	Error   string        `json:"error,omitempty"`
+}
+
+func syncProjects(c *cli.Context) error {
+	reset, err := refsNamed(c.StringSlice("reset"))
+	if err != nil {
+		return err
+	}
+	if len(reset) > 0 && c.NArg() != 1 {
+		return misuse.Errorf("--reset is for one project: name it, after the flags")
+	}
+	projects := c.Args().Slice()
+	if len(projects) == 0 {
+		directory, err := desksOf(c)
+		if err != nil {
+			return err
+		}
+		sources, err := desk.Sources(directory)
+		if err != nil {
+			return err
+		}
+		projects = slices.Sorted(maps.Keys(sources))
+	}
+
+	all := []synced{}
+	var failed error
+	failures := 0
+	for _, project := range projects {
+		done, err := syncProject(c, project, reset)
+		if err != nil {
+			done.Error = err.Error()
+			failures, failed = failures+1, fmt.Errorf("%s: %w", project, err)
+			if len(projects) > 1 {
+				printError(fmt.Errorf("sync: %w", failed))
+			}
+		}
+		if all = append(all, done); !c.Bool("json") {
+			printSynced(done)
+		}
+	}
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(all, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if failures > 0 && len(projects) > 1 {
+		return fmt.Errorf("%d of %d projects failed", failures, len(projects))
+	}
+	return failed
+}
+
+// refsNamed returns the full names of refs.
+func refsNamed(names []string) (full []string, err error) {
+	for _, name := range names {
+		ref, err := desk.FullRef(name)
+		if err != nil {
+			return nil, misuse.Errorf("%w", err)
+		}
+		full = append(full, ref)
+	}
+	return full, nil
+}
+
+func syncProject(c *cli.Context, project string, reset []string) (synced, error) {
+	done := synced{Project: project, Moved: []desk.Change{}, Waits: []desk.Change{}}
+	d, err := deskOf(c, project)
+	if err != nil {
+		return done, err
+	}
+	result, err := d.Sync(c.Context, reset...)
+	done.Moved = append(done.Moved, result.Moved...)
+	done.Waits = append(done.Waits, result.Waits...)
+	done.Head = result.Head
+	if err != nil {
+		return done, err
+	}
+	_, err = d.Gate.Expire(c.Context, time.Now().Add(-c.Duration("keep")))
+	return done, err
+}
+
+// printSynced prints a line for each ref that has moved, or waits.
+func printSynced(s synced) {
+	line := func(ref, format string, a ...any) {
+		fmt.Println(printable.Line(s.Project + ": " + desk.ShortRef(ref) + ": " + fmt.Sprintf(format, a...)))
+	}
+	for _, c := range s.Moved {
+		line(c.Ref, "%s", whatMoved(c))
+	}
+	if s.Head != "" {
+		line("HEAD", "%s", desk.ShortRef(s.Head))
+	}
+	for _, c := range s.Waits {
+		line(c.Ref, "waits: %s", c.Why)
+	}
+}
+
+func whatMoved(c desk.Change) string {
+	var what string
+	switch {
+	case c.Old == "":
+		what = "created " + short(c.New)
+	case c.New == "":
+		what = "deleted " + short(c.Old)
+	default:
+		what = short(c.Old) + " to " + short(c.New)
+	}
+	if c.Kept != "" {
+		what += "; the old tip is kept"
+	}
+	return what
+}

@@ -1,0 +1,177 @@
+// Where projects come from: projects.json, which the hook reads as well.
+
+package desk
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/gofrs/flock"
+)
+
+// Source is where a project comes from.
+type Source struct {
+	Source string `json:"source"` // an address that git knows, or a directory
+
+	// What the hook can have git rewrite; empty if the source is no address of a forge, or
+	// not of plain characters only. The path has no .git.
+	Scheme string `json:"scheme,omitempty"` // https or ssh
+	Host   string `json:"host,omitempty"`
+	Port   string `json:"port,omitempty"` // other than the scheme's own
+	Path   string `json:"path,omitempty"`
+}
+
+// SourcesFile returns the path of the file beside the desks that has all projects' sources.
+func SourcesFile(directory string) string { return filepath.Join(directory, "projects.json") }
+
+// Sources returns the sources of all projects that have one. If the file is not there, no
+// project has.
+func Sources(directory string) (map[string]Source, error) {
+	path := SourcesFile(directory)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]Source{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]Source{}
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return all, nil
+}
+
+// Remember notes a project's source; "" for none any more. The file is there whole, or as it
+// was.
+func Remember(directory, project, source string) error {
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		return err
+	}
+	lock := flock.New(filepath.Join(directory, ".projects.lock"), flock.SetPermissions(0o600))
+	if err := lock.Lock(); err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	all, err := Sources(directory)
+	if err != nil {
+		return err
+	}
+	if _, had := all[project]; source == "" && !had {
+		return nil
+	}
+	delete(all, project)
+	if source != "" {
+		all[project] = addressOf(source)
+	}
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(SourcesFile(directory), append(text, '\n'))
+}
+
+// replaceFile puts a new file in the place of an old one, so that it outlives a power cut.
+func replaceFile(path string, text []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(path), ".projects.*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	_, err = file.Write(text)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	directory, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	return directory.Sync()
+}
+
+// CheckSource returns an error for an address that holds a secret: it would be written to a
+// file, and printed.
+func CheckSource(source string) error {
+	u, err := url.Parse(source)
+	if err != nil || u.User == nil || !strings.Contains(source, "://") {
+		return nil
+	}
+	_, hasPassword := u.User.Password()
+	if hasPassword || strings.HasPrefix(u.Scheme, "http") && looksLikeToken(u.User.Username()) {
+		return errors.New("the address holds a password or token: leave it out, and let a credential helper of git's know it, see gitcredentials(7)")
+	}
+	return nil
+}
+
+// looksLikeToken reports whether the user of an https address is no name but a token.
+func looksLikeToken(user string) bool {
+	return len(user) >= 20 || slices.ContainsFunc([]string{"ghp_", "gho_", "ghs_", "github_pat_", "glpat-"}, func(prefix string) bool {
+		return strings.HasPrefix(user, prefix)
+	})
+}
+
+// addressOf takes an address of a forge apart.
+func addressOf(source string) Source {
+	s := Source{Source: source}
+	scheme, rest, isURL := strings.Cut(source, "://")
+	var host, path string
+	if isURL {
+		host, path, _ = strings.Cut(rest, "/")
+	} else {
+		// As git reads it: a colon before any slash.
+		scheme = "ssh"
+		host, path, isURL = strings.Cut(source, ":")
+	}
+	if _, after, has := strings.Cut(host, "@"); has {
+		host = after
+	}
+	host, port, _ := strings.Cut(host, ":")
+	path = strings.TrimSuffix(strings.Trim(path, "/"), ".git")
+
+	plainHost := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
+	plainPort := regexp.MustCompile(`^[0-9]{0,5}$`)
+	plainPath := regexp.MustCompile(`^[A-Za-z0-9_~][A-Za-z0-9._~/+-]*$`)
+	known := map[string]string{"https": "443", "ssh": "22"}
+	own, is := known[scheme]
+	if !isURL || !is || !plainHost.MatchString(host) || !plainPort.MatchString(port) || !plainPath.MatchString(path) {
+		return s
+	}
+	if port == own {
+		port = ""
+	}
+	s.Scheme, s.Host, s.Port, s.Path = scheme, strings.ToLower(host), port, path
+	return s
+}
+
+// DefaultDirectory returns where root's desks are, or those of the user.
+func DefaultDirectory() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/terok/desk", nil
+	}
+	// The XDG base directory specification has relative paths ignored.
+	data := os.Getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(data) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		data = filepath.Join(home, ".local/share")
+	}
+	return filepath.Join(data, "terok-gate/desk"), nil
+}
