@@ -18,7 +18,7 @@ type Gate struct {
 
 	// Record is told of refs before they move, and again when they have. If the first
 	// returns an error, they do not. nil tells nobody.
-	Record func(moved bool, changes []Change) error
+	Record func(moved bool, changes []Change) error `json:"-"`
 }
 
 // Change is what became of a ref of the gate's.

@@ -25,7 +25,7 @@ type Kept struct {
 // newKept returns a name for the old tip of a ref. number tells those of one time apart.
 func newKept(ref string, at time.Time, number int) string {
 	at = at.UTC()
-	return fmt.Sprintf("%s%s-%d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
+	return fmt.Sprintf("%s%s-%09d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
 }
 
 // keptIn returns what refs keep, newest first. Names that are not understood are left out.

@@ -42,7 +42,7 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 		return done, fmt.Errorf("fetch %s: %w", d.Source, err)
 	}
 
-	s := &syncing{Desk: d, origin: o, last: known.below(lastPrefix, "refs/"), reset: reset}
+	s := &syncing{Desk: d, origin: o, last: known.below(lastPrefix, "refs/"), reset: slices.Clone(reset)}
 	if err := s.checkReset(ctx); err != nil {
 		return done, err
 	}
