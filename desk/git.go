@@ -103,6 +103,7 @@ func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 // a git that was given descriptors keeps open while it waits for upload-pack.
 func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Dir = "/" // our own may be gone
 	if r.As != nil {
 		untrusted.As(cmd, r.As.UID, r.As.GID, r.As.Groups...)
 		env = append(env, "HOME="+r.As.Home)
@@ -118,6 +119,7 @@ func (r Repository) run(ctx context.Context, env []string, args ...string) *exec
 func (d *Desk) local(ctx context.Context, args ...string) *exec.Cmd {
 	settings := append(slices.Clone(quiet), setting{"attr.tree", emptyTree(d.format)})
 	cmd := exec.CommandContext(ctx, "git", slices.Concat([]string{"--no-replace-objects", "--git-dir", d.path}, args)...)
+	cmd.Dir = d.Directory
 	cmd.Env = environment(settings)
 	return cmd
 }
@@ -141,6 +143,7 @@ func (d *Desk) operators(ctx context.Context, args ...string) *exec.Cmd {
 		all = append(all, "-c", s.name+"="+s.value)
 	}
 	cmd := exec.CommandContext(ctx, "git", append(all, args...)...)
+	cmd.Dir = d.Directory
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
 		if !slices.Contains(ofARepository, name) {
