@@ -81,7 +81,7 @@ func (g Gate) move(ctx context.Context, changes []Change, more ...string) error 
 	for i := range changes {
 		c := &changes[i]
 		if c.Kept == keep {
-			c.Kept = newKept(c.Ref, now, i)
+			c.Kept = NewKept(c.Ref, now, i)
 		}
 		if c.Kept != "" {
 			commands.WriteString(command(c.Kept, "", c.Old))

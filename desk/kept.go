@@ -22,8 +22,9 @@ type Kept struct {
 	Name   string    `json:"name"`   // the ref that keeps it
 }
 
-// newKept returns a name for the old tip of a ref. number tells those of one time apart.
-func newKept(ref string, at time.Time, number int) string {
+// NewKept returns the name of a ref that keeps the old tip of another one. number tells those
+// of one time apart.
+func NewKept(ref string, at time.Time, number int) string {
 	at = at.UTC()
 	return fmt.Sprintf("%s%s-%09d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
 }
@@ -49,4 +50,13 @@ func keptIn(all refs) (kept []Kept) {
 		return strings.Compare(b.Name, a.Name)
 	})
 	return kept
+}
+
+// ParseKept returns the kept refs among lines of an object id and a ref name, newest first.
+func ParseKept(text string) []Kept {
+	all, err := parseRefs(text)
+	if err != nil {
+		return nil
+	}
+	return keptIn(all)
 }

@@ -183,7 +183,7 @@ func (m *model) containerPushes(ref, to string) {
 		return
 	}
 	if old != "" && !descends(to, old) {
-		kept := newKept(ref, time.Now(), 0)
+		kept := NewKept(ref, time.Now(), 0)
 		m.git("--git-dir", m.world.gate, "update-ref", kept, m.id(old))
 	}
 	m.set(m.world.gate, ref, to)

@@ -182,7 +182,7 @@ func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 		return err
 	}
 	now := time.Now()
-	commands := command(newKept(o.To, now, 0), "", o.Old)
+	commands := command(NewKept(o.To, now, 0), "", o.Old)
 	for _, k := range keptIn(known) {
 		if now.Sub(k.Time) > KeepFor {
 			commands += command(k.Name, k.Commit, "")

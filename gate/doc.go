@@ -22,7 +22,7 @@ package gate
 //
 //   - control.go, visit.go: what comes in, from hooks and from clients.
 //   - judge.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
-//   - githook.go, moves.go, append.go, push.go: the steps of a push.
+//   - githook.go, moves.go, keep.go, append.go, push.go: the steps of a push.
 //   - gate.go: the gate, which is made of the parts below and which none of them knows.
 //   - slots.go, flood.go, metrics.go, hooks.go: parts that need no other.
 //   - restore.go, networks.go, lost.go, connections.go, socket.go: containers' networks.

@@ -60,6 +60,7 @@ func environment(path string, maxPush int64, repo repository, who store.Pass, pr
 		{"pack.windowMemory", "128m"},
 		{"core.bigFileThreshold", "64m"},
 
+		{"transfer.hideRefs", "refs/terok"}, // what is kept: see keep.go
 		{"transfer.advertiseSID", "false"},
 		{"transfer.advertiseObjectInfo", "false"},
 		{"promisor.advertise", "false"},

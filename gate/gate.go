@@ -35,6 +35,7 @@ type Gate struct {
 
 	git            *runner
 	cleaner        *cleaner
+	kept           *keeping
 	slots          *slots
 	networks       *networks
 	advertisements advertisements
@@ -110,6 +111,8 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 	g.git = newRunner(program, path, cmp.Or(s.GitMemory, DefaultGitMemory), g.maxPush)
 	g.cleaner = newCleaner(g.ctx, g.git)
+	g.kept = newKeeping()
+	g.cleaner.cleaning.Go(g.expireKept)
 
 	g.server = &http.Server{
 		Handler:           g,

@@ -41,6 +41,7 @@ type transaction struct {
 	forwards forwards // of a token that may only add
 	lost     string   // the ref that such a one would lose
 	refs     moves
+	kept     []keptTip
 	state    transactionState
 	refused  *refusal // if the gate does not let git go on
 	leave    func()   // lets other pushes move refs
@@ -71,11 +72,15 @@ func (t *transaction) prepared(refs moves) error {
 	if err != nil {
 		return err
 	}
-	if err = t.mayMove(refs); err == nil && t.tell(trail.Moving, refs) != nil {
+	if err = t.mayMove(refs); err == nil {
+		err = t.keep(refs)
+	}
+	if err == nil && t.tell(trail.Moving, refs) != nil {
 		t.refused = trailRefuses
 		err = trailRefuses
 	}
 	if err != nil {
+		t.takeBack(func(string) bool { return true })
 		leave()
 		return err
 	}
@@ -139,6 +144,7 @@ func (t *transaction) committed() error {
 		t.number++
 	}
 	err := errors.Join(t.repo.sync(t.refs), t.tell(trail.Moved, t.refs))
+	t.packKept()
 	t.end()
 	if err != nil {
 		t.fail(errUnsafe)
@@ -149,6 +155,7 @@ func (t *transaction) committed() error {
 // aborted is called when git has moved nothing.
 func (t *transaction) aborted() {
 	if t.state == begun {
+		t.takeBack(func(string) bool { return true })
 		t.refs = nil
 		t.end()
 	}
@@ -172,13 +179,17 @@ func (t *transaction) settle() {
 		return
 	}
 	var moved moves
+	stayed := map[string]bool{}
 	for m := range t.refs.all() {
 		is := now[m.ref].object
 		if is == m.new || is == "" && isZero(m.new) {
 			moved = fmt.Appendf(moved, "%s %s %s\n", m.old, m.new, m.ref)
 			t.number++
+		} else {
+			stayed[m.ref] = true
 		}
 	}
+	t.takeBack(func(ref string) bool { return stayed[ref] })
 	t.refs = moved
 	_ = t.tell(trail.Moved, moved)
 }

@@ -1,0 +1,293 @@
+// What a push deletes or forces away is kept for a while: refs/terok/kept, which clients do
+// not see. The old tip is kept before the ref moves, and let go if it does not.
+//
+// The gate's own git writes it, while git's transaction has the refs locked: in git's
+// quarantine no ref can be made. Hidden is not secret: with protocol 2, git serves any object
+// to a client that knows its id.
+
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/store"
+)
+
+const (
+	mostKept    = 1000 // old tips of a task's, since the gate was started
+	packKept    = 256  // old tips, after which the refs of a repository are packed
+	expireEvery = time.Hour
+)
+
+var (
+	tooManyKept = &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the task has deleted or forced %d refs: it may delete and force no more", mostKept)}
+	cannotKeep  = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot keep what the push deletes or forces"}
+)
+
+// keptTip is an old tip that is kept for a push.
+type keptTip struct{ name, object, ref string }
+
+// keeping counts what is kept.
+type keeping struct {
+	mu      sync.Mutex
+	ofTask  map[[2]string]int // by project and task
+	loose   map[string]int    // by the repository's path, since its refs were packed
+	written int
+}
+
+func newKeeping() *keeping { return &keeping{ofTask: map[[2]string]int{}, loose: map[string]int{}} }
+
+// admit counts more old tips of a task, or fewer. It reports false, and counts nothing, if
+// they would be too many.
+func (k *keeping) admit(who store.Pass, more int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	task := [2]string{who.Project, who.Task}
+	if more > 0 && k.ofTask[task]+more > mostKept {
+		return false
+	}
+	k.ofTask[task] += more
+	return true
+}
+
+// number returns one that no other kept ref of this gate has.
+func (k *keeping) number() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.written++
+	return k.written
+}
+
+// packs reports whether it is time to pack the refs of a repository in which more are kept.
+func (k *keeping) packs(repo repository, more int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.loose[repo.path] += more; k.loose[repo.path] < packKept {
+		return false
+	}
+	delete(k.loose, repo.path)
+	return true
+}
+
+// keep keeps the old tips that no ref would have any more when these refs have moved. A
+// token that may only add loses none.
+func (t *transaction) keep(refs moves) error {
+	if t.may.AppendOnly {
+		return nil
+	}
+	lost, err := t.lostBy(refs)
+	if err != nil || len(lost) == 0 {
+		return t.notKept(err)
+	}
+	if !t.gate.kept.admit(t.who, len(lost)) {
+		t.refused = tooManyKept
+		return tooManyKept
+	}
+
+	now := time.Now()
+	var commands strings.Builder
+	for _, m := range lost {
+		tip := keptTip{name: desk.NewKept(m.ref, now, t.gate.kept.number()), object: m.old, ref: m.ref}
+		t.kept = append(t.kept, tip)
+		fmt.Fprintf(&commands, "create %s\x00%s\x00", tip.name, tip.object)
+	}
+	if err := t.gate.updateRefs(t.ctx, t.repo, commands.String()); err != nil {
+		t.gate.kept.admit(t.who, -len(lost))
+		t.kept = nil
+		return t.notKept(err)
+	}
+	return nil
+}
+
+// notKept returns the refusal of a push whose old tips cannot be kept.
+func (t *transaction) notKept(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case t.ctx.Err() != nil:
+		return store.ErrRevoked
+	}
+	slog.Error("keep what a push deletes or forces", "project", t.repo.project, "error", err)
+	t.refused = cannotKeep
+	return cannotKeep
+}
+
+// lostBy returns the moves that leave an old tip behind. A ref that is deleted does, and a
+// tag that moves; a branch does if its old tip is in the history of no new one.
+func (t *transaction) lostBy(refs moves) (lost []move, err error) {
+	var asked strings.Builder
+	perhaps := 0
+	for m := range refs.all() {
+		if !isZero(m.new) {
+			fmt.Fprintf(&asked, "^%s\n", m.new)
+		}
+		if isZero(m.old) || m.old == m.new {
+			continue
+		}
+		if loses(m, m.ref) {
+			lost = append(lost, m)
+			continue
+		}
+		fmt.Fprintf(&asked, "%s\n", m.old)
+		perhaps++
+	}
+	if perhaps == 0 {
+		return lost, nil
+	}
+
+	left, err := t.gate.leftBehind(t.ctx, t.repo, asked.String())
+	if err != nil {
+		return nil, err
+	}
+	for m := range refs.all() {
+		if left[m.old] && !isZero(m.old) && m.old != m.new && !loses(m, m.ref) {
+			lost = append(lost, m)
+		}
+	}
+	return lost, nil
+}
+
+// leftBehind asks git, in one process, which commits are in the history of none of those
+// with a ^.
+func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (left map[string]bool, err error) {
+	left = map[string]bool{}
+	git := g.commandWith(repo, "", "rev-list", "--stdin")
+	if git.in, err = git.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := git.start(g.git.starter, g.git.memory); err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, git.cut)()
+	go func() {
+		defer git.closeIn()
+		_, _ = io.WriteString(git.in, asked) // if git ends early, it says so
+	}()
+	wanted := map[string]bool{}
+	for line := range strings.Lines(asked) {
+		wanted[strings.TrimSuffix(line, "\n")] = true
+	}
+	err = git.lines(func(line string) {
+		if wanted[line] {
+			left[line] = true
+		}
+	})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return left, err
+}
+
+// takeBack lets those old tips go whose refs are named: they have not moved.
+func (t *transaction) takeBack(ref func(string) bool) {
+	var commands strings.Builder
+	back := 0
+	for _, tip := range t.kept {
+		if ref(tip.ref) {
+			fmt.Fprintf(&commands, "delete %s\x00%s\x00", tip.name, tip.object)
+			back++
+		}
+	}
+	if back > 0 {
+		t.gate.kept.admit(t.who, -back)
+		if err := t.gate.updateRefs(context.Background(), t.repo, commands.String()); err != nil {
+			slog.Warn("let go of what was kept for a push that moved nothing", "project", t.repo.project, "error", err)
+		}
+	}
+	t.kept = nil
+}
+
+// packKept packs the refs of the repository if the pushes to it have had many kept.
+func (t *transaction) packKept() {
+	if t.gate.kept.packs(t.repo, len(t.kept)) {
+		t.gate.cleaner.cleaning.Go(func() { _ = t.gate.ask(t.repo, "pack-refs", "--all") })
+	}
+}
+
+// keeps reports whether anything may be kept in the repository. It starts no git.
+func (repo repository) keeps() bool {
+	if _, err := os.Lstat(filepath.Join(repo.path, "refs/terok/kept")); err == nil {
+		return true
+	}
+	packed, _ := os.ReadFile(filepath.Join(repo.path, "packed-refs"))
+	return bytes.Contains(packed, []byte(" refs/terok/kept/"))
+}
+
+// updateRefs runs commands of git update-ref, all or none.
+func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string) error {
+	git, err := g.git.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+		"update-ref", "--no-deref", "-z", "--stdin")
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer git.closeIn()
+		in := bufio.NewWriter(git.in)
+		_, _ = in.WriteString(commands)
+		_ = in.Flush() // if git ends early, it says so
+	}()
+	_, err = git.output(ctx)
+	return err
+}
+
+// expireKept drops what has been kept for long enough, in all repositories, until the gate
+// stops.
+func (g *Gate) expireKept() {
+	again := time.NewTicker(expireEvery)
+	defer again.Stop()
+	for {
+		projects, err := Projects(g.repos)
+		if err != nil {
+			slog.Warn("drop what was kept", "error", err)
+		}
+		for _, project := range projects {
+			if err := g.expireKeptOf(project, time.Now().Add(-desk.KeepFor)); err != nil && g.ctx.Err() == nil {
+				slog.Warn("drop what was kept", "project", project, "error", err)
+			}
+		}
+		select {
+		case <-again.C:
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// expireKeptOf drops what a project has kept since before a time.
+func (g *Gate) expireKeptOf(project string, before time.Time) error {
+	repo, err := findRepository(g.repos, project)
+	if err != nil || !repo.keeps() {
+		return err
+	}
+	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: project}}, "",
+		"for-each-ref", "--format=%(objectname) %(refname)", "refs/terok/kept/")
+	if err != nil {
+		return err
+	}
+	text, err := git.output(g.ctx)
+	if err != nil {
+		return err
+	}
+	var commands strings.Builder
+	for _, k := range desk.ParseKept(string(text)) {
+		if k.Time.Before(before) {
+			fmt.Fprintf(&commands, "delete %s\x00%s\x00", k.Name, k.Commit)
+		}
+	}
+	if commands.Len() == 0 {
+		return nil
+	}
+	return g.updateRefs(g.ctx, repo, commands.String())
+}

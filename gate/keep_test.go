@@ -1,0 +1,121 @@
+package gate_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+)
+
+// keptIn returns what a repository keeps: a commit and the ref that it was the tip of.
+func keptIn(t *testing.T, repo string) (kept []string) {
+	t.Helper()
+	for line := range strings.Lines(git(t, repo, "for-each-ref", "--format=%(objectname) %(refname)", "refs/terok/kept") + "\n") {
+		id, name, is := strings.Cut(strings.TrimSpace(line), " ")
+		if is {
+			kept = append(kept, id+" "+strings.SplitN(name, "/", 5)[4])
+		}
+	}
+	return kept
+}
+
+func TestWhatAPushDeletesOrForcesIsKept(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		push []string
+		kept string // the ref whose old tip is kept
+	}{
+		{"a new branch", []string{"next:refs/heads/new"}, ""},
+		{"a branch forward", []string{"next:refs/heads/main"}, ""},
+		{"a branch deleted", []string{":refs/heads/side"}, "refs/heads/side"},
+		{"a branch back", []string{"+main~1:refs/heads/main"}, "refs/heads/main"},
+		{"a branch elsewhere", []string{"+foreign:refs/heads/main"}, "refs/heads/main"},
+		{"a branch that another one takes over", []string{"+foreign:refs/heads/main", "next:refs/heads/new"}, ""},
+		{"a tag moved", []string{"+next:refs/tags/light"}, "refs/tags/light"},
+		{"an annotated tag moved", []string{"+refs/tags/again:refs/tags/annotated"}, "refs/tags/annotated"},
+		{"a symbolic branch forced", []string{"+foreign:refs/heads/symbolic"}, "refs/heads/main"},
+		{"several, one of which deletes", []string{"next:refs/heads/main", ":refs/tags/light"}, "refs/tags/light"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, gate.Settings{})
+			demo, work := losable(t, h)
+			token := h.issue(t, "demo")
+			git(t, work, "remote", "add", "gate", h.url(token, "demo"))
+			var want []string
+			if row.kept != "" {
+				want = []string{git(t, demo, "rev-parse", row.kept) + " " + row.kept}
+			}
+
+			git(t, work, append([]string{"push", "--quiet", "gate"}, row.push...)...)
+			if got := keptIn(t, demo); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("kept: %q, want %q", got, want)
+			}
+			if seen := git(t, work, "ls-remote", "gate"); strings.Contains(seen, "refs/terok") {
+				t.Errorf("a client sees\n%s", seen)
+			}
+		})
+	}
+}
+
+func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, work := losable(t, h)
+	token := h.issue(t, "demo")
+	git(t, work, "remote", "add", "gate", h.url(token, "demo"))
+	git(t, demo, "update-ref", "refs/heads/a/b", "refs/heads/side")
+	git(t, work, "push", "--quiet", "origin", "foreign:refs/heads/c")
+
+	// git itself refuses the second: another branch's name is in the way.
+	if says := gitFails(t, work, "push", "gate", ":refs/heads/side", "next:refs/heads/c/d"); !strings.Contains(says, "refs/heads/c") {
+		t.Errorf("git says\n%s", says)
+	}
+	if got := keptIn(t, demo); len(got) > 0 {
+		t.Errorf("kept: %q", got)
+	}
+}
+
+func TestATaskKeepsNoMoreThanItsShare(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, work := losable(t, h)
+	token := h.issue(t, "demo")
+	git(t, work, "remote", "add", "gate", h.url(token, "demo"))
+	tip := git(t, demo, "rev-parse", "side")
+	var create strings.Builder
+	for i := range 1002 {
+		fmt.Fprintf(&create, "create refs/heads/many/%d %s\n", i, tip)
+	}
+	feed(t, demo, create.String(), "update-ref", "--stdin")
+	deletions := func(from, to int) []string {
+		push := []string{"push", "--quiet", "gate"}
+		for i := from; i < to; i++ {
+			push = append(push, fmt.Sprintf(":refs/heads/many/%d", i))
+		}
+		return push
+	}
+
+	if says := gitFails(t, work, deletions(0, 1001)...); !strings.Contains(says, "it may delete and force no more") {
+		t.Errorf("git says\n%s", says)
+	}
+	git(t, work, deletions(0, 1000)...)
+	if says := gitFails(t, work, deletions(1000, 1001)...); !strings.Contains(says, "it may delete and force no more") {
+		t.Errorf("git says\n%s", says)
+	}
+	if got := len(keptIn(t, demo)); got != 1000 {
+		t.Errorf("%d are kept", got)
+	}
+	git(t, work, "push", "--quiet", "gate", "next:refs/heads/main") // what loses nothing goes on
+	testenv.Eventually(t, "the refs are packed", func() bool {
+		loose, err := filepath.Glob(filepath.Join(demo, "refs/terok/kept/*"))
+		return err == nil && len(loose) == 0
+	})
+
+	// Another task has its own share.
+	other, err := h.tokens.CreateToken("demo", "task-2")
+	must(t, err)
+	git(t, work, "remote", "set-url", "gate", h.url(string(other), "demo"))
+	git(t, work, deletions(1000, 1001)...)
+}
