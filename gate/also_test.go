@@ -121,8 +121,8 @@ func (c several) check(t *testing.T, h *harness, of client) {
 	}
 
 	moved, refused := map[string]int{}, map[string]int{}
-	fails("the token is valid, but not for this project", "ls-remote", of.url("other"))
-	fails("the token is valid, but not for this project", push("other", "main:x")...)
+	fails("the token is for another project", "ls-remote", of.url("other"))
+	fails("the token is for another project", push("other", "main:x")...)
 	refused["other"] = 2
 
 	readable := []string{"lib"}
