@@ -145,7 +145,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			_, err = store.File{Path: p.tokens}.Issue(store.Entry{Token: store.Token(token.Key()), Grant: store.Grant{Project: "demo", Task: "1"}})
 			must(t, err)
 		}, "limits", Warning, "tokens with limits: 0, hashed: 1, beside tokens that a Python program may have written: 1."},
-		{"what a killed writer left", func(t *testing.T, p patient) {
+		{"a killed process's file", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.directory, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},
 		{"a log that others may read", func(t *testing.T, p patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", Warning, "mode 0644"},

@@ -36,7 +36,7 @@ func (f directory) isThere() (bool, error) {
 	case err != nil:
 		return false, err
 	case !info.IsDir():
-		return false, fmt.Errorf("%s is no directory", f.path)
+		return false, fmt.Errorf("%s is not a directory", f.path)
 	case f.owner == nil:
 		return true, nil
 	}

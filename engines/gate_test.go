@@ -69,7 +69,7 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 		{"in a directory that is closed", "mkdir -p -m 700 a a/b; chown 1234 a/b", "chgrp -h gates DIR/a && chmod g+x DIR/a"},
 		{"in a directory of another user's", "mkdir a; chown 4321 a", "DIR/a belongs to another user"},
 		{"in a directory of root's in one of another user's", "chown 4321 .", "DIR belongs to another user"},
-		{"a file", "mkdir a; touch a/b", "a/b is no directory"},
+		{"a file", "mkdir a; touch a/b", "a/b is not a directory"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := openDir(t)

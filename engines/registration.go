@@ -65,16 +65,16 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):
-		r.Settings, err = hook.Settings{}, errors.New("others may have written it")
+		r.Settings, err = hook.Settings{}, errors.New("other users may have written it")
 	case d.Err != nil:
 		err = d.Err
 	case twice != nil:
 		err = twice
 	case !d.runsAt("prestart") && !d.runsAt("precreate"):
-		err = errors.New("the only definition left, it does not say which projects are admitted")
+		err = errors.New("it is the only definition left, and does not say which projects are admitted")
 	}
 	if err != nil {
-		err = fmt.Errorf("what is set: %s: %w", d.Path, err)
+		err = fmt.Errorf("current settings: %s: %w", d.Path, err)
 	}
 	return r, true, err
 }

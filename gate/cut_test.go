@@ -312,7 +312,7 @@ func TestHooksThatAreGoneAreMadeAgain(t *testing.T) {
 	must(t, os.RemoveAll(filepath.Join(h.repos, ".hooks")))
 	git(t, work, "push", "--quiet", "origin", "main:one")
 	h.trailed(t, trail.Moved, 1) // a hook said so
-	if !strings.Contains(log.String(), "hooks are made again") {
+	if !strings.Contains(log.String(), "hooks were deleted: making them again") {
 		t.Errorf("the log says %s", log)
 	}
 }

@@ -108,9 +108,9 @@ func ask(gate *os.File, message string) error {
 
 // conversation is the gate's end of descriptor 3.
 type conversation struct {
-	conn   net.Conn
-	saidNo bool // when git asked whether the push may go on
-	ended  chan struct{}
+	conn    net.Conn
+	refused bool // when git asked whether the push may go on
+	ended   chan struct{}
 }
 
 // converse begins a conversation with the hooks of a git that gets theirs.
@@ -149,7 +149,7 @@ func (c *conversation) listen(t *transaction) {
 		switch state {
 		case "ask":
 			no = t.received(strings.TrimSuffix(string(said), "\n"))
-			c.saidNo = no != nil
+			c.refused = no != nil
 		case "prepared":
 			no = t.prepared(t.without(said))
 		case "committed":

@@ -37,7 +37,7 @@ const (
 	ownConnections    = DefaultPerToken
 	commonConnections = 1024
 
-	lastWords = time.Second // for what is under way when the last container has ended
+	closeGrace = time.Second // for what is under way when the last container has ended
 )
 
 type networks struct {
@@ -295,7 +295,7 @@ func (n *networks) close(there *network) {
 	n.drop(there.name)
 	there.Close()
 	// Requests are first cut, and recorded so in the trail, because their tokens have ended.
-	time.AfterFunc(lastWords, there.conns.closeAll)
+	time.AfterFunc(closeGrace, there.conns.closeAll)
 }
 
 // watch detects that another process has ended a listener. It polls a descriptor of its own,

@@ -232,7 +232,7 @@ func (v *visit) push(ctx context.Context) error {
 	if err := v.gate.hooks.check(); err != nil {
 		// Another program has deleted the hooks. Without them, a push with a revoked token
 		// would not be stopped.
-		slog.Warn("git's hooks are made again", "error", err)
+		slog.Warn("git's hooks were deleted: making them again", "error", err)
 		if err := v.gate.hooks.make(); err != nil {
 			return err
 		}
@@ -319,17 +319,17 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 	t.settle()
 	v.refs = t.number
 
-	return v.pushOutcome(ctx, t, hooks.saidNo, err)
+	return v.pushOutcome(ctx, t, hooks.refused, err)
 }
 
 // pushOutcome returns what a push comes to, by how git's exchange with the client ended and
 // whether the gate refused to let refs move. It reports a refusal that git did not.
-func (v *visit) pushOutcome(ctx context.Context, t *transaction, saidNo bool, err error) error {
+func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, err error) error {
 	switch {
-	case saidNo && t.refused != nil && err == nil:
+	case refused && t.refused != nil && err == nil:
 		v.ref = t.lost
 		return t.refused // git has reported it
-	case err == nil && saidNo:
+	case err == nil && refused:
 		return cmp.Or(context.Cause(ctx), store.ErrRevoked) // git was quicker than the cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has ended without a word to the client

@@ -16,7 +16,7 @@ import (
 
 // errNoEnvDir is in the chain of an error if no directory for env files was given and there
 // is no default.
-var errNoEnvDir = errors.New("there is no directory for env files: XDG_RUNTIME_DIR is not set")
+var errNoEnvDir = errors.New("no directory for env files: XDG_RUNTIME_DIR is not set")
 
 // hostDir returns the directory for env files on the host.
 func (s Settings) hostDir() (string, error) {

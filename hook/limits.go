@@ -60,7 +60,7 @@ func (s Settings) checkPush() error {
 		}
 	}
 	if len(filled) > store.MostPatterns {
-		return &SettingError{"push", s.Push[store.MostPatterns], fmt.Errorf("at most %d patterns are taken", store.MostPatterns)}
+		return &SettingError{"push", s.Push[store.MostPatterns], fmt.Errorf("at most %d patterns are allowed", store.MostPatterns)}
 	}
 	return nil
 }

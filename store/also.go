@@ -28,7 +28,7 @@ const MostAlso = 32
 // errors quote names safely.
 func (a Also) Check(own string) error {
 	if len(a) > MostAlso {
-		return fmt.Errorf("%d other projects: at most %d are taken", len(a), MostAlso)
+		return fmt.Errorf("%d other projects: at most %d are allowed", len(a), MostAlso)
 	}
 	for project, access := range a {
 		if err := CheckName(project); err != nil {

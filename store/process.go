@@ -116,12 +116,12 @@ func (j judge) canDescribe() error {
 	return nil
 }
 
-// fromAfar judges a process by its description alone, without examining the process. sure
+// byDescription judges a process by its description alone, without examining the process. sure
 // means that examining it from here could not tell more.
 //
 // A boot id is random: an equal one proves the machine too, and the machine id only
 // tells another boot of this machine from another machine.
-func (j judge) fromAfar(p *Process) (life Life, sure bool) {
+func (j judge) byDescription(p *Process) (life Life, sure bool) {
 	switch {
 	case p == nil || p.PID <= 0 || p.Boot == "" || j.boot == "":
 		return Unknown, true
@@ -137,7 +137,7 @@ func (j judge) fromAfar(p *Process) (life Life, sure bool) {
 // does not without the machine's id, nor for a process of another machine.
 func (j judge) endsWithBoot(p *Process) bool {
 	j.boot = "the next"
-	life, _ := j.fromAfar(p)
+	life, _ := j.byDescription(p)
 	return life == Dead
 }
 
@@ -145,7 +145,7 @@ func (j judge) endsWithBoot(p *Process) bool {
 // this one or another.
 func (p *Process) glance() (life Life, sure bool) {
 	j := here()
-	if life, sure := j.fromAfar(p); sure {
+	if life, sure := j.byDescription(p); sure {
 		return life, true
 	}
 	// As kill(2) with signal 0, at half the cost.
@@ -160,7 +160,7 @@ func (p *Process) glance() (life Life, sure bool) {
 // (pidfd_open(2)). An error says why a process that may be alive could not be opened,
 // such as a lack of descriptors; life is then what can be told without a pidfd.
 func (j judge) open(p *Process) (pidfd int, life Life, err error) {
-	if life, sure := j.fromAfar(p); sure {
+	if life, sure := j.byDescription(p); sure {
 		return -1, life, nil
 	}
 

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Leftover returns the path of the temporary file that a killed writer left, or an empty
+// Leftover returns the path of the temporary file that a killed process left, or an empty
 // path. The file holds tokens. The next writer removes it, or this call if remove is set.
 func (f File) Leftover(remove bool) (path string, err error) {
 	path = filepath.Join(filepath.Dir(f.Path), temporaryName(filepath.Base(f.Path)))

@@ -107,7 +107,7 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 	return nil
 }
 
-// create creates a temporary file. It removes one that a killed writer left.
+// create creates a temporary file. It removes one that a killed process left.
 func (f directory) create(name string) (fd int, err error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	fd, err = openAt(f.fd, name, flags, 0o600)

@@ -265,7 +265,7 @@ func (f File) change(e edit) (done edited, err error) {
 	err = f.underLock(func(dir directory, name string) error {
 		// Checked under the lock: a hook whose runtime was killed may run late, when the
 		// container has started again. It must not revoke the newer token as an earlier one.
-		if e.add != nil && e.isForTheDead() {
+		if e.add != nil && e.processHasEnded() {
 			return ErrEnded
 		}
 
@@ -290,8 +290,8 @@ func (f File) change(e edit) (done edited, err error) {
 	return done, err
 }
 
-// isForTheDead reports whether the process of the added entry has ended.
-func (e edit) isForTheDead() bool {
+// processHasEnded reports whether the process of the added entry has ended.
+func (e edit) processHasEnded() bool {
 	if e.pinned == nil {
 		return e.add.Process.Life() == Dead
 	}
