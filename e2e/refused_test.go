@@ -94,7 +94,7 @@ var refusals = []struct {
 		name:   "a token file of a group that the engine's user namespace does not have",
 		only:   "rootless",
 		given:  tokenFileOfUnmappedGroup,
-		reason: []string{"failed", "tokens.json", "cannot be kept"},
+		reason: []string{"failed", "tokens.json", "cannot keep owner and group"},
 	},
 	{
 		name:   "a lock that another process holds for too long",
