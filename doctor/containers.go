@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// containers looks for those that were made with --hooks-dir on podman's command
+// containers looks for containers that were made with --hooks-dir on podman's command
 // line, which podman forgets at a restart.
 func (e *examination) containers() {
 	ids, err := e.command("podman", "ps", "--all", "--quiet", "--no-trunc")
@@ -22,7 +22,8 @@ func (e *examination) containers() {
 	if strings.TrimSpace(ids) == "" {
 		return
 	}
-	// If one went away in between, that is an error, but the answer has all others.
+
+	// If a container was removed meanwhile, podman fails, but still describes the others.
 	out, err := e.command("podman", append([]string{"container", "inspect"}, strings.Fields(ids)...)...)
 	var all []struct {
 		Name   string
@@ -35,6 +36,7 @@ func (e *examination) containers() {
 		e.broken(fmt.Sprintf("podman container inspect: %v", errors.Join(err, jsonErr)), "fix podman first")
 		return
 	}
+
 	for _, c := range all {
 		dirs := hooksDirs(c.Config.CreateCommand)
 		if len(dirs) == 0 || e.registered("prestart") != nil {

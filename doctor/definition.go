@@ -53,6 +53,7 @@ func (e *examination) program(d engines.Registered) bool {
 		e.stop()
 		return false
 	}
+
 	for _, file := range []struct{ path, elsewhere string }{{d.Path, e.install()}, {d.Hook.Path, e.programsElsewhere()}} {
 		if who, where, remedy := writers(file.path, file.elsewhere); who != "" {
 			text := fmt.Sprintf("%s can change %s, which podman runs for you", who, file.path)
@@ -63,6 +64,7 @@ func (e *examination) program(d engines.Registered) bool {
 			return false
 		}
 	}
+
 	same, err := sameContent(d.Hook.Path, e.Binary)
 	if err != nil {
 		e.broken(fmt.Sprintf("%s: %v", d.Path, err), e.install())
@@ -73,6 +75,7 @@ func (e *examination) program(d engines.Registered) bool {
 			fmt.Sprintf("%s, for podman to run this version; or examine the other: %s", e.install(), printable.Shell(d.Hook.Path, "doctor")))
 		return false
 	}
+
 	return true
 }
 
@@ -81,6 +84,7 @@ func (e *examination) arguments(d engines.Registered) {
 	file := d.Settings.Tokens.Path
 	err := cmp.Or(d.Err, d.Settings.Check())
 	wrong := (*hook.SettingError)(nil)
+
 	switch {
 	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
 		// Install keeps the other settings, if the definition is one of its own.

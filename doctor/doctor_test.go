@@ -166,24 +166,28 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 	}
 }
 
-// Who took the lock can be gone while a child of theirs holds it.
+// The process that took the lock can be gone while a child of it holds the lock.
 func TestDoctorSpeaksOfNoProcessThatIsGone(t *testing.T) {
 	p := newPatient(t)
 	testenv.Need(t, "flock")
+
 	taker := exec.Command("flock", "--no-fork", p.tokens+".lock", "sh", "-c", "sleep 600 & echo $!")
 	out, err := taker.StdoutPipe()
 	must(t, err)
 	must(t, taker.Start())
+
 	child := 0
 	_, err = fmt.Fscan(out, &child)
 	must(t, err)
 	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+
 	_ = taker.Process.Release() // its output stays open with its child
-	testenv.Eventually(t, "who took the lock is gone", func() bool {
+	testenv.Eventually(t, "the process that took the lock is gone", func() bool {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(taker.Process.Pid, &status, unix.WNOHANG, nil)
 		return pid != 0 || err != nil
 	})
+
 	for _, f := range p.examine(t, nil) {
 		if f.Check == "lock" && (f.State != Broken || !strings.Contains(f.Remedy, "fuser -v "+p.tokens+".lock")) {
 			t.Errorf("%+v", f)
@@ -214,15 +218,20 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 		must(t, os.Chmod(dir, 0o711))
 	}
 	finds(t, p.examine(t, asNobody), "gate-user", Broken, "user nobody cannot read "+p.tokens)
+
 	must(t, os.Chmod(p.directory, 0o711))
 	finds(t, p.examine(t, asNobody), "gate-user", Broken, "user nobody cannot read")
+
 	must(t, os.Chmod(p.tokens, 0o640))
 	must(t, os.Chown(p.tokens, 0, 65534)) // its group
 	finds(t, p.examine(t, asNobody), "gate-user", OK, "user nobody can read")
+
 	must(t, os.Remove(p.tokens))
 	finds(t, p.examine(t, asNobody), "gate-user", Warning, "not there yet")
+
 	must(t, os.Chown(p.directory, 65534, -1))
 	finds(t, p.examine(t, asNobody), "gate-user", OK, "will belong to user nobody")
+
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "root" }), "gate-user", OK, "will belong to user root")
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
@@ -281,6 +290,7 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 	if _, err := os.Stat(server); err != nil {
 		testenv.Cannot(t, "%s is not installed", server)
 	}
+
 	p := newPatient(t)
 	mountPoint := t.TempDir()
 	fs, sftp := exec.Command("sshfs", "-f", "-o", "passive", ":"+p.directory, mountPoint), exec.Command(server)
@@ -296,6 +306,7 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 		sftp.Process.Kill()
 		sftp.Wait()
 	})
+
 	onNetwork := patient{mountPoint, filepath.Join(mountPoint, "tokens.json"), p.log}
 	for end := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
 		if _, err := os.Stat(onNetwork.tokens); err == nil {
@@ -305,7 +316,9 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 			t.Fatal("waited in vain for sshfs")
 		}
 	}
+
 	finds(t, onNetwork.examine(t, nil), "token-file", Broken, "network file system (fuse.sshfs at "+mountPoint+")")
+
 	link := filepath.Join(t.TempDir(), "link")
 	must(t, os.Symlink(mountPoint, link))
 	overLink := patient{link, filepath.Join(link, "tokens.json"), p.log}

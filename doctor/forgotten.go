@@ -24,22 +24,26 @@ func (e *examination) forgotten() {
 		e.ok("none")
 		return
 	}
+
 	out, err := e.command("podman", "ps", "--all", "--format", "json")
 	var known []struct{ ID, State string }
 	if err = cmp.Or(err, json.Unmarshal([]byte(out), &known)); err != nil {
 		e.broken("podman ps: "+err.Error(), "fix podman first")
 		return
 	}
+
 	states := map[string]string{}
 	for _, c := range known {
 		states[c.ID] = c.State
 	}
+
 	// A container that ended while podman was asked does not count.
 	still := e.livingContainers()
 	fine := true
 	for id, pid := range living {
 		state, known := states[id]
 		says := ""
+
 		switch {
 		case still[id] != pid:
 			continue
@@ -52,10 +56,12 @@ func (e *examination) forgotten() {
 		default:
 			continue
 		}
+
 		fine = false
 		e.warn(fmt.Sprintf("%s, but its process %d lives and holds a token; if no other engine runs it, take its token away", says, pid),
 			e.ourselves("revoke", "--container", id))
 	}
+
 	if fine {
 		e.ok("none")
 	}

@@ -29,6 +29,7 @@ func (e *examination) gateUser() {
 	if e.GateUser == "" {
 		return
 	}
+
 	account, err := user.Lookup(e.GateUser)
 	var groups []string
 	if err == nil {
@@ -38,31 +39,26 @@ func (e *examination) gateUser() {
 		e.broken(err.Error(), e.ourselves("doctor", "--gate-user")+" USER, the one that the gate server runs as")
 		return
 	}
+
 	id := ids(append([]string{account.Uid, account.Gid}, groups...))
 	isUs := int(id[0]) == os.Geteuid()
 	if !isUs && os.Geteuid() != 0 {
 		e.warn("only root can try what user "+e.GateUser+" can read", "as root: "+e.self(e.TokenFile, "doctor", "--gate-user", e.GateUser))
 		return
 	}
+
 	file, err := os.Lstat(e.TokenFile)
 	if err == nil && !file.Mode().IsRegular() {
 		return // reported already; and a link's target must not be given away
 	}
+
 	directory := filepath.Dir(e.TokenFile)
 	elsewhere := e.self("F", "install") + ", where F is in a directory of its own"
 	if errors.Is(err, fs.ErrNotExist) {
-		if directory, err := os.Stat(directory); isUs || err == nil && owner.UID(directory) == int(id[0]) {
-			e.ok("the token file will belong to user " + e.GateUser)
-			return
-		}
-		e.noProbe = "it would make the token file, and the directory is to be made first"
-		remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
-		if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
-			remedy = elsewhere
-		}
-		e.warn(e.TokenFile+" is not there yet, and will belong to the owner of its directory", remedy)
+		e.tokenFileToBe(id, directory, elsewhere)
 		return
 	}
+
 	can := func(what, path string) bool {
 		ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
 		defer cancel()
@@ -72,10 +68,12 @@ func (e *examination) gateUser() {
 		}
 		return cmd.Run() == nil
 	}
+
 	if can("-r", e.TokenFile) {
 		e.ok(fmt.Sprintf("user %s can read %s", e.GateUser, e.TokenFile))
 		return
 	}
+
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	var closed []string
 
@@ -93,6 +91,7 @@ func (e *examination) gateUser() {
 		e.broken(fmt.Sprintf("%s: %s is closed to it", text, closed[0]), remedy)
 		return
 	}
+
 	if other := engines.OthersFile(e.TokenFile, id[0]); other != "" {
 		e.broken(fmt.Sprintf("%s, and its directory must keep its owner, since %s is in it too", text, other), elsewhere)
 		return
@@ -101,7 +100,24 @@ func (e *examination) gateUser() {
 		e.broken(text, elsewhere)
 		return
 	}
+
 	e.broken(text, chown(e.GateUser, realPath(directory), e.TokenFile)) // each new token file keeps the owner of the old
+}
+
+// tokenFileToBe checks that the token file, once it is made, will belong to the gate's user,
+// whose ids these are.
+func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
+	if directory, err := os.Stat(directory); int(id[0]) == os.Geteuid() || err == nil && owner.UID(directory) == int(id[0]) {
+		e.ok("the token file will belong to user " + e.GateUser)
+		return
+	}
+
+	e.noProbe = "it would make the token file, and the directory is to be made first"
+	remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
+	if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
+		remedy = elsewhere
+	}
+	e.warn(e.TokenFile+" is not there yet, and will belong to the owner of its directory", remedy)
 }
 
 // mayGive reports whether those of the files that exist belong to us or to that user already.

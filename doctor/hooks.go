@@ -33,6 +33,7 @@ func (e *examination) hooks() {
 		e.stop()
 		return
 	}
+
 	e.definitions = engines.DefinitionsIn(dirs)
 	reads := "podman reads " + strings.Join(dirs, " and ")
 	if len(e.definitions) == 0 {
@@ -40,17 +41,20 @@ func (e *examination) hooks() {
 		e.stop()
 		return
 	}
+
 	first := cmp.Or(e.registered("prestart"), &e.definitions[0])
 	e.settings = first.Settings
 	if theirs := e.notForUs(first); theirs != "" {
-		// Then nothing else can be right either, all for this one reason.
+		// Everything after this would fail too, for this one reason.
 		e.broken("podman reads hooks that are not yours: "+theirs, e.install())
 		e.stop()
 		return
 	}
+
 	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
 	e.GateURL = cmp.Or(e.GateURL, e.settings.URL())
 	e.TokenFile = cmp.Or(e.TokenFile, e.settings.Tokens.Path)
+
 	complete := true
 	for _, stage := range []string{"prestart", "poststop"} {
 		if e.registered(stage) == nil {
@@ -62,6 +66,7 @@ func (e *examination) hooks() {
 		complete = false
 		e.warn("no definition for precreate: git works only where gate.env was sourced", e.install())
 	}
+
 	seen := map[string]string{}
 	for _, d := range e.definitions {
 		for _, stage := range d.Stages {
@@ -73,9 +78,11 @@ func (e *examination) hooks() {
 			seen[stage] = d.Path
 		}
 	}
+
 	if complete {
 		e.ok("registered: " + reads)
 	}
+
 	if e.registered("prestart") != nil && e.imagesAnnotate && len(e.settings.AllowProjects) == 0 {
 		e.broken("with this podman, the author of an image can choose the project",
 			e.allowing([]string{"install"}))

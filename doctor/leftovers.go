@@ -21,6 +21,7 @@ func (e *examination) leftovers() {
 			return "removed", err
 		})
 	}
+
 	// A probe container that runs belongs to another doctor, and ends by itself.
 	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName,
 		"--filter", "status=created", "--filter", "status=exited", "--format", "{{.Names}}")
@@ -32,6 +33,7 @@ func (e *examination) leftovers() {
 			return "removed", err
 		})
 	}
+
 	if fine {
 		e.ok("none")
 	}

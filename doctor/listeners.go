@@ -20,6 +20,7 @@ func (e *examination) listeners() {
 	if e.theGate == nil {
 		return
 	}
+
 	var served, not []store.Entry
 	for _, entry := range e.living() {
 		_, err := e.ask(control.Request{
@@ -37,10 +38,12 @@ func (e *examination) listeners() {
 			return
 		}
 	}
+
 	if len(not) == 0 {
 		e.ok(fmt.Sprintf("living containers that the gate serves: %d", len(served)))
 		return
 	}
+
 	var without []store.Entry
 	for _, entry := range not {
 		// In a pod, the listener may be the gate's, for a neighbour.
@@ -52,6 +55,7 @@ func (e *examination) listeners() {
 		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive its token", named(entry), entry.Gate.Listen),
 			"start it anew, and the gate has that place first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
+
 	if len(without) > 0 {
 		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))
 	}
@@ -94,9 +98,11 @@ func isListenedAt(pid int, listen string) bool {
 	if err != nil || !at.Addr().Is4() {
 		return false
 	}
+
 	ip := at.Addr().As4()
 	address := fmt.Sprintf("%08X", binary.NativeEndian.Uint32(ip[:])) // as the tables have it
 	port := fmt.Sprintf("%04X", at.Port())
+
 	for _, table := range []string{"tcp", "tcp6"} {
 		sockets, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table)) // without IPv6, there is no tcp6
 		for line := range strings.Lines(string(sockets)) {
@@ -105,6 +111,7 @@ func isListenedAt(pid int, listen string) bool {
 			if len(fields) < 4 || fields[3] != listens {
 				continue
 			}
+
 			// A listener at all addresses listens at ours too.
 			theirs, theirPort, _ := strings.Cut(fields[1], ":")
 			if theirPort == port && (theirs == address || strings.Trim(theirs, "0") == "") {

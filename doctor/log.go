@@ -42,11 +42,13 @@ func (e *examination) logFile(file string) bool {
 	if _, err := os.Stat(directory); errors.Is(err, fs.ErrNotExist) {
 		return true // made with the file
 	}
+
 	if err := trail.CheckFile(file); errors.Is(err, fs.ErrPermission) {
 		e.broken(err.Error(), owners(file))
 		return false
 	}
-	// Hooks do not write where a link leads, and what is there is not the log.
+
+	// Hooks do not follow a link in the log's place, so the file behind it is not the log.
 	info, err := os.Lstat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -58,6 +60,7 @@ func (e *examination) logFile(file string) bool {
 		e.broken(file+" is not a regular file", printable.Shell("mv", file, file+".away")+", or name another one: "+e.install("--log-file", "F"))
 		return false
 	}
+
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		e.warn(fmt.Sprintf("%s has mode %04o: others can see who works on what", file, mode), asOwner(info, "chmod", "0600", file))
 	}
@@ -70,16 +73,19 @@ func (e *examination) complaints(file string) {
 	if file != "" {
 		places = file + " and the journal"
 	}
+
 	events, err := trail.Complaints(e.ctx, file)
 	if err != nil {
 		e.warn(err.Error(), "read the system log: journalctl -t terok-gate-hook")
 	}
+
 	events = slices.DeleteFunc(events, func(ev trail.Event) bool { return time.Since(ev.Time) >= 24*time.Hour })
 	count := len(events)
 	if count == 0 {
 		e.ok(places + ": no hook refused or failed within a day")
 		return
 	}
+
 	for i, ev := range events[max(0, count-mostComplaints):] {
 		text := fmt.Sprintf("%s: %s", ev.Time.Local().Format(time.DateTime), ev.Error)
 		if i == 0 {

@@ -16,6 +16,7 @@ func (e *examination) machineID() {
 	content, err := os.ReadFile(path)
 	id, _, _ := strings.Cut(string(content), "\n")
 	id = strings.TrimSpace(id)
+
 	wrong := ""
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -31,7 +32,9 @@ func (e *examination) machineID() {
 		e.ok(path + " is there")
 		return
 	}
-	// What systemd-machine-id-setup(1) makes, which leaves "uninitialized" as it is (systemd 257).
+
+	// The same as systemd-machine-id-setup(1) makes, which does not replace "uninitialized"
+	// (systemd 257).
 	remedy := asRoot("sh", "-c", "tr -d - </proc/sys/kernel/random/uuid >"+path)
 	e.warn(fmt.Sprintf("%s %s: until the next reboot the tokens of dead containers are swept, but those that are left then "+
 		"cannot be proved dead, and stay valid", path, wrong), remedy)

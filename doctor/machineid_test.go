@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A fresh image has no machine id. What fixes that is there with systemd and without.
+// A fresh image has no machine id. The remedy works with systemd and without.
 func TestDoctorSaysWhatLacksWithoutAMachineID(t *testing.T) {
 	testenv.NeedRoot(t)
 	everything := os.Getenv("PATH")
@@ -17,6 +17,7 @@ func TestDoctorSaysWhatLacksWithoutAMachineID(t *testing.T) {
 	for _, program := range []string{"sh", "tr"} {
 		must(t, os.Symlink(testenv.Tool(t, program), filepath.Join(plain, program)))
 	}
+
 	for _, row := range []struct {
 		name  string
 		make  func(path string) error
@@ -40,11 +41,13 @@ func TestDoctorSaysWhatLacksWithoutAMachineID(t *testing.T) {
 				const path = "/etc/machine-id"
 				noError(t, os.WriteFile(path, []byte("to be changed"), 0o444))
 				noError(t, row.make(path))
+
 				found := oneCheck("machine-id", Doctor{})
 				finds(t, found, "machine-id", row.state, row.text)
 				if row.state == OK {
 					return
 				}
+
 				if out, err := exec.Command("sh", "-ec", found[0].Remedy).CombinedOutput(); err != nil {
 					t.Errorf("%s: %v: %s", found[0].Remedy, err, out)
 				}

@@ -100,8 +100,7 @@ func TestARemedyGivesTheGateNothingOfAnotherUsers(t *testing.T) {
 	}
 }
 
-// To let the gate in, a directory is opened for the gate's user and no other, and only if that
-// opens nothing else.
+// A directory is opened to the gate's user alone, and only if that opens nothing else in it.
 func TestTheGateIsLetInAlone(t *testing.T) {
 	const daemon = 1
 	for name, row := range map[string]struct {
@@ -115,13 +114,16 @@ func TestTheGateIsLetInAlone(t *testing.T) {
 			dir := shared(t, row.make)
 			var found []Finding
 			e := examination{Doctor: Doctor{Place: engines.Place{Repos: filepath.Join(dir, "above/repos")}}, ctx: context.Background(), report: func(f Finding) { found = append(found, f) }}
+
 			if e.reposAreTheGates(e.Place.Repos, daemon) || len(found) != 1 {
 				t.Fatalf("found %+v", found)
 			}
+
 			want := strings.ReplaceAll(row.want, "DIR", dir)
 			if found[0].Remedy != want || !strings.Contains(found[0].Text, "is closed to the gate, which runs as user daemon") {
 				t.Errorf("%+v, want %s", found, want)
 			}
+
 			if strings.HasPrefix(want, "ch") {
 				run(t, dir, want)
 				if !e.reposAreTheGates(e.Place.Repos, daemon) {
@@ -192,6 +194,7 @@ func findAsUser(t *testing.T, roots string) {
 		settings:    hook.Settings{GateSocket: socket}, tokens: store.File{Path: filepath.Join(roots, "gate/tokens.json")},
 		ctx: context.Background(), stopped: map[string]bool{}, report: func(f Finding) { found = append(found, f) },
 	}
+
 	if len(e.definitions) != 1 {
 		t.Fatalf("definitions %+v", e.definitions)
 	}
@@ -201,9 +204,11 @@ func findAsUser(t *testing.T, roots string) {
 	if got, want := e.install(), "/usr/bin/terok-gate install --allow-project 'd*'"; got != want {
 		t.Errorf("doctor says %s, want %s", got, want)
 	}
+
 	e.controlDirectory(filepath.Dir(socket))
 	e.tokenFile()
 	e.noGate(syscall.EACCES)
+
 	if len(found) < 3 {
 		t.Errorf("found %+v", found)
 	}

@@ -67,6 +67,7 @@ func (e *examination) probe() {
 	if e.registered("prestart") == nil {
 		return // said already
 	}
+
 	project := e.probeProject()
 	switch {
 	case project == "":
@@ -77,12 +78,14 @@ func (e *examination) probe() {
 			"if they should: "+e.ourselves(append([]string{"install"}, allowing(append(slices.Clone(e.settings.AllowProjects), project))...)...))
 		return
 	}
+
 	name := probeName + rand.Text()[:8]
 	p, err := e.runProbe(name, project)
 	if err != nil {
 		e.broken(err.Error(), "TMPDIR=/var/tmp "+e.again())
 		return
 	}
+
 	switch {
 	case p.plain != nil:
 		e.broken("not tried: podman does not start such a container without the hooks either: "+p.plain.Error(), e.wayToAContainer())
@@ -102,6 +105,7 @@ func (e *examination) probe() {
 		e.broken("the precreate hook does not run", e.install())
 		return
 	}
+
 	entries, err := e.tokens.Entries()
 	if err != nil {
 		e.broken(err.Error(), owners(e.TokenFile))
@@ -111,12 +115,13 @@ func (e *examination) probe() {
 		e.broken("the container is gone and its token is not: the poststop hook does not run", e.install()+" && "+e.ourselves("reap"))
 		return
 	}
+
 	e.ok("a container gets its token and loses it")
 	e.probed = &p
 }
 
-// runProbe runs the probe's container. Errors of podman are in what it returns; err is
-// any other.
+// runProbe runs the probe's container. Errors of podman are in the result; any
+// other is returned.
 func (e *examination) runProbe(name, project string) (probed, error) {
 	p := probed{project: project}
 	directory, err := os.MkdirTemp("", probeName)
@@ -127,11 +132,13 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 	if err := os.Chmod(directory, 0o755); err != nil { // the container's root may be another user
 		return p, err
 	}
+
 	run := []string{"run", "--rm", "--name", name, "--timeout", "60"}
 	annotations := []string{
 		"--annotation", hook.ProjectAnnotation + "=" + project,
 		"--annotation", hook.TaskAnnotation + "=" + name, // no other token has this task
 	}
+
 	way := "helper"
 	if e.GateURL != "" {
 		p.repository = strings.TrimSuffix(e.GateURL, "/") + "/" + project + ".git"
@@ -142,29 +149,34 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 			way = "precreate"
 		}
 	}
+
 	switch {
 	case e.Network != "":
 		run = append(run, "--network", e.Network)
 	case p.repository == "", e.atOurGate():
 		run = append(run, "--network", "none")
 	}
+
 	root := []string{"--entrypoint", "", e.Image}
 	if e.Image == "" {
 		if root, err = hostPrograms(filepath.Join(directory, "rootfs")); err != nil {
 			return p, err
 		}
 	}
+
 	defer func() {
 		if e.ctx.Err() != nil { // we were interrupted, and podman with us
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()
+
 	script := []string{"sh", "-c", probeScript, "probe", hook.MountPath, p.repository, way}
 	out, err := e.command("podman", slices.Concat(run, annotations, root, script)...)
 	p.lines, p.err = strings.Split(strings.TrimSpace(out), "\n"), err
 	if err != nil && !p.saw("env") {
 		_, p.plain = e.command("podman", slices.Concat(run, root, []string{"sh", "-c", ":"})...)
 	}
+
 	return p, nil
 }
 
@@ -227,6 +239,7 @@ func hostPrograms(rootfs string) (args []string, err error) {
 		if err != nil {
 			return nil, err
 		}
+
 		if err := os.MkdirAll(filepath.Dir(here), 0o755); err != nil {
 			return nil, err
 		}
@@ -234,6 +247,7 @@ func hostPrograms(rootfs string) (args []string, err error) {
 			args = append(args, "--volume", there+":"+there+":ro")
 			continue
 		}
+
 		target, err := os.Readlink(there)
 		if err != nil {
 			return nil, err
@@ -242,5 +256,6 @@ func hostPrograms(rootfs string) (args []string, err error) {
 			return nil, err
 		}
 	}
+
 	return append(args, "--rootfs", rootfs), nil
 }

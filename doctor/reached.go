@@ -15,6 +15,7 @@ func (e *examination) gate() {
 	if p == nil || p.repository == "" {
 		return
 	}
+
 	if p.saw("gate") {
 		e.ok(p.repository + " can be read from a container, with a fresh token")
 		return
@@ -31,12 +32,14 @@ func (e *examination) gate() {
 		e.broken("the hooks do not tell containers of "+p.repository, anew)
 		return
 	}
+
 	last := p.lines[len(p.lines)-1]
 	if p.err != nil {
 		last = p.err.Error()
 	}
 	text := fmt.Sprintf("%s, from a container: %.300s", p.repository, last)
 	said := func(words string) bool { return strings.Contains(last, words) }
+
 	switch {
 	case said("not found") && e.atOurGate():
 		e.warn(text, "the gate answers; make the repository: "+e.add(e.reposDirectory(), p.project)+", or try a project that it has: "+e.again("--project", "P"))

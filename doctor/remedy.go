@@ -124,6 +124,7 @@ func (e *examination) install(flags ...string) string {
 		}
 		return e.ourselves(withFlags([]string{"install"}, flags)...)
 	}
+
 	anew, unknown, first := engines.Registration{Watch: true}, there, e.registered("prestart")
 	if first != nil {
 		unknown = first.Err != nil || first.Settings.Check() != nil || changeable(first.Path)
@@ -131,11 +132,13 @@ func (e *examination) install(flags ...string) string {
 	if first != nil && !unknown {
 		anew.Settings = first.Settings
 	}
+
 	if !isOurs(filepath.Dir(anew.Settings.GateSocket)) {
 		anew.Settings.GateSocket = "" // install sets up a gate of our own
 	}
 	anew.Gate = anew.GateByDefault()
 	anew.Settings.Tokens.Path, anew.Settings.LogFile, anew.Settings.EnvDir = "", "", "" // these may be root's
+
 	remedy := ""
 	if there {
 		remedy = e.ourselves("uninstall") + " && "
@@ -144,6 +147,7 @@ func (e *examination) install(flags ...string) string {
 			anew.Settings.Tokens.Path = e.TokenFile
 		}
 	}
+
 	args := withFlags(anew.InstallArgs(), flags)
 	if unknown || e.imagesAnnotate && len(anew.Settings.AllowProjects) == 0 {
 		return remedy + e.allowing(args)

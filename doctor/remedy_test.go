@@ -60,12 +60,14 @@ func TestARemedyCanBePasted(t *testing.T) {
 			if row.check == "gate-user" {
 				as = func(d *Doctor) { d.GateUser = "nobody" }
 			}
+
 			// A name that a shell would take apart.
 			p := newPatient(t)
 			odd := filepath.Join(filepath.Dir(p.directory), "it's $(a) directory")
 			must(t, os.Rename(p.directory, odd))
 			p = patient{odd, filepath.Join(odd, "tokens.json"), filepath.Join(odd, "log")}
 			row.make(t, &p)
+
 			pasted := 0
 			for _, f := range p.examine(t, as) {
 				if f.Check != row.check || f.State == OK {
@@ -80,6 +82,7 @@ func TestARemedyCanBePasted(t *testing.T) {
 			if pasted == 0 {
 				t.Fatal("doctor finds nothing")
 			}
+
 			for _, f := range p.examine(t, as) {
 				if f.Check == row.check && f.State != OK && !strings.Contains(f.Text, "not there yet") {
 					t.Errorf("after its remedy doctor still finds %+v", f)
@@ -89,23 +92,27 @@ func TestARemedyCanBePasted(t *testing.T) {
 	}
 }
 
-// A definition that is not install's own loses its list of projects if install is told
-// to change something else: it knows of no list, and its definition counts more.
-func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
+// If a definition is not install's own, install does not know its list of projects, and the
+// definition that it writes takes precedence. A change of another setting must not lose the
+// list.
+func TestFixingTheirDefinitionAdmitsNoMoreThanBefore(t *testing.T) {
 	ours, theirs := t.TempDir(), t.TempDir()
 	path := filepath.Join(theirs, "99-terok-gate-prestart.json")
 	d := engines.Registered{Path: path, Settings: hook.Settings{AllowProjects: []string{"d*"}}}
 	must(t, os.WriteFile(path, nil, 0o644))
 	d.Stages = []string{"prestart"}
+
 	var found []Finding
 	e := examination{
 		Doctor:      Doctor{Place: engines.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", GateURL: "http://gate"},
 		definitions: []engines.Registered{d}, report: func(f Finding) { found = append(found, f) },
 	}
+
 	e.probed = &probed{repository: "http://gate/demo.git", lines: []string{"no CODE_REPO"}}
 	e.gate()
 	e.definitions[0].Settings.EnvMode = "0777"
 	e.arguments(e.definitions[0])
+
 	if len(found) != 2 {
 		t.Fatalf("found %+v", found)
 	}
@@ -119,23 +126,26 @@ func TestTheWayToMendTheirDefinitionAdmitsNoMoreThanItDid(t *testing.T) {
 	}
 }
 
-// Who owns the directory may have put anything in the token file's place, before doctor looks
-// or after it has.
+// The directory's owner can put anything in the token file's place, before doctor looks or
+// after.
 func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 	testenv.NeedRoot(t)
 	const nobody = 65534
+
 	ownerOf := func(path string) uint32 {
 		info, err := os.Stat(path)
 		must(t, err)
 		return info.Sys().(*syscall.Stat_t).Uid
 	}
 	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
+
 	secret := filepath.Join(t.TempDir(), "secret")
 	must(t, os.WriteFile(secret, nil, 0o600))
 	plant := func(t *testing.T, p patient) {
 		must(t, os.Remove(p.tokens))
 		must(t, os.Symlink(secret, p.tokens))
 	}
+
 	for name, before := range map[string]bool{"before doctor looks": true, "after it has": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t)
@@ -144,10 +154,12 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 			if before {
 				plant(t, p)
 			}
+
 			findings := p.examine(t, asNobody)
 			if !before {
 				plant(t, p)
 			}
+
 			pasted := 0
 			for _, f := range findings {
 				if strings.HasPrefix(f.Remedy, "chown ") {
@@ -157,6 +169,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 					}
 				}
 			}
+
 			if !before && pasted == 0 {
 				t.Errorf("doctor gives nothing to the gate: %+v", findings)
 			}
@@ -165,6 +178,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 			}
 		})
 	}
+
 	for name, there := range map[string]bool{"a directory of other files": true, "one where the token file is yet to come": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t)
@@ -173,6 +187,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 			if !there {
 				must(t, os.Remove(p.tokens))
 			}
+
 			for _, f := range p.examine(t, asNobody) {
 				if f.Check == "gate-user" && (f.State == OK || strings.HasPrefix(f.Remedy, "chown ") || strings.HasPrefix(f.Remedy, "install ")) {
 					t.Errorf("%+v", f)
@@ -185,16 +200,18 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 // choice is what a remedy says beside its command.
 var choice = regexp.MustCompile(`^if the gate .*; if not: |(; |, or | \(doctor).*`)
 
-// Doctor must not have anybody register hooks that admit more than those before.
+// A remedy must not register hooks that admit more projects than the present ones.
 func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 	const choose = "--allow-project PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
 	ours, theirs := t.TempDir(), t.TempDir()
+
 	define := func(dir string, args ...string) {
 		t.Helper()
 		content, err := json.Marshal(map[string]any{"hook": map[string]any{"path": "/it/terok-gate-hook", "args": args}, "stages": []string{"prestart"}})
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, "99-terok-gate-prestart.json"), content, 0o644))
 	}
+
 	for _, row := range []struct {
 		name       string
 		make       func()
@@ -220,6 +237,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 				os.Remove(filepath.Join(dir, "99-terok-gate-prestart.json"))
 			}
 			row.make()
+
 			e := examination{
 				Doctor:      Doctor{Place: engines.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", TokenFile: "/tokens.json"},
 				definitions: engines.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
@@ -227,11 +245,13 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			if got := e.install(); got != row.want {
 				t.Errorf("doctor says  %s\nand should say %s", got, row.want)
 			}
+
 			forgotten := e
 			forgotten.definitions = nil
 			if got := forgotten.installLike(e.definitions); got != row.want {
 				t.Errorf("of a directory that podman forgets doctor says  %s\nand should say %s", got, row.want)
 			}
+
 			admitted := regexp.MustCompile(`--allow-project \S+`)
 			for _, flags := range [][]string{{"--gate-url", "http://gate"}, {"--log-file", "/log"}} {
 				if got := e.install(flags...); !slices.Equal(admitted.FindAllString(got, -1), admitted.FindAllString(row.want, -1)) {

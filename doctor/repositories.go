@@ -34,11 +34,13 @@ func (e *examination) repositories() {
 	if !e.reposAreTheGates(repos, uid) {
 		return
 	}
+
 	files, err := os.ReadDir(repos)
 	if err != nil {
 		e.broken(err.Error(), owners(repos))
 		return
 	}
+
 	fine := true
 	for _, f := range files {
 		project, is := strings.CutSuffix(f.Name(), ".git")
@@ -50,6 +52,7 @@ func (e *examination) repositories() {
 			fine = false
 		}
 	}
+
 	var missing []string
 	for _, entry := range e.living() {
 		if store.CheckName(entry.Project) == nil && !slices.Contains(e.projects, entry.Project) && !slices.Contains(missing, entry.Project) {
@@ -57,6 +60,7 @@ func (e *examination) repositories() {
 			e.broken(fmt.Sprintf("living container %s: there is no repository %s", named(entry), filepath.Join(repos, entry.Project+".git")), e.add(repos, entry.Project))
 		}
 	}
+
 	switch n := len(e.projects); {
 	case !fine:
 	case n == 0:
@@ -86,17 +90,19 @@ func (e *examination) reposToBe() string {
 	return e.Place.Repos
 }
 
-// reposAreTheGates reports whether the directory is there, the gate's user's, and nobody
-// else's to write to.
+// reposAreTheGates reports whether the directory exists, belongs to the gate's user and is
+// writable to no other.
 func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
-	// A gate of another user's may be hostile, and name /etc, or have a link lead there.
+
+	// Another user's gate may be hostile, and name /etc or a link that leads there.
 	fixes := func(remedy string) string {
 		if to := e.reposToBe(); uid != 0 && uid != os.Geteuid() && (repos != to || realPath(to) != to) {
 			return owners(repos)
 		}
 		return remedy
 	}
+
 	info, err := os.Stat(repos)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -109,6 +115,7 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 		e.broken(repos+" is not a directory", fixes(aside(repos)+" && "+make))
 		return false
 	}
+
 	give := aside(repos) + " && " + make + ", and add its projects again"
 	if isRoots(info) {
 		give = giveRoots(uid, realPath(repos))
@@ -116,6 +123,7 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	if !e.isTheGates("directory", repos, info, uid, fixes(give)) || e.isClosed(repos, uid, fixes) {
 		return false
 	}
+
 	if who, where, remedy := writers(repos, owners(repos), uid); who != "" {
 		e.broken(fmt.Sprintf("%s can put other repositories in the place of %s, by way of %s", who, repos, where), fixes(remedy))
 		return false
@@ -165,8 +173,7 @@ func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, r
 	return true
 }
 
-// repository reports whether a project's repository is well, as far as that is to be seen
-// at once.
+// repository reports whether a quick check finds a project's repository in order.
 func (e *examination) repository(path, project string, uid int) bool {
 	anew := aside(path) + " && "
 	info, err := os.Stat(path)
@@ -175,6 +182,7 @@ func (e *examination) repository(path, project string, uid int) bool {
 	if err == nil && isRoots(info) && !linked { // the gate can have put any link there
 		give = giveRoots(uid, path)
 	}
+
 	switch {
 	case err != nil:
 		e.broken(err.Error(), anew+e.add(filepath.Dir(path), project))
@@ -185,10 +193,12 @@ func (e *examination) repository(path, project string, uid int) bool {
 	case !e.isTheGates("repository", path, info, uid, give):
 		return false
 	}
+
 	if closed := closedPart(path); closed != "" && uid != 0 {
 		e.broken(fmt.Sprintf("repository %s: its owner, the gate, may not use %s", path, closed), asUser(uid, "chmod", "-R", "u+rwX", path))
 		return false
 	}
+
 	bare, err := e.isBare(path, uid)
 	switch {
 	case err != nil:

@@ -19,6 +19,7 @@ func (e *examination) service() {
 		e.ok("no systemd here to run reap --watch: the next hook of any container revokes orphans")
 		return
 	}
+
 	runs, err := e.Place.WatchState(e.ctx)
 	if err != nil || !strings.Contains(runs, "ActiveState=active") {
 		remedy := e.install()
@@ -31,6 +32,7 @@ func (e *examination) service() {
 		e.warn(engines.WatchUnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
 		return
 	}
+
 	if !e.isWatched(runs) {
 		remedy := e.install()
 		if e.told.TokenFile != "" {
@@ -39,6 +41,7 @@ func (e *examination) service() {
 		e.warn(engines.WatchUnitName+" watches another token file than "+e.TokenFile, remedy)
 		return
 	}
+
 	if e.Place.User && !engines.Lingers() {
 		e.warn(engines.WatchUnitName+" and your containers end when you log out", "loginctl enable-linger")
 		return

@@ -30,12 +30,15 @@ func (e *examination) terokGate() {
 	if socket == "" {
 		return
 	}
+
 	fine := e.gateProgram()
 	fine = e.controlDirectory(filepath.Dir(socket)) && fine
+
 	gate, err := e.ask(control.Request{})
 	if err == nil {
 		e.theGate = &gate
 	}
+
 	if e.GateUser == "" && fine {
 		e.GateUser = userName(e.gateUID())
 	}
@@ -44,6 +47,7 @@ func (e *examination) terokGate() {
 		e.stop()
 		return
 	}
+
 	if running := gate.Program; running != version.String() {
 		fine = false
 		text := fmt.Sprintf("the gate that runs is %s, and terok-gate-hook is %s", running, version.String())
@@ -56,11 +60,13 @@ func (e *examination) terokGate() {
 		fine = false
 		e.warn(fmt.Sprintf("%s is %s, and terok-gate-hook is %s", e.gateBinary(), installed, version.String()), e.bothPrograms())
 	}
+
 	if file, err := e.hooksTokenFile(); err == nil && !samePlace(file, gate.TokenFile) {
 		e.broken(fmt.Sprintf("the gate reads %s, and the hooks write %s: it knows none of their tokens", gate.TokenFile, file), e.gateAnew())
 		e.stop()
 		return
 	}
+
 	if fine {
 		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), gate.Repos))
 	}
@@ -84,13 +90,14 @@ func (e *examination) ask(about control.Request) (control.Gate, error) {
 	return control.Ask(e.settings.GateSocket, time.Now().Add(5*time.Second), about)
 }
 
-// controlDirectory reports whether nobody else can put a gate of theirs into the socket's
-// place. If there is no such directory, there is no gate either.
+// controlDirectory reports whether no other user can put a gate in the socket's place. It
+// returns true if there is no such directory, since there is no gate either.
 func (e *examination) controlDirectory(dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return true
 	}
+
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		remedy := asOwner(info, "chmod", "0700", dir)
 		if !holdsOnly(dir, filepath.Base(e.settings.GateSocket)) { // it is /run, say
@@ -99,6 +106,7 @@ func (e *examination) controlDirectory(dir string) bool {
 		e.broken(fmt.Sprintf("directory %s has mode %04o: no gate starts where others could put a gate of theirs", dir, mode), remedy)
 		return false
 	}
+
 	elsewhere := e.socketElsewhere()
 	if e.settings.GateSocket == e.Place.Control {
 		elsewhere = aside(dir) + " && " + e.restartGate()
@@ -107,6 +115,7 @@ func (e *examination) controlDirectory(dir string) bool {
 	if who == "" {
 		return true
 	}
+
 	if where == realPath(dir) {
 		remedy = elsewhere
 		if os.Geteuid() == 0 {
@@ -147,11 +156,12 @@ func (e *examination) gateUID() int {
 	return os.Geteuid()
 }
 
-// noGate says why there is no answer.
+// noGate reports why the gate did not answer.
 func (e *examination) noGate(err error) {
 	socket := e.settings.GateSocket
 	var refusal control.Refusal
 	var runs string
+
 	switch {
 	case errors.Is(err, control.UnknownVersion), errors.Is(err, control.Malformed):
 		e.broken(fmt.Sprintf("the gate at %s is another version than terok-gate-hook, which it does not understand", socket), e.bothPrograms()+", and then: "+e.restartGate())
@@ -173,6 +183,7 @@ func (e *examination) noGate(err error) {
 		e.broken(fmt.Sprintf("the gate at %s: %v", socket, err), e.restartGate())
 		return
 	}
+
 	runs += ", and without it no container that asks for a project starts"
 	if _, err := os.Stat(e.gateBinary()); err != nil {
 		e.broken(fmt.Sprintf("%s; its program %s is missing", runs, e.gateBinary()), e.bothPrograms()+", and then: "+e.startGate())

@@ -127,15 +127,17 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := newServed(t)
-			// For this once without quotes.
+			// row.remedy names the path without quotes.
 			s.socket = strings.Replace(s.socket, "it's own", "its", 1)
 			must(t, os.Mkdir(filepath.Dir(s.socket), 0o700))
 			s.settings.GateSocket = s.socket
 			row.make(t, s)
+
 			found := s.check("terok-gate", "listeners", "probe")
 			fill := func(format string) string {
 				return strings.TrimSuffix(fmt.Sprintf(format+"%[1]s%[2]s%[3]s", s.socket, s.bin, s.tokens), s.socket+s.bin+s.tokens)
 			}
+
 			finds(t, found, "terok-gate", Broken, fill(row.text))
 			if len(found) != 1 || !strings.Contains(found[0].Remedy, fill(row.remedy)) {
 				t.Errorf("%+v\nshould say %s", found, fill(row.remedy))
@@ -344,6 +346,7 @@ func (s *served) real(t *testing.T) {
 func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 	s := newServed(t)
 	s.real(t)
+
 	git := func(args ...string) {
 		t.Helper()
 		cmd := exec.Command("git", args...)
@@ -352,6 +355,7 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 			t.Fatalf("git %q: %v\n%s", args, err, out)
 		}
 	}
+
 	const nobody = 65534
 	demo := filepath.Join(s.repos, "demo.git")
 	for _, row := range []struct {
@@ -393,20 +397,24 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 			if row.root {
 				testenv.NeedRoot(t)
 			}
+
 			must(t, os.RemoveAll(s.repos))
 			must(t, os.RemoveAll(s.repos+".away"))
 			must(t, os.Mkdir(s.repos, 0o700))
 			must(t, os.Chmod(s.directory, 0o700))
 			git("init", "--quiet", "--bare", demo)
+
 			stop := s.start(t, s.tokens)
 			defer stop()
 			finds(t, s.check("terok-gate", "git", "repositories"), "repositories", OK, s.repos+", repositories: 1")
+
 			row.make(t)
 			found := s.check("terok-gate", "git", "repositories")
 			finds(t, found, "repositories", row.state, row.text)
 			if strings.Contains(found[len(found)-1].Remedy, "PROJECT") {
 				return
 			}
+
 			paste(t, found, "repositories")
 			for _, f := range s.check("terok-gate", "git", "repositories") {
 				if f.Check == "repositories" && f.State == Broken {
@@ -450,9 +458,11 @@ func TestDoctorTrustsNoGateOfAnotherUsers(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "python3")
 	const nobody = 65534
+
 	s := newServed(t)
 	must(t, os.Chown(filepath.Dir(s.socket), nobody, -1))
 	must(t, os.Chmod(s.directory, 0o711))
+
 	says := `import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.bind(sys.argv[1])
@@ -465,6 +475,7 @@ while True:
     c.send(sys.argv[2].encode())
     c.close()
 `
+
 	hostile := func(repos string, uid int) (stop func()) {
 		_ = os.Remove(s.socket)
 		gate := exec.Command("python3", "-c", says, s.socket, fmt.Sprintf(
@@ -479,10 +490,12 @@ while True:
 		}
 		return stop
 	}
+
 	roots := filepath.Join(s.directory, "roots")
 	must(t, os.Mkdir(roots, 0o755))
 	must(t, os.Chown(s.repos, nobody, -1))
 	must(t, os.Symlink(roots, filepath.Join(s.repos, "demo.git")))
+
 	for _, repos := range []string{roots, roots + "/cron.d", s.tokens, s.repos} {
 		for _, uid := range []int{0, nobody, 1234} {
 			stop := hostile(repos, uid)

@@ -38,10 +38,12 @@ func (e *examination) tokenFile() {
 			return
 		}
 	}
+
 	path := e.TokenFile
 	// A healthy lock is held for milliseconds.
 	e.tokens = store.File{Path: path, LockTimeout: 2 * time.Second}
-	// First of all, and without touching it: a server that is gone would hang us.
+
+	// This comes first and does not touch the file: a server that is gone would hang doctor.
 	mount, err := networkMount(path)
 	if err != nil {
 		e.broken(fmt.Sprintf("mount of %s: %v", path, err), asRoot("mount", "-t", "proc", "proc", "/proc"))
@@ -54,6 +56,7 @@ func (e *examination) tokenFile() {
 		e.stop()
 		return
 	}
+
 	fine := e.directories(filepath.Dir(path))
 	info, err := os.Lstat(path)
 	if errors.Is(err, unix.ENOTDIR) {
@@ -73,6 +76,26 @@ func (e *examination) tokenFile() {
 		e.broken(path+" is not a regular file", printable.Shell("mv", path, path+".away"))
 		return
 	}
+
+	fine = e.modeAndOwner(path, info) && fine
+
+	entries, err := e.tokens.Entries()
+	switch {
+	case errors.Is(err, store.ErrCorrupt):
+		e.fix(Broken, err.Error(), printable.Shell("mv", path, path+".corrupt")+", or restore it from a copy", func() (string, error) {
+			aside, err := e.tokens.SetAside()
+			return "set aside as " + aside + ", no token is valid now", err
+		})
+	case err != nil:
+		e.broken(err.Error(), owners(path))
+	case fine:
+		e.ok(fmt.Sprintf("%s, tokens: %d", path, len(entries)))
+	}
+}
+
+// modeAndOwner checks the token file's mode and owner, and reports whether they are right.
+func (e *examination) modeAndOwner(path string, info fs.FileInfo) (fine bool) {
+	fine = true
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
 		fine = false
 		e.broken(fmt.Sprintf("%s has mode %04o: every user of this machine can use its tokens", path, mode),
@@ -88,18 +111,7 @@ func (e *examination) tokenFile() {
 			e.warn(text, e.isItTheGates(uid, away))
 		}
 	}
-	entries, err := e.tokens.Entries()
-	switch {
-	case errors.Is(err, store.ErrCorrupt):
-		e.fix(Broken, err.Error(), printable.Shell("mv", path, path+".corrupt")+", or restore it from a copy", func() (string, error) {
-			aside, err := e.tokens.SetAside()
-			return "set aside as " + aside + ", no token is valid now", err
-		})
-	case err != nil:
-		e.broken(err.Error(), owners(path))
-	case fine:
-		e.ok(fmt.Sprintf("%s, tokens: %d", path, len(entries)))
-	}
+	return fine
 }
 
 // networkMount returns the network file system that the path, symbolic links resolved,
@@ -170,13 +182,15 @@ func (e *examination) directories(dir string) (fine bool) {
 	return fine
 }
 
-// directory checks one of them, of which the last is the token file's own.
+// directory checks one directory or link of the token file's path; the last is the token
+// file's own directory.
 func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 	fine = true
 	what := "directory"
 	if step.IsLink() {
 		what = "link"
 	}
+
 	uid, elsewhere := step.UID(), e.tokenFileElsewhere()
 	text := fmt.Sprintf("%s %s belongs to user %s, who can put another token file there", what, step.Path, userName(uid))
 	switch {
@@ -191,10 +205,12 @@ func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 		fine = false
 		e.broken(text, takeOver(step.Path, elsewhere))
 	}
+
 	if last && os.Geteuid() != 0 && !canReplace(filepath.Join(step.Path, "file")) {
 		fine = false
 		e.broken("you cannot write to directory "+step.Path, elsewhere)
 	}
+
 	if step.IsWorldWritable() {
 		fine = false
 		e.broken(fmt.Sprintf("every user can write to directory %s and put another token file there", step.Path), asOwner(step.Info, "chmod", "o-w", step.Path))
