@@ -130,7 +130,7 @@ func TestATokenIsServedForItsOwnProjectWhateverItSaysOfOthers(t *testing.T) {
 	}
 }
 
-// Every request of a container asks for its entry.
+// A gate looks up the token's entry at every request.
 func TestATokenForManyProjectsIsFoundAsCheaplyAsOne(t *testing.T) {
 	var names []string
 	for i := range 31 {
@@ -140,6 +140,7 @@ func TestATokenForManyProjectsIsFoundAsCheaplyAsOne(t *testing.T) {
 
 	cost := func(value, project string) float64 {
 		r, _ := reader(t, entry(someToken, value))
+
 		// A file that has just changed is read each time.
 		old := time.Now().Add(-time.Hour)
 		if err := os.Chtimes(r.Path(), old, old); err != nil {
@@ -148,6 +149,7 @@ func TestATokenForManyProjectsIsFoundAsCheaplyAsOne(t *testing.T) {
 		if _, ok := r.Find(someToken); !ok {
 			t.Fatal("the token does not count")
 		}
+
 		return testing.AllocsPerRun(100, func() {
 			pass, ok := r.Find(someToken)
 			if _, is := pass.In(project); !ok || !is {
@@ -155,6 +157,7 @@ func TestATokenForManyProjectsIsFoundAsCheaplyAsOne(t *testing.T) {
 			}
 		})
 	}
+
 	one := cost(`{"project": "demo", "task": "1"}`, "demo")
 	for name, several := range map[string]float64{
 		"its own":             cost(`{"project": "demo", "task": "1", `+also+`}`, "demo"),

@@ -72,11 +72,13 @@ func BenchmarkEdit(b *testing.B) {
 			}
 			forms["other"] = compact.Bytes()
 		}
+
 		id := fmt.Sprintf("%064x", tokens/2+1)
 		for form, content := range forms {
 			b.Run(fmt.Sprintf("tokens=%d/form=%s", tokens, form), func(b *testing.B) {
 				b.SetBytes(int64(len(content)))
 				b.ReportAllocs()
+
 				for b.Loop() {
 					made, err := edit{fate: func(it *item) fate {
 						if string(it.container) == id {

@@ -239,16 +239,19 @@ func (s *canonicalScanner) also(own []byte, said *limitedJSON) bool {
 	if said != nil {
 		said.Also = Also{}
 	}
+
 	var last []byte
 	for number := 1; ; number++ {
 		if !s.literal("\n        ") {
 			return false
 		}
+
 		project, ok := s.string()
 		if !ok || !isName(project) || bytes.Compare(project, last) <= 0 || bytes.Equal(project, own) || !s.literal(": ") {
 			return false
 		}
 		last = project
+
 		access, ok := s.string()
 		if !ok || string(access) != AccessRead && string(access) != AccessWrite || number > MostAlso {
 			return false

@@ -51,6 +51,7 @@ func (e edit) apply(content []byte) (edited, error) {
 			if !it.wellFormed() {
 				return
 			}
+
 			switch to := e.fate(it); to {
 			case stays:
 			case doubtful:

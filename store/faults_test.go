@@ -35,6 +35,7 @@ func TestATokenFileThatIsNotARegularFileIsRefused(t *testing.T) {
 			if err := row.make(f.Path, other); err != nil {
 				t.Fatal(err)
 			}
+
 			checkOther, before := untouched(t, other), statOf(t, f.Path).Ino
 			calls := map[string]func(store.File) error{
 				"Entries": func(f store.File) error { _, err := f.Entries(); return err },
@@ -42,12 +43,14 @@ func TestATokenFileThatIsNotARegularFileIsRefused(t *testing.T) {
 			for name, change := range changes {
 				calls[name] = change
 			}
+
 			for name, call := range calls {
 				wantError(t, call(f), "token file "+f.Path, row.want)
 				if t.Failed() {
 					t.Fatalf("by %s", name)
 				}
 			}
+
 			checkOther(t)
 			if statOf(t, f.Path).Ino != before {
 				t.Error("it was replaced")
@@ -99,10 +102,12 @@ func TestTheNextWriterRemovesAKilledWritersTemporaryFile(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			f := withOneToken(t)
 			content, inode := contentOf(t, f.Path), statOf(t, f.Path).Ino
+
 			args := []string{"-f", "-o", "/dev/null", "-e", "trace=" + row.kill, "-e", "inject=" + row.kill + ":signal=KILL:when=1"}
 			if row.kill == "pwritev" { // of the temporary file
 				args = append(args, "-P", filepath.Join(filepath.Dir(f.Path), temporary))
 			}
+
 			killed := under(t, helper(t, "issue", f.Path, "1m"), "strace", args...)
 			if err := killed.Run(); err == nil {
 				t.Fatal("it was not killed")
@@ -113,6 +118,7 @@ func TestTheNextWriterRemovesAKilledWritersTemporaryFile(t *testing.T) {
 			if contentOf(t, f.Path) != content || statOf(t, f.Path).Ino != inode {
 				t.Error("it changed the token file")
 			}
+
 			if _, err := f.CreateToken("demo", "2"); err != nil {
 				t.Fatal(err)
 			}
@@ -159,11 +165,14 @@ func TestAFileInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 			if err := row.make(filepath.Join(filepath.Dir(f.Path), temporary), other); err != nil {
 				t.Fatal(err)
 			}
+
 			check := untouched(t, f.Path)
 			_, err := f.CreateToken("demo", "2")
+
 			if got := contentOf(t, other); got != secret {
 				t.Errorf("the other file holds %q", got)
 			}
+
 			if row.want != "" {
 				wantError(t, err, f.Path, row.want)
 				check(t)
@@ -207,10 +216,12 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 			if !inside(t, privateMounts) {
 				return
 			}
+
 			f := tokenFile(t)
 			mount(t, "tmpfs", filepath.Dir(f.Path), "tmpfs", 0, row.options)
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 			row.harm(t, f)
+
 			check := untouched(t, f.Path)
 			for name, change := range changesOf("c1") {
 				err := change(f)
@@ -223,6 +234,7 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 			if entries, err := f.Entries(); err != nil || len(entries) != 1 {
 				t.Errorf("entries %v, error %v", entries, err)
 			}
+
 			row.fix(t, f)
 			for name, change := range changesOf("c1") {
 				if err := change(f); err != nil {
@@ -257,6 +269,7 @@ func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 			write(t, f.Path, `{"x": {"project": "demo", "task": "1"}}`)
 			before := contentOf(t, f.Path)
 			cmd := helper(t, "issue", f.Path, "1m")
+
 			if os.Geteuid() == 0 {
 				for _, path := range []string{gate, f.Path} {
 					if err := os.Chown(path, 65534, 65534); err != nil {
@@ -265,11 +278,13 @@ func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 				}
 				cmd.Env = append(cmd.Env, uidVar+"=65534")
 			}
+
 			chmod(t, f.Path, row.file)
 			chmod(t, gate, row.directory)
 			err := failure(cmd)
 			chmod(t, gate, 0o700)
 			chmod(t, f.Path, 0o600)
+
 			wantError(t, err, row.want+" "+strings.TrimSuffix(f.Path, row.less), "permission denied")
 			if after := contentOf(t, f.Path); after != before {
 				t.Errorf("it held %q and holds %q", before, after)

@@ -319,7 +319,7 @@ func TestEntriesOfOtherProgramsSurviveEveryChange(t *testing.T) {
 		{name: "escapes in keys", member: `"\u043a\u043b\/\ud83d\udd11":{"project":"p"}`},
 		{name: "line separators of JavaScript", member: `"a\u2028b\u2029c":{"project":"\u2028"}`},
 		{name: "half a surrogate pair in a value", member: `"x":{"project":"\ud800"}`},
-		// Python writes what it cannot encode so; two such keys are two entries.
+		// Python escapes what it cannot encode; two such keys are two entries.
 		{name: "half a surrogate pair in a key", member: `"\ud800":1,"\udc00":2`},
 		{name: "keys that are not UTF-8", member: "\"\xfe\":1,\"\xff\":2"},
 		{name: "the replacement character in a key", member: "\"\ufffd\":1"},
@@ -329,6 +329,7 @@ func TestEntriesOfOtherProgramsSurviveEveryChange(t *testing.T) {
 				f := tokenFile(t)
 				write(t, f.Path, "{"+row.member+","+own+"}")
 				before := statOf(t, f.Path).Ino
+
 				if err := change(f); err != nil {
 					t.Errorf("%s: %v", name, err)
 					continue
@@ -336,6 +337,7 @@ func TestEntriesOfOtherProgramsSurviveEveryChange(t *testing.T) {
 				if statOf(t, f.Path).Ino == before {
 					t.Errorf("%s changed nothing", name)
 				}
+
 				var got bytes.Buffer
 				if err := json.Compact(&got, []byte(contentOf(t, f.Path))); err != nil {
 					t.Errorf("%s: %v", name, err)
@@ -469,11 +471,13 @@ func TestTheLastOfTwoEntriesOfATokenCountsAndBothAreRevoked(t *testing.T) {
 			if err != nil || len(entries) != 2 || entries[0].Project != "p" || entries[1].Project != "last" {
 				t.Errorf("entries %v, error %v", entries, err)
 			}
+
 			check := untouched(t, f.Path)
 			if revoked, err := f.RevokeTokenForTask("first", ""); err != nil || len(revoked) != 0 {
 				t.Errorf("of the first: revoked %v, error %v", revoked, err)
 			}
 			check(t)
+
 			if revoked, err := f.RevokeTokenForTask("last", ""); err != nil || len(revoked) != 1 || revoked[0].Project != "last" {
 				t.Errorf("of the last: revoked %v, error %v", revoked, err)
 			}
@@ -485,6 +489,7 @@ func TestTheLastOfTwoEntriesOfATokenCountsAndBothAreRevoked(t *testing.T) {
 			}
 		})
 	}
+
 	t.Run("a value that is no entry counts as well", func(t *testing.T) {
 		f := tokenFile(t)
 		write(t, f.Path, `{"x": {"project": "p"}, "x": 7}`)
@@ -505,16 +510,19 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		Gate                     *store.Attached
 		Also                     store.Also
 	}
+
 	many := func(number int) (also string) {
 		for i := range number {
 			also += fmt.Sprintf(`, "p%d": "read"`, i)
 		}
 		return "{" + also[2:] + "}"
 	}
+
 	as32 := store.Also{}
 	for i := range 32 {
 		as32[fmt.Sprintf("p%d", i)] = "read"
 	}
+
 	for _, row := range []struct {
 		name  string
 		value string
@@ -588,6 +596,7 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			var got *entry
 			for _, e := range entries {
 				if e.Token != "x" || got != nil {
@@ -633,6 +642,7 @@ func TestAFileThatIsNotAJSONObjectIsNeitherReplacedNorTakenForEmpty(t *testing.T
 	for name, change := range changes {
 		calls[name] = change
 	}
+
 	for _, row := range []struct {
 		name    string
 		content string

@@ -51,17 +51,20 @@ func FuzzTokenFile(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
 	}
+
 	f.Fuzz(func(t *testing.T, content []byte) {
 		file := File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 		if err := os.WriteFile(file.Path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
+
 		const ours = Token("terok-g-00000000000000000000000000000000")
 		_, issueErr := file.Issue(Entry{Token: ours, Grant: Grant{Project: "fuzz", Task: "1"}, Container: "fuzzed"})
 		after, err := os.ReadFile(file.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		want, ok := object(content)
 		if !ok {
 			if issueErr == nil {
@@ -72,9 +75,11 @@ func FuzzTokenFile(f *testing.F) {
 			}
 			return
 		}
+
 		if issueErr != nil {
 			t.Fatalf("%q: %v", content, issueErr)
 		}
+
 		got, ok := object(after)
 		if !ok {
 			t.Fatalf("%q became %q", content, after)
@@ -82,6 +87,7 @@ func FuzzTokenFile(f *testing.F) {
 		if entry, ok := got[string(ours)].(map[string]any); !ok || entry["project"] != "fuzz" {
 			t.Fatalf("our entry is missing in %q", after)
 		}
+
 		delete(got, string(ours))
 		delete(want, string(ours))
 		for token, value := range want { // an earlier token of the same container goes
@@ -89,6 +95,7 @@ func FuzzTokenFile(f *testing.F) {
 			if !ok || entry["container"] != "fuzzed" || strings.Contains(token, "\ufffd") {
 				continue
 			}
+
 			limited, _ := json.Marshal(entry["limited"])
 			_, _, _, isEntry := parseLimited(limited)
 			for _, key := range []string{"project", "scope"} {
@@ -99,6 +106,7 @@ func FuzzTokenFile(f *testing.F) {
 				delete(want, token)
 			}
 		}
+
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("%q became %q (-want +got):\n%s", content, after, diff)
 		}
@@ -121,32 +129,37 @@ func object(content []byte) (map[string]any, bool) {
 }
 
 // FuzzCanonicalForm compares the fast reader of a token file with the plain one, which
-// uses encoding/json: both read a file alike that the fast one accepts.
+// uses encoding/json: they agree on every file that the fast one accepts.
 func FuzzCanonicalForm(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
 	}
+
 	f.Fuzz(func(t *testing.T, content []byte) {
 		items := func(got *[]item) func(*item) {
 			return func(it *item) { *got = append(*got, *it) }
 		}
+
 		var canonical, plain []item
 		s := &canonicalScanner{text: content}
 		members, ok := s.scan(items(&canonical))
 		if !ok {
 			return
 		}
+
 		if _, err := scanPlain(content, items(&plain)); err != nil {
 			t.Fatalf("%q is taken, and is no JSON object: %v", content, err)
 		}
 		if diff := cmp.Diff(plain, canonical, cmp.AllowUnexported(item{}, member{})); diff != "" {
 			t.Fatalf("%q (-plain +canonical):\n%s", content, diff)
 		}
+
 		for i, m := range members {
 			if diff := cmp.Diff(canonical[i], *s.again(m), cmp.AllowUnexported(item{}, member{})); diff != "" {
 				t.Fatalf("%q, read again (-first +again):\n%s", content, diff)
 			}
 		}
+
 		for _, it := range canonical {
 			if it.limited == nil {
 				continue
@@ -160,7 +173,7 @@ func FuzzCanonicalForm(f *testing.F) {
 				t.Fatalf("%q (-plain +canonical):\n%s", it.limited, diff)
 			}
 		}
-		// Without a revoked token, the file means what it meant, less that token.
+		// Revoking a token removes its entry and changes no other.
 		for at := range canonical {
 			token := canonical[at].token
 			made, err := edit{fate: func(it *item) fate {
@@ -175,6 +188,7 @@ func FuzzCanonicalForm(f *testing.F) {
 			if made.content == nil {
 				continue // the last with this key is no entry
 			}
+
 			want, _ := object(content)
 			delete(want, string(token))
 			got, ok := object(bytes.Join(made.content, nil))

@@ -13,8 +13,9 @@ import (
 func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 	const entries = 150 // 15 MB
 	filler := strings.Repeat("x", 100<<10)
-	// content is a file with the entries that stay, or with all of them if none is revoked;
-	// the revoked ones are one container's.
+
+	// content returns a file of the entries that left selects. Those that goes selects belong
+	// to the container that is revoked.
 	content := func(goes, left func(i int) bool) string {
 		var members []string
 		for i := range entries {
@@ -32,6 +33,7 @@ func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 		}
 		return "{\n" + strings.Join(members, ",\n") + "\n}\n"
 	}
+
 	all := func(int) bool { return true }
 	none := func(int) bool { return false }
 	for _, row := range []struct {
@@ -52,6 +54,7 @@ func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 			if err != nil || len(revoked) == 0 {
 				t.Fatalf("revoked %d, error %v", len(revoked), err)
 			}
+
 			want := content(none, func(i int) bool { return !row.goes(i) })
 			if got := contentOf(t, f.Path); got != want {
 				t.Errorf("%d bytes are not the %d that they should be", len(got), len(want))
@@ -59,6 +62,7 @@ func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 			wantNames(t, f, "tokens.json", "tokens.json.lock")
 		})
 	}
+
 	whole := content(none, all)
 	for _, row := range []struct {
 		name, content string

@@ -178,11 +178,13 @@ func TestIssuedEntriesAreInTheCanonicalForm(t *testing.T) {
 				if container != "" {
 					e.Container = fmt.Sprint(container, len(also))
 				}
+
 				if _, err := file.Issue(e); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
+
 		content, err := os.ReadFile(file.Path)
 		if err != nil {
 			t.Fatal(err)

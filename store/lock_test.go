@@ -72,9 +72,11 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 	lock := f.Path + ".lock"
 	check := untouched(t, f.Path)
 	release := hold(t, lock)
+
 	_, issued := f.CreateToken("demo", "2")
 	_, _, revoked := f.RevokeContainer("c1")
 	_, swept := f.Sweep()
+
 	for _, err := range []error{issued, revoked, swept} {
 		wantError(t, err, "lock file "+lock, "held for more than 30ms by process "+fmt.Sprint(os.Getpid()))
 	}
@@ -82,6 +84,7 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 		t.Errorf("a reader, who takes no lock, sees %v, error %v", entries, err)
 	}
 	check(t)
+
 	release()
 	testenv.Eventually(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
 	check(t) // the waiters have changed nothing
@@ -191,10 +194,12 @@ func TestALockFileThatIsNotARegularFileIsRefused(t *testing.T) {
 			write(t, other, "")
 			f := tokenFile(t)
 			write(t, f.Path, `{"x": {"project": "demo", "task": "1", "container": "c1"}}`)
+
 			lock := f.Path + ".lock"
 			if err := row.make(lock, other); err != nil {
 				t.Fatal(err)
 			}
+
 			check, checkOther, before := untouched(t, f.Path), untouched(t, other), *statOf(t, lock)
 			for name, change := range map[string]func() error{
 				"CreateToken":     func() error { _, err := f.CreateToken("demo", "2"); return err },
@@ -206,6 +211,7 @@ func TestALockFileThatIsNotARegularFileIsRefused(t *testing.T) {
 					t.Fatalf("by %s", name)
 				}
 			}
+
 			check(t)
 			checkOther(t)
 			after := *statOf(t, lock)

@@ -127,21 +127,24 @@ func start(t *testing.T, cmd *exec.Cmd) (end func()) {
 	return end
 }
 
-// inside reports whether this process has been made for the test, with attr. If not,
-// it runs the test again in one that is, and passes on how that went.
+// inside reports whether this process was started for the test, with attr. If not, it runs
+// the test again in a process that is, and passes on the result.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()
 	if os.Getenv(insideVar) == t.Name() {
 		return true
 	}
+
 	var pattern []string
 	for _, name := range strings.Split(t.Name(), "/") {
 		pattern = append(pattern, "^"+regexp.QuoteMeta(name)+"$")
 	}
+
 	cmd := testenv.Again("-test.v", "-test.count=1", "-test.run="+strings.Join(pattern, "/"))
 	cmd.Env = append(cmd.Env, insideVar+"="+t.Name())
 	cmd.SysProcAttr = &attr
 	out, err := cmd.CombinedOutput()
+
 	switch {
 	case err != nil:
 		t.Fatalf("in a process of its own: %v\n%s", err, out)
@@ -262,9 +265,11 @@ func untouched(t *testing.T, path string) func(t *testing.T) {
 		stat.Atim = syscall.Timespec{}
 		return contentOf(t, path), stat
 	}
+
 	content, stat := look(t)
 	names := namesIn(t, filepath.Dir(path))
 	names[filepath.Base(path)+".lock"] = true
+
 	return func(t *testing.T) {
 		t.Helper()
 		nowContent, nowStat := look(t)

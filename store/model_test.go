@@ -25,6 +25,7 @@ type modelToken struct {
 func TestModel(t *testing.T) {
 	real := here
 	defer func() { here = real }()
+
 	rapid.Check(t, func(t *rapid.T) {
 		boot := "boot-0"
 		here = func() judge {
@@ -32,11 +33,13 @@ func TestModel(t *testing.T) {
 			j.machine, j.boot = "machine", boot
 			return j
 		}
+
 		dir, err := os.MkdirTemp("", "model")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
+
 		file := File{Path: filepath.Join(dir, "gate", "tokens.json")}
 		model := map[Token]modelToken{}
 		processes := map[Token]*exec.Cmd{} // the living ones
@@ -63,11 +66,13 @@ func TestModel(t *testing.T) {
 		}
 		dead := func(m modelToken) bool { return m.Life == Dead }
 		name := func(label string) string { return rapid.SampledFrom([]string{"a", "b"}).Draw(t, label) }
+
 		issue := func(m modelToken, process *Process, cmd *exec.Cmd) {
 			token, err := NewToken()
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			if rapid.Bool().Draw(t, "hashed") {
 				token = Token(token.Key())
 			}
@@ -78,6 +83,7 @@ func TestModel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			remove(dead)
 			remove(func(old modelToken) bool { return m.Container != "" && old.Container == m.Container })
 			model[token] = m
@@ -85,6 +91,7 @@ func TestModel(t *testing.T) {
 				processes[token] = cmd
 			}
 		}
+
 		start := func() (*exec.Cmd, *Process) {
 			cmd := exec.Command("sleep", "600")
 			if err := cmd.Start(); err != nil {
@@ -96,10 +103,12 @@ func TestModel(t *testing.T) {
 			}
 			return cmd, process
 		}
+
 		grant := func(life Life) modelToken {
 			return modelToken{name("project"), name("task"), name("container"), life, false}
 		}
-		// foreign changes the file as a program does that knows nothing of us.
+
+		// foreign changes the file as another program would.
 		foreign := func(edit func(map[string]map[string]any)) {
 			entries := map[string]map[string]any{}
 			content, err := os.ReadFile(file.Path)
@@ -111,6 +120,7 @@ func TestModel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			edit(entries)
 			if content, err = json.Marshal(entries); err != nil {
 				t.Fatal(err)
@@ -132,12 +142,14 @@ func TestModel(t *testing.T) {
 				cmd, process := start()
 				process.Start--
 				process.Inode--
+
 				m := grant(Dead)
 				token, err := NewToken()
 				if err != nil {
 					t.Fatal(err)
 				}
 				processes[token] = cmd
+
 				entry := Entry{Token: token, Grant: Grant{m.Project, m.Task}, Container: m.Container, Process: process}
 				if _, err := file.Issue(entry); err == nil {
 					t.Fatal("a token was issued for a process that is dead")
@@ -152,9 +164,11 @@ func TestModel(t *testing.T) {
 				process.Machine, process.Boot = "other", "other"
 				issue(grant(Unknown), process, cmd)
 			},
+
 			"a person creates a token": func(*rapid.T) {
 				issue(modelToken{Project: name("project"), Task: name("task"), Life: Unknown}, nil, nil)
 			},
+
 			"a process dies": func(*rapid.T) {
 				for token, m := range model {
 					if m.Life == Alive {
@@ -175,6 +189,7 @@ func TestModel(t *testing.T) {
 					}
 				}
 			},
+
 			"a container's poststop runs": func(*rapid.T) {
 				id := name("container")
 				if _, _, err := file.RevokeContainer(id); err != nil {
@@ -195,6 +210,7 @@ func TestModel(t *testing.T) {
 				}
 				remove(func(m modelToken) bool { return m.Project == project && m.Task == task })
 			},
+
 			"another program adds a token": func(*rapid.T) {
 				m := modelToken{Project: name("project"), Task: name("task"), Life: Unknown}
 				token, err := NewToken()
@@ -218,11 +234,13 @@ func TestModel(t *testing.T) {
 				})
 				remove(match)
 			},
+
 			"": func(*rapid.T) {
 				entries, err := file.Entries()
 				if err != nil {
 					t.Fatal(err)
 				}
+
 				got := map[Token]modelToken{}
 				for _, e := range entries {
 					got[e.Token] = modelToken{e.Project, e.Task, e.Container, e.Process.Life(), e.ReadOnly}

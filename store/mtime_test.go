@@ -67,16 +67,19 @@ func wholeSeconds(t *testing.T) string {
 	t.Helper()
 	memory, dir := t.TempDir(), t.TempDir()
 	mount(t, "tmpfs", memory, "tmpfs", 0, "")
+
 	image := filepath.Join(memory, "image")
 	write(t, image, "")
 	if err := os.Truncate(image, 8<<20); err != nil {
 		t.Fatal(err)
 	}
+
 	run(t, "mkfs.ext4", "-q", "-F", "-I", "128", image)
 	if out, err := exec.Command(testenv.Tool(t, "mount"), "-o", "loop", image, dir).CombinedOutput(); err != nil {
 		testenv.Cannot(t, "no file can be mounted as a disk: %v: %s", err, bytes.TrimSpace(out))
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+
 	probe := filepath.Join(dir, "probe")
 	write(t, probe, "")
 	if err := os.Chtimes(probe, time.Time{}, time.Unix(1_700_000_000, 999_999_999)); err != nil {
@@ -88,6 +91,7 @@ func wholeSeconds(t *testing.T) string {
 	if err := os.Remove(probe); err != nil {
 		t.Fatal(err)
 	}
+
 	return dir
 }
 
@@ -111,6 +115,7 @@ func TestAReplacementIsLaterThanAFileFromTheFuture(t *testing.T) {
 			if !before.Equal(row.future) {
 				testenv.Cannot(t, "needs a file system that keeps %v, not %v", row.future, before)
 			}
+
 			now := time.Now()
 			for range 3 {
 				if _, err := f.CreateToken("demo", "1"); err != nil {

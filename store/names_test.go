@@ -74,6 +74,7 @@ func TestHostileNamesAreNeverIssued(t *testing.T) {
 			return err
 		},
 	}
+
 	names := append(hostileNames, struct{ kind, value string }{"not UTF-8", "a\xffb"})
 	for _, name := range names {
 		t.Run(name.kind, func(t *testing.T) {
@@ -82,6 +83,7 @@ func TestHostileNamesAreNeverIssued(t *testing.T) {
 				issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 				check := untouched(t, f.Path)
 				missing := store.File{Path: filepath.Join(t.TempDir(), "gate", "tokens.json")}
+
 				for _, f := range []store.File{f, missing} {
 					refusesSafely(t, issued(f, name.value, "1"), "project", name.value)
 					refusesSafely(t, issued(f, "demo", name.value), "task", name.value)

@@ -15,16 +15,19 @@ func TestWhichChangesMustOutliveAPowerCut(t *testing.T) {
 	if ours.Machine == "" {
 		testenv.Cannot(t, "needs a machine id: systemd-machine-id-setup makes one")
 	}
+
 	of := func(change func(p *Process)) Entry {
 		p := *ours
 		change(&p)
 		return Entry{Container: "c", Process: &p}
 	}
+
 	tied := of(func(*Process) {})
 	before := of(func(p *Process) { p.Boot = "b" })
 	withoutID := of(func(p *Process) { p.Machine = "" })
 	elsewhere := of(func(p *Process) { p.Machine, p.Boot = strings.Repeat("0", 32), "b" })
 	noBoot := of(func(p *Process) { p.Boot = "" })
+
 	for _, row := range []struct {
 		name string
 		add  *Entry

@@ -136,10 +136,12 @@ func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsDirectory(t *tes
 				write(t, f.Path, `{"x": {"project": "demo", "task": "1", "container": "c1"}}`)
 				give(t, f.Path, row.file)
 			}
+
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c2"})
 			if _, _, err := f.RevokeContainer("c2"); err != nil {
 				t.Fatal(err)
 			}
+
 			for path, want := range map[string]string{f.Path: row.want, f.Path + ".lock": row.wantLock, filepath.Dir(f.Path): row.directory} {
 				if got := ownerAndMode(t, path); got != want {
 					t.Errorf("%s is %s, want %s", path, got, want)
@@ -189,6 +191,7 @@ func TestRootGivesAwayOnlyItsOwnLockFile(t *testing.T) {
 			write(t, secret, "")
 			row.make(t, f.Path+".lock", secret)
 			give(t, filepath.Dir(f.Path), "1234:1234 0755")
+
 			before := ownerAndMode(t, f.Path+".lock")
 			if _, err := f.CreateToken("demo", "1"); err != nil {
 				t.Fatal(err)
@@ -261,20 +264,24 @@ func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			f := store.File{Path: filepath.Join(openDirectory(t), "tokens.json")}
 			give(t, filepath.Dir(f.Path), row.directory)
+
 			var check func(*testing.T)
 			if row.file != "" {
 				write(t, f.Path, `{"x": {"project": "demo", "task": "1", "container": "c1"}}`)
 				give(t, f.Path, row.file)
 				check = untouched(t, f.Path)
 			}
+
 			cmd := helper(t, "issue", f.Path, "1m")
 			cmd.SysProcAttr = &privateUsers
 			err := failure(cmd)
+
 			if _, statErr := os.Stat(f.Path + ".lock"); statErr == nil {
 				if uid := statOf(t, f.Path+".lock").Uid; uid == 65534 {
 					t.Error("the lock file was given to 65534, who has nothing to do with it")
 				}
 			}
+
 			if row.want != "" {
 				if err != nil {
 					t.Fatal(err)

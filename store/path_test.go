@@ -27,6 +27,7 @@ func pathHelper([]string) error {
 func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 	const root, user = "0", "65534"
 	cwd := openDirectory(t)
+
 	for _, row := range []struct {
 		name string
 		uid  string
@@ -54,6 +55,7 @@ func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 				testenv.NeedRoot(t)
 				cmd.Env = append(cmd.Env, uidVar+"="+row.uid)
 			}
+
 			if got := strings.TrimSuffix(string(output(t, cmd)), "\n"); got != row.want {
 				t.Errorf("%s, want %s", got, row.want)
 			}

@@ -65,6 +65,7 @@ func TestAPinnedProcessIsNotTheNextOneWithItsPid(t *testing.T) {
 	if !ownPIDs(t) {
 		return
 	}
+
 	var first *store.Pinned
 	testenv.Eventually(t, "another process with the pid", func() bool { // a thread of ours may get it
 		var end func()
@@ -76,6 +77,7 @@ func TestAPinnedProcessIsNotTheNextOneWithItsPid(t *testing.T) {
 		return cmd.Process.Pid == first.Process.PID
 	})
 	wantEnded(t, first)
+
 	f := tokenFile(t)
 	_, err := f.IssueTo(first, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 	if !errors.Is(err, store.ErrEnded) {

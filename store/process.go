@@ -191,9 +191,9 @@ func (p *Process) lifeOf(pidfd int) Life {
 		start, err = startTimeNow(p.PID)
 		same, known = start == p.Start, err == nil
 	}
-	// Checked last: if the process has not ended by now, the stat that was read above was its
-	// own.
-	// A pidfd polls readable once every thread has ended, reaped or not
+
+	// This is checked last: if the process has not ended by now, the stat that was read above
+	// was its own. A pidfd polls readable once every thread has ended, reaped or not
 	// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
 	over, err := readable(pidfd)
 	switch {

@@ -31,13 +31,15 @@ const (
 	unknown = "unknown, token kept"
 )
 
-// judged returns both. Sweep, Issue and RevokeContainer must agree.
+// judged returns what becomes of a process and of its token. Sweep, Issue and
+// RevokeContainer must agree.
 func judged(p *store.Process) (string, error) {
 	dir, err := os.MkdirTemp("", "judged")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
+
 	grant := store.Grant{Project: "demo", Task: "1"}
 	fates := map[string]bool{}
 	for i, sweep := range []func(f store.File) ([]store.Entry, error){
@@ -51,6 +53,7 @@ func judged(p *store.Process) (string, error) {
 		if err := f.Put(store.Entry{Token: tokenNamed("a"), Grant: grant, Container: "c1", Process: p}); err != nil {
 			return "", err
 		}
+
 		revoked, err := sweep(f)
 		if err != nil {
 			return "", err
@@ -61,6 +64,7 @@ func judged(p *store.Process) (string, error) {
 			fates["kept"] = true
 		}
 	}
+
 	if len(fates) != 1 {
 		return "", errors.New("one sweep takes the token, another keeps it")
 	}
@@ -208,6 +212,7 @@ func TestAZombieIsDead(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+
 	pid := cmd.Process.Pid
 	process := describe(t, pid)
 	if err := cmd.Process.Kill(); err != nil {
@@ -216,10 +221,12 @@ func TestAZombieIsDead(t *testing.T) {
 	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil { // not collected
 		t.Fatal(err)
 	}
+
 	if got := state(t, pid); got != "Z" {
 		t.Fatalf("the process is in state %s, not Z", got)
 	}
 	wantVerdict(t, process, dead)
+
 	if err := cmd.Wait(); err == nil {
 		t.Error("the killed process ended well")
 	}
@@ -257,6 +264,7 @@ func TestWhichPartsOfADescriptionAProcessIsJudgedBy(t *testing.T) {
 	if running.Inode == 0 {
 		testenv.Cannot(t, "needs pidfs: Linux 6.9")
 	}
+
 	for _, row := range []struct {
 		name    string
 		edit    func(p *store.Process)
@@ -289,6 +297,7 @@ func TestWhichPartsOfADescriptionAProcessIsJudgedBy(t *testing.T) {
 			a, b := *running, *over
 			row.edit(&a)
 			row.edit(&b)
+
 			t.Run("of a running process", func(t *testing.T) { wantVerdict(t, &a, row.running) })
 			t.Run("of one that ended", func(t *testing.T) { wantVerdict(t, &b, row.over) })
 		})
@@ -422,9 +431,11 @@ func TestTheMachineIsNeededOnlyToTellAnotherBootFromAnotherMachine(t *testing.T)
 			if !inside(t, privateMounts) {
 				return
 			}
+
 			running, over, before := living(t), ended(t), ofAnotherBoot(t)
 			noMachine, noMachineBefore := *running, *before
 			noMachine.Machine, noMachineBefore.Machine = "", ""
+
 			if row.id == "this" {
 				row.id = contentOf(t, "/etc/machine-id")
 			}
@@ -432,6 +443,7 @@ func TestTheMachineIsNeededOnlyToTellAnotherBootFromAnotherMachine(t *testing.T)
 			if row.id != "" {
 				write(t, "/etc/machine-id", row.id)
 			}
+
 			wantVerdicts(t, judgedBy(t, helper(t, "judge"), running, over, &noMachine, before, &noMachineBefore),
 				alive, dead, alive, row.of, unknown)
 		})

@@ -145,6 +145,7 @@ func TestAFileThatCannotBeReadAllowsNothingAndIsReportedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens.json")
 	var reports []error
 	r := store.File{Path: path}.Reader(func(err error) { reports = append(reports, err) })
+
 	find := func(want bool) {
 		t.Helper()
 		for range 3 {
@@ -153,15 +154,20 @@ func TestAFileThatCannotBeReadAllowsNothingAndIsReportedOnce(t *testing.T) {
 			}
 		}
 	}
+
 	find(false)
+
 	write(t, path, entry(someToken, `{"project": "demo"}`))
 	find(true)
+
 	write(t, path, entry(someToken, `{"project": "demo"}`)[1:])
 	find(false)
+
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	find(false)
+
 	if len(reports) != 4 || reports[1] != nil {
 		t.Fatalf("reports are %q", reports)
 	}
@@ -230,6 +236,7 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+
 	f := tokenFile(t)
 	issue(t, f, store.Entry{Token: someToken, Grant: store.Grant{Project: "demo", Task: "1"}, Process: describe(t, cmd.Process.Pid)})
 	r := f.Reader(func(error) {})
@@ -237,12 +244,15 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 	if !ok {
 		t.Fatal("the token is not found")
 	}
+
 	valid, release := r.While(t.Context(), pass)
 	defer release()
+
 	stdin.Close() // it ends, and stays a zombie
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
 		t.Errorf("it ends because %v", err)
 	}
+
 	_ = cmd.Wait()
 	valid, release = r.While(t.Context(), pass)
 	defer release()

@@ -39,18 +39,22 @@ func TestALeftoverIsOneOnlyWhileNoWriterIsAtWork(t *testing.T) {
 	f := withOneToken(t)
 	f.LockTimeout = 30 * time.Millisecond
 	leftover := filepath.Join(filepath.Dir(f.Path), ".tokens.json.terok-gate-hook")
+
 	look := func(remove bool, want string) {
 		t.Helper()
 		if path, err := f.Leftover(remove); path != want || err != nil {
 			t.Errorf("left over is %q, %v; want %q", path, err, want)
 		}
 	}
+
 	look(false, "")
 	write(t, leftover, "{")
+
 	release := hold(t, f.Path+".lock")
 	if _, err := f.Leftover(true); err == nil {
 		t.Error("a writer holds the lock: the file is the writer's")
 	}
+
 	release()
 	look(false, leftover)
 	look(true, leftover)

@@ -42,6 +42,7 @@ func hammerHelper(args []string) error {
 	if err != nil {
 		return err
 	}
+
 	did := account{Issued: map[string]json.RawMessage{}}
 	issued := func(token store.Token, project, task, container string, also store.Also) error {
 		entry := map[string]any{"project": project, "task": task, "container": container}
@@ -52,16 +53,19 @@ func hammerHelper(args []string) error {
 		did.Issued[string(token)] = value
 		return err
 	}
+
 	gone := func(entries []store.Entry) {
 		for _, e := range entries {
 			did.Revoked = append(did.Revoked, string(e.Token))
 		}
 	}
+
 	for i := range operations {
 		container := fmt.Sprintf("%s-%d", name, pick.IntN(4))
 		task := fmt.Sprintf("%s-%d", name, pick.IntN(3))
 		var revoked []store.Entry
 		var err error
+
 		switch pick.IntN(10) {
 		case 0, 1, 2, 3, 4: // a container starts; some outlive this process, some are orphans then
 			e := store.Entry{Grant: store.Grant{Project: "demo", Task: task}, Container: container}
@@ -71,9 +75,11 @@ func hammerHelper(args []string) error {
 			if i%3 == 0 {
 				e.Also = store.Also{"lib": store.AccessRead, "tools": store.AccessWrite}
 			}
+
 			if e.Token, err = store.NewToken(); err != nil {
 				return err
 			}
+
 			if revoked, err = f.Issue(e); err == nil {
 				err = issued(e.Token, "demo", task, container, e.Also)
 			}
@@ -96,6 +102,7 @@ func hammerHelper(args []string) error {
 				revoked, err = f.Revoke(func(e store.Entry) bool { return e.Token == token })
 			}
 		}
+
 		if err != nil {
 			return fmt.Errorf("operation %d: %w", i+1, err)
 		}
@@ -127,6 +134,7 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 		name := fmt.Sprintf("python-%d", i)
 		writers[name] = python(t, "write", f.Path, name, fmt.Sprint(operations))
 	}
+
 	watcher := python(t, "watch", f.Path)
 	var watched bytes.Buffer
 	watcher.Stdout = &watched
@@ -146,6 +154,7 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 			accounts <- did
 		}()
 	}
+
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	versions := 0
@@ -196,6 +205,7 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 		}
 		delete(want, token)
 	}
+
 	got := map[string]string{}
 	var left map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(contentOf(t, f.Path)), &left); err != nil {

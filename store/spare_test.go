@@ -21,6 +21,7 @@ const spare = ".tokens.json.spare"
 // spare is for revocations.
 func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 	testenv.NeedRoot(t)
+
 	fill := func(t *testing.T, dir string) {
 		for size := 1 << 20; size > 0; size /= 2 { // to the last block
 			filler, err := os.OpenFile(filepath.Join(dir, "filler"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -30,6 +31,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			for err == nil {
 				_, err = filler.Write(make([]byte, size))
 			}
@@ -38,6 +40,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 			}
 		}
 	}
+
 	for _, row := range []struct {
 		name string
 		make func(t *testing.T, dir string)
@@ -73,9 +76,11 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 			if !inside(t, privateMounts) {
 				return
 			}
+
 			f := tokenFile(t)
 			dir := filepath.Dir(f.Path)
 			row.make(t, dir)
+
 			const tokens = 40
 			for i := range tokens {
 				issue(t, f, store.Entry{Token: tokenNamed(fmt.Sprintf("%02x", i)), Grant: store.Grant{Project: "demo", Task: "1"}, Container: fmt.Sprint("c", i)})
@@ -88,6 +93,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 				t.Errorf("a token is issued on a full disk: %v", err)
 			}
 			check(t)
+
 			for i := range tokens {
 				revoked, _, err := f.RevokeContainer(fmt.Sprint("c", i))
 				if err != nil || len(revoked) != 1 {
@@ -97,6 +103,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 					t.Fatalf("after it there are %d tokens: %v", len(entries), err)
 				}
 			}
+
 			if content := contentOf(t, f.Path); content != "{}\n" {
 				t.Errorf("it holds %q", content)
 			}
@@ -144,10 +151,12 @@ func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 			if !inside(t, privateMounts) {
 				return
 			}
+
 			f := tokenFile(t)
 			dir := filepath.Dir(f.Path)
 			mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=8")
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
+
 			other := filepath.Join(dir, "other")
 			write(t, other, secret)
 			if err := errors.Join(os.Remove(filepath.Join(dir, spare)), make(filepath.Join(dir, spare), other)); err != nil {
@@ -155,6 +164,7 @@ func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 			}
 			for i := 0; os.WriteFile(fmt.Sprintf("%s/filler%d", dir, i), nil, 0o600) == nil; i++ {
 			}
+
 			if _, _, err := f.RevokeContainer("c1"); err == nil {
 				t.Error("it was written to")
 			}

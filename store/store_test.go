@@ -20,9 +20,11 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	dead, unknown := *alive, *alive
 	dead.Boot = "of an earlier boot"
 	unknown.Machine, unknown.Boot = "another machine", "its boot"
+
 	// An entry reads "<name> <project>/<task> <container> <process>", "-" for none.
 	entry := func(line string) store.Entry {
 		words := strings.Fields(line)
@@ -43,6 +45,7 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 	revoke := func(project, task string) func(store.File) ([]store.Entry, error) {
 		return func(f store.File) ([]store.Entry, error) { return f.RevokeTokenForTask(project, task) }
 	}
+
 	for _, row := range []struct {
 		name   string
 		have   []string
@@ -144,6 +147,7 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			f := tokenFile(t)
 			fill(t, f, row.have, entry)
+
 			revoked, err := row.change(f)
 			if err != nil {
 				t.Fatal(err)
@@ -151,6 +155,7 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 			if got := names(revoked); got != row.gone {
 				t.Errorf("revoked %q, want %q", got, row.gone)
 			}
+
 			entries, err := f.Entries()
 			if err != nil {
 				t.Fatal(err)
@@ -258,12 +263,14 @@ func TestACreatedTokenLivesUntilItIsRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if _, _, err := f.RevokeContainer("c1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Sweep(); err != nil {
 		t.Fatal(err)
 	}
+
 	entries, err := f.Entries()
 	if err != nil {
 		t.Fatal(err)
@@ -274,6 +281,7 @@ func TestACreatedTokenLivesUntilItIsRevoked(t *testing.T) {
 	if e := entries[0]; e.Token != token || e.Project != "demo" || e.Task != "1" || e.Container != "" || e.Process != nil {
 		t.Errorf("entry %+v", e)
 	}
+
 	revoked, err := f.RevokeTokenForTask("demo", "1")
 	if err != nil || len(revoked) != 1 || revoked[0].Token != token {
 		t.Errorf("revoked %v, error %v", revoked, err)
@@ -358,6 +366,7 @@ func TestAFormattedTokenIsItsFingerprint(t *testing.T) {
 // Revoking, sweeping and finding a token work on an entry of any form.
 func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 	limited := store.Limits{Push: [][]string{{"refs/heads/agent/**"}}}
+
 	for name, row := range map[string]struct {
 		hashed bool
 		limits store.Limits
@@ -391,6 +400,7 @@ func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 				}
 				issue(t, f, e)
 				issue(t, f, store.Entry{Token: tokenNamed("other"), Grant: store.Grant{Project: "other", Task: "1"}})
+
 				content := contentOf(t, f.Path)
 				if held := strings.Contains(content, string(token)); held == row.hashed {
 					t.Errorf("the file holds\n%s", content)
@@ -399,6 +409,7 @@ func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 				if !ok || pass.Project != "demo" || pass.Fingerprint != token.Fingerprint() || pass.Limits.Limited() != row.limits.Limited() {
 					t.Errorf("a gate reads %+v", pass)
 				}
+
 				revoked, err := revoke(f, token)
 				if err != nil || len(revoked) != 1 || !revoked[0].Is(token) || revoked[0].Token.Fingerprint() != token.Fingerprint() {
 					t.Errorf("%s: revoked are %+v, %v", how, revoked, err)

@@ -51,6 +51,7 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 		if unwatched := processes.newlyUnwatched(); unwatched != nil {
 			report(nil, unwatched)
 		}
+
 		switch {
 		case err == nil:
 			lastError = ""

@@ -56,7 +56,7 @@ func watched(t *testing.T, file store.File) *report {
 	return &r
 }
 
-// lives starts so many processes, each with a token. It keeps no descriptor of them.
+// lives starts n processes, each with a token, and keeps no descriptor of them.
 func lives(t *testing.T, file store.File, n int) (pids []int, tokens []store.Token) {
 	t.Helper()
 	for i := range n {
@@ -65,10 +65,12 @@ func lives(t *testing.T, file store.File, n int) (pids []int, tokens []store.Tok
 		pid := cmd.Process.Pid
 		must(t, cmd.Process.Release())
 		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // a zombie at most: it is never waited for
+
 		process, err := store.ProcessOf(pid)
 		must(t, err)
 		token, err := store.NewToken()
 		must(t, err)
+
 		_, err = file.Issue(store.Entry{
 			Token: token, Grant: store.Grant{Project: "demo", Task: "1"},
 			Container: fmt.Sprint("c", i), Process: process,
@@ -92,10 +94,12 @@ func TestTokensBeyondTheDescriptorLimitAreReportedAndPolled(t *testing.T) {
 		return
 	}
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}))
+
 	file := store.File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 	pids, issued := lives(t, file, tokens)
 	r := watched(t, file)
 	waitFor(t, "a report of the unwatched processes", func() bool { return len(r.reported()) > 0 })
+
 	said := r.reported()[0].Error()
 	named := 0
 	for _, token := range issued {
@@ -106,9 +110,11 @@ func TestTokensBeyondTheDescriptorLimitAreReportedAndPolled(t *testing.T) {
 			t.Error("the error shows a token")
 		}
 	}
+
 	if named == 0 || named >= tokens || !strings.Contains(said, fmt.Sprintf("%d tokens", named)) || !strings.Contains(said, "limit of open files is 64") {
 		t.Errorf("it names %d of %d tokens: %s", named, tokens, said)
 	}
+
 	for _, pid := range pids {
 		must(t, unix.Kill(pid, unix.SIGKILL))
 	}
@@ -123,19 +129,23 @@ func TestTokensAreSweptWithoutInotifyInstances(t *testing.T) {
 	if !inside(t, syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: id}) {
 		return
 	}
-	// Of this user namespace.
+
+	// The limit is this user namespace's alone.
 	must(t, os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0))
+
 	file := store.File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 	r := watched(t, file)
 	waitFor(t, "a report of it", func() bool { return len(r.reported()) > 0 })
 	if err := r.reported()[0]; !errors.Is(err, unix.EMFILE) {
 		t.Errorf("the error is %v", err)
 	}
+
 	for range 2 { // a token that is issued later is found, and goes with its process
 		pids, _ := lives(t, file, 1)
 		must(t, unix.Kill(pids[0], unix.SIGKILL))
 		waitFor(t, "the end of the token", func() bool { return left(t, file) == 0 })
 	}
+
 	if errs := r.reported(); len(errs) != 1 {
 		t.Errorf("more errors: %v", errs)
 	}
