@@ -50,9 +50,11 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 	testenv.NeedAlone(t)
 	testenv.Need(t, "python3")
 	const containers, pythonRounds = 200, 40
+
 	w, err := newWorld(situation{directory: "full"})
 	must(t, err)
 	defer w.remove()
+
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -71,6 +73,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		{"dies, and is started again", []string{"prestart", "death", "prestart"}, true},
 		{"is stopped late, when its next life has begun", []string{"prestart", "death", "prestart", "poststop"}, true},
 	}
+
 	var lives sync.Map // container to whether it lives in the end
 	var hooks, reads atomic.Int64
 	var all []func()
@@ -86,11 +89,13 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 					t.Cleanup(process.end)
 				}
 			}()
+
 			for _, stage := range story.stages {
 				if stage == "death" {
 					process.end()
 					continue
 				}
+
 				pid := 0
 				if stage == "prestart" && !byHand {
 					var err error
@@ -100,9 +105,11 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 					}
 					pid = process.pid()
 				}
+
 				if stage == "poststop" && process != nil && story.stages[1] == "poststop" {
 					process.end()
 				}
+
 				hooks.Add(1)
 				p := w.hook(stage, id, pid, "env").waiting(testenv.AWhile) // they may all wait for a slow disk
 				if pid != 0 {
@@ -114,12 +121,14 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 			}
 		})
 	}
+
 	all = append(all, func() {
 		f, err := runCommand(exec.Command("python3", "-c", pythonWriter, w.tokens, fmt.Sprint(pythonRounds)), "")
 		if err != nil || f.status != 0 {
 			t.Errorf("the Python writer ends with status %d: %s (%v)", f.status, f.stderr, err)
 		}
 	})
+
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 
 	over := make(chan struct{})
@@ -139,6 +148,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 			}
 		})
 	}
+
 	until(func() error { // the reader
 		reads.Add(1)
 		now, err := w.now()
@@ -147,6 +157,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		}
 		return err
 	})
+
 	until(func() error { // the sweep
 		f, err := run(program{args: []string{"--token-file", w.tokens, "reap"}}.waiting(testenv.AWhile))
 		if err == nil && f.status != 0 {
@@ -154,6 +165,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		}
 		return err
 	})
+
 	var crowd sync.WaitGroup
 	for _, one := range all {
 		crowd.Go(one)
@@ -164,6 +176,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+
 	f, err := run(program{args: []string{"--token-file", w.tokens, "reap"}})
 	must(t, err)
 	if f.status != 0 {
@@ -181,6 +194,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 			count[fmt.Sprint(e["container"])]++
 		}
 	}
+
 	living, wrong := 0, 0
 	lives.Range(func(id, lives any) bool {
 		want := 0
@@ -194,23 +208,27 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		}
 		return true
 	})
+
 	if count["python"] != pythonRounds/2 {
 		t.Errorf("%d of the Python writer's tokens are there, not %d", count["python"], pythonRounds/2)
 	}
 	if want := len(w.before) - 1 + living + pythonRounds/2; len(now) != want {
 		t.Errorf("the file holds %d entries in the end, not %d", len(now), want)
 	}
+
 	for token := range without(w.before, orphan) {
 		if now[token] == nil {
 			t.Errorf("%s was lost", token)
 		}
 	}
+
 	if err := w.noDebris(); err != nil && !strings.Contains(err.Error(), "the token file is mode") { // Python's replacement has a mode of its own
 		t.Error(err)
 	}
 	if err := w.keepsQuiet(f); err != nil {
 		t.Error(err)
 	}
+
 	t.Logf("containers at once: %d, hooks run: %d, Python's changes: %d, whole files read: %d, tokens in the end: %d, wrong: %d",
 		containers, hooks.Load(), pythonRounds*3/2, reads.Load(), len(now), wrong)
 }
@@ -222,10 +240,12 @@ func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 	w, err := newWorld(situation{stage: "prestart", directory: "full", byHand: true})
 	must(t, err)
 	defer w.remove()
+
 	lock, err := os.OpenFile(w.tokens+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	must(t, err)
 	must(t, lock.Chown(ownerUID, -1))
 	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+
 	const waiters = 50
 	var gaveUp atomic.Int64
 	atOnce(slices.Repeat([]string{"prestart", "poststop"}, waiters/2), func(stage string) {
@@ -236,11 +256,13 @@ func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 		}
 		gaveUp.Add(1)
 	})
+
 	must(t, w.untouched())
 	must(t, lock.Close())
 	if err := w.recovers(false); err != nil {
 		t.Error(err)
 	}
+
 	t.Logf("hooks that waited: %d, gave up in time: %d", waiters, gaveUp.Load())
 }
 
@@ -252,6 +274,7 @@ func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOther(t *testing.T) {
 	w, err := newWorld(s)
 	must(t, err)
 	defer w.remove()
+
 	var waited finished
 	var waitErr error
 	f, err := traced(w.program(), w.dir, func(c call, when when, _ unix.Errno) fault {
@@ -265,6 +288,7 @@ func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOther(t *testing.T) {
 	if f.status != -1 || waited.status != 1 || !strings.Contains(waited.stderr, "held for more than 100ms by process ") {
 		t.Errorf("the hook ended with status %d, the one that waited with %d: %s", f.status, waited.status, waited.stderr)
 	}
+
 	must(t, w.untouched())
 	if err := w.recovers(false); err != nil {
 		t.Error(err)

@@ -14,8 +14,9 @@ import (
 // command that changes the token file, content and owner are on disk before the rename,
 // and the rename is before the command reports it or ends.
 //
-// The rename need not be if all that it changed are tokens that are tied to a process:
-// that one is over after a power cut, and its token void, in the new file and in the old.
+// The rename need not be durable if it changed only tokens that are tied to a process:
+// after a power cut that process is dead, and its token is void in the new file and in the
+// old.
 func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 	needTracer(t)
 	type command struct {
@@ -35,6 +36,7 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 	for _, s := range situations {
 		commands = append(commands, command{name: s.name, s: s})
 	}
+
 	renames, durables, wrong := 0, 0, 0
 	for _, command := range commands {
 		t.Run(command.name, func(t *testing.T) {
@@ -45,15 +47,18 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 				must(t, writeTokens(w.tokens, without(w.before, earlier)))
 				must(t, w.remember())
 			}
+
 			p := w.program()
 			if command.args != nil {
 				p = program{args: append([]string{"--token-file", w.tokens}, command.args...)}
 			}
+
 			f, err := traced(p, w.dir, func(call, when, unix.Errno) fault { return fault{} })
 			must(t, err)
 			if f.status != 0 {
 				t.Fatalf("status %d: %s", f.status, f.stderr)
 			}
+
 			matters, err := w.lostWithTheRename()
 			must(t, err)
 			n, err := durable(f, matters)
@@ -64,6 +69,7 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 				t.Error(err)
 				wrong++
 			}
+
 			if renames += n; matters {
 				durables += n
 			}
@@ -99,9 +105,8 @@ func (w *world) lostWithTheRename() (bool, error) {
 	return false, nil
 }
 
-// durable goes through recorded calls and reports a rename of what was not synced, or a
-// report or end before the directory was, if that matters, and a directory that is synced if
-// it does not.
+// durable returns an error if the recorded calls rename a file that is not synced, report or
+// end before the directory is synced if that matters, or sync the directory if it does not.
 func durable(f finished, matters bool) (renames int, err error) {
 	dirty := map[string]call{} // by file: the last change that is not synced
 	directories := map[string]call{}
@@ -109,6 +114,7 @@ func durable(f finished, matters bool) (renames int, err error) {
 		if f.result[i] != 0 {
 			continue
 		}
+
 		switch c.name {
 		case "write", "pwritev", "pwrite64", "ftruncate", "fchown", "fchmod", "fchownat", "fchmodat", "utimensat":
 			if c.object == "stdout" && len(directories) > 0 && matters {
@@ -129,6 +135,7 @@ func durable(f finished, matters bool) (renames int, err error) {
 			if change, ok := dirty[from]; ok {
 				return renames, fmt.Errorf("%v comes without a sync after %v", c, change)
 			}
+
 			written := slices.IndexFunc(f.calls[:i], func(w call) bool { return w.name == "pwritev" && w.object == from })
 			if written < 0 {
 				return renames, fmt.Errorf("%v: %s was not written", c, from)
@@ -140,6 +147,7 @@ func durable(f finished, matters bool) (renames int, err error) {
 			directories[directory] = c
 		}
 	}
+
 	if len(directories) > 0 && matters {
 		return renames, fmt.Errorf("the directory is not synced after %v", directories)
 	}

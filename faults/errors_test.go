@@ -29,6 +29,7 @@ func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *t
 				failures = append(failures, fault{when: after, fail: unix.EIO}, fault{when: before, fail: unix.ENOSPC},
 					fault{when: before, fail: unix.EACCES}, fault{when: before, fail: unix.EMFILE})
 			}
+
 			var survived atomic.Int64
 			tried, failed, calm := sweep(t, s, failures, func(r *struck) error {
 				if err := r.keepsQuiet(r.finished); err != nil {
@@ -39,9 +40,11 @@ func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *t
 				}
 				return errors.Join(r.endsWell(), r.recovers(r.renamed))
 			})
+
 			if tried < 80 || changing(calm.calls) < 12 {
 				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
 			}
+
 			t.Logf("points tried: %d (%d calls), done all the same: %d, lost: %d", tried, len(calm.calls), survived.Load(), failed)
 			total, lost = total+tried, lost+failed
 			noListenerIsLeft(t)
@@ -57,6 +60,7 @@ var logSocket = fmt.Sprintf("domain %d, type %d", unix.AF_UNIX, unix.SOCK_DGRAM)
 // as a hook should.
 func (r *struck) endsWell() error {
 	ofLog := r.point.object == "log" || r.point.name == "sendto" || r.point.object == logSocket
+
 	switch {
 	case r.status == 0:
 		if s := r.stderr; s != "" && !(ofLog && isOneLine(s, "log file: ", r.point.fail.Error())) {
@@ -142,9 +146,11 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 			w, err := newWorld(situation{stage: row.stage, directory: row.directory})
 			must(t, err)
 			defer w.remove()
+
 			directory := filepath.Dir(w.tokens)
 			must(t, unix.Mount("tmpfs", directory, "tmpfs", 0, fmt.Sprintf("mode=0755,uid=%d,gid=%d,%s", ownerUID, ownerGID, row.options)))
 			defer unix.Unmount(directory, unix.MNT_DETACH)
+
 			if row.directory == "full" {
 				// Large enough to be written in part.
 				now := without(w.before)
@@ -155,18 +161,21 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 			if row.kept >= 0 {
 				must(t, fill(filepath.Join(directory, "filler"), row.kept))
 			}
+
 			f, err := run(w.program())
 			must(t, err)
 			words := ""
 			if row.fails {
 				words = full
 			}
+
 			if _, err := os.Lstat(filepath.Join(directory, "filler")); err == nil {
 				must(t, os.Remove(filepath.Join(directory, "filler")))
 			}
 			if err := w.outcome(f, words); err != nil {
 				t.Error(err)
 			}
+
 			if row.fails {
 				must(t, unix.Mount("tmpfs", directory, "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes=100"))
 				if err := w.recovers(false); err != nil {
@@ -213,6 +222,7 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 				f, err := runCommand(exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, fmt.Sprint(limit), p.binary()}, p.args...)...), p.stdin)
 				must(t, err)
 				must(t, w.keepsQuiet(f))
+
 				if f.status == 0 {
 					succeeded++
 					// The log is written last and may be left out.
@@ -225,11 +235,13 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 					failed++
 					err = w.untouched()
 				}
+
 				if err := errors.Join(err, w.recovers(f.status == 0)); err != nil {
 					t.Errorf("%d descriptors, status %d: %v", limit, f.status, err)
 				}
 				w.remove()
 			}
+
 			if succeeded == 0 || failed == 0 {
 				t.Errorf("%d runs succeeded, %d failed: the limit did not bite", succeeded, failed)
 			}
@@ -274,19 +286,23 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 				w, err := newWorld(s)
 				must(t, err)
 				defer w.remove()
+
 				log := filepath.Join(w.dir, "logs/log")
 				must(t, os.Mkdir(filepath.Dir(log), 0o755))
 				must(t, row.make(log))
 				defer unix.Unmount(filepath.Dir(log), unix.MNT_DETACH)
 				defer unix.Unmount(log, unix.MNT_DETACH)
+
 				p := w.program()
 				for i, arg := range p.args {
 					if arg == "--log-file" {
 						p.args[i+1] = log
 					}
 				}
+
 				f, err := run(p)
 				must(t, err)
+
 				lines := strings.SplitAfter(strings.TrimSuffix(f.stderr, "\n"), "\n")
 				for _, line := range lines {
 					if !isOneLine(strings.TrimSuffix(line, "\n")+"\n", "log file: ", row.says) {
@@ -299,6 +315,7 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 			})
 		}
 	}
+
 	for _, row := range []struct{ log, make string }{
 		{"is missing", `mount -t tmpfs tmpfs /dev`},
 		{"is a directory", `mount -t tmpfs tmpfs /dev && mkdir /dev/log`},
@@ -317,11 +334,13 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 				w, err := newWorld(s)
 				must(t, err)
 				defer w.remove()
+
 				p := w.program()
 				cmd := exec.Command("sh", append([]string{"-ec", row.make + ` && exec "$@"`, "sh", p.binary()}, p.args...)...)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 				f, err := runCommand(cmd, p.stdin)
 				must(t, err)
+
 				if f.stderr != "" {
 					t.Errorf("it says %q", f.stderr)
 				}
@@ -331,15 +350,18 @@ func TestALogThatCannotBeWrittenFailsNothing(t *testing.T) {
 			})
 		}
 	}
+
 	t.Run("prestart, /dev/log is a full socket", func(t *testing.T) {
 		w, err := newWorld(situation{stage: "prestart", directory: "full"})
 		must(t, err)
 		defer w.remove()
+
 		p := w.program()
 		cmd := exec.Command("sh", append([]string{"-ec", `mount --bind "$0" /dev/log && exec "$@"`, fullSocket(t, w.dir), p.binary()}, p.args...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 		f, err := runCommand(cmd, p.stdin)
 		must(t, err)
+
 		if err := w.outcome(f, ""); err != nil {
 			t.Error(err)
 		}

@@ -30,6 +30,7 @@ func (h *house) memory(t *testing.T, line string) (kib int) {
 // with as many connections as it may have.
 func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 	const requests, turns, most = 5000, 64, 40 << 10
+
 	for name, dial := range map[string]func(t *testing.T, h *house) (dial func(n int) (net.Conn, error)){
 		"on the host": func(_ *testing.T, h *house) func(int) (net.Conn, error) {
 			return func(int) (net.Conn, error) { return net.Dial("tcp", h.address) }

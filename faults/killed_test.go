@@ -83,17 +83,20 @@ func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error)
 			}
 		}
 	}
+
 	fail := func(p point, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		failed++
 		t.Errorf("%v: %v", p, err)
 	}
+
 	learn(calm.calls)
 	for rounds := 0; len(round) > 0; rounds++ {
 		if rounds == 10 {
 			t.Fatalf("every run comes by points that no run before it has, at last %v", round[0])
 		}
+
 		tries := round
 		round = nil
 		tried += len(tries)
@@ -106,16 +109,19 @@ func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error)
 					return
 				}
 				defer r.remove()
+
 				if !r.met {
 					learn(r.calls)
 					continue
 				}
+
 				learn(r.calls[:slices.Index(r.calls, p.call)+1])
 				if err := check(r); err != nil {
 					fail(p, err)
 				}
 				return
 			}
+
 			if slices.Contains(calm.calls, p.call) {
 				fail(p, errors.New("no run came by here again"))
 				return
@@ -140,8 +146,8 @@ func changing(calls []call) (n int) {
 	return n
 }
 
-// Killed anywhere, the hook loses nothing and leaves nothing that lasts. Before one
-// call is after the one before it: between them nothing reaches outside.
+// Killed anywhere, the hook loses nothing and leaves nothing that lasts. A kill before one
+// call is also one after the call before: between them nothing has an effect outside.
 func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 	needTracer(t)
 	total, lost := 0, 0
@@ -154,6 +160,7 @@ func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 				if err := r.keepsQuiet(r.finished); err != nil {
 					return err
 				}
+
 				state := r.untouched
 				if r.renamed {
 					state = r.committed
@@ -163,10 +170,12 @@ func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 				}
 				return r.recovers(r.renamed)
 			})
+
 			// To open, lock, write, sync and rename the token file alone takes more.
 			if tried < 80 || changing(calm.calls) < 12 {
 				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
 			}
+
 			t.Logf("points tried: %d (%d calls, %d of which change or lock something), lost: %d", tried, len(calm.calls), changing(calm.calls), failed)
 			total, lost = total+tried, lost+failed
 			noListenerIsLeft(t)

@@ -20,6 +20,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 	const lives, atOnce, networks = 1000, 8, 24
 	h := newHouse(t, networks)
 	var number atomic.Int64
+
 	live := func(lives int64) {
 		var crowd sync.WaitGroup
 		number.Store(0)
@@ -34,6 +35,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 		}
 		crowd.Wait()
 	}
+
 	live(1) // which opens what is opened once
 	noNetworkIsLeft(t, h.nursery)
 	before := h.entries(t, "fd")
@@ -41,6 +43,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+
 	noNetworkIsLeft(t, h.nursery)
 	testenv.Eventually(t, "no descriptor is left", func() bool { return h.entries(t, "fd") <= before })
 	// Go keeps threads that were needed at once.
@@ -60,13 +63,14 @@ func noNetworkIsLeft(t *testing.T, n *nursery) {
 	n.limit(t, n.networks)
 }
 
-// live is one life of a container.
+// live runs one container's life: prestart, a clone, its end and poststop.
 func (h *house) live(withheld bool) error {
 	c, err := h.nursery.soon()
 	if err != nil {
 		return err
 	}
 	defer c.end()
+
 	var flags []string
 	if withheld {
 		flags = append(flags, "--withhold-token")
@@ -74,9 +78,11 @@ func (h *house) live(withheld bool) error {
 	if err := succeeds(h.stage("prestart", c.id, c.pid(), flags...)); err != nil {
 		return err
 	}
+
 	if err := c.does("git clone --quiet $CODE_REPO /run/demo"); err != nil {
 		return fmt.Errorf("the first thing that it does: %w", err)
 	}
+
 	token, err := c.token()
 	if err != nil {
 		return err
@@ -84,15 +90,18 @@ func (h *house) live(withheld bool) error {
 	if (token == "") != withheld {
 		return errors.New("its directory holds a token that is withheld, or none")
 	}
+
 	network, err := c.network()
 	if err != nil {
 		return err
 	}
 	defer network.Close()
+
 	c.end()
 	if err := succeeds(h.stage("poststop", c.id, 0)); err != nil {
 		return err
 	}
+
 	if code, err := status(h.address, token); withheld && code != http.StatusUnauthorized || !withheld && code != http.StatusForbidden {
 		return fmt.Errorf("after poststop, on the host, it is answered %d, %v", code, err)
 	}
@@ -109,6 +118,7 @@ func statusIn(network *os.File, token string) (int, error) {
 		return 0, err
 	}
 	defer conn.Close()
+
 	r, err := http.NewRequest("GET", "http://127.0.0.1:9418/demo.git/info/refs?service=git-upload-pack", nil)
 	if err != nil {
 		return 0, err
@@ -116,6 +126,7 @@ func statusIn(network *os.File, token string) (int, error) {
 	if token != "" {
 		r.SetBasicAuth(token, "")
 	}
+
 	if err := r.Write(conn); err != nil {
 		return 0, err
 	}
@@ -123,6 +134,7 @@ func statusIn(network *os.File, token string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	_, _ = io.Copy(io.Discard, answer.Body)
 	return answer.StatusCode, nil
 }

@@ -31,30 +31,35 @@ func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	for range number {
 		containers = append(containers, h.attached(t))
 	}
+
 	h.endGate(unix.SIGKILL)
 	if containers[0].does("git ls-remote $CODE_REPO") == nil {
 		t.Error("there is no gate, and git works")
 	}
+
 	h.startGate(t)
 	began := time.Now()
 	must(t, h.attach(number))
 	took := time.Since(began)
+
 	for _, c := range containers {
 		if err := c.does("git ls-remote $CODE_REPO"); err != nil {
 			t.Error(err)
 		}
 	}
+
 	must(t, h.attach(number)) // once more changes nothing
 	if t.Logf("attach took %v", took.Round(time.Millisecond)); took > time.Second {
 		t.Errorf("attach took %v", took)
 	}
+
 	for _, c := range containers {
 		c.end()
 	}
 	noNetworkIsLeft(t, h.nursery)
 }
 
-// Killed before whatever call, attach has done no harm, and the next one does the job.
+// Killed before any call, attach does no harm, and the next attach does the job.
 func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 	needTracer(t)
 	h := newHouse(t, 3)
@@ -62,6 +67,7 @@ func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 	for n := 0; ; n++ {
 		h.endGate(unix.SIGKILL)
 		h.startGate(t)
+
 		seen := -1
 		f, err := traced(h.attaching(), h.dir, func(_ call, when when, _ unix.Errno) fault {
 			if when != before {
@@ -71,26 +77,29 @@ func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 			return fault{kill: seen == n}
 		})
 		must(t, err)
+
 		must(t, h.attach(len(containers)))
 		for _, c := range containers {
 			if err := c.does("git ls-remote $CODE_REPO"); err != nil {
 				t.Errorf("killed before call %d: %v", n, err)
 			}
 		}
+
 		if f.status == 0 {
 			t.Logf("calls: %d", n)
 			break
 		}
 	}
+
 	for _, c := range containers {
 		c.end()
 	}
 	noNetworkIsLeft(t, h.nursery)
 }
 
-// The gate is killed before each call of a hook that has come to it. A hook that it has
-// not said yes to fails, and issues nothing; after its yes, attach does the rest. Where
-// the next gate is there at once, the hook does not fail.
+// The gate is killed before each call of a hook, from its listen(2) on. A hook that gets no
+// answer fails and issues nothing; after the answer, attach does the rest. If the next gate
+// is there at once, the hook does not fail.
 func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 	needTracer(t)
 	for _, replaced := range []bool{false, true} {
@@ -101,6 +110,7 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 			for n := 0; ; n++ {
 				c, err := h.nursery.soon()
 				must(t, err)
+
 				seen := -1 // of its calls, from the one on that makes the listener
 				var gateErr error
 				f, err := traced(h.stage("prestart", c.id, c.pid()), h.dir, func(c call, when when, _ unix.Errno) fault {
@@ -123,11 +133,13 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 				if err := h.endsWell(c, f); err != nil {
 					t.Errorf("killed before call %d of them: %v", n, err)
 				}
+
 				if f.status == 0 {
 					issued++
 				} else if refused++; replaced {
 					t.Errorf("killed before call %d of them, though there is a gate again, the hook says %s", n, f.stderr)
 				}
+
 				noNetworkIsLeft(t, h.nursery)
 				if !met {
 					t.Logf("calls: %d, token issued: %d, refused: %d", n, issued, refused)

@@ -22,10 +22,12 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 {
 		namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID
 	}
+
 	testenv.Main(namespaces, func() (status int, err error) {
 		if !testenv.Alone {
 			return m.Run(), nil
 		}
+
 		if err := unix.Mount("tmpfs", testenv.Dir, "tmpfs", unix.MS_NOSUID, "mode=0755"); err != nil {
 			return 0, fmt.Errorf("mount a tmpfs: %w", err)
 		}
@@ -38,8 +40,10 @@ func TestMain(m *testing.M) {
 		if gateBinary, err = testenv.Build("terok-gate-hook/cmd/terok-gate"); err != nil {
 			return 0, err
 		}
+
 		startTracers()
 		status = m.Run()
+
 		if leaks := systemLog.Matching(aToken.MatchString); len(leaks) > 0 {
 			return 0, fmt.Errorf("%d messages to the system log held a token", len(leaks))
 		}

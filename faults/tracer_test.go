@@ -166,6 +166,7 @@ func trace(o order) (f finished, err error) {
 		return f, err
 	}
 	defer process.Release()
+
 	leader := process.Pid
 	status, err := waitFor(leader, unix.WALL)
 	if err != nil {
@@ -174,10 +175,12 @@ func trace(o order) (f finished, err error) {
 	if !status.Stopped() {
 		return f, fmt.Errorf("the program is not stopped at its start: %#x", status)
 	}
+
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
 	if err := unix.PtraceSetOptions(leader, options); err != nil {
 		return f, fmt.Errorf("trace: %w", err)
 	}
+
 	threads := map[int]*thread{}
 	seen := map[call]int{}
 	tid, deliver := leader, 0
@@ -186,26 +189,22 @@ func trace(o order) (f finished, err error) {
 		if err := unix.PtraceSyscall(tid, deliver); err != nil && err != unix.ESRCH {
 			return f, fmt.Errorf("let thread %d go on: %w", tid, err)
 		}
-		for {
-			tid, err = unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
-			if err != nil && err != unix.EINTR {
-				return f, fmt.Errorf("wait for the program: %w", err)
-			}
-			if err == nil && status.Stopped() {
-				break
-			}
-			if err == nil && tid == leader {
-				f.status = status.ExitStatus() // -1 if it was ended by a signal
-				if status.Signaled() && status.Signal() != unix.SIGKILL {
-					return f, fmt.Errorf("the program was ended by %v", status.Signal())
-				}
-				f.stdout, f.stderr, err = collect()
-				if len(f.calls) >= endless {
-					err = fmt.Errorf("it made %d system calls and would have gone on, the last one is %v", len(f.calls), f.calls[len(f.calls)-1])
-				}
-				return f, err
-			}
+
+		if tid, status, err = nextStop(leader); err != nil {
+			return f, fmt.Errorf("wait for the program: %w", err)
 		}
+		if !status.Stopped() {
+			f.status = status.ExitStatus() // -1 if it was ended by a signal
+			if status.Signaled() && status.Signal() != unix.SIGKILL {
+				return f, fmt.Errorf("the program was ended by %v", status.Signal())
+			}
+			f.stdout, f.stderr, err = collect()
+			if len(f.calls) >= endless {
+				err = fmt.Errorf("it made %d system calls and would have gone on, the last one is %v", len(f.calls), f.calls[len(f.calls)-1])
+			}
+			return f, err
+		}
+
 		deliver = 0
 		th := threads[tid]
 		if th == nil {
@@ -215,6 +214,7 @@ func trace(o order) (f finished, err error) {
 				continue // every new thread begins with one
 			}
 		}
+
 		switch sig := status.StopSignal(); {
 		case sig == unix.SIGTRAP && status.TrapCause() > 0:
 			continue // clone(2)
@@ -222,6 +222,7 @@ func trace(o order) (f finished, err error) {
 			deliver = int(sig) // the Go runtime's own
 			continue
 		}
+
 		info, err := syscallInfo(tid)
 		if err == unix.ESRCH {
 			continue
@@ -229,6 +230,7 @@ func trace(o order) (f finished, err error) {
 		if err != nil {
 			return f, fmt.Errorf("look at a system call: %w", err)
 		}
+
 		var strike fault
 		switch info.op {
 		case unix.PTRACE_SYSCALL_INFO_ENTRY:
@@ -239,6 +241,7 @@ func trace(o order) (f finished, err error) {
 			if c.object == "anon_inode:[eventfd]" {
 				continue // the Go runtime's, to wake its own threads
 			}
+
 			seen[c]++
 			c.n = seen[c]
 			th.current = len(f.calls)
@@ -246,6 +249,7 @@ func trace(o order) (f finished, err error) {
 				unix.Kill(leader, unix.SIGKILL)
 			}
 			f.result = append(f.result, 0)
+
 			strike = o.at(c, before, 0)
 			if strike != (fault{}) {
 				if err := skipCall(tid); err != nil && err != unix.ESRCH {
@@ -273,6 +277,7 @@ func trace(o order) (f finished, err error) {
 			}
 			th.current, th.fail = -1, 0
 		}
+
 		if strike.kill {
 			if err := unix.Kill(leader, unix.SIGKILL); err != nil {
 				return f, fmt.Errorf("kill the program: %w", err)
@@ -290,6 +295,19 @@ func waitFor(pid, options int) (status unix.WaitStatus, err error) {
 	}
 }
 
+// nextStop waits until a thread of the program stops, or all of the program has ended.
+func nextStop(leader int) (tid int, status unix.WaitStatus, err error) {
+	for {
+		tid, err = unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		if err != nil && err != unix.EINTR {
+			return 0, 0, err
+		}
+		if err == nil && (status.Stopped() || tid == leader) {
+			return tid, status, nil
+		}
+	}
+}
+
 // standardFiles returns a pipe that holds the input and two files for the output,
 // with a function that reads and closes them.
 func standardFiles(stdin string) (files []*os.File, collect func() (stdout, stderr string, err error), err error) {
@@ -301,6 +319,7 @@ func standardFiles(stdin string) (files []*os.File, collect func() (stdout, stde
 		return nil, nil, err
 	}
 	w.Close()
+
 	files = []*os.File{r}
 	for _, name := range []string{"stdout", "stderr"} {
 		fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
@@ -309,6 +328,7 @@ func standardFiles(stdin string) (files []*os.File, collect func() (stdout, stde
 		}
 		files = append(files, os.NewFile(uintptr(fd), name))
 	}
+
 	return files, func() (stdout, stderr string, err error) {
 		for i, text := range []*string{&stdout, &stderr} {
 			content, readErr := io.ReadAll(io.NewSectionReader(files[i+1], 0, 1<<20))
@@ -408,10 +428,12 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 	if !ok {
 		return call{name: fmt.Sprintf("system call %d", nr)}
 	}
+
 	clean := func(s string) string {
 		s = strings.ReplaceAll(strings.ReplaceAll(s, base+"/", ""), base, ".")
 		return strings.ReplaceAll(s, fmt.Sprintf("/proc/%d/", leader), "/proc/self/")
 	}
+
 	descriptor := func(fd uint64) string {
 		if int32(fd) == unix.AT_FDCWD {
 			target, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", tid))
@@ -426,6 +448,7 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 		}
 		return target
 	}
+
 	at := func(fd, address uint64) string {
 		path := readString(tid, uintptr(address))
 		if !filepath.IsAbs(path) {
@@ -433,6 +456,7 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 		}
 		return clean(path)
 	}
+
 	c := call{name: k.name}
 	switch k.object {
 	case ofDescriptor:
@@ -444,11 +468,13 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 	case ofTwoPathsAt:
 		c.object = at(args[0], args[1]) + " -> " + at(args[2], args[3])
 	}
+
 	if rest, ok := strings.CutPrefix(c.object, "/proc/self/fd/"); ok {
 		var fd uint64
 		fmt.Sscan(rest, &fd)
 		c.object = clean(descriptor(fd))
 	}
+
 	c.object = aNumber.ReplaceAllString(c.object, "/<n>$1")
 	c.object = aFingerprint.ReplaceAllString(c.object, "-<fingerprint>")
 	return c

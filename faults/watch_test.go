@@ -71,19 +71,21 @@ func (w *watcher) stop(t *testing.T, signal os.Signal) {
 	}
 }
 
-// watched returns the processes that it holds a pidfd of.
+// watched returns the processes of which the watcher holds a pidfd.
 func (w *watcher) watched(t *testing.T) map[int]bool {
 	t.Helper()
 	pids := map[int]bool{}
 	dir := fmt.Sprintf("/proc/%d/fdinfo", w.cmd.Process.Pid)
 	infos, err := os.ReadDir(dir)
 	must(t, err)
+
 	for _, info := range infos {
 		text, err := os.ReadFile(filepath.Join(dir, info.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		must(t, err)
+
 		for line := range strings.Lines(string(text)) {
 			if pid, ok := strings.CutPrefix(line, "Pid:"); ok {
 				n, err := strconv.Atoi(strings.TrimSpace(pid))
@@ -236,9 +238,11 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "tokens.json")
 	file := followTokens(t, path)
+
 	all, entries := newLives(t, 0, lives)
 	entries[foreign] = map[string]any{"scope": "other", "task": "7"}
 	file.replace(t, entries)
+
 	w := startWatcher(t, path)
 	w.waitsFor(t, pidsOf(all)...)
 
@@ -246,6 +250,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+
 	var latencies []time.Duration
 	for i, l := range all[:oneByOne] {
 		died := l.dies(t)
@@ -253,6 +258,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 		if state := inState(t, l.pid()); state != "Z" {
 			t.Fatalf("the dead process is in state %s: it was collected", state)
 		}
+
 		now, err := readTokens(path)
 		must(t, err)
 		if want := lives - i; len(now) != want {
@@ -273,22 +279,26 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 		}
 		file.gone(t, tokens...)
 	}
+
 	latencies = nil
 	for _, l := range all[lives-few:] {
 		died := l.dies(t)
 		latencies = append(latencies, file.gone(t, l.token).Sub(died))
 	}
 	logLatencies(t, few, latencies)
+
 	now, err := readTokens(path)
 	must(t, err)
 	if len(now) != 1 || now[foreign] == nil {
 		t.Errorf("in the end %d entries are left, not another program's one", len(now))
 	}
+
 	if watched := w.watched(t); len(watched) != 0 {
 		// The last sweep may still be on its way to forget them.
 		file.replace(t, now)
 		testenv.Eventually(t, "it holds no dead process", func() bool { return len(w.watched(t)) == 0 })
 	}
+
 	w.stop(t, syscall.SIGTERM)
 	if w.stdout.String()+w.stderr.String() != "" {
 		t.Errorf("it says %q %q", w.stdout.String(), w.stderr.String())
@@ -304,7 +314,7 @@ func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
 		lives, latencies[n/2].Round(100*time.Microsecond), n, latencies[n-1].Round(100*time.Microsecond))
 }
 
-// A token is watched whichever program issues it, and in whichever way.
+// A token is watched no matter which program issues it, and how.
 func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	testenv.NeedAlone(t)
 	world, err := newWorld(situation{directory: "full"})
@@ -322,8 +332,10 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 			p, err := asleep(unix.CLONE_NEWNS)
 			must(t, err)
 			t.Cleanup(p.end)
+
 			before, err := world.now()
 			must(t, err)
+
 			hook := world.hook("prestart", "another", p.pid(), "env")
 			i := slices.Index(hook.args, "--env-dir")
 			hook.args = slices.Delete(hook.args, i, i+2)
@@ -332,6 +344,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 			if f.status != 0 {
 				t.Fatal(f.stderr)
 			}
+
 			now, err := world.now()
 			must(t, err)
 			token, err := theNewToken(now, before, "another")
@@ -374,6 +387,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 			}
 		})
 	}
+
 	now, err := world.now()
 	must(t, err)
 	for token := range without(world.before, orphan) {
@@ -381,6 +395,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 			t.Errorf("%s was lost", token)
 		}
 	}
+
 	w.stop(t, syscall.SIGTERM)
 }
 
@@ -390,9 +405,11 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 	root := t.TempDir()
 	path := filepath.Join(root, "state/gate/tokens.json")
 	directory := filepath.Dir(path)
+
 	w := startWatcher(t, path)
 	next := 0
-	whole := t // lives are ended with it, not with a row: only what a row says shall happen
+	whole := t // lives end with it, not with a row: nothing is to happen but what a row says
+
 	// proof writes a token file and shows that a token in it goes with its process.
 	proof := func(t *testing.T) {
 		t.Helper()
@@ -400,15 +417,18 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 		next += 2
 		file := followTokens(t, path)
 		file.replace(t, entries)
+
 		w.waitsFor(t, pidsOf(lives)...)
 		lives[0].dies(t)
 		file.gone(t, lives[0].token)
+
 		now, err := readTokens(path)
 		must(t, err)
 		if now[lives[1].token] == nil {
 			t.Fatal("the token of a living process was lost")
 		}
 	}
+
 	for _, row := range []struct {
 		happens string
 		do      func() error
@@ -439,6 +459,7 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 			proof(t)
 		})
 	}
+
 	t.Run("the file is broken for a while", func(t *testing.T) {
 		for _, broken := range []string{"", "{", "[]", "null", `{"terok-g-`} {
 			must(t, os.WriteFile(path, []byte(broken), 0o600))
@@ -448,24 +469,29 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 				t.Fatalf("a broken file was changed into %q", content)
 			}
 		}
+
 		must(t, os.Remove(path))
 		proof(t)
 	})
+
 	t.Run("a broken file is fixed", func(t *testing.T) {
 		lives, entries := newLives(whole, next, 1)
 		file := followTokens(t, path)
 		file.replace(t, entries)
 		w.waitsFor(t, pidsOf(lives)...)
+
 		must(t, os.WriteFile(path, []byte("{"), 0o600))
 		lives[0].dies(t)
 		file.replace(t, entries) // the dead one's token stands in it again
 		file.gone(t, lives[0].token)
 	})
+
 	w.stop(t, syscall.SIGINT)
 }
 
-// When a machine or a session ends, all end at the same time: what died by then is
-// still revoked. The watch is stopped meanwhile, so that it learns of both at once.
+// When a machine or a session ends, all processes end at the same time. Tokens of those that
+// died before the watch ended are still revoked. The watch is stopped meanwhile, so that it
+// learns of both at once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	testenv.NeedAlone(t)
 	world, err := newWorld(situation{directory: "full"})
@@ -477,13 +503,16 @@ func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 		lives, entries := newLives(t, i, 1)
 		file.replace(t, entries)
 		w.waitsFor(t, pidsOf(lives)...)
+
 		must(t, w.cmd.Process.Signal(unix.SIGSTOP))
 		becomes(t, w.cmd.Process.Pid, "T")
 		lives[0].dies(t)
 		becomes(t, lives[0].pid(), "Z")
+
 		must(t, w.cmd.Process.Signal(unix.SIGTERM))
 		must(t, w.cmd.Process.Signal(unix.SIGCONT))
 		w.stop(t, unix.SIGCONT)
+
 		now, err := readTokens(world.tokens)
 		must(t, err)
 		if now[lives[0].token] != nil {
@@ -508,13 +537,16 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 				must(t, os.Mkdir(filepath.Dir(path), 0o755))
 				followTokens(t, path).replace(t, entries)
 			}
+
 			w := startWatcher(t, path)
 			pid := w.cmd.Process.Pid
 			w.waitsFor(t, pidsOf(lives)...)
+
 			busy := exec.Command("sh", "-c", "while :; do :; done")
 			must(t, busy.Start())
 			defer busy.Wait()
 			defer busy.Process.Kill()
+
 			// It has settled when it has used nothing for as long as the other used ten.
 			const settled, measured = 10, 200
 			used := func(span int) int {
@@ -524,11 +556,13 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 				}
 				return ticks(t, pid) - its
 			}
+
 			for end := time.Now().Add(testenv.AWhile); used(settled) > 0; {
 				if time.Now().After(end) {
 					t.Fatal("it never comes to rest")
 				}
 			}
+
 			got := used(measured)
 			if got > 0 {
 				t.Errorf("it used %d clock ticks while another process used %d", got, measured)

@@ -24,6 +24,7 @@ func TestAWithheldTokenIsLimitedAndHashedToo(t *testing.T) {
 			h := newHouse(t, 2)
 			c := h.attached(t, append([]string{"--withhold-token"}, row.flags...)...)
 			must(t, c.does("git clone --quiet $CODE_REPO /run/demo"))
+
 			entries, err := readTokens(h.tokens)
 			must(t, err)
 			for key := range entries {
@@ -31,6 +32,7 @@ func TestAWithheldTokenIsLimitedAndHashedToo(t *testing.T) {
 					t.Errorf("the key of its entry is hashed: %v", hashed)
 				}
 			}
+
 			for _, script := range row.does {
 				if err := c.does(script); err != nil {
 					t.Error(err)

@@ -364,10 +364,12 @@ func (w *world) issued() (token string, err error) {
 	if err != nil {
 		return "", err
 	}
+
 	if w.stage == "prestart" {
 		if token, err = theNewToken(now, w.before, w.id); err != nil {
 			return "", err
 		}
+
 		process, tied := now[token].(map[string]any)["process"].(map[string]any)
 		if tied == w.byHand {
 			return "", fmt.Errorf("the new token is tied to process %v", process)
@@ -383,6 +385,7 @@ func (w *world) issued() (token string, err error) {
 		}
 		delete(now, token)
 	}
+
 	want := without(w.before, orphan, earlier, dead)
 	if w.blind {
 		now, want = without(now, orphan, nextLife), without(want, nextLife)
@@ -419,6 +422,7 @@ func (w *world) done(stdout string) error {
 	if err != nil {
 		return err
 	}
+
 	env := filepath.Join(w.dir, "env", w.id+".env")
 	switch {
 	case w.stage == "prestart" && w.byHand:
@@ -437,6 +441,7 @@ func (w *world) done(stdout string) error {
 			return fmt.Errorf("the env file is still there (%v)", err)
 		}
 	}
+
 	return nil
 }
 
@@ -454,12 +459,14 @@ func (w *world) recovers(committed bool) error {
 	if w.container != nil {
 		w.container.end()
 	}
+
 	// The next hook is another container's. By hand there is no process whose death
 	// could be seen: there it is this container's poststop.
 	next := w.hook("prestart", "another", 0, "next-env")
 	if w.byHand {
 		next = w.hook("poststop", w.id, 0, "env")
 	}
+
 	f, err := run(next)
 	if err != nil {
 		return err
@@ -467,10 +474,12 @@ func (w *world) recovers(committed bool) error {
 	if f.status != 0 || f.stderr != "" {
 		return fmt.Errorf("the next hook ends with status %d: %s", f.status, f.stderr)
 	}
+
 	now, err := w.now()
 	if err != nil {
 		return err
 	}
+
 	want := without(w.before, orphan, dead)
 	if committed || w.byHand {
 		want = without(want, earlier)
@@ -482,6 +491,7 @@ func (w *world) recovers(committed bool) error {
 		}
 		delete(now, token)
 	}
+
 	if w.blind {
 		now, want = without(now, nextLife), without(want, nextLife)
 	}
@@ -500,10 +510,12 @@ func (w *world) noDebris() error {
 	if w.directory == "full" {
 		gid, mode = ownerGID, 0o640
 	}
+
 	files, err := os.ReadDir(filepath.Dir(w.tokens))
 	if err != nil {
 		return err
 	}
+
 	var stat unix.Stat_t
 	spare := filepath.Join(filepath.Dir(w.tokens), ".tokens.json.spare") // after a kill, it may not be there
 	if unix.Lstat(spare, &stat) == nil {
@@ -512,21 +524,25 @@ func (w *world) noDebris() error {
 			return fmt.Errorf("the spare file is mode %o, owner %d, with %d bytes", stat.Mode, stat.Uid, stat.Size)
 		}
 	}
+
 	if len(files) != 2 || files[0].Name() != "tokens.json" || files[1].Name() != "tokens.json.lock" {
 		return fmt.Errorf("the directory holds %v", files)
 	}
+
 	if err := unix.Lstat(w.tokens+".lock", &stat); err != nil {
 		return err
 	}
 	if stat.Uid != uid || stat.Mode != unix.S_IFREG|0o600 {
 		return fmt.Errorf("the lock file is mode %o, owner %d", stat.Mode, stat.Uid)
 	}
+
 	if w.byHand {
 		files, err := os.ReadDir(filepath.Join(w.dir, "env"))
 		if err != nil || len(files) != 0 {
 			return fmt.Errorf("the env dir holds %v (%v)", files, err)
 		}
 	}
+
 	if err := unix.Lstat(w.tokens, &stat); err != nil {
 		return err
 	}
