@@ -35,8 +35,8 @@ type address struct {
 // addressesLimit is the largest file that is read, in bytes.
 const addressesLimit = 4 << 20
 
-// addresses returns those of the projects that a container may use. An error says what was
-// left out.
+// addresses returns the addresses of the projects that a container may use. Its error says
+// which were left out.
 func (s Settings) addresses(want request) (map[string]address, error) {
 	if s.Projects == "" || s.URL() == "" {
 		return nil, nil
@@ -53,6 +53,7 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 		if !known {
 			continue
 		}
+
 		var a address
 		err := json.Unmarshal(text, &a)
 		if err == nil && a.Scheme == "" {
@@ -67,6 +68,7 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 		}
 		granted[project] = a
 	}
+
 	if wrong != nil {
 		return granted, fmt.Errorf("addresses in %s: %s", s.Projects, strings.Join(wrong, "; "))
 	}

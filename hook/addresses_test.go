@@ -159,7 +159,7 @@ func TestGoFetchesGrantedModulesItself(t *testing.T) {
 	}
 }
 
-// What is wrong with the file keeps no container from starting, and the log says what.
+// A file that is wrong keeps no container from starting, and the log says what is wrong.
 func TestAddressesThatCannotBeReadAreLeftOut(t *testing.T) {
 	const good = "{" + ofLib + "}"
 	for _, row := range []struct {
@@ -198,6 +198,7 @@ func TestAddressesThatCannotBeReadAreLeftOut(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			s := addressesOf(t, good)
 			row.change(t, s.Projects)
+
 			addresses, err := s.addresses(request{Grant: store.Grant{Project: "lib", Task: "1"}})
 			if row.says == "" {
 				must(t, err)
@@ -254,19 +255,21 @@ func TestAnAddressThatIsNotPlainIsLeftOutAlone(t *testing.T) {
 	}
 }
 
-// The directory takes all that a container can have, and a container starts whatever the
-// file is.
+// The directory has room for all addresses that a container can have, and a container starts
+// no matter what the file holds.
 func TestAContainerHasTheAddressesOfAllItsProjects(t *testing.T) {
 	t.Parallel()
 	names := []string{"demo"}
 	for i := range store.MostAlso {
 		names = append(names, fmt.Sprint("lib", i))
 	}
+
 	long := strings.Repeat("d/", 190)
 	var entries []string
 	for _, name := range names {
 		entries = append(entries, fmt.Sprintf(`%q: {"scheme": "https", "host": "forge.example", "path": %q}`, name, long+name))
 	}
+
 	for name, row := range map[string]struct {
 		content string
 		lines   int
@@ -280,11 +283,13 @@ func TestAContainerHasTheAddressesOfAllItsProjects(t *testing.T) {
 			c := prepare(t)
 			c.hook.GateURL, c.hook.Projects = gate, addressesOf(t, row.content).Projects
 			c.start(t, 0)
+
 			out, err := c.prestart(t, "crun", annotated(ReadAnnotation, strings.Join(names[1:], " ")))
 			must(t, err)
 			if lacks := out.Lacks != nil; lacks != row.lacks || out.Token == "" {
 				t.Errorf("the token is %s, and the container lacks: %v", out.Token, out.Lacks)
 			}
+
 			config, err := os.ReadFile(c.inside("/run/terok/gitconfig"))
 			must(t, err)
 			if lines := strings.Count(string(config), "insteadOf = "); lines != row.lines {

@@ -20,32 +20,37 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gateOf answers hooks at a control socket of the container's. The sockets that it gets
-// are open for as long as the test.
+// gateOf answers hooks at the container's control socket. The sockets that it receives stay
+// open until the test ends.
 func gateOf(t *testing.T, c *container, answer func(r control.Request, socket int) string) {
 	t.Helper()
 	must(t, os.MkdirAll(filepath.Join(c.base, "run"), 0o755))
 	c.hook.GateSocket = filepath.Join(c.base, "run/control")
+
 	c.hook.GateTimeout = time.Minute
 	l, err := testenv.ListenForHooks(c.hook.GateSocket)
 	must(t, err)
 	t.Cleanup(func() { l.Close() })
+
 	go func() {
 		for {
 			conn, err := l.AcceptUnix()
 			if err != nil {
 				return
 			}
+
 			message, rights := make([]byte, control.MessageLimit), make([]byte, unix.CmsgSpace(4))
 			n, m, _, _, err := conn.ReadMsgUnix(message, rights)
 			if err != nil {
 				t.Error(err)
 				return
 			}
+
 			r, err := control.Parse(message[:n])
 			if err != nil {
 				t.Error(err)
 			}
+
 			messages, err := unix.ParseSocketControlMessage(rights[:m])
 			if err != nil || len(messages) != 1 {
 				t.Errorf("%d control messages, %v", len(messages), err)
@@ -57,6 +62,7 @@ func gateOf(t *testing.T, c *container, answer func(r control.Request, socket in
 				return
 			}
 			t.Cleanup(func() { unix.Close(fds[0]) })
+
 			if said := answer(r, fds[0]); said != "" {
 				_, _ = conn.Write([]byte(said))
 			}
@@ -116,17 +122,20 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			c := prepare(t)
 			c.start(t, unix.CLONE_NEWNET|row.flags)
 			c.hook.GateListen, c.hook.WithholdToken = row.listen, row.withhold
+
 			asked, cookie := make(chan control.Request, 2), make(chan uint64, 2)
 			gateOf(t, c, func(r control.Request, socket int) string {
 				if at := listens(t, socket); at != row.listened {
 					t.Errorf("the socket listens at %q", at)
 				}
+
 				ours, err := newSocket()
 				must(t, err)
 				defer unix.Close(ours)
 				if network(t, socket) == network(t, ours) {
 					t.Error("the socket is in our own network")
 				}
+
 				// Inject first, commit last, and this in between.
 				if _, err := os.Stat(c.inside("/run/terok/gate.env")); err != nil {
 					t.Error(err)
@@ -134,10 +143,12 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 				if _, err := os.Stat(c.hook.Tokens.Path); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("the token file is there already: %v", err)
 				}
+
 				cookie <- network(t, socket)
 				asked <- r
 				return yes
 			})
+
 			out, err := c.prestart(t, "crun", nil)
 			must(t, err)
 			entries, err := c.hook.Tokens.Entries()
@@ -148,10 +159,12 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if diff := cmp.Diff(&store.Attached{Listen: row.listened, Withheld: row.withhold, Network: <-cookie}, entries[0].Gate); diff != "" {
 				t.Errorf("the entry says (-want +got):\n%s", diff)
 			}
+
 			want := control.Request{Version: 1, Container: out.Container, Process: entries[0].Process, Token: out.Token.Key(), Listen: row.listened, Withheld: row.withhold}
 			if diff := cmp.Diff(want, <-asked); diff != "" || len(asked) > 0 {
 				t.Errorf("the gate is asked (-want +got):\n%s", diff)
 			}
+
 			env, err := os.ReadFile(c.inside("/run/terok/gate.env"))
 			must(t, err)
 			if !row.withhold {
@@ -160,6 +173,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if string(env) != row.env {
 				t.Errorf("gate.env is\n%s\nnot\n%s", env, row.env)
 			}
+
 			directory, err := os.ReadDir(c.inside("/run/terok"))
 			must(t, err)
 			var names []string
@@ -169,6 +183,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 			if !slices.Equal(names, row.files) {
 				t.Errorf("the directory holds %q, not %q", names, row.files)
 			}
+
 			process, err := store.Pin(c.pid)
 			must(t, err)
 			defer process.Close()
@@ -208,6 +223,7 @@ func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
 			return string(answer)
 		}
 	}
+
 	for _, row := range []struct {
 		name            string
 		flags           uintptr
@@ -236,6 +252,7 @@ func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
 				gateOf(t, c, row.answer)
 			}
 			c.hook.GateTimeout = 300 * time.Millisecond
+
 			out, err := c.prestart(t, "crun", nil)
 			printed(t, err, "have the gate at "+c.hook.GateSocket+" serve the container's network: "+row.printed, row.logged)
 			if row.of != nil && !errors.Is(err, row.of) {
@@ -281,6 +298,7 @@ func TestATokenIsNotWithheldInAnothersNetwork(t *testing.T) {
 			c := prepare(t)
 			c.start(t, unix.CLONE_NEWNET)
 			gateOf(t, c, func(control.Request, int) string { return yes })
+
 			c.configure(t, func(config map[string]any) {
 				namespace := map[string]any{"type": "network"}
 				if path != "" {
@@ -288,8 +306,10 @@ func TestATokenIsNotWithheldInAnothersNetwork(t *testing.T) {
 				}
 				config["linux"].(map[string]any)["namespaces"] = []any{map[string]any{"type": "mount"}, namespace}
 			})
+
 			_, err := c.prestart(t, "crun", nil) // with a token, a shared network is fine
 			must(t, err)
+
 			c = prepareAgain(t, c)
 			c.hook.WithholdToken = true
 			_, err = c.prestart(t, "crun", nil)
@@ -368,6 +388,7 @@ func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
 	c := prepare(t)
 	c.start(t, unix.CLONE_NEWNET)
 	gateOf(t, c, func(control.Request, int) string { return yes })
+
 	handedOver := func() (keys []string) {
 		t.Helper()
 		living, err := c.hook.HandedOver()
@@ -377,16 +398,20 @@ func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
 		}
 		return keys
 	}
+
 	if got := handedOver(); got != nil {
 		t.Errorf("at first there is %q", got)
 	}
+
 	out, err := c.prestart(t, "crun", nil)
 	must(t, err)
+
 	_, err = c.hook.Tokens.Issue(store.Entry{
 		Token: "terok-g-00000000000000000000000000000000", Grant: store.Grant{Project: "demo", Task: "1"}, Container: "forged",
 		Process: mustProcess(t, os.Getpid()), Gate: &store.Attached{Listen: GateListen},
 	})
 	must(t, err)
+
 	if got := handedOver(); !slices.Equal(got, []string{out.Token.Key()}) {
 		t.Errorf("there is %q", got)
 	}
@@ -400,16 +425,19 @@ func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
 	if got := handedOver(); !slices.Contains(got, next.Token.Key()) {
 		t.Errorf("there is %q", got)
 	}
+
 	records := control.HandedOver(c.hook.GateSocket)
 	must(t, os.WriteFile(filepath.Join(records, out.Container+"0-"+out.Token.Fingerprint()), nil, 0o600)) // another's
 	c.end()
 	_, err = c.hook.Poststop(strings.NewReader(state))
 	must(t, err)
+
 	left, err := os.ReadDir(records)
 	must(t, err)
 	if len(left) != 1 || left[0].Name() != out.Container+"0-"+out.Token.Fingerprint() {
 		t.Errorf("of the container that has stopped there are %q", left)
 	}
+
 	if _, err := c.hook.HandedOver(); err == nil {
 		t.Error("a record that is empty is read")
 	}

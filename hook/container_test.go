@@ -110,12 +110,14 @@ func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
 	testenv.NeedRoot(t)
 	planned, err := json.Marshal(plan{c.rootfs, mounts})
 	must(t, err)
+
 	cmd := testenv.Again()
 	cmd.Path = "/proc/self/exe" // a user without an id on the host cannot reach the program by its path
 	cmd.Env = append(cmd.Env, planVar+"="+string(planned))
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | flags}
+
 	if flags&unix.CLONE_NEWUSER != 0 {
 		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
 		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
@@ -126,12 +128,14 @@ func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
 			}
 		}
 	}
+
 	stdin, err := cmd.StdinPipe()
 	must(t, err)
 	stdout, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
 	c.pid = cmd.Process.Pid
+
 	ended := false
 	c.end = func() {
 		if !ended {
@@ -141,6 +145,7 @@ func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
 		}
 	}
 	t.Cleanup(c.end)
+
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the container's process says %q, %v", line, err)
 	}

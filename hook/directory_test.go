@@ -37,6 +37,7 @@ func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 			must(t, os.Mkdir(run, row.mode))
 			must(t, os.Chmod(run, row.mode))
 			must(t, os.Chown(run, row.uid, row.gid))
+
 			err := onThreadOfItsOwn(func() error {
 				// As a runtime has it for its container: systemd shares the host's.
 				must(t, unix.Unshare(unix.CLONE_NEWNS))
@@ -47,6 +48,7 @@ func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 				}
 				return err
 			})
+
 			info, statErr := os.Lstat(filepath.Join(run, "terok"))
 			if !row.made {
 				if err == nil || !strings.Contains(Detail(err), "/run/terok") || statErr == nil {
@@ -54,6 +56,7 @@ func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 				}
 				return
 			}
+
 			must(t, err)
 			must(t, statErr)
 			if owner := info.Sys().(*syscall.Stat_t); owner.Uid != 100000 || owner.Gid != 200000 {
@@ -83,9 +86,11 @@ func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
 	if !strings.Contains(mounts(t, "self")[shm], " - tmpfs ") {
 		testenv.Cannot(t, "%s is no tmpfs", shm)
 	}
+
 	ours, err := os.MkdirTemp(shm, "terok-hook-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(ours) })
+
 	for _, row := range []struct {
 		name   string
 		mounts func(c *container, run string) []mount
@@ -119,12 +124,14 @@ func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
 			}
 			must(t, os.Mkdir(run, 0o755))
 			c.start(t, 0, row.mounts(c, run)...)
+
 			outside := tree(t, c.outside)
 			if !row.made {
 				c.refuses(t, " in the container's root file system: is not there, and not made on a bind mount or a volume: create it")
 			} else if _, err := c.prestart(t, "crun", nil); err != nil {
 				t.Error(err)
 			}
+
 			sameTree(t, outside, tree(t, c.outside))
 			if made, err := os.ReadDir(ours); err != nil || len(made) > 0 {
 				t.Errorf("on the host's tmpfs there is %v, %v", made, err)

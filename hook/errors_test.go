@@ -94,6 +94,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 	env := func(variable string) func(map[string]any) {
 		return func(config map[string]any) { config["process"].(map[string]any)["env"] = []string{variable} }
 	}
+
 	rows := []struct {
 		name    string
 		state   func(map[string]any)
@@ -120,6 +121,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 			printed, logged string
 		}{row.name, row.of, none, row.printed, row.logged})
 	}
+
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			c := prepare(t)
@@ -130,10 +132,12 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 			printed(t, err, row.printed, row.logged)
 		})
 	}
+
 	for _, state := range []string{canary, `{"id": ` + canary, `{"` + canary + `"}`} {
 		_, err := Settings{}.Prestart(strings.NewReader(state))
 		printed(t, err, "container state: not the JSON that it should be", "invalid character")
 	}
+
 	_, err := Settings{}.Prestart(brokenReader{&os.PathError{Op: "read", Path: canary, Err: unix.EIO}})
 	printed(t, err, "read the container state from standard input: input/output error", canary)
 }
@@ -142,10 +146,12 @@ func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 	testenv.NeedRoot(t)
 	const inject = "inject /run/terok into the container: "
 	const outside = "/" + canary // of a root file system: a link's target, say
+
 	link := func(t *testing.T, c *container, path string) {
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(c.rootfs, path)), 0o755))
 		must(t, os.Symlink(outside, filepath.Join(c.rootfs, path)))
 	}
+
 	for _, row := range []struct {
 		name    string
 		given   func(*testing.T, *container) []mount
@@ -202,6 +208,7 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 		},
 			"configuration: the container's environment has a GIT_CONFIG_PARAMETERS that git rejects", fmt.Sprintf("%q", canary)},
 	}...)
+
 	h := Settings{AllowProjects: []string{"demo"}, GateURL: gate}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -210,6 +217,7 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 			annotated()(config)
 			row.of(config)
 			writeJSON(t, path, config)
+
 			content, err := os.ReadFile(path)
 			must(t, err)
 			out, _, err := h.Precreate(strings.NewReader(string(content)))
@@ -219,6 +227,7 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 			}
 		})
 	}
+
 	_, _, err := h.Precreate(strings.NewReader(canary))
 	printed(t, err, "configuration: not the JSON that it should be", "invalid character")
 }

@@ -56,6 +56,7 @@ func TestWhatIsInTheEnvFile(t *testing.T) {
 	const address = "TEROK_GATE_URL=http://gate:9418\nCODE_REPO=http://gate:9418/demo.git\nTEROK_ACCESS=write\n"
 	withheld := socket
 	withheld.WithholdToken = true
+
 	for _, row := range []struct {
 		name  string
 		hook  Settings
@@ -93,6 +94,7 @@ func TestWhatIsInTheEnvFile(t *testing.T) {
 			if got := strings.Join(slices.Sorted(maps.Keys(files)), " "); got != row.names {
 				t.Errorf("the files are %s, not %s", got, row.names)
 			}
+
 			for name, content := range files {
 				if name != "gate.env" && name != "credential" && strings.Contains(content, "terok-g-") {
 					t.Errorf("the token is in %s", name)
@@ -270,8 +272,8 @@ func TestAParameterThatGitRejectsIsRefused(t *testing.T) {
 	c.refuses(t, `the container's environment has GIT_CONFIG_PARAMETERS="many"`)
 }
 
-// A commit of the container's is made by the operator's template, unless the container
-// has a name of its own.
+// A container's commits are made in the name that the operator's template gives, unless the
+// container has a name of its own.
 func TestTheIdentityIsADefault(t *testing.T) {
 	testenv.Need(t, "git")
 	templated := "Agent \"{task}\" \\ of {project} <{container}+{task}@{project}.example>"
@@ -295,6 +297,7 @@ func TestTheIdentityIsADefault(t *testing.T) {
 			must(t, os.Mkdir(dir, 0o755))
 			s := Settings{GateURL: gate, Identity: row.identity}
 			must(t, s.Check())
+
 			var env []string
 			if row.system != nil {
 				system := *row.system
@@ -310,11 +313,13 @@ func TestTheIdentityIsADefault(t *testing.T) {
 
 			p, err := s.gitPointers(env)
 			must(t, err)
+
 			commit := git(t, "var", "GIT_AUTHOR_IDENT")
 			commit.Env = slices.DeleteFunc(commit.Env, func(v string) bool { return v == "GIT_CONFIG_NOSYSTEM=1" })
 			for _, v := range p.variables() {
 				commit.Env = append(commit.Env, v.name+"="+strings.ReplaceAll(v.value, MountPath, dir))
 			}
+
 			must(t, os.WriteFile(filepath.Join(commit.Dir, ".gitconfig"), []byte(row.global), 0o600))
 			out, err := commit.CombinedOutput()
 			if got, _, _ := strings.Cut(string(out), "> "); err != nil || got+">" != row.want {

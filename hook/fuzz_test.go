@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// FuzzState: whatever stands on standard input, an error leaves no token and no env
-// file, and success leaves at most one of each, in their directories.
+// FuzzState checks that for any standard input an error leaves no token and no env file, and
+// success leaves at most one of each, in their directories.
 func FuzzState(f *testing.F) {
 	for _, pattern := range []string{"../testdata/*/prestart*.json", "../testdata/*/poststop.json"} {
 		samples, err := filepath.Glob(pattern)
@@ -30,14 +30,17 @@ func FuzzState(f *testing.F) {
 			f.Add(content)
 		}
 	}
+
 	f.Add([]byte(`{"id":"../x","annotations":{"terok.project":"p","terok.task":"1"}}`))
 	f.Add([]byte(`{"id":"x","pid":-1,"bundle":"/","annotations":{"terok.project":"p","terok.task":"1"}}`))
 	f.Add([]byte(`{"id":"x","pid":1,"annotations":{"terok.project":"p","terok.task":"1"}}`))
 	f.Add([]byte(`{"id":"x","annotations":{"terok.project":"*","terok.task":"1"}}`))
+
 	f.Fuzz(func(t *testing.T, state []byte) {
 		dir := t.TempDir()
 		h := Settings{Tokens: store.File{Path: filepath.Join(dir, "gate", "tokens.json")}, EnvDir: filepath.Join(dir, "env")}
 		out, err := h.Prestart(bytes.NewReader(state))
+
 		entries, readErr := h.Tokens.Entries()
 		if readErr != nil {
 			t.Fatal(readErr)
@@ -46,6 +49,7 @@ func FuzzState(f *testing.F) {
 		if globErr != nil {
 			t.Fatal(globErr)
 		}
+
 		want := 0
 		if err == nil && out.Token != "" {
 			want = 1
@@ -56,6 +60,7 @@ func FuzzState(f *testing.F) {
 		if above, _ := os.ReadDir(dir); len(above) > 2 {
 			t.Fatalf("%q left %v", state, above)
 		}
+
 		if want == 1 && entries[0].Process.Life() == store.Alive {
 			return // the pid of a living process: poststop spares its token
 		}
@@ -72,12 +77,14 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// FuzzConfiguration: a configuration that is taken has all that an injection uses.
+// FuzzConfiguration checks that a configuration that is accepted has all that an injection
+// uses.
 func FuzzConfiguration(f *testing.F) {
 	samples, err := filepath.Glob("../testdata/*/bundle/config.json")
 	if err != nil || len(samples) == 0 {
 		f.Fatalf("no sample bundles: %v", err)
 	}
+
 	for _, sample := range samples {
 		content, err := os.ReadFile(sample)
 		if err != nil {
@@ -85,14 +92,17 @@ func FuzzConfiguration(f *testing.F) {
 		}
 		f.Add(content)
 	}
+
 	f.Add([]byte(`{"process":{"user":{"uid":1}},"root":{"path":"rootfs"}}`))
 	f.Add([]byte(`{"process":{},"root":{"path":"/"},"linux":{"mountLabel":"x"}}`))
 	f.Add([]byte(`{"process":{"env":["GIT_CONFIG_PARAMETERS='a.b'='c'\\''","GIT_CONFIG_SYSTEM"]},"root":{"path":"../.."}}`))
+
 	f.Fuzz(func(t *testing.T, content []byte) {
 		bundle := t.TempDir()
 		if err := os.WriteFile(filepath.Join(bundle, "config.json"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
+
 		config, err := readConfiguration(bundle)
 		if err != nil {
 			if !strings.Contains(Detail(err), bundle) {
@@ -100,6 +110,7 @@ func FuzzConfiguration(f *testing.F) {
 			}
 			return
 		}
+
 		if config.Process == nil || config.Root == nil || !filepath.IsAbs(config.Root.Path) {
 			t.Fatalf("%q: taken as %+v", content, config)
 		}
@@ -109,15 +120,17 @@ func FuzzConfiguration(f *testing.F) {
 	})
 }
 
-// FuzzAnnotations: what is admitted needs no quoting anywhere; the rest is refused
-// with an error of one line.
+// FuzzAnnotations checks that values that are admitted need no quoting anywhere, and that
+// others are refused with an error of one line.
 func FuzzAnnotations(f *testing.F) {
 	for _, name := range []string{"demo", "a.b_c-D9", "", "*", "..", "a/b", "a b", "a\nb", "$(id)", "é", "-x", ".x", "a\x00", strings.Repeat("a", 129)} {
 		f.Add(name, "1", "0400")
 		f.Add("demo", name, "0444")
 	}
+
 	value := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 	line := regexp.MustCompile(`^[A-Z_]+=[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
 	f.Fuzz(func(t *testing.T, project, task, mode string) {
 		annotations := map[string]string{ProjectAnnotation: project, TaskAnnotation: task, EnvModeAnnotation: mode}
 		want, asked, err := Settings{}.request(annotations)
@@ -127,16 +140,19 @@ func FuzzAnnotations(f *testing.F) {
 		if err == nil && want.mode != 0o400 && want.mode != 0o440 && want.mode != 0o444 {
 			t.Fatalf("mode %q taken as %v", mode, want.mode)
 		}
+
 		_, modeErr := parseEnvMode(mode)
 		if admissible := value.MatchString(project) && value.MatchString(task) && modeErr == nil; admissible != (err == nil) {
 			t.Fatalf("project %q, task %q, mode %q: %v", project, task, mode, err)
 		}
+
 		if err != nil {
 			if strings.ContainsAny(Detail(err), "\n\r\x00") {
 				t.Fatalf("an error of many lines: %q", err)
 			}
 			return
 		}
+
 		for l := range strings.Lines(string(envFile(Settings{}.variables(want, "terok-g-0", nil)))) {
 			if !line.MatchString(strings.TrimSuffix(l, "\n")) {
 				t.Fatalf("gate.env has the line %q", l)
@@ -158,6 +174,7 @@ func FuzzMountPoint(f *testing.F) {
 	} {
 		f.Add(tree)
 	}
+
 	f.Fuzz(func(t *testing.T, tree string) {
 		top := t.TempDir()
 		root, outside := filepath.Join(top, "root"), filepath.Join(top, "outside")
@@ -169,16 +186,19 @@ func FuzzMountPoint(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(outside, "file"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
+
 		plant(root, tree)
 		before := outsideOf(t, top)
 		point, err := openMountPoint(root, idMaps{}, mountsKnown{})
 		if diff := cmp.Diff(before, outsideOf(t, top)); diff != "" {
 			t.Fatalf("changed outside the root (-before +after):\n%s", diff)
 		}
+
 		if err != nil {
 			return
 		}
 		defer point.Close()
+
 		where, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", point.Fd()))
 		if err != nil {
 			t.Fatal(err)

@@ -60,12 +60,14 @@ func newWorkplace(t *testing.T, answer func(w http.ResponseWriter, r *http.Reque
 			t.Fatalf("git %q: %v: %s", args, err, out)
 		}
 	}
+
 	programs, err := git(t, "--exec-path").Output()
 	must(t, err)
 	backend := &cgi.Handler{
 		Path: filepath.Join(strings.TrimSpace(string(programs)), "git-http-backend"),
 		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"},
 	}
+
 	w := &workplace{}
 	w.gate = httptest.NewServer(w.seen.of(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch {
@@ -78,11 +80,13 @@ func newWorkplace(t *testing.T, answer func(w http.ResponseWriter, r *http.Reque
 		}
 	})))
 	t.Cleanup(w.gate.Close)
+
 	directory := t.TempDir()
 	s := Settings{GateURL: w.gate.URL}
 	writeFiles(t, directory, theFiles(t, s, someToken, more...))
 	pointers, err := s.gitPointers(more)
 	must(t, err)
+
 	w.env = append(w.env, more...)
 	for _, v := range pointers.variables() {
 		w.env = append(w.env, v.name+"="+strings.ReplaceAll(v.value, MountPath, directory))
@@ -149,14 +153,17 @@ func TestARedirectDoesNotGetTheToken(t *testing.T) {
 				var elsewhere requests
 				other := httptest.NewServer(elsewhere.of(http.NotFoundHandler()))
 				defer other.Close()
+
 				redirect := func(w http.ResponseWriter, r *http.Request) bool {
 					if row.is(r) {
 						http.Redirect(w, r, other.URL+r.URL.RequestURI(), http.StatusTemporaryRedirect)
 					}
 					return row.is(r)
 				}
+
 				w := newWorkplace(t, redirect, says.env...)
 				w.forGate(says.env, says.config)
+
 				if err := w.push(t, says.config...); err == nil {
 					t.Error("it pushes to another server")
 				}
@@ -165,6 +172,7 @@ func TestARedirectDoesNotGetTheToken(t *testing.T) {
 						t.Error("it clones from another server")
 					}
 				}
+
 				if len(w.seen.all()) == 0 {
 					t.Error("the gate was not asked")
 				}
@@ -180,6 +188,7 @@ func TestAProxyDoesNotGetTheToken(t *testing.T) {
 	var elsewhere requests
 	proxy := httptest.NewServer(elsewhere.of(http.NotFoundHandler()))
 	defer proxy.Close()
+
 	rows := otherSettings("proxy", proxy.URL)
 	for _, name := range []string{"http_proxy", "ALL_PROXY", "all_proxy"} {
 		rows[name] = struct{ env, config []string }{env: []string{name + "=" + proxy.URL}}
@@ -190,6 +199,7 @@ func TestAProxyDoesNotGetTheToken(t *testing.T) {
 			w.forGate(says.env, says.config)
 			must(t, w.push(t, says.config...))
 			must(t, w.clone(t))
+
 			if !slices.ContainsFunc(w.seen.all(), func(request string) bool { return strings.HasSuffix(request, someBasic) }) {
 				t.Errorf("the gate was not shown the token: %q", w.seen.all())
 			}

@@ -37,6 +37,7 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 			if row.err != "" { // then it is what was asked for, for the log
 				row.grant = store.Grant{Project: row.annotations[project], Task: row.annotations[task]}
 			}
+
 			if want.Grant != row.grant || asked != row.asked {
 				t.Errorf("grant %+v, asked %v", want.Grant, asked)
 			}

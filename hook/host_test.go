@@ -36,16 +36,19 @@ func TestByHandTheTokenIsInAFileOnTheHost(t *testing.T) {
 			if want := filepath.Join(h.EnvDir, out.Container+".env"); out.EnvFile != want {
 				t.Errorf("the env file is %s, not %s", out.EnvFile, want)
 			}
+
 			info, err := os.Lstat(out.EnvFile)
 			must(t, err)
 			if info.Mode() != 0o600 {
 				t.Errorf("the env file's mode is %v", info.Mode())
 			}
+
 			content, err := os.ReadFile(out.EnvFile)
 			must(t, err)
 			if want := "TEROK_GATE_TOKEN=" + string(out.Token) + "\nTEROK_PROJECT=demo\nTEROK_TASK=1\n"; string(content) != want {
 				t.Error("the env file is not token, project and task")
 			}
+
 			entries, err := h.Tokens.Entries()
 			must(t, err)
 			if len(entries) != 1 || entries[0].Token != out.Token || entries[0].Process != nil {
@@ -213,12 +216,14 @@ func TestPoststopTakesOnlyItsOwnContainersTokens(t *testing.T) {
 	must(t, err)
 	operators, err := h.Tokens.CreateToken("demo", "1")
 	must(t, err)
+
 	// Annotations play no part.
 	stop, err := h.Poststop(strings.NewReader(`{"id": "mine"}`))
 	must(t, err)
 	if len(stop.Revoked) != 1 || stop.Revoked[0].Token != mine.Token {
 		t.Errorf("revoked %v", stop.Revoked)
 	}
+
 	entries, err := h.Tokens.Entries()
 	must(t, err)
 	left := map[store.Token]bool{}
@@ -228,6 +233,7 @@ func TestPoststopTakesOnlyItsOwnContainersTokens(t *testing.T) {
 	if len(left) != 2 || !left[other.Token] || !left[operators] {
 		t.Errorf("left are %v", entries)
 	}
+
 	if _, err := os.Lstat(other.EnvFile); err != nil {
 		t.Errorf("the other container's env file: %v", err)
 	}

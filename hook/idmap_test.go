@@ -17,6 +17,7 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 		hidden = "         0          0          1\n         1 4294967295      65536\n"
 		whole  = "         0          0 4294967295\n"
 	)
+
 	for _, row := range []struct {
 		name, content string
 		id            uint32
@@ -39,6 +40,7 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			m, err := parseIDMap(row.content)
 			must(t, err)
+
 			ours, err := m.ours(row.id)
 			if row.ours < 0 {
 				if err == nil {

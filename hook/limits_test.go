@@ -50,12 +50,14 @@ func TestATokenIsLimitedBySettingsAndAnnotations(t *testing.T) {
 				s.Hashed = hashed
 				s.EnvDir = filepath.Join(t.TempDir(), "env")
 				s.Tokens.Path = filepath.Join(t.TempDir(), "tokens.json")
+
 				state := map[string]any{"id": "c1"}
 				annotated(row.annotations...)(state)
 				out, err := s.Prestart(strings.NewReader(jsonOf(t, state)))
 				if err != nil {
 					t.Fatal(err)
 				}
+
 				entries, err := s.Tokens.Entries()
 				if err != nil || len(entries) != 1 {
 					t.Fatalf("entries: %+v, %v", entries, err)
@@ -64,6 +66,7 @@ func TestATokenIsLimitedBySettingsAndAnnotations(t *testing.T) {
 				if diff := cmp.Diff(row.want, e.Limits); diff != "" || e.Project != "demo" || e.Task != "1" {
 					t.Errorf("%+v (-want +got):\n%s", e.Grant, diff)
 				}
+
 				content, err := os.ReadFile(s.Tokens.Path)
 				must(t, err)
 				if held := strings.Contains(string(content), string(out.Token)); held == hashed || !e.Is(out.Token) {

@@ -202,6 +202,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	if err != nil {
 		return fail("/", err)
 	}
+
 	for name := range strings.SplitSeq(strings.TrimPrefix(MountPath, "/"), "/") {
 		path += "/" + name
 		next, err := openDirectoryInRoot(root, point, path, path == MountPath)

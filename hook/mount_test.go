@@ -123,12 +123,14 @@ func TestTheModeOfTheEnvFileIsTheAnnotationsOrElseTheHooks(t *testing.T) {
 			c := prepare(t)
 			c.hook.EnvMode = row.hook
 			c.start(t, 0)
+
 			_, err := c.prestart(t, "crun", func(state map[string]any) {
 				if row.annotation != "" {
 					state["annotations"].(map[string]any)[EnvModeAnnotation] = row.annotation
 				}
 			})
 			must(t, err)
+
 			if got := modeAndOwner(t, c.inside("/run/terok/gate.env")); got != row.want+" 1234:55" {
 				t.Errorf("gate.env is %s", got)
 			}
@@ -162,24 +164,28 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 			must(t, os.Symlink(target, filepath.Join(c.rootfs, path)))
 		}
 	}
+
 	file := func(path string) func(*testing.T, *container) {
 		return func(t *testing.T, c *container) {
 			must(t, os.MkdirAll(filepath.Dir(filepath.Join(c.rootfs, path)), 0o755))
 			must(t, os.WriteFile(filepath.Join(c.rootfs, path), []byte("the image's own\n"), 0o644))
 		}
 	}
+
 	fifo := func(path string) func(*testing.T, *container) {
 		return func(t *testing.T, c *container) {
 			must(t, os.MkdirAll(filepath.Dir(filepath.Join(c.rootfs, path)), 0o755))
 			must(t, unix.Mkfifo(filepath.Join(c.rootfs, path), 0o666))
 		}
 	}
+
 	directory := func(path string, mode fs.FileMode) func(*testing.T, *container) {
 		return func(t *testing.T, c *container) {
 			must(t, os.MkdirAll(filepath.Join(c.rootfs, path), 0o755))
 			must(t, os.Chmod(filepath.Join(c.rootfs, path), mode))
 		}
 	}
+
 	all := func(images ...func(*testing.T, *container)) func(*testing.T, *container) {
 		return func(t *testing.T, c *container) {
 			for _, image := range images {
@@ -187,6 +193,7 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 			}
 		}
 	}
+
 	const up = "../../../../../../../../../.."
 	for _, row := range []struct {
 		image    string
@@ -270,6 +277,7 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 				sameTree(t, rest, now)
 				return
 			}
+
 			must(t, err)
 			if want := filepath.Join(c.rootfs, row.lands); !slices.Equal(points, []string{want}) {
 				t.Errorf("new mounts are %q, not one on %s", points, want)
@@ -308,11 +316,13 @@ func TestAReadOnlyRootNeedsItsMountPoint(t *testing.T) {
 			if row.refusal == "" {
 				must(t, os.Mkdir(filepath.Join(c.rootfs, "run/terok"), 0o755))
 			}
+
 			c.start(t, 0, mount{Target: c.rootfs, Flags: unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY})
 			if row.refusal != "" {
 				c.refuses(t, row.refusal)
 				return
 			}
+
 			_, err := c.prestart(t, "crun", nil)
 			must(t, err)
 			if _, err := os.Stat(c.inside("/run/terok/gate.env")); err != nil {
@@ -337,6 +347,7 @@ func TestAMountWithSharedPropagationIsRefused(t *testing.T) {
 				mount{Target: volume, Flags: unix.MS_SHARED},
 				mount{Source: volume, Target: target, Flags: unix.MS_BIND},
 			)
+
 			theirs := mounts(t, fmt.Sprint(c.pid))
 			c.refuses(t, "shared propagation", "mount the volume at "+target+" without :shared or :rshared")
 			if got := newMounts(theirs, mounts(t, fmt.Sprint(c.pid))); len(got) != 0 {
@@ -344,6 +355,7 @@ func TestAMountWithSharedPropagationIsRefused(t *testing.T) {
 			}
 		})
 	}
+
 	t.Run("a private mount above a shared one is fine", func(t *testing.T) {
 		t.Parallel()
 		c := prepare(t)
@@ -353,6 +365,7 @@ func TestAMountWithSharedPropagationIsRefused(t *testing.T) {
 			mount{Source: "tmpfs", Target: filepath.Join(c.rootfs, "run"), Type: "tmpfs"},
 			mount{Target: filepath.Join(c.rootfs, "run"), Flags: unix.MS_PRIVATE},
 		)
+
 		_, err := c.prestart(t, "crun", nil)
 		must(t, err)
 	})
@@ -404,12 +417,13 @@ func TestAProcessThatIsAZombieIsRefused(t *testing.T) {
 }
 
 // The kernel takes a context where SELinux is enabled and refuses the option where
-// it is not: there the refusal is kept from the hook, so that the calls are seen to
-// their end.
+// it is not: there strace hides the refusal from the hook, so that the hook makes all its
+// calls.
 func TestTheMountLabelIsTheContextOfTheDirectory(t *testing.T) {
 	const label, created = "system_u:object_r:container_file_t:s0:c1,c2", "(created)"
 	_, err := os.Stat("/sys/fs/selinux/enforce")
 	selinux := err == nil
+
 	for _, row := range []struct {
 		name, label string
 		options     []string
@@ -424,11 +438,13 @@ func TestTheMountLabelIsTheContextOfTheDirectory(t *testing.T) {
 				config["linux"].(map[string]any)["mountLabel"] = row.label
 			})
 			c.start(t, 0)
+
 			flags := []string{"-qqq", "-e", "signal=none", "-e", "trace=fsopen,fsconfig"} // no lines but calls
 			if row.label != "" && !selinux {
 				flags = append(flags, "-e", "inject=fsconfig:retval=0:when=5")
 			}
 			trace := c.prestartTraced(t, flags...)
+
 			var options []string
 			for _, m := range fsconfig.FindAllStringSubmatch(trace, -1) {
 				option := m[2]
@@ -443,6 +459,7 @@ func TestTheMountLabelIsTheContextOfTheDirectory(t *testing.T) {
 			if !slices.Equal(options, row.options) {
 				t.Errorf("the tmpfs is configured with %q, want %q:\n%s", options, row.options, trace)
 			}
+
 			line := mounts(t, fmt.Sprint(c.pid))[filepath.Join(c.rootfs, "run/terok")]
 			if !strings.Contains(line, "terok-gate") || selinux && !strings.Contains(line, row.label) {
 				t.Errorf("the mount is %q", line)

@@ -63,6 +63,7 @@ func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
 			if diff := cmp.Diff(row.want, got.Process.Env); diff != "" {
 				t.Errorf("environment (-want +got):\n%s", diff)
 			}
+
 			// Podman may filter what was filtered: nothing is added twice.
 			again := precreate(t, row.hook, string(out))
 			if diff := cmp.Diff(envOf(t, out), envOf(t, again)); diff != "" {
@@ -88,17 +89,20 @@ func TestPrecreatePassesOnWhatWeDoNotKnow(t *testing.T) {
 	if err != nil || len(samples) == 0 {
 		t.Fatalf("no sample bundles: %v", err)
 	}
+
 	for _, sample := range samples {
 		content, err := os.ReadFile(sample)
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		config := strings.Replace(string(content), `"process":`, `"later":{"x":[1e400,18446744073709551616,"<"]},"process":`, 1)
 		config = strings.Replace(config, `"terminal":`, `"unheardOf":{"y":null},"terminal":`, 1)
 		before, after := asAny(t, []byte(config)), asAny(t, precreate(t, Settings{}, config))
 		if before["later"] == nil {
 			t.Fatalf("%s has no process", sample)
 		}
+
 		delete(before["process"].(map[string]any), "env")
 		delete(after["process"].(map[string]any), "env")
 		if diff := cmp.Diff(before, after); diff != "" {
@@ -160,8 +164,8 @@ func TestPrecreateNamesTheContainerThatItRefuses(t *testing.T) {
 	}
 }
 
-// FuzzPrecreate: what comes out means what went in, process.env aside, and is the
-// same bytes if it is not ours.
+// FuzzPrecreate checks that the output means the same as the input, process.env aside, and is
+// the same bytes if the container is not ours.
 func FuzzPrecreate(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `null`, `{` + ours + `,"process":{}}`, `{` + ours + `,"process":{"env":["A=b",""]},"x":1e9}`,
@@ -170,22 +174,26 @@ func FuzzPrecreate(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
+
 	f.Fuzz(func(t *testing.T, config []byte) {
 		out, outcome, err := Settings{GateURL: gate}.Precreate(bytes.NewReader(config))
 		if err != nil {
 			return
 		}
+
 		if outcome.Grant.Project == "" {
 			if !bytes.Equal(config, out) {
 				t.Fatalf("%q is not ours and became %q", config, out)
 			}
 			return
 		}
+
 		before, after := asAny(t, config), asAny(t, out)
 		process := after["process"].(map[string]any)
 		if len(process["env"].([]any)) == 0 {
 			t.Fatalf("%q got no environment", config)
 		}
+
 		delete(process, "env")
 		delete(before["process"].(map[string]any), "env")
 		if diff := cmp.Diff(before, after); diff != "" {

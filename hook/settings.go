@@ -208,7 +208,7 @@ func (v value) IsBoolFlag() bool {
 
 func (v value) String() string { return strings.Join(v.given(), ",") }
 
-// given returns the values that the flag takes on a command line to have this setting.
+// given returns the flag's values on a command line that makes this setting.
 func (v value) given() []string {
 	switch field := v.field.(type) {
 	case *string:

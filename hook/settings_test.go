@@ -56,17 +56,20 @@ func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
 			if err != nil || of != stage {
 				t.Errorf("%s: %q, %v", stage, of, err)
 			}
+
 			want := Settings{}
 			for _, f := range Flags {
 				if f.Common() || f.Of(stage) {
 					f.Copy(&want, &given)
 				}
 			}
+
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", stage, diff)
 			}
 		}
 	}
+
 	for _, row := range []struct {
 		args []string
 		want Settings
