@@ -19,12 +19,14 @@ func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		with := strings.Replace(string(conf), "[containers]\n", "[containers]\nannotations = [\"terok.project=demo\", \"terok.task=default\"]\n", 1)
 		other := *e
 		other.conf = filepath.Join(e.tempDir(t), "containers.conf")
 		if err := os.WriteFile(other.conf, []byte(with), 0o644); err != nil {
 			t.Fatal(err)
 		}
+
 		for _, row := range []struct {
 			name string
 			args []string
@@ -68,12 +70,14 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 		if !strings.Contains(generated, "terok.project/web1: demo") {
 			t.Fatalf("podman generates\n%s", generated)
 		}
+
 		// A neighbor, which the annotations are not for, and whose name ends in the same.
 		play := strings.Replace(generated, "  containers:\n", "  containers:\n  - {name: the-db, image: "+image+", command: [/bin/sleep, \"1000\"]}\n", 1)
 		file := filepath.Join(e.tempDir(t), "pod.yaml")
 		if err := os.WriteFile(file, []byte(play), 0o644); err != nil {
 			t.Fatal(err)
 		}
+
 		t.Cleanup(func() { e.tryPodman("pod", "rm", "--force", "--time", "0", "web1-pod") })
 		if e.playsPods(t) {
 			e.podman(t, "kube", "play", file)

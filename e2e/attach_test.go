@@ -158,6 +158,7 @@ func gitter(t *testing.T, task string, more ...string) []string {
 func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 	ofRoot := func(e *engine) bool { return !e.rootless }
 	ofAUser := func(e *engine) bool { return e.rootless }
+
 	for _, row := range []struct {
 		name    string
 		args    []string
@@ -186,6 +187,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 					e = e.wired(t, row.needs)
 					args = append(args, "--network", row.network)
 				}
+
 				s := e.served(t)
 				s.podman(t, append(append([]string{"run", "--rm"}, args...), image, "sh", "-ec", gitWork("its-own"))...)
 				s.worked(t, "its-own")
@@ -246,6 +248,7 @@ func TestContainersOfAPodAndThoseThatJoinOneAreServedByOneListener(t *testing.T)
 				join := row.join(t, s)
 				one := s.create(t, gitter(t, "one", join...)...)
 				other := s.create(t, gitter(t, "other", join...)...)
+
 				var wg sync.WaitGroup // two hooks at once
 				for _, c := range []*container{one, other} {
 					wg.Go(func() { _, err := c.tryPodman("start", c.id); report(t, err) })
@@ -254,13 +257,16 @@ func TestContainersOfAPodAndThoseThatJoinOneAreServedByOneListener(t *testing.T)
 				if t.Failed() {
 					return
 				}
+
 				one.nextLife(t)
 				token := other.nextLife(t).token
 				s.worksIn(t, one, "one")
 				s.worksIn(t, other, "other")
+
 				other.podman(t, "stop", other.id)
 				other.revoked(t, token)
 				s.worksIn(t, one, "one-alone")
+
 				other.start(t)
 				s.worksIn(t, other, "other-again")
 			})
@@ -280,9 +286,11 @@ func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.
 		s := e.served(t, "--withhold-token")
 		c := s.create(t, gitter(t, "task")...)
 		l := c.start(t)
+
 		if env := strings.Join(l.env, "\n"); strings.Contains(env, "TOKEN") || !strings.Contains(env, "CODE_REPO=http://127.0.0.1:9418/demo.git") {
 			t.Errorf("gate.env is %s", env)
 		}
+
 		tokens := c.tokensOf(t, c.id)
 		if len(tokens) != 1 {
 			t.Fatalf("the container has %d tokens", len(tokens))
@@ -290,12 +298,15 @@ func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.
 		if _, err := c.tryPodman("exec", c.id, "sh", "-c", "grep -rlF terok-g- /run/terok /proc/1/environ"); err == nil {
 			t.Error("there is a token in the container")
 		}
+
 		for branch, user := range map[string]string{"of-root": "0", "of-another": "1234:55"} {
 			c.podman(t, "exec", "--user", user, c.id, "sh", "-ec", "unset http_proxy; "+gitWork(branch))
 			s.worked(t, branch)
 		}
+
 		c.podman(t, "stop", c.id)
 		c.revoked(t, tokens[0])
+
 		for _, row := range []struct {
 			name string
 			args []string
@@ -329,6 +340,7 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 		neighbour := s.create(t, "--network", "none")
 		s.podman(t, "start", neighbour.id)
 		s.podman(t, "exec", neighbour.id, "httpd", "-p", "127.0.0.1:9418") // in the background
+
 		refuse := func(task, log string, args ...string) {
 			t.Helper()
 			c := s.create(t, gitter(t, task, args...)...)
@@ -339,14 +351,17 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 			if tokens := c.tokensOf(t, c.id); len(tokens) > 0 {
 				t.Errorf("%s: it has %d tokens", task, len(tokens))
 			}
+
 			if systemLog.Listening() {
 				if got := systemLog.SoFar(t, with(c.id, log)); len(got) == 0 {
 					t.Errorf("%s: the log does not say %q", task, log)
 				}
 			}
 		}
+
 		refuse("hostile", "is taken in the container's network, and not by the gate", "--network", "container:"+neighbour.id)
 		refuse("host", "give it a network of its own, as --network none does", "--network", "host")
+
 		s.endGate()
 		refuse("no-gate", "start it, as the service terok-gate or with terok-gate serve")
 		s.startGate(t)
@@ -367,17 +382,20 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 		for _, c := range containers {
 			c.start(t)
 		}
+
 		// The last one's hook has the gate's yes and waits to commit when the gate dies.
 		between := s.create(t, gitter(t, "between", "--user", "1234:55")...)
 		lock := flock.New(s.tokenFile + ".lock")
 		if err := lock.Lock(); err != nil {
 			t.Fatal(err)
 		}
+
 		started := make(chan error, 1)
 		go func() {
 			_, err := between.tryPodman("start", between.id)
 			started <- err
 		}()
+
 		testenv.Eventually(t, "its hook waits for the lock", func() bool { return waitsForLock(t, lock.Path()) })
 		s.signalGate(syscall.SIGKILL)
 		if err := lock.Unlock(); err != nil {
@@ -386,6 +404,7 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 		if err := <-started; err != nil {
 			t.Fatal(err)
 		}
+
 		between.nextLife(t)
 		containers = append(containers, between)
 		for _, c := range containers {

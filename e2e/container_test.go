@@ -82,6 +82,7 @@ func (c *container) nextLife(t *testing.T) life {
 		lines = c.output(t)
 		return count(lines, "ready") > c.starts
 	})
+
 	var l life
 	seen := 0
 	for _, line := range lines {
@@ -97,6 +98,7 @@ func (c *container) nextLife(t *testing.T) life {
 			t.Errorf("the container says %q", line)
 		}
 	}
+
 	c.starts++
 	for _, line := range l.env {
 		if token, ok := strings.CutPrefix(line, "TEROK_GATE_TOKEN="); ok {
@@ -176,6 +178,7 @@ func (c *container) holdsToken(t *testing.T, l life, project, task string) {
 	if !tokenForm.MatchString(l.token) {
 		t.Fatalf("the process of container %.12s read no token in gate.env: %q", c.id, l.env)
 	}
+
 	want := []string{
 		"TEROK_GATE_TOKEN=" + l.token,
 		"TEROK_PROJECT=" + project,
@@ -187,6 +190,7 @@ func (c *container) holdsToken(t *testing.T, l life, project, task string) {
 	if diff := cmp.Diff([]string{l.token}, c.tokensOf(t, c.id)); diff != "" {
 		t.Errorf("tokens of the container (-want +got):\n%s", diff)
 	}
+
 	got, there := c.tokens(t)[l.token]
 	if !there {
 		return
@@ -194,6 +198,7 @@ func (c *container) holdsToken(t *testing.T, l life, project, task string) {
 	if got.Created.IsZero() || len(got.Process) == 0 {
 		t.Errorf("the entry does not say when it was made and for which process: %+v", got)
 	}
+
 	got.Created, got.Process = token{}.Created, nil
 	if diff := cmp.Diff(token{Project: project, Scope: project, Task: task, Container: c.id}, got); diff != "" {
 		t.Errorf("the entry (-want +got):\n%s", diff)

@@ -146,6 +146,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 			engine: h.engine, repos: filepath.Join(dir, "repos"), control: filepath.Join(dir, "gate", "control"), log: filepath.Join(dir, "log"),
 		}
 		h.must(t, fmt.Sprintf("mkdir -m 0700 %q", s.repos))
+
 		hook, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
@@ -154,9 +155,11 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		together := e.tempDir(t)
 		h.must(t, fmt.Sprintf("cp %q %q %q", hook, gate, together))
 		h.must(t, fmt.Sprintf("%q --token-file %q install --no-watch --allow-project demo --gate-socket %q", together+"/terok-gate", h.tokenFile, s.control))
+
 		all := h.doctor(t, "")
 		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" does not exist")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
@@ -181,11 +184,14 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 			id := h.must(t, fmt.Sprintf("podman run --detach --network none --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sleep 1000", e.rootfs(t)))
 			return strings.TrimSpace(id)
 		}
+
 		id := start()
 		t.Cleanup(func() { h.must(t, "podman rm --all --force --time 0") })
 		finds(t, h.doctor(t, ""), "listeners", "ok", "living containers that the gate serves: 1")
+
 		s.signalGate(syscall.SIGKILL)
 		finds(t, h.doctor(t, ""), "terok-gate", "broken", s.control+" was left by one that was killed")
+
 		s.startGate(t)
 		all = h.doctor(t, "")
 		finds(t, all, "listeners", "broken", "living containers without the gate: "+id[:12]+" (project demo, task 1)")
@@ -197,7 +203,8 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 	})
 }
 
-// What install has set up is well, and what a remedy says to the service manager works.
+// Doctor finds nothing wrong with what install sets up, and remedies that use the service
+// manager work.
 func TestDoctorKnowsTheGatesService(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -206,6 +213,7 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 		t.Run(a.user, func(t *testing.T) {
 			defer m.logIn(t, a.user)()
 			a.installGate(t, "", "")
+
 			doctor := func() (wrong []string) {
 				t.Helper()
 				for line := range strings.Lines(a.must(t, "terok-gate doctor 2>/dev/null || true")) {
@@ -215,12 +223,14 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 				}
 				return wrong
 			}
+
 			well := func() {
 				t.Helper()
 				if wrong := doctor(); len(wrong) > 0 {
 					t.Errorf("doctor says %s", wrong)
 				}
 			}
+
 			well()
 			repos := "/var/lib/terok-gate/repos"
 			if a.user != "root" {
@@ -237,6 +247,7 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 				if a.user != "root" && strings.HasPrefix(row.script, "chown") {
 					continue
 				}
+
 				a.must(t, row.script)
 				wrong := doctor()
 				if len(wrong) == 0 || !strings.HasPrefix(wrong[0], row.says) {
@@ -245,10 +256,12 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 				if len(wrong) > 1 && row.name != "a broken repository" { // which the probe asks for
 					t.Errorf("%s: beside the cause, doctor says %s", row.name, wrong[1:])
 				}
+
 				_, remedy, _ := strings.Cut(strings.TrimSpace(wrong[0]), " → ")
 				for _, words := range []string{"; if ", ", and "} {
 					remedy, _, _ = strings.Cut(remedy, words)
 				}
+
 				a.must(t, remedy)
 				well()
 			}
@@ -293,16 +306,18 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		other := filepath.Join(e.tempDir(t), "terok-gate-hook")
 		hooks, inOrder := filepath.Dir(h.definition("prestart")), e.tempDir(t)
 		h.must(t, h.install(t, installFlags))
 		h.must(t, fmt.Sprintf("cp %q/* %q", hooks, inOrder))
+
 		for _, row := range []struct {
 			name         string
 			make         func()
 			check, state string
 			text         string
-			choice       bool // what fixes it, the reader has to choose
+			choice       bool // the reader has to choose the fix
 		}{
 			{"a binary that is gone", func() { h.edit(t, "prestart", `.hook.path = "/no/such/terok-gate-hook"`) },
 				"definition", "broken", "runs /no/such/terok-gate-hook, which does not exist", false},
@@ -331,6 +346,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			if row.name == "images that choose the project" && podmanIs(t, 4, 6) {
 				continue // not with this podman
 			}
+
 			row.make()
 			t.Log(row.name)
 			all := h.doctor(t, "")
@@ -346,8 +362,10 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 					}
 				}
 			}
+
 			h.must(t, fmt.Sprintf("rm -f %q; rm %q/*; cp %q/* %q", other, hooks, inOrder, hooks))
 		}
+
 		if e.asUser != nil { // it takes root to give a directory away
 			h.must(t, fmt.Sprintf("cp %q %q", path, other))
 			h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", other))
@@ -357,28 +375,30 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			finds(t, h.doctor(t, ""), "definition", "broken", "user daemon can change "+other)
 			h.edit(t, "prestart", fmt.Sprintf(".hook.path = %q", path))
 		}
+
 		h.edit(t, "prestart", `.hook.args |= map(select(. != "--token-file" and (endswith("tokens.json") | not)))`)
 		finds(t, h.doctor(t, ""), "definition", "broken", "names no token file")
-
 	})
 }
 
 // A user's podman reads the hooks of the system too, whose token file is root's. One
-// finding says so, and what fixes it admits no more than root did.
+// finding says so, and its remedy admits no more than root did.
 func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "jq")
 		h := newHome(t, e)
 		roots := filepath.Join(e.tempDir(t), "hooks.d")
+
 		h.must(t, h.install(t, installFlags))
 		for _, stage := range []string{"precreate", "prestart", "poststop"} {
 			h.edit(t, stage, `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
 		}
+
 		h.must(t, fmt.Sprintf("cp -r %q %q", filepath.Dir(h.definition("prestart")), roots))
 		h.must(t, h.install(t, "uninstall"))
 		h.write(t, filepath.Join(h.config, "containers.conf.d/10-roots.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", roots))
 
-		// As users call it, who name no token file.
+		// Users call doctor without naming a token file.
 		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
@@ -389,6 +409,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
 			t.Fatal(err)
 		}
+
 		wrong := amiss(all)
 		if len(wrong) != 1 {
 			t.Fatalf("doctor finds %+v", wrong)
@@ -397,6 +418,7 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 		if want := "terok-gate install --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"; wrong[0].Remedy != want {
 			t.Errorf("what fixes it is %s, not %s", wrong[0].Remedy, want)
 		}
+
 		h.must(t, "PATH=$PWD:$PATH; "+wrong[0].Remedy)
 		if err := json.Unmarshal([]byte(h.must(t, call)), &all); err != nil {
 			t.Fatal(err)
@@ -406,27 +428,31 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 	})
 }
 
-// What install wrote is of no use where another hooks_dir comes later.
+// Install's definitions are not in force if another hooks_dir comes later.
 func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		theirs := filepath.Join(h.config, "containers.conf.d/99-zz-theirs.conf")
 		dir := e.tempDir(t)
 		h.must(t, h.install(t, installFlags))
+
 		list := `hooks_dir = ["` + dir + `"`
-		if strings.Contains(h.settings(t), "{append=true}") { // so ours stays, unless they say more
+		if strings.Contains(h.settings(t), "{append=true}") { // so ours stays, unless theirs says otherwise
 			list += ", {append=false}"
 		}
 		h.write(t, theirs, "[engine]\n"+list+"]\n")
+
 		all := h.doctor(t, "")
 		finds(t, all, "hooks", "broken", "is not in force: podman reads "+dir+", since hooks_dir is also set in ")
 		finds(t, all, "hooks", "broken", theirs) // and in what this machine's root may have installed
+
 		for _, f := range all {
 			if _, added, ok := strings.Cut(f.Remedy, "there, add "); ok {
 				ours, _, _ := strings.Cut(added, " to hooks_dir")
 				h.write(t, theirs, "[engine]\n"+strings.Replace(list, "[", "["+ours+", ", 1)+"]\n")
 			}
 		}
+
 		finds(t, h.doctor(t, ""), "hooks", "ok", "registered: podman reads "+filepath.Dir(h.definition("prestart"))+" and "+dir)
 	})
 }
@@ -488,10 +514,12 @@ func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 		testenv.NeedRoot(t)
 		h := newHome(t, e)
 		h.must(t, "podman system migrate") // no user namespace is left to join
+
 		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		for _, row := range []struct{ name, hide, text string }{
 			{"no ids", "mount --bind /dev/null /etc/subuid; mount --bind /dev/null /etc/subgid", "no subordinate ids"},
 			{"no user namespaces", "mount --bind /dev/null $(command -v newuidmap)", "podman gets no user namespace"},
@@ -501,11 +529,13 @@ func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 			defer cancel()
 			cmd.SysProcAttr = nil // root hides them
 			cmd.Env = append(cmd.Env, "HOME="+h.dir, "XDG_RUNTIME_DIR="+h.runtimeDir)
+
 			out, err := cmd.Output()
 			var all []finding
 			if jsonErr := json.Unmarshal(out, &all); jsonErr != nil {
 				t.Fatalf("%v: %v", jsonErr, err)
 			}
+
 			t.Log(row.name)
 			finds(t, all, "user-namespaces", "broken", row.text)
 			h.must(t, "podman system migrate")

@@ -297,6 +297,7 @@ func (e *engine) tempDir(t *testing.T) string {
 	if err := e.mkdir(dir); err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
 		var err error
 		// Podman's clean-up after a container may still write there.
@@ -484,16 +485,18 @@ func (e *engine) runsWithNothing(path, stdin string, args []string) (string, err
 // sees them: the mounted file systems of running containers included.
 func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 	t.Helper()
-	// In a mount namespace of its own: a search that is just passing through a
-	// mount would keep podman from unmounting it.
-	// podman 5.4 keeps a network namespace below rootless-netns, which is no file to read.
+	// The search runs in a mount namespace of its own: one that is passing through a mount
+	// would keep podman from unmounting it. Podman 5.4 keeps a network namespace below
+	// rootless-netns, which is no file to read.
 	args := []string{"unshare", "--mount", "env", "LC_ALL=C", "grep", "-rlF", "-D", "skip", "--exclude-dir=rootless-netns"}
 	for _, w := range words {
 		args = append(args, "-e", w)
 	}
+
 	name, args := e.hostArgs(append(args, "--", dir))
 	cmd, cancel := e.command(name, args...)
 	defer cancel()
+
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -501,6 +504,7 @@ func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 2) {
 		t.Fatalf("grep: %v\n%s", err, &stderr)
 	}
+
 	// Other tests' containers come and go meanwhile; nothing else may keep grep
 	// from reading a file. (With --uidmap, podman 5.4 mounts its storage once more in
 	// itself, where grep knows it again.)
@@ -512,6 +516,7 @@ func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 			t.Fatalf("the search in %s did not see everything: %s", dir, line)
 		}
 	}
+
 	return strings.Fields(stdout.String())
 }
 

@@ -24,15 +24,18 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("go build: %v\n%s", err, out)
 		}
+
 		h.must(t, h.install(t, installFlags))
 		id := strings.TrimSpace(h.must(t, fmt.Sprintf("podman run --detach --volume %q:/goeson:ro --annotation terok.project=demo --annotation terok.task=1 --rootfs %q /goeson",
 			goesOn, e.rootfs(t))))
+
 		var process struct{ PID int }
 		for _, held := range h.tokens(t) {
 			if err := json.Unmarshal(held.Process, &process); err != nil || held.Container != id {
 				t.Fatalf("a token of %s, %v", held.Container, err)
 			}
 		}
+
 		t.Cleanup(func() {
 			e.signal(t, process.PID, unix.SIGKILL)
 			h.must(t, "podman rm --force --ignore --time 0 "+id)
@@ -51,6 +54,7 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 				says = cannot
 			}
 		}
+
 		all := h.doctor(t, "")
 		finds(t, all, "forgotten", "warning", fmt.Sprintf("%s, but its process %d lives and holds a token", says, process.PID))
 		for _, f := range all {
@@ -60,6 +64,7 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 				}
 			}
 		}
+
 		finds(t, h.doctor(t, ""), "forgotten", "ok", "none")
 	})
 }

@@ -52,9 +52,11 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 				testenv.Need(t, "git")
 				g := newGate(t, e.tokenFile, "demo", "other")
 				e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, nil)
+
 				kept := e.tempDir(t)
 				args := append(annotations("demo", "with-git"), "--volume", kept+":/kept")
 				args = append(args, withGit(t)...)
+
 				c := e.create(t, append(args, row.args...)...)
 				token := c.start(t).token
 				if !slices.Equal(c.tokensOf(t, c.id), []string{token}) {
@@ -83,16 +85,19 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 				}
 
 				otherIsRefused()
+
 				asked := len(g.requests())
 				works("git clone --quiet $CODE_REPO /tmp/clone")
 				if got := works("cat /tmp/clone/README"); got != "demo" {
 					t.Errorf("the clone has a README with %q", got)
 				}
+
 				works(`cd /tmp/clone; echo work >file; git add file; git commit --quiet --message "some work"; git push --quiet`)
 				g.all(t, g.requests()[asked:], basic, http.StatusOK)
 				if got, want := g.git(t, "demo", "log", "-1", "--format=%an: %s"), row.authors+": some work"; got != want {
 					t.Errorf("the last commit at the gate is %q, want %q", got, want)
 				}
+
 				otherIsRefused()
 				for name, want := range row.config {
 					if got := works("git config " + name); got != want {

@@ -60,6 +60,7 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 				t.Errorf("on the host there is a mount of ours:\n%s", mounts)
 			}
 		})
+
 		for _, row := range hostileImages {
 			t.Run(row.name, func(t *testing.T) {
 				t.Parallel()
@@ -69,6 +70,7 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 				for _, what := range row.image {
 					e.put(t, rootfs, words.Replace(what))
 				}
+
 				if row.name == "/run is a fifo" {
 					// Where podman mounts, crun (1.21) waits for a writer.
 					writer, err := os.OpenFile(filepath.Join(rootfs, "/run"), os.O_RDWR, 0)
@@ -135,6 +137,7 @@ func (e *engine) put(t *testing.T, rootfs, what string) {
 	name, target, isLink := strings.Cut(what, " -> ")
 	directory, mode, hasMode := strings.Cut(what, "/ ")
 	fifo, isFifo := strings.CutSuffix(what, " |")
+
 	script, args := "", []string(nil)
 	switch {
 	case isLink:
@@ -148,6 +151,7 @@ func (e *engine) put(t *testing.T, rootfs, what string) {
 	default:
 		script, args = `rm -rf "$0" && echo image >"$0"`, []string{what}
 	}
+
 	args[0] = filepath.Join(rootfs, args[0])
 	if _, err := e.run("sh", append([]string{"-c", script}, args...)...); err != nil {
 		t.Fatal(err)

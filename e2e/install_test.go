@@ -30,17 +30,20 @@ func newHome(t *testing.T, e *engine) *home {
 	t.Helper()
 	testenv.Need(t, "unshare", "nsenter")
 	h := &home{engine: e.withOwnTokens(t)}
+
 	// The engine's own configuration, without its hooks.
 	base, err := os.ReadFile(e.conf)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var lines []string
 	for line := range strings.Lines(string(base)) {
 		if !strings.HasPrefix(line, "hooks_dir") {
 			lines = append(lines, line)
 		}
 	}
+
 	if e.rootless {
 		h.dir = e.tempDir(t)
 		h.config = filepath.Join(h.dir, ".config/containers")
@@ -63,6 +66,7 @@ func newHome(t *testing.T, e *engine) *home {
 			done
 			echo ready
 			exec sleep 600`)
+
 		stdout, err := holder.StdoutPipe()
 		if err == nil {
 			err = holder.Start()
@@ -76,6 +80,7 @@ func newHome(t *testing.T, e *engine) *home {
 		}
 		h.pid = holder.Process.Pid
 	}
+
 	h.write(t, filepath.Join(h.config, "containers.conf"), strings.Join(lines, ""))
 	h.write(t, filepath.Join(h.config, "policy.json"), `{"default": [{"type": "insecureAcceptAnything"}]}`)
 	return h
@@ -87,8 +92,10 @@ func (h *home) sh(script string) (string, error) {
 	if h.pid != 0 {
 		args = append([]string{"nsenter", "--mount", "--target", strconv.Itoa(h.pid), "--wd=/"}, args...)
 	}
+
 	cmd, cancel := h.command(args[0], args[1:]...)
 	defer cancel()
+
 	var env []string
 	for _, v := range cmd.Env {
 		if !strings.HasPrefix(v, "CONTAINERS_CONF=") {
@@ -99,6 +106,7 @@ func (h *home) sh(script string) (string, error) {
 		env = append(env, "HOME="+h.dir, "XDG_RUNTIME_DIR="+h.runtimeDir)
 	}
 	cmd.Env = env
+
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w\n%s", script, err, out)
@@ -152,16 +160,19 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 		if modes := h.must(t, fmt.Sprintf("cd %q; stat --format %%a oci oci/podman-hooks.d containers.conf.d", h.config)); modes != "755\n755\n755\n" {
 			t.Errorf("install makes directories of the modes %s", modes)
 		}
+
 		installed := h.settings(t)
 		for _, stage := range []string{"precreate", "prestart", "poststop"} {
 			if name := "/99-terok-gate-" + stage + ".json"; !strings.Contains(wrote, name) || !strings.Contains(installed, name) {
 				t.Errorf("no definition for %s: %s", stage, wrote)
 			}
 		}
+
 		path, err := gateBinary()
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		for _, again := range []string{h.install(t, installFlags), path + " install"} {
 			h.must(t, again)
 			if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
@@ -169,12 +180,13 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			}
 		}
 
-		// A container as anybody would start it, with no flag about hooks; and again,
-		// which forgets such flags.
+		// A container is started as any user would, with no flag about hooks, and then once more,
+		// at which podman forgets such flags.
 		const see = `. /run/terok/gate.env; echo "$TEROK_GATE_TOKEN $CODE_REPO $TEROK_GATE_ENV"`
 		rootfs := e.rootfs(t)
 		run := fmt.Sprintf("podman run --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sh -c '%s'", rootfs, see)
 		t.Cleanup(func() { h.must(t, "podman rm --force --ignore --time 0 it") })
+
 		first := h.must(t, run)
 		second := h.must(t, "podman start --attach it")
 		for _, out := range []string{first, second} {
@@ -184,6 +196,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 				t.Errorf("the container sees %q", out)
 			}
 		}
+
 		if first == second {
 			t.Error("the second start has the first one's token")
 		}
@@ -192,7 +205,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			t.Errorf("a project that no pattern admits starts: %s", out)
 		}
 
-		// What lives on is named when the hooks go.
+		// Uninstall names the tokens that live on.
 		h.must(t, h.install(t, "create --project demo --task left"))
 		out := h.must(t, h.install(t, "uninstall"))
 		if !strings.Contains(out, "left") {
@@ -213,6 +226,7 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 		audit := filepath.Join(dir, "audit.log")
 		h.must(t, h.install(t, fmt.Sprintf("--log-file %q", audit)+installFlags))
 		rootfs := e.rootfs(t)
+
 		for _, refuses := range []string{"precreate", "prestart"} {
 			if refuses == "prestart" {
 				h.must(t, fmt.Sprintf("rm %q", h.definition("precreate")))
@@ -229,11 +243,13 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 				if starts := err == nil && strings.Contains(out, "runs"); starts != row.starts {
 					t.Errorf("with %s, project %s starts: %v, %s", refuses, row.project, starts, out)
 				}
+
 				id := readFile(t, cid)
 				h.must(t, "podman rm --force --time 0 "+id) // --rm would remove the file too
 				if row.starts {
 					continue
 				}
+
 				logs := [][]string{linesWith(h.must(t, fmt.Sprintf("cat %q", audit)), id)}
 				if systemLog.Listening() {
 					logs = append(logs, systemLog.SoFar(t, with(id)))
@@ -251,6 +267,7 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 				}
 			}
 		}
+
 		testenv.Eventually(t, "the tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
 	})
 }
@@ -288,8 +305,8 @@ func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 	})
 }
 
-// What others say about hook directories stays in force, and so does what install says, be it
-// read before or after. A podman before 4.8 cannot add to a list: there the later one
+// The hook directories of other files stay in force beside install's, whether they are read
+// before it or after. A podman before 4.8 cannot add to a list: there the later one
 // counts, and install says what to do.
 func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 	const appends = ", {append=true}"
@@ -309,12 +326,14 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 				if row.append != "" && !canAppend {
 					return // no such list
 				}
+
 				theirs := filepath.Join(e.tempDir(t), "their hooks")
 				if err := h.mkdir(theirs); err != nil {
 					t.Fatal(err)
 				}
+
 				list := fmt.Sprintf("hooks_dir = [%q%s]", theirs, row.append)
-				if row.path == "containers.conf" { // it ends with what is said of the engine
+				if row.path == "containers.conf" { // it ends in the section [engine]
 					h.must(t, fmt.Sprintf("echo '%s' >>%q", list, filepath.Join(h.config, row.path)))
 				} else {
 					h.write(t, filepath.Join(h.config, row.path), "[engine]\n"+list)
@@ -322,6 +341,7 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 				if strings.HasSuffix(row.name, "no containers.conf") {
 					h.must(t, fmt.Sprintf("cd %q; mv containers.conf containers.conf.d/00-machine.conf", h.config))
 				}
+
 				ours := filepath.Join(h.config, "oci/podman-hooks.d")
 				out, err := h.sh(h.install(t, installFlags))
 				if strings.Contains(row.path, "/zz") && !canAppend {
@@ -333,11 +353,13 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+
 				installed := h.settings(t)
 				h.must(t, h.install(t, "install"))
 				if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
 					t.Errorf("a second install changes something (-first +second):\n%s", diff)
 				}
+
 				log, _ := h.sh(fmt.Sprintf("podman --log-level debug run --rm --rootfs %q /nothing", e.tempDir(t)))
 				for _, dir := range []string{theirs, ours} {
 					if n := strings.Count(log, "reading hooks from "+dir+"\""); n != 1 {
@@ -349,8 +371,8 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 	})
 }
 
-// From podman 4.8 on, what cleans up after a container sees XDG_CONFIG_HOME, and so finds
-// the hooks that are there. Before, install writes nothing there.
+// From podman 4.8 on, the clean-up after a container sees XDG_CONFIG_HOME, and so finds the
+// hooks there. For an older podman, install writes nothing there.
 func TestInstallFollowsXDGConfigHomeAsPodmanDoes(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
@@ -358,6 +380,7 @@ func TestInstallFollowsXDGConfigHomeAsPodmanDoes(t *testing.T) {
 		moved := filepath.Join(h.dir, "moved")
 		h.must(t, fmt.Sprintf("mkdir %q; cp -r %q %[1]q", moved, h.config))
 		there := fmt.Sprintf("export XDG_CONFIG_HOME=%q; ", moved)
+
 		out, err := h.sh(there + h.install(t, installFlags))
 		if written := h.must(t, fmt.Sprintf("find %q -name '*terok*'", moved)); !podmanIs(t, 4, 8) {
 			if err == nil || written != "" || !strings.Contains(out, "XDG_CONFIG_HOME") {
@@ -368,11 +391,13 @@ func TestInstallFollowsXDGConfigHomeAsPodmanDoes(t *testing.T) {
 		if err != nil || h.settings(t) != usual {
 			t.Fatalf("install says %q, %v, or writes to where it was not told", out, err)
 		}
+
 		h.must(t, there+fmt.Sprintf("podman run --detach --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sleep 1000", e.rootfs(t)))
 		t.Cleanup(func() { h.must(t, there+"podman rm --force --time 0 it") })
 		if tokens := h.tokens(t); len(tokens) != 1 {
 			t.Fatalf("the container has %d tokens", len(tokens))
 		}
+
 		h.must(t, there+"podman unshare kill -9 $(podman inspect --format '{{.State.Pid}}' it)")
 		testenv.Eventually(t, "the poststop hook has revoked the token", func() bool { return len(h.tokens(t)) == 0 })
 	})

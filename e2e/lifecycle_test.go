@@ -95,6 +95,7 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 	if tokens := c.tokensOf(t, c.id); len(tokens) > 0 {
 		t.Errorf("a container that has not started has %d tokens", len(tokens))
 	}
+
 	l := c.start(t)
 	tokens := []string{l.token}
 	c.holdsToken(t, l, "demo", "a-task")
@@ -111,12 +112,14 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 			if e.name == "podman rm -f" {
 				return
 			}
+
 			if e.name != "podman restart" {
 				if e.code != "" && c.exitCode(t) != e.code {
 					t.Error("the container ended in another way")
 				}
 				l = c.start(t)
 			}
+
 			c.holdsToken(t, l, "demo", "a-task")
 			if slices.Contains(tokens, l.token) {
 				t.Error("a token is used again")
@@ -124,6 +127,7 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 			tokens = append(tokens, l.token)
 		})
 	}
+
 	c.hasItNotInStorage(t, tokens...)
 }
 
@@ -182,6 +186,7 @@ func TestARestartPolicyGivesEachRetryANewToken(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		c := e.create(t, append(annotations("demo", "retry"), "--restart", "on-failure:2")...)
 		l := c.start(t)
+
 		for range 2 {
 			c.holdsToken(t, l, "demo", "retry")
 			c.kill(t, unix.SIGUSR2)
@@ -192,6 +197,7 @@ func TestARestartPolicyGivesEachRetryANewToken(t *testing.T) {
 			c.revoked(t, l.token)
 			l = next
 		}
+
 		c.holdsToken(t, l, "demo", "retry")
 		c.kill(t, unix.SIGUSR2)
 		c.revoked(t, l.token)

@@ -8,8 +8,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Limits are the hooks' and the container's, and come through podman as they are given.
-// What they do to git is tested with the gate.
+// The limits of the hooks and of the container come through podman unchanged. Their effect
+// on git is tested with the gate.
 func TestAContainersTokenIsLimitedByFlagsAndAnnotations(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		e = e.withOwnTokens(t).withHooks(t, hookFlags{prestart: []string{"--push", "refs/heads/{task}/**", "--hashed"}}, nil)
@@ -17,6 +17,7 @@ func TestAContainersTokenIsLimitedByFlagsAndAnnotations(t *testing.T) {
 		if !podmanIs(t, 5, 0) {
 			push = asCSV(push)
 		}
+
 		c := e.create(t, append(annotations("demo", "7"), "--annotation", push, "--annotation", "terok.access=read")...)
 		l := c.start(t)
 		file := store.File{Path: e.tokenFile}
@@ -24,6 +25,7 @@ func TestAContainersTokenIsLimitedByFlagsAndAnnotations(t *testing.T) {
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("entries: %+v, %v", entries, err)
 		}
+
 		entry := entries[0]
 		want := store.Limits{ReadOnly: true, Push: [][]string{{"refs/heads/7/**"}, {"refs/heads/*/a", "refs/tags/**"}}}
 		if diff := cmp.Diff(want, entry.Limits); diff != "" {
@@ -32,6 +34,7 @@ func TestAContainersTokenIsLimitedByFlagsAndAnnotations(t *testing.T) {
 		if entry.Project != "demo" || entry.Container != c.id || entry.Token == store.Token(l.token) || !entry.Is(store.Token(l.token)) {
 			t.Errorf("the container's token has the entry %+v", entry)
 		}
+
 		c.podman(t, "stop", "--time", "0", c.id)
 		if entries, err := file.Entries(); err != nil || len(entries) > 0 {
 			t.Errorf("left are %+v, %v", entries, err)

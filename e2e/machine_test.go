@@ -101,6 +101,7 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	testenv.NeedAlone(t)
 	testenv.Need(t, "podman", "crun", "runc", "busybox", "newuidmap", "unshare", "pivot_root", "nsenter", "setpriv", "runuser", "dbus-daemon", "loginctl")
+
 	for what, pattern := range map[string]string{
 		"systemd":                   "/lib/systemd/systemd",
 		"the PAM module of systemd": "/lib/*/security/pam_systemd.so",
@@ -110,6 +111,7 @@ func newMachine(t *testing.T) *machine {
 			testenv.Cannot(t, "%s is not installed", what)
 		}
 	}
+
 	dir, err := os.MkdirTemp(testenv.Dir, "machine")
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +119,7 @@ func newMachine(t *testing.T) *machine {
 	if err := unix.Mount("terok-e2e", dir, "tmpfs", 0, "mode=0755"); err != nil {
 		t.Fatalf("mount a disk: %v", err)
 	}
+
 	m := &machine{dir: dir}
 	t.Cleanup(func() {
 		m.off(t)
@@ -124,9 +127,11 @@ func newMachine(t *testing.T) *machine {
 			t.Errorf("unmount the disk: %v", err)
 		}
 	})
+
 	if out, err := exec.Command("unshare", "--mount", "sh", "-euc", setUpDisk, "sh", dir).CombinedOutput(); err != nil {
 		testenv.Cannot(t, "the root file system cannot be copied: %v: %s", err, out)
 	}
+
 	m.boot(t)
 	m.makeUp(t)
 	return m
@@ -140,6 +145,7 @@ func (m *machine) boot(t *testing.T) {
 		testenv.Cannot(t, "no cgroup of version 2 for a machine: %v", err)
 	}
 	defer group.Close()
+
 	var said bytes.Buffer
 	// Its cgroup namespace begins where it is, so it must be in its cgroup by then.
 	m.init = exec.Command("unshare", "--cgroup", "sh", "-euc", bootDisk, "sh", m.dir)
@@ -154,11 +160,13 @@ func (m *machine) boot(t *testing.T) {
 		m.init = nil
 		t.Fatalf("boot: %v", err)
 	}
+
 	m.ended = make(chan struct{})
 	go func() {
 		_ = m.init.Wait()
 		close(m.ended)
 	}()
+
 	late := time.After(time.Minute)
 	for {
 		out, _ := m.enter("systemctl", "is-system-running", "--wait")
@@ -170,12 +178,14 @@ func (m *machine) boot(t *testing.T) {
 			t.Logf("the machine boots, but: %s", failed)
 			return
 		}
+
 		select {
 		case <-time.After(20 * time.Millisecond):
 			continue
 		case <-m.ended:
 		case <-late:
 		}
+
 		m.off(t)
 		t.Fatalf("the machine does not boot: %s: %s", out, &said)
 	}
@@ -222,9 +232,11 @@ func (m *machine) off(t *testing.T) {
 	if m.init == nil {
 		return
 	}
+
 	_ = m.init.Process.Kill() // and with process 1 all the rest
 	<-m.ended
 	m.init = nil
+
 	err := m.atCgroups(func(tree string) error {
 		var groups []string
 		err := filepath.WalkDir(filepath.Join(tree, m.cgroup), func(path string, d fs.DirEntry, err error) error {

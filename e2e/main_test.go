@@ -53,26 +53,29 @@ func TestMain(m *testing.M) {
 // furnish makes the new namespaces a place where podman runs and where the
 // machine does not notice.
 func furnish() error {
-	// Cut off from the machine, and then shared among the namespaces below ours,
-	// as systemd has it on any machine: with --uidmap and root, podman runs
-	// conmon in a mount namespace of its own and counts on its unmounts coming
-	// back to us. (Else `podman rm` fails now and then with "userdata/shm: device
+	// Our mounts are cut off from the machine, and then shared among the namespaces
+	// below ours, as systemd has it on any machine: with --uidmap and root, podman
+	// runs conmon in a mount namespace of its own and counts on its unmounts coming
+	// back to us. (Otherwise `podman rm` fails now and then with "userdata/shm: device
 	// or resource busy", podman 4.3.1.)
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share mounts: %w", err)
 	}
+
 	if err := hideHybridCgroup(); err != nil {
 		return err
 	}
 	if err := hideSystemd(); err != nil {
 		return err
 	}
+
 	if err := mountOver("/var/log/terok-gate"); err != nil { // the trail of root's hooks
 		return err
 	}
 	if err := addTestUser(); err != nil {
 		return err
 	}
+
 	if err := systemLog.Listen(); err != nil {
 		return err
 	}
@@ -149,9 +152,10 @@ const (
 )
 
 func addTestUser() error {
-	// Whose ids root's containers get with --userns=auto (containers-storage.conf(5)). Since
-	// podman 6 it must be a user, too.
+	// Root's containers get the ids of this one with --userns=auto
+	// (containers-storage.conf(5)). Since podman 6 it must be a user, too.
 	const containers, containersUID = "containers", testUID + 1
+
 	for file, lines := range map[string]string{
 		"/etc/passwd": fmt.Sprintf("%s:x:%d:%[2]d::/:/bin/sh\n%s:x:%d:%[4]d::/:/bin/false\n", testUser, testUID, containers, containersUID),
 		"/etc/group":  fmt.Sprintf("%s:x:%d:\n%s:x:%d:\n", testUser, testUID, containers, containersUID),
@@ -165,9 +169,11 @@ func addTestUser() error {
 		if err != nil {
 			return err
 		}
+
 		if len(text) > 0 && text[len(text)-1] != '\n' {
 			text = append(text, '\n')
 		}
+
 		ours := filepath.Join(testenv.Dir, filepath.Base(file))
 		if err := os.WriteFile(ours, append(text, lines...), 0o644); err != nil {
 			return err

@@ -31,8 +31,8 @@ func TestContainersAreCalledByTheirNames(t *testing.T) {
 	})
 }
 
-// withPodmanInPath returns terok-gate as the engine's user runs it, and a podman in its
-// PATH that is the engine's. It returns all that the command says.
+// withPodmanInPath returns a function that runs terok-gate as the engine's user, with the
+// engine's podman in its PATH, and returns its output.
 func (e *engine) withPodmanInPath(t *testing.T) func(args ...string) string {
 	t.Helper()
 	path, err := gateBinary()
@@ -43,11 +43,13 @@ func (e *engine) withPodmanInPath(t *testing.T) func(args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	dir := e.tempDir(t)
 	script := fmt.Sprintf("#!/bin/sh\nexec '%s' \"$@\"\n", strings.Join(append([]string{podman}, e.podmanArgs(nil)...), "' '"))
 	if err := os.WriteFile(filepath.Join(dir, "podman"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
+
 	return func(args ...string) string {
 		cmd, cancel := e.command(path, append([]string{"--token-file", e.tokenFile}, args...)...)
 		defer cancel()

@@ -37,15 +37,17 @@ var ways = []struct {
 	{name: "no network", url: "http://127.0.0.1:9419", network: "none"},
 }
 
-// Tried by doctor, whose probe container asks the gate with git.
+// Doctor tries it: its probe container asks the gate with git.
 func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "slirp4netns", "git", "ip")
 	if podmanIs(t, 5, 0) {
 		testenv.Need(t, "pasta")
 	}
+
 	m := newMachine(t)
 	_, alice := newAccounts(t, m)
+
 	// pasta copies the routes of the interface that has the default one, and they must
 	// not be down.
 	m.must(t, "root", `loginctl enable-linger alice
@@ -54,6 +56,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		ip address add 10.9.8.7/24 dev eth0
 		ip link set eth0 up
 		ip route add default via 10.9.8.1`)
+
 	alice.must(t, `git init --quiet --bare repos/demo.git
 		systemd-run --user --quiet terok-gate --token-file "$(terok-gate path)" serve --repos "$HOME/repos" \
 			--listen 0.0.0.0:9418 --listen 127.0.0.1:9419 --insecure-http`)
@@ -63,6 +66,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 			t.Errorf("podman's own choice is %s", own)
 		}
 	}
+
 	for _, way := range ways {
 		if !way.haveOurs(t) {
 			continue
@@ -75,6 +79,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 		if way.reaches {
 			says = "✓ gate: "
 		}
+
 		said, err := m.sh("alice", strings.Join(doctor, " "))
 		if !strings.Contains(said, "✓ probe: ") || !strings.Contains(said, says) {
 			t.Errorf("%s: doctor says %s (%v)", way.name, said, err)

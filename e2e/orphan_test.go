@@ -23,7 +23,7 @@ import (
 // 4.3.1), and the token goes all the same: with the next hook of any container,
 // with `reap`, and with `reap --watch` as soon as the process is dead.
 
-// Another program's hook, which comes after ours and fails.
+// Another program's hook comes after ours and fails.
 func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, stage := range []string{"prestart", "poststart"} {
@@ -36,6 +36,7 @@ func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 					"stages":  []string{stage},
 				})
 			}
+
 			t.Run(stage+" without reap --watch", func(t *testing.T) {
 				t.Parallel()
 				own := e.withAudit(t)
@@ -50,9 +51,11 @@ func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 					}
 					t.Fatalf("after the start that failed, the token was %q", got)
 				}
+
 				own.outlived(t, c.id)
 				own.sweeps(t, c.id)
 			})
+
 			t.Run(stage+" with reap --watch", func(t *testing.T) {
 				t.Parallel()
 				own := e.withAudit(t)
@@ -61,6 +64,7 @@ func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 				if !own.failsToStart(t, c) {
 					return
 				}
+
 				testenv.Eventually(t, "the token is gone", func() bool { return len(own.tokensOf(t, c.id)) == 0 })
 				// What is in the audit trail is no sooner there than in the token file.
 				testenv.Eventually(t, "the audit trail says so", func() bool { return len(own.events(t, c.id)) > 1 })
@@ -93,6 +97,7 @@ func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
 		own := e.withAudit(t)
 		own = own.withHooks(t, own.audited(), nil)
 		c := own.create(t, annotations("demo", "1")...)
+
 		podman, cancel := c.command("podman", c.podmanArgs([]string{"start", "--attach", c.id})...)
 		defer cancel()
 		if podman.SysProcAttr == nil {
@@ -102,6 +107,7 @@ func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
 		if err := podman.Start(); err != nil {
 			t.Fatal(err)
 		}
+
 		l := c.nextLife(t)
 		pid := c.pid(t)
 		process := openPidfd(t, pid)
@@ -115,6 +121,7 @@ func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
 		podman.Wait()
 		own.signal(t, conmon, unix.SIGKILL)
 		testenv.Eventually(t, "conmon is dead", func() bool { return syscall.Kill(conmon, 0) == unix.ESRCH })
+
 		c.holdsToken(t, l, "demo", "1")
 		if _, there := watched.tokens(t)[l.token]; !there {
 			t.Error("reap --watch revokes the token of a living process")
@@ -173,6 +180,7 @@ func (e *engine) sweeps(t *testing.T, id string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, next := range []struct {
 		name string
 		run  func(e *engine) error
@@ -198,6 +206,7 @@ func (e *engine) sweeps(t *testing.T, id string) {
 		if tokens := e.tokensOf(t, id); len(tokens) != 1 {
 			t.Fatalf("before %s the container has %d tokens", next.name, len(tokens))
 		}
+
 		if err := next.run(e); err != nil {
 			t.Errorf("%s: %v", next.name, err)
 		}
@@ -319,22 +328,26 @@ func (e *engine) watch(t *testing.T, pids ...int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	cmd, cancel := e.command(gate, "--token-file", e.tokenFile, "--log-file", e.audit(), "reap", "--watch")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
 		defer cancel()
 		if err := errors.Join(cmd.Process.Signal(unix.SIGTERM), cmd.Wait()); err != nil || stderr.Len() > 0 {
 			t.Errorf("reap --watch: %v\n%s", err, &stderr)
 		}
 	})
+
 	want := []string{"inotify "} // proc_pid_fdinfo(5)
 	for _, pid := range pids {
 		want = append(want, fmt.Sprintf("Pid:\t%d\n", pid))
 	}
+
 	testenv.Eventually(t, "reap --watch is watching", func() bool {
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", cmd.Process.Pid))
 		var all strings.Builder

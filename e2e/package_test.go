@@ -17,20 +17,23 @@ import (
 // The .deb on a machine like our users': it activates nothing, install from it does the
 // main job, and when it goes, the tokens go with it.
 
-// A user may have put anything among the definitions. Removal looks at what is a definition,
-// and takes the user's tokens away, whatever else is there.
+// A user may have put anything among the definitions. Removal reads only definitions,
+// and revokes the user's tokens no matter what else is there.
 func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "find", "grep", "mkfifo", "truncate")
+
 	script, err := os.ReadFile("../packaging/preremove")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	_, forUser, _ := strings.Cut(string(script), "for_user='")
 	forUser, _, ok := strings.Cut(forUser, "'\n")
 	if !ok {
 		t.Fatal("packaging/preremove has no part for a user")
 	}
+
 	for name, row := range map[string]struct {
 		make string // in the directory of definitions
 		want string
@@ -49,17 +52,20 @@ func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 		if err := errors.Join(os.MkdirAll(definitions, 0o700), os.WriteFile(gate, []byte("#!/bin/sh\necho \"$@\"\n"), 0o755)); err != nil {
 			t.Fatal(err)
 		}
+
 		make := exec.Command("sh", "-ec", strings.ReplaceAll(row.make, "HOOK", hook))
 		make.Dir = definitions
 		if out, err := make.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", name, err, out)
 		}
+
 		ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "sh", "-c", forUser, "sh", hook, gate)
 		cmd.WaitDelay = time.Second // for a program that it leaves
 		cmd.Env = []string{"HOME=" + home, "USER=user", "PATH=" + os.Getenv("PATH")}
 		out, err := cmd.CombinedOutput()
+
 		said := strings.TrimPrefix(string(out), "terok-gate-hook: ")
 		if err != nil || said != row.want {
 			t.Errorf("%s: %v: it says %q, want %q", name, err, said, row.want)
@@ -71,6 +77,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "dpkg", "apt-get", "make", "go", "gzip", "git", "man", "jq", "pgrep")
 	m := newMachine(t)
+
 	if out, err := exec.Command("make", "--no-print-directory", "--silent", "-C", "..", "packages").CombinedOutput(); err != nil {
 		t.Fatalf("make packages: %v\n%s", err, out)
 	}
@@ -78,9 +85,11 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 	if len(debs) != 1 {
 		t.Fatalf("packages are %q", debs)
 	}
+
 	m.put(t, debs[0], "/srv/terok-gate-hook.deb", 0o644)
 	m.addUser(t, "alice")
 	m.addUser(t, "runner", "--system", "--add-subids-for-system") // a service's, with a small uid
+
 	users := []string{"alice", "runner"}
 	accounts := []account{{machine: m, user: "root"}, {machine: m, user: "alice"}, {machine: m, user: "runner"}}
 	for _, a := range accounts {
@@ -88,7 +97,8 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		m.must(t, "root", "loginctl enable-linger "+a.user)
 	}
 	m.must(t, "root", "userdel terok-gate 2>/dev/null || true") // of our machine
-	// What is on the machine, but for what the packages' own programs keep.
+
+	// All files of the machine, except those that the package managers keep.
 	const files = "find /etc /opt /srv /usr /var -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/cache/*' ! -path '/var/log/*' ! -path '/var/lib/apt/*' " +
 		"! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
 	m.must(t, "root", "mkdir /etc/containers/containers.conf.d 2>/dev/null || true; "+files+"/tmp/before")
@@ -118,6 +128,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		a.works(t, "lives", "before")
 		a.must(t, "test $(terok-gate list --json | jq length) = 1")
 	}
+
 	// Any user could have put these there, so they do not decide what is revoked.
 	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
 		install -d /tmp/.config/containers/oci
@@ -147,13 +158,15 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 	if n := strings.Count(out, "revoked tokens of containers: 1"); n != 3 || strings.Contains(out, "for homeless") {
 		t.Errorf("removal revokes %d times one token, not thrice, or believes what is in /tmp: %s", n, out)
 	}
+
 	m.must(t, "alice", "rm "+hooks+"/99-terok-gate-a.json")
 	for _, user := range users {
 		m.must(t, "root", fmt.Sprintf("cd /home/%s; grep -q revoked .local/state/terok-gate/trail.log; test \"$(cat .local/share/terok/sandbox/gate/tokens.json)\" = {}; "+
 			"test -z \"$(find .config -name '*terok*')\"", user))
 	}
 	m.must(t, "root", "grep -q revoked /var/log/terok-gate/trail.log; test -z \"$(pgrep terok-gate)\"; userdel homeless; rm -r /tmp/.config")
-	// The containers run on, and end as any.
+
+	// The containers run on, and end like any others.
 	for _, a := range accounts {
 		a.must(t, "podman stop --time 0 lives; podman rm lives")
 	}

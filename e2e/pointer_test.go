@@ -133,10 +133,12 @@ func TestGitWorksInPodmanExecWithAndWithoutPrecreatesVariables(t *testing.T) {
 		args := append(annotations("demo", "pointer"), withPlainGit(t)...)
 		c := e.create(t, append(args, "--health-cmd", `set -ea; . /run/terok/gate.env; git ls-remote --exit-code $CODE_REPO refs/heads/main`)...)
 		c.start(t)
+
 		environment, err := c.tryPodman("exec", c.id, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ")
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		var with, without []string
 		for line := range strings.Lines(environment) {
 			line = strings.TrimSuffix(line, "\n")
@@ -147,6 +149,7 @@ func TestGitWorksInPodmanExecWithAndWithoutPrecreatesVariables(t *testing.T) {
 		if len(with) < 5 {
 			t.Fatalf("precreate added %q", with)
 		}
+
 		got, err := c.tryPodman("exec", c.id, "sh", "-c", "echo ${TEROK_GATE_ENV-none}")
 		t.Logf("podman exec sees TEROK_GATE_ENV=%s (%v)", strings.TrimSpace(got), err)
 
@@ -169,6 +172,7 @@ func TestGitWorksInPodmanExecWithAndWithoutPrecreatesVariables(t *testing.T) {
 				t.Errorf("%s: it says what to source where it should not, or the other way round: %s", name, out)
 			}
 		}
+
 		if out, err := c.tryPodman("healthcheck", "run", c.id); err != nil {
 			t.Errorf("the health check: %s, %v", out, err)
 		}

@@ -35,6 +35,7 @@ func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
 		e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, func(dir string) error {
 			return e.addPrecreate(dir, "--gate-url", g.URL)
 		})
+
 		for _, row := range []struct {
 			name string
 			args []string
@@ -46,16 +47,19 @@ func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
 				args := append(annotations("demo", "precreate"), withGit(t)...)
 				args = append(args, "--env", "GATE="+strings.TrimPrefix(g.URL, "http://"), "--env", "GIT_AUTHOR_NAME=task", "--env", "GIT_COMMITTER_NAME=task")
 				args = append(args, row.args...)
+
 				about := e.tempDir(t)
 				id := e.podman(t, append(append([]string{"create", "--log-opt", "path=" + filepath.Join(about, "log")}, args...), image, "sh", "-ec", work)...)
 				c := &container{engine: e, id: id, about: about}
 				t.Cleanup(func() { e.podman(t, "rm", "--force", "--time", "0", id) })
+
 				seen := len(g.requests())
 				e.podman(t, "start", id)
 				inspected := e.podman(t, "inspect", id)
 				if code := c.exitCode(t); code != "0" {
 					t.Fatalf("its process ends with %s: %q", code, c.output(t))
 				}
+
 				out := strings.Join(c.output(t), "\n")
 				if !strings.Contains(out, "env /run/terok/gate.env") || !strings.HasSuffix(out, "leaks ") {
 					t.Errorf("its process says %q", out)
@@ -63,6 +67,7 @@ func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
 				if tokenForm.MatchString(inspected) || strings.Contains(inspected, base64.StdEncoding.EncodeToString([]byte("terok-g-"))[:10]) {
 					t.Errorf("podman inspect shows a token: %s", inspected)
 				}
+
 				g.asks(t, g.requests()[seen:], 3) // clone, push, and the clone of another project's
 			})
 		}

@@ -140,6 +140,7 @@ func TestBadInputStartsNoContainerAndChangesNothing(t *testing.T) {
 				if row.annotations == nil {
 					row.annotations = []string{"terok.project=demo", "terok.task=1"}
 				}
+
 				own := e.withTokenFile(t, row.tokenFile)
 				if row.given != nil {
 					row.given(t, own)
@@ -151,11 +152,13 @@ func TestBadInputStartsNoContainerAndChangesNothing(t *testing.T) {
 				own.refuses(t, row.args, row.reason...)
 			})
 		}
+
 		// Each name as a project and as a task, and as each runtime writes it.
 		kind, here := map[string]string{"root/runc": "project", "rootless/crun": "task"}[e.name]
 		if !here {
 			return
 		}
+
 		for _, row := range hostileNames {
 			t.Run("a "+kind+" that is "+row.name, func(t *testing.T) {
 				t.Parallel()
@@ -174,6 +177,7 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 	t.Helper()
 	before := fileState(t, e.tokenFile)
 	side := e.tempDir(t)
+
 	run := []string{"--volume", side + ":/side"}
 	for _, a := range args {
 		if !podmanIs(t, 5, 0) {
@@ -181,10 +185,12 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 		}
 		run = append(run, a)
 	}
+
 	id, out, err := e.runAndRemove(t, append(run, image, "sh", "-c", "touch /side/ran; cat /run/terok/gate.env")...)
 	if err == nil {
 		t.Fatal("the container starts")
 	}
+
 	if files, err := filepath.Glob(filepath.Join(side, "*")); err != nil || len(files) > 0 || out != "" {
 		t.Errorf("the process has run: it wrote %q and %q %v", out, files, err)
 	}
@@ -196,12 +202,14 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 			t.Errorf("on the host there is %q %v", files, err)
 		}
 	}
+
 	if looksLikeToken.MatchString(err.Error()) {
 		t.Errorf("podman's error shows a token: %v", err)
 	}
 	if e.runtime == "runc" && !strings.Contains(err.Error(), "terok-gate-hook: prestart: ") { // crun throws it away
 		t.Errorf("podman's error does not show ours: %v", err)
 	}
+
 	if !systemLog.Listening() {
 		return
 	}
@@ -209,6 +217,7 @@ func (e *engine) refuses(t *testing.T, args []string, reason ...string) {
 	if len(logged) != 1 {
 		t.Fatalf("the system log has %d lines about it: %q", len(logged), logged)
 	}
+
 	for _, part := range append(reason, "terok-gate-hook[", "prestart: ") {
 		if !strings.Contains(logged[0], part) {
 			t.Errorf("the system log does not name the reason, %q: %s", part, logged[0])
@@ -450,6 +459,7 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 		testenv.Need(t, "unshare")
 		own := e.withTokenFile(t, othersTokens)
 		bundle, id := e.tempDir(t), fmt.Sprintf("e2e-host-mounts-%s", e.runtime)
+
 		hook, err := hookBinary()
 		if err != nil {
 			t.Fatal(err)
@@ -457,11 +467,13 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 		if _, err := e.run(e.runtime, "spec", "--bundle", bundle); err != nil {
 			t.Fatal(err)
 		}
+
 		path := filepath.Join(bundle, "config.json")
 		var config map[string]any
 		if err := json.Unmarshal([]byte(readFile(t, path)), &config); err != nil {
 			t.Fatal(err)
 		}
+
 		rootfs := e.rootfs(t)
 		config["root"] = map[string]any{"path": rootfs}
 		config["mounts"] = []any{}
@@ -472,11 +484,13 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 		delete(config, "hostname")
 		config["process"].(map[string]any)["terminal"] = false
 		config["process"].(map[string]any)["args"] = []string{"/bin/sh", "-c", "touch /ran"}
+
 		linux := config["linux"].(map[string]any)
 		linux["namespaces"] = []any{map[string]any{"type": "pid"}}
 		delete(linux, "maskedPaths")
 		delete(linux, "readonlyPaths")
 		delete(linux, "resources")
+
 		if err := writeJSON(path, config); err != nil {
 			t.Fatal(err)
 		}

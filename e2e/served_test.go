@@ -128,34 +128,40 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 	}
 }
 
-// An installation of root's from before the gate: the token file is root's, until root says
-// otherwise; and so is the log file, so that the gate has its own.
+// An installation of root's from before the gate: the token file belongs to root until root
+// gives it away, and so does the log file, so that the gate has a log of its own.
 func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	root, _ := newGateAccounts(t, m)
 	root.must(t, "useradd --system --user-group --home-dir /var/lib/terok-gate --shell /usr/sbin/nologin terok-gate")
+
 	if said := root.install(t, "--log-file /var/log/terok-gate-hook.log", "--no-gate"); !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("install --no-gate says %q", said)
 	}
 	before := root.start(t, "")
+
 	if said := root.must(t, "terok-gate install"); strings.Contains(said, gateUnit) {
 		t.Errorf("install without --no-gate=false sets up the gate: %q", said)
 	}
+
 	files := root.files(t)
 	out, err := m.sh("root", "terok-gate install --no-gate=false")
 	_, remedy, _ := strings.Cut(strings.TrimSpace(out), root.tokenFile+": ")
 	if err == nil || remedy == "" || root.files(t) != files {
 		t.Fatalf("install says %q, or changes something", out)
 	}
+
 	root.must(t, remedy)
 	if said := root.must(t, "terok-gate install --no-gate=false"); !strings.Contains(said, "started "+gateUnit) || !strings.Contains(said, "removed ") {
 		t.Errorf("after %s, install says %q", remedy, said)
 	}
+
 	root.addDemo(t)
 	root.works(t, root.start(t, ""), "work")
 	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate/trail.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
 		"! systemctl is-active "+watchUnit)
+
 	root.kill(t, before)
 	testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !root.has(t, root.tokenFile, before) })
 	root.gateIsWell(t)
@@ -175,19 +181,21 @@ func (a account) gateIsWell(t *testing.T) {
 	}
 }
 
-// What is under way ends well, and what is begun meanwhile waits: clients do not notice a restart.
-// When the gate is killed, or stopped and started, all are served again.
+// Requests that are under way end well, and new ones wait: clients do not notice a restart.
+// When the gate is killed, or stopped and started, all containers are served again.
 func TestContainersOutliveTheGate(t *testing.T) {
 	t.Parallel()
 	const many = 50
 	m := newMachine(t)
 	root, alice := newGateAccounts(t, m)
+
 	for _, a := range []account{root, alice} {
 		t.Run(a.user, func(t *testing.T) {
 			defer m.logIn(t, a.user)()
 			a.installGate(t, "", "")
 			a.must(t, "mkdir ~/flags")
 			flags := strings.TrimSpace(a.must(t, "echo ~/flags"))
+
 			// Git in all containers at once, each time that there is a flag for it.
 			const lives = `sh -c 'for flag in meanwhile killed started; do
 				until [ -e /flags/$flag ]; do sleep 0.5; done
@@ -196,6 +204,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 			for range many / 10 {
 				a.must(t, "for i in 1 2 3 4 5 6 7 8 9 10; do "+a.gitter(t, "--detach --volume ~/flags:/flags")+" "+lives+" 2>/dev/null; done")
 			}
+
 			ids := strings.Fields(a.must(t, "podman ps --quiet"))
 			succeedsInAll := func(flag string) {
 				t.Helper()
@@ -217,22 +226,26 @@ func TestContainersOutliveTheGate(t *testing.T) {
 					printf "d=ls-refs\n0000" >&3; wait; cat out; grep -q refs/heads/main out'`)
 				slow <- err
 			}()
+
 			m.eventually(t, "test -e "+flags+"/slow")
 			restarted := make(chan error, 1)
 			go func() {
 				_, err := m.sh(a.user, a.systemctl+" restart "+gateUnit)
 				restarted <- err
 			}()
+
 			m.eventually(t, a.asUser(a.systemctl+" show --property ActiveState "+gateUnit+" | grep deactivating"))
 			a.must(t, "touch ~/flags/meanwhile")
 			m.eventually(t, fmt.Sprintf("test $(pgrep --count git-remote-http) = %d", many))
 			a.must(t, "touch ~/flags/go-on")
+
 			if err := <-slow; err != nil {
 				t.Errorf("the slow request: %v", err)
 			}
 			if err := <-restarted; err != nil {
 				t.Error(err)
 			}
+
 			succeedsInAll("meanwhile")
 			a.gateIsWell(t)
 
@@ -250,6 +263,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 			a.must(t, a.systemctl+" start "+gateUnit+"; touch ~/flags/started")
 			succeedsInAll("started")
 			a.works(t, ids[1], "after-all")
+
 			a.must(t, "podman stop --time 0 "+strings.Join(ids, " "))
 			testenv.Eventually(t, "systemd keeps nothing of containers that are gone", func() bool {
 				return strings.HasSuffix(a.must(t, a.systemctl+" show --property NFileDescriptorStore "+gateUnit), "=0\n")
@@ -263,12 +277,13 @@ func (a account) asUser(script string) string {
 	return fmt.Sprintf("runuser --login %s --command '%s'", a.user, script)
 }
 
-// Without systemd, install does the rest, and says what starts the gate: no container
-// starts before.
+// Without systemd, install does the rest and says how to start the gate. No container of a
+// project starts before.
 func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)
+
 		for name, build := range map[string]func() (string, error){"terok-gate-hook": hookBinary, "terok-gate": gateBinary} {
 			path, err := build()
 			if err == nil {
@@ -278,6 +293,7 @@ func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+
 		out := h.must(t, fmt.Sprintf(`PATH=%s:$PATH
 			terok-gate install --allow-project 'demo*' 2>&1
 			terok-gate add demo
@@ -287,6 +303,7 @@ func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 			trap "kill $gate; wait" EXIT
 			until [ -S $XDG_RUNTIME_DIR/terok-gate/control ] || ! kill -0 $gate; do sleep 0.1; done
 			$run && echo served`, dir, strings.Join(withGitAlone(t), " "), e.rootfs(t)))
+
 		for _, want := range []string{"no container of a project starts until you do, by: terok-gate serve\n", "served\n"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("there is no %q: %s", want, out)

@@ -37,6 +37,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 		flags := hookFlags{prestart: []string{"--gate-url", "http://gate:1"}}
 		alone := tokens.withHooks(t, flags, nil)
 		filtered := tokens.withHooks(t, flags, func(dir string) error { return tokens.addPrecreate(dir, "--gate-url", "http://gate:1") })
+
 		for _, row := range hostile {
 			for _, by := range []string{"the command line", "the image"} {
 				for _, stage := range []string{"prestart", "precreate"} {
@@ -48,6 +49,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 						for name, value := range row.annotations {
 							annotations[name] = value
 						}
+
 						args, from := append([]string{"create"}, row.args...), image
 						if by == "the image" {
 							from = e.annotatedImage(t, annotations)
@@ -56,6 +58,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 								args = append(args, asCSV("--annotation="+name+"="+value))
 							}
 						}
+
 						id := e.podman(t, append(args, from, "echo", "started")...)
 						t.Cleanup(func() { e.podman(t, "rm", "--force", "--time", "0", id) })
 						out, err := e.tryPodman("start", "--attach", id)
@@ -65,6 +68,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 						if strings.Contains(fmt.Sprint(err), "canary") {
 							t.Errorf("podman shows %v", err)
 						}
+
 						content, readErr := os.ReadFile(file)
 						if strings.Contains(string(content), "canary") {
 							t.Errorf("the file of the host says\n%s", content)
@@ -72,6 +76,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 						if err == nil {
 							return // a podman to which an image's annotations mean nothing
 						}
+
 						reason := row.reason
 						if stage == "precreate" {
 							if !errors.Is(readErr, os.ErrNotExist) {
@@ -81,6 +86,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 								reason = "run.oci.hooks" // annotations are judged first
 							}
 						}
+
 						if systemLog.Listening() && len(systemLog.SoFar(t, with(id, stage+": ", reason))) == 0 {
 							t.Errorf("the system log has not %s, but %q", reason, systemLog.SoFar(t, with(id)))
 						}
@@ -124,6 +130,7 @@ func (e *engine) annotatedImage(t *testing.T, annotations map[string]string) str
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	dir := e.tempDir(t)
 	// OCI image layout 1.0.0.
 	write := func(path string, content []byte) {
@@ -135,11 +142,13 @@ func (e *engine) annotatedImage(t *testing.T, annotations map[string]string) str
 			t.Fatal(err)
 		}
 	}
+
 	blob := func(kind string, content []byte) map[string]any {
 		digest := fmt.Sprintf("%x", sha256.Sum256(content))
 		write("blobs/sha256/"+digest, content)
 		return map[string]any{"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest, "size": len(content)}
 	}
+
 	encoded := func(v any) []byte {
 		text, err := json.Marshal(v)
 		if err != nil {
@@ -147,6 +156,7 @@ func (e *engine) annotatedImage(t *testing.T, annotations map[string]string) str
 		}
 		return text
 	}
+
 	layers := blob("layer.v1.tar", layer)
 	config := blob("config.v1+json", encoded(map[string]any{
 		"architecture": "amd64", "os": "linux", "config": map[string]any{
@@ -159,7 +169,9 @@ func (e *engine) annotatedImage(t *testing.T, annotations map[string]string) str
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": config, "layers": []any{layers}, "annotations": annotations,
 	}))
+
 	write("index.json", encoded(map[string]any{"schemaVersion": 2, "manifests": []any{manifest}}))
 	write("oci-layout", []byte(`{"imageLayoutVersion": "1.0.0"}`))
+
 	return e.podman(t, "pull", "--quiet", "oci:"+dir)
 }

@@ -179,6 +179,7 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	m := newMachine(t)
 	root, _ := newAccounts(t, m)
 	m.must(t, "root", "useradd --system --create-home --home-dir /var/lib/gate gate; chmod 700 /var/lib/gate")
+
 	for _, row := range []struct{ name, prepare, tokenFile, log string }{
 		{"in a directory that comes later, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
 		{"among temporary files", "mkdir /tmp/gate", "/tmp/gate/tokens.json", "/var/tmp/log"},
@@ -188,20 +189,23 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			root.must(t, row.prepare)
-			// The last one's service runs, with the last one's files.
+			// The previous row's service still runs, with the previous files.
 			root.install(t, fmt.Sprintf("--token-file %s --log-file %s", row.tokenFile, row.log), "--no-gate")
+
 			owner := "stat --format '%U:%G %a' " + row.tokenFile + " || true"
 			before := root.must(t, owner)
 			id := root.revokes(t, row.tokenFile)
 			for _, event := range []string{"issued", "swept"} {
 				root.must(t, fmt.Sprintf("grep '\"event\":\"%s\".*%s' %s", event, id, row.log))
 			}
+
 			root.healthy(t)
 			if after := root.must(t, owner); strings.HasPrefix(before, "gate:") && after != before {
 				t.Errorf("the token file was %s and is %s", before, after)
 			}
 		})
 	}
+
 	m.off(t)
 	m.boot(t)
 	root.revokes(t, "/run/gate/tokens.json")
@@ -213,12 +217,14 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
+
 	// Systemd waits that long for more sessions, and for what ignores SIGTERM, as
 	// sleep does in a container.
 	m.must(t, "root", `mkdir -p /etc/systemd/logind.conf.d /etc/systemd/user.conf.d
 		printf '[Login]\nUserStopDelaySec=1s\n' >/etc/systemd/logind.conf.d/test.conf
 		printf '[Manager]\nDefaultTimeoutStopSec=2s\n' >/etc/systemd/user.conf.d/test.conf
 		systemctl restart systemd-logind`)
+
 	_, alice := newAccounts(t, m)
 	const advice = "loginctl enable-linger"
 
@@ -226,10 +232,12 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	if said := alice.install(t, "", "--no-gate"); !strings.Contains(said, advice) {
 		t.Errorf("without lingering, install says %q", said)
 	}
+
 	id := alice.run(t)
 	if !alice.has(t, alice.tokenFile, id) {
 		t.Fatal("the container has no token")
 	}
+
 	logOut()
 	m.eventually(t, "! pgrep --euid alice")
 	if alice.has(t, alice.tokenFile, id) {
@@ -239,7 +247,8 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	m.must(t, "root", "loginctl enable-linger alice")
 	logOut = m.logIn(t, "alice")
 	installed := alice.files(t)
-	// As after sudo, which tells nothing of the user's services.
+
+	// As after sudo, which passes on nothing about the user's services.
 	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate install --no-gate --allow-project demo\\* 2>&1'")
 	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("with lingering, install says %q", said)
@@ -247,6 +256,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	if diff := cmp.Diff(installed, alice.files(t)); diff != "" {
 		t.Errorf("a second install changes something (-first +second):\n%s", diff)
 	}
+
 	id = alice.run(t)
 	logOut()
 	m.eventually(t, "! loginctl list-sessions | grep alice | grep --invert-match manager")
@@ -254,6 +264,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	if !alice.has(t, alice.tokenFile, id) {
 		t.Error("the container goes on when its user logs out, and its token does not")
 	}
+
 	alice.kill(t, id)
 
 	m.off(t)

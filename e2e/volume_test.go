@@ -46,6 +46,7 @@ func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 				if row.volume != nil {
 					row.volume(t, dir)
 				}
+
 				args := append(annotations("demo", "1"), "--volume", dir+":/run"+row.options)
 				own.refuses(t, args, "failed", "/run/terok in the container's root file system: is not there", "create it")
 				// Podman and crun put something of their own into /run.
@@ -80,6 +81,7 @@ func TestADirectoryThatIsThereOrATmpfsOfItsOwnWillDo(t *testing.T) {
 					}
 					args = append(args, "--volume", dir+":/run"+row.volume)
 				}
+
 				c := e.create(t, args...)
 				c.holdsToken(t, c.start(t), "demo", "volume")
 				c.podman(t, "stop", "--time", "0", c.id)

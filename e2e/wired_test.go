@@ -12,8 +12,8 @@ import (
 
 // wired returns the same engine on a machine that has a network, which is the test's own:
 // podman may make bridges there, and there is an interface with the default route for
-// slirp4netns and pasta to copy. It leads nowhere. The network of the containers may take
-// one of these two.
+// slirp4netns and pasta to copy. It leads nowhere. program is the one of the
+// two that the containers' network needs, if any.
 func (e *engine) wired(t *testing.T, program string) *engine {
 	t.Helper()
 	testenv.NeedAlone(t)
@@ -24,6 +24,7 @@ func (e *engine) wired(t *testing.T, program string) *engine {
 			testenv.Cannot(t, "%s takes %s, which not every user may open here (%v)", program, tun, err)
 		}
 	}
+
 	holder := exec.Command("unshare", "--net", "sh", "-ec", `
 		ip link set lo up
 		ip link add eth0 type veth peer name elsewhere
@@ -33,6 +34,7 @@ func (e *engine) wired(t *testing.T, program string) *engine {
 		ip route add default via 10.9.8.1
 		echo ready
 		exec sleep 600`)
+
 	stdout, err := holder.StdoutPipe()
 	if err == nil {
 		err = holder.Start()
@@ -44,6 +46,7 @@ func (e *engine) wired(t *testing.T, program string) *engine {
 	if _, err := stdout.Read(make([]byte, 8)); err != nil {
 		t.Fatalf("no network: %v", err)
 	}
+
 	other := *e
 	other.wire = holder.Process.Pid
 	return &other
