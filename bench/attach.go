@@ -36,6 +36,7 @@ func (w *world) attach(h *house, rounds int) (attached, error) {
 				return nil, err
 			}
 			defer end()
+
 			if name == alone {
 				entry := store.Entry{
 					Grant: store.Grant{Project: small, Task: strconv.Itoa(i)}, Container: id,
@@ -47,6 +48,7 @@ func (w *world) attach(h *house, rounds int) (attached, error) {
 				if entry.Token, err = store.NewToken(); err != nil {
 					return nil, err
 				}
+
 				start := time.Now()
 				if err := hooks.Attach(entry); err != nil {
 					return nil, err
@@ -54,12 +56,14 @@ func (w *world) attach(h *house, rounds int) (attached, error) {
 				took.add(name, time.Since(start))
 				continue
 			}
+
 			cmd := exec.Command(w.programs["hook"], "--token-file", w.tokens(), "--log-file", w.log(), "prestart")
 			if name == with {
 				cmd.Args = append(cmd.Args, "--gate-socket", h.control)
 			} else {
 				cmd.Args = append(cmd.Args, "--gate-url", "http://gate.example:9418")
 			}
+
 			one, err := timed(cmd, state)
 			if err != nil {
 				return nil, err

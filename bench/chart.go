@@ -30,18 +30,21 @@ func (r results) chart() []byte {
 		fewest, most             = 10.0, 100_000.0 // tokens
 		shortest, longest        = 1.0, 10_000.0   // ms
 	)
+
 	x := func(tokens float64) float64 {
 		return left + (right-left)*math.Log10(tokens/fewest)/math.Log10(most/fewest)
 	}
 	y := func(ms float64) float64 {
 		return bottom - (bottom-top)*math.Log10(ms/shortest)/math.Log10(longest/shortest)
 	}
+
 	var b bytes.Buffer
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	p(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="13" role="img">`, width, height)
 	p(`<title>Time of a start over the tokens in the file: the hook stays near the floor, Python does not</title>`)
 	p("%s", chartStyle)
 	p(`<text class="ink" x="%d" y="24" font-size="15" font-weight="600">What a container's start takes, by the tokens in the file</text>`, left)
+
 	for ms := shortest; ms <= longest; ms *= 10 {
 		label := fmt.Sprintf("%g ms", ms)
 		if ms >= 1000 {
@@ -50,10 +53,12 @@ func (r results) chart() []byte {
 		p(`<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, right, y(ms), y(ms))
 		p(`<text class="faint" x="%d" y="%.1f" text-anchor="end">%s</text>`, left-10, y(ms)+4, label)
 	}
+
 	for tokens := fewest; tokens <= most; tokens *= 10 {
 		p(`<text class="faint" x="%.1f" y="%d" text-anchor="middle">%s</text>`, x(tokens), bottom+22, thousands(int(tokens)))
 	}
 	p(`<text class="faint" x="%d" y="%d" text-anchor="middle">tokens</text>`, (left+right)/2, bottom+44)
+
 	lines := []struct {
 		class, program, name string
 	}{{"python", "python prestart", "Python"}, {"floor", "floor", "the floor"}, {"ours", "prestart", "terok-gate-hook"}}
@@ -68,6 +73,7 @@ func (r results) chart() []byte {
 		for _, s := range r.Stages {
 			p(`<circle cx="%.1f" cy="%.1f" r="3.5"/>`, x(float64(s.Tokens)), y(s.Took.median(line.program)))
 		}
+
 		if last := len(r.Stages) - 1; last >= 0 {
 			at := math.Max(y(r.Stages[last].Took.median(line.program))+4, below+17)
 			if line.class == "ours" {
@@ -78,6 +84,7 @@ func (r results) chart() []byte {
 		}
 		p(`</g>`)
 	}
+
 	p(`</svg>`)
 	return b.Bytes()
 }
@@ -89,15 +96,18 @@ func (r gateResults) chart() []byte {
 		left, right, top, bottom = 170, 690, 80, 290
 		fewest, most             = 30.0, 30_000.0 // a second
 	)
+
 	x := func(perSecond float64) float64 {
 		return left + (right-left)*math.Log10(perSecond/fewest)/math.Log10(most/fewest)
 	}
+
 	var b bytes.Buffer
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	p(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="13" role="img">`, width, height)
 	p(`<title>Requests a second: with protocol 2 the gate answers without git, with protocol 0 it stays near git itself</title>`)
 	p("%s", chartStyle)
 	p(`<text class="ink" x="20" y="24" font-size="15" font-weight="600">How often a second a client hears what a repository has</text>`)
+
 	names := map[string]struct {
 		class, name string
 		at          int
@@ -105,10 +115,12 @@ func (r gateResults) chart() []byte {
 	for _, server := range servers {
 		p(`<g class="%s"><circle cx="%d" cy="46" r="5"/><text x="%d" y="51">%s</text></g>`, names[server].class, names[server].at, names[server].at+10, names[server].name)
 	}
+
 	for perSecond := 100.0; perSecond <= most; perSecond *= 10 {
 		p(`<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/>`, x(perSecond), x(perSecond), top-10, bottom)
 		p(`<text class="faint" x="%.1f" y="%d" text-anchor="middle">%s</text>`, x(perSecond), bottom+22, thousands(int(perSecond)))
 	}
+
 	for i, what := range asked {
 		y := top + 20 + i*(bottom-top)/len(asked)
 		p(`<text class="ink" x="20" y="%d">%s</text><line class="grid" x1="%d" x2="%d" y1="%d" y2="%d"/>`, y+5, what.name, left, right, y, y)
@@ -117,6 +129,7 @@ func (r gateResults) chart() []byte {
 			if perSecond == 0 {
 				continue
 			}
+
 			number := y + 20
 			if server == "gate" { // which can be near the others
 				number = y - 10
@@ -125,6 +138,7 @@ func (r gateResults) chart() []byte {
 				names[server].class, x(perSecond), y, x(perSecond), number, perSecond)
 		}
 	}
+
 	p(`</svg>`)
 	return b.Bytes()
 }

@@ -39,6 +39,7 @@ func (h *house) command(name, server string) *exec.Cmd {
 
 func (h *house) commands(rounds int) (commands, error) {
 	c := commands{map[string]series{}, map[string]map[string]int{}}
+
 	for _, name := range []string{lsRemote, shallow} {
 		c.Took[name], c.Processes[name] = series{}, map[string]int{}
 		for range rounds {
@@ -53,6 +54,7 @@ func (h *house) commands(rounds int) (commands, error) {
 				}
 			}
 		}
+
 		for server, processes := range map[string][]int{"gate": {h.gate.Process.Pid}, "nginx": children(h.fcgiwrap.Process.Pid)} {
 			var err error
 			if c.Processes[name][server], err = h.gits(h.command(name, server), processes); err != nil {
@@ -76,6 +78,7 @@ func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error)
 	if err := strace.Start(); err != nil {
 		return 0, err
 	}
+
 	for _, pid := range processes {
 		for end := time.Now().Add(10 * time.Second); !traced(pid); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
@@ -84,6 +87,7 @@ func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error)
 			}
 		}
 	}
+
 	err = errors.Join(err, done(command))
 	_ = strace.Process.Signal(syscall.SIGTERM) // it lets go of them
 	_ = strace.Wait()

@@ -46,14 +46,16 @@ var seen = map[string]cost{
 	}},
 }
 
-// Each of these delays every container's start or end.
+// Every page fault, allocation and system call delays a container's start or end.
 func TestAStageCostsNoMoreThanItDid(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "strace")
+
 	// Programs on a tmpfs, as /tmp is from Debian 13 on, take other page faults.
 	dir, err := os.MkdirTemp("/var/tmp", "terok-bench-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
+
 	w := world{dir: filepath.Join(dir, "world"), programs: map[string]string{}}
 	for name, program := range map[string]string{
 		"hook": "terok-gate-hook", "nothing": "terok-gate-hook/bench/nothing",
@@ -64,6 +66,7 @@ func TestAStageCostsNoMoreThanItDid(t *testing.T) {
 	w.programs["allocations"] = filepath.Join(dir, "allocations")
 	must(t, build(w.programs["allocations"], "terok-gate-hook", "-overlay", countAllocations(t)))
 	must(t, w.furnish(10, 0))
+
 	nothing := cost{faults: w.faults(t, "nothing"), calls: w.calls(t, "nothing")}
 	for _, stage := range []string{"prestart", "poststop"} {
 		t.Run(stage, func(t *testing.T) {
@@ -73,9 +76,11 @@ func TestAStageCostsNoMoreThanItDid(t *testing.T) {
 						what, now, was, grown, "bench/cost_test.go")
 				}
 			}
+
 			was := seen[stage]
 			within("page faults", w.faults(t, stage)-nothing.faults, was.faults, "")
 			within("allocations", w.allocations(t, stage), was.allocations, "")
+
 			total, before, grown := 0, 0, ""
 			calls := w.calls(t, stage)
 			for _, name := range slices.Sorted(maps.Keys(calls)) {

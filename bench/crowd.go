@@ -29,6 +29,7 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 	if err := w.furnish(tokens, 0); err != nil {
 		return c, err
 	}
+
 	ids, states := make([]string, hooks), make([]string, hooks)
 	for i := range hooks {
 		ids[i] = fmt.Sprintf("c0ffee%04d", i)
@@ -39,6 +40,7 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 		defer end()
 		states[i] = state
 	}
+
 	before, err := w.content(tokens)
 	if err != nil {
 		return c, err
@@ -47,6 +49,7 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 	if err != nil {
 		return c, err
 	}
+
 	for i := range rounds {
 		for _, at := range rand.Perm(len(inCrowds)) {
 			name, content := inCrowds[at], before
@@ -56,10 +59,12 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 			if strings.HasSuffix(name, "poststop") {
 				content = after
 			}
+
 			if err := w.put(content); err != nil {
 				return c, err
 			}
 			unix.Sync()
+
 			var all sync.WaitGroup
 			took, errs := make([]time.Duration, hooks), make([]error, hooks)
 			start := time.Now()
@@ -69,6 +74,7 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 			all.Wait()
 			c.UntilAll.add(name, time.Since(start))
 			c.Slowest.add(name, slices.Max(took))
+
 			if err := errors.Join(errs...); err != nil {
 				return c, err
 			}

@@ -52,6 +52,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 		_ = container.Process.Kill()
 		_ = container.Wait()
 	}()
+
 	process, err := store.ProcessOf(container.Process.Pid)
 	if err != nil {
 		return err
@@ -60,6 +61,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 	if err != nil {
 		return err
 	}
+
 	request, err := http.NewRequest("POST", "http://"+h.addresses["gate"]+"/"+large+".git/git-upload-pack", strings.NewReader(fetch))
 	if err != nil {
 		return err
@@ -69,6 +71,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 	} {
 		request.Header.Set(name, value)
 	}
+
 	response, err := http.DefaultTransport.RoundTrip(request)
 	if err != nil {
 		return err
@@ -77,6 +80,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 	if _, err := io.CopyN(io.Discard, response.Body, 10<<20); err != nil {
 		return fmt.Errorf("fetch: %s: %w", response.Status, err)
 	}
+
 	start := time.Now()
 	if err := container.Process.Kill(); err != nil {
 		return err
@@ -85,6 +89,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 		return fmt.Errorf("the fetch was done before it was cut")
 	}
 	took.add(toClient, time.Since(start))
+
 	for busy(repo) {
 		if time.Since(start) > 10*time.Second {
 			return fmt.Errorf("git goes on")

@@ -24,15 +24,18 @@ type gateResults struct {
 func (w *world) gate(r *gateResults, rounds int, wanted func(part string) bool) (err error) {
 	r.Machine, r.Load[0] = machine(), load()
 	defer func() { r.Load[1] = load() }()
+
 	h, err := w.open()
 	if err != nil {
 		return err
 	}
 	defer h.close()
+
 	for _, part := range gateParts {
 		if !wanted(part) {
 			continue
 		}
+
 		start := time.Now()
 		var measured fmt.Stringer
 		switch part {
@@ -58,6 +61,7 @@ func (w *world) gate(r *gateResults, rounds int, wanted func(part string) bool) 
 			r.Revoking, err = w.revoking(h, 20_000, max(1, rounds/8), 3*time.Second)
 			measured = r.Revoking
 		}
+
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
 		}

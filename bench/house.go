@@ -42,7 +42,7 @@ const largeMiB = 200
 // servers take turns in this order.
 var servers = []string{"floor", "gate", "nginx", "python"}
 
-// open makes the repositories, in memory, and starts what serves them.
+// open makes the repositories, in memory, and starts the servers.
 func (w *world) open() (h *house, err error) {
 	h = &house{addresses: map[string]string{}}
 	defer func() {
@@ -50,15 +50,18 @@ func (w *world) open() (h *house, err error) {
 			h.close()
 		}
 	}()
+
 	if h.dir, err = os.MkdirTemp("/dev/shm", "bench"); err != nil {
 		return h, err
 	}
 	h.ends = append(h.ends, func() { os.RemoveAll(h.dir) })
+
 	h.repos, h.control = filepath.Join(h.dir, "repos"), filepath.Join(h.dir, "control", "gate")
 	h.tokens = store.File{Path: w.tokens()}
 	if err := w.furnish(10, 0); err != nil {
 		return h, err
 	}
+
 	for name, fill := range map[string]func(string) error{small: fillSmall, large: fillLarge, empty: func(string) error { return nil }} {
 		path := filepath.Join(h.repos, name+".git")
 		if err := initBare(path); err != nil {
@@ -68,9 +71,11 @@ func (w *world) open() (h *house, err error) {
 			return h, err
 		}
 	}
+
 	if h.token, err = h.issue(store.Entry{Grant: store.Grant{Project: small, Task: "bench"}}); err != nil {
 		return h, err
 	}
+
 	for name, start := range map[string]func(address string, w *world) error{"gate": h.startGate, "nginx": h.startNginx} {
 		if h.addresses[name], err = freeAddress(); err != nil {
 			return h, err
@@ -78,6 +83,7 @@ func (w *world) open() (h *house, err error) {
 		if err := start(h.addresses[name], w); err != nil {
 			return h, fmt.Errorf("%s: %w", name, err)
 		}
+
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 			conn, err := net.Dial("tcp", h.addresses[name])
 			if err == nil {
@@ -147,20 +153,24 @@ func (h *house) startNginx(address string, _ *world) error {
 	if err != nil {
 		return err
 	}
+
 	filled := strings.NewReplacer("{dir}", h.dir, "{address}", address, "{repos}", h.repos,
 		"{backend}", filepath.Join(strings.TrimSpace(string(libexec)), "git-http-backend")).Replace(string(config))
 	path := filepath.Join(h.dir, "nginx.conf")
 	if err := os.WriteFile(path, []byte(filled), 0o644); err != nil {
 		return err
 	}
+
 	if err := os.Chmod(h.dir, 0o755); err != nil { // nginx's workers are another user's
 		return err
 	}
+
 	// A process for each client that asks at once.
 	h.fcgiwrap = exec.Command("fcgiwrap", "-c", fmt.Sprint(atOnce), "-s", "unix:"+filepath.Join(h.dir, "fcgiwrap"))
 	if err := h.start(h.fcgiwrap); err != nil {
 		return err
 	}
+
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if err = os.Chmod(filepath.Join(h.dir, "fcgiwrap"), 0o777); err == nil {
 			break
@@ -169,6 +179,7 @@ func (h *house) startNginx(address string, _ *world) error {
 			return err
 		}
 	}
+
 	return h.start(exec.Command("nginx", "-c", path, "-e", filepath.Join(h.dir, "nginx.log")))
 }
 
@@ -179,17 +190,20 @@ func (h *house) startPython() error {
 		return err
 	}
 	h.ends = append(h.ends, func() { in.Close() })
+
 	out, ours, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer out.Close()
+
 	python.Stdout = ours
 	err = h.start(python)
 	ours.Close()
 	if err != nil {
 		return err
 	}
+
 	port, err := bufio.NewReader(out).ReadString('\n')
 	h.addresses["python"] = "127.0.0.1:" + strings.TrimSpace(port)
 	return err

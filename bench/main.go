@@ -83,27 +83,18 @@ func run() error {
 		binaries[name] = flag.String(name, "", "the "+name+" to measure; default: one built from this module")
 	}
 	flag.Parse()
+
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	programs := map[string]string{
-		"floor": "terok-gate-hook/bench/floor", "reads": "terok-gate-hook/bench/reads", "hook": "terok-gate-hook",
-		"gate": "terok-gate-hook/cmd/terok-gate",
-	}
-	for name, source := range programs {
-		programs[name] = filepath.Join(dir, "bin", name)
-		if err := build(programs[name], source); err != nil {
-			return err
-		}
-	}
-	for name, binary := range binaries {
-		if *binary != "" {
-			programs[name] = *binary
-		}
+	programs, err := buildAll(filepath.Join(dir, "bin"), binaries)
+	if err != nil {
+		return err
 	}
 	w := world{dir: dir, programs: programs}
+
 	var r results
 	if *only == "" {
 		*write = true
@@ -113,6 +104,7 @@ func run() error {
 	} else if err := json.Unmarshal(before, &r); err != nil {
 		return fmt.Errorf("bench/results.json: %w", err)
 	}
+
 	wanted := func(parts ...string) bool {
 		return *only == "" || slices.ContainsFunc(strings.Split(*only, ","), func(one string) bool { return slices.Contains(parts, one) })
 	}
@@ -121,58 +113,94 @@ func run() error {
 			continue
 		}
 		fmt.Println("==", part)
-		switch part {
-		case "stages":
-			r.Stages = nil
-			for _, size := range strings.Split(*tokens, ",") {
-				n, err := strconv.Atoi(size)
-				if err != nil {
-					return err
-				}
-				s, err := w.stages(n, 0, *rounds)
-				if err != nil {
-					return err
-				}
-				fmt.Println(s)
-				r.Stages = append(r.Stages, s)
-			}
-		case "living":
-			r.Living, err = w.stages(1000, 1000, *rounds)
-			fmt.Println(r.Living)
-		case "crowd":
-			r.Crowd, err = w.crowd(1000, 200, 5)
-			fmt.Println(r.Crowd)
-		case "watch":
-			r.Watch, err = w.watch(10_000, 20*time.Second)
-			fmt.Println(r.Watch)
-		case "memory":
-			r.Memory, err = w.memory(100_000)
-			fmt.Println(r.Memory)
-		case "podman":
-			r.Podman, err = w.podman(*rounds / 2)
-			fmt.Println(podmans(r.Podman))
-		case "functions":
-			r.Functions, err = functions()
-			fmt.Print(r.Functions)
-		case "gate":
-			err = w.gate(&r.Gate, *rounds, func(part string) bool { return wanted("gate", part) })
-		}
-		if err != nil {
+		if err := w.measure(part, &r, strings.Split(*tokens, ","), *rounds, wanted); err != nil {
 			return fmt.Errorf("%s: %w", part, err)
 		}
 	}
+
 	if !*write {
 		return nil
 	}
 	if *only == "" {
 		r.Load[1] = load()
 	}
+	return r.write("bench")
+}
+
+// buildAll builds the programs to measure into a directory and returns their paths, with the
+// given binaries in place of those built here.
+func buildAll(dir string, given map[string]*string) (map[string]string, error) {
+	programs := map[string]string{
+		"floor": "terok-gate-hook/bench/floor", "reads": "terok-gate-hook/bench/reads", "hook": "terok-gate-hook",
+		"gate": "terok-gate-hook/cmd/terok-gate",
+	}
+	for name, source := range programs {
+		programs[name] = filepath.Join(dir, name)
+		if err := build(programs[name], source); err != nil {
+			return nil, err
+		}
+	}
+
+	for name, binary := range given {
+		if *binary != "" {
+			programs[name] = *binary
+		}
+	}
+	return programs, nil
+}
+
+// measure measures one of the parts and prints it. sizes are those of the token file.
+func (w *world) measure(part string, r *results, sizes []string, rounds int, wanted func(parts ...string) bool) (err error) {
+	switch part {
+	case "stages":
+		r.Stages = nil
+		for _, size := range sizes {
+			n, err := strconv.Atoi(size)
+			if err != nil {
+				return err
+			}
+			s, err := w.stages(n, 0, rounds)
+			if err != nil {
+				return err
+			}
+			fmt.Println(s)
+			r.Stages = append(r.Stages, s)
+		}
+
+	case "living":
+		r.Living, err = w.stages(1000, 1000, rounds)
+		fmt.Println(r.Living)
+	case "crowd":
+		r.Crowd, err = w.crowd(1000, 200, 5)
+		fmt.Println(r.Crowd)
+	case "watch":
+		r.Watch, err = w.watch(10_000, 20*time.Second)
+		fmt.Println(r.Watch)
+
+	case "memory":
+		r.Memory, err = w.memory(100_000)
+		fmt.Println(r.Memory)
+	case "podman":
+		r.Podman, err = w.podman(rounds / 2)
+		fmt.Println(podmans(r.Podman))
+	case "functions":
+		r.Functions, err = functions()
+		fmt.Print(r.Functions)
+	case "gate":
+		err = w.gate(&r.Gate, rounds, func(part string) bool { return wanted("gate", part) })
+	}
+	return err
+}
+
+// write writes the results, their tables and their charts into a directory.
+func (r results) write(dir string) error {
 	raw, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
+
 	for name, content := range map[string][]byte{"results.json": append(raw, '\n'), "results.md": r.table(), "chart.svg": r.chart(), "gate.svg": r.Gate.chart()} {
-		if err := os.WriteFile(filepath.Join("bench", name), content, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err
 		}
 	}

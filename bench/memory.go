@@ -30,11 +30,13 @@ func (w *world) memory(tokens int) (all []memory, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// A child begins with our own peak, until it executes its program: that is made small.
+
+	// A child inherits our own peak until it executes its program, so ours is reset first.
 	debug.FreeOSMemory()
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
 		return nil, err
 	}
+
 	for _, command := range []string{"list", "list --json", "verify"} {
 		cmd := exec.Command(w.programs["gate"], append([]string{"--token-file", w.tokens(), "--log-file", w.log()}, strings.Fields(command)...)...)
 		cmd.Stdin = strings.NewReader("terok-g-" + strings.Repeat("0", 32)) // valid nowhere
@@ -42,6 +44,7 @@ func (w *world) memory(tokens int) (all []memory, err error) {
 		if err := cmd.Run(); err != nil && command != "verify" {
 			return nil, fmt.Errorf("%v: %w", cmd.Args, err)
 		}
+
 		bytes := float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) * 1024
 		all = append(all, memory{command, bytes / 1e6, bytes / float64(file.Size())})
 	}

@@ -29,6 +29,7 @@ func (w *world) podman(rounds int) (map[string]series, error) {
 	if err := os.MkdirAll(filepath.Join(rootfs, "bin"), 0o755); err != nil {
 		return nil, err
 	}
+
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, err
@@ -36,15 +37,18 @@ func (w *world) podman(rounds int) (map[string]series, error) {
 	if out, err := exec.Command("cp", busybox, filepath.Join(rootfs, "bin/busybox")).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
+
 	if err := w.furnish(10, 0); err != nil {
 		return nil, err
 	}
+
 	variants := []string{"both hooks", "two that only read", "none"}
 	for i, variant := range variants {
 		hooks := filepath.Join(dir, fmt.Sprint("hooks", i))
 		if err := os.MkdirAll(hooks, 0o755); err != nil {
 			return nil, err
 		}
+
 		for _, stage := range []string{"prestart", "poststop"} {
 			command := []string{w.programs["reads"]}
 			switch variant {
@@ -53,6 +57,7 @@ func (w *world) podman(rounds int) (map[string]series, error) {
 			case "none":
 				continue
 			}
+
 			definition, err := json.Marshal(map[string]any{
 				"version": "1.0.0", "hook": map[string]any{"path": command[0], "args": command},
 				"when": map[string]any{"always": true}, "stages": []string{stage},
@@ -64,6 +69,7 @@ func (w *world) podman(rounds int) (map[string]series, error) {
 				return nil, err
 			}
 		}
+
 		// As scripts/try has it, and why.
 		conf := fmt.Sprintf(`[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
@@ -78,6 +84,7 @@ hooks_dir = [%q]
 			return nil, err
 		}
 	}
+
 	measured := map[string]series{"crun": {}, "runc": {}}
 	for round := range rounds + 1 {
 		for runtime, took := range measured {
@@ -89,6 +96,7 @@ hooks_dir = [%q]
 					"--log-level", "error", "--runtime", runtime,
 					"run", "--rm", "--annotation", "terok.project=demo", "--annotation", "terok.task=bench", "--rootfs", rootfs, "/bin/busybox", "true")
 				podman.Env = append(os.Environ(), fmt.Sprintf("CONTAINERS_CONF=%s/hooks%d.conf", dir, i))
+
 				start := time.Now()
 				if out, err := podman.CombinedOutput(); err != nil {
 					return nil, fmt.Errorf("%v: %w: %s", podman.Args, err, out)

@@ -10,10 +10,11 @@ import (
 // benchstatVersion is pinned, as the linters are.
 const benchstatVersion = "v0.0.0-20260908200009-22c9c6c9d4da"
 
-// table is the results as results.md shows them.
+// table returns the results as results.md shows them.
 func (r results) table() []byte {
 	var b bytes.Buffer
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+
 	p("# What the hook costs")
 	p("")
 	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, %s after, much of which is our own.",
@@ -21,6 +22,7 @@ func (r results) table() []byte {
 	p("")
 	p("| tokens in the file | floor | `prestart` | `poststop` | Python, start | Python, end | shell, start | shell, end |")
 	p("|---|---|---|---|---|---|---|---|")
+
 	row := func(s stages, name string) {
 		line := "| " + name
 		for _, program := range compared {
@@ -31,10 +33,12 @@ func (r results) table() []byte {
 		}
 		p("%s |", line)
 	}
+
 	for _, s := range r.Stages {
 		row(s, thousands(s.Tokens))
 	}
 	row(r.Living, thousands(r.Living.Tokens)+", each with a living process")
+
 	p("")
 	p("| %d hooks at once, %s tokens | floor | `prestart` | `poststop` | Python, start | Python, end |", r.Crowd.Hooks, thousands(r.Crowd.Tokens))
 	p("|---|---|---|---|---|---|")
@@ -51,6 +55,7 @@ func (r results) table() []byte {
 		}
 		p("%s |", line)
 	}
+
 	p("")
 	p("| `podman run --rm true` | with both hooks | with two that only read their input | with none | both / two that read | both / none |")
 	p("|---|---|---|---|---|---|")
@@ -59,6 +64,7 @@ func (r results) table() []byte {
 		both, read, none := took.median("both hooks"), took.median("two that only read"), took.median("none")
 		p("| %s | %.0f | %.0f | %.0f | %.3f | %.3f |", runtime, both, read, none, both/read, both/none)
 	}
+
 	p("")
 	p("`reap --watch` beside two writers a second, with %s tokens: %.1f %% of a core, %.0f MB at its peak.", thousands(r.Watch.Tokens), r.Watch.Core, r.Watch.MB)
 	p("")
@@ -67,12 +73,14 @@ func (r results) table() []byte {
 	for _, m := range r.Memory {
 		p("| `%s` | %.0f MB | %.2f |", m.Command, m.MB, m.OfFile)
 	}
+
 	p("")
 	p("Functions, as benchstat has them:")
 	p("")
 	p("```")
 	b.WriteString(r.Functions)
 	p("```")
+
 	p("")
 	r.Gate.table(p)
 	return b.Bytes()
@@ -83,6 +91,7 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	p("# What the gate costs")
 	p("")
 	p("Over the same repositories, in memory, in turns; medians. The floor is git alone: its process without a client for requests, a `file://` URL for commands. %s. Load average %s before, %s after.", r.Machine, r.Load[0], r.Load[1])
+
 	p("")
 	p("| requests a second for `info/refs` | floor | gate | nginx, fcgiwrap | Python | gate / floor | gate / nginx | gate / Python | goal |")
 	p("|---|---|---|---|---|---|---|---|---|")
@@ -92,13 +101,16 @@ func (r gateResults) table(p func(format string, a ...any)) {
 		if asked.protocol == 2 {
 			goal = "15 times nginx"
 		}
+
 		gate := s.median("gate")
 		p("| %s | %.0f | %.0f | %.0f | %.0f | %.2f | %.1f | %.1f | %s |", asked.name, s.median("floor"), gate, s.median("nginx"), s.median("python"),
 			gate/s.median("floor"), gate/s.median("nginx"), gate/s.median("python"), goal)
 	}
+
 	p("")
 	p("The gate's own processor time with protocol 0: %.2f of git's with 1 client, %.2f with %d (goal: 0.5 at most). With protocol 2 the advertisement is kept, and git is not started.",
 		median(r.Requests.OwnTime[1]), median(r.Requests.OwnTime[atOnce]), atOnce)
+
 	p("")
 	p("| whole command, ms | `file://` | gate | nginx, fcgiwrap | Python | gate / nginx | processes of git's: gate, nginx | goal |")
 	p("|---|---|---|---|---|---|---|---|")
@@ -107,6 +119,7 @@ func (r gateResults) table(p func(format string, a ...any)) {
 		p("| `%s` | %.1f | %.1f | %.1f | %.1f | %.2f | %d, %d | nginx's time, one process less |", name, s.median("floor"), s.median("gate"), s.median("nginx"), s.median("python"),
 			s.median("gate")/s.median("nginx"), processes["gate"], processes["nginx"])
 	}
+
 	p("")
 	p("| %d MiB, MiB/s | `file://` | gate | nginx, fcgiwrap | Python | gate / `file://` | goal |", largeMiB)
 	p("|---|---|---|---|---|---|---|")
@@ -121,6 +134,7 @@ func (r gateResults) table(p func(format string, a ...any)) {
 		p("| %s | %.0f | %.0f | %.0f | %s | %.2f | 0.95 |", of.name, perSecond(of.took.median("floor")), perSecond(of.took.median("gate")),
 			perSecond(of.took.median("nginx")), python, of.took.median("floor")/of.took.median("gate"))
 	}
+
 	p("")
 	p("| | measured | goal |")
 	p("|---|---|---|")
@@ -128,12 +142,14 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	p("| %d clones at once | %.1f s, %d failed (nginx %.1f s, %d; Python %.1f s, %d; `file://` %.1f s) | none fails |", c.Number, c.UntilAll.median("gate")/1000, c.Failed["gate"],
 		c.UntilAll.median("nginx")/1000, c.Failed["nginx"], c.UntilAll.median("python")/1000, c.Failed["python"], c.UntilAll.median("floor")/1000)
 	p("| the gate's memory at its peak | %.0f MB | under 40 MB |", c.GateMB)
+
 	attach := series(r.Attach)
 	p("| attach: from entering the container's network to the gate's yes | %.2f ms | 1 ms |", attach.median(alone))
 	p("| a whole `prestart` with it; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
 	cuts := series(r.Cuts)
 	p("| from a process's death to the end of its fetch, for the client | %.0f ms, %.0f at most of %d | 50 ms, 100 at most |", cuts.median(toClient), largest(cuts[toClient]), len(cuts[toClient]))
 	p("| the same, until git is gone | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
+
 	v := r.Revoking
 	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
 		v.Slowest.median(revoked), v.Slowest.median(quiet), v.Slowest.median(revoked)/v.Slowest.median(quiet), v.Median.median(revoked), v.Median.median(quiet))

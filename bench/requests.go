@@ -63,7 +63,7 @@ func (h *house) requests(rounds int, length time.Duration) (requests, error) {
 	return r, nil
 }
 
-// ask has so many clients ask a server, and returns how many answers there were in a second.
+// ask has clients ask a server for a while, and returns how many answers it gave a second.
 func (h *house) ask(server string, protocol, clients int, length time.Duration) (perSecond float64, err error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}}
 	defer client.CloseIdleConnections()
@@ -71,11 +71,13 @@ func (h *house) ask(server string, protocol, clients int, length time.Duration) 
 	if err := one(); err != nil { // the first one finds all cold
 		return 0, err
 	}
+
 	ctx, cancel := context.WithTimeout(context.Background(), length)
 	defer cancel()
 	var answers atomic.Int64
 	errs := make([]error, clients)
 	var all sync.WaitGroup
+
 	start := time.Now()
 	for i := range clients {
 		all.Go(func() {
@@ -87,6 +89,7 @@ func (h *house) ask(server string, protocol, clients int, length time.Duration) 
 	}
 	all.Wait()
 	took := time.Since(start)
+
 	for _, err := range errs {
 		if err != nil {
 			return 0, err
@@ -95,8 +98,8 @@ func (h *house) ask(server string, protocol, clients int, length time.Duration) 
 	return float64(answers.Load()) / took.Seconds(), nil
 }
 
-// askOnce asks for what the small repository has. The floor is the process of git's that
-// says it, without a client.
+// askOnce asks for the refs of the small repository. The floor is git's own process, without
+// a client.
 func (h *house) askOnce(client *http.Client, server string, protocol int) error {
 	var answer []byte
 	if server == "floor" {
@@ -115,6 +118,7 @@ func (h *house) askOnce(client *http.Client, server string, protocol int) error 
 		if protocol > 0 {
 			request.Header.Set("Git-Protocol", fmt.Sprintf("version=%d", protocol))
 		}
+
 		response, err := client.Do(request)
 		if err != nil {
 			return err
@@ -127,6 +131,7 @@ func (h *house) askOnce(client *http.Client, server string, protocol int) error 
 			return fmt.Errorf("%s: %s", response.Status, answer)
 		}
 	}
+
 	// What every answer ends in, of either version.
 	if !bytes.HasSuffix(answer, []byte("\n0000")) || bytes.Contains(answer, []byte("version 2")) != (protocol == 2) {
 		return fmt.Errorf("it answers %.200q", answer)

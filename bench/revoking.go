@@ -37,11 +37,13 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 	if err := h.askOnce(http.DefaultClient, "gate", 0); err != nil { // it has read the file
 		return r, err
 	}
+
 	ended := 0
 	for range rounds {
 		for _, name := range []string{quiet, revoked} {
 			ctx, cancel := context.WithTimeout(context.Background(), length)
 			defer cancel()
+
 			var revokes sync.WaitGroup
 			if name == revoked {
 				tick := time.NewTicker(100 * time.Millisecond)
@@ -57,6 +59,7 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 					}
 				})
 			}
+
 			took := series{}
 			for ctx.Err() == nil {
 				start := time.Now()
@@ -65,6 +68,7 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 				}
 				took.add("", time.Since(start))
 			}
+
 			revokes.Wait()
 			if err != nil {
 				return r, err

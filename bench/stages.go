@@ -22,14 +22,15 @@ var compared = []string{
 	"floor", "prestart", "poststop", "python prestart", "python poststop", "shell prestart", "shell poststop",
 }
 
-// stages measures each program about a container of its own and on a token file that was
-// written anew: none finds what another left there. In each round chance says who is next.
+// stages measures each program with a container of its own and a fresh token file, so that
+// none finds what another left. The order is random in each round.
 func (w *world) stages(tokens, living, rounds int) (stages, error) {
 	s := stages{tokens, living, series{}}
 	if err := w.furnish(tokens, living); err != nil {
 		return s, err
 	}
 	defer w.end()
+
 	const id = "c0ffee"
 	before, err := w.content(tokens)
 	if err != nil {
@@ -39,12 +40,14 @@ func (w *world) stages(tokens, living, rounds int) (stages, error) {
 	if err != nil {
 		return s, err
 	}
+
 	for i := range rounds {
 		for _, at := range rand.Perm(len(compared)) {
 			name := compared[at]
 			if tokens > 1000 && i%4 != 0 && strings.Contains(name, " ") {
 				continue // others take long, and always as long
 			}
+
 			took, err := w.stage(name, id, before, after)
 			if err != nil {
 				return s, err

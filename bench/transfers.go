@@ -52,6 +52,7 @@ func (h *house) transfers(rounds int) (t transfers, err error) {
 			return t, err
 		}
 	}
+
 	clone, pushed := filepath.Join(h.dir, "clone"), filepath.Join(h.repos, empty+".git")
 	for range rounds {
 		for _, server := range servers {
@@ -64,10 +65,12 @@ func (h *house) transfers(rounds int) (t transfers, err error) {
 				return t, err
 			}
 		}
+
 		for _, server := range servers {
 			if server == "python" {
 				continue // it takes no body in chunks
 			}
+
 			start := time.Now()
 			if err := done(git(filepath.Join(h.repos, large+".git"), "push", "--quiet", h.url(server, tokens[empty], empty), "main")); err != nil {
 				return t, err
@@ -120,6 +123,7 @@ func (h *house) clones(number, rounds int) (c clones, err error) {
 			return c, err
 		}
 	}
+
 	for range rounds {
 		for _, server := range servers {
 			var all sync.WaitGroup
@@ -132,6 +136,7 @@ func (h *house) clones(number, rounds int) (c clones, err error) {
 					}
 				})
 			}
+
 			all.Wait()
 			c.UntilAll.add(server, time.Since(start))
 			c.Failed[server] += failed.Load()
@@ -140,6 +145,7 @@ func (h *house) clones(number, rounds int) (c clones, err error) {
 			}
 		}
 	}
+
 	c.GateMB, err = peakMB(h.gate.Process.Pid)
 	return c, err
 }

@@ -31,6 +31,7 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	if err := w.furnish(tokens, 0); err != nil {
 		return r, err
 	}
+
 	process, err := store.ProcessOf(os.Getpid())
 	if err != nil {
 		return r, err
@@ -39,6 +40,7 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	if err := w.write(tokens); err != nil {
 		return r, err
 	}
+
 	cmd := exec.Command(w.programs["gate"], "--token-file", w.tokens(), "--log-file", w.log(), "reap", "--watch")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -48,6 +50,7 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
+
 	file := store.File{Path: w.tokens()}
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
@@ -59,16 +62,19 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 		if err != nil {
 			return r, err
 		}
-		// Every time one goes and one comes.
+
+		// Each time one token goes and another comes.
 		_, err = file.Issue(store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c0ffee", Process: process})
 		if err != nil {
 			return r, err
 		}
+
 		if i == 4 { // it has found its feet
 			begun = time.Now()
 			before, _ = processorTime(cmd.Process.Pid)
 		}
 	}
+
 	used, _ := processorTime(cmd.Process.Pid)
 	r.Core = 100 * (used - before) / time.Since(begun).Seconds()
 	r.MB, err = peakMB(cmd.Process.Pid)

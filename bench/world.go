@@ -27,23 +27,26 @@ type world struct {
 	process  func(i int) store.Process // of the i-th token
 }
 
-// furnish makes the world. So many tokens are tied to a living process each, the others to
-// one of another machine.
+// furnish makes the world. The first tokens are tied to a living process each, as many as
+// living says, and the others to a process of another machine.
 func (w *world) furnish(tokens, living int) error {
 	for _, directory := range []string{"bundle", "rootfs/run", "gate"} {
 		if err := os.MkdirAll(filepath.Join(w.dir, directory), 0o755); err != nil {
 			return err
 		}
 	}
+
 	config := fmt.Sprintf(`{"process":{"user":{"uid":0,"gid":0},"env":["PATH=/bin"]},"root":{"path":%q}}`, filepath.Join(w.dir, "rootfs"))
 	if err := os.WriteFile(filepath.Join(w.dir, "bundle/config.json"), []byte(config), 0o644); err != nil {
 		return err
 	}
+
 	elsewhere, err := store.ProcessOf(os.Getpid())
 	if err != nil {
 		return err
 	}
 	elsewhere.Machine, elsewhere.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
+
 	var processes []store.Process
 	for range living {
 		cmd := exec.Command("sleep", "infinity")
@@ -57,6 +60,7 @@ func (w *world) furnish(tokens, living int) error {
 		}
 		processes = append(processes, *p)
 	}
+
 	w.process = func(i int) store.Process {
 		if i < living {
 			return processes[i]
@@ -75,8 +79,8 @@ func (w *world) write(tokens int) error {
 	return w.put(content)
 }
 
-// content is that of a token file as we write it, with so many tokens and, after them, one
-// for each of the containers.
+// content returns a token file as the hook writes it, with this many tokens and, after them,
+// one for each of the containers.
 func (w *world) content(tokens int, containers ...string) ([]byte, error) {
 	content := bytes.NewBufferString("{")
 	for i := range tokens + len(containers) {
@@ -84,10 +88,12 @@ func (w *world) content(tokens int, containers ...string) ([]byte, error) {
 		if i >= tokens {
 			task, container = "bench", containers[i-tokens]
 		}
+
 		token, err := store.NewToken()
 		if err != nil {
 			return nil, err
 		}
+
 		value, err := json.MarshalIndent(struct {
 			Project   string        `json:"project"`
 			Task      string        `json:"task"`
@@ -99,11 +105,13 @@ func (w *world) content(tokens int, containers ...string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		if i > 0 {
 			content.WriteString(",")
 		}
 		fmt.Fprintf(content, "\n  %q: %s", string(token), value)
 	}
+
 	content.WriteString("\n}\n")
 	return content.Bytes(), nil
 }
@@ -174,6 +182,7 @@ func timed(cmd *exec.Cmd, stdin string) (time.Duration, error) {
 	} else {
 		cmd.Stderr = &stderr
 	}
+
 	in, out, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -184,6 +193,7 @@ func timed(cmd *exec.Cmd, stdin string) (time.Duration, error) {
 	}
 	out.Close()
 	cmd.Stdin = in
+
 	start := time.Now()
 	err = cmd.Run()
 	took := time.Since(start)

@@ -29,6 +29,7 @@ func change(path string) error {
 			break
 		}
 	}
+
 	lock, err := unix.Open(path+".lock", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the lock: %w", err)
@@ -36,6 +37,7 @@ func change(path string) error {
 	if err := unix.Flock(lock, unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}
+
 	old, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -44,6 +46,7 @@ func change(path string) error {
 	if err := unix.Fstat(old, &stat); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}
+
 	content := make([]byte, stat.Size)
 	for rest := content; len(rest) > 0; {
 		n, err := unix.Read(old, rest)
@@ -52,6 +55,7 @@ func change(path string) error {
 		}
 		rest = rest[n:]
 	}
+
 	fresh, err := unix.Open(path+".floor", unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
@@ -63,12 +67,14 @@ func change(path string) error {
 		}
 		rest = rest[n:]
 	}
+
 	if err := unix.Fsync(fresh); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	if err := unix.Rename(path+".floor", path); err != nil {
 		return fmt.Errorf("rename: %w", err)
 	}
+
 	slash := len(path) - 1
 	for path[slash] != '/' {
 		slash--
