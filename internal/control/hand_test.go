@@ -36,6 +36,7 @@ func TestOnlyAWellFormedAcceptanceCounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		go func() {
 			conn, err := l.AcceptUnix()
 			if err != nil {
@@ -45,6 +46,7 @@ func TestOnlyAWellFormedAcceptanceCounts(t *testing.T) {
 			_, _ = conn.Read(make([]byte, MessageLimit))
 			_, _, _ = conn.WriteMsgUnix([]byte(row.answer), unix.UnixRights(0), nil) // and a descriptor
 		}()
+
 		err = Hand(path, time.Now().Add(10*time.Second), 0, Request{})
 		l.Close()
 		if row.yes != (err == nil) {

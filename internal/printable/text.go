@@ -22,12 +22,14 @@ type writer struct {
 func (w *writer) Write(p []byte) (int, error) {
 	text := append(w.rest, p...)
 	w.rest = nil
+
 	out := make([]byte, 0, len(text))
 	for len(text) > 0 {
 		if !utf8.FullRune(text) {
 			w.rest = append([]byte(nil), text...)
 			break
 		}
+
 		r, size := utf8.DecodeRune(text)
 		switch {
 		case r == utf8.RuneError && size == 1:
@@ -39,6 +41,7 @@ func (w *writer) Write(p []byte) (int, error) {
 		}
 		text = text[size:]
 	}
+
 	if _, err := w.to.Write(out); err != nil {
 		return 0, err
 	}

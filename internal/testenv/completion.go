@@ -55,6 +55,7 @@ func CheckCompletions(t *testing.T, program, sources string, rows []Completion) 
 				if err != nil {
 					t.Fatalf("%q: %v", row.Line, err)
 				}
+
 				offered := string(out)
 				for _, want := range strings.Fields(row.Offered) {
 					if !strings.Contains(offered, want) {

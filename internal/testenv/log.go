@@ -26,8 +26,8 @@ type Log struct {
 
 const logSocket = "/dev/log"
 
-// Listen puts a /dev of our own, with a socket for the log in it, in the place of the
-// machine's, and a /var/log, where root's hooks write their trail.
+// Listen mounts a /dev of the tests' own, with a socket for the log, and a /var/log, where
+// root's hooks write their trail.
 func (l *Log) Listen() error {
 	if err := newDev(); err != nil {
 		return err
@@ -35,6 +35,7 @@ func (l *Log) Listen() error {
 	if err := unix.Mount("terok-log", "/var/log", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /var/log: %w", err)
 	}
+
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: logSocket, Net: "unixgram"})
 	if err != nil {
 		return err
@@ -42,6 +43,7 @@ func (l *Log) Listen() error {
 	if err := os.Chmod(logSocket, 0o666); err != nil { // other users' processes write to it too
 		return err
 	}
+
 	l.listening = true
 	go func() {
 		message := make([]byte, 64<<10)
@@ -55,6 +57,7 @@ func (l *Log) Listen() error {
 			l.mu.Unlock()
 		}
 	}()
+
 	return nil
 }
 
@@ -69,7 +72,8 @@ func newDev() error {
 	if err := unix.Mount("/dev", old, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind /dev: %w", err)
 	}
-	// Else unmounting it would unmount, in its peer, the new /dev with it.
+
+	// Otherwise unmounting it would also unmount the new /dev, in its peer.
 	if err := unix.Mount("", old, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("keep /dev apart: %w", err)
 	}
@@ -77,6 +81,7 @@ func newDev() error {
 	if err := unix.Mount("terok-dev", "/dev", "tmpfs", unix.MS_NOSUID, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /dev: %w", err)
 	}
+
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty", "kmsg", "fuse", "net", "shm", "mqueue"} {
 		from, to := filepath.Join(old, name), filepath.Join("/dev", name)
 		info, err := os.Stat(from)
@@ -86,6 +91,7 @@ func newDev() error {
 		if err != nil {
 			return err
 		}
+
 		if info.IsDir() {
 			err = os.Mkdir(to, 0o755)
 		} else {
@@ -98,12 +104,14 @@ func newDev() error {
 			return fmt.Errorf("bind %s: %w", to, err)
 		}
 	}
+
 	if err := os.Mkdir("/dev/pts", 0o755); err != nil {
 		return err
 	}
 	if err := unix.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0600"); err != nil {
 		return fmt.Errorf("mount /dev/pts: %w", err)
 	}
+
 	for name, target := range map[string]string{
 		"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
 	} {
@@ -144,7 +152,7 @@ func (l *Log) Wait(is func(message string) bool) (message string, ok bool) {
 	return message, ok
 }
 
-// SoFar returns the messages that are as asked for and were sent until now.
+// SoFar returns the matching messages that were sent until now.
 func (l *Log) SoFar(t testing.TB, is func(message string) bool) []string {
 	t.Helper()
 	l.Need(t)
@@ -153,6 +161,7 @@ func (l *Log) SoFar(t testing.TB, is func(message string) bool) []string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+
 	l.mu.Lock()
 	l.marks++
 	last := fmt.Sprintf("testenv: message %d of the tests", l.marks)
@@ -160,6 +169,7 @@ func (l *Log) SoFar(t testing.TB, is func(message string) bool) []string {
 	if _, err := conn.Write([]byte(last)); err != nil {
 		t.Fatal(err)
 	}
+
 	// Messages come in order: when this one is here, so are those before it.
 	if _, ok := l.Wait(func(message string) bool { return message == last }); !ok {
 		t.Fatal("the system log does not get what we send it")

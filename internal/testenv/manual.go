@@ -48,6 +48,7 @@ func CheckManualPage(t *testing.T, page string, has CommandFlags) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	described := CommandFlags{}
 	commands := []string{""} // those that the section is about
 	flag := regexp.MustCompile(`\*\*(--?[a-z-]+)\*\*`)
@@ -58,6 +59,7 @@ func CheckManualPage(t *testing.T, page string, has CommandFlags) {
 				described[command] = nil
 			}
 		}
+
 		if !strings.HasPrefix(line, "**--") {
 			continue
 		}
@@ -67,6 +69,7 @@ func CheckManualPage(t *testing.T, page string, has CommandFlags) {
 			}
 		}
 	}
+
 	if diff := cmp.Diff(has, described, cmpopts.EquateEmpty(), cmpopts.SortSlices(strings.Compare)); diff != "" {
 		t.Errorf("commands and their flags (-the program has, +%s has):\n%s", page, diff)
 	}

@@ -72,6 +72,7 @@ func outside(namespaces uintptr) (status int, err error) {
 	if err := os.Chmod(Dir, 0o755); err != nil {
 		return 0, err
 	}
+
 	if namespaces != 0 {
 		cmd := stage("init", aloneVar+"=yes", dirVar+"="+Dir)
 		cmd.SysProcAttr.Cloneflags = namespaces
@@ -80,12 +81,14 @@ func outside(namespaces uintptr) (status int, err error) {
 			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
 			cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
 		}
+
 		if err := cmd.Start(); err == nil {
 			if status, err := wait(cmd); status != notAlone {
 				return status, err
 			}
 		}
 	}
+
 	cmd := stage("init", dirVar+"="+Dir)
 	if err := cmd.Start(); err != nil {
 		return 0, err
@@ -126,15 +129,18 @@ func initProcess() (status int, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, fmt.Errorf("collect orphans: %w", err)
 	}
+
 	tests := stage("tests")
 	if err := tests.Start(); err != nil {
 		return 0, err
 	}
+
 	over := false
 	for {
 		if over {
 			killChildren()
 		}
+
 		var ended unix.WaitStatus
 		pid, waitErr := unix.Wait4(-1, &ended, 0, nil)
 		switch {

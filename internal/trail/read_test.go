@@ -18,10 +18,12 @@ func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+
 	want := []Event{
 		{Event: Refused, Container: "a", Error: "prestart: refused: no"},
 		{Event: Failed, Container: "b", Error: "precreate: no \n\"such\" luck"},
 	}
+
 	write(want[0])
 	write(Event{Event: Issued, Container: "a"})
 	if err := os.Rename(path, aside(path, 1)); err != nil {
@@ -29,10 +31,12 @@ func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
 	}
 	write(Event{Event: Refused, From: "127.0.0.1:9", Error: "the gate's"})
 	write(want[1])
+
 	events, err := Complaints(t.Context(), path)
 	if diff := cmp.Diff(want, events, cmpopts.IgnoreFields(Event{}, "Time")); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
+
 	if err := os.Symlink("/etc/passwd", filepath.Join(filepath.Dir(path), "link")); err != nil {
 		t.Fatal(err)
 	}

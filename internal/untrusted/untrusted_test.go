@@ -14,16 +14,19 @@ import (
 func TestAnotherUsersProgramGetsNothingOfRoots(t *testing.T) {
 	testenv.NeedRoot(t)
 	t.Setenv("SECRET", "of root's")
+
 	cmd := exec.Command("sh", "-c", `id -u; id -G; pwd; cut -d' ' -f6 /proc/self/stat; env`)
 	As(cmd, 1234, 5678)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	said := strings.SplitN(string(out), "\n", 5)
 	if len(said) != 5 || said[0] != "1234" || said[1] != "5678" || said[2] != "/" {
 		t.Fatalf("%q", said)
 	}
+
 	ours, err := unix.Getsid(0)
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +34,7 @@ func TestAnotherUsersProgramGetsNothingOfRoots(t *testing.T) {
 	if said[3] == "" || said[3] == strconv.Itoa(ours) {
 		t.Errorf("it is in session %s, and we are in %d", said[3], ours)
 	}
+
 	if strings.Contains(said[4], "SECRET") {
 		t.Errorf("it has %s", said[4])
 	}
