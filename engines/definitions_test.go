@@ -22,14 +22,15 @@ import (
 // hook-injector none. What neither they nor the runtime know is an error.
 var podmanRuns = []string{"precreate", "poststop"}
 
-// writeDefinitions writes, with a binary that is there, the repository's definitions of
-// these stages and those that install makes of them, into a directory each.
+// writeDefinitions writes the repository's definitions of these stages and those of install,
+// each into a directory of their own, with a binary that exists.
 func writeDefinitions(t *testing.T, stages ...string) map[string]string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	dirs := map[string]string{"the repository's": t.TempDir(), "the installed": t.TempDir()}
 	installed, err := Registration{
 		Binary: self, Settings: hook.Settings{Tokens: store.File{Path: "/tokens.json"}},
@@ -37,17 +38,20 @@ func writeDefinitions(t *testing.T, stages ...string) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, stage := range stages {
 		name := "99-terok-gate-" + stage + ".json"
 		text, err := os.ReadFile("../hooks.d/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		quoted, _ := json.Marshal(self)
 		moved := strings.Replace(string(text), `"/usr/bin/terok-gate-hook"`, string(quoted), 1)
 		if err := os.WriteFile(filepath.Join(dirs["the repository's"], name), []byte(moved), 0o644); err != nil {
 			t.Fatal(err)
 		}
+
 		i := slices.IndexFunc(installed, func(f File) bool { return filepath.Base(f.Path) == name })
 		if err := installed[i].Write(); err != nil {
 			t.Fatal(err)
@@ -58,6 +62,7 @@ func writeDefinitions(t *testing.T, stages ...string) map[string]string {
 
 func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 	both := map[string]string{"terok.project": "demo", "terok.task": "1"}
+
 	for _, engine := range []struct {
 		name   string
 		stages []string // of which it has definitions
@@ -73,6 +78,7 @@ func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 				t.Errorf("%s cannot read %s definitions: %v", engine.name, whose, err)
 				continue
 			}
+
 			for _, row := range []struct {
 				name        string
 				annotations map[string]string
@@ -106,10 +112,12 @@ func stagesOf(t *testing.T, manager *hooks.Manager, annotations map[string]strin
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	runtimes := config.Hooks
 	if runtimes == nil {
 		runtimes = &specs.Hooks{}
 	}
+
 	var stages []string
 	for _, at := range []struct {
 		name  string

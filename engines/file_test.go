@@ -53,6 +53,7 @@ func TestAFileThatIsNotOursIsLeftAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
+
 			place := Place{Hooks: dir, DropIn: filepath.Join(dir, "drop-in"), Units: dir}
 			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.unit(WatchUnitName), place.unit(GateUnitName)}
 			for _, path := range paths {
@@ -60,6 +61,7 @@ func TestAFileThatIsNotOursIsLeftAlone(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+
 			inTime(t, func() {
 				for _, path := range paths {
 					if ours, err := isOurs(path); err != nil || ours {
@@ -102,20 +104,24 @@ func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 		}
 		return
 	}
+
 	testenv.Need(t, "strace")
 	dir, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
 	ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
 	defer cancel()
+
 	cmd := exec.CommandContext(ctx, "strace", "-f", "-y", "-o", log, "-e", "trace=write,fchmod,fsync,rename,renameat,renameat2",
 		os.Args[0], "-test.run", "^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), inside+"="+filepath.Join(dir, "file"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+
 	calls, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var got []string
 	call := regexp.MustCompile(`(write|fchmod|fsync|rename).*?` + regexp.QuoteMeta(dir) + `(/\.terok-gate-)?`)
 	for _, match := range call.FindAllStringSubmatch(string(calls), -1) {
@@ -125,6 +131,7 @@ func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 		}
 		got = append(got, what)
 	}
+
 	if want := "write file, fchmod file, fsync file, rename file, fsync directory"; strings.Join(got, ", ") != want {
 		t.Errorf("the calls are %q, not %s:\n%s", got, want, calls)
 	}

@@ -75,10 +75,12 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 			dir := openDir(t)
 			sh(t, dir, row.make)
 			f := directory{filepath.Join(dir, "a/b"), gates}
+
 			is, err := f.isThere()
 			if err == nil && !is {
 				err = f.make(context.Background())
 			}
+
 			want := strings.ReplaceAll(row.want, "DIR", dir)
 			if err != nil {
 				if !strings.HasSuffix(err.Error(), want) {
@@ -86,6 +88,7 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 				}
 				return
 			}
+
 			var got []string
 			for _, path := range []string{"a", "a/b"} {
 				info, err := os.Stat(filepath.Join(dir, path))
@@ -94,6 +97,7 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 				}
 				got = append(got, fmt.Sprintf("%o %d %s", info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Uid, path))
 			}
+
 			if strings.Join(got, ", ") != want {
 				t.Errorf("%q, want %s", got, want)
 			}
@@ -123,7 +127,7 @@ func TestRepositoriesMadeBeforeInstallCanBeTheGates(t *testing.T) {
 	}
 }
 
-// The unit of root's gate logs to a file of its own: the hooks' is root's.
+// The unit of root's gate logs to a file of its own, since the hooks' log is root's.
 func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 	dir := t.TempDir()
 	r := Registration{
@@ -137,6 +141,7 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+
 	for _, row := range []struct {
 		place Place
 		want  []string
@@ -154,6 +159,7 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		for _, part := range row.want {
 			if !strings.Contains(string(unit), part) {
 				t.Errorf("the unit has no %q:\n%s", part, unit)

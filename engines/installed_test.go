@@ -61,6 +61,7 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 			if err := row.make(t, path); err != nil {
 				t.Fatal(err)
 			}
+
 			if r, _, _ := place.Registration(); r.Settings.Tokens.Path != row.want {
 				t.Errorf("the installed token file is %q, want %q", r.Settings.Tokens.Path, row.want)
 			}

@@ -55,20 +55,24 @@ func userPlace() (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
+
 	usual := filepath.Join(home, ".config")
 	config := usual
 	if moved := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(moved) {
 		config = filepath.Clean(moved)
 	}
-	// After su and sudo it is not set, and podman looks there by itself.
+
+	// The variable is not set after su and sudo. Podman then looks there by itself.
 	runtime := os.Getenv("XDG_RUNTIME_DIR")
 	if runtime == "" {
 		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
 	}
+
 	repos, err := control.DefaultRepos()
 	if err != nil {
 		return Place{}, err
 	}
+
 	_, err = os.Stat(filepath.Join(runtime, "systemd/private")) // the user's service manager
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),

@@ -22,10 +22,12 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(top) })
+
 	dir := filepath.Join(top, `a 100% "odd" $HOME`)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+
 	r := Registration{
 		Binary: filepath.Join(t.TempDir(), binary), // systemd takes no odd one
 		Settings: hook.Settings{
@@ -34,11 +36,13 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		},
 		Watch: true,
 	}
+
 	for _, program := range []string{r.Binary, r.GateBinary()} {
 		if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+
 	for _, place := range []Place{
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units"},
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units", User: true},
@@ -47,6 +51,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		var paths []string
 		for _, f := range files {
 			paths = append(paths, f.Path)
@@ -57,6 +62,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 				checkUnit(t, r, place, string(f.Content))
 			}
 		}
+
 		want := []string{
 			"/hooks/99-terok-gate-poststop.json", "/hooks/99-terok-gate-precreate.json", "/hooks/99-terok-gate-prestart.json",
 			"/units/" + WatchUnitName, // and no drop-in: podman reads /hooks already
@@ -91,16 +97,19 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 	if err := json.Unmarshal(f.Content, &d); err != nil {
 		t.Fatalf("%s: %v", f.Path, err)
 	}
+
 	stage := d.Stages[0]
 	own := map[string][]string{"prestart": {"--env-mode", "0440"}}
 	name := binary
 	if stage == "precreate" { // podman shows it when the hook fails, and not what that says
 		name += " (to learn why: terok-gate why)"
 	}
+
 	want := slices.Concat([]string{name, "--token-file", r.Settings.Tokens.Path, "--log-file", r.Settings.LogFile, "--lock-timeout", "1m30s", stage}, own[stage])
 	if !slices.Equal(d.Hook.Args, want) || d.Hook.Path != r.Binary {
 		t.Errorf("%s runs %q as %q, want %q", f.Path, d.Hook.Path, d.Hook.Args, want)
 	}
+
 	if d.Hook.Timeout <= int(r.Settings.Tokens.LockTimeout.Seconds())+10 {
 		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.Settings.Tokens.LockTimeout)
 	}
@@ -135,10 +144,12 @@ func verifyUnit(t *testing.T, place Place, name, unit string) {
 		}
 		return
 	}
+
 	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
 		t.Fatal(err)
 	}
+
 	args := []string{"--man=no", "verify", path}
 	if place.User {
 		args = slices.Insert(args, 0, "--user")
