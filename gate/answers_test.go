@@ -141,6 +141,7 @@ func TestServicesThatARepositoryDisablesAreRefused(t *testing.T) {
 		answer, _ := h.request(t, "GET", "/demo.git/info/refs?service="+service, token, "")
 		return answer.StatusCode
 	}
+
 	for _, row := range []struct {
 		key, value   string
 		fetch, pushe int
@@ -155,6 +156,7 @@ func TestServicesThatARepositoryDisablesAreRefused(t *testing.T) {
 			t.Errorf("%s=%s: a fetch is answered %d, a push %d", row.key, row.value, fetch, push)
 		}
 	}
+
 	included := filepath.Join(h.dir, "included")
 	must(t, os.WriteFile(included, []byte("[http]\n\treceivepack = false\n"), 0o644))
 	git(t, path, "config", "--unset", "http.receivepack")

@@ -84,6 +84,7 @@ func losable(t *testing.T, h *harness) (demo, work string) {
 		git(t, work, "checkout", "--quiet", "-B", branch, from)
 		git(t, work, "commit", "--quiet", "--allow-empty", "-m", branch)
 	}
+
 	git(t, work, "checkout", "--quiet", "--orphan", "foreign")
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "foreign")
 	commit("side", "main~1")
@@ -93,10 +94,12 @@ func losable(t *testing.T, h *harness) (demo, work string) {
 	git(t, work, "merge", "--quiet", "-m", "merged", "main")
 	commit("amended", "main~1")
 	commit("next", "main")
+
 	git(t, work, "tag", "-a", "-m", "tag", "annotated", "main")
 	git(t, work, "tag", "-a", "-m", "again", "again", "annotated^{}")
 	git(t, work, "push", "--quiet", "origin", "main:refs/tags/light", "annotated", "main:refs/notes/commits",
 		"annotated:refs/notes/tag", "foreign:refs/heads/elsewhere")
+
 	blob := feed(t, demo, "text", "hash-object", "-w", "--stdin")
 	git(t, demo, "update-ref", "refs/notes/blob", blob)
 	git(t, demo, "symbolic-ref", "refs/heads/symbolic", "refs/heads/main")

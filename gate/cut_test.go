@@ -133,12 +133,14 @@ func inEveryWay(t *testing.T, try func(t *testing.T, h *harness, token, says str
 				t.Run("", func(t *testing.T) {
 					h := open(t, gate.Settings{})
 					token, container := h.tied(t)
+
 					if way.byHand {
 						h.revoke(t, "demo")
 						token = h.issueTo(t, nil)
 					}
 					best = min(best, try(t, h, token, way.says, func() { way.end(t, h, container) }))
 				})
+
 				if t.Failed() {
 					return
 				}
@@ -184,10 +186,12 @@ func TestAPushOfAGigabyteIsCutAndMovesNothing(t *testing.T) {
 		work := filepath.Join(h.dir, "work.git")
 		git(t, h.dir, "init", "--quiet", "--bare", work)
 		git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
+
 		push := command(work, "push", "--quiet", "--force", h.url(token, "demo"), "main", "main:side")
 		took := cutShort(t, h, push, func() bool {
 			return sizeOf(demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20
 		}, end)
+
 		event := h.trailed(t, trail.Cut, 1)[0]
 		if event.Error != says || event.Refs != 0 || event.Bytes < 10<<20 {
 			t.Errorf("the trail has %+v", event)
@@ -247,6 +251,7 @@ func TestATokenThatIsRevokedBeforeGitAsksMovesNothing(t *testing.T) {
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", demo, work)
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+
 	// In the hook's place, a program that revokes the token, as can happen at that
 	// moment, and then asks as the hook does.
 	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
@@ -256,6 +261,7 @@ echo ask >&3
 read -r answer <&3
 [ "$answer" = yes ]
 `), 0o755))
+
 	for i := range 10 { // the cut may come first
 		url := h.url(h.issue(t, "demo"), "demo")
 		must(t, os.WriteFile(h.tokens.Path+".none", []byte("{}"), 0o600))
@@ -276,6 +282,7 @@ func TestALongRefusalEnds(t *testing.T) {
 	for i := range 900 {
 		commands = append(commands, fmt.Sprintf("%s %040d refs/heads/%04000d", noObject, 1, i))
 	}
+
 	for _, capabilities := range []string{"report-status", "report-status side-band-64k"} {
 		for end, row := range map[string]struct {
 			end func(h *harness, conn net.Conn)
@@ -288,12 +295,14 @@ func TestALongRefusalEnds(t *testing.T) {
 				h := open(t, gate.Settings{})
 				h.demo(t, "demo", 1)
 				h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)
+
 				conn := h.dial(t, "")
 				must(t, conn.(*net.TCPConn).SetReadBuffer(4<<10))
 				_, err := io.WriteString(conn, pushRequest(limitedToken, capabilities, commands...))
 				must(t, err)
 				_, err = conn.Read(make([]byte, 1)) // it is being answered
 				must(t, err)
+
 				row.end(h, conn)
 				if e := h.trailed(t, trail.Cut, 1)[0]; e.Error != row.err {
 					t.Errorf("the trail has %+v", e)

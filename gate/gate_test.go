@@ -19,16 +19,19 @@ func TestAStoppingGateFinishesRequestsUnderWay(t *testing.T) {
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "work")
 	work := filepath.Join(h.dir, "work")
 	gone := filepath.Join(h.dir, "go-on")
+
 	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
 	real, err := os.Readlink(hook)
 	must(t, err)
 	must(t, os.Remove(hook))
 	must(t, os.WriteFile(hook, fmt.Appendf(nil, "#!/bin/bash\nuntil [ -e %s ]; do sleep 0.01; done\nexec -a pre-receive %s\n", gone, real), 0o755))
+
 	push := command(work, "push", "origin", "main:side")
 	must(t, push.Start())
 	testenv.Eventually(t, "the push waits", func() bool {
 		return strings.Contains(strings.Join(processesIn(h.repos), "\n"), "pre-receive")
 	})
+
 	stopped := make(chan struct{})
 	go func() {
 		h.Stop(context.Background())
@@ -41,6 +44,7 @@ func TestAStoppingGateFinishesRequestsUnderWay(t *testing.T) {
 		}
 		return err != nil
 	})
+
 	must(t, os.WriteFile(gone, nil, 0o644))
 	if err := push.Wait(); err != nil {
 		t.Errorf("the push: %v", err)

@@ -169,6 +169,7 @@ func TestARepositoryOfFiftyThousandRefsIsClonedAndPushedTo(t *testing.T) {
 		h := open(t, gate.Settings{})
 		demo := h.demo(t, "demo", 1)
 		url := h.url(h.issue(t, "demo"), "demo")
+
 		const many = 50_000
 		var updates strings.Builder
 		tip := git(t, demo, "rev-parse", "main")
@@ -176,11 +177,13 @@ func TestARepositoryOfFiftyThousandRefsIsClonedAndPushedTo(t *testing.T) {
 			fmt.Fprintf(&updates, "%s refs/heads/many/%05d\n", tip, i)
 		}
 		must(t, os.WriteFile(filepath.Join(demo, "packed-refs"), []byte("# pack-refs with: peeled fully-peeled sorted \n"+tip+" refs/heads/main\n"+updates.String()), 0o644))
+
 		git(t, h.dir, "-c", version, "clone", "--quiet", "--mirror", url, "mirror")
 		mirror := filepath.Join(h.dir, "mirror")
 		if got := strings.Count(git(t, mirror, "for-each-ref"), "\n") + 1; got != many+1 {
 			t.Errorf("%d refs are cloned", got)
 		}
+
 		git(t, mirror, "-c", version, "push", "--quiet", url, ":refs/heads/many/00000", ":refs/heads/many/00001")
 		if got := h.trailed(t, trail.Push, 1)[0].Refs; got != 2 {
 			t.Errorf("%d refs are moved in the trail", got)
@@ -233,7 +236,8 @@ func TestABrokenRepositoryIsAnErrorAndNoPathIsTold(t *testing.T) {
 		h := open(t, gate.Settings{})
 		demo := h.demo(t, "demo", 5)
 		url := h.url(h.issue(t, "demo"), "demo")
-		// Of one object the file's end is missing.
+
+		// The file of one object is broken.
 		git(t, demo, "repack", "-q", "-a", "-d")
 		pack := glob(demo + "/objects/pack/*.pack")[0]
 		must(t, os.Rename(pack, filepath.Join(h.dir, "all.pack")))
@@ -241,9 +245,11 @@ func TestABrokenRepositoryIsAnErrorAndNoPathIsTold(t *testing.T) {
 		objects, err := os.Open(filepath.Join(h.dir, "all.pack"))
 		must(t, err)
 		defer objects.Close()
+
 		unpack := command(demo, "unpack-objects", "-q")
 		unpack.Stdin = objects
 		must(t, unpack.Run())
+
 		blob := git(t, demo, "rev-parse", "main:file-2")
 		object := filepath.Join(demo, "objects", blob[:2], blob[2:])
 		must(t, os.Chmod(object, 0o644))
@@ -257,7 +263,7 @@ func TestABrokenRepositoryIsAnErrorAndNoPathIsTold(t *testing.T) {
 			t.Errorf("the trail has %+v, the log %s", event, log)
 		}
 
-		// And one that is no repository at all.
+		// And now it is no repository at all.
 		must(t, os.Remove(filepath.Join(demo, "HEAD")))
 		out = gitFails(t, h.dir, "-c", version, "clone", url, "work")
 		if !strings.Contains(out, "500") || strings.Contains(out, h.repos) {

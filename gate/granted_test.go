@@ -115,7 +115,7 @@ func (c combination) allows() (branches []string, says string, starts bool) {
 // appends reports whether the token may only add to what there is.
 func (c combination) appends() bool { return c.access == "append" || c.readOnly == "append" }
 
-// What flags and annotations leave of a token, from the hook to real git's terminal.
+// Each combination is tried from the hook to the output of real git.
 func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 	for _, c := range combinations() {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
@@ -131,12 +131,14 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 				}
 				return
 			}
+
 			demo := h.demo(t, "demo", 3)
 			for _, kind := range anything {
 				for _, name := range []string{"moved", "forced", "deleted"} {
 					git(t, demo, "update-ref", "refs/heads/"+kind+name, "main~1")
 				}
 			}
+
 			token := h.containerToken(t, c.flags(), c.annotations())
 			work := filepath.Join(h.dir, "work")
 			git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
@@ -152,6 +154,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 				if pushes != nil {
 					words = append(words, "[remote rejected] ", ref)
 				}
+
 				for _, words := range words {
 					if !strings.Contains(said, words) {
 						t.Errorf("git push %q does not say %q, but\n%s", refspecs, words, said)
@@ -165,6 +168,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 					t.Errorf("git push %q says\n%s", refspec, said)
 				}
 			}
+
 			var allowed []string
 			for _, kind := range anything {
 				each := []string{"main:refs/heads/" + kind + "created", "main:" + kind + "moved", "+main~2:" + kind + "forced", ":" + kind + "deleted"}
@@ -194,6 +198,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 			if allowed != nil {
 				git(t, work, append([]string{"push", "--quiet", "origin"}, allowed...)...)
 			}
+
 			main := git(t, demo, "rev-parse", "main")
 			for _, kind := range pushes {
 				wanted := map[string]string{"created": main, "moved": main, "forced": git(t, demo, "rev-parse", "main~2"), "deleted": ""}

@@ -27,10 +27,12 @@ func TestHeadNamesTheFirstBranchThatIsPushed(t *testing.T) {
 			work := filepath.Join(h.dir, "work")
 			git(t, h.dir, "init", "--quiet", "--initial-branch=trunk", work)
 			git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+
 			git(t, work, append([]string{"push", "--quiet", url}, row.push...)...)
 			if head := git(t, demo, "symbolic-ref", "HEAD"); head != row.head {
 				t.Errorf("HEAD names %s", head)
 			}
+
 			git(t, work, "push", "--quiet", url, "trunk:later")
 			if head := git(t, demo, "symbolic-ref", "HEAD"); name != "a tag alone" && head != row.head {
 				t.Errorf("then HEAD names %s", head)
@@ -39,12 +41,13 @@ func TestHeadNamesTheFirstBranchThatIsPushed(t *testing.T) {
 	}
 }
 
-// A limited token makes no branch of its own what others clone.
+// A limited token cannot make others clone a branch of its own.
 func TestALimitedTokenNamesHeadOfNothingThatIsThere(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)
 	demo := h.demo(t, "demo", 1)
 	tip := git(t, demo, "rev-parse", "main")
+
 	for _, others := range []bool{true, false} {
 		git(t, demo, "symbolic-ref", "HEAD", "refs/heads/gone")
 		head := "refs/heads/gone"
@@ -54,6 +57,7 @@ func TestALimitedTokenNamesHeadOfNothingThatIsThere(t *testing.T) {
 			git(t, demo, "update-ref", "-d", "refs/heads/agent/true")
 			head = "refs/heads/agent/false"
 		}
+
 		says := h.answered(t, pushRequest(limitedToken, "report-status", noObject+" "+tip+" "+fmt.Sprint("refs/heads/agent/", others)))
 		if !strings.Contains(says, "ok refs/heads/agent/") {
 			t.Errorf("the client is told %q", says)

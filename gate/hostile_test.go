@@ -48,6 +48,7 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(h.repos, "x"), 0o755))
 	git(t, h.dir, "clone", "--quiet", "--bare", filepath.Join(h.repos, "demo.git"), filepath.Join(h.repos, "x", "deep.git"))
 	token := h.issue(t, "demo")
+
 	get := func(target string, headers ...string) string { return head("GET "+target, token, headers...) }
 	post := func(service, body string, headers ...string) string {
 		headers = append(headers, "Content-Type: application/x-"+service+"-request", fmt.Sprintf("Content-Length: %d", len(body)))
@@ -117,6 +118,7 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 		"line feeds alone, no credentials": "GET /demo.git" + refs + " HTTP/1.1\nHost: 127.0.0.1\n\n",
 		"a request in a request's body":    head("GET /demo.git"+refs, "wrong", "Content-Length: 10") + "GET / HTTP",
 	}
+
 	for name, request := range requests {
 		conn := h.dial(t, "")
 		_, _ = io.WriteString(conn, request) // it may be answered before its end
@@ -127,6 +129,7 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 		}
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 10_000))
 		conn.Close()
+
 		if answer.StatusCode < 400 || answer.StatusCode > 501 || answer.StatusCode == 500 {
 			t.Errorf("%s: %s: %q", name, answer.Status, text)
 		}
@@ -137,6 +140,7 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 			t.Fatalf("%s: git was started", name)
 		}
 	}
+
 	if len(requests) < 50 {
 		t.Errorf("only %d requests", len(requests))
 	}
@@ -153,20 +157,23 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 	tip := borrow(t, demo)
 	git(t, demo, "update-ref", "refs/heads/main", tip)
 	token := h.issue(t, "demo")
+
 	hostile := []string{
 		"Git-Protocol: version=2:marker=1:version=1", "User-Agent: marker/1", "Referer: marker", "Cookie: marker", "X-Forwarded-For: marker",
 		"GIT_DIR: /marker", "GIT_CONFIG_COUNT: 99", "HTTP_PROXY: marker", "Proxy: marker", "X-Marker: marker", "Accept-Language: marker",
 		"Content-Encoding: identity", "GIT_SSH_COMMAND: marker", "Gateway-Interface: marker", "Remote-User: marker",
 	}
+
 	fetch := pkt("command=fetch") + "0001" + pkt("want "+tip) + pkt("done") + "0000"
 	push := pkt(strings.Repeat("0", 40)+" "+tip+" refs/heads/new\x00report-status side-band-64k agent=marker") + "0000" + "PACK\x00\x00\x00\x02\x00\x00\x10\x00"
+
 	h.dial(t, head("POST /demo.git/git-upload-pack", token, append(hostile, uploadRequest, fmt.Sprintf("Content-Length: %d", len(fetch)))...)+fetch)
 	h.dial(t, head("POST /demo.git/git-receive-pack", token, append(hostile, receiveRequest, "Content-Length: 100000000")...)+push)
 
 	secrets := []string{token, "marker", "Basic", base64.StdEncoding.EncodeToString([]byte(token + ":")), strings.TrimPrefix(token, "terok-g-")}
 	allowed := []string{"PATH", "PWD", "GIT_PROTOCOL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_ATTR_NOSYSTEM", "GIT_NO_LAZY_FETCH",
 		"GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT", "GIT_ALLOC_LIMIT"}
-	// What git itself gives to those that it starts.
+	// Git gives these to the programs that it starts.
 	gits := []string{"GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_EXEC_PATH", "GIT_SHALLOW_FILE"}
 	seen := map[string]bool{}
 	testenv.Eventually(t, "git and what it starts run", func() bool {
@@ -179,6 +186,7 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 			if environment == "" || arguments == strings.Join(os.Args, "\x00")+"\x00" {
 				continue // it is being started: the fork of this process has yet to execute git
 			}
+
 			for _, command := range []string{"upload-pack", "pack-objects", "receive-pack", "index-pack"} {
 				seen[command] = seen[command] || strings.Contains(arguments, command+"\x00")
 			}
@@ -187,6 +195,7 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 					t.Fatalf("%q is in %q or %q", secret, arguments, environment)
 				}
 			}
+
 			for _, variable := range strings.Split(strings.TrimSuffix(environment, "\x00"), "\x00") {
 				name, value, _ := strings.Cut(variable, "=")
 				if strings.HasPrefix(name, "GIT_CONFIG_KEY_") || strings.HasPrefix(name, "GIT_CONFIG_VALUE_") {
@@ -215,6 +224,7 @@ func FuzzRequest(f *testing.F) {
 	if out, err := command(dir, "init", "--quiet", "--bare", demo).CombinedOutput(); err != nil {
 		f.Fatalf("%v: %s", err, out)
 	}
+
 	tokens := store.File{Path: filepath.Join(dir, "tokens", "tokens.json")}
 	token, err := store.NewToken()
 	if err != nil {
@@ -223,10 +233,12 @@ func FuzzRequest(f *testing.F) {
 	if _, err := tokens.Issue(store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}}); err != nil {
 		f.Fatal(err)
 	}
+
 	g, err := gate.New(gate.Settings{Repos: repos, Tokens: tokens.Reader(func(error) {}), Trail: func(...trail.Event) error { return nil }})
 	if err != nil {
 		f.Fatal(err)
 	}
+
 	before := starts()
 	for _, path := range []string{
 		"/demo.git/info/refs?service=git-upload-pack", "/demo.git/git-receive-pack", "/../demo.git/git-upload-pack", "/%64emo.git/HEAD", "//demo.git",
@@ -238,6 +250,7 @@ func FuzzRequest(f *testing.F) {
 		"GET /demo.git/info/refs?service=git-upload-pack": true, "GET /demo.git/info/refs?service=git-receive-pack": true,
 		"POST /demo.git/git-upload-pack": true, "POST /demo.git/git-receive-pack": true,
 	}
+
 	f.Fuzz(func(t *testing.T, method, target, name, value, host string, authorized bool) {
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(method + " " + target + " HTTP/1.1\r\nHost: " + host + "\r\n" + name + ": " + value + "\r\n\r\n")))
 		if err != nil {
@@ -246,6 +259,7 @@ func FuzzRequest(f *testing.F) {
 		if authorized {
 			r.SetBasicAuth(string(token), "")
 		}
+
 		answer := httptest.NewRecorder()
 		g.ServeHTTP(answer, r)
 		if !honest[r.Method+" "+r.RequestURI] || !authorized {
@@ -256,6 +270,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("%s %q starts git", method, target)
 			}
 		}
+
 		before = starts()
 		if strings.Contains(answer.Body.String(), dir) {
 			t.Errorf("a path of this machine in %q", answer.Body)

@@ -77,7 +77,8 @@ func startGate(t *testing.T, h *harness) *exec.Cmd {
 	return cmd
 }
 
-// What only counts for hours writes nothing, and does not notice that its reader is gone.
+// A git that only counts objects writes nothing, for hours, and does not notice that its
+// reader is gone.
 func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its directory
 	stopNow(h.Gate)
@@ -86,6 +87,7 @@ func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 	must(t, os.Remove(filepath.Join(demo, "info/attributes")))
 	git(t, demo, "config", "pack.window", "1000")
 	git(t, demo, "config", "uploadpack.keepAlive", "0")
+
 	killed := startGate(t, h)
 	clone := command(h.dir, "clone", "--quiet", "--bare", h.url(h.issue(t, "demo"), "demo"), "clone")
 	must(t, clone.Start())
@@ -98,9 +100,11 @@ func TestAKilledGatesGitEndsThoughItHasNothingToWrite(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	})
+
 	testenv.Eventually(t, "git counts", func() bool {
 		return strings.Contains(strings.Join(processesIn(h.repos), "\n"), "pack-objects")
 	})
+
 	must(t, killed.Process.Kill())
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
 }

@@ -60,15 +60,18 @@ func TestRealGitSaysWhatALimitedTokenAllows(t *testing.T) {
 			before := git(t, demo, "for-each-ref")
 			h.put(t, limitedToken, `{"limited": {"project": "demo", `+row.limited+`}, "task": "1"}`)
 			url := h.url(limitedToken, "demo")
+
 			work := filepath.Join(h.dir, "work")
 			git(t, h.dir, "clone", "--quiet", url, work) // which no limit concerns
 			git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
+
 			args := append([]string{"push", "origin"}, row.push...)
 			if row.moves {
 				git(t, work, args...)
 			} else if out := gitFails(t, work, args...); !strings.Contains(out, row.says) {
 				t.Errorf("the client says %s", out)
 			}
+
 			if moved := git(t, demo, "for-each-ref") != before; moved != row.moves {
 				t.Errorf("it moves: %v", moved)
 			}
@@ -156,10 +159,12 @@ func stuck(t *testing.T, h *harness) (token string, end func()) {
 	tip := borrow(t, demo)
 	git(t, demo, "update-ref", "refs/heads/main", tip)
 	token = h.issue(t, "demo")
+
 	body := pkt("want "+tip+" side-band-64k\n") + "0000" + pkt("done\n")
 	clone := head("POST /demo.git/git-upload-pack", token, uploadRequest, fmt.Sprintf("Content-Length: %d", len(body))) + body
 	first := h.dial(t, clone)
 	h.dial(t, clone)
+
 	testenv.Eventually(t, "both are under way", func() bool {
 		underWay := 0
 		for _, process := range processesIn(h.repos) {

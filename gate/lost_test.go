@@ -112,11 +112,14 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 	first := h.container(t, nil)
 	network := first.watchNetwork(t)
 	second, third := h.container(t, first), h.container(t, first)
+
 	h.start(t, told, first)
 	h.start(t, told, second)
+
 	h.Gate = h.again(t, gate.Settings{})
 	told = h.takeHooks(t)
 	h.start(t, told, third)
+
 	third.End()
 	testenv.Eventually(t, "the gate does not serve the third any more", func() bool {
 		_, err := control.Ask(told.GateSocket, time.Now().Add(time.Minute), control.Request{
@@ -124,6 +127,7 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 		})
 		return errors.Is(err, control.Absent)
 	})
+
 	for _, c := range []*container{first, second} {
 		if err := c.reaches(c.Token); err != nil {
 			t.Error(err)

@@ -38,12 +38,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, askGate())
 		os.Exit(1)
 	}
-	// What earlier runs that were killed have left in memory.
+
+	// Earlier runs that were killed have left their directories in memory.
 	for _, left := range glob(inMemory + "*") {
 		if pid, err := strconv.Atoi(strings.TrimPrefix(left, inMemory)); err == nil && syscall.Kill(pid, 0) == syscall.ESRCH {
 			os.RemoveAll(left)
 		}
 	}
+
 	if err := gate.AdoptOrphans(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -53,6 +55,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+
 	status := m.Run()
 	os.RemoveAll(ours)
 	if testenv.Dir != "" {
@@ -94,6 +97,7 @@ func open(t *testing.T, settings gate.Settings) *harness {
 	h.repos = filepath.Join(h.dir, "repos")
 	h.tokens = store.File{Path: filepath.Join(h.dir, "tokens", "tokens.json")}
 	must(t, os.Mkdir(h.repos, 0o755))
+
 	settings.Repos, settings.Tokens = h.repos, h.tokens.Reader(func(error) {})
 	also := settings.Trail
 	settings.Trail = func(events ...trail.Event) error {
@@ -104,9 +108,11 @@ func open(t *testing.T, settings gate.Settings) *harness {
 		}
 		return h.note(events...)
 	}
+
 	var err error
 	h.Gate, err = gate.New(settings)
 	must(t, err)
+
 	// The kernel holds little of an answer that its client does not read.
 	limited := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 256<<10) })
@@ -116,12 +122,13 @@ func open(t *testing.T, settings gate.Settings) *harness {
 	h.address = listener.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(listener) }()
+
 	t.Cleanup(func() {
 		stopNow(h.Gate)
 		if err := <-served; err != nil {
 			t.Errorf("the gate ended: %v", err)
 		}
-		// Whatever a test did: nothing of git's is left.
+		// No test may leave a process or a directory of git's behind.
 		for _, process := range processesIn(h.repos) {
 			t.Errorf("left behind: %s", process)
 		}
@@ -234,8 +241,8 @@ func (h *harness) demo(t *testing.T, project string, commits int) (path string) 
 	return path
 }
 
-// makeLarge puts a commit of so many files, of a MiB that nothing compresses, into a
-// repository, as the tip of main. git itself would take a minute for a thousand.
+// makeLarge commits files of a MiB each, which nothing compresses, to a repository's main.
+// git itself would take a minute for a thousand.
 func makeLarge(repo string, files int) error {
 	random := rand.NewChaCha8([32]byte{})
 	noise := make([]byte, 1<<20)
@@ -245,10 +252,12 @@ func makeLarge(repo string, files int) error {
 		object := append(fmt.Appendf(nil, "blob %d\x00", len(noise)), noise...)
 		id := fmt.Sprintf("%x", sha1.Sum(object))
 		fmt.Fprintf(&tree, "100644 blob %s\tfile-%d\n", id, i)
+
 		var packed bytes.Buffer
 		z, _ := zlib.NewWriterLevel(&packed, zlib.NoCompression)
 		_, _ = z.Write(object)
 		z.Close()
+
 		directory := filepath.Join(repo, "objects", id[:2])
 		if err := os.MkdirAll(directory, 0o755); err != nil {
 			return err
@@ -257,6 +266,7 @@ func makeLarge(repo string, files int) error {
 			return err
 		}
 	}
+
 	mktree := command(repo, "mktree")
 	mktree.Stdin = strings.NewReader(tree.String())
 	id, err := mktree.Output()

@@ -72,6 +72,7 @@ func TestAPushThatUnpacksTooLargeIsRefused(t *testing.T) {
 		_, _ = z.Write(content)
 		z.Close()
 	}
+
 	const blob, refDelta = 3, 7
 	pack.WriteString("PACK\x00\x00\x00\x02\x00\x00\x00\x02")
 	base := make([]byte, size)
@@ -80,6 +81,7 @@ func TestAPushThatUnpacksTooLargeIsRefused(t *testing.T) {
 	delta := binary.AppendUvarint(binary.AppendUvarint(nil, size), size*copies)
 	id := sha1.Sum(append(fmt.Appendf(nil, "blob %d\x00", size), base...))
 	object(refDelta, append(delta, bytes.Repeat(copyAll, copies)...), id[:]...)
+
 	sum := sha1.Sum(pack.Bytes())
 	pack.Write(sum[:])
 
@@ -133,6 +135,7 @@ func TestAPushThatTakesTooMuchMemoryIsRefusedAndNamesTheFlag(t *testing.T) {
 		_, _ = z.Write(content)
 		z.Close()
 	}
+
 	pack.Write([]byte{'P', 'A', 'C', 'K', 0, 0, 0, 2, 0, 0, 0, deltas + 1})
 	base := make([]byte, size)
 	object(tree, base)
@@ -142,6 +145,7 @@ func TestAPushThatTakesTooMuchMemoryIsRefusedAndNamesTheFlag(t *testing.T) {
 		delta := binary.AppendUvarint(binary.AppendUvarint(nil, size), size*copies+1)
 		object(refDelta, append(append(delta, 1, i), bytes.Repeat(copyAll, copies)...), id[:]...)
 	}
+
 	sum := sha1.Sum(pack.Bytes())
 	pack.Write(sum[:])
 
@@ -184,7 +188,7 @@ func TestFiltersThatGitClientsUseAreServedAndOthersAreNot(t *testing.T) {
 	}
 }
 
-// git syncs no loose object and no ref, as a rule.
+// By default, git syncs neither loose objects nor refs.
 func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 	traces := filepath.Join(memory(t), "traces")
 	h, _ := openOver(t, "export GIT_TRACE2_EVENT="+traces)
@@ -192,8 +196,10 @@ func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
 	must(t, os.RemoveAll(traces))
+
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "small")
 	git(t, work, "push", "--quiet", "origin", "HEAD:refs/heads/small")
+
 	text, err := readFile(traces)
 	must(t, err)
 	synced := 0
@@ -211,6 +217,7 @@ func TestObjectsAndRefsAreSyncedBeforeAPushHasSucceeded(t *testing.T) {
 		must(t, json.Unmarshal([]byte(strings.Trim(string(number), `"`)), &n))
 		synced += n
 	}
+
 	if synced < 2 {
 		t.Errorf("of a commit and a ref, %d are synced:\n%s", synced, text)
 	}
@@ -220,11 +227,13 @@ func TestRefusingPushesOfManyRefsTakesLittleMemory(t *testing.T) {
 	h := open(t, gate.Settings{}) // for its directory
 	stopNow(h.Gate)
 	h.demo(t, "demo", 1)
+
 	var patterns []string
 	for i := range 40 {
 		patterns = append(patterns, fmt.Sprintf("%q", fmt.Sprintf("refs/heads/agent-%d-%s/**", i, strings.Repeat("x", 100))))
 	}
 	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [[`+strings.Join(patterns, ", ")+`]]}}`)
+
 	var body strings.Builder
 	for i := range 38_000 {
 		capabilities := ""
@@ -246,12 +255,14 @@ func TestRefusingPushesOfManyRefsTakesLittleMemory(t *testing.T) {
 		})
 	}
 	pushes.Wait()
+
 	status, err := readFile(fmt.Sprintf("/proc/%d/status", own.Process.Pid))
 	must(t, err)
 	var most int
 	for line := range strings.Lines(status) {
 		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &most)
 	}
+
 	if most == 0 || most > 100<<10 {
 		t.Errorf("the gate takes %d KiB", most)
 	}

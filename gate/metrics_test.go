@@ -28,6 +28,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
 	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "wrong", "")
 	h.trailed(t, trail.Refused, 1)
+
 	metrics := h.metrics()
 	for _, line := range []string{
 		`terok_gate_requests_total{code="403"} 1`,
@@ -45,10 +46,12 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 			t.Errorf("no %s in\n%s", line, metrics)
 		}
 	}
+
 	page, err := os.ReadFile("../docs/terok-gate.8.md")
 	must(t, err)
 	served := regexp.MustCompile(`(?m)^# TYPE (terok_gate_\w+)`).FindAllStringSubmatch(metrics, -1)
 	described := regexp.MustCompile(`\*\*(terok_gate_\w+)\*\*`).FindAllStringSubmatch(string(page), -1)
+
 	var names [2][]string
 	for i, found := range [][][]string{served, described} {
 		for _, match := range found {

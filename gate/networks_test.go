@@ -168,6 +168,7 @@ func TestAContainerWithoutANetworkClonesAndPushes(t *testing.T) {
 	if refused := h.trailed(t, trail.Refused, 1)[0]; refused.Container != c.Container {
 		t.Errorf("the trail does not say which container was refused: %+v", refused)
 	}
+
 	h.commit(t, c)
 	work := t.TempDir()
 	for _, args := range [][]string{
@@ -180,13 +181,16 @@ func TestAContainerWithoutANetworkClonesAndPushes(t *testing.T) {
 	if got := git(t, h.repos+"/demo.git", "log", "-1", "--format=%s"); got != "work" {
 		t.Errorf("the last commit is %q", got)
 	}
+
 	push := h.trailed(t, trail.Push, 1)[0]
 	if push.Container != c.Container || !strings.HasPrefix(push.From, "listener-"+c.Container+"-") {
 		t.Errorf("the trail does not say whence the push came: %+v", push)
 	}
+
 	if err := c.reaches(""); err == nil {
 		t.Error("it is served without a token")
 	}
+
 	c.End()
 	testenv.Eventually(t, "its network is gone", func() bool { return !network() })
 }
@@ -205,10 +209,12 @@ func TestAContainerWithAWithheldTokenNeedsNone(t *testing.T) {
 	h.demo(t, "other", 1)
 	c := h.container(t, nil)
 	c.Gate.Withheld = true
+
 	must(t, hook.Attach(c.Entry))
 	if err := c.reaches(""); err == nil {
 		t.Error("it is served before its token counts")
 	}
+
 	h.commit(t, c)
 	if err := c.reaches(""); err != nil {
 		t.Errorf("without credentials: %v", err)
@@ -219,9 +225,11 @@ func TestAContainerWithAWithheldTokenNeedsNone(t *testing.T) {
 	if out, err := c.git("/", "ls-remote", strings.Replace(c.repo(""), "demo", "other", 1)); err == nil {
 		t.Errorf("it reaches another project: %s", out)
 	}
+
 	if code := h.status(t, "/demo.git/info/refs?service=git-upload-pack"); code != http.StatusUnauthorized {
 		t.Errorf("elsewhere, without credentials, the answer is %d", code)
 	}
+
 	h.revoke(t, "demo")
 	if err := c.reaches(""); err == nil || !strings.Contains(err.Error(), "403") {
 		t.Errorf("when its token is revoked, git says %v", err)
@@ -240,16 +248,19 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 	first := h.container(t, nil)
 	network := first.watchNetwork(t)
 	h.start(t, hook, first)
+
 	second := h.container(t, first)
 	h.start(t, hook, second)
 	for range 2 { // and twice is as good as once
 		must(t, hook.Attach(second.Entry))
 	}
+
 	for _, c := range []*container{first, second} {
 		if err := c.reaches(c.Token); err != nil {
 			t.Error(err)
 		}
 	}
+
 	first.End()
 	testenv.Eventually(t, "the first one's token is over", func() bool { return second.reaches(first.Token) != nil })
 	for range 3 { // it comes and goes
@@ -260,6 +271,7 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 		}
 		third.End()
 	}
+
 	if err := second.reaches(second.Token); err != nil {
 		t.Error(err)
 	}
@@ -294,10 +306,12 @@ func TestTwoHooksAtOnceInOneNetworkBothSucceed(t *testing.T) {
 func TestAttachIsRefused(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	told.GateTimeout = 300 * time.Millisecond
+
 	withheld := func(c *container) *container {
 		c.Gate.Withheld = true
 		return c
 	}
+
 	for _, row := range []struct {
 		name string
 		c    func(t *testing.T) *container
@@ -413,6 +427,7 @@ func TestMessagesThatNoHookSendsAreRefused(t *testing.T) {
 	process := fmt.Sprintf(`{"machine": %q, "boot": %q, "pid_ns": %q, "time_ns": %q, "pid": %d, "start": %d, "inode": %d}`,
 		c.Process.Machine, c.Process.Boot, c.Process.PIDNS, c.Process.TimeNS, c.Process.PID, c.Process.Start, c.Process.Inode)
 	good := `{"version": 1, "container": "c", "process": ` + process + `, "token": "` + someKey + `", "listen": "127.0.0.1:9418"}`
+
 	tcp := func(t *testing.T) int {
 		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		must(t, err)
@@ -420,6 +435,7 @@ func TestMessagesThatNoHookSendsAreRefused(t *testing.T) {
 		return s
 	}
 	none := func(*testing.T) int { return -1 }
+
 	for _, row := range []struct {
 		name, message string
 		socket        func(t *testing.T) int
@@ -457,12 +473,14 @@ func TestMessagesThatNoHookSendsAreRefused(t *testing.T) {
 			if s := row.socket(t); s >= 0 {
 				rights = unix.UnixRights(s)
 			}
+
 			if row.message == "" {
 				must(t, conn.CloseWrite())
 			} else {
 				_, _, err = conn.WriteMsgUnix([]byte(row.message), rights, nil)
 				must(t, err)
 			}
+
 			answer := make([]byte, control.MessageLimit)
 			n, err := conn.Read(answer)
 			if row.want == "" && err == io.EOF {
@@ -482,23 +500,28 @@ func TestTheGateReportsItselfAndTheContainersItServes(t *testing.T) {
 	asks := func(about control.Request) (control.Gate, error) {
 		return control.Ask(hook.GateSocket, time.Now().Add(time.Minute), about)
 	}
+
 	want := control.Gate{Program: version.String(), UID: os.Geteuid(), TokenFile: h.tokens.Path, Repos: filepath.Join(h.dir, "repos")}
 	if got, err := asks(control.Request{}); got != want || err != nil {
 		t.Errorf("the gate says %+v, %v", got, err)
 	}
+
 	about := control.Request{Container: c.Container, Process: c.Process, Token: c.Token.Key(), Listen: "127.0.0.1:9418"}
 	if got, err := asks(about); got != want || !errors.Is(err, control.Absent) {
 		t.Errorf("of a container that it does not serve, it says %+v, %v", got, err)
 	}
+
 	h.start(t, hook, c)
 	if got, err := asks(about); got != want || err != nil {
 		t.Errorf("of one that it serves, it says %+v, %v", got, err)
 	}
+
 	elsewhere := about
 	elsewhere.Listen = "127.0.0.1:1"
 	if _, err := asks(elsewhere); !errors.Is(err, control.Absent) {
 		t.Errorf("of another place in its network, it says %v", err)
 	}
+
 	c.End()
 	testenv.Eventually(t, "the container is not served any more", func() bool {
 		_, err := asks(about)
@@ -518,10 +541,12 @@ func TestNothingStaysOfContainersThatCameAndWent(t *testing.T) {
 		c.End()
 		return network
 	}
+
 	var networks []func() bool
 	gone := func() bool {
 		return !slices.ContainsFunc(networks, func(there func() bool) bool { return there() })
 	}
+
 	lives := func(n int) (descriptors int) {
 		networks = nil
 		for range n {
@@ -531,6 +556,7 @@ func TestNothingStaysOfContainersThatCameAndWent(t *testing.T) {
 		http.DefaultClient.CloseIdleConnections()
 		return len(glob("/proc/self/fd/*"))
 	}
+
 	before := lives(3)
 	testenv.Eventually(t, "no descriptor is left of a hundred lives", func() bool { return lives(100) <= before })
 }
@@ -601,6 +627,7 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	withholds.Gate.Withheld = true
 	late, dies := h.container(t, nil), h.container(t, nil)
 	network := dies.watchNetwork(t)
+
 	for _, c := range []*container{alone, shares, shares2, withholds, dies} {
 		h.start(t, told, c)
 	}
@@ -615,6 +642,7 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	go func() { waits <- alone.reaches(alone.Token) }()
 	dies.End()
 	h.commit(t, late)
+
 	h.Gate = h.again(t, gate.Settings{Keeper: kept})
 	h.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
@@ -629,11 +657,13 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 		t.Error(err)
 	}
 	testenv.Eventually(t, "the network of one that ended meanwhile is gone", func() bool { return !network() })
+
 	again := h.takeHooks(t)
 	must(t, again.Attach(alone.Entry))
 	if err := again.Attach(h.neighbourOf(t, withholds).Entry); !errors.Is(err, hook.ErrNotAlone) {
 		t.Errorf("the new gate does not know who withholds its token: %v", err)
 	}
+
 	for _, c := range []*container{alone, shares, shares2, withholds, late} {
 		c.End()
 	}
@@ -645,6 +675,7 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 	h, told := attachable(t, gate.Settings{Keeper: kept})
 	slow := h.dial(t, head("POST /demo.git/git-upload-pack", h.issue(t, "demo"), "Git-Protocol: version=2", "Connection: close",
 		"Content-Type: application/x-git-upload-pack-request", "Content-Length: 24")+"0014comman")
+
 	stopped := make(chan struct{})
 	testenv.Eventually(t, "the slow request is under way", func() bool { return strings.Contains(h.metrics(), "terok_gate_requests_under_way 1\n") })
 	go func() {
@@ -658,20 +689,24 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 		}
 		return err != nil
 	})
+
 	c := h.container(t, nil)
 	h.start(t, told, c)
 	waits := make(chan error, 1)
 	go func() { waits <- c.reaches(c.Token) }()
+
 	_, err := io.WriteString(slow, "d=ls-refs\n0000")
 	must(t, err)
 	if answer, err := io.ReadAll(slow); err != nil || !strings.Contains(string(answer), "refs/heads/main") {
 		t.Errorf("the slow request is answered by %q, %v", answer, err)
 	}
 	<-stopped
+
 	told.GateTimeout = 100 * time.Millisecond
 	if err := told.Attach(h.container(t, nil).Entry); !errors.Is(err, hook.ErrNoGate) {
 		t.Errorf("a gate that has ended answers a hook: %v", err)
 	}
+
 	next := h.again(t, gate.Settings{Keeper: kept})
 	next.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
@@ -716,19 +751,23 @@ func TestAContainerHoldsSoManyConnectionsAndNoMore(t *testing.T) {
 	c := h.container(t, nil)
 	network := c.watchNetwork(t)
 	h.start(t, hook, c)
+
 	descriptors := len(glob("/proc/self/fd/*"))
 	end := c.crowd(t, 200)
 	testenv.Eventually(t, "the container has its share", func() bool { return len(glob("/proc/self/fd/*")) >= descriptors+64 })
+
 	out, err := c.inside("sh", "-c", `until [ "$(grep -c ':24CA .* 01 ' /proc/net/tcp)" -ge 200 ]; do sleep 0.05; done`).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+
 	if n := len(glob("/proc/self/fd/*")); n > descriptors+64+8 {
 		t.Errorf("%d descriptors, before it was %d", n, descriptors)
 	}
 	if code := h.status(t, "/demo.git/info/refs?service=git-upload-pack"); code != http.StatusUnauthorized {
 		t.Errorf("others are answered with %d", code)
 	}
+
 	end()
 	c.End()
 	testenv.Eventually(t, "its network is gone", func() bool { return !network() })

@@ -37,6 +37,7 @@ func pushByPath(t *testing.T, dir, repo, branch string) (finish func() error) {
 	cmd.Stdout, cmd.Stderr = &said, &said
 	must(t, cmd.Start())
 	t.Cleanup(func() { killTree(cmd.Process.Pid); _ = cmd.Wait() })
+
 	_, err = io.WriteString(stdin, push[:len(push)-10])
 	must(t, err)
 	return func() error {

@@ -84,6 +84,7 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 				// Ours serves it.
 				git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), "work")
 				work := filepath.Join(h.dir, "work")
+
 				h.address = theirs
 				git(t, work, "remote", "set-url", "origin", h.url(token, "demo"))
 				if kind.serve[i] {
@@ -91,6 +92,7 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 					git(t, work, "push", "--quiet", "origin", "main:pushed")
 					return
 				}
+
 				for _, args := range [][]string{{"fetch", "origin"}, {"push", "origin", "main:pushed"}} {
 					if said := gitFails(t, work, args...); !strings.Contains(said, "403") {
 						t.Errorf("git %q says %s", args, said)
@@ -99,7 +101,8 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 				if pushed := git(t, demo, "for-each-ref", "refs/heads/pushed"); pushed != "" {
 					t.Errorf("it was pushed: %s", pushed)
 				}
-				// Nor is what the file holds a token, at either gate.
+
+				// The key that the file holds is no token, at either gate.
 				for _, h.address = range []string{ours, theirs} {
 					for _, user := range []string{store.Token(token).Key(), sha256Of(token), "sha256"} {
 						for _, service := range []string{"git-upload-pack", "git-receive-pack"} {
@@ -125,6 +128,7 @@ func TestOtherProgramsHandleLimitedAndHashedTokens(t *testing.T) {
 				h := open(t, gate.Settings{})
 				h.demo(t, "demo", 1)
 				token := h.containerToken(t, kind.flags, nil)
+
 				entries := func() map[string]json.RawMessage {
 					text, err := readFile(h.tokens.Path)
 					must(t, err)

@@ -23,6 +23,7 @@ func (h *harness) hold(t *testing.T, project string, tokens, requestsOfEach int)
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	t.Cleanup(func() { cancel(); all.Wait() })
+
 	for task := range tokens {
 		token, err := h.tokens.CreateToken(project, fmt.Sprintf("holds-%d", task))
 		must(t, err)
@@ -34,6 +35,7 @@ func (h *harness) hold(t *testing.T, project string, tokens, requestsOfEach int)
 					if err != nil {
 						return // the gate has ended
 					}
+
 					stop := context.AfterFunc(ctx, func() { conn.Close() })
 					_, _ = io.WriteString(conn, push)
 					_, _ = io.Copy(io.Discard, conn)
@@ -79,6 +81,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 	for _, project := range []string{"demo", "small", "other"} {
 		h.demo(t, project, 1)
 	}
+
 	// What it sends is read to the end, though it may not push there.
 	steady, err := store.NewToken()
 	must(t, err)
@@ -86,6 +89,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 		Token: steady, Grant: store.Grant{Project: "demo", Task: "steady"}, Limits: store.Limits{Push: [][]string{{"refs/heads/x"}}},
 	})
 	must(t, err)
+
 	command := fmt.Sprintf("%040d %040d refs/heads/y\x00report-status", 0, 1)
 	conn := h.dial(t, head("POST /demo.git/git-receive-pack", string(steady), receiveRequest, fmt.Sprint("Content-Length: ", 1<<40))+pkt(command)+"0000")
 	sending := make(chan error, 1)
@@ -98,6 +102,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 			}
 		}
 	}()
+
 	h.underWay(t, 1)
 	h.hold(t, "small", 1, 1)
 	h.underWay(t, 2)
@@ -110,6 +115,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 		t.Errorf("the one that moves is cut: %v", err)
 	default:
 	}
+
 	cut := 0
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -78,15 +78,18 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 		_, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", token, "", "Git-Protocol: version=2")
 		return text
 	}
+
 	if !strings.Contains(format(), "object-format=sha1") {
 		t.Fatalf("it says %s", format())
 	}
+
 	// What the repository's configuration could change is pinned.
 	git(t, demo, "config", "uploadpack.allowFilter", "false")
 	git(t, demo, "config", "lsrefs.unborn", "ignore")
 	if first := format(); !strings.Contains(first, "filter") || !strings.Contains(first, "unborn") {
 		t.Errorf("it says %s", first)
 	}
+
 	must(t, os.RemoveAll(demo))
 	h.bare(t, "demo", "--object-format=sha256")
 	if !strings.Contains(format(), "object-format=sha256") {
@@ -107,6 +110,7 @@ func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 				demo := h.demo(t, "demo", 20)
 				work := filepath.Join(h.dir, "work")
 				git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
+
 				// 5,000 commits that the gate has not heard of, on top of what it has.
 				var stream strings.Builder
 				for i := range 5000 {
@@ -115,8 +119,10 @@ func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 						stream.WriteString("from refs/remotes/origin/main^0\n")
 					}
 				}
+
 				feed(t, work, stream.String(), "fast-import", "--quiet")
 				feed(t, demo, "commit refs/heads/main\ncommitter A <a@example> 1900000000 +0000\ndata 3\nnew\nfrom refs/heads/main^0\n", "fast-import", "--quiet")
+
 				fetch := command(work, "-c", version, "-c", "http.postBuffer="+buffer, "-c", "fetch.negotiationAlgorithm=consecutive", "fetch", "--quiet", "origin")
 				fetch.Env = append(fetch.Env, "GIT_TRACE_CURL=1", "GIT_TRACE_CURL_NO_DATA=1")
 				traced, err := fetch.CombinedOutput()
@@ -129,6 +135,7 @@ func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 			})
 		}
 	})
+
 	t.Run("in one request", func(t *testing.T) {
 		h := open(t, gate.Settings{})
 		demo := h.demo(t, "demo", 20)
@@ -141,6 +148,7 @@ func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 			}
 		}
 		body += pkt("done\n")
+
 		for _, encoding := range []string{"identity", "gzip"} {
 			sent := body
 			if encoding == "gzip" {
@@ -179,6 +187,7 @@ func TestAPushMayComeInChunksAndAskFirst(t *testing.T) {
 	url := h.url(h.issue(t, "demo"), "demo")
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", url, work)
+
 	push := func(what string, config ...string) {
 		t.Helper()
 		noise := make([]byte, 3<<20)
@@ -191,20 +200,24 @@ func TestAPushMayComeInChunksAndAskFirst(t *testing.T) {
 			t.Errorf("%s: main has not moved", what)
 		}
 	}
+
 	push("in chunks")
 	push("whole", "-c", "http.postBuffer=100000000")
 
 	// curl's and others' way with a large body; git's only with Kerberos.
 	body := pkt("0000000000000000000000000000000000000000 "+git(t, demo, "rev-parse", "main")+" refs/heads/asked\x00 report-status\n") + "0000" +
 		feedOut(t, demo, "", "pack-objects", "--stdout", "-q")
+
 	conn := h.dial(t, head("POST /demo.git/git-receive-pack", h.issue(t, "demo"), receiveRequest, "Expect: 100-continue", fmt.Sprintf("Content-Length: %d", len(body))))
 	answers := bufio.NewReader(conn)
 	if line, _ := answers.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("asked first, the gate says %q", line)
 	}
+
 	_, _ = answers.ReadString('\n')
 	_, err := io.WriteString(conn, body)
 	must(t, err)
+
 	answer, err := http.ReadResponse(answers, nil)
 	must(t, err)
 	text, _ := io.ReadAll(answer.Body)
@@ -212,7 +225,7 @@ func TestAPushMayComeInChunksAndAskFirst(t *testing.T) {
 		t.Errorf("the push is answered with %s: %q", answer.Status, text)
 	}
 
-	// And who may not is told so before the body.
+	// And a client that may not push is told so before it sends the body.
 	conn = h.dial(t, head("POST /demo.git/git-receive-pack", "wrong", receiveRequest, "Expect: 100-continue", "Content-Length: 100000000"))
 	if line, _ := bufio.NewReader(conn).ReadString('\n'); line != "HTTP/1.1 403 Forbidden\r\n" {
 		t.Errorf("asked first, with a wrong token, the gate says %q", line)
@@ -238,10 +251,12 @@ func TestAPushAndACloneOf200MBSucceed(t *testing.T) {
 		git(t, h.dir, "init", "--quiet", "--bare", work)
 		must(t, makeLarge(work, 200))
 		git(t, work, "config", "core.bigFileThreshold", "512k")
+
 		git(t, work, "-c", version, "push", "--quiet", url, "main")
 		if event := h.trailed(t, trail.Push, 1)[0]; event.Bytes < 200<<20 || event.Refs != 1 {
 			t.Errorf("the trail has %+v", event)
 		}
+
 		git(t, h.dir, "-c", version, "clone", "--quiet", "--bare", url, "clone")
 		if got := git(t, filepath.Join(h.dir, "clone"), "rev-parse", "main"); got != git(t, demo, "rev-parse", "main") {
 			t.Errorf("the clone's main is %s", got)
