@@ -84,10 +84,12 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 			tr := newTrial(t)
 			before, err := os.Lstat(tr.tokenFile)
 			must(t, err)
+
 			args := strings.Fields(row.line)
 			for i := range args {
 				args[i] = strings.ReplaceAll(args[i], "”", "")
 			}
+
 			r := tr.stage(withKey(t, "id", "a"), args...).run(t)
 			if r.status != exitUsage {
 				t.Errorf("exit status %d", r.status)
@@ -99,6 +101,7 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 			tr.unchanged(t, before, tokensBefore)
 		})
 	}
+
 	t.Run("an environment variable that makes no sense", func(t *testing.T) {
 		t.Parallel()
 		r := call{args: []string{"list"}, env: []string{"TEROK_GATE_LOCK_TIMEOUT=soon"}}.run(t)
@@ -205,6 +208,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 			tr := newTrial(t)
 			path := filepath.Join(tr.dir, "log/trail")
 			row.make(t, path)
+
 			r := tr.stage(withKey(t, "id", "a"), "--log-file", path, "prestart", "--env-dir", tr.envDir).run(t)
 			if r.status != exitDone || r.stdout != filepath.Join(tr.envDir, "a.env")+"\n" {
 				t.Errorf("exit status %d, %q", r.status, r.stdout)
@@ -216,8 +220,8 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 	}
 }
 
-// Not parallel: a burst of messages may fill the log's buffer, and then some are
-// lost, which the other tests' must not be.
+// This test is not parallel: its burst of messages may fill the log's buffer, and then
+// messages of other tests would be lost.
 func TestManyWritersShareALogFile(t *testing.T) {
 	const writers = 20
 	tr := newTrial(t)
@@ -232,16 +236,19 @@ func TestManyWritersShareALogFile(t *testing.T) {
 		})
 	}
 	running.Wait()
+
 	info, err := os.Stat(path)
 	must(t, err)
 	if info.Mode() != 0o600 {
 		t.Errorf("the log file's mode is %v", info.Mode())
 	}
+
 	content, err := os.ReadFile(path)
 	must(t, err)
 	if secret.Match(content) {
 		t.Error("the log file holds a token")
 	}
+
 	seen := map[string]bool{}
 	for line := range strings.Lines(string(content)) {
 		var e trail.Event
@@ -254,6 +261,7 @@ func TestManyWritersShareALogFile(t *testing.T) {
 		}
 		seen[e.Container] = true
 	}
+
 	if len(seen) != writers {
 		t.Errorf("the log file has %d containers", len(seen))
 	}
@@ -330,11 +338,13 @@ func BenchmarkPrestartByHand(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+
 	dir := b.TempDir()
 	state, err := os.ReadFile("../../testdata/crun/prestart.json")
 	if err != nil {
 		b.Fatal(err)
 	}
+
 	run := func(stdin string, name string, args ...string) time.Duration {
 		cmd := exec.Command(name, args...)
 		cmd.Stdin = strings.NewReader(stdin)
@@ -344,11 +354,13 @@ func BenchmarkPrestartByHand(b *testing.B) {
 		}
 		return time.Since(start)
 	}
+
 	var ours, nothings time.Duration
 	for b.Loop() {
 		ours += run(string(state), hook, "--token-file", filepath.Join(dir, "tokens.json"), "prestart", "--env-dir", dir)
 		nothings += run(string(state), "true")
 	}
+
 	b.ReportMetric(float64(ours.Nanoseconds())/float64(b.N), "ns/hook")
 	b.ReportMetric(float64(ours)/float64(nothings), "x-of-true")
 }
@@ -361,17 +373,20 @@ func TestAStageThatCannotEndGivesUp(t *testing.T) {
 	cmd := call{args: []string{
 		"--token-file", filepath.Join(dir, "tokens.json"), "--log-file", filepath.Join(dir, "trail"), "--lock-timeout", "1ms", "prestart",
 	}}.command(t)
+
 	stdin, writer, err := os.Pipe() // a state that never ends
 	must(t, err)
 	defer writer.Close()
 	defer stdin.Close()
 	cmd.Stdin = stdin
+
 	r := runProgram(t, cmd)
 	if r.status != exitFailed {
 		t.Errorf("exit status %d", r.status)
 	}
 	const why = "prestart: did not finish within 10.001s"
 	r.errorLine(t, "prestart: ", why)
+
 	file, err := os.Open(filepath.Join(dir, "trail"))
 	must(t, err)
 	defer file.Close()

@@ -31,9 +31,11 @@ func TestShellsCompleteCommandsAndFlags(t *testing.T) {
 func TestCompletionReadsNeitherStandardInputNorTokenFile(t *testing.T) {
 	poison := filepath.Join(t.TempDir(), "tokens.json")
 	must(t, os.WriteFile(poison, []byte("poison"), 0o600))
+
 	complete := func(words ...string) string {
 		c := call{args: append(words, "--generate-bash-completion"), env: []string{"TEROK_GATE_TOKEN_FILE=" + poison}}
 		cmd := c.command(t)
+
 		stdin, unread, err := os.Pipe()
 		must(t, err)
 		defer stdin.Close()
@@ -41,6 +43,7 @@ func TestCompletionReadsNeitherStandardInputNorTokenFile(t *testing.T) {
 		must(t, err)
 		unread.Close()
 		cmd.Stdin = stdin
+
 		r := runProgram(t, cmd)
 		if r.status != exitDone || r.stderr != "" {
 			t.Errorf("%q: status %d, %s", words, r.status, r.stderr)
@@ -50,6 +53,7 @@ func TestCompletionReadsNeitherStandardInputNorTokenFile(t *testing.T) {
 		}
 		return r.stdout
 	}
+
 	commands := strings.Fields(complete())
 	if len(commands) < 10 {
 		t.Fatalf("only %q", commands)
@@ -60,6 +64,7 @@ func TestCompletionReadsNeitherStandardInputNorTokenFile(t *testing.T) {
 			t.Errorf("%s has no flags: %q", command, flags)
 		}
 	}
+
 	complete("serve", "--control") // whose value is yet to come
 	if left, err := os.ReadDir(filepath.Dir(poison)); len(left) != 1 {
 		t.Errorf("beside the token file there is %v, %v", left, err)

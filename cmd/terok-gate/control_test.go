@@ -70,10 +70,12 @@ func (m *systemd) hear(message string, rights []byte) error {
 			m.names, m.files = append(m.names[:i], m.names[i+1:]...), append(m.files[:i], m.files[i+1:]...)
 		}
 	}
+
 	name, ok := strings.CutPrefix(message, "FDSTORE=1\nFDPOLL=0\nFDNAME=")
 	if !ok {
 		return nil
 	}
+
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil || len(messages) != 1 {
 		return fmt.Errorf("%q comes with %d control messages: %v", message, len(messages), err)
@@ -106,6 +108,7 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	m.mu.Lock()
 	before := m.ready
 	gate := &started{
@@ -120,6 +123,7 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	go func() {
 		_ = gate.Wait()
 		close(gate.ended)
@@ -129,6 +133,7 @@ func (m *systemd) start(t *testing.T, args ...string) *started {
 		defer m.mu.Unlock()
 		return m.ready > before || gate.hasEnded()
 	})
+
 	if gate.hasEnded() {
 		t.Fatalf("the gate ends at once: %s", gate.said.String())
 	}
@@ -196,6 +201,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 	if out, err := exec.Command("git", "init", "--quiet", "--bare", repos+"/demo.git").CombinedOutput(); err != nil {
 		t.Fatalf("git init: %v\n%s", err, out)
 	}
+
 	m := newSystemd(t, dir)
 	args := []string{"--token-file", file.Path, "serve", "--repos", repos, "--control", control}
 	gate := m.start(t, args...)
@@ -211,6 +217,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 		}
 		return answers
 	}
+
 	check := func(when string, answers []func() error) {
 		t.Helper()
 		for _, answer := range answers {
@@ -219,6 +226,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 			}
 		}
 	}
+
 	check("at first", all())
 	for _, s := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		gate.end(s)
@@ -229,6 +237,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 		gate = m.start(t, args...)
 		check(fmt.Sprintf("asked after %v, before there was a gate again", s), waiting)
 	}
+
 	for _, c := range containers {
 		c.End()
 	}

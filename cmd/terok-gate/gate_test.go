@@ -40,12 +40,14 @@ func TestGateStories(t *testing.T) {
 				return err
 			}
 			defer l.Close()
+
 			env.Setenv("ADDRESS", l.Addr().String())
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("TEROK_GATE_TOKEN_FILE", filepath.Join(env.WorkDir, "tokens/tokens.json"))
 			env.Setenv("TEROK_GATE_LOG_FILE", filepath.Join(env.WorkDir, "trail.log"))
 			env.Setenv("GIT_TERMINAL_PROMPT", "0")
 			env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
+
 			for _, name := range []string{"AUTHOR", "COMMITTER"} {
 				env.Setenv("GIT_"+name+"_NAME", "A")
 				env.Setenv("GIT_"+name+"_EMAIL", "a@example")
@@ -131,6 +133,7 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+
 	hear := func(want string) {
 		t.Helper()
 		message := make([]byte, 100)
@@ -144,6 +147,7 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 			}
 		}
 	}
+
 	hear("READY=1")
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -153,6 +157,7 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 	if line, _ := bufio.NewReader(conn).ReadString('\n'); line != "HTTP/1.1 401 Unauthorized\r\n" {
 		t.Errorf("the gate answers %q", line)
 	}
+
 	hear("WATCHDOG=1")
 	hear("WATCHDOG=1")
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {

@@ -153,11 +153,13 @@ func TestHostileProjectsAndTasksChangeNothing(t *testing.T) {
 				tr := newTrial(t)
 				before, err := os.Lstat(tr.tokenFile)
 				must(t, err)
+
 				s := state(t, func(_, annotations map[string]any) { annotations[annotation] = value })
 				r := tr.stage(s, "prestart", "--env-dir", tr.envDir).run(t)
 				if r.status != exitFailed {
 					t.Errorf("exit status %d", r.status)
 				}
+
 				r.errorLine(t, "prestart: refused: annotation "+annotation+": ", quoted(value))
 				if want := "terok-gate-hook: prestart: refused: annotation " + annotation +
 					": use letters, digits, '.', '_' and '-', a letter or digit first, at most 128 (to learn why: terok-gate why)\n"; r.stderr != want {
@@ -203,9 +205,11 @@ func TestBadInputChangesNothing(t *testing.T) {
 	t.Parallel()
 	gone := exec.Command("true")
 	must(t, gone.Run())
+
 	with := func(key string, value any) func(*testing.T, trial) string {
 		return func(t *testing.T, _ trial) string { return withKey(t, key, value) }
 	}
+
 	// bundle is a state with our own pid and a bundle with this config.json.
 	bundle := func(config string) func(*testing.T, trial) string {
 		return func(t *testing.T, tr trial) string {
@@ -217,6 +221,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 			return state(t, func(state, _ map[string]any) { state["pid"], state["bundle"] = os.Getpid(), dir })
 		}
 	}
+
 	inNamespaceOf := func(pid func() int) func(*testing.T, trial) string {
 		return func(t *testing.T, tr trial) string {
 			config, err := os.ReadFile("../../testdata/crun/bundle/config.json")
@@ -225,6 +230,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 			return strings.Replace(s, fmt.Sprintf(`"pid":%d`, os.Getpid()), fmt.Sprintf(`"pid":%d`, pid()), 1)
 		}
 	}
+
 	for _, row := range []struct {
 		name  string
 		state func(*testing.T, trial) string
@@ -298,16 +304,19 @@ func TestBadInputChangesNothing(t *testing.T) {
 			tr.unchanged(t, before, tokensBefore)
 		})
 	}
+
 	t.Run("a container in the host's mount namespace", func(t *testing.T) {
 		t.Parallel()
 		systemLog.Need(t)
 		// Process 1 of a pid namespace has stayed in the mount namespace that the hook
 		// has left.
 		testenv.NeedRoot(t)
+
 		shell, err := exec.LookPath("sh")
 		must(t, err)
 		unshare, err := exec.LookPath("unshare")
 		must(t, err)
+
 		tr := newTrial(t)
 		before, err := os.Lstat(tr.tokenFile)
 		must(t, err)
@@ -315,10 +324,12 @@ func TestBadInputChangesNothing(t *testing.T) {
 		cmd.Args = slices.Concat([]string{unshare, "--pid", "--fork", "--mount-proc",
 			shell, "-c", `"$0" --mount "$@"; exit $?`, unshare, cmd.Path}, cmd.Args[1:])
 		cmd.Path = unshare
+
 		r := runProgram(t, cmd)
 		if r.status != exitFailed {
 			t.Errorf("exit status %d", r.status)
 		}
+
 		const why = "the container is in the host's mount namespace"
 		if !strings.Contains(r.stderr, why) {
 			t.Errorf("the error is %q", r.stderr)
@@ -430,6 +441,7 @@ func TestATokenFileThatCannotBeWrittenIsAnError(t *testing.T) {
 			tr := newTrial(t)
 			row.make(t, tr)
 			before, statErr := os.Lstat(tr.tokenFile)
+
 			c := tr.stage(withKey(t, "id", "a"), "prestart")
 			c.nobody = row.nobody
 			r := c.run(t)
@@ -437,9 +449,11 @@ func TestATokenFileThatCannotBeWrittenIsAnError(t *testing.T) {
 				t.Errorf("exit status %d", r.status)
 			}
 			r.errorLine(t, "prestart: issue the token: ", row.what)
+
 			if statErr == nil {
 				tr.unchanged(t, before, tokensBefore)
 			}
+
 			for _, file := range []string{"real", "real/tokens.json"} {
 				if content, err := os.ReadFile(filepath.Join(tr.dir, file)); err == nil && string(content) != tokensBefore {
 					t.Errorf("%s holds %q", file, content)
@@ -466,6 +480,7 @@ func TestALockThatIsHeldPastTheLimitIsAnError(t *testing.T) {
 			must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 			before, err := os.Lstat(tr.tokenFile)
 			must(t, err)
+
 			r := tr.stage(c.stdin, append([]string{"--lock-timeout", "50ms"}, c.args...)...).run(t)
 			if r.status != exitFailed {
 				t.Errorf("exit status %d", r.status)
@@ -473,7 +488,7 @@ func TestALockThatIsHeldPastTheLimitIsAnError(t *testing.T) {
 			r.errorLine(t, command+": ", "lock file "+tr.tokenFile+".lock: held for more than 50ms by process ")
 			tr.unchanged(t, before, tokensBefore)
 
-			// Readers take no lock, and whoever comes after the lock was released gets it.
+			// Readers take no lock, and the next writer gets it once it is released.
 			if r := tr.stage("", "list").run(t); r.status != exitDone {
 				t.Errorf("list: exit status %d: %s", r.status, r.stderr)
 			}

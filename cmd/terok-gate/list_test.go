@@ -8,10 +8,11 @@ import (
 	"terok-gate-hook/doctor"
 )
 
-// Orphans stand out on a terminal, and nothing else than a terminal is sent colours.
+// Orphans stand out on a terminal, and only a terminal is sent colours.
 func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 	systemLog.Need(t) // and so no /dev of our own
 	tokens := table{rows: []*row{{project: "a", state: "orphan"}, {project: "b", state: "unknown"}, {project: "c", state: "live"}}}
+
 	for _, row := range []struct {
 		name, term, noColor string
 		want                []string // what each line begins with
@@ -23,9 +24,11 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("TERM", row.term)
 			t.Setenv("NO_COLOR", row.noColor)
+
 			terminal, control := openTerminal(t)
 			shown := bufio.NewReader(control)
 			must(t, printTable(terminal, tokens))
+
 			for _, want := range row.want {
 				line, err := shown.ReadString('\n')
 				must(t, err)

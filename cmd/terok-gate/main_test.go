@@ -74,6 +74,7 @@ func (f furnished) Run() int {
 		fmt.Fprintln(os.Stderr, "prepare the tests:", err)
 		return 1
 	}
+
 	status := f.m.Run()
 	if leaks := systemLog.Matching(secret.MatchString); len(leaks) > 0 {
 		fmt.Fprintf(os.Stderr, "the system log holds a token: %q\n", leaks)
@@ -159,12 +160,14 @@ func (r result) errorLine(t *testing.T, command, what string) {
 	if rest != "" || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }) {
 		t.Errorf("standard error is not one line without control characters: %q", r.stderr)
 	}
+
 	name, _, _ := strings.Cut(command, ":")
 	stage := isStage(name)
 	program := "terok-gate: "
 	if stage {
 		program = "terok-gate-hook: "
 	}
+
 	if !strings.HasPrefix(line, program+command) || !stage && !strings.Contains(line, what) {
 		t.Errorf("the error is not \"%s%s... %s\" but %q", program, command, what, line)
 	}
@@ -174,6 +177,7 @@ func (r result) errorLine(t *testing.T, command, what string) {
 	if !stage {
 		return
 	}
+
 	systemLog.Need(t)
 	message := regexp.MustCompile(fmt.Sprintf(`^<27>... .. ..:..:.. terok-gate-hook\[%d\]: (?:failed|refused) .*error=(".*)$`, r.pid))
 	logged, ok := systemLog.Wait(message.MatchString)

@@ -11,9 +11,9 @@ import (
 
 // podmanStandIn is the podman of these tests.
 //
-// It says what its containers are called: what is in the file that TEROK_TEST_PODMAN
-// names. A fifo has it wait. It is of the version that TEROK_TEST_PODMAN_VERSION says, and
-// reads hooks from where the user's drop-in says.
+// It prints its containers' names, which it reads from the file TEROK_TEST_PODMAN; a fifo
+// makes it wait. Its version is TEROK_TEST_PODMAN_VERSION, and it reads hooks from the
+// directories that the user's drop-in names.
 func podmanStandIn() {
 	asked := func(words string) bool { return strings.HasPrefix(strings.Join(os.Args[1:], " "), words) }
 	switch {
@@ -34,10 +34,12 @@ func podmanStandIn() {
 	case !asked("ps --all --no-trunc --format {{.ID}} {{.Names}}"):
 		os.Exit(125)
 	}
+
 	answer := os.Getenv("TEROK_TEST_PODMAN")
 	if answer == "" {
 		return // no containers
 	}
+
 	file, err := os.Open(answer)
 	if err == nil {
 		_, err = io.Copy(os.Stdout, file)

@@ -48,6 +48,7 @@ func projects(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	live := map[string]int{}
 	err = file.Each(func(e store.Entry) {
 		if e.Container != "" && e.State() == store.Live {
@@ -70,6 +71,7 @@ func projects(c *cli.Context) error {
 		}
 		all = append(all, project{name, path, size, live[name]})
 	}
+
 	if c.Bool("json") {
 		out, err := json.MarshalIndent(all, "", "  ")
 		if err == nil {

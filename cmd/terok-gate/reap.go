@@ -35,6 +35,7 @@ func reap(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	switch {
 	case c.Bool("watch") && c.Bool("dry-run"):
 		return misuse.Errorf("give --watch or --dry-run, not both")
@@ -56,6 +57,7 @@ func reap(c *cli.Context) error {
 			}
 		})
 	}
+
 	revoked, err := file.Sweep()
 	recordAll(c, trail.Swept, revoked)
 	if err != nil {

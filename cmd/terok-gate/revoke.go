@@ -74,6 +74,7 @@ func adviseOfOthers(file store.File, project string) error {
 func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, err error) {
 	project, task, container := c.String("project"), c.String("task"), c.String("container")
 	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
+
 	switch {
 	case c.IsSet("container") && (byProject || byTask || all):
 		return nil, misuse.Errorf("give --container or --project, not both")
@@ -94,6 +95,7 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	case byProject:
 		return func(e store.Entry) bool { return e.Project == project && (all || e.Task == task) }, nil
 	}
+
 	token, err := readToken()
 	return func(e store.Entry) bool { return e.Is(token) }, err
 }
@@ -109,6 +111,7 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 			ids = append(ids, e.Container)
 		}
 	})
+
 	switch {
 	case err != nil:
 		return "", err
@@ -121,6 +124,7 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
 		return called, nil
 	}
+
 	names, err := engines.ContainerNames(ctx)
 	for id, name := range names {
 		if name == called {

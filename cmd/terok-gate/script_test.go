@@ -36,6 +36,7 @@ func TestStories(t *testing.T) {
 	// Another user has to reach the files.
 	work := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(work), 0o755))
+
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		WorkdirRoot:         work,
@@ -46,6 +47,7 @@ func TestStories(t *testing.T) {
 			if err != nil {
 				return err
 			}
+
 			// For where there is no PATH.
 			env.Setenv("HOOK", hook)
 			env.Setenv("GATE", filepath.Join(filepath.Dir(hook), "terok-gate"))
@@ -71,6 +73,7 @@ func TestStories(t *testing.T) {
 			default:
 				return false, fmt.Errorf("unknown condition %s", condition)
 			}
+
 			if !holds {
 				return false, testenv.LeaveOut(t.Name(), otherwise)
 			}
@@ -121,6 +124,7 @@ func scriptNobody(ts *testscript.TestScript, neg bool, args []string) {
 	stdin, args := args[0], args[1:]
 	path, err := exec.LookPath(args[0])
 	ts.Check(err)
+
 	cmd := exec.Command(path, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = []string{"GORACE=" + os.Getenv("GORACE")}
@@ -129,12 +133,14 @@ func scriptNobody(ts *testscript.TestScript, neg bool, args []string) {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
+
 	if stdin != "-" {
 		file, err := os.Open(ts.MkAbs(stdin))
 		ts.Check(err)
 		defer file.Close()
 		cmd.Stdin = file
 	}
+
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: overflowID, Gid: overflowID}}
 		ts.Check(filepath.WalkDir(cmd.Dir, func(path string, _ fs.DirEntry, err error) error {
@@ -144,6 +150,7 @@ func scriptNobody(ts *testscript.TestScript, neg bool, args []string) {
 			return os.Lchown(path, overflowID, overflowID)
 		}))
 	}
+
 	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 	if err := cmd.Run(); (err != nil) != neg {
 		ts.Fatalf("%v: %v", args, err)

@@ -24,6 +24,7 @@ func readToken() (store.Token, error) {
 		}
 		in = bytes.NewReader(line)
 	}
+
 	content, err := io.ReadAll(io.LimitReader(in, limit+1))
 	token := strings.TrimSpace(string(content))
 	switch {
