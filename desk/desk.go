@@ -40,7 +40,7 @@ func Open(ctx context.Context, s Settings) (*Desk, error) {
 	if s.Source == "" {
 		return nil, ErrNoSource
 	}
-	d := &Desk{Settings: s, path: filepath.Join(s.Directory, s.Project+".git")}
+	d := &Desk{Settings: s, path: pathOf(s.Directory, s.Project)}
 	if err := os.MkdirAll(s.Directory, 0o700); err != nil {
 		return nil, err
 	}
@@ -62,11 +62,6 @@ func Open(ctx context.Context, s Settings) (*Desk, error) {
 		return nil, fmt.Errorf("open the desk: %w", err)
 	}
 	return d, d.checkGate(ctx)
-}
-
-// Remove removes a project's desk.
-func Remove(directory, project string) error {
-	return os.RemoveAll(filepath.Join(directory, project+".git"))
 }
 
 // Path returns the desk's directory.

@@ -176,10 +176,5 @@ func (a *adding) remember(source, repository string) error {
 			return err
 		}
 	}
-	if source == "" {
-		if _, err := os.Stat(desk.SourcesFile(desks)); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-	}
 	return desk.Remember(desks, a.project, source)
 }

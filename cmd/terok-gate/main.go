@@ -106,6 +106,8 @@ func newApp(args []string) *cli.App {
 			in(repositories, onInstalled(releaseCommand())),
 			in(repositories, onInstalled(restoreCommand())),
 			in(repositories, onInstalled(whoCommand())),
+			in(repositories, onInstalled(renameCommand())),
+			in(repositories, onInstalled(removeCommand())),
 			in(repositories, serveCommand()),
 			in(repositories, onInstalled(attachCommand(&given))),
 
