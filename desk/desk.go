@@ -23,6 +23,9 @@ type Settings struct {
 	Source    string // where upstream is: an address that git knows, or a directory
 	SourceAs  *User  // whose the source is, if it is a directory; nil: the operator's
 	Gate      Gate   // what the gate serves
+
+	// Keep is how long the desk keeps what a release takes away from upstream; 0 for KeepFor.
+	Keep time.Duration
 }
 
 // Desk is a project's desk. It is for one goroutine.

@@ -107,7 +107,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 }
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
-	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate}
+	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
 	if info, err := os.Stat(source); err == nil && info.IsDir() {
 		reader, err := ownerOfRepository(source)
 		if err != nil {

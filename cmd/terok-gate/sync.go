@@ -35,12 +35,20 @@ stay as they are, and those that both have moved are named.
 		Flags: []cli.Flag{
 			reposFlag(), desksFlag(),
 			&cli.StringSliceFlag{Name: "reset", Usage: "have the branch or full ref name `REF` be what upstream has; the old tip is kept; repeatable"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "drop old tips that are kept for longer than `T`"},
+			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a gate that runs does by itself"},
 			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "do nothing now, but have systemd do it, with your keys, at once and then every `T`; 0: not any more"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: syncProjects,
 	}
+}
+
+// checkKeep returns an error if --keep makes no sense.
+func checkKeep(c *cli.Context) error {
+	if c.IsSet("keep") && c.Duration("keep") <= 0 {
+		return misuse.Errorf("--keep %s: must be more than nothing", c.Duration("keep"))
+	}
+	return nil
 }
 
 // synced is what was done for a project, as programs see it with --json.
@@ -59,6 +67,9 @@ func syncProjects(c *cli.Context) error {
 	}
 	if len(reset) > 0 && c.NArg() != 1 {
 		return misuse.Errorf("--reset is for one project: name it, after the flags")
+	}
+	if err := checkKeep(c); err != nil {
+		return err
 	}
 	if c.IsSet("every") {
 		return syncRegularly(c)
@@ -203,6 +214,9 @@ func syncProject(c *cli.Context, project string, reset []string) (synced, error)
 	done.Head = result.Head
 	if err != nil {
 		return done, err
+	}
+	if !c.IsSet("keep") {
+		return done, nil
 	}
 	_, err = d.Gate.Expire(c.Context, time.Now().Add(-c.Duration("keep")))
 	return done, err
