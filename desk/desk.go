@@ -23,6 +23,9 @@ type Settings struct {
 	Source    string // where upstream is: an address that git knows, or a directory
 	SourceAs  *User  // whose the source is, if it is a directory; nil: the operator's
 	Gate      Gate   // what the gate serves
+
+	// Keep is how long the desk keeps what a release takes away from upstream; 0 for KeepFor.
+	Keep time.Duration
 }
 
 // Desk is a project's desk. It is for one goroutine.
@@ -40,7 +43,7 @@ func Open(ctx context.Context, s Settings) (*Desk, error) {
 	if s.Source == "" {
 		return nil, ErrNoSource
 	}
-	d := &Desk{Settings: s, path: filepath.Join(s.Directory, s.Project+".git")}
+	d := &Desk{Settings: s, path: pathOf(s.Directory, s.Project)}
 	if err := os.MkdirAll(s.Directory, 0o700); err != nil {
 		return nil, err
 	}
@@ -62,11 +65,6 @@ func Open(ctx context.Context, s Settings) (*Desk, error) {
 		return nil, fmt.Errorf("open the desk: %w", err)
 	}
 	return d, d.checkGate(ctx)
-}
-
-// Remove removes a project's desk.
-func Remove(directory, project string) error {
-	return os.RemoveAll(filepath.Join(directory, project+".git"))
 }
 
 // Path returns the desk's directory.

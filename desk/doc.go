@@ -23,7 +23,8 @@
 //
 // The files in their order, each of which refers to those above it alone: git.go and
 // connect.go run git on both sides, refs.go reads refs, kept.go and gate.go are the gate's
-// side, desk.go is the desk itself, origin.go upstream, and sources.go what is known of it;
-// merge.go decides, and fill.go, sync.go, review.go, release.go and restore.go are the
-// commands' work.
+// side, desk.go is the desk itself and elsewhere.go what becomes of it with its project,
+// origin.go is upstream, and sources.go what is known of it;
+// merge.go decides, and fill.go, sync.go, review.go, release.go, restore.go and who.go are
+// the commands' work.
 package desk

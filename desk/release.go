@@ -3,6 +3,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -184,7 +185,7 @@ func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	now := time.Now()
 	commands := command(NewKept(o.To, now, 0), "", o.Old)
 	for _, k := range keptIn(known) {
-		if now.Sub(k.Time) > KeepFor {
+		if now.Sub(k.Time) > cmp.Or(d.Keep, KeepFor) {
 			commands += command(k.Name, k.Commit, "")
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -53,6 +54,37 @@ func Sources(directory string) (map[string]Source, error) {
 // Remember notes a project's source; "" for none any more. The file is there whole, or as it
 // was.
 func Remember(directory, project, source string) error {
+	return changeSources(directory, func(all map[string]Source) {
+		delete(all, project)
+		if source != "" {
+			all[project] = addressOf(source)
+		}
+	})
+}
+
+// RenameSource gives a project's source to its new name, which then has no other.
+func RenameSource(directory, old, new string) error {
+	return changeSources(directory, func(all map[string]Source) {
+		source, has := all[old]
+		delete(all, old)
+		delete(all, new)
+		if has {
+			all[new] = source
+		}
+	})
+}
+
+// changeSources changes the file, or makes it.
+func changeSources(directory string, change func(map[string]Source)) error {
+	before, err := Sources(directory)
+	if err != nil {
+		return err
+	}
+	after := maps.Clone(before)
+	if change(after); maps.Equal(before, after) {
+		return nil
+	}
+
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return err
 	}
@@ -66,13 +98,7 @@ func Remember(directory, project, source string) error {
 	if err != nil {
 		return err
 	}
-	if _, had := all[project]; source == "" && !had {
-		return nil
-	}
-	delete(all, project)
-	if source != "" {
-		all[project] = addressOf(source)
-	}
+	change(all)
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err

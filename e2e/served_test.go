@@ -113,6 +113,13 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 				git commit --quiet --allow-empty --message work; git push --quiet origin HEAD:refs/heads/1/a; ! git push --quiet origin HEAD:refs/heads/2/a'`, id))
 			a.must(t, "podman rm --force --time 0 "+id)
 
+			// Upstream's commits come in by themselves.
+			a.must(t, "git -C ~/src/demo -c user.name=a -c user.email=a@example.org commit --quiet --allow-empty --message more; terok-gate sync --every 1h")
+			testenv.Eventually(t, "the timer has upstream's commit come in", func() bool {
+				_, err := m.sh(a.user, "terok-gate who demo $(git -C ~/src/demo rev-parse HEAD) | grep 'came in by sync, to main'")
+				return err == nil
+			})
+
 			said = a.must(t, "terok-gate uninstall")
 			if diff := cmp.Diff(before, a.files(t)); diff != "" {
 				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)

@@ -17,9 +17,9 @@ const gateBinary = "terok-gate"
 // GateUser is the user that root's gate runs as, where there is a systemd.
 const GateUser = "terok-gate"
 
-// gateLog is the log file of root's gate: that of the hooks is root's. Its directory is the
+// GateLog is the log file of root's gate: that of the hooks is root's. Its directory is the
 // gate's, and the one above root's.
-const gateLog = "/var/log/terok-gate/gate/trail.log"
+const GateLog = "/var/log/terok-gate/gate/trail.log"
 
 // GateBinary is where the gate's program is: beside the hook's.
 func (r Registration) GateBinary() string { return filepath.Join(filepath.Dir(r.Binary), gateBinary) }

@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
@@ -166,6 +168,51 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 			}
 		}
 		verifyUnit(t, row.place, GateUnitName, string(unit))
+	}
+}
+
+// What runs regularly is what was typed, and uninstall takes it back.
+func TestTheTimersUnitsRunTheCommand(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "terok gate")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []bool{false, true} {
+		place := Place{Units: t.TempDir(), User: user}
+		plan, err := place.SyncPlan([]string{program, "sync", "100%", "$HOME"}, 90*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := plan.CarryOut(t.Context(), func(string, string) {}); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			SyncUnitName:  "\nExecStart=\"" + program + "\" \"sync\" \"100%%\" \"$$HOME\"\n",
+			SyncTimerName: "\nOnUnitInactiveSec=90000ms\n",
+		} {
+			unit, err := os.ReadFile(place.unit(name))
+			if err != nil || !strings.Contains(string(unit), want) {
+				t.Errorf("%s has no %q: %s, %v", name, want, unit, err)
+			}
+			if name == SyncUnitName {
+				verifyUnit(t, place, name, string(unit))
+			}
+		}
+
+		removal, err := place.Removal()
+		if want := []string{place.unit(SyncTimerName), place.unit(SyncUnitName)}; err != nil || !slices.Equal(removal.Remove, want) {
+			t.Errorf("uninstall removes %q, want %q, %v", removal.Remove, want, err)
+		}
+		again, err := place.SyncPlan(nil, 0)
+		if err != nil || !slices.Equal(again.Remove, removal.Remove) {
+			t.Errorf("--every 0 removes %q, %v", again.Remove, err)
+		}
+		if err := os.WriteFile(place.unit(SyncTimerName), []byte("[Timer]\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := place.SyncPlan([]string{program}, time.Minute); err == nil {
+			t.Error("another's timer would be replaced")
+		}
 	}
 }
 

@@ -78,18 +78,8 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 		return plan, err
 	}
 
-	var theirs []File
-	for _, f := range plan.Write {
-		ours, err := isOurs(f.Path)
-		if err != nil {
-			return plan, err
-		}
-		if !ours {
-			theirs = append(theirs, f)
-		}
-	}
-	if len(theirs) > 0 {
-		return plan, &ForeignError{theirs}
+	if err := checkOurs(plan.Write); err != nil {
+		return plan, err
 	}
 
 	for _, unit := range unitNames {
@@ -103,6 +93,24 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 		plan.Remove = append(plan.Remove, paths...)
 	}
 	return plan, nil
+}
+
+// checkOurs returns a [ForeignError] if files of others are where ours would be written.
+func checkOurs(files []File) error {
+	var theirs []File
+	for _, f := range files {
+		ours, err := isOurs(f.Path)
+		if err != nil {
+			return err
+		}
+		if !ours {
+			theirs = append(theirs, f)
+		}
+	}
+	if len(theirs) > 0 {
+		return &ForeignError{theirs}
+	}
+	return nil
 }
 
 // checkWhatItReplaces refuses to admit any project where the hooks now in force admit only
@@ -123,7 +131,7 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 // Removal plans to remove everything that install wrote there. The hooks go first: they need
 // the gate.
 func (p Place) Removal() (Plan, error) {
-	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.syncPaths(), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 
@@ -160,7 +168,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		}
 		did("wrote", f.Path)
 		unit := filepath.Base(f.Path)
-		if !p.place.Systemd || !slices.Contains(unitNames, unit) {
+		if !p.place.Systemd || !slices.Contains(allUnits, unit) || unit == SyncUnitName { // which its timer starts
 			continue
 		}
 		if err := p.place.start(ctx, unit); err != nil {
@@ -169,7 +177,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		did("started", unit)
 	}
 
-	if len(p.Write) > 0 {
+	if slices.ContainsFunc(p.Write, func(f File) bool { return filepath.Dir(f.Path) == p.place.Hooks }) {
 		if err := p.place.checkInForce(ctx); err != nil {
 			return err
 		}
@@ -183,7 +191,7 @@ func (p Plan) remove(ctx context.Context, did func(what, which string)) (err err
 	var stopped []string
 	for _, path := range p.Remove {
 		unit := filepath.Base(path)
-		if p.place.Systemd && slices.Contains(unitNames, unit) && !slices.Contains(stopped, unit) {
+		if p.place.Systemd && slices.Contains(allUnits, unit) && !slices.Contains(stopped, unit) {
 			err = errors.Join(err, p.place.stop(ctx, unit))
 			stopped = append(stopped, unit)
 		}

@@ -59,13 +59,13 @@ func (r Registration) unit(place Place) ([]byte, error) {
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
 		writes = append(writes, r.Repos)
 		if !place.User { // that is root's, and not the gate's to write
-			settings.LogFile = gateLog
+			settings.LogFile = GateLog
 		}
 	}
 	runs := slices.Concat([]string{r.GateBinary()}, settings.Args(command), flags)
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
 
-	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != gateLog { // for which systemd makes the directory
+	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
 		writes = append(writes, log)
 	}
 	var writable []string

@@ -16,6 +16,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"terok-gate-hook/desk"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -111,7 +112,7 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 	g.git = newRunner(program, path, cmp.Or(s.GitMemory, DefaultGitMemory), g.maxPush)
 	g.cleaner = newCleaner(g.ctx, g.git)
-	g.kept = newKeeping()
+	g.kept = newKeeping(cmp.Or(s.Keep, desk.KeepFor))
 	g.cleaner.cleaning.Go(g.expireKept)
 
 	g.server = &http.Server{

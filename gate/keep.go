@@ -41,13 +41,17 @@ type keptTip struct{ name, object, ref string }
 
 // keeping counts what is kept.
 type keeping struct {
+	expireAfter time.Duration
+
 	mu      sync.Mutex
 	ofTask  map[[2]string]int // by project and task
 	loose   map[string]int    // by the repository's path, since its refs were packed
 	written int
 }
 
-func newKeeping() *keeping { return &keeping{ofTask: map[[2]string]int{}, loose: map[string]int{}} }
+func newKeeping(expireAfter time.Duration) *keeping {
+	return &keeping{expireAfter: expireAfter, ofTask: map[[2]string]int{}, loose: map[string]int{}}
+}
 
 // admit counts more old tips of a task, or fewer. It reports false, and counts nothing, if
 // they would be too many.
@@ -253,7 +257,7 @@ func (g *Gate) expireKept() {
 			slog.Warn("drop what was kept", "error", err)
 		}
 		for _, project := range projects {
-			if err := g.expireKeptOf(project, time.Now().Add(-desk.KeepFor)); err != nil && g.ctx.Err() == nil {
+			if err := g.expireKeptOf(project, time.Now().Add(-g.kept.expireAfter)); err != nil && g.ctx.Err() == nil {
 				slog.Warn("drop what was kept", "project", project, "error", err)
 			}
 		}

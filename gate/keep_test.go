@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"terok-gate-hook/desk"
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
 )
@@ -118,4 +120,23 @@ func TestATaskKeepsNoMoreThanItsShare(t *testing.T) {
 	must(t, err)
 	git(t, work, "remote", "set-url", "gate", h.url(string(other), "demo"))
 	git(t, work, deletions(1000, 1001)...)
+}
+
+func TestTheGateLetsGoOfWhatWasKeptForLongEnough(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, _ := losable(t, h)
+	old := desk.NewKept("refs/heads/old", time.Now().Add(-time.Hour), 0)
+	young := desk.NewKept("refs/heads/young", time.Now(), 0)
+	other := "refs/terok/kept/no-time/refs/heads/other"
+	for _, name := range []string{old, young, other} {
+		git(t, demo, "update-ref", name, "refs/heads/main")
+	}
+
+	h.again(t, gate.Settings{Keep: 30 * time.Minute})
+	testenv.Eventually(t, "what is old goes", func() bool {
+		return !strings.Contains(git(t, demo, "for-each-ref", "refs/terok/kept"), old)
+	})
+	for _, name := range []string{young, other, "refs/heads/main"} {
+		git(t, demo, "rev-parse", "--verify", "--quiet", name)
+	}
 }

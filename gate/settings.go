@@ -22,6 +22,8 @@ type Settings struct {
 
 	GitMemory int64 // bytes that each process of git's may have
 
+	Keep time.Duration // how long what a push deletes or forces away is kept; [desk.KeepFor]
+
 	Patience time.Duration // how long a request waits for a slot before it is refused; a minute
 	Stall    time.Duration // in which a client reads or sends something; two minutes
 

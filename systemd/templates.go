@@ -6,5 +6,5 @@ import "embed"
 
 // Files are the units, as system/NAME and user/NAME.
 //
-//go:embed system/*.service user/*.service
+//go:embed system/*.service system/*.timer user/*.service user/*.timer
 var Files embed.FS

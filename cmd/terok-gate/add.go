@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
 
@@ -115,6 +117,9 @@ func add(c *cli.Context) (err error) {
 	if err = copied.desk.remember(source, filepath.Join(repos, final)); err != nil {
 		return fmt.Errorf("remember the source: %w", err)
 	}
+	if err := recordAdded(c, project); err != nil {
+		printError(fmt.Errorf("add: %w", err)) // it is added all the same
+	}
 
 	if left := copied.left; len(left) > 0 {
 		advise("%d branches that the source has of its origin alone were not copied, %s for one: --all-branches copies them, too", len(left), printable.Line(left[0]))
@@ -126,6 +131,23 @@ func add(c *cli.Context) (err error) {
 	}
 	reportFaults(faultsIn(copied.said))
 	return nil
+}
+
+// recordAdded writes to the trail that a project was made, and of which commits.
+func recordAdded(c *cli.Context, project string) error {
+	gate, err := gateOf(c, project)
+	if err != nil {
+		return err
+	}
+	tips, err := gate.Tips(c.Context)
+	if err != nil {
+		return err
+	}
+	events := []trail.Event{{Event: trail.Added, Project: project, From: "add"}}
+	for _, ref := range slices.Sorted(maps.Keys(tips)) {
+		events = append(events, trail.Event{Event: trail.Moved, Project: project, From: "add", Ref: ref, New: tips[ref]})
+	}
+	return trail.Write(logFile(c.String("log-file")), events...)
 }
 
 // advise prints a hint after a success.

@@ -107,7 +107,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 }
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
-	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate}
+	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
 	if info, err := os.Stat(source); err == nil && info.IsDir() {
 		reader, err := ownerOfRepository(source)
 		if err != nil {
@@ -174,11 +174,6 @@ func (a *adding) remember(source, repository string) error {
 	if source != "" {
 		if source, err = filepath.Abs(source); err != nil {
 			return err
-		}
-	}
-	if source == "" {
-		if _, err := os.Stat(desk.SourcesFile(desks)); errors.Is(err, fs.ErrNotExist) {
-			return nil
 		}
 	}
 	return desk.Remember(desks, a.project, source)

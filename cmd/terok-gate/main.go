@@ -5,10 +5,11 @@
 // Each command has a file, with its flags beside what it does; the work is done in other
 // packages. Results go to standard output, everything else to standard error. An error is
 // one line, "terok-gate: <command>: <what>: <why>". The exit status is 0 for done, 1 for
-// failed and 2 for a usage error.
+// failed, 2 for a usage error and, of who alone, 3 for a commit that nothing brought in.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -30,6 +31,8 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2
+
+	exitNotBrought = 3
 )
 
 // Categories of commands. Help sorts them by name.
@@ -66,8 +69,11 @@ func runCommand(args []string) (status int) {
 		return exitDone
 	}
 	printError(err)
-	if misuse.Is(err) {
+	switch {
+	case misuse.Is(err):
 		return exitUsage
+	case errors.Is(err, errNotBrought):
+		return exitNotBrought
 	}
 	return exitFailed
 }
@@ -89,7 +95,7 @@ func newApp(args []string) *cli.App {
 		Flags:                     settingFlags(&given, hook.Flag.Common),
 		Commands: []*cli.Command{
 			in(gettingStarted, installCommand(&given)),
-			in(gettingStarted, addCommand()),
+			in(gettingStarted, onInstalled(addCommand())),
 			in(gettingStarted, doctorCommand()),
 			in(gettingStarted, onInstalled(whyCommand())),
 			in(gettingStarted, uninstallCommand()),
@@ -99,6 +105,9 @@ func newApp(args []string) *cli.App {
 			in(repositories, onInstalled(reviewCommand())),
 			in(repositories, onInstalled(releaseCommand())),
 			in(repositories, onInstalled(restoreCommand())),
+			in(repositories, onInstalled(whoCommand())),
+			in(repositories, onInstalled(renameCommand())),
+			in(repositories, onInstalled(removeCommand())),
 			in(repositories, serveCommand()),
 			in(repositories, onInstalled(attachCommand(&given))),
 

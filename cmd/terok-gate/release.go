@@ -32,6 +32,7 @@ func releaseCommand() *cli.Command {
 			reposFlag(), desksFlag(),
 			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH` rather than to one of the same name"},
 			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "have your desk keep for `T` what --force takes away"},
 			&cli.BoolFlag{Name: "force", Usage: "take commits away from upstream's branch; they are shown, and asked for"},
 		},
 		Action: release,
@@ -41,6 +42,9 @@ func releaseCommand() *cli.Command {
 func release(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return misuse.Errorf("takes PROJECT and BRANCH, after the flags: see terok-gate release --help")
+	}
+	if err := checkKeep(c); err != nil {
+		return err
 	}
 	if c.IsSet("yes") && !isFullID(c.String("yes")) {
 		return misuse.Errorf("--yes takes the full id of the commit that you have reviewed")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/trail/history"
 )
 
 func reviewCommand() *cli.Command {
@@ -115,18 +115,10 @@ func reviewProject(c *cli.Context, project string) (all []reviewed, err error) {
 	return all, nil
 }
 
-// pushes returns who moved each ref last, by the trails of this user and of root's gate.
-// What cannot be read says nothing.
+// pushes returns who moved each ref last, by the trails. What cannot be read says nothing.
 func pushes(c *cli.Context, project string) map[string]trail.Event {
-	file := logFile(c.String("log-file"))
-	all, _ := trail.LastMoves(file, project)
-	theirs, _ := trail.LastMoves(filepath.Join(filepath.Dir(file), "gate", filepath.Base(file)), project)
-	for ref, e := range theirs {
-		if e.Time.After(all[ref].Time) {
-			all[ref] = e
-		}
-	}
-	return all
+	last, _ := history.LastMoves(trails(c), project)
+	return last
 }
 
 func reviewBranch(c *cli.Context, project, branch string) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/desk"
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
@@ -40,6 +41,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
 			&cli.IntFlag{Name: "free", DefaultText: "a twentieth of the disk, 1024 at most", Usage: "refuse pushes while the disk has less than `N` MiB free; 0 for never"},
 			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "let each process of git's have `N` MiB of memory"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep what pushes delete or force away, and what sync does, for `T`"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let what is under way finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 		},
@@ -58,6 +60,9 @@ func serve(c *cli.Context) error {
 		}
 	}
 
+	if err := checkKeep(c); err != nil {
+		return err
+	}
 	free := int64(c.Int("free")) << 20
 	if c.IsSet("free") && free <= 0 {
 		free = -1
@@ -96,8 +101,8 @@ func serve(c *cli.Context) error {
 	g, err := gate.New(gate.Settings{
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
 		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20, Free: free,
-		GitMemory: int64(c.Int("git-memory")) << 20,
-		Trail:     record, Keeper: keeper(),
+		GitMemory: int64(c.Int("git-memory")) << 20, Keep: c.Duration("keep"),
+		Trail: record, Keeper: keeper(),
 	})
 	if err != nil {
 		return err

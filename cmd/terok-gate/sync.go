@@ -4,17 +4,21 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/desk"
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/store"
 )
 
 func syncCommand() *cli.Command {
@@ -26,15 +30,25 @@ func syncCommand() *cli.Command {
 stay as they are, and those that both have moved are named.
 
    terok-gate sync
-   terok-gate sync --reset main demo`,
+   terok-gate sync --reset main demo
+   terok-gate sync --every 15m`,
 		Flags: []cli.Flag{
 			reposFlag(), desksFlag(),
 			&cli.StringSliceFlag{Name: "reset", Usage: "have the branch or full ref name `REF` be what upstream has; the old tip is kept; repeatable"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "drop old tips that are kept for longer than `T`"},
+			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a gate that runs does by itself"},
+			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "do nothing now, but have systemd do it, with your keys, at once and then every `T`; 0: not any more"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: syncProjects,
 	}
+}
+
+// checkKeep returns an error if --keep makes no sense.
+func checkKeep(c *cli.Context) error {
+	if c.IsSet("keep") && c.Duration("keep") <= 0 {
+		return misuse.Errorf("--keep %s: must be more than nothing", c.Duration("keep"))
+	}
+	return nil
 }
 
 // synced is what was done for a project, as programs see it with --json.
@@ -53,6 +67,12 @@ func syncProjects(c *cli.Context) error {
 	}
 	if len(reset) > 0 && c.NArg() != 1 {
 		return misuse.Errorf("--reset is for one project: name it, after the flags")
+	}
+	if err := checkKeep(c); err != nil {
+		return err
+	}
+	if c.IsSet("every") {
+		return syncRegularly(c)
 	}
 	projects := c.Args().Slice()
 	if len(projects) == 0 {
@@ -98,6 +118,78 @@ func syncProjects(c *cli.Context) error {
 	return failed
 }
 
+// syncRegularly has systemd run the command that was given, without --every.
+func syncRegularly(c *cli.Context) error {
+	every := c.Duration("every")
+	switch {
+	case c.IsSet("reset") || c.Bool("json"):
+		return misuse.Errorf("--every goes with neither --reset nor --json")
+	case every != 0 && every < time.Minute:
+		return misuse.Errorf("--every %s: a minute at least, or 0 for never", every)
+	}
+	place, err := placeOfOurs()
+	if err != nil {
+		return err
+	}
+	if _, there, _ := place.Registration(); !there && every != 0 {
+		return errors.New("nothing is installed, so nothing would take the timer back: terok-gate install first")
+	}
+	if !place.Systemd {
+		return errors.New("there is no systemd to do it: have cron(8) run terok-gate sync")
+	}
+
+	command, err := regularCommand(c)
+	if err != nil {
+		return err
+	}
+	plan, err := place.SyncPlan(command, every)
+	if err != nil {
+		return explain(err)
+	}
+	if err := plan.CarryOut(c.Context, func(what, which string) { fmt.Println(what, which) }); err != nil {
+		return err
+	}
+	if every != 0 && place.User && !engines.Lingers() {
+		fmt.Fprintln(os.Stderr, "terok-gate: systemd ends it when you log out; for it to go on: loginctl enable-linger")
+	}
+	return nil
+}
+
+// regularCommand is the command line of this sync, with absolute paths.
+func regularCommand(c *cli.Context) (words []string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	repos, err := reposOf(c)
+	if err != nil {
+		return nil, err
+	}
+	desks, err := desksOf(c)
+	if err != nil {
+		return nil, err
+	}
+
+	words = []string{self}
+	if file := c.String("log-file"); file != "" {
+		if file, err = filepath.Abs(file); err != nil {
+			return nil, err
+		}
+		words = append(words, "--log-file", file)
+	}
+	words = append(words, "sync", "--repos", repos, "--desks", desks)
+	if c.IsSet("keep") {
+		words = append(words, "--keep", c.Duration("keep").String())
+	}
+	for _, project := range c.Args().Slice() {
+		if err := store.CheckName(project); err != nil {
+			return nil, misuse.Errorf("project %w", err)
+		}
+		words = append(words, project)
+	}
+	return words, nil
+}
+
 // refsNamed returns the full names of refs.
 func refsNamed(names []string) (full []string, err error) {
 	for _, name := range names {
@@ -122,6 +214,9 @@ func syncProject(c *cli.Context, project string, reset []string) (synced, error)
 	done.Head = result.Head
 	if err != nil {
 		return done, err
+	}
+	if !c.IsSet("keep") {
+		return done, nil
 	}
 	_, err = d.Gate.Expire(c.Context, time.Now().Add(-c.Duration("keep")))
 	return done, err

@@ -43,8 +43,11 @@ const (
 	Moved  = "moved"  // git has moved it
 	Cut    = "cut"    // a request was ended early
 
-	// Released is the operator's: a commit was pushed to a ref of the forge.
-	Released = "released"
+	// Events of the operator's commands.
+	Released = "released" // a commit was pushed to a ref of the forge
+	Added    = "added"    // a project was made
+	Renamed  = "renamed"  // a project has another name; Old is what it had
+	Removed  = "removed"  // a project is gone
 )
 
 // Event is one line of the audit trail.

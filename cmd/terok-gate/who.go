@@ -1,0 +1,156 @@
+// The who command: which container and task brought a commit in.
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/desk"
+	"terok-gate-hook/engines"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/trail/history"
+)
+
+func whoCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "who",
+		Usage:     "print which container and task brought a commit in, when, and on which branch",
+		ArgsUsage: "PROJECT COMMIT",
+		Description: `COMMIT is an object id, or the first digits of one. If nothing that
+is in the trail brought it in, the exit status is 3.
+
+   terok-gate who demo 3f1c9a0b5d7e`,
+		Flags:  []cli.Flag{reposFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
+		Action: who,
+	}
+}
+
+// brought is how a commit came in, as programs see it with --json.
+type brought struct {
+	Commit      string    `json:"commit"`
+	By          string    `json:"by"` // push, or the command: add, sync, restore
+	Ref         string    `json:"ref"`
+	Task        string    `json:"task"`
+	Container   string    `json:"container"`
+	Fingerprint string    `json:"fingerprint"`
+	Time        time.Time `json:"time"`
+}
+
+// errNotBrought is in the chain of an error that says that nothing in the trail brought a
+// commit in.
+var errNotBrought = errors.New("no push and no sync in the trail brought it in: it came by path, before the trail begins, or not at all")
+
+func who(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return misuse.Errorf("takes PROJECT and COMMIT, after the flags: see terok-gate who --help")
+	}
+	project := c.Args().First()
+	gate, err := gateOf(c, project)
+	if err != nil {
+		return err
+	}
+	commit, err := gate.Find(c.Context, c.Args().Get(1))
+	if err != nil {
+		return err
+	}
+
+	moves, err := history.Moves(trails(c), project)
+	if err != nil {
+		return fmt.Errorf("read the trail: %w", err)
+	}
+	first, err := firstWith(c, gate, commit, moves)
+	if err != nil {
+		return err
+	}
+	if first == nil {
+		return fmt.Errorf("%s: %w", commit, errNotBrought)
+	}
+	return printBrought(c, commit, *first)
+}
+
+// firstWith returns the first move that brought a commit in, or nil if none did.
+func firstWith(c *cli.Context, gate desk.Gate, commit string, moves []trail.Event) (*trail.Event, error) {
+	tips, err := gate.Tips(c.Context)
+	if err != nil {
+		return nil, err
+	}
+
+	// Where the trail has the project's beginning, it has all that came in by commands. Else
+	// there may have been more: what each ref was before its first move, or is without one.
+	isWhole := len(moves) > 0 && moves[0].Event == trail.Added
+	before := maps.Clone(tips)
+	asked := []string{}
+	seen := map[string]bool{}
+	for _, e := range moves {
+		if !seen[e.Ref] {
+			seen[e.Ref], before[e.Ref] = true, e.Old
+		}
+		asked = append(asked, e.Old, e.New)
+	}
+	asked = append(asked, slices.Collect(maps.Values(before))...)
+	slices.Sort(asked)
+	asked = slices.DeleteFunc(slices.Compact(asked), func(id string) bool { return id == "" })
+
+	containing, err := gate.Containing(c.Context, commit, asked)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range before {
+		if containing[id] && !isWhole {
+			return nil, nil
+		}
+	}
+	for _, e := range moves {
+		switch {
+		case containing[e.Old]: // a container that makes a branch of what is there brings in nothing
+			return nil, nil
+		case containing[e.New]:
+			return &e, nil
+		}
+	}
+	return nil, nil
+}
+
+func printBrought(c *cli.Context, commit string, e trail.Event) error {
+	b := brought{Commit: commit, By: "push", Ref: e.Ref, Task: e.Task, Container: e.Container, Fingerprint: e.Fingerprint, Time: e.Time}
+	if e.Task == "" {
+		b.By = e.From
+	}
+	if c.Bool("json") {
+		out, err := json.MarshalIndent(b, "", "  ")
+		if err == nil {
+			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
+		}
+		return err
+	}
+
+	by := b.By
+	if by == "push" {
+		by = fmt.Sprintf("a push of task %s, container %s", b.Task, orDash(b.Container))
+	}
+	fmt.Println(printable.Line(fmt.Sprintf("%s came in by %s, to %s, %s", b.Commit, by, desk.ShortRef(b.Ref), b.Time.Format(time.RFC3339))))
+	return nil
+}
+
+// trails returns the files of the operator's commands and of the gate, which need not be one.
+func trails(c *cli.Context) []string {
+	ours := logFile(c.String("log-file"))
+	gates := filepath.Join(filepath.Dir(ours), "gate", filepath.Base(ours))
+	if place, err := placeOfOurs(); err == nil && !place.User {
+		if installed, there, _ := place.Registration(); there && installed.Gate && installed.Settings.LogFile == ours {
+			gates = engines.GateLog
+		}
+	}
+	return []string{ours, gates}
+}

@@ -1,0 +1,75 @@
+// Desks that go, or get another name.
+
+package desk
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+func pathOf(directory, project string) string { return filepath.Join(directory, project+".git") }
+
+// asideOf is where a desk is that is about to be removed.
+func asideOf(directory, project string) string {
+	return filepath.Join(directory, "."+project+".git.removed")
+}
+
+// Remove removes a project's desk.
+func Remove(directory, project string) error {
+	return errors.Join(os.RemoveAll(pathOf(directory, project)), os.RemoveAll(asideOf(directory, project)))
+}
+
+// SetAside has a project have no desk, until undo gives it back or [Remove] removes it. It
+// waits until nothing else works in the desk.
+func SetAside(ctx context.Context, directory, project string) (undo func() error, err error) {
+	return renameDesk(ctx, directory, project, pathOf(directory, project), asideOf(directory, project))
+}
+
+// Rename gives a desk to the project's new name, in the place of any that is there, with the
+// path that the gate's repository has then. A desk that has that name already only gets the
+// path. Rename waits until nothing else works in the desk.
+func Rename(ctx context.Context, directory, old, new, repository string) (undo func() error, err error) {
+	undo, err = renameDesk(ctx, directory, old, pathOf(directory, old), pathOf(directory, new))
+	if err != nil || !isThere(pathOf(directory, new)) {
+		return undo, err
+	}
+
+	d := &Desk{Settings: Settings{Directory: directory, Project: new}, path: pathOf(directory, new)}
+	was, err := output(d.local(ctx, "config", "--get", gateKey))
+	if err == nil {
+		err = finish(d.local(ctx, "config", gateKey, repository))
+	}
+	if err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return func() error { return errors.Join(finish(d.local(ctx, "config", gateKey, was)), undo()) }, nil
+}
+
+// renameDesk renames a directory, if it is there.
+func renameDesk(ctx context.Context, directory, project, from, to string) (undo func() error, err error) {
+	nothing := func() error { return nil }
+	if !isThere(from) {
+		return nothing, nil
+	}
+	unlock, err := (&Desk{Settings: Settings{Directory: directory, Project: project}}).lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	if err := os.RemoveAll(to); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return nil, err
+	}
+	return func() error { return os.Rename(to, from) }, nil
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}

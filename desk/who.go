@@ -1,0 +1,119 @@
+// Which commits of the gate's have another one in their history.
+
+package desk
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Tips returns what the gate's branches and tags are now, by full ref name.
+func (g Gate) Tips(ctx context.Context) (map[string]string, error) {
+	all, _, err := g.refs(ctx)
+	return all.branchesAndTags(), err
+}
+
+// Find returns the full id of the only commit of the gate's whose id begins so. A full id
+// need not be there.
+func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
+	if isID(prefix) {
+		return prefix, nil
+	}
+	if len(prefix) < 4 || strings.Trim(prefix, "0123456789abcdef") != "" {
+		return "", fmt.Errorf("%q is no commit's id", prefix)
+	}
+
+	// A name that containers choose is no id, whatever it looks like.
+	objects, err := output(g.git(ctx, "rev-parse", "--disambiguate="+prefix))
+	if err != nil {
+		return "", err
+	}
+	commits, err := g.commits(ctx, strings.Fields(objects))
+	if err != nil {
+		return "", err
+	}
+	maps.DeleteFunc(commits, func(object, commit string) bool { return object != commit })
+	switch len(commits) {
+	case 0:
+		return "", fmt.Errorf("the gate has no commit %s", prefix)
+	case 1:
+		return slices.Collect(maps.Keys(commits))[0], nil
+	}
+	return "", fmt.Errorf("%d commits of the gate's begin with %s: give more of the id", len(commits), prefix)
+}
+
+// Containing returns those of the tips that are the object, or have it in their history if it
+// is a commit. Of a tip that is not there any more, no history is known.
+func (g Gate) Containing(ctx context.Context, object string, tips []string) (map[string]bool, error) {
+	containing := map[string]bool{object: true}
+	commits, err := g.commits(ctx, append(slices.Clone(tips), object))
+	if err != nil || commits[object] != object {
+		return containing, err
+	}
+
+	later, err := g.descendants(ctx, object, slices.Collect(maps.Values(commits)))
+	if err != nil {
+		return nil, err
+	}
+	for tip, commit := range commits {
+		containing[tip] = commit == object || later[commit]
+	}
+	return containing, nil
+}
+
+// commits returns the commits among objects, by what they are asked for as: a tag stands for
+// what it is of.
+func (g Gate) commits(ctx context.Context, objects []string) (map[string]string, error) {
+	var asked strings.Builder
+	for _, id := range objects {
+		asked.WriteString(id + "^{commit}\n")
+	}
+	check := g.git(ctx, "cat-file", "--batch-check=%(objectname)")
+	check.Stdin = strings.NewReader(asked.String())
+	out, err := output(check)
+	if err != nil {
+		return nil, fmt.Errorf("read the gate's objects: %w", err)
+	}
+
+	commits := map[string]string{}
+	answers := strings.Split(out, "\n")
+	for i, object := range objects {
+		if i < len(answers) && isID(answers[i]) {
+			commits[object] = answers[i]
+		}
+	}
+	return commits, nil
+}
+
+// descendants returns those of the tips that have a commit in their history.
+func (g Gate) descendants(ctx context.Context, commit string, tips []string) (map[string]bool, error) {
+	walk := g.git(ctx, "rev-list", "--ancestry-path", "--stdin")
+	walk.Stdin = strings.NewReader("^" + commit + "\n" + strings.Join(tips, "\n") + "\n")
+	said := keepErrors(walk)
+	out, err := walk.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := walk.Start(); err != nil {
+		return nil, err
+	}
+
+	later := map[string]bool{}
+	for _, tip := range tips {
+		later[tip] = false
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if _, asked := later[lines.Text()]; asked {
+			later[lines.Text()] = true
+		}
+	}
+	if err := failure(walk.Wait(), said); err != nil {
+		return nil, fmt.Errorf("read the gate's history: %w", err)
+	}
+	return later, lines.Err()
+}

@@ -1,0 +1,50 @@
+// Has systemd run sync regularly.
+
+package engines
+
+import (
+	"fmt"
+	"time"
+
+	units "terok-gate-hook/systemd"
+)
+
+// The units by which systemd runs sync.
+const (
+	SyncUnitName  = "terok-gate-sync.service"
+	SyncTimerName = "terok-gate-sync.timer"
+)
+
+// allUnits are all that can be there at a time.
+var allUnits = append([]string{SyncTimerName, SyncUnitName}, unitNames...)
+
+// SyncPlan plans to have systemd run a command at once, and again whenever it has ended for a
+// while; if that is 0, not to any more.
+func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err error) {
+	plan.place = p
+	if every == 0 {
+		plan.Remove, err = installed(p.syncPaths())
+		return plan, err
+	}
+
+	for _, unit := range []struct{ name, key, value string }{
+		{SyncUnitName, "ExecStart=", commandLine(command)},
+		{SyncTimerName, "OnUnitInactiveSec=", fmt.Sprintf("%dms", every.Milliseconds())},
+	} {
+		template := "system/" + unit.name
+		if p.User {
+			template = "user/" + unit.name
+		}
+		content, err := units.Files.ReadFile(template)
+		if err != nil {
+			return plan, err
+		}
+		plan.Write = append(plan.Write, File{p.unit(unit.name), []byte(mark + replaceLine(string(content), unit.key, unit.value))})
+	}
+	return plan, checkOurs(plan.Write)
+}
+
+// syncPaths are those of the units by which sync runs, the one that starts the other first.
+func (p Place) syncPaths() []string {
+	return append(p.unitPaths(SyncTimerName), p.unitPaths(SyncUnitName)...)
+}

@@ -1,0 +1,172 @@
+// Package history reads from the trail's files who moved which refs. It is no part of package
+// trail, which hooks link.
+package history
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/trail"
+)
+
+// Moves returns the events by which refs of a project moved, oldest first, from trails and
+// from what was set aside of them: by package trail, or by logrotate(8), compressed with gzip
+// or not. Lines that are no events are skipped, and a trail that is not there has none. If
+// Moves returns an error, it also returns the events that it could read.
+//
+// The first event is that of the project's beginning, if the trails have it. A project that
+// was renamed has the events of its earlier name; one that was removed leaves none to the next
+// of its name.
+func Moves(paths []string, project string) (moves []trail.Event, err error) {
+	var names []trail.Event
+	err = eachEvent(paths, func(e trail.Event) bool { return slices.Contains(ofNames, e.Event) }, &names)
+	names = inOrder(names)
+
+	was := lives(names, project)
+	readErr := eachEvent(paths, func(e trail.Event) bool {
+		return (e.Event == trail.Moved || e.Event == trail.Added) && slices.ContainsFunc(was, func(l life) bool { return l.has(e) })
+	}, &moves)
+	return inOrder(moves), errors.Join(err, readErr)
+}
+
+// LastMoves returns for each ref of a project the last event by which it moved, as [Moves]
+// does.
+func LastMoves(paths []string, project string) (map[string]trail.Event, error) {
+	moves, err := Moves(paths, project)
+	last := map[string]trail.Event{}
+	for _, e := range moves {
+		if e.Event == trail.Moved {
+			last[e.Ref] = e
+		}
+	}
+	return last, err
+}
+
+// ofNames are the events by which projects come to be, get another name, and go.
+var ofNames = []string{trail.Added, trail.Renamed, trail.Removed}
+
+// life is when a project had a name.
+type life struct {
+	name     string
+	from, to time.Time // to is zero: it still has
+}
+
+func (l life) has(e trail.Event) bool {
+	return e.Project == l.name && !e.Time.Before(l.from) && (l.to.IsZero() || e.Time.Before(l.to))
+}
+
+// lives returns the names that a project had, the last first, by the events about names.
+func lives(names []trail.Event, project string) []life {
+	all := []life{{name: project}}
+	for _, e := range slices.Backward(names) {
+		now := &all[len(all)-1]
+		switch {
+		case e.Event == trail.Renamed && e.Project == now.name:
+			now.from = e.Time
+			all = append(all, life{name: e.Old, to: e.Time})
+		case e.Event != trail.Renamed && e.Project == now.name, e.Event == trail.Renamed && e.Old == now.name:
+			now.from = e.Time // what was before is another project's
+			return all
+		}
+	}
+	return all
+}
+
+func inOrder(events []trail.Event) []trail.Event {
+	slices.SortStableFunc(events, func(a, b trail.Event) int { return a.Time.Compare(b.Time) })
+	return events
+}
+
+// eachEvent adds the wanted events of all files of the trails.
+func eachEvent(paths []string, wanted func(trail.Event) bool, events *[]trail.Event) (err error) {
+	for _, path := range paths {
+		files, listErr := filesOf(path)
+		err = errors.Join(err, listErr)
+		for _, file := range files {
+			readErr := eventsIn(file, wanted, events)
+			if readErr != nil && !errors.Is(readErr, fs.ErrNotExist) {
+				err = errors.Join(err, fmt.Errorf("%s: %w", file, readErr))
+			}
+		}
+	}
+	return err
+}
+
+// filesOf returns the files of a trail, oldest first.
+func filesOf(path string) (files []string, err error) {
+	directory, name := filepath.Split(path)
+	entries, err := os.ReadDir(directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	// logrotate(8) numbers them as we do, or dates them.
+	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(name) + `([.-][0-9][0-9-]*(\.gz)?)?$`)
+	changed := map[string]time.Time{}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || !info.Mode().IsRegular() || !ours.MatchString(entry.Name()) {
+			continue
+		}
+		file := filepath.Join(directory, entry.Name())
+		files, changed[file] = append(files, file), info.ModTime()
+	}
+	slices.SortStableFunc(files, func(a, b string) int { return changed[a].Compare(changed[b]) })
+	return files, nil
+}
+
+// eventsIn adds the wanted events of a file.
+func eventsIn(path string, wanted func(trail.Event) bool, events *[]trail.Event) error {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+
+	var text io.Reader = file
+	if filepath.Ext(path) == ".gz" {
+		// The gate's user may have written it: it must not unpack for ever.
+		const most = 2 << 30
+		unpacked, err := gzip.NewReader(file)
+		if err != nil {
+			return err
+		}
+		text = io.LimitReader(unpacked, most)
+	}
+
+	lines := bufio.NewScanner(text)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := lines.Bytes()
+		var e trail.Event
+		if hasAny(line, append(ofNames, trail.Moved)) && json.Unmarshal(line, &e) == nil && wanted(e) {
+			*events = append(*events, e)
+		}
+	}
+	return lines.Err()
+}
+
+// hasAny reports whether a line has one of the words as a value. Skipping most lines this way is faster
+// than parsing them.
+func hasAny(line []byte, words []string) bool {
+	return slices.ContainsFunc(words, func(word string) bool { return bytes.Contains(line, []byte(`"`+word+`"`)) })
+}
