@@ -41,7 +41,7 @@ func Open(ctx context.Context, s Settings) (*Desk, error) {
 		return nil, ErrNoSource
 	}
 	d := &Desk{Settings: s, path: filepath.Join(s.Directory, s.Project+".git")}
-	if err := os.MkdirAll(s.Directory, 0o700); err != nil {
+	if err := makeDirectory(s.Directory); err != nil {
 		return nil, err
 	}
 	unlock, err := d.lock(ctx)
