@@ -44,7 +44,7 @@ func Open(ctx context.Context, s Settings) (*Desk, error) {
 		return nil, ErrNoSource
 	}
 	d := &Desk{Settings: s, path: pathOf(s.Directory, s.Project)}
-	if err := os.MkdirAll(s.Directory, 0o700); err != nil {
+	if err := makeDirectory(s.Directory); err != nil {
 		return nil, err
 	}
 	unlock, err := d.lock(ctx)

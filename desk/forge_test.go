@@ -1,13 +1,10 @@
 package desk
 
 import (
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/cgi"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/user"
@@ -104,34 +101,23 @@ func write(t *testing.T, path, text string) {
 // httpsForge has the forge be reached by https, for those who know the password.
 func httpsForge(t *testing.T, w *world) (source, certificate string) {
 	w.git("--git-dir", w.forge, "config", "http.receivepack", "true")
-	git, err := exec.LookPath("git")
-	if err != nil {
-		t.Fatal(err)
-	}
-	backend := &cgi.Handler{
-		Path: git, Args: []string{"http-backend"},
-		Env: []string{
-			"GIT_PROJECT_ROOT=" + filepath.Dir(w.forge), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "REMOTE_USER=me",
-		},
-		InheritEnv: []string{"PATH"},
-	}
-	server := httptest.NewTLSServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
-		if name, password, _ := r.BasicAuth(); name != "me" || password != "pw" {
-			out.Header().Set("WWW-Authenticate", `Basic realm="forge"`)
-			http.Error(out, "who are you?", http.StatusUnauthorized)
-			return
+	address, pem := testenv.HTTPSForge{Directory: filepath.Dir(w.forge), Admit: func(out http.ResponseWriter, r *http.Request) bool {
+		name, password, _ := r.BasicAuth()
+		if name == "me" && password == "pw" {
+			return true
 		}
-		backend.ServeHTTP(out, r)
-	}))
-	t.Cleanup(server.Close)
+		out.Header().Set("WWW-Authenticate", `Basic realm="forge"`)
+		http.Error(out, "who are you?", http.StatusUnauthorized)
+		return false
+	}}.Start(t)
 
 	certificate = filepath.Join(t.TempDir(), "certificate")
-	write(t, certificate, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	write(t, certificate, string(pem))
 	t.Setenv("GIT_TERMINAL_PROMPT", "0")
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("XDG_CONFIG_HOME", "")
 	t.Setenv("GIT_CONFIG_NOSYSTEM", "1")
-	return server.URL + "/" + filepath.Base(w.forge), certificate
+	return address + "/" + filepath.Base(w.forge), certificate
 }
 
 // bothWays brings a commit in and another one out.

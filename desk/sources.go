@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/gofrs/flock"
 )
@@ -54,38 +55,45 @@ func Sources(directory string) (map[string]Source, error) {
 // Remember notes a project's source; "" for none any more. The file is there whole, or as it
 // was.
 func Remember(directory, project, source string) error {
-	return changeSources(directory, func(all map[string]Source) {
+	return changeSources(directory, func(all map[string]Source) (changed bool) {
+		_, changed = all[project]
 		delete(all, project)
 		if source != "" {
-			all[project] = addressOf(source)
+			all[project], changed = addressOf(source), true
 		}
+		return changed
 	})
 }
 
 // RenameSource gives a project's source to its new name, which then has no other.
 func RenameSource(directory, old, new string) error {
-	return changeSources(directory, func(all map[string]Source) {
+	return changeSources(directory, func(all map[string]Source) (changed bool) {
 		source, has := all[old]
+		_, changed = all[new]
 		delete(all, old)
 		delete(all, new)
 		if has {
-			all[new] = source
+			all[new], changed = source, true
 		}
+		return changed
 	})
 }
 
-// changeSources changes the file, or makes it.
-func changeSources(directory string, change func(map[string]Source)) error {
-	before, err := Sources(directory)
-	if err != nil {
+// BeginSources makes the file of sources, unless it is there.
+func BeginSources(directory string) error {
+	return changeSources(directory, func(map[string]Source) bool {
+		_, err := os.Lstat(SourcesFile(directory))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// changeSources writes the sources that change reports to have changed. No two callers do
+// that at once. Nothing is made where nothing changes.
+func changeSources(directory string, change func(all map[string]Source) (changed bool)) error {
+	if before, err := Sources(directory); err != nil || !change(maps.Clone(before)) {
 		return err
 	}
-	after := maps.Clone(before)
-	if change(after); maps.Equal(before, after) {
-		return nil
-	}
-
-	if err := os.MkdirAll(directory, 0o700); err != nil {
+	if err := makeDirectory(directory); err != nil {
 		return err
 	}
 	lock := flock.New(filepath.Join(directory, ".projects.lock"), flock.SetPermissions(0o600))
@@ -95,15 +103,26 @@ func changeSources(directory string, change func(map[string]Source)) error {
 	defer lock.Close()
 
 	all, err := Sources(directory)
-	if err != nil {
+	if err != nil || !change(all) {
 		return err
 	}
-	change(all)
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err
 	}
 	return replaceFile(SourcesFile(directory), append(text, '\n'))
+}
+
+// makeDirectory makes the directory of desks. Other users may pass what root makes above it:
+// the gate's user has the token file there.
+func makeDirectory(directory string) error {
+	if os.Geteuid() == 0 {
+		defer syscall.Umask(syscall.Umask(0o022))
+		if err := os.MkdirAll(filepath.Dir(directory), 0o755); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(directory, 0o700)
 }
 
 // replaceFile puts a new file in the place of an old one, so that it outlives a power cut.

@@ -3,9 +3,12 @@ package desk
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 func TestAnAddressIsTakenApartIfItIsPlain(t *testing.T) {
@@ -82,5 +85,42 @@ func TestSourcesAreRemembered(t *testing.T) {
 	}
 	if err := Remember(dir, "demo", "/srv/demo"); err == nil {
 		t.Error("a broken file was replaced")
+	}
+}
+
+func TestSourcesBeginAsNoneAndStay(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "desk")
+	for range 2 {
+		if err := BeginSources(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text, err := os.ReadFile(SourcesFile(dir)); err != nil || string(text) != "{}\n" {
+		t.Errorf("it begins as %q, %v", text, err)
+	}
+
+	if err := Remember(dir, "demo", "/srv/demo"); err != nil {
+		t.Fatal(err)
+	}
+	if err := BeginSources(dir); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := Sources(dir); err != nil || len(all) != 1 {
+		t.Errorf("begun again, they are %v, %v", all, err)
+	}
+}
+
+// The gate's user has its token file beside root's desks, below a directory that either makes.
+func TestOtherUsersMayPassWhatRootMakesAboveTheDesks(t *testing.T) {
+	testenv.NeedRoot(t)
+	above := filepath.Join(t.TempDir(), "terok")
+	defer syscall.Umask(syscall.Umask(0o077))
+	if err := BeginSources(filepath.Join(above, "desk")); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{above: 0o755, filepath.Join(above, "desk"): 0o700} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
 	}
 }

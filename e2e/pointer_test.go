@@ -210,7 +210,11 @@ func (e *engine) pointer(t *testing.T, g *testGate, args ...string) func(script 
 // withPlainGit is withGit without anything in the environment that is about git.
 func withPlainGit(t *testing.T) []string {
 	t.Helper()
-	args := withGit(t)
+	return plain(withGit(t))
+}
+
+// plain returns the arguments of podman run without an environment that is about git.
+func plain(args []string) []string {
 	for _, name := range []string{"EMAIL=task@example.org", "GIT_TERMINAL_PROMPT=0"} {
 		if at := slices.Index(args, name); at > 0 {
 			args = slices.Delete(args, at-1, at+1)

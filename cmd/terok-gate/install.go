@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/desk"
 	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
@@ -64,6 +65,9 @@ func install(c *cli.Context, given hook.Settings) error {
 	if err != nil {
 		return explain(err)
 	}
+	if err := beginSources(c, registration); err != nil {
+		return err
+	}
 	if err := carryOut(c, plan); err != nil || c.Bool("dry-run") {
 		return err
 	}
@@ -83,7 +87,19 @@ func show(r engines.Registration, there bool) error {
 	if !there {
 		return errors.New("nothing is installed")
 	}
-	fmt.Println("terok-gate", printable.Shell(r.InstallArgs()...))
+
+	usual, err := usualSources()
+	if err != nil {
+		return err
+	}
+	var off []string
+	switch {
+	case r.Gate && r.Settings.Projects == usual:
+		r.Settings.Projects = "" // install sets it by default
+	case r.Gate && r.Settings.Projects == "":
+		off = []string{"--projects", ""}
+	}
+	fmt.Println("terok-gate", printable.Shell(append(r.InstallArgs(), off...)...))
 	return nil
 }
 
@@ -137,7 +153,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 // changedGate decides whether install sets up a gate. --no-gate decides if it is given. Else a
 // first install sets one up by default, unless another gate is named, and later ones keep what
 // was decided.
-func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (engines.Registration, error) {
+func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	had := r.Gate
 	switch {
 	case c.IsSet("no-gate"):
@@ -153,6 +169,9 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 		return r, misuse.Errorf("--gate-socket names another gate, and install sets one up: give --no-gate too")
 	case r.Gate && !had:
 		r.Settings.GateSocket = place.Control
+		if r.Settings.Projects, err = usualSources(); err != nil {
+			return r, err
+		}
 	case had && !r.Gate:
 		r.Settings.GateSocket = ""
 	}
@@ -161,6 +180,22 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 		r.Repos = place.Repos
 	}
 	return r, nil
+}
+
+// usualSources returns the file of addresses that the desk commands write by default.
+func usualSources() (string, error) {
+	desks, err := desk.DefaultDirectory()
+	return desk.SourcesFile(desks), err
+}
+
+// beginSources makes the usual file of addresses, if the hooks are to read it: without one,
+// each of their starts would say that it is missing.
+func beginSources(c *cli.Context, r engines.Registration) error {
+	usual, err := usualSources()
+	if err != nil || r.Settings.Projects != usual || c.Bool("dry-run") {
+		return err
+	}
+	return desk.BeginSources(filepath.Dir(usual))
 }
 
 // explain adds to an error of planning what the caller can do about it.

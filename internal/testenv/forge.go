@@ -1,0 +1,57 @@
+// A forge that is reached by https.
+
+package testenv
+
+import (
+	"encoding/pem"
+	"net"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os/exec"
+	"testing"
+)
+
+// ForgeName is the name, besides 127.0.0.1, for which an HTTPSForge has its certificate.
+const ForgeName = "example.com"
+
+// HTTPSForge is the bare repositories in a directory, served by https.
+type HTTPSForge struct {
+	Directory string
+	Listener  net.Listener // nil: on the loopback
+	Around    []string     // a command that runs git, which follows; nil: git alone
+
+	// Admit reports whether a request may be answered, and else has answered it; nil: all may.
+	Admit func(http.ResponseWriter, *http.Request) bool
+}
+
+// Start serves them until the test is over. It returns the address on the loopback, and the
+// self-signed certificate that a client has to trust.
+func (f HTTPSForge) Start(t testing.TB) (address string, certificate []byte) {
+	t.Helper()
+	git := append(append([]string{}, f.Around...), Tool(t, "git"), "http-backend")
+	program, err := exec.LookPath(git[0])
+	Must(t, err)
+	backend := &cgi.Handler{
+		Path: program, Args: git[1:], Dir: "/",
+		Env: []string{
+			"GIT_PROJECT_ROOT=" + f.Directory, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=me",
+			"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
+		},
+		InheritEnv: []string{"PATH"},
+	}
+
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if f.Admit == nil || f.Admit(out, r) {
+			backend.ServeHTTP(out, r)
+		}
+	}))
+	if f.Listener != nil {
+		server.Listener.Close()
+		server.Listener = f.Listener
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+}
