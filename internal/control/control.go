@@ -50,7 +50,8 @@ type Request struct {
 	Version   int            `json:"version"`
 	Container string         `json:"container"`
 	Process   *store.Process `json:"process"`
-	Token     string         `json:"token"` // store.Token.Key
+	Token     string         `json:"token"`             // store.Token.Key
+	Service   string         `json:"service,omitempty"` // of the host, for terok-gate forward; empty for the gate
 	Listen    string         `json:"listen"`
 	Withheld  bool           `json:"withheld"` // the container does not know the token
 }
