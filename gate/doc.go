@@ -20,14 +20,13 @@ package gate
 
 // The files from top to bottom. Each refers to what stands below it, never above:
 //
-//   - control.go, visit.go: what comes in, from hooks and from clients.
+//   - visit.go: what comes in from clients. (What hooks ask for is in internal/networks.)
 //   - judge.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
 //   - githook.go, moves.go, keep.go, append.go, push.go: the steps of a push.
 //   - gate.go: the gate, which is made of the parts below and which none of them knows.
-//   - slots.go, flood.go, metrics.go, hooks.go: parts that need no other.
-//   - restore.go, networks.go, lost.go, connections.go, socket.go: containers' networks.
+//   - slots.go, metrics.go, hooks.go: parts that need no other.
 //   - enabled.go, cleaning.go: what needs git run.
 //   - advertisement.go, git.go, environment.go: running git.
 //   - route.go, packet.go: how clients speak.
-//   - settings.go, kept.go, refusal.go: settings, what survives a restart, refusals.
+//   - settings.go, refusal.go: settings and refusals.
 //   - quarantine.go, repository.go, move.go: repositories, and refs that move there.

@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"terok-gate-hook/desk"
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -32,13 +34,13 @@ type Gate struct {
 	stall   time.Duration
 	tokens  *store.Reader
 	trail   func(...trail.Event) error
-	summary *summary
+	summary *trail.Summary
 
 	git            *runner
 	cleaner        *cleaner
 	kept           *keeping
 	slots          *slots
-	networks       *networks
+	networks       *networks.Networks
 	advertisements advertisements
 	disabled       disabled
 	counts         counts
@@ -100,14 +102,14 @@ func New(s Settings) (_ *Gate, err error) {
 	if g.trail == nil {
 		g.trail = func(...trail.Event) error { return nil }
 	}
-	g.summary = newSummary(g.writeTrail)
+	g.summary = trail.NewSummary(g.writeTrail)
 
-	final := s.Keeper == nil
-	if final {
-		s.Keeper = noKeeper{}
-	}
 	g.ctx, g.cut = context.WithCancelCause(context.Background())
-	if g.networks, err = newNetworks(g.ctx, g.tokens, s.Keeper, g.writeTrail, g.serve); err != nil {
+	g.networks, err = networks.New(g.ctx, networks.Settings{
+		Tokens: g.tokens, Keeper: s.Keeper, Record: g.writeTrail, Self: control.Gate{Repos: g.repos},
+		Takes: noService, Serve: func(there *networks.Network) error { return g.serve(there) },
+	})
+	if err != nil {
 		return nil, err
 	}
 	g.git = newRunner(program, path, cmp.Or(s.GitMemory, DefaultGitMemory), g.maxPush)
@@ -117,7 +119,7 @@ func New(s Settings) (_ *Gate, err error) {
 
 	g.server = &http.Server{
 		Handler:           g,
-		BaseContext:       g.networks.contextOf,
+		BaseContext:       g.networks.ContextOf,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
 		WriteTimeout:      g.stall,
@@ -129,7 +131,7 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 
 	g.hearing, g.deafen = context.WithCancel(context.Background())
-	if final {
+	if s.Keeper == nil {
 		g.server.RegisterOnShutdown(g.deafen)
 	}
 	return g, nil
@@ -138,18 +140,30 @@ func New(s Settings) (_ *Gate, err error) {
 // Serve serves a listener until the gate stops, with limits of time and size that a
 // server among strangers needs. It may be called for several.
 func (g *Gate) Serve(l net.Listener) error {
-	err := g.serve(limited(l, connections, connections, nil))
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return g.serve(networks.Limited(l, connections, connections, nil))
 }
 
 // serve serves a listener, and counts it.
 func (g *Gate) serve(l net.Listener) error {
 	g.counts.listeners.Inc()
 	defer g.counts.listeners.Dec()
-	return g.server.Serve(l)
+	if err := g.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// ServeControl answers hooks, and programs that ask about containers, until the gate stops. The
+// socket is of type SOCK_SEQPACKET. Only processes of the gate's own user and of root are
+// answered.
+func (g *Gate) ServeControl(l *net.UnixListener) { g.networks.ServeControl(g.hearing, l) }
+
+// noService refuses a hook that asks for a service of the host: terok-gate forward serves those.
+func noService(r control.Request) error {
+	if r.Service != "" {
+		return fmt.Errorf("%w: the gate serves no service of the host", control.Malformed)
+	}
+	return nil
 }
 
 // Stop accepts no new requests, waits for those under way until ctx is done, cuts what
@@ -162,9 +176,9 @@ func (g *Gate) Stop(ctx context.Context) {
 	}
 	g.cut(errStopping) // the cleaning after pushes
 	g.deafen()
-	g.networks.stop()
+	g.networks.Stop()
 	g.cleaner.wait()
-	g.summary.end()
+	g.summary.End()
 	g.lock.Close()
 }
 
@@ -191,7 +205,7 @@ func (g *Gate) writeTrail(e trail.Event) {
 
 // Restore goes on where the last gate ended: files are what that had kept, by the names
 // that it gave them. It closes them.
-func (g *Gate) Restore(files []*os.File) { g.networks.restore(files) }
+func (g *Gate) Restore(files []*os.File) { g.networks.Restore(files) }
 
 // Metrics serves the gate's metrics for Prometheus. They contain no secret, but containers
 // must not reach them: serve them on a listener of their own.

@@ -5,6 +5,7 @@ package gate
 import (
 	"net/http"
 
+	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/store"
 )
 
@@ -43,7 +44,7 @@ type rights struct {
 // identify returns the rights of the token that the request shows or, in the network of a
 // container that does not know its token, the rights of that token.
 func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
-	if key, withheld := g.networks.only(networkOf(r)); withheld {
+	if key, withheld := g.networks.Only(networks.Of(r.Context())); withheld {
 		if who, ok := g.tokens.FindKey(key); ok {
 			return who, nil
 		}

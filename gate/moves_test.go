@@ -575,7 +575,7 @@ func TestAFloodIsSummedUp(t *testing.T) {
 		// One after another: a token is made up anew each time.
 		h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", fmt.Sprintf("terok-g-%032x", i), "")
 	}
-	most := 2 * (gate.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2)
+	most := 2 * (trail.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2)
 	if lines := h.trailed(t, trail.Refused, 2*number); len(lines) > most {
 		t.Errorf("they are %d lines, not %d at most", len(lines), most)
 	}
@@ -589,10 +589,10 @@ func TestAFloodIsSummedUp(t *testing.T) {
 
 	// Refs that move have lines of their own.
 	token := h.issue(t, "demo")
-	for i := range 3 * gate.OwnLines {
+	for i := range 3 * trail.OwnLines {
 		h.answered(t, pushRequest(token, "report-status", fmt.Sprintf("%s %s refs/heads/new-%d", noObject, tip, i)))
 	}
-	if lines := h.trailed(t, trail.Moved, 3*gate.OwnLines); len(lines) != 3*gate.OwnLines {
+	if lines := h.trailed(t, trail.Moved, 3*trail.OwnLines); len(lines) != 3*trail.OwnLines {
 		t.Errorf("they are %d lines", len(lines))
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"terok-gate-hook/gate"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/internal/version"
@@ -610,7 +611,7 @@ func (s *shelf) names() (names []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name := range s.files {
-		if !gate.IsKept(name) {
+		if !networks.IsKept(name) {
 			panic(name)
 		}
 		names = append(names, name)

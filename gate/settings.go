@@ -5,6 +5,7 @@ package gate
 import (
 	"time"
 
+	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -32,7 +33,7 @@ type Settings struct {
 	Trail func(...trail.Event) error
 
 	// Keeper keeps what the next gate needs to go on in containers' networks; nil for none.
-	Keeper Keeper
+	Keeper networks.Keeper
 }
 
 // The defaults of limits in Settings.

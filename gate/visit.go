@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"time"
 
+	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -568,10 +569,10 @@ func (v *visit) about() trail.Event {
 		Project: v.asked.project, Task: v.who.Task, Container: v.who.Container,
 		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr,
 	}
-	if there := networkOf(v.r); there != nil {
-		e.From = there.name
+	if there := networks.Of(v.r.Context()); there != nil {
+		e.From = there.Name
 		if e.Container == "" {
-			e.Container = v.gate.networks.container(there)
+			e.Container = v.gate.networks.Container(there)
 		}
 	}
 	return e
@@ -584,7 +585,7 @@ func (v *visit) record(e trail.Event) {
 	case v.refs > 0:
 		v.gate.writeTrail(e)
 	default:
-		v.gate.summary.add(v.origin(), v.may.project, e)
+		v.gate.summary.Add(v.origin(), v.may.project, e)
 	}
 }
 
@@ -595,8 +596,8 @@ func (v *visit) origin() string {
 	if v.who.Project != "" {
 		return "token " + v.who.Fingerprint
 	}
-	if there := networkOf(v.r); there != nil {
-		return "network " + there.name
+	if there := networks.Of(v.r.Context()); there != nil {
+		return "network " + there.Name
 	}
 	return ""
 }

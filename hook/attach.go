@@ -25,6 +25,10 @@ var (
 	ErrHostNetwork = errors.New("the container is in the host's network, where every process could reach the gate")
 	ErrTaken       = errors.New("the gate's address is taken in the container's network, and not by the gate")
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
+
+	ErrNoForward      = errors.New("terok-gate forward does not answer")
+	ErrServiceTaken   = errors.New("the service's address is taken in the container's network, and not by terok-gate forward")
+	ErrUnknownService = errors.New("terok-gate forward does not have the service")
 )
 
 // Attach has the gate serve the network of a living container again. The entry should come
@@ -43,8 +47,10 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 		return s.notAttached(because("container process", err))
 	}
 	defer process.Close()
-	_, err = s.attach(entry, process)
-	return err
+	if _, err = s.attach(entry, process); err != nil {
+		return err
+	}
+	return s.attachServices(entry, process, false)
 }
 
 // attachFirst has the gate serve the network of a container that starts. It notes the
@@ -56,7 +62,10 @@ func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err err
 	if entry.Gate.Network, err = s.attach(entry, process); err != nil {
 		return err
 	}
-	if err := s.remember(s.handing(entry)); err != nil {
+	if err := s.attachServices(entry, process, true); err != nil {
+		return err
+	}
+	if err := s.remember(entry); err != nil {
 		return because("record that the gate serves the container", err)
 	}
 	return nil
@@ -67,9 +76,7 @@ func (s Settings) notAttached(err error) error {
 }
 
 // attach hands the gate a listener in the container's network, and returns the cookie of
-// that network namespace. The address may be taken by a neighbour whose listener is on its
-// way to the gate, or is closing, and the gate may be restarting. So attach retries for the
-// first half of the time: the last try still needs time for its answer.
+// that network namespace.
 func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint64, err error) {
 	switch shared, err := sharesWithHost(process, "net"); {
 	case err != nil:
@@ -78,17 +85,24 @@ func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint
 		return 0, s.notAttached(known(ErrHostNetwork))
 	}
 
-	request := s.handing(entry)
-	deadline := time.Now().Add(s.gateTimeout())
+	network, err = s.hand(s.GateSocket, time.Now().Add(s.gateTimeout()), process, s.handing(entry), true)
+	if err != nil {
+		return 0, s.notAttached(forHook(err))
+	}
+	return network, nil
+}
+
+// hand hands over the listener that the request asks for. Its address may be taken by a
+// neighbour whose listener is on its way to the gate, or is closing, and the gate may be
+// restarting. So with retry, hand tries again until half the gate's time before the deadline: the
+// last try still needs time for its answer.
+func (s Settings) hand(socket string, deadline time.Time, process *store.Pinned, request control.Request, retry bool) (network uint64, err error) {
 	lastTry := deadline.Add(-s.gateTimeout() / 2)
 	for {
-		network, err := handListener(s.GateSocket, deadline, process, request)
-		if err == nil {
-			return network, nil
-		}
+		network, err = handListener(socket, deadline, process, request)
 		temporary := errors.Is(err, control.Taken) || errors.Is(err, ErrNoGate)
-		if !temporary || time.Now().After(lastTry) {
-			return 0, s.notAttached(forHook(err))
+		if !temporary || !retry || time.Now().After(lastTry) {
+			return network, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -105,6 +119,9 @@ func (s Settings) handing(entry store.Entry) control.Request {
 // handListener makes the socket that the request asks for, and hands it to the gate.
 func handListener(gate string, deadline time.Time, process *store.Pinned, request control.Request) (network uint64, err error) {
 	at, err := netip.ParseAddrPort(request.Listen)
+	if err == nil && !(at.Addr().Is4() && at.Addr().IsLoopback()) {
+		err = errors.New("not an IPv4 loopback address")
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -140,7 +157,7 @@ func forHook(err error) error {
 
 // known makes an error that wraps one of the reasons above a refusal that prints the reason.
 func known(err error) error {
-	for _, ours := range []error{ErrHostNetwork, ErrTaken, ErrNotAlone} {
+	for _, ours := range []error{ErrHostNetwork, ErrTaken, ErrNotAlone, ErrServiceTaken, ErrUnknownService} {
 		if errors.Is(err, ours) {
 			return refused(instead(text(ours.Error()), err))
 		}

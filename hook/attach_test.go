@@ -28,7 +28,13 @@ func gateOf(t *testing.T, c *container, answer func(r control.Request, socket in
 	c.hook.GateSocket = filepath.Join(c.base, "run/control")
 
 	c.hook.GateTimeout = time.Minute
-	l, err := testenv.ListenForHooks(c.hook.GateSocket)
+	answerAt(t, c.hook.GateSocket, answer)
+}
+
+// answerAt answers hooks at a control socket.
+func answerAt(t *testing.T, path string, answer func(r control.Request, socket int) string) {
+	t.Helper()
+	l, err := testenv.ListenForHooks(path)
 	must(t, err)
 	t.Cleanup(func() { l.Close() })
 

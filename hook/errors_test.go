@@ -74,7 +74,7 @@ var foreignAnnotations = []struct {
 	{"many patterns", annotated(PushAnnotation, strings.Repeat("refs/heads/a,", 16)+"refs/heads/a"), "refused: annotation terok.push: " + usePatterns, "17 patterns"},
 	{"a long pattern", annotated(PushAnnotation, "refs/heads/"+strings.Repeat("a", 500)), "refused: annotation terok.push: " + usePatterns, "longer than"},
 	{"a project that is not admitted", annotated(ProjectAnnotation, "canary"), "refused: the project is not among those that are admitted", `"canary"`},
-	{"a name", annotated("terok."+canary, "read"), "refused: an annotation terok.NAME is not known: use one of terok.project, terok.task, terok.env-mode, terok.access, terok.push, terok.read, terok.write", fmt.Sprintf("%q", "terok."+canary)},
+	{"a name", annotated("terok."+canary, "read"), "refused: an annotation terok.NAME is not known: use one of terok.project, terok.task, terok.env-mode, terok.access, terok.push, terok.read, terok.write, terok.services", fmt.Sprintf("%q", "terok."+canary)},
 	{"a name of a container that is not known", annotated("terok.project/"+canary, "demo"),
 		"an annotation terok.NAME/CONTAINER is for one container of a pod, and the name of this one is not known: podman's storage does not have it", "is not in podman's storage"},
 	{"a project to read", annotated(ReadAnnotation, canary), "refused: annotation terok.read: " + useName, fmt.Sprintf("%q", canary)},

@@ -67,6 +67,7 @@ func (s Settings) variables(want request, token store.Token, env []string) []var
 
 	variables = append(variables, addressVariables(s.URL(), want.Grant)...)
 	variables = append(variables, rightsVariables(want)...)
+	variables = append(variables, s.serviceVariables(want.services)...)
 	return append(variables, s.noProxy(env)...)
 }
 

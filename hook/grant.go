@@ -22,7 +22,8 @@ type request struct {
 	store.Grant
 	store.Limits
 	store.Also
-	mode fs.FileMode // for its files that hold a secret
+	services []Service
+	mode     fs.FileMode // for its files that hold a secret
 
 	addresses map[string]address // of its projects, which git is to find at the gate
 }
@@ -69,6 +70,10 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 		return want, true, refused(err)
 	}
 
+	if want.services, err = s.services(annotations, project); err != nil {
+		return want, true, refused(err)
+	}
+
 	mode := s.envMode()
 	if asked, ok := annotations[EnvModeAnnotation]; ok {
 		mode = asked
@@ -88,7 +93,7 @@ func isOurs(annotation string) bool {
 
 // checkKnown refuses an unknown annotation terok.NAME: it could be a misspelled limit.
 func checkKnown(annotations map[string]string) error {
-	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation, ReadAnnotation, WriteAnnotation}
+	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation, ReadAnnotation, WriteAnnotation, ServicesAnnotation}
 	for annotation := range annotations {
 		if isOurs(annotation) && !slices.Contains(known, annotation) {
 			use := " is not known: use one of " + strings.Join(known, ", ")

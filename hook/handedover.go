@@ -21,9 +21,17 @@ import (
 	"terok-gate-hook/store"
 )
 
-// remember records a request that the gate has granted. Each life of a container has a
-// record of its own.
-func (s Settings) remember(r control.Request) error {
+// record is what is written about a container: the request to the gate, and where its services
+// of the host are.
+type record struct {
+	control.Request
+	Services map[string]string `json:"services,omitempty"`
+}
+
+// remember records that the gate serves an entry's container, and so does terok-gate forward.
+// Each life of a container has a record of its own.
+func (s Settings) remember(entry store.Entry) error {
+	r := record{s.handing(entry), entry.Gate.Services}
 	r.Version = control.Version
 	content, err := json.Marshal(r)
 	if err != nil {
@@ -37,13 +45,13 @@ func (s Settings) remember(r control.Request) error {
 	defer unix.Close(dir)
 
 	name := r.Container + "-" + store.Token(r.Token).Fingerprint()
-	record, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	file, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(record)
+	defer unix.Close(file)
 
-	if n, err := unix.Write(record, content); err != nil {
+	if n, err := unix.Write(file, content); err != nil {
 		return err
 	} else if n < len(content) {
 		return io.ErrShortWrite
@@ -151,13 +159,16 @@ func readRecord(dir *os.File, name string) (e store.Entry, err error) {
 	if err != nil {
 		return e, err
 	}
-	r, err := control.Parse(content)
-	if err != nil {
+	r := record{}
+	if r.Request, err = control.Parse(content); err != nil {
+		return e, err
+	}
+	if err := json.Unmarshal(content, &r); err != nil {
 		return e, err
 	}
 
 	return store.Entry{
 		Token: store.Token(r.Token), Container: r.Container, Process: r.Process,
-		Gate: &store.Attached{Listen: r.Listen, Withheld: r.Withheld},
+		Gate: &store.Attached{Listen: r.Listen, Withheld: r.Withheld, Services: r.Services},
 	}, nil
 }

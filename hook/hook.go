@@ -94,7 +94,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	}
 
 	if s.GateSocket != "" {
-		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken}
+		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken, Services: s.listening(want.services)}
 		if err := s.attachFirst(entry, process); err != nil {
 			takeBack()
 			return out, err

@@ -12,13 +12,11 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"terok-gate-hook/store"
 )
 
 // Precreate reads a container's configuration and returns it with variables added to the
 // environment of the container's process: they say where gate.env is and, with a gate URL,
-// where the gate is, and they have git use it. The token is never among them, because
+// where the gate and services are, and they have git use the gate. The token is never among them, because
 // podman inspect shows the configuration.
 //
 // A variable that the container has already keeps its value, with three exceptions: an
@@ -88,7 +86,7 @@ func (s Settings) precreate(original []byte) (config []byte, out Outcome, err er
 			return nil, out, because("configuration: process.env", notJSON(err))
 		}
 	}
-	if env, err = s.addPointers(env, want.Grant); err != nil {
+	if env, err = s.addPointers(env, want); err != nil {
 		return nil, out, because("configuration", err)
 	}
 
@@ -148,12 +146,13 @@ func storageIn(config []byte) []string {
 }
 
 // addPointers returns env with the variables that Precreate adds.
-func (s Settings) addPointers(env []string, grant store.Grant) ([]string, error) {
+func (s Settings) addPointers(env []string, want request) ([]string, error) {
 	gateURL := s.URL()
 	pointers := []variable{{"TEROK_GATE_ENV", MountPath + "/gate.env"}}
 	if gateURL != "" {
-		pointers = append(pointers, addressVariables(gateURL, grant)...)
+		pointers = append(pointers, addressVariables(gateURL, want.Grant)...)
 	}
+	pointers = append(pointers, s.serviceVariables(want.services)...)
 	for _, p := range pointers {
 		if !slices.ContainsFunc(env, func(old string) bool { return strings.HasPrefix(old, p.name+"=") }) {
 			env = append(env, p.name+"="+p.value)

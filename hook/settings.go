@@ -45,6 +45,12 @@ type Settings struct {
 	GateTimeout   time.Duration // for the gate's answer; default two seconds, the first of which leaves time for a restart; not a flag
 	WithholdToken bool          // from the container, which the gate recognizes by its network
 
+	// Services are services of the host, each of the form that [ParseService] reads, and
+	// AllowServices say which projects may use them, each of the form PATTERN=NAME[,NAME]. They need
+	// a gate socket.
+	Services      []string
+	AllowServices []string
+
 	// Projects is a file with the addresses that projects have elsewhere, which git in a
 	// container finds at the gate. It is empty for none.
 	Projects string
@@ -60,6 +66,8 @@ const (
 	ReadAnnotation    = "terok.read"  // other projects, to fetch from
 	WriteAnnotation   = "terok.write" // other projects, to push to as well
 	MountPath         = "/run/terok"  // the directory in the container
+
+	ServicesAnnotation = "terok.services" // of the host
 
 	// GateListen is where the gate listens by default.
 	GateListen      = "127.0.0.1:9418"
@@ -101,6 +109,10 @@ var Flags = []Flag{
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.GateListen }},
 	{Name: "withhold-token", Usage: "with --gate-socket, keep the token from the container: the gate knows the container by its network",
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.WithholdToken }},
+	{Name: "service", Usage: "with --gate-socket, a `SERVICE` of the host, NAME=[PORT:]IP:PORT or NAME=PORT:unix:PATH, for containers that ask for it; repeatable",
+		stages: []string{"precreate", "prestart", "forward"}, field: func(s *Settings) any { return &s.Services }},
+	{Name: "allow-service", Usage: "the services that projects may ask for, as `PATTERN`=NAME[,NAME]; repeatable; default: none",
+		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.AllowServices }},
 	{Name: "env-mode", Usage: "`mode` of gate.env: 0400, 0440 or 0444", Default: defaultEnvMode,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
 	{Name: "identity", Usage: "`NAME <EMAIL>` of commits where git knows no other, with {project}, {task} and {container}; '' for none", Default: defaultIdentity,
@@ -120,7 +132,7 @@ var Flags = []Flag{
 // Common reports whether the flag stands before the command, and applies to all commands.
 func (f Flag) Common() bool { return f.stages == nil }
 
-// Of reports whether the flag stands after this stage, or the attach command.
+// Of reports whether the flag stands after this stage, or the attach or forward command.
 func (f Flag) Of(stage string) bool {
 	if stage == "createRuntime" {
 		stage = "prestart"
@@ -418,7 +430,10 @@ func (s Settings) Check() error {
 	if s.EnvDir != "" && !filepath.IsAbs(s.EnvDir) {
 		return &SettingError{"env-dir", s.EnvDir, errors.New("is not an absolute path")}
 	}
-	return s.checkGateSocket()
+	if err := s.checkGateSocket(); err != nil {
+		return err
+	}
+	return s.checkServices()
 }
 
 // checkPatterns checks the shell patterns of a setting.
@@ -460,11 +475,14 @@ func (s Settings) checkGateSocket() error {
 }
 
 // Deadline returns how long a stage may take before it gives up: ten seconds more than its
-// waits for the lock and for the gate. It ends what has no limit of its own, such as a
+// waits for the lock, for the gate and for terok-gate forward. It ends what has no limit of its own, such as a
 // standard input that never ends or a file system that hangs.
 func (s Settings) Deadline() time.Duration {
 	longest := cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
 	if s.GateSocket != "" {
+		longest += s.gateTimeout()
+	}
+	if len(s.Services) > 0 {
 		longest += s.gateTimeout()
 	}
 	return longest

@@ -20,6 +20,7 @@ var all = Settings{
 	GateURL: "https://[::1]:9418/a", EnvDir: "/srv/env",
 	Access: "read", Push: []string{"refs/heads/{task}/**", "refs/tags/*"}, Hashed: true,
 	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true,
+	Services: []string{"llm=127.0.0.1:4000"}, AllowServices: []string{"demo=llm"},
 	Identity: new("{task} <{task}@{project}.example>"), Projects: "/srv/desk/projects.json",
 }
 
@@ -28,7 +29,7 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 	const identity = " --identity {task} <{task}@{project}.example>"
 	const token = " --env-mode 0440" + identity + " --access read --push refs/heads/{task}/** --push refs/tags/* --hashed --projects /srv/desk/projects.json"
 	const ours = " --allow-project demo --allow-project web-*, --allow-read lib* --gate-url https://[::1]:9418/a" +
-		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token"
+		" --gate-socket /run/gate/control --gate-listen 127.0.0.1:80 --withhold-token --service llm=127.0.0.1:4000 --allow-service demo=llm"
 	for _, row := range []struct {
 		command  string
 		settings Settings
@@ -42,6 +43,7 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 		{"poststop", all, common + "poststop --gate-socket /run/gate/control --env-dir /srv/env"},
 		{"reap", all, common + "reap"},
 		{"attach", all, common + "attach --gate-socket /run/gate/control"},
+		{"forward", all, common + "forward --service llm=127.0.0.1:4000"},
 	} {
 		if got := strings.Join(row.settings.Args(row.command), " "); got != row.args {
 			t.Errorf("%s: the arguments are\n%s\nnot\n%s", row.command, got, row.args)

@@ -21,6 +21,14 @@ func WayOut(err error) string {
 		return " by --allow-read or --allow-project"
 	case errors.Is(err, errNoEnvDir):
 		return ": name one with --env-dir"
+	case errors.Is(err, errNoService):
+		return " by --allow-service"
+	case errors.Is(err, ErrNoForward) && !errors.Is(err, fs.ErrPermission):
+		return ": start it, as the service terok-gate-forward or with terok-gate forward"
+	case errors.Is(err, ErrServiceTaken):
+		return ": see who listens there, or choose another port by --service NAME=PORT:ADDRESS"
+	case errors.Is(err, ErrUnknownService):
+		return ": start it again with the --service flags that the hooks have, as terok-gate install does"
 	case errors.Is(err, ErrNoGate) && errors.Is(err, fs.ErrPermission): // a rootless user's podman reads root's definitions
 		return ": it is another user's: run terok-gate install as the user who starts the container"
 	case errors.Is(err, ErrNoGate):

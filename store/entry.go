@@ -22,12 +22,27 @@ type Entry struct {
 	Malformed bool      // it has limits that are not understood: see [Entry.State]
 }
 
-// Attached says that the gate listens in a container's own network.
+// Attached says that the gate, and services of the host, listen in a container's own network.
 type Attached struct {
 	Listen   string `json:"listen"`   // host:port there
 	Withheld bool   `json:"withheld"` // the container does not know its token: the gate asks for none there
 	// Network is the cookie of the network namespace (SO_NETNS_COOKIE), 0 if it is not known.
 	Network uint64 `json:"network,omitempty"`
+	// Services are the services of the host that the container may use, with the host:port
+	// where each is in that network.
+	Services map[string]string `json:"services,omitempty"`
+}
+
+// ListenFor returns where a service of the host is in the container's network, or where the gate
+// is for the service "". It is empty for a service that the container may not use.
+func (a *Attached) ListenFor(service string) string {
+	switch {
+	case a == nil:
+		return ""
+	case service == "":
+		return a.Listen
+	}
+	return a.Services[service]
 }
 
 // Is reports whether the entry is the token's. A key is not accepted in place of its token.

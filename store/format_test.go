@@ -51,6 +51,35 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
+			name: "of a container with services of the host",
+			entry: store.Entry{
+				Token:     "terok-g-0123456789abcdef0123456789abcdef",
+				Grant:     store.Grant{Project: "demo", Task: "1"},
+				Scope:     true,
+				Container: "c0ffee",
+				Created:   created,
+				Gate:      &store.Attached{Listen: "127.0.0.1:9418", Services: map[string]string{"llm": "127.0.0.1:4000", "db": "127.0.0.1:5432"}},
+			},
+			want: `{
+  "terok-g-0123456789abcdef0123456789abcdef": {
+    "project": "demo",
+    "task": "1",
+    "scope": "demo",
+    "container": "c0ffee",
+    "created": "2024-05-06T07:08:07.654Z",
+    "gate": {
+      "listen": "127.0.0.1:9418",
+      "withheld": false,
+      "services": {
+        "db": "127.0.0.1:5432",
+        "llm": "127.0.0.1:4000"
+      }
+    }
+  }
+}
+`,
+		},
+		{
 			name: "of a container in whose network the gate is",
 			entry: store.Entry{
 				Token:     "terok-g-0123456789abcdef0123456789abcdef",
@@ -579,6 +608,12 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		{"a limit without a project", `{"limited": {"access": "read"}}`, nil},
 		{"project, as other gates read it, before a limit", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
 		{"the gate in its network", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "more": 1}}`,
+			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
+		{"services of the host", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2"}}}`,
+			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1", Services: map[string]string{"llm": "127.0.0.1:2"}}}},
+		{"no service but a list", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": ["llm"]}}`,
+			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
+		{"none of several services if one is a number", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2", "db": 3}}}`,
 			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
 		{"no gate in its network but a number", `{"project": "p", "gate": 7}`, &entry{Project: "p"}},
 		{"no gate in its network without saying whether a token is asked for", `{"project": "p", "gate": {"listen": "127.0.0.1:1"}}`, &entry{Project: "p"}},

@@ -32,6 +32,7 @@ var seeds = []string{
 	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"read\"\n    },\n    \"project\": \"q\"\n  }\n}\n",
 	"{\n  \"a\": {\n    \"limited\": {\n      \"project\": \"p\",\n      \"access\": \"all\"\n    }\n  },\n  \"b\": {\n    \"limited\": 1\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": {\n      \"listen\": \"127.0.0.1:9418\",\n      \"withheld\": true\n    },\n    \"x\": false\n  }\n}\n",
+	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": {\n      \"listen\": \"127.0.0.1:1\",\n      \"withheld\": false,\n      \"services\": {\n        \"llm\": \"127.0.0.1:2\"\n      }\n    }\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"gate\": trues,\n    \"gate\": 1\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"also\": {\n      \"lib\": \"read\"\n    },\n    \"container\": \"fuzzed\"\n  }\n}\n",
 	"{\n  \"a\": {\n    \"also\": 1,\n    \"project\": \"p\",\n    \"also\": {\n      \"lib\": \"all\"\n    }\n  }\n}\n",

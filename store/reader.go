@@ -65,6 +65,7 @@ type Pass struct {
 	Container   string
 	Fingerprint string
 	Process     *Process
+	Services    map[string]string // of the host: see [Attached]
 
 	hash tokenHash
 }
@@ -323,8 +324,12 @@ func entryOf(value json.RawMessage) (Entry, bool) {
 
 // passOf returns the pass of an entry, which is valid if the entry's state is.
 func passOf(hash tokenHash, e Entry) Pass {
-	return Pass{
+	p := Pass{
 		Grant: e.Grant, Limits: e.Limits, Also: e.Also, Container: e.Container, Process: e.Process,
 		Fingerprint: hex.EncodeToString(hash[:4]), hash: hash,
 	}
+	if e.Gate != nil {
+		p.Services = e.Gate.Services
+	}
+	return p
 }

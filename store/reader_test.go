@@ -196,6 +196,7 @@ func TestAContextEndsWhenItsTokenIsRevoked(t *testing.T) {
 		"another project's now":       entry(someToken, `{"project": "other", "task": "1"}`),
 		"limited now":                 entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`),
 		"another project's as well":   entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`),
+		"of other services now":       entry(someToken, `{"project": "demo", "task": "1", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2"}}}`),
 		"another container's now":     entry(someToken, `{"project": "demo", "task": "1", "container": "c2"}`),
 		"no entry that counts at all": entry(someToken, `{"task": "1"}`),
 	} {

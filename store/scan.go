@@ -78,6 +78,9 @@ func (it *item) entry() Entry {
 			if number, known := gate["network"]; known {
 				readInto(&attached.Network, number)
 			}
+			if services, has := gate["services"]; has && !readInto(&attached.Services, services) {
+				attached.Services = nil // it was read in part
+			}
 			e.Gate = &attached
 		}
 	}

@@ -29,7 +29,8 @@ func installCommand(given *hook.Settings) *cli.Command {
 		Name:  "install",
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
 		Description: "Run again, it keeps the earlier settings and changes only those that are given. An empty value,\n" +
-			"as in --gate-url '', resets a setting. --allow-project, --allow-read and --push replace the whole earlier list.",
+			"as in --gate-url '', resets a setting. --allow-project, --allow-read, --push, --service\n" +
+			"and --allow-service replace the whole earlier list.",
 		// The settings of the stages, except the one for trying a stage by hand; then its own.
 		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-gate", Usage: "register the hooks alone, for a gate elsewhere; --no-gate=false sets ours up after all"},
@@ -114,7 +115,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 	}
 
 	// For a stage, an empty pattern is an error or matches nothing. Here it empties the list.
-	for _, list := range []*[]string{&given.Push, &given.AllowReads} {
+	for _, list := range []*[]string{&given.Push, &given.AllowReads, &given.Services, &given.AllowServices} {
 		if slices.Equal(*list, []string{""}) {
 			*list = nil
 		}

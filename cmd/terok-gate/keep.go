@@ -9,12 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/networks"
 )
 
 // keeper returns the service manager that started the gate, or nil if none did. Its unit
 // says how much it keeps, by FileDescriptorStoreMax=: two files for each container.
-func keeper() gate.Keeper {
+func keeper() networks.Keeper {
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
 		return manager{path}
 	}

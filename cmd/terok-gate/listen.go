@@ -16,9 +16,9 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
 
-	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/networks"
 )
 
 // places are where the gate listens.
@@ -32,7 +32,7 @@ type places struct {
 // (sd_listen_fds(3)).
 func listen(c *cli.Context) (p places, err error) {
 	for _, file := range activation.Files(true) {
-		if gate.IsKept(file.Name()) {
+		if networks.IsKept(file.Name()) {
 			p.kept = append(p.kept, file)
 			continue
 		}

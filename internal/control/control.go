@@ -28,6 +28,9 @@
 //	{"version": 1, "refused": "absent", "detail": "...",
 //	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}
 //
+// terok-gate forward listens at a socket of its own, in the same way: it serves a service of the
+// host, whose name is in the message as "service".
+//
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.
 package control
@@ -50,7 +53,8 @@ type Request struct {
 	Version   int            `json:"version"`
 	Container string         `json:"container"`
 	Process   *store.Process `json:"process"`
-	Token     string         `json:"token"` // store.Token.Key
+	Token     string         `json:"token"`             // store.Token.Key
+	Service   string         `json:"service,omitempty"` // of the host, for terok-gate forward; empty for the gate
 	Listen    string         `json:"listen"`
 	Withheld  bool           `json:"withheld"` // the container does not know the token
 }
@@ -78,6 +82,7 @@ const (
 	Taken          Refusal = "taken"   // another program listens at the address
 	HostNetwork    Refusal = "host"    // the network is the gate's own
 	Shared         Refusal = "shared"  // a container that withholds its token is not alone in its network
+	NoService      Refusal = "service" // the program does not serve that service
 	Absent         Refusal = "absent"  // the gate does not serve the container
 	UnknownVersion Refusal = "version" // the gate does not know the version of the message
 	Failed         Refusal = "failed"  // the gate has failed

@@ -27,6 +27,11 @@ func DefaultSocket() string {
 // systemd stops the gate.
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
+// ForwardSocket returns the control socket of terok-gate forward, beside the gate's.
+func ForwardSocket(gate string) string {
+	return filepath.Join(filepath.Dir(gate)+"-forward", filepath.Base(gate))
+}
+
 // DefaultRepos returns the directory of repositories of root's gate, or of the user's own.
 func DefaultRepos() (string, error) {
 	if os.Geteuid() == 0 {

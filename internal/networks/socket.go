@@ -1,6 +1,6 @@
 // Takes sockets that other processes pass out of their messages, and examines them.
 
-package gate
+package networks
 
 import (
 	"errors"

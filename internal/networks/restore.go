@@ -1,6 +1,6 @@
-// Restores the listeners and containers that the last gate served.
+// Restores the listeners and containers that the last program served.
 
-package gate
+package networks
 
 import (
 	"errors"
@@ -8,8 +8,9 @@ import (
 	"os"
 )
 
-// restore serves the containers that the last gate served: see [Gate.Restore].
-func (n *networks) restore(files []*os.File) {
+// Restore goes on where the last program ended: files are what that had kept, by the names
+// that it gave them. Restore closes them.
+func (n *Networks) Restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 
@@ -60,14 +61,14 @@ func (n *networks) restore(files []*os.File) {
 }
 
 // restoreMember serves one container again, at the listener of its network.
-func (n *networks) restoreMember(name string, m kept, socket *os.File) (err error) {
+func (n *Networks) restoreMember(name string, m kept, socket *os.File) (err error) {
 	at := place{m.Cookie, m.Listen}
 	there := n.all[at]
 	switch {
 	case there == nil && socket == nil:
 		return errors.New("its listener was not kept")
 	case there == nil:
-		if there, err = n.open(at, socket, socket.Name()); err != nil {
+		if there, err = n.open(at, socket, socket.Name(), m.Service); err != nil {
 			return err
 		}
 	}

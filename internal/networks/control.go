@@ -1,7 +1,7 @@
 // Answers at the control socket, where hooks pass listeners in containers' networks, and other
 // programs ask which containers the gate serves (package internal/control).
 
-package gate
+package networks
 
 import (
 	"context"
@@ -23,11 +23,11 @@ import (
 // controlPatience is how long a hook may take to send its request.
 const controlPatience = 5 * time.Second
 
-// ServeControl answers hooks until the gate stops. The socket is of type SOCK_SEQPACKET.
+// ServeControl answers hooks until the context is done. The socket is of type SOCK_SEQPACKET.
 // Who may connect is for the socket's mode to say; beside root, only processes of the
 // gate's own user are listened to.
-func (g *Gate) ServeControl(l *net.UnixListener) {
-	defer context.AfterFunc(g.hearing, func() { l.Close() })()
+func (n *Networks) ServeControl(ctx context.Context, l *net.UnixListener) {
+	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
 		conn, err := l.AcceptUnix()
 		switch {
@@ -37,17 +37,17 @@ func (g *Gate) ServeControl(l *net.UnixListener) {
 			slog.Error("accept a hook", "error", err)
 			time.Sleep(100 * time.Millisecond)
 		default:
-			go g.answerHook(conn)
+			go n.answerHook(conn)
 		}
 	}
 }
 
-func (g *Gate) answerHook(conn *net.UnixConn) {
+func (n *Networks) answerHook(conn *net.UnixConn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(controlPatience))
 
 	answer := control.Answer{Version: control.Version}
-	request, err := g.carryOut(conn, &answer)
+	request, err := n.carryOut(conn, &answer)
 	if errors.Is(err, io.EOF) {
 		return // a check whether a gate listens
 	}
@@ -72,10 +72,10 @@ func (g *Gate) answerHook(conn *net.UnixConn) {
 }
 
 // carryOut reads a request and carries it out. It fills in answer if the request is a question.
-func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.Request, err error) {
+func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.Request, err error) {
 	message := make([]byte, control.MessageLimit)
 	rights := make([]byte, unix.CmsgSpace(4*4))
-	n, rightsLength, flags, _, err := conn.ReadMsgUnix(message, rights)
+	length, rightsLength, flags, _, err := conn.ReadMsgUnix(message, rights)
 	if err != nil {
 		return r, err
 	}
@@ -98,20 +98,22 @@ func (g *Gate) carryOut(conn *net.UnixConn, answer *control.Answer) (r control.R
 	}
 
 	if len(sockets) == 1 {
-		if r, err = control.Parse(message[:n]); err != nil {
+		if r, err = control.Parse(message[:length]); err != nil {
 			return r, err
 		}
-		return r, g.networks.join(r, sockets[0])
+		return r, n.join(r, sockets[0])
 	}
 
-	if r, err = control.ParseQuestion(message[:n]); err != nil {
+	if r, err = control.ParseQuestion(message[:length]); err != nil {
 		return r, err
 	}
-	answer.Gate = &control.Gate{Program: version.String(), UID: os.Geteuid(), TokenFile: g.tokens.Path(), Repos: g.repos}
+	self := n.Self
+	self.Program, self.UID, self.TokenFile = version.String(), os.Geteuid(), n.Tokens.Path()
+	answer.Gate = &self
 	if r.Process == nil {
 		return r, nil
 	}
-	return r, g.networks.find(r)
+	return r, n.find(r)
 }
 
 // checkPeer refuses peers that are neither root nor our own user. A hook in a user

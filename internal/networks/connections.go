@@ -1,15 +1,15 @@
 // Limits the connections of a listener, and closes all of them at once.
 
-package gate
+package networks
 
 import (
 	"net"
 	"sync"
 )
 
-// limited returns a listener with at most most connections at once: own of them are its own,
+// Limited returns a listener with at most most connections at once: own of them are its own,
 // the others come from those that listeners have in common. More wait in the kernel.
-func limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
+func Limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
 	return &limitedListener{
 		Listener: l, slots: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
 		closed: make(chan struct{}),

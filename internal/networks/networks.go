@@ -1,4 +1,5 @@
-// Serves containers in their own networks, by listeners that hooks have passed.
+// Package networks serves containers in their own networks, by listeners that hooks have
+// passed: the gate's, and those of services of the host.
 //
 // A namespace is known by its cookie, which no other has until the machine
 // boots again; its inode is used again at once. A listener is closed when the last
@@ -8,8 +9,7 @@
 //
 // A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place.
 // The tokens that were served there are revoked then: they may be shown to that neighbour.
-
-package gate
+package networks
 
 import (
 	"context"
@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -32,26 +31,41 @@ import (
 const (
 	// Limits on concurrent connections. Each listener in a container's network may have
 	// mostConnections: ownConnections are reserved for it, the rest come from a pool of
-	// commonConnections for all listeners. An unauthenticated connection costs some 15 KiB.
+	// commonConnections for all listeners. An unauthenticated connection costs the gate some
+	// 15 KiB.
 	mostConnections   = 64
-	ownConnections    = DefaultPerToken
+	ownConnections    = 8
 	commonConnections = 1024
 
 	closeGrace = time.Second // for what is under way when the last container has ended
 )
 
-type networks struct {
+// Settings say how containers are served.
+type Settings struct {
+	Tokens *store.Reader
+	Keeper Keeper            // nil for none
+	Record func(trail.Event) // writes to the trail
+	Self   control.Gate      // describes the program
+
+	// Takes returns nil for a request that the program serves, and otherwise an error that wraps
+	// a [control.Refusal].
+	Takes func(control.Request) error
+
+	// Serve serves a listener until that is closed.
+	Serve func(*Network) error
+}
+
+// Networks are the networks of containers that are served. Make them with [New].
+type Networks struct {
+	Settings
 	ctx    context.Context // of all requests
-	tokens *store.Reader
-	keep   Keeper
-	serve  func(net.Listener) error
 	losses losses
-	own    uint64 // the cookie of the gate's own network
+	own    uint64 // the cookie of the program's own network
 
 	common chan struct{} // connections that the listeners have in common
 
 	mu  sync.Mutex
-	all map[place]*network
+	all map[place]*Network
 }
 
 // place is an address in a network namespace.
@@ -60,25 +74,26 @@ type place struct {
 	listen string
 }
 
-// network is a listener in a network namespace. Some containers share one.
-type network struct {
+// Network is a listener in a network namespace. Some containers share one.
+type Network struct {
 	net.Listener
+	Name    string // for the trail
+	Service string // the service that is served there, empty for the gate
 	place
-	name    string
 	socket  *os.File           // the listener once more, by which its end is noticed
 	members map[string]*member // by the keys of their tokens
 	conns   *connSet
 }
 
-// Close ends the listener. It is the server's, too.
-func (there *network) Close() error {
+// Close ends the listener.
+func (there *Network) Close() error {
 	there.socket.Close()
 	return there.Listener.Close()
 }
 
 // isEnded reports whether another process has ended the listener. One that the gate has
 // closed is not: the next gate may have it.
-func (there *network) isEnded() bool {
+func (there *Network) isEnded() bool {
 	s, err := examine(there.socket)
 	return err == nil && !s.listens
 }
@@ -90,12 +105,15 @@ type member struct {
 	forget func()
 }
 
-// newNetworks returns one without listeners. It serves each by serve.
-func newNetworks(ctx context.Context, tokens *store.Reader, keep Keeper, record func(trail.Event), serve func(net.Listener) error) (*networks, error) {
-	n := &networks{
-		ctx: ctx, tokens: tokens, keep: keep, serve: serve,
-		losses: losses{ctx: ctx, tokens: tokens, record: record},
-		common: make(chan struct{}, commonConnections), all: map[place]*network{},
+// New returns networks without a listener. All requests end with the context.
+func New(ctx context.Context, s Settings) (*Networks, error) {
+	if s.Keeper == nil {
+		s.Keeper = noKeeper{}
+	}
+	n := &Networks{
+		Settings: s, ctx: ctx,
+		losses: losses{ctx: ctx, tokens: s.Tokens, record: s.Record},
+		common: make(chan struct{}, commonConnections), all: map[place]*Network{},
 	}
 	// A socket of any family has the namespace's cookie. A sandboxed gate may be allowed to
 	// create unix sockets only.
@@ -111,7 +129,10 @@ func newNetworks(ctx context.Context, tokens *store.Reader, keep Keeper, record 
 
 // join has the gate serve a container at the socket, or, if that does not listen, at the
 // listener that there is in its namespace. The socket is the caller's to close.
-func (n *networks) join(r control.Request, socket *os.File) error {
+func (n *Networks) join(r control.Request, socket *os.File) error {
+	if err := n.Takes(r); err != nil {
+		return err
+	}
 	s, err := examine(socket)
 	switch {
 	case err != nil:
@@ -130,7 +151,7 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 	switch {
 	case there != nil && there.members[r.Token] != nil:
 		return nil
-	case there == nil && !s.listens:
+	case there == nil && !s.listens, there != nil && there.Service != r.Service:
 		return control.Taken
 	case there != nil && s.listens:
 		return fmt.Errorf("a second listener at %s", at.listen) // the kernel allows none
@@ -142,10 +163,10 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 
 	if there == nil {
 		name := nameFor(keptListener, r)
-		if err := n.keep.Keep(name, socket); err != nil {
+		if err := n.Keeper.Keep(name, socket); err != nil {
 			return fmt.Errorf("keep the listener: %w", err)
 		}
-		if there, err = n.open(at, socket, name); err != nil {
+		if there, err = n.open(at, socket, name, r.Service); err != nil {
 			n.drop(name)
 			return err
 		}
@@ -159,7 +180,7 @@ func (n *networks) join(r control.Request, socket *os.File) error {
 }
 
 // at returns the listener at a place, nil if there is none any more.
-func (n *networks) at(at place) *network {
+func (n *Networks) at(at place) *Network {
 	there := n.all[at]
 	if there != nil && there.isEnded() {
 		n.lose(there)
@@ -169,9 +190,9 @@ func (n *networks) at(at place) *network {
 }
 
 // admit has a listener serve a container, for the next gate too.
-func (n *networks) admit(there *network, r control.Request) error {
+func (n *Networks) admit(there *Network, r control.Request) error {
 	name := nameFor(keptContainer, r)
-	err := keepMember(n.keep, name, there.cookie, r)
+	err := keepMember(n.Keeper, name, there.cookie, r)
 	if err == nil {
 		err = n.add(there, name, r)
 	}
@@ -182,11 +203,11 @@ func (n *networks) admit(there *network, r control.Request) error {
 }
 
 // adopt has a listener serve the containers that the token file has there.
-func (n *networks) adopt(there *network) {
-	for _, e := range n.tokens.InNetwork(there.cookie) {
+func (n *Networks) adopt(there *Network) {
+	for _, e := range n.Tokens.InNetwork(there.cookie) {
 		r := control.Request{
 			Version: control.Version, Container: e.Container, Process: e.Process, Token: e.Token.Key(),
-			Listen: e.Gate.Listen, Withheld: e.Gate.Withheld,
+			Service: there.Service, Listen: e.Gate.ListenFor(there.Service), Withheld: e.Gate.Withheld,
 		}
 		if r.Listen != there.listen || there.members[r.Token] != nil || e.Process.Life() != store.Alive {
 			continue
@@ -198,7 +219,7 @@ func (n *networks) adopt(there *network) {
 }
 
 // find returns nil if the container is served, and [control.Absent] if not.
-func (n *networks) find(r control.Request) error {
+func (n *Networks) find(r control.Request) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for at, there := range n.all {
@@ -211,19 +232,19 @@ func (n *networks) find(r control.Request) error {
 
 // checkShared returns an error if the network has another container, and the token of either
 // is withheld.
-func (n *networks) checkShared(r control.Request, cookie uint64) error {
+func (n *Networks) checkShared(r control.Request, cookie uint64) error {
 	for at, there := range n.all {
 		if at.cookie != cookie {
 			continue
 		}
 		for _, m := range there.members {
-			if (r.Withheld || m.Withheld) && m.Process.Life() != store.Dead {
+			if (r.Withheld || m.Withheld) && m.Token != r.Token && m.Process.Life() != store.Dead {
 				return fmt.Errorf("%w: container %s is there", control.Shared, m.Container)
 			}
 		}
 	}
 
-	for _, e := range n.tokens.InNetwork(cookie) {
+	for _, e := range n.Tokens.InNetwork(cookie) {
 		if (r.Withheld || e.Gate.Withheld) && e.Token.Key() != r.Token && e.Process.Life() == store.Alive {
 			return fmt.Errorf("%w: container %s is there", control.Shared, e.Container)
 		}
@@ -232,7 +253,7 @@ func (n *networks) checkShared(r control.Request, cookie uint64) error {
 }
 
 // add keeps a listener open for at least as long as the container lives.
-func (n *networks) add(there *network, name string, r control.Request) error {
+func (n *Networks) add(there *Network, name string, r control.Request) error {
 	m := &member{Request: r, name: name}
 	// In a goroutine: if the process is dead already, OnDeath calls back before it returns,
 	// while n.mu is held.
@@ -246,7 +267,7 @@ func (n *networks) add(there *network, name string, r control.Request) error {
 }
 
 // leave removes a container that has ended, and closes its listener if it was the last there.
-func (n *networks) leave(there *network, m *member) {
+func (n *Networks) leave(there *Network, m *member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m.forget()
@@ -265,24 +286,24 @@ func (n *networks) leave(there *network, m *member) {
 }
 
 // open begins to serve at a socket that listens.
-func (n *networks) open(at place, socket *os.File, name string) (*network, error) {
+func (n *Networks) open(at place, socket *os.File, name, service string) (*Network, error) {
 	l, err := net.FileListener(socket)
 	if err != nil {
 		return nil, err
 	}
 
-	there := &network{place: at, name: name, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
+	there := &Network{place: at, Name: name, Service: service, members: map[string]*member{}, conns: &connSet{open: map[*tracked]struct{}{}}}
 	if there.socket, err = l.(*net.TCPListener).File(); err != nil {
 		l.Close()
 		return nil, err
 	}
 
-	there.Listener = limited(&listener{l.(*net.TCPListener), there.conns}, mostConnections, ownConnections, n.common)
+	there.Listener = Limited(&listener{l.(*net.TCPListener), there.conns}, mostConnections, ownConnections, n.common)
 	n.all[at] = there
 
 	go func() {
-		if err := n.serve(there); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			slog.Error("serve a container's network", "listener", there.name, "error", err)
+		if err := n.Serve(there); err != nil && !errors.Is(err, net.ErrClosed) {
+			slog.Error("serve a container's network", "listener", there.Name, "error", err)
 		}
 	}()
 	go n.watch(there)
@@ -290,9 +311,9 @@ func (n *networks) open(at place, socket *os.File, name string) (*network, error
 }
 
 // close ends a listener that has no container any more.
-func (n *networks) close(there *network) {
+func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
-	n.drop(there.name)
+	n.drop(there.Name)
 	there.Close()
 	// Requests are first cut, and recorded so in the trail, because their tokens have ended.
 	time.AfterFunc(closeGrace, there.conns.closeAll)
@@ -300,7 +321,7 @@ func (n *networks) close(there *network) {
 
 // watch detects that another process has ended a listener. It polls a descriptor of its own,
 // since the server does not accept from the listener while that is at its connection limit.
-func (n *networks) watch(there *network) {
+func (n *Networks) watch(there *Network) {
 	conn, err := there.socket.SyscallConn()
 	if err == nil {
 		err = conn.Read(func(fd uintptr) (ended bool) {
@@ -320,17 +341,17 @@ func (n *networks) watch(there *network) {
 }
 
 // lose revokes the tokens of the containers at a listener that another process has ended.
-func (n *networks) lose(there *network) {
+func (n *Networks) lose(there *Network) {
 	n.close(there)
 	for _, m := range there.members {
 		m.forget()
 		n.drop(m.name)
-		n.losses.report(there.name, m.Request)
+		n.losses.report(there.Name, m.Request)
 	}
 }
 
-// stop ends the watches of all processes. The server closes the listeners.
-func (n *networks) stop() {
+// Stop ends the watches of all processes. The server closes the listeners.
+func (n *Networks) Stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, there := range n.all {
@@ -340,31 +361,32 @@ func (n *networks) stop() {
 	}
 }
 
-func (n *networks) drop(name string) {
-	if err := n.keep.Drop(name); err != nil {
+func (n *Networks) drop(name string) {
+	if err := n.Keeper.Drop(name); err != nil {
 		slog.Error("drop what is kept", "name", name, "error", err)
 	}
 }
 
 type networkKey struct{}
 
-// contextOf returns the context of all requests that come from a listener.
-func (n *networks) contextOf(l net.Listener) context.Context {
-	if there, ok := l.(*network); ok {
+// ContextOf returns the context of all requests that come from a listener. [Of] finds the
+// network in it.
+func (n *Networks) ContextOf(l net.Listener) context.Context {
+	if there, ok := l.(*Network); ok {
 		return context.WithValue(n.ctx, networkKey{}, there)
 	}
 	return n.ctx
 }
 
-// networkOf returns the container's network that a request comes from, or nil.
-func networkOf(r *http.Request) *network {
-	there, _ := r.Context().Value(networkKey{}).(*network)
+// Of returns the container's network that a request with this context comes from, or nil.
+func Of(ctx context.Context) *Network {
+	there, _ := ctx.Value(networkKey{}).(*Network)
 	return there
 }
 
-// only returns the key of the withheld token in a network, if there is one. A container whose
+// Only returns the key of the withheld token in a network, if there is one. A container whose
 // token is withheld does not share its network.
-func (n *networks) only(there *network) (key string, withheld bool) {
+func (n *Networks) Only(there *Network) (key string, withheld bool) {
 	if there == nil {
 		return "", false
 	}
@@ -378,8 +400,8 @@ func (n *networks) only(there *network) (key string, withheld bool) {
 	return "", false
 }
 
-// container returns the id of the container in a network, empty if it is not the only one.
-func (n *networks) container(there *network) (id string) {
+// Container returns the id of the container in a network, empty if it is not the only one.
+func (n *Networks) Container(there *Network) (id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, m := range there.members {

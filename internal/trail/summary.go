@@ -1,24 +1,22 @@
 // Limits how many lines of the trail a client can cause. A flood of them would displace those
 // that matter: the lines of refs that move, which are never summed up.
 
-package gate
+package trail
 
 import (
 	"maps"
 	"slices"
 	"sync"
 	"time"
-
-	"terok-gate-hook/internal/trail"
 )
 
-// ownLines is how many events of a kind have lines of their own in a second; those beyond
+// OwnLines is how many events of a kind have lines of their own in a second; those beyond
 // share one.
-const ownLines = 10
+const OwnLines = 10
 
-// summary sums up events.
-type summary struct {
-	write func(trail.Event)
+// Summary limits how many lines of the trail a client can cause.
+type Summary struct {
+	write func(Event)
 
 	mu      sync.Mutex
 	seconds map[kind]*second
@@ -31,33 +29,35 @@ type kind struct{ origin, event string }
 // second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
-	more   map[string]trail.Event // by project, the last beyond those with lines of their own; Times is their number
+	more   map[string]Event // by project, the last beyond those with lines of their own; Times is their number
 	end    *time.Timer
 }
 
-func newSummary(write func(trail.Event)) *summary {
-	return &summary{write: write, seconds: map[kind]*second{}}
+// NewSummary returns a summary that writes lines by write, which may be called by many
+// goroutines at once.
+func NewSummary(write func(Event)) *Summary {
+	return &Summary{write: write, seconds: map[kind]*second{}}
 }
 
-// add writes the event, or sums it up with others when the second is over. Events about
+// Add writes the event, or sums it up with others when the second is over. Events about
 // different projects are summed up apart; of those, an origin can only name a few.
-func (s *summary) add(origin, project string, e trail.Event) {
+func (s *Summary) Add(origin, project string, e Event) {
 	if s.sumUp(kind{origin, e.Event}, project, e) {
 		return
 	}
 	s.write(e)
 }
 
-func (s *summary) sumUp(k kind, project string, e trail.Event) bool {
+func (s *Summary) sumUp(k kind, project string, e Event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.seconds[k]
 	if now == nil {
-		now = &second{more: map[string]trail.Event{}}
+		now = &second{more: map[string]Event{}}
 		now.end = time.AfterFunc(time.Second, func() { s.close(k, now) })
 		s.seconds[k] = now
 	}
-	if now.events++; now.events <= ownLines {
+	if now.events++; now.events <= OwnLines {
 		return false
 	}
 
@@ -68,7 +68,7 @@ func (s *summary) sumUp(k kind, project string, e trail.Event) bool {
 }
 
 // close writes what was summed up, once.
-func (s *summary) close(k kind, is *second) {
+func (s *Summary) close(k kind, is *second) {
 	s.mu.Lock()
 	open := s.seconds[k] == is
 	if open {
@@ -80,14 +80,14 @@ func (s *summary) close(k kind, is *second) {
 	}
 }
 
-func (s *summary) writeMore(is *second) {
+func (s *Summary) writeMore(is *second) {
 	for _, project := range slices.Sorted(maps.Keys(is.more)) {
 		s.write(is.more[project])
 	}
 }
 
-// end writes all events that were summed up.
-func (s *summary) end() {
+// End writes all events that were summed up.
+func (s *Summary) End() {
 	s.mu.Lock()
 	left := s.seconds
 	s.seconds = map[kind]*second{}

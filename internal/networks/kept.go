@@ -1,7 +1,7 @@
 // Keeps listeners and, for each container, the request of its hook, so that the next gate can
 // go on serving the containers.
 
-package gate
+package networks
 
 import (
 	"encoding/json"
@@ -29,7 +29,7 @@ type noKeeper struct{}
 func (noKeeper) Keep(string, *os.File) error { return nil }
 func (noKeeper) Drop(string) error           { return nil }
 
-// IsKept reports whether a file of this name is one for [Gate.Restore].
+// IsKept reports whether a file of this name is one for [Networks.Restore].
 func IsKept(name string) bool {
 	return strings.HasPrefix(name, keptListener) || strings.HasPrefix(name, keptContainer)
 }
@@ -39,9 +39,14 @@ const (
 	keptContainer = "container-"
 )
 
-// nameFor names what is kept for a container. No two lives of it have the same name.
+// nameFor names what is kept for a container. No two lives of it have the same name, and no two
+// listeners of one life.
 func nameFor(what string, r control.Request) string {
-	return what + r.Container + "-" + store.Token(r.Token).Fingerprint()
+	name := what + r.Container + "-" + store.Token(r.Token).Fingerprint()
+	if r.Service != "" {
+		name += "-" + r.Service
+	}
+	return name
 }
 
 // kept is the record of a member that is kept beside its listener.

@@ -1,6 +1,6 @@
 // Notices listeners in containers' networks that another process has ended.
 
-package gate
+package networks
 
 import (
 	"context"

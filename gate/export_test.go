@@ -1,4 +1,0 @@
-package gate
-
-// OwnLines is for tests.
-const OwnLines = ownLines
