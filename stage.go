@@ -130,7 +130,11 @@ func (c *call) do() (err error) {
 		return err
 	}
 
-	c.out, err = c.settings.Prestart(os.Stdin)
+	start := c.settings.Prestart
+	if c.stage == "createRuntime" {
+		start = c.settings.CreateRuntime
+	}
+	c.out, err = start(os.Stdin)
 	if err == nil && c.out.EnvFile != "" {
 		// The token stays valid even if this cannot be printed.
 		fmt.Println(c.out.EnvFile)
@@ -230,7 +234,7 @@ terok-gate-hook is what container runtimes call at the stages of a container's l
   terok-gate-hook [FLAG]... poststop [FLAG]... < state.json      revokes it
   terok-gate-hook [FLAG]... precreate [FLAG]... < config.json    adds pointers to the configuration
 
-createRuntime is another name of prestart.
+createRuntime is prestart for a container that asks for a device: at most once in its life.
 `)
 
 	section := func(title string, wanted func(hook.Flag) bool) {
@@ -245,9 +249,11 @@ createRuntime is another name of prestart.
 
 	section("before the stage, each with an environment variable in its place (TEROK_GATE_TOKEN_FILE and so on)", hook.Flag.Common)
 	for _, stage := range hook.Stages {
-		if stage != "createRuntime" {
-			section("of "+stage, func(f hook.Flag) bool { return f.Of(stage) })
+		if stage == "createRuntime" {
+			section("of createRuntime, beside those of prestart", func(f hook.Flag) bool { return f.Of(stage) && !f.Of("prestart") })
+			continue
 		}
+		section("of "+stage, func(f hook.Flag) bool { return f.Of(stage) })
 	}
 	return text.String()
 }

@@ -105,7 +105,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 		{"an id", func(s map[string]any) { s["id"] = canary }, none,
 			"container state: id is refused: use letters, digits, '_', '.', '-' and '+', a letter, digit or '_' first", fmt.Sprintf("%q", canary)},
 		{"a long id", func(s map[string]any) { s["id"] = strings.Repeat(canary, 20) }, none, "container state: id is refused: longer than 200 bytes", "canary"},
-		{"a pid", func(s map[string]any) { s["pid"] = -4711 }, none, "container state: the pid is negative", "-4711"},
+		{"a pid", func(s map[string]any) { s["pid"] = -4711 }, none, "container state: the pid is negative" + otherKernel, "-4711"},
 		{"a key of a type that it has not", func(s map[string]any) { s["annotations"] = map[string]any{canary: 1} }, none, "container state: not the JSON that it should be", "cannot unmarshal number"},
 		{"a relative bundle", func(s map[string]any) { s["bundle"] = canary }, none, "container state: bundle is not an absolute path", fmt.Sprintf("%q", canary)},
 		{"a bundle that is not there", func(s map[string]any) { s["bundle"] = "/" + canary }, none, "bundle: the directory that the state names has no config.json (crun 1.27 to 1.29.1 names the directory that it was started in)", "/" + canary + "/config.json"},
@@ -161,7 +161,7 @@ func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 		{"a root file system that is not there", func(t *testing.T, c *container) []mount {
 			c.configure(t, func(config map[string]any) { config["root"] = map[string]any{"path": outside} })
 			return nil
-		}, inject + "root file system: no such file or directory", outside},
+		}, inject + "root file system: no such file or directory" + otherKernel, outside},
 		{"a mount label", func(t *testing.T, c *container) []mount {
 			c.configure(t, func(config map[string]any) { config["linux"].(map[string]any)["mountLabel"] = canary })
 			return nil

@@ -15,6 +15,7 @@
 package hook
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -36,6 +37,20 @@ type Outcome struct {
 // for a token, it draws one, puts it into the container and makes it valid. A
 // container without the annotations is left alone.
 func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
+	return s.start(stdin, store.File.IssueTo)
+}
+
+// CreateRuntime is Prestart for the stage at which a device's hook runs (runtime-spec,
+// config.md "createRuntime Hooks"). It refuses a container that has got a token in this life:
+// of two devices, the last one would win otherwise.
+func (s Settings) CreateRuntime(stdin io.Reader) (out Outcome, err error) {
+	return s.start(stdin, store.File.IssueOnceTo)
+}
+
+// issuing issues a token that lives and dies with a process.
+type issuing func(store.File, *store.Pinned, store.Entry) (revoked []store.Entry, err error)
+
+func (s Settings) start(stdin io.Reader, issue issuing) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()
 
 	state, err := readState(stdin, stateLimit)
@@ -50,11 +65,15 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
+	if annotations, err = s.ofDevice(annotations, state.ID); err != nil {
+		return out, err
+	}
 	want, asked, err := s.request(annotations)
 	out.Grant = want.Grant
 	if !asked || err != nil {
 		return out, err
 	}
+	s.WithholdToken = s.WithholdToken && !s.sharesPod(annotations)
 
 	token, err := store.NewToken()
 	if err != nil {
@@ -101,29 +120,27 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 		}
 	}
 
-	out.Revoked, err = s.issue(entry, process)
+	if process == nil {
+		out.Revoked, err = s.Tokens.Issue(entry) // until it is revoked
+	} else {
+		out.Revoked, err = issue(s.Tokens, process, entry)
+	}
 	if err != nil {
 		takeBack()
+		if errors.Is(err, store.ErrIssued) {
+			return out, refused(instead(text(store.ErrIssued.Error())+": ask for one device terok.dev/project, and for other projects by terok.read and terok.write", err))
+		}
 		return out, s.ofTokens("issue the token", err)
 	}
 	out.Token = token
 	return out, nil
 }
 
-// issue makes the token valid for as long as the process lives or, without a process, until
-// it is revoked.
-func (s Settings) issue(entry store.Entry, process *store.Pinned) (revoked []store.Entry, err error) {
-	if process == nil {
-		return s.Tokens.Issue(entry)
-	}
-	return s.Tokens.IssueTo(process, entry)
-}
-
 // Poststop reads the state of a container that has stopped and revokes its tokens. It may
 // run twice, late, or with an empty environment, and needs no annotations.
 func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()
-	state, err := readState(stdin, stoppedLimit)
+	state, err := readStopped(stdin)
 	if err != nil {
 		return out, err
 	}

@@ -187,7 +187,7 @@ func onThreadOfItsOwn(f func() error) error {
 func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, because("root file system", err)
+		return nil, because("root file system", instead(reason(err)+otherKernel, fmt.Errorf("%w%s", err, otherKernel)))
 	}
 	defer root.Close()
 	fail := func(path string, err error) (*os.File, error) {

@@ -51,6 +51,13 @@ type Settings struct {
 	Services      []string
 	AllowServices []string
 
+	// For containers that ask for a device (CDI) instead of annotations: its project, and
+	// whether they must be annotated after all. TaskID has a container without the task's
+	// annotation take the first digits of its id as task.
+	Project   string
+	TaskID    bool
+	Annotated bool
+
 	// Projects is a file with the addresses that projects have elsewhere, which git in a
 	// container finds at the gate. It is empty for none.
 	Projects string
@@ -127,6 +134,13 @@ var Flags = []Flag{
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Projects }},
 	{Name: "env-dir", Usage: "have the env file on the host instead, as `D`/<container id>.env", Path: true,
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
+
+	{Name: "project", Usage: "the project `P` of every container that the hook runs for; an annotation that names another refuses the start",
+		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.Project }},
+	{Name: "task-id", Usage: "without annotation terok.task, take the first 12 digits of the container's id as the task",
+		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.TaskID }},
+	{Name: "annotated", Usage: "refuse a container without annotations terok.project and terok.task",
+		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.Annotated }},
 }
 
 // Common reports whether the flag stands before the command, and applies to all commands.
@@ -134,10 +148,7 @@ func (f Flag) Common() bool { return f.stages == nil }
 
 // Of reports whether the flag stands after this stage, or the attach or forward command.
 func (f Flag) Of(stage string) bool {
-	if stage == "createRuntime" {
-		stage = "prestart"
-	}
-	return slices.Contains(f.stages, stage)
+	return slices.Contains(f.stages, stage) || stage == "createRuntime" && slices.Contains(f.stages, "prestart")
 }
 
 // Switch reports whether the flag takes no value.
@@ -422,6 +433,14 @@ func (s Settings) Check() error {
 	if identity := s.identity(); identity != "" {
 		if _, _, err := splitIdentity(identity); err != nil {
 			return &SettingError{"identity", identity, err}
+		}
+	}
+	if s.Project != "" {
+		if err := store.CheckName(s.Project); err != nil {
+			return &SettingError{"project", s.Project, errors.New("is no name of a project")}
+		}
+		if s.Annotated {
+			return &SettingError{"annotated", "true", errors.New("excludes a project: remove --project")}
 		}
 	}
 	if s.Projects != "" && !filepath.IsAbs(s.Projects) {

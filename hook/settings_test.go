@@ -22,6 +22,7 @@ var all = Settings{
 	GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true,
 	Services: []string{"llm=127.0.0.1:4000"}, AllowServices: []string{"demo=llm"},
 	Identity: new("{task} <{task}@{project}.example>"), Projects: "/srv/desk/projects.json",
+	Project: "demo", TaskID: true, Annotated: true,
 }
 
 func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
@@ -38,7 +39,7 @@ func TestSettingsAreTheArgumentsOfACommand(t *testing.T) {
 		{"prestart", Settings{}, "prestart"},
 		{"precreate", Settings{Identity: new("")}, "precreate --identity "},
 		{"prestart", all, common + "prestart" + ours + token + " --env-dir /srv/env"},
-		{"createRuntime", all, common + "createRuntime" + ours + token + " --env-dir /srv/env"},
+		{"createRuntime", all, common + "createRuntime" + ours + token + " --env-dir /srv/env --project demo --task-id --annotated"},
 		{"precreate", all, common + "precreate" + ours + identity},
 		{"poststop", all, common + "poststop --gate-socket /run/gate/control --env-dir /srv/env"},
 		{"reap", all, common + "reap"},

@@ -25,8 +25,24 @@ const (
 	configLimit  = 16 << 20
 )
 
-// readState reads and checks a state (runtime-spec 1.3, runtime.md "State").
+// readState reads and checks the state of a container that starts (runtime-spec 1.3,
+// runtime.md "State").
 func readState(r io.Reader, limit int64) (specs.State, error) {
+	state, err := readStateOf(r, limit)
+	if err == nil && state.Pid < 0 {
+		err = because("container state", instead("the pid is negative"+otherKernel, fmt.Errorf("pid %d is negative%s", state.Pid, otherKernel)))
+	}
+	return state, err
+}
+
+// readStopped reads and checks the state of a container that has stopped. It has no process,
+// so its pid means nothing: gVisor's runsc writes -1.
+func readStopped(r io.Reader) (specs.State, error) { return readStateOf(r, stoppedLimit) }
+
+// otherKernel is the likely reason if a container has no process of this kernel's.
+const otherKernel = " (runtimes such as runsc of gVisor and Kata, which run containers on another kernel, are not supported: use runc or crun)"
+
+func readStateOf(r io.Reader, limit int64) (specs.State, error) {
 	var state specs.State
 	content, err := readLimited(r, limit)
 	if err != nil {
@@ -42,9 +58,6 @@ func readState(r io.Reader, limit int64) (specs.State, error) {
 
 	if err := checkContainerID(state.ID); err != nil {
 		return specs.State{}, because("container state", err)
-	}
-	if state.Pid < 0 {
-		return state, because("container state", instead("the pid is negative", fmt.Errorf("pid %d is negative", state.Pid)))
 	}
 	return state, nil
 }

@@ -15,6 +15,7 @@ const (
 	spared      // it stays, and the caller is told
 	goes
 	doubtful // it goes if its process is dead, which may not be checked
+	forbids  // it stays, and so does everything else
 )
 
 // edit describes a change.
@@ -29,6 +30,7 @@ type edited struct {
 	content [][]byte // in pieces, most of them parts of the old content; nil if nothing changes
 	gone    []Entry
 	spared  bool // some entry was spared
+	forbid  bool // some entry forbids the change
 }
 
 // looks is how many doubtful processes a change checks. That costs as much as its fsync(2),
@@ -65,6 +67,11 @@ func (e edit) apply(content []byte) (edited, error) {
 		return edited{}, err
 	}
 
+	for _, to := range fates {
+		if to == forbids {
+			return edited{forbid: true}, nil
+		}
+	}
 	for _, at := range inTurn(doubts) {
 		if it := x.item(x.members[at]); it.process.Life() == Dead {
 			fates[at] = goes

@@ -110,16 +110,27 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 //
 // An error before the rename leaves the file as it was. After it only the directory's
 // fsync can fail: the token is then valid, but might not survive a power cut.
-func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil) }
+func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil, goes) }
 
 // IssueTo is Issue for a token that lives and dies with a process. It fails if the process
 // has ended.
 func (f File) IssueTo(process *Pinned, e Entry) (revoked []Entry, err error) {
 	e.Process = &process.Process
-	return f.issue(e, process)
+	return f.issue(e, process, goes)
 }
 
-func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
+// ErrIssued is in the chain of an error of [File.IssueOnceTo] if the process has a token.
+var ErrIssued = errors.New("the container has a token already")
+
+// IssueOnceTo is IssueTo for a process that has no token yet in this container. If it has
+// one, IssueOnceTo returns an error wrapping [ErrIssued] and changes nothing.
+func (f File) IssueOnceTo(process *Pinned, e Entry) (revoked []Entry, err error) {
+	e.Process = &process.Process
+	return f.issue(e, process, forbids)
+}
+
+// issue issues a token. again is the fate of a token of the same container and process.
+func (f File) issue(e Entry, pinned *Pinned, again fate) (revoked []Entry, err error) {
 	if err := e.Token.check(); err != nil {
 		return nil, err
 	}
@@ -137,10 +148,13 @@ func (f File) issue(e Entry, pinned *Pinned) (revoked []Entry, err error) {
 	}
 
 	done, err := f.change(edit{add: &e, pinned: pinned, fate: func(it *item) fate {
-		if e.Container != "" && string(it.container) == e.Container {
-			return goes
+		switch {
+		case e.Container == "" || string(it.container) != e.Container:
+			return it.sweepFate()
+		case e.Process != nil && it.tied && it.process == *e.Process:
+			return again
 		}
-		return it.sweepFate()
+		return goes
 	}})
 	return done.gone, err
 }
@@ -276,6 +290,10 @@ func (f File) change(e edit) (done edited, err error) {
 		made, err := e.apply(file.content)
 		if err != nil {
 			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
+		}
+
+		if made.forbid {
+			return ErrIssued
 		}
 
 		if made.content != nil {

@@ -1,0 +1,62 @@
+// Completes the request of a container that asked for a device (CDI) with what the device
+// stands for.
+
+package hook
+
+import (
+	"fmt"
+	"maps"
+
+	"terok-gate-hook/store"
+)
+
+// ofDevice returns the annotations with the device's project and, with [Settings.TaskID], a
+// task in them. A container that asks for a device needs a gate, so it is refused, not left
+// alone, if the device does not describe it.
+func (s Settings) ofDevice(annotations map[string]string, id string) (map[string]string, error) {
+	project, hasProject := annotations[ProjectAnnotation]
+	task, hasTask := annotations[TaskAnnotation]
+	if s.Annotated && !hasProject && !hasTask {
+		return nil, refused(failure("the device needs annotations " + ProjectAnnotation + " and " + TaskAnnotation + ", and there are none"))
+	}
+	if s.Project == "" {
+		return annotations, nil
+	}
+
+	if hasProject && project != s.Project {
+		return nil, refused(instead("annotation "+ProjectAnnotation+" names another project than the device",
+			fmt.Errorf("annotation %s: %.128q is another project than the device's, %s", ProjectAnnotation, project, s.Project)))
+	}
+	if !hasTask && s.TaskID {
+		const digits = 12 // that engines show
+		task, hasTask = id[:min(digits, len(id))], true
+		if store.CheckName(task) != nil {
+			return nil, refused(failure("the container's id makes no task: annotate the container with " + TaskAnnotation))
+		}
+	}
+
+	asked := maps.Clone(annotations)
+	if asked == nil {
+		asked = map[string]string{}
+	}
+	asked[ProjectAnnotation] = s.Project
+	if hasTask {
+		asked[TaskAnnotation] = task
+	}
+	return asked, nil
+}
+
+// sharesPod reports whether a container that asked for a device is in a pod, whose
+// containers share a network: without a token, the gate could not tell them apart. An
+// author who writes such an annotation has the gate ask for the token, no more.
+func (s Settings) sharesPod(annotations map[string]string) bool {
+	if s.Project == "" && !s.Annotated {
+		return false
+	}
+	for _, pod := range []string{"io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"} { // of containerd; of CRI-O and podman
+		if annotations[pod] != "" {
+			return true
+		}
+	}
+	return false
+}
