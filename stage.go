@@ -184,6 +184,7 @@ func (c *call) record(err error) {
 		lacking.Event, lacking.Error = trail.Lacking, printable.Line(c.stage+": "+c.out.Lacks.Error())
 		c.write(lacking)
 	}
+
 	switch {
 	case errors.Is(err, hook.ErrRefused):
 		event.Event = trail.Refused
@@ -194,6 +195,7 @@ func (c *call) record(err error) {
 	default:
 		return
 	}
+
 	if err != nil {
 		// The log may have details that must not be printed: see hook.Error.
 		event.Error = printable.Line(c.stage + ": " + hook.Detail(err) + hook.WayOut(err))

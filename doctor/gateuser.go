@@ -74,9 +74,16 @@ func (e *examination) gateUser() {
 		return
 	}
 
-	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
-	var closed []string
+	e.cannotRead(account, id, can, elsewhere)
+}
 
+// cannotRead reports why the gate's user cannot read the token file. can asks the kernel as
+// that user.
+func (e *examination) cannotRead(account *user.User, id []uint32, can func(what, path string) bool, elsewhere string) {
+	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
+	directory := filepath.Dir(e.TokenFile)
+
+	var closed []string
 	// Not owner.ClosedTo: can asks the kernel as that user, which counts access control lists too.
 	for above := filepath.Dir(realPath(directory)); above != "/"; above = filepath.Dir(above) {
 		if !can("-x", above) {

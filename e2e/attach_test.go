@@ -180,6 +180,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		if !row.haveOurs(t) {
 			continue
 		}
+
 		t.Run(row.name, func(t *testing.T) {
 			onEngines(t, func(t *testing.T, e *engine) {
 				args := gitter(t, "task", row.args...)

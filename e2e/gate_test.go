@@ -50,6 +50,7 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			row.on(t, func(t *testing.T, e *engine) {
 				testenv.Need(t, "git")
+
 				g := newGate(t, e.tokenFile, "demo", "other")
 				e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, nil)
 

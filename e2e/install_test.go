@@ -52,6 +52,7 @@ func newHome(t *testing.T, e *engine) *home {
 		if h.runtimeDir, err = os.MkdirTemp(testenv.Dir, "r"); err != nil {
 			t.Fatal(err)
 		}
+
 		os.Remove(h.runtimeDir)
 		if err := h.mkdir(h.runtimeDir); err != nil {
 			t.Fatal(err)

@@ -39,6 +39,7 @@ func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 			if row.rootOnly && e.rootless {
 				continue
 			}
+
 			t.Run(row.name, func(t *testing.T) {
 				t.Parallel()
 				own := e.withTokenFile(t, othersTokens).withHooks(t, hookFlags{}, nil)

@@ -44,6 +44,89 @@ for n in range(rounds):
         change(lambda tokens: tokens.pop(token))
 `
 
+// story is the beginning, the middle and the end of a container.
+type story struct {
+	name   string
+	stages []string
+	lives  bool // in the end, with a token
+}
+
+var stories = []story{
+	{"comes and stays", []string{"prestart"}, true},
+	{"comes and goes", []string{"prestart", "poststop"}, false},
+	{"is restarted", []string{"prestart", "poststop", "prestart"}, true},
+	{"goes twice", []string{"prestart", "poststop", "poststop"}, false},
+	{"dies, and poststop does not run", []string{"prestart", "death"}, false},
+	{"dies, and is started again", []string{"prestart", "death", "prestart"}, true},
+	{"is stopped late, when its next life has begun", []string{"prestart", "death", "prestart", "poststop"}, true},
+}
+
+// happens runs the hooks of a container whose story this is, and returns how many.
+func (s story) happens(t *testing.T, w *world, id string, byHand bool) (ran int) {
+	var process *process
+	defer func() {
+		if process != nil {
+			t.Cleanup(process.end)
+		}
+	}()
+
+	for _, stage := range s.stages {
+		if stage == "death" {
+			process.end()
+			continue
+		}
+
+		pid := 0
+		if stage == "prestart" && !byHand {
+			var err error
+			if process, err = asleep(unix.CLONE_NEWNS); err != nil {
+				t.Error(err)
+				return ran
+			}
+			pid = process.pid()
+		}
+
+		if stage == "poststop" && process != nil && s.stages[1] == "poststop" {
+			process.end()
+		}
+
+		ran++
+		p := w.hook(stage, id, pid, "env").waiting(testenv.AWhile) // they may all wait for a slow disk
+		if pid != 0 {
+			p.args = slices.Delete(p.args, slices.Index(p.args, "--env-dir"), slices.Index(p.args, "--env-dir")+2)
+		}
+		if f, err := run(p); err != nil || f.status != 0 || f.stderr != "" {
+			t.Errorf("%s, which %s: %s ends with status %d: %s (%v)", id, s.name, stage, f.status, f.stderr, err)
+		}
+	}
+	return ran
+}
+
+// overAndOver runs each of the functions again and again, until end is called.
+func overAndOver(t *testing.T, does ...func() error) (end func()) {
+	over := make(chan struct{})
+	var all sync.WaitGroup
+	for _, do := range does {
+		all.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				if err := do(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	return func() {
+		close(over)
+		all.Wait()
+	}
+}
+
 // Two hundred containers come and go, all together and in random order, beside a
 // Python writer, a sweep and a reader.
 func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
@@ -59,21 +142,6 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 
-	// The beginning, the middle and the end of each container's story.
-	stories := []struct {
-		name   string
-		stages []string
-		lives  bool // in the end, with a token
-	}{
-		{"comes and stays", []string{"prestart"}, true},
-		{"comes and goes", []string{"prestart", "poststop"}, false},
-		{"is restarted", []string{"prestart", "poststop", "prestart"}, true},
-		{"goes twice", []string{"prestart", "poststop", "poststop"}, false},
-		{"dies, and poststop does not run", []string{"prestart", "death"}, false},
-		{"dies, and is started again", []string{"prestart", "death", "prestart"}, true},
-		{"is stopped late, when its next life has begun", []string{"prestart", "death", "prestart", "poststop"}, true},
-	}
-
 	var lives sync.Map // container to whether it lives in the end
 	var hooks, reads atomic.Int64
 	var all []func()
@@ -83,42 +151,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		lives.Store(id, story.lives)
 		byHand := random.IntN(2) == 0 && !slices.Contains(story.stages, "death")
 		all = append(all, func() {
-			var process *process
-			defer func() {
-				if process != nil {
-					t.Cleanup(process.end)
-				}
-			}()
-
-			for _, stage := range story.stages {
-				if stage == "death" {
-					process.end()
-					continue
-				}
-
-				pid := 0
-				if stage == "prestart" && !byHand {
-					var err error
-					if process, err = asleep(unix.CLONE_NEWNS); err != nil {
-						t.Error(err)
-						return
-					}
-					pid = process.pid()
-				}
-
-				if stage == "poststop" && process != nil && story.stages[1] == "poststop" {
-					process.end()
-				}
-
-				hooks.Add(1)
-				p := w.hook(stage, id, pid, "env").waiting(testenv.AWhile) // they may all wait for a slow disk
-				if pid != 0 {
-					p.args = slices.Delete(p.args, slices.Index(p.args, "--env-dir"), slices.Index(p.args, "--env-dir")+2)
-				}
-				if f, err := run(p); err != nil || f.status != 0 || f.stderr != "" {
-					t.Errorf("%s, which %s: %s ends with status %d: %s (%v)", id, story.name, stage, f.status, f.stderr, err)
-				}
-			}
+			hooks.Add(int64(story.happens(t, w, id, byHand)))
 		})
 	}
 
@@ -131,48 +164,29 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 
-	over := make(chan struct{})
-	var beside sync.WaitGroup
-	until := func(do func() error) {
-		beside.Go(func() {
-			for {
-				select {
-				case <-over:
-					return
-				default:
-				}
-				if err := do(); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-
-	until(func() error { // the reader
+	reader := func() error {
 		reads.Add(1)
 		now, err := w.now()
 		if err == nil && now[foreign] == nil {
 			err = errors.New("the reader misses a token")
 		}
 		return err
-	})
-
-	until(func() error { // the sweep
+	}
+	sweep := func() error {
 		f, err := run(program{args: []string{"--token-file", w.tokens, "reap"}}.waiting(testenv.AWhile))
 		if err == nil && f.status != 0 {
 			err = errors.New(f.stderr)
 		}
 		return err
-	})
+	}
+	endBeside := overAndOver(t, reader, sweep)
 
 	var crowd sync.WaitGroup
 	for _, one := range all {
 		crowd.Go(one)
 	}
 	crowd.Wait()
-	close(over)
-	beside.Wait()
+	endBeside()
 	if t.Failed() {
 		return
 	}

@@ -131,18 +131,9 @@ func durable(f finished, matters bool) (renames int, err error) {
 			return renames, fmt.Errorf("%v does not sync the owner", c)
 		case "renameat", "renameat2":
 			renames++
-			from, to, _ := strings.Cut(c.object, " -> ")
-			if change, ok := dirty[from]; ok {
-				return renames, fmt.Errorf("%v comes without a sync after %v", c, change)
-			}
-
-			written := slices.IndexFunc(f.calls[:i], func(w call) bool { return w.name == "pwritev" && w.object == from })
-			if written < 0 {
-				return renames, fmt.Errorf("%v: %s was not written", c, from)
-			}
-			directory := to[:strings.LastIndexByte(to, '/')]
-			if directory != from[:strings.LastIndexByte(from, '/')] {
-				return renames, fmt.Errorf("%v goes from directory to directory", c)
+			directory, err := renamesWhole(c, f.calls[:i], dirty)
+			if err != nil {
+				return renames, err
 			}
 			directories[directory] = c
 		}
@@ -152,4 +143,23 @@ func durable(f finished, matters bool) (renames int, err error) {
 		return renames, fmt.Errorf("the directory is not synced after %v", directories)
 	}
 	return renames, nil
+}
+
+// renamesWhole returns the directory of a rename. It returns an error if the file was not
+// written before, is not synced, or comes from another directory.
+func renamesWhole(c call, before []call, dirty map[string]call) (directory string, err error) {
+	from, to, _ := strings.Cut(c.object, " -> ")
+	if change, ok := dirty[from]; ok {
+		return "", fmt.Errorf("%v comes without a sync after %v", c, change)
+	}
+
+	written := slices.IndexFunc(before, func(w call) bool { return w.name == "pwritev" && w.object == from })
+	if written < 0 {
+		return "", fmt.Errorf("%v: %s was not written", c, from)
+	}
+	directory = to[:strings.LastIndexByte(to, '/')]
+	if directory != from[:strings.LastIndexByte(from, '/')] {
+		return "", fmt.Errorf("%v goes from directory to directory", c)
+	}
+	return directory, nil
 }

@@ -130,6 +130,7 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 				if met && !replaced {
 					h.startGate(t)
 				}
+
 				if err := h.endsWell(c, f); err != nil {
 					t.Errorf("killed before call %d of them: %v", n, err)
 				}

@@ -151,139 +151,188 @@ type thread struct {
 // endless is a number of calls that only a program without end makes.
 const endless = 10_000
 
-func trace(o order) (f finished, err error) {
+// tracing is one run of a program.
+type tracing struct {
+	order
+	finished
+	leader  int
+	threads map[int]*thread
+	seen    map[call]int
+}
+
+func trace(o order) (finished, error) {
 	files, collect, err := standardFiles(o.program.stdin)
 	if err != nil {
-		return f, err
+		return finished{}, err
 	}
-	process, err := os.StartProcess(o.program.binary(), append([]string{o.program.binary()}, o.program.args...), &os.ProcAttr{
+	process, err := startStopped(o.program, files)
+	if err != nil {
+		return finished{}, err
+	}
+	defer process.Release()
+
+	t := &tracing{order: o, leader: process.Pid, threads: map[int]*thread{}, seen: map[call]int{}}
+	tid, deliver, status := t.leader, 0, unix.WaitStatus(0)
+	for {
+		// ESRCH: killed in the meantime, its end is still to be waited for.
+		if err := unix.PtraceSyscall(tid, deliver); err != nil && err != unix.ESRCH {
+			return t.finished, fmt.Errorf("let thread %d go on: %w", tid, err)
+		}
+
+		if tid, status, err = nextStop(t.leader); err != nil {
+			return t.finished, fmt.Errorf("wait for the program: %w", err)
+		}
+		if !status.Stopped() {
+			err := t.ended(status, collect)
+			return t.finished, err
+		}
+		if deliver, err = t.stopped(tid, status); err != nil {
+			return t.finished, err
+		}
+	}
+}
+
+// startStopped starts a program that stops at its first instruction and is traced.
+func startStopped(p program, files []*os.File) (*os.Process, error) {
+	process, err := os.StartProcess(p.binary(), append([]string{p.binary()}, p.args...), &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true},
 	})
 	for _, file := range files[:1] {
 		file.Close()
 	}
 	if err != nil {
-		return f, err
-	}
-	defer process.Release()
-
-	leader := process.Pid
-	status, err := waitFor(leader, unix.WALL)
-	if err != nil {
-		return f, err
-	}
-	if !status.Stopped() {
-		return f, fmt.Errorf("the program is not stopped at its start: %#x", status)
+		return nil, err
 	}
 
+	status, err := waitFor(process.Pid, unix.WALL)
+	if err == nil && !status.Stopped() {
+		err = fmt.Errorf("the program is not stopped at its start: %#x", status)
+	}
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
-	if err := unix.PtraceSetOptions(leader, options); err != nil {
-		return f, fmt.Errorf("trace: %w", err)
-	}
-
-	threads := map[int]*thread{}
-	seen := map[call]int{}
-	tid, deliver := leader, 0
-	for {
-		// ESRCH: killed in the meantime, its end is still to be waited for.
-		if err := unix.PtraceSyscall(tid, deliver); err != nil && err != unix.ESRCH {
-			return f, fmt.Errorf("let thread %d go on: %w", tid, err)
-		}
-
-		if tid, status, err = nextStop(leader); err != nil {
-			return f, fmt.Errorf("wait for the program: %w", err)
-		}
-		if !status.Stopped() {
-			f.status = status.ExitStatus() // -1 if it was ended by a signal
-			if status.Signaled() && status.Signal() != unix.SIGKILL {
-				return f, fmt.Errorf("the program was ended by %v", status.Signal())
-			}
-			f.stdout, f.stderr, err = collect()
-			if len(f.calls) >= endless {
-				err = fmt.Errorf("it made %d system calls and would have gone on, the last one is %v", len(f.calls), f.calls[len(f.calls)-1])
-			}
-			return f, err
-		}
-
-		deliver = 0
-		th := threads[tid]
-		if th == nil {
-			th = &thread{current: -1}
-			threads[tid] = th
-			if status.StopSignal() == unix.SIGSTOP {
-				continue // every new thread begins with one
-			}
-		}
-
-		switch sig := status.StopSignal(); {
-		case sig == unix.SIGTRAP && status.TrapCause() > 0:
-			continue // clone(2)
-		case sig != unix.SIGTRAP|0x80:
-			deliver = int(sig) // the Go runtime's own
-			continue
-		}
-
-		info, err := syscallInfo(tid)
-		if err == unix.ESRCH {
-			continue
-		}
-		if err != nil {
-			return f, fmt.Errorf("look at a system call: %w", err)
-		}
-
-		var strike fault
-		switch info.op {
-		case unix.PTRACE_SYSCALL_INFO_ENTRY:
-			if isLocal[uintptr(info.nr())] {
-				continue
-			}
-			c := describe(o.base, leader, tid, info.nr(), info.args())
-			if c.object == "anon_inode:[eventfd]" {
-				continue // the Go runtime's, to wake its own threads
-			}
-
-			seen[c]++
-			c.n = seen[c]
-			th.current = len(f.calls)
-			if f.calls = append(f.calls, c); len(f.calls) == endless {
-				unix.Kill(leader, unix.SIGKILL)
-			}
-			f.result = append(f.result, 0)
-
-			strike = o.at(c, before, 0)
-			if strike != (fault{}) {
-				if err := skipCall(tid); err != nil && err != unix.ESRCH {
-					return f, fmt.Errorf("skip a system call: %w", err)
-				}
-			}
-			th.fail = strike.fail
-		case unix.PTRACE_SYSCALL_INFO_EXIT:
-			if th.current < 0 {
-				continue
-			}
-			c := f.calls[th.current]
-			if th.fail == 0 {
-				if rval := info.rval(); rval < 0 && rval > -4096 {
-					f.result[th.current] = unix.Errno(-rval)
-				}
-				strike = o.at(c, after, f.result[th.current])
-				th.fail = strike.fail
-			}
-			if th.fail != 0 {
-				f.result[th.current] = th.fail
-				if err := setResult(tid, th.fail); err != nil && err != unix.ESRCH {
-					return f, fmt.Errorf("fail a system call: %w", err)
-				}
-			}
-			th.current, th.fail = -1, 0
-		}
-
-		if strike.kill {
-			if err := unix.Kill(leader, unix.SIGKILL); err != nil {
-				return f, fmt.Errorf("kill the program: %w", err)
-			}
+	if err == nil {
+		if err = unix.PtraceSetOptions(process.Pid, options); err != nil {
+			err = fmt.Errorf("trace: %w", err)
 		}
 	}
+	if err != nil {
+		process.Release()
+		return nil, err
+	}
+	return process, nil
+}
+
+// ended records how the program ended and what it printed.
+func (t *tracing) ended(status unix.WaitStatus, collect func() (stdout, stderr string, err error)) (err error) {
+	t.status = status.ExitStatus() // -1 if it was ended by a signal
+	if status.Signaled() && status.Signal() != unix.SIGKILL {
+		return fmt.Errorf("the program was ended by %v", status.Signal())
+	}
+
+	t.stdout, t.stderr, err = collect()
+	if len(t.calls) >= endless {
+		err = fmt.Errorf("it made %d system calls and would have gone on, the last one is %v", len(t.calls), t.calls[len(t.calls)-1])
+	}
+	return err
+}
+
+// stopped records the call that a thread has stopped at, strikes if that is wanted, and
+// returns the signal to deliver to the thread, or 0.
+func (t *tracing) stopped(tid int, status unix.WaitStatus) (deliver int, err error) {
+	th := t.threads[tid]
+	if th == nil {
+		th = &thread{current: -1}
+		t.threads[tid] = th
+		if status.StopSignal() == unix.SIGSTOP {
+			return 0, nil // every new thread begins with one
+		}
+	}
+
+	switch sig := status.StopSignal(); {
+	case sig == unix.SIGTRAP && status.TrapCause() > 0:
+		return 0, nil // clone(2)
+	case sig != unix.SIGTRAP|0x80:
+		return int(sig), nil // the Go runtime's own
+	}
+
+	info, err := syscallInfo(tid)
+	if err == unix.ESRCH {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at a system call: %w", err)
+	}
+
+	var strike fault
+	switch info.op {
+	case unix.PTRACE_SYSCALL_INFO_ENTRY:
+		strike, err = t.enters(tid, th, info)
+	case unix.PTRACE_SYSCALL_INFO_EXIT:
+		strike, err = t.leaves(tid, th, info)
+	}
+	if err != nil {
+		return 0, err
+	}
+
+	if strike.kill {
+		if err := unix.Kill(t.leader, unix.SIGKILL); err != nil {
+			return 0, fmt.Errorf("kill the program: %w", err)
+		}
+	}
+	return 0, nil
+}
+
+// enters records a call that a thread is about to make, and has it skipped if it is to fail.
+func (t *tracing) enters(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
+	if isLocal[uintptr(info.nr())] {
+		return fault{}, nil
+	}
+	c := describe(t.base, t.leader, tid, info.nr(), info.args())
+	if c.object == "anon_inode:[eventfd]" {
+		return fault{}, nil // the Go runtime's, to wake its own threads
+	}
+
+	t.seen[c]++
+	c.n = t.seen[c]
+	th.current = len(t.calls)
+	if t.calls = append(t.calls, c); len(t.calls) == endless {
+		unix.Kill(t.leader, unix.SIGKILL)
+	}
+	t.result = append(t.result, 0)
+
+	strike = t.at(c, before, 0)
+	if strike != (fault{}) {
+		if err := skipCall(tid); err != nil && err != unix.ESRCH {
+			return fault{}, fmt.Errorf("skip a system call: %w", err)
+		}
+	}
+	th.fail = strike.fail
+	return strike, nil
+}
+
+// leaves records what a thread's call has returned, and has it return an error if it is to
+// fail.
+func (t *tracing) leaves(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
+	if th.current < 0 {
+		return fault{}, nil
+	}
+
+	c := t.calls[th.current]
+	if th.fail == 0 {
+		if rval := info.rval(); rval < 0 && rval > -4096 {
+			t.result[th.current] = unix.Errno(-rval)
+		}
+		strike = t.at(c, after, t.result[th.current])
+		th.fail = strike.fail
+	}
+
+	if th.fail != 0 {
+		t.result[th.current] = th.fail
+		if err := setResult(tid, th.fail); err != nil && err != unix.ESRCH {
+			return fault{}, fmt.Errorf("fail a system call: %w", err)
+		}
+	}
+	th.current, th.fail = -1, 0
+	return strike, nil
 }
 
 func waitFor(pid, options int) (status unix.WaitStatus, err error) {

@@ -172,6 +172,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 			var allowed []string
 			for _, kind := range anything {
 				each := []string{"main:refs/heads/" + kind + "created", "main:" + kind + "moved", "+main~2:" + kind + "forced", ":" + kind + "deleted"}
+
 				if slices.Contains(pushes, kind) && c.appends() {
 					allowed = append(allowed, each[:2]...)
 					for i, name := range []string{"forced", "deleted"} {
@@ -187,6 +188,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 					refuse(kind+name, each[i])
 				}
 			}
+
 			if pushes != nil && len(pushes) < len(anything) {
 				refuse("main", append(allowed, "+main~1:main")...)
 			}

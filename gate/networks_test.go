@@ -470,6 +470,7 @@ func TestMessagesThatNoHookSendsAreRefused(t *testing.T) {
 			conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: hook.GateSocket, Net: "unixpacket"})
 			must(t, err)
 			defer conn.Close()
+
 			var rights []byte
 			if s := row.socket(t); s >= 0 {
 				rights = unix.UnixRights(s)

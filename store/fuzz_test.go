@@ -169,11 +169,13 @@ func FuzzCanonicalForm(f *testing.F) {
 			if err := json.Unmarshal(it.limited, &want); err != nil {
 				t.Fatal(err)
 			}
+
 			project, limits, also, ok := parseLimited(it.limited)
 			if diff := cmp.Diff(&want, limits.of(project, also)); !ok || diff != "" {
 				t.Fatalf("%q (-plain +canonical):\n%s", it.limited, diff)
 			}
 		}
+
 		// Revoking a token removes its entry and changes no other.
 		for at := range canonical {
 			token := canonical[at].token

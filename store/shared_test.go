@@ -165,10 +165,12 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 				t.Errorf("a reader: %v", err)
 				return
 			}
+
 			if len(entries) != last {
 				last = len(entries)
 				versions++
 			}
+
 			select {
 			case <-stop:
 				return

@@ -65,6 +65,7 @@ func TestGateStories(t *testing.T) {
 				_, err := tokens(ts).RevokeTokenForTask(args[0], "1")
 				ts.Check(err)
 			},
+
 			"reached": func(ts *testscript.TestScript, _ bool, _ []string) {
 				if !testenv.Wait(func() bool {
 					conn, err := net.Dial("tcp", ts.Getenv("ADDRESS"))
@@ -87,6 +88,7 @@ func TestGateStories(t *testing.T) {
 					ts.Fatalf("no gate listens to hooks")
 				}
 			},
+
 			"get": func(ts *testscript.TestScript, _ bool, args []string) {
 				conn, err := net.Dial("unix", ts.MkAbs(args[1]))
 				ts.Check(err)

@@ -47,6 +47,7 @@ func listen(c *cli.Context) (p places, err error) {
 			p.clients = append(p.clients, l)
 		}
 	}
+
 	for _, address := range c.StringSlice("listen") {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
@@ -61,6 +62,7 @@ func listen(c *cli.Context) (p places, err error) {
 		}
 		p.clients = append(p.clients, l)
 	}
+
 	at := c.String("control")
 	if at == "" && len(p.clients)+len(p.hooks) == 0 {
 		at = control.DefaultSocket()

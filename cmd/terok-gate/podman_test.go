@@ -24,6 +24,7 @@ func podmanStandIn() {
 		config := cmp.Or(os.Getenv("XDG_CONFIG_HOME"), os.Getenv("HOME")+"/.config")
 		conf, _ := os.ReadFile(config + "/containers/containers.conf.d/99-terok-gate.conf")
 		dirs := []string{"/usr/share/containers/oci/hooks.d"}
+
 		for _, quoted := range regexp.MustCompile(`"[^"]*"`).FindAllString(string(conf), -1) {
 			dirs = append(dirs, strings.Trim(quoted, `"`))
 		}

@@ -46,16 +46,7 @@ func reap(c *cli.Context) error {
 		}
 		return printTable(os.Stdout, tokens)
 	case c.Bool("watch"):
-		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
-			recordAll(c, trail.Swept, revoked)
-			if err != nil {
-				err = fmt.Errorf("reap: %w", err)
-				record(c.String("log-file"), trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
-				printError(err)
-			}
-		})
+		return reapAndWatch(c, file)
 	}
 
 	revoked, err := file.Sweep()
@@ -65,4 +56,18 @@ func reap(c *cli.Context) error {
 	}
 	fmt.Printf("revoked %d\n", len(revoked))
 	return nil
+}
+
+// reapAndWatch sweeps until it is told to stop, and records what it revokes and what fails.
+func reapAndWatch(c *cli.Context, file store.File) error {
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
+		recordAll(c, trail.Swept, revoked)
+		if err != nil {
+			err = fmt.Errorf("reap: %w", err)
+			record(c.String("log-file"), trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+			printError(err)
+		}
+	})
 }

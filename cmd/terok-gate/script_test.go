@@ -56,9 +56,11 @@ func TestStories(t *testing.T) {
 			env.Values["endings"] = endings{}
 			return os.Chmod(env.WorkDir, 0o755)
 		},
+
 		Condition: func(condition string) (bool, error) {
 			var holds bool
 			var otherwise string // why there is no more of the story
+
 			switch condition {
 			case "root":
 				holds, otherwise = os.Geteuid() == 0, testenv.OnlyRoot
