@@ -1,4 +1,4 @@
-// Filling a repository that is new.
+// Filling a repository that is new, and having one that is not come from elsewhere.
 
 package desk
 
@@ -50,4 +50,29 @@ func (d *Desk) Filled(ctx context.Context, path string) error {
 	}
 	d.Gate.Path = path
 	return finish(d.local(ctx, "config", gateKey, path))
+}
+
+// Adopt fetches what upstream has, for a repository that had no source or another one. What
+// that one had last is no record of this one's: the next sync deletes and forces nothing for it.
+func (d *Desk) Adopt(ctx context.Context) error {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	known, err := d.refs(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := d.fetchOrigin(ctx, known); err != nil {
+		return err
+	}
+
+	var commands strings.Builder
+	for name, id := range known {
+		if strings.HasPrefix(name, lastPrefix) {
+			commands.WriteString(command(name, id, ""))
+		}
+	}
+	return d.update(ctx, commands.String())
 }

@@ -3,6 +3,7 @@
 package desk
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -15,17 +16,19 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// Offer is a commit of the gate's that could go to a branch of upstream's. What it shows is
-// of this very commit, which is pushed or nothing is.
+// Offer is a commit of the gate's that could go to a branch or tag of upstream's. What it shows
+// is of this very commit, which is pushed or nothing is.
 type Offer struct {
 	Ref    string // of the gate's
+	Object string // what is pushed: the commit, or an annotated tag of it
 	Commit string
-	To     string // upstream's branch
+	To     string // upstream's branch or tag
 	Old    string // what that is now; "" if it is not there
 	Ahead  int    // commits that go there, or that upstream's default branch lacks
 	Behind int    // commits of upstream's branch that would go; only force takes them
 
 	desk *Desk
+	at   string // what the gate's ref is
 	base string // the commit that it is compared with; "" for none
 }
 
@@ -33,15 +36,16 @@ type Offer struct {
 var (
 	ErrNothing = errors.New("upstream has it already")
 	ErrBehind  = errors.New("upstream has commits that would go")
-	ErrMoved   = errors.New("the branch has moved since it was shown")
+	ErrTag     = errors.New("upstream has another tag of that name")
+	ErrMoved   = errors.New("it has moved since it was shown")
 )
 
-// Offer looks at a branch of the gate's, and at upstream's branch that it could go to. Both
-// are full ref names.
+// Offer looks at a branch or tag of the gate's, and at upstream's that it could go to. Both are
+// full ref names.
 func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	for _, name := range []string{ref, to} {
-		if !strings.HasPrefix(name, heads) || checkRef(name) != nil {
-			return nil, fmt.Errorf("%q is no branch", name)
+		if !strings.HasPrefix(name, heads) && !isTag(name) || checkRef(name) != nil {
+			return nil, fmt.Errorf("%q is no branch and no tag", name)
 		}
 	}
 	unlock, err := d.lock(ctx)
@@ -54,14 +58,32 @@ func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	offer := &Offer{Ref: ref, Commit: gate[ref], To: to, Old: o.refs[to], desk: d, base: o.refs[o.base(to)]}
-	if offer.Commit == "" {
-		return nil, fmt.Errorf("the gate has no branch %s", ShortRef(ref))
+	base := o.base(to)
+	if isTag(to) {
+		base = o.head
 	}
-	if is, err := d.isCommit(ctx, offer.Commit); err != nil || !is {
+	offer := &Offer{Ref: ref, Object: gate[ref], at: gate[ref], To: to, Old: o.refs[to], desk: d, base: o.refs[base]}
+	if offer.Object == "" {
+		return nil, fmt.Errorf("the gate has no %s", KindAndName(ref))
+	}
+	offer.Commit, err = output(d.local(ctx, "rev-parse", "--verify", "--quiet", offer.Object+"^{commit}"))
+	if err != nil || !isTag(ref) && offer.Object != offer.Commit {
 		return nil, errors.Join(fmt.Errorf("%s of the gate's is no commit", ref), err)
 	}
+	if !isTag(to) {
+		offer.Object = offer.Commit
+	}
 	return offer, offer.measure(ctx)
+}
+
+func isTag(ref string) bool { return strings.HasPrefix(ref, tags) }
+
+// KindAndName returns what people call a branch or tag.
+func KindAndName(ref string) string {
+	if isTag(ref) {
+		return "tag " + strings.TrimPrefix(ref, tags)
+	}
+	return "branch " + ShortRef(ref)
 }
 
 // measure counts what would come and go.
@@ -72,16 +94,36 @@ func (o *Offer) measure(ctx context.Context) (err error) {
 	}
 	behind := 0
 	o.Ahead, behind, err = o.desk.apart(ctx, o.Commit, o.base)
-	if o.Old != "" {
+	if o.Old != "" && !isTag(o.To) {
 		o.Behind = behind
 	}
 	return err
 }
 
-// Log writes the commits that upstream lacks. Nothing that they say reaches a terminal
-// other than as text.
-func (o *Offer) Log(ctx context.Context, w io.Writer) error {
-	return o.log(ctx, w, o.Commit, o.base)
+// Takes reports whether something of upstream's would go, which only force does.
+func (o *Offer) Takes() bool {
+	return o.Behind > 0 || isTag(o.To) && o.Old != "" && o.Old != o.Object
+}
+
+// Log writes the commits that upstream lacks, after the annotated tag if that is pushed.
+// Nothing that they say reaches a terminal other than as text. What pushed says of a commit,
+// if it says anything, is a line of its own.
+func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string) string) error {
+	for object := o.Object; object != o.Commit; {
+		text, err := output(o.desk.local(ctx, "cat-file", "tag", object))
+		if err != nil {
+			return err
+		}
+		indented := strings.ReplaceAll(text, "\n", "\n    ")
+		if _, err := fmt.Fprintf(printable.Writer(w), "tag %s\n    %s\n\n", object, indented); err != nil {
+			return err
+		}
+		if _, err := fmt.Sscanf(text, "object %s", &object); err != nil { // which may be a tag, too
+			return fmt.Errorf("read the tag: %w", err)
+		}
+	}
+	lines := &pushedLines{w: w, pushed: pushed}
+	return errors.Join(o.log(ctx, lines, o.Commit, o.base), lines.flush())
 }
 
 // Lost writes the commits of upstream's branch that would go.
@@ -103,22 +145,73 @@ func (o *Offer) log(ctx context.Context, w io.Writer, tip, without string) error
 	return copyTo(printable.Writer(w), o.desk.local(ctx, append(args, "--")...))
 }
 
+// pushedLines adds a line after each that begins a commit. No other line of a log begins so:
+// what commits say is indented.
+type pushedLines struct {
+	w      io.Writer
+	pushed func(commit string) string
+	begun  []byte
+}
+
+func (p *pushedLines) Write(text []byte) (int, error) {
+	p.begun = append(p.begun, text...)
+	for {
+		line, rest, whole := bytes.Cut(p.begun, []byte("\n"))
+		if !whole {
+			return len(text), nil
+		}
+		out := append(bytes.Clone(line), '\n')
+		if id, is := strings.CutPrefix(string(line), "commit "); is && isID(id) && p.pushed != nil {
+			if said := p.pushed(id); said != "" {
+				out = append(out, "Pushed: "+printable.Line(said)+"\n"...)
+			}
+		}
+		p.begun = rest
+		if _, err := p.w.Write(out); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (p *pushedLines) flush() error {
+	_, err := p.w.Write(p.begun)
+	return err
+}
+
 // Diff writes what the commit changes, compared with where its history left upstream's. No
 // attribute and no setting keeps anything out of it, and nothing in it reaches a terminal
 // other than as text.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	from := emptyTree(o.desk.format)
-	if o.base != "" {
-		base, err := output(o.desk.local(ctx, "merge-base", o.base, o.Commit))
-		if err != nil && !unrelated(err) {
-			return err
-		}
-		if err == nil {
-			from = base
-		}
+	if bases, err := o.bases(ctx); err != nil {
+		return err
+	} else if len(bases) > 0 {
+		from = bases[0]
 	}
 	return copyTo(printable.Writer(w), o.desk.local(ctx, "diff-tree", "-r", "-p", "--no-color", "--no-ext-diff", "--no-textconv",
 		"--text", "--no-renames", "--ignore-submodules=none", "--full-index", from, o.Commit, "--"))
+}
+
+// bases returns the commits where the history left upstream's, the best one first.
+func (o *Offer) bases(ctx context.Context) ([]string, error) {
+	if o.base == "" {
+		return nil, nil
+	}
+	bases, err := output(o.desk.local(ctx, "merge-base", "--all", o.base, o.Commit))
+	if err != nil && !unrelated(err) {
+		return nil, err
+	}
+	return strings.Fields(bases), nil
+}
+
+// FirstWith returns, of the commits that upstream lacks, which of these tips of the gate's was
+// the first to have it, as an index of tips.
+func (o *Offer) FirstWith(ctx context.Context, tips []string) (map[string]int, error) {
+	bases, err := o.bases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.desk.Gate.firstWith(ctx, tips, bases)
 }
 
 // unrelated reports whether two commits have no history in common: git says nothing, and
@@ -128,15 +221,18 @@ func unrelated(err error) bool {
 	return errors.As(err, &exit) && exit.ExitCode() == 1
 }
 
-// Release pushes the commit to upstream's branch, if the gate's branch and upstream's are
-// still what they were. Commits of upstream's go with force alone. What upstream says goes
+// Release pushes the object to upstream's branch or tag, if that and the gate's are still what
+// they were. Commits and tags of upstream's go with force alone. What upstream says goes
 // to said, as text.
 func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 	d := o.desk
 	switch {
-	case o.Commit == o.Old:
+	case o.Object == o.Old:
 		return ErrNothing
-	case o.Behind > 0 && !force:
+	case !o.Takes() || force:
+	case isTag(o.To):
+		return ErrTag
+	default:
 		return fmt.Errorf("%w: %d of %s", ErrBehind, o.Behind, ShortRef(o.To))
 	}
 	unlock, err := d.lock(ctx)
@@ -149,10 +245,10 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if gate[o.Ref] != o.Commit {
+	if gate[o.Ref] != o.at {
 		return ErrMoved
 	}
-	if o.Behind > 0 {
+	if o.Takes() {
 		if err := d.keepLost(ctx, o); err != nil {
 			return err
 		}
@@ -164,12 +260,12 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 	return d.released(ctx, o)
 }
 
-// push pushes the commit, with a lease on what upstream's branch was when it was judged:
+// push pushes the object, with a lease on what upstream's ref was when it was judged:
 // the lease alone would force.
 func (o *Offer) push(ctx context.Context, said io.Writer) error {
 	return o.desk.speak(ctx, func(address string) *exec.Cmd {
 		cmd := o.desk.operators(ctx, "push", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no", "--no-progress",
-			"--force-with-lease="+o.To+":"+o.Old, "--", address, o.Commit+":"+o.To)
+			"--force-with-lease="+o.To+":"+o.Old, "--", address, o.Object+":"+o.To)
 		cmd.Stderr = printable.Writer(said)
 		return cmd
 	}, "receive-pack")
@@ -205,8 +301,8 @@ func (d *Desk) released(ctx context.Context, o *Offer) error {
 	}
 	var commands string
 	for _, ref := range noted {
-		if known[ref] != o.Commit {
-			commands += command(ref, known[ref], o.Commit)
+		if known[ref] != o.Object {
+			commands += command(ref, known[ref], o.Object)
 		}
 	}
 	return d.update(ctx, commands)

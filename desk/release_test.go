@@ -23,7 +23,7 @@ func (w *world) offer(ref, to string) *Offer {
 func (w *world) shown(o *Offer) string {
 	w.Helper()
 	var out strings.Builder
-	for _, show := range []error{o.Log(w.Context(), &out), o.Diff(w.Context(), &out), o.Lost(w.Context(), &out)} {
+	for _, show := range []error{o.Log(w.Context(), &out, nil), o.Diff(w.Context(), &out), o.Lost(w.Context(), &out)} {
 		if show != nil {
 			w.Fatal(show)
 		}

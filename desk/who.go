@@ -117,3 +117,45 @@ func (g Gate) descendants(ctx context.Context, commit string, tips []string) (ma
 	}
 	return later, lines.Err()
 }
+
+// firstWith returns for each commit in the history of the tips, but not of others, which of the
+// tips is the first to have it.
+func (g Gate) firstWith(ctx context.Context, tips, without []string) (map[string]int, error) {
+	commits, err := g.commits(ctx, tips)
+	if err != nil || len(commits) == 0 {
+		return nil, err
+	}
+	var asked strings.Builder
+	for _, id := range commits {
+		asked.WriteString(id + "\n")
+	}
+	for _, id := range without {
+		asked.WriteString("^" + id + "\n")
+	}
+	walk := g.git(ctx, "rev-list", "--parents", "--stdin")
+	walk.Stdin = strings.NewReader(asked.String())
+	out, err := output(walk)
+	if err != nil {
+		return nil, fmt.Errorf("read the gate's history: %w", err)
+	}
+	parents := map[string][]string{}
+	for line := range strings.Lines(out) {
+		if ids := strings.Fields(line); len(ids) > 0 {
+			parents[ids[0]] = ids[1:]
+		}
+	}
+
+	first := map[string]int{}
+	for i, tip := range tips {
+		for next := []string{commits[tip]}; len(next) > 0; {
+			id := next[len(next)-1]
+			next = next[:len(next)-1]
+			_, seen := first[id]
+			if above, is := parents[id]; is && !seen {
+				first[id] = i
+				next = append(next, above...)
+			}
+		}
+	}
+	return first, nil
+}

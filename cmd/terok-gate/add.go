@@ -31,10 +31,14 @@ func addCommand() *cli.Command {
 
    terok-gate add demo
    terok-gate add demo ~/src/demo
-   terok-gate add demo https://example.com/demo.git`,
+   terok-gate add demo https://example.com/demo.git
+   terok-gate add --source demo git@example.com:demo.git`,
 		Flags: []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
 			Usage: "of a SOURCE that is a clone, copy the branches of its origin as well; where both have one, the clone's own counts",
+		}, &cli.BoolFlag{
+			Name:  "source",
+			Usage: "have a project that exists come from SOURCE from now on, for sync, review and release; copy nothing",
 		}},
 		Action: add,
 	}
@@ -51,6 +55,9 @@ func add(c *cli.Context) (err error) {
 
 	if err := desk.CheckSource(source); err != nil {
 		return misuse.Errorf("SOURCE is refused: %w", err)
+	}
+	if c.Bool("source") {
+		return addSource(c, project, source)
 	}
 	repos, err := reposOf(c)
 	if err != nil {
@@ -77,7 +84,11 @@ func add(c *cli.Context) (err error) {
 
 	final := project + ".git"
 	if _, err := root.Lstat(final); err == nil {
-		return fmt.Errorf("project %s exists already: %s", project, filepath.Join(repos, final))
+		err := fmt.Errorf("project %s exists already: %s", project, filepath.Join(repos, final))
+		if source != "" {
+			err = fmt.Errorf("%w; to have it come from SOURCE from now on: --source", err)
+		}
+		return err
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -131,6 +142,72 @@ func add(c *cli.Context) (err error) {
 	}
 	reportFaults(faultsIn(copied.said))
 	return nil
+}
+
+// addSource has a project that exists come from a source. If that cannot be reached, all stays
+// as it was.
+func addSource(c *cli.Context, project, source string) error {
+	if source == "" || c.Bool("all-branches") {
+		return misuse.Errorf("--source takes PROJECT and SOURCE, and no --all-branches: see terok-gate add --help")
+	}
+	gate, err := gateOf(c, project)
+	if err != nil {
+		return err
+	}
+	if source, err = absoluteSource(source); err != nil {
+		return err
+	}
+	desks, err := desksOf(c)
+	if err != nil {
+		return err
+	}
+	sources, err := desk.Sources(desks)
+	if err != nil {
+		return err
+	}
+
+	if was := sources[project].Source; was != source {
+		if err := adopt(c, desks, project, source, gate, was == ""); err != nil {
+			return fmt.Errorf("reach %s: %w", source, err)
+		}
+	}
+	fmt.Println(printable.Line(project + " comes from " + source))
+	return nil
+}
+
+// adopt has the desk be for the source, and remembers that.
+func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirst bool) (err error) {
+	if isFirst {
+		// What an earlier project of this name had is not this one's.
+		if err := desk.Remove(desks, project); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				_ = desk.Remove(desks, project)
+			}
+		}()
+	}
+	d, err := openDesk(c, desks, project, source, gate)
+	if err != nil {
+		return err
+	}
+	if err := d.Adopt(c.Context); err != nil {
+		return err
+	}
+	return desk.Remember(desks, project, source)
+}
+
+// absoluteSource returns a source that means the same from any directory.
+func absoluteSource(source string) (string, error) {
+	info, err := os.Stat(source)
+	if err == nil && info.IsDir() {
+		return filepath.Abs(source)
+	}
+	if err != nil && !strings.Contains(source, ":") {
+		return "", err // and it is not a URL
+	}
+	return source, nil
 }
 
 // recordAdded writes to the trail that a project was made, and of which commits.

@@ -21,19 +21,21 @@ import (
 func releaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "release",
-		Usage:     "push a branch to the project's source, if you say yes to what it shows",
+		Usage:     "push a branch or tag to the project's source, if you say yes to what it shows",
 		ArgsUsage: "PROJECT BRANCH",
 		Description: `It shows the commits and the changes, asks, and pushes exactly the commit that was shown.
+BRANCH may be a full ref name.
 
    terok-gate release demo agent-1
    terok-gate release --to main demo agent-1
+   terok-gate release demo refs/tags/v1.0
    terok-gate release --yes 3f1c9a0b5d7e2468ace013579bdf02468ace1357 demo agent-1`,
 		Flags: []cli.Flag{
 			reposFlag(), desksFlag(),
-			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH` rather than to one of the same name"},
+			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH`, or full ref name, rather than to one of the same name"},
 			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
 			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "have your desk keep for `T` what --force takes away"},
-			&cli.BoolFlag{Name: "force", Usage: "take commits away from upstream's branch; they are shown, and asked for"},
+			&cli.BoolFlag{Name: "force", Usage: "take commits away from upstream's branch, or move its tag; they are shown, and asked for"},
 		},
 		Action: release,
 	}
@@ -63,19 +65,22 @@ func release(c *cli.Context) error {
 	}
 	err = offer.Release(c.Context, c.Bool("force"), os.Stderr)
 	if errors.Is(err, desk.ErrNothing) {
-		fmt.Println("upstream has it already: " + offer.Commit)
+		fmt.Println("upstream has it already: " + offer.Object)
 		return nil
 	}
 	if errors.Is(err, desk.ErrBehind) {
 		return fmt.Errorf("%w: bring them in with terok-gate sync, or take them away with --force", err)
 	}
+	if errors.Is(err, desk.ErrTag) {
+		return fmt.Errorf("%w: it moves with --force alone", err)
+	}
 	if err != nil {
 		return err
 	}
 	record(c.String("log-file"), trail.Event{
-		Event: trail.Released, Project: project, From: "release", Ref: offer.To, Old: offer.Old, New: offer.Commit,
+		Event: trail.Released, Project: project, From: "release", Ref: offer.To, Old: offer.Old, New: offer.Object,
 	})
-	fmt.Println(printable.Line("released " + offer.Commit + " to " + desk.ShortRef(offer.To)))
+	fmt.Println(printable.Line("released " + offer.Object + " to " + desk.ShortRef(offer.To)))
 	return nil
 }
 
@@ -87,8 +92,8 @@ func isFullID(id string) bool {
 // now.
 func agree(c *cli.Context, offer *desk.Offer) error {
 	if yes := c.String("yes"); yes != "" {
-		if yes != offer.Commit {
-			return fmt.Errorf("branch %s is at %s, which is not the commit that was reviewed", desk.ShortRef(offer.Ref), offer.Commit)
+		if yes != offer.Object {
+			return fmt.Errorf("%s is at %s, which is not the commit that was reviewed", desk.KindAndName(offer.Ref), offer.Object)
 		}
 		return nil
 	}
@@ -99,13 +104,17 @@ func agree(c *cli.Context, offer *desk.Offer) error {
 	if err := askYes(in, fmt.Sprintf("Push %d commits to %s?", offer.Ahead, printable.Line(desk.ShortRef(offer.To)))); err != nil {
 		return err
 	}
-	if offer.Behind == 0 || !c.Bool("force") {
+	if !offer.Takes() || !c.Bool("force") {
 		return nil
 	}
 	if err := offer.Lost(c.Context, os.Stdout); err != nil {
 		return err
 	}
-	return askYes(in, fmt.Sprintf("Take these %d commits away from upstream's %s?", offer.Behind, printable.Line(desk.ShortRef(offer.To))))
+	name := printable.Line(desk.ShortRef(offer.To))
+	if offer.Behind == 0 {
+		return askYes(in, fmt.Sprintf("Move upstream's tag %s, which is %s?", name, offer.Old))
+	}
+	return askYes(in, fmt.Sprintf("Take these %d commits away from upstream's %s?", offer.Behind, name))
 }
 
 var errNotAgreed = errors.New("nothing was pushed: you did not say yes")

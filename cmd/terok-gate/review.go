@@ -129,8 +129,8 @@ func reviewBranch(c *cli.Context, project, branch string) error {
 	return showOffer(c, offer)
 }
 
-// offerOf looks at a branch, and at upstream's that it could go to; "" for one of the same
-// name.
+// offerOf looks at a branch or tag, and at upstream's that it could go to; "" for one of the
+// same name.
 func offerOf(c *cli.Context, project, branch, to string) (*desk.Offer, error) {
 	if to == "" {
 		to = branch
@@ -146,17 +146,41 @@ func offerOf(c *cli.Context, project, branch, to string) (*desk.Offer, error) {
 	return d.Offer(c.Context, refs[0], refs[1])
 }
 
-// showOffer shows what a release would push: the commits, and what they change.
+// showOffer shows what a release would push: the commits with who pushed each, by the trail, and
+// what they change.
 func showOffer(c *cli.Context, offer *desk.Offer) error {
 	out := os.Stdout
-	fmt.Fprintf(out, "commit %s\nbranch %s, %d ahead, %d behind\n", offer.Commit, printable.Line(desk.ShortRef(offer.Ref)), offer.Ahead, offer.Behind)
-	if e := pushes(c, c.Args().First())[offer.Ref]; e.New == offer.Commit && e.Task != "" {
-		fmt.Fprintf(out, "pushed by task %s, container %s, %s\n", printable.Line(e.Task), orDash(e.Container), e.Time.Format(time.RFC3339))
+	if offer.Object != offer.Commit {
+		fmt.Fprintln(out, "tag", offer.Object)
 	}
-	fmt.Fprintln(out)
-	if err := offer.Log(c.Context, out); err != nil {
+	fmt.Fprintf(out, "commit %s\n%s, %d ahead, %d behind\n\n", offer.Commit, printable.Line(desk.KindAndName(offer.Ref)), offer.Ahead, offer.Behind)
+
+	// What cannot be read says nothing.
+	moves, _ := history.Moves(trails(c), c.Args().First())
+	moves = slices.DeleteFunc(moves, func(e trail.Event) bool { return e.New == "" })
+	tips := make([]string, len(moves))
+	for i, e := range moves {
+		tips[i] = e.New
+	}
+	first, _ := offer.FirstWith(c.Context, tips)
+	pushed := func(commit string) string {
+		i, known := first[commit]
+		if !known {
+			return ""
+		}
+		return byWhom(moves[i]) + ", " + moves[i].Time.Format(time.RFC3339)
+	}
+	if err := offer.Log(c.Context, out, pushed); err != nil {
 		return err
 	}
 	fmt.Fprintln(out)
 	return offer.Diff(c.Context, out)
+}
+
+// byWhom names what moved a ref: a container's push, or a command.
+func byWhom(e trail.Event) string {
+	if e.Task == "" {
+		return "by " + e.From
+	}
+	return "by task " + e.Task + ", container " + orDash(e.Container)
 }

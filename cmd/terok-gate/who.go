@@ -135,11 +135,11 @@ func printBrought(c *cli.Context, commit string, e trail.Event) error {
 		return err
 	}
 
-	by := b.By
-	if by == "push" {
-		by = fmt.Sprintf("a push of task %s, container %s", b.Task, orDash(b.Container))
+	how := "came in"
+	if b.By == "push" {
+		how = "pushed"
 	}
-	fmt.Println(printable.Line(fmt.Sprintf("%s came in by %s, to %s, %s", b.Commit, by, desk.ShortRef(b.Ref), b.Time.Format(time.RFC3339))))
+	fmt.Println(printable.Line(fmt.Sprintf("%s: %s %s, to %s, %s", b.Commit, how, byWhom(e), desk.ShortRef(b.Ref), b.Time.Format(time.RFC3339))))
 	return nil
 }
 
