@@ -19,6 +19,7 @@ import (
 // submodule, is reached by ssh, and lib by https.
 type forgeOf struct {
 	account
+	directory string
 	demo, lib string // addresses
 }
 
@@ -54,7 +55,7 @@ func (f forgeOf) at(t *testing.T, script string) string {
 	t.Helper()
 	out, err := f.enter("runuser", "--user", "git", "--", "sh", "-ec", `
 		export HOME=/srv/git GIT_AUTHOR_NAME=upstream GIT_COMMITTER_NAME=upstream EMAIL=upstream@example.com
-		mkdir -p ~/`+f.user+`; cd ~/`+f.user+`
+		mkdir -p ~/`+f.directory+`; cd ~/`+f.directory+`
 		commit() { # REPOSITORY FILE
 			rm -rf work; git clone --quiet $1.git work 2>/dev/null; echo "$2" >work/$2; git -C work add $2
 			git -C work commit --quiet --message "$2"; git -C work push --quiet origin HEAD:main
@@ -66,13 +67,17 @@ func (f forgeOf) at(t *testing.T, script string) string {
 	return strings.TrimSpace(out)
 }
 
-// fill makes the user's repositories at the forge, and has the user's ssh and git know it.
-func (a account) fill(t *testing.T) forgeOf {
+// fill makes the user's repositories in a directory of the forge, anew, and has the user's ssh and
+// git know it.
+func (a account) fill(t *testing.T, directory string) forgeOf {
 	t.Helper()
-	f := forgeOf{a, "git@" + testenv.ForgeName + ":" + a.user + "/demo.git", "https://" + testenv.ForgeName + "/" + a.user + "/lib.git"}
+	f := forgeOf{
+		account: a, directory: directory,
+		demo: "git@" + testenv.ForgeName + ":" + directory + "/demo.git", lib: "https://" + testenv.ForgeName + "/" + directory + "/lib.git",
+	}
 	a.must(t, `mkdir -p -m 700 ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519; git config --global http.sslCAInfo /srv/certificate`)
 	a.machine.must(t, "root", "cat ~"+a.user+"/.ssh/id_ed25519.pub >>/srv/git/.ssh/authorized_keys; chown -R git: /srv/git")
-	f.at(t, `for project in demo lib; do git init --quiet --bare --initial-branch=main $project.git; done
+	f.at(t, `rm -rf demo.git lib.git; for project in demo lib; do git init --quiet --bare --initial-branch=main $project.git; done
 		commit lib lib; commit demo README
 		git -c protocol.file.allow=always -C work submodule --quiet add ../lib.git lib
 		git -C work config --file .gitmodules submodule.lib.url `+f.lib+`
@@ -132,7 +137,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 	for _, a := range []account{root, alice} {
 		t.Run(a.user, func(t *testing.T) {
 			defer m.logIn(t, a.user)()
-			f := a.fill(t)
+			f := a.fill(t, a.user)
 			a.must(t, "terok-gate install --allow-project 'demo*' --allow-read 'lib*'")
 			a.must(t, "terok-gate add demo "+f.demo+"; terok-gate add lib "+f.lib)
 
@@ -192,6 +197,47 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			if n := strings.Count(said, "refused "); n != 2 || strings.Count(said, "\n") != n || strings.Count(said, `project="lib"`) != n {
 				t.Errorf("the gate says %s", said)
 			}
+		})
+	}
+}
+
+// The commands of the README's "Getting started", word for word, with an image of that name and a
+// forge at that address.
+func TestTheReadmesFirstStepsWork(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	testenv.Must(t, err)
+	_, section, _ := strings.Cut(string(readme), "\n## Getting started\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var commands strings.Builder
+	for i, block := range strings.Split(section, "```") {
+		if script, is := strings.CutPrefix(block, "sh\n"); is && i%2 == 1 {
+			commands.WriteString(script)
+		}
+	}
+	_, name, _ := strings.Cut(commands.String(), "image=")
+	name, _, _ = strings.Cut(name, "\n")
+	if !strings.Contains(commands.String(), "terok-gate release ") || name == "" {
+		t.Fatalf("the README's commands are %s", &commands)
+	}
+
+	m := newMachine(t)
+	root, alice := newGateAccounts(t, m)
+	newForge(t, m)
+	m.must(t, "root", "useradd --system --user-group --home-dir /var/lib/terok-gate --shell /usr/sbin/nologin terok-gate")
+	testenv.Must(t, os.WriteFile(m.path("/srv/readme.sh"), []byte(commands.String()), 0o644))
+	// The image has git.
+	m.must(t, "root", `printf '[containers]\nvolumes = ["/usr:/usr:ro", "/lib:/lib:ro", "/lib64:/lib64:ro"]\n' >/etc/containers/containers.conf.d/20-git.conf`)
+	for _, a := range []account{root, alice} {
+		t.Run(a.user, func(t *testing.T) {
+			defer m.logIn(t, a.user)()
+			f := a.fill(t, "you")
+			a.must(t, "podman tag "+image+" "+name)
+			said := a.must(t, `echo y | script --quiet --return --command "sh -exu /srv/readme.sh" /dev/null`)
+			if got := f.at(t, "git -C demo.git log -1 --format='%an: %s' task-1; git -C demo.git branch --list task-2"); got != "1: Note the time" {
+				t.Errorf("the forge has %q: %s", got, said)
+			}
+			f.says(t, "terok-gate review", "task-2")
 		})
 	}
 }
