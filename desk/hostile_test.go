@@ -285,3 +285,49 @@ func TestTheGatesSideRunsAsTheGatesUser(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Guards against: a directory of desks, or one on the way to it, that another user has made
+// first, with a desk whose configuration names a program.
+func TestADeskThatAnotherUserCanChangeIsNotOpened(t *testing.T) {
+	testenv.NeedRoot(t)
+	const other = 65534
+	for name, open := range map[string]func(w *world) error{
+		"another user's":                    func(w *world) error { return os.Chown(w.desks, other, other) },
+		"below another user's":              func(w *world) error { return os.Chown(filepath.Dir(w.desks), other, other) },
+		"one that everybody can write":      func(w *world) error { return os.Chmod(w.desks, 0o777) },
+		"by a symbolic link of another one": func(w *world) error { return linkAs(w.desks, other) },
+	} {
+		w := history(t)
+		w.sync()
+		ran := filepath.Join(t.TempDir(), "ran")
+		w.git("--git-dir", w.open().Path(), "config", "core.sshCommand", "touch "+ran+"; false")
+		if err := open(w); err != nil {
+			t.Fatal(err)
+		}
+
+		s := w.settings()
+		s.Source = "ssh://forge.invalid/demo"
+		d, err := Open(t.Context(), s)
+		if err == nil {
+			_, _ = d.Sync(t.Context())
+			t.Errorf("%s was opened", name)
+		}
+		if err := Remember(w.desks, "demo", "https://forge.invalid/demo"); err == nil {
+			t.Errorf("%s: a source was written there", name)
+		}
+		if _, err := os.Stat(ran); err == nil {
+			t.Errorf("%s: its program ran", name)
+		}
+	}
+}
+
+// linkAs has a user's symbolic link be at the path, to what was there.
+func linkAs(path string, uid int) error {
+	if err := os.Rename(path, path+".real"); err != nil {
+		return err
+	}
+	if err := os.Symlink(path+".real", path); err != nil {
+		return err
+	}
+	return os.Lchown(path, uid, uid)
+}

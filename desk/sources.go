@@ -17,6 +17,9 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+
+	"terok-gate-hook/internal/owner"
+	"terok-gate-hook/store"
 )
 
 // Source is where a project comes from.
@@ -122,7 +125,33 @@ func makeDirectory(directory string) error {
 			return err
 		}
 	}
-	return os.MkdirAll(directory, 0o700)
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		return err
+	}
+	return CheckDirectory(directory)
+}
+
+// CheckDirectory returns an error if a user other than root and the caller can replace a
+// directory of desks, or what is in it: git runs what a desk's configuration names. What is
+// not there yet is not looked at.
+func CheckDirectory(directory string) error {
+	inside, err := store.InUserNamespace()
+	if err != nil {
+		return err
+	}
+	way, err := owner.Way(directory)
+	if err != nil {
+		return err
+	}
+
+	const unmapped = 65534 // the host's root is among them (user_namespaces(7))
+	for _, step := range way {
+		uid := step.UID()
+		if uid != 0 && uid != os.Geteuid() && (uid != unmapped || !inside) || step.IsWorldWritable() {
+			return fmt.Errorf("directory of desks %s: another user can change %s: use one that is yours", directory, step.Path)
+		}
+	}
+	return nil
 }
 
 // replaceFile puts a new file in the place of an old one, so that it outlives a power cut.

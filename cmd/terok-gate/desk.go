@@ -24,8 +24,17 @@ func desksFlag() cli.Flag {
 	}
 }
 
-// desksOf returns the directory of desks that the command line names, or the default.
+// desksOf returns the directory of desks that the command line names, or the default. No
+// other user can change it.
 func desksOf(c *cli.Context) (string, error) {
+	directory, err := desksNamed(c)
+	if err != nil {
+		return "", err
+	}
+	return directory, desk.CheckDirectory(directory)
+}
+
+func desksNamed(c *cli.Context) (string, error) {
 	if dir := c.String("desks"); dir != "" {
 		return filepath.Abs(dir)
 	}
