@@ -331,3 +331,30 @@ func linkAs(path string, uid int) error {
 	}
 	return os.Lchown(path, uid, uid)
 }
+
+// Guards against: a directory with the name of an address, below the one in which the
+// operator runs a command.
+func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
+	w := history(t)
+	w.sync()
+	w.set(w.forge, "refs/heads/main", "b")
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, w.settings().Source), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	w.sync()
+	checkRefs(w, "refs/heads/main", "b", "b", "")
+
+	if !IsDirectory(dir) || !IsDirectory(".") {
+		t.Error("a directory is not one")
+	}
+	for _, address := range []string{"https://git.example/demo", "git.example:demo", "git@git.example:demo/x"} {
+		if err := os.MkdirAll(address, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if IsDirectory(address) || !IsDirectory("./"+address) {
+			t.Errorf("%s is taken for another", address)
+		}
+	}
+}

@@ -5,7 +5,6 @@ package desk
 import (
 	"context"
 	"maps"
-	"os"
 	"os/exec"
 	"strings"
 )
@@ -76,7 +75,7 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 // speak runs a command in the desk that speaks to a service of upstream's git. A directory
 // is served by its owner, who reads it.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
-	if info, err := os.Stat(d.Source); err != nil || !info.IsDir() {
+	if !IsDirectory(d.Source) {
 		return finish(command(d.Source))
 	}
 	served := Repository{Path: d.Source, As: d.SourceAs}

@@ -179,6 +179,18 @@ func replaceFile(path string, text []byte) error {
 	return directory.Sync()
 }
 
+// IsDirectory reports whether a source is a directory. As for git, what has a colon before
+// any slash is an address, even if there is a directory of that name: another user may have
+// made one where the command is run.
+func IsDirectory(source string) bool {
+	before, _, hasColon := strings.Cut(source, ":")
+	if hasColon && !strings.Contains(before, "/") {
+		return false
+	}
+	info, err := os.Stat(source)
+	return err == nil && info.IsDir()
+}
+
 // CheckSource returns an error for an address that holds a secret: it would be written to a
 // file, and printed.
 func CheckSource(source string) error {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
@@ -117,7 +116,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
 	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
-	if info, err := os.Stat(source); err == nil && info.IsDir() {
+	if desk.IsDirectory(source) {
 		reader, err := ownerOfRepository(source)
 		if err != nil {
 			return nil, err
