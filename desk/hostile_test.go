@@ -358,3 +358,38 @@ func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
 		}
 	}
 }
+
+// Guards against: a source that is another user's directory, whose hooks run as the operator
+// at a release. Git itself refuses to push there.
+func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
+	testenv.NeedRoot(t)
+	const other = 65534
+	w := history(t)
+	w.sync()
+	w.set(w.gate, "refs/heads/agent", "x")
+	ran := filepath.Join(t.TempDir(), "ran")
+	hook := filepath.Join(w.forge, "hooks", "pre-receive")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\ntouch "+ran+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(w.forge, other, other); err != nil {
+		t.Fatal(err)
+	}
+
+	s := w.settings()
+	s.Source = w.forge // SourceAs is nil, as for an operator who is not root
+	d, err := Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.Offer(t.Context(), "refs/heads/agent", "refs/heads/agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Release(t.Context(), false, t.Output()); err == nil {
+		t.Error("released to another user's directory")
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("its hook ran")
+	}
+}
