@@ -393,3 +393,24 @@ func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
 		t.Error("its hook ran")
 	}
 }
+
+// Guards against: a merge of two branches that upstream has merged as well, with the content
+// of one of them. Compared with that one it changes nothing, and it undoes the other.
+func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
+	w := history(t)
+	w.commit("one", "a")
+	w.commit("two", "a")
+	w.commit("both", "one", "two")
+	w.set(w.forge, "refs/heads/main", "both")
+	w.sync()
+	for _, keeps := range []string{"one", "two"} {
+		w.named["undo"] = w.git("-C", w.work, "commit-tree", "-m", "merge", "-p", w.id("one"), "-p", w.id("two"), w.id(keeps)+"^{tree}")
+		w.set(w.gate, "refs/heads/agent", "undo")
+
+		shown := w.shown(w.offer("refs/heads/agent", "refs/heads/agent"))
+		undone := map[string]string{"one": "two", "two": "one"}[keeps]
+		if !strings.Contains(shown, "-what "+undone+" has") {
+			t.Errorf("that %s is undone is not shown:\n%s", undone, shown)
+		}
+	}
+}

@@ -103,22 +103,43 @@ func (o *Offer) log(ctx context.Context, w io.Writer, tip, without string) error
 	return copyTo(printable.Writer(w), o.desk.local(ctx, append(args, "--")...))
 }
 
-// Diff writes what the commit changes, compared with where its history left upstream's. No
-// attribute and no setting keeps anything out of it, and nothing in it reaches a terminal
-// other than as text.
+// Diff writes what the commit changes, compared with where its history left upstream's; after
+// a merge of what upstream merged as well that can be several commits, and with one of them
+// alone a merge that undoes the other shows nothing. No attribute and no setting keeps
+// anything out of it, and nothing in it reaches a terminal other than as text.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
-	from := emptyTree(o.desk.format)
-	if o.base != "" {
-		base, err := output(o.desk.local(ctx, "merge-base", o.base, o.Commit))
-		if err != nil && !unrelated(err) {
+	bases, err := o.bases(ctx)
+	if err != nil {
+		return err
+	}
+	w = printable.Writer(w)
+	for _, base := range bases {
+		if len(bases) > 1 {
+			if _, err := fmt.Fprintf(w, "compared with %s\n", base); err != nil {
+				return err
+			}
+		}
+		err := copyTo(w, o.desk.local(ctx, "diff-tree", "-r", "-p", "--no-color", "--no-ext-diff", "--no-textconv",
+			"--text", "--no-renames", "--ignore-submodules=none", "--full-index", base, o.Commit, "--"))
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// bases returns the commits where the history left upstream's, or the empty tree.
+func (o *Offer) bases(ctx context.Context) ([]string, error) {
+	if o.base != "" {
+		bases, err := output(o.desk.local(ctx, "merge-base", "--all", o.base, o.Commit))
 		if err == nil {
-			from = base
+			return strings.Fields(bases), nil
+		}
+		if !unrelated(err) {
+			return nil, err
 		}
 	}
-	return copyTo(printable.Writer(w), o.desk.local(ctx, "diff-tree", "-r", "-p", "--no-color", "--no-ext-diff", "--no-textconv",
-		"--text", "--no-renames", "--ignore-submodules=none", "--full-index", from, o.Commit, "--"))
+	return []string{emptyTree(o.desk.format)}, nil
 }
 
 // unrelated reports whether two commits have no history in common: git says nothing, and
