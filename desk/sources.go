@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -192,14 +191,16 @@ func IsDirectory(source string) bool {
 }
 
 // CheckSource returns an error for an address that holds a secret: it would be written to a
-// file, and printed.
+// file, and printed. It reads the address as git does, which takes much that is no URL.
 func CheckSource(source string) error {
-	u, err := url.Parse(source)
-	if err != nil || u.User == nil || !strings.Contains(source, "://") {
+	before, rest, isURL := strings.Cut(source, "://")
+	if !isURL {
 		return nil
 	}
-	_, hasPassword := u.User.Password()
-	if hasPassword || strings.HasPrefix(u.Scheme, "http") && looksLikeToken(u.User.Username()) {
+	host, _, _ := strings.Cut(rest, "/")
+	at := strings.LastIndexByte(host, '@')
+	user, _, hasPassword := strings.Cut(host[:max(at, 0)], ":")
+	if hasPassword || strings.Contains(strings.ToLower(before), "http") && looksLikeToken(user) {
 		return errors.New("the address holds a password or token: leave it out, and let a credential helper of git's know it, see gitcredentials(7)")
 	}
 	return nil
