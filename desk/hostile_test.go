@@ -285,3 +285,132 @@ func TestTheGatesSideRunsAsTheGatesUser(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Guards against: a directory of desks, or one on the way to it, that another user has made
+// first, with a desk whose configuration names a program.
+func TestADeskThatAnotherUserCanChangeIsNotOpened(t *testing.T) {
+	testenv.NeedRoot(t)
+	const other = 65534
+	for name, open := range map[string]func(w *world) error{
+		"another user's":                    func(w *world) error { return os.Chown(w.desks, other, other) },
+		"below another user's":              func(w *world) error { return os.Chown(filepath.Dir(w.desks), other, other) },
+		"one that everybody can write":      func(w *world) error { return os.Chmod(w.desks, 0o777) },
+		"by a symbolic link of another one": func(w *world) error { return linkAs(w.desks, other) },
+	} {
+		w := history(t)
+		w.sync()
+		ran := filepath.Join(t.TempDir(), "ran")
+		w.git("--git-dir", w.open().Path(), "config", "core.sshCommand", "touch "+ran+"; false")
+		if err := open(w); err != nil {
+			t.Fatal(err)
+		}
+
+		s := w.settings()
+		s.Source = "ssh://forge.invalid/demo"
+		d, err := Open(t.Context(), s)
+		if err == nil {
+			_, _ = d.Sync(t.Context())
+			t.Errorf("%s was opened", name)
+		}
+		if err := Remember(w.desks, "demo", "https://forge.invalid/demo"); err == nil {
+			t.Errorf("%s: a source was written there", name)
+		}
+		if _, err := os.Stat(ran); err == nil {
+			t.Errorf("%s: its program ran", name)
+		}
+	}
+}
+
+// linkAs has a user's symbolic link be at the path, to what was there.
+func linkAs(path string, uid int) error {
+	if err := os.Rename(path, path+".real"); err != nil {
+		return err
+	}
+	if err := os.Symlink(path+".real", path); err != nil {
+		return err
+	}
+	return os.Lchown(path, uid, uid)
+}
+
+// Guards against: a directory with the name of an address, below the one in which the
+// operator runs a command.
+func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
+	w := history(t)
+	w.sync()
+	w.set(w.forge, "refs/heads/main", "b")
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, w.settings().Source), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	w.sync()
+	checkRefs(w, "refs/heads/main", "b", "b", "")
+
+	if !IsDirectory(dir) || !IsDirectory(".") {
+		t.Error("a directory is not one")
+	}
+	for _, address := range []string{"https://git.example/demo", "git.example:demo", "git@git.example:demo/x"} {
+		if err := os.MkdirAll(address, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if IsDirectory(address) || !IsDirectory("./"+address) {
+			t.Errorf("%s is taken for another", address)
+		}
+	}
+}
+
+// Guards against: a source that is another user's directory, whose hooks run as the operator
+// at a release. Git itself refuses to push there.
+func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
+	testenv.NeedRoot(t)
+	const other = 65534
+	w := history(t)
+	w.sync()
+	w.set(w.gate, "refs/heads/agent", "x")
+	ran := filepath.Join(t.TempDir(), "ran")
+	hook := filepath.Join(w.forge, "hooks", "pre-receive")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\ntouch "+ran+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(w.forge, other, other); err != nil {
+		t.Fatal(err)
+	}
+
+	s := w.settings()
+	s.Source = w.forge // SourceAs is nil, as for an operator who is not root
+	d, err := Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.Offer(t.Context(), "refs/heads/agent", "refs/heads/agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Release(t.Context(), false, t.Output()); err == nil {
+		t.Error("released to another user's directory")
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("its hook ran")
+	}
+}
+
+// Guards against: a merge of two branches that upstream has merged as well, with the content
+// of one of them. Compared with that one it changes nothing, and it undoes the other.
+func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
+	w := history(t)
+	w.commit("one", "a")
+	w.commit("two", "a")
+	w.commit("both", "one", "two")
+	w.set(w.forge, "refs/heads/main", "both")
+	w.sync()
+	for _, keeps := range []string{"one", "two"} {
+		w.named["undo"] = w.git("-C", w.work, "commit-tree", "-m", "merge", "-p", w.id("one"), "-p", w.id("two"), w.id(keeps)+"^{tree}")
+		w.set(w.gate, "refs/heads/agent", "undo")
+
+		shown := w.shown(w.offer("refs/heads/agent", "refs/heads/agent"))
+		undone := map[string]string{"one": "two", "two": "one"}[keeps]
+		if !strings.Contains(shown, "-what "+undone+" has") {
+			t.Errorf("that %s is undone is not shown:\n%s", undone, shown)
+		}
+	}
+}

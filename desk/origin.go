@@ -5,7 +5,6 @@ package desk
 import (
 	"context"
 	"maps"
-	"os"
 	"os/exec"
 	"strings"
 )
@@ -74,12 +73,18 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 }
 
 // speak runs a command in the desk that speaks to a service of upstream's git. A directory
-// is served by its owner, who reads it.
+// is served by its owner, who reads it. A push has hooks run there, so git must find that the
+// directory belongs to the user who runs it, or that the operator's configuration trusts it.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
-	if info, err := os.Stat(d.Source); err != nil || !info.IsDir() {
+	pushes := service == "receive-pack"
+	if !IsDirectory(d.Source) || pushes && d.SourceAs == nil {
 		return finish(command(d.Source))
 	}
+
+	settings := []setting{{"receive.autogc", "false"}, {"core.fsync", "objects,derived-metadata,reference"}}
+	if !pushes {
+		settings = append(settings, setting{"safe.directory", "*"})
+	}
 	served := Repository{Path: d.Source, As: d.SourceAs}
-	env := environment([]setting{{"safe.directory", "*"}, {"receive.autogc", "false"}, {"core.fsync", "objects,derived-metadata,reference"}})
-	return connect(command(peerAddress), served.run(ctx, env, service, served.Path))
+	return connect(command(peerAddress), served.run(ctx, environment(settings), service, served.Path))
 }

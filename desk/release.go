@@ -178,18 +178,33 @@ func (p *pushedLines) flush() error {
 	return err
 }
 
-// Diff writes what the commit changes, compared with where its history left upstream's. No
-// attribute and no setting keeps anything out of it, and nothing in it reaches a terminal
-// other than as text.
+// Diff writes what the commit changes, compared with where its history left upstream's; after
+// a merge of what upstream merged as well that can be several commits, and with one of them
+// alone a merge that undoes the other shows nothing. No attribute and no setting keeps
+// anything out of it, and nothing in it reaches a terminal other than as text.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
-	from := emptyTree(o.desk.format)
-	if bases, err := o.bases(ctx); err != nil {
+	bases, err := o.bases(ctx)
+	if err != nil {
 		return err
-	} else if len(bases) > 0 {
-		from = bases[0]
 	}
-	return copyTo(printable.Writer(w), o.desk.local(ctx, "diff-tree", "-r", "-p", "--no-color", "--no-ext-diff", "--no-textconv",
-		"--text", "--no-renames", "--ignore-submodules=none", "--full-index", from, o.Commit, "--"))
+	if len(bases) == 0 {
+		bases = []string{emptyTree(o.desk.format)}
+	}
+
+	w = printable.Writer(w)
+	for _, base := range bases {
+		if len(bases) > 1 {
+			if _, err := fmt.Fprintf(w, "compared with %s\n", base); err != nil {
+				return err
+			}
+		}
+		err := copyTo(w, o.desk.local(ctx, "diff-tree", "-r", "-p", "--no-color", "--no-ext-diff", "--no-textconv",
+			"--text", "--no-renames", "--ignore-submodules=none", "--full-index", base, o.Commit, "--"))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bases returns the commits where the history left upstream's, the best one first.

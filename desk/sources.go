@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +16,9 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+
+	"terok-gate-hook/internal/owner"
+	"terok-gate-hook/store"
 )
 
 // Source is where a project comes from.
@@ -122,7 +124,33 @@ func makeDirectory(directory string) error {
 			return err
 		}
 	}
-	return os.MkdirAll(directory, 0o700)
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		return err
+	}
+	return CheckDirectory(directory)
+}
+
+// CheckDirectory returns an error if a user other than root and the caller can replace a
+// directory of desks, or what is in it: git runs what a desk's configuration names. What is
+// not there yet is not looked at.
+func CheckDirectory(directory string) error {
+	inside, err := store.InUserNamespace()
+	if err != nil {
+		return err
+	}
+	way, err := owner.Way(directory)
+	if err != nil {
+		return err
+	}
+
+	const unmapped = 65534 // the host's root is among them (user_namespaces(7))
+	for _, step := range way {
+		uid := step.UID()
+		if uid != 0 && uid != os.Geteuid() && (uid != unmapped || !inside) || step.IsWorldWritable() {
+			return fmt.Errorf("directory of desks %s: another user can change %s: use one that is yours", directory, step.Path)
+		}
+	}
+	return nil
 }
 
 // replaceFile puts a new file in the place of an old one, so that it outlives a power cut.
@@ -150,15 +178,29 @@ func replaceFile(path string, text []byte) error {
 	return directory.Sync()
 }
 
+// IsDirectory reports whether a source is a directory. As for git, what has a colon before
+// any slash is an address, even if there is a directory of that name: another user may have
+// made one where the command is run.
+func IsDirectory(source string) bool {
+	before, _, hasColon := strings.Cut(source, ":")
+	if hasColon && !strings.Contains(before, "/") {
+		return false
+	}
+	info, err := os.Stat(source)
+	return err == nil && info.IsDir()
+}
+
 // CheckSource returns an error for an address that holds a secret: it would be written to a
-// file, and printed.
+// file, and printed. It reads the address as git does, which takes much that is no URL.
 func CheckSource(source string) error {
-	u, err := url.Parse(source)
-	if err != nil || u.User == nil || !strings.Contains(source, "://") {
+	before, rest, isURL := strings.Cut(source, "://")
+	if !isURL {
 		return nil
 	}
-	_, hasPassword := u.User.Password()
-	if hasPassword || strings.HasPrefix(u.Scheme, "http") && looksLikeToken(u.User.Username()) {
+	host, _, _ := strings.Cut(rest, "/")
+	at := strings.LastIndexByte(host, '@')
+	user, _, hasPassword := strings.Cut(host[:max(at, 0)], ":")
+	if hasPassword || strings.Contains(strings.ToLower(before), "http") && looksLikeToken(user) {
 		return errors.New("the address holds a password or token: leave it out, and let a credential helper of git's know it, see gitcredentials(7)")
 	}
 	return nil

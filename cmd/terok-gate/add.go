@@ -259,12 +259,11 @@ type copying struct {
 // from fetches all branches and tags of the source, and sets HEAD to the branch that it
 // names there.
 func (c *copying) from(source string) error {
-	info, err := os.Stat(source)
-	if err != nil && !strings.Contains(source, ":") {
+	if _, err := os.Stat(source); err != nil && !strings.Contains(source, ":") {
 		return err // and it is not a URL
 	}
 	fetch := c.fromURL
-	if err == nil && info.IsDir() {
+	if desk.IsDirectory(source) {
 		fetch = c.fromDirectory
 	}
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
@@ -24,8 +23,17 @@ func desksFlag() cli.Flag {
 	}
 }
 
-// desksOf returns the directory of desks that the command line names, or the default.
+// desksOf returns the directory of desks that the command line names, or the default. No
+// other user can change it.
 func desksOf(c *cli.Context) (string, error) {
+	directory, err := desksNamed(c)
+	if err != nil {
+		return "", err
+	}
+	return directory, desk.CheckDirectory(directory)
+}
+
+func desksNamed(c *cli.Context) (string, error) {
 	if dir := c.String("desks"); dir != "" {
 		return filepath.Abs(dir)
 	}
@@ -108,7 +116,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
 	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
-	if info, err := os.Stat(source); err == nil && info.IsDir() {
+	if desk.IsDirectory(source) {
 		reader, err := ownerOfRepository(source)
 		if err != nil {
 			return nil, err

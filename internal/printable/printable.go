@@ -16,13 +16,19 @@ import (
 func Line(s string) string {
 	var out strings.Builder
 	for _, r := range s {
-		if unicode.IsPrint(r) {
+		if isVisible(r) {
 			out.WriteRune(r)
 		} else {
-			out.WriteString(strings.Trim(fmt.Sprintf("%q", r), "'"))
+			out.WriteString(strings.Trim(fmt.Sprintf("%+q", r), "'"))
 		}
 	}
 	return out.String()
+}
+
+// isVisible reports whether the character prints. Some that count as letters or marks show
+// nothing: text and programs have been hidden in them.
+func isVisible(r rune) bool {
+	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // JSON returns the JSON text with all characters escaped that do not print. (encoding/json
@@ -30,7 +36,7 @@ func Line(s string) string {
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {
-		if r < 0x80 || unicode.IsPrint(r) {
+		if r < 0x80 || isVisible(r) {
 			out = utf8.AppendRune(out, r)
 			continue
 		}

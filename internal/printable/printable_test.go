@@ -15,6 +15,9 @@ func TestControlCharactersAreEscaped(t *testing.T) {
 		{"its one-character form", "\u009b31m", `\u009b31m`},
 		{"a change of direction", "\u202eomed", `\u202eomed`},
 		{"a character beyond 16 bits that does not print", "\U000e0001", `\U000e0001`},
+		{"a variation selector", "a\ufe0fb\U000e0100", `a\ufe0fb\U000e0100`},
+		{"a letter that shows nothing", "a\u3164b\u115f", `a\u3164b\u115f`},
+		{"a joiner that shows nothing", "a\u034fb", `a\u034fb`},
 		{"a delete", "\x7f", `\x7f`},
 		{"no UTF-8", "a\xffb", "a\ufffdb"},
 	} {

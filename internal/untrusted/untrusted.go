@@ -5,17 +5,23 @@ package untrusted
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // As makes root run the command as another user: in its own session, since a process with
 // root's terminal can type there (TIOCSTI, ioctl_tty(2)); with nothing of root's
-// environment except PATH; and no longer than the caller lives, since the terminal's ^C
-// does not reach it.
+// environment except PATH; with no file that was open when root started us; and no longer
+// than the caller lives, since the terminal's ^C does not reach it.
 func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
+	// Our own files are marked already. (It can do that since Linux 5.11.)
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+
 	cmd.Dir = "/" // the user may not be able to enter ours
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{

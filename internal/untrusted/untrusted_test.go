@@ -2,6 +2,7 @@ package untrusted
 
 import (
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -46,5 +47,26 @@ func TestOutputIsLimited(t *testing.T) {
 	cmd.Stdout = &out
 	if err := cmd.Run(); err == nil || len(out.Bytes()) > 16<<20 {
 		t.Errorf("%v, after %d bytes", err, len(out.Bytes()))
+	}
+}
+
+// Guards against: a file that the shell which started us has open, and that a child gets
+// because nobody marked it to be closed.
+func TestAnotherUsersProgramGetsNoFileThatWasOpenBefore(t *testing.T) {
+	testenv.NeedRoot(t)
+	secret, err := unix.Open("/etc/shadow", unix.O_RDONLY, 0) // without O_CLOEXEC
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(secret)
+
+	cmd := exec.Command("sh", "-c", "ls /proc/self/fd")
+	As(cmd, 1234, 5678)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(strings.Fields(string(out)), strconv.Itoa(secret)) {
+		t.Errorf("it has descriptor %d: %s", secret, out)
 	}
 }
