@@ -3,7 +3,7 @@
 package desk
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 )
@@ -47,8 +47,11 @@ func connect(here, peer *exec.Cmd) error {
 	err = failure(err, said)
 
 	peerErr := failure(peer.Wait(), peerSaid)
-	if err != nil {
-		return errors.Join(err, peerErr)
+	switch {
+	case err != nil && peerErr != nil:
+		return fmt.Errorf("%w; its peer: %w", err, peerErr)
+	case err != nil:
+		return err
 	}
 	return nil // what matters is what git in the desk has received, or was told
 }

@@ -5,19 +5,20 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
 )
 
-// killedSync, in the environment, has the test binary sync and be killed: its value is the
-// desk's settings.
-const killedSync = "TEROK_TEST_KILLED_SYNC"
+// killedAt, in the environment, has the test binary do something and be killed: its value is
+// what, see [killed].
+const killedAt = "TEROK_TEST_KILLED_AT"
 
 func TestMain(m *testing.M) {
-	if settings := os.Getenv(killedSync); settings != "" {
-		os.Exit(syncUntilKilled(settings))
+	if what := os.Getenv(killedAt); what != "" {
+		os.Exit(untilKilled(what))
 	}
 	// Each check runs hundreds of git's processes.
 	if checks := flag.Lookup("rapid.checks"); checks != nil {
@@ -26,23 +27,46 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// syncUntilKilled syncs, with the stand-in for git on the PATH that knows whom to kill.
-func syncUntilKilled(settings string) (status int) {
-	var s Settings
-	err := json.Unmarshal([]byte(settings), &s)
+// killed is what a process does that is killed.
+type killed struct {
+	Settings
+	Do  string // sync, release or restore
+	Ref string // which
+}
+
+// untilKilled does it, with the stand-in for git on the PATH that knows whom to kill.
+func untilKilled(what string) (status int) {
+	var k killed
+	err := json.Unmarshal([]byte(what), &k)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(os.Getenv("STANDIN"), "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
 	}
-	var d *Desk
 	if err == nil {
-		d, err = Open(context.Background(), s)
-	}
-	if err == nil {
-		_, err = d.Sync(context.Background())
+		err = k.do(context.Background())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+func (k killed) do(ctx context.Context) error {
+	if k.Do == "restore" {
+		_, err := k.Gate.Restore(ctx, k.Ref)
+		return err
+	}
+	d, err := Open(ctx, k.Settings)
+	if err != nil {
+		return err
+	}
+	if k.Do == "sync" {
+		_, err = d.Sync(ctx)
+		return err
+	}
+	o, err := d.Offer(ctx, k.Ref, k.Ref)
+	if err != nil {
+		return err
+	}
+	return o.Release(ctx, true, io.Discard)
 }

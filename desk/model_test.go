@@ -221,21 +221,7 @@ func (m *model) release(rt *rapid.T, ref string, force bool) {
 // Each ref is where it was, or where it was to go.
 func (m *model) killedSync(standIn string, n int) {
 	m.Helper()
-	settings, err := json.Marshal(m.settings())
-	if err != nil {
-		m.Fatal(err)
-	}
-	for file, content := range map[string]string{"count": "", "limit": fmt.Sprint(n)} {
-		if err := os.WriteFile(filepath.Join(standIn, file), []byte(content), 0o600); err != nil {
-			m.Fatal(err)
-		}
-	}
-	sync := testenv.Again()
-	sync.Env = append(sync.Env, killedSync+"="+string(settings), "STANDIN="+standIn, "PATH="+standIn+":"+os.Getenv("PATH"))
-	out, err := sync.CombinedOutput()
-	if exit := new(exec.ExitError); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != -1) {
-		m.Fatalf("%v: %s", err, out)
-	}
+	m.killedAt(standIn, n, killed{Settings: m.settings(), Do: "sync"})
 
 	m.nothingLost()
 	after := model{forge: m.forge, gate: map[string]string{}, last: map[string]string{}}
@@ -246,6 +232,28 @@ func (m *model) killedSync(standIn string, n int) {
 			m.Errorf("a sync was killed, and %s is %q: neither %q nor %q", ref, got, m.gate[ref], after.gate[ref])
 		}
 	}
+}
+
+// killedAt does something in a process that is killed when it starts its nth process of git's,
+// and reports whether it was: it may have been done before.
+func (w *world) killedAt(standIn string, n int, what killed) bool {
+	w.Helper()
+	text, err := json.Marshal(what)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for file, content := range map[string]string{"count": "", "limit": fmt.Sprint(n)} {
+		if err := os.WriteFile(filepath.Join(standIn, file), []byte(content), 0o600); err != nil {
+			w.Fatal(err)
+		}
+	}
+	run := testenv.Again()
+	run.Env = append(run.Env, killedAt+"="+string(text), "STANDIN="+standIn, "PATH="+standIn+":"+os.Getenv("PATH"))
+	out, err := run.CombinedOutput()
+	if exit := new(exec.ExitError); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != -1) {
+		w.Fatalf("%v: %s", err, out)
+	}
+	return err != nil
 }
 
 // gitThatKills returns a directory with a stand-in for git, which counts how often it is

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/store"
@@ -37,16 +39,31 @@ type Source struct {
 func SourcesFile(directory string) string { return filepath.Join(directory, "projects.json") }
 
 // Sources returns the sources of all projects that have one. If the file is not there, no
-// project has.
+// project has. A file that another user than root can change is refused: git goes where it says,
+// with the operator's keys.
 func Sources(directory string) (map[string]Source, error) {
 	path := SourcesFile(directory)
-	text, err := os.ReadFile(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]Source{}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer file.Close()
+
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if uid := owner.UID(info); !info.Mode().IsRegular() || uid != 0 && uid != os.Geteuid() || info.Mode()&0o022 != 0 {
+		return nil, fmt.Errorf("%s: is no file that only you can change: user %d's, mode %s", path, uid, info.Mode())
+	}
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return nil, err
+	}
+
 	all := map[string]Source{}
 	if err := json.Unmarshal(text, &all); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

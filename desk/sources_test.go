@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -129,5 +130,38 @@ func TestOtherUsersMayPassWhatRootMakesAboveTheDesks(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v", path, info.Mode(), err)
 		}
+	}
+}
+
+func TestSourcesThatAreBrokenOrAnotherUsersAreRefusedAndStay(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"broken":         func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) },
+		"a link":         func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink(path+"2", path)) },
+		"a directory":    func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+		"others' also":   func(path string) error { return os.Chmod(path, 0o666) },
+		"another user's": func(path string) error { return os.Chown(path, 1234, -1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "another user's" {
+				testenv.NeedRoot(t)
+			}
+			dir := t.TempDir()
+			if err := Remember(dir, "demo", "https://example.com/demo"); err != nil {
+				t.Fatal(err)
+			}
+			if err := spoil(SourcesFile(dir)); err != nil {
+				t.Fatal(err)
+			}
+			before, _ := os.ReadFile(SourcesFile(dir))
+			if all, err := Sources(dir); err == nil {
+				t.Errorf("it says %v", all)
+			}
+			if err := Remember(dir, "other", "https://example.com/other"); err == nil {
+				t.Error("it was changed")
+			}
+			if after, _ := os.ReadFile(SourcesFile(dir)); string(after) != string(before) {
+				t.Errorf("it is now %s", after)
+			}
+		})
 	}
 }

@@ -63,6 +63,13 @@ func add(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	desks, err := desksOf(c)
+	if err != nil {
+		return err
+	}
+	if _, err := desk.Sources(desks); err != nil {
+		return err // before anything is made, rather than after
+	}
 	place, err := engines.OwnPlace()
 	if err == nil {
 		err = place.MakeRepos(c.Context, repos)
@@ -102,7 +109,7 @@ func add(c *cli.Context) (err error) {
 	}()
 
 	path := filepath.Join(repos, unfinished)
-	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches"), desk: adding{c: c, project: project}}
+	copied := copying{owner: as, repo: path, origins: c.Bool("all-branches"), desk: adding{c: c, desks: desks, project: project}}
 	defer func() {
 		if err != nil {
 			copied.desk.forget()
@@ -121,13 +128,17 @@ func add(c *cli.Context) (err error) {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
 	}
+	resolved, err := filepath.EvalSymlinks(repos)
+	if err != nil {
+		return err
+	}
+	if err = copied.desk.remember(source, filepath.Join(resolved, final)); err != nil {
+		return fmt.Errorf("remember the source: %w", err)
+	}
 	if err = root.Rename(unfinished, final); err != nil {
 		return err
 	}
 	fmt.Println(filepath.Join(repos, final))
-	if err = copied.desk.remember(source, filepath.Join(repos, final)); err != nil {
-		return fmt.Errorf("remember the source: %w", err)
-	}
 	if err := recordAdded(c, project); err != nil {
 		printError(fmt.Errorf("add: %w", err)) // it is added all the same
 	}

@@ -131,23 +131,19 @@ func short(id string) string { return id[:min(12, len(id))] }
 
 // adding is the desk of a project that is being added.
 type adding struct {
-	c       *cli.Context
-	project string
-	desk    *desk.Desk // nil: it has not been needed
+	c              *cli.Context
+	desks, project string
+	desk           *desk.Desk // nil: it has not been needed
 }
 
 // fetch fetches what is at a URL to a desk, and returns what HEAD names there and the desk's
 // directory.
 func (a *adding) fetch(url string, gate desk.Repository) (head, directory string, err error) {
 	if a.desk == nil {
-		desks, err := desksOf(a.c)
-		if err != nil {
+		if err := desk.Remove(a.desks, a.project); err != nil {
 			return "", "", err
 		}
-		if err := desk.Remove(desks, a.project); err != nil {
-			return "", "", err
-		}
-		if a.desk, err = openDesk(a.c, desks, a.project, url, desk.Gate{Repository: gate}); err != nil {
+		if a.desk, err = openDesk(a.c, a.desks, a.project, url, desk.Gate{Repository: gate}); err != nil {
 			return "", "", err
 		}
 	}
@@ -155,28 +151,25 @@ func (a *adding) fetch(url string, gate desk.Repository) (head, directory string
 	return head, a.desk.Path(), err
 }
 
-// forget removes the desk of a project that is not added after all.
+// forget removes the desk and the source of a project that is not added after all.
 func (a *adding) forget() {
 	if a.desk != nil {
-		_ = desk.Remove(a.desk.Directory, a.project)
+		_ = desk.Remove(a.desks, a.project)
 	}
+	_ = desk.Remember(a.desks, a.project, "")
 }
 
-// remember notes where the project, whose repository is there, comes from.
-func (a *adding) remember(source, repository string) error {
-	desks, err := desksOf(a.c)
-	if err != nil {
-		return err
-	}
+// remember notes where the project, whose repository is about to be there, comes from.
+func (a *adding) remember(source, repository string) (err error) {
 	if a.desk != nil {
 		if err := a.desk.Filled(a.c.Context, repository); err != nil {
 			return err
 		}
-		return desk.Remember(desks, a.project, source)
+		return desk.Remember(a.desks, a.project, source)
 	}
 
 	// What an earlier project of this name had is not this one's.
-	if err := desk.Remove(desks, a.project); err != nil {
+	if err := desk.Remove(a.desks, a.project); err != nil {
 		return err
 	}
 	if source != "" {
@@ -184,5 +177,5 @@ func (a *adding) remember(source, repository string) error {
 			return err
 		}
 	}
-	return desk.Remember(desks, a.project, source)
+	return desk.Remember(a.desks, a.project, source)
 }
