@@ -18,6 +18,7 @@ type gateResults struct {
 	Attach    attached
 	Cuts      cuts
 	Revoking  revoking
+	Several   several
 }
 
 // gate measures the parts that are wanted.
@@ -60,6 +61,9 @@ func (w *world) gate(r *gateResults, rounds int, wanted func(part string) bool) 
 		case "revoking":
 			r.Revoking, err = w.revoking(h, 20_000, max(1, rounds/8), 3*time.Second)
 			measured = r.Revoking
+		case "several":
+			r.Several, err = w.several(h, 3*rounds)
+			measured = r.Several
 		}
 
 		if err != nil {

@@ -70,7 +70,7 @@ func (s series) add(name string, d time.Duration) {
 
 var (
 	parts     = []string{"stages", "living", "crowd", "watch", "memory", "podman", "functions", "gate"}
-	gateParts = []string{"requests", "commands", "transfers", "clones", "attach", "cuts", "revoking"} // of "gate"
+	gateParts = []string{"requests", "commands", "transfers", "clones", "attach", "cuts", "revoking", "several"} // of "gate"
 )
 
 func run() error {

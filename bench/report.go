@@ -153,6 +153,13 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	v := r.Revoking
 	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
 		v.Slowest.median(revoked), v.Slowest.median(quiet), v.Slowest.median(revoked)/v.Slowest.median(quiet), v.Median.median(revoked), v.Median.median(quiet))
+
+	m := r.Several
+	p("| a `prestart` with %s; with %s | %.1f ms; %.1f ms (%.2f times) | 1.1 times |", oneProject, manyProjects,
+		m.Start.median(oneProject), m.Start.median(manyProjects), m.Start.median(manyProjects)/m.Start.median(oneProject))
+	p("| `info/refs` a second by a token that is %s; %s; %s | %.0f; %.0f (%.2f); %.0f (%.2f) | no fewer |", unlimited, limited, forMany, m.PerSecond.median(unlimited),
+		m.PerSecond.median(limited), m.PerSecond.median(limited)/m.PerSecond.median(unlimited),
+		m.PerSecond.median(forMany), m.PerSecond.median(forMany)/m.PerSecond.median(unlimited))
 }
 
 // thousands writes a number with commas.

@@ -170,7 +170,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "terok-gate review demo task-1", "pushed by task 1, container ", "+by-1")
 
 			// One is released, by a human at a terminal.
-			f.says(t, `echo y | script --quiet --return --command "terok-gate release demo task-1" /dev/null`, "+by-1", "released "+branches["task-1"].Commit)
+			f.says(t, `echo y | script --quiet --return --command "terok-gate release demo task-1" /dev/null`, "+by-1", "Push 1 commit to upstream's task-1? ", "released "+branches["task-1"].Commit)
 			if got := f.at(t, "git -C demo.git for-each-ref --format='%(refname) %(objectname)' refs/heads/task-*"); got != "refs/heads/task-1 "+branches["task-1"].Commit {
 				t.Errorf("the forge's branches of tasks are %s", got)
 			}

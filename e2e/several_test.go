@@ -273,6 +273,56 @@ func TestAContainerWithoutANetworkUsesTheForgesAddresses(t *testing.T) {
 	}
 }
 
+// By every form of a project's address git fetches from this project and pushes to it, and not to
+// another one whose name begins alike.
+func TestEveryFormOfAnAddressFetchesAndPushes(t *testing.T) {
+	forms := map[string][]string{
+		"lib": {
+			"https://forge.example/org/lib", "https://forge.example/org/lib.git", "https://git@forge.example/org/lib.git",
+			"https://forge.example:443/org/lib", "ssh://git@forge.example/org/lib", "ssh://git@forge.example:22/org/lib.git",
+			"ssh://forge.example/org/lib.git", "git@forge.example:org/lib", "git@forge.example:org/lib.git", "forge.example:org/lib.git", "git@forge.example:/org/lib.git",
+		},
+		"library": {
+			"https://forge.example/org/library", "https://forge.example/org/library.git", "git@forge.example:org/library", "git@forge.example:org/library.git",
+			"me@forge.example:org/library.git", "ssh://me@forge.example/org/library",
+		},
+		"ported": {"ssh://git@forge.example:2222/org/ported", "ssh://git@forge.example:2222/org/ported.git", "https://forge.example/org/ported.git"},
+	}
+	onRootAndRootless(t, func(t *testing.T, e *engine) {
+		s := e.served(t)
+		for project := range forms {
+			s.add(t, project, func(source string) { git(t, "-C", source, "commit", "--quiet", "--allow-empty", "--message", project) })
+		}
+		file := filepath.Join(s.tempDir(t), "projects.json")
+		s.write(t, file, `{
+			"lib": {"source": "https://forge.example/org/lib", "scheme": "https", "host": "forge.example", "path": "org/lib"},
+			"library": {"source": "me@forge.example:org/library.git", "scheme": "ssh", "host": "forge.example", "path": "org/library"},
+			"ported": {"source": "ssh://git@forge.example:2222/org/ported", "scheme": "ssh", "host": "forge.example", "port": "2222", "path": "org/ported"}
+		}`)
+		s.changeHooks(t, "--projects", file)
+		c := s.create(t, append(gitter(t, "7"), "--annotation", "terok.write=lib library ported")...)
+		c.start(t)
+
+		for project, addresses := range forms {
+			for i, address := range addresses {
+				branch := fmt.Sprintf("by-form-%d", i)
+				if err := c.inside(fmt.Sprintf(`rm -rf /dev/shm/work; git clone --quiet %s /dev/shm/work; cd /dev/shm/work
+					test "$(git log -1 --skip 1 --format=%%s)" = %s; git push --quiet origin HEAD:refs/heads/%s; git fetch --quiet %[1]s %[3]s`, address, project, branch)); err != nil {
+					t.Errorf("%s: %v", address, err)
+				}
+			}
+			if got := strings.Fields(s.git(t, project, "for-each-ref", "--format=%(refname)", "refs/heads/by-form-*")); len(got) != len(addresses) {
+				t.Errorf("%s: of %d pushes came %q", project, len(addresses), got)
+			}
+		}
+		for _, address := range []string{"https://forge.example/org/libr", "git@forge.example:org/lib-2.git", "ssh://forge.example:2222/org/port"} {
+			if err := c.inside("! git ls-remote " + address); err != nil {
+				t.Errorf("%s leads somewhere: %v", address, err)
+			}
+		}
+	})
+}
+
 // goBelowUsr is Go's program, if the containers have it: they get /usr.
 func goBelowUsr() (path string, err error) {
 	for _, path := range []string{"/usr/local/go/bin/go", "/usr/bin/go"} {

@@ -142,9 +142,8 @@ func (a address) users() []string {
 	return users
 }
 
-// forms returns all addresses by which git may be asked for the repository, in order. Their
-// beginnings are what git compares (git-config(1), url.<base>.insteadOf): the one with .git is
-// the longer one, and wins.
+// forms returns all addresses by which git may be asked for the repository, in order, without
+// the .git in which each may end.
 func (a address) forms() (forms []string) {
 	hosts := func(scheme, usual string) []string {
 		if a.Scheme == scheme && a.Port != "" {
@@ -165,14 +164,14 @@ func (a address) forms() (forms []string) {
 		}
 		forms = append(forms, user+a.Host+":"+a.Path, user+a.Host+":/"+a.Path)
 	}
-	for _, form := range slices.Clone(forms) {
-		forms = append(forms, form+".git")
-	}
 	return forms
 }
 
 // rewriting returns git's configuration that has it ask the gate in the place of these
 // addresses.
+//
+// Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf), and the longest
+// that matches wins: the one with .git.
 //
 // The gate's URL ends in .git: what only begins like an address, as .../library does like
 // .../lib, becomes lib.gitrary, which is no other project's.
@@ -180,8 +179,13 @@ func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	for _, project := range slices.Sorted(maps.Keys(addresses)) {
 		config = fmt.Appendf(config, "[url %q]\n", gateURL+"/"+project+".git")
-		for _, form := range addresses[project].forms() {
-			config = fmt.Appendf(config, "\tinsteadOf = %s\n", form)
+		forms := addresses[project].forms()
+		for _, end := range []string{"\n", ".git\n"} {
+			for _, form := range forms { // hundreds, and a container waits for them
+				config = append(config, "\tinsteadOf = "...)
+				config = append(config, form...)
+				config = append(config, end...)
+			}
 		}
 	}
 	return config

@@ -101,7 +101,7 @@ func agree(c *cli.Context, offer *desk.Offer) error {
 		return err
 	}
 	in := bufio.NewReader(os.Stdin)
-	if err := askYes(in, fmt.Sprintf("Push %d commits to %s?", offer.Ahead, printable.Line(desk.ShortRef(offer.To)))); err != nil {
+	if err := askYes(in, fmt.Sprintf("Push %s to upstream's %s?", commits(offer.Ahead), printable.Line(desk.ShortRef(offer.To)))); err != nil {
 		return err
 	}
 	if !offer.Takes() || !c.Bool("force") {
@@ -114,7 +114,15 @@ func agree(c *cli.Context, offer *desk.Offer) error {
 	if offer.Behind == 0 {
 		return askYes(in, fmt.Sprintf("Move upstream's tag %s, which is %s?", name, offer.Old))
 	}
-	return askYes(in, fmt.Sprintf("Take these %d commits away from upstream's %s?", offer.Behind, name))
+	return askYes(in, fmt.Sprintf("Take %s away from upstream's %s?", commits(offer.Behind), name))
+}
+
+// commits returns a number of commits in words.
+func commits(n int) string {
+	if n == 1 {
+		return "1 commit"
+	}
+	return fmt.Sprintf("%d commits", n)
 }
 
 var errNotAgreed = errors.New("nothing was pushed: you did not say yes")
