@@ -16,7 +16,7 @@ import (
 )
 
 // A token is valid exactly while its container lives: on every engine, for every
-// kind of container, in whatever way it ends.
+// kind of container, no matter how it ends.
 
 // kinds of containers.
 var kinds = []struct {

@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What git makes of the pointers that precreate adds, whatever becomes of its environment.
+// Git follows the pointers that precreate adds, in every environment that it may get.
 // GIT_CONFIG_PARAMETERS is documented nowhere: these tests run with every git that we have
 // (scripts/engines).
 

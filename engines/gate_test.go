@@ -107,7 +107,7 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 	}
 }
 
-// What add makes before there is a gate's user, or an installation, install can go on with.
+// Install goes on with what add has made before there was a gate's user or an installation.
 func TestRepositoriesMadeBeforeInstallCanBeTheGates(t *testing.T) {
 	testenv.NeedRoot(t)
 	defer syscall.Umask(syscall.Umask(0o077))
@@ -171,7 +171,7 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 	}
 }
 
-// What runs regularly is what was typed, and uninstall takes it back.
+// The timer runs the command as it was typed, and uninstall removes the timer.
 func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "terok gate")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
@@ -216,7 +216,7 @@ func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 	}
 }
 
-// openDir is a directory of root's that everybody may pass.
+// openDir returns a directory of root's that every user may pass.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "terok-")

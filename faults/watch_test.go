@@ -58,7 +58,7 @@ func (w *watcher) listens(t *testing.T) bool {
 	})
 }
 
-// stop asks it to end, and fails the test if it does not end well.
+// stop asks the watcher to end, and fails the test if it ends with an error.
 func (w *watcher) stop(t *testing.T, signal os.Signal) {
 	t.Helper()
 	must(t, w.cmd.Process.Signal(signal))
@@ -97,7 +97,7 @@ func (w *watcher) watched(t *testing.T) map[int]bool {
 	return pids
 }
 
-// waitsFor waits until it watches these processes: there is no event for that.
+// waitsFor waits until the watcher watches these processes: there is no event for that.
 func (w *watcher) waitsFor(t *testing.T, pids ...int) {
 	t.Helper()
 	var watched map[int]bool
@@ -137,7 +137,7 @@ func followTokens(t *testing.T, path string) *tokenFile {
 	return &tokenFile{path, events}
 }
 
-// until waits until the file's entries are so, and returns when that was seen.
+// until waits until the file's entries satisfy a condition, and returns when that was seen.
 func (f *tokenFile) until(t *testing.T, what string, so func(map[string]any) bool) time.Time {
 	t.Helper()
 	late := time.NewTimer(testenv.AWhile)
@@ -399,7 +399,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	w.stop(t, syscall.SIGTERM)
 }
 
-// Whatever happens to file and directory, in the end the dead lose their tokens.
+// After any change of file and directory, the dead still lose their tokens.
 func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 	testenv.NeedAlone(t)
 	root := t.TempDir()

@@ -252,8 +252,8 @@ func TestATokenThatIsRevokedBeforeGitAsksMovesNothing(t *testing.T) {
 	git(t, h.dir, "clone", "--quiet", demo, work)
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
 
-	// In the hook's place, a program that revokes the token, as can happen at that
-	// moment, and then asks as the hook does.
+	// The program in the hook's place revokes the token, as can happen at that moment, and
+	// then asks as the hook does.
 	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
 	must(t, os.Remove(hook))
 	must(t, os.WriteFile(hook, []byte("#!/bin/bash\nmv "+h.tokens.Path+".none "+h.tokens.Path+`

@@ -290,8 +290,8 @@ func TestAHundredClonesAtOnceSucceed(t *testing.T) {
 	})
 }
 
-// What receive-pack starts knows the repository's objects by their whole path, and says
-// it to the client.
+// Programs that receive-pack starts know the repository's objects by their whole path, and
+// would print it to the client.
 func TestAPushIsToldNoPathOfThisMachine(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")
@@ -311,8 +311,8 @@ func TestAPushIsToldNoPathOfThisMachine(t *testing.T) {
 	}
 }
 
-// What is to be admitted of old histories is the repository's word; what attacks a clone is
-// not among it.
+// A repository's configuration decides which faults of old histories are admitted, except
+// those that attack a clone.
 func TestOldHistoriesAreAdmittedByTheRepositorysConfiguration(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")

@@ -98,7 +98,7 @@ func TestARefusedPushOfMuchIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// What git might read differently is refused before git starts.
+// Commands that git might read differently are refused before git starts.
 func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	const zero, one = "0000000000000000000000000000000000000000", "1111111111111111111111111111111111111111"
 	good := pkt(zero + " " + one + " refs/heads/agent/1\x00report-status")

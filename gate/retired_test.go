@@ -21,7 +21,7 @@ import (
 // make of entries that they do not know. Each kind of entry is a token's of a container.
 var kinds = map[string]struct {
 	flags []string
-	// What the versions do, in the order of their keys: project, scope.
+	// What each version does, in the order of their keys: project, scope.
 	serve, keep [2]bool
 }{
 	"neither hashed nor limited":     {nil, [2]bool{true, true}, [2]bool{true, true}},

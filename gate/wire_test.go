@@ -83,7 +83,7 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 		t.Fatalf("it says %s", format())
 	}
 
-	// What the repository's configuration could change is pinned.
+	// Capabilities that the repository's configuration could change are pinned.
 	git(t, demo, "config", "uploadpack.allowFilter", "false")
 	git(t, demo, "config", "lsrefs.unborn", "ignore")
 	if first := format(); !strings.Contains(first, "filter") || !strings.Contains(first, "unborn") {

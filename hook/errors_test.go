@@ -53,8 +53,8 @@ func annotated(pairs ...string) func(map[string]any) {
 
 const useName = "use letters, digits, '.', '_' and '-', a letter or digit first, at most 128"
 
-// What the annotations of a container can be, at prestart and, unless only prestart
-// knows, at precreate.
+// Annotations that are refused at prestart and, unless only prestart can know, at
+// precreate.
 var foreignAnnotations = []struct {
 	name    string
 	of      func(map[string]any)
@@ -239,7 +239,7 @@ func TestPoststopPrintsNothingThatCameFromOutside(t *testing.T) {
 	printed(t, err, "container state: not the JSON that it should be", "invalid character")
 }
 
-// Of an unexpected error, only the kernel's name for it is printed.
+// An unexpected error prints only the kernel's name for it.
 func TestAnUnexpectedErrorIsOnlyLogged(t *testing.T) {
 	for _, row := range []struct {
 		err     error
@@ -259,7 +259,7 @@ func TestAnUnexpectedErrorIsOnlyLogged(t *testing.T) {
 	}
 }
 
-// What a container may not have stays a refusal, however it is shown.
+// A refusal stays one for errors.Is, no matter what it prints.
 func TestARefusalIsFoundBehindWhatIsPrinted(t *testing.T) {
 	_, err := Settings{AllowProjects: []string{"web"}}.Prestart(strings.NewReader(`{"id":"a","annotations":{"terok.project":"demo","terok.task":"1"}}`))
 	if !errors.Is(err, ErrRefused) || !errors.Is(err, errNotAdmitted) {

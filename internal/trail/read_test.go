@@ -45,7 +45,7 @@ func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
 	}
 }
 
-// What the system log gets is read back from the journal, which has it as it was sent.
+// A message to the system log is read back from the journal as it was sent.
 func TestAMessageToTheSystemLogIsReadBack(t *testing.T) {
 	e := Event{Event: Refused, Container: "c1", Project: `a "b" \`, Task: "x=y z\n", Error: `prestart: annotation "terok.acess" is not known` + strings.Repeat("é", 2000)}
 	got, ok := parse(strings.SplitN(message(e), ": ", 2)[1])

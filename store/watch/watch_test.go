@@ -164,8 +164,8 @@ func waitFor(t *testing.T, what string, is func() bool) {
 
 const insideVar = "WATCH_TEST_INSIDE"
 
-// inside reports whether this process has been made for the test, with attr. If not, it
-// runs the test again in one that is, and passes on how that went.
+// inside reports whether this process was started for the test, with attr. If not, it runs
+// the test again in a process that is, and passes on the result.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()
 	if os.Getenv(insideVar) == t.Name() {

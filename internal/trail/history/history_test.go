@@ -116,7 +116,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 		t.Errorf("moves of %q, want %q, %v", tasks, want, err)
 	}
 
-	// What cannot be read is said, and the rest is there.
+	// A file that cannot be read is reported, and the others are read.
 	if err := os.WriteFile(path+".4.gz", []byte("no gzip"), 0o600); err != nil {
 		t.Fatal(err)
 	}
