@@ -312,7 +312,7 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatal("waited in vain for sshfs")
+			t.Fatal("sshfs has mounted nothing in time")
 		}
 	}
 

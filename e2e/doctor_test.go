@@ -354,7 +354,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			if !row.choice {
 				h.paste(t, all, row.check, row.text)
 				if set := h.must(t, h.install(t, "install --show")); !strings.Contains(set, "--allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418") {
-					t.Errorf("after doctor's remedy, what is set is %s", set)
+					t.Errorf("after doctor's remedy, the settings are %s", set)
 				}
 				for _, f := range h.doctor(t, "") {
 					if f.Check == row.check && f.State != "ok" {

@@ -90,7 +90,7 @@ func inTime(t *testing.T, do func()) {
 	select {
 	case <-done:
 	case <-time.After(testenv.AWhile):
-		t.Fatal("it hangs")
+		t.Fatal("reading the files hangs")
 	}
 }
 

@@ -64,7 +64,7 @@ func (r *struck) endsWell() error {
 	switch {
 	case r.status == 0:
 		if s := r.stderr; s != "" && !(ofLog && isOneLine(s, "log file: ", r.point.fail.Error())) {
-			return fmt.Errorf("it says %q and ends with status 0", s)
+			return fmt.Errorf("the hook says %q and ends with status 0", s)
 		}
 		if r.point.object == "stdout" {
 			// Where the env file is cannot be said, but it is there.
@@ -74,13 +74,13 @@ func (r *struck) endsWell() error {
 		r.blind = r.judges()
 		return r.done(r.stdout)
 	case r.status != 1:
-		return fmt.Errorf("it ends with status %d: %s", r.status, r.stderr)
+		return fmt.Errorf("the hook ends with status %d: %s", r.status, r.stderr)
 	case ofLog:
 		return fmt.Errorf("a log that cannot be written fails the hook: %s", r.stderr)
 	case !isOneLine(r.stderr, r.stage+": ", r.point.fail.Error()) && r.point.object != "stderr":
-		return fmt.Errorf("it does not say in one line what failed: %q", r.stderr)
+		return fmt.Errorf("the hook does not say in one line what failed: %q", r.stderr)
 	case r.renamed && r.stage == "prestart" && r.point.name != "renameat" && r.point.object != "gate":
-		return fmt.Errorf("it fails after the rename, for something other than the directory's sync: %s", r.stderr)
+		return fmt.Errorf("the hook fails after the rename, for something other than the directory's sync: %s", r.stderr)
 	case r.renamed:
 		return r.committed()
 	}
@@ -308,7 +308,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 				lines := strings.SplitAfter(strings.TrimSuffix(f.stderr, "\n"), "\n")
 				for _, line := range lines {
 					if !isOneLine(strings.TrimSuffix(line, "\n")+"\n", "log file: ", row.says) {
-						t.Errorf("it says %q, not that the log %q", line, row.says)
+						t.Errorf("the hook says %q, not that the log %q", line, row.says)
 					}
 				}
 				if err := w.outcome(f, ""); err != nil {
@@ -348,7 +348,7 @@ func TestASystemLogThatCannotBeWrittenFailsNothing(t *testing.T) {
 				must(t, err)
 
 				if f.stderr != "" {
-					t.Errorf("it says %q", f.stderr)
+					t.Errorf("the hook says %q", f.stderr)
 				}
 				if err := w.outcome(f, ""); err != nil {
 					t.Error(err)

@@ -42,7 +42,7 @@ func startWatcher(t *testing.T, tokens string) *watcher {
 	})
 	// It is at work, and catches signals, once it listens for changes of files.
 	if !testenv.Wait(func() bool { return w.listens(t) }) {
-		t.Fatalf("it does not begin: %s", w.stderr.String())
+		t.Fatalf("the watcher does not start: %s", w.stderr.String())
 	}
 	return w
 }
@@ -105,7 +105,7 @@ func (w *watcher) waitsFor(t *testing.T, pids ...int) {
 		watched = w.watched(t)
 		return !slices.ContainsFunc(pids, func(pid int) bool { return !watched[pid] })
 	}) {
-		t.Fatalf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
+		t.Fatalf("the watcher watches %d processes, not all %d: %s", len(watched), len(pids), w.stderr.String())
 	}
 }
 
@@ -301,7 +301,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 
 	w.stop(t, syscall.SIGTERM)
 	if w.stdout.String()+w.stderr.String() != "" {
-		t.Errorf("it says %q %q", w.stdout.String(), w.stderr.String())
+		t.Errorf("the watcher says %q %q", w.stdout.String(), w.stderr.String())
 	}
 	t.Logf("tokens whose process died: %d, revoked: %d, left: 0", lives, lives)
 }
@@ -559,13 +559,13 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 
 			for end := time.Now().Add(testenv.AWhile); used(settled) > 0; {
 				if time.Now().After(end) {
-					t.Fatal("it never comes to rest")
+					t.Fatal("the watcher never comes to rest")
 				}
 			}
 
 			got := used(measured)
 			if got > 0 {
-				t.Errorf("it used %d clock ticks while another process used %d", got, measured)
+				t.Errorf("the watcher used %d clock ticks while another process used %d", got, measured)
 			}
 			t.Logf("clock ticks used %s, while another process used %d: %d", row.name, measured, got)
 			w.stop(t, syscall.SIGTERM)

@@ -391,7 +391,7 @@ func (w *world) issued() (token string, err error) {
 		now, want = without(now, orphan, nextLife), without(want, nextLife)
 	}
 	if diff := cmp.Diff(want, now); diff != "" {
-		return "", fmt.Errorf("the token file does not hold what it should (-want +got):\n%s", diff)
+		return "", fmt.Errorf("the token file is wrong (-want +got):\n%s", diff)
 	}
 	return token, nil
 }
@@ -496,7 +496,7 @@ func (w *world) recovers(committed bool) error {
 		now, want = without(now, nextLife), without(want, nextLife)
 	}
 	if diff := cmp.Diff(want, now); diff != "" {
-		return fmt.Errorf("after the next hook the token file does not hold what it should (-want +got):\n%s", diff)
+		return fmt.Errorf("after the next hook the token file is wrong (-want +got):\n%s", diff)
 	}
 	return w.noDebris()
 }

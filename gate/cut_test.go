@@ -145,7 +145,7 @@ func inEveryWay(t *testing.T, try func(t *testing.T, h *harness, token, says str
 					return
 				}
 				if best > promised && time.Since(began) > testenv.AWhile {
-					t.Fatalf("it takes %v, at best", best)
+					t.Fatalf("the cut takes %v at best", best)
 				}
 			}
 		})
@@ -170,7 +170,7 @@ func TestACloneOfAGigabyteIsCut(t *testing.T) {
 			return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20
 		}, end)
 		if clone.Wait() == nil {
-			t.Error("the client takes what it has for the whole")
+			t.Error("the client takes a part of the pack for the whole")
 		}
 		if event := h.trailed(t, trail.Cut, 1)[0]; event.Error != says || event.Container != "c1" || event.Bytes < 10<<20 {
 			t.Errorf("the trail has %+v", event)

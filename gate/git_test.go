@@ -132,7 +132,7 @@ func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 	token := h.issue(t, "demo")
 	_, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", token, "", "Git-Protocol: version=2")
 	if !strings.Contains(text, "object-format=sha256") {
-		t.Errorf("it says %q", text)
+		t.Errorf("the gate says %q", text)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(git(t, h.dir, "version"), "git version %d.%d", &major, &minor); err != nil {

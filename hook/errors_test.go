@@ -27,13 +27,13 @@ func printed(t *testing.T, err error, want, logged string) {
 		t.Fatalf("no error, want %q", want)
 	}
 	if err.Error() != want {
-		t.Errorf("it prints\n%s\nnot\n%s", err, want)
+		t.Errorf("the error prints\n%s\nnot\n%s", err, want)
 	}
 	if shown := fmt.Sprintf("%v %+v %s %q", err, err, err, err); strings.Contains(shown, "canary") {
 		t.Errorf("package fmt shows %s", shown)
 	}
 	if errors.Unwrap(err) != nil {
-		t.Errorf("it hands out %v", errors.Unwrap(err))
+		t.Errorf("the error unwraps to %v", errors.Unwrap(err))
 	}
 	if !strings.Contains(Detail(err), logged) {
 		t.Errorf("the log does not have %s: %s", logged, Detail(err))
@@ -223,7 +223,7 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 			out, _, err := h.Precreate(strings.NewReader(string(content)))
 			printed(t, err, row.printed, row.logged)
 			if len(out) > 0 {
-				t.Errorf("it writes %q", out)
+				t.Errorf("the hook writes %q", out)
 			}
 		})
 	}

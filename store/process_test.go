@@ -535,7 +535,7 @@ func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 		judge := helper(t, "judge")
 		judge.Env = append(judge.Env, procVar+"=")
 		judge.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
-		t.Errorf("and with the right /proc the living process is %v", judgedBy(t, judge, process))
+		t.Errorf("with the right /proc the living process is %v", judgedBy(t, judge, process))
 	}
 }
 

@@ -41,7 +41,7 @@ func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if events, err := Complaints(t.Context(), filepath.Join(filepath.Dir(path), "link")); err == nil {
-		t.Errorf("it follows a link: %+v", events)
+		t.Errorf("Complaints follows a link: %+v", events)
 	}
 }
 
@@ -55,7 +55,7 @@ func TestAMessageToTheSystemLogIsReadBack(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", ok, diff)
 	}
 	if !got.isSame(e) {
-		t.Error("it is taken for another event")
+		t.Error("the message is read as another event")
 	}
 	for _, broken := range []string{"refused container=", "refused container=x", `refused error="`, "refused x"} {
 		if e, ok := parse(broken); ok {
