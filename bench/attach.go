@@ -1,4 +1,4 @@
-// What it takes to have the gate in a container's network.
+// The time until the gate is in a container's network.
 
 package main
 

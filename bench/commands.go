@@ -28,7 +28,7 @@ const (
 	shallow  = "git clone --depth 1"
 )
 
-// command is one of the client's, at a server.
+// command returns a command of a client, for a server.
 func (h *house) command(name, server string) *exec.Cmd {
 	url := h.url(server, h.token, small)
 	if name == lsRemote {
@@ -68,7 +68,7 @@ func (h *house) commands(rounds int) (commands, error) {
 	return c, nil
 }
 
-// gits counts the programs of git's that processes start while a command runs.
+// gits counts the git programs that these processes start while a command runs.
 func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error) {
 	trace := filepath.Join(h.dir, "trace")
 	strace := exec.Command("strace", "-f", "-qqq", "-e", "trace=execve", "-e", "signal=none", "-o", trace)
@@ -98,7 +98,7 @@ func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error)
 // startedGit matches a call that made a process one of git's, in strace's words.
 var startedGit = regexp.MustCompile(`(?m)execve\("[^"]*/git[^"/]*".* = 0$`)
 
-// traced reports whether all threads of a process are.
+// traced reports whether all threads of a process are traced.
 func traced(pid int) bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	for _, thread := range threads {
@@ -110,7 +110,7 @@ func traced(pid int) bool {
 	return true
 }
 
-// children are the processes that a process has started.
+// children returns the processes that a process has started.
 func children(pid int) (all []int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, task := range tasks {

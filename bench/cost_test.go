@@ -1,4 +1,4 @@
-// What a stage costs that needs no clock to see: system calls, page faults, allocations.
+// The costs of a stage that no clock is needed for: system calls, page faults, allocations.
 
 package main
 
@@ -132,8 +132,8 @@ func (w *world) faults(t *testing.T, name string) int {
 	return slices.Min(all)
 }
 
-// countAllocations has go build put another main in the place of the hook's, which counts
-// allocations, and returns the overlay that says so.
+// countAllocations returns an overlay by which go build replaces the hook's main by one that
+// counts allocations.
 func countAllocations(t *testing.T) string {
 	root, err := filepath.Abs("..")
 	must(t, err)
@@ -146,7 +146,7 @@ func countAllocations(t *testing.T) string {
 	return overlay
 }
 
-// allocations counts them in a stage.
+// allocations counts the allocations of a stage.
 func (w *world) allocations(t *testing.T, stage string) int {
 	var all []int
 	for range 5 {
@@ -169,7 +169,7 @@ func (w *world) calls(t *testing.T, name string) map[string]int {
 	return calls
 }
 
-// trace is what strace says of those calls.
+// trace returns strace's output about those calls.
 func (w *world) trace(t *testing.T, name string) string {
 	const atWill = "/^(clone3?|exit(_group)?|futex|nanosleep|sched_.*|sigaltstack|rt_sig.*|get[pt]id|tgkill|mmap|munmap|madvise|prctl|epoll_.*wait|restart_syscall)$"
 	trace := filepath.Join(w.dir, "trace")

@@ -1,4 +1,4 @@
-// What the gate is measured on and against: repositories, and those who serve them.
+// The repositories that the gate is measured on, and the servers that it is measured against.
 
 package main
 
@@ -219,8 +219,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// url is what git is told. git alone is asked by a file's URL, which takes the same way
-// through git, by a pipe in the network's place.
+// url returns the URL for git. For git alone it is a file's URL, which takes the same way
+// through git, with a pipe in place of the network.
 func (h *house) url(server, token, project string) string {
 	if server == "floor" {
 		return "file://" + filepath.Join(h.repos, project+".git")
@@ -232,7 +232,7 @@ func basic(token string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(token+":"))
 }
 
-// git is a command of git's as a user has it who configured nothing.
+// git returns a git command of a user without any configuration.
 func git(dir string, args ...string) *exec.Cmd {
 	cmd := exec.Command("git", args...)
 	cmd.Dir = dir
@@ -240,7 +240,7 @@ func git(dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// done runs a command, and says what it said if it fails.
+// done runs a command, and returns an error with its output if it fails.
 func done(cmd *exec.Cmd) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w: %s", cmd.Args, err, out)

@@ -8,7 +8,7 @@
 //	go run ./bench -only gate -write                   # a part anew; the others stay as they were
 //
 // Run it as root, on a machine that does nothing else. Programs that are compared take
-// turns, so that whatever the machine does meanwhile meets all of them.
+// turns, so that all of them meet what else the machine does.
 package main
 
 import (
@@ -243,7 +243,7 @@ func functions() (string, error) {
 	return string(table), nil
 }
 
-// machine says what the measurements were made on.
+// machine describes the machine that the measurements are made on.
 func machine() string {
 	kernel, _ := exec.Command("uname", "-sr").Output()
 	version, _ := exec.Command("go", "env", "GOVERSION").Output()
@@ -251,7 +251,7 @@ func machine() string {
 	return fmt.Sprintf("%s, %s cores, %s", strings.TrimSpace(string(kernel)), strings.TrimSpace(string(cores)), strings.TrimSpace(string(version)))
 }
 
-// load is how many processes wanted to run in the last minute.
+// load returns how many processes wanted to run in the last minute.
 func load() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -1,4 +1,4 @@
-// What the hooks add to podman run.
+// The time that the hooks add to podman run.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// podmans says the medians.
+// podmans prints the medians.
 func podmans(measured map[string]series) (text string) {
 	for runtime, took := range measured {
 		for variant := range took {
@@ -22,7 +22,7 @@ func podmans(measured map[string]series) (text string) {
 }
 
 // podman measures `podman run --rm true` with both of our hooks, with two that only read
-// their input, and with none. It leaves alone what the machine's podman has.
+// their input, and with none. It uses nothing of the machine's podman.
 func (w *world) podman(rounds int) (map[string]series, error) {
 	dir := filepath.Join(w.dir, "podman")
 	rootfs := filepath.Join(dir, "rootfs")

@@ -24,8 +24,8 @@ const atOnce = 16
 // asks again when it has the answer.
 type requests struct {
 	PerSecond map[string]series // by what is asked
-	// Of the gate, where git is started for each, by the number of clients: its own
-	// processor time over git's.
+	// The gate's own processor time over git's, by the number of clients, where git is started
+	// for each request.
 	OwnTime map[int][]float64
 }
 
@@ -132,7 +132,7 @@ func (h *house) askOnce(client *http.Client, server string, protocol int) error 
 		}
 	}
 
-	// What every answer ends in, of either version.
+	// Every answer ends like this, in either version.
 	if !bytes.HasSuffix(answer, []byte("\n0000")) || bytes.Contains(answer, []byte("version 2")) != (protocol == 2) {
 		return fmt.Errorf("it answers %.200q", answer)
 	}

@@ -58,7 +58,7 @@ func (w *world) stages(tokens, living, rounds int) (stages, error) {
 	return s, nil
 }
 
-// stage runs a program about a new container of this id. before and after are what the
+// stage runs a program for a new container with this id. before and after are what the
 // token file holds when the container starts and when it has ended.
 func (w *world) stage(name, id string, before, after []byte) (time.Duration, error) {
 	state, _, end, err := w.container(id, 0)

@@ -20,8 +20,8 @@ import (
 // transfers is what a clone and a push of the large repository took, in milliseconds.
 type transfers struct{ Clone, Push series }
 
-// fillLarge makes a pack that git sends as it is: it compresses nothing, and neither
-// tries to.
+// fillLarge makes a pack that git sends as it is: nothing in it is compressed, and git does
+// not try.
 func fillLarge(repo string) error {
 	for _, setting := range [][]string{{"core.compression", "0"}, {"pack.compression", "0"}} {
 		if err := done(git(repo, append([]string{"config"}, setting...)...)); err != nil {
@@ -103,7 +103,7 @@ func (t transfers) String() (text string) {
 	return text
 }
 
-// perSecond is how many MiB a second it was that took so many milliseconds.
+// perSecond returns the MiB a second of a transfer that took this many milliseconds.
 func perSecond(ms float64) float64 { return 1000 * largeMiB / ms }
 
 // clones is what so many clones of the small repository at once took until all were done.

@@ -1,4 +1,4 @@
-// What reap --watch takes while little happens.
+// The cost of reap --watch while little happens.
 
 package main
 
@@ -81,8 +81,8 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	return r, err
 }
 
-// processorTime is what a process has used so far, and what those have that it started and
-// that have ended, in seconds.
+// processorTime returns how much a process has used so far, together with those that it
+// started and that have ended, in seconds.
 func processorTime(pid int) (own, children float64) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -96,7 +96,7 @@ func processorTime(pid int) (own, children float64) {
 	return (ticks[0] + ticks[1]) / 100, (ticks[2] + ticks[3]) / 100
 }
 
-// peakMB is the most memory that a process had so far.
+// peakMB returns the most memory that a process had so far.
 func peakMB(pid int) (mb float64, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(status)) {

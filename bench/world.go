@@ -1,4 +1,4 @@
-// What the hook's programs are measured on: a token file, a bundle, processes that live.
+// The world that the hook's programs are measured in: a token file, a bundle, living processes.
 
 package main
 
@@ -70,7 +70,7 @@ func (w *world) furnish(tokens, living int) error {
 	return w.write(tokens)
 }
 
-// write writes a token file with so many tokens.
+// write writes a token file with this many tokens.
 func (w *world) write(tokens int) error {
 	content, err := w.content(tokens)
 	if err != nil {
@@ -131,7 +131,7 @@ func (w *world) put(content []byte) error {
 
 func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
 
-// log is where the hooks' trail goes: installed definitions name a file always.
+// log returns the path of the hooks' trail: installed definitions always name one.
 func (w *world) log() string { return filepath.Join(w.dir, "trail.log") }
 
 func (w *world) end() {
@@ -158,7 +158,7 @@ func (w *world) container(id string, more uintptr) (state string, pid int, end f
 	}), nil
 }
 
-// command is a program that is measured, or a stage of ours or of another hook's.
+// command returns a program to measure: a stage of our hook or of another, or the floor.
 func (w *world) command(name string) *exec.Cmd {
 	switch name {
 	case "prestart":

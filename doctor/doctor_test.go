@@ -21,8 +21,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What doctor finds without podman: the token file, its lock, the log, the kernel.
-// What it finds with podman is tested with podman (e2e).
+// The checks of doctor that need no podman: the token file, its lock, the log, the kernel.
+// Those that need podman are tested in e2e.
 
 const grant = `{"project": "demo", "task": "1"}`
 
@@ -62,7 +62,7 @@ func (p patient) examine(t *testing.T, change func(*Doctor)) []Finding {
 	return findings
 }
 
-// finds fails the test unless there is such a finding.
+// finds fails the test unless doctor has found this.
 func finds(t *testing.T, findings []Finding, check string, state State, text string) {
 	t.Helper()
 	for _, f := range findings {
@@ -236,7 +236,7 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
 
-// open lets everybody pass through what is above the directory.
+// open lets all users pass through the directories above this one.
 func open(t *testing.T, directory string) {
 	t.Helper()
 	for dir := filepath.Dir(directory); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -281,8 +281,7 @@ func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
 	finds(t, p.examine(t, repair), "token-file", OK, "not there yet")
 }
 
-// A real network file system, as far as the kernel is concerned: sshfs, with the
-// server at the other end of a pipe.
+// To the kernel, sshfs is a real network file system. Its server is at the other end of a pipe.
 func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 	testenv.NeedRoot(t)
 	server := "/usr/lib/openssh/sftp-server"
@@ -313,7 +312,7 @@ func TestDoctorFindsATokenFileOnANetworkFileSystem(t *testing.T) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatal("waited in vain for sshfs")
+			t.Fatal("sshfs has mounted nothing in time")
 		}
 	}
 
@@ -350,8 +349,8 @@ func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
 	}
 }
 
-// onAThread runs a test on a thread that ends with it, and with it what was done to the
-// thread alone.
+// onAThread runs a test on a thread of its own, which ends with the test, so that changes to
+// the thread end too.
 func onAThread(t *testing.T, test func()) {
 	t.Helper()
 	done := make(chan struct{})

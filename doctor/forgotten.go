@@ -15,7 +15,7 @@ import (
 
 // forgotten compares the living tokens with the containers that podman knows. A container
 // can end its main thread and go on in another. The runtime then considers it dead and kills
-// nothing, podman stop leaves it stopping for ever, and a second rm --force forgets it (seen
+// nothing, podman stop leaves it stopping indefinitely, and a second rm --force forgets it (seen
 // with podman 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its process is alive, and
 // so its token stays valid.
 func (e *examination) forgotten() {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A podman that says what the row has it say of a container whose process lives.
+// Podman says what the row tells it to of a container whose process lives.
 func TestDoctorComparesLivingTokensWithWhatPodmanKnows(t *testing.T) {
 	for _, row := range []struct {
 		podman string // prints its containers and their states

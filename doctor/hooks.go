@@ -89,7 +89,7 @@ func (e *examination) hooks() {
 	}
 }
 
-// notForUs says why a definition that another user has registered does not work for us. It is
+// notForUs returns why a definition that another user has registered does not work for us,
 // empty for other definitions.
 func (e *examination) notForUs(d *engines.Registered) string {
 	if !e.Place.User || filepath.Dir(d.Path) == e.Place.Hooks {
@@ -104,7 +104,7 @@ func (e *examination) notForUs(d *engines.Registered) string {
 	return ""
 }
 
-// notInForce says why podman reads no definition of ours.
+// notInForce reports why podman reads no definition of ours.
 func (e *examination) notInForce(reads string) {
 	idle := engines.DefinitionsIn([]string{e.Place.Hooks})
 	if len(idle) == 0 {
@@ -122,9 +122,9 @@ func (e *examination) notInForce(reads string) {
 		fmt.Sprintf("there, add %q to hooks_dir", e.Place.Hooks))
 }
 
-// settersOfHooksDir returns the files with which podman may be configured, wherever its
-// versions look, that set hooks_dir. Up to podman 5 files are read directory by directory; 6
-// reads one containers.conf, and drop-ins sorted by name. A list replaces an earlier one,
+// settersOfHooksDir returns the configuration files, of any version of podman, that set
+// hooks_dir. Up to podman 5 files are read directory by directory; 6 reads one containers.conf,
+// and drop-ins sorted by name. A list replaces an earlier one,
 // from 4.8 on only if it says {append=false}; what install writes says {append=true}.
 func settersOfHooksDir() (files []string) {
 	directories := []string{"/usr/share/containers", "/etc/containers"}

@@ -61,7 +61,7 @@ func (e *examination) listeners() {
 	}
 }
 
-// network is the network namespace of a container, empty if it cannot be seen.
+// network returns the network namespace of a container, empty if it cannot be seen.
 func network(entry store.Entry) string {
 	name, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", entry.Process.PID))
 	return name
@@ -77,7 +77,7 @@ func (e *examination) living() (living []store.Entry) {
 	return living
 }
 
-// named names containers, a few at most.
+// named returns the names of containers, of a few at most.
 func named(entries ...store.Entry) string {
 	const most = 10
 	var names []string

@@ -17,9 +17,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What other users of the machine own, and what doctor has root or a user do about it.
+// Files of other users of the machine, and doctor's remedies for them.
 
-// shared is a directory of root's that every user may pass, after a script has been run in it.
+// shared returns a directory of root's that every user may pass, in which it has run a script.
 func shared(t *testing.T, script string) string {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -63,8 +63,8 @@ func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 	}
 }
 
-// Root may take a directory over that has nothing of anybody else's in it. A home stays whose
-// it is.
+// Root may take over a directory that holds no other user's files. A home stays with its
+// owner.
 func TestARemedyTakesNothingFromItsOwner(t *testing.T) {
 	for name, row := range map[string]struct{ make, want string }{
 		"an empty directory":       {"mkdir -p theirs/gate; chown 1234 theirs", "chown -h root DIR/theirs"},

@@ -180,7 +180,7 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 	return p, nil
 }
 
-// wayToAContainer is the remedy if podman does not start the probe's container.
+// wayToAContainer returns the remedy if podman does not start the probe's container.
 func (e *examination) wayToAContainer() string {
 	if e.Image != "" {
 		if _, err := e.command("podman", "image", "exists", e.Image); err != nil {

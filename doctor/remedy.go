@@ -70,13 +70,13 @@ func takeOver(path, elsewhere string) string {
 	return chownAsRoot("root", path)
 }
 
-// tokenFileElsewhere is the remedy where the token file is in another user's hands.
+// tokenFileElsewhere returns the remedy if the token file is in another user's hands.
 func (e *examination) tokenFileElsewhere() string {
 	return e.self("F", "install") + ", where F is in a directory of its own, which no other user can change"
 }
 
-// programsElsewhere is the remedy where the programs are in another user's hands: what is
-// there may be that user's work by now.
+// programsElsewhere returns the remedy if the programs are in another user's hands: that user
+// may have replaced them by now.
 func (e *examination) programsElsewhere() string {
 	return "install terok-gate-hook and terok-gate anew where no other user can write, in /usr/local/bin say, and there run: " + e.install()
 }
@@ -162,7 +162,7 @@ func isOurs(dir string) bool {
 	return os.Geteuid() == 0 || err == nil && owner.UID(info) == os.Geteuid()
 }
 
-// installLike is install with the settings of these definitions.
+// installLike returns an install command with the settings of these definitions.
 func (e *examination) installLike(definitions []engines.Registered) string {
 	like := *e
 	like.definitions = definitions
@@ -188,7 +188,7 @@ func (e *examination) allowing(install []string) string {
 	return e.ourselves(append(install, "--allow-project")...) + " PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
 }
 
-// again is doctor as it was called, and told something more.
+// again returns the doctor command as it was called, with more flags.
 func (e *examination) again(flags ...string) string {
 	args := []string{"doctor"}
 	for _, f := range [][2]string{
@@ -202,7 +202,7 @@ func (e *examination) again(flags ...string) string {
 	return e.ourselves(append(args, flags...)...)
 }
 
-// packages is the command that installs packages, by their names on Debian or on Fedora.
+// packages returns the command that installs packages, by their names on Debian or on Fedora.
 func packages(debian, fedora []string, elsewhere string) string {
 	if _, err := exec.LookPath("apt-get"); err == nil {
 		return asRoot(append([]string{"apt-get", "install"}, debian...)...)
@@ -213,7 +213,7 @@ func packages(debian, fedora []string, elsewhere string) string {
 	return elsewhere
 }
 
-// owners shows who may reach the path.
+// owners returns a remedy that shows who may reach the path.
 func owners(path string) string {
 	return "see who may reach it: " + printable.Shell("namei", "-l", path)
 }

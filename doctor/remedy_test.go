@@ -174,7 +174,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 				t.Errorf("doctor gives nothing to the gate: %+v", findings)
 			}
 			if ownerOf(secret) != 0 {
-				t.Errorf("the secret belongs to nobody now: %+v", findings)
+				t.Errorf("the secret belongs to the user nobody now: %+v", findings)
 			}
 		})
 	}

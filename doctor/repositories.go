@@ -72,8 +72,8 @@ func (e *examination) repositories() {
 	}
 }
 
-// reposDirectory is where the gate says that its repositories are, or else where it would
-// look for them.
+// reposDirectory returns the directory that the gate says it serves, or else the one that it
+// would serve.
 func (e *examination) reposDirectory() string {
 	if e.theGate != nil {
 		return e.theGate.Repos
@@ -81,7 +81,7 @@ func (e *examination) reposDirectory() string {
 	return e.reposToBe()
 }
 
-// reposToBe is where a gate would look for its repositories.
+// reposToBe returns the directory that a gate would serve.
 func (e *examination) reposToBe() string {
 	if _, after, ok := strings.Cut(e.gateUnit(), " --repos "); ok {
 		repos, _, _ := strings.Cut(after, " ")
@@ -131,17 +131,17 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	return true
 }
 
-// isRoots reports whether root, who asks, owns what root may then give to root's gate.
+// isRoots reports whether we are root and own the file, so that root may give it to the gate.
 func isRoots(info fs.FileInfo) bool { return os.Geteuid() == 0 && owner.UID(info) == 0 }
 
-// giveRoots gives what is root's of a directory and all that is in it to a user. What is
-// another's stays.
+// giveRoots returns the command that gives root's files in a directory, and the directory, to
+// a user. Files of others keep their owner.
 func giveRoots(uid int, path string) string {
 	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
 }
 
-// isClosed reports whether the gate's user cannot enter all that leads to the repositories,
-// and how to let that user in.
+// isClosed reports whether the gate's user cannot enter a directory above the repositories,
+// and if so, how to let that user in.
 func (e *examination) isClosed(repos string, uid int, fixes func(string) string) bool {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if uid == 0 || err != nil {
@@ -159,8 +159,8 @@ func (e *examination) isClosed(repos string, uid int, fixes func(string) string)
 	return true
 }
 
-// isTheGates reports whether a directory belongs to the gate's user, or else what fixes that,
-// and whether others cannot write to it.
+// isTheGates reports whether a directory belongs to the gate's user and others cannot write to
+// it. remedy is for one that belongs to another user.
 func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, remedy string) bool {
 	if has := owner.UID(info); has != uid {
 		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(has), userName(uid)), remedy)
@@ -213,8 +213,8 @@ func (e *examination) repository(path, project string, uid int) bool {
 	return true
 }
 
-// closedPart returns a part of a repository that its owner has no permission for, without
-// which git takes it for none; empty if there is no such part.
+// closedPart returns a part of a repository that its owner has no permission for, so that git
+// sees no repository there. It is empty if there is no such part.
 func closedPart(path string) string {
 	for _, part := range []string{"", "HEAD", "config", "objects", "refs"} {
 		part = filepath.Join(path, part)
@@ -233,8 +233,8 @@ func closedPart(path string) string {
 	return ""
 }
 
-// isBare asks git, as the gate's user: it may have been told anything about what it is
-// to do in such a directory.
+// isBare asks git, as the gate's user: the repository's configuration may tell git to do
+// anything.
 func (e *examination) isBare(path string, uid int) (bool, error) {
 	ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
 	defer cancel()
@@ -257,7 +257,7 @@ func (e *examination) isBare(path string, uid int) (bool, error) {
 	return strings.TrimSpace(out.String()) == "true", err
 }
 
-// add is the command that makes a project's repository where the gate looks for it.
+// add returns the command that makes a project's repository where the gate looks for it.
 func (e *examination) add(repos string, args ...string) string {
 	command := []string{"add"}
 	if repos != e.Place.Repos {

@@ -49,7 +49,7 @@ func (e *examination) service() {
 	e.ok(engines.WatchUnitName + " runs")
 }
 
-// gateSweeps says that a gate of ours needs no other watch.
+// gateSweeps reports that with a gate of ours no other watch is needed.
 func (e *examination) gateSweeps() {
 	switch {
 	case e.theGate == nil: // said already
@@ -60,7 +60,7 @@ func (e *examination) gateSweeps() {
 	}
 }
 
-// systemctl is a command for a service.
+// systemctl returns a systemctl command for a service.
 func (e *examination) systemctl(unit string, args ...string) string {
 	words := []string{"systemctl"}
 	if e.Place.User {

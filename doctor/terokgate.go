@@ -85,7 +85,7 @@ func (e *examination) gateProgram() bool {
 	return who == ""
 }
 
-// ask asks the gate. One that is well answers within a millisecond.
+// ask asks the gate. A healthy gate answers within a millisecond.
 func (e *examination) ask(about control.Request) (control.Gate, error) {
 	return control.Ask(e.settings.GateSocket, time.Now().Add(5*time.Second), about)
 }
@@ -126,7 +126,8 @@ func (e *examination) controlDirectory(dir string) bool {
 	return false
 }
 
-// socketElsewhere has the hooks ask for a gate of our own, at its usual place.
+// socketElsewhere returns the command that has the hooks ask a gate of our own, at its usual
+// place.
 func (e *examination) socketElsewhere() string {
 	if _, there, _ := e.Place.Registration(); !there && e.Place.User {
 		return e.install() // the hooks are root's
@@ -134,13 +135,13 @@ func (e *examination) socketElsewhere() string {
 	return e.install("--gate-socket", e.Place.Control) + ", a directory of the gate's own; and start the gate there"
 }
 
-// holdsOnly reports whether a directory holds nothing but perhaps this.
+// holdsOnly reports whether a directory holds nothing but this file, if that.
 func holdsOnly(dir, name string) bool {
 	files, err := os.ReadDir(dir)
 	return err == nil && (len(files) == 0 || len(files) == 1 && files[0].Name() == name)
 }
 
-// gateUID is the user that the gate runs as, as far as that is known.
+// gateUID returns the user that the gate runs as, or else the one that it would run as.
 func (e *examination) gateUID() int {
 	name := e.GateUser
 	switch {
@@ -192,7 +193,7 @@ func (e *examination) noGate(err error) {
 	e.broken(runs, e.startGate())
 }
 
-// gateBinary is the gate's program, which belongs beside that of the hooks.
+// gateBinary returns the path of the gate's program, which belongs beside that of the hooks.
 func (e *examination) gateBinary() string {
 	binary := e.Binary
 	if prestart := e.registered("prestart"); prestart != nil {
@@ -201,7 +202,7 @@ func (e *examination) gateBinary() string {
 	return filepath.Join(filepath.Dir(binary), "terok-gate")
 }
 
-// gateVersion is what that program says, empty if it does not.
+// gateVersion returns the version of that program, empty if it does not say.
 func (e *examination) gateVersion() string {
 	if changeable(e.gateBinary()) { // whose words would that be?
 		return ""
@@ -213,13 +214,13 @@ func (e *examination) gateVersion() string {
 	return strings.TrimSpace(strings.TrimPrefix(out, "terok-gate version "))
 }
 
-// bothPrograms fixes half an upgrade.
+// bothPrograms returns the remedy for half an upgrade.
 func (e *examination) bothPrograms() string {
 	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
 }
 
-// gateStarts looks at a gate that an install has left that did not get as far as the hooks:
-// it writes them when the gate runs.
+// gateStarts checks a gate left by an install that did not get as far as the hooks, which it
+// writes once the gate runs.
 func (e *examination) gateStarts() {
 	unit := e.gateUnit()
 	if unit == "" || strings.Contains(unit, "ActiveState=active") {
@@ -231,7 +232,7 @@ func (e *examination) gateStarts() {
 	}
 }
 
-// gateUnit is what systemd says of the gate's service, empty if it knows none.
+// gateUnit returns systemd's state of the gate's service, empty if it knows none.
 func (e *examination) gateUnit() string {
 	if !e.Place.Systemd {
 		return ""
@@ -243,7 +244,7 @@ func (e *examination) gateUnit() string {
 	return says
 }
 
-// startGate starts a gate that does not run.
+// startGate returns the command that starts a gate that does not run.
 func (e *examination) startGate() string {
 	unit := e.gateUnit()
 	switch {
@@ -255,7 +256,8 @@ func (e *examination) startGate() string {
 	return e.systemctl(engines.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(engines.GateUnitName, "status")
 }
 
-// restartGate replaces a gate that runs. Systemd keeps what it has of containers.
+// restartGate returns the command that replaces a running gate. Systemd keeps its containers'
+// listeners.
 func (e *examination) restartGate() string {
 	if unit := e.gateUnit(); unit == "" {
 		return "end it, start it again: " + e.serve() + ", in a terminal of its own; and then: " + e.ourselves("attach")
@@ -263,7 +265,7 @@ func (e *examination) restartGate() string {
 	return e.systemctl(engines.GateUnitName, "restart")
 }
 
-// gateAnew has the gate run with what the hooks are told.
+// gateAnew returns the command that runs the gate with the settings of the hooks.
 func (e *examination) gateAnew() string {
 	was, there, err := e.Place.Registration()
 	if err == nil && there && e.gateUnit() != "" && was.Settings.GateSocket == e.settings.GateSocket {
@@ -272,7 +274,7 @@ func (e *examination) gateAnew() string {
 	return e.restartGate()
 }
 
-// serve is the command that runs a gate for the hooks.
+// serve returns the command that runs a gate for the hooks.
 func (e *examination) serve() string {
 	var args []string
 	file, err := e.hooksTokenFile()
@@ -286,12 +288,12 @@ func (e *examination) serve() string {
 	return e.gateCommand(args...)
 }
 
-// gateCommand is a command of the gate's program.
+// gateCommand returns a command of the gate's program.
 func (e *examination) gateCommand(args ...string) string {
 	return printable.Shell(append([]string{called("terok-gate", e.gateBinary())}, args...)...)
 }
 
-// gateSays is where the gate says what is wrong.
+// gateSays returns how to see the gate's messages.
 func (e *examination) gateSays() string {
 	if e.gateUnit() == "" {
 		return "see what the gate says on its standard error"
@@ -303,7 +305,7 @@ func (e *examination) gateSays() string {
 	return "see what the gate says: " + printable.Shell(append(args, "--unit", engines.GateUnitName)...)
 }
 
-// hooksTokenFile is the one that the hooks write.
+// hooksTokenFile returns the token file that the hooks write.
 func (e *examination) hooksTokenFile() (string, error) {
 	if file := e.settings.Tokens.Path; file != "" {
 		return file, nil
@@ -311,7 +313,7 @@ func (e *examination) hooksTokenFile() (string, error) {
 	return store.TokenFilePath()
 }
 
-// samePlace reports whether two paths are those of one file, or would be.
+// samePlace reports whether two paths lead to one file, or would if it existed.
 func samePlace(a, b string) bool {
 	return filepath.Join(realPath(filepath.Dir(a)), filepath.Base(a)) == filepath.Join(realPath(filepath.Dir(b)), filepath.Base(b))
 }

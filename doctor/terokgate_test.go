@@ -46,14 +46,14 @@ func newServed(t *testing.T) *served {
 	return s
 }
 
-// installGate puts a terok-gate beside the hook that says that it is of this version.
+// installGate puts a terok-gate that claims this version beside the hook.
 func (s *served) installGate(t *testing.T, version string) {
 	t.Helper()
 	must(t, os.WriteFile(filepath.Join(s.bin, "terok-gate"), []byte("#!/bin/sh\necho 'terok-gate version "+version+"'\n"), 0o755))
 }
 
-// start starts a gate that reads a token file. stop leaves its socket behind, as one that
-// is killed does.
+// start starts a gate that reads a token file. stop leaves its socket behind, as a killed gate
+// does.
 func (s *served) start(t *testing.T, tokens string) (stop func()) {
 	t.Helper()
 	g, err := gate.New(gate.Settings{Repos: s.repos, Tokens: store.File{Path: tokens}.Reader(func(error) {})})
@@ -231,7 +231,7 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 	paste(t, found, "terok-gate")
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers")
 
-	// What else is there may be for others: such a directory is not closed.
+	// Other files may be there for others: such a directory is not closed.
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "theirs"), nil, 0o644))
 	found = s.check("terok-gate")
@@ -255,7 +255,7 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "every user can put another gate at "+s.socket+", by way of "+s.directory)
 }
 
-// paste does what a finding says.
+// paste runs the remedy of a finding.
 func paste(t *testing.T, found []Finding, check string) {
 	t.Helper()
 	for _, f := range found {

@@ -248,13 +248,13 @@ func (e *examination) lock() {
 	e.broken(err.Error(), remedy)
 }
 
-// isItTheGates is the remedy for root, who may have given something to the gate's user.
+// isItTheGates returns the remedy for root, who may have given the file to the gate's user.
 func (e *examination) isItTheGates(uid int, ifNot string) string {
 	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(uid)), ifNot)
 }
 
-// realPath is the directory that a directory's path leads to: chown -h on a link to it would
-// not change whose the directory is.
+// realPath returns the directory that a path leads to: chown -h on a link would not change the
+// owner of the directory.
 func realPath(dir string) string {
 	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
 		return resolved

@@ -152,9 +152,9 @@ func gitter(t *testing.T, task string, more ...string) []string {
 	return append(args, more...)
 }
 
-// The main job, whatever a container is like: as its own process with nothing sourced,
-// in podman exec with gate.env sourced, and there with nothing at all if the token is
-// withheld.
+// The main job, in every kind of container: git works in its own process with nothing
+// sourced, in podman exec with gate.env sourced, and there with nothing sourced if the token
+// is withheld.
 func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 	ofRoot := func(e *engine) bool { return !e.rootless }
 	ofAUser := func(e *engine) bool { return e.rootless }

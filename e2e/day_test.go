@@ -209,6 +209,7 @@ func TestTheReadmesFirstStepsWork(t *testing.T) {
 	testenv.Must(t, err)
 	_, section, _ := strings.Cut(string(readme), "\n## Getting started\n")
 	section, _, _ = strings.Cut(section, "\n## ")
+
 	var commands strings.Builder
 	for i, block := range strings.Split(section, "```") {
 		if script, is := strings.CutPrefix(block, "sh\n"); is && i%2 == 1 {
@@ -233,6 +234,7 @@ func TestTheReadmesFirstStepsWork(t *testing.T) {
 			defer m.logIn(t, a.user)()
 			f := a.fill(t, "you")
 			a.must(t, "podman tag "+image+" "+name)
+
 			said := a.must(t, `echo y | script --quiet --return --command "sh -exu /srv/readme.sh" /dev/null`)
 			if got := f.at(t, "git -C demo.git log -1 --format='%an: %s' task-1; git -C demo.git branch --list task-2"); got != "1: Note the time" {
 				t.Errorf("the forge has %q: %s", got, said)

@@ -15,8 +15,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What doctor finds by asking podman, and by its probe container. (What it finds
-// without podman is tested in package doctor.)
+// The checks of doctor that need podman, or its probe container. (The others are
+// tested in package doctor.)
 
 // finding is what doctor --json says of a check.
 type finding struct{ Check, State, Text, Remedy string }
@@ -354,7 +354,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			if !row.choice {
 				h.paste(t, all, row.check, row.text)
 				if set := h.must(t, h.install(t, "install --show")); !strings.Contains(set, "--allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418") {
-					t.Errorf("after doctor's remedy, what is set is %s", set)
+					t.Errorf("after doctor's remedy, the settings are %s", set)
 				}
 				for _, f := range h.doctor(t, "") {
 					if f.Check == row.check && f.State != "ok" {
@@ -457,7 +457,7 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 	})
 }
 
-// What podman cannot do for any container is nothing that the hooks could fix.
+// If podman can start no container at all, no change of the hooks would fix that.
 func TestDoctorBlamesTheHooksForNothingOfPodmans(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)

@@ -40,7 +40,7 @@ type engine struct {
 	prepare func() error // once, before the first use
 }
 
-// What the engines' directories hold. Podman writes below podmanDir and nowhere
+// The parts of the engines' directories. Podman writes below podmanDir and nowhere
 // else, so that is where to look for a token that leaked.
 const podmanDir = "podman"
 

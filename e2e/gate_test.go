@@ -80,7 +80,7 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 					t.Helper()
 					seen := len(g.requests())
 					if _, err := inside("git clone $TEROK_GATE_URL/other.git /tmp/other"); err == nil {
-						t.Error("it can clone another project's repository")
+						t.Error("the container can clone another project's repository")
 					}
 					g.all(t, g.requests()[seen:], basic, http.StatusForbidden)
 				}

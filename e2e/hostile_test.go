@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// An image chooses what stands where the directory is to be mounted. Whatever it
-// chooses, nothing outside the container's root is created, changed or mounted
-// on, and the container has its directory inside its own root or does not start.
+// An image chooses what stands where the directory is to be mounted. For every
+// choice, nothing outside the container's root is created, changed or mounted on,
+// and the container has its directory inside its own root or does not start.
 
 // hostileImages are root file systems. The directory is to be mounted at
 // /run/terok; {outside} is a directory of the host and {up} leads from /run
@@ -19,8 +19,8 @@ import (
 var hostileImages = []struct {
 	name  string
 	image []string // what stands there: "path -> target", "path/", "path |" for a fifo, or "path" for a file
-	// What comes of it where nothing but our code meets the image: the path that
-	// is in the way, or none if the container gets its directory.
+	// inTheWay is the path at which our code fails, empty if the container gets its
+	// directory. (Podman or the runtime may fail before.)
 	inTheWay string
 }{
 	{name: "/run is an absolute link to a directory of the host", image: []string{"/run -> {outside}"}, inTheWay: "/run"},

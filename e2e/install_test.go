@@ -156,7 +156,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			t.Errorf("a dry run says %q and changes something, or says nothing", dry)
 		}
 
-		// Whatever the umask, every user's podman reads the directories in /etc.
+		// With any umask, every user's podman can read the directories in /etc.
 		wrote := h.must(t, "umask 077; "+h.install(t, installFlags))
 		if modes := h.must(t, fmt.Sprintf("cd %q; stat --format %%a oci oci/podman-hooks.d containers.conf.d", h.config)); modes != "755\n755\n755\n" {
 			t.Errorf("install makes directories of the modes %s", modes)
@@ -218,8 +218,8 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 	})
 }
 
-// What --allow-project does not admit starts no container, and the audit trail and
-// the system log say once which and why. It is precreate that podman asks first.
+// A container whose project --allow-project does not admit does not start, and the
+// audit trail and the system log say once which and why. Podman runs precreate first.
 func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)

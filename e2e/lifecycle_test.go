@@ -16,7 +16,7 @@ import (
 )
 
 // A token is valid exactly while its container lives: on every engine, for every
-// kind of container, in whatever way it ends.
+// kind of container, no matter how it ends.
 
 // kinds of containers.
 var kinds = []struct {
@@ -374,7 +374,7 @@ func TestContainersWithoutAnnotationsStartAsWithoutHooks(t *testing.T) {
 					t.Errorf("the container sees %q, want %q", out, want)
 				}
 				if tokens := e.tokensOf(t, id); len(tokens) > 0 {
-					t.Error("it has a token")
+					t.Error("the container has a token")
 				}
 				if m := systemLog.Matching(with(id)); len(m) > 0 {
 					t.Errorf("the system log mentions it: %q", m)

@@ -66,7 +66,7 @@ func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 				}
 
 				testenv.Eventually(t, "the token is gone", func() bool { return len(own.tokensOf(t, c.id)) == 0 })
-				// What is in the audit trail is no sooner there than in the token file.
+				// The audit trail is written after the token file.
 				testenv.Eventually(t, "the audit trail says so", func() bool { return len(own.events(t, c.id)) > 1 })
 				if got := own.events(t, c.id); len(got) != 2 || got[0] != "issued" {
 					t.Errorf("the token was %q", got)
@@ -172,8 +172,8 @@ func (e *engine) outlived(t *testing.T, id string) {
 	}
 }
 
-// sweeps checks that the container's token, an orphan, goes with whatever comes
-// next. Each of these gets a token file of its own, with the orphan in it.
+// sweeps checks that the container's token, an orphan, goes with the next change of
+// any kind. Each kind gets a token file of its own, with the orphan in it.
 func (e *engine) sweeps(t *testing.T, id string) {
 	t.Helper()
 	gate, err := gateBinary()
@@ -229,7 +229,7 @@ func (e *engine) goesWithProcess(t *testing.T, token string, pidfd int) {
 		n, err = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 20_000)
 	}
 	if n != 1 {
-		t.Fatalf("waited in vain for the container's process to die: %v", err)
+		t.Fatalf("the container's process does not die: %v", err)
 	}
 
 	died := time.Now()

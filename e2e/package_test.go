@@ -156,7 +156,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		}
 	}
 	if n := strings.Count(out, "revoked tokens of containers: 1"); n != 3 || strings.Contains(out, "for homeless") {
-		t.Errorf("removal revokes %d times one token, not thrice, or believes what is in /tmp: %s", n, out)
+		t.Errorf("removal revokes one token %d times, not 3 times, or believes the files in /tmp: %s", n, out)
 	}
 
 	m.must(t, "alice", "rm "+hooks+"/99-terok-gate-a.json")

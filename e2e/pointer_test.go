@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What git makes of the pointers that precreate adds, whatever becomes of its environment.
+// Git follows the pointers that precreate adds, in every environment that it may get.
 // GIT_CONFIG_PARAMETERS is documented nowhere: these tests run with every git that we have
 // (scripts/engines).
 
@@ -119,7 +119,7 @@ func TestGitsConfigurationOfTheImageGoesOnToCount(t *testing.T) {
 				script := pointed + "set -e; cd /tmp; git config own.there; work " + branch + "; cd ..; set -a; . /run/terok/gate.env; git config own.there; work " + branch + "-sourced"
 				by := "by " + row.author + " <pointer@demo.invalid>"
 				if got, want := e.pointer(t, g, row.args...)(script), strings.Repeat("it is\n"+by+"\n", 2); got != want {
-					t.Errorf("it says\n%s\nnot\n%s", got, want)
+					t.Errorf("the container says\n%s\nnot\n%s", got, want)
 				}
 			})
 		}

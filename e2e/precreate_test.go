@@ -85,7 +85,7 @@ func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
 			t.Errorf("its process runs: %q", out)
 		}
 		if tokens := e.tokensOf(t, c.id); len(tokens) > 0 {
-			t.Error("it has a token")
+			t.Error("the container has a token")
 		}
 		if systemLog.Listening() && len(systemLog.SoFar(t, with("terok-gate-hook", "precreate", "GIT_CONFIG_PARAMETERS"))) == 0 {
 			t.Error("the system log does not say why")

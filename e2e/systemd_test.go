@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What install has systemd do, as root and as a user, in the eyes of a real systemd.
+// The units that install writes, for root and for a user, under a real systemd.
 
 const watchUnit = "terok-gate-reap.service"
 
@@ -274,8 +274,8 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	alice.healthy(t)
 }
 
-// What podman shows of a container that is refused names the command that knows why, from
-// the file that installed hooks write by default, and from the journal.
+// For a container that is refused, podman prints the command that shows why, from the file
+// that installed hooks write by default, and from the journal.
 func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

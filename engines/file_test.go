@@ -79,7 +79,7 @@ func TestAFileThatIsNotOursIsLeftAlone(t *testing.T) {
 	}
 }
 
-// inTime fails the test if it takes for ever.
+// inTime fails the test if do takes too long.
 func inTime(t *testing.T, do func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -90,7 +90,7 @@ func inTime(t *testing.T, do func()) {
 	select {
 	case <-done:
 	case <-time.After(testenv.AWhile):
-		t.Fatal("it hangs")
+		t.Fatal("reading the files hangs")
 	}
 }
 

@@ -21,11 +21,11 @@ const GateUser = "terok-gate"
 // gate's, and the one above root's.
 const GateLog = "/var/log/terok-gate/gate/trail.log"
 
-// GateBinary is where the gate's program is: beside the hook's.
+// GateBinary returns the path of the gate's program, beside the hook's.
 func (r Registration) GateBinary() string { return filepath.Join(filepath.Dir(r.Binary), gateBinary) }
 
-// GateByDefault reports whether install sets up a gate of ours unless told otherwise: no
-// other gate is named.
+// GateByDefault reports whether install sets up a gate of ours unless told otherwise, that
+// is, whether no other gate is named.
 func (r Registration) GateByDefault() bool {
 	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
 }

@@ -107,7 +107,7 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 	}
 }
 
-// What add makes before there is a gate's user, or an installation, install can go on with.
+// Install goes on with what add has made before there was a gate's user or an installation.
 func TestRepositoriesMadeBeforeInstallCanBeTheGates(t *testing.T) {
 	testenv.NeedRoot(t)
 	defer syscall.Umask(syscall.Umask(0o077))
@@ -171,12 +171,13 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 	}
 }
 
-// What runs regularly is what was typed, and uninstall takes it back.
+// The timer runs the command as it was typed, and uninstall removes the timer.
 func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "terok gate")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+
 	for _, user := range []bool{false, true} {
 		place := Place{Units: t.TempDir(), User: user}
 		plan, err := place.SyncPlan([]string{program, "sync", "100%", "$HOME"}, 90*time.Second)
@@ -186,6 +187,7 @@ func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 		if err := plan.CarryOut(t.Context(), func(string, string) {}); err != nil {
 			t.Fatal(err)
 		}
+
 		for name, want := range map[string]string{
 			SyncUnitName:  "\nExecStart=\"" + program + "\" \"sync\" \"100%%\" \"$$HOME\"\n",
 			SyncTimerName: "\nOnUnitInactiveSec=90000ms\n",
@@ -203,10 +205,12 @@ func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 		if want := []string{place.unit(SyncTimerName), place.unit(SyncUnitName)}; err != nil || !slices.Equal(removal.Remove, want) {
 			t.Errorf("uninstall removes %q, want %q, %v", removal.Remove, want, err)
 		}
+
 		again, err := place.SyncPlan(nil, 0)
 		if err != nil || !slices.Equal(again.Remove, removal.Remove) {
 			t.Errorf("--every 0 removes %q, %v", again.Remove, err)
 		}
+
 		if err := os.WriteFile(place.unit(SyncTimerName), []byte("[Timer]\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +220,7 @@ func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 	}
 }
 
-// openDir is a directory of root's that everybody may pass.
+// openDir returns a directory of root's that every user may pass.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "terok-")

@@ -69,8 +69,8 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 	}
 }
 
-// With two hooks both have to admit a project. To keep what one of them says might admit
-// what the other did not.
+// With two hooks both have to admit a project. Keeping the setting of one of them might admit
+// projects that the other did not.
 func TestOfTwoListsOfProjectsNeitherIsKept(t *testing.T) {
 	for second, want := range map[string]bool{
 		`"--allow-project", "demo"`: true,

@@ -90,14 +90,14 @@ func userPlace() (Place, error) {
 // definitionPrefix begins the names of our definitions, wherever they are.
 const definitionPrefix = "99-terok-gate-"
 
-// definitionPaths are those of the definitions that are there under our names.
+// definitionPaths returns the paths of the definitions that exist under our names.
 func (p Place) definitionPaths() []string { return glob(p.Hooks, definitionPrefix+"*.json") }
 
-// unit is the path of a unit.
+// unit returns the path of a unit.
 func (p Place) unit(name string) string { return filepath.Join(p.Units, name) }
 
-// unitPaths are those of a unit and of what enables it. Systemd removes the latter itself,
-// where there is one.
+// unitPaths returns the paths of a unit and of the link that enables it. Where systemd runs,
+// it removes the link itself.
 func (p Place) unitPaths(name string) []string {
 	return append(glob(p.Units, "*.wants/"+name), p.unit(name))
 }

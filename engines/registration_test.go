@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// The definitions and the unit carry everything over that install was told.
+// The definitions and the unit have all settings that install was given.
 func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 	top, err := os.MkdirTemp("/dev/shm", "terok-") // of /tmp the service gets all
 	if err != nil {
@@ -73,8 +73,8 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 	}
 }
 
-// Podman from 4.8 on adds our directory to any list of others. An older one understands no
-// more than a list, which takes the place of theirs.
+// From 4.8 on, podman adds our directory to the lists of other files. An older one knows
+// plain lists only, so ours replaces theirs.
 func TestTheDropInKeepsOthersDirectoriesInForce(t *testing.T) {
 	for _, row := range []struct {
 		lists hookLists

@@ -28,7 +28,7 @@ var unitNames = []string{WatchUnitName, GateUnitName}
 // hookLogs is the directory of the default log file of root's hooks.
 const hookLogs = "/var/log/terok-gate"
 
-// unitName is the unit that systemd is to run, empty for none.
+// unitName returns the unit that systemd is to run, empty for none.
 func (r Registration) unitName() string {
 	switch {
 	case r.Gate:
@@ -39,7 +39,7 @@ func (r Registration) unitName() string {
 	return ""
 }
 
-// unit is the repository's unit for our binaries and files.
+// unit returns the repository's unit, with our binaries and files.
 func (r Registration) unit(place Place) ([]byte, error) {
 	template := "system/" + r.unitName()
 	if place.User {
@@ -85,7 +85,7 @@ func (r Registration) unit(place Place) ([]byte, error) {
 	return []byte(mark + unit), nil
 }
 
-// commandLine is a command as ExecStart= takes it. There % begins a specifier and, but
+// commandLine returns a command as ExecStart= takes it. There % begins a specifier and, but
 // for the first word, $ a variable (systemd.service(5)).
 func commandLine(words []string) string {
 	quoted := make([]string, len(words))
@@ -185,7 +185,7 @@ func (p Place) stop(ctx context.Context, unit string) error {
 	return err
 }
 
-// forget has systemd see which units are gone.
+// forget tells systemd which units are gone.
 func (p Place) forget(ctx context.Context) error {
 	_, err := p.systemctl(ctx, "daemon-reload")
 	return err

@@ -44,7 +44,8 @@ func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err e
 	return plan, checkOurs(plan.Write)
 }
 
-// syncPaths are those of the units by which sync runs, the one that starts the other first.
+// syncPaths returns the paths of the units by which sync runs, the one that starts the other
+// first.
 func (p Place) syncPaths() []string {
 	return append(p.unitPaths(SyncTimerName), p.unitPaths(SyncUnitName)...)
 }

@@ -280,8 +280,8 @@ func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 	t.Logf("hooks that waited: %d, gave up in time: %d", waiters, gaveUp.Load())
 }
 
-// A hook that stops in the middle, with the lock in its hands, holds the others up
-// no longer than their limit, and no longer than itself.
+// A hook that stops in the middle while it holds the lock delays the others no longer
+// than their limit, and no longer than it lives.
 func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOther(t *testing.T) {
 	needTracer(t)
 	s := situation{stage: "prestart", directory: "full", byHand: true}

@@ -21,7 +21,7 @@
 // alone; elsewhere the tests that need it are left out.
 //
 // The tests live in mount and pid namespaces of their own, with a /dev of their own
-// for the system log. When the test process ends, in whatever way, the kernel ends
+// for the system log. However the test process ends, the kernel then ends
 // everything that it started, and nothing is left on the machine.
 //
 // A test that cannot run here is skipped and says why. With TEROK_TEST_ALL=1 in the

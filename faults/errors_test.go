@@ -56,15 +56,15 @@ func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *t
 // logSocket is what the hook makes to tell the system log.
 var logSocket = fmt.Sprintf("domain %d, type %d", unix.AF_UNIX, unix.SOCK_DGRAM)
 
-// endsWell reports if a run that met an error neither did its whole job nor failed
-// as a hook should.
+// endsWell returns an error if a run that met a failing call neither did its whole job nor
+// failed as a hook should.
 func (r *struck) endsWell() error {
 	ofLog := r.point.object == "log" || r.point.name == "sendto" || r.point.object == logSocket
 
 	switch {
 	case r.status == 0:
 		if s := r.stderr; s != "" && !(ofLog && isOneLine(s, "log file: ", r.point.fail.Error())) {
-			return fmt.Errorf("it says %q and ends with status 0", s)
+			return fmt.Errorf("the hook says %q and ends with status 0", s)
 		}
 		if r.point.object == "stdout" {
 			// Where the env file is cannot be said, but it is there.
@@ -74,13 +74,13 @@ func (r *struck) endsWell() error {
 		r.blind = r.judges()
 		return r.done(r.stdout)
 	case r.status != 1:
-		return fmt.Errorf("it ends with status %d: %s", r.status, r.stderr)
+		return fmt.Errorf("the hook ends with status %d: %s", r.status, r.stderr)
 	case ofLog:
 		return fmt.Errorf("a log that cannot be written fails the hook: %s", r.stderr)
 	case !isOneLine(r.stderr, r.stage+": ", r.point.fail.Error()) && r.point.object != "stderr":
-		return fmt.Errorf("it does not say in one line what failed: %q", r.stderr)
+		return fmt.Errorf("the hook does not say in one line what failed: %q", r.stderr)
 	case r.renamed && r.stage == "prestart" && r.point.name != "renameat" && r.point.object != "gate":
-		return fmt.Errorf("it fails after the rename, for something other than the directory's sync: %s", r.stderr)
+		return fmt.Errorf("the hook fails after the rename, for something other than the directory's sync: %s", r.stderr)
 	case r.renamed:
 		return r.committed()
 	}
@@ -104,8 +104,8 @@ func isOneLine(text, beginning, words string) bool {
 		strings.Count(text, "\n") == 1 && text[len(text)-1] == '\n'
 }
 
-// outcome reports what is wrong with a hook that ran in this world: it must have
-// done its job, or have failed with these words in its one line and changed nothing.
+// outcome returns an error unless a hook that ran in this world has done its job or, if
+// there are words, has failed with them in its one line and changed nothing.
 func (w *world) outcome(f finished, words string) error {
 	if err := w.keepsQuiet(f); err != nil {
 		return err
@@ -122,8 +122,8 @@ func (w *world) outcome(f finished, words string) error {
 	return w.untouched()
 }
 
-// A file system that is full, for real. Once there is room again, the next hook
-// finds all as it should be.
+// On a file system that is really full, the hook fails. Once there is room again, the next
+// hook finds everything in order.
 func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 	testenv.NeedAlone(t)
 	const full = "no space left on device"
@@ -209,7 +209,7 @@ func fill(path string, keep int64) error {
 	return file.Truncate(size - keep)
 }
 
-// With too few file descriptors, for real: whatever the number, the hook does its
+// With too few file descriptors, for real: with any number of them, the hook does its
 // whole job or fails and changes nothing.
 func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 	testenv.NeedAlone(t)
@@ -308,7 +308,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 				lines := strings.SplitAfter(strings.TrimSuffix(f.stderr, "\n"), "\n")
 				for _, line := range lines {
 					if !isOneLine(strings.TrimSuffix(line, "\n")+"\n", "log file: ", row.says) {
-						t.Errorf("it says %q, not that the log %q", line, row.says)
+						t.Errorf("the hook says %q, not that the log %q", line, row.says)
 					}
 				}
 				if err := w.outcome(f, ""); err != nil {
@@ -319,7 +319,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 	}
 }
 
-// Neither does a system log.
+// A system log that cannot be written fails nothing and holds nothing up either.
 func TestASystemLogThatCannotBeWrittenFailsNothing(t *testing.T) {
 	testenv.NeedAlone(t)
 	for _, row := range []struct{ log, make string }{
@@ -348,7 +348,7 @@ func TestASystemLogThatCannotBeWrittenFailsNothing(t *testing.T) {
 				must(t, err)
 
 				if f.stderr != "" {
-					t.Errorf("it says %q", f.stderr)
+					t.Errorf("the hook says %q", f.stderr)
 				}
 				if err := w.outcome(f, ""); err != nil {
 					t.Error(err)

@@ -67,7 +67,7 @@ func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 
 			t.Logf("memory, KiB: %d before, %d at most, %d descriptors", before, h.memory(t, "VmHWM"), h.entries(t, "fd"))
 			if cost := h.memory(t, "VmHWM") - before; cost > most {
-				t.Errorf("they cost %d KiB", cost)
+				t.Errorf("the requests cost %d KiB", cost)
 			}
 		})
 	}

@@ -155,7 +155,7 @@ func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			tried, failed, calm := sweep(t, s, []fault{{when: before, kill: true}}, func(r *struck) error {
 				if r.status != -1 {
-					return fmt.Errorf("it ended with status %d, not by the signal", r.status)
+					return fmt.Errorf("the hook ended with status %d, not by the signal", r.status)
 				}
 				if err := r.keepsQuiet(r.finished); err != nil {
 					return err

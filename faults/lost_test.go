@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attach has the gate serve all living containers again, and checks that it finds so many.
+// attach has the gate serve all living containers again, and checks that it finds that many.
 func (h *house) attach(containers int) error {
 	f, err := run(h.attaching())
 	if want := fmt.Sprintf("attached %d\n", containers); err == nil && (f.status != 0 || f.stdout != want) {

@@ -230,7 +230,7 @@ func (t *tracing) ended(status unix.WaitStatus, collect func() (stdout, stderr s
 
 	t.stdout, t.stderr, err = collect()
 	if len(t.calls) >= endless {
-		err = fmt.Errorf("it made %d system calls and would have gone on, the last one is %v", len(t.calls), t.calls[len(t.calls)-1])
+		err = fmt.Errorf("the program made %d system calls and would have gone on, the last one is %v", len(t.calls), t.calls[len(t.calls)-1])
 	}
 	return err
 }

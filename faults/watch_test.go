@@ -42,7 +42,7 @@ func startWatcher(t *testing.T, tokens string) *watcher {
 	})
 	// It is at work, and catches signals, once it listens for changes of files.
 	if !testenv.Wait(func() bool { return w.listens(t) }) {
-		t.Fatalf("it does not begin: %s", w.stderr.String())
+		t.Fatalf("the watcher does not start: %s", w.stderr.String())
 	}
 	return w
 }
@@ -58,7 +58,7 @@ func (w *watcher) listens(t *testing.T) bool {
 	})
 }
 
-// stop asks it to end, and fails the test if it does not end well.
+// stop asks the watcher to end, and fails the test if it ends with an error.
 func (w *watcher) stop(t *testing.T, signal os.Signal) {
 	t.Helper()
 	must(t, w.cmd.Process.Signal(signal))
@@ -97,7 +97,7 @@ func (w *watcher) watched(t *testing.T) map[int]bool {
 	return pids
 }
 
-// waitsFor waits until it watches these processes: there is no event for that.
+// waitsFor waits until the watcher watches these processes: there is no event for that.
 func (w *watcher) waitsFor(t *testing.T, pids ...int) {
 	t.Helper()
 	var watched map[int]bool
@@ -105,7 +105,7 @@ func (w *watcher) waitsFor(t *testing.T, pids ...int) {
 		watched = w.watched(t)
 		return !slices.ContainsFunc(pids, func(pid int) bool { return !watched[pid] })
 	}) {
-		t.Fatalf("it watches %d processes, not all of the %d that it should: %s", len(watched), len(pids), w.stderr.String())
+		t.Fatalf("the watcher watches %d processes, not all %d: %s", len(watched), len(pids), w.stderr.String())
 	}
 }
 
@@ -137,7 +137,7 @@ func followTokens(t *testing.T, path string) *tokenFile {
 	return &tokenFile{path, events}
 }
 
-// until waits until the file's entries are so, and returns when that was seen.
+// until waits until the file's entries satisfy a condition, and returns when that was seen.
 func (f *tokenFile) until(t *testing.T, what string, so func(map[string]any) bool) time.Time {
 	t.Helper()
 	late := time.NewTimer(testenv.AWhile)
@@ -301,7 +301,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 
 	w.stop(t, syscall.SIGTERM)
 	if w.stdout.String()+w.stderr.String() != "" {
-		t.Errorf("it says %q %q", w.stdout.String(), w.stderr.String())
+		t.Errorf("the watcher says %q %q", w.stdout.String(), w.stderr.String())
 	}
 	t.Logf("tokens whose process died: %d, revoked: %d, left: 0", lives, lives)
 }
@@ -399,7 +399,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	w.stop(t, syscall.SIGTERM)
 }
 
-// Whatever happens to file and directory, in the end the dead lose their tokens.
+// After any change of file and directory, the dead still lose their tokens.
 func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 	testenv.NeedAlone(t)
 	root := t.TempDir()
@@ -559,13 +559,13 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 
 			for end := time.Now().Add(testenv.AWhile); used(settled) > 0; {
 				if time.Now().After(end) {
-					t.Fatal("it never comes to rest")
+					t.Fatal("the watcher never comes to rest")
 				}
 			}
 
 			got := used(measured)
 			if got > 0 {
-				t.Errorf("it used %d clock ticks while another process used %d", got, measured)
+				t.Errorf("the watcher used %d clock ticks while another process used %d", got, measured)
 			}
 			t.Logf("clock ticks used %s, while another process used %d: %d", row.name, measured, got)
 			w.stop(t, syscall.SIGTERM)

@@ -40,7 +40,7 @@ func TestAWithheldTokenIsLimitedAndHashedToo(t *testing.T) {
 			}
 			for _, script := range row.refused {
 				if c.does(script) == nil {
-					t.Errorf("it may do %s", script)
+					t.Errorf("the container may do %s", script)
 				}
 			}
 		})

@@ -314,7 +314,7 @@ func readTokens(path string) (map[string]any, error) {
 	return entries, nil
 }
 
-// untouched reports why the token file is not the one that was there before.
+// untouched returns an error if the token file is not the one that was there before.
 func (w *world) untouched() error {
 	content, err := os.ReadFile(w.tokens)
 	if w.content == nil {
@@ -350,15 +350,15 @@ func without(entries map[string]any, tokens ...string) map[string]any {
 	return rest
 }
 
-// committed reports why the token file does not say what it says once the stage has
-// committed: everything that was there before, less what must go, and for prestart
-// this container's new token.
+// committed returns an error unless the token file is as after the stage's commit:
+// everything that was there before, less what must go, and for prestart this
+// container's new token.
 func (w *world) committed() error {
 	_, err := w.issued()
 	return err
 }
 
-// issued checks the same as committed, and returns the new token, empty for poststop.
+// issued checks what committed does, and returns the new token, empty for poststop.
 func (w *world) issued() (token string, err error) {
 	now, err := w.now()
 	if err != nil {
@@ -391,12 +391,12 @@ func (w *world) issued() (token string, err error) {
 		now, want = without(now, orphan, nextLife), without(want, nextLife)
 	}
 	if diff := cmp.Diff(want, now); diff != "" {
-		return "", fmt.Errorf("the token file does not hold what it should (-want +got):\n%s", diff)
+		return "", fmt.Errorf("the token file is wrong (-want +got):\n%s", diff)
 	}
 	return token, nil
 }
 
-// theNewToken returns the one token that was not there before, and is the
+// theNewToken returns the one token that was not there before, which must be the
 // container's.
 func theNewToken(now, before map[string]any, container string) (string, error) {
 	var added []string
@@ -496,7 +496,7 @@ func (w *world) recovers(committed bool) error {
 		now, want = without(now, nextLife), without(want, nextLife)
 	}
 	if diff := cmp.Diff(want, now); diff != "" {
-		return fmt.Errorf("after the next hook the token file does not hold what it should (-want +got):\n%s", diff)
+		return fmt.Errorf("after the next hook the token file is wrong (-want +got):\n%s", diff)
 	}
 	return w.noDebris()
 }

@@ -173,7 +173,7 @@ func TestASignedPushIsNotOffered(t *testing.T) {
 	git(t, path, "config", "promisor.advertise", "true")
 	token := h.issue(t, "demo")
 	if _, text := h.request(t, "GET", "/demo.git/info/refs?service=git-receive-pack", token, ""); strings.Contains(text, "push-cert") || !strings.Contains(text, "report-status") || !strings.HasSuffix(text, "0000") {
-		t.Errorf("it offers %q", text)
+		t.Errorf("the gate offers %q", text)
 	}
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)

@@ -145,7 +145,7 @@ func inEveryWay(t *testing.T, try func(t *testing.T, h *harness, token, says str
 					return
 				}
 				if best > promised && time.Since(began) > testenv.AWhile {
-					t.Fatalf("it takes %v, at best", best)
+					t.Fatalf("the cut takes %v at best", best)
 				}
 			}
 		})
@@ -170,7 +170,7 @@ func TestACloneOfAGigabyteIsCut(t *testing.T) {
 			return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20
 		}, end)
 		if clone.Wait() == nil {
-			t.Error("the client takes what it has for the whole")
+			t.Error("the client takes a part of the pack for the whole")
 		}
 		if event := h.trailed(t, trail.Cut, 1)[0]; event.Error != says || event.Container != "c1" || event.Bytes < 10<<20 {
 			t.Errorf("the trail has %+v", event)
@@ -252,8 +252,8 @@ func TestATokenThatIsRevokedBeforeGitAsksMovesNothing(t *testing.T) {
 	git(t, h.dir, "clone", "--quiet", demo, work)
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
 
-	// In the hook's place, a program that revokes the token, as can happen at that
-	// moment, and then asks as the hook does.
+	// The program in the hook's place revokes the token, as can happen at that moment, and
+	// then asks as the hook does.
 	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
 	must(t, os.Remove(hook))
 	must(t, os.WriteFile(hook, []byte("#!/bin/bash\nmv "+h.tokens.Path+".none "+h.tokens.Path+`

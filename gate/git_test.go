@@ -136,7 +136,7 @@ func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 	token := h.issue(t, "demo")
 	_, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", token, "", "Git-Protocol: version=2")
 	if !strings.Contains(text, "object-format=sha256") {
-		t.Errorf("it says %q", text)
+		t.Errorf("the gate says %q", text)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(git(t, h.dir, "version"), "git version %d.%d", &major, &minor); err != nil {
@@ -294,8 +294,8 @@ func TestAHundredClonesAtOnceSucceed(t *testing.T) {
 	})
 }
 
-// What receive-pack starts knows the repository's objects by their whole path, and says
-// it to the client.
+// Programs that receive-pack starts know the repository's objects by their whole path, and
+// would print it to the client.
 func TestAPushIsToldNoPathOfThisMachine(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")
@@ -315,8 +315,8 @@ func TestAPushIsToldNoPathOfThisMachine(t *testing.T) {
 	}
 }
 
-// What is to be admitted of old histories is the repository's word; what attacks a clone is
-// not among it.
+// A repository's configuration decides which faults of old histories are admitted, except
+// those that attack a clone.
 func TestOldHistoriesAreAdmittedByTheRepositorysConfiguration(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")

@@ -124,7 +124,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 			pushes, says, starts := c.allows()
 			if !starts {
 				if token, err := h.tryContainerToken(t, c.flags(), c.annotations()); err == nil || token != "" {
-					t.Errorf("it gets a token, with the error %v", err)
+					t.Errorf("the container gets a token, with the error %v", err)
 				}
 				if entries, err := h.tokens.Entries(); len(entries) > 0 {
 					t.Errorf("there are %d tokens, %v", len(entries), err)
@@ -193,7 +193,7 @@ func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {
 				refuse("main", append(allowed, "+main~1:main")...)
 			}
 			if after := git(t, demo, "for-each-ref"); after != before {
-				t.Errorf("what is refused moves:\n%s", after)
+				t.Errorf("refused pushes move refs:\n%s", after)
 			}
 			h.trailed(t, trail.Refused, refused)
 

@@ -176,7 +176,7 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 	// Git gives these to the programs that it starts.
 	gits := []string{"GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_EXEC_PATH", "GIT_SHALLOW_FILE"}
 	seen := map[string]bool{}
-	testenv.Eventually(t, "git and what it starts run", func() bool {
+	testenv.Eventually(t, "git and the programs that it starts run", func() bool {
 		for _, process := range glob("/proc/[0-9]*") {
 			if cwd, err := os.Readlink(process + "/cwd"); err != nil || !strings.HasPrefix(cwd, h.repos) {
 				continue

@@ -45,7 +45,7 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	_ = killed.Wait()
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
 
-	// Whether or not git could clean up, a push that is cut by the machine's end cannot.
+	// Git may clean up after itself, but not after a push that is cut by the machine's end.
 	must(t, os.MkdirAll(strings.Replace(quarantine, "*", "abc123/pack", 1), 0o755))
 	h.again(t, gate.Settings{})
 	if left := glob(quarantine); len(left) > 0 {

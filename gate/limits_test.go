@@ -73,7 +73,7 @@ func TestRealGitSaysWhatALimitedTokenAllows(t *testing.T) {
 			}
 
 			if moved := git(t, demo, "for-each-ref") != before; moved != row.moves {
-				t.Errorf("it moves: %v", moved)
+				t.Errorf("the push moves refs: %v", moved)
 			}
 			if !row.moves {
 				h.trailed(t, trail.Refused, 1)
@@ -98,7 +98,7 @@ func TestARefusedPushOfMuchIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// What git might read differently is refused before git starts.
+// Commands that git might read differently are refused before git starts.
 func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	const zero, one = "0000000000000000000000000000000000000000", "1111111111111111111111111111111111111111"
 	good := pkt(zero + " " + one + " refs/heads/agent/1\x00report-status")
@@ -213,7 +213,7 @@ func TestARequestWaitsForItsTurn(t *testing.T) {
 	}()
 	end()
 	if answer := <-answered; answer.StatusCode != 200 {
-		t.Errorf("it is answered %s", answer.Status)
+		t.Errorf("the request is answered %s", answer.Status)
 	}
 }
 

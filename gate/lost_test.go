@@ -137,8 +137,8 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
 }
 
-// Nor does a container come into the network of one that withholds its token, if the gate
-// has lost that one.
+// A container that withholds its token stays alone in its network, even if the gate has
+// lost it.
 func TestALostContainerThatWithholdsItsTokenStaysAlone(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	withholds := h.container(t, nil)

@@ -34,6 +34,7 @@ func TestTheTrailSaysWhoMovedWhatFromWhereToWhere(t *testing.T) {
 	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), "work")
 	work := filepath.Join(h.dir, "work")
 	before := git(t, demo, "rev-parse", "main")
+
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
 	git(t, work, "push", "--quiet", "origin", "main", "main:side")
 	git(t, work, "push", "--quiet", "origin", ":side")
@@ -51,10 +52,12 @@ func TestTheTrailSaysWhoMovedWhatFromWhereToWhere(t *testing.T) {
 			t.Errorf("the trail has\n%+v, not\n%+v", e, want)
 		}
 	}
+
 	check(h.trailed(t, trail.Fetch, 1)[0], trail.Event{Event: trail.Fetch})
 	pushes := h.trailed(t, trail.Push, 2)
 	check(pushes[0], trail.Event{Event: trail.Push, Refs: 2})
 	check(pushes[1], trail.Event{Event: trail.Push, Refs: 1})
+
 	moved := h.trailed(t, trail.Moved, 3)
 	check(moved[0], trail.Event{Event: trail.Moved, Ref: "refs/heads/main", Old: before, New: after})
 	check(moved[1], trail.Event{Event: trail.Moved, Ref: "refs/heads/side", Old: noObject, New: after})
@@ -75,12 +78,14 @@ func findOut(t *testing.T, others int) {
 	work := filepath.Join(h.dir, "work")
 	git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
 	tip := git(t, demo, "rev-parse", "main")
+
 	packed := []byte("# pack-refs with: peeled fully-peeled sorted \n")
 	for i := range others {
 		packed = fmt.Appendf(packed, "%s refs/tags/%080d\n", tip, i)
 	}
 	must(t, os.WriteFile(filepath.Join(demo, "packed-refs"), packed, 0o644))
-	// A hook that waits when git has moved the refs, and has not told.
+
+	// The hook waits when git has moved the refs, before it reports that.
 	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
 	must(t, os.Remove(hook))
 	must(t, os.WriteFile(hook, []byte(`#!/bin/bash
@@ -90,10 +95,12 @@ func findOut(t *testing.T, others int) {
 read -r answer <&3
 [ "$answer" = yes ]
 `), 0o755))
+
 	push := command(work, "push", "origin", "main", "main:side")
 	cutShort(t, h, push, func() bool {
 		return git(t, demo, "for-each-ref", "refs/heads/side") != ""
 	}, func() { h.revoke(t, "demo") })
+
 	if event := h.trailed(t, trail.Cut, 1)[0]; event.Refs != 2 {
 		t.Errorf("the trail has %+v", event)
 	}
@@ -203,8 +210,8 @@ func TestARefToAMissingObjectIsNotDeleted(t *testing.T) {
 	h.trailed(t, trail.Moved, 1)
 }
 
-// Each line's old value is what the line before made of the ref, whichever client hangs up and
-// whichever git is ended.
+// Each line's old value is the new value of the line before, no matter which client hangs up
+// and which git is ended.
 func TestTheLinesOfARefAreAChain(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 2)
@@ -226,6 +233,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 		}
 		return start + " " + other + " refs/heads/main"
 	}
+
 	var clients sync.WaitGroup
 	for client := range 4 {
 		clients.Go(func() {
@@ -244,6 +252,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 			}
 		})
 	}
+
 	stop := make(chan struct{})
 	var killer sync.WaitGroup
 	killer.Go(func() {
@@ -254,6 +263,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
+
 			for _, process := range processesIn(demo) {
 				path, args, _ := strings.Cut(process, " ")
 				pid, err := strconv.Atoi(filepath.Base(path))
@@ -267,15 +277,18 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 			}
 		}
 	})
+
 	clients.Wait()
 	close(stop)
 	killer.Wait()
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
+
 	t.Cleanup(func() {
 		for _, left := range glob(demo + "/objects/tmp_objdir-incoming-*") { // of a git that we ended, the next gate removes it
 			os.RemoveAll(left)
 		}
 	})
+
 	for _, event := range []string{trail.Push, trail.Cut, trail.Refused, trail.Failed} {
 		h.mu.Lock()
 		t.Logf("%s: %d", event, len(slices.DeleteFunc(slices.Clone(h.events), func(e trail.Event) bool { return e.Event != event })))
@@ -294,6 +307,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 		}
 		is = e.New
 	}
+
 	if is == start && len(h.lines(trail.Moved, "refs/heads/main")) == 0 {
 		t.Error("no push moved main")
 	}
@@ -305,6 +319,7 @@ func TestThousandsOfRefsHideNone(t *testing.T) {
 	demo := h.demo(t, "demo", 2)
 	token := h.issue(t, "demo")
 	tip, before := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
+
 	const number = 2500
 	commands := make([]string, number)
 	for i := range commands {
@@ -314,6 +329,7 @@ func TestThousandsOfRefsHideNone(t *testing.T) {
 	if says := h.answered(t, pushRequest(token, "report-status", commands...)); !strings.Contains(says, "ok refs/heads/main") {
 		t.Fatalf("%.500q", says)
 	}
+
 	h.trailed(t, trail.Moving, number+1)
 	h.trailed(t, trail.Moved, number+1)
 	if event := h.trailed(t, trail.Push, 1)[0]; event.Refs != number+1 {
@@ -504,6 +520,7 @@ func TestAClientThatHangsUpAfterTheLastByteSucceeds(t *testing.T) {
 	demo := h.demo(t, "demo", 3)
 	tip := git(t, demo, "rev-parse", "main")
 	const rounds = 30
+
 	// hangUp sends a request, and hangs up as soon as it has heard enough.
 	hangUp := func(request string, enough func(heard []byte) bool) {
 		t.Helper()
@@ -518,6 +535,7 @@ func TestAClientThatHangsUpAfterTheLastByteSucceeds(t *testing.T) {
 		}
 		conn.Close()
 	}
+
 	isPack := func(heard []byte) bool { // it ends in the SHA-1 of all before
 		if at := bytes.Index(heard, []byte("PACK")); at < 0 || len(heard) < at+32 {
 			return false
@@ -527,6 +545,7 @@ func TestAClientThatHangsUpAfterTheLastByteSucceeds(t *testing.T) {
 		sum := sha1.Sum(heard[:len(heard)-20])
 		return bytes.Equal(sum[:], heard[len(heard)-20:])
 	}
+
 	isPackInBand := func(heard []byte) bool {
 		var pack []byte
 		for len(heard) >= 4 {
@@ -542,21 +561,25 @@ func TestAClientThatHangsUpAfterTheLastByteSucceeds(t *testing.T) {
 		}
 		return isPack(pack)
 	}
+
 	for i := range rounds {
 		token := h.issue(t, "demo")
 		for capabilities, enough := range map[string]func([]byte) bool{"side-band-64k no-progress": isPackInBand, "side-band-64k": isPackInBand, "": isPack} {
 			fetch := pkt("want "+tip+" "+capabilities+"\n") + "0000" + pkt("done\n")
 			hangUp(head("POST /demo.git/git-upload-pack", token, uploadRequest, fmt.Sprintf("Content-Length: %d", len(fetch)))+fetch, enough)
 		}
+
 		list := pkt("command=ls-refs") + "0001" + "0000"
 		hangUp(head("POST /demo.git/git-upload-pack", token, uploadRequest, "Git-Protocol: version=2", fmt.Sprintf("Content-Length: %d", len(list)))+list,
 			func(heard []byte) bool { return bytes.HasSuffix(heard, []byte("refs/heads/main\n")) })
 		hangUp(head("GET /demo.git/info/refs?service=git-receive-pack", token), func(heard []byte) bool { return bytes.Contains(heard, []byte("refs/heads/main\x00")) })
+
 		ref := fmt.Sprintf("refs/heads/new-%d", i)
 		hangUp(pushRequest(token, "report-status side-band-64k", noObject+" "+tip+" "+ref), func(heard []byte) bool {
 			return bytes.HasSuffix(heard, []byte("ok "+ref+"\n0000"))
 		})
 	}
+
 	h.trailed(t, trail.Fetch, 3*rounds)
 	h.trailed(t, trail.Push, rounds)
 	h.trailed(t, trail.Moved, rounds)

@@ -189,7 +189,7 @@ func TestAContainerWithoutANetworkClonesAndPushes(t *testing.T) {
 	}
 
 	if err := c.reaches(""); err == nil {
-		t.Error("it is served without a token")
+		t.Error("the container is served without a token")
 	}
 
 	c.End()
@@ -213,7 +213,7 @@ func TestAContainerWithAWithheldTokenNeedsNone(t *testing.T) {
 
 	must(t, hook.Attach(c.Entry))
 	if err := c.reaches(""); err == nil {
-		t.Error("it is served before its token counts")
+		t.Error("the container is served before its token counts")
 	}
 
 	h.commit(t, c)
@@ -224,7 +224,7 @@ func TestAContainerWithAWithheldTokenNeedsNone(t *testing.T) {
 		t.Errorf("with credentials that count for nothing: %v", err)
 	}
 	if out, err := c.git("/", "ls-remote", strings.Replace(c.repo(""), "demo", "other", 1)); err == nil {
-		t.Errorf("it reaches another project: %s", out)
+		t.Errorf("the container reaches another project: %s", out)
 	}
 
 	if code := h.status(t, "/demo.git/info/refs?service=git-upload-pack"); code != http.StatusUnauthorized {
@@ -510,18 +510,18 @@ func TestTheGateReportsItselfAndTheContainersItServes(t *testing.T) {
 
 	about := control.Request{Container: c.Container, Process: c.Process, Token: c.Token.Key(), Listen: "127.0.0.1:9418"}
 	if got, err := asks(about); got != want || !errors.Is(err, control.Absent) {
-		t.Errorf("of a container that it does not serve, it says %+v, %v", got, err)
+		t.Errorf("of a container that is not served, the gate says %+v, %v", got, err)
 	}
 
 	h.start(t, hook, c)
 	if got, err := asks(about); got != want || err != nil {
-		t.Errorf("of one that it serves, it says %+v, %v", got, err)
+		t.Errorf("of one that is served, the gate says %+v, %v", got, err)
 	}
 
 	elsewhere := about
 	elsewhere.Listen = "127.0.0.1:1"
 	if _, err := asks(elsewhere); !errors.Is(err, control.Absent) {
-		t.Errorf("of another place in its network, it says %v", err)
+		t.Errorf("of another place in its network, the gate says %v", err)
 	}
 
 	c.End()
@@ -648,7 +648,7 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	h.Gate = h.again(t, gate.Settings{Keeper: kept})
 	h.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
-		t.Errorf("who asked while there was no gate: %v", err)
+		t.Errorf("a request while there was no gate: %v", err)
 	}
 	for _, c := range []*container{alone, shares, shares2, late} {
 		if err := c.reaches(c.Token); err != nil {
@@ -663,7 +663,7 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	again := h.takeHooks(t)
 	must(t, again.Attach(alone.Entry))
 	if err := again.Attach(h.neighbourOf(t, withholds).Entry); !errors.Is(err, hook.ErrNotAlone) {
-		t.Errorf("the new gate does not know who withholds its token: %v", err)
+		t.Errorf("the new gate does not know which container withholds its token: %v", err)
 	}
 
 	for _, c := range []*container{alone, shares, shares2, withholds, late} {
@@ -712,7 +712,7 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 	next := h.again(t, gate.Settings{Keeper: kept})
 	next.Restore(kept.passed(t))
 	if err := <-waits; err != nil {
-		t.Errorf("who asked while there was no gate: %v", err)
+		t.Errorf("a request while there was no gate: %v", err)
 	}
 }
 

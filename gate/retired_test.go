@@ -21,7 +21,7 @@ import (
 // make of entries that they do not know. Each kind of entry is a token's of a container.
 var kinds = map[string]struct {
 	flags []string
-	// What the versions do, in the order of their keys: project, scope.
+	// What each version does, in the order of their keys: project, scope.
 	serve, keep [2]bool
 }{
 	"neither hashed nor limited":     {nil, [2]bool{true, true}, [2]bool{true, true}},
@@ -99,7 +99,7 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 					}
 				}
 				if pushed := git(t, demo, "for-each-ref", "refs/heads/pushed"); pushed != "" {
-					t.Errorf("it was pushed: %s", pushed)
+					t.Errorf("the branch was pushed: %s", pushed)
 				}
 
 				// The key that the file holds is no token, at either gate.
@@ -156,7 +156,7 @@ func TestOtherProgramsHandleLimitedAndHashedTokens(t *testing.T) {
 				added := run(t, retired(t, "create", h.tokens.Path, version, "other", "1"))
 				after := entries()
 				if len(after[added]) == 0 {
-					t.Errorf("what it creates is not there: %v", after)
+					t.Errorf("its new token is not in the file: %v", after)
 				}
 				delete(after, added)
 				if !kind.keep[i] {

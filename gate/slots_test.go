@@ -82,7 +82,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 		h.demo(t, project, 1)
 	}
 
-	// What it sends is read to the end, though it may not push there.
+	// The gate reads a push to its end even if it refuses it.
 	steady, err := store.NewToken()
 	must(t, err)
 	_, err = h.tokens.Issue(store.Entry{

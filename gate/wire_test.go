@@ -80,20 +80,20 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 	}
 
 	if !strings.Contains(format(), "object-format=sha1") {
-		t.Fatalf("it says %s", format())
+		t.Fatalf("the advertisement is %s", format())
 	}
 
-	// What the repository's configuration could change is pinned.
+	// Capabilities that the repository's configuration could change are pinned.
 	git(t, demo, "config", "uploadpack.allowFilter", "false")
 	git(t, demo, "config", "lsrefs.unborn", "ignore")
 	if first := format(); !strings.Contains(first, "filter") || !strings.Contains(first, "unborn") {
-		t.Errorf("it says %s", first)
+		t.Errorf("the advertisement is %s", first)
 	}
 
 	must(t, os.RemoveAll(demo))
 	h.bare(t, "demo", "--object-format=sha256")
 	if !strings.Contains(format(), "object-format=sha256") {
-		t.Errorf("it says %s", format())
+		t.Errorf("the advertisement is %s", format())
 	}
 }
 
@@ -283,7 +283,7 @@ func TestAPushThatIsTooLargeIsRefused(t *testing.T) {
 				t.Errorf("the client says %s", out)
 			}
 			if refs := git(t, demo, "for-each-ref"); refs != "" {
-				t.Errorf("it moved %s", refs)
+				t.Errorf("the push moved %s", refs)
 			}
 		})
 	}

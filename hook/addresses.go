@@ -25,7 +25,7 @@ import (
 type address struct {
 	Source string `json:"source"` // as the operator gave it; empty, or of any form
 
-	// What git can be told to rewrite. The scheme is empty if the source is no forge's.
+	// The parts of a URL that git can rewrite. The scheme is empty if the source is no forge's.
 	Scheme string `json:"scheme"` // https or ssh
 	Host   string `json:"host"`
 	Port   string `json:"port"` // if not the scheme's own
@@ -75,9 +75,9 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 	return granted, nil
 }
 
-// readAddresses reads the file, which must belong to root or to the hook's own user, and which
-// nobody else can write: whoever can, decides what a container fetches in the place of what it
-// asks for.
+// readAddresses reads the file, which must belong to root or to the hook's own user and be
+// writable to no other: a user who can write it decides what a container fetches in place of
+// what it asks for.
 func readAddresses(path string) (all map[string]json.RawMessage, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -87,7 +87,7 @@ func TestGitFindsAProjectAtTheGateByEveryFormOfItsAddress(t *testing.T) {
 		"me@forge.example:/srv/git/srv.git":       gate + "srv.git",
 		"ssh://me@forge.example/srv/git/srv":      gate + "srv.git",
 
-		// What only begins alike is no other project of the gate's.
+		// A URL that only begins like this one does not become another project of the gate.
 		"https://forge.example/org/lib-x":    gate + "lib.git-x",
 		"https://forge.example/org/library2": gate + "library.git2",
 		"https://forge.example/org/lib.gitx": gate + "lib.gitx",

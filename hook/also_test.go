@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What flags and annotations make of a container's entry.
+// Flags and annotations decide on the projects in a container's entry.
 func TestAContainerMayHaveOtherProjectsBesideItsOwn(t *testing.T) {
 	many := func(number int) string {
 		var names []string

@@ -287,7 +287,7 @@ func TestTheHookAsksAgainForAWhile(t *testing.T) {
 	_, err := c.prestart(t, "crun", nil)
 	must(t, err)
 	if len(answers) > 0 {
-		t.Errorf("it did not wait for %d answers", len(answers))
+		t.Errorf("the hook did not wait for %d answers", len(answers))
 	}
 }
 
@@ -480,10 +480,10 @@ func TestRecordsThatAnotherCanWriteAreNotBelieved(t *testing.T) {
 			must(t, err)
 			must(t, spoil(control.HandedOver(c.hook.GateSocket)))
 			if living, err := c.hook.HandedOver(); len(living) > 0 || err == nil {
-				t.Errorf("they are: %v, %v", living, err)
+				t.Errorf("the living containers are %v, %v", living, err)
 			}
 			if _, err := c.prestart(t, "crun", nil); err == nil {
-				t.Error("and a container starts that could not be attached again")
+				t.Error("a container starts that could not be attached again")
 			}
 		})
 	}

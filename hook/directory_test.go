@@ -140,7 +140,7 @@ func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
 	}
 }
 
-// What the owner of a volume has put there is used.
+// A directory that the owner of a volume has put there is used.
 func TestADirectoryInAVolumeIsMountedOn(t *testing.T) {
 	c := prepare(t)
 	must(t, os.MkdirAll(filepath.Join(c.rootfs, "run"), 0o755))

@@ -27,13 +27,13 @@ func printed(t *testing.T, err error, want, logged string) {
 		t.Fatalf("no error, want %q", want)
 	}
 	if err.Error() != want {
-		t.Errorf("it prints\n%s\nnot\n%s", err, want)
+		t.Errorf("the error prints\n%s\nnot\n%s", err, want)
 	}
 	if shown := fmt.Sprintf("%v %+v %s %q", err, err, err, err); strings.Contains(shown, "canary") {
 		t.Errorf("package fmt shows %s", shown)
 	}
 	if errors.Unwrap(err) != nil {
-		t.Errorf("it hands out %v", errors.Unwrap(err))
+		t.Errorf("the error unwraps to %v", errors.Unwrap(err))
 	}
 	if !strings.Contains(Detail(err), logged) {
 		t.Errorf("the log does not have %s: %s", logged, Detail(err))
@@ -53,8 +53,8 @@ func annotated(pairs ...string) func(map[string]any) {
 
 const useName = "use letters, digits, '.', '_' and '-', a letter or digit first, at most 128"
 
-// What the annotations of a container can be, at prestart and, unless only prestart
-// knows, at precreate.
+// Annotations that are refused at prestart and, unless only prestart can know, at
+// precreate.
 var foreignAnnotations = []struct {
 	name    string
 	of      func(map[string]any)
@@ -223,7 +223,7 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 			out, _, err := h.Precreate(strings.NewReader(string(content)))
 			printed(t, err, row.printed, row.logged)
 			if len(out) > 0 {
-				t.Errorf("it writes %q", out)
+				t.Errorf("the hook writes %q", out)
 			}
 		})
 	}
@@ -239,7 +239,7 @@ func TestPoststopPrintsNothingThatCameFromOutside(t *testing.T) {
 	printed(t, err, "container state: not the JSON that it should be", "invalid character")
 }
 
-// Of an unexpected error, only the kernel's name for it is printed.
+// An unexpected error prints only the kernel's name for it.
 func TestAnUnexpectedErrorIsOnlyLogged(t *testing.T) {
 	for _, row := range []struct {
 		err     error
@@ -259,7 +259,7 @@ func TestAnUnexpectedErrorIsOnlyLogged(t *testing.T) {
 	}
 }
 
-// What a container may not have stays a refusal, however it is shown.
+// A refusal stays one for errors.Is, no matter what it prints.
 func TestARefusalIsFoundBehindWhatIsPrinted(t *testing.T) {
 	_, err := Settings{AllowProjects: []string{"web"}}.Prestart(strings.NewReader(`{"id":"a","annotations":{"terok.project":"demo","terok.task":"1"}}`))
 	if !errors.Is(err, ErrRefused) || !errors.Is(err, errNotAdmitted) {

@@ -249,7 +249,7 @@ func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
 				t.Errorf("the error is %v", err)
 			}
 
-			// What we refuse, git does; what we make, git takes.
+			// Git refuses what we refuse, and accepts what we make.
 			for value, refused := range map[string]bool{row.own: row.want == "", row.want: false} {
 				config := git(t, "config", "--list")
 				config.Env = append(config.Env, "GIT_CONFIG_PARAMETERS="+value)
@@ -336,7 +336,7 @@ func TestTheIdentityIsADefault(t *testing.T) {
 	}
 }
 
-// What no include can stand for stays in force.
+// A system configuration that no include can replace stays in force.
 func TestASystemConfigurationThatNoIncludeStandsForStays(t *testing.T) {
 	for _, own := range []string{"gitconfig", "./gitconfig", "~/gitconfig", "%(prefix)/etc/gitconfig", "/etc/git\nconfig"} {
 		files := theFiles(t, Settings{GateURL: gate}, someToken, "GIT_CONFIG_SYSTEM="+own)

@@ -165,11 +165,11 @@ func TestARedirectDoesNotGetTheToken(t *testing.T) {
 				w.forGate(says.env, says.config)
 
 				if err := w.push(t, says.config...); err == nil {
-					t.Error("it pushes to another server")
+					t.Error("git pushes to another server")
 				}
 				if row.name != "of the request after it" { // an empty repository needs no other request
 					if err := w.clone(t); err == nil {
-						t.Error("it clones from another server")
+						t.Error("git clones from another server")
 					}
 				}
 

@@ -247,8 +247,8 @@ func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.Fil
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openInRoot opens a path as if root were the root directory, whatever symbolic links and
-// ".." are in it. It uses openat2(2) alone: kernels without that have no mount_setattr(2)
+// openInRoot opens a path as if root were the root directory, also through symbolic links and
+// ".." in it. It uses openat2(2) alone: kernels without that have no mount_setattr(2)
 // either, and so no injection. (pathrs-lite supports older kernels too, but mounts and
 // unmounts a proc for each file.)
 func openInRoot(root *os.File, path string) (*os.File, error) {
@@ -257,7 +257,7 @@ func openInRoot(root *os.File, path string) (*os.File, error) {
 	for try := 1; ; try++ {
 		fd, err := unix.Openat2(int(root.Fd()), path, how)
 		// EAGAIN: something was renamed or mounted, anywhere, while a ".." was followed. It
-		// may be the container that does so, and it must not keep us busy for ever.
+		// may be the container that does so, and it must not keep us busy indefinitely.
 		again := err == unix.EAGAIN || err == unix.EXDEV || err == unix.EINTR
 		switch {
 		case err == nil:

@@ -69,7 +69,7 @@ func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 					t.Errorf("the directory holds %v", files)
 				}
 
-				// What the file says is what the gate knows.
+				// The token in the file is the one that the gate knows.
 				env, err := os.ReadFile(c.inside("/run/terok/gate.env"))
 				must(t, err)
 				if first := "TEROK_GATE_TOKEN=" + string(out.Token) + "\nTEROK_PROJECT=demo\nTEROK_TASK=1\n"; !strings.HasPrefix(string(env), first) {

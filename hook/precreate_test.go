@@ -134,7 +134,7 @@ func TestPrecreateRefusesWhatItCannotServe(t *testing.T) {
 				t.Errorf("the error is %v, want one with %q", err, row.why)
 			}
 			if len(out) > 0 {
-				t.Errorf("it wrote %q", out)
+				t.Errorf("the hook wrote %q", out)
 			}
 		})
 	}

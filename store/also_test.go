@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What an entry says of its own project, of others and of limits, and what is allowed in each.
+// Each row is an entry with its own project, others and limits, and what it allows in each.
 func TestWhatATokenForSeveralProjectsAllowsInEach(t *testing.T) {
 	const several = `"also": {"lib": "read", "tools": "write"}`
 	type allowed struct {
@@ -116,8 +116,7 @@ func TestProjectsAreNamedByTheirAccess(t *testing.T) {
 	}
 }
 
-// Another program's entry, whatever it has in the place of other projects, serves its own
-// project.
+// An entry of another program serves its own project, no matter what it says of others.
 func TestATokenIsServedForItsOwnProjectWhateverItSaysOfOthers(t *testing.T) {
 	for _, also := range []string{`7`, `null`, `"lib"`, `["lib"]`, `{}`, `{"lib": 1}`, `{"lib": "read", "../x": "read"}`} {
 		r, _ := reader(t, entry(someToken, `{"project": "demo", "also": `+also+`}`))

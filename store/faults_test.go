@@ -53,7 +53,7 @@ func TestATokenFileThatIsNotARegularFileIsRefused(t *testing.T) {
 
 			checkOther(t)
 			if statOf(t, f.Path).Ino != before {
-				t.Error("it was replaced")
+				t.Error("the file was replaced")
 			}
 			if names := namesIn(t, filepath.Dir(f.Path)); len(names) != 2 {
 				t.Errorf("the directory holds %v", names)
@@ -110,13 +110,13 @@ func TestTheNextWriterRemovesAKilledWritersTemporaryFile(t *testing.T) {
 
 			killed := under(t, helper(t, "issue", f.Path, "1m"), "strace", args...)
 			if err := killed.Run(); err == nil {
-				t.Fatal("it was not killed")
+				t.Fatal("the writer was not killed")
 			}
 			if !namesIn(t, filepath.Dir(f.Path))[temporary] {
-				t.Fatal("it left nothing")
+				t.Fatal("the killed writer left nothing")
 			}
 			if contentOf(t, f.Path) != content || statOf(t, f.Path).Ino != inode {
-				t.Error("it changed the token file")
+				t.Error("the killed writer changed the token file")
 			}
 
 			if _, err := f.CreateToken("demo", "2"); err != nil {
@@ -287,7 +287,7 @@ func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
 
 			wantError(t, err, row.want+" "+strings.TrimSuffix(f.Path, row.less), "permission denied")
 			if after := contentOf(t, f.Path); after != before {
-				t.Errorf("it held %q and holds %q", before, after)
+				t.Errorf("the file held %q and holds %q", before, after)
 			}
 			for name := range namesIn(t, gate) {
 				if !strings.HasPrefix(name, "tokens.json") {

@@ -415,7 +415,7 @@ func TestADeepValueDoesNotGrow(t *testing.T) {
 		t.Errorf("%d entries, error %v", len(entries), err)
 	}
 	if size := len(contentOf(t, f.Path)); size > 2*depth+1000 {
-		t.Errorf("it has grown to %d bytes", size)
+		t.Errorf("the file has grown to %d bytes", size)
 	}
 }
 
@@ -448,10 +448,10 @@ func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
 	_, err := f.CreateToken("demo", "1")
 	wantError(t, err, f.Path, fmt.Sprintf("more than %d bytes", most), "revoke tokens first")
 	if after := statOf(t, f.Path); after.Ino != before.Ino || after.Mtim != before.Mtim {
-		t.Error("it was changed")
+		t.Error("the file was changed")
 	}
 	if _, err := f.Entries(); err != nil {
-		t.Errorf("it can still be read: %v", err)
+		t.Errorf("the file can still be read: %v", err)
 	}
 }
 

@@ -22,7 +22,7 @@ var seeds = []string{
 	`{"":"0","` + "\xff" + `":"1","\ud800":"2"}`,
 	`{"x":{"project":"p","process":{"machine":"m","boot":"b","pid_ns":"pid:[1]","time_ns":"","pid":1,"start":2}}}`,
 	`{"x":{"project":"p","process":{"pid":-1}},"y":{"project":"p","process":[]},"z":{"project":null,"scope":"s"}}`,
-	// In the canonical form, and just not.
+	// These are in the canonical form, or nearly so.
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"task\": \"1\"\n  },\n  \"b\": {\n    \"scope\": \"p\",\n    \"n\": 10\n  }\n}\n",
 	"{\n  \"a\": {\n    \"project\": \"p\",\n    \"container\": \"fuzzed\",\n    \"created\": \"2026-01-02T03:04:05.678Z\",\n    \"process\": {\n" +
 		"      \"machine\": \"m\",\n      \"boot\": \"b\",\n      \"pid_ns\": \"pid:[1]\",\n      \"time_ns\": \"\",\n      \"pid\": 1,\n" +

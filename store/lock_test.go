@@ -81,12 +81,12 @@ func TestAWaiterGivesUpAtItsLimit(t *testing.T) {
 		wantError(t, err, "lock file "+lock, "held for more than 30ms by process "+fmt.Sprint(os.Getpid()))
 	}
 	if entries, err := f.Entries(); err != nil || len(entries) != 1 {
-		t.Errorf("a reader, who takes no lock, sees %v, error %v", entries, err)
+		t.Errorf("a reader, which takes no lock, sees %v, error %v", entries, err)
 	}
 	check(t)
 
 	release()
-	testenv.Eventually(t, "the lock's release by those who gave up", func() bool { return !openHere(t, lock) })
+	testenv.Eventually(t, "the writers that gave up have closed the lock file", func() bool { return !openHere(t, lock) })
 	check(t) // the waiters have changed nothing
 }
 
@@ -106,7 +106,7 @@ func TestCheckLockFailsWhileTheLockIsHeld(t *testing.T) {
 		t.Errorf("there is no lock file: %v", err)
 	}
 	if _, err := os.Lstat(without.Path + ".lock"); err == nil {
-		t.Error("it made a lock file")
+		t.Error("CheckLock made a lock file")
 	}
 }
 
@@ -128,7 +128,7 @@ func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
 
 func TestTheDefaultLockTimeoutIsEightSeconds(t *testing.T) {
 	if store.DefaultLockTimeout != 8*time.Second {
-		t.Errorf("it is %v", store.DefaultLockTimeout)
+		t.Errorf("the default is %v", store.DefaultLockTimeout)
 	}
 }
 
@@ -138,7 +138,7 @@ func TestAProcessThatGaveUpEnds(t *testing.T) {
 	defer hold(t, f.Path+".lock")()
 	cmd := helper(t, "issue", f.Path, "20ms")
 	if err := cmd.Run(); err == nil {
-		t.Error("it issued a token without the lock")
+		t.Error("a token was issued without the lock")
 	}
 	if got := fmt.Sprint(cmd.Stderr); !strings.Contains(got, f.Path+".lock") {
 		t.Errorf("its error is %q", got)
@@ -230,7 +230,7 @@ func TestTheLockFileStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := statOf(t, f.Path+".lock").Ino; after != before {
-		t.Error("it is another file now: two could hold the lock")
+		t.Error("the lock file is another one now: two could hold the lock")
 	}
 }
 

@@ -86,7 +86,7 @@ func wholeSeconds(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if got := mtimeOf(t, probe); !got.Equal(time.Unix(1_700_000_000, 0)) {
-		t.Fatalf("it keeps %v, not whole seconds", got)
+		t.Fatalf("the file system keeps %v, not whole seconds", got)
 	}
 	if err := os.Remove(probe); err != nil {
 		t.Fatal(err)
@@ -123,7 +123,7 @@ func TestAReplacementIsLaterThanAFileFromTheFuture(t *testing.T) {
 				}
 				after := mtimeOf(t, f.Path)
 				if !after.After(before) || after.Before(now.Truncate(time.Microsecond)) {
-					t.Errorf("it was %v and is %v", before, after)
+					t.Errorf("the time was %v and is %v", before, after)
 				}
 				before = after
 			}

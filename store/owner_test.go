@@ -72,7 +72,7 @@ func TestAnExistingDirectoryKeepsItsMode(t *testing.T) {
 	before := ownerAndMode(t, filepath.Dir(f.Path))
 	issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}})
 	if after := ownerAndMode(t, filepath.Dir(f.Path)); after != before {
-		t.Errorf("it was %s and is %s", before, after)
+		t.Errorf("the file was %s and is %s", before, after)
 	}
 }
 
@@ -197,7 +197,7 @@ func TestRootGivesAwayOnlyItsOwnLockFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			if after := ownerAndMode(t, f.Path+".lock"); after != before {
-				t.Errorf("it was %s and is %s", before, after)
+				t.Errorf("the lock file was %s and is %s", before, after)
 			}
 		})
 	}
@@ -278,7 +278,7 @@ func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 
 			if _, statErr := os.Stat(f.Path + ".lock"); statErr == nil {
 				if uid := statOf(t, f.Path+".lock").Uid; uid == 65534 {
-					t.Error("the lock file was given to 65534, who has nothing to do with it")
+					t.Error("the lock file was given to the overflow id 65534")
 				}
 			}
 
@@ -287,7 +287,7 @@ func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := ownerAndMode(t, f.Path); got != row.want {
-					t.Errorf("it is %s, want %s", got, row.want)
+					t.Errorf("the file is %s, want %s", got, row.want)
 				}
 				return
 			}

@@ -70,7 +70,7 @@ func TestAUserWithoutAHomeHasNoDefaultTokenFile(t *testing.T) {
 		cmd.Env = append(cmd.Env, uidVar+"=65534")
 	}
 	if out, err := cmd.Output(); err == nil {
-		t.Errorf("it is %s", out)
+		t.Errorf("the path is %s", out)
 	}
 	for _, part := range []string{"no default token file", "HOME"} {
 		if !strings.Contains(fmt.Sprint(cmd.Stderr), part) {
@@ -93,7 +93,7 @@ func TestThereIsNoDefaultTokenFileInAUserNamespace(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: me, GidMappings: group}
 			read, err := cmd.Output()
 			if err == nil {
-				t.Fatalf("it is %s", read)
+				t.Fatalf("the file is %s", read)
 			}
 			if cmd.ProcessState == nil {
 				testenv.Cannot(t, "needs user namespaces: %v", err)

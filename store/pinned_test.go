@@ -30,7 +30,7 @@ func pinned(t *testing.T) (p *store.Pinned, end func()) {
 func wantEnded(t *testing.T, p *store.Pinned) {
 	t.Helper()
 	if over, err := p.Ended(); !over || err != nil {
-		t.Errorf("it has ended: %t, %v", over, err)
+		t.Errorf("the process has ended: %t, %v", over, err)
 	}
 	if stat, err := p.Read("stat"); err == nil {
 		t.Errorf("its stat is %q", stat)
@@ -54,7 +54,7 @@ func TestAPinnedProcessIsReadUntilItEnds(t *testing.T) {
 		t.Errorf("its mount namespace is %q, %v, and not %s", namespace, err, ours)
 	}
 	if over, err := p.Ended(); over || err != nil {
-		t.Errorf("it has ended: %t, %v", over, err)
+		t.Errorf("the process has ended: %t, %v", over, err)
 	}
 
 	end()
@@ -144,7 +144,7 @@ func TestAProcessIsNotDescribedInPart(t *testing.T) {
 			mount(t, "tmpfs", row.hide, "tmpfs", 0, "")
 			process, err := store.ProcessOf(os.Getpid())
 			if err == nil {
-				t.Fatalf("it is %+v", process)
+				t.Fatalf("the process is %+v", process)
 			}
 			wantError(t, err, fmt.Sprintf("describe process %d", os.Getpid()), row.want)
 		})
@@ -238,7 +238,7 @@ func TestOnDeathHoldsNoDescriptorAfterTheDeath(t *testing.T) {
 		t.Fatal(err)
 	}
 	if during := pidfds(); during != before+1 {
-		t.Errorf("it takes %d descriptors, not 1", during-before)
+		t.Errorf("a pinned process takes %d descriptors, not 1", during-before)
 	}
 
 	if err := cmd.Process.Kill(); err != nil { // not collected, which would free another one

@@ -24,7 +24,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// What Life returns for a process, and what a sweep does with its token.
+// A verdict is what Life returns for a process, and what a sweep does with its token.
 const (
 	alive   = "alive, token kept"
 	dead    = "dead, token swept"
@@ -91,7 +91,7 @@ func judgeHelper([]string) error {
 	return json.NewEncoder(os.Stdout).Encode(verdicts)
 }
 
-// judgedBy has the command, a judge, judge the processes.
+// judgedBy runs the command, which is a judge helper, on the processes.
 func judgedBy(t *testing.T, cmd *exec.Cmd, processes ...*store.Process) []string {
 	t.Helper()
 	in, err := json.Marshal(processes)
@@ -133,8 +133,8 @@ func describe(t *testing.T, pid int) *store.Process {
 	return process
 }
 
-// needMachineID: without an id, another boot of this machine cannot be told from
-// another machine.
+// needMachineID ends the test if the machine has no id: without one, another boot of this
+// machine cannot be told from another machine.
 func needMachineID(t *testing.T) {
 	t.Helper()
 	id, err := os.ReadFile("/etc/machine-id")
@@ -520,8 +520,8 @@ func TestProcessesInAnotherPidNamespaceAreNotJudged(t *testing.T) {
 	wantVerdict(t, process, unknown)
 }
 
-// In the /proc of another pid namespace a pid is another process's, whose start time would
-// look like the proof of a death.
+// In the /proc of another pid namespace, the pid belongs to another process. Its start time
+// would look like a proof of death.
 func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 	testenv.NeedRoot(t)
 	if !inside(t, privatePIDs) {
@@ -535,7 +535,7 @@ func TestAProcessIsNotDescribedByTheProcOfAnotherPidNamespace(t *testing.T) {
 		judge := helper(t, "judge")
 		judge.Env = append(judge.Env, procVar+"=")
 		judge.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
-		t.Errorf("and with the right /proc the living process is %v", judgedBy(t, judge, process))
+		t.Errorf("with the right /proc the living process is %v", judgedBy(t, judge, process))
 	}
 }
 

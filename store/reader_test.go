@@ -70,10 +70,10 @@ func TestWhichEntriesCount(t *testing.T) {
 			r, _ := reader(t, entry(row.key, row.value))
 			pass, ok := r.Find(row.token)
 			if ok != row.want {
-				t.Fatalf("it counts: %v", ok)
+				t.Fatalf("the token counts: %v", ok)
 			}
 			if ok && (pass.Project != "demo" || pass.Task != "1" || pass.Fingerprint != store.Token(someToken).Fingerprint()) {
-				t.Errorf("it is read as %+v", pass)
+				t.Errorf("the token is read as %+v", pass)
 			}
 
 			// A reader of all entries comes to the same result.
@@ -183,7 +183,7 @@ func ends(t *testing.T, valid context.Context) error {
 	case <-valid.Done():
 		return context.Cause(valid)
 	case <-time.After(20 * time.Second):
-		t.Fatal("it does not end")
+		t.Fatal("the context does not end")
 		return nil
 	}
 }
@@ -207,7 +207,7 @@ func TestAContextEndsWhenItsTokenIsRevoked(t *testing.T) {
 			defer release()
 			replace(row)
 			if err := ends(t, valid); !errors.Is(err, store.ErrRevoked) {
-				t.Errorf("it ends because %v", err)
+				t.Errorf("the context ends because %v", err)
 			}
 			if r.Still(pass) {
 				t.Error("the pass still counts")
@@ -223,7 +223,7 @@ func TestAContextOutlastsChangesThatDoNotAffectItsToken(t *testing.T) {
 	defer release()
 	replace(fmt.Sprintf(`{"another": {"project": "x"}, %q: {"task":"1", "project":"demo", "scope":"demo", "note": 1}}`, someToken))
 	if !r.Still(pass) || valid.Err() != nil {
-		t.Error("it ended")
+		t.Error("the context ended")
 	}
 }
 
@@ -251,7 +251,7 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 
 	stdin.Close() // it ends, and stays a zombie
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
-		t.Errorf("it ends because %v", err)
+		t.Errorf("the context ends because %v", err)
 	}
 
 	_ = cmd.Wait()

@@ -22,7 +22,7 @@ func TestACorruptTokenFileIsSetAsideAndNothingElseIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(aside, f.Path+".corrupt-") || contentOf(t, aside) != "half of it {" {
-		t.Errorf("it is now %s", aside)
+		t.Errorf("the file is now %s", aside)
 	}
 	if _, err := f.CreateToken("demo", "1"); err != nil {
 		t.Errorf("tokens can be issued again: %v", err)
@@ -59,7 +59,7 @@ func TestALeftoverIsOneOnlyWhileNoWriterIsAtWork(t *testing.T) {
 	look(false, leftover)
 	look(true, leftover)
 	if _, err := os.Lstat(leftover); err == nil {
-		t.Error("it is still there")
+		t.Error("the leftover is still there")
 	}
 	look(true, "")
 }

@@ -21,7 +21,7 @@ type index struct {
 }
 
 // member is one key of the object with its value. A key that is not valid Unicode, such
-// as half a surrogate pair, cannot be a token: the member is carried over, whatever its
+// as half a surrogate pair, cannot be a token: the member is carried over, no matter what its
 // value.
 type member struct {
 	token             []byte // the key, decoded; nil if it is not valid Unicode

@@ -217,7 +217,7 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 		got[token] = string(entry)
 	}
 	if diff := cmp.Diff(meaning(t, want), meaning(t, got)); diff != "" {
-		t.Errorf("what is left (-accounted for +in the file):\n%s", diff)
+		t.Errorf("the entries left (-accounted for +in the file):\n%s", diff)
 	}
 	wantNames(t, f, "tokens.json", "tokens.json.lock")
 

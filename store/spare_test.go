@@ -105,7 +105,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 			}
 
 			if content := contentOf(t, f.Path); content != "{}\n" {
-				t.Errorf("it holds %q", content)
+				t.Errorf("the file holds %q", content)
 			}
 		})
 	}
@@ -166,7 +166,7 @@ func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 			}
 
 			if _, _, err := f.RevokeContainer("c1"); err == nil {
-				t.Error("it was written to")
+				t.Error("the file in the spare's place was written to")
 			}
 			if got := contentOf(t, other); got != secret {
 				t.Errorf("the other file holds %q", got)

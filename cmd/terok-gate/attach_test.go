@@ -8,8 +8,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Whoever can write the token file names any process there, and its network. Root is to
-// enter no network for that.
+// A user who can write the token file can name any process there, and with it a network. Root
+// must not enter a network for that.
 func TestAttachDoesNotGoByTheTokenFile(t *testing.T) {
 	dir := t.TempDir()
 	tokens := store.File{Path: filepath.Join(dir, "tokens.json")}

@@ -267,8 +267,7 @@ func TestManyWritersShareALogFile(t *testing.T) {
 	}
 }
 
-// What an error says of names that an attacker chose stays one line in the log file
-// too.
+// An error that quotes a name of an attacker's choice is one line in the log file too.
 func TestTheLogFileHasErrors(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)

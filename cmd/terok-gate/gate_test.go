@@ -167,6 +167,6 @@ func TestAServiceManagerPassesSocketsAndHearsOfTheGate(t *testing.T) {
 	}
 	hear("STOPPING=1")
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("it ends with %v: %s", err, log.String())
+		t.Errorf("the gate ends with %v: %s", err, log.String())
 	}
 }

@@ -43,7 +43,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 }
 
 func install(c *cli.Context, given hook.Settings) error {
-	// Directories that we make in /etc are for every user's podman, whatever root's umask.
+	// Directories that we make in /etc are for every user's podman, no matter what root's umask is.
 	syscall.Umask(0o022)
 
 	place, err := placeOfOurs()

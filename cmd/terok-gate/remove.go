@@ -128,6 +128,7 @@ func checkUnused(c *cli.Context, project string) error {
 	if err != nil {
 		return err
 	}
+
 	var users []string
 	err = file.Each(func(e store.Entry) {
 		if _, is := e.In(project); is && e.Container != "" && e.State() != store.Orphan {
@@ -137,9 +138,11 @@ func checkUnused(c *cli.Context, project string) error {
 	if err != nil {
 		return err
 	}
+
 	if len(users) == 0 {
 		return nil
 	}
+
 	slices.Sort(users)
 	const most = 5
 	if more := len(users) - most; more > 0 {

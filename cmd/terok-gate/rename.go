@@ -40,6 +40,7 @@ func rename(c *cli.Context) error {
 	_, known := p.sources[old]
 	_, taken := p.sources[new]
 	unfinished := !p.has(old+".git") && p.has(new+".git") && known && !taken
+
 	switch {
 	case unfinished:
 	case !p.has(old + ".git"):
@@ -52,7 +53,7 @@ func rename(c *cli.Context) error {
 	}
 
 	if !unfinished {
-		// What an earlier project of that name has left is not this one's.
+		// Leftovers of an earlier project of that name do not belong to this one.
 		if err := errors.Join(desk.Remember(p.desks, new, ""), desk.Remove(p.desks, new)); err != nil {
 			return err
 		}
@@ -77,6 +78,7 @@ func rename(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+
 	record(c.String("log-file"), trail.Event{Event: trail.Renamed, Project: new, Old: old, From: "rename"})
 	fmt.Println("renamed", old, "to", new)
 	return nil

@@ -48,7 +48,8 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
 
-	// What is ignored stays so, as in a shell's background: it would not end us below.
+	// Signals that are ignored stay ignored, as in a shell's background: they would not end us
+	// below.
 	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored)
 	ended := make(chan os.Signal, 1)

@@ -32,7 +32,7 @@ func TestATokenIsAskedForAndNotShown(t *testing.T) {
 			must(t, err)
 			a.wait(t)
 			if a.stdout.String() != row.stdout || a.stderr != row.stderr {
-				t.Errorf("it says %q and %q", a.stdout.String(), a.stderr)
+				t.Errorf("the command says %q and %q", a.stdout.String(), a.stderr)
 			}
 			a.showedNothing(t)
 		})
@@ -48,7 +48,7 @@ func TestATokenIsAskedForAndNotShown(t *testing.T) {
 			must(t, a.cmd.Process.Signal(by))
 			a.wait(t)
 			if status := a.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != by {
-				t.Errorf("it ended with %v", a.cmd.ProcessState)
+				t.Errorf("the command ended with %v", a.cmd.ProcessState)
 			}
 			a.showedNothing(t)
 		})
@@ -66,7 +66,7 @@ func TestAQuestionOutlivesASignalThatIsIgnored(t *testing.T) {
 	must(t, err)
 	a.wait(t)
 	if want := "\nterok-gate: verify: read a token from standard input: there is none\n"; a.stderr != want {
-		t.Errorf("it says %q", a.stderr)
+		t.Errorf("the command says %q", a.stderr)
 	}
 	a.showedNothing(t)
 }
@@ -93,7 +93,7 @@ func ask(t *testing.T, cmd *exec.Cmd) *asked {
 	const question = "Token: "
 	said := make([]byte, len(question))
 	if _, err := io.ReadFull(a.said, said); err != nil || string(said) != question {
-		t.Fatalf("it asks %q, %v", said, err)
+		t.Fatalf("the command asks %q, %v", said, err)
 	}
 	return a
 }

@@ -1,4 +1,4 @@
-// Whether shells complete a program's commands and flags.
+// Tests of the shells' completion of a program's commands and flags.
 
 package testenv
 

@@ -1,4 +1,4 @@
-// Whether a program's manual page describes what the program has.
+// A test that a manual page describes all commands and flags of a program.
 
 package testenv
 

@@ -65,7 +65,7 @@ func TestAFullFileIsSetAsideOnceAndNoLineIsLost(t *testing.T) {
 		t.Errorf("of %d lines there are %d", writers*lines, written)
 	}
 	if _, err := os.Stat(aside(path, 2)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("it was set aside twice: %v", err)
+		t.Errorf("the file was set aside twice: %v", err)
 	}
 }
 

@@ -41,11 +41,11 @@ func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if events, err := Complaints(t.Context(), filepath.Join(filepath.Dir(path), "link")); err == nil {
-		t.Errorf("it follows a link: %+v", events)
+		t.Errorf("Complaints follows a link: %+v", events)
 	}
 }
 
-// What the system log gets is read back from the journal, which has it as it was sent.
+// A message to the system log is read back from the journal as it was sent.
 func TestAMessageToTheSystemLogIsReadBack(t *testing.T) {
 	e := Event{Event: Refused, Container: "c1", Project: `a "b" \`, Task: "x=y z\n", Error: `prestart: annotation "terok.acess" is not known` + strings.Repeat("é", 2000)}
 	got, ok := parse(strings.SplitN(message(e), ": ", 2)[1])
@@ -55,7 +55,7 @@ func TestAMessageToTheSystemLogIsReadBack(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", ok, diff)
 	}
 	if !got.isSame(e) {
-		t.Error("it is taken for another event")
+		t.Error("the message is read as another event")
 	}
 	for _, broken := range []string{"refused container=", "refused container=x", `refused error="`, "refused x"} {
 		if e, ok := parse(broken); ok {

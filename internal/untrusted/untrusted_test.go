@@ -33,11 +33,11 @@ func TestAnotherUsersProgramGetsNothingOfRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	if said[3] == "" || said[3] == strconv.Itoa(ours) {
-		t.Errorf("it is in session %s, and we are in %d", said[3], ours)
+		t.Errorf("the program is in session %s, as we are in %d", said[3], ours)
 	}
 
 	if strings.Contains(said[4], "SECRET") {
-		t.Errorf("it has %s", said[4])
+		t.Errorf("the program's environment has %s", said[4])
 	}
 }
 

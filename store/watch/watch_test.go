@@ -112,7 +112,7 @@ func TestTokensBeyondTheDescriptorLimitAreReportedAndPolled(t *testing.T) {
 	}
 
 	if named == 0 || named >= tokens || !strings.Contains(said, fmt.Sprintf("%d tokens", named)) || !strings.Contains(said, "limit of open files is 64") {
-		t.Errorf("it names %d of %d tokens: %s", named, tokens, said)
+		t.Errorf("the error names %d of %d tokens: %s", named, tokens, said)
 	}
 
 	for _, pid := range pids {
@@ -157,15 +157,15 @@ func waitFor(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: waited for it in vain", what)
+			t.Fatalf("%s: it did not happen in time", what)
 		}
 	}
 }
 
 const insideVar = "WATCH_TEST_INSIDE"
 
-// inside reports whether this process has been made for the test, with attr. If not, it
-// runs the test again in one that is, and passes on how that went.
+// inside reports whether this process was started for the test, with attr. If not, it runs
+// the test again in a process that is, and passes on the result.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()
 	if os.Getenv(insideVar) == t.Name() {

@@ -48,6 +48,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "trail.log")
 	theirs := filepath.Join(dir, "gate", "trail.log")
+
 	aside := func(path, to string) {
 		t.Helper()
 		if err := os.Rename(path, path+to); err != nil {
@@ -56,10 +57,12 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 		if filepath.Ext(to) != ".gz" {
 			return
 		}
+
 		text, err := os.ReadFile(path + to)
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		var packed bytes.Buffer
 		w := gzip.NewWriter(&packed)
 		if _, err := w.Write(text); err != nil || w.Close() != nil {
@@ -69,6 +72,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	write := func(path string, e trail.Event) {
 		t.Helper()
@@ -81,6 +85,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			t.Fatal(err)
@@ -90,6 +95,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+
 	move := func(project, task string) trail.Event {
 		return trail.Event{Event: trail.Moved, Project: project, Task: task, Ref: "refs/heads/main"}
 	}
@@ -116,7 +122,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 		t.Errorf("moves of %q, want %q, %v", tasks, want, err)
 	}
 
-	// What cannot be read is said, and the rest is there.
+	// A file that cannot be read is reported, and the others are read.
 	if err := os.WriteFile(path+".4.gz", []byte("no gzip"), 0o600); err != nil {
 		t.Fatal(err)
 	}
