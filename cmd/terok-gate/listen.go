@@ -16,7 +16,6 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
 
-	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/networks"
 )
@@ -28,9 +27,9 @@ type places struct {
 	kept    []*os.File // what the last gate had kept of containers' networks
 }
 
-// listen opens what the command line names, and takes what a service manager has passed
-// (sd_listen_fds(3)).
-func listen(c *cli.Context) (p places, err error) {
+// listen opens what the command line names, or else the usual control socket, and takes what a
+// service manager has passed (sd_listen_fds(3)).
+func listen(c *cli.Context, usual string) (p places, err error) {
 	for _, file := range activation.Files(true) {
 		if networks.IsKept(file.Name()) {
 			p.kept = append(p.kept, file)
@@ -65,7 +64,7 @@ func listen(c *cli.Context) (p places, err error) {
 
 	at := c.String("control")
 	if at == "" && len(p.clients)+len(p.hooks) == 0 {
-		at = control.DefaultSocket()
+		at = usual
 	}
 	if at != "" {
 		l, err := listenForHooks(at)

@@ -109,6 +109,7 @@ func newApp(args []string) *cli.App {
 			in(repositories, onInstalled(renameCommand())),
 			in(repositories, onInstalled(removeCommand())),
 			in(repositories, serveCommand()),
+			in(repositories, forwardCommand(&given)),
 			in(repositories, onInstalled(attachCommand(&given))),
 
 			in(tokens, onInstalled(listCommand())),

@@ -19,6 +19,7 @@ import (
 
 	"terok-gate-hook/desk"
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
@@ -87,7 +88,7 @@ func serve(c *cli.Context) error {
 	if metrics != nil {
 		defer metrics.Close()
 	}
-	places, err := listen(c)
+	places, err := listen(c, control.DefaultSocket())
 	if err != nil {
 		return err
 	}

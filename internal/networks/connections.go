@@ -73,6 +73,21 @@ func (c *limitedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// Plain returns the socket of a connection that was accepted from a [Network], and any other
+// connection as it is.
+func Plain(conn net.Conn) net.Conn {
+	for {
+		switch c := conn.(type) {
+		case *limitedConn:
+			conn = c.Conn
+		case *tracked:
+			conn = c.TCPConn
+		default:
+			return conn
+		}
+	}
+}
+
 // CloseWrite lets net/http send its answer to a client that has not finished sending.
 func (c *limitedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {

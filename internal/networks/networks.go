@@ -12,12 +12,15 @@
 package networks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -398,6 +401,19 @@ func (n *Networks) Only(there *Network) (key string, withheld bool) {
 		}
 	}
 	return "", false
+}
+
+// Members returns the requests of the containers in a network, in the order of their ids.
+func (n *Networks) Members(there *Network) (members []control.Request) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range there.members {
+		members = append(members, m.Request)
+	}
+	slices.SortFunc(members, func(a, b control.Request) int {
+		return cmp.Or(strings.Compare(a.Container, b.Container), strings.Compare(a.Token, b.Token))
+	})
+	return members
 }
 
 // Container returns the id of the container in a network, empty if it is not the only one.

@@ -43,6 +43,10 @@ const (
 	Moved  = "moved"  // git has moved it
 	Cut    = "cut"    // a request was ended early
 
+	// Connection is an event of terok-gate forward: a container's connection to a service of the
+	// host has ended.
+	Connection = "connection"
+
 	// Events of the operator's commands.
 	Released = "released" // a commit was pushed to a ref of the forge
 	Added    = "added"    // a project was made
@@ -62,7 +66,8 @@ type Event struct {
 
 	// Of the gate's events.
 	From     string  `json:"from,omitempty"`     // where the request came from
-	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed
+	Service  string  `json:"service,omitempty"`  // of the host
+	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed, or both ways with a service
 	Duration float64 `json:"duration,omitempty"` // in seconds
 	Times    int     `json:"times,omitempty"`    // how many events the line stands for; 0 is one
 	Refs     int     `json:"refs,omitempty"`     // how many a push moved
@@ -208,7 +213,7 @@ func message(e Event) string {
 	fmt.Fprintf(&text, "<%d>%s %s[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), Program, os.Getpid(), e.Event)
 	for _, pair := range [][2]string{
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
-		{"from", e.From}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"times", timesOf(e)},
+		{"from", e.From}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
 			// Entries of other programs may contain line breaks, or more than fits into a

@@ -1,0 +1,118 @@
+// The forward command: services of the host, for containers in their own networks.
+
+package main
+
+import (
+	"context"
+	"log"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/forward"
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/trail"
+)
+
+func forwardCommand(given *hook.Settings) *cli.Command {
+	return &cli.Command{
+		Name:  "forward",
+		Usage: "connect containers to services of the host, as hooks ask for",
+		Flags: append(stageFlags(given, "forward"),
+			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "listen for hooks at the socket `F`; its directory must be the program's own, mode 0700; default: /run/terok-gate-forward/control for root, else terok-gate-forward/control in $XDG_RUNTIME_DIR"},
+			&cli.DurationFlag{Name: "drain", Value: 5 * time.Second, Usage: "when told to stop, let open connections go on for this `time`"},
+			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
+		),
+		Action: func(c *cli.Context) error { return runForward(c, *given) },
+	}
+}
+
+func runForward(c *cli.Context, given hook.Settings) error {
+	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
+		log.SetFlags(0)
+	}
+	services, err := servicesOf(given)
+	if err != nil {
+		return err
+	}
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	logFile := logFile(c.String("log-file"))
+
+	metrics, err := listenForMetrics(c)
+	if err != nil {
+		return err
+	}
+	if metrics != nil {
+		defer metrics.Close()
+	}
+	places, err := listen(c, control.ForwardSocket(control.DefaultSocket()))
+	if err != nil {
+		return err
+	}
+	debug.SetMemoryLimit(16 << 20) // of 1,024 connections, most is the kernel's
+
+	tokens := file.Reader(reportTokenFile)
+	f, err := forward.New(forward.Settings{
+		Services: services, Tokens: tokens, Keeper: keeper(),
+		Trail: func(events ...trail.Event) error { return trail.Write(logFile, events...) },
+	})
+	if err != nil {
+		return err
+	}
+	if metrics != nil {
+		go serveMetrics(metrics, f.Metrics())
+	}
+	if err := forward.CheckConfined(services); err != nil {
+		slog.Warn("the firewall was tried", "result", err)
+	}
+
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	f.Restore(places.kept)
+	for _, l := range places.hooks {
+		slog.Info("serving", "services", len(services), "in containers of hooks at", l.Addr().String())
+		go f.ServeControl(l)
+	}
+	notify(daemon.SdNotifyReady)
+	go watchdog(ctx, tokens)
+
+	<-ctx.Done()
+	stop() // a second signal ends the process
+	notify(daemon.SdNotifyStopping)
+	patience, cancel := context.WithTimeout(context.Background(), c.Duration("drain"))
+	defer cancel()
+	f.Stop(patience)
+	return nil
+}
+
+// servicesOf returns the services that the flags name.
+func servicesOf(given hook.Settings) (map[string]forward.Target, error) {
+	if len(given.Services) == 0 {
+		return nil, misuse.Errorf("no service: name one with --service")
+	}
+	given.GateSocket = control.DefaultSocket() // services need one
+	if _, err := checkedSettings(given); err != nil {
+		return nil, err
+	}
+
+	services := map[string]forward.Target{}
+	for _, text := range given.Services {
+		s, err := hook.ParseService(text)
+		if err != nil { // it was checked
+			return nil, err
+		}
+		services[s.Name] = forward.Target{Network: s.Network, Address: s.Address}
+	}
+	return services, nil
+}

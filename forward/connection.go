@@ -1,0 +1,193 @@
+// Serves one connection, from its judgement to its line in the trail.
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"terok-gate-hook/internal/networks"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// dialPatience is how long a service may take to accept a connection.
+const dialPatience = 10 * time.Second
+
+var errNotAllowed = errors.New("no container in this network may use the service")
+
+// connect connects a client to the service of its listener, and records how that went. A client
+// that is not connected is reset: it can tell that from an empty answer.
+func (f *Forwarder) connect(there *networks.Network, client net.Conn) {
+	began := time.Now()
+	f.counts.underWay.Inc()
+	defer f.counts.underWay.Dec()
+
+	e := trail.Event{Event: trail.Connection, Service: there.Service, From: there.Name}
+	defer func() {
+		e.Duration = time.Since(began).Seconds()
+		f.counts.count(e)
+		f.record(e)
+	}()
+
+	while, who, release := f.judge(there)
+	defer release()
+	e.Project, e.Task, e.Container, e.Fingerprint = who.Project, who.Task, who.Container, who.Fingerprint
+	if while == nil {
+		reset(client)
+		e.Event, e.Error = trail.Refused, errNotAllowed.Error()
+		e.Container = f.networks.Container(there)
+		return
+	}
+
+	target := f.Services[there.Service]
+	service, err := (&net.Dialer{Timeout: dialPatience}).DialContext(while, target.Network, target.Address)
+	if err != nil {
+		reset(client)
+		if e.Event, e.Error = trail.Failed, "connect to the service: "+reason(err); while.Err() != nil {
+			e.Event, e.Error = trail.Cut, context.Cause(while).Error()
+		}
+		return
+	}
+
+	p := pair{client: client, service: service}
+	defer context.AfterFunc(while, p.reset)()
+	err = p.copy()
+	p.close()
+
+	e.Bytes = p.sent.Load() + p.received.Load()
+	f.counts.transferred(e.Service, p.sent.Load(), p.received.Load())
+	switch {
+	case while.Err() != nil && err != nil:
+		e.Event, e.Error = trail.Cut, context.Cause(while).Error()
+	case err != nil:
+		e.Error = reason(err)
+	}
+}
+
+// record writes an event to the trail, or sums it up with others.
+func (f *Forwarder) record(e trail.Event) {
+	origin := "token " + e.Fingerprint
+	if e.Fingerprint == "" {
+		origin = "network " + e.From
+	}
+	f.summary.Add(origin, e.Service, e)
+}
+
+// judge returns a context for as long as a container of the network may use the service that is
+// served there, and which container that is; a nil context if none may. Containers that share the
+// network cannot be told apart, so if the right of one ends, that of another counts.
+func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func()) {
+	while, cancel := context.WithCancelCause(f.ctx)
+	who, ok := f.rely(while, cancel, there)
+	if !ok {
+		cancel(nil)
+		return nil, who, func() {}
+	}
+	return while, who, func() { cancel(nil) }
+}
+
+// rely cancels a context when no container of the network may use the service any more. It
+// returns the container that it relies on now.
+func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (store.Pass, bool) {
+	for _, member := range f.networks.Members(there) {
+		who, ok := f.Tokens.FindKey(member.Token)
+		if !ok || who.Services[there.Service] != member.Listen {
+			continue
+		}
+		valid, release := f.Tokens.While(while, who)
+		if valid.Err() != nil {
+			release()
+			continue
+		}
+
+		context.AfterFunc(valid, func() {
+			release()
+			if while.Err() != nil {
+				return
+			}
+			if _, ok := f.rely(while, cancel, there); !ok {
+				cancel(context.Cause(valid))
+			}
+		})
+		return who, true
+	}
+	return store.Pass{}, false
+}
+
+// pair are the two ends of a connection.
+type pair struct {
+	client, service net.Conn
+	sent, received  atomic.Int64 // bytes to and from the service
+}
+
+// copy copies both ways until both ends have closed. If an end fails, both are reset, and copy
+// returns the error.
+func (p *pair) copy() error {
+	sent := make(chan error, 1)
+	go func() { sent <- p.copyHalf(p.service, p.client, &p.sent) }()
+	received := p.copyHalf(p.client, p.service, &p.received)
+
+	// A client that closes its end altogether resets the rest of the answer. It has said that it
+	// is done, so that is no error.
+	if err := <-sent; err != nil || received == nil || !isLeaving(received) {
+		return errors.Join(err, received)
+	}
+	return nil
+}
+
+// copyHalf copies one way until the source has closed its end, and then closes the other end for
+// writing. The plain sockets let the kernel copy (splice(2)).
+func (p *pair) copyHalf(to, from net.Conn, bytes *atomic.Int64) error {
+	n, err := io.Copy(networks.Plain(to), networks.Plain(from))
+	bytes.Add(n)
+	if err != nil {
+		p.reset()
+		return err
+	}
+	if half, ok := networks.Plain(to).(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // an end that is gone has an error for the other half
+	}
+	return nil
+}
+
+// reset cuts both ends at once.
+func (p *pair) reset() {
+	reset(p.client)
+	reset(p.service)
+}
+
+func (p *pair) close() {
+	p.client.Close()
+	p.service.Close()
+}
+
+// reset closes a connection without waiting for anything, so that its end is told that it was cut.
+func reset(conn net.Conn) {
+	if tcp, ok := networks.Plain(conn).(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// isLeaving reports whether an error says that the other end has gone.
+func isLeaving(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// reason returns the kernel's reason for an error. The rest would repeat addresses.
+func reason(err error) string {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return "timed out"
+	}
+	return err.Error()
+}

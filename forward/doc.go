@@ -1,0 +1,16 @@
+// Package forward connects containers to services of the host, in the containers' own
+// networks. It promises:
+//
+//   - A connection is only ever made to the address of a service, for a container whose token
+//     names that service, while the token is valid and the container's process lives.
+//   - When that ends, both ends of the connection are cut.
+//   - What is sent is not looked into, and arrives as it was sent, with each end's own close.
+//   - A container that floods its listener, or does not read, costs descriptors and some memory,
+//     within the limits of package networks, and never another container's connections.
+//
+// A connection shows no token, so its container is known by its network. Containers that share
+// a network share their services: a connection is made if one of them may use the service.
+//
+// The attacker runs in a container. The services are trusted with what containers send them, and
+// users who may write the token file are trusted.
+package forward

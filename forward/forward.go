@@ -1,0 +1,160 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/networks"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+// Target is the address of a service, as [net.Dial] takes it.
+type Target struct{ Network, Address string }
+
+// Settings configure a forwarder.
+type Settings struct {
+	Services map[string]Target
+	Tokens   *store.Reader // the valid tokens
+
+	// Trail gets every event. It may be called by many goroutines at once.
+	Trail func(...trail.Event) error
+
+	// Keeper keeps what the next forwarder needs to go on in containers' networks; nil for none.
+	Keeper networks.Keeper
+}
+
+// Forwarder connects containers to services. Make one with [New].
+type Forwarder struct {
+	Settings
+	networks *networks.Networks
+	summary  *trail.Summary
+	counts   counts
+
+	ctx     context.Context // of all connections
+	cut     context.CancelCauseFunc
+	hearing context.Context // hooks
+	deafen  context.CancelFunc
+
+	accepting   context.Context
+	stop        context.CancelFunc
+	mu          sync.Mutex     // held to end accepting and to begin to accept
+	acceptors   sync.WaitGroup // one for each listener
+	connections sync.WaitGroup
+}
+
+// errStopping cuts connections that last longer than the forwarder's patience.
+var errStopping = errors.New("terok-gate forward stops")
+
+// New returns a forwarder that serves no container yet.
+func New(s Settings) (f *Forwarder, err error) {
+	f = &Forwarder{Settings: s, counts: newCounts(s.Services)}
+	f.summary = trail.NewSummary(f.writeTrail)
+	f.ctx, f.cut = context.WithCancelCause(context.Background())
+	f.accepting, f.stop = context.WithCancel(context.Background())
+	f.hearing, f.deafen = context.WithCancel(context.Background())
+	f.networks, err = networks.New(f.ctx, networks.Settings{
+		Tokens: s.Tokens, Keeper: s.Keeper, Record: f.writeTrail, Takes: f.takes, Serve: f.serve,
+	})
+	return f, err
+}
+
+// takes refuses a hook that asks for a service that there is not, or for the gate.
+func (f *Forwarder) takes(r control.Request) error {
+	if _, has := f.Services[r.Service]; !has {
+		return fmt.Errorf("%w: %.64q", control.NoService, r.Service)
+	}
+	return nil
+}
+
+// ServeControl answers hooks, and programs that ask about containers, until the forwarder stops.
+// The socket is of type SOCK_SEQPACKET. Only processes of the forwarder's own user and of root
+// are answered.
+func (f *Forwarder) ServeControl(l *net.UnixListener) { f.networks.ServeControl(f.hearing, l) }
+
+// Restore goes on where the last forwarder ended: files are what that had kept, by the names
+// that it gave them. Restore closes them.
+func (f *Forwarder) Restore(files []*os.File) { f.networks.Restore(files) }
+
+// Stop accepts no new connections, waits for those that are open until ctx is done, and cuts
+// what is left. With a Keeper, hooks are answered meanwhile, and connections wait in the kernel
+// for the next forwarder.
+func (f *Forwarder) Stop(ctx context.Context) {
+	f.mu.Lock()
+	f.stop()
+	f.mu.Unlock()
+	if f.Keeper == nil {
+		f.deafen()
+	}
+
+	f.acceptors.Wait()
+	ended := context.AfterFunc(ctx, func() { f.cut(errStopping) })
+	f.connections.Wait()
+	ended()
+
+	f.cut(errStopping)
+	f.deafen()
+	f.networks.Stop()
+	f.summary.End()
+}
+
+// Metrics serves the forwarder's metrics for Prometheus. They contain no secret, but containers
+// must not reach them: serve them on a listener of their own.
+func (f *Forwarder) Metrics() http.Handler {
+	return promhttp.HandlerFor(f.counts.registry, promhttp.HandlerOpts{})
+}
+
+// serve connects the clients of a listener, until that is closed or the forwarder stops.
+func (f *Forwarder) serve(there *networks.Network) error {
+	if !f.accept() {
+		return there.Close()
+	}
+	defer f.acceptors.Done()
+	f.counts.listeners.Inc()
+	defer f.counts.listeners.Dec()
+	defer context.AfterFunc(f.accepting, func() { there.Close() })()
+
+	for {
+		client, err := there.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil: // for want of descriptors, say
+			slog.Error("accept a connection", "listener", there.Name, "error", err)
+			time.Sleep(100 * time.Millisecond)
+		default:
+			f.connections.Go(func() { f.connect(there, client) })
+		}
+	}
+}
+
+// accept adds an acceptor, unless the forwarder stops.
+func (f *Forwarder) accept() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.accepting.Err() != nil {
+		return false
+	}
+	f.acceptors.Add(1)
+	return true
+}
+
+// writeTrail writes a line to the trail. The forwarder goes on if that fails, and logs the error.
+func (f *Forwarder) writeTrail(e trail.Event) {
+	if f.Trail == nil {
+		return
+	}
+	if err := f.Trail(e); err != nil {
+		slog.Error("write the trail", "error", err)
+	}
+}
