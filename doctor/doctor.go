@@ -41,6 +41,7 @@ var checks = []check{
 	{"lock", []string{"token-file"}, (*examination).lock},
 	{"orphans", []string{"token-file"}, (*examination).orphans},
 	{"limits", []string{"token-file"}, (*examination).limits},
+	{"frozen", []string{"token-file"}, (*examination).frozen},
 	{"forgotten", []string{"token-file", "podman"}, (*examination).forgotten},
 	{"leftovers", []string{"token-file"}, (*examination).leftovers},
 	{"gate-user", []string{"token-file"}, (*examination).gateUser},

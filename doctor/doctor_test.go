@@ -145,6 +145,15 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 			_, err = store.File{Path: p.tokens}.Issue(store.Entry{Token: store.Token(token.Key()), Grant: store.Grant{Project: "demo", Task: "1"}})
 			must(t, err)
 		}, "limits", Warning, "tokens with limits: 0, hashed: 1, beside tokens that a Python program may have written: 1."},
+		{"a frozen project", func(t *testing.T, p patient) {
+			must(t, store.File{Path: p.tokens}.EditFreezes(func(f *store.Freezes) bool { return f.SetProject("demo", true) }))
+		}, "frozen", Warning, "frozen are containers: 0, projects: 1"},
+		{"everything frozen", func(t *testing.T, p patient) {
+			must(t, store.File{Path: p.tokens}.EditFreezes(func(f *store.Freezes) bool { f.All = true; return true }))
+		}, "frozen", Warning, "no container is served"},
+		{"a file of freezes that is not understood", func(t *testing.T, p patient) {
+			must(t, os.WriteFile(filepath.Join(p.directory, store.FreezesName), []byte("{"), 0o600))
+		}, "frozen", Broken, "everything is frozen: the file that says what is frozen cannot be read"},
 		{"a killed process's file", func(t *testing.T, p patient) {
 			must(t, os.WriteFile(filepath.Join(p.directory, ".tokens.json.terok-gate-hook"), nil, 0o600))
 		}, "leftovers", Warning, "left by a writer that was killed"},

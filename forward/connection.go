@@ -35,12 +35,12 @@ func (f *Forwarder) connect(there *networks.Network, client net.Conn) {
 		f.record(e)
 	}()
 
-	while, who, release := f.judge(there)
+	while, who, release, err := f.judge(there)
 	defer release()
 	e.Project, e.Task, e.Container, e.Fingerprint = who.Project, who.Task, who.Container, who.Fingerprint
-	if while == nil {
+	if err != nil {
 		reset(client)
-		e.Event, e.Error = trail.Refused, errNotAllowed.Error()
+		e.Event, e.Error = trail.Refused, err.Error()
 		e.Container = f.networks.Container(there)
 		return
 	}
@@ -80,27 +80,32 @@ func (f *Forwarder) record(e trail.Event) {
 }
 
 // judge returns a context for as long as a container of the network may use the service that is
-// served there, and which container that is; a nil context if none may. Containers that share the
-// network cannot be told apart, so if the right of one ends, that of another counts.
-func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func()) {
+// served there, and which container that is, or why none may. Containers that share the network
+// cannot be told apart, so if the right of one ends, that of another counts.
+func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func(), err error) {
 	while, cancel := context.WithCancelCause(f.ctx)
-	who, ok := f.rely(while, cancel, there)
-	if !ok {
+	who, err = f.rely(while, cancel, there)
+	if err != nil {
 		cancel(nil)
-		return nil, who, func() {}
 	}
-	return while, who, func() { cancel(nil) }
+	return while, who, func() { cancel(nil) }, err
 }
 
 // rely cancels a context when no container of the network may use the service any more. It
 // returns the container that it relies on now.
-func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (store.Pass, bool) {
+func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (_ store.Pass, why error) {
+	why = errNotAllowed
 	for _, member := range f.networks.Members(there) {
+		use := store.Use{Service: there.Service, Listen: member.Listen}
 		who, ok := f.Tokens.FindKey(member.Token)
-		if !ok || who.Services[there.Service] != member.Listen {
+		if !ok {
 			continue
 		}
-		valid, release := f.Tokens.While(while, who)
+		if _, err := who.For(use); err != nil {
+			why = err
+			continue
+		}
+		valid, release := f.Tokens.While(while, who, use)
 		if valid.Err() != nil {
 			release()
 			continue
@@ -111,13 +116,13 @@ func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, 
 			if while.Err() != nil {
 				return
 			}
-			if _, ok := f.rely(while, cancel, there); !ok {
+			if _, err := f.rely(while, cancel, there); err != nil {
 				cancel(context.Cause(valid))
 			}
 		})
-		return who, true
+		return who, nil
 	}
-	return store.Pass{}, false
+	return store.Pass{}, why
 }
 
 // pair are the two ends of a connection.

@@ -21,6 +21,7 @@ import (
 	"terok-gate-hook/forward"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
 )
 
 // llm are the services of a container that may use the model.
@@ -146,7 +147,10 @@ func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
 		"another service's now": {func(h *harness, c *container) {
 			c.Gate.Services = map[string]string{"db": "127.0.0.1:4000"}
 			h.commit(t, c)
-		}, "the token was revoked"},
+		}, "the token is not for this service"},
+		"frozen": {func(h *harness, c *container) {
+			must(t, h.tokens.EditFreezes(func(f *store.Freezes) bool { return f.SetProject("demo", true) }))
+		}, store.ErrFrozen.Error()},
 		"without the process": {func(h *harness, c *container) { c.End() }, "the token's process has ended"},
 		"the forwarder stops": {func(h *harness, c *container) { h.Stop(ended()) }, "terok-gate forward stops"},
 	} {

@@ -21,18 +21,20 @@ func (g *Gate) judge(r *http.Request, asked route) (who store.Pass, may rights, 
 		return who, may, refused
 	}
 
-	limits, ok := who.In(asked.project)
-	if !ok {
+	limits, err := who.For(asked.use())
+	if err == store.ErrNotTheirs {
 		return who, may, notTheirs
 	}
 	may = rights{asked.project, limits}
-	if asked.service == receivePack && limits.ReadOnly {
-		if who.Limits.ReadOnly {
-			return who, may, readOnly
-		}
-		return who, may, readOnlyHere
+	if err != nil {
+		return who, may, refusalOf(err)
 	}
 	return who, may, nil
+}
+
+// use returns what the request uses a token for.
+func (r route) use() store.Use {
+	return store.Use{Project: r.project, Push: r.service == receivePack}
 }
 
 // rights are what a token allows in one project.

@@ -121,7 +121,7 @@ func (t *transaction) notKept(err error) error {
 	case err == nil:
 		return nil
 	case t.ctx.Err() != nil:
-		return store.ErrRevoked
+		return t.cut()
 	}
 	slog.Error("keep what a push deletes or forces", "project", t.repo.project, "error", err)
 	t.refused = cannotKeep

@@ -6,6 +6,7 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type transaction struct {
 	gate  *Gate
 	repo  repository
 	who   store.Pass
+	use   store.Use
 	may   rights             // in the repository's project
 	about func() trail.Event // what each of its lines says
 	ctx   context.Context    // of the push
@@ -44,6 +46,7 @@ type transaction struct {
 	kept     []keptTip
 	state    transactionState
 	refused  *refusal // if the gate does not let git go on
+	over     error    // why the token no longer allows the push, if git was told before the cut
 	leave    func()   // lets other pushes move refs
 	number   int      // of refs that have moved
 }
@@ -100,7 +103,7 @@ func (t *transaction) received(quarantine string) error {
 	t.forwards, err = t.gate.forwardsOf(t.ctx, t.repo, quarantine, t.asked)
 	switch {
 	case t.ctx.Err() != nil:
-		return store.ErrRevoked
+		return t.cut()
 	case err != nil:
 		t.fail(fmt.Errorf("find out what a push loses: %w", err))
 		return failed
@@ -114,11 +117,19 @@ func (t *transaction) received(quarantine string) error {
 	return nil
 }
 
+// cut returns why the push was cut, as git may tell the client.
+func (t *transaction) cut() error {
+	return cmp.Or(endOfUse(context.Cause(t.ctx)), store.ErrRevoked)
+}
+
 // mayMove judges the refs by their real names: a symbolic ref may have come, or been
 // pointed elsewhere, since the push was judged.
 func (t *transaction) mayMove(refs moves) error {
-	if t.ctx.Err() != nil || !t.gate.tokens.Still(t.who) {
-		return store.ErrRevoked
+	if t.ctx.Err() != nil {
+		return t.cut()
+	}
+	if t.over = t.gate.tokens.Still(t.who, t.use); t.over != nil {
+		return t.over
 	}
 
 	for m := range refs.all() {

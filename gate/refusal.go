@@ -3,9 +3,12 @@
 package gate
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
+
+	"terok-gate-hook/store"
 )
 
 // refusal is an answer other than what was asked for. git shows its text to its user, as
@@ -23,15 +26,37 @@ var (
 	wrongType    = &refusal{code: http.StatusUnsupportedMediaType, text: "not a request of git's"}
 	unauthorized = &refusal{code: http.StatusUnauthorized, text: "no token was shown: in a container, first have git read its own, by: set -a; . /run/terok/gate.env", header: [2]string{"WWW-Authenticate", `Basic realm="terok gate"`}}
 	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid: it was revoked, or its container has ended"}
-	notTheirs    = &refusal{code: http.StatusForbidden, text: "the token is for another project"}
-	readOnly     = &refusal{code: http.StatusForbidden, text: "the token may fetch and not push"}
-	readOnlyHere = &refusal{code: http.StatusForbidden, text: "the token may fetch from this project and not push to it"}
+	notTheirs    = refusalOf(store.ErrNotTheirs)
 	malformed    = &refusal{code: http.StatusBadRequest, text: "not a request of git's: malformed"}
 	incomplete   = &refusal{code: http.StatusBadRequest, text: "the request ended early"}
 	tooLarge     = &refusal{code: http.StatusRequestEntityTooLarge, text: "the request is too large"}
 	failed       = &refusal{code: http.StatusInternalServerError, text: "the gate failed: its log says why"}
 	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate stops"}
 )
+
+// endsOfUse are why a token may not be used, or no longer, by the package store.
+var endsOfUse = []error{
+	store.ErrFrozen, store.ErrFreezesWrong, store.ErrNotTheirs, store.ErrReadOnly, store.ErrReadOnlyHere,
+	store.ErrRevoked, store.ErrDied, store.ErrChanged,
+}
+
+// endOfUse returns the one of [endsOfUse] that the error wraps, or nil.
+func endOfUse(err error) error {
+	for _, end := range endsOfUse {
+		if errors.Is(err, end) {
+			return end
+		}
+	}
+	return nil
+}
+
+// refusalOf returns the refusal of a use of a token that is not allowed, for one of [endsOfUse].
+func refusalOf(end error) *refusal {
+	if end == store.ErrRevoked || end == store.ErrDied {
+		return forbidden
+	}
+	return &refusal{code: http.StatusForbidden, text: end.Error()}
+}
 
 func wrongMethod(right string) *refusal {
 	return &refusal{code: http.StatusMethodNotAllowed, text: "method not allowed", header: [2]string{"Allow", right}}

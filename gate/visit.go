@@ -107,10 +107,10 @@ func (v *visit) serve() error {
 	})
 }
 
-// withSlot calls do once the request has a slot. ctx is done when the token is no longer
-// valid or another project needs the slot.
+// withSlot calls do once the request has a slot. ctx is done when the token no longer allows
+// the request or another project needs the slot.
 func (v *visit) withSlot(do func(ctx context.Context) error) error {
-	ctx, release := v.gate.tokens.While(v.r.Context(), v.who)
+	ctx, release := v.gate.tokens.While(v.r.Context(), v.who, v.asked.use())
 	defer release()
 
 	ctx, done, err := v.gate.slots.acquire(ctx, v.who.Project, v.who.Fingerprint, v.progress)
@@ -292,7 +292,7 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	t := &transaction{
-		gate: v.gate, repo: v.repo, who: v.who, may: v.may, about: v.about,
+		gate: v.gate, repo: v.repo, who: v.who, use: v.asked.use(), may: v.may, about: v.about,
 		ctx: ctx, fail: fail, asked: asked, names: names,
 	}
 	v.gate.cleaner.begin(v.repo)
@@ -331,7 +331,7 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, e
 		v.ref = t.lost
 		return t.refused // git has reported it
 	case err == nil && refused:
-		return cmp.Or(context.Cause(ctx), store.ErrRevoked) // git was quicker than the cut
+		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git was quicker than the cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has ended without a word to the client
 		return v.refusePush(ctx, t.asked, t.refused, func(move) string { return t.refused.text })
@@ -528,8 +528,8 @@ func (v *visit) result(err error) (e trail.Event, refused *refusal) {
 			e.Event = "" // git's first request has no token, and other programs request arbitrary paths
 		}
 
-	case errors.Is(err, store.ErrRevoked), errors.Is(err, store.ErrDied):
-		e.Event, e.Error, refused = trail.Cut, err.Error(), forbidden
+	case endOfUse(err) != nil:
+		e.Event, e.Error, refused = trail.Cut, err.Error(), refusalOf(endOfUse(err))
 	case errors.Is(err, errOverShare):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), busy(retryAfter)
 	case errors.Is(err, errStopping):

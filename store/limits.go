@@ -61,8 +61,8 @@ func (l Limits) Access() string {
 	return AccessWrite
 }
 
-// setAccess sets the access, and reports whether the word is a valid one.
-func (l *Limits) setAccess(access string) bool {
+// SetAccess sets the access, and reports whether the word is a valid one.
+func (l *Limits) SetAccess(access string) bool {
 	l.ReadOnly, l.AppendOnly = access == AccessRead, access == AccessAppend
 	return l.Access() == access
 }
@@ -197,7 +197,7 @@ func parseLimited(value json.RawMessage) (project string, limits Limits, also Al
 	s := canonicalScanner{text: value}
 	if said := (limitedJSON{}); s.limited(&said) && s.at == len(value) {
 		limits.Push = said.Push
-		return said.Project, limits, said.Also, limits.setAccess(said.Access)
+		return said.Project, limits, said.Also, limits.SetAccess(said.Access)
 	}
 
 	keys, ok := valuesOf(value)
@@ -205,7 +205,7 @@ func parseLimited(value json.RawMessage) (project string, limits Limits, also Al
 		return "", Limits{}, nil, false
 	}
 	var access string
-	if !readInto(&access, keys["access"]) || !limits.setAccess(access) {
+	if !readInto(&access, keys["access"]) || !limits.SetAccess(access) {
 		return "", Limits{}, nil, false
 	}
 

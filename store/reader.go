@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,17 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reasons why a token is no longer valid, as the [context.Cause] of [Reader.While].
-var (
-	ErrRevoked = errors.New("the token was revoked")
-	ErrDied    = errors.New("the token's process has ended")
-)
-
-// Reader returns what a token allows according to the token file at that moment. If the
-// file is missing or not a JSON object, no token is valid.
+// Reader returns what a token allows according to the token file and the [Freezes] at that
+// moment. If the token file is missing or not a JSON object, no token is valid.
 //
-// Each call checks the file, and reads it again if its device, inode, size or times have
-// changed. While a context of [Reader.While] is in use, the file is checked a hundred times
+// Each call checks both files, and reads one again if its device, inode, size or times have
+// changed. While a context of [Reader.While] is in use, they are checked a hundred times
 // a second. A Reader is safe for concurrent use.
 type Reader struct {
 	path   string
@@ -41,6 +34,8 @@ type Reader struct {
 	unsure   bool         // it may have changed since without another time
 	content  []byte       // nil if it could not be read
 	entries  map[tokenHash]json.RawMessage
+	err      error // why it could not
+	freezes  freezesFile
 	parsed   map[tokenHash]Entry // those that were asked for since the file was read
 	problem  string              // the last one that was reported
 	readAt   time.Time
@@ -57,7 +52,7 @@ type tokenHash [sha256.Size]byte
 // the key is a different one.
 const hashedPrefix = "sha256:"
 
-// Pass describes what a valid token allows. [Pass.In] returns that for one project.
+// Pass describes a valid token. [Pass.For] returns what it allows.
 type Pass struct {
 	Grant
 	Limits      Limits
@@ -67,19 +62,25 @@ type Pass struct {
 	Process     *Process
 	Services    map[string]string // of the host: see [Attached]
 
-	hash tokenHash
+	hash    tokenHash
+	freezes *Freezes // when it was found
 }
 
 // reliance is one use of a pass, by [Reader.While].
 type reliance struct {
 	pass   Pass
+	use    Use
 	cancel context.CancelCauseFunc
 }
 
-// Reader returns a reader of the token file. It calls report with the error if the file
-// cannot be read, once for the same error, and with nil when it can be read again.
+// Reader returns a reader of the token file. It calls report with the error if that file or the
+// freezes cannot be read, once for the same error, and with nil when both can be read again. An
+// error about the freezes wraps [ErrFreezesWrong].
 func (f File) Reader(report func(error)) *Reader {
-	return &Reader{path: f.Path, report: report, relied: map[*reliance]struct{}{}}
+	return &Reader{
+		path: f.Path, report: report, relied: map[*reliance]struct{}{},
+		freezes: freezesFile{path: f.freezesPath()},
+	}
 }
 
 // Path returns the path of the token file.
@@ -104,21 +105,25 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 	return r.find(hash)
 }
 
-// Still reports whether the pass is still valid and unchanged.
-func (r *Reader) Still(p Pass) bool {
+// Still returns nil if a use that the pass allowed may go on now, and why not otherwise.
+func (r *Reader) Still(p Pass, use Use) error {
 	now, ok := r.find(p.hash)
-	return ok && reflect.DeepEqual(now, p)
+	if !ok {
+		return ErrRevoked
+	}
+	return now.stillFor(use, p)
 }
 
 func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	r.mu.Lock()
 	r.look()
 	e, ok := r.entry(hash)
+	freezes := r.freezes.known
 	r.mu.Unlock()
 	if !ok {
 		return Pass{}, false
 	}
-	return passOf(hash, e), e.State().Counts()
+	return passOf(hash, e, freezes), e.State().Counts()
 }
 
 // entry returns an entry of the file, if it is well formed. An entry with many projects or
@@ -138,12 +143,12 @@ func (r *Reader) entry(hash tokenHash) (Entry, bool) {
 	return e, ok
 }
 
-// While returns a context that is done when ctx is, or when the pass is no longer valid,
-// with [ErrRevoked] or [ErrDied] as its cause. The caller must call release.
-func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, release func()) {
+// While returns a context that is done when ctx is, or when a use that the pass allows may no
+// longer go on, with the reason as its cause. The caller must call release.
+func (r *Reader) While(ctx context.Context, p Pass, use Use) (valid context.Context, release func()) {
 	valid, cancel := context.WithCancelCause(ctx)
 	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // on an error, only a revocation ends it
-	one := &reliance{pass: p, cancel: cancel}
+	one := &reliance{pass: p, use: use, cancel: cancel}
 
 	r.mu.Lock()
 	r.relied[one] = struct{}{}
@@ -164,7 +169,7 @@ func (r *Reader) While(ctx context.Context, p Pass) (valid context.Context, rele
 	}
 }
 
-// watch checks the file while any context of While is in use. It does not use inotify(7),
+// watch checks the files while any context of While is in use. It does not use inotify(7),
 // which reports neither a replaced directory nor writes of another machine.
 func (r *Reader) watch() {
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -216,20 +221,33 @@ func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	return found
 }
 
-// look reads the file if it is not the one that was last read.
+// look reads the files that are not those that were last read.
 func (r *Reader) look() {
+	tokens, freezes := r.lookTokens(), r.freezes.look()
+	if !tokens && !freezes {
+		return
+	}
+
+	r.reportOnce(errors.Join(r.err, r.freezes.err))
+	for one := range r.relied {
+		r.check(one)
+	}
+}
+
+// lookTokens reads the token file if it is not the one that was last read, and reports whether
+// it has another content.
+func (r *Reader) lookTokens() (changed bool) {
 	var now unix.Stat_t
 	if r.seen != nil && !r.unsure && unix.Lstat(r.path, &now) == nil && sameVersion(&now, r.seen) {
-		return
+		return false
 	}
 
 	r.readAt = time.Now()
 	file, err := readTokenFile(r.path)
 	r.seen = file.stat
-	// Before Linux 6.13, file times are those of the last clock tick.
-	r.unsure = r.seen != nil && r.readAt.Sub(time.Unix(r.seen.Mtim.Unix())).Abs() < 20*time.Millisecond
+	r.unsure = couldChange(r.seen, r.readAt)
 	if err == nil && r.content != nil && bytes.Equal(file.content, r.content) {
-		return
+		return false
 	}
 
 	r.parsed = map[tokenHash]Entry{}
@@ -240,18 +258,19 @@ func (r *Reader) look() {
 			err = fmt.Errorf("token file %s: %w: %w", r.path, ErrCorrupt, err)
 		}
 	}
-	r.reportOnce(err)
-
-	for one := range r.relied {
-		r.check(one)
-	}
+	r.err = err
+	return true
 }
 
-// check cancels the context if the file no longer has the entry of its pass.
+// check cancels the context if what the file has now does not allow its use to go on.
 func (r *Reader) check(one *reliance) {
 	now, ok := r.entry(one.pass.hash)
-	if !ok || now.Malformed || !reflect.DeepEqual(passOf(one.pass.hash, now), one.pass) {
+	if !ok || now.Malformed {
 		one.cancel(ErrRevoked)
+		return
+	}
+	if err := passOf(one.pass.hash, now, r.freezes.known).stillFor(one.use, one.pass); err != nil {
+		one.cancel(err)
 	}
 }
 
@@ -323,10 +342,10 @@ func entryOf(value json.RawMessage) (Entry, bool) {
 }
 
 // passOf returns the pass of an entry, which is valid if the entry's state is.
-func passOf(hash tokenHash, e Entry) Pass {
+func passOf(hash tokenHash, e Entry, freezes *Freezes) Pass {
 	p := Pass{
 		Grant: e.Grant, Limits: e.Limits, Also: e.Also, Container: e.Container, Process: e.Process,
-		Fingerprint: hex.EncodeToString(hash[:4]), hash: hash,
+		Fingerprint: hex.EncodeToString(hash[:4]), hash: hash, freezes: freezes,
 	}
 	if e.Gate != nil {
 		p.Services = e.Gate.Services

@@ -12,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/store"
 )
+
+var must = testenv.Must
 
 const someToken = "terok-g-0123456789abcdef0123456789abcdef"
 
@@ -188,42 +191,69 @@ func ends(t *testing.T, valid context.Context) error {
 	}
 }
 
-func TestAContextEndsWhenItsTokenIsRevoked(t *testing.T) {
-	with := entry(someToken, `{"project": "demo", "task": "1"}`)
-	for name, row := range map[string]string{
-		"revoked":                     "{}",
-		"the file is corrupt":         "{",
-		"another project's now":       entry(someToken, `{"project": "other", "task": "1"}`),
-		"limited now":                 entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`),
-		"another project's as well":   entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`),
-		"of other services now":       entry(someToken, `{"project": "demo", "task": "1", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2"}}}`),
-		"another container's now":     entry(someToken, `{"project": "demo", "task": "1", "container": "c2"}`),
-		"no entry that counts at all": entry(someToken, `{"task": "1"}`),
+// Uses of a token for demo.
+var (
+	fetchDemo = store.Use{Project: "demo"}
+	pushDemo  = store.Use{Project: "demo", Push: true}
+	useLLM    = store.Use{Service: "llm", Listen: "127.0.0.1:1"}
+)
+
+func TestAContextEndsWhenItsUseIsNoLongerAllowed(t *testing.T) {
+	with := entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "write"}, "gate": {"listen": "127.0.0.1:2", "withheld": false, "services": {"llm": "127.0.0.1:1"}}}`)
+	for name, row := range map[string]struct {
+		now  string
+		use  store.Use
+		want error
+	}{
+		"revoked":                     {"{}", fetchDemo, store.ErrRevoked},
+		"the file is corrupt":         {"{", fetchDemo, store.ErrRevoked},
+		"another project's now":       {entry(someToken, `{"project": "other", "task": "1"}`), fetchDemo, store.ErrRevoked},
+		"another container's now":     {entry(someToken, `{"project": "demo", "task": "1", "container": "c2"}`), fetchDemo, store.ErrRevoked},
+		"no entry that counts at all": {entry(someToken, `{"task": "1"}`), fetchDemo, store.ErrRevoked},
+		"limits that make no sense":   {entry(someToken, `{"limited": {"project": "demo", "access": "all"}, "task": "1"}`), fetchDemo, store.ErrRevoked},
+		"a push that may only fetch":  {entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`), pushDemo, store.ErrReadOnly},
+		"a push that may only append": {entry(someToken, `{"limited": {"project": "demo", "access": "append"}, "task": "1"}`), pushDemo, store.ErrChanged},
+		"a push to fewer refs":        {entry(someToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/a"]]}, "task": "1"}`), pushDemo, store.ErrChanged},
+		"a project that was dropped":  {entry(someToken, `{"project": "demo", "task": "1"}`), store.Use{Project: "lib"}, store.ErrNotTheirs},
+		"a service that was dropped":  {entry(someToken, `{"project": "demo", "task": "1"}`), useLLM, store.ErrNoService},
+		"a service listens elsewhere": {entry(someToken, `{"project": "demo", "task": "1", "gate": {"listen": "127.0.0.1:2", "withheld": false, "services": {"llm": "127.0.0.1:3"}}}`), useLLM, store.ErrNoService},
+		"a project to read only now":  {entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`), store.Use{Project: "lib", Push: true}, store.ErrReadOnlyHere},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, replace := reader(t, with)
 			pass, _ := r.Find(someToken)
-			valid, release := r.While(t.Context(), pass)
+			valid, release := r.While(t.Context(), pass, row.use)
 			defer release()
-			replace(row)
-			if err := ends(t, valid); !errors.Is(err, store.ErrRevoked) {
-				t.Errorf("the context ends because %v", err)
+			replace(row.now)
+			if err := ends(t, valid); !errors.Is(err, row.want) {
+				t.Errorf("it ends because %v", err)
 			}
-			if r.Still(pass) {
-				t.Error("the pass still counts")
+			if err := r.Still(pass, row.use); !errors.Is(err, row.want) {
+				t.Errorf("it may go on: %v", err)
 			}
 		})
 	}
 }
 
-func TestAContextOutlastsChangesThatDoNotAffectItsToken(t *testing.T) {
-	r, replace := reader(t, entry(someToken, `{"project": "demo", "task": "1"}`))
-	pass, _ := r.Find(someToken)
-	valid, release := r.While(t.Context(), pass)
-	defer release()
-	replace(fmt.Sprintf(`{"another": {"project": "x"}, %q: {"task":"1", "project":"demo", "scope":"demo", "note": 1}}`, someToken))
-	if !r.Still(pass) || valid.Err() != nil {
-		t.Error("the context ended")
+func TestAContextOutlastsChangesThatDoNotAffectItsUse(t *testing.T) {
+	for name, row := range map[string]struct {
+		now string
+		use store.Use
+	}{
+		"another token, and keys": {fmt.Sprintf(`{"another": {"project": "x"}, %q: {"task":"1", "project":"demo", "scope":"demo", "note": 1}}`, someToken), pushDemo},
+		"another project":         {entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`), pushDemo},
+		"a fetch that is limited": {entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`), fetchDemo},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, replace := reader(t, entry(someToken, `{"project": "demo", "task": "1"}`))
+			pass, _ := r.Find(someToken)
+			valid, release := r.While(t.Context(), pass, row.use)
+			defer release()
+			replace(row.now)
+			if err := r.Still(pass, row.use); err != nil || valid.Err() != nil {
+				t.Errorf("it ended: %v", err)
+			}
+		})
 	}
 }
 
@@ -246,7 +276,7 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 		t.Fatal("the token is not found")
 	}
 
-	valid, release := r.While(t.Context(), pass)
+	valid, release := r.While(t.Context(), pass, fetchDemo)
 	defer release()
 
 	stdin.Close() // it ends, and stays a zombie
@@ -255,7 +285,7 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 	}
 
 	_ = cmd.Wait()
-	valid, release = r.While(t.Context(), pass)
+	valid, release = r.While(t.Context(), pass, fetchDemo)
 	defer release()
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
 		t.Errorf("begun too late, it ends because %v", err)
@@ -270,7 +300,7 @@ func TestManyReadersOfAFileThatChanges(t *testing.T) {
 		all.Go(func() {
 			for range 200 {
 				if pass, ok := r.Find(someToken); ok {
-					_, release := r.While(t.Context(), pass)
+					_, release := r.While(t.Context(), pass, fetchDemo)
 					release()
 				}
 			}

@@ -113,6 +113,9 @@ func newApp(args []string) *cli.App {
 			in(repositories, onInstalled(attachCommand(&given))),
 
 			in(tokens, onInstalled(listCommand())),
+			in(tokens, onInstalled(accessCommand())),
+			in(tokens, onInstalled(freezeCommand())),
+			in(tokens, onInstalled(thawCommand())),
 			in(tokens, onInstalled(createCommand())),
 			in(tokens, onInstalled(revokeCommand())),
 			in(tokens, onInstalled(verifyCommand())),

@@ -144,11 +144,14 @@ func serve(c *cli.Context) error {
 	return err
 }
 
-// reportTokenFile logs why no token is valid or, for a nil error, that tokens are valid again.
+// reportTokenFile logs why no token is valid or everything is frozen or, for a nil error, that
+// neither is so any more.
 func reportTokenFile(err error) {
 	switch {
 	case err == nil:
-		slog.Info("the token file can be read again")
+		slog.Info("the token file can be read again, and what is frozen")
+	case errors.Is(err, store.ErrFreezesWrong):
+		slog.Error("nothing is served", "reason", err)
 	case errors.Is(err, fs.ErrNotExist):
 		slog.Info("no valid tokens yet", "reason", err)
 	default:

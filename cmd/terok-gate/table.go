@@ -36,6 +36,7 @@ type listed struct {
 	Access      string     `json:"access"` // read, append or write
 	Push        [][]string `json:"push"`   // a pushed ref must match a pattern of each list
 	Also        store.Also `json:"also"`   // other projects that it is for, each with read or write
+	Frozen      bool       `json:"frozen,omitempty"`
 }
 
 // row is a token that will be printed. It is small, since there can be many.
@@ -46,6 +47,7 @@ type row struct {
 	fingerprint              [8]byte
 	limits                   *store.Limits // nil: none
 	also                     store.Also
+	frozen                   bool // served nothing for now
 }
 
 // table holds the rows to print.
@@ -57,9 +59,15 @@ type table struct {
 // listTokens returns the tokens that are wanted, oldest first.
 func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) bool) (t table, err error) {
 	saveMemory()
+	freezes, err := file.Freezes()
+	if err != nil {
+		printError(err) // and all are shown as frozen
+	}
 	err = file.Each(func(e store.Entry) {
 		if wanted(e) {
-			t.rows = append(t.rows, rowOf(e))
+			r := rowOf(e)
+			r.frozen = freezes.Check(e.Container, e.Project, e.Project) != nil
+			t.rows = append(t.rows, r)
 		}
 	})
 	if err != nil {
@@ -92,7 +100,7 @@ func rowOf(e store.Entry) *row {
 func (t table) listed(r *row) listed {
 	l := listed{
 		Project: r.project, Task: r.task, Container: r.container, Name: t.names[r.container], State: r.state,
-		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{}, Also: store.Also{},
+		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{}, Also: store.Also{}, Frozen: r.frozen,
 	}
 	maps.Copy(l.Also, r.also)
 	if !r.created.IsZero() {
@@ -167,24 +175,32 @@ func printTable(w *os.File, t table) error {
 		}
 		container := r.container[:min(shortID, len(r.container))]
 		line(printable.Line(r.project), printable.Line(r.task), orDash(container), orDash(t.names[r.container]),
-			r.state, age, string(r.fingerprint[:]), shortPushes(r.limits), orDash(shortened(alsoOf(r.also))))
+			r.shownState(), age, string(r.fingerprint[:]), shortPushes(r.limits), orDash(shortened(alsoOf(r.also))))
 	}
 	if err := columns.Flush(); err != nil {
 		return err
 	}
 
 	// Colours come last: the tabwriter would count them as characters.
-	colours := map[string]string{string(store.Orphan): red, string(store.Malformed): red, string(store.Unsure): yellow}
+	colours := map[string]string{string(store.Orphan): red, string(store.Malformed): red, string(store.Unsure): yellow, "frozen": yellow}
 	out := bufio.NewWriter(w)
 	for i := -1; aligned.Len() > 0; i++ {
 		line := string(aligned.Next(bytes.IndexByte(aligned.Bytes(), '\n')))
 		if i >= 0 {
-			line = paint(w, colours[t.rows[i].state], line)
+			line = paint(w, colours[t.rows[i].shownState()], line)
 		}
 		out.WriteString(line)
 		out.Write(aligned.Next(1))
 	}
 	return out.Flush()
+}
+
+// shownState returns the state for people. That a token is frozen matters if it counts.
+func (r *row) shownState() string {
+	if r.frozen && store.State(r.state).Counts() {
+		return "frozen"
+	}
+	return r.state
 }
 
 // pushesOf describes the refs that the token may push to, and whether it may only append.

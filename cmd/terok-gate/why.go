@@ -17,6 +17,7 @@ import (
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
 )
 
 func whyCommand() *cli.Command {
@@ -36,20 +37,47 @@ func why(c *cli.Context) error {
 	file := logFile(c.String("log-file"))
 	events, err := trail.Complaints(c.Context, file)
 	names, _ := engines.ContainerNames(c.Context) // without podman, ids have to do
+	frozen := printFrozen(c, names)
 	if c.Args().Present() {
 		called := c.Args().First()
 		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, called, names) })
-		if len(events) == 0 && err == nil {
+		if len(events) == 0 && !frozen && err == nil {
 			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, why prints those of all containers", misuse.Quote(called), placesOf(file))
 		}
 	}
-	if len(events) == 0 && err == nil {
+	if len(events) == 0 && !frozen && err == nil {
 		fmt.Fprintln(os.Stderr, "terok-gate: no refusal is recorded in "+placesOf(file))
 	}
 	for _, e := range events[max(0, len(events)-mostReasons):] {
 		printReason(os.Stdout, e, names)
 	}
 	return err
+}
+
+// printFrozen prints which containers are frozen, of those that the command line means, and
+// reports whether there are any.
+func printFrozen(c *cli.Context, names map[string]string) (found bool) {
+	file, err := tokenFile(c)
+	if err != nil {
+		return false // without a token file, no token is frozen
+	}
+	freezes, err := file.Freezes()
+	if err != nil {
+		fmt.Println(printable.Line(err.Error()))
+		return true
+	}
+
+	called := c.Args().First()
+	_ = file.Each(func(e store.Entry) {
+		reason := freezes.Check(e.Container, e.Project, e.Project)
+		if reason == nil || e.Container == "" || called != "" && !isCalled(e.Container, called, names) {
+			return
+		}
+		found = true
+		fmt.Printf("container %s project %.128q: %v: see terok-gate thaw --help\n",
+			printable.Line(e.Container[:min(shortID, len(e.Container))]), e.Project, reason)
+	})
+	return found
 }
 
 // isCalled reports whether the argument is the container's name, its id or the beginning of

@@ -1,0 +1,97 @@
+// The access command: shows and changes what a running container may do.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/store"
+)
+
+func accessCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "access",
+		Usage:     "show what a container may do, or change it while it runs",
+		ArgsUsage: "CONTAINER",
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "read", Usage: "let it fetch from the project `P` as well, and not push there"},
+			&cli.StringSliceFlag{Name: "write", Usage: "let it push to the project `P` as well"},
+			&cli.StringSliceFlag{Name: "drop", Usage: "take the other project `P` away"},
+			&cli.StringFlag{Name: "access", Usage: "what it may do at most: `A` is read, append or write"},
+			&cli.StringSliceFlag{Name: "push", Usage: "let it push to refs that match `PATTERN` only; given once or more, in the place of all limits of refs; empty for none"},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, as list does"},
+		},
+		Before: misuse.OneArgument,
+		Action: access,
+	}
+}
+
+func access(c *cli.Context) error {
+	if !c.Args().Present() {
+		return misuse.Errorf("name a container: terok-gate list shows those with tokens")
+	}
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	called := c.Args().First()
+	id, err := containerID(c.Context, file, called)
+	if err != nil {
+		return fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+	}
+
+	if slices.ContainsFunc([]string{"read", "write", "drop", "access", "push"}, c.IsSet) {
+		changed, err := file.ChangeRights(id, func(r *store.Rights) error { return changeRights(c, r) })
+		if err != nil {
+			return err
+		}
+		if len(changed) > 0 {
+			fmt.Fprintln(os.Stderr, "terok-gate: until the container starts again: it then begins with what its annotations say")
+		}
+	}
+
+	tokens, err := listTokens(c.Context, file, func(e store.Entry) bool { return e.Container == id })
+	switch {
+	case err != nil:
+		return err
+	case len(tokens.rows) == 0:
+		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows those with tokens", misuse.Quote(called))
+	case c.Bool("json"):
+		return printJSON(os.Stdout, tokens)
+	}
+	return printTable(os.Stdout, tokens)
+}
+
+// changeRights makes the changes that the command line asks for.
+func changeRights(c *cli.Context, r *store.Rights) error {
+	for _, project := range c.StringSlice("drop") {
+		switch _, has := r.Also[project]; {
+		case project == r.Project:
+			return fmt.Errorf("--drop %s: it is the token's own project: to take that away, revoke or freeze the container", misuse.Quote(project))
+		case !has:
+			return fmt.Errorf("--drop %s: the container has no right to this project", misuse.Quote(project))
+		}
+		delete(r.Also, project)
+	}
+	for _, access := range []string{store.AccessRead, store.AccessWrite} {
+		for _, project := range c.StringSlice(access) {
+			r.Also[project] = access
+		}
+	}
+
+	if c.IsSet("access") && !r.Limits.SetAccess(c.String("access")) {
+		return misuse.Errorf("--access %s: must be read, append or write", misuse.Quote(c.String("access")))
+	}
+	if c.IsSet("push") {
+		r.Limits.Push = nil
+		if patterns := slices.DeleteFunc(c.StringSlice("push"), func(p string) bool { return p == "" }); len(patterns) > 0 {
+			r.Limits.Push = [][]string{patterns}
+		}
+	}
+	return nil
+}

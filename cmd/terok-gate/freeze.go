@@ -1,0 +1,217 @@
+// The freeze and thaw commands.
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/store"
+)
+
+func freezeCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "freeze",
+		Usage:     "serve a container, a project or all of them nothing, and cut what is under way, until thaw",
+		ArgsUsage: "[CONTAINER]",
+		Flags:     frozenFlags(),
+		Before:    misuse.OneArgument,
+		Action:    func(c *cli.Context) error { return setFrozen(c, true) },
+	}
+}
+
+func thawCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "thaw",
+		Usage:     "take a freeze back: each token has exactly what it had",
+		ArgsUsage: "[CONTAINER]",
+		Flags:     frozenFlags(),
+		Before:    misuse.OneArgument,
+		Action:    func(c *cli.Context) error { return setFrozen(c, false) },
+	}
+}
+
+func frozenFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "project", Usage: "the project `P`: its repository, and all that its containers ask for"},
+		&cli.BoolFlag{Name: "all", Usage: "everything"},
+	}
+}
+
+// setFrozen freezes or thaws what the command line means.
+func setFrozen(c *cli.Context, frozen bool) error {
+	file, err := tokenFile(c)
+	if err != nil {
+		return err
+	}
+	target, err := frozenTarget(c, file, frozen)
+	if err != nil {
+		return err
+	}
+
+	changed := false
+	err = file.EditFreezes(func(f *store.Freezes) bool {
+		changed = target.set(f, frozen)
+		return changed
+	})
+	if err != nil {
+		return err
+	}
+
+	done := map[[2]bool]string{
+		{true, true}: "frozen", {true, false}: "frozen already",
+		{false, true}: "thawed", {false, false}: "not frozen",
+	}[[2]bool{frozen, changed}]
+	fmt.Printf("%s: %s\n", target, done)
+
+	if frozen {
+		return revokeElsewhere(c, file, target)
+	}
+	return adviseOfFreezes(file, target)
+}
+
+// freezable is what is to be frozen or thawed: a container, a project, or everything.
+type freezable struct {
+	id, name string // of a container; the name as the operator gave it, empty for an id
+	project  string
+}
+
+func (t freezable) String() string {
+	switch {
+	case t.id != "":
+		return "container " + printable.Line(t.id[:min(shortID, len(t.id))])
+	case t.project != "":
+		return "project " + t.project
+	}
+	return "everything"
+}
+
+func (t freezable) set(f *store.Freezes, frozen bool) (changed bool) {
+	switch {
+	case t.id != "":
+		return f.SetContainer(t.id, t.name, frozen)
+	case t.project != "":
+		return f.SetProject(t.project, frozen)
+	}
+	changed = f.All != frozen
+	f.All = frozen
+	return changed
+}
+
+// means reports whether the entry's token is frozen with it as a whole.
+func (t freezable) means(e store.Entry) bool {
+	switch {
+	case t.id != "":
+		return e.Container == t.id
+	case t.project != "":
+		_, isFor := e.In(t.project)
+		return isFor
+	}
+	return true
+}
+
+// frozenTarget returns what the command line means. thaw knows a frozen container by the name
+// that it was frozen by, too: podman may have it no more.
+func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, error) {
+	given := 0
+	for _, is := range []bool{c.Args().Present(), c.IsSet("project"), c.Bool("all")} {
+		if is {
+			given++
+		}
+	}
+	switch project := c.String("project"); {
+	case given != 1:
+		return freezable{}, misuse.Errorf("name a container, --project or --all, and one of them only")
+	case c.Bool("all"):
+		return freezable{}, nil
+	case c.IsSet("project"):
+		if err := store.CheckName(project); err != nil {
+			return freezable{}, misuse.Errorf("--project: %w", err)
+		}
+		return freezable{project: project}, nil
+	}
+
+	called := c.Args().First()
+	if !frozen {
+		switch ids, err := frozenAs(file, called); {
+		case err != nil:
+			return freezable{}, err
+		case len(ids) == 1:
+			return freezable{id: ids[0]}, nil
+		case len(ids) > 1:
+			return freezable{}, fmt.Errorf("%s: several frozen containers are called so: give an id in full, as %s", misuse.Quote(called), printable.Line(ids[0]))
+		}
+	}
+
+	id, err := containerID(c.Context, file, called)
+	if err != nil {
+		return freezable{}, fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+	}
+	if id == called {
+		called = ""
+	}
+	return freezable{id: id, name: called}, nil
+}
+
+// frozenAs returns the ids of the frozen containers that are called so.
+func frozenAs(file store.File, called string) (ids []string, err error) {
+	freezes, err := file.Freezes()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range freezes.Frozen() {
+		if id == called {
+			return []string{id}, nil
+		}
+		if isCalled(id, called, freezes.Containers) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// revokeElsewhere revokes the tokens that are meant if the hooks name another gate than ours,
+// which knows nothing of freezes.
+func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
+	place, err := placeOfOurs()
+	if err != nil {
+		return nil
+	}
+	installed, _, _ := place.Registration()
+	if installed.Settings.GateURL == "" || installed.Settings.Tokens.Path != "" && installed.Settings.Tokens.Path != file.Path {
+		return nil
+	}
+
+	revoked, err := file.Revoke(target.means)
+	recordAll(c, trail.Revoked, revoked)
+	if err == nil {
+		fmt.Fprintf(os.Stderr, "terok-gate: the hooks name another gate (--gate-url), which does not know freezes: revoked %d; thaw cannot give those tokens back\n", len(revoked))
+	}
+	return err
+}
+
+// adviseOfFreezes says what else keeps what was thawed frozen.
+func adviseOfFreezes(file store.File, target freezable) error {
+	freezes, err := file.Freezes()
+	if err != nil {
+		return err
+	}
+	switch {
+	case freezes.All && target != (freezable{}):
+		fmt.Fprintln(os.Stderr, "terok-gate: everything is still frozen: terok-gate thaw --all")
+	case target == (freezable{}) && len(freezes.Containers)+len(freezes.Projects) > 0:
+		fmt.Fprintf(os.Stderr, "terok-gate: still frozen by themselves: containers: %d, projects: %d\n", len(freezes.Containers), len(freezes.Projects))
+	case target.id != "":
+		return file.Each(func(e store.Entry) {
+			if e.Container == target.id && freezes.Check(e.Container, e.Project, e.Project) != nil {
+				fmt.Fprintf(os.Stderr, "terok-gate: its project is still frozen: terok-gate thaw --project %s\n", printable.Shell(e.Project))
+			}
+		})
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+// What is frozen: served nothing until it is thawed.
+
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Freezes are the containers and projects that are served nothing for now. A freeze changes no
+// entry of the token file, so that a thaw restores exactly what was, and so that a container
+// that starts again is still frozen.
+//
+// They are the operator's, in the file [FreezesName] beside the token file:
+//
+//	{"all": true, "containers": {"<id>": "<name>"}, "projects": ["demo"]}
+//
+// No file means that nothing is frozen. A file that is not understood as a whole, or that
+// another user could have written, freezes everything.
+type Freezes struct {
+	All        bool              `json:"all,omitempty"`
+	Containers map[string]string `json:"containers,omitempty"` // by id; their names, as far as known
+	Projects   []string          `json:"projects,omitempty"`   // in order
+
+	unknown bool // the file could not be read
+}
+
+// FreezesName is the name of the file beside the token file.
+const FreezesName = "frozen.json"
+
+// Reasons to serve nothing.
+var (
+	ErrFrozen       = errors.New("frozen by the operator, until it is thawed")
+	ErrFreezesWrong = errors.New("everything is frozen: the file that says what is frozen cannot be read")
+)
+
+// Check returns [ErrFrozen] or [ErrFreezesWrong] if a token of this container and project must
+// not be served in the project asked for, and nil otherwise. The container is empty for a token
+// that belongs to none.
+func (f *Freezes) Check(container, own, asked string) error {
+	switch {
+	case f == nil:
+		return nil
+	case f.unknown:
+		return ErrFreezesWrong
+	case f.All, f.hasProject(own), f.hasProject(asked):
+		return ErrFrozen
+	}
+	if _, frozen := f.Containers[container]; frozen {
+		return ErrFrozen
+	}
+	return nil
+}
+
+func (f *Freezes) hasProject(project string) bool {
+	_, frozen := slices.BinarySearch(f.Projects, project)
+	return frozen
+}
+
+// SetProject freezes or thaws a project, and reports whether that changes anything.
+func (f *Freezes) SetProject(project string, frozen bool) (changed bool) {
+	at, was := slices.BinarySearch(f.Projects, project)
+	switch {
+	case frozen && !was:
+		f.Projects = slices.Insert(f.Projects, at, project)
+	case was && !frozen:
+		f.Projects = slices.Delete(f.Projects, at, at+1)
+	}
+	return was != frozen
+}
+
+// SetContainer freezes or thaws a container, and reports whether that changes anything.
+func (f *Freezes) SetContainer(id, name string, frozen bool) (changed bool) {
+	_, was := f.Containers[id]
+	if frozen {
+		f.Containers[id] = name
+	} else {
+		delete(f.Containers, id)
+	}
+	return was != frozen
+}
+
+// Freezes returns what is frozen. With an error, that is everything.
+func (f File) Freezes() (*Freezes, error) {
+	freezes, _, err := readFreezes(f.freezesPath())
+	return freezes, err
+}
+
+// EditFreezes changes what is frozen, in one transaction under the token file's lock. If edit
+// returns false, nothing is written.
+func (f File) EditFreezes(edit func(*Freezes) (changed bool)) error {
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
+		return fmt.Errorf("create the token file's directory: %w", err)
+	}
+
+	return f.underLock(func(dir directory, _ string) error {
+		freezes, old, err := dir.readFreezes()
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.freezesPath(), err)
+		}
+		if !edit(freezes) {
+			return nil
+		}
+
+		text, err := json.MarshalIndent(freezes, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := dir.replace(FreezesName, old, [][]byte{append(text, '\n')}, true, true); err != nil {
+			return fmt.Errorf("replace %s: %w", f.freezesPath(), err)
+		}
+		return nil
+	})
+}
+
+func (f File) freezesPath() string { return freezesBeside(f.Path) }
+
+func freezesBeside(tokenFile string) string {
+	dir, _ := split(tokenFile)
+	return filepath.Join(dir, FreezesName)
+}
+
+// readFreezes reads the file. With an error, the freezes are that everything is frozen.
+func readFreezes(path string) (*Freezes, *unix.Stat_t, error) {
+	parent, _ := split(path)
+	dir, err := openDirectory(parent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Freezes{}, nil, nil
+	}
+	if err == nil {
+		defer dir.close()
+		freezes, file, readErr := dir.readFreezes()
+		if readErr == nil {
+			return freezes, file.stat, nil
+		}
+		return &Freezes{unknown: true}, file.stat, fmt.Errorf("%w: %s: %w", ErrFreezesWrong, path, readErr)
+	}
+	return &Freezes{unknown: true}, nil, fmt.Errorf("%w: %s: %w", ErrFreezesWrong, path, err)
+}
+
+// readFreezes reads the file in this directory.
+func (f directory) readFreezes() (*Freezes, tokenFile, error) {
+	file, err := f.read(FreezesName)
+	if err == nil && file.stat != nil {
+		err = f.checkOperators(file.stat)
+	}
+	if err != nil {
+		return nil, file, err
+	}
+	freezes, err := parseFreezes(file.content)
+	return freezes, file, err
+}
+
+// checkOperators returns an error if a user other than root, ourselves and the directory's
+// owner could have written the file.
+func (f directory) checkOperators(file *unix.Stat_t) error {
+	above, err := f.stat(".")
+	switch {
+	case err != nil:
+		return err
+	case file.Uid != 0 && int(file.Uid) != os.Geteuid() && file.Uid != above.Uid:
+		return fmt.Errorf("it belongs to user %d", file.Uid)
+	case file.Mode&0o022 != 0:
+		return fmt.Errorf("mode %04o: others can write it", file.Mode&0o7777)
+	}
+	return nil
+}
+
+// parseFreezes reads the file's content, as a whole or not at all: a key that is not known
+// might freeze something.
+func parseFreezes(content []byte) (*Freezes, error) {
+	in := json.NewDecoder(bytes.NewReader(content))
+	in.DisallowUnknownFields()
+
+	var freezes *Freezes
+	if err := in.Decode(&freezes); err != nil {
+		return nil, err
+	}
+	if _, err := in.Token(); err != io.EOF {
+		return nil, errors.New("more than a JSON object")
+	}
+	if freezes == nil {
+		return nil, errors.New("a JSON null, not an object")
+	}
+
+	slices.Sort(freezes.Projects)
+	freezes.Projects = slices.Compact(freezes.Projects)
+	if freezes.Containers == nil {
+		freezes.Containers = map[string]string{}
+	}
+	return freezes, nil
+}
+
+// Frozen returns the ids of the frozen containers, in order.
+func (f *Freezes) Frozen() []string { return slices.Sorted(maps.Keys(f.Containers)) }
+
+// freezesFile follows the file of freezes. It is read again when it has changed.
+type freezesFile struct {
+	path   string
+	known  *Freezes // nil if it was not read yet
+	seen   *unix.Stat_t
+	unsure bool // it may have changed since without another time
+	err    error
+}
+
+// look reads the file if it is not the one that was last read, and reports whether it did.
+func (f *freezesFile) look() (again bool) {
+	var now unix.Stat_t
+	err := unix.Lstat(f.path, &now)
+	if f.known != nil && !f.unsure && f.err == nil {
+		if err == unix.ENOENT && f.seen == nil || err == nil && f.seen != nil && sameVersion(&now, f.seen) {
+			return false
+		}
+	}
+
+	readAt := time.Now()
+	f.known, f.seen, f.err = readFreezes(f.path)
+	f.unsure = couldChange(f.seen, readAt)
+	return true
+}
+
+// couldChange reports whether a file that was read then could change without another time:
+// before Linux 6.13, file times are those of the last clock tick.
+func couldChange(file *unix.Stat_t, readAt time.Time) bool {
+	return file != nil && readAt.Sub(time.Unix(file.Mtim.Unix())).Abs() < 20*time.Millisecond
+}

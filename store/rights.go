@@ -1,0 +1,168 @@
+// Changing what the token of a running container allows.
+
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Rights are what a token allows: in its own project, within its limits, and in others.
+type Rights struct {
+	Project string // the token's own, which does not change
+	Limits  Limits
+	Also    Also
+}
+
+// ChangeRights changes the rights of a container's tokens, in one transaction, and returns the
+// entries as they are then. All else in an entry is carried over, whether it is known or not. If
+// edit returns an error, or rights that must not be issued, nothing changes.
+func (f File) ChangeRights(container string, edit func(*Rights) error) (changed []Entry, err error) {
+	err = f.underLock(func(dir directory, name string) error {
+		file, err := dir.read(name)
+		if err != nil {
+			return fmt.Errorf("token file %s: %w", f.Path, err)
+		}
+		x, err := scan(file.content, func() func(*item) { return func(*item) {} })
+		if err != nil {
+			return fmt.Errorf("token file %s: %w: %w", f.Path, ErrCorrupt, err)
+		}
+
+		texts, entries, err := x.changeRights(container, edit)
+		if err != nil || len(texts) == 0 {
+			return err
+		}
+		if err := dir.replace(name, file, x.with(texts), true, false); err != nil {
+			return fmt.Errorf("replace token file %s: %w", f.Path, err)
+		}
+		changed = entries
+		return nil
+	})
+	return changed, err
+}
+
+// changeRights returns the members of the container's entries with their rights changed, by
+// where they begin, and what they then say.
+func (x index) changeRights(container string, edit func(*Rights) error) (texts map[int][]byte, changed []Entry, err error) {
+	texts = map[int][]byte{}
+	for _, m := range x.last() {
+		it := x.item(m)
+		if !it.wellFormed() || container == "" || string(it.container) != container {
+			continue
+		}
+		e := it.entry()
+		if e.Malformed {
+			return nil, nil, errors.New("the token's limits are not understood, and cannot be changed")
+		}
+
+		rights := Rights{Project: e.Project, Limits: e.Limits, Also: Also{}}
+		for project, access := range e.Also {
+			rights.Also[project] = access
+		}
+		rights.Limits.Push = slices.Clone(e.Limits.Push)
+		if err := edit(&rights); err != nil {
+			return nil, nil, err
+		}
+		if err := errors.Join(rights.Limits.Check(), rights.Also.Check(e.Project)); err != nil {
+			return nil, nil, err
+		}
+
+		value, err := rights.in(x.content[m.value:m.end], e)
+		if err != nil {
+			return nil, nil, err
+		}
+		texts[m.start] = append(slices.Clone(x.content[m.start:m.value]), value...)
+		e.Limits, e.Also = rights.Limits, rights.Also
+		changed = append(changed, e)
+	}
+	return texts, changed, nil
+}
+
+// in returns an entry's text with these rights in the place of those that it has.
+func (r Rights) in(text []byte, e Entry) ([]byte, error) {
+	names, values, err := inOrder(text)
+	if err != nil {
+		return nil, err
+	}
+
+	set := map[string]any{"limited": nil, "project": r.Project, "scope": nil, "also": nil}
+	if e.Scope || e.Container != "" || e.Process != nil {
+		set["scope"] = r.Project
+	}
+	switch {
+	case r.Limits.Limited():
+		set = map[string]any{"limited": r.Limits.of(r.Project, r.Also), "project": nil, "scope": nil, "also": nil}
+	case len(r.Also) > 0:
+		set["also"] = r.Also
+	}
+	for _, name := range []string{"also", "scope", "project", "limited"} {
+		if set[name] == nil {
+			delete(values, name)
+			continue
+		}
+		if values[name], err = json.Marshal(set[name]); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(names, name) {
+			names = slices.Insert(names, 0, name)
+		}
+	}
+
+	var compact, indented bytes.Buffer
+	before := "{"
+	for _, name := range names {
+		value, there := values[name]
+		if !there {
+			continue
+		}
+		key, err := json.Marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&compact, "%s%s:%s", before, key, value)
+		before = ","
+	}
+	compact.WriteString("}")
+	err = json.Indent(&indented, compact.Bytes(), "  ", "  ")
+	return indented.Bytes(), err
+}
+
+// inOrder returns the keys of a JSON object in their order, each once, and its values.
+func inOrder(text []byte) (names []string, values map[string]json.RawMessage, err error) {
+	if err := json.Unmarshal(text, &values); err != nil {
+		return nil, nil, err
+	}
+	in := json.NewDecoder(bytes.NewReader(text))
+	if _, err := in.Token(); err != nil {
+		return nil, nil, err
+	}
+	for in.More() {
+		name, err := in.Token()
+		if err != nil {
+			return nil, nil, err
+		}
+		var value json.RawMessage
+		if err := in.Decode(&value); err != nil {
+			return nil, nil, err
+		}
+		if name := name.(string); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, values, nil
+}
+
+// with returns the content with these texts in the place of the members that begin there.
+func (x index) with(texts map[int][]byte) (pieces [][]byte) {
+	from := 0
+	for _, m := range x.members {
+		if text, ok := texts[m.start]; ok {
+			pieces = append(pieces, x.content[from:m.start], text)
+			from = m.end
+		}
+	}
+	return append(pieces, x.content[from:])
+}
