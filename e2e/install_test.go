@@ -24,7 +24,7 @@ type home struct {
 	runtimeDir string // a user: XDG_RUNTIME_DIR
 }
 
-// newHome gives root a /etc/containers and podman's directories of its own, in a mount
+// newHome gives root an /etc/containers, an /etc/cdi and podman's directories of its own, in a mount
 // namespace; a user gets a home directory.
 func newHome(t *testing.T, e *engine) *home {
 	t.Helper()
@@ -61,7 +61,7 @@ func newHome(t *testing.T, e *engine) *home {
 	} else {
 		h.config = "/etc/containers"
 		holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `
-			for dir in /etc/containers /var/lib/containers /run/containers /var/log; do
+			for dir in /etc/containers /etc/cdi /var/lib/containers /run/containers /var/log; do
 				mkdir -p $dir
 				mount -t tmpfs none $dir
 			done

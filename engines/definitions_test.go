@@ -34,7 +34,7 @@ func writeDefinitions(t *testing.T, stages ...string) map[string]string {
 	dirs := map[string]string{"the repository's": t.TempDir(), "the installed": t.TempDir()}
 	installed, err := Registration{
 		Binary: self, Settings: hook.Settings{Tokens: store.File{Path: "/tokens.json"}},
-	}.files(Place{Hooks: dirs["the installed"], DropIn: filepath.Join(t.TempDir(), "none")}, hookLists{inForce: []string{dirs["the installed"]}})
+	}.files(Place{Hooks: dirs["the installed"], DropIn: filepath.Join(t.TempDir(), "none")}, &hookLists{inForce: []string{dirs["the installed"]}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,11 +23,16 @@ const mark = "# Written by terok-gate install; terok-gate uninstall removes it.\
 type File struct {
 	Path    string
 	Content []byte
+	check   func(path string) error // of the new file, before it is in place; nil for none
 }
 
 // isOurs reports whether we wrote the file. If there is none, it is ours to write.
 func isOurs(path string) (bool, error) {
-	content, err := ReadSmall(path)
+	read := ReadSmall
+	if filepath.Base(path) == devicesName {
+		read = readDevicesFile
+	}
+	content, err := read(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return true, nil
@@ -39,7 +44,7 @@ func isOurs(path string) (bool, error) {
 		return strings.HasPrefix(string(content), mark), nil
 	}
 	var d Definition
-	return json.Unmarshal(content, &d) == nil && d.calledName() == binary, nil
+	return isDevices(content) || json.Unmarshal(content, &d) == nil && d.calledName() == binary, nil
 }
 
 // errStrange is in the chain of an error about what is no file of podman's or ours.
@@ -47,8 +52,9 @@ var errStrange = errors.New("is not a regular file of at most 1 MiB")
 
 // ReadSmall reads a regular file of at most a megabyte, and refuses others without blocking:
 // a fifo may have no writer, and a sparse file can be larger than our memory.
-func ReadSmall(path string) ([]byte, error) {
-	const limit = 1 << 20
+func ReadSmall(path string) ([]byte, error) { return readAtMost(path, 1<<20) }
+
+func readAtMost(path string, limit int64) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) { // a socket (open(2))
 		err = errStrange
@@ -85,6 +91,11 @@ func (f File) Write() error {
 	_, err = temporary.Write(f.Content)
 	if err := errors.Join(err, temporary.Chmod(0o644), temporary.Sync(), temporary.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", f.Path, err)
+	}
+	if f.check != nil {
+		if err := f.check(temporary.Name()); err != nil {
+			return fmt.Errorf("write %s: %w", f.Path, err)
+		}
 	}
 	if err := os.Rename(temporary.Name(), f.Path); err != nil {
 		return err

@@ -99,7 +99,7 @@ func inTime(t *testing.T, do func()) {
 func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 	const inside = "TEROK_TEST_WRITES"
 	if path := os.Getenv(inside); path != "" {
-		if err := (File{path, []byte("content")}).Write(); err != nil {
+		if err := (File{Path: path, Content: []byte("content")}).Write(); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -15,6 +15,7 @@ import (
 type Place struct {
 	Hooks   string // directory for hook definitions
 	DropIn  string // drop-in for containers.conf
+	Devices string // file of devices (CDI)
 	Units   string // directory for systemd's units
 	Repos   string // the gate's directory of repositories
 	Control string // the gate's control socket
@@ -42,6 +43,7 @@ func systemPlace() Place {
 	return Place{
 		Hooks:   "/etc/containers/oci/podman-hooks.d",
 		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
+		Devices: "/etc/cdi/" + devicesName,
 		Units:   "/etc/systemd/system",
 		Repos:   repos,
 		Control: control.DefaultSocket(),
@@ -77,6 +79,7 @@ func userPlace() (Place, error) {
 	return Place{
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
+		Devices: filepath.Join(usual, "cdi", devicesName),
 		Units:   filepath.Join(usual, "systemd/user"), // the service manager does not know the variable
 		Repos:   repos,
 		Control: control.DefaultSocket(),

@@ -17,8 +17,10 @@ import (
 type Plan struct {
 	Write  []File
 	Remove []string
+	Left   []string // projects that are no devices, because CDI refuses their names
 	make   []directory
 	place  Place
+	podman bool // podman is here
 }
 
 // Make returns the directories to be made, each with its owner if that is not this user.
@@ -48,27 +50,17 @@ var ErrWider = errors.New("the new hooks would take its place and admit any proj
 
 // Plan plans to register the hooks at the place. Podman is asked, nothing is changed.
 func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
-	plan := Plan{place: place}
-	major, minor, err := Version(ctx)
-	if err != nil {
-		return plan, err
-	}
-	if ImagesAnnotate(major, minor) && len(r.Settings.AllowProjects) == 0 {
-		return plan, fmt.Errorf("with podman %d.%d, %w", major, minor, ErrAnyProject)
-	}
-	if place.Moved && !passesEnvironment(major, minor) {
-		return plan, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
-			"unset it, for podman too (podman 4.8 fixes this)", major, minor)
+	plan := Plan{place: place, podman: HasPodman()}
+	others := place.others()
+	var lists *hookLists
+	if plan.podman || len(others) == 0 { // then podman's absence is the error
+		var err error
+		if lists, err = r.listsOfPodman(ctx, place); err != nil {
+			return plan, err
+		}
 	}
 
-	lists := hookLists{append: listsAppend(major, minor)}
-	if lists.inForce, err = HookDirs(ctx); err != nil {
-		return plan, err
-	}
-	if err := r.checkWhatItReplaces(place, lists.inForce); err != nil {
-		return plan, err
-	}
-
+	var err error
 	if r.Gate {
 		if plan.make, err = r.gateDirectories(place); err != nil {
 			return plan, err
@@ -76,6 +68,18 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	}
 	if plan.Write, err = r.files(place, lists); err != nil {
 		return plan, err
+	}
+
+	if len(others) > 0 || !place.User {
+		projects, err := projectsIn(r.Repos)
+		if err != nil {
+			return plan, err
+		}
+		devices, left, err := r.devices(place, projects)
+		if err != nil {
+			return plan, err
+		}
+		plan.Write, plan.Left = append(plan.Write, devices), left
 	}
 
 	if err := checkOurs(plan.Write); err != nil {
@@ -93,6 +97,28 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 		plan.Remove = append(plan.Remove, paths...)
 	}
 	return plan, nil
+}
+
+// listsOfPodman checks that podman can have the hooks, and returns its lists of hook
+// directories.
+func (r Registration) listsOfPodman(ctx context.Context, place Place) (*hookLists, error) {
+	major, minor, err := Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if ImagesAnnotate(major, minor) && len(r.Settings.AllowProjects) == 0 {
+		return nil, fmt.Errorf("with podman %d.%d, %w", major, minor, ErrAnyProject)
+	}
+	if place.Moved && !passesEnvironment(major, minor) {
+		return nil, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
+			"unset it, for podman too (podman 4.8 fixes this)", major, minor)
+	}
+
+	lists := hookLists{append: listsAppend(major, minor)}
+	if lists.inForce, err = HookDirs(ctx); err != nil {
+		return nil, err
+	}
+	return &lists, r.checkWhatItReplaces(place, lists.inForce)
 }
 
 // checkOurs returns a [ForeignError] if files of others are where ours would be written.
@@ -131,7 +157,7 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 // Removal plans to remove everything that install wrote there. The hooks go first: they need
 // the gate.
 func (p Place) Removal() (Plan, error) {
-	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn}, p.syncPaths(), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn, p.Devices}, p.syncPaths(), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 
@@ -177,7 +203,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		did("started", unit)
 	}
 
-	if slices.ContainsFunc(p.Write, func(f File) bool { return filepath.Dir(f.Path) == p.place.Hooks }) {
+	if p.podman && slices.ContainsFunc(p.Write, func(f File) bool { return filepath.Dir(f.Path) == p.place.Hooks }) {
 		if err := p.place.checkInForce(ctx); err != nil {
 			return err
 		}

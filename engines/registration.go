@@ -27,6 +27,7 @@ type Registration struct {
 	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
 	Gate     bool          // have systemd run terok-gate, which is beside it, at Settings.GateSocket
 	Repos    string        // the gate's directory of repositories
+	Token    bool          // containers that ask for a device know their token
 	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
 }
 
@@ -63,6 +64,11 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 		r.Repos = p.reposInUnit()
 	}
 
+	if devices, _, err := p.ReadDevices(); err == nil && isOwn(p.Devices) {
+		annotated, has := devices[AnnotatedDevice]
+		r.Token = has && annotated.GateSocket != "" && !annotated.WithholdToken
+	}
+
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):
@@ -94,18 +100,24 @@ func (r Registration) InstallArgs() []string {
 	if !r.Gate && !r.Watch {
 		args = append(args, "--no-watch")
 	}
+	if r.Token {
+		args = append(args, "--token")
+	}
 	return args
 }
 
 // files returns the files that register the hooks, in the order in which they are to be
-// written: the gate runs before there are hooks that ask for it.
-func (r Registration) files(place Place, lists hookLists) ([]File, error) {
+// written: the gate runs before there are hooks that ask for it. Without podman there are no
+// lists; the definitions hold the settings all the same.
+func (r Registration) files(place Place, lists *hookLists) ([]File, error) {
 	files, err := r.Definitions(place.Hooks)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
-		files = append(files, File{place.DropIn, lists.with(place.Hooks)})
+	if lists != nil {
+		if _, err := os.Lstat(place.DropIn); err == nil || !slices.Contains(lists.inForce, place.Hooks) {
+			files = append(files, File{Path: place.DropIn, Content: lists.with(place.Hooks)})
+		}
 	}
 	unitName := r.unitName()
 	if unitName == "" {
@@ -115,7 +127,7 @@ func (r Registration) files(place Place, lists hookLists) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	unit := File{place.unit(unitName), content}
+	unit := File{Path: place.unit(unitName), Content: content}
 	if r.Gate {
 		return slices.Insert(files, 0, unit), nil
 	}
@@ -160,7 +172,7 @@ func (r Registration) Definitions(directory string) (files []File, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("definition %s: %w", name, err)
 		}
-		files = append(files, File{filepath.Join(directory, name), content})
+		files = append(files, File{Path: filepath.Join(directory, name), Content: content})
 	}
 	return files, nil
 }

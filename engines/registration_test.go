@@ -47,7 +47,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units"},
 		{Hooks: "/hooks", DropIn: filepath.Join(dir, "drop-in"), Units: "/units", User: true},
 	} {
-		files, err := r.files(place, hookLists{inForce: []string{"/theirs", "/hooks"}})
+		files, err := r.files(place, &hookLists{inForce: []string{"/theirs", "/hooks"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,7 +39,7 @@ func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err e
 		if err != nil {
 			return plan, err
 		}
-		plan.Write = append(plan.Write, File{p.unit(unit.name), []byte(mark + replaceLine(string(content), unit.key, unit.value))})
+		plan.Write = append(plan.Write, File{Path: p.unit(unit.name), Content: []byte(mark + replaceLine(string(content), unit.key, unit.value))})
 	}
 	return plan, checkOurs(plan.Write)
 }

@@ -6,6 +6,8 @@ package hook
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"terok-gate-hook/store"
 )
@@ -59,4 +61,25 @@ func (s Settings) sharesPod(annotations map[string]string) bool {
 		}
 	}
 	return false
+}
+
+// DeviceEnvironment returns the variables that a device gives its containers. Without a
+// project, the device is for several of them. CDI replaces variables of the same name, so
+// where git needs none, as with the token withheld, there are none of git's.
+func (s Settings) DeviceEnvironment(project string) ([]string, error) {
+	var env []string
+	if !s.WithholdToken {
+		var err error
+		if env, err = s.addPointers(nil, request{Grant: store.Grant{Project: project}}); err != nil {
+			return nil, err
+		}
+	} else {
+		for _, v := range append(addressVariables(s.URL(), store.Grant{Project: project}), s.noProxy(nil)...) {
+			env = append(env, v.name+"="+v.value)
+		}
+	}
+	if project == "" {
+		env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "CODE_REPO=") })
+	}
+	return env, nil
 }

@@ -93,6 +93,26 @@ func TestAContainerGetsOneTokenInItsLife(t *testing.T) {
 	}
 }
 
+// With the token withheld, the gate refuses the second device as a neighbour first: the
+// reason that is printed is the same.
+func TestASecondDeviceIsTheReasonEvenIfTheGateRefuses(t *testing.T) {
+	c := prepare(t)
+	c.start(t, unix.CLONE_NEWNET)
+	c.hook.Project, c.hook.TaskID, c.hook.WithholdToken = "demo", true, true
+	answers := []string{`{"version":1,"refused":"shared"}`, yes}
+	gateOf(t, c, func(control.Request, int) string {
+		answer := answers[len(answers)-1]
+		answers = answers[:len(answers)-1]
+		return answer
+	})
+	create := func() error {
+		_, err := c.hook.CreateRuntime(c.state(t, "crun/prestart-pid.json", func(state map[string]any) { delete(state, "annotations") }))
+		return err
+	}
+	must(t, create())
+	printed(t, create(), errTwice().Error(), "has a token already")
+}
+
 // The containers of a pod share their network, so they are told apart by their tokens.
 func TestInAPodADeviceWithholdsNoToken(t *testing.T) {
 	t.Parallel()

@@ -37,20 +37,19 @@ type Outcome struct {
 // for a token, it draws one, puts it into the container and makes it valid. A
 // container without the annotations is left alone.
 func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
-	return s.start(stdin, store.File.IssueTo)
+	return s.start(stdin, false)
 }
 
 // CreateRuntime is Prestart for the stage at which a device's hook runs (runtime-spec,
 // config.md "createRuntime Hooks"). It refuses a container that has got a token in this life:
 // of two devices, the last one would win otherwise.
 func (s Settings) CreateRuntime(stdin io.Reader) (out Outcome, err error) {
-	return s.start(stdin, store.File.IssueOnceTo)
+	return s.start(stdin, true)
 }
 
-// issuing issues a token that lives and dies with a process.
-type issuing func(store.File, *store.Pinned, store.Entry) (revoked []store.Entry, err error)
-
-func (s Settings) start(stdin io.Reader, issue issuing) (out Outcome, err error) {
+// start gives a container that starts its token. With once, it refuses one that has a token
+// in this life.
+func (s Settings) start(stdin io.Reader, once bool) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()
 
 	state, err := readState(stdin, stateLimit)
@@ -116,24 +115,43 @@ func (s Settings) start(stdin io.Reader, issue issuing) (out Outcome, err error)
 		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken, Services: s.listening(want.services)}
 		if err := s.attachFirst(entry, process); err != nil {
 			takeBack()
+			if once && s.hasToken(entry) { // that is why the gate refused
+				err = errTwice()
+			}
 			return out, err
 		}
 	}
 
-	if process == nil {
+	switch {
+	case process == nil:
 		out.Revoked, err = s.Tokens.Issue(entry) // until it is revoked
-	} else {
-		out.Revoked, err = issue(s.Tokens, process, entry)
+	case once:
+		out.Revoked, err = s.Tokens.IssueOnceTo(process, entry)
+	default:
+		out.Revoked, err = s.Tokens.IssueTo(process, entry)
 	}
 	if err != nil {
 		takeBack()
 		if errors.Is(err, store.ErrIssued) {
-			return out, refused(instead(text(store.ErrIssued.Error())+": ask for one device terok.dev/project, and for other projects by terok.read and terok.write", err))
+			return out, errTwice()
 		}
 		return out, s.ofTokens("issue the token", err)
 	}
 	out.Token = token
 	return out, nil
+}
+
+// errTwice refuses a container that has a token in this life.
+func errTwice() error {
+	return refused(instead(text(store.ErrIssued.Error())+": ask for one device terok.dev/project, and for other projects by terok.read and terok.write", store.ErrIssued))
+}
+
+// hasToken reports whether the container of the entry has a token in this life.
+func (s Settings) hasToken(entry store.Entry) (has bool) {
+	_ = s.Tokens.Each(func(e store.Entry) {
+		has = has || e.Container == entry.Container && e.Process != nil && entry.Process != nil && *e.Process == *entry.Process
+	})
+	return has
 }
 
 // Poststop reads the state of a container that has stopped and revokes its tokens. It may

@@ -151,6 +151,7 @@ func add(c *cli.Context) (err error) {
 			advise("%s", advice)
 		}
 	}
+	updateDevices("add", project)
 	reportFaults(faultsIn(copied.said))
 	return nil
 }

@@ -35,6 +35,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
 			&cli.BoolFlag{Name: "no-gate", Usage: "register the hooks alone, for a gate elsewhere; --no-gate=false sets ours up after all"},
 			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
+			&cli.BoolFlag{Name: "token", Usage: "give the token to containers that ask for a device, too, as Docker's do; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
 			dryRunFlag(),
 		),
@@ -73,9 +74,15 @@ func install(c *cli.Context, given hook.Settings) error {
 		return err
 	}
 
+	for _, line := range place.Served() {
+		fmt.Println(line)
+	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
 	if registration.Gate {
 		fmt.Println("repositories:", registration.Repos)
+	}
+	for _, project := range plan.Left {
+		fmt.Fprintln(os.Stderr, "terok-gate: "+noDevice(project))
 	}
 	if advice := adviceOnService(c, place, registration); advice != "" {
 		fmt.Fprintln(os.Stderr, "terok-gate: "+advice)
@@ -145,6 +152,9 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 		}
 	}
 
+	if c.IsSet("token") {
+		r.Token = c.Bool("token")
+	}
 	if c.IsSet("no-watch") {
 		r.Watch = !c.Bool("no-watch")
 	}

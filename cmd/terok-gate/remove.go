@@ -74,6 +74,7 @@ func remove(c *cli.Context) error {
 		return err
 	}
 
+	updateDevices("remove", "")
 	record(c.String("log-file"), trail.Event{Event: trail.Removed, Project: project, From: "remove"})
 	if err := errors.Join(p.repos.RemoveAll(aside), desk.Remove(p.desks, project)); err != nil {
 		return fmt.Errorf("the project is gone, but not all of its files: %w: run it again", err)

@@ -78,6 +78,7 @@ func rename(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	updateDevices("rename", new)
 
 	record(c.String("log-file"), trail.Event{Event: trail.Renamed, Project: new, Old: old, From: "rename"})
 	fmt.Println("renamed", old, "to", new)

@@ -1,0 +1,35 @@
+// Keeps the devices of Docker and others in step with the repositories.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"terok-gate-hook/engines"
+	"terok-gate-hook/internal/printable"
+)
+
+// updateDevices has each repository be a device, after a command has made, renamed or removed
+// one. It prints an error, since the command has done its work. made is the project that the
+// command made, empty for none.
+func updateDevices(command, made string) {
+	place, err := placeOfOurs()
+	if err != nil {
+		return // where nothing can be installed
+	}
+	left, err := place.UpdateDevices()
+	if err != nil {
+		printError(fmt.Errorf("%s: the devices are not in step with the repositories: %w: terok-gate install writes them", command, err))
+	}
+	if made != "" && slices.Contains(left, made) {
+		fmt.Fprintf(os.Stderr, "terok-gate: %s: %s\n", command, noDevice(made))
+	}
+}
+
+// noDevice returns a hint about a project that cannot be a device.
+func noDevice(project string) string {
+	return fmt.Sprintf("project %s is no device, for its name: annotate its containers, or give it a name that ends in a letter or digit and is not %q",
+		printable.Line(project), engines.AnnotatedDevice)
+}

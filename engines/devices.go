@@ -1,0 +1,216 @@
+// Writes the projects as devices (CDI), which Docker, containerd, CRI-O and podman read:
+// one device for each repository, and one for containers that are annotated.
+//
+// The hooks in the file run as root, so only root may be able to write it. Engines drop a
+// whole file for a single bad name in it, so it is checked by the CDI project's own package
+// before it replaces the old one.
+
+package engines
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+	"tags.cncf.io/container-device-interface/pkg/parser"
+	specs "tags.cncf.io/container-device-interface/specs-go"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/owner"
+	"terok-gate-hook/store"
+)
+
+// DeviceKind is what engines call our devices: DeviceKind=PROJECT.
+const DeviceKind = "terok.dev/project"
+
+// AnnotatedDevice is the device of containers whose annotations name project and task.
+const AnnotatedDevice = "annotated"
+
+// devicesLimit is the largest file of devices that is read, in bytes: some 20,000 projects.
+const devicesLimit = 16 << 20
+
+const devicesName = "terok.json"
+
+func readDevicesFile(path string) ([]byte, error) { return readAtMost(path, devicesLimit) }
+
+// UpdateDevices rewrites the file of devices from the directory of repositories, if install
+// has written one. It is called after a repository was made, renamed or removed. It returns
+// the projects that are no devices, because CDI refuses their names.
+func (p Place) UpdateDevices() (left []string, err error) {
+	if _, err := os.Lstat(p.Devices); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	r, there, err := p.Registration()
+	if err != nil || !there {
+		return nil, err
+	}
+	if is, err := isOurs(p.Devices); err != nil || !is {
+		return nil, err
+	}
+
+	// Another command may make a repository meanwhile, and write first: what the last one
+	// writes is what it finds after writing.
+	for {
+		projects, err := projectsIn(r.Repos)
+		if err != nil {
+			return nil, err
+		}
+		file, left, err := r.devices(p, projects)
+		if err != nil {
+			return left, err
+		}
+		if err := file.Write(); err != nil {
+			return left, fmt.Errorf("devices of Docker and others: %w", err)
+		}
+		if now, err := projectsIn(r.Repos); err != nil || slices.Equal(now, projects) {
+			return left, err
+		}
+	}
+}
+
+// projectsIn returns the projects that have a repository in the directory, in order. A
+// directory that is not there has none.
+func projectsIn(repos string) (projects []string, err error) {
+	entries, err := os.ReadDir(repos)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, e := range entries {
+		if project, is := strings.CutSuffix(e.Name(), ".git"); is && store.CheckName(project) == nil {
+			projects = append(projects, project)
+		}
+	}
+	return projects, err
+}
+
+// devices returns the file of devices for these projects, and those of them that cannot be
+// devices.
+func (r Registration) devices(place Place, projects []string) (_ File, left []string, err error) {
+	if err := CheckDevicesOwner(place.Devices); err != nil {
+		return File{}, nil, err
+	}
+	settings := r.deviceSettings()
+	common, err := settings.DeviceEnvironment("")
+	if err != nil {
+		return File{}, nil, err
+	}
+
+	spec := specs.Spec{Kind: DeviceKind, ContainerEdits: specs.ContainerEdits{Env: common, Hooks: []*specs.Hook{r.deviceHook("poststop", settings)}}}
+	annotated := settings
+	annotated.Annotated = true
+	spec.Devices = append(spec.Devices, specs.Device{
+		Name: AnnotatedDevice, ContainerEdits: specs.ContainerEdits{Hooks: []*specs.Hook{r.deviceHook("createRuntime", annotated)}},
+	})
+
+	for _, project := range projects {
+		if project == AnnotatedDevice || parser.ValidateDeviceName(project) != nil {
+			left = append(left, project)
+			continue
+		}
+		own := settings
+		own.Project, own.TaskID = project, true
+		env, err := own.DeviceEnvironment(project)
+		if err != nil {
+			return File{}, nil, err
+		}
+		env = slices.DeleteFunc(env, func(v string) bool { return slices.Contains(common, v) })
+		spec.Devices = append(spec.Devices, specs.Device{
+			Name: project, ContainerEdits: specs.ContainerEdits{Env: env, Hooks: []*specs.Hook{r.deviceHook("createRuntime", own)}},
+		})
+	}
+
+	// The oldest version that has all of it: an engine drops a file of one that it does not know.
+	if spec.Version, err = specs.MinimumRequiredVersion(&spec); err != nil {
+		return File{}, nil, err
+	}
+	content, err := json.MarshalIndent(spec, "", " ")
+	return File{Path: place.Devices, Content: append(content, '\n'), check: checkDevices}, left, err
+}
+
+// deviceSettings returns the settings of the hooks of a device. The token is withheld where
+// that is possible, unless it is wanted: docker exec does not know what the first process of
+// the container was told, and with the token withheld git needs to be told nothing.
+func (r Registration) deviceSettings() hook.Settings {
+	settings := r.Settings
+	settings.WithholdToken = settings.GateSocket != "" && !r.Token
+	return settings
+}
+
+func (r Registration) deviceHook(stage string, settings hook.Settings) *specs.Hook {
+	timeout := int(math.Ceil(settings.Timeout().Seconds()))
+	return &specs.Hook{
+		HookName: stage, Path: r.Binary, Args: append([]string{binary}, settings.Args(stage)...), Timeout: &timeout,
+	}
+}
+
+// checkDevices reads a file of devices as engines do.
+func checkDevices(path string) error {
+	_, err := cdi.ReadSpec(path, 0)
+	return err
+}
+
+// CheckDevicesOwner returns an error if another user than root, or than this user, can
+// change the file of devices or put another one in its place.
+func CheckDevicesOwner(path string) error {
+	way, err := owner.Way(path)
+	if err != nil {
+		return err
+	}
+	for _, step := range way {
+		mode := step.Info.Mode()
+		sticky := mode.IsDir() && mode&fs.ModeSticky != 0
+		switch uid := step.UID(); {
+		case uid != 0 && uid != os.Geteuid():
+			return fmt.Errorf("devices in %s: %s belongs to user %d, who could have engines run anything", path, step.Path, uid)
+		case !step.IsLink() && !sticky && mode&0o022 != 0:
+			return fmt.Errorf("devices in %s: mode %04o of %s lets other users have engines run anything", path, mode.Perm(), step.Path)
+		}
+	}
+	return nil
+}
+
+// ReadDevices reads the file of devices back: its devices by name, each with what its hook is
+// told, and the program of their hooks. There are none if there is no file.
+func (p Place) ReadDevices() (devices map[string]hook.Settings, program string, err error) {
+	content, err := readDevicesFile(p.Devices)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+
+	var spec specs.Spec
+	if err := json.Unmarshal(content, &spec); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", p.Devices, err)
+	}
+	devices = map[string]hook.Settings{}
+	for _, d := range spec.Devices {
+		for _, h := range d.ContainerEdits.Hooks {
+			if h.HookName != "createRuntime" || len(h.Args) == 0 || filepath.Base(h.Path) != binary {
+				continue
+			}
+			settings, _, err := hook.ParseArgs(h.Args[1:])
+			if err != nil {
+				return devices, program, fmt.Errorf("%s: device %s: %w", p.Devices, d.Name, err)
+			}
+			devices[d.Name], program = settings, h.Path
+		}
+	}
+	return devices, program, nil
+}
+
+// isDevices reports whether a file's content is that of our devices.
+func isDevices(content []byte) bool {
+	var spec struct {
+		Kind string `json:"kind"`
+	}
+	return json.Unmarshal(content, &spec) == nil && spec.Kind == DeviceKind
+}

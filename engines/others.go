@@ -1,0 +1,72 @@
+// Finds the engines other than podman, which know our devices.
+
+package engines
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// other is an engine other than podman.
+type other struct {
+	name     string
+	program  string // in PATH or in /usr/sbin
+	socket   string // of the system's
+	ofUser   string // a user's own program, empty if the engine has no rootless mode that reads the user's devices
+	settings string // what it may need beside the file
+}
+
+var others = []other{
+	{"Docker", "dockerd", "/run/docker.sock", "dockerd-rootless.sh", `before Docker 28.2, /etc/docker/daemon.json needs {"features": {"cdi": true}}`},
+	{"containerd", "containerd", "/run/containerd/containerd.sock", "", "before containerd 2.0, its CRI plugin needs enable_cdi = true"},
+	{"CRI-O", "crio", "/run/crio/crio.sock", "", ""},
+}
+
+// others returns the engines other than podman that read devices from this place.
+func (p Place) others() (found []other) {
+	for _, o := range others {
+		if p.User {
+			if _, err := exec.LookPath(o.ofUser); o.ofUser != "" && err == nil {
+				o.settings = "~/.config/docker/daemon.json needs {\"features\": {\"cdi\": true}, \"cdi-spec-dirs\": [\"" + filepath.Dir(p.Devices) + "\"]}"
+				found = append(found, o)
+			}
+			continue
+		}
+		if _, err := exec.LookPath(o.program); err == nil || exists("/usr/sbin/"+o.program) || exists(o.socket) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// Served returns, for each engine that is here, how containers of a project are started with
+// it, and what it may need for that.
+func (p Place) Served() (lines []string) {
+	if HasPodman() {
+		line := "podman: containers with annotations terok.project and terok.task"
+		if !p.User {
+			line += ", or --device " + DeviceKind + "=PROJECT from podman 4.1 on"
+		}
+		lines = append(lines, line)
+	}
+	for _, o := range p.others() {
+		line := o.name + ": containers with --device " + DeviceKind + "=PROJECT"
+		if o.settings != "" {
+			line += " (" + o.settings + ")"
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// HasPodman reports whether podman is installed.
+func HasPodman() bool {
+	_, err := exec.LookPath("podman")
+	return err == nil
+}
