@@ -140,3 +140,20 @@ func TestTheGateLetsGoOfWhatWasKeptForLongEnough(t *testing.T) {
 		git(t, demo, "rev-parse", "--verify", "--quiet", name)
 	}
 }
+
+// Guards against: a branch's commits that a tag object takes over, at a ref that is no tag,
+// and that are let go when that moves on.
+func TestWhatATagObjectTookOverIsKept(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, work := losable(t, h)
+	git(t, work, "remote", "add", "gate", h.url(h.issue(t, "demo"), "demo"))
+	for _, tag := range []string{"next", "foreign"} {
+		git(t, work, "tag", "--annotate", "--message", tag, "of-"+tag, tag)
+	}
+	git(t, work, "push", "--quiet", "gate", "next:refs/heads/main")
+	git(t, work, "push", "--quiet", "gate", "+foreign:refs/heads/main", "refs/tags/of-next:refs/notes/x")
+	git(t, work, "push", "--quiet", "gate", "+refs/tags/of-foreign:refs/notes/x")
+	if from := git(t, demo, "for-each-ref", "--contains", git(t, work, "rev-parse", "next")); from == "" {
+		t.Error("no ref has what the branch had")
+	}
+}
