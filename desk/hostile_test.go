@@ -414,3 +414,28 @@ func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
 		}
 	}
 }
+
+// Guards against: a container that pushes tags with long names, a thousand at a time, until
+// nothing can be synced or restored.
+func TestManyLongNamesKeepNothingFromBeingSyncedOrRestored(t *testing.T) {
+	w := history(t)
+	w.sync()
+	w.set(w.gate, "refs/heads/agent", "x")
+	var packed strings.Builder
+	packed.WriteString("# pack-refs with: peeled fully-peeled sorted \n")
+	directories := strings.Repeat(strings.Repeat("d", 199)+"/", 19)
+	for i := range 10_000 {
+		fmt.Fprintf(&packed, "%s refs/tags/%s%06d\n", w.id("x"), directories, i)
+	}
+	if err := os.WriteFile(filepath.Join(w.gate, "packed-refs"), []byte(packed.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.set(w.forge, "refs/heads/gone", "b")
+	w.sync()
+	w.set(w.forge, "refs/heads/gone", "")
+	w.sync()
+	if _, err := w.settings().Gate.Restore(t.Context(), "refs/heads/gone"); err != nil {
+		t.Error(err)
+	}
+	checkRefs(w, "refs/heads/gone", "b", "", "")
+}

@@ -129,9 +129,11 @@ func (t *transaction) notKept(err error) error {
 }
 
 // lostBy returns the moves that leave an old tip behind. A ref that is deleted does, and a
-// tag that moves; a branch does if its old tip is in the history of no new one.
+// tag that moves; a branch does if its old tip is in the history of no new one. Any other ref
+// does as well if its old tip is no commit: a tag object can have been the last that had a
+// branch's commits.
 func (t *transaction) lostBy(refs moves) (lost []move, err error) {
-	var asked strings.Builder
+	var asked, others strings.Builder
 	perhaps := 0
 	for m := range refs.all() {
 		if !isZero(m.new) {
@@ -144,6 +146,9 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 			lost = append(lost, m)
 			continue
 		}
+		if !strings.HasPrefix(m.ref, "refs/heads/") {
+			fmt.Fprintln(&others, m.old)
+		}
 		fmt.Fprintf(&asked, "%s\n", m.old)
 		perhaps++
 	}
@@ -152,6 +157,9 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	}
 
 	left, err := t.gate.leftBehind(t.ctx, t.repo, asked.String())
+	if err == nil && others.Len() > 0 {
+		err = t.gate.addNoCommits(t.ctx, t.repo, others.String(), left)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -163,35 +171,50 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	return lost, nil
 }
 
+// addNoCommits adds those of the objects that are no commits.
+func (g *Gate) addNoCommits(ctx context.Context, repo repository, objects string, to map[string]bool) error {
+	git := g.commandWith(repo, "", "cat-file", "--batch-check=%(objecttype) %(objectname)")
+	return g.answers(ctx, git, objects, func(line string) {
+		if kind, id, _ := strings.Cut(line, " "); kind != "commit" {
+			to[id] = true
+		}
+	})
+}
+
 // leftBehind asks git, in one process, which commits are in the history of none of those
 // with a ^.
 func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (left map[string]bool, err error) {
 	left = map[string]bool{}
-	git := g.commandWith(repo, "", "rev-list", "--stdin")
+	wanted := map[string]bool{}
+	for line := range strings.Lines(asked) {
+		wanted[strings.TrimSuffix(line, "\n")] = true
+	}
+	err = g.answers(ctx, g.commandWith(repo, "", "rev-list", "--stdin"), asked, func(line string) {
+		if wanted[line] {
+			left[line] = true
+		}
+	})
+	return left, err
+}
+
+// answers has git read what is asked, and calls a function with each line that it prints.
+func (g *Gate) answers(ctx context.Context, git *command, asked string, line func(string)) (err error) {
 	if git.in, err = git.cmd.StdinPipe(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := git.start(g.git.starter, g.git.memory); err != nil {
-		return nil, err
+		return err
 	}
 	defer context.AfterFunc(ctx, git.cut)()
 	go func() {
 		defer git.closeIn()
 		_, _ = io.WriteString(git.in, asked) // if git ends early, it says so
 	}()
-	wanted := map[string]bool{}
-	for line := range strings.Lines(asked) {
-		wanted[strings.TrimSuffix(line, "\n")] = true
-	}
-	err = git.lines(func(line string) {
-		if wanted[line] {
-			left[line] = true
-		}
-	})
+	err = git.lines(line)
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	return left, err
+	return err
 }
 
 // takeBack lets those old tips go whose refs are named: they have not moved.

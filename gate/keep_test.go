@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"terok-gate-hook/desk"
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
 )
 
 // keptIn returns what a repository keeps: a commit and the ref that it was the tip of.
@@ -138,5 +140,54 @@ func TestTheGateLetsGoOfWhatWasKeptForLongEnough(t *testing.T) {
 	})
 	for _, name := range []string{young, other, "refs/heads/main"} {
 		git(t, demo, "rev-parse", "--verify", "--quiet", name)
+	}
+}
+
+// Guards against: a branch's commits that a tag object takes over, at a ref that is no tag,
+// and that are let go when that moves on.
+func TestWhatATagObjectTookOverIsKept(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, work := losable(t, h)
+	git(t, work, "remote", "add", "gate", h.url(h.issue(t, "demo"), "demo"))
+	for _, tag := range []string{"next", "foreign"} {
+		git(t, work, "tag", "--annotate", "--message", tag, "of-"+tag, tag)
+	}
+	git(t, work, "push", "--quiet", "gate", "next:refs/heads/main")
+	git(t, work, "push", "--quiet", "gate", "+foreign:refs/heads/main", "refs/tags/of-next:refs/notes/x")
+	git(t, work, "push", "--quiet", "gate", "+refs/tags/of-foreign:refs/notes/x")
+	if from := git(t, demo, "for-each-ref", "--contains", git(t, work, "rev-parse", "next")); from == "" {
+		t.Error("no ref has what the branch had")
+	}
+}
+
+// Guards against: a push that is cut after git has moved the refs, when a sync has moved them
+// on before the gate looks, as whose old tip nothing is kept.
+func TestWhatAPushThatWasCutForcedAwayIsKeptIfTheRefHasMovedOn(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, work := losable(t, h)
+	git(t, work, "push", "--quiet", "origin", "next:refs/heads/main")
+	git(t, work, "remote", "add", "gate", h.url(h.issue(t, "demo"), "demo"))
+	next := git(t, work, "rev-parse", "next")
+
+	// The hook waits when git has moved the refs, before it reports that.
+	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
+	must(t, os.Remove(hook))
+	must(t, os.WriteFile(hook, []byte(`#!/bin/bash
+[ "$1" != committed ] || sleep 1000
+[ "$1" = prepared ] || exit 0
+{ echo prepared; grep ' refs/'; echo; } >&3
+read -r answer <&3
+[ "$answer" = yes ]
+`), 0o755))
+
+	cutShort(t, h, command(work, "push", "gate", "+foreign:refs/heads/main"), func() bool {
+		return git(t, demo, "rev-parse", "main") == git(t, demo, "rev-parse", "elsewhere")
+	}, func() {
+		git(t, demo, "update-ref", "refs/heads/main", "refs/heads/side")
+		h.revoke(t, "demo")
+	})
+	h.trailed(t, trail.Cut, 1)
+	if from := git(t, demo, "for-each-ref", "--contains", next); from == "" {
+		t.Error("no ref has what the branch had")
 	}
 }

@@ -196,9 +196,8 @@ func (t *transaction) settle() {
 		if is == m.new || is == "" && isZero(m.new) {
 			moved = fmt.Appendf(moved, "%s %s %s\n", m.old, m.new, m.ref)
 			t.number++
-		} else {
-			stayed[m.ref] = true
 		}
+		stayed[m.ref] = is == m.old // else a sync may have moved it on
 	}
 	t.takeBack(func(ref string) bool { return stayed[ref] })
 	t.refs = moved

@@ -4,6 +4,7 @@ package untrusted
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"os"
@@ -31,11 +32,14 @@ func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
 	cmd.WaitDelay = time.Second // should something else hold its output open
 }
 
-// Output keeps what a command writes. A write beyond 16 MiB in total is an error.
-type Output struct{ held bytes.Buffer }
+// Output keeps what a command writes. A write beyond Limit in total is an error.
+type Output struct {
+	Limit int // in bytes; 0 for 16 MiB
+	held  bytes.Buffer
+}
 
 func (o *Output) Write(p []byte) (int, error) {
-	const limit = 16 << 20
+	limit := cmp.Or(o.Limit, 16<<20)
 	if o.held.Len()+len(p) > limit {
 		return 0, fmt.Errorf("more than %d bytes of output", limit)
 	}
