@@ -83,6 +83,7 @@ func (r results) table() []byte {
 
 	p("")
 	r.Gate.table(p)
+	r.Sync.table(p)
 	return b.Bytes()
 }
 
@@ -153,6 +154,15 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	v := r.Revoking
 	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
 		v.Slowest.median(revoked), v.Slowest.median(quiet), v.Slowest.median(revoked)/v.Slowest.median(quiet), v.Median.median(revoked), v.Median.median(quiet))
+}
+
+// table writes what a sync with nothing new costs.
+func (s synced) table(p func(format string, a ...any)) {
+	p("")
+	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | processes of git's; with 10 branches | goal |", thousands(s.Branches))
+	p("|---|---|---|---|---|---|")
+	fetch, sync := s.Took.median(fetching), s.Took.median(syncing)
+	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times, no process more |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
 }
 
 // thousands writes a number with commas.

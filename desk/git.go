@@ -164,11 +164,20 @@ var ofARepository = []string{
 }
 
 // output runs a command and returns what it prints, without the last newline.
-func output(cmd *exec.Cmd) (string, error) {
+func output(cmd *exec.Cmd) (string, error) { return start(cmd)() }
+
+// start starts a command, and returns a function that waits for its output.
+func start(cmd *exec.Cmd) (wait func() (string, error)) {
 	var out untrusted.Output
 	cmd.Stdout = &out
-	err := finish(cmd)
-	return strings.TrimSuffix(out.String(), "\n"), err
+	said := keepErrors(cmd)
+	err := cmd.Start()
+	return func() (string, error) {
+		if err == nil {
+			err = cmd.Wait()
+		}
+		return strings.TrimSuffix(out.String(), "\n"), failure(err, said)
+	}
 }
 
 // feed runs a command that reads the text.

@@ -15,8 +15,11 @@ type refs map[string]string
 const refFormat = "--format=%(objectname) %(refname)"
 
 // listRefs runs a command that prints an object id and a name in each line.
-func listRefs(cmd *exec.Cmd) (refs, error) {
-	out, err := output(cmd)
+func listRefs(cmd *exec.Cmd) (refs, error) { return readRefs(start(cmd)) }
+
+// readRefs waits for what such a command prints.
+func readRefs(wait func() (string, error)) (refs, error) {
+	out, err := wait()
 	if err != nil {
 		return nil, err
 	}
