@@ -43,6 +43,7 @@ type results struct {
 	Podman    map[string]series // by runtime
 	Functions string            // as benchstat has them
 	Gate      gateResults
+	Sync      synced
 }
 
 // series are durations of what is compared, in milliseconds.
@@ -69,7 +70,7 @@ func (s series) add(name string, d time.Duration) {
 }
 
 var (
-	parts     = []string{"stages", "living", "crowd", "watch", "memory", "podman", "functions", "gate"}
+	parts     = []string{"stages", "living", "crowd", "watch", "memory", "podman", "functions", "gate", "sync"}
 	gateParts = []string{"requests", "commands", "transfers", "clones", "attach", "cuts", "revoking", "several"} // of "gate"
 )
 
@@ -188,6 +189,9 @@ func (w *world) measure(part string, r *results, sizes []string, rounds int, wan
 		fmt.Print(r.Functions)
 	case "gate":
 		err = w.gate(&r.Gate, rounds, func(part string) bool { return wanted("gate", part) })
+	case "sync":
+		r.Sync, err = w.sync(10_000, rounds/4)
+		fmt.Println(r.Sync)
 	}
 	return err
 }

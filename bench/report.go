@@ -83,6 +83,7 @@ func (r results) table() []byte {
 
 	p("")
 	r.Gate.table(p)
+	r.Sync.table(p)
 	return b.Bytes()
 }
 
@@ -160,6 +161,15 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	p("| `info/refs` a second by a token that is %s; %s; %s | %.0f; %.0f (%.2f); %.0f (%.2f) | no fewer |", unlimited, limited, forMany, m.PerSecond.median(unlimited),
 		m.PerSecond.median(limited), m.PerSecond.median(limited)/m.PerSecond.median(unlimited),
 		m.PerSecond.median(forMany), m.PerSecond.median(forMany)/m.PerSecond.median(unlimited))
+}
+
+// table writes what a sync with nothing new costs.
+func (s synced) table(p func(format string, a ...any)) {
+	p("")
+	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | processes of git's; with 10 branches | goal |", thousands(s.Branches))
+	p("|---|---|---|---|---|---|")
+	fetch, sync := s.Took.median(fetching), s.Took.median(syncing)
+	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times, no process more |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
 }
 
 // thousands writes a number with commas.

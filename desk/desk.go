@@ -125,12 +125,18 @@ func (d *Desk) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // refs returns the desk's own refs.
-func (d *Desk) refs(ctx context.Context) (refs, error) {
-	all, err := listRefs(d.local(ctx, "for-each-ref", refFormat, "refs/terok/"))
-	if err != nil {
-		return nil, fmt.Errorf("read the desk's refs: %w", err)
+func (d *Desk) refs(ctx context.Context) (refs, error) { return d.startRefs(ctx)() }
+
+// startRefs starts to read them, and returns a function that waits for it.
+func (d *Desk) startRefs(ctx context.Context) func() (refs, error) {
+	wait := startRefs(d.local(ctx, "for-each-ref", refFormat, "refs/terok/"))
+	return func() (refs, error) {
+		all, err := wait()
+		if err != nil {
+			return nil, fmt.Errorf("read the desk's refs: %w", err)
+		}
+		return all, nil
 	}
-	return all, nil
 }
 
 // update moves refs of the desk, all or none.

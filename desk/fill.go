@@ -15,11 +15,7 @@ func (d *Desk) Fetch(ctx context.Context) (head string, err error) {
 		return "", err
 	}
 	defer unlock()
-	known, err := d.refs(ctx)
-	if err != nil {
-		return "", err
-	}
-	o, err := d.fetchOrigin(ctx, known)
+	o, _, err := d.fetchOrigin(ctx)
 	return o.head, err
 }
 
@@ -60,11 +56,8 @@ func (d *Desk) Adopt(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	known, err := d.refs(ctx)
+	_, known, err := d.fetchOrigin(ctx)
 	if err != nil {
-		return err
-	}
-	if _, err := d.fetchOrigin(ctx, known); err != nil {
 		return err
 	}
 

@@ -164,11 +164,21 @@ var ofARepository = []string{
 }
 
 // output runs a command and returns what it prints, without the last newline.
-func output(cmd *exec.Cmd) (string, error) {
-	var out untrusted.Output
+func output(cmd *exec.Cmd) (string, error) { return start(cmd, 0)() }
+
+// start starts a command, and returns a function that waits for its output. More than limit, in
+// bytes, is an error; 0 is the limit of [untrusted.Output].
+func start(cmd *exec.Cmd, limit int) (wait func() (string, error)) {
+	out := untrusted.Output{Limit: limit}
 	cmd.Stdout = &out
-	err := finish(cmd)
-	return strings.TrimSuffix(out.String(), "\n"), err
+	said := keepErrors(cmd)
+	err := cmd.Start()
+	return func() (string, error) {
+		if err == nil {
+			err = cmd.Wait()
+		}
+		return strings.TrimSuffix(out.String(), "\n"), failure(err, said)
+	}
 }
 
 // feed runs a command that reads the text.

@@ -15,15 +15,20 @@ type origin struct {
 	head string // its default branch; "" if it has none
 }
 
-// fetchOrigin asks upstream what it has, and fetches what the desk lacks. If there is
-// nothing new, that is one connection.
-func (d *Desk) fetchOrigin(ctx context.Context, known refs) (origin, error) {
-	o, err := d.listOrigin(ctx)
-	if err != nil {
-		return o, err
-	}
-	if maps.Equal(o.refs, known.below(originPrefix, "refs/")) {
-		return o, nil
+// fetchOrigin asks upstream what it has, and fetches what the desk lacks. If there is nothing
+// new, that is one connection, during which the desk's refs are read: known is what they were
+// before.
+func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error) {
+	wait := d.startRefs(ctx)
+	o, err = d.listOrigin(ctx)
+	known, readErr := wait()
+	switch {
+	case err != nil:
+		return o, nil, err
+	case readErr != nil:
+		return o, nil, readErr
+	case maps.Equal(o.refs, known.below(originPrefix, "refs/")):
+		return o, known, nil
 	}
 
 	fetch := func(address string) *exec.Cmd {
@@ -31,7 +36,7 @@ func (d *Desk) fetchOrigin(ctx context.Context, known refs) (origin, error) {
 			address, "+"+heads+"*:"+originPrefix+"heads/*", "+"+tags+"*:"+originPrefix+"tags/*")
 	}
 	if err := d.speak(ctx, fetch, "upload-pack"); err != nil {
-		return o, err
+		return o, nil, err
 	}
 
 	// Upstream may have moved since.
@@ -40,7 +45,7 @@ func (d *Desk) fetchOrigin(ctx context.Context, known refs) (origin, error) {
 	if o.refs[o.head] == "" {
 		o.head = ""
 	}
-	return o, err
+	return o, known, err
 }
 
 // listOrigin asks upstream for its refs.

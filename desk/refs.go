@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
-
-	"terok-gate-hook/internal/untrusted"
 )
 
 // refs are object ids by full ref name.
@@ -16,16 +14,21 @@ type refs map[string]string
 // refFormat is what parseRefs reads.
 const refFormat = "--format=%(objectname) %(refname)"
 
-// listRefs runs a command that prints an object id and a name in each line. Containers choose
-// names of 4,000 bytes, and what is kept of a task has 1,000 of them: a few must not have the
-// operator's commands fail.
-func listRefs(cmd *exec.Cmd) (refs, error) {
-	out := untrusted.Output{Limit: 512 << 20}
-	cmd.Stdout = &out
-	if err := finish(cmd); err != nil {
-		return nil, err
+// listRefs runs a command that prints an object id and a name in each line.
+func listRefs(cmd *exec.Cmd) (refs, error) { return startRefs(cmd)() }
+
+// startRefs starts such a command, and returns a function that waits for the refs. Containers
+// choose names of 4,000 bytes, and what is kept of a task has 1,000 of them: a few must not have
+// the operator's commands fail.
+func startRefs(cmd *exec.Cmd) (wait func() (refs, error)) {
+	text := start(cmd, 512<<20)
+	return func() (refs, error) {
+		out, err := text()
+		if err != nil {
+			return nil, err
+		}
+		return parseRefs(out)
 	}
-	return parseRefs(out.String())
 }
 
 func parseRefs(text string) (refs, error) {

@@ -59,11 +59,8 @@ func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
 // look fetches what upstream has, and the branch of the gate's, or all that upstream has
 // not.
 func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, err error) {
-	known, err := d.refs(ctx)
+	o, known, err := d.fetchOrigin(ctx)
 	if err != nil {
-		return o, nil, err
-	}
-	if o, err = d.fetchOrigin(ctx, known); err != nil {
 		return o, nil, fmt.Errorf("fetch %s: %w", d.Source, err)
 	}
 	all, _, err := d.Gate.refs(ctx)

@@ -33,11 +33,7 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 	}
 	defer unlock()
 
-	known, err := d.refs(ctx)
-	if err != nil {
-		return done, err
-	}
-	o, err := d.fetchOrigin(ctx, known)
+	o, known, err := d.fetchOrigin(ctx)
 	if err != nil {
 		return done, fmt.Errorf("fetch %s: %w", d.Source, err)
 	}

@@ -61,6 +61,7 @@ type synced struct {
 }
 
 func syncProjects(c *cli.Context) error {
+	saveTime()
 	reset, err := refsNamed(c.StringSlice("reset"))
 	if err != nil {
 		return err

@@ -19,6 +19,13 @@ func tokenFile(c *cli.Context) (store.File, error) {
 // however large, and then end: besides the file, their memory holds little but garbage.
 func saveMemory() { debug.SetGCPercent(5) }
 
+// saveTime has garbage collected only when there is much of it. It is for commands that read
+// many refs, and then end.
+func saveTime() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(256 << 20)
+}
+
 // orDefault returns the token file, with the default path if it has none.
 func orDefault(file store.File) (_ store.File, err error) {
 	if file.Path == "" {
