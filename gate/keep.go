@@ -303,18 +303,17 @@ func (g *Gate) expireKeptOf(project string, before time.Time) error {
 	if err != nil {
 		return err
 	}
-	text, err := git.output(g.ctx)
-	if err != nil {
-		return err
-	}
+	defer context.AfterFunc(g.ctx, git.cut)()
 	var commands strings.Builder
-	for _, k := range desk.ParseKept(string(text)) {
-		if k.Time.Before(before) {
-			fmt.Fprintf(&commands, "delete %s\x00%s\x00", k.Name, k.Commit)
+	err = git.lines(func(line string) { // many tasks' names can be long
+		for _, k := range desk.ParseKept(line) {
+			if k.Time.Before(before) {
+				fmt.Fprintf(&commands, "delete %s\x00%s\x00", k.Name, k.Commit)
+			}
 		}
-	}
-	if commands.Len() == 0 {
-		return nil
+	})
+	if err != nil || commands.Len() == 0 {
+		return err
 	}
 	return g.updateRefs(g.ctx, repo, commands.String())
 }

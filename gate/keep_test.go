@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -190,4 +191,26 @@ read -r answer <&3
 	if from := git(t, demo, "for-each-ref", "--contains", next); from == "" {
 		t.Error("no ref has what the branch had")
 	}
+}
+
+// Guards against: a few tasks that delete refs with long names, after which nothing that is
+// kept is let go any more.
+func TestTheGateLetsGoOfManyLongNames(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo, _ := losable(t, h)
+	tip := git(t, demo, "rev-parse", "main")
+	git(t, demo, "pack-refs", "--all")
+	packed, err := os.ReadFile(filepath.Join(demo, "packed-refs"))
+	must(t, err)
+	directories := strings.Repeat(strings.Repeat("d", 199)+"/", 19)
+	for i := range 5000 {
+		name := desk.NewKept(fmt.Sprintf("refs/tags/%s%06d", directories, i), time.Now().Add(-time.Hour), i)
+		packed = fmt.Appendf(packed, "%s %s\n", tip, name)
+	}
+	must(t, os.WriteFile(filepath.Join(demo, "packed-refs"), bytes.Replace(packed, []byte("sorted "), nil, 1), 0o644))
+
+	h.again(t, gate.Settings{Keep: 30 * time.Minute})
+	testenv.Eventually(t, "what is old goes", func() bool {
+		return git(t, demo, "for-each-ref", "refs/terok/kept") == ""
+	})
 }
