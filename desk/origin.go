@@ -78,18 +78,37 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 }
 
 // speak runs a command in the desk that speaks to a service of upstream's git. A directory
-// is served by its owner, who reads it. A push has hooks run there, so git must find that the
-// directory belongs to the user who runs it, or that the operator's configuration trusts it.
+// is served by its owner, who reads it, without the operator's settings. A push has hooks run
+// there, so git must find that the directory belongs to the user who runs it, or that the
+// operator trusts it.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
-	pushes := service == "receive-pack"
-	if !IsDirectory(d.Source) || pushes && d.SourceAs == nil {
+	if !IsDirectory(d.Source) {
 		return finish(command(d.Source))
 	}
 
 	settings := []setting{{"receive.autogc", "false"}, {"core.fsync", "objects,derived-metadata,reference"}}
-	if !pushes {
-		settings = append(settings, setting{"safe.directory", "*"})
+	switch {
+	case service != "receive-pack":
+		settings = append(settings, setting{safeDirectory, "*"})
+	case d.SourceAs == nil:
+		settings = append(settings, d.trusted(ctx)...)
 	}
 	served := Repository{Path: d.Source, As: d.SourceAs}
 	return connect(command(peerAddress), served.run(ctx, environment(settings), service, served.Path))
+}
+
+// safeDirectory names other users' directories in which git may do what their configuration
+// says (git-config(1)).
+const safeDirectory = "safe.directory"
+
+// trusted returns the directories that the operator's own configuration trusts.
+func (d *Desk) trusted(ctx context.Context) (settings []setting) {
+	all, err := output(d.operators(ctx, "config", "--get-all", safeDirectory))
+	if err != nil {
+		return nil // none are set
+	}
+	for directory := range strings.Lines(all) {
+		settings = append(settings, setting{safeDirectory, strings.TrimSuffix(directory, "\n")})
+	}
+	return settings
 }
