@@ -86,8 +86,8 @@ func TestARestoreThatIsKilledLosesNothing(t *testing.T) {
 	}
 }
 
-// gitThatLies has the gate's git, or that of a directory that is a source, take pushes for a
-// copy of a repository, and report them as done.
+// gitThatLies has the gate's git take pushes for a copy of its repository, and report them as
+// done.
 func (w *world) gitThatLies(repo string) (honest func()) {
 	w.Helper()
 	git, err := exec.LookPath("git")
@@ -137,9 +137,27 @@ func TestAReceivePackOfTheGatesThatLiesIsNotBelieved(t *testing.T) {
 func TestAForgeThatLiesLosesNothing(t *testing.T) {
 	const agent = "refs/heads/agent"
 	w := history(t)
-	s := w.settings()
-	s.Source = w.forge // whose git is run by this program
 	w.set(w.gate, agent, "x")
+
+	// It takes pushes for a copy of its repository, and reports them as done.
+	dir := t.TempDir()
+	if out, err := exec.Command("cp", "-r", w.forge, filepath.Join(dir, "copy.git")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	forge := filepath.Join(dir, "forge")
+	script := fmt.Sprintf(`#!/bin/sh
+for last; do :; done
+case $last in git-receive-pack*) exec git receive-pack %s/copy.git ;; esac
+exec sh -c "git ${last#git-}"
+`, dir)
+	if err := os.WriteFile(forge, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_SSH_COMMAND", forge)
+	t.Setenv("GIT_SSH_VARIANT", "ssh")
+	s := w.settings()
+	s.Source = "ssh://forge" + w.forge
+
 	d, err := Open(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
@@ -148,15 +166,12 @@ func TestAForgeThatLiesLosesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-
-	honest := w.gitThatLies(w.forge)
 	if err := o.Release(t.Context(), false, t.Output()); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.at(w.forge, agent); got != "" {
 		t.Fatalf("the forge has not lied: it has %s", got)
 	}
-	honest()
 	if _, err := d.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
