@@ -29,4 +29,4 @@ package gate
 //   - advertisement.go, git.go, environment.go: running git.
 //   - route.go, packet.go: how clients speak.
 //   - settings.go, refusal.go: settings and refusals.
-//   - quarantine.go, repository.go, move.go: repositories, and refs that move there.
+//   - quarantine.go, loose.go, repository.go, move.go: repositories, and what moves there.

@@ -131,10 +131,14 @@ func (t *transaction) notKept(err error) error {
 // lostBy returns the moves that leave an old tip behind. A ref that is deleted does, and a
 // tag that moves; a branch does if its old tip is in the history of no new one. Any other ref
 // does as well if its old tip is no commit: a tag object can have been the last that had a
-// branch's commits.
+// branch's commits. For a push that only creates refs, or brings a few commits on top of what
+// is there, git is not asked.
 func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	var asked, others strings.Builder
-	perhaps := 0
+	perhaps, may := 0, 0
+	if t.repo.hasWholeHistories() {
+		may = mostRead
+	}
 	for m := range refs.all() {
 		if !isZero(m.new) {
 			fmt.Fprintf(&asked, "^%s\n", m.new)
@@ -144,6 +148,9 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 		}
 		if loses(m, m.ref) {
 			lost = append(lost, m)
+			continue
+		}
+		if t.repo.isForward(m.old, m.new, &may) {
 			continue
 		}
 		if !strings.HasPrefix(m.ref, "refs/heads/") {

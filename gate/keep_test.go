@@ -214,3 +214,42 @@ func TestTheGateLetsGoOfManyLongNames(t *testing.T) {
 		return git(t, demo, "for-each-ref", "refs/terok/kept") == ""
 	})
 }
+
+// Every process of git's that a push starts is waited for.
+func TestAPushThatAddsAFewCommitsAsksGitForNoHistory(t *testing.T) {
+	h, runs := openOver(t, "")
+	demo, work := losable(t, h)
+	git(t, work, "remote", "add", "gate", h.url(h.issue(t, "demo"), "demo"))
+	for _, row := range []struct {
+		what  string
+		push  []string
+		asks  bool
+		setUp func()
+	}{
+		{what: "a new branch", push: []string{"next:refs/heads/new"}},
+		{what: "forward", push: []string{"next:refs/heads/main"}},
+		{what: "forward to a merge", push: []string{"merged:refs/heads/main"}, setUp: func() {
+			git(t, work, "checkout", "--quiet", "-B", "merged", "foreign")
+			git(t, work, "merge", "--quiet", "--allow-unrelated-histories", "-s", "ours", "-m", "merge", "next")
+		}},
+		{what: "back", push: []string{"+next:refs/heads/main"}, asks: true},
+		{what: "forward where a history is cut", push: []string{"merged:refs/heads/main"}, asks: true, setUp: func() {
+			must(t, os.WriteFile(filepath.Join(demo, "info/grafts"), nil, 0o600))
+		}},
+	} {
+		if row.setUp != nil {
+			row.setUp()
+		}
+		_ = os.Remove(runs)
+		kept := len(keptIn(t, demo))
+		git(t, work, append([]string{"push", "--quiet", "gate"}, row.push...)...)
+		text, err := os.ReadFile(runs)
+		must(t, err)
+		if asks := strings.Contains(string(text), "rev-list"); asks != row.asks {
+			t.Errorf("%s: it starts %q", row.what, text)
+		}
+		if row.what != "back" && len(keptIn(t, demo)) != kept {
+			t.Errorf("%s: something is kept", row.what)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+// Reading commits that a push has just brought, without git: of few objects, git makes a file
+// each.
+
+package gate
+
+import (
+	"bytes"
+	"compress/zlib"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mostRead is how many commits of a push are read before git is asked.
+const mostRead = 64
+
+// isForward reports whether a new commit is known to have an old one in its history. False
+// says nothing. It reads as many commits as it may at most.
+func (repo repository) isForward(old, new string, may *int) bool {
+	for next := []string{new}; len(next) > 0 && *may > 0; *may-- {
+		id := next[0]
+		if id == old {
+			return true
+		}
+		next = append(next[1:], repo.parents(id)...)
+	}
+	return false
+}
+
+// hasWholeHistories reports whether a commit's parents are those that it names.
+func (repo repository) hasWholeHistories() bool {
+	for _, file := range []string{"shallow", "info/grafts"} {
+		if _, err := os.Lstat(filepath.Join(repo.path, file)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+// parents returns the parents of a commit that has a file of its own, and otherwise none.
+func (repo repository) parents(id string) (parents []string) {
+	if len(id) < 3 {
+		return nil
+	}
+	path := filepath.Join(repo.path, "objects", id[:2], id[2:])
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	unpacked, err := zlib.NewReader(file)
+	if err != nil {
+		return nil
+	}
+
+	// What a commit's parents take, unless it has hundreds.
+	text, _ := io.ReadAll(io.LimitReader(unpacked, 16<<10))
+	header, text, _ := bytes.Cut(text, []byte{0})
+	if !bytes.HasPrefix(header, []byte("commit ")) {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch {
+		case key == "tree":
+		case key == "parent" && len(value) == len(id):
+			parents = append(parents, value)
+		default:
+			return parents
+		}
+	}
+	return parents
+}
