@@ -34,6 +34,8 @@ test-engines: # those with containers and of the gate once more, with the podman
 	scripts/needs go mmdebstrap
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)
+	scripts/engines test docker26 $(TESTFLAGS)
+	scripts/engines test docker28 $(TESTFLAGS)
 
 bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in a quarter of an hour
 	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap

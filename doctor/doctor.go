@@ -37,6 +37,7 @@ var checks = []check{
 	{"containers", []string{"podman"}, (*examination).containers},
 	{"terok-gate", []string{"hooks"}, (*examination).terokGate},
 
+	{"devices", nil, (*examination).devices},
 	{"token-file", nil, (*examination).tokenFile},
 	{"lock", []string{"token-file"}, (*examination).lock},
 	{"orphans", []string{"token-file"}, (*examination).orphans},

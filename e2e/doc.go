@@ -11,7 +11,7 @@
 // they have a throw-away user for the rootless engines and a system log of
 // their own at /dev/log. However the test process ends, the kernel ends everything that
 // it started. What remains on the machine is an empty cgroup libpod_parent, and the
-// empty directories /var/lib/cni and /var/log/terok-gate. Where containers get a
+// empty directories /etc/cdi, /var/lib/cni and /var/log/terok-gate. Where containers get a
 // network, podman runs in a network namespace of the test's own (wired).
 //
 // Some tests boot a machine of their own, with a real systemd, in more namespaces

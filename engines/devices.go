@@ -110,7 +110,7 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 	})
 
 	for _, project := range projects {
-		if project == AnnotatedDevice || parser.ValidateDeviceName(project) != nil {
+		if !canBeDevice(project) {
 			left = append(left, project)
 			continue
 		}
@@ -213,4 +213,26 @@ func isDevices(content []byte) bool {
 		Kind string `json:"kind"`
 	}
 	return json.Unmarshal(content, &spec) == nil && spec.Kind == DeviceKind
+}
+
+// NoDevices returns the projects that have a repository and could be a device, but are not
+// among the devices.
+func (p Place) NoDevices(devices map[string]hook.Settings) (missing []string, err error) {
+	r, there, err := p.Registration()
+	if err != nil || !there {
+		return nil, err
+	}
+	projects, err := projectsIn(r.Repos)
+	for _, project := range projects {
+		if _, is := devices[project]; !is && canBeDevice(project) {
+			missing = append(missing, project)
+		}
+	}
+	return missing, err
+}
+
+// canBeDevice reports whether CDI takes the project's name, and it does not mean another
+// device.
+func canBeDevice(project string) bool {
+	return project != AnnotatedDevice && parser.ValidateDeviceName(project) == nil
 }

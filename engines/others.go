@@ -70,3 +70,11 @@ func HasPodman() bool {
 	_, err := exec.LookPath("podman")
 	return err == nil
 }
+
+// OtherEngines returns the names of the engines other than podman that read devices here.
+func (p Place) OtherEngines() (names []string) {
+	for _, o := range p.others() {
+		names = append(names, o.name)
+	}
+	return names
+}

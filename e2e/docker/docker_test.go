@@ -1,0 +1,393 @@
+//go:build engines
+
+// Package docker holds the tests that run real Docker and containerd, whose containers ask for
+// a project as a device. They run in a root file system of their own (scripts/engines), which
+// has a daemon of its own, and nothing of the machine. What remains on the machine is an
+// empty cgroup docker, and one of containerd's.
+package docker
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+const (
+	image = "e2e"
+	repo  = "http://127.0.0.1:9418/demo.git"
+	// What a container of the project is started with.
+	device = "--network none --device terok.dev/project=demo "
+)
+
+var daemon, containerd *exec.Cmd
+
+func TestMain(m *testing.M) {
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// prepare does what an administrator does: it starts the daemons, installs, and adds a
+// project. There is no podman in PATH meanwhile.
+func prepare() error {
+	if err := os.WriteFile("/etc/docker/daemon.json", []byte(os.Getenv("TEROK_DOCKER_CONFIG")), 0o644); err != nil {
+		return err
+	}
+	containerd = exec.Command("containerd")
+	if err := start(containerd, "containerd", "ctr version"); err != nil {
+		return err
+	}
+	if err := startDocker(); err != nil {
+		return err
+	}
+
+	build := exec.Command("go", "build", "-o", "/usr/bin/", ".", "./cmd/terok-gate")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w: %s", err, out)
+	}
+	out, err := sh(`
+		mv /usr/bin/podman /usr/bin/podman-later
+		terok-gate install
+		mv /usr/bin/podman-later /usr/bin/podman
+		git init -q -b main /root/demo && cd /root/demo
+		git -c user.name=n -c user.email=e@example commit -q --allow-empty -m one
+		terok-gate add demo /root/demo
+		mkdir -p /image/bin /image/usr/lib/git-core /image/tmp /image/etc && cd /image
+		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true; do ln -s busybox bin/$name; done
+		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
+		echo root:x:0:0::/:/bin/sh >etc/passwd
+		tar -c . | docker import - ` + image + `
+		docker save ` + image + ` | ctr images import --digests=false -`)
+	fmt.Println(out)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, "Docker: containers with --device") || !strings.Contains(out, "containerd: containers with --device") || strings.Contains(out, "podman:") {
+		return errors.New("install does not say what it did for each engine")
+	}
+	return start(exec.Command("terok-gate", "serve"), "gate", "test -S /run/terok-gate/control")
+}
+
+func startDocker() error {
+	daemon = exec.Command("dockerd")
+	return start(daemon, "dockerd", "docker info")
+}
+
+// start starts a daemon and waits until the command succeeds.
+func start(cmd *exec.Cmd, name, until string) error {
+	log, err := os.Create("/tmp/" + name + ".log")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	var last error
+	if !testenv.Wait(func() bool { _, last = sh(until); return last == nil }) {
+		return fmt.Errorf("%s does not come up: %w", name, last)
+	}
+	return nil
+}
+
+// sh runs a script and returns what it says on both outputs.
+func sh(script string) (string, error) {
+	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return string(out), err
+}
+
+func must(t *testing.T, script string) string {
+	t.Helper()
+	out, err := sh(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+func refused(t *testing.T, script, why string) {
+	t.Helper()
+	if out, err := sh(script); err == nil || !strings.Contains(out, why) {
+		t.Errorf("%s: no refusal with %q: %v %s", script, why, err, out)
+	}
+}
+
+const work = `'git clone -q $CODE_REPO /tmp/d 2>/dev/null; cd /tmp/d; git -c user.name=n -c user.email=e@example commit -q --allow-empty -m two; git push -q'`
+
+func TestAContainerClonesCommitsAndPushesWithoutANetwork(t *testing.T) {
+	t.Log(must(t, "docker version --format '{{.Server.Version}}'"))
+	before := must(t, "git -C /var/lib/terok-gate/repos/demo.git rev-parse main")
+	must(t, "docker run --rm "+device+image+" sh -ec "+work)
+	if after := must(t, "git -C /var/lib/terok-gate/repos/demo.git rev-parse main"); after == before {
+		t.Error("nothing was pushed")
+	}
+}
+
+// docker exec knows nothing of what the first process was told.
+func TestExecNeedsNothingSourcedAndNoToken(t *testing.T) {
+	must(t, "docker run -d --name exec "+device+image+" sleep 1000")
+	t.Cleanup(func() { _, _ = sh("docker rm -f exec") })
+	for _, user := range []string{"0", "65534"} {
+		must(t, "docker exec -u "+user+" exec git ls-remote "+repo)
+	}
+	id := must(t, "docker inspect -f '{{.Id}}' exec")
+	if list := must(t, "terok-gate list"); !strings.Contains(list, id[:12]) {
+		t.Errorf("the task is not the container's id: %s", list)
+	}
+	token := must(t, "sed -n 's/.*\\(terok-g-[0-9a-f]*\\).*/\\1/p' /var/lib/terok/sandbox/gate/tokens.json")
+	for _, where := range []string{"docker inspect exec", "docker export exec | cat", "docker exec exec env", "docker exec exec sh -c 'cat /run/terok/*'", "grep -r terok-g- /var/lib/docker/containers /run/containerd /run/docker || true"} {
+		if out := must(t, where); token == "" || strings.Contains(out, token) {
+			t.Errorf("%s has the token %q", where, token)
+		}
+	}
+}
+
+// served reports whether the gate answers in a container's network.
+func served(network *os.File) error {
+	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "git", "ls-remote", repo)
+	cmd.ExtraFiles = []*os.File{network}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// inNetwork returns the processes in a network namespace.
+func inNetwork(link string) (pids []string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, l := range links {
+		if at, err := os.Readlink(l); err == nil && at == link {
+			pids = append(pids, strings.Split(l, "/")[2])
+		}
+	}
+	return pids
+}
+
+func TestNothingIsServedAfterADeath(t *testing.T) {
+	kill := func(t *testing.T, pid int) {
+		if pid <= 1 {
+			t.Fatalf("pid %d", pid)
+		}
+		testenv.Must(t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	killDocker := func(t *testing.T) {
+		kill(t, daemon.Process.Pid)
+		_ = daemon.Wait()
+	}
+	for _, row := range []struct {
+		name, command string
+		die           func(t *testing.T, pid int)
+	}{
+		{"exit", "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'", func(t *testing.T, _ int) { must(t, "docker exec dying sh -c '>/tmp/end'") }},
+		{"kill -9 of the process", "sleep 1000", kill},
+		{"docker kill", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker kill dying") }},
+		{"docker stop", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker stop -t 0 dying") }},
+		{"docker rm -f", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker rm -f dying") }},
+		{"docker restart", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker restart -t 0 dying") }},
+		{"out of memory", "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done; exec tail /dev/zero'", func(t *testing.T, _ int) { must(t, "docker exec dying sh -c '>/tmp/end'") }},
+		{"its shim killed", "sleep 1000", func(t *testing.T, pid int) {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			testenv.Must(t, err)
+			shim, err := strconv.Atoi(strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[1])
+			testenv.Must(t, err)
+			kill(t, shim)
+			kill(t, pid)
+		}},
+		{"the daemon killed, and back", "sleep 1000", func(t *testing.T, _ int) {
+			killDocker(t)
+			testenv.Must(t, startDocker())
+		}},
+		{"the daemon killed first", "sleep 1000", func(t *testing.T, pid int) {
+			killDocker(t)
+			kill(t, pid)
+			testenv.Must(t, startDocker())
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			must(t, "docker run -d --memory 30m --name dying "+device+image+" "+row.command)
+			t.Cleanup(func() { _, _ = sh("docker rm -f dying") })
+			pid, err := strconv.Atoi(must(t, "docker inspect -f '{{.State.Pid}}' dying"))
+			testenv.Must(t, err)
+			pidfd, err := unix.PidfdOpen(pid, 0)
+			testenv.Must(t, err)
+			defer unix.Close(pidfd)
+			network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+			testenv.Must(t, err)
+			defer network.Close()
+			link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+			testenv.Must(t, err)
+			testenv.Must(t, served(network))
+			before := must(t, "terok-gate list --json")
+
+			row.die(t, pid)
+			ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+			if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
+				t.Fatalf("it lives: %v", err)
+			}
+			if err := served(network); err == nil {
+				t.Error("a request that began after the death was served")
+			}
+			if !testenv.Wait(func() bool { return len(inNetwork(link)) == 0 }) {
+				t.Errorf("processes in its network: %v", inNetwork(link))
+			}
+			if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") != before }) {
+				t.Error("its token is still there")
+			}
+			if row.name == "docker restart" {
+				must(t, "docker exec dying git ls-remote "+repo) // by another token
+			}
+		})
+	}
+	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
+		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
+	}
+}
+
+func TestItFailsClosed(t *testing.T) {
+	run := "docker run --rm --name closed "
+	must(t, "docker run -d --name neighbour "+device+image+" sleep 1000")
+	t.Cleanup(func() { _, _ = sh("docker rm -f neighbour") })
+	annotated := "--network none --device terok.dev/project=annotated "
+	for _, row := range []struct{ name, args, why string }{
+		{"no such device", "--network none --device terok.dev/project=none " + image, "unresolvable CDI devices terok.dev/project=none"},
+		{"two devices", device + "--device terok.dev/project=annotated --annotation terok.project=demo --annotation terok.task=1 " + image, "the container has a token already"},
+		{"another project annotated", device + "--annotation terok.project=other " + image, "names another project than the device"},
+		{"an annotation that is not known", device + "--annotation terok.acess=read " + image, "is not known"},
+		{"no annotations", annotated + image, "the device needs annotations"},
+		{"half of them", annotated + "--annotation terok.project=demo " + image, "set both or neither"},
+		{"the host's network", "--network host --device terok.dev/project=demo " + image, "the container is in the host's network"},
+		{"a neighbour's network", "--network container:neighbour --device terok.dev/project=demo " + image, "the container shares its network"},
+	} {
+		t.Run(row.name, func(t *testing.T) { refused(t, run+row.args+" true", row.why) })
+	}
+
+	// What makes no difference to the hook is no reason to refuse.
+	for _, flags := range []string{"--privileged", "--pid host", "--read-only", "--user 1000", "--annotation terok.task=7"} {
+		t.Run(flags, func(t *testing.T) { must(t, run+flags+" "+device+image+" git ls-remote "+repo) })
+	}
+	t.Run("reading alone", func(t *testing.T) {
+		refused(t, run+device+"--annotation terok.access=read "+image+" sh -ec "+work, "the token may fetch and not push")
+	})
+
+	t.Run("no hook", func(t *testing.T) {
+		must(t, "mv /usr/bin/terok-gate-hook /usr/bin/away")
+		defer must(t, "mv /usr/bin/away /usr/bin/terok-gate-hook")
+		refused(t, run+device+image+" true", "terok-gate-hook: no such file or directory")
+	})
+	t.Run("no gate", func(t *testing.T) {
+		must(t, "mv /run/terok-gate/control /run/terok-gate/away")
+		defer must(t, "mv /run/terok-gate/away /run/terok-gate/control")
+		refused(t, run+device+image+" true", "the gate does not answer")
+	})
+	t.Run("a project that was removed", func(t *testing.T) {
+		must(t, "terok-gate add short && "+run+"--network none --device terok.dev/project=short "+image+" true && terok-gate remove short")
+		refused(t, run+"--network none --device terok.dev/project=short "+image+" true", "unresolvable CDI devices terok.dev/project=short")
+	})
+	t.Run("no file", func(t *testing.T) {
+		must(t, "mv /etc/cdi/terok.json /etc/cdi/away")
+		defer must(t, "mv /etc/cdi/away /etc/cdi/terok.json")
+		refused(t, run+device+image+" true", "unresolvable CDI devices terok.dev/project=demo")
+	})
+	if list := must(t, "terok-gate list"); strings.Count(list, "\n") != 1 {
+		t.Errorf("tokens remain beside the neighbour's:\n%s", list)
+	}
+}
+
+// restartDocker has the daemon have more settings, until the test is over.
+func restartDocker(t *testing.T, settings string) {
+	t.Helper()
+	config, err := os.ReadFile("/etc/docker/daemon.json")
+	testenv.Must(t, err)
+	again := func(config []byte) {
+		testenv.Must(t, os.WriteFile("/etc/docker/daemon.json", config, 0o644))
+		testenv.Must(t, daemon.Process.Signal(syscall.SIGTERM))
+		_ = daemon.Wait()
+		testenv.Must(t, startDocker())
+	}
+	t.Cleanup(func() { again(config) })
+	again([]byte(strings.Replace(string(config), "{", "{"+settings+",", 1)))
+}
+
+func TestWithLiveRestoreAContainerKeepsItsTokenWhileItLives(t *testing.T) {
+	restartDocker(t, `"live-restore": true`)
+	must(t, "docker run -d --name living "+device+image+" sleep 1000")
+	t.Cleanup(func() { _, _ = sh("docker rm -f living") })
+	pid := must(t, "docker inspect -f '{{.State.Pid}}' living")
+	network, err := os.Open("/proc/" + pid + "/ns/net")
+	testenv.Must(t, err)
+	defer network.Close()
+
+	testenv.Must(t, daemon.Process.Kill())
+	_ = daemon.Wait()
+	testenv.Must(t, served(network))
+	testenv.Must(t, startDocker())
+	must(t, "docker exec living git ls-remote "+repo)
+
+	must(t, "docker rm -f living")
+	if err := served(network); err == nil {
+		t.Error("a request that began after the death was served")
+	}
+}
+
+// A container's root is then another user of the host.
+func TestUserNamespacesMakeNoDifference(t *testing.T) {
+	must(t, "useradd -r dockremap && echo dockremap:100000:65536 | tee -a /etc/subuid >>/etc/subgid; docker save "+image+" >/tmp/image.tar")
+	restartDocker(t, `"userns-remap": "default"`)
+	must(t, "docker load </tmp/image.tar")
+	must(t, "docker run --rm "+device+image+" sh -ec "+work)
+	must(t, "docker run --rm --user 1000 "+device+image+" git ls-remote "+repo)
+}
+
+func TestContainerdTakesTheDeviceToo(t *testing.T) {
+	version := must(t, "ctr version | sed -n 's/ *Version: *//p' | tail -n 1")
+	t.Log(version)
+	if strings.HasPrefix(strings.TrimPrefix(version, "v"), "1.") { // its ctr knows device files alone; its CRI plugin knows CDI
+		refused(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr true", "stat terok.dev/project=demo: no such file or directory")
+		return
+	}
+	must(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr sh -ec "+work)
+	refused(t, "ctr run --rm --device terok.dev/project=none docker.io/library/"+image+":latest by-ctr true", "unresolvable CDI devices")
+	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
+		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
+	}
+}
+
+// Installed again where podman is there as well, both are served.
+func TestPodmanTakesTheDeviceToo(t *testing.T) {
+	t.Log(must(t, "podman --version"))
+	must(t, `mkdir -p /etc/containers && printf '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]\npids_limit = 0\nnetns = "none"\n[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "runc"\n' >/etc/containers/containers.conf
+		echo '{"default": [{"type": "insecureAcceptAnything"}]}' >/etc/containers/policy.json
+		docker save `+image+` | podman load`)
+	out := must(t, "terok-gate install")
+	for _, engine := range []string{"podman:", "Docker:", "containerd:"} {
+		if !strings.Contains(out, engine) {
+			t.Errorf("install does not say what it did for %s %s", engine, out)
+		}
+	}
+	must(t, "podman run --rm "+device+image+" sh -ec "+work)
+	must(t, "podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 "+image+" sh -ec "+work)
+	must(t, "mkdir /context && printf 'FROM "+image+"\\nRUN git ls-remote "+repo+"\\n' >/context/Containerfile && podman build -q "+device+"/context")
+	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
+		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
+	}
+}
