@@ -53,7 +53,7 @@ func ParseService(given string) (s Service, err error) {
 		case portErr != nil:
 			return s, errors.New("does not say at which port containers find it: NAME=PORT:unix:PATH")
 		case !filepath.IsAbs(socket) || len(socket) > control.PathLimit:
-			return s, fmt.Errorf("needs an absolute path of at most %d bytes after unix:", control.PathLimit)
+			return s, fmt.Errorf("needs an absolute path after unix:, of at most %d bytes", control.PathLimit)
 		}
 		s.Network, s.Address = "unix", socket
 	} else {
