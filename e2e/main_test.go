@@ -69,6 +69,9 @@ func furnish() error {
 		return err
 	}
 
+	if err := mountOver("/etc/cdi"); err != nil { // what root's install writes for other engines
+		return err
+	}
 	if err := mountOver("/var/log/terok-gate"); err != nil { // the trail of root's hooks
 		return err
 	}

@@ -101,7 +101,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 	// All files of the machine, except those that the package managers keep.
 	const files = "find /etc /opt /srv /usr /var -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/cache/*' ! -path '/var/log/*' ! -path '/var/lib/apt/*' " +
 		"! -path '/var/lib/systemd/*' ! -path '/var/lib/PackageKit/*' ! -path '/var/lib/containers/*' ! -path '/etc/containers/*' | sort >"
-	m.must(t, "root", "mkdir /etc/containers/containers.conf.d 2>/dev/null || true; "+files+"/tmp/before")
+	m.must(t, "root", "mkdir /etc/containers/containers.conf.d 2>/dev/null || true; rmdir /etc/cdi 2>/dev/null || true; "+files+"/tmp/before")
 	const install = "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends /srv/terok-gate-hook.deb"
 
 	m.must(t, "root", install)
