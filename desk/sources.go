@@ -268,14 +268,10 @@ func DefaultDirectory() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok/desk", nil
 	}
-	// The XDG base directory specification has relative paths ignored.
-	data := os.Getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", err
-		}
-		data = filepath.Join(home, ".local/share")
+
+	data, err := store.UserData()
+	if err != nil {
+		return "", err
 	}
 	return filepath.Join(data, "terok-gate/desk"), nil
 }

@@ -358,8 +358,8 @@ func TestNothingStaysOfContainersWithServices(t *testing.T) {
 }
 
 func TestServicesStayWhenTheForwarderIsReplaced(t *testing.T) {
-	kept := &shelf{files: map[string]int{}}
-	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0"), "db": echo(t, "tcp", "127.0.0.1:0")}, kept)
+	shelf := &testenv.Shelf{}
+	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0"), "db": echo(t, "tcp", "127.0.0.1:0")}, shelf)
 	both := map[string]string{"llm": "127.0.0.1:4000", "db": "127.0.0.1:5432"}
 	c := h.start(t, h.container(t, nil, both))
 	dead := h.start(t, h.container(t, nil, llm))
@@ -371,7 +371,7 @@ func TestServicesStayWhenTheForwarderIsReplaced(t *testing.T) {
 	must(t, waiting.(*net.TCPConn).CloseWrite())
 	dead.end()
 	h.begin(t)
-	h.Restore(kept.passed(t))
+	h.Restore(shelf.Passed(t))
 
 	if answer, err := io.ReadAll(waiting); err != nil || string(answer) != "x" {
 		t.Errorf("a connection that waited is answered %q, %v", answer, err)
@@ -382,11 +382,7 @@ func TestServicesStayWhenTheForwarderIsReplaced(t *testing.T) {
 		}
 	}
 	c.end()
-	testenv.Eventually(t, "nothing is kept any more", func() bool {
-		kept.mu.Lock()
-		defer kept.mu.Unlock()
-		return len(kept.files) == 0
-	})
+	testenv.Eventually(t, "nothing is kept any more", func() bool { return len(shelf.Names()) == 0 })
 }
 
 func TestAForwarderThatLostItsListenersGetsThemAgain(t *testing.T) {

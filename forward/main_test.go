@@ -42,7 +42,7 @@ type harness struct {
 }
 
 // open starts a forwarder for these services.
-func open(t *testing.T, services map[string]forward.Target, keeper *shelf) *harness {
+func open(t *testing.T, services map[string]forward.Target, keeper *testenv.Shelf) *harness {
 	t.Helper()
 	testenv.NeedRoot(t)
 	testenv.Need(t, "git", "ip", "nsenter")
@@ -261,49 +261,4 @@ func service(t *testing.T, network, address string, serve func(net.Conn)) forwar
 		}
 	}()
 	return forward.Target{Network: network, Address: l.Addr().String()}
-}
-
-// shelf keeps what forwarders have kept.
-type shelf struct {
-	mu    sync.Mutex
-	files map[string]int
-}
-
-func (s *shelf) Keep(name string, file *os.File) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, there := s.files[name]; there {
-		return fmt.Errorf("%s is kept already", name)
-	}
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return conn.Control(func(fd uintptr) {
-		if s.files[name], err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err != nil {
-			panic(err)
-		}
-	})
-}
-
-func (s *shelf) Drop(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if fd, there := s.files[name]; there {
-		delete(s.files, name)
-		return unix.Close(fd)
-	}
-	return nil
-}
-
-// passed is what a new forwarder is started with.
-func (s *shelf) passed(t *testing.T) (files []*os.File) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, fd := range s.files {
-		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		must(t, err)
-		files = append(files, os.NewFile(uintptr(fd), name))
-	}
-	return files
 }

@@ -86,22 +86,22 @@ func TestTheEndOfAListenerIsNoticedThoughItHasAllConnections(t *testing.T) {
 }
 
 func TestTokensAreRevokedIfTheListenerEndsWhileNoGateRuns(t *testing.T) {
-	kept := &shelf{files: map[string]int{}}
-	h, told := attachable(t, gate.Settings{Keeper: kept})
+	shelf := &testenv.Shelf{}
+	h, told := attachable(t, gate.Settings{Keeper: shelf})
 	c, elsewhere := h.container(t, nil), h.container(t, nil)
 	h.start(t, told, c)
 	h.start(t, told, elsewhere)
 	stopNow(h.Gate)
 	c.endListener(t)
-	h.Gate = h.again(t, gate.Settings{Keeper: kept})
-	h.Restore(kept.passed(t))
+	h.Gate = h.again(t, gate.Settings{Keeper: shelf})
+	h.Restore(shelf.Passed(t))
 	h.revoked(t, c)
 	h.trailed(t, trail.Revoked, 1)
 	if err := elsewhere.reaches(elsewhere.Token); err != nil {
 		t.Error(err)
 	}
-	if n := len(kept.names()); n != 2 {
-		t.Errorf("%d files are kept: %q", n, kept.names())
+	if n := len(kept(t, shelf)); n != 2 {
+		t.Errorf("%d files are kept: %q", n, kept(t, shelf))
 	}
 }
 

@@ -563,57 +563,12 @@ func TestNothingStaysOfContainersThatCameAndWent(t *testing.T) {
 	testenv.Eventually(t, "no descriptor is left of a hundred lives", func() bool { return lives(100) <= before })
 }
 
-// shelf keeps what gates have kept.
-type shelf struct {
-	mu    sync.Mutex
-	files map[string]int
-}
-
-func (s *shelf) Keep(name string, file *os.File) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, there := s.files[name]; there {
-		return fmt.Errorf("%s is kept already", name)
-	}
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return conn.Control(func(fd uintptr) {
-		if s.files[name], err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err != nil {
-			panic(err)
-		}
-	})
-}
-
-func (s *shelf) Drop(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if fd, there := s.files[name]; there {
-		delete(s.files, name)
-		return unix.Close(fd)
-	}
-	return nil
-}
-
-// passed is what a new gate is started with.
-func (s *shelf) passed(t *testing.T) (files []*os.File) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, fd := range s.files {
-		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		must(t, err)
-		files = append(files, os.NewFile(uintptr(fd), name))
-	}
-	return files
-}
-
-func (s *shelf) names() (names []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name := range s.files {
+// kept returns the names of what gates have kept.
+func kept(t *testing.T, shelf *testenv.Shelf) (names []string) {
+	t.Helper()
+	for _, name := range shelf.Names() {
 		if !networks.IsKept(name) {
-			panic(name)
+			t.Fatalf("%q is kept", name)
 		}
 		names = append(names, name)
 	}
@@ -621,8 +576,8 @@ func (s *shelf) names() (names []string) {
 }
 
 func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
-	kept := &shelf{files: map[string]int{}}
-	h, told := attachable(t, gate.Settings{Keeper: kept})
+	shelf := &testenv.Shelf{}
+	h, told := attachable(t, gate.Settings{Keeper: shelf})
 	alone, shares := h.container(t, nil), h.container(t, nil)
 	shares2 := h.container(t, shares)
 	withholds := h.container(t, nil)
@@ -634,8 +589,8 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 		h.start(t, told, c)
 	}
 	must(t, told.Attach(late.Entry)) // and no more, when the gate goes
-	if n := len(kept.names()); n != 5+6 {
-		t.Errorf("%d files are kept: %q", n, kept.names())
+	if n := len(kept(t, shelf)); n != 5+6 {
+		t.Errorf("%d files are kept: %q", n, kept(t, shelf))
 	}
 	stopNow(h.Gate)
 
@@ -645,8 +600,8 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	dies.End()
 	h.commit(t, late)
 
-	h.Gate = h.again(t, gate.Settings{Keeper: kept})
-	h.Restore(kept.passed(t))
+	h.Gate = h.again(t, gate.Settings{Keeper: shelf})
+	h.Restore(shelf.Passed(t))
 	if err := <-waits; err != nil {
 		t.Errorf("a request while there was no gate: %v", err)
 	}
@@ -669,12 +624,12 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	for _, c := range []*container{alone, shares, shares2, withholds, late} {
 		c.End()
 	}
-	testenv.Eventually(t, "nothing is kept of them", func() bool { return len(kept.names()) == 0 })
+	testenv.Eventually(t, "nothing is kept of them", func() bool { return len(kept(t, shelf)) == 0 })
 }
 
 func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
-	kept := &shelf{files: map[string]int{}}
-	h, told := attachable(t, gate.Settings{Keeper: kept})
+	shelf := &testenv.Shelf{}
+	h, told := attachable(t, gate.Settings{Keeper: shelf})
 	slow := h.dial(t, head("POST /demo.git/git-upload-pack", h.issue(t, "demo"), "Git-Protocol: version=2", "Connection: close",
 		"Content-Type: application/x-git-upload-pack-request", "Content-Length: 24")+"0014comman")
 
@@ -709,8 +664,8 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 		t.Errorf("a gate that has ended answers a hook: %v", err)
 	}
 
-	next := h.again(t, gate.Settings{Keeper: kept})
-	next.Restore(kept.passed(t))
+	next := h.again(t, gate.Settings{Keeper: shelf})
+	next.Restore(shelf.Passed(t))
 	if err := <-waits; err != nil {
 		t.Errorf("a request while there was no gate: %v", err)
 	}

@@ -75,16 +75,25 @@ func TokenFilePath() (string, error) {
 		return filepath.Join("/var/lib/terok/sandbox", gate), nil
 	}
 
-	// The XDG base directory specification says to ignore relative paths.
-	data := os.Getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", fmt.Errorf("%w: %w", ErrNoDefault, err)
-		}
-		data = filepath.Join(home, ".local/share")
+	data, err := UserData()
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNoDefault, err)
 	}
 	return filepath.Join(data, "terok/sandbox", gate), nil
+}
+
+// UserData returns the directory for the data of the user's programs: $XDG_DATA_HOME, else
+// ~/.local/share.
+func UserData() (string, error) {
+	// The XDG base directory specification says to ignore relative paths.
+	if data := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return data, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".local/share"), nil
 }
 
 // CreateToken issues a token that belongs to no container and lives until it is

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -178,4 +180,18 @@ func (a *adding) remember(source, repository string) (err error) {
 		}
 	}
 	return desk.Remember(a.desks, a.project, source)
+}
+
+// projectsOf returns the projects that the command line names; if it names none, those that have
+// a source.
+func projectsOf(c *cli.Context) ([]string, error) {
+	if c.NArg() > 0 {
+		return c.Args().Slice(), nil
+	}
+	directory, err := desksOf(c)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := desk.Sources(directory)
+	return slices.Sorted(maps.Keys(sources)), err
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"text/tabwriter"
@@ -53,17 +52,9 @@ func review(c *cli.Context) error {
 		return reviewBranch(c, c.Args().Get(0), c.Args().Get(1))
 	}
 
-	projects := c.Args().Slice()
-	if len(projects) == 0 {
-		directory, err := desksOf(c)
-		if err != nil {
-			return err
-		}
-		sources, err := desk.Sources(directory)
-		if err != nil {
-			return err
-		}
-		projects = slices.Sorted(maps.Keys(sources))
+	projects, err := projectsOf(c)
+	if err != nil {
+		return err
 	}
 	all := []reviewed{}
 	for _, project := range projects {

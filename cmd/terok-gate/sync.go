@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -75,17 +73,9 @@ func syncProjects(c *cli.Context) error {
 	if c.IsSet("every") {
 		return syncRegularly(c)
 	}
-	projects := c.Args().Slice()
-	if len(projects) == 0 {
-		directory, err := desksOf(c)
-		if err != nil {
-			return err
-		}
-		sources, err := desk.Sources(directory)
-		if err != nil {
-			return err
-		}
-		projects = slices.Sorted(maps.Keys(sources))
+	projects, err := projectsOf(c)
+	if err != nil {
+		return err
 	}
 
 	all := []synced{}

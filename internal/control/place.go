@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"terok-gate-hook/store"
 )
 
 // DefaultSocket returns the path of the control socket of root's gate, or of the user's own.
@@ -37,14 +39,10 @@ func DefaultRepos() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok-gate/repos", nil
 	}
-	// The XDG base directory specification has relative paths ignored.
-	data := os.Getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", err
-		}
-		data = filepath.Join(home, ".local/share")
+
+	data, err := store.UserData()
+	if err != nil {
+		return "", err
 	}
 	return filepath.Join(data, "terok-gate/repos"), nil
 }
