@@ -64,7 +64,7 @@ func checkAnother(project, own string, also store.Also) error {
 
 // checkReadable refuses a project that the container may not even read.
 func (s Settings) checkReadable(project string) error {
-	if s.Admits(project) || matchesOne(s.AllowReads, project) {
+	if s.AdmitsReading(project) {
 		return nil
 	}
 	return instead("a project is not among those that are admitted for reading", fmt.Errorf("project %q is %w", project, errNotReadable))

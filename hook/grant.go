@@ -118,6 +118,11 @@ func (s Settings) Admits(project string) bool {
 	return len(s.AllowProjects) == 0 || matchesOne(s.AllowProjects, project)
 }
 
+// AdmitsReading reports whether containers of other projects may read the project.
+func (s Settings) AdmitsReading(project string) bool {
+	return s.Admits(project) || matchesOne(s.AllowReads, project)
+}
+
 // checkAdmitted refuses a project that is not admitted.
 func (s Settings) checkAdmitted(project string) error {
 	if s.Admits(project) {

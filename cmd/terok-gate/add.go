@@ -244,10 +244,10 @@ func advise(format string, a ...any) {
 	fmt.Fprintf(os.Stderr, "terok-gate: add: "+format+"\n", a...)
 }
 
-// notAdmitted returns a hint if the installed hooks admit no container of the project, with
-// the command that changes that; otherwise it returns "".
+// notAdmitted returns a hint if the installed hooks admit no container of the project and
+// none that only reads it, with the command that changes that; otherwise it returns "".
 func notAdmitted(installed engines.Registration, project string) string {
-	if installed.Settings.Admits(project) {
+	if installed.Settings.AdmitsReading(project) {
 		return ""
 	}
 

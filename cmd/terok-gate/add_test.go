@@ -9,18 +9,19 @@ import (
 
 func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
 	for _, row := range []struct {
-		allowed []string
-		want    string
+		allowed, read []string
+		want          string
 	}{
-		{nil, ""},
-		{[]string{"demo"}, ""},
-		{[]string{"web-*", "d*"}, ""},
-		{[]string{"web-*", "it's"}, "the installed hooks admit no container of project demo; if they should: " +
+		{nil, nil, ""},
+		{[]string{"demo"}, nil, ""},
+		{[]string{"web-*", "d*"}, nil, ""},
+		{[]string{"web-*"}, []string{"lib", "d*"}, ""}, // a library
+		{[]string{"web-*", "it's"}, []string{"lib"}, "the installed hooks admit no container of project demo; if they should: " +
 			`terok-gate install --allow-project 'web-*' --allow-project 'it'\''s' --allow-project demo`},
 	} {
-		installed := engines.Registration{Settings: hook.Settings{AllowProjects: row.allowed}}
+		installed := engines.Registration{Settings: hook.Settings{AllowProjects: row.allowed, AllowReads: row.read}}
 		if got := notAdmitted(installed, "demo"); got != row.want {
-			t.Errorf("of %q add says %q, want %q", row.allowed, got, row.want)
+			t.Errorf("of %q, to read %q, add says %q, want %q", row.allowed, row.read, got, row.want)
 		}
 	}
 }
