@@ -1,4 +1,4 @@
-// Desks that go, or get another name.
+// Removes and renames desks.
 
 package desk
 

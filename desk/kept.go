@@ -1,4 +1,4 @@
-// Old tips that are kept: refs/terok/kept/<time>-<number>/<ref>, in the gate's repository.
+// Names old tips that are kept, and says for how long: refs/terok/kept/<time>-<number>/<ref>, in the gate's repository.
 
 package desk
 

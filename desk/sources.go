@@ -1,4 +1,5 @@
-// Where projects come from: projects.json, which the hook reads as well.
+// Parses and stores the addresses that projects come from: projects.json, which the hook
+// reads as well.
 
 package desk
 

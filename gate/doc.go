@@ -2,7 +2,8 @@
 // protocol (gitprotocol-http(5)), versions 0, 1 and 2, to clients that show a token of the
 // token file. It promises:
 //
-//   - A token opens one repository, <project>.git in one directory, and nothing else.
+//   - A token opens the repository of its project, <project>.git in one directory, and those
+//     of the other projects that its entry names, and nothing else.
 //   - A token that is revoked, or whose process is dead, opens nothing from that
 //     moment; what was begun with it is cut, and a push that git has not agreed to by
 //     then moves nothing.

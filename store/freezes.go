@@ -1,4 +1,4 @@
-// What is frozen: served nothing until it is thawed.
+// Containers and projects that are frozen: served nothing until thawed.
 
 package store
 
