@@ -124,9 +124,11 @@ func add(c *cli.Context) (err error) {
 	}
 
 	if source != "" {
-		if err = copied.from(source); err != nil {
+		where, err := copied.from(source)
+		if err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
+		source = where
 	}
 	resolved, err := filepath.EvalSymlinks(repos)
 	if err != nil {
@@ -212,14 +214,14 @@ func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirs
 
 // absoluteSource returns a source that means the same from any directory.
 func absoluteSource(source string) (string, error) {
-	info, err := os.Stat(source)
-	if err == nil && info.IsDir() {
+	if desk.IsDirectory(source) {
 		return filepath.Abs(source)
 	}
-	if err != nil && !strings.Contains(source, ":") {
-		return "", err // and it is not a URL
+	if strings.Contains(source, ":") { // a URL
+		return source, nil
 	}
-	return source, nil
+	_, err := os.Stat(source)
+	return source, err
 }
 
 // recordAdded writes to the trail that a project was made, and of which commits.
@@ -269,26 +271,26 @@ type copying struct {
 }
 
 // from fetches all branches and tags of the source, and sets HEAD to the branch that it
-// names there.
-func (c *copying) from(source string) error {
-	if _, err := os.Stat(source); err != nil && !strings.Contains(source, ":") {
-		return err // and it is not a URL
+// names there. It returns the source as [absoluteSource] does.
+func (c *copying) from(source string) (where string, err error) {
+	if where, err = absoluteSource(source); err != nil {
+		return "", err
 	}
 	fetch := c.fromURL
-	if desk.IsDirectory(source) {
+	if desk.IsDirectory(where) {
 		fetch = c.fromDirectory
 	}
 
-	head, err := fetch(source, checking())
+	head, err := fetch(where, checking())
 	if err != nil && strings.Contains(err.Error(), "fsck error") {
 		// The caller has chosen the source: copy it despite its faults.
-		head, err = fetch(source, nil)
+		head, err = fetch(where, nil)
 	}
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
-		return err
+		return where, err
 	}
 	_, err = c.git("-C", c.repo, "symbolic-ref", "HEAD", head)
-	return err
+	return where, err
 }
 
 // branchesAndTags are fetched always, under their own names. ofOrigin are the branches that
@@ -315,9 +317,6 @@ const anyOwner = "safe.directory=*" // the caller has named the directory
 // fromDirectory fetches from a directory that its owner may read, but perhaps not the owner
 // of the new repository: git runs as each of them. It returns what HEAD names there.
 func (c *copying) fromDirectory(directory string, config []string) (head string, err error) {
-	if directory, err = filepath.Abs(directory); err != nil {
-		return "", err
-	}
 	sender, err := ownerOfRepository(directory)
 	if err != nil {
 		return "", err

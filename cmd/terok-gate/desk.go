@@ -162,7 +162,7 @@ func (a *adding) forget() {
 }
 
 // remember notes where the project, whose repository is about to be there, comes from.
-func (a *adding) remember(source, repository string) (err error) {
+func (a *adding) remember(source, repository string) error {
 	if a.desk != nil {
 		if err := a.desk.Filled(a.c.Context, repository); err != nil {
 			return err
@@ -173,11 +173,6 @@ func (a *adding) remember(source, repository string) (err error) {
 	// What an earlier project of this name had is not this one's.
 	if err := desk.Remove(a.desks, a.project); err != nil {
 		return err
-	}
-	if source != "" {
-		if source, err = filepath.Abs(source); err != nil {
-			return err
-		}
 	}
 	return desk.Remember(a.desks, a.project, source)
 }
