@@ -38,7 +38,7 @@ func (d *Desk) Filled(ctx context.Context, path string) error {
 	var commands strings.Builder
 	for name, id := range known.below(originPrefix, lastPrefix) {
 		if known[name] == "" {
-			commands.WriteString(command(name, "", id))
+			commands.WriteString(RefCommand(name, "", id))
 		}
 	}
 	if err := d.update(ctx, commands.String()); err != nil {
@@ -64,7 +64,7 @@ func (d *Desk) Adopt(ctx context.Context) error {
 	var commands strings.Builder
 	for name, id := range known {
 		if strings.HasPrefix(name, lastPrefix) {
-			commands.WriteString(command(name, id, ""))
+			commands.WriteString(RefCommand(name, id, ""))
 		}
 	}
 	return d.update(ctx, commands.String())

@@ -84,9 +84,9 @@ func (g Gate) move(ctx context.Context, changes []Change, more ...string) error 
 			c.Kept = NewKept(c.Ref, now, i)
 		}
 		if c.Kept != "" {
-			commands.WriteString(command(c.Kept, "", c.Old))
+			commands.WriteString(RefCommand(c.Kept, "", c.Old))
 		}
-		commands.WriteString(command(c.Ref, c.Old, c.New))
+		commands.WriteString(RefCommand(c.Ref, c.Old, c.New))
 	}
 	for _, one := range more {
 		commands.WriteString(one)

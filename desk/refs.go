@@ -54,10 +54,13 @@ func (r refs) below(prefix, then string) refs {
 	return all
 }
 
-// isID reports whether the text is a full object id.
-func isID(text string) bool {
-	return (len(text) == 40 || len(text) == 64) && strings.Trim(text, "0123456789abcdef") == "" && strings.Trim(text, "0") != ""
+// IsFullID reports whether the text has the form of a full object id.
+func IsFullID(text string) bool {
+	return (len(text) == 40 || len(text) == 64) && strings.Trim(text, "0123456789abcdef") == ""
 }
+
+// isID reports whether the text is the full id of an object: zeros stand for none.
+func isID(text string) bool { return IsFullID(text) && strings.Trim(text, "0") != "" }
 
 // checkRef returns an error if the name is no full ref name, as git-check-ref-format(1)
 // has it.
@@ -97,9 +100,9 @@ const (
 	incomingPrefix = "refs/terok/incoming/"
 )
 
-// command is a line for git update-ref -z --stdin. old is "" for a ref that is not there,
-// new for one that goes.
-func command(ref, old, new string) string {
+// RefCommand returns a command for git update-ref -z --stdin. old is "" for a ref that is not
+// there, new for one that goes.
+func RefCommand(ref, old, new string) string {
 	switch {
 	case old == "":
 		return "create " + ref + "\x00" + new + "\x00"

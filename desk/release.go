@@ -294,10 +294,10 @@ func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 		return err
 	}
 	now := time.Now()
-	commands := command(NewKept(o.To, now, 0), "", o.Old)
+	commands := RefCommand(NewKept(o.To, now, 0), "", o.Old)
 	for _, k := range keptIn(known) {
 		if now.Sub(k.Time) > cmp.Or(d.Keep, KeepFor) {
-			commands += command(k.Name, k.Commit, "")
+			commands += RefCommand(k.Name, k.Commit, "")
 		}
 	}
 	return d.update(ctx, commands)
@@ -317,7 +317,7 @@ func (d *Desk) released(ctx context.Context, o *Offer) error {
 	var commands string
 	for _, ref := range noted {
 		if known[ref] != o.Object {
-			commands += command(ref, known[ref], o.Object)
+			commands += RefCommand(ref, known[ref], o.Object)
 		}
 	}
 	return d.update(ctx, commands)

@@ -33,7 +33,7 @@ func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 		if c.Old != "" {
 			c.Kept = keep
 		}
-		err := g.move(ctx, changes, command(k.Name, k.Commit, ""))
+		err := g.move(ctx, changes, RefCommand(k.Name, k.Commit, ""))
 		return *c, err
 	}
 	return Change{}, fmt.Errorf("nothing is kept of %s", ShortRef(name))
@@ -63,7 +63,7 @@ func (g Gate) drop(ctx context.Context, which func(Kept) bool) (dropped []Kept, 
 	for _, k := range all {
 		if which(k) {
 			dropped = append(dropped, k)
-			commands = append(commands, command(k.Name, k.Commit, ""))
+			commands = append(commands, RefCommand(k.Name, k.Commit, ""))
 		}
 	}
 	return dropped, g.move(ctx, nil, commands...)

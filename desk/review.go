@@ -99,7 +99,7 @@ func (d *Desk) forget(ctx context.Context, known refs, still []string) error {
 	var commands string
 	for id := range known.below(gatePrefix, "") {
 		if !slices.Contains(still, id) {
-			commands += command(gatePrefix+id, id, "")
+			commands += RefCommand(gatePrefix+id, id, "")
 		}
 	}
 	return d.update(ctx, commands)

@@ -216,7 +216,7 @@ func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (comm
 	}
 	for name, id := range gate {
 		if strings.HasPrefix(name, incomingPrefix) {
-			commands = append(commands, command(name, id, ""))
+			commands = append(commands, RefCommand(name, id, ""))
 		}
 	}
 	return commands, nil
@@ -244,9 +244,9 @@ func (s *syncing) remember(ctx context.Context, taken refs) error {
 		switch last := s.last[ref]; {
 		case last == id:
 		case id == "":
-			gone += command(name, last, "")
+			gone += RefCommand(name, last, "")
 		default:
-			there += command(name, last, id)
+			there += RefCommand(name, last, id)
 		}
 	}
 	// One that is gone may be in the way of another.

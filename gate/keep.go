@@ -105,7 +105,7 @@ func (t *transaction) keep(refs moves) error {
 	for _, m := range lost {
 		tip := keptTip{name: desk.NewKept(m.ref, now, t.gate.kept.number()), object: m.old, ref: m.ref}
 		t.kept = append(t.kept, tip)
-		fmt.Fprintf(&commands, "create %s\x00%s\x00", tip.name, tip.object)
+		commands.WriteString(desk.RefCommand(tip.name, "", tip.object))
 	}
 	if err := t.gate.updateRefs(t.ctx, t.repo, commands.String()); err != nil {
 		t.gate.kept.admit(t.who, -len(lost))
@@ -230,7 +230,7 @@ func (t *transaction) takeBack(ref func(string) bool) {
 	back := 0
 	for _, tip := range t.kept {
 		if ref(tip.ref) {
-			fmt.Fprintf(&commands, "delete %s\x00%s\x00", tip.name, tip.object)
+			commands.WriteString(desk.RefCommand(tip.name, tip.object, ""))
 			back++
 		}
 	}
@@ -315,7 +315,7 @@ func (g *Gate) expireKeptOf(project string, before time.Time) error {
 	err = git.lines(func(line string) { // many tasks' names can be long
 		for _, k := range desk.ParseKept(line) {
 			if k.Time.Before(before) {
-				fmt.Fprintf(&commands, "delete %s\x00%s\x00", k.Name, k.Commit)
+				commands.WriteString(desk.RefCommand(k.Name, k.Commit, ""))
 			}
 		}
 	})

@@ -48,7 +48,7 @@ func release(c *cli.Context) error {
 	if err := checkKeep(c); err != nil {
 		return err
 	}
-	if c.IsSet("yes") && !isFullID(c.String("yes")) {
+	if c.IsSet("yes") && !desk.IsFullID(c.String("yes")) {
 		return misuse.Errorf("--yes takes the full id of the commit that you have reviewed")
 	}
 	if !c.IsSet("yes") && !isTerminal(os.Stdin) {
@@ -82,10 +82,6 @@ func release(c *cli.Context) error {
 	})
 	fmt.Println(printable.Line("released " + offer.Object + " to " + desk.ShortRef(offer.To)))
 	return nil
-}
-
-func isFullID(id string) bool {
-	return (len(id) == 40 || len(id) == 64) && strings.Trim(id, "0123456789abcdef") == ""
 }
 
 // agree returns an error unless the commit was reviewed before, or is shown and agreed to
