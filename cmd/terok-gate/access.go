@@ -40,9 +40,9 @@ func access(c *cli.Context) error {
 		return err
 	}
 	called := c.Args().First()
-	id, err := containerID(c.Context, file, called)
+	id, err := containerNamed(c, file, called)
 	if err != nil {
-		return fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+		return err
 	}
 
 	if slices.ContainsFunc([]string{"read", "write", "drop", "access", "push"}, c.IsSet) {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -73,11 +72,7 @@ func examine(c *cli.Context) error {
 	})
 
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(findings, "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(out, '\n'))
-		}
-		if err != nil {
+		if err := printIndented(findings); err != nil {
 			return err
 		}
 	}

@@ -84,7 +84,7 @@ type freezable struct {
 func (t freezable) String() string {
 	switch {
 	case t.id != "":
-		return "container " + printable.Line(t.id[:min(shortID, len(t.id))])
+		return "container " + printable.Line(shortContainer(t.id))
 	case t.project != "":
 		return "project " + t.project
 	}
@@ -113,6 +113,14 @@ func (t freezable) means(e store.Entry) bool {
 		return isFor
 	}
 	return true
+}
+
+// containerNamed is containerID for an argument of the command line.
+func containerNamed(c *cli.Context, file store.File, called string) (id string, err error) {
+	if id, err = containerID(c.Context, file, called); err != nil {
+		return "", fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+	}
+	return id, nil
 }
 
 // frozenTarget returns what the command line means. thaw knows a frozen container by the name
@@ -148,9 +156,9 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 		}
 	}
 
-	id, err := containerID(c.Context, file, called)
+	id, err := containerNamed(c, file, called)
 	if err != nil {
-		return freezable{}, fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+		return freezable{}, err
 	}
 	if id == called {
 		called = ""

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/gate"
-	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/store"
 )
 
@@ -73,11 +71,7 @@ func projects(c *cli.Context) error {
 	}
 
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(all, "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
-		}
-		return err
+		return printIndented(all)
 	}
 
 	out := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)

@@ -133,7 +133,7 @@ func checkUnused(c *cli.Context, project string) error {
 	var users []string
 	err = file.Each(func(e store.Entry) {
 		if _, is := e.In(project); is && e.Container != "" && e.State() != store.Orphan {
-			users = append(users, e.Container[:min(shortID, len(e.Container))])
+			users = append(users, shortContainer(e.Container))
 		}
 	})
 	if err != nil {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"text/tabwriter"
@@ -78,11 +77,7 @@ func listKept(c *cli.Context, gate desk.Gate) error {
 		return err
 	}
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(append([]desk.Kept{}, kept...), "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
-		}
-		return err
+		return printIndented(append([]desk.Kept{}, kept...))
 	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(out, "REF\tCOMMIT\tAGE")

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -65,11 +64,7 @@ func review(c *cli.Context) error {
 		all = append(all, some...)
 	}
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(all, "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
-		}
-		return err
+		return printIndented(all)
 	}
 
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
@@ -80,7 +75,7 @@ func review(c *cli.Context) error {
 			at = *b.Pushed
 		}
 		fmt.Fprintf(out, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", b.Project, printable.Line(desk.ShortRef(b.Ref)), b.Ahead, b.Behind,
-			orDash(b.Task), orDash(b.Container[:min(shortID, len(b.Container))]), shortAge(time.Since(at)), printable.Line(b.Subject))
+			orDash(b.Task), orDash(shortContainer(b.Container)), shortAge(time.Since(at)), printable.Line(b.Subject))
 	}
 	return out.Flush()
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -95,11 +94,7 @@ func syncProjects(c *cli.Context) error {
 		}
 	}
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(all, "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
-		}
-		if err != nil {
+		if err := printIndented(all); err != nil {
 			return err
 		}
 	}

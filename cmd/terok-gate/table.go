@@ -24,6 +24,9 @@ import (
 // shortID is how many characters of a container's id people see, as in podman's output.
 const shortID = 12
 
+// shortContainer returns as much of a container's id as people see.
+func shortContainer(id string) string { return id[:min(shortID, len(id))] }
+
 // listed is a token as programs see it with list --json.
 type listed struct {
 	Project     string     `json:"project"`
@@ -117,6 +120,15 @@ func anyToken(store.Entry) bool { return true }
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }
 
+// printIndented prints a value for programs, as JSON in which a terminal finds nothing to act on.
+func printIndented(value any) error {
+	out, err := json.MarshalIndent(value, "", "  ")
+	if err == nil {
+		_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
+	}
+	return err
+}
+
 // printJSON prints the rows as an array. It encodes one at a time, since there can be many.
 func printJSON(w io.Writer, t table) error {
 	out := bufio.NewWriter(w)
@@ -173,7 +185,7 @@ func printTable(w *os.File, t table) error {
 		if !r.created.IsZero() {
 			age = shortAge(time.Since(r.created))
 		}
-		container := r.container[:min(shortID, len(r.container))]
+		container := shortContainer(r.container)
 		line(printable.Line(r.project), printable.Line(r.task), orDash(container), orDash(t.names[r.container]),
 			r.shownState(), age, string(r.fingerprint[:]), shortPushes(r.limits), orDash(shortened(alsoOf(r.also))))
 	}

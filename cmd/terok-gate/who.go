@@ -3,11 +3,9 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -128,11 +126,7 @@ func printBrought(c *cli.Context, commit string, e trail.Event) error {
 		b.By = e.From
 	}
 	if c.Bool("json") {
-		out, err := json.MarshalIndent(b, "", "  ")
-		if err == nil {
-			_, err = os.Stdout.Write(append(printable.JSON(out), '\n'))
-		}
-		return err
+		return printIndented(b)
 	}
 
 	how := "came in"

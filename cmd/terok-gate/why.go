@@ -75,7 +75,7 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 		}
 		found = true
 		fmt.Printf("container %s project %.128q: %v: see terok-gate thaw --help\n",
-			printable.Line(e.Container[:min(shortID, len(e.Container))]), e.Project, reason)
+			printable.Line(shortContainer(e.Container)), e.Project, reason)
 	})
 	return found
 }
@@ -88,7 +88,7 @@ func isCalled(id, called string, names map[string]string) bool {
 
 // printReason prints when a container was refused, which, and why.
 func printReason(w io.Writer, e trail.Event, names map[string]string) {
-	line := e.Time.Local().Format(time.DateTime) + " container " + cmp.Or(e.Container[:min(shortID, len(e.Container))], "-")
+	line := e.Time.Local().Format(time.DateTime) + " container " + cmp.Or(shortContainer(e.Container), "-")
 	if name := names[e.Container]; name != "" {
 		line += " (" + name + ")"
 	}
