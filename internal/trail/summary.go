@@ -29,7 +29,7 @@ type kind struct{ origin, event string }
 // second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
-	more   map[string]Event // by project, the last beyond those with lines of their own; Times is their number
+	more   map[string]Event // by subject, the last beyond those with lines of their own; Times is their number
 	end    *time.Timer
 }
 
@@ -40,15 +40,16 @@ func NewSummary(write func(Event)) *Summary {
 }
 
 // Add writes the event, or sums it up with others when the second is over. Events about
-// different projects are summed up apart; of those, an origin can only name a few.
-func (s *Summary) Add(origin, project string, e Event) {
-	if s.sumUp(kind{origin, e.Event}, project, e) {
+// different subjects, which are projects or services, are summed up apart; an origin can only
+// name a few.
+func (s *Summary) Add(origin, subject string, e Event) {
+	if s.sumUp(kind{origin, e.Event}, subject, e) {
 		return
 	}
 	s.write(e)
 }
 
-func (s *Summary) sumUp(k kind, project string, e Event) bool {
+func (s *Summary) sumUp(k kind, subject string, e Event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.seconds[k]
@@ -61,9 +62,9 @@ func (s *Summary) sumUp(k kind, project string, e Event) bool {
 		return false
 	}
 
-	e.Times = now.more[project].Times + 1
-	e.Bytes += now.more[project].Bytes
-	now.more[project] = e
+	e.Times = now.more[subject].Times + 1
+	e.Bytes += now.more[subject].Bytes
+	now.more[subject] = e
 	return true
 }
 
@@ -81,8 +82,8 @@ func (s *Summary) close(k kind, is *second) {
 }
 
 func (s *Summary) writeMore(is *second) {
-	for _, project := range slices.Sorted(maps.Keys(is.more)) {
-		s.write(is.more[project])
+	for _, subject := range slices.Sorted(maps.Keys(is.more)) {
+		s.write(is.more[subject])
 	}
 }
 
