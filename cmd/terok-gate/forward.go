@@ -4,9 +4,7 @@ package main
 
 import (
 	"context"
-	"log"
 	"log/slog"
-	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
@@ -36,9 +34,7 @@ func forwardCommand(given *hook.Settings) *cli.Command {
 }
 
 func runForward(c *cli.Context, given hook.Settings) error {
-	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
-		log.SetFlags(0)
-	}
+	logToJournal()
 	services, err := servicesOf(given)
 	if err != nil {
 		return err

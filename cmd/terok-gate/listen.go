@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -101,5 +102,13 @@ func serveMetrics(l net.Listener, metrics http.Handler) {
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	if err := server.Serve(l); !errors.Is(err, net.ErrClosed) {
 		slog.Error("serve metrics", "error", err)
+	}
+}
+
+// logToJournal leaves the time out of log lines if the journal gets them, which knows it
+// (systemd.exec(5)).
+func logToJournal() {
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		log.SetFlags(0)
 	}
 }

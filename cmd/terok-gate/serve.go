@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -51,9 +50,7 @@ func serveCommand() *cli.Command {
 }
 
 func serve(c *cli.Context) error {
-	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5): the journal knows the time
-		log.SetFlags(0)
-	}
+	logToJournal()
 
 	for _, name := range []string{"per-token", "together", "max-push", "git-memory"} {
 		if c.Int(name) < 1 {
