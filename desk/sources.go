@@ -161,10 +161,8 @@ func CheckDirectory(directory string) error {
 		return err
 	}
 
-	const unmapped = 65534 // the host's root is among them (user_namespaces(7))
 	for _, step := range way {
-		uid := step.UID()
-		if uid != 0 && uid != os.Geteuid() && (uid != unmapped || !inside) || step.IsWorldWritable() {
+		if owner.IsAnother(step.UID(), inside) || step.IsWorldWritable() {
 			return fmt.Errorf("directory of desks %s: another user can change %s: use one that is yours", directory, step.Path)
 		}
 	}

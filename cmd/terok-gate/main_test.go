@@ -18,6 +18,7 @@ import (
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/hook"
+	owners "terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -144,7 +145,7 @@ func (c call) command(t *testing.T) *exec.Cmd {
 	cmd.Dir = "/"
 	cmd.Env = append([]string{"GORACE=" + os.Getenv("GORACE"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}, c.env...)
 	if c.nobody && os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: overflowID, Gid: overflowID}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owners.OverflowID, Gid: owners.OverflowID}}
 	}
 	return cmd
 }

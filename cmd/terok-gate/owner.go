@@ -45,19 +45,15 @@ func ownerOf(directory string) (*owner, error) {
 		return nil, err
 	}
 	for _, step := range way {
-		if uid := step.UID(); uid != 0 && (uid != overflowID || !inside) {
+		if uid := step.UID(); owners.IsAnother(uid, inside) {
 			return ownerNamed(uint32(uid)), nil
 		}
 	}
 	return nil, nil
 }
 
-// overflowID is what a user namespace shows for users without an id there, such as the
-// host's root (user_namespaces(7)).
-const overflowID = 65534
-
 func ownerNamed(uid uint32) *owner {
-	o := &owner{uid: uid, gid: overflowID, home: "/"} // a directory's group need not be its owner's
+	o := &owner{uid: uid, gid: owners.OverflowID, home: "/"} // a directory's group need not be its owner's
 	u, err := user.LookupId(strconv.Itoa(int(uid)))
 	if err != nil {
 		return o

@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	owners "terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -144,12 +145,12 @@ func scriptNobody(ts *testscript.TestScript, neg bool, args []string) {
 	}
 
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: overflowID, Gid: overflowID}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owners.OverflowID, Gid: owners.OverflowID}}
 		ts.Check(filepath.WalkDir(cmd.Dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
-			return os.Lchown(path, overflowID, overflowID)
+			return os.Lchown(path, owners.OverflowID, owners.OverflowID)
 		}))
 	}
 

@@ -31,6 +31,16 @@ func (s Step) UID() int { return UID(s.Info) }
 // UID returns the owner of a file.
 func UID(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
+// OverflowID is what a user namespace shows for users and groups without an id there, such as
+// the host's root (user_namespaces(7)).
+const OverflowID = 65534
+
+// IsAnother reports whether an owner is another user than root and the caller. Inside a user
+// namespace, OverflowID is taken for the host's root.
+func IsAnother(uid int, insideUserNamespace bool) bool {
+	return uid != 0 && uid != os.Geteuid() && (uid != OverflowID || !insideUserNamespace)
+}
+
 // IsLink reports whether the step is a symbolic link.
 func (s Step) IsLink() bool { return s.Info.Mode()&fs.ModeSymlink != 0 }
 
