@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"terok-gate-hook/engines"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/untrusted"
@@ -35,20 +36,16 @@ func (e *examination) repositories() {
 		return
 	}
 
-	files, err := os.ReadDir(repos)
+	projects, err := control.Projects(repos)
 	if err != nil {
 		e.broken(err.Error(), owners(repos))
 		return
 	}
+	e.projects = append(e.projects, projects...)
 
 	fine := true
-	for _, f := range files {
-		project, is := strings.CutSuffix(f.Name(), ".git")
-		if !is || store.CheckName(project) != nil {
-			continue
-		}
-		e.projects = append(e.projects, project)
-		if len(e.projects) <= mostRepositories && !e.repository(filepath.Join(repos, f.Name()), project, uid) {
+	for _, project := range projects[:min(len(projects), mostRepositories)] {
+		if !e.repository(filepath.Join(repos, project+".git"), project, uid) {
 			fine = false
 		}
 	}

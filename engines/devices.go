@@ -16,15 +16,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	"tags.cncf.io/container-device-interface/pkg/parser"
 	specs "tags.cncf.io/container-device-interface/specs-go"
 
 	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/owner"
-	"terok-gate-hook/store"
 )
 
 // DeviceKind is what engines call our devices: DeviceKind=PROJECT.
@@ -78,14 +77,9 @@ func (p Place) UpdateDevices() (left []string, err error) {
 // projectsIn returns the projects that have a repository in the directory, in order. A
 // directory that is not there has none.
 func projectsIn(repos string) (projects []string, err error) {
-	entries, err := os.ReadDir(repos)
+	projects, err = control.Projects(repos)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	}
-	for _, e := range entries {
-		if project, is := strings.CutSuffix(e.Name(), ".git"); is && store.CheckName(project) == nil {
-			projects = append(projects, project)
-		}
 	}
 	return projects, err
 }

@@ -8,11 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"terok-gate-hook/store"
+	"terok-gate-hook/internal/control"
 )
 
 // repository is a bare repository of the directory.
@@ -72,16 +71,9 @@ func syncDir(dir string, sync func(fd int) error) error {
 
 // Projects returns the names of the repositories in a directory.
 func Projects(repos string) ([]string, error) {
-	entries, err := os.ReadDir(repos)
+	projects, err := control.Projects(repos)
 	if err != nil {
 		return nil, fmt.Errorf("read the directory of repositories: %w", err)
-	}
-	var projects []string
-	for _, entry := range entries {
-		project, isRepository := strings.CutSuffix(entry.Name(), ".git")
-		if isRepository && store.CheckName(project) == nil {
-			projects = append(projects, project)
-		}
 	}
 	return projects, nil
 }

@@ -1,5 +1,5 @@
-// The default paths of the gate's control socket and repositories, shared by installed
-// hooks and the gate's command line.
+// Where the gate's control socket and repositories are, for installed hooks, the gate and its
+// command line.
 // (Where it listens in containers' networks is hook.GateListen.)
 
 package control
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"terok-gate-hook/store"
 )
@@ -45,4 +46,16 @@ func DefaultRepos() (string, error) {
 		return "", err
 	}
 	return filepath.Join(data, "terok-gate/repos"), nil
+}
+
+// Projects returns the projects that have a repository in a directory, in order.
+func Projects(repos string) (projects []string, err error) {
+	entries, err := os.ReadDir(repos)
+	for _, entry := range entries {
+		project, isRepository := strings.CutSuffix(entry.Name(), ".git")
+		if isRepository && store.CheckName(project) == nil {
+			projects = append(projects, project)
+		}
+	}
+	return projects, err
 }
