@@ -20,6 +20,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/durable"
 	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/store"
 )
@@ -130,7 +131,7 @@ func changeSources(directory string, change func(all map[string]Source) (changed
 	if err != nil {
 		return err
 	}
-	return replaceFile(SourcesFile(directory), append(text, '\n'))
+	return durable.Replace(SourcesFile(directory), append(text, '\n'), 0o600, nil)
 }
 
 // makeDirectory makes the directory of desks. Other users may pass what root makes above it:
@@ -167,31 +168,6 @@ func CheckDirectory(directory string) error {
 		}
 	}
 	return nil
-}
-
-// replaceFile puts a new file in the place of an old one, so that it outlives a power cut.
-func replaceFile(path string, text []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), ".projects.*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	_, err = file.Write(text)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	directory, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer directory.Close()
-	return directory.Sync()
 }
 
 // IsDirectory reports whether a source is a directory. As for git, what has a colon before

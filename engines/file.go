@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/durable"
 )
 
 // mark is the first line of a file of ours that is no hook definition.
@@ -75,35 +77,10 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 }
 
 // Write writes the file as a whole or not at all, readable to all: it holds no secret,
-// and podman starts no container while a definition is broken. It is on disk before it
-// is in place: after a power cut, some file systems show a renamed file as empty.
+// and podman starts no container while a definition is broken.
 func (f File) Write() error {
-	dir := filepath.Dir(f.Path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return err
 	}
-
-	temporary, err := os.CreateTemp(dir, ".terok-gate-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name())
-	_, err = temporary.Write(f.Content)
-	if err := errors.Join(err, temporary.Chmod(0o644), temporary.Sync(), temporary.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", f.Path, err)
-	}
-	if f.check != nil {
-		if err := f.check(temporary.Name()); err != nil {
-			return fmt.Errorf("write %s: %w", f.Path, err)
-		}
-	}
-	if err := os.Rename(temporary.Name(), f.Path); err != nil {
-		return err
-	}
-
-	directory, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(directory.Sync(), directory.Close())
+	return durable.Replace(f.Path, f.Content, 0o644, f.check)
 }
