@@ -207,31 +207,20 @@ func (f *Freezes) Frozen() []string { return slices.Sorted(maps.Keys(f.Container
 
 // freezesFile follows the file of freezes. It is read again when it has changed.
 type freezesFile struct {
-	path   string
-	known  *Freezes // nil if it was not read yet
-	seen   *unix.Stat_t
-	unsure bool // it may have changed since without another time
-	err    error
+	path  string
+	known *Freezes // nil if it was not read yet
+	seen  version
+	err   error
 }
 
 // look reads the file if it is not the one that was last read, and reports whether it did.
 func (f *freezesFile) look() (again bool) {
-	var now unix.Stat_t
-	err := unix.Lstat(f.path, &now)
-	if f.known != nil && !f.unsure && f.err == nil {
-		if err == unix.ENOENT && f.seen == nil || err == nil && f.seen != nil && sameVersion(&now, f.seen) {
-			return false
-		}
+	if f.known != nil && f.err == nil && f.seen.isAt(f.path) {
+		return false
 	}
 
 	readAt := time.Now()
-	f.known, f.seen, f.err = readFreezes(f.path)
-	f.unsure = couldChange(f.seen, readAt)
+	freezes, stat, err := readFreezes(f.path)
+	f.known, f.seen, f.err = freezes, versionOf(stat, readAt), err
 	return true
-}
-
-// couldChange reports whether a file that was read then could change without another time:
-// before Linux 6.13, file times are those of the last clock tick.
-func couldChange(file *unix.Stat_t, readAt time.Time) bool {
-	return file != nil && readAt.Sub(time.Unix(file.Mtim.Unix())).Abs() < 20*time.Millisecond
 }

@@ -30,9 +30,8 @@ type Reader struct {
 	report func(error)
 
 	mu       sync.Mutex
-	seen     *unix.Stat_t // the file that was last read
-	unsure   bool         // it may have changed since without another time
-	content  []byte       // nil if it could not be read
+	seen     version // the file that was last read
+	content  []byte  // nil if it could not be read
 	entries  map[tokenHash]json.RawMessage
 	err      error // why it could not
 	freezes  freezesFile
@@ -237,15 +236,13 @@ func (r *Reader) look() {
 // lookTokens reads the token file if it is not the one that was last read, and reports whether
 // it has another content.
 func (r *Reader) lookTokens() (changed bool) {
-	var now unix.Stat_t
-	if r.seen != nil && !r.unsure && unix.Lstat(r.path, &now) == nil && sameVersion(&now, r.seen) {
+	if r.seen.stat != nil && r.seen.isAt(r.path) {
 		return false
 	}
 
 	r.readAt = time.Now()
 	file, err := readTokenFile(r.path)
-	r.seen = file.stat
-	r.unsure = couldChange(r.seen, r.readAt)
+	r.seen = versionOf(file.stat, r.readAt)
 	if err == nil && r.content != nil && bytes.Equal(file.content, r.content) {
 		return false
 	}
@@ -286,9 +283,32 @@ func (r *Reader) reportOnce(err error) {
 	}
 }
 
-// sameVersion reports whether the token file is still the one that was read.
-func sameVersion(a, b *unix.Stat_t) bool {
-	return a.Dev == b.Dev && a.Ino == b.Ino && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
+// version identifies a file that was read, to see whether it has changed.
+type version struct {
+	stat   *unix.Stat_t // nil: the file was not there
+	unsure bool         // it may have changed since without another time
+}
+
+// versionOf returns the version of a file that was read at this time. Before Linux 6.13, file
+// times are those of the last clock tick, so a file that had just been written can change
+// without another time.
+func versionOf(file *unix.Stat_t, readAt time.Time) version {
+	unsure := file != nil && readAt.Sub(time.Unix(file.Mtim.Unix())).Abs() < 20*time.Millisecond
+	return version{file, unsure}
+}
+
+// isAt reports whether the file at a path is surely still this version.
+func (v version) isAt(path string) bool {
+	if v.unsure {
+		return false
+	}
+	var now unix.Stat_t
+	err := unix.Lstat(path, &now)
+	if v.stat == nil {
+		return err == unix.ENOENT
+	}
+	was := v.stat
+	return err == nil && now.Dev == was.Dev && now.Ino == was.Ino && now.Size == was.Size && now.Mtim == was.Mtim && now.Ctim == was.Ctim
 }
 
 // readTokenFile reads the token file, which must be there.
