@@ -170,16 +170,7 @@ func TestWhatAPushThatWasCutForcedAwayIsKeptIfTheRefHasMovedOn(t *testing.T) {
 	git(t, work, "remote", "add", "gate", h.url(h.issue(t, "demo"), "demo"))
 	next := git(t, work, "rev-parse", "next")
 
-	// The hook waits when git has moved the refs, before it reports that.
-	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
-	must(t, os.Remove(hook))
-	must(t, os.WriteFile(hook, []byte(`#!/bin/bash
-[ "$1" != committed ] || sleep 1000
-[ "$1" = prepared ] || exit 0
-{ echo prepared; grep ' refs/'; echo; } >&3
-read -r answer <&3
-[ "$answer" = yes ]
-`), 0o755))
+	waitOnceMoved(t, h)
 
 	cutShort(t, h, command(work, "push", "gate", "+foreign:refs/heads/main"), func() bool {
 		return git(t, demo, "rev-parse", "main") == git(t, demo, "rev-parse", "elsewhere")

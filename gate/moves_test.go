@@ -27,6 +27,20 @@ import (
 	"terok-gate-hook/store"
 )
 
+// waitOnceMoved has git's hook wait when git has moved the refs, before it reports that.
+func waitOnceMoved(t *testing.T, h *harness) {
+	t.Helper()
+	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
+	must(t, os.Remove(hook))
+	must(t, os.WriteFile(hook, []byte(`#!/bin/bash
+[ "$1" != committed ] || sleep 1000
+[ "$1" = prepared ] || exit 0
+{ echo prepared; grep ' refs/'; echo; } >&3
+read -r answer <&3
+[ "$answer" = yes ]
+`), 0o755))
+}
+
 func TestTheTrailSaysWhoMovedWhatFromWhereToWhere(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 2)
@@ -85,16 +99,7 @@ func findOut(t *testing.T, others int) {
 	}
 	must(t, os.WriteFile(filepath.Join(demo, "packed-refs"), packed, 0o644))
 
-	// The hook waits when git has moved the refs, before it reports that.
-	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
-	must(t, os.Remove(hook))
-	must(t, os.WriteFile(hook, []byte(`#!/bin/bash
-[ "$1" != committed ] || sleep 1000
-[ "$1" = prepared ] || exit 0
-{ echo prepared; grep ' refs/'; echo; } >&3
-read -r answer <&3
-[ "$answer" = yes ]
-`), 0o755))
+	waitOnceMoved(t, h)
 
 	push := command(work, "push", "origin", "main", "main:side")
 	cutShort(t, h, push, func() bool {
