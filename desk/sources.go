@@ -1,4 +1,4 @@
-// Parses and stores the addresses that projects come from: projects.json, which the hook
+// Parses, checks and stores the addresses that projects come from: projects.json, which the hook
 // reads as well.
 
 package desk

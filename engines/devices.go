@@ -1,5 +1,6 @@
 // Writes the projects as devices (CDI), which Docker, containerd, CRI-O and podman read:
-// one device for each repository, and one for containers that are annotated.
+// one device for each repository, and one for containers that are annotated. The environment
+// variables that a device gives are chosen in hook/device.go.
 //
 // The hooks in the file run as root, so only root may be able to write it. Engines drop a
 // whole file for a single bad name in it, so it is checked by the CDI project's own package

@@ -1,4 +1,4 @@
-// Has systemd run sync regularly.
+// Has systemd run sync regularly: fills in terok-gate-sync.service and .timer of systemd/.
 
 package engines
 

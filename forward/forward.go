@@ -1,3 +1,6 @@
+// The forwarder: its settings, its start and its end, and the loop that accepts connections. How
+// many a container may have at once is set in internal/networks.
+
 package forward
 
 import (

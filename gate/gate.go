@@ -1,3 +1,5 @@
+// The gate: its start, what it serves, the lock on its repositories, and its end.
+
 package gate
 
 import (

@@ -1,4 +1,5 @@
-// Has git in a container find projects at the gate by the addresses that they have elsewhere.
+// Has git in a container find projects at the gate by the addresses that they have elsewhere
+// (insteadOf).
 //
 // The addresses are the operator's, in a file: see [Settings.Projects]. A container without them
 // can do all that it could do otherwise, so nothing that is wrong with the file keeps it from

@@ -1,10 +1,12 @@
 // Reads which projects a container asks for besides its own, and decides whether to admit them.
+// How many it may name is set in store/also.go.
 
 package hook
 
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"terok-gate-hook/store"
@@ -57,7 +59,7 @@ func checkAnother(project, own string, also store.Also) error {
 		return instead("names a project twice: "+once, fmt.Errorf("project %q is named twice: %s", project, once))
 	}
 	if len(also) == store.MostAlso {
-		return failure("names more projects than a container can have besides its own: at most 32")
+		return failure("names more projects than a container can have besides its own: at most " + text(strconv.Itoa(store.MostAlso)))
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// Completes the request of a container that asked for a device (CDI) with what the device
-// stands for.
+// What a device (CDI) stands for: completes the request of a container that asked for one, and
+// chooses the environment variables that devices give their containers.
 
 package hook
 

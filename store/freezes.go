@@ -1,4 +1,5 @@
-// Containers and projects that are frozen: served nothing until thawed.
+// Containers and projects that are frozen, served nothing until thawed: the file that names them,
+// and the error that their git is shown.
 
 package store
 

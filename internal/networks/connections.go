@@ -1,4 +1,6 @@
-// Limits the connections of a listener, and closes all of them at once.
+// Holds a listener to the number of connections that its caller gives, and closes all of them at
+// once. The numbers are in networks.go for containers' networks, and in package gate for its own
+// address.
 
 package networks
 

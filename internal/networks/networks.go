@@ -1,5 +1,6 @@
 // Package networks serves containers in their own networks, by listeners that hooks have
-// passed: the gate's, and those of services of the host.
+// passed: the gate's, and those of services of the host. How many connections each listener may
+// have at once is set in this file.
 //
 // A namespace is known by its cookie, which no other has until the machine
 // boots again; its inode is used again at once. A listener is closed when the last

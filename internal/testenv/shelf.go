@@ -1,3 +1,5 @@
+// Keeps files for programs that tests restart, as a service manager does.
+
 package testenv
 
 import (
