@@ -55,7 +55,7 @@ func TestAFileThatIsNotOursIsLeftAlone(t *testing.T) {
 			t.Cleanup(func() { os.RemoveAll(dir) })
 
 			place := Place{Hooks: dir, DropIn: filepath.Join(dir, "drop-in"), Units: dir}
-			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.unit(WatchUnitName), place.unit(GateUnitName)}
+			paths := []string{filepath.Join(dir, "99-terok-gate-prestart.json"), place.DropIn, place.unit(WatchUnitName), place.unit(ForwardUnitName), place.unit(GateUnitName)}
 			for _, path := range paths {
 				if err := row.make(path); err != nil {
 					t.Fatal(err)

@@ -157,7 +157,7 @@ func TestRootsGateLogsToAFileOfItsOwn(t *testing.T) {
 			`" "--token-file" "/var/lib/terok/gate/tokens.json" "--log-file" "/var/log/hook.log" "attach" "--gate-socket" "/run/terok-gate/control"` + "\n",
 		}},
 	} {
-		unit, err := r.unit(row.place)
+		unit, err := r.unit(GateUnitName, row.place)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,6 +217,54 @@ func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 		if _, err := place.SyncPlan([]string{program}, time.Minute); err == nil {
 			t.Error("another's timer would be replaced")
 		}
+	}
+}
+
+// The forwarder reaches its services' addresses, and the repositories not at all.
+func TestTheForwarderIsConfinedToItsServices(t *testing.T) {
+	dir := t.TempDir()
+	r := Registration{
+		Binary: filepath.Join(dir, binary), Gate: true, Repos: "/srv/a b/repos",
+		Settings: hook.Settings{
+			Tokens: store.File{Path: "/var/lib/terok/gate/tokens.json"}, GateSocket: "/run/terok-gate/control",
+			Services: []string{"llm=4000:127.0.0.1:80", "v6=[fd00::1]:81", "again=127.0.0.1:82", "db=5432:unix:/run/user/7/db"},
+		},
+	}
+	for _, program := range []string{r.Binary, r.GateBinary()} {
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const flags = `"forward" "--service" "llm=4000:127.0.0.1:80" "--service" "v6=[fd00::1]:81" "--service" "again=127.0.0.1:82"` +
+		` "--service" "db=5432:unix:/run/user/7/db" "--control" "/run/terok-gate-forward/control"` + "\n"
+	for _, row := range []struct {
+		place Place
+		want  []string
+	}{
+		{Place{Units: "/units"}, []string{
+			flags, "\nIPAddressDeny=any\nIPAddressAllow=127.0.0.1 fd00::1\n", "\nInaccessiblePaths=\"-/srv/a b/repos\"\n",
+			"\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=no\n", "\nPrivateTmp=yes\n", `"attach" "--gate-socket" "/run/terok-gate/control"`,
+		}},
+		{Place{Units: "/units", User: true}, []string{flags}},
+	} {
+		unit, err := r.unit(ForwardUnitName, row.place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range row.want {
+			if !strings.Contains(string(unit), part) {
+				t.Errorf("the unit has no %q:\n%s", part, unit)
+			}
+		}
+		verifyUnit(t, row.place, ForwardUnitName, string(unit))
+	}
+
+	if units := strings.Join(r.units(), " "); units != GateUnitName+" "+ForwardUnitName {
+		t.Errorf("with services, systemd runs %s", units)
+	}
+	r.Settings.Services = nil
+	if units := strings.Join(r.units(), " "); units != GateUnitName {
+		t.Errorf("without services, systemd runs %s", units)
 	}
 }
 

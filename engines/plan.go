@@ -87,7 +87,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	}
 
 	for _, unit := range unitNames {
-		if unit == r.unitName() {
+		if slices.Contains(r.units(), unit) {
 			continue
 		}
 		paths, err := installed(place.unitPaths(unit))
@@ -157,7 +157,7 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 // Removal plans to remove everything that install wrote there. The hooks go first: they need
 // the gate.
 func (p Place) Removal() (Plan, error) {
-	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn, p.Devices}, p.syncPaths(), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
+	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn, p.Devices}, p.syncPaths(), p.unitPaths(ForwardUnitName), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 

@@ -119,19 +119,20 @@ func (r Registration) files(place Place, lists *hookLists) ([]File, error) {
 			files = append(files, File{Path: place.DropIn, Content: lists.with(place.Hooks)})
 		}
 	}
-	unitName := r.unitName()
-	if unitName == "" {
-		return files, nil
+
+	var units []File
+	for _, name := range r.units() {
+		content, err := r.unit(name, place)
+		if err != nil {
+			return nil, err
+		}
+		units = append(units, File{Path: place.unit(name), Content: content})
 	}
-	content, err := r.unit(place)
-	if err != nil {
-		return nil, err
-	}
-	unit := File{Path: place.unit(unitName), Content: content}
+
 	if r.Gate {
-		return slices.Insert(files, 0, unit), nil
+		return append(units, files...), nil
 	}
-	return append(files, unit), nil
+	return append(files, units...), nil
 }
 
 // hookLists says how to tell a podman where hook definitions are.

@@ -5,6 +5,7 @@ package engines
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
@@ -13,37 +14,42 @@ import (
 	"strconv"
 	"strings"
 
+	"terok-gate-hook/hook"
+	"terok-gate-hook/internal/control"
 	units "terok-gate-hook/systemd"
 )
 
-// The units that install can write. Only one of them runs, because the gate revokes tokens
-// as reap --watch does.
+// The units that install can write. Either the gate runs or reap --watch, because the gate
+// revokes tokens as that does. Services of the host need the gate.
 const (
-	WatchUnitName = "terok-gate-reap.service"
-	GateUnitName  = "terok-gate.service"
+	WatchUnitName   = "terok-gate-reap.service"
+	GateUnitName    = "terok-gate.service"
+	ForwardUnitName = "terok-gate-forward.service"
 )
 
-var unitNames = []string{WatchUnitName, GateUnitName}
+var unitNames = []string{WatchUnitName, ForwardUnitName, GateUnitName}
 
 // hookLogs is the directory of the default log file of root's hooks.
 const hookLogs = "/var/log/terok-gate"
 
-// unitName returns the unit that systemd is to run, empty for none.
-func (r Registration) unitName() string {
+// units returns the names of those that systemd is to run.
+func (r Registration) units() []string {
 	switch {
+	case r.Gate && len(r.Settings.Services) > 0:
+		return []string{GateUnitName, ForwardUnitName}
 	case r.Gate:
-		return GateUnitName
+		return []string{GateUnitName}
 	case r.Watch:
-		return WatchUnitName
+		return []string{WatchUnitName}
 	}
-	return ""
+	return nil
 }
 
-// unit returns the repository's unit, with our binaries and files.
-func (r Registration) unit(place Place) ([]byte, error) {
-	template := "system/" + r.unitName()
+// unit returns the repository's unit of this name, with our binaries and files.
+func (r Registration) unit(name string, place Place) ([]byte, error) {
+	template := "system/" + name
 	if place.User {
-		template = "user/" + r.unitName()
+		template = "user/" + name
 	}
 	content, err := units.Files.ReadFile(template)
 	if err != nil {
@@ -53,11 +59,17 @@ func (r Registration) unit(place Place) ([]byte, error) {
 
 	settings, writes := r.Settings, []string{r.Settings.Tokens.Path}
 	command, flags := "reap", []string{"--watch"}
-	if r.Gate {
+	switch name {
+	case GateUnitName:
 		command, flags = "serve", []string{"--repos", r.Repos, "--control", r.Settings.GateSocket}
+		writes = append(writes, r.Repos)
+	case ForwardUnitName:
+		command, flags = "forward", []string{"--control", control.ForwardSocket(r.Settings.GateSocket)}
+		unit = r.confine(unit)
+	}
+	if r.Gate {
 		attach := append([]string{r.GateBinary()}, r.Settings.Args("attach")...)
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
-		writes = append(writes, r.Repos)
 		if !place.User { // that is root's, and not the gate's to write
 			settings.LogFile = GateLog
 		}
@@ -83,6 +95,36 @@ func (r Registration) unit(place Place) ([]byte, error) {
 	}
 	unit = replaceLine(unit, "ReadWritePaths=", strings.Join(writable, " "))
 	return []byte(mark + unit), nil
+}
+
+// confine gives the unit of terok-gate forward its services, and nothing else of the network or of
+// the repositories.
+func (r Registration) confine(unit string) string {
+	var addresses []string
+	for _, given := range r.Settings.Services {
+		service, err := hook.ParseService(given)
+		if err != nil { // the settings were checked
+			continue
+		}
+		if at, err := netip.ParseAddrPort(service.Address); err == nil {
+			addresses = append(addresses, at.Addr().String())
+			continue
+		}
+		for _, hidden := range []string{"/home/", "/root/", "/run/user/"} {
+			if strings.HasPrefix(service.Address, hidden) {
+				unit = replaceLine(unit, "ProtectHome=", "no")
+			}
+		}
+		for _, own := range []string{"/tmp/", "/var/tmp/"} {
+			if strings.HasPrefix(service.Address, own) {
+				unit = replaceLine(unit, "PrivateTmp=", "no")
+			}
+		}
+	}
+
+	slices.Sort(addresses)
+	unit = replaceLine(unit, "IPAddressAllow=", strings.Join(slices.Compact(addresses), " "))
+	return replaceLine(unit, "InaccessiblePaths=", unitQuote("-"+r.Repos))
 }
 
 // commandLine returns a command as ExecStart= takes it. There % begins a specifier and, but
