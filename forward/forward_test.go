@@ -1,10 +1,8 @@
 package forward_test
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -50,83 +48,6 @@ func TestAContainerWithoutANetworkReachesAService(t *testing.T) {
 				t.Errorf("the trail says %+v", line)
 			}
 		})
-	}
-}
-
-// What a model's server sends piece by piece arrives piece by piece.
-func TestAnswersAreStreamed(t *testing.T) {
-	more := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		for i := range 3 {
-			fmt.Fprintf(w, "data: %d\n\n", i)
-			w.(http.Flusher).Flush()
-			<-more
-		}
-	}))
-	defer server.Close()
-	h := open(t, map[string]forward.Target{"llm": {"tcp", server.Listener.Addr().String()}}, nil)
-	c := h.start(t, h.container(t, nil, llm))
-
-	answer, err := c.client(t, "llm").Post("http://127.0.0.1:4000/v1/chat/completions", "application/json", strings.NewReader(`{"stream":true}`))
-	must(t, err)
-	defer answer.Body.Close()
-	lines := bufio.NewReader(answer.Body)
-	for i := range 3 {
-		line, err := lines.ReadString('\n')
-		if err != nil || line != fmt.Sprintf("data: %d\n", i) {
-			t.Fatalf("event %d is %q, %v", i, line, err)
-		}
-		_, _ = lines.ReadString('\n')
-		more <- struct{}{} // the next is not sent before this one was read
-	}
-	if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 {
-		t.Errorf("it ends with %q, %v", rest, err)
-	}
-}
-
-func TestAWebsocketIsForwarded(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "websocket")
-		w.WriteHeader(http.StatusSwitchingProtocols)
-		conn, both, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		for {
-			line, err := both.ReadString('\n')
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(conn, strings.ToUpper(line))
-		}
-	}))
-	defer server.Close()
-	h := open(t, map[string]forward.Target{"llm": {"tcp", server.Listener.Addr().String()}}, nil)
-	c := h.start(t, h.container(t, nil, llm))
-
-	request, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:4000/v1/realtime", nil)
-	must(t, err)
-	request.Header.Set("Connection", "Upgrade")
-	request.Header.Set("Upgrade", "websocket")
-	answer, err := c.client(t, "llm").Do(request)
-	must(t, err)
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("the answer is %s", answer.Status)
-	}
-
-	both := answer.Body.(io.ReadWriter)
-	heard := bufio.NewReader(both)
-	for _, word := range []string{"one\n", "two\n"} {
-		_, err := io.WriteString(both, word)
-		must(t, err)
-		if line, err := heard.ReadString('\n'); err != nil || line != strings.ToUpper(word) {
-			t.Errorf("the answer to %q is %q, %v", word, line, err)
-		}
 	}
 }
 
