@@ -26,6 +26,10 @@ type Settings struct {
 
 	// Keep is how long the desk keeps what a release takes away from upstream; 0 for KeepFor.
 	Keep time.Duration
+
+	// Patience is how long upstream may take to list its refs; 0 for 5 minutes. What it sends
+	// or takes then may last as long as the context.
+	Patience time.Duration
 }
 
 // Desk is a project's desk. It is for one goroutine.

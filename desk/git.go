@@ -8,10 +8,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/untrusted"
 )
@@ -93,6 +97,35 @@ func disabledHooks() (settings []setting) {
 	return settings
 }
 
+// gitCommand returns a command of git's. If the context ends, so do git, which removes its
+// lock files then, and what git has started: it leaves behind an ssh that waits for a server.
+func gitCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Cancel = func() error {
+		all := append([]int{cmd.Process.Pid}, descendants(cmd.Process.Pid)...)
+		for _, pid := range all {
+			_ = unix.Kill(pid, unix.SIGTERM)
+		}
+		return nil
+	}
+	cmd.WaitDelay = 2 * time.Second
+	return cmd
+}
+
+// descendants returns the processes that a process has started, and those that they have.
+func descendants(pid int) (all []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, file := range files {
+		children, _ := os.ReadFile(file)
+		for _, text := range strings.Fields(string(children)) {
+			if child, err := strconv.Atoi(text); err == nil {
+				all = append(append(all, child), descendants(child)...)
+			}
+		}
+	}
+	return all
+}
+
 // git returns a command of git's in the repository, as its user.
 func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 	return r.run(ctx, environment(hostile), slices.Concat([]string{"--git-dir", r.Path}, args)...)
@@ -102,7 +135,7 @@ func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 // speaks git's protocol 0: with protocol 2 upload-pack waits for the end of its input, which
 // a git that was given descriptors keeps open while it waits for upload-pack.
 func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd := gitCommand(ctx, args...)
 	cmd.Dir = "/" // our own may be gone
 	if r.As != nil {
 		untrusted.As(cmd, r.As.UID, r.As.GID, r.As.Groups...)
@@ -118,7 +151,7 @@ func (r Repository) run(ctx context.Context, env []string, args ...string) *exec
 // it does, and what it shows, depends on no setting.
 func (d *Desk) local(ctx context.Context, args ...string) *exec.Cmd {
 	settings := append(slices.Clone(quiet), setting{"attr.tree", emptyTree(d.format)})
-	cmd := exec.CommandContext(ctx, "git", slices.Concat([]string{"--no-replace-objects", "--git-dir", d.path}, args)...)
+	cmd := gitCommand(ctx, slices.Concat([]string{"--no-replace-objects", "--git-dir", d.path}, args)...)
 	cmd.Dir = d.Directory
 	cmd.Env = environment(settings)
 	return cmd
@@ -133,6 +166,11 @@ var forOrigin = slices.Concat(quiet, []setting{
 	{"push.gpgSign", "false"},
 	{"push.recurseSubmodules", "no"},
 	{"protocol.file.allow", "always"},
+	// A forge sends nobody elsewhere: what is there is not the source's, and the operator's
+	// credentials may reach more than the forge does.
+	{"http.followRedirects", "false"},
+	{"transfer.bundleURI", "false"},
+	{"fetch.uriProtocols", ""},
 })
 
 // operators returns a command of git's in the desk that has the operator's environment and
@@ -142,7 +180,7 @@ func (d *Desk) operators(ctx context.Context, args ...string) *exec.Cmd {
 	for _, s := range forOrigin {
 		all = append(all, "-c", s.name+"="+s.value)
 	}
-	cmd := exec.CommandContext(ctx, "git", append(all, args...)...)
+	cmd := gitCommand(ctx, append(all, args...)...)
 	cmd.Dir = d.Directory
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")

@@ -3,10 +3,18 @@
 package desk
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"time"
+
+	"terok-gate-hook/internal/untrusted"
 )
 
 // origin is what upstream has.
@@ -35,7 +43,9 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 		return d.operators(ctx, "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-auto-maintenance", "--",
 			address, "+"+heads+"*:"+originPrefix+"heads/*", "+"+tags+"*:"+originPrefix+"tags/*")
 	}
+	d.removeUnfinished() // of one that was killed
 	if err := d.speak(ctx, fetch, "upload-pack"); err != nil {
+		d.removeUnfinished()
 		return o, nil, err
 	}
 
@@ -48,16 +58,35 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 	return o, known, err
 }
 
+// removeUnfinished removes what git has received of packs that never came to an end, which it
+// leaves on the disk. Nothing else fetches to the desk, which is locked.
+func (d *Desk) removeUnfinished() {
+	packs, _ := filepath.Glob(filepath.Join(d.path, "objects/pack/tmp_*"))
+	for _, unfinished := range packs {
+		_ = os.Remove(unfinished)
+	}
+}
+
+// listWithin is how long upstream may take to list its refs.
+const listWithin = 5 * time.Minute
+
+// ErrNoAnswer is returned if upstream takes too long to list its refs.
+var ErrNoAnswer = errors.New("upstream does not answer")
+
 // listOrigin asks upstream for its refs.
 func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
-	var out strings.Builder
+	within := cmp.Or(d.Patience, listWithin)
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%w: waited for %s", ErrNoAnswer, within))
+	defer cancel()
+
+	out := untrusted.Output{Limit: refsLimit}
 	list := func(address string) *exec.Cmd {
 		cmd := d.operators(ctx, "ls-remote", "--quiet", "--symref", "--", address)
 		cmd.Stdout = &out
 		return cmd
 	}
 	if err := d.speak(ctx, list, "upload-pack"); err != nil {
-		return origin{}, err
+		return origin{}, cmp.Or(context.Cause(ctx), err)
 	}
 
 	o := origin{refs: refs{}}
@@ -83,7 +112,11 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 // operator trusts it.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
 	if !IsDirectory(d.Source) {
-		return finish(command(d.Source))
+		err := finish(command(d.Source))
+		if err != nil && strings.Contains(err.Error(), "The requested URL returned error: 30") {
+			err = fmt.Errorf("%w: the address redirects, which is not followed: name the one that it leads to; if the project exists, with terok-gate add --source", err)
+		}
+		return err
 	}
 
 	settings := []setting{{"receive.autogc", "false"}, {"core.fsync", "objects,derived-metadata,reference"}}

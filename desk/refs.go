@@ -17,11 +17,13 @@ const refFormat = "--format=%(objectname) %(refname)"
 // listRefs runs a command that prints an object id and a name in each line.
 func listRefs(cmd *exec.Cmd) (refs, error) { return startRefs(cmd)() }
 
-// startRefs starts such a command, and returns a function that waits for the refs. Containers
-// choose names of 4,000 bytes, and what is kept of a task has 1,000 of them: a few must not have
-// the operator's commands fail.
+// refsLimit is how many bytes of refs are read. Containers choose names of 4,000 bytes, and what
+// is kept of a task has 1,000 of them: a few must not have the operator's commands fail.
+const refsLimit = 512 << 20
+
+// startRefs starts such a command, and returns a function that waits for the refs.
 func startRefs(cmd *exec.Cmd) (wait func() (refs, error)) {
-	text := start(cmd, 512<<20)
+	text := start(cmd, refsLimit)
 	return func() (refs, error) {
 		out, err := text()
 		if err != nil {
