@@ -14,6 +14,9 @@ import (
 // containers looks for containers that were made with --hooks-dir on podman's command
 // line, which podman forgets at a restart.
 func (e *examination) containers() {
+	if e.noPodman {
+		return
+	}
 	ids, err := e.command("podman", "ps", "--all", "--quiet", "--no-trunc")
 	if err != nil {
 		e.broken("podman ps: "+err.Error(), "fix podman first")

@@ -1,4 +1,5 @@
-// Checks the program that each hook definition runs, and the arguments that it gets.
+// Checks the program that each hook definition, or the file of devices, runs, and the arguments
+// that it gets.
 
 package doctor
 
@@ -25,7 +26,7 @@ func (e *examination) definition() {
 		if faulty[d.Hook.Path] {
 			continue // one program, one finding
 		}
-		faulty[d.Hook.Path] = !e.program(d)
+		faulty[d.Hook.Path] = !e.program(d.Path, d.Hook.Path)
 	}
 	for _, d := range e.definitions {
 		if !faulty[d.Hook.Path] {
@@ -34,10 +35,10 @@ func (e *examination) definition() {
 	}
 }
 
-// program checks the program that a definition runs, and reports whether it is in order.
-func (e *examination) program(d engines.Registered) bool {
-	runs := fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path)
-	info, err := os.Stat(d.Hook.Path)
+// program checks the program that a file has engines run, and reports whether it is in order.
+func (e *examination) program(file, program string) bool {
+	runs := fmt.Sprintf("%s runs %s", file, program)
+	info, err := os.Stat(program)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// Podman passes over such a definition, and says so in its debug log alone.
@@ -45,7 +46,7 @@ func (e *examination) program(d engines.Registered) bool {
 		e.stop()
 		return false
 	case err != nil:
-		e.broken(fmt.Sprintf("%s: %v", d.Path, err), e.install())
+		e.broken(fmt.Sprintf("%s: %v", file, err), e.install())
 		e.stop()
 		return false
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
@@ -54,10 +55,10 @@ func (e *examination) program(d engines.Registered) bool {
 		return false
 	}
 
-	for _, file := range []struct{ path, elsewhere string }{{d.Path, e.install()}, {d.Hook.Path, e.programsElsewhere()}} {
-		if who, where, remedy := writers(file.path, file.elsewhere); who != "" {
-			text := fmt.Sprintf("%s can change %s, which podman runs for you", who, file.path)
-			if where != file.path {
+	for _, f := range []struct{ path, elsewhere string }{{file, e.install()}, {program, e.programsElsewhere()}} {
+		if who, where, remedy := writers(f.path, f.elsewhere); who != "" {
+			text := fmt.Sprintf("%s can change %s, which engines run for you", who, f.path)
+			if where != f.path {
 				text += ", by way of " + where
 			}
 			e.broken(text, remedy)
@@ -65,14 +66,14 @@ func (e *examination) program(d engines.Registered) bool {
 		}
 	}
 
-	same, err := sameContent(d.Hook.Path, e.Binary)
+	same, err := sameContent(program, e.Binary)
 	if err != nil {
-		e.broken(fmt.Sprintf("%s: %v", d.Path, err), e.install())
+		e.broken(fmt.Sprintf("%s: %v", file, err), e.install())
 		return false
 	}
 	if !same {
 		e.warn(runs+", which is another version than "+e.Binary,
-			fmt.Sprintf("%s, for podman to run this version; or examine the other: %s", e.install(), printable.Shell(d.Hook.Path, "doctor")))
+			fmt.Sprintf("%s, for engines to run this version; or examine the other: %s", e.install(), printable.Shell(program, "doctor")))
 		return false
 	}
 

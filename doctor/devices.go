@@ -5,46 +5,89 @@ package doctor
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"terok-gate-hook/engines"
+	"terok-gate-hook/internal/owner"
 	"terok-gate-hook/internal/printable"
 )
 
-// devices checks that the file is root's, that its hooks can run, and that it has every
-// repository. It reports nothing where no engine reads it and none was written.
+// devices checks that the file is root's, that its hooks can run and ask the gate that is
+// installed, and that it has every repository. It reports nothing where no engine reads it and
+// none was written.
 func (e *examination) devices() {
-	if e.Place.Devices == "" {
+	file := e.Place.Devices
+	if file == "" {
 		return
 	}
-	if err := engines.CheckDevicesOwner(e.Place.Devices); err != nil {
-		e.broken(err.Error(), "see who may write there: "+printable.Shell("namei", "-l", e.Place.Devices))
+	anew := aside(file) + " && " + e.install() // replaces no file that it did not write
+	if err := engines.CheckDevicesOwner(file); err != nil {
+		e.broken(err.Error(), devicesOfOurs(file, anew))
+		e.stop()
 		return
 	}
+
 	devices, program, err := e.Place.ReadDevices()
-	switch {
+	switch others := e.Place.OtherEngines(); {
 	case err != nil:
-		e.broken(err.Error(), e.install())
+		e.broken(err.Error(), anew)
+		e.stop()
 		return
-	case devices == nil && len(e.Place.OtherEngines()) > 0:
-		e.broken(fmt.Sprintf("%s reads no devices: there is no %s", strings.Join(e.Place.OtherEngines(), " and "), e.Place.Devices), e.install())
+	case devices == nil && len(others) > 0:
+		e.broken(fmt.Sprintf("%s reads no devices: there is no %s", strings.Join(others, " and "), file), e.install())
+		e.stop()
 		return
 	case devices == nil:
 		return
 	}
 
-	if info, err := os.Stat(program); err != nil || info.Mode()&0o111 == 0 {
-		e.broken(fmt.Sprintf("%s runs %s, which is not there: no container with a device starts", e.Place.Devices, printable.Line(program)), e.install())
+	r, there, err := e.Place.Registration()
+	if err != nil || !there {
+		e.broken(file+" is there, and the rest of the installation is not", e.install())
+		e.stop()
 		return
 	}
+	if !e.program(file, program) {
+		return
+	}
+	for name, settings := range devices {
+		if settings.GateSocket != r.Settings.GateSocket || settings.Tokens.Path != r.Settings.Tokens.Path {
+			e.broken(fmt.Sprintf("device %s in %s asks another gate than was installed", name, file), e.install())
+			return
+		}
+		if name != engines.AnnotatedDevice {
+			e.devicesOf = append(e.devicesOf, name)
+		}
+	}
+	slices.Sort(e.devicesOf)
+
 	missing, err := e.Place.NoDevices(devices)
 	if err != nil {
 		e.broken("devices: "+err.Error(), e.install())
 		return
 	}
 	if len(missing) > 0 {
-		e.warn(fmt.Sprintf("repositories without a device: %s", printable.Line(strings.Join(missing, ", "))), e.install())
+		e.warn("repositories without a device: "+strings.Join(missing, ", "), e.install())
 		return
 	}
-	e.ok(fmt.Sprintf("%d in %s", len(devices), e.Place.Devices))
+	e.ok(fmt.Sprintf("%d in %s", len(devices), file))
+}
+
+// devicesOfOurs returns the remedy if another user can change the file of devices: anew if that
+// is so of the file alone, which may say anything by now.
+func devicesOfOurs(file, anew string) string {
+	dir := filepath.Dir(file)
+	if engines.CheckDevicesOwner(dir) == nil {
+		return anew
+	}
+	info, err := os.Stat(dir)
+	if err == nil && owner.UID(info) == os.Geteuid() && engines.CheckDevicesOwner(filepath.Dir(dir)) == nil {
+		return printable.Shell("chmod", "go-w", dir)
+	}
+	if who, _, remedy := writers(dir, owners(file)); who != "" {
+		return remedy
+	}
+	return owners(file)
 }

@@ -23,14 +23,19 @@ func TestTheFileOfDevicesIsExamined(t *testing.T) {
 	}{
 		{"complete", "", OK, "1 in DIR/cdi/terok.json"},
 		{"a repository without a device", "mkdir repos/other.git", Warning, "repositories without a device: other"},
-		{"no hook's program", "rm terok-gate-hook", Broken, "runs DIR/terok-gate-hook, which is not there"},
+		{"no hook's program", "rm terok-gate-hook", Broken, "runs DIR/terok-gate-hook, which does not exist"},
 		{"a broken file", "echo '{' >cdi/terok.json", Broken, "DIR/cdi/terok.json: unexpected end"},
+		{"not ours", "sed -i s,terok.dev/project,example.com/other, cdi/terok.json", Broken, "DIR/cdi/terok.json: it was not written by terok-gate install"},
+		{"a name that engines refuse", "sed -i 's,\"name\": \"demo\",\"name\": \"demo.\",' cdi/terok.json", Broken, "DIR/cdi/terok.json: engines drop the whole file: "},
+		{"another gate", "sed -i 's,\"--task-id\",\"--gate-socket\"\\, \"/run/other/control\",' cdi/terok.json", Broken, "device demo in DIR/cdi/terok.json asks another gate than was installed"},
+		{"nothing else of an installation", "rm hooks/*", Broken, "DIR/cdi/terok.json is there, and the rest of the installation is not"},
+		{"another version of the program", "echo new >terok-gate-hook", Warning, "which is another version than"},
 		{"another user's", "chown daemon cdi/terok.json", Broken, "DIR/cdi/terok.json belongs to user"},
 		{"in another user's directory", "chown daemon cdi", Broken, "DIR/cdi belongs to user"},
 		{"that others may write", "chmod 666 cdi/terok.json", Broken, "mode 0666 of DIR/cdi/terok.json lets other users"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			dir := shared(t, "mkdir -p cdi repos/demo.git hooks units; touch terok-gate-hook; chmod 755 terok-gate-hook")
+			dir := shared(t, "mkdir -p cdi repos/demo.git hooks units; touch terok-gate-hook this; chmod 755 terok-gate-hook")
 			for path, content := range map[string]string{
 				"cdi/terok.json":                    spec,
 				"hooks/99-terok-gate-prestart.json": `{"hook": {"path": "DIR/terok-gate-hook", "args": ["terok-gate-hook", "prestart"]}, "stages": ["prestart"]}`,
@@ -40,7 +45,7 @@ func TestTheFileOfDevicesIsExamined(t *testing.T) {
 			}
 			run(t, dir, row.make)
 			var found []Finding
-			e := examination{ctx: context.Background(), report: func(f Finding) { found = append(found, f) }, Doctor: Doctor{Place: engines.Place{
+			e := examination{ctx: context.Background(), stopped: map[string]bool{}, report: func(f Finding) { found = append(found, f) }, Doctor: Doctor{Binary: filepath.Join(dir, "this"), Place: engines.Place{
 				Hooks: filepath.Join(dir, "hooks"), Units: filepath.Join(dir, "units"), Devices: filepath.Join(dir, "cdi/terok.json"),
 			}}}
 

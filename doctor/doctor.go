@@ -1,5 +1,5 @@
-// Package doctor examines an installation, from podman to the gate, and reports what is
-// wrong and how to fix it.
+// Package doctor examines an installation, from podman, Docker or containerd to the gate, and
+// reports what is wrong and how to fix it.
 //
 // It is a table of checks, with one file per subject. To add a check, add a row and a function.
 package doctor
@@ -38,6 +38,8 @@ var checks = []check{
 	{"terok-gate", []string{"hooks"}, (*examination).terokGate},
 
 	{"devices", nil, (*examination).devices},
+	{"docker", nil, (*examination).docker},
+	{"containerd", nil, (*examination).containerd},
 	{"token-file", nil, (*examination).tokenFile},
 	{"lock", []string{"token-file"}, (*examination).lock},
 	{"orphans", []string{"token-file"}, (*examination).orphans},
@@ -56,6 +58,7 @@ var checks = []check{
 
 	{"probe", []string{"hooks", "definition", "token-file", "terok-gate"}, (*examination).probe},
 	{"gate", []string{"probe"}, (*examination).gate},
+	{"docker-probe", []string{"hooks", "devices", "docker", "token-file", "terok-gate"}, (*examination).dockerProbe},
 }
 
 // State is the result of a check.
@@ -114,11 +117,13 @@ type examination struct {
 	check   string          // name of the one that is being made
 	stopped map[string]bool // checks after which those that need them are not made
 
+	noPodman       bool                 // podman: there is none, and another engine is here
 	imagesAnnotate bool                 // podman: an image can choose the project
 	definitions    []engines.Registered // hooks: ours, that podman reads
 	settings       hook.Settings        // hooks: what prestart was told
 	tokens         store.File           // token-file
 	theGate        *control.Gate        // terok-gate: what the gate at the hooks' socket says of itself
+	devicesOf      []string             // devices: projects that have one
 	projects       []string             // repositories: those that are there
 	noProbe        string               // gate-user: why a probe would do harm
 	probed         *probed              // probe: what the container said

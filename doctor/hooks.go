@@ -1,4 +1,4 @@
-// Checks that podman reads all of the hooks' definitions.
+// Checks that podman reads all of the hooks' definitions, and finds the settings in force.
 
 package doctor
 
@@ -25,8 +25,14 @@ func (e *examination) registered(stage string) *engines.Registered {
 	return nil
 }
 
-// hooks asks podman which definitions it reads.
+// hooks asks podman which definitions it reads. Without podman, the devices have the settings
+// in force.
 func (e *examination) hooks() {
+	if e.noPodman {
+		e.hooksOfDevices()
+		return
+	}
+
 	dirs, err := engines.HookDirs(e.ctx)
 	if err != nil {
 		e.broken(err.Error(), "fix podman first; to see more: podman --log-level debug info")
@@ -51,9 +57,7 @@ func (e *examination) hooks() {
 		return
 	}
 
-	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
-	e.GateURL = cmp.Or(e.GateURL, e.settings.URL())
-	e.TokenFile = cmp.Or(e.TokenFile, e.settings.Tokens.Path)
+	e.fillIn()
 
 	complete := true
 	for _, stage := range []string{"prestart", "poststop"} {
@@ -87,6 +91,25 @@ func (e *examination) hooks() {
 		e.broken("with this podman, the author of an image can choose the project",
 			e.allowing([]string{"install"}))
 	}
+}
+
+// hooksOfDevices takes the settings from the device that has all of them.
+func (e *examination) hooksOfDevices() {
+	devices, _, _ := e.Place.ReadDevices() // the check of the devices reports an error
+	annotated, there := devices[engines.AnnotatedDevice]
+	if !there {
+		e.stop()
+		return
+	}
+	e.settings = annotated
+	e.fillIn()
+}
+
+// fillIn completes what the doctor was not told by the settings in force.
+func (e *examination) fillIn() {
+	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
+	e.GateURL = cmp.Or(e.GateURL, e.settings.URL())
+	e.TokenFile = cmp.Or(e.TokenFile, e.settings.Tokens.Path)
 }
 
 // notForUs returns why a definition that another user has registered does not work for us,

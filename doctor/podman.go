@@ -12,15 +12,10 @@ import (
 	"terok-gate-hook/engines"
 )
 
-func hasPodman() bool {
-	_, err := exec.LookPath("podman")
-	return err == nil
-}
-
 // userNamespaces checks that podman can make the user namespaces that a rootless engine
 // needs. Without subordinate ids podman works with a single user, which most images do not.
 func (e *examination) userNamespaces() {
-	if !e.Place.User || !hasPodman() {
+	if !e.Place.User || !engines.HasPodman() {
 		return
 	}
 	uids, err := e.command("podman", "unshare", "cat", "/proc/self/uid_map")
@@ -78,8 +73,13 @@ func firstFreeID(files ...string) uint64 {
 	return first
 }
 
+// podman checks that podman works. Where another engine is, podman may be missing.
 func (e *examination) podman() {
-	if !hasPodman() {
+	if !engines.HasPodman() {
+		if len(e.Place.OtherEngines()) > 0 {
+			e.noPodman = true
+			return
+		}
 		e.broken("podman is not installed, or not in PATH", packages([]string{"podman", "crun"}, []string{"podman", "crun"}, "install podman, and crun or runc"))
 		e.stop()
 		return

@@ -60,6 +60,9 @@ func (p probed) saw(line string) bool { return slices.Contains(p.lines, line) }
 
 // probe starts a container as a user of the hooks would.
 func (e *examination) probe() {
+	if e.noPodman {
+		return
+	}
 	if e.noProbe != "" {
 		e.warn("not tried: "+e.noProbe, "do that, and then "+e.again())
 		return
@@ -159,9 +162,11 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 
 	root := []string{"--entrypoint", "", e.Image}
 	if e.Image == "" {
-		if root, err = hostPrograms(filepath.Join(directory, "rootfs")); err != nil {
+		rootfs := filepath.Join(directory, "rootfs")
+		if root, err = hostPrograms(rootfs); err != nil {
 			return p, err
 		}
+		root = append(root, "--rootfs", rootfs)
 	}
 
 	defer func() {
@@ -225,8 +230,8 @@ func (e *examination) probeProject() string {
 	return ""
 }
 
-// hostPrograms makes a root file system with the host's programs, read-only, and nothing else
-// of the host, and returns podman run's arguments for it. (Rootless podman 4.3.1 cannot have
+// hostPrograms makes a root file system for the host's programs, and returns the arguments with
+// which podman run or docker run mounts them there, read-only, and nothing else of the host. (Rootless podman 4.3.1 cannot have
 // the whole host as --rootfs /:O.)
 func hostPrograms(rootfs string) (args []string, err error) {
 	args = []string{"--security-opt", "label=disable"} // SELinux labels nothing here for a container
@@ -257,5 +262,5 @@ func hostPrograms(rootfs string) (args []string, err error) {
 		}
 	}
 
-	return append(args, "--rootfs", rootfs), nil
+	return args, nil
 }

@@ -1,4 +1,4 @@
-// Reports how git, in the probe's container, reached the gate.
+// Reports how git reached the gate in a probe's container.
 
 package doctor
 
@@ -9,9 +9,11 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-func (e *examination) gate() {
+func (e *examination) gate() { e.reached(e.probed) }
+
+// reached reports how git reached the gate in a probe's container.
+func (e *examination) reached(p *probed) {
 	const table = "see “How a container reaches a gate” in other-gates.md, in /usr/share/doc/terok-gate-hook or docs of the sources"
-	p := e.probed
 	if p == nil || p.repository == "" {
 		return
 	}

@@ -171,8 +171,8 @@ func CheckDevicesOwner(path string) error {
 	return nil
 }
 
-// ReadDevices reads the file of devices back: its devices by name, each with what its hook is
-// told, and the program of their hooks. There are none if there is no file.
+// ReadDevices reads the file of devices back, as engines do: its devices by name, each with what
+// its hook is told, and the program of their hooks. There are none if there is no file.
 func (p Place) ReadDevices() (devices map[string]hook.Settings, program string, err error) {
 	content, err := readDevicesFile(p.Devices)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -186,6 +186,13 @@ func (p Place) ReadDevices() (devices map[string]hook.Settings, program string, 
 	if err := json.Unmarshal(content, &spec); err != nil {
 		return nil, "", fmt.Errorf("%s: %w", p.Devices, err)
 	}
+	if spec.Kind != DeviceKind {
+		return nil, "", fmt.Errorf("%s: it was not written by terok-gate install: its devices are of kind %.64q", p.Devices, spec.Kind)
+	}
+	if err := checkDevices(p.Devices); err != nil {
+		return nil, "", fmt.Errorf("%s: engines drop the whole file: %w", p.Devices, err)
+	}
+
 	devices = map[string]hook.Settings{}
 	for _, d := range spec.Devices {
 		for _, h := range d.ContainerEdits.Hooks {

@@ -19,7 +19,7 @@ import (
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "doctor",
-		Usage: "check everything between podman and the gate; exit status 1 if something is broken",
+		Usage: "check everything between podman or Docker and the gate; exit status 1 if something is broken",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it; default: as installed"},
 			&cli.StringFlag{Name: "gate-user", Usage: "check that the gate's `user` can read the token file"},
