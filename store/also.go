@@ -1,4 +1,4 @@
-// Projects that a token is for besides its own.
+// Defines the other projects that a token is for, besides its own.
 
 package store
 

@@ -1,4 +1,5 @@
-// Containers and projects that are frozen: served nothing until thawed.
+// Keeps and checks which containers and projects are frozen: they are served nothing until they
+// are thawed.
 
 package store
 

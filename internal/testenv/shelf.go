@@ -1,3 +1,5 @@
+// A stand-in for the service manager's file-descriptor store.
+
 package testenv
 
 import (
