@@ -1,4 +1,4 @@
-// Connecting git in the desk with git in another repository, by pipes.
+// Connects git in the desk with git in another repository, by pipes.
 
 package desk
 
@@ -8,7 +8,7 @@ import (
 	"os/exec"
 )
 
-// peerAddress is where a command in the desk finds its peer: descriptors that it is given
+// peerAddress is the peer's address for a command in the desk: two descriptors
 // (git-remote-fd(1)).
 const peerAddress = "fd::3,4"
 
@@ -53,5 +53,5 @@ func connect(here, peer *exec.Cmd) error {
 	case err != nil:
 		return err
 	}
-	return nil // what matters is what git in the desk has received, or was told
+	return nil // git in the desk has got all that it asked for, even if its peer failed then
 }

@@ -1,4 +1,5 @@
-// The desk: the operator's own repository for one project.
+// Makes and opens a desk, the operator's own repository for one project, and reads its refs and
+// commits.
 
 package desk
 
@@ -16,15 +17,15 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// Settings are what a desk is told.
+// Settings describe a project and the place of its desk.
 type Settings struct {
 	Directory string // of the operator's desks
 	Project   string
 	Source    string // where upstream is: an address that git knows, or a directory
-	SourceAs  *User  // whose the source is, if it is a directory; nil: the operator's
-	Gate      Gate   // what the gate serves
+	SourceAs  *User  // the owner of a source that is a directory; nil: the operator
+	Gate      Gate   // the repository that the gate serves
 
-	// Keep is how long the desk keeps what a release takes away from upstream; 0 for KeepFor.
+	// Keep is how long the desk keeps commits that a release takes from upstream; 0 means KeepFor.
 	Keep time.Duration
 
 	// Patience is how long upstream may take to list its refs; 0 for 5 minutes. What it sends
@@ -32,7 +33,7 @@ type Settings struct {
 	Patience time.Duration
 }
 
-// Desk is a project's desk. It is for one goroutine.
+// Desk is a project's desk. It must not be used by several goroutines at once.
 type Desk struct {
 	Settings
 	path   string
@@ -42,7 +43,7 @@ type Desk struct {
 // ErrNoSource is returned for a project that has no source.
 var ErrNoSource = errors.New("the project has no source")
 
-// Open returns a project's desk, which is made if it is not there.
+// Open returns a project's desk, and makes it first if it does not exist.
 func Open(ctx context.Context, s Settings) (*Desk, error) {
 	if s.Source == "" {
 		return nil, ErrNoSource
@@ -76,7 +77,7 @@ func (d *Desk) Path() string { return d.path }
 
 // make makes the desk, whole or not at all.
 func (d *Desk) make(ctx context.Context) error {
-	// A repository has one kind of ids, and so must its desk.
+	// A desk must have the object format of the gate's repository.
 	format, err := output(d.Gate.git(ctx, "rev-parse", "--show-object-format"))
 	if err != nil {
 		return err
@@ -103,11 +104,11 @@ func (d *Desk) make(ctx context.Context) error {
 	return os.Rename(unfinished, final)
 }
 
-// gateKey is where a desk's configuration has the repository that the desk is for.
+// gateKey is the key of a desk's configuration that names the gate's repository.
 const gateKey = "terok.gate"
 
-// checkGate returns an error if the desk is for another repository: what it knows of that
-// one would have refs of this one deleted.
+// checkGate returns an error if the desk is for another repository: by its record of that one,
+// sync would delete refs of this one.
 func (d *Desk) checkGate(ctx context.Context) error {
 	is, err := output(d.local(ctx, "config", "--get", gateKey))
 	if err != nil {
@@ -154,8 +155,8 @@ func (d *Desk) update(ctx context.Context, commands string) error {
 	return nil
 }
 
-// contains reports whether the desk knows that a commit, new, has another one, old, in its
-// history.
+// contains reports whether the commit new has the commit old in its history. If the desk lacks
+// old, the answer is false.
 func (d *Desk) contains(ctx context.Context, old, new string) (bool, error) {
 	if known, err := d.isCommit(ctx, old); !known || err != nil {
 		return false, err
@@ -163,7 +164,7 @@ func (d *Desk) contains(ctx context.Context, old, new string) (bool, error) {
 	return answer(d.local(ctx, "merge-base", "--is-ancestor", old, new))
 }
 
-// isCommit reports whether the desk has an object that is a commit.
+// isCommit reports whether the desk has a commit with this id.
 func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
 	check := d.local(ctx, "cat-file", "--batch-check=%(objecttype)")
 	check.Stdin = strings.NewReader(id + "\n")
@@ -171,7 +172,7 @@ func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
 	return kind == "commit", err
 }
 
-// fetchGate fetches objects of the gate's, which are named in the desk by their ids.
+// fetchGate fetches objects from the gate, and keeps each by a ref that is named for its id.
 func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 	var wanted strings.Builder
 	for _, id := range ids {

@@ -1,4 +1,4 @@
-// Removes and renames desks.
+// Removes and renames the desks of projects that are removed or renamed.
 
 package desk
 
@@ -12,7 +12,7 @@ import (
 
 func pathOf(directory, project string) string { return filepath.Join(directory, project+".git") }
 
-// asideOf is where a desk is that is about to be removed.
+// asideOf returns the path of a desk that is about to be removed.
 func asideOf(directory, project string) string {
 	return filepath.Join(directory, "."+project+".git.removed")
 }
@@ -22,15 +22,15 @@ func Remove(directory, project string) error {
 	return errors.Join(os.RemoveAll(pathOf(directory, project)), os.RemoveAll(asideOf(directory, project)))
 }
 
-// SetAside has a project have no desk, until undo gives it back or [Remove] removes it. It
+// SetAside takes a project's desk away, until undo gives it back or [Remove] removes it. It
 // waits until nothing else works in the desk.
 func SetAside(ctx context.Context, directory, project string) (undo func() error, err error) {
 	return renameDesk(ctx, directory, project, pathOf(directory, project), asideOf(directory, project))
 }
 
-// Rename gives a desk to the project's new name, in the place of any that is there, with the
-// path that the gate's repository has then. A desk that has that name already only gets the
-// path. Rename waits until nothing else works in the desk.
+// Rename renames a project's desk, in the place of a desk that the new name may have, and records
+// the new path of the gate's repository. If only the new name has a desk, Rename records the path
+// there. It waits until nothing else works in the desk.
 func Rename(ctx context.Context, directory, old, new, repository string) (undo func() error, err error) {
 	undo, err = renameDesk(ctx, directory, old, pathOf(directory, old), pathOf(directory, new))
 	if err != nil || !isThere(pathOf(directory, new)) {

@@ -1,4 +1,4 @@
-// Filling a repository that is new, and having one that is not come from elsewhere.
+// Fills a new repository from its source, and changes the source of an existing one (add).
 
 package desk
 
@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Fetch fetches what upstream has, for a repository that is about to be filled from the
-// desk by [OriginRefs], and returns upstream's default branch; "" if it has none.
+// Fetch fetches upstream's branches and tags into the desk, and returns upstream's default
+// branch, or "" if there is none. The caller then fills the new repository by [OriginRefs].
 func (d *Desk) Fetch(ctx context.Context) (head string, err error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -19,11 +19,10 @@ func (d *Desk) Fetch(ctx context.Context) (head string, err error) {
 	return o.head, err
 }
 
-// OriginRefs fetches from a desk what it has of upstream's branches and tags.
+// OriginRefs are the refspecs that fetch upstream's branches and tags from a desk.
 var OriginRefs = []string{"+" + originPrefix + "heads/*:" + heads + "*", "+" + originPrefix + "tags/*:" + tags + "*"}
 
-// Filled notes that the gate's repository has all that Fetch has fetched, and at which path
-// it is.
+// Filled records that the gate's repository, now at path, has all that Fetch has fetched.
 func (d *Desk) Filled(ctx context.Context, path string) error {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -48,8 +47,9 @@ func (d *Desk) Filled(ctx context.Context, path string) error {
 	return finish(d.local(ctx, "config", gateKey, path))
 }
 
-// Adopt fetches what upstream has, for a repository that had no source or another one. What
-// that one had last is no record of this one's: the next sync deletes and forces nothing for it.
+// Adopt fetches what upstream has, for a repository that had no source or another one. It drops
+// the record of what the other source had: the next sync must not delete or force a ref because
+// this source lacks it.
 func (d *Desk) Adopt(ctx context.Context) error {
 	unlock, err := d.lock(ctx)
 	if err != nil {

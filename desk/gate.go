@@ -1,4 +1,4 @@
-// The gate's side: its refs, which its own user's git reads and moves.
+// Reads and moves refs of the gate's repository, by running git as the gate's user.
 
 package desk
 
@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// Gate is a repository that the gate serves, and who is told of what moves in it.
+// Gate is a repository that the gate serves.
 type Gate struct {
 	Repository
 
-	// Record is told of refs before they move, and again when they have. If the first
-	// returns an error, they do not. nil tells nobody.
+	// Record, unless it is nil, is called before refs move and again when they have moved. If
+	// the first call returns an error, they do not move.
 	Record func(moved bool, changes []Change) error `json:"-"`
 }
 
-// Change is what became of a ref of the gate's.
+// Change describes what became of one of the gate's refs.
 type Change struct {
 	Ref  string `json:"ref"`
-	Old  string `json:"old,omitempty"`  // none: it was not there
-	New  string `json:"new,omitempty"`  // none: it is gone
-	Kept string `json:"kept,omitempty"` // the ref that has the old tip
-	Why  string `json:"why,omitempty"`  // it waits
+	Old  string `json:"old,omitempty"`  // empty if it did not exist before
+	New  string `json:"new,omitempty"`  // empty if it was deleted
+	Kept string `json:"kept,omitempty"` // the ref that keeps the old tip
+	Why  string `json:"why,omitempty"`  // why it waits, if it does
 }
 
-// refs returns what the repository has, and the branch that HEAD names there.
+// refs returns the repository's refs, and the branch that HEAD names there.
 func (g Gate) refs(ctx context.Context) (all refs, head string, err error) {
 	all, err = listRefs(g.git(ctx, "for-each-ref", refFormat, heads, tags, "refs/terok/"))
 	if err != nil {
@@ -38,12 +38,12 @@ func (g Gate) refs(ctx context.Context) (all refs, head string, err error) {
 	}
 	head, err = output(g.git(ctx, "symbolic-ref", "--quiet", "HEAD"))
 	if err != nil {
-		head = "" // it names a commit
+		head = "" // HEAD is detached
 	}
 	return all, head, nil
 }
 
-// branchesAndTags returns those refs that upstream could have, too.
+// branchesAndTags returns the refs without those of terok-gate's own, below refs/terok.
 func (r refs) branchesAndTags() refs {
 	all := maps.Clone(r)
 	maps.DeleteFunc(all, func(name, _ string) bool { return strings.HasPrefix(name, "refs/terok/") })
@@ -52,7 +52,7 @@ func (r refs) branchesAndTags() refs {
 
 // sendToGate pushes objects into the gate's repository, below refs/terok/incoming.
 func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
-	const together = 2000 // an argument list has its limits
+	const together = 2000 // the length of an argument list is limited
 	number := 0
 	for some := range slices.Chunk(ids, together) {
 		args := []string{
@@ -70,8 +70,9 @@ func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// move moves refs of the gate's, all or none, and has more commands done with them. Old
-// tips are kept where a change says so; their names are filled in.
+// move moves refs of the gate's repository, all or none, and runs more commands in the same
+// transaction. If Kept of a change is [keep], the old tip is kept, and the name of the ref that
+// keeps it is filled in.
 func (g Gate) move(ctx context.Context, changes []Change, more ...string) error {
 	if len(changes) == 0 && len(more) == 0 {
 		return nil
@@ -101,7 +102,7 @@ func (g Gate) move(ctx context.Context, changes []Change, more ...string) error 
 	return g.record(true, changes)
 }
 
-// errNotMoved is git's refusal, perhaps since a container has moved a ref meanwhile.
+// errNotMoved wraps git's refusal, perhaps because a container has moved a ref in the meantime.
 var errNotMoved = errors.New("move the gate's refs")
 
 // keep stands for the name of a kept ref that is not known yet.

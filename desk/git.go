@@ -1,4 +1,5 @@
-// Running git: for the operator, for nobody in particular, and as the gate's user.
+// Runs git: in the desk, with or without the operator's settings, and in another repository, as
+// the user whom that belongs to.
 
 package desk
 
@@ -20,7 +21,7 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// User is whom a repository belongs to.
+// User is the owner of a repository.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32
@@ -37,8 +38,8 @@ type Repository struct {
 // setting is a line of git's configuration.
 type setting struct{ name, value string }
 
-// environment returns what git needs to work on its own: no configuration of a user or of
-// the machine, no replace refs, no network.
+// environment returns an environment in which git depends on nothing but the settings: it reads
+// no configuration of a user or the machine and no replace refs, and fetches no missing objects.
 func environment(settings []setting) []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"),
@@ -61,7 +62,7 @@ func environment(settings []setting) []string {
 	return env
 }
 
-// quiet keeps git from doing more than it is asked for.
+// quiet keeps git from doing more than it was told to.
 var quiet = []setting{
 	{"core.hooksPath", "/dev/null"},
 	{"core.attributesFile", "/dev/null"},
@@ -97,7 +98,7 @@ func disabledHooks() (settings []setting) {
 	return settings
 }
 
-// gitCommand returns a command of git's. If the context ends, so do git, which removes its
+// gitCommand returns a git command. If the context ends, so do git, which removes its
 // lock files then, and what git has started: it leaves behind an ssh that waits for a server.
 func gitCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "git", args...)
@@ -126,7 +127,7 @@ func descendants(pid int) (all []int) {
 	return all
 }
 
-// git returns a command of git's in the repository, as its user.
+// git returns a git command in the repository, run as its user.
 func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 	return r.run(ctx, environment(hostile), slices.Concat([]string{"--git-dir", r.Path}, args)...)
 }
@@ -136,7 +137,7 @@ func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 // a git that was given descriptors keeps open while it waits for upload-pack.
 func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := gitCommand(ctx, args...)
-	cmd.Dir = "/" // our own may be gone
+	cmd.Dir = "/" // our working directory may be gone
 	if r.As != nil {
 		untrusted.As(cmd, r.As.UID, r.As.GID, r.As.Groups...)
 		env = append(env, "HOME="+r.As.Home)
@@ -147,8 +148,8 @@ func (r Repository) run(ctx context.Context, env []string, args ...string) *exec
 	return cmd
 }
 
-// local returns a command of git's in the desk that needs nothing of the operator's: what
-// it does, and what it shows, depends on no setting.
+// local returns a git command in the desk that does not depend on the operator's environment and
+// settings.
 func (d *Desk) local(ctx context.Context, args ...string) *exec.Cmd {
 	settings := append(slices.Clone(quiet), setting{"attr.tree", emptyTree(d.format)})
 	cmd := gitCommand(ctx, slices.Concat([]string{"--no-replace-objects", "--git-dir", d.path}, args)...)
@@ -157,7 +158,7 @@ func (d *Desk) local(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// forOrigin are the settings of the operator's that must not change what is done.
+// forOrigin overrides those of the operator's settings that would change what a command does.
 var forOrigin = slices.Concat(quiet, []setting{
 	{"fetch.fsckObjects", "false"}, // an old history has faults that cannot be fixed
 	{"fetch.recurseSubmodules", "false"},
@@ -173,8 +174,8 @@ var forOrigin = slices.Concat(quiet, []setting{
 	{"fetch.uriProtocols", ""},
 })
 
-// operators returns a command of git's in the desk that has the operator's environment and
-// settings: ssh, credential helpers, proxies.
+// operators returns a git command in the desk with the operator's environment and settings, such
+// as those for ssh, credential helpers and proxies.
 func (d *Desk) operators(ctx context.Context, args ...string) *exec.Cmd {
 	all := []string{"--no-replace-objects", "--git-dir", d.path}
 	for _, s := range forOrigin {
@@ -192,8 +193,8 @@ func (d *Desk) operators(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ofARepository are the variables that have git work elsewhere than it is told (git
-// rev-parse --local-env-vars), but for configuration.
+// ofARepository are the variables that would make git work in another repository (git rev-parse
+// --local-env-vars), without those for configuration.
 var ofARepository = []string{
 	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_OBJECT_DIRECTORY", "GIT_DIR", "GIT_WORK_TREE",
 	"GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE", "GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS",
@@ -204,8 +205,8 @@ var ofARepository = []string{
 // output runs a command and returns what it prints, without the last newline.
 func output(cmd *exec.Cmd) (string, error) { return start(cmd, 0)() }
 
-// start starts a command, and returns a function that waits for its output. More than limit, in
-// bytes, is an error; 0 is the limit of [untrusted.Output].
+// start starts a command, and returns a function that waits for its output. Output of more than
+// limit bytes is an error; with 0, the limit is that of [untrusted.Output].
 func start(cmd *exec.Cmd, limit int) (wait func() (string, error)) {
 	out := untrusted.Output{Limit: limit}
 	cmd.Stdout = &out
@@ -225,13 +226,13 @@ func feed(cmd *exec.Cmd, text string) error {
 	return finish(cmd)
 }
 
-// finish runs a command. An error has what it said.
+// finish runs a command. An error quotes what the command wrote to standard error.
 func finish(cmd *exec.Cmd) error {
 	said := keepErrors(cmd)
 	return failure(cmd.Run(), said)
 }
 
-// keepErrors keeps what a command says, beside what else becomes of that.
+// keepErrors returns a copy of what a command writes to standard error.
 func keepErrors(cmd *exec.Cmd) *untrusted.Output {
 	var said untrusted.Output
 	if cmd.Stderr == nil {
@@ -249,7 +250,7 @@ func failure(err error, said *untrusted.Output) error {
 	}
 	var lines []string
 	for line := range strings.SplitSeq(said.String(), "\n") {
-		// ssh draws boxes of @ around what it has to say.
+		// ssh draws boxes of @ around its warnings.
 		if line = strings.TrimSpace(line); strings.Trim(line, "@") != "" {
 			lines = append(lines, line)
 		}
@@ -260,7 +261,7 @@ func failure(err error, said *untrusted.Output) error {
 	return fmt.Errorf("git: %w: %s", err, strings.Join(lines, "; "))
 }
 
-// answer runs a command whose exit status is the answer, 0 or 1.
+// answer runs a command whose exit status is its answer: 0 for yes, 1 for no.
 func answer(cmd *exec.Cmd) (bool, error) {
 	err := finish(cmd)
 	if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == 1 {

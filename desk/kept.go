@@ -1,4 +1,4 @@
-// Names old tips that are kept, and says for how long: refs/terok/kept/<time>-<number>/<ref>, in the gate's repository.
+// Names the refs that keep old tips, refs/terok/kept/<time>-<number>/<ref>, and parses such names.
 
 package desk
 
@@ -17,19 +17,20 @@ const keptTime = "20060102T150405Z"
 // Kept is an old tip of a ref that was deleted, or moved other than forward.
 type Kept struct {
 	Ref    string    `json:"ref"`    // what it was the tip of
-	Commit string    `json:"commit"` // an annotated tag, perhaps
-	Time   time.Time `json:"time"`   // when it was no longer
+	Commit string    `json:"commit"` // the old tip; it may be an annotated tag
+	Time   time.Time `json:"time"`   // when the ref was deleted or moved
 	Name   string    `json:"name"`   // the ref that keeps it
 }
 
-// NewKept returns the name of a ref that keeps the old tip of another one. number tells those
-// of one time apart.
+// NewKept returns the name of a ref that keeps the old tip of another one. Names of the same
+// time need different numbers.
 func NewKept(ref string, at time.Time, number int) string {
 	at = at.UTC()
 	return fmt.Sprintf("%s%s-%09d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
 }
 
-// keptIn returns what refs keep, newest first. Names that are not understood are left out.
+// keptIn returns the old tips that refs keep, newest first. It leaves out names that it does not
+// understand.
 func keptIn(all refs) (kept []Kept) {
 	for name, id := range all {
 		rest, is := strings.CutPrefix(name, keptPrefix)

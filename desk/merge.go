@@ -1,25 +1,25 @@
-// A three-way merge of refs: what becomes of the gate's when upstream has moved.
+// Decides what sync does with each of the gate's refs, by a three-way merge with upstream's.
 
 package desk
 
 import "strings"
 
-// verdict is what is to be done with a ref of the gate's.
+// verdict is the decision about one of the gate's refs.
 type verdict int
 
 const (
 	same    verdict = iota // gate and upstream have the same, or neither has anything
 	create                 // upstream has it, and the gate does not
-	follow                 // the gate goes where upstream has gone
-	forward                // the same, and nothing is left behind
+	follow                 // set it to what upstream has, and keep the old tip
+	forward                // move it forward to what upstream has
 	ahead                  // containers have moved it, upstream has not
 	theirs                 // upstream never had it
 	waits                  // both have moved it
 )
 
-// judge returns what is to be done with a ref, of which upstream has one value, had another
-// one last, and the gate has a third; "" is none. isForward is asked whether upstream has
-// the gate's in its history.
+// judge decides about a ref, by three values: upstream's (origin), what upstream had when the
+// gate last took it (last), and the gate's; "" means that there is none. isForward reports
+// whether upstream's value has the gate's in its history.
 func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, error) {
 	switch {
 	case origin == gate:
@@ -29,7 +29,7 @@ func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, 
 	case last == "" && origin == "":
 		return theirs, nil
 	case gate == last && origin == "":
-		return follow, nil // nothing of a deleted ref is looked at
+		return follow, nil // upstream has deleted it, so there is no history to look at
 	case origin == last:
 		return ahead, nil
 	case gate == last, last == "":
@@ -46,8 +46,8 @@ func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, 
 	return waits, nil
 }
 
-// inTheWay returns a ref among all that keeps another one from being created: git has no
-// ref below another.
+// inTheWay returns an existing ref that keeps another one from being created, or "": git allows
+// no ref below another.
 func inTheWay(ref string, all refs, parents map[string]string) string {
 	for i := strings.LastIndexByte(ref, '/'); i > 0; i = strings.LastIndexByte(ref[:i], '/') {
 		if all[ref[:i]] != "" {
@@ -57,7 +57,7 @@ func inTheWay(ref string, all refs, parents map[string]string) string {
 	return parents[ref]
 }
 
-// parentsOf returns, for each directory that refs are in, one of the refs.
+// parentsOf returns one of the refs in each directory of refs, by directory.
 func parentsOf(all refs) map[string]string {
 	parents := map[string]string{}
 	for ref := range all {

@@ -1,4 +1,4 @@
-// Upstream: what a project's source has.
+// Lists and fetches what upstream has, which is a project's source.
 
 package desk
 
@@ -23,9 +23,8 @@ type origin struct {
 	head string // its default branch; "" if it has none
 }
 
-// fetchOrigin asks upstream what it has, and fetches what the desk lacks. If there is nothing
-// new, that is one connection, during which the desk's refs are read: known is what they were
-// before.
+// fetchOrigin asks upstream what it has, and fetches what the desk lacks; a second connection is
+// made only for that. known are the desk's refs before the fetch, which are read meanwhile.
 func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error) {
 	wait := d.startRefs(ctx)
 	o, err = d.listOrigin(ctx)
@@ -106,10 +105,10 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 	return o, nil
 }
 
-// speak runs a command in the desk that speaks to a service of upstream's git. A directory
-// is served by its owner, who reads it, without the operator's settings. A push has hooks run
-// there, so git must find that the directory belongs to the user who runs it, or that the
-// operator trusts it.
+// speak runs a command in the desk that speaks to a service of upstream's git. If the source is
+// a directory, the service runs as its owner, without the operator's settings. A push runs the
+// directory's hooks, so git serves it only if the directory belongs to the user who runs git, or
+// if the operator's configuration trusts it.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
 	if !IsDirectory(d.Source) {
 		err := finish(command(d.Source))

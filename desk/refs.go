@@ -1,4 +1,5 @@
-// Reading refs, which may be a liar's.
+// Reads lists of refs that git prints, and checks every id and name: the repository's user may
+// be hostile.
 
 package desk
 
@@ -17,8 +18,9 @@ const refFormat = "--format=%(objectname) %(refname)"
 // listRefs runs a command that prints an object id and a name in each line.
 func listRefs(cmd *exec.Cmd) (refs, error) { return startRefs(cmd)() }
 
-// refsLimit is how many bytes of refs are read. Containers choose names of 4,000 bytes, and what
-// is kept of a task has 1,000 of them: a few must not have the operator's commands fail.
+// refsLimit is how many bytes of refs are read. It is this high because containers choose names of
+// up to 4,000 bytes, of which the gate may keep 1,000 for each task: a few such tasks must not make
+// the operator's commands fail.
 const refsLimit = 512 << 20
 
 // startRefs starts such a command, and returns a function that waits for the refs.
@@ -38,14 +40,14 @@ func parseRefs(text string) (refs, error) {
 	for line := range strings.Lines(text) {
 		id, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if !isID(id) || checkRef(name) != nil {
-			return nil, fmt.Errorf("no ref is described by %q", line)
+			return nil, fmt.Errorf("%q does not describe a ref", line)
 		}
 		all[name] = id
 	}
 	return all, nil
 }
 
-// below returns the refs below a prefix, by what follows it.
+// below returns the refs below a prefix, with then in the prefix's place.
 func (r refs) below(prefix, then string) refs {
 	all := refs{}
 	for name, id := range r {
@@ -61,26 +63,26 @@ func IsFullID(text string) bool {
 	return (len(text) == 40 || len(text) == 64) && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// isID reports whether the text is the full id of an object: zeros stand for none.
+// isID reports whether the text is the full id of an object. All zeros mean that there is none.
 func isID(text string) bool { return IsFullID(text) && strings.Trim(text, "0") != "" }
 
-// checkRef returns an error if the name is no full ref name, as git-check-ref-format(1)
-// has it.
+// checkRef returns an error unless the name is a full ref name by the rules of
+// git-check-ref-format(1).
 func checkRef(name string) error {
 	bad := func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune(" ~^:?*[\\", r) }
 	if !strings.HasPrefix(name, "refs/") || strings.ContainsFunc(name, bad) ||
 		strings.Contains(name, "..") || strings.Contains(name, "@{") || strings.HasSuffix(name, ".") {
-		return fmt.Errorf("%q is no full ref name", name)
+		return fmt.Errorf("%q is not a full ref name", name)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
-			return fmt.Errorf("%q is no full ref name", name)
+			return fmt.Errorf("%q is not a full ref name", name)
 		}
 	}
 	return nil
 }
 
-// FullRef returns the full name of a branch, or of what is a full ref name already.
+// FullRef returns the full name of a branch. A full ref name is returned as it is.
 func FullRef(name string) (string, error) {
 	if !strings.HasPrefix(name, "refs/") {
 		name = heads + name
@@ -102,8 +104,8 @@ const (
 	incomingPrefix = "refs/terok/incoming/"
 )
 
-// RefCommand returns a command for git update-ref -z --stdin. old is "" for a ref that is not
-// there, new for one that goes.
+// RefCommand returns a command for git update-ref -z --stdin. With old "" it creates the ref,
+// with new "" it deletes it.
 func RefCommand(ref, old, new string) string {
 	switch {
 	case old == "":

@@ -1,4 +1,4 @@
-// Out: a container's commits, when a human says so.
+// Pushes a container's commits to upstream, exactly those that were shown (release).
 
 package desk
 
@@ -16,36 +16,36 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// Offer is a commit of the gate's that could go to a branch or tag of upstream's. What it shows
-// is of this very commit, which is pushed or nothing is.
+// Offer is a commit in the gate that could be pushed to one of upstream's branches or tags. Its
+// methods show this very commit, and [Offer.Release] pushes no other.
 type Offer struct {
-	Ref    string // of the gate's
-	Object string // what is pushed: the commit, or an annotated tag of it
+	Ref    string // the gate's branch or tag
+	Object string // the object to push: the commit, or an annotated tag of it
 	Commit string
 	To     string // upstream's branch or tag
-	Old    string // what that is now; "" if it is not there
-	Ahead  int    // commits that go there, or that upstream's default branch lacks
-	Behind int    // commits of upstream's branch that would go; only force takes them
+	Old    string // the present object of To; "" if it does not exist
+	Ahead  int    // number of commits that To or, if that is new or a tag, upstream's default branch lacks
+	Behind int    // number of commits that To would lose; only force takes them
 
 	desk *Desk
-	at   string // what the gate's ref is
+	at   string // the present object of Ref
 	base string // the commit that it is compared with; "" for none
 }
 
 // Errors of Offer and Release.
 var (
 	ErrNothing = errors.New("upstream has it already")
-	ErrBehind  = errors.New("upstream has commits that would go")
+	ErrBehind  = errors.New("upstream has commits that would be lost")
 	ErrTag     = errors.New("upstream has another tag of that name")
 	ErrMoved   = errors.New("it has moved since it was shown")
 )
 
-// Offer looks at a branch or tag of the gate's, and at upstream's that it could go to. Both are
-// full ref names.
+// Offer fetches and compares the gate's branch or tag, ref, and the branch or tag of upstream that
+// it could be pushed to, to. Both are full ref names.
 func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	for _, name := range []string{ref, to} {
 		if !strings.HasPrefix(name, heads) && !isTag(name) || checkRef(name) != nil {
-			return nil, fmt.Errorf("%q is no branch and no tag", name)
+			return nil, fmt.Errorf("%q is neither a branch nor a tag", name)
 		}
 	}
 	unlock, err := d.lock(ctx)
@@ -68,7 +68,7 @@ func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	}
 	offer.Commit, err = output(d.local(ctx, "rev-parse", "--verify", "--quiet", offer.Object+"^{commit}"))
 	if err != nil || !isTag(ref) && offer.Object != offer.Commit {
-		return nil, errors.Join(fmt.Errorf("%s of the gate's is no commit", ref), err)
+		return nil, errors.Join(fmt.Errorf("%s in the gate is not a commit", ref), err)
 	}
 	if !isTag(to) {
 		offer.Object = offer.Commit
@@ -78,7 +78,7 @@ func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 
 func isTag(ref string) bool { return strings.HasPrefix(ref, tags) }
 
-// KindAndName returns what people call a branch or tag.
+// KindAndName returns a ref's name for people, such as "branch main" or "tag v1.0".
 func KindAndName(ref string) string {
 	if isTag(ref) {
 		return "tag " + strings.TrimPrefix(ref, tags)
@@ -86,7 +86,7 @@ func KindAndName(ref string) string {
 	return "branch " + ShortRef(ref)
 }
 
-// measure counts what would come and go.
+// measure counts the commits that upstream would gain and lose.
 func (o *Offer) measure(ctx context.Context) (err error) {
 	if o.base == "" {
 		o.Ahead, err = o.desk.count(ctx, o.Commit)
@@ -100,14 +100,14 @@ func (o *Offer) measure(ctx context.Context) (err error) {
 	return err
 }
 
-// Takes reports whether something of upstream's would go, which only force does.
+// Takes reports whether upstream would lose commits or a tag, which takes force.
 func (o *Offer) Takes() bool {
 	return o.Behind > 0 || isTag(o.To) && o.Old != "" && o.Old != o.Object
 }
 
-// Log writes the commits that upstream lacks, after the annotated tag if that is pushed.
-// Nothing that they say reaches a terminal other than as text. What pushed says of a commit,
-// if it says anything, is a line of its own.
+// Log writes the commits that upstream lacks, after the annotated tag if that is pushed. All
+// that they contain is made safe for a terminal. If pushed returns text for a commit, that is
+// a line of its own.
 func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string) string) error {
 	for object := o.Object; object != o.Commit; {
 		text, err := output(o.desk.local(ctx, "cat-file", "tag", object))
@@ -126,7 +126,7 @@ func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string)
 	return errors.Join(o.log(ctx, lines, o.Commit, o.base), lines.flush())
 }
 
-// Lost writes the commits of upstream's branch that would go.
+// Lost writes the commits that upstream's branch would lose.
 func (o *Offer) Lost(ctx context.Context, w io.Writer) error {
 	if o.Old == "" {
 		return nil
@@ -145,8 +145,8 @@ func (o *Offer) log(ctx context.Context, w io.Writer, tip, without string) error
 	return copyTo(printable.Writer(w), o.desk.local(ctx, append(args, "--")...))
 }
 
-// pushedLines adds a line after each that begins a commit. No other line of a log begins so:
-// what commits say is indented.
+// pushedLines adds a line after each line that begins a commit. No other line of a log can begin
+// so, since commit messages are indented.
 type pushedLines struct {
 	w      io.Writer
 	pushed func(commit string) string
@@ -178,10 +178,10 @@ func (p *pushedLines) flush() error {
 	return err
 }
 
-// Diff writes what the commit changes, compared with where its history left upstream's; after
-// a merge of what upstream merged as well that can be several commits, and with one of them
-// alone a merge that undoes the other shows nothing. No attribute and no setting keeps
-// anything out of it, and nothing in it reaches a terminal other than as text.
+// Diff writes what the commit changes, compared with the commits where its history left
+// upstream's. Merges can make that several commits. It compares with each: a merge that undoes
+// another change might show nothing if compared with only one of them. No attribute and no
+// setting hides anything, and all of the output is made safe for a terminal.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -219,8 +219,8 @@ func (o *Offer) bases(ctx context.Context) ([]string, error) {
 	return strings.Fields(bases), nil
 }
 
-// FirstWith returns, of the commits that upstream lacks, which of these tips of the gate's was
-// the first to have it, as an index of tips.
+// FirstWith returns, for each commit that upstream lacks, the index of the first of these tips
+// of the gate's that has it.
 func (o *Offer) FirstWith(ctx context.Context, tips []string) (map[string]int, error) {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -229,16 +229,16 @@ func (o *Offer) FirstWith(ctx context.Context, tips []string) (map[string]int, e
 	return o.desk.Gate.firstWith(ctx, tips, bases)
 }
 
-// unrelated reports whether two commits have no history in common: git says nothing, and
-// ends with 1.
+// unrelated reports whether an error of git merge-base means that two commits have no common
+// history: git prints nothing then, and its exit status is 1.
 func unrelated(err error) bool {
 	exit := new(exec.ExitError)
 	return errors.As(err, &exit) && exit.ExitCode() == 1
 }
 
-// Release pushes the object to upstream's branch or tag, if that and the gate's are still what
-// they were. Commits and tags of upstream's go with force alone. What upstream says goes
-// to said, as text.
+// Release pushes the object to upstream's branch or tag, unless that or the gate's has moved
+// since the offer was made. Upstream loses commits or a tag only with force. What upstream says
+// is written to said, made safe for a terminal.
 func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 	d := o.desk
 	switch {
@@ -275,8 +275,8 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 	return d.released(ctx, o)
 }
 
-// push pushes the object, with a lease on what upstream's ref was when it was judged:
-// the lease alone would force.
+// push pushes the object with --force-with-lease, which names what upstream's ref was when the
+// offer was made. Release has checked that nothing is lost without force: a lease does not.
 func (o *Offer) push(ctx context.Context, said io.Writer) error {
 	return o.desk.speak(ctx, func(address string) *exec.Cmd {
 		cmd := o.desk.operators(ctx, "push", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no", "--no-progress",
@@ -286,8 +286,8 @@ func (o *Offer) push(ctx context.Context, said io.Writer) error {
 	}, "receive-pack")
 }
 
-// keepLost keeps, at the desk, what upstream is about to lose, and drops what has been kept
-// for long enough.
+// keepLost keeps at the desk what upstream is about to lose, and drops what has been kept for
+// long enough.
 func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	known, err := d.refs(ctx)
 	if err != nil {
@@ -303,7 +303,7 @@ func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	return d.update(ctx, commands)
 }
 
-// released notes in the desk what upstream has now, and that the gate has it.
+// released records in the desk what upstream has now, and that the gate has it.
 func (d *Desk) released(ctx context.Context, o *Offer) error {
 	known, err := d.refs(ctx)
 	if err != nil {

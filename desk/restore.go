@@ -1,4 +1,4 @@
-// Bringing back what was deleted, or forced away.
+// Lists, brings back and drops the old tips of refs that were deleted or forced (restore).
 
 package desk
 
@@ -14,8 +14,8 @@ func (g Gate) Kept(ctx context.Context) ([]Kept, error) {
 	return keptIn(all), err
 }
 
-// Restore has a ref be again what it was before it was last deleted or forced. What it is
-// now is kept. The name of a kept ref brings that one back.
+// Restore sets a ref to what it was before it was last deleted or forced, or to what a kept ref
+// has if name is that of a kept ref. The present tip is kept in turn.
 func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	all, _, err := g.refs(ctx)
 	if err != nil {
@@ -39,8 +39,8 @@ func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	return Change{}, fmt.Errorf("nothing is kept of %s", ShortRef(name))
 }
 
-// Forget drops what is kept of a ref, or under the name of a kept ref, and returns what that
-// was.
+// Forget drops all old tips that are kept of a ref, or the one that the kept ref name has. It
+// returns those that it has dropped.
 func (g Gate) Forget(ctx context.Context, name string) ([]Kept, error) {
 	dropped, err := g.drop(ctx, func(k Kept) bool { return k.Ref == name || k.Name == name })
 	if err == nil && len(dropped) == 0 {
@@ -49,7 +49,7 @@ func (g Gate) Forget(ctx context.Context, name string) ([]Kept, error) {
 	return dropped, err
 }
 
-// Expire drops what was kept before a time.
+// Expire drops the old tips that were kept before a time, and returns them.
 func (g Gate) Expire(ctx context.Context, before time.Time) ([]Kept, error) {
 	return g.drop(ctx, func(k Kept) bool { return k.Time.Before(before) })
 }

@@ -1,9 +1,10 @@
-// What containers pushed and upstream lacks.
+// Lists the branches that containers pushed and upstream lacks (review).
 
 package desk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,20 +12,20 @@ import (
 	"time"
 )
 
-// Branch is a branch of the gate's with commits that upstream lacks.
+// Branch is one of the gate's branches, with commits that upstream lacks.
 type Branch struct {
 	Ref     string    `json:"ref"`
 	Commit  string    `json:"commit"`
-	Base    string    `json:"base"`   // the branch of upstream's that it is compared with; none: there is none
-	Ahead   int       `json:"ahead"`  // commits that the base lacks
-	Behind  int       `json:"behind"` // commits of the base's that it lacks
-	Author  string    `json:"author"` // of the last commit, as that says
+	Base    string    `json:"base"`   // upstream's branch that it is compared with; empty if there is none
+	Ahead   int       `json:"ahead"`  // number of commits that the base lacks
+	Behind  int       `json:"behind"` // number of the base's commits that it lacks
+	Author  string    `json:"author"` // of the last commit, by its own account
 	Subject string    `json:"subject"`
 	Time    time.Time `json:"time"`
 }
 
-// Review returns the branches of the gate's that have commits which no branch or tag of
-// upstream's has, by name.
+// Review returns the gate's branches with commits that none of upstream's branches and tags has,
+// sorted by name.
 func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -39,7 +40,7 @@ func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
 	for _, ref := range union(gate) {
 		b := Branch{Ref: ref, Commit: gate[ref]}
 		if is, err := d.isCommit(ctx, b.Commit); err != nil || !is {
-			return nil, fmt.Errorf("%s of the gate's is no commit (%w)", ref, err)
+			return nil, errors.Join(fmt.Errorf("%s in the gate is not a commit", ref), err)
 		}
 		lacks, err := output(d.local(ctx, "rev-list", "--max-count=1", b.Commit, "--not", "--glob="+originPrefix))
 		if err != nil {
@@ -56,8 +57,8 @@ func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
 	return branches, nil
 }
 
-// look fetches what upstream has, and the branch of the gate's, or all that upstream has
-// not.
+// look fetches what upstream has, and from the gate one branch or tag or, with "", all branches
+// that upstream lacks.
 func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, err error) {
 	o, known, err := d.fetchOrigin(ctx)
 	if err != nil {
@@ -94,7 +95,7 @@ func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, er
 	return o, gate, err
 }
 
-// forget drops what was looked at before and is not looked at any more.
+// forget drops reviewed commits that are not among those still to be reviewed.
 func (d *Desk) forget(ctx context.Context, known refs, still []string) error {
 	var commands string
 	for id := range known.below(gatePrefix, "") {
@@ -105,8 +106,8 @@ func (d *Desk) forget(ctx context.Context, known refs, still []string) error {
 	return d.update(ctx, commands)
 }
 
-// base returns what a branch is compared with: upstream's of that name, or upstream's
-// default branch.
+// base returns the branch that one is compared with: upstream's branch of the same name, or else
+// its default branch.
 func (o origin) base(ref string) string {
 	if o.refs[ref] != "" {
 		return ref
@@ -114,7 +115,7 @@ func (o origin) base(ref string) string {
 	return o.head
 }
 
-// describe fills in what the branch has and lacks, and what its last commit says.
+// describe fills in how far the branch is ahead and behind, and what its last commit says.
 func (d *Desk) describe(ctx context.Context, o origin, b *Branch) (err error) {
 	if b.Base = o.base(b.Ref); b.Base == "" {
 		b.Ahead, err = d.count(ctx, b.Commit)

@@ -29,20 +29,21 @@ import (
 type Source struct {
 	Source string `json:"source"` // an address that git knows, or a directory
 
-	// What the hook can have git rewrite; empty if the source is no address of a forge, or
-	// not of plain characters only. The path has no .git.
+	// The parts of a forge's address, by which git in a container finds the project. They are
+	// empty for a directory, another scheme, or an address with unusual characters. The path has
+	// no .git.
 	Scheme string `json:"scheme,omitempty"` // https or ssh
 	Host   string `json:"host,omitempty"`
 	Port   string `json:"port,omitempty"` // other than the scheme's own
 	Path   string `json:"path,omitempty"`
 }
 
-// SourcesFile returns the path of the file beside the desks that has all projects' sources.
+// SourcesFile returns the path of the file of sources, which is beside the desks.
 func SourcesFile(directory string) string { return filepath.Join(directory, "projects.json") }
 
-// Sources returns the sources of all projects that have one. If the file is not there, no
-// project has. A file that another user than root can change is refused: git goes where it says,
-// with the operator's keys.
+// Sources returns the sources of all projects that have one: none if the file does not exist. It
+// returns an error if a user other than root and the caller can change the file: git connects to
+// the addresses in it, with the operator's keys.
 func Sources(directory string) (map[string]Source, error) {
 	path := SourcesFile(directory)
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
@@ -59,7 +60,7 @@ func Sources(directory string) (map[string]Source, error) {
 		return nil, err
 	}
 	if uid := owner.UID(info); !info.Mode().IsRegular() || uid != 0 && uid != os.Geteuid() || info.Mode()&0o022 != 0 {
-		return nil, fmt.Errorf("%s: is no file that only you can change: user %d's, mode %s", path, uid, info.Mode())
+		return nil, fmt.Errorf("%s is not a file that only you can change: owner %d, mode %s", path, uid, info.Mode())
 	}
 	text, err := io.ReadAll(file)
 	if err != nil {
@@ -73,8 +74,8 @@ func Sources(directory string) (map[string]Source, error) {
 	return all, nil
 }
 
-// Remember notes a project's source; "" for none any more. The file is there whole, or as it
-// was.
+// Remember records a project's source; "" removes it. The file is replaced as a whole or not at
+// all.
 func Remember(directory, project, source string) error {
 	return changeSources(directory, func(all map[string]Source) (changed bool) {
 		_, changed = all[project]
@@ -86,7 +87,7 @@ func Remember(directory, project, source string) error {
 	})
 }
 
-// RenameSource gives a project's source to its new name, which then has no other.
+// RenameSource records a project's source under its new name, in the place of any source there.
 func RenameSource(directory, old, new string) error {
 	return changeSources(directory, func(all map[string]Source) (changed bool) {
 		source, has := all[old]
@@ -100,7 +101,7 @@ func RenameSource(directory, old, new string) error {
 	})
 }
 
-// BeginSources makes the file of sources, unless it is there.
+// BeginSources makes an empty file of sources, unless there is one.
 func BeginSources(directory string) error {
 	return changeSources(directory, func(map[string]Source) bool {
 		_, err := os.Lstat(SourcesFile(directory))
@@ -108,8 +109,8 @@ func BeginSources(directory string) error {
 	})
 }
 
-// changeSources writes the sources that change reports to have changed. No two callers do
-// that at once. Nothing is made where nothing changes.
+// changeSources calls change under a lock, and writes the sources if it reports that they have
+// changed. If they would not change, no directory and no file is made.
 func changeSources(directory string, change func(all map[string]Source) (changed bool)) error {
 	if before, err := Sources(directory); err != nil || !change(maps.Clone(before)) {
 		return err
@@ -134,8 +135,8 @@ func changeSources(directory string, change func(all map[string]Source) (changed
 	return durable.Replace(SourcesFile(directory), append(text, '\n'), 0o600, nil)
 }
 
-// makeDirectory makes the directory of desks. Other users may pass what root makes above it:
-// the gate's user has the token file there.
+// makeDirectory makes the directory of desks. Directories that root makes above it can be entered
+// by other users: the gate's user has the token file there.
 func makeDirectory(directory string) error {
 	if os.Geteuid() == 0 {
 		defer syscall.Umask(syscall.Umask(0o022))
@@ -150,8 +151,8 @@ func makeDirectory(directory string) error {
 }
 
 // CheckDirectory returns an error if a user other than root and the caller can replace a
-// directory of desks, or what is in it: git runs what a desk's configuration names. What is
-// not there yet is not looked at.
+// directory of desks, or anything in it: git runs programs that a desk's configuration names.
+// Directories that do not exist yet are not checked.
 func CheckDirectory(directory string) error {
 	inside, err := store.InUserNamespace()
 	if err != nil {
@@ -170,9 +171,9 @@ func CheckDirectory(directory string) error {
 	return nil
 }
 
-// IsDirectory reports whether a source is a directory. As for git, what has a colon before
-// any slash is an address, even if there is a directory of that name: another user may have
-// made one where the command is run.
+// IsDirectory reports whether a source is a directory. A source with a colon before any slash
+// is an address, even if there is a directory of that name: another user may have made that in
+// the caller's working directory.
 func IsDirectory(source string) bool {
 	before, _, hasColon := strings.Cut(source, ":")
 	if hasColon && !strings.Contains(before, "/") {
@@ -182,8 +183,8 @@ func IsDirectory(source string) bool {
 	return err == nil && info.IsDir()
 }
 
-// CheckSource returns an error for an address that holds a secret: it would be written to a
-// file, and printed. It reads the address as git does, which takes much that is no URL.
+// CheckSource returns an error for an address that holds a secret, which would be written to a
+// file, and printed. It reads the address as git does, which accepts more than valid URLs.
 func CheckSource(source string) error {
 	before, rest, isURL := strings.Cut(source, "://")
 	if !isURL {
@@ -193,19 +194,19 @@ func CheckSource(source string) error {
 	at := strings.LastIndexByte(host, '@')
 	user, _, hasPassword := strings.Cut(host[:max(at, 0)], ":")
 	if hasPassword || strings.Contains(strings.ToLower(before), "http") && looksLikeToken(user) {
-		return errors.New("the address holds a password or token: leave it out, and let a credential helper of git's know it, see gitcredentials(7)")
+		return errors.New("the address holds a password or token: leave it out, and store it in a credential helper of git: see gitcredentials(7)")
 	}
 	return nil
 }
 
-// looksLikeToken reports whether the user of an https address is no name but a token.
+// looksLikeToken reports whether the user of an https address looks like a token, not a name.
 func looksLikeToken(user string) bool {
 	return len(user) >= 20 || slices.ContainsFunc([]string{"ghp_", "gho_", "ghs_", "github_pat_", "glpat-"}, func(prefix string) bool {
 		return strings.HasPrefix(user, prefix)
 	})
 }
 
-// addressOf takes an address of a forge apart.
+// addressOf splits a forge's address into its parts.
 func addressOf(source string) Source {
 	s := Source{Source: source}
 	scheme, rest, isURL := strings.Cut(source, "://")
@@ -238,7 +239,7 @@ func addressOf(source string) Source {
 	return s
 }
 
-// DefaultDirectory returns where root's desks are, or those of the user.
+// DefaultDirectory returns the default directory of root's desks, or of the user's.
 func DefaultDirectory() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok/desk", nil

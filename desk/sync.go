@@ -1,4 +1,4 @@
-// In: upstream's commits.
+// Brings upstream's commits into the gate's repository (sync).
 
 package desk
 
@@ -16,16 +16,16 @@ import (
 // Synced is what a sync has done.
 type Synced struct {
 	Moved []Change // refs of the gate's that have moved
-	Waits []Change // those that wait for somebody to decide
+	Waits []Change // refs that wait for the operator's decision
 	Head  string   // what HEAD names now; "" if that has not changed
 }
 
-// Sync brings upstream's commits in. Of the refs in reset, which are full names, the gate
-// gets what upstream has, whatever containers did; old tips are kept.
+// Sync brings upstream's commits in. The refs in reset, which are full names, are set to what
+// upstream has, whatever containers did; old tips are kept.
 //
-// The gate's refs move in transactions: a container that pushes meanwhile wins or loses
-// whole. If Sync is killed or fails, each ref is where it was or where it was to go, and the
-// next one goes on from there.
+// The gate's refs move in transactions: a container's push at the same time succeeds or fails as
+// a whole. If Sync is killed or fails, each ref is where it was or where it was to go, and the
+// next Sync goes on from there.
 func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -43,8 +43,8 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 		return done, err
 	}
 	for {
-		// What made room for another ref, or was in the way of a container's push, gets
-		// another round.
+		// A deleted ref may have made room for another one, and a container's push may have
+		// stopped a round: both take another round.
 		more, err := s.round(ctx)
 		if err != nil || !more {
 			return s.done, err
@@ -52,26 +52,26 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 	}
 }
 
-// syncing is a sync under way.
+// syncing is a sync in progress.
 type syncing struct {
 	*Desk
 	origin origin
 	last   refs
-	reset  []string // those that are still to be reset
+	reset  []string // refs that are still to be reset
 
 	done     Synced
-	failures int // rounds in a row that a container's push came between
+	failures int // how many rounds in a row failed because of a container's push
 }
 
-// plan is what is to be done in a round.
+// plan is the work of a round.
 type plan struct {
 	moves   []Change // creating and moving
 	deletes []Change
 	waits   []Change
-	last    refs // what the gate has taken when all is done; "" for what is gone
+	last    refs // what the gate will have taken; "" for deleted refs
 }
 
-// round does what is to be done as things are, and reports whether another one could do
+// round compares all refs once, does what follows, and reports whether another round could do
 // more.
 func (s *syncing) round(ctx context.Context) (more bool, err error) {
 	gate, head, err := s.Gate.refs(ctx)
@@ -95,8 +95,8 @@ func (s *syncing) round(ctx context.Context) (more bool, err error) {
 	return len(p.moves)+len(p.deletes) > 0, nil
 }
 
-// again reports whether a container has moved a ref meanwhile. If none has, the error is
-// what it is.
+// again reports whether a round that has failed should be tried again, since a container has
+// moved a ref in the meantime. If none has, again returns the cause.
 func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, error) {
 	const most = 20
 	now, _, err := s.Gate.refs(ctx)
@@ -110,7 +110,7 @@ func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, er
 	return false, cause
 }
 
-// checkReset returns an error if there is nothing that could be reset.
+// checkReset returns an error if a ref that is to be reset exists on neither side.
 func (s *syncing) checkReset(ctx context.Context) error {
 	if len(s.reset) == 0 {
 		return nil
@@ -173,8 +173,8 @@ func (s *syncing) plan(ctx context.Context, gate refs) (p plan, err error) {
 	return p, nil
 }
 
-// apply does what is planned: it creates and moves, then has HEAD name upstream's default
-// branch, then deletes, so that HEAD names no branch that is gone.
+// apply carries out a plan: it creates and moves refs, then sets HEAD to upstream's default
+// branch, and deletes refs last, so that HEAD never names a deleted branch.
 func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) error {
 	if missing := missingIn(gate, p.moves); len(missing) > 0 {
 		if err := s.sendToGate(ctx, missing); err != nil {
@@ -187,7 +187,7 @@ func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) err
 	}
 
 	if err := s.Gate.move(ctx, p.moves, incoming...); err != nil {
-		_ = s.Gate.move(ctx, nil, incoming...) // or the next sync does
+		_ = s.Gate.move(ctx, nil, incoming...) // if that fails, the next sync removes them
 		return err
 	}
 	s.done.Moved = append(s.done.Moved, p.moves...)
@@ -199,15 +199,15 @@ func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) err
 	}
 	s.done.Moved = append(s.done.Moved, p.deletes...)
 
-	// What was reset once is not reset again: containers may push to it in the meantime.
+	// A ref is reset only once: containers may have pushed to it since.
 	for _, c := range slices.Concat(p.moves, p.deletes) {
 		s.reset = slices.DeleteFunc(s.reset, func(ref string) bool { return ref == c.Ref })
 	}
 	return s.remember(ctx, p.last)
 }
 
-// incoming returns the commands that remove what was sent, and what a sync that was killed
-// had sent.
+// incoming returns commands that delete the refs below refs/terok/incoming: this sync's, and
+// those of an earlier one that was killed.
 func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (commands []string, err error) {
 	if len(moves) > 0 {
 		if gate, _, err = s.Gate.refs(ctx); err != nil {
@@ -222,7 +222,7 @@ func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (comm
 	return commands, nil
 }
 
-// nameHead has the gate's HEAD name upstream's default branch, once the gate has that.
+// nameHead sets the gate's HEAD to upstream's default branch, once the gate has that branch.
 func (s *syncing) nameHead(ctx context.Context, p plan, gate refs, head string) error {
 	wanted := s.origin.head
 	created := slices.ContainsFunc(p.moves, func(c Change) bool { return c.Ref == wanted })
@@ -236,7 +236,7 @@ func (s *syncing) nameHead(ctx context.Context, p plan, gate refs, head string) 
 	return nil
 }
 
-// remember notes in the desk what the gate has taken of upstream's.
+// remember records in the desk what the gate has taken from upstream.
 func (s *syncing) remember(ctx context.Context, taken refs) error {
 	var gone, there string
 	for ref, id := range taken {
@@ -249,7 +249,7 @@ func (s *syncing) remember(ctx context.Context, taken refs) error {
 			there += RefCommand(name, last, id)
 		}
 	}
-	// One that is gone may be in the way of another.
+	// Delete first: a deleted ref may be in the way of another one.
 	if err := s.update(ctx, gone); err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (s *syncing) remember(ctx context.Context, taken refs) error {
 	return nil
 }
 
-// missingIn returns the new tips that no ref of the gate's has.
+// missingIn returns the new tips that none of the gate's refs names.
 func missingIn(gate refs, moves []Change) (ids []string) {
 	has := map[string]bool{}
 	for _, id := range gate {

@@ -1,4 +1,4 @@
-// Which commits of the gate's have another one in their history.
+// Finds commits in the gate's repository, and those that have another one in their history (who).
 
 package desk
 
@@ -11,23 +11,23 @@ import (
 	"strings"
 )
 
-// Tips returns what the gate's branches and tags are now, by full ref name.
+// Tips returns the present objects of the gate's branches and tags, by full ref name.
 func (g Gate) Tips(ctx context.Context) (map[string]string, error) {
 	all, _, err := g.refs(ctx)
 	return all.branchesAndTags(), err
 }
 
-// Find returns the full id of the only commit of the gate's whose id begins so. A full id
-// need not be there.
+// Find returns the full id of the one commit in the gate's repository whose id begins with
+// prefix. It returns a full id as it is, even if the repository lacks it.
 func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
 	if isID(prefix) {
 		return prefix, nil
 	}
 	if len(prefix) < 4 || strings.Trim(prefix, "0123456789abcdef") != "" {
-		return "", fmt.Errorf("%q is no commit's id", prefix)
+		return "", fmt.Errorf("%q is not a commit id", prefix)
 	}
 
-	// A name that containers choose is no id, whatever it looks like.
+	// This looks for ids alone: a container may have given a ref a name that looks like one.
 	objects, err := output(g.git(ctx, "rev-parse", "--disambiguate="+prefix))
 	if err != nil {
 		return "", err
@@ -43,11 +43,11 @@ func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
 	case 1:
 		return slices.Collect(maps.Keys(commits))[0], nil
 	}
-	return "", fmt.Errorf("%d commits of the gate's begin with %s: give more of the id", len(commits), prefix)
+	return "", fmt.Errorf("%d commits in the gate begin with %s: give more of the id", len(commits), prefix)
 }
 
-// Containing returns those of the tips that are the object, or have it in their history if it
-// is a commit. Of a tip that is not there any more, no history is known.
+// Containing returns the tips that are the object or, if it is a commit, have it in their
+// history. A tip that the gate no longer has is left out.
 func (g Gate) Containing(ctx context.Context, object string, tips []string) (map[string]bool, error) {
 	containing := map[string]bool{object: true}
 	commits, err := g.commits(ctx, append(slices.Clone(tips), object))
@@ -65,8 +65,8 @@ func (g Gate) Containing(ctx context.Context, object string, tips []string) (map
 	return containing, nil
 }
 
-// commits returns the commits among objects, by what they are asked for as: a tag stands for
-// what it is of.
+// commits returns the commits of objects, by object: a commit is its own, and an annotated tag's
+// is the commit that it names. Other objects are left out.
 func (g Gate) commits(ctx context.Context, objects []string) (map[string]string, error) {
 	var asked strings.Builder
 	for _, id := range objects {
@@ -89,7 +89,7 @@ func (g Gate) commits(ctx context.Context, objects []string) (map[string]string,
 	return commits, nil
 }
 
-// descendants returns those of the tips that have a commit in their history.
+// descendants reports for each of the tips whether it is a descendant of the commit.
 func (g Gate) descendants(ctx context.Context, commit string, tips []string) (map[string]bool, error) {
 	walk := g.git(ctx, "rev-list", "--ancestry-path", "--stdin")
 	walk.Stdin = strings.NewReader("^" + commit + "\n" + strings.Join(tips, "\n") + "\n")
@@ -118,8 +118,8 @@ func (g Gate) descendants(ctx context.Context, commit string, tips []string) (ma
 	return later, lines.Err()
 }
 
-// firstWith returns for each commit in the history of the tips, but not of others, which of the
-// tips is the first to have it.
+// firstWith returns, for each commit in the history of the tips and not in that of without, the
+// index of the first tip that has it.
 func (g Gate) firstWith(ctx context.Context, tips, without []string) (map[string]int, error) {
 	commits, err := g.commits(ctx, tips)
 	if err != nil || len(commits) == 0 {

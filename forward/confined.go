@@ -1,4 +1,4 @@
-// Tries what a forwarder must not be able to do.
+// Checks that a firewall keeps the forwarder from all addresses but those of its services.
 
 package forward
 
@@ -14,10 +14,9 @@ import (
 // its services.
 var ErrNotConfined = errors.New("nothing keeps terok-gate forward from other addresses than those of its services")
 
-// CheckConfined tries to send a datagram to an address of this machine that is none of the
-// services'. That fails where a firewall lets this process reach the services alone, as
-// IPAddressDeny= of systemd does. If it does not fail, the error wraps [ErrNotConfined]. No
-// datagram leaves this machine.
+// CheckConfined tries to send a datagram to a loopback address that no service has. That fails
+// if a firewall lets this process reach only the services, as IPAddressDeny= of systemd does. If
+// it succeeds, CheckConfined returns an error wrapping [ErrNotConfined].
 func CheckConfined(services map[string]Target) error {
 	other := otherAddress(services)
 	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(other))

@@ -1,4 +1,5 @@
-// Serves one connection, from its judgement to its line in the trail.
+// Serves one connection: authorizes it, connects it to the service, copies both ways, cuts it when
+// the right to it ends, and records it in the trail.
 
 package forward
 
@@ -21,8 +22,8 @@ const dialPatience = 10 * time.Second
 
 var errNotAllowed = errors.New("no container in this network may use the service")
 
-// connect connects a client to the service of its listener, and records how that went. A client
-// that is not connected is reset: it can tell that from an empty answer.
+// connect connects a client to the service of its listener, and records the result. A client that
+// cannot be connected is reset, so that it does not mistake the failure for an empty answer.
 func (f *Forwarder) connect(there *networks.Network, client net.Conn) {
 	began := time.Now()
 	f.counts.underWay.Inc()
@@ -70,7 +71,7 @@ func (f *Forwarder) connect(there *networks.Network, client net.Conn) {
 	}
 }
 
-// record writes an event to the trail, or sums it up with others.
+// record writes an event to the trail, or summarizes it with others.
 func (f *Forwarder) record(e trail.Event) {
 	origin := "token " + e.Fingerprint
 	if e.Fingerprint == "" {
@@ -79,9 +80,9 @@ func (f *Forwarder) record(e trail.Event) {
 	f.summary.Add(origin, e.Service, e)
 }
 
-// judge returns a context for as long as a container of the network may use the service that is
-// served there, and which container that is, or why none may. Containers that share the network
-// cannot be told apart, so if the right of one ends, that of another counts.
+// judge returns a context that lasts as long as a container in the network may use the service
+// that is served there, and that container's pass. If none may, it returns an error. Containers
+// that share the network cannot be told apart, so if one loses the right, another's is used.
 func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func(), err error) {
 	while, cancel := context.WithCancelCause(f.ctx)
 	who, err = f.rely(while, cancel, there)
@@ -91,8 +92,8 @@ func (f *Forwarder) judge(there *networks.Network) (while context.Context, who s
 	return while, who, func() { cancel(nil) }, err
 }
 
-// rely cancels a context when no container of the network may use the service any more. It
-// returns the container that it relies on now.
+// rely cancels the context when no container in the network may use the service any more. It
+// returns the pass of the container whose right it relies on now.
 func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (_ store.Pass, why error) {
 	why = errNotAllowed
 	for _, member := range f.networks.Members(there) {
@@ -131,15 +132,15 @@ type pair struct {
 	sent, received  atomic.Int64 // bytes to and from the service
 }
 
-// copy copies both ways until both ends have closed. If an end fails, both are reset, and copy
+// copy copies both ways until both ends are closed. If an end fails, both are reset, and copy
 // returns the error.
 func (p *pair) copy() error {
 	sent := make(chan error, 1)
 	go func() { sent <- p.copyHalf(p.service, p.client, &p.sent) }()
 	received := p.copyHalf(p.client, p.service, &p.received)
 
-	// A client that closes its end altogether resets the rest of the answer. It has said that it
-	// is done, so that is no error.
+	// A client that has sent everything may close both directions without reading the rest of
+	// the answer. That resets the connection, and is not an error.
 	if err := <-sent; err != nil || received == nil || !isLeaving(received) {
 		return errors.Join(err, received)
 	}
@@ -156,7 +157,7 @@ func (p *pair) copyHalf(to, from net.Conn, bytes *atomic.Int64) error {
 		return err
 	}
 	if half, ok := networks.Plain(to).(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite() // an end that is gone has an error for the other half
+		_ = half.CloseWrite() // if that end is gone, the other half returns the error
 	}
 	return nil
 }
@@ -172,7 +173,7 @@ func (p *pair) close() {
 	p.service.Close()
 }
 
-// reset closes a connection without waiting for anything, so that its end is told that it was cut.
+// reset closes a connection at once, by a TCP reset, so that its peer can tell that it was cut.
 func reset(conn net.Conn) {
 	if tcp, ok := networks.Plain(conn).(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -180,12 +181,12 @@ func reset(conn net.Conn) {
 	conn.Close()
 }
 
-// isLeaving reports whether an error says that the other end has gone.
+// isLeaving reports whether an error means that the peer has closed the connection.
 func isLeaving(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// reason returns the kernel's reason for an error. The rest would repeat addresses.
+// reason returns the kernel's reason for an error. The whole error would repeat addresses.
 func reason(err error) string {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {

@@ -4,7 +4,7 @@
 //   - A connection is only ever made to the address of a service, for a container whose token
 //     names that service, while the token is valid and the container's process lives.
 //   - When that ends, both ends of the connection are cut.
-//   - What is sent is not looked into, and arrives as it was sent, with each end's own close.
+//   - Data arrives as it was sent, and is not inspected. Each end closes its own direction.
 //   - A container that floods its listener, or does not read, costs descriptors and some memory,
 //     within the limits of package networks, and never another container's connections.
 //

@@ -1,5 +1,5 @@
-// The forwarder: its settings, its start and its end, and the loop that accepts connections. How
-// many a container may have at once is set in internal/networks.
+// Makes, runs and stops the forwarder, which accepts connections in containers' networks. How many
+// a container may have at once is set in internal/networks.
 
 package forward
 
@@ -33,7 +33,7 @@ type Settings struct {
 	// Trail gets every event. It may be called by many goroutines at once.
 	Trail func(...trail.Event) error
 
-	// Keeper keeps what the next forwarder needs to go on in containers' networks; nil for none.
+	// Keeper, unless it is nil, keeps what the next forwarder needs to go on serving containers.
 	Keeper networks.Keeper
 }
 
@@ -72,7 +72,7 @@ func New(s Settings) (f *Forwarder, err error) {
 	return f, err
 }
 
-// takes refuses a hook that asks for a service that there is not, or for the gate.
+// takes returns an error unless a hook asks for one of the forwarder's services.
 func (f *Forwarder) takes(r control.Request) error {
 	if _, has := f.Services[r.Service]; !has {
 		return fmt.Errorf("%w: %.64q", control.NoService, r.Service)
@@ -85,12 +85,12 @@ func (f *Forwarder) takes(r control.Request) error {
 // are answered.
 func (f *Forwarder) ServeControl(l *net.UnixListener) { f.networks.ServeControl(f.hearing, l) }
 
-// Restore goes on where the last forwarder ended: files are what that had kept, by the names
-// that it gave them. Restore closes them.
+// Restore goes on where the last forwarder ended. The files are those that its Keeper kept, with
+// the names under which they were kept. Restore closes them.
 func (f *Forwarder) Restore(files []*os.File) { f.networks.Restore(files) }
 
-// Stop accepts no new connections, waits for those that are open until ctx is done, and cuts
-// what is left. With a Keeper, hooks are answered meanwhile, and connections wait in the kernel
+// Stop stops accepting connections, waits for the open ones until ctx is done, and then cuts
+// them. With a Keeper, hooks are still answered meanwhile, and new connections wait in the kernel
 // for the next forwarder.
 func (f *Forwarder) Stop(ctx context.Context) {
 	f.mu.Lock()
@@ -117,7 +117,8 @@ func (f *Forwarder) Metrics() http.Handler {
 	return promhttp.HandlerFor(f.counts.registry, promhttp.HandlerOpts{})
 }
 
-// serve connects the clients of a listener, until that is closed or the forwarder stops.
+// serve accepts and connects the clients of a listener, until that is closed or the forwarder
+// stops.
 func (f *Forwarder) serve(there *networks.Network) error {
 	if !f.accept() {
 		return there.Close()
@@ -132,7 +133,7 @@ func (f *Forwarder) serve(there *networks.Network) error {
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
-		case err != nil: // for want of descriptors, say
+		case err != nil: // such as a lack of descriptors
 			slog.Error("accept a connection", "listener", there.Name, "error", err)
 			time.Sleep(100 * time.Millisecond)
 		default:

@@ -1,4 +1,4 @@
-// Metrics for Prometheus.
+// Counts connections and bytes, as metrics for Prometheus.
 
 package forward
 

@@ -1,9 +1,9 @@
-// Tokens that may only add to a repository: their pushes neither delete a ref nor force one.
+// Judges pushes of append-only tokens, which may neither delete a ref nor force one.
 //
-// Whether a branch is forced takes the objects, so it is judged when git has received them,
-// and while they are in git's quarantine: what is refused leaves nothing behind. A commit's
-// ancestors never change, so the answer holds when git moves the refs, which may then be no
-// others.
+// To find out whether a branch is forced takes the objects. So the gate judges when git has
+// received them, while they are in git's quarantine: a refused push leaves nothing behind. A
+// commit's ancestors never change, so the answer still holds when git moves these refs; git may
+// then move no others.
 
 package gate
 

@@ -1,4 +1,5 @@
-// Space on the disk of the repositories, where the token file may be too.
+// Refuses pushes while the disk of the repositories, where the token file may be too, is nearly
+// full.
 
 package gate
 
@@ -12,8 +13,8 @@ import (
 // mostFree is how much a large disk needs free by default, in bytes.
 const mostFree = 1 << 30
 
-// checkSpace refuses a push to a repository whose disk is nearly full. What is under way
-// goes on: revoking works on a full disk, too.
+// checkSpace returns an error if a repository's disk is nearly full. Pushes in progress go on:
+// revoking works on a full disk, too.
 func (g *Gate) checkSpace(repo repository) error {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(repo.path, &disk); err != nil {

@@ -1,4 +1,4 @@
-// The environment that git runs in, and the choice of git's program.
+// Makes the environment and settings that git runs with, and chooses git's program.
 
 package gate
 

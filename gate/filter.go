@@ -1,4 +1,4 @@
-// The filter of a partial clone, in a request to upload-pack.
+// Limits the filter of a partial clone, in a request to upload-pack.
 
 package gate
 

@@ -1,4 +1,4 @@
-// The gate: its start, what it serves, the lock on its repositories, and its end.
+// Makes, runs and stops the gate, an http.Handler that is made of the other files' parts.
 
 package gate
 
@@ -55,17 +55,16 @@ type Gate struct {
 	deafen  context.CancelFunc
 }
 
-// SaveMemory has Go look for garbage more often where the program's memory grows: what
-// many pushes say before they are refused is garbage soon. It is for a program that does
-// nothing else.
+// SaveMemory makes Go collect garbage more often as the program's memory grows: the commands of
+// many refused pushes soon become garbage. Call it in a program that does nothing else.
 func SaveMemory() { debug.SetMemoryLimit(64 << 20) }
 
-// errStopping cuts what is under way when the gate's patience with it is over.
+// errStopping cuts requests that are still in progress when the gate has waited long enough.
 var errStopping = errors.New("the gate stops")
 
 // New returns a gate over a directory of repositories, in which it keeps a directory of its
-// own, .hooks. It cleans up what an earlier gate that was killed has left. While another
-// gate serves the directory it fails.
+// own, .hooks. It cleans up after an earlier gate that was killed. It returns an error while
+// another gate serves the directory.
 func New(s Settings) (_ *Gate, err error) {
 	repos, err := filepath.Abs(s.Repos)
 	if err == nil {
@@ -139,8 +138,8 @@ func New(s Settings) (_ *Gate, err error) {
 	return g, nil
 }
 
-// Serve serves a listener until the gate stops, with limits of time and size that a
-// server among strangers needs. It may be called for several.
+// Serve serves a listener until the gate stops, with limits of time and size against hostile
+// clients. It may be called for several listeners.
 func (g *Gate) Serve(l net.Listener) error {
 	return g.serve(networks.Limited(l, connections, connections, nil))
 }
@@ -168,9 +167,9 @@ func noService(r control.Request) error {
 	return nil
 }
 
-// Stop accepts no new requests, waits for those under way until ctx is done, cuts what
-// is left, and returns when no process of git's is left. With a Keeper, hooks are
-// answered meanwhile: the next gate serves what they hand over.
+// Stop stops accepting requests, waits for those in progress until ctx is done, then cuts them,
+// and returns when all git processes have ended. With a Keeper, hooks are still answered
+// meanwhile: the next gate serves what they hand over.
 func (g *Gate) Stop(ctx context.Context) {
 	if g.server.Shutdown(ctx) != nil {
 		g.cut(errStopping)
@@ -184,8 +183,8 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.lock.Close()
 }
 
-// lockRepos makes the directory of repositories this gate's, until the lock is closed or the
-// program ends: git's hooks ask the gate that they are links of.
+// lockRepos reserves the directory of repositories for this gate, until the lock is closed or the
+// program ends. There can be only one: git's hooks in it are links to the gate's program.
 func lockRepos(repos string) (*flock.Flock, error) {
 	path := filepath.Join(repos, ".lock")
 	lock := flock.New(path, flock.SetPermissions(0o600))
@@ -205,8 +204,8 @@ func (g *Gate) writeTrail(e trail.Event) {
 	}
 }
 
-// Restore goes on where the last gate ended: files are what that had kept, by the names
-// that it gave them. It closes them.
+// Restore goes on where the last gate ended. The files are those that its Keeper kept, with the
+// names under which they were kept. Restore closes them.
 func (g *Gate) Restore(files []*os.File) { g.networks.Restore(files) }
 
 // Metrics serves the gate's metrics for Prometheus. They contain no secret, but containers

@@ -1,4 +1,4 @@
-// The directory of git's hooks: links to this program.
+// Makes the directory of git's hooks, which are links to this program.
 
 package gate
 

@@ -1,9 +1,9 @@
-// What a push deletes or forces away is kept for a while: refs/terok/kept, which clients do
-// not see. The old tip is kept before the ref moves, and let go if it does not.
+// Keeps for a while the old tips of refs that a push deletes or forces: below refs/terok/kept,
+// which clients do not see. A tip is kept before the ref moves, and let go if it does not move.
 //
-// The gate's own git writes it, while git's transaction has the refs locked: in git's
-// quarantine no ref can be made. Hidden is not secret: with protocol 2, git serves any object
-// to a client that knows its id.
+// A git of the gate's own makes these refs, while the push's transaction holds its locks: no ref
+// can be made from within git's quarantine. Hidden is not secret: with protocol 2, git serves any
+// object to a client that knows its id.
 
 package gate
 
@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	mostKept    = 1000 // old tips of a task's, since the gate was started
+	mostKept    = 1000 // old tips of a task, since the gate was started
 	packKept    = 256  // old tips, after which the refs of a repository are packed
 	expireEvery = time.Hour
 )
@@ -39,7 +39,7 @@ var (
 // keptTip is an old tip that is kept for a push.
 type keptTip struct{ name, object, ref string }
 
-// keeping counts what is kept.
+// keeping counts kept tips.
 type keeping struct {
 	expireAfter time.Duration
 
@@ -53,8 +53,8 @@ func newKeeping(expireAfter time.Duration) *keeping {
 	return &keeping{expireAfter: expireAfter, ofTask: map[[2]string]int{}, loose: map[string]int{}}
 }
 
-// admit counts more old tips of a task, or fewer. It reports false, and counts nothing, if
-// they would be too many.
+// admit adds to the number of a task's kept tips; more may be negative. If there would be too
+// many, it adds nothing and returns false.
 func (k *keeping) admit(who store.Pass, more int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -66,7 +66,7 @@ func (k *keeping) admit(who store.Pass, more int) bool {
 	return true
 }
 
-// number returns one that no other kept ref of this gate has.
+// number returns a number that no other kept ref of this gate has.
 func (k *keeping) number() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -74,7 +74,7 @@ func (k *keeping) number() int {
 	return k.written
 }
 
-// packs reports whether it is time to pack the refs of a repository in which more are kept.
+// packs counts more kept refs in a repository, and reports whether it is time to pack its refs.
 func (k *keeping) packs(repo repository, more int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -85,8 +85,8 @@ func (k *keeping) packs(repo repository, more int) bool {
 	return true
 }
 
-// keep keeps the old tips that no ref would have any more when these refs have moved. A
-// token that may only add loses none.
+// keep keeps the old tips that no ref would name any more after these moves. An append-only token
+// cannot cause any.
 func (t *transaction) keep(refs moves) error {
 	if t.may.AppendOnly {
 		return nil
@@ -128,11 +128,14 @@ func (t *transaction) notKept(err error) error {
 	return cannotKeep
 }
 
-// lostBy returns the moves that leave an old tip behind. A ref that is deleted does, and a
-// tag that moves; a branch does if its old tip is in the history of no new one. Any other ref
-// does as well if its old tip is no commit: a tag object can have been the last that had a
-// branch's commits. For a push that only creates refs, or brings a few commits on top of what
-// is there, git is not asked.
+// lostBy returns the moves that leave an old tip behind:
+//
+//   - every deletion of a ref, and every move of a tag;
+//   - a move of a branch, if no new tip has the old one in its history;
+//   - a move of any other ref, in the same case, or if its old tip is not a commit: a tag object
+//     may have been the last to name a branch's commits.
+//
+// git is not started for a push that only creates refs, or adds a few commits to a branch.
 func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	var asked, others strings.Builder
 	perhaps, may := 0, 0
@@ -178,7 +181,7 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	return lost, nil
 }
 
-// addNoCommits adds those of the objects that are no commits.
+// addNoCommits adds the objects that are not commits to a set.
 func (g *Gate) addNoCommits(ctx context.Context, repo repository, objects string, to map[string]bool) error {
 	git := g.commandWith(repo, "", "cat-file", "--batch-check=%(objecttype) %(objectname)")
 	return g.answers(ctx, git, objects, func(line string) {
@@ -188,8 +191,8 @@ func (g *Gate) addNoCommits(ctx context.Context, repo repository, objects string
 	})
 }
 
-// leftBehind asks git, in one process, which commits are in the history of none of those
-// with a ^.
+// leftBehind returns the commits asked about that are not in the history of any commit marked
+// with a ^. It starts one git for all.
 func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (left map[string]bool, err error) {
 	left = map[string]bool{}
 	wanted := map[string]bool{}
@@ -204,7 +207,7 @@ func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (l
 	return left, err
 }
 
-// answers has git read what is asked, and calls a function with each line that it prints.
+// answers starts git, writes the questions to it, and calls line with each line that it prints.
 func (g *Gate) answers(ctx context.Context, git *command, asked string, line func(string)) (err error) {
 	if git.in, err = git.cmd.StdinPipe(); err != nil {
 		return err
@@ -224,7 +227,7 @@ func (g *Gate) answers(ctx context.Context, git *command, asked string, line fun
 	return err
 }
 
-// takeBack lets those old tips go whose refs are named: they have not moved.
+// takeBack lets go of the old tips of refs that have not moved, as ref reports.
 func (t *transaction) takeBack(ref func(string) bool) {
 	var commands strings.Builder
 	back := 0
@@ -243,7 +246,7 @@ func (t *transaction) takeBack(ref func(string) bool) {
 	t.kept = nil
 }
 
-// packKept packs the refs of the repository if the pushes to it have had many kept.
+// packKept packs the refs of the repository if many have been kept there since it last did.
 func (t *transaction) packKept() {
 	if t.gate.kept.packs(t.repo, len(t.kept)) {
 		t.gate.cleaner.cleaning.Go(func() { _ = t.gate.ask(t.repo, "pack-refs", "--all") })
@@ -276,8 +279,7 @@ func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string)
 	return err
 }
 
-// expireKept drops what has been kept for long enough, in all repositories, until the gate
-// stops.
+// expireKept drops old kept tips in all repositories, again and again until the gate stops.
 func (g *Gate) expireKept() {
 	again := time.NewTicker(expireEvery)
 	defer again.Stop()
@@ -299,7 +301,7 @@ func (g *Gate) expireKept() {
 	}
 }
 
-// expireKeptOf drops what a project has kept since before a time.
+// expireKeptOf drops the tips that a project has kept since before a time.
 func (g *Gate) expireKeptOf(project string, before time.Time) error {
 	repo, err := findRepository(g.repos, project)
 	if err != nil || !repo.keeps() {

@@ -1,5 +1,5 @@
-// Reading commits that a push has just brought, without git: of few objects, git makes a file
-// each.
+// Reads a push's new commits without starting git, if the push is small: git stores its objects
+// as loose files then.
 
 package gate
 

@@ -1,4 +1,4 @@
-// Metrics for Prometheus.
+// Defines and counts the gate's metrics for Prometheus.
 
 package gate
 

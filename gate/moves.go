@@ -1,5 +1,5 @@
-// The refs that a push moves. git tells of them itself, from within its transaction: what
-// the client said is not what happens.
+// Judges and records the refs that a push moves. git's hook reports them from within git's
+// transaction: they may not be the ones that the client named.
 
 package gate
 

@@ -1,5 +1,5 @@
-// The commands of a push, which precede its pack (gitprotocol-pack(5), "Reference
-// Update Request"), and the report of a push that is refused.
+// Parses the commands of a push, which precede its pack (gitprotocol-pack(5), "Reference Update
+// Request"), and writes the report of a push that is refused.
 
 package gate
 

@@ -1,9 +1,9 @@
-// The directories in which git keeps what a push brings until its pre-receive hook has
-// agreed: <repository>/objects/tmp_objdir-incoming-*. A git that a signal ends leaves its
-// directory behind (since 2.39).
+// Removes quarantine directories that killed pushes left behind. In such a directory,
+// <repository>/objects/tmp_objdir-incoming-*, git keeps the objects of a push until its
+// pre-receive hook has agreed; a git that a signal ends leaves it behind (since 2.39).
 //
-// The gate removes those that its own pushes made. A push by path, or one that another
-// gate serves, would fail without its directory, which is never touched.
+// The gate removes only those that its own pushes made: a push by path, or one that another gate
+// serves, would fail without its directory.
 
 package gate
 

@@ -1,4 +1,4 @@
-// The refusals of requests, and how they are written.
+// Defines the answers to refused requests, with their texts, and writes them.
 
 package gate
 

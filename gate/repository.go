@@ -1,4 +1,4 @@
-// The directory of bare repositories: one for each project.
+// Finds, lists and syncs repositories in the directory of repositories, one for each project.
 
 package gate
 

@@ -1,4 +1,4 @@
-// The settings of a gate, and its limits.
+// Defines the settings of a gate, and their defaults.
 
 package gate
 

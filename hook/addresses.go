@@ -1,9 +1,8 @@
-// Has git in a container find projects at the gate by the addresses that they have elsewhere
+// Makes git in a container find projects at the gate by the addresses that they have at a forge
 // (insteadOf).
 //
-// The addresses are the operator's, in a file: see [Settings.Projects]. A container without them
-// can do all that it could do otherwise, so nothing that is wrong with the file keeps it from
-// starting.
+// The addresses are in a file of the operator's: see [Settings.Projects]. A container can do
+// without them, so an error in the file never keeps it from starting.
 
 package hook
 
@@ -21,23 +20,22 @@ import (
 	"terok-gate-hook/store"
 )
 
-// address is where a project comes from, as the file has it, by project. There may be more
-// keys.
+// address is a project's entry in the file. It may have other keys.
 type address struct {
 	Source string `json:"source"` // as the operator gave it; empty, or of any form
 
-	// The parts of a URL that git can rewrite. The scheme is empty if the source is no forge's.
+	// The parts of a forge's address. The scheme is empty if there is none.
 	Scheme string `json:"scheme"` // https or ssh
 	Host   string `json:"host"`
 	Port   string `json:"port"` // if not the scheme's own
 	Path   string `json:"path"` // without .git
 }
 
-// addressesLimit is the largest file that is read, in bytes.
+// addressesLimit is the largest size of the file, in bytes.
 const addressesLimit = 4 << 20
 
-// addresses returns the addresses of the projects that a container may use. Its error says
-// which were left out.
+// addresses returns the addresses of the projects that a container may use, even with an error.
+// The error says which were left out.
 func (s Settings) addresses(want request) (map[string]address, error) {
 	if s.Projects == "" || s.URL() == "" {
 		return nil, nil
@@ -76,9 +74,8 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 	return granted, nil
 }
 
-// readAddresses reads the file, which must belong to root or to the hook's own user and be
-// writable to no other: a user who can write it decides what a container fetches in place of
-// what it asks for.
+// readAddresses reads the file. It must belong to root or to the hook's own user, and others must
+// not be able to write it: they could make a container fetch another repository than it asks for.
 func readAddresses(path string) (all map[string]json.RawMessage, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -112,8 +109,8 @@ func readAddresses(path string) (all map[string]json.RawMessage, err error) {
 	return all, nil
 }
 
-// check refuses an address with anything but plain characters: it goes into git's
-// configuration and into a shell's variables.
+// check returns an error unless all characters of the address are plain: it becomes part of git's
+// configuration and of shell variables.
 func (a address) check() error {
 	const longest = 400
 	switch {
@@ -129,8 +126,8 @@ func (a address) check() error {
 	return nil
 }
 
-// users returns what users may stand before the host, the @ included: none, that of most
-// forges, and that of the source.
+// users returns the users that an address may have before its host, with the @: none, git, and
+// the user of the source.
 func (a address) users() []string {
 	users := []string{"", "git@"}
 	before, _, has := strings.Cut(a.Source, "@")
@@ -143,8 +140,8 @@ func (a address) users() []string {
 	return users
 }
 
-// forms returns all addresses by which git may be asked for the repository, in order, without
-// the .git in which each may end.
+// forms returns all forms of the address that git may be given, in a fixed order and without a
+// final .git.
 func (a address) forms() (forms []string) {
 	hosts := func(scheme, usual string) []string {
 		if a.Scheme == scheme && a.Port != "" {
@@ -161,28 +158,27 @@ func (a address) forms() (forms []string) {
 			forms = append(forms, "ssh://"+user+host+"/"+a.Path)
 		}
 		if a.Scheme == "ssh" && a.Port != "" {
-			continue // the form that scp has takes no port
+			continue // scp's form has no place for a port
 		}
 		forms = append(forms, user+a.Host+":"+a.Path, user+a.Host+":/"+a.Path)
 	}
 	return forms
 }
 
-// rewriting returns git's configuration that has it ask the gate in the place of these
-// addresses.
+// rewriting returns the git configuration that replaces these addresses with the gate's.
 //
-// Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf), and the longest
-// that matches wins: the one with .git.
+// Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf). The longest
+// match wins, so the one with .git is preferred.
 //
-// The gate's URL ends in .git: what only begins like an address, as .../library does like
-// .../lib, becomes lib.gitrary, which is no other project's.
+// The gate's address ends in .git. So an address that only begins like a known one never leads to
+// another project: if .../lib is known, .../library becomes lib.gitrary, which no project has.
 func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	for _, project := range slices.Sorted(maps.Keys(addresses)) {
 		config = fmt.Appendf(config, "[url %q]\n", gateURL+"/"+project+".git")
 		forms := addresses[project].forms()
 		for _, end := range []string{"\n", ".git\n"} {
-			for _, form := range forms { // hundreds, and a container waits for them
+			for _, form := range forms { // hundreds, and the container's start waits: no fmt
 				config = append(config, "\tinsteadOf = "...)
 				config = append(config, form...)
 				config = append(config, end...)
@@ -192,9 +188,8 @@ func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	return config
 }
 
-// privateModules returns the variable that has Go fetch modules in these repositories by git
-// itself, and not ask a proxy or a database of checksums for them. What the container's own
-// environment has stays.
+// privateModules returns GOPRIVATE, by which Go fetches modules in these repositories directly by
+// git, without a proxy or a checksum database. It begins with the container's own value.
 func privateModules(env []string, addresses map[string]address) []variable {
 	var patterns []string
 	if own, _ := lookUp(env, "GOPRIVATE"); own != "" && printable(own) {

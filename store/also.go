@@ -1,5 +1,5 @@
-// Projects that a token is for besides its own: how many there may be, what it may do in each, and
-// how the token file has them.
+// Defines the other projects that a token is for: how many there may be, what it may do in each,
+// and how the token file has them.
 
 package store
 

@@ -1,4 +1,4 @@
-// Waiting for a process's death.
+// Waits for a process's death.
 
 package store
 

@@ -1,4 +1,4 @@
-// Editing a token file's content: old bytes in, new bytes and the removed entries out.
+// Edits a token file's content: old bytes in, new bytes and the removed entries out.
 
 package store
 

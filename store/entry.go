@@ -1,4 +1,4 @@
-// Entries of the token file, one for each token.
+// Defines an entry of the token file, one for each token, and its form there.
 
 package store
 

@@ -1,5 +1,5 @@
-// Containers and projects that are frozen, served nothing until thawed: the file that names them,
-// and the error that their git is shown.
+// Keeps and checks which containers and projects are frozen, that is served nothing until they are
+// thawed: the file that names them, and the error that their git is shown.
 
 package store
 

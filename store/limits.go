@@ -1,4 +1,4 @@
-// Limits of tokens, and their form in the token file.
+// Defines the limits of tokens, matches refs with them, and parses their form in the token file.
 
 package store
 

@@ -1,4 +1,4 @@
-// The lock that every writer of a token file holds, ours or not.
+// Takes the lock that every writer of a token file holds, of this project or not.
 
 package store
 

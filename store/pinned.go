@@ -1,4 +1,4 @@
-// Pinning a process: its descriptors name the same process even if its pid is reused.
+// Pins a process: its descriptors name the same process even if its pid is reused.
 
 package store
 

@@ -1,4 +1,5 @@
-// Proving that a process is dead, which a sweep requires before it revokes a token.
+// Describes processes, and proves that one is dead, which a sweep requires before it revokes a
+// token.
 
 package store
 

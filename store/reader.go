@@ -1,4 +1,4 @@
-// Reading the token file for a gate: what a token allows now, and for how long.
+// Reads the token file for a gate: what a token allows now, and for how long.
 
 package store
 

@@ -1,4 +1,4 @@
-// Repairing what killed or faulty programs left: temporary files and corrupt token files.
+// Repairs what killed or faulty programs left: temporary files and corrupt token files.
 
 package store
 

@@ -1,4 +1,4 @@
-// Reading a token file, and replacing it as a whole.
+// Reads a token file, and replaces it as a whole and durably.
 
 package store
 

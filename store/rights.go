@@ -1,4 +1,4 @@
-// Changing what the token of a running container allows.
+// Changes what the token of a running container allows.
 
 package store
 

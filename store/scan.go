@@ -1,4 +1,4 @@
-// Reading a token file's content: its entries, and where each is.
+// Finds the entries in a token file's content, in any form of JSON, and where each is.
 
 package store
 

@@ -1,4 +1,4 @@
-// Space for the next token file, so that a token can be revoked when the disk is full.
+// Reserves space for the next token file, so that a token can be revoked when the disk is full.
 //
 // Beside the token file is a spare, a file without content whose blocks are allocated. If
 // there is no space for a new token file, the spare becomes the temporary file: it is

@@ -1,4 +1,4 @@
-// Whether a token may be used for something now, and may go on to be.
+// Decides whether a token may be used for a request, or for a connection to a service, now.
 
 package store
 

@@ -1,4 +1,4 @@
-// The add command: a new repository, empty or a copy of another one.
+// The add command: makes a repository, empty or from a source.
 
 package main
 

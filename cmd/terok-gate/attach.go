@@ -1,4 +1,5 @@
-// The attach command: serving the networks of living containers again after a gate was lost.
+// The attach command: makes listeners in living containers' networks again, after a gate has lost
+// them.
 
 package main
 

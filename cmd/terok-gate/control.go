@@ -1,4 +1,4 @@
-// Opening the control socket, for hooks of the gate's own user and of root alone.
+// Opens the control socket, for hooks of the gate's own user and of root alone.
 
 package main
 

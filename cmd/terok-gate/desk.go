@@ -1,4 +1,4 @@
-// What sync, review, release and restore share: a project's desk and its repository.
+// Opens a project's desk and its repository, for sync, review, release and restore.
 
 package main
 

@@ -1,4 +1,4 @@
-// Keeps the devices of Docker and others in step with the repositories.
+// Updates the devices of Docker and other engines after a repository is added, renamed or removed.
 
 package main
 
@@ -30,6 +30,6 @@ func updateDevices(command, made string) {
 
 // noDevice returns a hint about a project that cannot be a device.
 func noDevice(project string) string {
-	return fmt.Sprintf("project %s is no device, for its name: annotate its containers, or give it a name that ends in a letter or digit and is not %q",
+	return fmt.Sprintf("project %s cannot be a device: annotate its containers, or give it a name that ends in a letter or digit and is not %q",
 		printable.Line(project), engines.AnnotatedDevice)
 }

@@ -1,4 +1,4 @@
-// Faults of old histories, which git refuses in a push.
+// Finds and reports faults of old histories, which git refuses in a push.
 
 package main
 

@@ -1,4 +1,4 @@
-// The forward command: services of the host, for containers in their own networks.
+// The forward command: connects containers, in their own networks, to services of the host.
 
 package main
 

@@ -1,4 +1,4 @@
-// The freeze and thaw commands.
+// The freeze and thaw commands: stop serving a container, a project or everything, and undo that.
 
 package main
 

@@ -1,4 +1,4 @@
-// What systemd keeps for the next gate (sd_notify(3), FDSTORE; file-descriptor store).
+// Hands listeners to systemd, which keeps them for the next gate (sd_notify(3), FDSTORE).
 
 package main
 

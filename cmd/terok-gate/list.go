@@ -1,4 +1,4 @@
-// The list command.
+// The list command: prints the tokens of the token file.
 
 package main
 

@@ -1,4 +1,4 @@
-// The gate's listeners: for clients, for hooks and for metrics.
+// Opens the gate's listeners: for clients, for hooks and for metrics.
 
 package main
 

@@ -1,4 +1,4 @@
-// Running git as the owner of a directory.
+// Runs git as the owner of a directory.
 
 package main
 

@@ -1,4 +1,4 @@
-// The path command.
+// The path command: prints the token file's path.
 
 package main
 

@@ -1,4 +1,4 @@
-// Writing to the audit trail.
+// Writes what commands do to the audit trail.
 
 package main
 

@@ -1,4 +1,4 @@
-// The release command: a container's commits out.
+// The release command: shows a container's commits, asks, and pushes them to upstream.
 
 package main
 

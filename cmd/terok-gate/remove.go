@@ -1,4 +1,4 @@
-// The remove command: a project goes, with all that is its own.
+// The remove command: removes a project's repository, desk and source.
 
 package main
 

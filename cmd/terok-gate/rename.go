@@ -1,4 +1,4 @@
-// The rename command: a project gets another name, with all that is its own.
+// The rename command: gives a project's repository, desk and source another name.
 
 package main
 

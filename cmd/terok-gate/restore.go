@@ -1,4 +1,4 @@
-// The restore command: what was deleted or forced away, and bringing it back.
+// The restore command: lists what was deleted or forced away, and brings it back.
 
 package main
 

@@ -1,4 +1,4 @@
-// The review command: what containers pushed and upstream lacks.
+// The review command: shows what containers pushed and upstream lacks.
 
 package main
 

@@ -1,4 +1,4 @@
-// The revoke command.
+// The revoke command: revokes tokens of a project, a task or a container, or a single one.
 
 package main
 

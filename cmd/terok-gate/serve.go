@@ -1,4 +1,4 @@
-// The serve command: the gate, and what a service manager is told of it.
+// The serve command: runs the gate, and reports its state to the service manager.
 
 package main
 

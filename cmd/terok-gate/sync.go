@@ -1,4 +1,4 @@
-// The sync command: upstream's commits in.
+// The sync command: brings upstream's commits into the gate's repositories.
 
 package main
 

@@ -1,4 +1,4 @@
-// Choosing the token file.
+// Chooses the token file that a command works on.
 
 package main
 

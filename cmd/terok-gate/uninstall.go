@@ -1,4 +1,4 @@
-// The uninstall command: taking back what install wrote.
+// The uninstall command: removes what install wrote.
 
 package main
 

@@ -1,4 +1,4 @@
-// Text of many lines, as it comes.
+// Makes a stream of text of many lines safe to print.
 
 package printable
 

@@ -1,4 +1,4 @@
-// Keeps files for programs that tests restart, as a service manager does.
+// A stand-in for the service manager's file-descriptor store.
 
 package testenv
 

@@ -1,4 +1,4 @@
-// The trail's file: its default path, opening and rotation.
+// Opens and rotates the trail's file, and knows its default path.
 
 package trail
 

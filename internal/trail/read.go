@@ -1,4 +1,4 @@
-// Reading what hooks refused or failed at, from the trail's files and the journal.
+// Reads from the trail's files and the journal what hooks refused, or failed at.
 
 package trail
 

@@ -1,4 +1,4 @@
-// Following a directory that need not exist.
+// Follows changes in a directory, which need not exist.
 
 package watch
 

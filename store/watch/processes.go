@@ -1,4 +1,4 @@
-// The processes that tokens are tied to. Each is watched while there are descriptors.
+// Watches the processes that tokens are tied to, as far as there are descriptors.
 
 package watch
 
