@@ -1,4 +1,4 @@
-// Checks the hooks' log file, and reports their last errors.
+// Checks the hooks' log file, which is the trail (internal/trail), and reports their last errors.
 
 package doctor
 

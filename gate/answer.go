@@ -1,4 +1,5 @@
-// Copies git's answers to the client, without paths of this machine.
+// Copies git's answers to the client, without paths of this machine, and adds a line where git's
+// own message does not name the limit that was met.
 
 package gate
 

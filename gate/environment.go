@@ -1,4 +1,5 @@
-// Makes the environment and settings that git runs with, and chooses git's program.
+// Makes the environment and settings that git runs with, such as how large a push may be, and
+// chooses git's program.
 
 package gate
 

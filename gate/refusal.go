@@ -1,4 +1,5 @@
-// Defines the answers to refused requests, with their texts, and writes them.
+// Defines the answers to requests that the gate refuses, with their texts, and writes them. Most
+// pushes that are too large are refused by git: environment.go has the limit, answer.go the text.
 
 package gate
 

@@ -1,6 +1,7 @@
-// Defines the settings of a stage, and their form on its command line. Package engines
-// writes that into a hook definition, the stage reads it, and install, doctor and others
-// read it back from the definition. Only this file knows the form.
+// Defines the settings of a stage with their defaults, its time limits, and the form that the
+// settings have on its command line. Package engines writes that form into a hook definition, the
+// stage reads it, and install, doctor and others read it back from the definition. Only this file
+// knows it.
 
 package hook
 

@@ -1,4 +1,5 @@
-// Takes the lock that every writer of a token file holds, of this project or not.
+// Takes the lock that every writer of a token file holds, of this project or not, and sets how long
+// to wait for it unless --lock-timeout says otherwise.
 
 package store
 
@@ -15,6 +16,9 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
+
+// DefaultLockTimeout is how long a change waits for the lock by default.
+const DefaultLockTimeout = 8 * time.Second
 
 // underLock runs do in the token file's directory while no other writer is at work.
 func (f File) underLock(do func(dir directory, name string) error) error {

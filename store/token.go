@@ -1,4 +1,5 @@
-// Tokens and grants, and the checks that they pass before they are issued.
+// Tokens and grants, and the checks that they pass before they are issued: the form and length of
+// tokens and of the names of projects and tasks.
 
 package store
 

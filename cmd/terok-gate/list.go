@@ -1,4 +1,4 @@
-// The list command: prints the tokens of the token file.
+// The list command: chooses the tokens to show. table.go prints them.
 
 package main
 
