@@ -5,8 +5,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/testenv"
@@ -76,5 +79,106 @@ func TestAServiceOfTheHostIsInAContainerWithoutANetwork(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+const forwardUnit = "terok-gate-forward.service"
+
+// echoes has the machine's systemd serve an echo on an address of the host, and at a socket.
+func (m *machine) echoes(t *testing.T) {
+	t.Helper()
+	m.must(t, "root", `cd /etc/systemd/system
+		printf '[Socket]\nListenStream=127.0.0.1:4000\nListenStream=/srv/db\nAccept=yes\n' >echo.socket
+		printf '[Service]\nExecStart=cat\nStandardInput=socket\n' >echo@.service
+		systemctl daemon-reload; systemctl start echo.socket`)
+}
+
+// hears checks that the container's echo services answer, and that nothing else listens there.
+func (a account) hears(t *testing.T, id string) {
+	t.Helper()
+	out := a.must(t, "podman exec "+id+` sh -ec 'for port in 4000 5432; do echo $port | nc 127.0.0.1 $port; done
+		awk "\$4 == \"0A\" { print \$2 }" /proc/net/tcp* | sort'`)
+	if want := "4000\n5432\n0100007F:0FA0\n0100007F:1538\n0100007F:24CA\n"; out != want {
+		t.Errorf("%s: in the container, the echoes and the addresses at which something listens are %q, want %q", a.user, out, want)
+	}
+}
+
+// Containers without a network reach services of the host by the unit that install writes,
+// through all that can happen to it while they live.
+func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	root, alice := newGateAccounts(t, m)
+	m.echoes(t)
+
+	for _, a := range []account{root, alice} {
+		t.Run(a.user, func(t *testing.T) {
+			defer m.logIn(t, a.user)()
+			before := a.files(t)
+			said := a.installGate(t, "", "--service llm=127.0.0.1:4000 --service db=5432:unix:/srv/db --allow-service 'demo*=llm,db'")
+			if !strings.Contains(said, "started "+forwardUnit) {
+				t.Errorf("install says %q", said)
+			}
+			id := a.start(t, "--annotation 'terok.services=llm db'")
+			a.hears(t, id)
+			a.works(t, id, "work")
+
+			// One connection holds the old forwarder up, and another waits for the new one.
+			a.must(t, "podman exec "+id+` sh -ec 'cd /dev/shm; mkfifo in; (nc 127.0.0.1 4000 <in >slow) & exec 3>in
+				echo one >&3; until grep -q one slow; do sleep 0.1; done
+				(until [ -e go-on ]; do sleep 0.1; done; echo two >&3) >/dev/null 2>&1 &'`)
+			restarted := make(chan error, 1)
+			go func() {
+				_, err := m.sh(a.user, a.systemctl+" restart "+forwardUnit)
+				restarted <- err
+			}()
+			m.eventually(t, a.asUser(a.systemctl+" show --property ActiveState "+forwardUnit+" | grep deactivating"))
+			a.must(t, "podman exec "+id+` sh -ec 'cd /dev/shm; (echo meanwhile | nc 127.0.0.1 5432 >meanwhile) >/dev/null 2>&1 &
+				until grep -q ":1538 01" /proc/net/tcp; do sleep 0.1; done; touch go-on'`)
+			if err := <-restarted; err != nil {
+				t.Error(err)
+			}
+			m.eventually(t, a.asUser("podman exec "+id+" grep -qx meanwhile /dev/shm/meanwhile"))
+			a.must(t, "podman exec "+id+" grep -qx two /dev/shm/slow")
+			a.hears(t, id)
+			a.forwarderIsWell(t)
+
+			a.must(t, a.systemctl+" kill --kill-who main --signal KILL "+forwardUnit)
+			a.hears(t, id)
+
+			// Systemd keeps nothing for a service that was stopped.
+			a.must(t, a.systemctl+" stop "+forwardUnit)
+			a.must(t, "! podman exec "+id+" sh -c 'echo x | nc 127.0.0.1 4000'")
+			if out, err := m.sh(a.user, a.gitter(t, "--rm --annotation terok.services=llm")+" true"); err == nil {
+				t.Errorf("a container starts without the forwarder: %s", out)
+			}
+			a.must(t, a.systemctl+" start "+forwardUnit)
+			a.hears(t, id)
+
+			a.must(t, "podman stop --time 0 "+id)
+			testenv.Eventually(t, "systemd keeps nothing of containers that are gone", func() bool {
+				return strings.HasSuffix(a.must(t, a.systemctl+" show --property NFileDescriptorStore "+forwardUnit), "=0\n")
+			})
+			a.must(t, "terok-gate uninstall")
+			if diff := cmp.Diff(before, a.files(t)); diff != "" {
+				t.Errorf("uninstall leaves something (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// forwarderIsWell checks that the forwarder runs under systemd, and what it has logged: only
+// root's can be kept from other addresses, which it tries at its start.
+func (a account) forwarderIsWell(t *testing.T) {
+	t.Helper()
+	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+forwardUnit)
+	for _, want := range []string{"ActiveState=active", "UnitFileState=enabled", "NRestarts=0"} {
+		if !strings.Contains(show, want+"\n") {
+			t.Errorf("%s: not %s:\n%s", a.user, want, show)
+		}
+	}
+	said := a.machine.must(t, "root", "journalctl --quiet --output cat "+strings.ReplaceAll(a.journal, watchUnit, forwardUnit))
+	if confined := !strings.Contains(said, "nothing keeps terok-gate forward from other addresses"); confined != (a.user == "root") {
+		t.Errorf("%s: the forwarder says %s", a.user, said)
 	}
 }
