@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"terok-gate-hook/internal/printable"
+	"terok-gate-hook/internal/untrusted"
 )
 
 // Offer is a commit in the gate that could be pushed to one of upstream's branches or tags. Its
@@ -277,14 +278,61 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 
 // push pushes the object with --force-with-lease, which names what upstream's ref was when the
 // offer was made. Release has checked that nothing is lost without force: a lease does not.
+// What upstream says is passed on; the error has what git says.
 func (o *Offer) push(ctx context.Context, said io.Writer) error {
-	return o.desk.speak(ctx, func(address string) *exec.Cmd {
+	status := untrusted.Output{}
+	lines := &saidByUpstream{to: printable.Writer(said)}
+	err := o.desk.speak(ctx, func(address string) *exec.Cmd {
 		cmd := o.desk.operators(ctx, "push", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no", "--no-progress",
-			"--force-with-lease="+o.To+":"+o.Old, "--", address, o.Object+":"+o.To)
-		cmd.Stderr = printable.Writer(said)
+			"--porcelain", "--force-with-lease="+o.To+":"+o.Old, "--", address, o.Object+":"+o.To)
+		cmd.Stdout, cmd.Stderr = &status, lines
 		return cmd
 	}, "receive-pack")
+	if err == nil {
+		lines.passOn()
+		return nil
+	}
+
+	for line := range strings.Lines(status.String()) {
+		// A flag, the refs, and why (git-push(1)).
+		if fields := strings.SplitN(strings.TrimSpace(line), "\t", 3); fields[0] == "!" && len(fields) == 3 {
+			return errors.New(fields[2])
+		}
+	}
+	return err
 }
+
+// saidByUpstream passes on the lines that upstream sends, and keeps those of git or ssh, which
+// are a part of the error if there is one. What cannot be passed on stops no push.
+type saidByUpstream struct {
+	to    io.Writer
+	begun []byte // of a line
+	kept  untrusted.Output
+}
+
+func (s *saidByUpstream) Write(text []byte) (int, error) {
+	const longest = 64 << 10
+	s.begun = append(s.begun, text...)
+	for {
+		end := bytes.IndexByte(s.begun, '\n') + 1
+		if end == 0 && len(s.begun) < longest {
+			return len(text), nil
+		}
+		if end == 0 {
+			end = len(s.begun)
+		}
+
+		if line := s.begun[:end]; bytes.HasPrefix(line, []byte("remote:")) {
+			_, _ = s.to.Write(line)
+		} else {
+			_, _ = s.kept.Write(line)
+		}
+		s.begun = s.begun[end:]
+	}
+}
+
+// passOn passes on the lines that were kept.
+func (s *saidByUpstream) passOn() { _, _ = s.to.Write(append(s.kept.Bytes(), s.begun...)) }
 
 // keepLost keeps at the desk what upstream is about to lose, and drops what has been kept for
 // long enough.

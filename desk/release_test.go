@@ -237,3 +237,38 @@ func TestWhatIsKeptIsKeptForItsTime(t *testing.T) {
 		t.Errorf("still kept: %v", left)
 	}
 }
+
+// Guards against: git's own words, which name a descriptor in the place of the source, and a
+// refusal that is printed twice.
+func TestAReleaseToADirectorySaysOnceWhyItIsRefused(t *testing.T) {
+	const why = "branch is currently checked out"
+	w := history(t)
+	w.set(w.gate, "refs/heads/agent", "x")
+	s := w.settings()
+	s.Source = filepath.Join(t.TempDir(), "src")
+	w.git("clone", "--quiet", w.forge, s.Source)
+
+	release := func(to string) (string, error) {
+		d, err := Open(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := d.Offer(t.Context(), "refs/heads/agent", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		err = o.Release(t.Context(), false, &said)
+		return said.String(), err
+	}
+	if said, err := release("refs/heads/new"); err != nil || said != "" {
+		t.Errorf("said %q, %v", said, err)
+	}
+	said, err := release("refs/heads/main")
+	if err == nil || !strings.HasSuffix(err.Error(), "push to "+s.Source+": [remote rejected] ("+why+")") {
+		t.Errorf("error: %v", err)
+	}
+	if !strings.Contains(said, "remote: error: refusing to update checked out branch") || strings.Contains(said, why) || strings.Contains(said, "fd::") {
+		t.Errorf("said %q", said)
+	}
+}

@@ -18,16 +18,16 @@ func (g Gate) Tips(ctx context.Context) (map[string]string, error) {
 }
 
 // Find returns the full id of the one commit in the gate's repository whose id begins with
-// prefix. It returns a full id as it is, even if the repository lacks it.
+// prefix, or what a branch, or a full ref name, is at. It returns a full id as it is, even if the
+// repository lacks it. What looks like an id is not looked up as a name: containers choose those.
 func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
 	if isID(prefix) {
 		return prefix, nil
 	}
 	if len(prefix) < 4 || strings.Trim(prefix, "0123456789abcdef") != "" {
-		return "", fmt.Errorf("%q is not a commit id", prefix)
+		return g.tip(ctx, prefix)
 	}
 
-	// This looks for ids alone: a container may have given a ref a name that looks like one.
 	objects, err := output(g.git(ctx, "rev-parse", "--disambiguate="+prefix))
 	if err != nil {
 		return "", err
@@ -44,6 +44,18 @@ func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
 		return slices.Collect(maps.Keys(commits))[0], nil
 	}
 	return "", fmt.Errorf("%d commits in the gate begin with %s: give more of the id", len(commits), prefix)
+}
+
+// tip returns what a branch, or a full ref name, is at in the gate.
+func (g Gate) tip(ctx context.Context, name string) (string, error) {
+	tips, err := g.Tips(ctx)
+	if err != nil {
+		return "", err
+	}
+	if ref, err := FullRef(name); err == nil && tips[ref] != "" {
+		return tips[ref], nil
+	}
+	return "", fmt.Errorf("%q is neither a commit id nor a branch in the gate", name)
 }
 
 // Containing returns the tips that are the object or, if it is a commit, have it in their

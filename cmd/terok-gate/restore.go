@@ -79,6 +79,10 @@ func listKept(c *cli.Context, gate desk.Gate) error {
 	if c.Bool("json") {
 		return printIndented(append([]desk.Kept{}, kept...))
 	}
+	if len(kept) == 0 {
+		fmt.Fprintln(os.Stderr, "terok-gate: nothing is kept of project "+c.Args().First())
+		return nil
+	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(out, "REF\tCOMMIT\tAGE")
 	for _, k := range kept {

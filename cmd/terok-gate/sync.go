@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +34,7 @@ stay as they are, and those that both have moved are named.
 			reposFlag(), desksFlag(),
 			&cli.StringSliceFlag{Name: "reset", Usage: "have the branch or full ref name `REF` be what upstream has; the old tip is kept; repeatable"},
 			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a gate that runs does by itself"},
+			&cli.DurationFlag{Name: "timeout", Value: time.Hour, Usage: "give up on a project that takes longer than `T`, and go on with the next one"},
 			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "do nothing now, but have systemd do it, with your keys, at once and then every `T`; 0: not any more"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
@@ -68,6 +70,9 @@ func syncProjects(c *cli.Context) error {
 	}
 	if err := checkKeep(c); err != nil {
 		return err
+	}
+	if c.Duration("timeout") <= 0 {
+		return misuse.Errorf("--timeout %s: must be more than nothing", c.Duration("timeout"))
 	}
 	if c.IsSet("every") {
 		return syncRegularly(c)
@@ -164,8 +169,10 @@ func regularCommand(c *cli.Context) (words []string, err error) {
 		words = append(words, "--log-file", file)
 	}
 	words = append(words, "sync", "--repos", repos, "--desks", desks)
-	if c.IsSet("keep") {
-		words = append(words, "--keep", c.Duration("keep").String())
+	for _, flag := range []string{"keep", "timeout"} {
+		if c.IsSet(flag) {
+			words = append(words, "--"+flag, c.Duration(flag).String())
+		}
 	}
 	for _, project := range c.Args().Slice() {
 		if err := store.CheckName(project); err != nil {
@@ -188,7 +195,22 @@ func refsNamed(names []string) (full []string, err error) {
 	return full, nil
 }
 
+// syncProject syncs a project, or gives it up when --timeout is over.
 func syncProject(c *cli.Context, project string, reset []string) (synced, error) {
+	timeout := c.Duration("timeout")
+	ctx, cancel := context.WithTimeoutCause(c.Context, timeout, fmt.Errorf("not done within %s: see --timeout", timeout))
+	defer cancel()
+
+	within := *c
+	within.Context = ctx
+	done, err := syncUntilDone(&within, project, reset)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return done, err
+}
+
+func syncUntilDone(c *cli.Context, project string, reset []string) (synced, error) {
 	done := synced{Project: project, Moved: []desk.Change{}, Waits: []desk.Change{}}
 	d, err := deskOf(c, project)
 	if err != nil {

@@ -25,9 +25,10 @@ func whoCommand() *cli.Command {
 		Name:      "who",
 		Usage:     "print which container and task brought a commit in, when, and on which branch",
 		ArgsUsage: "PROJECT COMMIT",
-		Description: `COMMIT is an object id, or the first digits of one. If nothing that
-is in the trail brought it in, the exit status is 3.
+		Description: `COMMIT is an object id, or the first digits of one; a branch or a full ref name
+stands for its tip. If nothing that is in the trail brought it in, the exit status is 3.
 
+   terok-gate who demo agent-1
    terok-gate who demo 3f1c9a0b5d7e`,
 		Flags:  []cli.Flag{reposFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
 		Action: who,
