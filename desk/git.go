@@ -167,8 +167,8 @@ var forOrigin = slices.Concat(quiet, []setting{
 	{"push.gpgSign", "false"},
 	{"push.recurseSubmodules", "no"},
 	{"protocol.file.allow", "always"},
-	// A forge sends nobody elsewhere: what is there is not the source's, and the operator's
-	// credentials may reach more than the forge does.
+	// A forge must not redirect git: what is elsewhere is not the source, and the operator's
+	// credentials may give access to servers that the forge has no access to.
 	{"http.followRedirects", "false"},
 	{"transfer.bundleURI", "false"},
 	{"fetch.uriProtocols", ""},

@@ -27,7 +27,7 @@ func (e *examination) machineID() {
 	case id == "":
 		wrong = "is empty"
 	case len(id) != 32:
-		wrong = fmt.Sprintf("holds %.32q, which is no id", id)
+		wrong = fmt.Sprintf("holds %.32q, which is not an id", id)
 	default:
 		e.ok(path + " is there")
 		return

@@ -32,7 +32,7 @@ func TestDoctorSaysWhatLacksWithoutAMachineID(t *testing.T) {
 		{"missing, and no systemd", os.Remove, plain, Warning, "/etc/machine-id is missing"},
 		{"empty", func(path string) error { return os.Truncate(path, 0) }, plain, Warning, "/etc/machine-id is empty"},
 		{"of a first boot", func(path string) error { return os.WriteFile(path, []byte("uninitialized\n"), 0o444) }, everything, Warning,
-			`/etc/machine-id holds "uninitialized", which is no id`},
+			`/etc/machine-id holds "uninitialized", which is not an id`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("PATH", row.path)

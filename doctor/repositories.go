@@ -185,7 +185,7 @@ func (e *examination) repository(path, project string, uid int) bool {
 		e.broken(err.Error(), anew+e.add(filepath.Dir(path), project))
 		return false
 	case !info.IsDir():
-		e.broken(path+" is no repository", anew+e.add(filepath.Dir(path), project))
+		e.broken(path+" is not a repository", anew+e.add(filepath.Dir(path), project))
 		return false
 	case !e.isTheGates("repository", path, info, uid, give):
 		return false

@@ -100,7 +100,7 @@ func (e *examination) controlDirectory(dir string) bool {
 
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		remedy := asOwner(info, "chmod", "0700", dir)
-		if !holdsOnly(dir, filepath.Base(e.settings.GateSocket)) { // it is /run, say
+		if !holdsOnly(dir, filepath.Base(e.settings.GateSocket)) { // such as /run
 			remedy = e.socketElsewhere()
 		}
 		e.broken(fmt.Sprintf("directory %s has mode %04o: no gate starts where others could put a gate of theirs", dir, mode), remedy)
@@ -180,7 +180,7 @@ func (e *examination) noGate(err error) {
 	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
 		e.broken(fmt.Sprintf("%s is not a gate's socket", socket), printable.Shell("mv", socket, socket+".away")+" && "+e.startGate())
 		return
-	default: // it hangs, say
+	default: // it may hang
 		e.broken(fmt.Sprintf("the gate at %s: %v", socket, err), e.restartGate())
 		return
 	}

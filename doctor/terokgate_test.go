@@ -379,7 +379,7 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 		{"a file in a repository's place", func(t *testing.T) {
 			must(t, os.RemoveAll(demo))
 			must(t, os.WriteFile(demo, nil, 0o600))
-		}, Broken, demo + " is no repository", false},
+		}, Broken, demo + " is not a repository", false},
 		{"a link that leads nowhere", func(t *testing.T) {
 			must(t, os.RemoveAll(demo))
 			must(t, os.Symlink("nowhere", demo))

@@ -42,7 +42,7 @@ func readDevicesFile(path string) ([]byte, error) { return readAtMost(path, devi
 
 // UpdateDevices rewrites the file of devices from the directory of repositories, if install
 // has written one. It is called after a repository was made, renamed or removed. It returns
-// the projects that are no devices, because CDI refuses their names.
+// the projects that cannot be devices, because CDI does not allow their names.
 func (p Place) UpdateDevices() (left []string, err error) {
 	if _, err := os.Lstat(p.Devices); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

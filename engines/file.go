@@ -18,7 +18,7 @@ import (
 	"terok-gate-hook/internal/durable"
 )
 
-// mark is the first line of a file of ours that is no hook definition.
+// mark is the first line of each file of ours other than hook definitions.
 const mark = "# Written by terok-gate install; terok-gate uninstall removes it.\n"
 
 // File is a file of an installation.
@@ -49,7 +49,7 @@ func isOurs(path string) (bool, error) {
 	return isDevices(content) || json.Unmarshal(content, &d) == nil && d.calledName() == binary, nil
 }
 
-// errStrange is in the chain of an error about what is no file of podman's or ours.
+// errStrange is wrapped by errors about a file that neither podman nor this package can have written.
 var errStrange = errors.New("is not a regular file of at most 1 MiB")
 
 // ReadSmall reads a regular file of at most a megabyte, and refuses others without blocking:

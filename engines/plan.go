@@ -17,7 +17,7 @@ import (
 type Plan struct {
 	Write  []File
 	Remove []string
-	Left   []string // projects that are no devices, because CDI refuses their names
+	Left   []string // projects that cannot be devices, because CDI does not allow their names
 	make   []directory
 	place  Place
 	podman bool // podman is here

@@ -121,7 +121,7 @@ func (u *unsigned) Read(p []byte) (int, error) {
 	return u.ReadCloser.Read(p)
 }
 
-// begin reads up to the capabilities. What is no packet stays as it is.
+// begin reads up to the capabilities. Anything but packets is left as it is.
 func (u *unsigned) begin() {
 	for {
 		var raw bytes.Buffer

@@ -20,7 +20,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// transaction is that in which git moves all refs of a push, or none. Its lines in the trail
+// transaction is the one in which git moves all refs of a push, or none. Its lines in the trail
 // are true, whenever git is ended:
 //
 //   - The refs are locked when the gate is asked, and git has compared their old values.
@@ -145,8 +145,8 @@ func (t *transaction) mayMove(refs moves) error {
 	return nil
 }
 
-// committed is called when the refs have moved. If it fails, the client must not hear of
-// success.
+// committed is called when the refs have moved. If it returns an error, the client must not be told
+// of success.
 func (t *transaction) committed() error {
 	if t.state != begun {
 		return errNothingNamed
@@ -163,7 +163,7 @@ func (t *transaction) committed() error {
 	return err
 }
 
-// aborted is called when git has moved nothing.
+// aborted is called when git has given up the transaction and moved nothing.
 func (t *transaction) aborted() {
 	if t.state == begun {
 		t.takeBack(func(string) bool { return true })
@@ -177,7 +177,7 @@ func (t *transaction) end() {
 	t.leave()
 }
 
-// settle finds out which refs have moved, when git was ended before it could say.
+// settle finds out which refs have moved if git was ended before it could report that.
 func (t *transaction) settle() {
 	if t.state != begun {
 		return
@@ -204,8 +204,8 @@ func (t *transaction) settle() {
 	_ = t.tell(trail.Moved, moved)
 }
 
-// without leaves out the symbolic refs that the push names, which git tells of beside what
-// they stand for (before git 2.50).
+// without returns the moves without those of symbolic refs that the push names: git before 2.50
+// reports these in addition to the refs that they point to.
 func (t *transaction) without(refs moves) (real moves) {
 	for line := range bytes.Lines(refs) {
 		_, ref, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" refs/"))
@@ -251,8 +251,8 @@ type present struct {
 	standsFor string // the ref that a symbolic one names, in the end
 }
 
-// present reads the refs that a push names, as they are. Refs that are not there are left
-// out.
+// present returns the present state of the refs that a push names. It leaves out refs that do not
+// exist.
 func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]) (map[string]present, error) {
 	const longest = 32 << 10 // of what the refs are named in; beyond, all are read
 	// A push may name 40,000 refs, and 64 pushes do at once: only those that are there are kept.
@@ -293,9 +293,9 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 // damaged is the reason why a ref that names a missing object is not deleted.
 const damaged = "the object that the ref names is missing: the repository is damaged"
 
-// missing returns the first ref that is to be deleted and whose object is not there, empty
-// for none. git deletes such a ref whatever it is by then, and its hook is told of no old
-// value, as it is of packed refs, which go beside those that are meant.
+// missing returns the first ref that is to be deleted although its object is missing, or "". git
+// deletes such a ref without comparing its old value, and reports no old value to its hook. The
+// gate could not tell it from a packed ref, which git also reports without one.
 func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]) (ref string, err error) {
 	deleted := func(yield func(move) bool) {
 		for m := range refs {

@@ -18,7 +18,7 @@ import (
 // errClientGone ends a request whose client went away, or stalls.
 var errClientGone = errors.New("the client went away")
 
-// gone returns an error that wraps errClientGone and err, nil if err is nil.
+// gone returns an error wrapping errClientGone and err, or nil if err is nil.
 func gone(err error) error {
 	if err == nil {
 		return nil
@@ -62,8 +62,8 @@ func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	return body, nil
 }
 
-// to copies the body to git. When git has heard enough, the client may finish: it does
-// not listen before.
+// to copies the body to git. When git reads no more, the rest of the body is discarded: the client
+// does not read an answer before it has sent everything.
 func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	_, err := b.WriteTo(git)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
@@ -72,7 +72,7 @@ func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	return err
 }
 
-// discard reads the body to its end, if that is not too far.
+// discard reads the body to its end, up to a limit.
 func (b *incoming) discard(most int64) error {
 	_, err := io.CopyN(io.Discard, b, most)
 	switch err {
@@ -98,7 +98,7 @@ func (b *incoming) ended() bool {
 	return ended
 }
 
-// wire is a body as it comes.
+// wire is a body as it arrives, not yet unpacked.
 type wire struct {
 	body        io.Reader
 	stall       time.Duration
@@ -114,7 +114,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	w.deadline(time.Now().Add(w.stall))
 	n, err := w.body.Read(p)
 	if err != nil {
-		// From here on the connection is read only to see the client go away.
+		// From here on the connection is read only to notice that the client goes away.
 		w.deadline(time.Time{})
 	}
 	w.mu.Lock()
@@ -145,7 +145,7 @@ func (w *wire) sofar() (bytes int64, ended bool) {
 	return w.bytes, w.ended
 }
 
-// atMost ends in errTooLarge after so many bytes.
+// atMost is a reader that fails with errTooLarge after a number of bytes.
 type atMost struct {
 	io.Reader
 	left int64
@@ -162,8 +162,8 @@ func (r *atMost) Read(p []byte) (int, error) {
 // outgoing is the answer to a request.
 //
 // A client may close the connection when it has the last byte that it needs, and many do.
-// Packets that only end an answer, or are for a person to read, may then be left: failing
-// to send them is no error.
+// Packets that only end an answer, or are for a person to read, may then be left out: failing
+// to send them is not an error.
 type outgoing struct {
 	http.ResponseWriter
 	stall time.Duration
@@ -201,7 +201,7 @@ func (w *outgoing) begin(a route) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// Write writes a packet of git's, or some bytes of what has no packets.
+// Write writes a packet of git's or, if the answer has no packets, some bytes.
 func (w *outgoing) Write(p []byte) (int, error) {
 	needed := !mayBeMissed(p)
 	switch left := w.start(len(p)); {

@@ -1,4 +1,5 @@
-// Serves one request, from its first line to its line in the trail.
+// Serves one request: authorizes it, waits for a slot, has git answer it, and records it in the
+// trail.
 
 package gate
 
@@ -19,7 +20,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// visit is a request under way.
+// visit is a request in progress.
 type visit struct {
 	gate    *Gate
 	w       *outgoing
@@ -140,7 +141,7 @@ func (v *visit) isProbe() bool {
 	return string(begins) == "0000"
 }
 
-// advertise answers with the refs, or with what protocol 2 can do.
+// advertise answers with the refs or, with protocol 2, with git's capabilities.
 func (v *visit) advertise() error {
 	// There is no body, so no read deadline is needed; the server's background read detects
 	// that the client has gone away.
@@ -194,7 +195,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 	return gone(err)
 }
 
-// fetch has git send what the client asks for.
+// fetch runs git to send what the client asks for.
 func (v *visit) fetch(ctx context.Context) error {
 	v.event = trail.Fetch
 	// With protocol 2, ls-refs is a request too. It reads no object.
@@ -210,7 +211,7 @@ func (v *visit) fetch(ctx context.Context) error {
 	return v.exchange(ctx, git)
 }
 
-// push judges what the push is to move, and lets git receive the rest of it.
+// push judges the refs that the push is to move, and lets git receive the rest of the push.
 func (v *visit) push(ctx context.Context) error {
 	v.event = trail.Push
 	asked, err := v.readPush(ctx)
@@ -257,8 +258,8 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 	return asked, nil
 }
 
-// judgePush returns the refusal of a push that must not move all of its refs, or nil, with
-// what git is to report of each ref. names are the refs that stand for others.
+// judgePush returns a refusal if the push must not move all of its refs, with the report on each
+// ref, and nil otherwise. names are the symbolic refs.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
 	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
@@ -287,7 +288,7 @@ func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]
 	return &refusal{code: http.StatusForbidden, text: damaged}, ofDamage, nil
 }
 
-// receivePush has git receive the push. git's hooks ask the gate again before a ref moves.
+// receivePush runs git to receive the push. git's hooks ask the gate again before a ref moves.
 func (v *visit) receivePush(ctx context.Context, asked commands, names map[string]present) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -323,8 +324,8 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 	return v.pushOutcome(ctx, t, hooks.refused, err)
 }
 
-// pushOutcome returns what a push comes to, by how git's exchange with the client ended and
-// whether the gate refused to let refs move. It reports a refusal that git did not.
+// pushOutcome returns the outcome of a push, from how git's exchange with the client ended and
+// whether the gate refused to let refs move. It answers with a refusal that git did not report.
 func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, err error) error {
 	switch {
 	case refused && t.refused != nil && err == nil:
@@ -343,9 +344,9 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, e
 	return err
 }
 
-// refusePush answers a push that is refused: in git's words, if the client understands
-// them, and when it has sent its pack, since it does not listen before. A client that does
-// not read the answer keeps its slot no longer than ctx lasts.
+// refusePush answers a push that is refused, with a report in git's protocol if the client
+// supports that. It answers after the client has sent its pack, since the client does not read
+// earlier. A client that does not read the answer keeps its slot no longer than ctx lasts.
 func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal, whyNot func(move) string) error {
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
@@ -461,7 +462,7 @@ func (v *visit) sendAnswer(ctx context.Context, git *command) error {
 	return err
 }
 
-// copyAnswer sends the client git's output, which begins so.
+// copyAnswer sends the client git's output. begins is the beginning of that output.
 func (v *visit) copyAnswer(git *command, out *bufio.Reader, begins []byte) (err error) {
 	v.w.begin(v.asked)
 	if v.asked.advertise {
@@ -474,7 +475,7 @@ func (v *visit) copyAnswer(git *command, out *bufio.Reader, begins []byte) (err 
 	return err
 }
 
-// outcome returns what an exchange comes to, by how its three parts have ended.
+// outcome returns the outcome of an exchange, from how its three parts have ended.
 func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) error {
 	switch {
 	case v.w.begun && gitErr == nil && answerErr == nil && sentErr == nil:
@@ -496,7 +497,7 @@ func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) e
 	return nil
 }
 
-// end answers what has no answer yet, and records the request.
+// end answers the request if it has no answer yet, and records it.
 func (v *visit) end(err error) {
 	e, refused := v.result(err)
 

@@ -31,9 +31,9 @@ var (
 	ErrUnknownService = errors.New("terok-gate forward does not have the service")
 )
 
-// Attach has the gate serve the network of a living container again. The entry should come
-// from [Settings.HandedOver]. For a container that the gate serves already, nothing
-// changes. An error that has a remedy wraps one of those above.
+// Attach makes the gate serve the network of a living container again. The entry should come
+// from [Settings.HandedOver]. If the gate serves the container already, nothing changes. An error
+// that has a remedy wraps one of those above.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = printableError(err) }()
 	s.GateListen = entry.Gate.Listen
@@ -53,8 +53,8 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 	return s.attachServices(entry, process, false)
 }
 
-// attachFirst has the gate serve the network of a container that starts. It notes the
-// network in the entry, and records for Attach that the gate serves it.
+// attachFirst makes the gate serve the network of a container that starts. It writes the
+// network to the entry, and records for Attach that the gate serves it.
 func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err error) {
 	if process == nil {
 		return s.notAttached(failure("the container has no process"))
@@ -92,10 +92,10 @@ func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint
 	return network, nil
 }
 
-// hand hands over the listener that the request asks for. Its address may be taken by a
-// neighbour whose listener is on its way to the gate, or is closing, and the gate may be
-// restarting. So with retry, hand tries again until half the gate's time before the deadline: the
-// last try still needs time for its answer.
+// hand hands over the listener that the request asks for. The address may be taken for a moment, by
+// a neighbour's listener that is being handed over or closed, and the gate may be restarting. So with
+// retry, hand tries again, and stops when half of the gate's time is left before the deadline: the
+// last try needs time for its answer.
 func (s Settings) hand(socket string, deadline time.Time, process *store.Pinned, request control.Request, retry bool) (network uint64, err error) {
 	lastTry := deadline.Add(-s.gateTimeout() / 2)
 	for {
@@ -155,7 +155,7 @@ func forHook(err error) error {
 	return err
 }
 
-// known makes an error that wraps one of the reasons above a refusal that prints the reason.
+// known turns an error wrapping one of the reasons above into a refusal that prints the reason.
 func known(err error) error {
 	for _, ours := range []error{ErrHostNetwork, ErrTaken, ErrNotAlone, ErrServiceTaken, ErrUnknownService} {
 		if errors.Is(err, ours) {

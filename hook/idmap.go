@@ -21,7 +21,7 @@ type idRange struct{ inside, ours, length uint64 }
 
 // idsOf reads the id maps of the process. The kernel shows them relative to the reader's
 // user namespace or, if reader and process share one, relative to its parent: in that case
-// nothing needs translating. config.json's mappings are no substitute: they are wrong when
+// nothing needs translating. config.json's mappings cannot be used instead: they are wrong when
 // a container joins another's user namespace (podman --userns=container:).
 func idsOf(process *store.Pinned) (idMaps, error) {
 	theirs, err := process.Link("ns/user")

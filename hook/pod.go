@@ -51,16 +51,16 @@ func ofContainer(annotations map[string]string, named func() (string, error)) (m
 	return meant, nil
 }
 
-// nameInPod returns the longest name, of those that annotations have, that fits the
-// container's.
+// nameInPod returns the longest of the annotations' names that matches the container's name.
 //
-// Podman calls the container NAME of a pod POD-NAME, and the match is not exact: the pod's
-// name may hold dashes too, so POD-b-a can be the container b-a of POD or the container a of
-// POD-b, and an annotation for a counts for both. The hook cannot learn the pod's name:
-// podman's storage does not have it, and the annotation io.kubernetes.cri-o.SandboxID leads
-// only to the infra container, which is named after the pod's id (podman's
-// pkg/specgen/generate). An annotation for b-a itself goes first. The attacker gains
-// nothing by it: the pod's author writes the annotations and names the containers.
+// Podman calls the container NAME of a pod POD-NAME. The match is not exact, since the pod's name
+// may have dashes too: POD-b-a can be the container b-a of POD or the container a of POD-b. An
+// annotation for a applies to both, unless there is one for b-a. The attacker gains nothing by this:
+// the pod's author writes the annotations and names the containers.
+//
+// The hook cannot learn the pod's name: podman's storage does not have it, and the annotation
+// io.kubernetes.cri-o.SandboxID leads only to the infra container, which is named after the pod's
+// id (podman's pkg/specgen/generate).
 func nameInPod(called string, names []string) (name string, is bool) {
 	for _, n := range names {
 		if len(n) >= len(name) && (called == n || strings.HasSuffix(called, "-"+n)) {

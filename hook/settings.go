@@ -438,7 +438,7 @@ func (s Settings) Check() error {
 	}
 	if s.Project != "" {
 		if err := store.CheckName(s.Project); err != nil {
-			return &SettingError{"project", s.Project, errors.New("is no name of a project")}
+			return &SettingError{"project", s.Project, errors.New("is not a project name")}
 		}
 		if s.Annotated {
 			return &SettingError{"annotated", "true", errors.New("excludes a project: remove --project")}

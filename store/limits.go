@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Limits narrow what a token allows. The zero value is no limit.
+// Limits narrow what a token allows. The zero value allows everything.
 //
 // A limited entry has neither project nor scope of its own, so that a gate that knows
 // nothing of limits does not take it for an unlimited one:

@@ -31,19 +31,19 @@ type Reader struct {
 
 	mu       sync.Mutex
 	seen     version // the file that was last read
-	content  []byte  // nil if it could not be read
+	content  []byte  // nil if the file could not be read
 	entries  map[tokenHash]json.RawMessage
-	err      error // why it could not
+	err      error // why the file could not be read
 	freezes  freezesFile
-	parsed   map[tokenHash]Entry // those that were asked for since the file was read
-	problem  string              // the last one that was reported
+	parsed   map[tokenHash]Entry // entries that were looked up since the file was read
+	problem  string              // the last problem that was reported
 	readAt   time.Time
 	relied   map[*reliance]struct{}
 	watching bool
 }
 
-// tokenHash is the key to look up an entry by. How long that takes reveals nothing about
-// the token.
+// tokenHash is the key by which an entry is looked up. The time of a look-up by a hash reveals
+// nothing about the token.
 type tokenHash [sha256.Size]byte
 
 // hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token.
@@ -86,7 +86,7 @@ func (f File) Reader(report func(error)) *Reader {
 func (r *Reader) Path() string { return r.path }
 
 // Find returns what the token allows now, and whether it is valid. A token whose process is
-// provably dead is not, even before a sweep. Neither is one with a colon, which ends a Basic
+// proved dead is not valid, even before a sweep. Neither is a token with a colon, which ends a Basic
 // user name.
 func (r *Reader) Find(token string) (Pass, bool) {
 	if strings.Contains(token, ":") {
@@ -104,7 +104,7 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 	return r.find(hash)
 }
 
-// Still returns nil if a use that the pass allowed may go on now, and why not otherwise.
+// Still returns nil if a use that the pass allowed may go on now, and otherwise the reason why not.
 func (r *Reader) Still(p Pass, use Use) error {
 	now, ok := r.find(p.hash)
 	if !ok {

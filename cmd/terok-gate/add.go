@@ -158,8 +158,8 @@ func add(c *cli.Context) (err error) {
 	return nil
 }
 
-// addSource has a project that exists come from a source. If that cannot be reached, all stays
-// as it was.
+// addSource changes the source of an existing project. If the source cannot be reached, nothing is
+// changed.
 func addSource(c *cli.Context, project, source string) error {
 	if source == "" || c.Bool("all-branches") {
 		return misuse.Errorf("--source takes PROJECT and SOURCE, and no --all-branches: see terok-gate add --help")
@@ -189,10 +189,10 @@ func addSource(c *cli.Context, project, source string) error {
 	return nil
 }
 
-// adopt has the desk be for the source, and remembers that.
+// adopt makes or updates the desk for the source, and records the source.
 func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirst bool) (err error) {
 	if isFirst {
-		// What an earlier project of this name had is not this one's.
+		// A desk that an earlier project of this name has left is removed.
 		if err := desk.Remove(desks, project); err != nil {
 			return err
 		}
@@ -246,8 +246,8 @@ func advise(format string, a ...any) {
 	fmt.Fprintf(os.Stderr, "terok-gate: add: "+format+"\n", a...)
 }
 
-// notAdmitted returns a hint if the installed hooks admit no container of the project and
-// none that only reads it, with the command that changes that; otherwise it returns "".
+// notAdmitted returns a hint if the installed hooks admit no container to the project, not even to
+// read it, with the command that changes that. Otherwise it returns "".
 func notAdmitted(installed engines.Registration, project string) string {
 	if installed.Settings.AdmitsReading(project) {
 		return ""

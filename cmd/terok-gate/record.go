@@ -9,8 +9,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// record writes an event to the audit trail. If that fails, it says so and no more: what
-// the event tells of has happened.
+// record writes an event to the audit trail. If that fails, it only prints the error: the event has
+// happened.
 func record(named string, e trail.Event) {
 	if err := trail.Write(logFile(named), e); err != nil {
 		printError(err)

@@ -33,7 +33,7 @@ func (n *Networks) ServeControl(ctx context.Context, l *net.UnixListener) {
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
-		case err != nil: // for want of descriptors, say
+		case err != nil: // such as a lack of descriptors
 			slog.Error("accept a hook", "error", err)
 			time.Sleep(100 * time.Millisecond)
 		default:

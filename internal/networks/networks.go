@@ -89,14 +89,14 @@ type Network struct {
 	conns   *connSet
 }
 
-// Close ends the listener.
+// Close closes the listener.
 func (there *Network) Close() error {
 	there.socket.Close()
 	return there.Listener.Close()
 }
 
-// isEnded reports whether another process has ended the listener. One that the gate has
-// closed is not: the next gate may have it.
+// isEnded reports whether another process has ended the listener. It is false for a listener that
+// the gate has closed: the next gate may still serve it.
 func (there *Network) isEnded() bool {
 	s, err := examine(there.socket)
 	return err == nil && !s.listens
@@ -131,8 +131,8 @@ func New(ctx context.Context, s Settings) (*Networks, error) {
 	return n, nil
 }
 
-// join has the gate serve a container at the socket, or, if that does not listen, at the
-// listener that there is in its namespace. The socket is the caller's to close.
+// join makes the gate serve a container at the socket or, if that does not listen, at an existing
+// listener in the socket's namespace. The caller closes the socket.
 func (n *Networks) join(r control.Request, socket *os.File) error {
 	if err := n.Takes(r); err != nil {
 		return err
@@ -183,7 +183,7 @@ func (n *Networks) join(r control.Request, socket *os.File) error {
 	return err
 }
 
-// at returns the listener at a place, nil if there is none any more.
+// at returns the listener at a place, or nil if there is none.
 func (n *Networks) at(at place) *Network {
 	there := n.all[at]
 	if there != nil && there.isEnded() {
@@ -193,7 +193,7 @@ func (n *Networks) at(at place) *Network {
 	return there
 }
 
-// admit has a listener serve a container, for the next gate too.
+// admit makes a listener serve a container, and keeps that for the next gate.
 func (n *Networks) admit(there *Network, r control.Request) error {
 	name := nameFor(keptContainer, r)
 	err := keepMember(n.Keeper, name, there.cookie, r)
@@ -206,7 +206,7 @@ func (n *Networks) admit(there *Network, r control.Request) error {
 	return err
 }
 
-// adopt has a listener serve the containers that the token file has there.
+// adopt makes a listener serve the living containers that the token file has in its network.
 func (n *Networks) adopt(there *Network) {
 	for _, e := range n.Tokens.InNetwork(there.cookie) {
 		r := control.Request{
@@ -289,7 +289,7 @@ func (n *Networks) leave(there *Network, m *member) {
 	}
 }
 
-// open begins to serve at a socket that listens.
+// open begins to serve at a listening socket.
 func (n *Networks) open(at place, socket *os.File, name, service string) (*Network, error) {
 	l, err := net.FileListener(socket)
 	if err != nil {
@@ -314,7 +314,7 @@ func (n *Networks) open(at place, socket *os.File, name, service string) (*Netwo
 	return there, nil
 }
 
-// close ends a listener that has no container any more.
+// close closes a listener whose last container has ended.
 func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
 	n.drop(there.Name)

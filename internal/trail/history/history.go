@@ -1,5 +1,5 @@
-// Package history reads from the trail's files who moved which refs. It is no part of package
-// trail, which hooks link.
+// Package history reads from the trail's files who moved which refs. It is separate from package
+// trail, which the hooks' program links.
 package history
 
 import (
@@ -22,14 +22,13 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// Moves returns the events by which refs of a project moved, oldest first, from trails and
-// from what was set aside of them: by package trail, or by logrotate(8), compressed with gzip
-// or not. Lines that are no events are skipped, and a trail that is not there has none. If
-// Moves returns an error, it also returns the events that it could read.
+// Moves returns the events by which refs of a project moved, oldest first. It reads trails and the
+// files that were set aside from them by package trail or by logrotate(8), compressed with gzip or
+// not. It skips lines that are not events, and trails that do not exist. If it returns an error, it
+// also returns the events that it could read.
 //
-// The first event is that of the project's beginning, if the trails have it. A project that
-// was renamed has the events of its earlier name; one that was removed leaves none to the next
-// of its name.
+// The first event is the making of the project, if the trails have it. Events under an earlier name
+// of the project are included; events of an earlier, removed project of the same name are not.
 func Moves(paths []string, project string) (moves []trail.Event, err error) {
 	var names []trail.Event
 	err = eachEvent(paths, func(e trail.Event) bool { return slices.Contains(ofNames, e.Event) }, &names)
