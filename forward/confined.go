@@ -12,7 +12,7 @@ import (
 
 // ErrNotConfined reports that nothing keeps this process from addresses that are not those of
 // its services.
-var ErrNotConfined = errors.New("nothing keeps terok-gate forward from other addresses than those of its services")
+var ErrNotConfined = errors.New("no firewall keeps terok-gate forward from addresses other than those of its services")
 
 // CheckConfined tries to send a datagram to a loopback address that no service has. That fails
 // if a firewall lets this process reach only the services, as IPAddressDeny= of systemd does. If

@@ -94,7 +94,7 @@ func movesOf(r io.Reader) (refs moves, err error) {
 // ask sends the gate a message, and returns nil if it answers yes.
 func ask(gate *os.File, message string) error {
 	if _, err := io.WriteString(gate, message+"\n"); err != nil {
-		return errors.New("terok-gate cannot be asked; try again in a moment")
+		return errors.New("terok-gate cannot be reached; try again in a moment")
 	}
 	answer, err := bufio.NewReader(gate).ReadString('\n')
 	if err != nil {

@@ -60,7 +60,7 @@ const (
 )
 
 var (
-	errUnsafe       = errors.New("a push has moved refs, and they or their lines in the trail cannot be written for good")
+	errUnsafe       = errors.New("a push has moved refs, and they or their lines in the trail cannot be written to the disk")
 	trailRefuses    = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot write down what the push moves"}
 	errNothingNamed = errors.New("git named no ref to move")
 )

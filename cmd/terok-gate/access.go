@@ -23,7 +23,7 @@ func accessCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "write", Usage: "let it push to the project `P` as well"},
 			&cli.StringSliceFlag{Name: "drop", Usage: "take the other project `P` away"},
 			&cli.StringFlag{Name: "access", Usage: "what it may do at most: `A` is read, append or write"},
-			&cli.StringSliceFlag{Name: "push", Usage: "let it push to refs that match `PATTERN` only; given once or more, in the place of all limits of refs; empty for none"},
+			&cli.StringSliceFlag{Name: "push", Usage: "let it push only to refs that match `PATTERN`; replaces all limits of refs; empty for no limit; repeatable"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, as list does"},
 		},
 		Before: misuse.OneArgument,

@@ -35,10 +35,10 @@ func addCommand() *cli.Command {
    terok-gate add --source demo git@example.com:demo.git`,
 		Flags: []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
-			Usage: "of a SOURCE that is a clone, copy the branches of its origin as well; where both have one, the clone's own counts",
+			Usage: "if SOURCE is a clone, copy the branches of its origin as well; if both have a branch, the clone's own",
 		}, &cli.BoolFlag{
 			Name:  "source",
-			Usage: "have a project that exists come from SOURCE from now on, for sync, review and release; copy nothing",
+			Usage: "make SOURCE the source of an existing project, for sync, review and release; copy nothing",
 		}},
 		Action: add,
 	}
@@ -93,7 +93,7 @@ func add(c *cli.Context) (err error) {
 	if _, err := root.Lstat(final); err == nil {
 		err := fmt.Errorf("project %s exists already: %s", project, filepath.Join(repos, final))
 		if source != "" {
-			err = fmt.Errorf("%w; to have it come from SOURCE from now on: --source", err)
+			err = fmt.Errorf("%w; to make SOURCE its source, give --source", err)
 		}
 		return err
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +135,7 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 	if err = copied.desk.remember(source, filepath.Join(resolved, final)); err != nil {
-		return fmt.Errorf("remember the source: %w", err)
+		return fmt.Errorf("record the source: %w", err)
 	}
 	if err = root.Rename(unfinished, final); err != nil {
 		return err

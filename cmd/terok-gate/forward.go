@@ -70,7 +70,7 @@ func runForward(c *cli.Context, given hook.Settings) error {
 		go serveMetrics(metrics, f.Metrics())
 	}
 	if err := forward.CheckConfined(services); err != nil {
-		slog.Warn("the firewall was tried", "result", err)
+		slog.Warn("check the firewall", "result", err)
 	}
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)

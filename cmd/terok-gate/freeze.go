@@ -17,7 +17,7 @@ import (
 func freezeCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "freeze",
-		Usage:     "serve a container, a project or all of them nothing, and cut what is under way, until thaw",
+		Usage:     "stop serving a container, a project or everything until thaw, and cut requests in progress",
 		ArgsUsage: "[CONTAINER]",
 		Flags:     frozenFlags(),
 		Before:    misuse.OneArgument,
@@ -28,7 +28,7 @@ func freezeCommand() *cli.Command {
 func thawCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "thaw",
-		Usage:     "take a freeze back: each token has exactly what it had",
+		Usage:     "undo a freeze: each token allows what it allowed before",
 		ArgsUsage: "[CONTAINER]",
 		Flags:     frozenFlags(),
 		Before:    misuse.OneArgument,
@@ -38,7 +38,7 @@ func thawCommand() *cli.Command {
 
 func frozenFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "project", Usage: "the project `P`: its repository, and all that its containers ask for"},
+		&cli.StringFlag{Name: "project", Usage: "the project `P`: its repository, and all requests of its own containers"},
 		&cli.BoolFlag{Name: "all", Usage: "everything"},
 	}
 }
@@ -134,7 +134,7 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 	}
 	switch project := c.String("project"); {
 	case given != 1:
-		return freezable{}, misuse.Errorf("name a container, --project or --all, and one of them only")
+		return freezable{}, misuse.Errorf("give one of CONTAINER, --project and --all, and only one of them")
 	case c.Bool("all"):
 		return freezable{}, nil
 	case c.IsSet("project"):
@@ -152,7 +152,7 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 		case len(ids) == 1:
 			return freezable{id: ids[0]}, nil
 		case len(ids) > 1:
-			return freezable{}, fmt.Errorf("%s: several frozen containers are called so: give an id in full, as %s", misuse.Quote(called), printable.Line(ids[0]))
+			return freezable{}, fmt.Errorf("%s: several frozen containers have this name: give a full id, such as %s", misuse.Quote(called), printable.Line(ids[0]))
 		}
 	}
 
@@ -166,7 +166,7 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 	return freezable{id: id, name: called}, nil
 }
 
-// frozenAs returns the ids of the frozen containers that are called so.
+// frozenAs returns the ids of the frozen containers with this name.
 func frozenAs(file store.File, called string) (ids []string, err error) {
 	freezes, err := file.Freezes()
 	if err != nil {

@@ -33,10 +33,10 @@ func installCommand(given *hook.Settings) *cli.Command {
 			"and --allow-service replace the whole earlier list.",
 		// The settings of the stages, except the one for trying a stage by hand; then its own.
 		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
-			&cli.BoolFlag{Name: "no-gate", Usage: "register the hooks alone, for a gate elsewhere; --no-gate=false sets ours up after all"},
+			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
 			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "token", Usage: "give the token to containers that ask for a device, too, as Docker's do; --token=false withholds it again"},
-			&cli.BoolFlag{Name: "show", Usage: "print what is set, as the command that sets it; change nothing"},
+			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),
 		),
 		Action: func(c *cli.Context) error { return install(c, *given) },

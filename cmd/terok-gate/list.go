@@ -13,7 +13,7 @@ import (
 func listCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "list",
-		Usage:  "list what tokens there are, without showing any",
+		Usage:  "list the tokens, by project, task, container and fingerprint",
 		Flags:  []cli.Flag{projectFlag(), taskFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
 		Action: list,
 	}

@@ -21,7 +21,7 @@ import (
 func releaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "release",
-		Usage:     "push a branch or tag to the project's source, if you say yes to what it shows",
+		Usage:     "show a branch or tag, ask, and push it to the project's source",
 		ArgsUsage: "PROJECT BRANCH",
 		Description: `It shows the commits and the changes, asks, and pushes exactly the commit that was shown.
 BRANCH may be a full ref name.
@@ -34,8 +34,8 @@ BRANCH may be a full ref name.
 			reposFlag(), desksFlag(),
 			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH`, or full ref name, rather than to one of the same name"},
 			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "have your desk keep for `T` what --force takes away"},
-			&cli.BoolFlag{Name: "force", Usage: "take commits away from upstream's branch, or move its tag; they are shown, and asked for"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep what --force takes away at your desk for `T`"},
+			&cli.BoolFlag{Name: "force", Usage: "allow upstream's branch to lose commits, or its tag to move; what would be lost is shown first"},
 		},
 		Action: release,
 	}
@@ -72,7 +72,7 @@ func release(c *cli.Context) error {
 		return fmt.Errorf("%w: bring them in with terok-gate sync, or take them away with --force", err)
 	}
 	if errors.Is(err, desk.ErrTag) {
-		return fmt.Errorf("%w: it moves with --force alone", err)
+		return fmt.Errorf("%w: only --force moves it", err)
 	}
 	if err != nil {
 		return err

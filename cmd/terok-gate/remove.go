@@ -23,7 +23,7 @@ import (
 func removeCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "remove",
-		Usage:       "remove a project for good: its repository, with what is kept there, its desk and its source",
+		Usage:       "remove a project for good: its repository, with the kept old tips, its desk and its source",
 		ArgsUsage:   "PROJECT",
 		Description: `   terok-gate remove demo`,
 		Flags:       []cli.Flag{reposFlag(), desksFlag(), forceFlag()},
@@ -32,7 +32,7 @@ func removeCommand() *cli.Command {
 }
 
 func forceFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "force", Usage: "do it even if containers live that have a token for the project"}
+	return &cli.BoolFlag{Name: "force", Usage: "do it even if living containers have a token for the project"}
 }
 
 func remove(c *cli.Context) error {

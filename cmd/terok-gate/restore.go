@@ -18,7 +18,7 @@ import (
 func restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "restore",
-		Usage:     "show what was deleted or forced away and is kept; with REF, bring it back",
+		Usage:     "show the kept old tips of refs that were deleted or forced; with REF, bring one back",
 		ArgsUsage: "PROJECT [REF]",
 		Description: `REF is a branch, a full ref name, or the name of a kept one as --json shows it.
 
@@ -26,7 +26,7 @@ func restoreCommand() *cli.Command {
    terok-gate restore demo agent-1`,
 		Flags: []cli.Flag{
 			reposFlag(),
-			&cli.StringFlag{Name: "forget", Usage: "drop what is kept of the branch or full ref name `REF`"},
+			&cli.StringFlag{Name: "forget", Usage: "drop the old tips that are kept of the branch or full ref name `REF`"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: restore,
@@ -37,9 +37,9 @@ func restore(c *cli.Context) error {
 	forget := c.String("forget")
 	switch {
 	case c.NArg() < 1 || c.NArg() > 2:
-		return misuse.Errorf("takes PROJECT and perhaps REF, after the flags: see terok-gate restore --help")
+		return misuse.Errorf("takes PROJECT and optionally REF, after the flags: see terok-gate restore --help")
 	case c.NArg() == 2 && (c.IsSet("forget") || c.Bool("json")):
-		return misuse.Errorf("give REF, --forget or --json, not two of them")
+		return misuse.Errorf("give only one of REF, --forget and --json")
 	}
 	gate, err := gateOf(c, c.Args().First())
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 func reviewCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "review",
-		Usage:     "show what containers pushed and upstream lacks; of a BRANCH the log and the changes",
+		Usage:     "show the branches that containers pushed and upstream lacks; with BRANCH, its commits and changes",
 		ArgsUsage: "[PROJECT [BRANCH]]",
 		Description: `Nothing in the repository decides what is shown, and a terminal acts on nothing of it.
 

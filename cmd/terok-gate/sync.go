@@ -22,7 +22,7 @@ import (
 func syncCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "sync",
-		Usage:     "bring upstream's commits in, of all projects that have a source, or of some",
+		Usage:     "bring upstream's commits in, for all projects with a source or for some of them",
 		ArgsUsage: "[PROJECT]...",
 		Description: `Branches and tags that only upstream has moved follow it. Those that containers have moved
 stay as they are, and those that both have moved are named.
@@ -32,10 +32,10 @@ stay as they are, and those that both have moved are named.
    terok-gate sync --every 15m`,
 		Flags: []cli.Flag{
 			reposFlag(), desksFlag(),
-			&cli.StringSliceFlag{Name: "reset", Usage: "have the branch or full ref name `REF` be what upstream has; the old tip is kept; repeatable"},
-			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a gate that runs does by itself"},
+			&cli.StringSliceFlag{Name: "reset", Usage: "set the branch or full ref name `REF` to what upstream has; the old tip is kept; repeatable"},
+			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a running gate does so by itself"},
 			&cli.DurationFlag{Name: "timeout", Value: time.Hour, Usage: "give up on a project that takes longer than `T`, and go on with the next one"},
-			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "do nothing now, but have systemd do it, with your keys, at once and then every `T`; 0: not any more"},
+			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "make systemd do this with your keys, at once and then every `T`; 0 removes the timer"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: syncProjects,
@@ -45,7 +45,7 @@ stay as they are, and those that both have moved are named.
 // checkKeep returns an error if --keep makes no sense.
 func checkKeep(c *cli.Context) error {
 	if c.IsSet("keep") && c.Duration("keep") <= 0 {
-		return misuse.Errorf("--keep %s: must be more than nothing", c.Duration("keep"))
+		return misuse.Errorf("--keep %s: must be more than 0", c.Duration("keep"))
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func syncRegularly(c *cli.Context) error {
 	every := c.Duration("every")
 	switch {
 	case c.IsSet("reset") || c.Bool("json"):
-		return misuse.Errorf("--every goes with neither --reset nor --json")
+		return misuse.Errorf("--every cannot be combined with --reset or --json")
 	case every != 0 && every < time.Minute:
 		return misuse.Errorf("--every %s: a minute at least, or 0 for never", every)
 	}
@@ -123,10 +123,10 @@ func syncRegularly(c *cli.Context) error {
 		return err
 	}
 	if _, there, _ := place.Registration(); !there && every != 0 {
-		return errors.New("nothing is installed, so nothing would take the timer back: terok-gate install first")
+		return errors.New("nothing is installed, so uninstall could not remove the timer: run terok-gate install first")
 	}
 	if !place.Systemd {
-		return errors.New("there is no systemd to do it: have cron(8) run terok-gate sync")
+		return errors.New("there is no systemd here: run terok-gate sync by cron(8)")
 	}
 
 	command, err := regularCommand(c)

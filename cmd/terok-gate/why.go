@@ -23,7 +23,7 @@ import (
 func whyCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "why",
-		Usage:     "print why containers were refused, the last ones, and what to do",
+		Usage:     "print why the last refused containers were refused, and what to do",
 		ArgsUsage: "[CONTAINER]",
 		Before:    misuse.OneArgument,
 		Action:    why,
