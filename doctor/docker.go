@@ -80,8 +80,8 @@ func (e *examination) dockerReads(info dockerInfo) (text, remedy string) {
 	return "", ""
 }
 
-// setDocker returns the remedy that has the daemon read our devices, beside those in other
-// directories: a command if Docker has no settings yet, else what to add to them.
+// setDocker returns the remedy that makes the daemon read our devices, in addition to those in other
+// directories: a command if Docker has no settings yet, otherwise the lines to add to them.
 func (e *examination) setDocker(features bool, others []string) string {
 	var settings []string
 	if features {

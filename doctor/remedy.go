@@ -51,9 +51,9 @@ func chown(user string, paths ...string) string {
 // chownAsRoot is chown for root to run.
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
-// takeOver has root take a directory from another user, if all files in it belong to root
-// or us. Otherwise the directory keeps its owner, and elsewhere is the remedy; so does a
-// file, whose content is the other user's.
+// takeOver returns a command by which root takes a directory from another user, if all files in it
+// belong to root or us. Otherwise, and for a file, whose content is the other user's, it returns
+// elsewhere.
 func takeOver(path, elsewhere string) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {

@@ -23,8 +23,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// terokGate asks the gate who it is. Hooks that have a gate socket start no container
-// without it.
+// terokGate asks the gate for its version and settings. If hooks have a gate socket, no container
+// starts without that gate.
 func (e *examination) terokGate() {
 	socket := e.settings.GateSocket
 	if socket == "" {
@@ -126,8 +126,8 @@ func (e *examination) controlDirectory(dir string) bool {
 	return false
 }
 
-// socketElsewhere returns the command that has the hooks ask a gate of our own, at its usual
-// place.
+// socketElsewhere returns the command that makes the hooks use a gate of our own, at the default
+// socket.
 func (e *examination) socketElsewhere() string {
 	if _, there, _ := e.Place.Registration(); !there && e.Place.User {
 		return e.install() // the hooks are root's

@@ -55,8 +55,8 @@ func (p Place) UpdateDevices() (left []string, err error) {
 		return nil, err
 	}
 
-	// Another command may make a repository meanwhile, and write first: what the last one
-	// writes is what it finds after writing.
+	// Another command may make a repository and write the file meanwhile. So read the repositories
+	// again after writing, until they have not changed.
 	for {
 		projects, err := projectsIn(r.Repos)
 		if err != nil {
@@ -121,7 +121,7 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 		})
 	}
 
-	// The oldest version that has all of it: an engine drops a file of one that it does not know.
+	// The oldest version that has all of this: an engine drops a file of a version unknown to it.
 	if spec.Version, err = specs.MinimumRequiredVersion(&spec); err != nil {
 		return File{}, nil, err
 	}

@@ -18,8 +18,8 @@ const (
 // allUnits are all that can be there at a time.
 var allUnits = append([]string{SyncTimerName, SyncUnitName}, unitNames...)
 
-// SyncPlan plans to have systemd run a command at once, and again whenever it has ended for a
-// while; if that is 0, not to any more.
+// SyncPlan plans a timer by which systemd runs a command at once, and again this long after each run
+// has ended. If every is 0, it plans to remove the timer.
 func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err error) {
 	plan.place = p
 	if every == 0 {

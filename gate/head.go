@@ -11,9 +11,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// nameHead has HEAD name a branch that a push has made, if the one that it names is not
-// there: a clone would be empty otherwise. It prefers main, then master, then the first. A
-// limited token does not decide what is cloned from a repository that has other branches.
+// nameHead sets HEAD to a branch that a push has made, if HEAD names a branch that does not exist:
+// a clone would be empty otherwise. It prefers main, then master, then the first. A limited token
+// does not decide this if the repository has other branches.
 func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[move]) {
 	branch := firstBranch(moved)
 	if branch == "" || !g.headIsUnborn(repo) || limits.Limited() && g.hasOtherBranches(repo, moved) {

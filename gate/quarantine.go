@@ -20,9 +20,9 @@ import (
 
 const quarantinePrefix = "tmp_objdir-incoming-"
 
-// quarantineOf returns the name of the directory that a receive-pack has made, empty if it
-// has none that can be seen. git tells it those that it starts, and in nearly all of a
-// push's life one of them is there: what unpacks, what checks, or a hook.
+// quarantineOf returns the name of the directory that a receive-pack has made, or "" if none can be
+// seen. It finds the name in the environment of receive-pack's children: during nearly all of a push
+// there is one, to unpack objects, to check them, or as a hook.
 func quarantineOf(receivePack int) (name string) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", receivePack))
 	for _, list := range lists {

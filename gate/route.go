@@ -63,9 +63,9 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	return asked, nil
 }
 
-// isOurs reports whether a Host header names the gate. An address does, and so do the
-// names that the gate is known by; any other name is one that an attacker may have made resolve
-// to us, to have a browser ask in its user's name.
+// isOurs reports whether a Host header names the gate, by an address or by one of the gate's names.
+// An attacker may have made any other name resolve to the gate's address, so that a browser sends
+// requests in its user's name.
 func isOurs(host string, hosts []string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

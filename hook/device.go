@@ -49,8 +49,8 @@ func (s Settings) ofDevice(annotations map[string]string, id string) (map[string
 }
 
 // sharesPod reports whether a container that asked for a device is in a pod, whose
-// containers share a network: without a token, the gate could not tell them apart. An
-// author who writes such an annotation has the gate ask for the token, no more.
+// containers share a network: without a token, the gate could not tell them apart. A container's
+// author who forges such an annotation only makes the gate ask for the token.
 func (s Settings) sharesPod(annotations map[string]string) bool {
 	if s.Project == "" && !s.Annotated {
 		return false

@@ -11,9 +11,9 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// updateDevices has each repository be a device, after a command has made, renamed or removed
-// one. It prints an error, since the command has done its work. made is the project that the
-// command made, empty for none.
+// updateDevices makes each repository a device, after a command has made, renamed or removed one.
+// It only prints an error, since the command has done its work. made is the project that the
+// command has made, or "".
 func updateDevices(command, made string) {
 	place, err := placeOfOurs()
 	if err != nil {

@@ -17,7 +17,7 @@ var oldFaults = []string{
 	"multipleAuthors", "zeroPaddedDate", "zeroPaddedFilemode",
 }
 
-// checking has a fetch name them.
+// checking returns arguments that make a fetch report these faults.
 func checking() []string {
 	config := []string{"-c", "fetch.fsckObjects=true"}
 	for _, fault := range oldFaults {

@@ -109,7 +109,7 @@ func syncProjects(c *cli.Context) error {
 	return failed
 }
 
-// syncRegularly has systemd run the command that was given, without --every.
+// syncRegularly makes systemd run this command, without --every, by a timer.
 func syncRegularly(c *cli.Context) error {
 	every := c.Duration("every")
 	switch {

@@ -39,8 +39,8 @@ const (
 	keptContainer = "container-"
 )
 
-// nameFor names what is kept for a container. No two lives of it have the same name, and no two
-// listeners of one life.
+// nameFor returns the name under which something is kept for a container. The name is different for
+// each start of the container, and for each of its listeners.
 func nameFor(what string, r control.Request) string {
 	name := what + r.Container + "-" + store.Token(r.Token).Fingerprint()
 	if r.Service != "" {

@@ -54,10 +54,10 @@ func LastMoves(paths []string, project string) (map[string]trail.Event, error) {
 	return last, err
 }
 
-// ofNames are the events by which projects come to be, get another name, and go.
+// ofNames are the events by which projects are made, renamed and removed.
 var ofNames = []string{trail.Added, trail.Renamed, trail.Removed}
 
-// life is when a project had a name.
+// life is the time in which a project had a name.
 type life struct {
 	name     string
 	from, to time.Time // to is zero: it still has
