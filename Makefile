@@ -27,7 +27,7 @@ run: # a real container without a network clones and pushes with its token, in a
 	scripts/try
 
 test: # all tests; what cannot be tested here stands at the end, before whether the rest passed
-	scripts/needs go podman runc busybox git nginx python3 strace tools systemd man zsh fish
+	scripts/needs go podman runc busybox git sshd nginx python3 strace tools systemd man zsh fish
 	scripts/test $(TESTFLAGS)
 
 test-engines: # those with containers and of the gate once more, with the podman, crun, runc, git and systemd of newer Debians, as root
