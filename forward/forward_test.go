@@ -69,6 +69,10 @@ func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
 			c.Gate.Services = map[string]string{"db": "127.0.0.1:4000"}
 			h.commit(t, c)
 		}, "the token is not for this service"},
+		"taken away": {func(h *harness, c *container) {
+			_, err := h.tokens.ChangeRights(c.Container, func(r *store.Rights) error { delete(r.Services, "llm"); return nil })
+			must(t, err)
+		}, "the token is not for this service"},
 		"frozen": {func(h *harness, c *container) {
 			must(t, h.tokens.EditFreezes(func(f *store.Freezes) bool { return f.SetProject("demo", true) }))
 		}, store.ErrFrozen.Error()},
