@@ -50,6 +50,7 @@ var checks = []check{
 	{"gate-user", []string{"token-file"}, (*examination).gateUser},
 
 	{"listeners", []string{"token-file", "terok-gate"}, (*examination).listeners},
+	{"services", []string{"token-file", "terok-gate"}, (*examination).services},
 	{"git", []string{"hooks"}, (*examination).git},
 	{"repositories", []string{"token-file", "git"}, (*examination).repositories},
 

@@ -21,11 +21,33 @@ func (e *examination) listeners() {
 		return
 	}
 
-	var served, not []store.Entry
+	served, not, err := e.whoIsServed(e.settings.GateSocket, "")
+	if err != nil {
+		e.broken(fmt.Sprintf("the gate at %s: %v", e.settings.GateSocket, err), e.restartGate())
+		return
+	}
+
+	if len(not) == 0 {
+		e.ok(fmt.Sprintf("living containers that the gate serves: %d", len(served)))
+		return
+	}
+	without := e.notDisplaced(served, not, "", "its token")
+	if len(without) > 0 {
+		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))
+	}
+}
+
+// whoIsServed asks the program at a control socket which of the living containers that may use a
+// service, or the gate for the service "", it serves.
+func (e *examination) whoIsServed(socket, service string) (served, not []store.Entry, err error) {
 	for _, entry := range e.living() {
-		_, err := e.ask(control.Request{
+		listen := entry.Gate.ListenFor(service)
+		if listen == "" {
+			continue
+		}
+		_, err := ask(socket, control.Request{
 			Container: entry.Container, Process: entry.Process, Token: entry.Token.Key(),
-			Listen: entry.Gate.Listen, Withheld: entry.Gate.Withheld,
+			Service: service, Listen: listen, Withheld: entry.Gate.Withheld,
 		})
 		switch {
 		case err == nil:
@@ -34,31 +56,32 @@ func (e *examination) listeners() {
 		case errors.Is(err, control.Absent):
 			not = append(not, entry)
 		default:
-			e.broken(fmt.Sprintf("the gate at %s: %v", e.settings.GateSocket, err), e.restartGate())
-			return
+			return nil, nil, err
 		}
 	}
+	return served, not, nil
+}
 
-	if len(not) == 0 {
-		e.ok(fmt.Sprintf("living containers that the gate serves: %d", len(served)))
-		return
+// notDisplaced returns the containers that are not served, but those where another program
+// listens in the place of a service, or of the gate: these it reports, with what that program may
+// receive.
+func (e *examination) notDisplaced(served, not []store.Entry, service, what string) (without []store.Entry) {
+	before := "the gate"
+	if service != "" {
+		before = "terok-gate forward"
 	}
-
-	var without []store.Entry
 	for _, entry := range not {
-		// In a pod, the listener may be the gate's, for a neighbour.
-		gates := slices.ContainsFunc(served, func(s store.Entry) bool { return network(s) == network(entry) })
-		if gates || !isListenedAt(entry.Process.PID, entry.Gate.Listen) {
+		// In a pod, the listener may be ours, for a neighbour.
+		ours := slices.ContainsFunc(served, func(s store.Entry) bool { return network(s) == network(entry) })
+		listen := entry.Gate.ListenFor(service)
+		if ours || !isListenedAt(entry.Process.PID, listen) {
 			without = append(without, entry)
 			continue
 		}
-		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive its token", named(entry), entry.Gate.Listen),
-			"start it anew, and the gate has that place first: "+printable.Shell("podman", "restart", "--", entry.Container))
+		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive %s", named(entry), listen, what),
+			"start it anew, and "+before+" has that place first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
-
-	if len(without) > 0 {
-		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))
-	}
+	return without
 }
 
 // network returns the network namespace of a container, empty if it cannot be seen.

@@ -34,7 +34,7 @@ func (e *examination) terokGate() {
 	fine := e.gateProgram()
 	fine = e.controlDirectory(filepath.Dir(socket)) && fine
 
-	gate, err := e.ask(control.Request{})
+	gate, err := ask(socket, control.Request{})
 	if err == nil {
 		e.theGate = &gate
 	}
@@ -85,9 +85,10 @@ func (e *examination) gateProgram() bool {
 	return who == ""
 }
 
-// ask asks the gate. A healthy gate answers within a millisecond.
-func (e *examination) ask(about control.Request) (control.Gate, error) {
-	return control.Ask(e.settings.GateSocket, time.Now().Add(5*time.Second), about)
+// ask asks the gate, or terok-gate forward, at a control socket. A healthy one answers within a
+// millisecond, and once it has tried a service.
+func ask(socket string, about control.Request) (control.Gate, error) {
+	return control.Ask(socket, time.Now().Add(5*time.Second), about)
 }
 
 // controlDirectory reports whether no other user can put a gate in the socket's place. It

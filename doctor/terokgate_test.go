@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"terok-gate-hook/engines"
+	"terok-gate-hook/forward"
 	"terok-gate-hook/gate"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
@@ -328,6 +329,78 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 		finds(t, found, "listeners", Broken, `without the gate: `)
 		l.Close()
 	}
+}
+
+// forward starts terok-gate forward for these services. stop leaves its socket behind.
+func (s *served) forward(t *testing.T, services map[string]forward.Target) (stop func()) {
+	t.Helper()
+	f, err := forward.New(forward.Settings{Services: services, Tokens: store.File{Path: s.tokens}.Reader(func(error) {})})
+	must(t, err)
+	socket := control.ForwardSocket(s.socket)
+	must(t, os.MkdirAll(filepath.Dir(socket), 0o700))
+	l, err := testenv.ListenForHooks(socket)
+	must(t, err)
+	go f.ServeControl(l)
+	stop = func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		f.Stop(ctx)
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestDoctorTriesServicesOfTheHost(t *testing.T) {
+	s := newServed(t)
+	s.start(t, s.tokens)
+	if found := s.check("terok-gate", "services"); len(found) != 1 {
+		t.Errorf("without services, it finds %+v", found)
+	}
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	db := filepath.Join(s.directory, "db")
+	s.settings.Services = []string{"llm=4000:" + l.Addr().String(), "db=5432:unix:" + db}
+	both := map[string]forward.Target{"llm": {Network: "tcp", Address: l.Addr().String()}, "db": {Network: "unix", Address: db}}
+
+	found := s.check("terok-gate", "services")
+	finds(t, found, "services", Broken, "terok-gate forward does not answer: "+control.ForwardSocket(s.socket)+" does not exist, and without it no container that asks for a service starts")
+	if want := "/terok-gate --token-file " + s.tokens + " forward --control "; !strings.Contains(found[len(found)-1].Remedy, want) {
+		t.Errorf("%+v\nshould say %s", found, want)
+	}
+
+	stop := s.forward(t, map[string]forward.Target{"llm": {Network: "tcp", Address: "127.0.0.1:1"}})
+	found = s.check("terok-gate", "services")
+	finds(t, found, "services", Broken, "service llm: something answers at "+l.Addr().String()+", but terok-gate forward does not reach it")
+	finds(t, found, "services", Broken, "terok-gate forward does not have service db, and a container that asks for it does not start")
+	stop()
+	finds(t, s.check("terok-gate", "services"), "services", Broken, " was left by one that was killed, and")
+
+	stop = s.forward(t, both)
+	finds(t, s.check("terok-gate", "services"), "services", Warning, "service db: dial unix "+db+": connect: no such file or directory")
+	finds(t, s.check("terok-gate", "services"), "services", OK, "reaches llm")
+
+	// The listener of one service is gone, and the gate's is not.
+	c := s.container(t, "c0ffee0123456789", nil)
+	c.Gate.Services = map[string]string{"llm": "127.0.0.1:4000"}
+	_, err = store.File{Path: s.tokens}.Issue(c.Entry)
+	must(t, err)
+	must(t, s.settings.Attach(c.Entry))
+	stop()
+	s.forward(t, both)
+	found = s.check("terok-gate", "listeners", "services")
+	finds(t, found, "listeners", OK, "living containers that the gate serves: 1")
+	finds(t, found, "services", Broken, "living containers without service llm: c0ffee012345 (project demo, task t-c0ffee0123456789)")
+
+	must(t, c.Enter(func() error {
+		hostile, err := net.Listen("tcp", "127.0.0.1:4000")
+		if err == nil {
+			t.Cleanup(func() { hostile.Close() })
+		}
+		return err
+	}))
+	finds(t, s.check("terok-gate", "services"), "services", Broken, "another program listens at 127.0.0.1:4000 there and may receive what it sends to service llm")
 }
 
 // real puts the real gate beside the hook.

@@ -122,6 +122,9 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 			id := a.start(t, "--annotation 'terok.services=llm db'")
 			a.hears(t, id)
 			a.works(t, id, "work")
+			if says := a.must(t, "terok-gate doctor || true"); !strings.Contains(says, "✓ services: ") || !strings.Contains(says, " and reaches llm, db\n") {
+				t.Errorf("doctor says %s", says)
+			}
 
 			// One connection holds the old forwarder up, and another waits for the new one.
 			a.must(t, "podman exec "+id+` sh -ec 'cd /dev/shm; mkfifo in; (nc 127.0.0.1 4000 <in >slow) & exec 3>in
@@ -154,6 +157,9 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 			}
 			a.must(t, a.systemctl+" start "+forwardUnit)
 			a.hears(t, id)
+
+			a.must(t, "terok-gate access --drop db "+id)
+			a.must(t, "podman exec "+id+" sh -c 'test $(echo x | nc 127.0.0.1 4000) = x; test -z \"$(echo x | nc 127.0.0.1 5432)\"'")
 
 			a.must(t, "podman stop --time 0 "+id)
 			testenv.Eventually(t, "systemd keeps nothing of containers that are gone", func() bool {

@@ -217,6 +217,11 @@ func (p Place) GateState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, GateUnitName)
 }
 
+// ForwardState returns the same of the unit of terok-gate forward.
+func (p Place) ForwardState(ctx context.Context) (properties string, err error) {
+	return p.show(ctx, ForwardUnitName)
+}
+
 func (p Place) show(ctx context.Context, unit string) (properties string, err error) {
 	return p.systemctl(ctx, "show", "--property", "ActiveState,ExecStart", unit)
 }

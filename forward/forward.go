@@ -67,7 +67,7 @@ func New(s Settings) (f *Forwarder, err error) {
 	f.accepting, f.stop = context.WithCancel(context.Background())
 	f.hearing, f.deafen = context.WithCancel(context.Background())
 	f.networks, err = networks.New(f.ctx, networks.Settings{
-		Tokens: s.Tokens, Keeper: s.Keeper, Record: f.writeTrail, Takes: f.takes, Serve: f.serve,
+		Tokens: s.Tokens, Keeper: s.Keeper, Record: f.writeTrail, Takes: f.takes, Try: f.try, Serve: f.serve,
 	})
 	return f, err
 }
@@ -79,6 +79,25 @@ func (f *Forwarder) takes(r control.Request) error {
 	}
 	return nil
 }
+
+// try connects to a service, and sends nothing.
+func (f *Forwarder) try(service string) error {
+	target, has := f.Services[service]
+	if !has {
+		return fmt.Errorf("%w: %.64q", control.NoService, service)
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, tryPatience)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, target.Network, target.Address)
+	if err != nil {
+		return fmt.Errorf("%w: %s", control.Down, reason(err))
+	}
+	return conn.Close()
+}
+
+// tryPatience is how long a service may take to accept a connection that only tries it. The
+// control socket's clients wait for little longer.
+const tryPatience = 3 * time.Second
 
 // ServeControl answers hooks, and programs that ask about containers, until the forwarder stops.
 // The socket is of type SOCK_SEQPACKET. Only processes of the forwarder's own user and of root

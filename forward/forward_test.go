@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"terok-gate-hook/forward"
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/testenv"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
@@ -68,6 +69,10 @@ func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
 		"another service's now": {func(h *harness, c *container) {
 			c.Gate.Services = map[string]string{"db": "127.0.0.1:4000"}
 			h.commit(t, c)
+		}, "the token is not for this service"},
+		"taken away": {func(h *harness, c *container) {
+			_, err := h.tokens.ChangeRights(c.Container, func(r *store.Rights) error { delete(r.Services, "llm"); return nil })
+			must(t, err)
 		}, "the token is not for this service"},
 		"frozen": {func(h *harness, c *container) {
 			must(t, h.tokens.EditFreezes(func(f *store.Freezes) bool { return f.SetProject("demo", true) }))
@@ -152,6 +157,20 @@ func TestAServiceThatIsDownIsAResetAndALine(t *testing.T) {
 	echo(t, "unix", socket)
 	if answer, err := c.asks("llm", "x"); err != nil || answer != "x" {
 		t.Errorf("when the service is up, it answers %q, %v", answer, err)
+	}
+}
+
+func TestAForwarderSaysWhetherItReachesAService(t *testing.T) {
+	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0"), "db": {"unix", filepath.Join(t.TempDir(), "s")}}, nil)
+	socket := control.ForwardSocket(h.hook.GateSocket)
+	for service, want := range map[string]error{"": nil, "llm": nil, "db": control.Down, "other": control.NoService} {
+		_, err := control.Ask(socket, time.Now().Add(testenv.AWhile), control.Request{Service: service})
+		if !errors.Is(err, want) || want == control.Down && !strings.Contains(err.Error(), "no such file or directory") {
+			t.Errorf("asked about %q, it says %v", service, err)
+		}
+	}
+	if _, err := control.Ask(h.hook.GateSocket, time.Now().Add(testenv.AWhile), control.Request{Service: "llm"}); !errors.Is(err, control.NoService) {
+		t.Errorf("asked about a service, the gate says %v", err)
 	}
 }
 

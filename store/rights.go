@@ -7,14 +7,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
-// Rights are what a token allows: in its own project, within its limits, and in others.
+// Rights are what a token allows: in its own project, within its limits, in others, and in
+// services of the host.
 type Rights struct {
-	Project string // the token's own, which does not change
-	Limits  Limits
-	Also    Also
+	Project  string // the token's own, which does not change
+	Limits   Limits
+	Also     Also
+	Services map[string]string // as in [Attached]; they can only be taken away
 }
 
 // ChangeRights changes the rights of a container's tokens, in one transaction, and returns the
@@ -63,7 +66,13 @@ func (x index) changeRights(container string, edit func(*Rights) error) (texts m
 			rights.Also[project] = access
 		}
 		rights.Limits.Push = slices.Clone(e.Limits.Push)
+		if e.Gate != nil {
+			rights.Services = maps.Clone(e.Gate.Services)
+		}
 		if err := edit(&rights); err != nil {
+			return nil, nil, err
+		}
+		if err := rights.checkServices(e); err != nil {
 			return nil, nil, err
 		}
 		if err := errors.Join(rights.Limits.Check(), rights.Also.Check(e.Project)); err != nil {
@@ -76,9 +85,24 @@ func (x index) changeRights(container string, edit func(*Rights) error) (texts m
 		}
 		texts[m.start] = append(slices.Clone(x.content[m.start:m.value]), value...)
 		e.Limits, e.Also = rights.Limits, rights.Also
+		if e.Gate != nil {
+			gate := *e.Gate
+			gate.Services, e.Gate = rights.Services, &gate
+		}
 		changed = append(changed, e)
 	}
 	return texts, changed, nil
+}
+
+// checkServices returns an error if the rights have services that the entry lacks: nothing
+// listens for these in the container's network.
+func (r Rights) checkServices(e Entry) error {
+	for name, listen := range r.Services {
+		if e.Gate == nil || e.Gate.Services[name] != listen {
+			return fmt.Errorf("service %.64q: a container that runs cannot be given one", name)
+		}
+	}
+	return nil
 }
 
 // in returns an entry's text with these rights in the place of those that it has.
@@ -111,8 +135,24 @@ func (r Rights) in(text []byte, e Entry) ([]byte, error) {
 		}
 	}
 
-	var compact, indented bytes.Buffer
-	before := "{"
+	if e.Gate != nil && len(r.Services) < len(e.Gate.Services) {
+		if values["gate"], err = withServices(values["gate"], r.Services); err != nil {
+			return nil, err
+		}
+	}
+
+	compact, err := objectOf(names, values)
+	if err != nil {
+		return nil, err
+	}
+	var indented bytes.Buffer
+	err = json.Indent(&indented, compact, "  ", "  ")
+	return indented.Bytes(), err
+}
+
+// objectOf returns a JSON object of the names that have a value, in their order.
+func objectOf(names []string, values map[string]json.RawMessage) ([]byte, error) {
+	var text bytes.Buffer
 	for _, name := range names {
 		value, there := values[name]
 		if !there {
@@ -122,12 +162,24 @@ func (r Rights) in(text []byte, e Entry) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&compact, "%s%s:%s", before, key, value)
-		before = ","
+		fmt.Fprintf(&text, ",%s:%s", key, value)
 	}
-	compact.WriteString("}")
-	err = json.Indent(&indented, compact.Bytes(), "  ", "  ")
-	return indented.Bytes(), err
+	return fmt.Appendf(nil, "{%s}", bytes.TrimPrefix(text.Bytes(), []byte(","))), nil
+}
+
+// withServices returns the text of an entry's gate with these services in the place of its own.
+func withServices(gate []byte, services map[string]string) ([]byte, error) {
+	names, values, err := inOrder(gate)
+	if err != nil {
+		return nil, err
+	}
+	delete(values, "services")
+	if len(services) > 0 {
+		if values["services"], err = json.Marshal(services); err != nil {
+			return nil, err
+		}
+	}
+	return objectOf(names, values)
 }
 
 // inOrder returns the keys of a JSON object in their order, each once, and its values.

@@ -95,6 +95,57 @@ func TestChangingRightsKeepsAllElse(t *testing.T) {
 	}
 }
 
+// A container that runs cannot be given a service: nothing listens for it in its network.
+func TestServicesCanOnlyBeTakenAway(t *testing.T) {
+	entry := func(services string) string {
+		return `{
+  "sha256:` + strings.Repeat("0", 64) + `": {
+    "project": "demo",
+    "scope": "demo",
+    "task": "1",
+    "container": "c1",
+    "gate": {
+      "listen": "127.0.0.1:9418",` + services + `
+      "future": [],
+      "withheld": true
+    }
+  }
+}
+`
+	}
+	f := tokenFile(t)
+	before := entry(`
+      "services": {"db": "127.0.0.1:5432", "llm": "127.0.0.1:4000"},`)
+	write(t, f.Path, before)
+
+	for _, row := range []struct {
+		name string
+		edit func(*store.Rights)
+		want string // empty: it is refused
+	}{
+		{"another one", func(r *store.Rights) { r.Services["more"] = "127.0.0.1:1" }, ""},
+		{"one at another address", func(r *store.Rights) { r.Services["llm"] = "127.0.0.1:1" }, ""},
+		{"without one", func(r *store.Rights) { delete(r.Services, "llm") }, entry(`
+      "services": {
+        "db": "127.0.0.1:5432"
+      },`)},
+		{"without any", func(r *store.Rights) { delete(r.Services, "db") }, entry("")},
+	} {
+		changed, err := f.ChangeRights("c1", func(r *store.Rights) error { row.edit(r); return nil })
+		if refused := row.want == ""; (err != nil) != refused {
+			t.Errorf("%s: %+v, %v", row.name, changed, err)
+		}
+		if row.want != "" {
+			before = row.want
+		}
+		content, err := os.ReadFile(f.Path)
+		must(t, err)
+		if diff := cmp.Diff(before, string(content)); diff != "" {
+			t.Errorf("%s: the file (-want +have):\n%s", row.name, diff)
+		}
+	}
+}
+
 func TestRightsThatMustNotBeIssuedChangeNothing(t *testing.T) {
 	no := errors.New("no")
 	for name, edit := range map[string]func(*store.Rights) error{

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -21,7 +22,7 @@ func accessCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "read", Usage: "let it fetch from the project `P` as well, and not push there"},
 			&cli.StringSliceFlag{Name: "write", Usage: "let it push to the project `P` as well"},
-			&cli.StringSliceFlag{Name: "drop", Usage: "take the other project `P` away"},
+			&cli.StringSliceFlag{Name: "drop", Usage: "take the other project, or service of the host, `P` away"},
 			&cli.StringFlag{Name: "access", Usage: "what it may do at most: `A` is read, append or write"},
 			&cli.StringSliceFlag{Name: "push", Usage: "let it push only to refs that match `PATTERN`; replaces all limits of refs; empty for no limit; repeatable"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, as list does"},
@@ -69,14 +70,10 @@ func access(c *cli.Context) error {
 
 // changeRights makes the changes that the command line asks for.
 func changeRights(c *cli.Context, r *store.Rights) error {
-	for _, project := range c.StringSlice("drop") {
-		switch _, has := r.Also[project]; {
-		case project == r.Project:
-			return fmt.Errorf("--drop %s: it is the token's own project: to take that away, revoke or freeze the container", misuse.Quote(project))
-		case !has:
-			return fmt.Errorf("--drop %s: the container has no right to this project", misuse.Quote(project))
+	for _, name := range c.StringSlice("drop") {
+		if err := drop(r, name); err != nil {
+			return fmt.Errorf("--drop %s: %w", misuse.Quote(name), err)
 		}
-		delete(r.Also, project)
 	}
 	for _, access := range []string{store.AccessRead, store.AccessWrite} {
 		for _, project := range c.StringSlice(access) {
@@ -94,4 +91,19 @@ func changeRights(c *cli.Context, r *store.Rights) error {
 		}
 	}
 	return nil
+}
+
+// drop takes away all that has this name: another project, a service of the host, or both.
+func drop(r *store.Rights, name string) error {
+	_, project := r.Also[name]
+	_, service := r.Services[name]
+	switch {
+	case project || service:
+		delete(r.Also, name)
+		delete(r.Services, name)
+		return nil
+	case name == r.Project:
+		return errors.New("it is the token's own project: to take that away, revoke or freeze the container")
+	}
+	return errors.New("the container has no right to a project or service of this name")
 }

@@ -40,6 +40,8 @@ type listed struct {
 	Push        [][]string `json:"push"`   // a pushed ref must match a pattern of each list
 	Also        store.Also `json:"also"`   // other projects that it is for, each with read or write
 	Frozen      bool       `json:"frozen,omitempty"`
+
+	Services map[string]string `json:"services,omitempty"` // of the host, each with the host:port where it is in the container
 }
 
 // row is a token that will be printed. It is small, since there can be many.
@@ -50,6 +52,7 @@ type row struct {
 	fingerprint              [8]byte
 	limits                   *store.Limits // nil: none
 	also                     store.Also
+	services                 map[string]string
 	frozen                   bool // served nothing for now
 }
 
@@ -88,6 +91,9 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 func rowOf(e store.Entry) *row {
 	r := &row{project: e.Project, task: e.Task, container: e.Container, state: string(e.State()), created: e.Created, also: e.Also}
 	copy(r.fingerprint[:], e.Token.Fingerprint())
+	if e.Gate != nil {
+		r.services = e.Gate.Services
+	}
 
 	switch {
 	case e.Malformed:
@@ -104,6 +110,7 @@ func (t table) listed(r *row) listed {
 	l := listed{
 		Project: r.project, Task: r.task, Container: r.container, Name: t.names[r.container], State: r.state,
 		Fingerprint: string(r.fingerprint[:]), Access: store.Limits{}.Access(), Push: [][]string{}, Also: store.Also{}, Frozen: r.frozen,
+		Services: r.services,
 	}
 	maps.Copy(l.Also, r.also)
 	if !r.created.IsZero() {
@@ -154,17 +161,18 @@ func printJSON(w io.Writer, t table) error {
 }
 
 // printTable prints the rows as a table. It has a column for containers' names if any is
-// known, one for limits if any token has some, and one for other projects if any token is for
-// some. On a terminal, tokens that are not known
-// to be live are coloured.
+// known, one for limits if any token has some, and one each for other projects and services of
+// the host if any token is for some. On a terminal, tokens that are not known to be live are
+// coloured.
 func printTable(w *os.File, t table) error {
 	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
 	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })
 	several := slices.ContainsFunc(t.rows, func(r *row) bool { return len(r.also) > 0 })
+	served := slices.ContainsFunc(t.rows, func(r *row) bool { return len(r.services) > 0 })
 
 	var aligned bytes.Buffer
 	columns := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
-	line := func(project, task, container, name, state, age, fingerprint, pushes, also string) {
+	line := func(project, task, container, name, state, age, fingerprint, pushes, also, services string) {
 		cells := []string{project, task, container}
 		if named {
 			cells = append(cells, name)
@@ -176,10 +184,13 @@ func printTable(w *os.File, t table) error {
 		if several {
 			cells = append(cells, also)
 		}
+		if served {
+			cells = append(cells, services)
+		}
 		fmt.Fprintln(columns, strings.Join(cells, "\t"))
 	}
 
-	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO", "OTHER PROJECTS")
+	line("PROJECT", "TASK", "CONTAINER", "NAME", "STATE", "AGE", "FINGERPRINT", "PUSHES TO", "OTHER PROJECTS", "SERVICES")
 	for _, r := range t.rows {
 		age := "-"
 		if !r.created.IsZero() {
@@ -187,7 +198,8 @@ func printTable(w *os.File, t table) error {
 		}
 		container := shortContainer(r.container)
 		line(printable.Line(r.project), printable.Line(r.task), orDash(container), orDash(t.names[r.container]),
-			r.shownState(), age, string(r.fingerprint[:]), shortPushes(r.limits), orDash(shortened(alsoOf(r.also))))
+			r.shownState(), age, string(r.fingerprint[:]), shortPushes(r.limits), orDash(shortened(alsoOf(r.also))),
+			orDash(shortened(strings.Join(slices.Sorted(maps.Keys(r.services)), ", "))))
 	}
 	if err := columns.Flush(); err != nil {
 		return err

@@ -29,7 +29,8 @@
 //	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}
 //
 // terok-gate forward listens at a socket of its own, in the same way: it serves a service of the
-// host, whose name is in the message as "service".
+// host, whose name is in the message as "service". {"version": 1, "service": "<name>"} asks whether
+// it reaches that service.
 //
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.
@@ -83,6 +84,7 @@ const (
 	HostNetwork    Refusal = "host"    // the network is the gate's own
 	Shared         Refusal = "shared"  // a container that withholds its token is not alone in its network
 	NoService      Refusal = "service" // the program does not serve that service
+	Down           Refusal = "down"    // the program does not reach that service
 	Absent         Refusal = "absent"  // the gate does not serve the container
 	UnknownVersion Refusal = "version" // the gate does not know the version of the message
 	Failed         Refusal = "failed"  // the gate has failed
@@ -110,7 +112,7 @@ func ParseQuestion(message []byte) (r Request, err error) {
 		return r, fmt.Errorf("%w: %w", Malformed, err)
 	case r.Version != Version:
 		return r, fmt.Errorf("%w: the message has version %d, the gate %d", UnknownVersion, r.Version, Version)
-	case r == Request{Version: Version}:
+	case r == Request{Version: Version, Service: r.Service}:
 		return r, nil
 	case r.Process == nil || r.Listen == "" || r.Token == "":
 		return r, errIncomplete

@@ -110,10 +110,15 @@ func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r contr
 	self := n.Self
 	self.Program, self.UID, self.TokenFile = version.String(), os.Geteuid(), n.Tokens.Path()
 	answer.Gate = &self
-	if r.Process == nil {
+	switch {
+	case r.Process != nil:
+		return r, n.find(r)
+	case r.Service == "":
 		return r, nil
+	case n.Try == nil:
+		return r, control.NoService
 	}
-	return r, n.find(r)
+	return r, n.Try(r.Service)
 }
 
 // checkPeer refuses peers that are neither root nor our own user. A hook in a user

@@ -55,6 +55,10 @@ type Settings struct {
 	// a [control.Refusal].
 	Takes func(control.Request) error
 
+	// Try returns nil if the program reaches a service that it serves, and otherwise an error that
+	// wraps a [control.Refusal]. It is nil for a program that serves none.
+	Try func(service string) error
+
 	// Serve serves a listener until that is closed.
 	Serve func(*Network) error
 }
