@@ -236,6 +236,9 @@ func TestAContainerThatFloodsLeavesTheServiceToOthers(t *testing.T) {
 			connections += max(1, e.Times)
 		}
 	}
+	if most := 1000*(seconds+2) + 256; connections > most {
+		t.Errorf("%d connections in %d seconds", connections, seconds)
+	}
 	if most := 2 * (trail.OwnLines + 1) * (seconds + 2); lines == 0 || lines > most || connections < lines {
 		t.Errorf("%d lines about %d connections", lines, connections)
 	}
