@@ -6,7 +6,6 @@ package forward
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -148,9 +147,9 @@ func (p *pair) copy() error {
 }
 
 // copyHalf copies one way until the source has closed its end, and then closes the other end for
-// writing. The plain sockets let the kernel copy (splice(2)).
+// writing.
 func (p *pair) copyHalf(to, from net.Conn, bytes *atomic.Int64) error {
-	n, err := io.Copy(networks.Plain(to), networks.Plain(from))
+	n, err := splice(networks.Plain(to), networks.Plain(from))
 	bytes.Add(n)
 	if err != nil {
 		p.reset()

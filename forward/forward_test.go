@@ -255,6 +255,9 @@ func TestAContainerThatFloodsLeavesTheServiceToOthers(t *testing.T) {
 			connections += max(1, e.Times)
 		}
 	}
+	if most := 1000*(seconds+2) + 256; connections > most {
+		t.Errorf("%d connections in %d seconds", connections, seconds)
+	}
 	if most := 2 * (trail.OwnLines + 1) * (seconds + 2); lines == 0 || lines > most || connections < lines {
 		t.Errorf("%d lines about %d connections", lines, connections)
 	}
@@ -275,7 +278,7 @@ func TestNothingStaysOfContainersWithServices(t *testing.T) {
 			}
 			idle.Close()
 		}
-		runtime.GC() // io.Copy's pipes are in a pool
+		runtime.GC() // pipes are in a pool
 		runtime.GC()
 		open, err := os.ReadDir("/proc/self/fd")
 		must(t, err)
@@ -294,6 +297,39 @@ func TestNothingStaysOfContainersWithServices(t *testing.T) {
 	testenv.Eventually(t, "no descriptor and no goroutine is left of 500 lives", func() bool {
 		d, g := lives(1)
 		return d <= descriptors && g <= goroutines
+	})
+}
+
+// What pipes a user's programs may have is limited for all of them together, git's included.
+func TestConnectionsThatWaitHoldNoPipes(t *testing.T) {
+	target := service(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
+		_, _ = conn.Write([]byte("hello"))
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	h := open(t, map[string]forward.Target{"llm": target}, nil)
+	c := h.start(t, h.container(t, nil, llm))
+	pipes := func() (number int) {
+		open, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		for _, fd := range open {
+			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "pipe:") {
+				number++
+			}
+		}
+		return number
+	}
+
+	before := pipes()
+	for range 20 {
+		conn := c.connect(t, "llm")
+		_, err := io.ReadFull(conn, make([]byte, 5))
+		must(t, err)
+		_, err = conn.Write([]byte("hello"))
+		must(t, err)
+	}
+	testenv.Eventually(t, "20 open connections hold no pipe", func() bool {
+		runtime.GC() // pipes are in a pool
+		return pipes() <= before
 	})
 }
 
