@@ -15,8 +15,10 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	"tags.cncf.io/container-device-interface/pkg/parser"
@@ -164,11 +166,23 @@ func CheckDevicesOwner(path string) error {
 		switch uid := step.UID(); {
 		case uid != 0 && uid != os.Geteuid():
 			return fmt.Errorf("devices in %s: %s belongs to user %d, who could have engines run anything", path, step.Path, uid)
-		case !step.IsLink() && !sticky && mode&0o022 != 0:
+		case !step.IsLink() && !sticky && (mode&0o002 != 0 || mode&0o020 != 0 && !isOfOwnGroup(step.Info)):
 			return fmt.Errorf("devices in %s: mode %04o of %s lets other users have engines run anything", path, mode.Perm(), step.Path)
 		}
 	}
 	return nil
+}
+
+// isOfOwnGroup reports whether the file's group is this user's alone: the one that useradd(8)
+// makes for a user, for which Debian's log-ins have new directories be writable. Root's is for
+// its members.
+func isOfOwnGroup(info fs.FileInfo) bool {
+	own, err := user.Current()
+	if err != nil || os.Geteuid() == 0 || own.Gid != strconv.Itoa(owner.GID(info)) {
+		return false
+	}
+	group, err := user.LookupGroupId(own.Gid)
+	return err == nil && group.Name == own.Username
 }
 
 // ReadDevices reads the file of devices back, as engines do: its devices by name, each with what

@@ -27,7 +27,7 @@ var others = []other{
 func (p Place) others() (found []other) {
 	for _, o := range others {
 		if p.User {
-			if _, err := exec.LookPath(o.ofUser); o.ofUser != "" && err == nil {
+			if o.ofUser != "" && p.hasOwnDocker(o.ofUser) {
 				o.settings = "~/.config/docker/daemon.json needs {\"features\": {\"cdi\": true}, \"cdi-spec-dirs\": [\"" + filepath.Dir(p.Devices) + "\"]}"
 				found = append(found, o)
 			}
@@ -38,6 +38,13 @@ func (p Place) others() (found []other) {
 		}
 	}
 	return found
+}
+
+// hasOwnDocker reports whether this user runs Docker, or could: its program is in PATH, or
+// somewhere else, as Debian's is, and the user has set it up.
+func (p Place) hasOwnDocker(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil || exists(filepath.Join(p.Runtime, "docker.sock")) || exists(p.unit("docker.service"))
 }
 
 // Served returns, for each engine that is here, how containers of a project are started with

@@ -30,7 +30,7 @@ const (
 	device = "--network none --device terok.dev/project=demo "
 )
 
-var daemon, containerd, gate *exec.Cmd
+var daemon, gate *exec.Cmd
 
 func TestMain(m *testing.M) {
 	if err := prepare(); err != nil {
@@ -46,7 +46,7 @@ func prepare() error {
 	if err := os.WriteFile("/etc/docker/daemon.json", []byte(os.Getenv("TEROK_DOCKER_CONFIG")), 0o644); err != nil {
 		return err
 	}
-	containerd = exec.Command("containerd")
+	containerd := exec.Command("containerd")
 	if err := start(containerd, "containerd", "ctr version"); err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func prepare() error {
 		terok-gate add demo /root/demo
 		mkdir -p /image/bin /image/usr/lib/git-core /image/tmp /image/etc && cd /image
 		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
-		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true; do ln -s busybox bin/$name; done
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true wget grep; do ln -s busybox bin/$name; done
 		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
 		echo root:x:0:0::/:/bin/sh >etc/passwd
 		tar -c . | docker import - ` + image + `
@@ -187,29 +187,85 @@ func inNetwork(link string) (pids []string) {
 	return pids
 }
 
+// kill ends a process of a test.
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("pid %d", pid)
+	}
+	testenv.Must(t, syscall.Kill(pid, syscall.SIGKILL))
+}
+
+func killDocker(t *testing.T) {
+	t.Helper()
+	kill(t, daemon.Process.Pid)
+	_ = daemon.Wait()
+}
+
+// death is a container named dying, and the way in which it ends.
+type death struct {
+	name, flags, command string
+	die                  func(t *testing.T, pid int)
+	again                bool // it starts again, with another token
+}
+
+// happens starts the container, and has it die. Nothing is served afterwards, and nothing is
+// left. docker and gate begin the commands.
+func (d death) happens(t *testing.T, docker, gate string) {
+	must(t, docker+" run -d --memory 30m --stop-timeout 1 --name dying "+d.flags+" "+device+image+" "+d.command)
+	t.Cleanup(func() { _, _ = sh(docker + " rm -f dying") })
+	pid, err := strconv.Atoi(must(t, docker+" inspect -f '{{.State.Pid}}' dying"))
+	testenv.Must(t, err)
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	testenv.Must(t, err)
+	defer unix.Close(pidfd)
+	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	testenv.Must(t, err)
+	defer network.Close()
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	testenv.Must(t, err)
+	testenv.Must(t, served(network))
+	before := must(t, gate+" list --json")
+
+	d.die(t, pid)
+	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
+		t.Fatalf("it lives: %v", err)
+	}
+	if err := served(network); err == nil {
+		t.Error("a request that began after the death was served")
+	}
+	if !testenv.Wait(func() bool { return len(inNetwork(link)) == 0 }) {
+		t.Errorf("processes in its network: %v", inNetwork(link))
+	}
+	if !testenv.Wait(func() bool { return must(t, gate+" list --json") != before }) {
+		t.Error("its token is still there")
+	}
+	if d.again {
+		testenv.Eventually(t, "it is served again", func() bool { _, err := sh(docker + " exec dying git ls-remote " + repo); return err == nil })
+	}
+}
+
+const (
+	forEver  = "sleep 1000"
+	untilEnd = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'"
+)
+
 func TestNothingIsServedAfterADeath(t *testing.T) {
-	kill := func(t *testing.T, pid int) {
-		if pid <= 1 {
-			t.Fatalf("pid %d", pid)
-		}
-		testenv.Must(t, syscall.Kill(pid, syscall.SIGKILL))
+	end := func(t *testing.T, _ int) { must(t, "docker exec dying sh -c '>/tmp/end'") }
+	does := func(command string) func(*testing.T, int) {
+		return func(t *testing.T, _ int) { must(t, command) }
 	}
-	killDocker := func(t *testing.T) {
-		kill(t, daemon.Process.Pid)
-		_ = daemon.Wait()
-	}
-	for _, row := range []struct {
-		name, command string
-		die           func(t *testing.T, pid int)
-	}{
-		{"exit", "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'", func(t *testing.T, _ int) { must(t, "docker exec dying sh -c '>/tmp/end'") }},
-		{"kill -9 of the process", "sleep 1000", kill},
-		{"docker kill", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker kill dying") }},
-		{"docker stop", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker stop -t 0 dying") }},
-		{"docker rm -f", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker rm -f dying") }},
-		{"docker restart", "sleep 1000", func(t *testing.T, _ int) { must(t, "docker restart -t 0 dying") }},
-		{"out of memory", "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done; exec tail /dev/zero'", func(t *testing.T, _ int) { must(t, "docker exec dying sh -c '>/tmp/end'") }},
-		{"its shim killed", "sleep 1000", func(t *testing.T, pid int) {
+	for _, d := range []death{
+		{name: "exit", command: untilEnd, die: end},
+		{name: "kill -9 of the process", command: forEver, die: kill},
+		{name: "kill -9, with a restart policy", flags: "--restart always", command: forEver, die: kill, again: true},
+		{name: "docker kill", command: forEver, die: does("docker kill dying")},
+		{name: "docker stop", command: forEver, die: does("docker stop -t 0 dying")},
+		{name: "docker rm -f", command: forEver, die: does("docker rm -f dying")},
+		{name: "docker restart", command: forEver, die: does("docker restart -t 0 dying"), again: true},
+		{name: "out of memory", command: strings.TrimSuffix(untilEnd, "'") + "; exec tail /dev/zero'", die: end},
+		{name: "its shim killed", command: forEver, die: func(t *testing.T, pid int) {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			testenv.Must(t, err)
 			shim, err := strconv.Atoi(strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[1])
@@ -217,53 +273,38 @@ func TestNothingIsServedAfterADeath(t *testing.T) {
 			kill(t, shim)
 			kill(t, pid)
 		}},
-		{"the daemon killed, and back", "sleep 1000", func(t *testing.T, _ int) {
+		{name: "the daemon killed, and back", command: forEver, die: func(t *testing.T, _ int) {
 			killDocker(t)
 			testenv.Must(t, startDocker())
 		}},
-		{"the daemon killed first", "sleep 1000", func(t *testing.T, pid int) {
+		{name: "the daemon killed first", command: forEver, die: func(t *testing.T, pid int) {
 			killDocker(t)
 			kill(t, pid)
 			testenv.Must(t, startDocker())
 		}},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			must(t, "docker run -d --memory 30m --name dying "+device+image+" "+row.command)
-			t.Cleanup(func() { _, _ = sh("docker rm -f dying") })
-			pid, err := strconv.Atoi(must(t, "docker inspect -f '{{.State.Pid}}' dying"))
-			testenv.Must(t, err)
-			pidfd, err := unix.PidfdOpen(pid, 0)
-			testenv.Must(t, err)
-			defer unix.Close(pidfd)
-			network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-			testenv.Must(t, err)
-			defer network.Close()
-			link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
-			testenv.Must(t, err)
-			testenv.Must(t, served(network))
-			before := must(t, "terok-gate list --json")
-
-			row.die(t, pid)
-			ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-			if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
-				t.Fatalf("it lives: %v", err)
-			}
-			if err := served(network); err == nil {
-				t.Error("a request that began after the death was served")
-			}
-			if !testenv.Wait(func() bool { return len(inNetwork(link)) == 0 }) {
-				t.Errorf("processes in its network: %v", inNetwork(link))
-			}
-			if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") != before }) {
-				t.Error("its token is still there")
-			}
-			if row.name == "docker restart" {
-				must(t, "docker exec dying git ls-remote "+repo) // by another token
-			}
-		})
+		t.Run(d.name, func(t *testing.T) { d.happens(t, "docker", "terok-gate") })
 	}
 	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
 		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
+	}
+}
+
+// A restart policy counts when the daemon comes back, too, but not before Docker 28.2 for
+// containers with devices (moby#49989).
+func TestADaemonThatComesBackStartsContainersWithNewTokens(t *testing.T) {
+	must(t, "docker run -d --restart always --stop-timeout 1 --name back "+device+image+" "+forEver)
+	t.Cleanup(func() { _, _ = sh("docker rm -f back") })
+	before := must(t, "terok-gate list --json")
+	endDocker(t)
+	testenv.Must(t, startDocker())
+	if strings.HasPrefix(must(t, "docker version --format '{{.Server.Version}}'"), "26.") {
+		refused(t, "docker exec back true", "is not running")
+		must(t, "docker start back")
+	}
+	testenv.Eventually(t, "it is served again", func() bool { _, err := sh("docker exec back git ls-remote " + repo); return err == nil })
+	if after := must(t, "terok-gate list --json"); after == before || strings.Count(after, `"container"`) != 1 {
+		t.Errorf("tokens before: %s, after: %s", before, after)
 	}
 }
 
@@ -293,6 +334,9 @@ func TestItFailsClosed(t *testing.T) {
 		refused(t, run+device+"--annotation terok.access=read "+image+" sh -ec "+work, "the token may fetch and not push")
 	})
 
+	for _, command := range []string{"docker build --device terok.dev/project=demo /image", "docker service create --device terok.dev/project=demo " + image} {
+		t.Run(command, func(t *testing.T) { refused(t, command, "unknown flag: --device") })
+	}
 	t.Run("no hook", func(t *testing.T) {
 		must(t, "mv /usr/bin/terok-gate-hook /usr/bin/away")
 		defer must(t, "mv /usr/bin/away /usr/bin/terok-gate-hook")
@@ -340,15 +384,14 @@ func endDocker(t *testing.T) {
 
 func TestWithLiveRestoreAContainerKeepsItsTokenWhileItLives(t *testing.T) {
 	restartDocker(t, `."live-restore" = true`)
-	must(t, "docker run -d --name living "+device+image+" sleep 1000")
+	must(t, "docker run -d --stop-timeout 1 --name living "+device+image+" sleep 1000")
 	t.Cleanup(func() { _, _ = sh("docker rm -f living") })
 	pid := must(t, "docker inspect -f '{{.State.Pid}}' living")
 	network, err := os.Open("/proc/" + pid + "/ns/net")
 	testenv.Must(t, err)
 	defer network.Close()
 
-	testenv.Must(t, daemon.Process.Kill())
-	_ = daemon.Wait()
+	killDocker(t)
 	testenv.Must(t, served(network))
 	testenv.Must(t, startDocker())
 	must(t, "docker exec living git ls-remote "+repo)

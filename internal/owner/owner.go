@@ -31,6 +31,9 @@ func (s Step) UID() int { return UID(s.Info) }
 // UID returns the owner of a file.
 func UID(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
+// GID returns the group of a file.
+func GID(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Gid) }
+
 // OverflowID is what a user namespace shows for users and groups without an id there, such as
 // the host's root (user_namespaces(7)).
 const OverflowID = 65534
