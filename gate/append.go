@@ -16,7 +16,6 @@ import (
 	"strings"
 
 	"terok-gate-hook/internal/printable"
-	"terok-gate-hook/store"
 )
 
 // mostForwards is how many existing refs a push with such a token may move: git is started
@@ -122,7 +121,7 @@ func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old,
 // commandWith returns a git command that also sees the objects in a quarantine, and ignores
 // replacements of commits (git-replace(1)).
 func (g *Gate) commandWith(repo repository, quarantine string, args ...string) *command {
-	git := g.git.command(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git := g.git.command(repo, itself(repo), "", args...)
 	git.cmd.Env = append(git.cmd.Env, "GIT_NO_REPLACE_OBJECTS=1")
 	if quarantine != "" { // git is started in the repository; a colon in its path would end it
 		git.cmd.Env = append(git.cmd.Env, "GIT_ALTERNATE_OBJECT_DIRECTORIES=objects/"+quarantine)

@@ -7,8 +7,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-
-	"terok-gate-hook/store"
 )
 
 // cleaner cleans up what pushes leave in a repository, when the last of those under way
@@ -104,7 +102,7 @@ func (c *cleaner) end(repo repository, moved bool) {
 
 // collect runs git gc --auto, which packs loose objects if there are enough of them.
 func (c *cleaner) collect(repo repository) {
-	gc, err := c.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", "gc", "--auto", "--quiet")
+	gc, err := c.git.start(repo, itself(repo), "", "gc", "--auto", "--quiet")
 	if err == nil {
 		_, err = gc.output(c.ctx)
 	}

@@ -29,5 +29,5 @@ package gate
 //   - enabled.go, cleaning.go: what needs git run.
 //   - advertisement.go, git.go, environment.go: running git.
 //   - route.go, packet.go: how clients speak.
-//   - settings.go, refusal.go: settings and refusals.
+//   - settings.go, refusal.go, caller.go: settings, refusals, and who is served.
 //   - quarantine.go, loose.go, repository.go, move.go: repositories, and what moves there.

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"terok-gate-hook/store"
 )
 
 // disabled caches which services each repository's configuration disables, by path.
@@ -37,7 +35,7 @@ func disabledService(s service) *refusal {
 
 // check returns the refusal of a service that the repository's configuration disables by
 // http.uploadpack or http.receivepack.
-func (d *disabled) check(ctx context.Context, git *runner, repo repository, who store.Pass, asked service) error {
+func (d *disabled) check(ctx context.Context, git *runner, repo repository, who caller, asked service) error {
 	version, err := git.advertisementVersion(repo)
 	if err != nil {
 		return err
@@ -67,7 +65,7 @@ func (d *disabled) check(ctx context.Context, git *runner, repo repository, who 
 
 // disabledIn returns which services the configuration disables. It starts git only if the
 // configuration may mention them.
-func disabledIn(ctx context.Context, git *runner, repo repository, who store.Pass) (fetch, pushes bool, err error) {
+func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (fetch, pushes bool, err error) {
 	text, err := os.ReadFile(filepath.Join(repo.path, "config"))
 	if err != nil {
 		return false, false, err

@@ -17,7 +17,7 @@ import (
 // environment is git's, made from nothing: no header of a request, no configuration of
 // a user or of the machine. What stands here overrides the repository's configuration, and
 // is all that the advertisement of upload-pack depends on beside the object format.
-func environment(path string, maxPush int64, repo repository, who store.Pass, protocol string) []string {
+func environment(path string, maxPush int64, repo repository, who caller, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
 		task = "unknown"

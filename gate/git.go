@@ -19,8 +19,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"terok-gate-hook/store"
 )
 
 const (
@@ -104,14 +102,14 @@ type command struct {
 
 // start starts git in a repository, on behalf of who, with that version of the protocol
 // if any, and gives it nothing to read.
-func (r *runner) start(repo repository, who store.Pass, protocol string, args ...string) (*command, error) {
+func (r *runner) start(repo repository, who caller, protocol string, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	return c, c.start(r.starter, r.memory)
 }
 
 // startReading starts git with a pipe to read from. talk, if there is one, is its
 // descriptor 3.
-func (r *runner) startReading(repo repository, who store.Pass, protocol string, talk *os.File, args ...string) (*command, error) {
+func (r *runner) startReading(repo repository, who caller, protocol string, talk *os.File, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	if talk != nil {
 		c.cmd.ExtraFiles = []*os.File{talk}
@@ -123,7 +121,7 @@ func (r *runner) startReading(repo repository, who store.Pass, protocol string, 
 	return c, c.start(r.starter, r.memory)
 }
 
-func (r *runner) command(repo repository, who store.Pass, protocol string, args ...string) *command {
+func (r *runner) command(repo repository, who caller, protocol string, args ...string) *command {
 	c := &command{cmd: exec.Command(r.program, args...)}
 	c.cmd.Dir = repo.path
 	c.cmd.Env = environment(r.path, r.maxPush, repo, who, protocol)

@@ -45,7 +45,7 @@ func (g *Gate) hasOtherBranches(repo repository, moved iter.Seq[move]) bool {
 		}
 	}
 
-	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "",
+	git, err := g.git.start(repo, itself(repo), "",
 		"for-each-ref", "--format=x", "--count="+strconv.Itoa(made+1), "refs/heads/")
 	if err != nil {
 		return true
@@ -62,7 +62,7 @@ func (g *Gate) headIsUnborn(repo repository) bool {
 
 // ask runs one of git's commands in a repository, for the gate itself.
 func (g *Gate) ask(repo repository, args ...string) error {
-	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git, err := g.git.start(repo, itself(repo), "", args...)
 	if err == nil {
 		_, err = git.output(g.ctx)
 	}

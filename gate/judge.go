@@ -15,32 +15,28 @@ import (
 //
 // What is refused is refused before the repository is looked for: the answer does not tell
 // whether there is one.
-func (g *Gate) judge(r *http.Request, asked route) (who store.Pass, may rights, _ *refusal) {
-	who, refused := g.identify(r)
+func (g *Gate) judge(r *http.Request, asked route) (p permit, _ *refusal) {
+	pass, refused := g.identify(r)
+	p.who = caller{pass.Grant, pass.Container, pass.Fingerprint}
 	if refused != nil {
-		return who, may, refused
+		return p, refused
 	}
 
-	limits, err := who.For(asked.use())
+	limits, err := pass.For(asked.use())
 	if err == store.ErrNotTheirs {
-		return who, may, notTheirs
+		return p, notTheirs
 	}
-	may = rights{asked.project, limits}
+	p.may = rights{asked.project, limits}
 	if err != nil {
-		return who, may, refusalOf(err)
+		return p, refusalOf(err)
 	}
-	return who, may, nil
+	p.stands = byToken{g.tokens, pass, asked.use()}
+	return p, nil
 }
 
 // use returns what the request uses a token for.
 func (r route) use() store.Use {
 	return store.Use{Project: r.project, Push: r.service == receivePack}
-}
-
-// rights are what a token allows in one project.
-type rights struct {
-	project string // empty for none
-	store.Limits
 }
 
 // identify returns the rights of the token that the request shows or, in the network of a

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"terok-gate-hook/desk"
-	"terok-gate-hook/store"
 )
 
 const (
@@ -55,7 +54,7 @@ func newKeeping(expireAfter time.Duration) *keeping {
 
 // admit adds to the number of a task's kept tips; more may be negative. If there would be too
 // many, it adds nothing and returns false.
-func (k *keeping) admit(who store.Pass, more int) bool {
+func (k *keeping) admit(who caller, more int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	task := [2]string{who.Project, who.Task}
@@ -264,7 +263,7 @@ func (repo repository) keeps() bool {
 
 // updateRefs runs commands of git update-ref, all or none.
 func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string) error {
-	git, err := g.git.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+	git, err := g.git.startReading(repo, itself(repo), "", nil,
 		"update-ref", "--no-deref", "-z", "--stdin")
 	if err != nil {
 		return err
@@ -307,7 +306,7 @@ func (g *Gate) expireKeptOf(project string, before time.Time) error {
 	if err != nil || !repo.keeps() {
 		return err
 	}
-	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: project}}, "",
+	git, err := g.git.start(repo, itself(repo), "",
 		"for-each-ref", "--format=%(objectname) %(refname)", "refs/terok/kept/")
 	if err != nil {
 		return err

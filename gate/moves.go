@@ -29,11 +29,9 @@ import (
 //   - If git is ended in between, the refs are read again. No other push of the gate's moves
 //     a ref of the repository meanwhile.
 type transaction struct {
-	gate  *Gate
-	repo  repository
-	who   store.Pass
-	use   store.Use
-	may   rights             // in the repository's project
+	gate *Gate
+	repo repository
+	permit
 	about func() trail.Event // what each of its lines says
 	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
@@ -128,7 +126,7 @@ func (t *transaction) mayMove(refs moves) error {
 	if t.ctx.Err() != nil {
 		return t.cut()
 	}
-	if t.over = t.gate.tokens.Still(t.who, t.use); t.over != nil {
+	if t.over = t.stands.still(); t.over != nil {
 		return t.over
 	}
 
@@ -269,7 +267,7 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 		args = args[:3]
 	}
 
-	git, err := g.git.start(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", args...)
+	git, err := g.git.start(repo, itself(repo), "", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -312,7 +310,7 @@ func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]
 		return "", nil
 	}
 
-	git, err := g.git.startReading(repo, store.Pass{Grant: store.Grant{Project: repo.project}}, "", nil,
+	git, err := g.git.startReading(repo, itself(repo), "", nil,
 		"cat-file", "--batch-check=there")
 	if err != nil {
 		return "", err

@@ -28,10 +28,9 @@ type visit struct {
 	started time.Time
 
 	asked route
-	who   store.Pass
-	may   rights // in the project that is asked for
-	repo  repository
-	body  *incoming // of a POST
+	permit
+	repo repository
+	body *incoming // of a POST
 
 	event string // the trail's event if the request succeeds; empty if it is not recorded
 	bytes int64  // fetched or pushed
@@ -59,7 +58,7 @@ func (v *visit) serve() error {
 	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
 		return refused
 	}
-	if v.who, v.may, refused = v.gate.judge(v.r, v.asked); refused != nil {
+	if v.permit, refused = v.gate.judge(v.r, v.asked); refused != nil {
 		return refused
 	}
 
@@ -111,7 +110,7 @@ func (v *visit) serve() error {
 // withSlot calls do once the request has a slot. ctx is done when the token no longer allows
 // the request or another project needs the slot.
 func (v *visit) withSlot(do func(ctx context.Context) error) error {
-	ctx, release := v.gate.tokens.While(v.r.Context(), v.who, v.asked.use())
+	ctx, release := v.stands.while(v.r.Context())
 	defer release()
 
 	ctx, done, err := v.gate.slots.acquire(ctx, v.who.Project, v.who.Fingerprint, v.progress)
@@ -293,7 +292,7 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	t := &transaction{
-		gate: v.gate, repo: v.repo, who: v.who, use: v.asked.use(), may: v.may, about: v.about,
+		gate: v.gate, repo: v.repo, permit: v.permit, about: v.about,
 		ctx: ctx, fail: fail, asked: asked, names: names,
 	}
 	v.gate.cleaner.begin(v.repo)
