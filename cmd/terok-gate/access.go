@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
 
@@ -51,6 +52,11 @@ func access(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		for _, e := range changed {
+			event := trail.Of(trail.Changed, e)
+			event.From, event.Rights = "access", rightsOf(e)
+			record(c.String("log-file"), event)
+		}
 		if len(changed) > 0 {
 			fmt.Fprintln(os.Stderr, "terok-gate: until the container starts again: it then begins with what its annotations say")
 		}
@@ -66,6 +72,18 @@ func access(c *cli.Context) error {
 		return printJSON(os.Stdout, tokens)
 	}
 	return printTable(os.Stdout, tokens)
+}
+
+// rightsOf describes what the token of an entry allows.
+func rightsOf(e store.Entry) string {
+	rights := e.Limits.Access()
+	if refs := e.Limits.Pushes(); refs != "" && rights != store.AccessRead {
+		rights += " to " + refs
+	}
+	if also := alsoOf(e.Also); also != "" {
+		rights += "; " + also
+	}
+	return rights
 }
 
 // changeRights makes the changes that the command line asks for.

@@ -234,7 +234,7 @@ func recordAdded(c *cli.Context, project string) error {
 	if err != nil {
 		return err
 	}
-	events := []trail.Event{{Event: trail.Added, Project: project, From: "add"}}
+	events := []trail.Event{{Event: trail.Added, Project: project, From: "add", User: caller()}}
 	for _, ref := range slices.Sorted(maps.Keys(tips)) {
 		events = append(events, trail.Event{Event: trail.Moved, Project: project, From: "add", Ref: ref, New: tips[ref]})
 	}

@@ -68,6 +68,13 @@ func setFrozen(c *cli.Context, frozen bool) error {
 		{false, true}: "thawed", {false, false}: "not frozen",
 	}[[2]bool{frozen, changed}]
 	fmt.Printf("%s: %s\n", target, done)
+	if changed {
+		event := trail.Event{Event: trail.Frozen, Container: target.id, Project: target.project, From: "freeze"}
+		if !frozen {
+			event.Event, event.From = trail.Thawed, "thaw"
+		}
+		record(c.String("log-file"), event)
+	}
 
 	if frozen {
 		return revokeElsewhere(c, file, target)

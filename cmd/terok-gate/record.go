@@ -3,6 +3,10 @@
 package main
 
 import (
+	"os"
+	"strconv"
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/trail"
@@ -12,9 +16,21 @@ import (
 // record writes an event to the audit trail. If that fails, it only prints the error: the event has
 // happened.
 func record(named string, e trail.Event) {
+	e.User = caller()
 	if err := trail.Write(logFile(named), e); err != nil {
 		printError(err)
 	}
+}
+
+// caller returns the number of the user who runs the command: the one who logged in, where the
+// kernel's audit knows, since sudo(8) does not change that one.
+func caller() string {
+	login, _ := os.ReadFile("/proc/self/loginuid")
+	const unknown = "4294967295"
+	if uid := strings.TrimSpace(string(login)); uid != "" && uid != unknown {
+		return uid
+	}
+	return strconv.Itoa(os.Getuid())
 }
 
 // logFile is the log file that was named, or else the default one.

@@ -52,6 +52,9 @@ const (
 	Added    = "added"    // a project was made
 	Renamed  = "renamed"  // a project has another name; Old is what it had
 	Removed  = "removed"  // a project is gone
+	Frozen   = "frozen"   // a container, a project or, with neither, everything
+	Thawed   = "thawed"   // the same
+	Changed  = "changed"  // a token allows what Rights says, from now on
 )
 
 // Event is one line of the audit trail.
@@ -74,6 +77,10 @@ type Event struct {
 	Ref      string  `json:"ref,omitempty"`
 	Old      string  `json:"old,omitempty"`
 	New      string  `json:"new,omitempty"`
+
+	// Of events of the operator's commands.
+	User   string `json:"user,omitempty"` // who ran the command: a number
+	Rights string `json:"rights,omitempty"`
 }
 
 // Of returns an event about a token of the token file.
@@ -213,7 +220,7 @@ func message(e Event) string {
 	fmt.Fprintf(&text, "<%d>%s %s[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), Program, os.Getpid(), e.Event)
 	for _, pair := range [][2]string{
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
-		{"from", e.From}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"times", timesOf(e)},
+		{"from", e.From}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"user", e.User}, {"rights", e.Rights}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
 			// Entries of other programs may contain line breaks, or more than fits into a
