@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -98,7 +99,14 @@ func printReason(w io.Writer, e trail.Event, names map[string]string) {
 		}
 	}
 	fmt.Fprintf(w, "%s\n    %s\n", printable.Line(line), printable.Line(e.Error))
+	if flag := admittedBy.FindString(e.Error); flag != "" {
+		fmt.Fprintf(w, "    to see what is admitted: terok-gate install --show; to admit more, add %s to what it prints\n", flag)
+	}
 }
+
+// admittedBy finds the flag of install that did not admit what a container asked for. A command
+// to paste would be wrong here: a container's author would choose what it admits.
+var admittedBy = regexp.MustCompile(`--allow-[a-z]+$`)
 
 // placesOf names the places that why searches.
 func placesOf(file string) string {
