@@ -47,10 +47,14 @@ func NoArguments(c *cli.Context) error {
 	return nil
 }
 
-// OneArgument returns a usage error if there is more than one argument besides flags.
+// OneArgument returns a usage error if there is more than one argument besides flags, or an
+// empty one: a variable of a shell that was not set.
 func OneArgument(c *cli.Context) error {
 	if c.NArg() > 1 {
 		return Errorf("takes no second argument %s: see %s --help", Quote(c.Args().Get(1)), c.Command.HelpName)
+	}
+	if c.NArg() == 1 && c.Args().First() == "" {
+		return Errorf("the argument is empty: see %s --help", c.Command.HelpName)
 	}
 	return nil
 }
