@@ -55,6 +55,7 @@ var checks = []check{
 	{"repositories", []string{"token-file", "git"}, (*examination).repositories},
 
 	{"service", []string{"hooks"}, (*examination).service},
+	{"sync", nil, (*examination).sync},
 	{"log", nil, (*examination).log},
 
 	{"probe", []string{"hooks", "definition", "token-file", "terok-gate"}, (*examination).probe},

@@ -3,7 +3,9 @@
 package engines
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"time"
 
 	units "terok-gate-hook/systemd"
@@ -48,4 +50,16 @@ func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err e
 // first.
 func (p Place) syncPaths() []string {
 	return append(p.unitPaths(SyncTimerName), p.unitPaths(SyncUnitName)...)
+}
+
+// SyncState reports whether a timer for sync is installed, and returns the properties of it and
+// of what it runs, as WatchState does.
+func (p Place) SyncState(ctx context.Context) (timer, sync string, there bool, err error) {
+	if _, err := os.Lstat(p.unit(SyncTimerName)); err != nil {
+		return "", "", false, nil
+	}
+	if timer, err = p.show(ctx, SyncTimerName); err == nil {
+		sync, err = p.show(ctx, SyncUnitName)
+	}
+	return timer, sync, true, err
 }

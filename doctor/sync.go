@@ -1,0 +1,28 @@
+// Checks that the timer which brings upstream's commits in runs, where there is one.
+
+package doctor
+
+import (
+	"strings"
+
+	"terok-gate-hook/engines"
+)
+
+func (e *examination) sync() {
+	timer, sync, there, err := e.Place.SyncState(e.ctx)
+	journal := "journalctl --unit " + engines.SyncUnitName
+	if e.Place.User {
+		journal = "journalctl --user --unit " + engines.SyncUnitName
+	}
+
+	const active = "ActiveState=active"
+	switch {
+	case !there: // nobody has asked for it
+	case err != nil || !strings.Contains(timer, active):
+		e.warn(engines.SyncTimerName+" does not run: upstream's commits do not come in", e.systemctl(engines.SyncTimerName, "enable", "--now"))
+	case strings.Contains(sync, "ActiveState=failed"):
+		e.warn("the last "+engines.SyncUnitName+" failed, for a project at least", journal+" says why")
+	default:
+		e.ok(engines.SyncTimerName + " runs")
+	}
+}
