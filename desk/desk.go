@@ -172,6 +172,16 @@ func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
 	return kind == "commit", err
 }
 
+// pack packs the desk's objects, if there are many files of them. The desk is locked, so
+// nothing refers to an object that git drops meanwhile.
+func (d *Desk) pack(ctx context.Context) error {
+	err := finish(d.local(ctx, "-c", "gc.auto=6700", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"))
+	if err != nil {
+		return fmt.Errorf("pack the desk: %w", err)
+	}
+	return nil
+}
+
 // fetchGate fetches objects from the gate, and keeps each by a ref that is named for its id.
 func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 	var wanted strings.Builder
