@@ -22,6 +22,7 @@ type Settings struct {
 	Directory string // of the operator's desks
 	Project   string
 	Source    string // where upstream is: an address that git knows, or a directory
+	Local     bool   // whether the source is a directory: see [IsDirectory]
 	SourceAs  *User  // the owner of a source that is a directory; nil: the operator
 	Gate      Gate   // the repository that the gate serves
 

@@ -118,7 +118,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
 	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
-	if desk.IsDirectory(source) {
+	if s.Local = desk.IsDirectory(source); s.Local {
 		reader, err := ownerOfRepository(source)
 		if err != nil {
 			return nil, err
