@@ -22,6 +22,7 @@ type Settings struct {
 	Directory string // of the operator's desks
 	Project   string
 	Source    string // where upstream is: an address that git knows, or a directory
+	Local     bool   // whether the source is a directory: see [IsDirectory]
 	SourceAs  *User  // the owner of a source that is a directory; nil: the operator
 	Gate      Gate   // the repository that the gate serves
 
@@ -170,6 +171,16 @@ func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
 	check.Stdin = strings.NewReader(id + "\n")
 	kind, err := output(check)
 	return kind == "commit", err
+}
+
+// pack packs the desk's objects, if there are many files of them. The desk is locked, so
+// nothing refers to an object that git drops meanwhile.
+func (d *Desk) pack(ctx context.Context) error {
+	err := finish(d.local(ctx, "-c", "gc.auto=6700", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"))
+	if err != nil {
+		return fmt.Errorf("pack the desk: %w", err)
+	}
+	return nil
 }
 
 // fetchGate fetches objects from the gate, and keeps each by a ref that is named for its id.

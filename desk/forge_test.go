@@ -247,7 +247,7 @@ func TestTheOperatorsSettingsDoNotChangeWhatIsDone(t *testing.T) {
 	t.Setenv("GIT_NAMESPACE", "x")
 	defer os.Unsetenv("GIT_DIR")
 	s := w.settings()
-	s.Source = w.forge // whose git has no settings of the operator's
+	s.Source, s.Local = w.forge, true // whose git has no settings of the operator's
 	w.setWithout(w.forge, "refs/heads/main", "b")
 	w.setWithout(w.gate, "refs/heads/agent", "y")
 	w.setWithout(w.gate, "refs/tags/v9", "y")

@@ -377,7 +377,7 @@ func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
 	}
 
 	s := w.settings()
-	s.Source = w.forge // SourceAs is nil, as for an operator who is not root
+	s.Source, s.Local = w.forge, true // SourceAs is nil, as for an operator who is not root
 	d, err := Open(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
@@ -391,6 +391,27 @@ func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
 	}
 	if _, err := os.Stat(ran); err == nil {
 		t.Error("its hook ran")
+	}
+}
+
+// Guards against: a source that is made a directory of another user's after the operator's
+// command has looked whose it is. It was served by git as the operator, whom its alternates
+// lead anywhere.
+func TestASourceThatBecomesADirectoryLaterIsNotServedAsTheOperator(t *testing.T) {
+	testenv.NeedRoot(t)
+	const other = 65534
+	w := history(t)
+	s := w.settings()
+	s.Source = w.forge
+	if err := os.Chown(w.forge, other, other); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, err := d.Sync(t.Context()); err == nil {
+		t.Errorf("synced: %v", done)
 	}
 }
 

@@ -110,7 +110,7 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 // directory's hooks, so git serves it only if the directory belongs to the user who runs git, or
 // if the operator's configuration trusts it.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
-	if !IsDirectory(d.Source) {
+	if !d.Local {
 		err := finish(command(d.Source))
 		if err != nil && strings.Contains(err.Error(), "The requested URL returned error: 30") {
 			err = fmt.Errorf("%w: the address redirects, which is not followed: name the one that it leads to; if the project exists, with terok-gate add --source", err)

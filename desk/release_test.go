@@ -245,7 +245,7 @@ func TestAReleaseToADirectorySaysOnceWhyItIsRefused(t *testing.T) {
 	w := history(t)
 	w.set(w.gate, "refs/heads/agent", "x")
 	s := w.settings()
-	s.Source = filepath.Join(t.TempDir(), "src")
+	s.Source, s.Local = filepath.Join(t.TempDir(), "src"), true
 	w.git("clone", "--quiet", w.forge, s.Source)
 
 	release := func(to string) (string, error) {

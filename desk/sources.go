@@ -71,6 +71,9 @@ func Sources(directory string) (map[string]Source, error) {
 	if err := json.Unmarshal(text, &all); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	if all == nil {
+		return nil, fmt.Errorf("%s: a JSON null, not an object", path)
+	}
 	return all, nil
 }
 

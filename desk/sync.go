@@ -46,6 +46,9 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 		// A deleted ref may have made room for another one, and a container's push may have
 		// stopped a round: both take another round.
 		more, err := s.round(ctx)
+		if err == nil && !more && len(s.done.Moved) > 0 {
+			err = d.pack(ctx)
+		}
 		if err != nil || !more {
 			return s.done, err
 		}

@@ -2,6 +2,7 @@ package desk
 
 import (
 	"errors"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -225,5 +226,26 @@ func TestADeskIsForOneRepository(t *testing.T) {
 	s.Gate.Path = w.forge
 	if _, err := Open(t.Context(), s); err == nil {
 		t.Error("the desk was opened for another repository")
+	}
+}
+
+// Guards against: a desk with a file for each object, or a pack for each sync, for ever.
+func TestADeskIsPacked(t *testing.T) {
+	w := history(t)
+	w.sync()
+	desk := w.open().Path()
+	w.git("--git-dir", desk, "config", "fetch.unpackLimit", "1")
+	w.git("--git-dir", desk, "config", "gc.autoPackLimit", "2")
+	for _, commit := range []string{"b", "c", "z", "y"} {
+		w.set(w.forge, "refs/heads/main", commit)
+		w.sync()
+	}
+	packs, err := filepath.Glob(filepath.Join(desk, "objects/pack/*.pack"))
+	if err != nil || len(packs) == 0 || len(packs) > 2 {
+		t.Errorf("the desk has %d packs, %v", len(packs), err)
+	}
+	w.git("--git-dir", desk, "fsck", "--strict")
+	if is := w.at(w.gate, "refs/heads/main"); is != "y" {
+		t.Errorf("main is %s", is)
 	}
 }

@@ -100,6 +100,16 @@ func (c *cleaner) end(repo repository, moved bool) {
 	})
 }
 
+// collectIfIdle packs the objects of a repository to which no push is under way.
+func (c *cleaner) collectIfIdle(repo repository) {
+	c.mu.Lock()
+	idle := c.to[repo.path] == nil
+	c.mu.Unlock()
+	if idle && c.ctx.Err() == nil {
+		c.collect(repo)
+	}
+}
+
 // collect runs git gc --auto, which packs loose objects if there are enough of them.
 func (c *cleaner) collect(repo repository) {
 	gc, err := c.git.start(repo, itself(repo), "", "gc", "--auto", "--quiet")

@@ -29,3 +29,25 @@ func TestObjectsOfManyPushesArePacked(t *testing.T) {
 		return len(glob(demo+"/objects/[0-9a-f][0-9a-f]/*")) == 0 && len(processesIn(h.repos)) == 0
 	})
 }
+
+// Guards against: a project that containers only read, whose objects are never packed, since
+// syncs do not have the gate do it.
+func TestObjectsOfManySyncsArePacked(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	git(t, h.dir, "clone", "--quiet", demo, "work")
+	work := filepath.Join(h.dir, "work")
+	for i := range 600 {
+		must(t, os.WriteFile(filepath.Join(work, fmt.Sprint("many-", i)), []byte(fmt.Sprint(i)), 0o644))
+	}
+	git(t, work, "add", ".")
+	git(t, work, "commit", "--quiet", "-m", "many")
+	git(t, demo, "config", "receive.unpackLimit", "10000")
+	git(t, work, "push", "--quiet", "origin", "main") // by path
+	git(t, demo, "config", "gc.auto", "1")
+
+	h.again(t, gate.Settings{})
+	testenv.Eventually(t, "git gc has packed them", func() bool {
+		return len(glob(demo+"/objects/[0-9a-f][0-9a-f]/*")) == 0 && len(processesIn(h.repos)) == 0
+	})
+}

@@ -278,7 +278,8 @@ func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string)
 	return err
 }
 
-// expireKept drops old kept tips in all repositories, again and again until the gate stops.
+// expireKept drops old kept tips in all repositories, and packs what only syncs have brought,
+// again and again until the gate stops.
 func (g *Gate) expireKept() {
 	again := time.NewTicker(expireEvery)
 	defer again.Stop()
@@ -290,6 +291,9 @@ func (g *Gate) expireKept() {
 		for _, project := range projects {
 			if err := g.expireKeptOf(project, time.Now().Add(-g.kept.expireAfter)); err != nil && g.ctx.Err() == nil {
 				slog.Warn("drop what was kept", "project", project, "error", err)
+			}
+			if repo, err := findRepository(g.repos, project); err == nil {
+				g.cleaner.collectIfIdle(repo)
 			}
 		}
 		select {

@@ -5,8 +5,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -82,6 +84,9 @@ func rightsOf(e store.Entry) string {
 	}
 	if also := alsoOf(e.Also); also != "" {
 		rights += "; " + also
+	}
+	if e.Gate != nil && len(e.Gate.Services) > 0 {
+		rights += "; services " + strings.Join(slices.Sorted(maps.Keys(e.Gate.Services)), ", ")
 	}
 	return rights
 }

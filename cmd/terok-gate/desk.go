@@ -118,7 +118,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
 	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
-	if desk.IsDirectory(source) {
+	if s.Local = desk.IsDirectory(source); s.Local {
 		reader, err := ownerOfRepository(source)
 		if err != nil {
 			return nil, err
@@ -189,4 +189,25 @@ func projectsOf(c *cli.Context) ([]string, error) {
 	}
 	sources, err := desk.Sources(directory)
 	return slices.Sorted(maps.Keys(sources)), err
+}
+
+// eachProject calls a function with each project. Those that fail keep none of the others from
+// being done; the error of each is printed, if there are several projects.
+func eachProject(c *cli.Context, projects []string, do func(project string) error) (failed error) {
+	failures := 0
+	for _, project := range projects {
+		err := do(project)
+		if err == nil {
+			continue
+		}
+		failures, failed = failures+1, fmt.Errorf("%s: %w", project, err)
+		if len(projects) > 1 {
+			printError(fmt.Errorf("%s: %w", c.Command.Name, failed))
+		}
+	}
+
+	if failures > 0 && len(projects) > 1 {
+		return fmt.Errorf("%d of %d projects failed", failures, len(projects))
+	}
+	return failed
 }

@@ -56,13 +56,18 @@ func review(c *cli.Context) error {
 		return err
 	}
 	all := []reviewed{}
-	for _, project := range projects {
+	failed := eachProject(c, projects, func(project string) error {
 		some, err := reviewProject(c, project)
-		if err != nil {
-			return fmt.Errorf("%s: %w", project, err)
-		}
 		all = append(all, some...)
+		return err
+	})
+	if err := printReviewed(c, all); err != nil {
+		return err
 	}
+	return failed
+}
+
+func printReviewed(c *cli.Context, all []reviewed) error {
 	if c.Bool("json") {
 		return printIndented(all)
 	}

@@ -83,28 +83,20 @@ func syncProjects(c *cli.Context) error {
 	}
 
 	all := []synced{}
-	var failed error
-	failures := 0
-	for _, project := range projects {
+	failed := eachProject(c, projects, func(project string) error {
 		done, err := syncProject(c, project, reset)
 		if err != nil {
 			done.Error = err.Error()
-			failures, failed = failures+1, fmt.Errorf("%s: %w", project, err)
-			if len(projects) > 1 {
-				printError(fmt.Errorf("sync: %w", failed))
-			}
 		}
 		if all = append(all, done); !c.Bool("json") {
 			printSynced(done)
 		}
-	}
+		return err
+	})
 	if c.Bool("json") {
 		if err := printIndented(all); err != nil {
 			return err
 		}
-	}
-	if failures > 0 && len(projects) > 1 {
-		return fmt.Errorf("%d of %d projects failed", failures, len(projects))
 	}
 	return failed
 }
