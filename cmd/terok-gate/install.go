@@ -251,6 +251,9 @@ func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration
 	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
 	if r.Gate {
 		what, without = "the gate", "no container of a project starts until you do, by: "+serveByHand(r)
+		if len(r.Settings.Services) > 0 {
+			without += ", and beside it: " + forwardByHand(r)
+		}
 	}
 
 	switch {
@@ -270,6 +273,30 @@ func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration
 // serveByHand returns the command that starts the gate by hand. Flags that would repeat a
 // default are left out.
 func serveByHand(r engines.Registration) string {
+	words := append(byHand(r), "serve")
+	if usual, err := control.DefaultRepos(); err != nil || r.Repos != usual {
+		words = append(words, "--repos", r.Repos)
+	}
+	if r.Settings.GateSocket != control.DefaultSocket() {
+		words = append(words, "--control", r.Settings.GateSocket)
+	}
+	return printable.Shell(words...)
+}
+
+// forwardByHand returns the same of terok-gate forward.
+func forwardByHand(r engines.Registration) string {
+	words := append(byHand(r), "forward")
+	for _, service := range r.Settings.Services {
+		words = append(words, "--service", service)
+	}
+	if r.Settings.GateSocket != control.DefaultSocket() {
+		words = append(words, "--control", control.ForwardSocket(r.Settings.GateSocket))
+	}
+	return printable.Shell(words...)
+}
+
+// byHand returns the gate's program with the flags of all commands.
+func byHand(r engines.Registration) []string {
 	words := []string{r.GateBinary()}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {
 		words[0] = filepath.Base(path)
@@ -281,13 +308,5 @@ func serveByHand(r engines.Registration) string {
 	if r.Settings.LogFile != trail.DefaultFile() {
 		words = append(words, "--log-file", r.Settings.LogFile)
 	}
-
-	words = append(words, "serve")
-	if usual, err := control.DefaultRepos(); err != nil || r.Repos != usual {
-		words = append(words, "--repos", r.Repos)
-	}
-	if r.Settings.GateSocket != control.DefaultSocket() {
-		words = append(words, "--control", r.Settings.GateSocket)
-	}
-	return printable.Shell(words...)
+	return words
 }
