@@ -19,6 +19,7 @@ type gateResults struct {
 	Cuts      cuts
 	Revoking  revoking
 	Several   several
+	Services  services
 }
 
 // gate measures the parts that are wanted.
@@ -64,6 +65,9 @@ func (w *world) gate(r *gateResults, rounds int, wanted func(part string) bool) 
 		case "several":
 			r.Several, err = w.several(h, 3*rounds)
 			measured = r.Several
+		case "services":
+			r.Services, err = w.services(h, rounds)
+			measured = r.Services
 		}
 
 		if err != nil {

@@ -25,7 +25,7 @@ type house struct {
 	tokens              store.File
 	token               string            // for every repository's clients
 	addresses           map[string]string // of those that serve
-	gate                *exec.Cmd
+	gate, forward       *exec.Cmd
 	fcgiwrap            *exec.Cmd
 	ends                []func()
 }
@@ -154,7 +154,17 @@ func (h *house) startNginx(address string, _ *world) error {
 		return err
 	}
 
-	filled := strings.NewReplacer("{dir}", h.dir, "{address}", address, "{repos}", h.repos,
+	if h.addresses["service"], err = freeAddress(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(h.dir, "service"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(h.dir, "service", "large"), nil, 0o644); err != nil {
+		return err
+	}
+
+	filled := strings.NewReplacer("{dir}", h.dir, "{address}", address, "{service}", h.addresses["service"], "{repos}", h.repos,
 		"{backend}", filepath.Join(strings.TrimSpace(string(libexec)), "git-http-backend")).Replace(string(config))
 	path := filepath.Join(h.dir, "nginx.conf")
 	if err := os.WriteFile(path, []byte(filled), 0o644); err != nil {

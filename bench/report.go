@@ -84,6 +84,7 @@ func (r results) table() []byte {
 	p("")
 	r.Gate.table(p)
 	r.Sync.table(p)
+	r.Gate.Services.table(p)
 	return b.Bytes()
 }
 
@@ -170,6 +171,31 @@ func (s synced) table(p func(format string, a ...any)) {
 	p("|---|---|---|---|---|---|")
 	fetch, sync := s.Took.median(fetching), s.Took.median(syncing)
 	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times, no process more |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
+}
+
+// table writes what a service of the host costs.
+func (s services) table(p func(format string, a ...any)) {
+	p("")
+	p("| a service of the host | direct | `terok-gate forward` | times | `systemd-socket-proxyd` | times | goal |")
+	p("|---|---|---|---|---|---|---|")
+	for _, small := range smallRequests {
+		took := s.Small[small.name]
+		direct, forward, proxyd := took.median("direct"), took.median("forward"), took.median("proxyd")
+		p("| %s, ms | %.3f | %.3f | %.2f | %.3f | %.2f | 1.3 times |", small.name, direct, forward, forward/direct, proxyd, proxyd/direct)
+	}
+	direct, forward, proxyd := s.Bulk.median("direct"), s.Bulk.median("forward"), s.Bulk.median("proxyd")
+	p("| a file of %d MiB, MiB/s | %.0f | %.0f | %.2f | %.0f | %.2f | 0.9 |", bulkMiB, mibPerSecond(direct), mibPerSecond(forward), direct/forward, mibPerSecond(proxyd), direct/proxyd)
+
+	p("")
+	p("| | measured | goal |")
+	p("|---|---|---|")
+	for _, reason := range reasons {
+		p("| from a container's %s to the cut of its connection | %.0f ms, %.0f at most of %d | 100 ms at most |", reason, s.Cuts.median(reason), largest(s.Cuts[reason]), len(s.Cuts[reason]))
+	}
+	f := s.Flood
+	p("| a request while another container begins %.0f connections a second, does not read and keeps idle ones | %.2f ms; %.2f when that is quiet (%.1f times) | 2 times |", median(f.PerSecond),
+		f.Took.median(flooded), f.Took.median(quiet), f.Took.median(flooded)/f.Took.median(quiet))
+	p("| `terok-gate forward`'s memory at its peak | %.0f MB | under 30 MB |", f.ForwardMB)
 }
 
 // thousands writes a number with commas.

@@ -10,11 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/forward"
 	"terok-gate-hook/internal/control"
@@ -49,6 +52,35 @@ func TestAContainerWithoutANetworkReachesAService(t *testing.T) {
 				t.Errorf("the trail says %+v", line)
 			}
 		})
+	}
+}
+
+func TestAContainerReachesTheGateAndItsServicesAlone(t *testing.T) {
+	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0"), "db": echo(t, "tcp", "127.0.0.1:0")}, nil)
+	c := h.start(t, h.container(t, nil, llm))
+
+	var found []int
+	must(t, testenv.InNetwork(c.network, func() error {
+		for port := 1; port < 1<<16; port++ {
+			socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			// From another address: one that connects to its own port reaches itself.
+			if err = unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 2}}); err == nil {
+				err = unix.Connect(socket, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
+			}
+			unix.Close(socket)
+			if err == nil {
+				found = append(found, port)
+			} else if err != unix.ECONNREFUSED {
+				return err
+			}
+		}
+		return nil
+	}))
+	if !slices.Equal(found, []int{4000, 9418}) {
+		t.Errorf("a scan of the container's loopback finds the ports %d", found)
 	}
 }
 
