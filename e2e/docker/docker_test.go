@@ -146,6 +146,16 @@ func TestAContainerClonesCommitsAndPushesWithoutANetwork(t *testing.T) {
 	}
 }
 
+// Docker tells its own variables to every process of the container.
+func TestAContainerHasAnIdentityIfItAsksForIt(t *testing.T) {
+	must(t, "docker run -d --name named -e GIT_CONFIG_SYSTEM=/run/terok/gitidentity "+device+image+" "+forEver)
+	t.Cleanup(func() { _, _ = sh("docker rm -f named") })
+	who := must(t, "docker exec named sh -ec 'git clone -q "+repo+" /tmp/d 2>/dev/null; cd /tmp/d; git commit -q --allow-empty -m two; git log -1 --format=%an'")
+	if id := must(t, "docker inspect -f '{{.Id}}' named"); who != id[:12] {
+		t.Errorf("the commit is by %q, and the task is %.12s", who, id)
+	}
+}
+
 // docker exec knows nothing of what the first process was told.
 func TestExecNeedsNothingSourcedAndNoToken(t *testing.T) {
 	must(t, "docker run -d --name exec "+device+image+" sleep 1000")
