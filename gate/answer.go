@@ -15,12 +15,13 @@ import (
 // read and written at once.
 var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 128<<10) }}
 
-// answer copies git's output to the client, as it comes. Error and progress messages
+// copyAnswer copies git's output to the client, as it comes. Error and progress messages
 // in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
 // machine, which is removed; messages gets them unchanged. If they say that git has too
-// little memory, a message that names the limit follows. answer returns an error if the
-// client did not get everything; how git ended is for its exit status to say.
-func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
+// little memory, a message that names the limit follows. An answer that
+// another gate has cleaned comes without messages, and stays as it is. copyAnswer returns an
+// error if the client did not get everything; how git ended is for its exit status to say.
+func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {
 		n, err := w.Write(p)
@@ -44,7 +45,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 		}
 
 		whole := len(packet)
-		if banded && !explained && endsMessages(packet[4:]) && messages.shortOfMemory() {
+		if messages != nil && banded && !explained && endsMessages(packet[4:]) && messages.shortOfMemory() {
 			explained = true
 			var hint bytes.Buffer
 			writePacket(&hint, "\x02"+memoryHint)
@@ -54,7 +55,7 @@ func answer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tai
 		}
 
 		banded = banded || whole > 4 && packet[4] == 2
-		if isMessage(packet[4:]) {
+		if messages != nil && isMessage(packet[4:]) {
 			_, _ = messages.Write(packet[5:])
 			if bytes.Contains(packet, []byte(repo)) {
 				var clean bytes.Buffer

@@ -13,6 +13,15 @@ type caller struct {
 	store.Grant        // of the token, or the project that a host vouches for
 	Container   string // empty if the token belongs to none
 	Fingerprint string
+	Host        string // that vouches for the container; empty if the token was shown here
+}
+
+// token identifies the caller's token among those of all hosts.
+func (c caller) token() string {
+	if c.Host == "" {
+		return c.Fingerprint
+	}
+	return c.Host + " " + c.Fingerprint
 }
 
 // itself is the gate, where it runs git in a repository for its own purposes.

@@ -22,7 +22,8 @@ package gate
 // The files from top to bottom. Each refers to what stands below it, never above:
 //
 //   - visit.go: what comes in from clients. (What hooks ask for is in internal/networks.)
-//   - judge.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
+//   - elsewhere.go: handing a request on to a gate on another machine.
+//   - judge.go, vouched.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
 //   - githook.go, moves.go, keep.go, append.go, push.go: the steps of a push.
 //   - gate.go: the gate, which is made of the parts below and which none of them knows.
 //   - slots.go, metrics.go, hooks.go: parts that need no other.

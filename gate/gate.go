@@ -5,6 +5,7 @@ package gate
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,39 +21,53 @@ import (
 
 	"terok-gate-hook/desk"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/voucher"
 	"terok-gate-hook/store"
 )
 
 // Gate is an http.Handler. Make one with [New].
 type Gate struct {
-	repos   string // the directory of repositories
-	lock    *flock.Flock
-	hooks   hooks
-	hosts   []string
-	maxPush int64
-	free    int64
-	stall   time.Duration
-	tokens  *store.Reader
-	trail   func(...trail.Event) error
-	summary *trail.Summary
+	hosts    []string
+	maxPush  int64
+	stall    time.Duration
+	tokens   *store.Reader
+	vouching *voucher.Hosts
+	identity *mtls.Identity
+	trail    func(...trail.Event) error
+	summary  *trail.Summary
+
+	slots    *slots
+	networks *networks.Networks
+	counts   counts
+
+	// One of the two.
+	*repositories
+	elsewhere *elsewhere
+
+	server      *http.Server
+	hostsServer *http.Server    // for gates of containers' hosts
+	ctx         context.Context // of all that is under way
+	cut         context.CancelCauseFunc
+
+	hearing context.Context // hooks
+	deafen  context.CancelFunc
+}
+
+// repositories are a directory of repositories, with what serves them.
+type repositories struct {
+	repos string // the directory
+	lock  *flock.Flock
+	hooks hooks
+	free  int64
 
 	git            *runner
 	cleaner        *cleaner
 	kept           *keeping
-	slots          *slots
-	networks       *networks.Networks
 	advertisements advertisements
 	disabled       disabled
-	counts         counts
-
-	server *http.Server
-	ctx    context.Context // of all that is under way
-	cut    context.CancelCauseFunc
-
-	hearing context.Context // hooks
-	deafen  context.CancelFunc
 }
 
 // SaveMemory makes Go collect garbage more often as the program's memory grows: the commands of
@@ -64,73 +79,48 @@ var errStopping = errors.New("the gate stops")
 
 // New returns a gate over a directory of repositories, in which it keeps a directory of its
 // own, .hooks. It cleans up after an earlier gate that was killed. It returns an error while
-// another gate serves the directory.
+// another gate serves the directory. With a RepositoryGate, it returns a gate that hands
+// requests on to that one.
 func New(s Settings) (_ *Gate, err error) {
-	repos, err := filepath.Abs(s.Repos)
-	if err == nil {
-		repos, err = filepath.EvalSymlinks(repos)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the directory of repositories: %w", err)
-	}
 	g := &Gate{
-		repos: repos, hooks: hooks(filepath.Join(repos, ".hooks")), hosts: s.Hosts,
-		maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), free: s.Free, stall: cmp.Or(s.Stall, defaultStall),
-		tokens: s.Tokens, trail: s.Trail,
+		hosts: s.Hosts, maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
+		tokens: s.Tokens, vouching: s.Vouching, identity: s.Identity, trail: s.Trail,
 		slots:  newSlots(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		counts: newCounts(s.Tokens),
 	}
-	program, path, err := findGit()
-	if err != nil {
-		return nil, err
-	}
-	if g.lock, err = lockRepos(repos); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			g.lock.Close()
-		}
-	}()
-
-	if err := g.hooks.make(); err != nil {
-		return nil, fmt.Errorf("make git's hooks: %w", err)
-	}
-	if err := cleanUp(g.repos); err != nil {
-		return nil, err
-	}
-
 	if g.trail == nil {
 		g.trail = func(...trail.Event) error { return nil }
 	}
 	g.summary = trail.NewSummary(g.writeTrail)
-
 	g.ctx, g.cut = context.WithCancelCause(context.Background())
+
+	self := control.Gate{}
+	if s.RepositoryGate != "" {
+		g.elsewhere = &elsewhere{url: s.RepositoryGate, identity: s.Identity}
+	} else {
+		if g.repositories, err = openRepositories(g.ctx, s); err != nil {
+			return nil, err
+		}
+		self.Repos = g.repos
+		defer func() {
+			if err != nil {
+				g.lock.Close()
+			}
+		}()
+	}
+
 	g.networks, err = networks.New(g.ctx, networks.Settings{
-		Tokens: g.tokens, Keeper: s.Keeper, Record: g.writeTrail, Self: control.Gate{Repos: g.repos},
-		Takes: noService, Serve: func(there *networks.Network) error { return g.serve(there) },
+		Tokens: g.tokens, Keeper: s.Keeper, Record: g.writeTrail, Self: self,
+		Takes: noService, Serve: func(there *networks.Network) error { return g.serve(g.server, there) },
 	})
 	if err != nil {
 		return nil, err
 	}
-	g.git = newRunner(program, path, cmp.Or(s.GitMemory, DefaultGitMemory), g.maxPush)
-	g.cleaner = newCleaner(g.ctx, g.git)
-	g.kept = newKeeping(cmp.Or(s.Keep, desk.KeepFor))
-	g.cleaner.cleaning.Go(g.expireKept)
-
-	g.server = &http.Server{
-		Handler:           g,
-		BaseContext:       g.networks.ContextOf,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
-		WriteTimeout:      g.stall,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    headerLimit,
-		// OPTIONS * has the answer of anything else that is not there.
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+	if g.repositories != nil {
+		g.cleaner.cleaning.Go(g.expireKept)
 	}
 
+	g.server, g.hostsServer = g.newServer(headerLimit), g.newServer(hostHeaderLimit)
 	g.hearing, g.deafen = context.WithCancel(context.Background())
 	if s.Keeper == nil {
 		g.server.RegisterOnShutdown(g.deafen)
@@ -138,17 +128,81 @@ func New(s Settings) (_ *Gate, err error) {
 	return g, nil
 }
 
+// openRepositories locks the directory of repositories, cleans it up, and makes git's hooks.
+func openRepositories(ctx context.Context, s Settings) (_ *repositories, err error) {
+	repos, err := filepath.Abs(s.Repos)
+	if err == nil {
+		repos, err = filepath.EvalSymlinks(repos)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the directory of repositories: %w", err)
+	}
+	program, path, err := findGit()
+	if err != nil {
+		return nil, err
+	}
+
+	r := &repositories{repos: repos, hooks: hooks(filepath.Join(repos, ".hooks")), free: s.Free}
+	if r.lock, err = lockRepos(repos); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			r.lock.Close()
+		}
+	}()
+
+	if err := r.hooks.make(); err != nil {
+		return nil, fmt.Errorf("make git's hooks: %w", err)
+	}
+	if err := cleanUp(repos); err != nil {
+		return nil, err
+	}
+
+	r.git = newRunner(program, path, cmp.Or(s.GitMemory, DefaultGitMemory), cmp.Or(s.MaxPush, DefaultMaxPush))
+	r.cleaner = newCleaner(ctx, r.git)
+	r.kept = newKeeping(cmp.Or(s.Keep, desk.KeepFor))
+	return r, nil
+}
+
+// newServer returns a server of the gate that takes headers of that length.
+func (g *Gate) newServer(headers int) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler:           g,
+		Protocols:         &protocols,
+		BaseContext:       g.networks.ContextOf,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
+		WriteTimeout:      g.stall,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headers,
+		// OPTIONS * has the answer of anything else that is not there.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+	}
+}
+
 // Serve serves a listener until the gate stops, with limits of time and size against hostile
 // clients. It may be called for several listeners.
 func (g *Gate) Serve(l net.Listener) error {
-	return g.serve(networks.Limited(l, connections, connections, nil))
+	return g.serve(g.server, networks.Limited(l, connections, connections, nil))
+}
+
+// ServeHosts is Serve for the gates of containers' hosts, which vouch for requests: see
+// [mtls.Listen]. No other client is served there.
+func (g *Gate) ServeHosts(l net.Listener) error {
+	// TLS is outermost: net/http finds certificates of a *tls.Conn alone.
+	limited := networks.Limited(l, connections, connections, nil)
+	return g.serve(g.hostsServer, tls.NewListener(limited, g.identity.Server()))
 }
 
 // serve serves a listener, and counts it.
-func (g *Gate) serve(l net.Listener) error {
+func (g *Gate) serve(server *http.Server, l net.Listener) error {
 	g.counts.listeners.Inc()
 	defer g.counts.listeners.Dec()
-	if err := g.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -171,16 +225,25 @@ func noService(r control.Request) error {
 // and returns when all git processes have ended. With a Keeper, hooks are still answered
 // meanwhile: the next gate serves what they hand over.
 func (g *Gate) Stop(ctx context.Context) {
-	if g.server.Shutdown(ctx) != nil {
+	if g.shutDown(ctx) != nil {
 		g.cut(errStopping)
-		_ = g.server.Shutdown(context.Background())
+		_ = g.shutDown(context.Background())
 	}
 	g.cut(errStopping) // the cleaning after pushes
 	g.deafen()
 	g.networks.Stop()
-	g.cleaner.wait()
+	if g.repositories != nil {
+		g.cleaner.wait()
+		defer g.lock.Close()
+	}
 	g.summary.End()
-	g.lock.Close()
+}
+
+// shutDown stops both servers, and waits until ctx is done for the requests under way.
+func (g *Gate) shutDown(ctx context.Context) error {
+	hosts := make(chan error, 1)
+	go func() { hosts <- g.hostsServer.Shutdown(ctx) }()
+	return errors.Join(g.server.Shutdown(ctx), <-hosts)
 }
 
 // lockRepos reserves the directory of repositories for this gate, until the lock is closed or the

@@ -16,8 +16,12 @@ import (
 // What is refused is refused before the repository is looked for: the answer does not tell
 // whether there is one.
 func (g *Gate) judge(r *http.Request, asked route) (p permit, _ *refusal) {
+	if r.TLS != nil {
+		return g.judgeVoucher(r, asked)
+	}
+
 	pass, refused := g.identify(r)
-	p.who = caller{pass.Grant, pass.Container, pass.Fingerprint}
+	p.who = caller{Grant: pass.Grant, Container: pass.Container, Fingerprint: pass.Fingerprint}
 	if refused != nil {
 		return p, refused
 	}

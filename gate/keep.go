@@ -43,13 +43,13 @@ type keeping struct {
 	expireAfter time.Duration
 
 	mu      sync.Mutex
-	ofTask  map[[2]string]int // by project and task
+	ofTask  map[[3]string]int // by host, project and task
 	loose   map[string]int    // by the repository's path, since its refs were packed
 	written int
 }
 
 func newKeeping(expireAfter time.Duration) *keeping {
-	return &keeping{expireAfter: expireAfter, ofTask: map[[2]string]int{}, loose: map[string]int{}}
+	return &keeping{expireAfter: expireAfter, ofTask: map[[3]string]int{}, loose: map[string]int{}}
 }
 
 // admit adds to the number of a task's kept tips; more may be negative. If there would be too
@@ -57,7 +57,7 @@ func newKeeping(expireAfter time.Duration) *keeping {
 func (k *keeping) admit(who caller, more int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	task := [2]string{who.Project, who.Task}
+	task := [3]string{who.Host, who.Project, who.Task}
 	if more > 0 && k.ofTask[task]+more > mostKept {
 		return false
 	}

@@ -35,10 +35,11 @@ var (
 	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate stops"}
 )
 
-// endsOfUse are why a token may not be used, or no longer, by the package store.
+// endsOfUse are why a token may not be used, or no longer, by the package store, and why a host
+// may not vouch.
 var endsOfUse = []error{
 	store.ErrFrozen, store.ErrFreezesWrong, store.ErrNotTheirs, store.ErrReadOnly, store.ErrReadOnlyHere,
-	store.ErrRevoked, store.ErrDied, store.ErrChanged,
+	store.ErrRevoked, store.ErrDied, store.ErrChanged, errNotVouched, errCertificateEnded,
 }
 
 // endOfUse returns the one of [endsOfUse] that the error wraps, or nil.

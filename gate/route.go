@@ -30,6 +30,14 @@ type route struct {
 // command returns the git command that serves it.
 func (s service) command() string { return strings.TrimPrefix(string(s), "git-") }
 
+// contentType returns the content type of git's answer.
+func (r route) contentType() string {
+	if r.advertise {
+		return "application/x-" + string(r.service) + "-advertisement"
+	}
+	return "application/x-" + string(r.service) + "-result"
+}
+
 // routeOf reads what a request asks for: the four requests of git's smart protocol
 // (gitprotocol-http(5)) and nothing else.
 //
@@ -57,7 +65,8 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	if r.Method != method {
 		return route{}, wrongMethod(method)
 	}
-	if r.URL.Host != "" || !isOurs(r.Host, hosts) {
+	// A certificate says more than a name does.
+	if r.URL.Host != "" || r.TLS == nil && !isOurs(r.Host, hosts) {
 		return route{}, misdirected
 	}
 	return asked, nil

@@ -5,14 +5,16 @@ package gate
 import (
 	"time"
 
+	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/voucher"
 	"terok-gate-hook/store"
 )
 
 // Settings configure a gate. The zero value of a limit is its default.
 type Settings struct {
-	Repos  string        // the directory of <project>.git
+	Repos  string        // the directory of <project>.git; not used if there is a RepositoryGate
 	Tokens *store.Reader // the valid tokens
 	Hosts  []string      // names that the gate is known by, beside addresses and localhost
 
@@ -31,6 +33,13 @@ type Settings struct {
 	// Trail gets every event. It may be called by many goroutines at once. A push that it
 	// returns an error for is refused.
 	Trail func(...trail.Event) error
+
+	// RepositoryGate is the gate that has the repositories, on another machine; empty for none.
+	// Identity is what this gate and others on other machines are known by.
+	RepositoryGate mtls.URL
+	Identity       *mtls.Identity
+	// Vouching are the hosts whose gates are served at [Gate.ServeHosts].
+	Vouching *voucher.Hosts
 
 	// Keeper keeps what the next gate needs to go on in containers' networks; nil for none.
 	Keeper networks.Keeper
@@ -55,4 +64,6 @@ const (
 	idleTimeout   = time.Minute
 	headerLimit   = 16 << 10
 	connections   = 1024 // at once, of each listener
+
+	hostHeaderLimit = 64 << 10 // of a gate, with a voucher
 )

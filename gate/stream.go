@@ -35,14 +35,10 @@ type incoming struct {
 // receive begins to read the request's body. The caller ends the body even if receive returns
 // an error.
 func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
-	control := http.NewResponseController(w)
-	// git reads and writes at once. Without this, Go reads and throws away what is left
-	// of the body at the first write.
-	if err := control.EnableFullDuplex(); err != nil {
+	wire, err := newWire(r, w)
+	if err != nil {
 		return nil, err
 	}
-
-	wire := &wire{body: r.Body, stall: w.stall, setDeadline: control.SetReadDeadline}
 	body := &incoming{wire: wire}
 	unpacked := io.Reader(wire)
 	if encoding := r.Header.Get("Content-Encoding"); encoding == "gzip" || encoding == "x-gzip" {
@@ -60,6 +56,15 @@ func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	}
 	body.Reader = bufio.NewReaderSize(unpacked, buffer)
 	return body, nil
+}
+
+// receiveAsSent begins to read the request's body, and unpacks nothing.
+func receiveAsSent(r *http.Request, w *outgoing) (*incoming, error) {
+	wire, err := newWire(r, w)
+	if err != nil {
+		return nil, err
+	}
+	return &incoming{bufio.NewReaderSize(wire, 64<<10), wire}, nil
 }
 
 // to copies the body to git. When git reads no more, the rest of the body is discarded: the client
@@ -108,6 +113,16 @@ type wire struct {
 	bytes       int64
 	ended       bool
 	interrupted bool
+}
+
+func newWire(r *http.Request, w *outgoing) (*wire, error) {
+	control := http.NewResponseController(w)
+	// git reads and writes at once. Without this, Go reads and throws away what is left
+	// of the body at the first write.
+	if err := control.EnableFullDuplex(); err != nil {
+		return nil, err
+	}
+	return &wire{body: r.Body, stall: w.stall, setDeadline: control.SetReadDeadline}, nil
 }
 
 func (w *wire) Read(p []byte) (int, error) {
@@ -192,11 +207,7 @@ func (w *outgoing) begin(a route) {
 		return
 	}
 	w.begun = true
-	kind := "result"
-	if a.advertise {
-		kind = "advertisement"
-	}
-	w.Header().Set("Content-Type", "application/x-"+string(a.service)+"-"+kind)
+	w.Header().Set("Content-Type", a.contentType())
 	w.Header().Set("Cache-Control", "no-cache")
 	w.WriteHeader(http.StatusOK)
 }

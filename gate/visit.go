@@ -61,7 +61,14 @@ func (v *visit) serve() error {
 	if v.permit, refused = v.gate.judge(v.r, v.asked); refused != nil {
 		return refused
 	}
+	if v.gate.elsewhere != nil {
+		return v.serveElsewhere()
+	}
+	return v.serveHere()
+}
 
+// serveHere serves a request that is allowed from the repositories of this machine.
+func (v *visit) serveHere() error {
 	var err error
 	if v.repo, err = findRepository(v.gate.repos, v.asked.project); errors.Is(err, errNoRepository) {
 		return notFound
@@ -113,7 +120,7 @@ func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	ctx, release := v.stands.while(v.r.Context())
 	defer release()
 
-	ctx, done, err := v.gate.slots.acquire(ctx, v.who.Project, v.who.Fingerprint, v.progress)
+	ctx, done, err := v.gate.slots.acquire(ctx, v.who.Project, v.who.token(), v.progress)
 	if err != nil {
 		return err
 	}
@@ -197,8 +204,7 @@ func (v *visit) advertiseKept(arguments []string) error {
 // fetch runs git to send what the client asks for.
 func (v *visit) fetch(ctx context.Context) error {
 	v.event = trail.Fetch
-	// With protocol 2, ls-refs is a request too. It reads no object.
-	if begins, _ := v.body.Peek(len("0014command=ls-refs")); bytes.HasSuffix(begins, []byte("command=ls-refs")) {
+	if v.asksForRefs() {
 		v.event = ""
 	}
 
@@ -208,6 +214,13 @@ func (v *visit) fetch(ctx context.Context) error {
 		return err
 	}
 	return v.exchange(ctx, git)
+}
+
+// asksForRefs reports whether a request to upload-pack reads no object: with protocol 2, ls-refs
+// is a request too.
+func (v *visit) asksForRefs() bool {
+	begins, _ := v.body.Peek(len("0014command=ls-refs"))
+	return bytes.HasSuffix(begins, []byte("command=ls-refs"))
 }
 
 // push judges the refs that the push is to move, and lets git receive the rest of the push.
@@ -404,7 +417,8 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // interrupt ends an exchange whose context is done.
 func (v *visit) interrupt(ctx context.Context, git *command) {
-	if context.Cause(ctx) == context.Canceled { // the client has gone away
+	// The client has gone away. If it is another gate, that has cut the request.
+	if context.Cause(ctx) == context.Canceled && v.who.Host == "" {
 		v.w.leave()
 		git.leave()
 		return
@@ -451,7 +465,7 @@ func (v *visit) sendAnswer(ctx context.Context, git *command) error {
 		return nil
 	}
 
-	err := v.copyAnswer(git, out, begins)
+	err := v.passOutput(git, out, begins)
 	if err != nil {
 		git.letGo()
 		if v.body != nil {
@@ -461,8 +475,8 @@ func (v *visit) sendAnswer(ctx context.Context, git *command) error {
 	return err
 }
 
-// copyAnswer sends the client git's output. begins is the beginning of that output.
-func (v *visit) copyAnswer(git *command, out *bufio.Reader, begins []byte) (err error) {
+// passOutput sends the client git's output. begins is the beginning of that output.
+func (v *visit) passOutput(git *command, out *bufio.Reader, begins []byte) (err error) {
 	v.w.begin(v.asked)
 	if v.asked.advertise {
 		if _, err = io.WriteString(v.w, serviceLine(v.asked.service, begins)); err != nil {
@@ -470,7 +484,7 @@ func (v *visit) copyAnswer(git *command, out *bufio.Reader, begins []byte) (err 
 		}
 	}
 
-	v.bytes, err = answer(v.w, out, v.repo.path, &git.errors)
+	v.bytes, err = copyAnswer(v.w, out, v.repo.path, &git.errors)
 	return err
 }
 
@@ -535,6 +549,10 @@ func (v *visit) result(err error) (e trail.Event, refused *refusal) {
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
 
+	case errors.Is(err, errUnanswered):
+		e.Event, e.Error, refused = trail.Failed, err.Error(), unanswered
+		v.gate.elsewhere.report(err)
+
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
 		e.Error, refused = errClientGone.Error(), incomplete
 		if e.Event != "" {
@@ -567,7 +585,7 @@ func (v *visit) refuse(refused *refusal) (code int) {
 func (v *visit) about() trail.Event {
 	e := trail.Event{
 		Project: v.asked.project, Task: v.who.Task, Container: v.who.Container,
-		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr,
+		Fingerprint: v.who.Fingerprint, From: v.r.RemoteAddr, Host: v.who.Host,
 	}
 	if there := networks.Of(v.r.Context()); there != nil {
 		e.From = there.Name
@@ -594,7 +612,7 @@ func (v *visit) record(e trail.Event) {
 // can invent any number of tokens, and of addresses on loopback.
 func (v *visit) origin() string {
 	if v.who.Project != "" {
-		return "token " + v.who.Fingerprint
+		return "token " + v.who.token()
 	}
 	if there := networks.Of(v.r.Context()); there != nil {
 		return "network " + there.Name

@@ -185,6 +185,16 @@ func (r *Reader) watch() {
 	}
 }
 
+// Frozen returns [ErrFrozen] or [ErrFreezesWrong] if a token of this container and project must
+// not be served in the project asked for now, as [Freezes.Check] does.
+func (r *Reader) Frozen(container, own, asked string) error {
+	r.mu.Lock()
+	r.look()
+	freezes := r.freezes.known
+	r.mu.Unlock()
+	return freezes.Check(container, own, asked)
+}
+
 // Tokens returns how many entries the file has, and when it was last read.
 func (r *Reader) Tokens() (number int, readAt time.Time) {
 	r.mu.Lock()

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/internal/misuse"
+	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/networks"
 )
 
@@ -25,7 +26,8 @@ import (
 type places struct {
 	clients []net.Listener
 	hooks   []*net.UnixListener
-	kept    []*os.File // what the last gate had kept of containers' networks
+	hosts   net.Listener // for the gates of containers' hosts; nil for none
+	kept    []*os.File   // what the last gate had kept of containers' networks
 }
 
 // listen opens what the command line names, or else the usual control socket, and takes what a
@@ -63,8 +65,14 @@ func listen(c *cli.Context, usual string) (p places, err error) {
 		p.clients = append(p.clients, l)
 	}
 
+	if address := c.String("tls-listen"); address != "" {
+		if p.hosts, err = mtls.Listen(c.Context, address); err != nil {
+			return p, err
+		}
+	}
+
 	at := c.String("control")
-	if at == "" && len(p.clients)+len(p.hooks) == 0 {
+	if at == "" && len(p.clients)+len(p.hooks) == 0 && p.hosts == nil {
 		at = usual
 	}
 	if at != "" {

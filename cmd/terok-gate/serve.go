@@ -35,6 +35,13 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that other machines can reach, although tokens can be read on the way"},
+			&cli.StringFlag{Name: "repository-gate", Usage: "have no repositories, and hand requests on to the gate that has them at `URL`, https://HOST:PORT; {project} in HOST stands for the project"},
+			&cli.StringFlag{Name: "tls-listen", Usage: "serve the gates of containers' hosts at `ADDR`, host:port: those that start with --repository-gate"},
+			&cli.StringFlag{Name: "tls-cert", TakesFile: true, Usage: "the gate's certificate for other gates, in PEM, is in `FILE`; it is read again when it changes, as are its key and the authority"},
+			&cli.StringFlag{Name: "tls-key", TakesFile: true, Usage: "the certificate's key is in `FILE`"},
+			&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "the certificate of the authority of all gates is in `FILE`"},
+			&cli.StringSliceFlag{Name: "vouch", Usage: "serve the gate of a host, by the name in its certificate, for the projects that match: `HOST=PATTERN`; may be given more than once"},
+			&cli.StringFlag{Name: "vouch-file", TakesFile: true, Usage: "the same from `FILE`, HOST=PATTERN on each line; it is read again when it changes"},
 			&cli.StringSliceFlag{Name: "host", Usage: "accept `NAME` as a name of the gate; addresses, localhost, this machine's name and the names that podman and docker give a host are always accepted"},
 			&cli.IntFlag{Name: "per-token", Value: gate.DefaultPerToken, Usage: "serve at most `N` requests of one token at once; others wait"},
 			&cli.IntFlag{Name: "together", Value: gate.DefaultTogether, Usage: "serve at most `N` requests at once in all; others wait"},
@@ -66,9 +73,15 @@ func serve(c *cli.Context) error {
 		free = -1
 	}
 
-	repos, err := reposOf(c)
+	fleet, err := fleetOf(c)
 	if err != nil {
 		return err
+	}
+	repos := ""
+	if fleet.repositoryGate == "" {
+		if repos, err = reposOf(c); err != nil {
+			return err
+		}
 	}
 	file, err := tokenFile(c)
 	if err != nil {
@@ -100,6 +113,7 @@ func serve(c *cli.Context) error {
 		Repos: repos, Tokens: tokens, Hosts: hosts(c),
 		PerToken: c.Int("per-token"), Together: c.Int("together"), MaxPush: int64(c.Int("max-push")) << 20, Free: free,
 		GitMemory: int64(c.Int("git-memory")) << 20, Keep: c.Duration("keep"),
+		RepositoryGate: fleet.repositoryGate, Identity: fleet.identity, Vouching: fleet.vouching,
 		Trail: record, Keeper: keeper(),
 	})
 	if err != nil {
@@ -111,17 +125,26 @@ func serve(c *cli.Context) error {
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	ended := make(chan error, len(places.clients)+1)
+	ended := make(chan error, len(places.clients)+2)
 	go func() { ended <- sweep(ctx, file, record) }()
 
+	served := []any{"repositories", repos}
+	if repos == "" {
+		served = []any{"repositories of", string(fleet.repositoryGate)}
+	}
 	for _, l := range places.clients {
-		slog.Info("serving", "repositories", repos, "at", l.Addr().String())
+		slog.Info("serving", append(served, "at", l.Addr().String())...)
 		go func() { ended <- g.Serve(l) }()
+	}
+
+	if l := places.hosts; l != nil {
+		slog.Info("serving", append(served, "gates of hosts at", l.Addr().String())...)
+		go func() { ended <- g.ServeHosts(l) }()
 	}
 
 	g.Restore(places.kept)
 	for _, l := range places.hooks {
-		slog.Info("serving", "repositories", repos, "in containers of hooks at", l.Addr().String())
+		slog.Info("serving", append(served, "in containers of hooks at", l.Addr().String())...)
 		go g.ServeControl(l)
 	}
 

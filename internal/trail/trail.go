@@ -69,6 +69,7 @@ type Event struct {
 
 	// Of the gate's events.
 	From     string  `json:"from,omitempty"`     // where the request came from
+	Host     string  `json:"host,omitempty"`     // that vouches for the container
 	Service  string  `json:"service,omitempty"`  // of the host
 	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed, or both ways with a service
 	Duration float64 `json:"duration,omitempty"` // in seconds
@@ -220,7 +221,7 @@ func message(e Event) string {
 	fmt.Fprintf(&text, "<%d>%s %s[%d]: %s", daemon|severity, time.Now().Format(time.Stamp), Program, os.Getpid(), e.Event)
 	for _, pair := range [][2]string{
 		{"container", e.Container}, {"project", e.Project}, {"task", e.Task}, {"fingerprint", e.Fingerprint}, {"error", e.Error},
-		{"from", e.From}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"user", e.User}, {"rights", e.Rights}, {"times", timesOf(e)},
+		{"from", e.From}, {"host", e.Host}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"user", e.User}, {"rights", e.Rights}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
 			// Entries of other programs may contain line breaks, or more than fits into a

@@ -1,0 +1,272 @@
+// Hands requests on to the gate that has the repositories, on another machine. This gate has
+// judged them, and vouches for them; the token stays here.
+
+package gate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"terok-gate-hook/internal/mtls"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/voucher"
+	"terok-gate-hook/store"
+)
+
+// elsewhere is the gate with the repositories.
+type elsewhere struct {
+	url      mtls.URL
+	identity *mtls.Identity
+
+	mu     sync.Mutex
+	logged time.Time // when the last failure was
+}
+
+// connectTimeout is how long the other gate may take to accept a connection.
+const connectTimeout = 5 * time.Second
+
+// errUnanswered ends a request that the gate with the repositories does not answer as a gate
+// does.
+var errUnanswered = errors.New("the gate with the repositories does not answer")
+
+var unanswered = &refusal{code: http.StatusBadGateway, text: errUnanswered.Error() + ": try again in a moment"}
+
+// report logs why the other gate does not answer. Containers can ask often.
+func (e *elsewhere) report(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now := time.Now(); now.Sub(e.logged) > time.Minute {
+		e.logged = now
+		slog.Error("request failed", "error", err)
+	}
+}
+
+// serveElsewhere serves a request that is allowed.
+func (v *visit) serveElsewhere() error {
+	if v.asked.advertise {
+		_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{}) // see visit.advertise
+		return v.withSlot(v.handOn)
+	}
+
+	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
+		return refused
+	}
+	var err error
+	if v.body, err = receiveAsSent(v.r, v.w); err != nil {
+		return err
+	}
+	switch _, err := v.body.Peek(1); {
+	case err == io.EOF:
+		return malformed // the body is empty
+	case err != nil:
+		return gone(err)
+	case v.isProbe():
+		v.w.begin(v.asked)
+		return nil
+	}
+
+	switch {
+	case v.asked.service == receivePack:
+		v.event = trail.Push
+	case !v.asksForRefs():
+		v.event = trail.Fetch
+	}
+	return v.withSlot(func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, v.body.interrupt)()
+		return v.handOn(ctx)
+	})
+}
+
+// handOn sends the request to the other gate, and its answer to the client.
+func (v *visit) handOn(ctx context.Context) error {
+	address := v.gate.elsewhere.url.Address(v.asked.project)
+	request, err := v.vouchedRequest(address)
+	if err != nil {
+		return err
+	}
+
+	connecting, done := context.WithTimeout(ctx, connectTimeout)
+	defer done()
+	conn, err := v.gate.elsewhere.identity.Dial(connecting, address)
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			conn.Cut()
+		}
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { v.cut(ctx, conn) })()
+
+	// The client's end of the body is not the other gate's: half a request must not look whole.
+	body := &noting{Reader: v.body}
+	sent := make(chan struct{})
+	if v.body != nil {
+		request.Body = io.NopCloser(body)
+	}
+	go func() {
+		defer close(sent)
+		if request.Write(conn) != nil && body.err != nil {
+			conn.Cut()
+		}
+	}()
+
+	answerErr := v.passAnswer(conn, request)
+	if answerErr != nil {
+		conn.Cut()
+		if v.body != nil {
+			v.body.interrupt()
+		}
+	}
+	<-sent
+	if v.asked.service == receivePack && v.body != nil {
+		v.bytes = v.body.received()
+	}
+
+	switch {
+	case answerErr == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case body.err != nil && errors.Is(answerErr, errUnanswered):
+		return gone(body.err)
+	}
+	return answerErr
+}
+
+// vouchedRequest returns the request for the other gate. Nothing of what the client sent is in
+// it but what was parsed, and the encoding of the body.
+func (v *visit) vouchedRequest(address string) (*http.Request, error) {
+	header := http.Header{"User-Agent": {"terok-gate"}}
+	if v.asked.protocol != "" {
+		header.Set("Git-Protocol", v.asked.protocol)
+	}
+	if err := v.voucher().Set(header); err != nil {
+		return nil, fmt.Errorf("vouch for the request: %w", err)
+	}
+
+	path := url.URL{Path: "/" + v.asked.project + ".git/" + string(v.asked.service)}
+	if v.asked.advertise {
+		path.Path = "/" + v.asked.project + ".git/info/refs"
+		path.RawQuery = "service=" + string(v.asked.service)
+	} else {
+		header.Set("Content-Type", "application/x-"+string(v.asked.service)+"-request")
+		if encoding := v.r.Header.Get("Content-Encoding"); encoding != "" {
+			header.Set("Content-Encoding", encoding)
+		}
+	}
+	return &http.Request{
+		Method: v.r.Method, URL: &path, Host: address, Header: header,
+		ContentLength: v.r.ContentLength, Close: true,
+	}, nil
+}
+
+// voucher is what the other gate is told of the request.
+func (v *visit) voucher() voucher.Voucher {
+	task, container := v.who.Task, v.who.Container
+	if store.CheckName(task) != nil { // another program's entry
+		task = "unknown"
+	}
+	if store.CheckName(container) != nil {
+		container = ""
+	}
+	return voucher.Voucher{
+		Project: v.asked.project, Task: task, Container: container, Fingerprint: v.who.Fingerprint,
+		Access: v.may.Access(), Push: v.may.Push,
+	}
+}
+
+// passAnswer sends the client the answer that comes on the connection.
+func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
+	answer, err := readAnswer(bufio.NewReader(conn), request)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return refusalFrom(answer)
+	}
+	if got := answer.Header.Get("Content-Type"); got != v.asked.contentType() {
+		return fmt.Errorf("%w: it sends %q", errUnanswered, got)
+	}
+
+	from := &noting{Reader: answer.Body}
+	out := answerBuffers.Get().(*bufio.Reader)
+	defer answerBuffers.Put(out)
+	out.Reset(from)
+
+	v.w.begin(v.asked)
+	v.bytes, err = copyAnswer(v.w, out, "", nil)
+	switch {
+	case from.err != nil:
+		return fmt.Errorf("%w to the end: %w", errUnanswered, from.err)
+	case err != nil:
+		return gone(err)
+	}
+	return nil
+}
+
+// readAnswer reads the beginning of an answer that says where it ends.
+func readAnswer(r *bufio.Reader, request *http.Request) (*http.Response, error) {
+	answer, err := http.ReadResponse(r, request)
+	if err == nil && answer.StatusCode == http.StatusContinue {
+		answer, err = http.ReadResponse(r, request)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if answer.ContentLength < 0 && len(answer.TransferEncoding) == 0 {
+		return nil, errors.New("an answer without an end")
+	}
+	return answer, nil
+}
+
+// refusalFrom returns the refusal that the other gate has answered with.
+func refusalFrom(answer *http.Response) error {
+	const longest = 4 << 10
+	text, err := io.ReadAll(io.LimitReader(answer.Body, longest))
+	if err != nil || answer.StatusCode < 400 || !strings.HasPrefix(answer.Header.Get("Content-Type"), "text/plain") {
+		return fmt.Errorf("%w: it answers with %s", errUnanswered, answer.Status)
+	}
+	refused := &refusal{code: answer.StatusCode, text: strings.TrimSuffix(string(text), "\n")}
+	if after := answer.Header.Get("Retry-After"); after != "" {
+		refused.header = [2]string{"Retry-After", after}
+	}
+	return refused
+}
+
+// cut ends the request at the other gate, when its context is done.
+func (v *visit) cut(ctx context.Context, conn *mtls.Conn) {
+	if context.Cause(ctx) == context.Canceled { // the client has gone away, perhaps with all that it needs
+		v.w.leave()
+		time.AfterFunc(goneGrace, conn.Cut)
+		return
+	}
+	conn.Cut()
+	v.w.interrupt()
+}
+
+// noting is a reader that notes the error, other than its end, that it has returned.
+type noting struct {
+	io.Reader
+	err error
+}
+
+func (n *noting) Read(p []byte) (int, error) {
+	read, err := n.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		n.err = err
+	}
+	return read, err
+}

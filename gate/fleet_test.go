@@ -1,0 +1,312 @@
+package gate_test
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/mtls"
+	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
+	"terok-gate-hook/internal/voucher"
+	"terok-gate-hook/store"
+)
+
+// fleet is a gate with repositories, and the gate of a host that hands requests on to it.
+type fleet struct {
+	repos, host *harness
+	authority   *testenv.Authority
+	address     string // of the repository gate, for gates of hosts
+	vouch       string // the file of who may vouch
+}
+
+// openFleet opens both gates. The host host-a may vouch for demo, lib and all that begin with
+// "many".
+func openFleet(t *testing.T, ofRepos, ofHost gate.Settings) *fleet {
+	t.Helper()
+	dir := memory(t)
+	f := &fleet{authority: testenv.NewAuthority(t, dir), vouch: filepath.Join(dir, "vouch")}
+	f.mayVouch(t, "host-a=demo\nhost-a=lib\nhost-a=many*")
+
+	var err error
+	ofRepos.Vouching, err = voucher.NewHosts(nil, f.vouch)
+	must(t, err)
+	ofRepos.Identity = f.identity(t, "repos")
+	f.repos = open(t, ofRepos)
+	l, err := mtls.Listen(t.Context(), "127.0.0.1:0")
+	must(t, err)
+	f.address = l.Addr().String()
+	go func() { _ = f.repos.ServeHosts(l) }()
+
+	f.host = f.open(t, "host-a", ofHost)
+	return f
+}
+
+// open opens the gate of a host.
+func (f *fleet) open(t *testing.T, name string, settings gate.Settings) *harness {
+	t.Helper()
+	url, err := mtls.ParseURL("https://" + f.address)
+	must(t, err)
+	settings.RepositoryGate, settings.Identity = url, f.identity(t, name)
+	return open(t, settings)
+}
+
+func (f *fleet) identity(t *testing.T, name string) *mtls.Identity {
+	t.Helper()
+	cert, key := f.authority.Issue(t, name, nil, name)
+	identity, err := mtls.New(cert, key, f.authority.CA)
+	must(t, err)
+	return identity
+}
+
+// mayVouch replaces the file of who may vouch.
+func (f *fleet) mayVouch(t *testing.T, rules string) {
+	t.Helper()
+	must(t, replaceFile(f.vouch, []byte(rules)))
+}
+
+func TestContainersOfAHostCloneAndPushElsewhere(t *testing.T) {
+	for _, version := range []string{"0", "1", "2"} {
+		t.Run("protocol "+version, func(t *testing.T) {
+			f := openFleet(t, gate.Settings{}, gate.Settings{})
+			demo := f.repos.demo(t, "demo", 300)
+			token := f.host.issue(t, "demo")
+			protocol := "protocol.version=" + version
+
+			work := filepath.Join(f.host.dir, "work")
+			git(t, f.host.dir, "-c", protocol, "clone", "--quiet", f.host.url(token, "demo"), work)
+			git(t, work, "fsck", "--strict")
+			git(t, work, "commit", "--quiet", "--allow-empty", "-m", "small")
+			git(t, work, "-c", protocol, "push", "--quiet", "origin", "main", "main:other")
+			if git(t, demo, "rev-parse", "main") != git(t, work, "rev-parse", "main") {
+				t.Error("main has not moved")
+			}
+
+			// A push in chunks, and a fetch with many haves, which git zips.
+			git(t, work, "fetch", "--quiet", work, "main")
+			must(t, makeLarge(filepath.Join(work, ".git"), 4))
+			git(t, work, "-c", protocol, "push", "--quiet", "--force", "origin", "main:large")
+			git(t, work, "-c", protocol, "fetch", "--quiet", "--depth=2", "origin", "other")
+			git(t, f.host.dir, "-c", protocol, "clone", "--quiet", "--filter=blob:none", "--bare", f.host.url(token, "demo"), "partial")
+
+			for _, event := range f.repos.trailed(t, trail.Moved, 3) {
+				if event.Host != "host-a" || event.Task != "task-1" || event.Fingerprint != store.Token(token).Fingerprint() {
+					t.Errorf("the trail has %+v", event)
+				}
+			}
+			f.host.trailed(t, trail.Push, 2)
+			for _, event := range f.repos.trailed(t, trail.Push, 2) {
+				if event.Refs == 0 || event.Host != "host-a" {
+					t.Errorf("the trail has %+v", event)
+				}
+			}
+		})
+	}
+}
+
+func TestLimitsHoldElsewhere(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	demo := f.repos.demo(t, "demo", 3)
+	f.repos.demo(t, "lib", 1)
+	f.repos.demo(t, "other", 1)
+	work := filepath.Join(f.host.dir, "work")
+	git(t, f.host.dir, "clone", "--quiet", demo, work)
+
+	full := fmt.Sprintf("[%q%s]", "refs/heads/agent/**", strings.Repeat(`, "refs/heads/`+strings.Repeat("x", 380)+`/*"`, store.MostPatterns-1))
+	for token, entry := range map[string]string{
+		"reader":   `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`,
+		"appender": `{"limited": {"project": "demo", "access": "append"}, "task": "1"}`,
+		"agent":    `{"limited": {"project": "demo", "access": "write", "push": [` + full + `, ` + full + `]}, "task": "1"}`,
+		"nothing":  `{"limited": {"project": "demo", "access": "write", "push": [[]]}, "task": "1"}`,
+		"several":  `{"project": "demo", "scope": "demo", "task": "1", "also": {"lib": "read"}}`,
+		"odd":      `{"project": "demo", "scope": "demo", "task": "a task"}`,
+		"foreign":  `{"project": "other", "scope": "other", "task": "1"}`,
+	} {
+		f.host.put(t, token, entry)
+	}
+	succeeds := func(token, project string, args ...string) {
+		t.Helper()
+		git(t, work, append(args[:1:1], append([]string{f.host.url(token, project)}, args[1:]...)...)...)
+	}
+	fails := func(says, token, project string, args ...string) {
+		t.Helper()
+		out := gitFails(t, work, append(args[:1:1], append([]string{f.host.url(token, project)}, args[1:]...)...)...)
+		if !strings.Contains(out, says) {
+			t.Errorf("%s, %s %q: git says %q", token, project, args, out)
+		}
+	}
+
+	succeeds("reader", "demo", "ls-remote")
+	fails("may fetch and not push", "reader", "demo", "push", "main:a")
+	succeeds("appender", "demo", "push", "main:appended")
+	fails("may only add", "appender", "demo", "push", "+main~1:appended")
+	fails("may only add", "appender", "demo", "push", ":appended")
+	succeeds("agent", "demo", "push", "main:agent/1")
+	fails("the token may push to refs/heads/agent/**", "agent", "demo", "push", "main:mine")
+	succeeds("nothing", "demo", "ls-remote")
+	fails("the token may push to nothing", "nothing", "demo", "push", "main:mine")
+	succeeds("several", "lib", "ls-remote")
+	succeeds("several", "demo", "push", "main:b")
+	fails("may fetch from this project", "several", "lib", "push", "main:b")
+	fails("the token is for another project", "several", "other", "ls-remote")
+	succeeds("odd", "demo", "push", "main:c")
+	fails("the token is not valid", "none", "demo", "ls-remote")
+	fails("not let this host vouch for the project", "foreign", "other", "ls-remote")
+
+	must(t, f.host.tokens.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
+	fails("frozen", "reader", "demo", "ls-remote")
+	must(t, f.host.tokens.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", false) }))
+	succeeds("reader", "demo", "ls-remote")
+	must(t, f.repos.tokens.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
+	fails("frozen", "reader", "demo", "ls-remote")
+}
+
+// A token ends, or its host is no longer believed, in the middle of a transfer: it is cut, and
+// git has ended where the repository is.
+func TestTransfersElsewhereAreCut(t *testing.T) {
+	const promised = 100 * time.Millisecond
+	ends := map[string]struct {
+		end         func(t *testing.T, f *fleet, token string)
+		here, there string // what each trail says
+		refused     string // what it says here instead if the client has no answer yet, as in a push
+	}{
+		"its token is revoked": {func(t *testing.T, f *fleet, _ string) { f.host.revoke(t, "demo") },
+			store.ErrRevoked.Error(), "the client went away", store.ErrRevoked.Error()},
+		"its host is taken out": {func(t *testing.T, f *fleet, _ string) { f.mayVouch(t, "host-b=demo") },
+			"the gate with the repositories does not answer to the end", "does not let this host vouch", "does not let this host vouch"},
+		"its project is frozen there": {func(t *testing.T, f *fleet, _ string) {
+			must(t, f.repos.tokens.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
+		}, "the gate with the repositories does not answer to the end", "frozen", "frozen"},
+		"its project is frozen here": {func(t *testing.T, f *fleet, _ string) {
+			must(t, f.host.tokens.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
+		}, "frozen", "the client went away", "frozen"},
+	}
+	for name, row := range ends {
+		for _, push := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, push %v", name, push), func(t *testing.T) {
+				here := row.here
+				if push {
+					here = row.refused
+				}
+				best := testenv.AWhile
+				for began := time.Now(); best > promised && !t.Failed(); {
+					t.Run("", func(t *testing.T) { best = min(best, cutElsewhere(t, push, row.end, here, row.there)) })
+					if best > promised && time.Since(began) > testenv.AWhile {
+						t.Fatalf("it takes %v, at best", best)
+					}
+				}
+				t.Logf("promised %v, took %v", promised, best)
+			})
+		}
+	}
+}
+
+func cutElsewhere(t *testing.T, push bool, end func(*testing.T, *fleet, string), here, there string) time.Duration {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	token := f.host.issue(t, "demo")
+	demo := f.repos.bare(t, "demo")
+	work := demo
+	cmd := command(f.host.dir, "clone", "--quiet", "--bare", f.host.url(token, "demo"), "clone")
+	transferred := func() bool { return sizeOf(f.host.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20 }
+	if push {
+		work = filepath.Join(f.host.dir, "work.git")
+		git(t, f.host.dir, "init", "--quiet", "--bare", work)
+		cmd = command(work, "push", "--quiet", f.host.url(token, "demo"), "main", "main:side")
+		transferred = func() bool { return sizeOf(demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20 }
+	}
+	git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
+	before := git(t, demo, "for-each-ref")
+
+	took := cutShort(t, f.repos, cmd, transferred, func() { end(t, f, token) })
+	for where, h := range map[string]*harness{here: f.host, there: f.repos} {
+		testenv.Eventually(t, "the trail says "+where, func() bool {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			for _, e := range h.events {
+				if slices.Contains([]string{trail.Cut, trail.Failed, trail.Refused}, e.Event) && strings.Contains(e.Error, where) && e.Refs == 0 {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	if after := git(t, demo, "for-each-ref"); after != before {
+		t.Errorf("the refs were %s and are %s", before, after)
+	}
+	return took
+}
+
+func TestARepositoryGateThatDoesNotAnswerIsSaidSo(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	f.repos.demo(t, "demo", 1)
+	token := f.host.issue(t, "demo")
+	ask := func() (int, string) {
+		answer, text := f.host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", token, "")
+		return answer.StatusCode, text
+	}
+	if code, text := ask(); code != http.StatusOK {
+		t.Errorf("answered with %d %q", code, text)
+	}
+
+	stopNow(f.repos.Gate)
+	code, text := ask()
+	if code != http.StatusBadGateway || !strings.Contains(text, "the gate with the repositories does not answer: try again in a moment") {
+		t.Errorf("answered with %d %q", code, text)
+	}
+	if event := f.host.trailed(t, trail.Failed, 1)[0]; !strings.Contains(event.Error, "connection refused") {
+		t.Errorf("the trail has %+v", event)
+	}
+}
+
+func TestCertificatesAreReadAgain(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	f.repos.demo(t, "demo", 1)
+	token := f.host.issue(t, "demo")
+	list := func() string {
+		out, _ := command(f.host.dir, "ls-remote", f.host.url(token, "demo")).CombinedOutput()
+		return string(out)
+	}
+	withoutSessions := func() { f.authority.Issue(t, "host-a", nil, "host-a") }
+	if out := list(); !strings.Contains(out, "refs/heads/main") {
+		t.Errorf("at first: %s", out)
+	}
+
+	old := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
+	f.authority.Issue(t, "host-a", old, "host-a")
+	if out := list(); !strings.Contains(out, "502") {
+		t.Errorf("with a host's certificate that has ended: %s", out)
+	}
+	f.authority.Issue(t, "host-a", nil, "host-a")
+	if out := list(); !strings.Contains(out, "refs/heads/main") {
+		t.Errorf("with a new one: %s", out)
+	}
+
+	must(t, os.WriteFile(filepath.Join(filepath.Dir(f.authority.CA), "host-a.key"), []byte("half"), 0o600))
+	if out := list(); !strings.Contains(out, "refs/heads/main") {
+		t.Errorf("with files that cannot be used, those before: %s", out)
+	}
+
+	f.authority.Issue(t, "repos", old, "repos")
+	withoutSessions() // those of the certificate before are good as long as that is
+	if out := list(); !strings.Contains(out, "502") {
+		t.Errorf("with a repository gate's certificate that has ended: %s", out)
+	}
+
+	// Sessions that are resumed are judged anew.
+	f.authority.Issue(t, "repos", nil, "repos")
+	if out := list(); !strings.Contains(out, "refs/heads/main") {
+		t.Errorf("with new ones: %s", out)
+	}
+	testenv.NewAuthority(t, filepath.Dir(f.authority.CA))
+	f.authority.Issue(t, "repos", nil, "repos")
+	if out := list(); !strings.Contains(out, "502") {
+		t.Errorf("with another authority: %s", out)
+	}
+}

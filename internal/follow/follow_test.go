@@ -1,0 +1,67 @@
+package follow
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestAFileIsReadAgainWhenItHasChanged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	f := File{Path: path}
+	if _, changed, err := f.Read(); !os.IsNotExist(err) || !changed {
+		t.Errorf("no file: %v, changed %v", err, changed)
+	}
+
+	write := func(name, content string, age time.Duration) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		then := time.Now().Add(-age)
+		if err := os.Chtimes(name, then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(want string, again bool) {
+		t.Helper()
+		content, changed, err := f.Read()
+		if err != nil || string(content) != want || changed != again {
+			t.Errorf("read %q, changed %v, %v; want %q, %v", content, changed, err, want, again)
+		}
+	}
+
+	write(path, "one", time.Hour)
+	read("one", true)
+	read("one", false)
+	write(path, "two", time.Hour) // in place, of the same size and time: the change time tells
+	read("two", true)
+	read("two", false)
+
+	write(path+".new", "six", time.Hour)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	read("six", true)
+
+	write(path+".other", "seven", time.Hour)
+	if err := os.Symlink(path+".other", path+".link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".link", path); err != nil {
+		t.Fatal(err)
+	}
+	read("seven", true)
+	read("seven", false)
+
+	write(path+".other", "eight", 0) // just now: it may change again without another time
+	read("eight", true)
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if content, changed, err := f.Read(); err == nil || content != nil || !changed {
+		t.Errorf("a file that is gone: %q, %v, %v", content, changed, err)
+	}
+}

@@ -1,0 +1,84 @@
+package testenv
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Authority is a certificate authority of gates. Its certificate is in CA.
+type Authority struct {
+	CA string
+
+	dir         string
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+// NewAuthority makes an authority whose files are in a directory.
+func NewAuthority(t testing.TB, dir string) *Authority {
+	t.Helper()
+	a := &Authority{dir: dir, CA: filepath.Join(dir, "ca.pem")}
+	a.certificate = &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gates"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	a.key = newKey(t)
+	a.write(t, a.CA, "CERTIFICATE", a.sign(t, a.certificate, &a.key.PublicKey))
+	return a
+}
+
+// Issue writes a certificate for some names and its key, which replace those of the same name.
+// edit, if it is not nil, changes the certificate before it is signed.
+func (a *Authority) Issue(t testing.TB, name string, edit func(*x509.Certificate), names ...string) (cert, key string) {
+	t.Helper()
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		DNSNames:    names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	if edit != nil {
+		edit(c)
+	}
+
+	private := newKey(t)
+	encoded, err := x509.MarshalECPrivateKey(private)
+	Must(t, err)
+	cert, key = filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+".key")
+	a.write(t, key, "EC PRIVATE KEY", encoded)
+	a.write(t, cert, "CERTIFICATE", a.sign(t, c, &private.PublicKey))
+	return cert, key
+}
+
+func (a *Authority) sign(t testing.TB, c *x509.Certificate, key *ecdsa.PublicKey) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, c, a.certificate, key, a.key)
+	Must(t, err)
+	return der
+}
+
+// write replaces a file.
+func (a *Authority) write(t testing.TB, path, kind string, der []byte) {
+	t.Helper()
+	Must(t, os.WriteFile(path+".new", pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+	Must(t, os.Rename(path+".new", path))
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	Must(t, err)
+	return key
+}

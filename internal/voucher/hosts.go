@@ -1,0 +1,121 @@
+// Which host may vouch for which projects.
+
+package voucher
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"sync"
+
+	"terok-gate-hook/internal/follow"
+)
+
+// Hosts are the hosts that may vouch, each for the projects that match one of its patterns
+// (path.Match). They are those that were added and those of a file, which is read again when it
+// changes. While the file cannot be read, or has a line that is not understood, those that it
+// had do not vouch.
+type Hosts struct {
+	added rules
+
+	mu      sync.Mutex
+	file    *follow.File // nil for none
+	inFile  rules
+	problem string // the last one that was logged
+}
+
+// rules are patterns of projects by host.
+type rules map[string][]string
+
+// NewHosts returns the hosts of flags, HOST=PATTERN each, and of the file at a path, empty for
+// none. The file has a flag on each line; empty lines and those that begin with # do not count.
+func NewHosts(flags []string, file string) (*Hosts, error) {
+	h := &Hosts{added: rules{}}
+	for _, flag := range flags {
+		if err := h.added.add(flag); err != nil {
+			return nil, fmt.Errorf("%q: %w", flag, err)
+		}
+	}
+	if file != "" {
+		h.file = &follow.File{Path: file}
+		if err := h.look(); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// look reads the file if it has changed.
+func (h *Hosts) look() error {
+	if h.file == nil {
+		return nil
+	}
+	content, changed, err := h.file.Read()
+	if !changed {
+		return nil
+	}
+	h.inFile = rules{}
+	if err != nil {
+		return err
+	}
+
+	found := rules{}
+	for i, line := range strings.Split(string(content), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if err := found.add(line); err != nil {
+			return fmt.Errorf("%s, line %d: %w", h.file.Path, i+1, err)
+		}
+	}
+	h.inFile = found
+	return nil
+}
+
+// Voucher returns the first of a host's names by which it may vouch for the project, empty if it
+// may not.
+func (h *Hosts) Voucher(names []string, project string) (host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	problem := h.problem
+	if err := h.look(); err != nil && err.Error() != problem {
+		h.problem = err.Error()
+		slog.Error("the hosts of the file cannot vouch", "error", err)
+	} else if err == nil {
+		h.problem = ""
+	}
+
+	for _, name := range names {
+		name = strings.ToLower(name)
+		if h.added.may(name, project) || h.inFile.may(name, project) {
+			return name
+		}
+	}
+	return ""
+}
+
+// add adds what HOST=PATTERN says. Its errors do not repeat it.
+func (r rules) add(rule string) error {
+	host, pattern, ok := strings.Cut(rule, "=")
+	if !ok || host == "" || pattern == "" {
+		return errors.New("not HOST=PATTERN")
+	}
+	if _, err := path.Match(pattern, ""); err != nil {
+		return errors.New("the pattern is malformed")
+	}
+	host = strings.ToLower(host)
+	r[host] = append(r[host], pattern)
+	return nil
+}
+
+func (r rules) may(host, project string) bool {
+	for _, pattern := range r[host] {
+		if ok, err := path.Match(pattern, project); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
