@@ -1,0 +1,530 @@
+//go:build engines
+
+// Package kubelet holds the tests that run a real kubelet, which has static pods and no
+// cluster, with containerd and terok-nri. They run in a root file system of their own
+// (scripts/engines), with a gate that has the repositories itself: a cluster of one node.
+package kubelet
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+const (
+	image     = "docker.io/library/e2e:latest"
+	manifests = "/etc/kubernetes/manifests/"
+	repo      = "http://127.0.0.1:9418/demo.git"
+)
+
+var containerd *daemon
+
+// daemon is a program that runs until it is killed.
+type daemon struct {
+	*exec.Cmd
+	ended chan struct{}
+}
+
+func TestMain(m *testing.M) {
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// prepare does what an administrator of a node does.
+func prepare() error {
+	for path, content := range map[string]string{
+		"/etc/containerd/config.toml": containerdConfig,
+		"/etc/cni/net.d/10-pods.conflist": `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+			{"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.0.0/24"}}]}`,
+		"/var/lib/kubelet/config.yaml": kubeletConfig,
+		manifests + ".keep":            "",
+	} {
+		if err := write(path, content); err != nil {
+			return err
+		}
+	}
+	if err := startContainerd(); err != nil {
+		return err
+	}
+
+	out, err := sh(`
+		go -C ../.. build -o /usr/bin/ . ./cmd/terok-gate
+		go -C ../../nri build -o /usr/bin/terok-nri .
+		[ ! -d /sys/kernel/mm/hugepages ] || mount -t tmpfs tmpfs /sys/kernel/mm/hugepages # whose cgroups may be missing
+		terok-gate install --allow-project 'demo*' --allow-project lib
+		for project in demo lib; do
+			git init -q -b main /root/$project && cd /root/$project
+			git -c user.name=n -c user.email=e@example commit -q --allow-empty -m one
+			terok-gate add $project /root/$project
+		done
+		mkdir -p /image/bin /image/usr/lib/git-core /image/tmp /image/etc && cd /image
+		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id; do ln -s busybox bin/$name; done
+		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
+		echo root:x:0:0::/:/bin/sh >etc/passwd
+
+		mkdir /archive && tar -cf /archive/layer.tar . && cd /archive
+		echo '{"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sleep", "100000"]},
+			"rootfs": {"type": "layers", "diff_ids": ["sha256:'$(sha256sum layer.tar | cut -d" " -f1)'"]}}' >config.json
+		echo '[{"Config": "config.json", "RepoTags": ["e2e:latest"], "Layers": ["layer.tar"]}]' >manifest.json
+		tar -c . | ctr --namespace k8s.io images import -`)
+	fmt.Println(out)
+	if err != nil {
+		return err
+	}
+
+	for _, d := range []struct {
+		up      func() error
+		program string
+		args    []string
+	}{
+		{func() error { return there("/run/terok-gate/control") }, "terok-gate", []string{"serve"}},
+		{func() error { return says("terok-nri", "connected to the engine") }, "terok-nri",
+			[]string{"--allow", "default=demo* default=lib default=secret", "--allow", "team=demo"}},
+		{func() error { _, err := pods(); return err }, "kubelet",
+			[]string{"--config", "/var/lib/kubelet/config.yaml", "--hostname-override", "node", "--v", "3"}},
+	} {
+		if _, err := start(d.up, d.program, d.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const containerdConfig = `version = 3
+[plugins.'io.containerd.cri.v1.runtime']
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ['/usr/lib/cni']
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = '` + image + `'
+`
+
+// What an awkward host lacks is not asked for: cgroups of version 2, a limit for huge pages,
+// the right to adjust scores of the OOM killer.
+const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+staticPodPath: ` + manifests + `
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+address: 127.0.0.1
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+cgroupsPerQOS: false
+enforceNodeAllocatable: []
+evictionHard: {memory.available: 0%, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%}
+failCgroupV1: false
+failSwapOn: false
+localStorageCapacityIsolation: false
+featureGates: {KubeletInUserNamespace: true}
+syncFrequency: 1s
+`
+
+func startContainerd() (err error) {
+	containerd, err = start(func() error { _, err := sh("ctr version"); return err }, "containerd")
+	return err
+}
+
+// start starts a daemon and waits until it is up.
+func start(up func() error, name string, args ...string) (*daemon, error) {
+	log, err := os.OpenFile(logOf(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d := &daemon{exec.Command(name, args...), make(chan struct{})}
+	d.Stdout, d.Stderr = log, log
+	if err := d.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		_ = d.Wait()
+		close(d.ended)
+	}()
+
+	var last error
+	testenv.Wait(func() bool {
+		last = up()
+		select {
+		case <-d.ended:
+			return true
+		default:
+			return last == nil
+		}
+	})
+	if last != nil {
+		tail, _ := sh("tail -n 30 " + logOf(name))
+		last = fmt.Errorf("%s does not come up: %w: %s", name, last, tail)
+	}
+	return d, last
+}
+
+// kill kills a daemon.
+func (d *daemon) kill(t *testing.T) {
+	t.Helper()
+	testenv.Must(t, d.Process.Kill())
+	<-d.ended
+}
+
+func logOf(name string) string { return "/tmp/" + name + ".log" }
+
+func there(path string) error {
+	_, err := os.Stat(path)
+	return err
+}
+
+// says returns an error if a daemon's log does not have the text.
+func says(daemon, text string) error {
+	log, err := os.ReadFile(logOf(daemon))
+	if err == nil && !strings.Contains(string(log), text) {
+		err = fmt.Errorf("the log of %s has no %q", daemon, text)
+	}
+	return err
+}
+
+func write(path, content string) error {
+	if err := os.MkdirAll(path[:strings.LastIndex(path, "/")], 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+// sh runs a script and returns what it says on both outputs.
+func sh(script string) (string, error) {
+	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return string(out), err
+}
+
+func must(t *testing.T, script string) string {
+	t.Helper()
+	out, err := sh(script)
+	testenv.Must(t, err)
+	return strings.TrimSpace(out)
+}
+
+// pod is what the kubelet says of a pod.
+type pod struct {
+	Metadata struct{ Name, Namespace string }
+	Status   struct {
+		Message                                  string
+		InitContainerStatuses, ContainerStatuses []struct {
+			Name, ContainerID string
+			RestartCount      int
+			State             struct {
+				Running             *struct{}
+				Waiting, Terminated *struct {
+					Reason, Message string
+					ExitCode        int
+				}
+			}
+		}
+	}
+}
+
+var kubelet = http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // on the loopback
+
+// request makes a request of the kubelet.
+func request(method, path string) ([]byte, error) {
+	r, err := http.NewRequest(method, "https://127.0.0.1:10250"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := kubelet.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	content, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, content)
+	}
+	return content, err
+}
+
+func pods() ([]pod, error) {
+	content, err := request("GET", "/pods")
+	if err != nil {
+		return nil, err
+	}
+	var list struct{ Items []pod }
+	return list.Items, json.Unmarshal(content, &list)
+}
+
+// run has the kubelet run a pod until the test is over.
+func run(t *testing.T, namespace, name, annotations, spec string) {
+	t.Helper()
+	testenv.Must(t, write(manifests+name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s, annotations: {%s}}\nspec:\n  terminationGracePeriodSeconds: 0\n%s", name, namespace, annotations, spec)))
+	t.Cleanup(func() {
+		_ = os.Remove(manifests + name + ".yaml")
+		if t.Failed() {
+			t.Log(must(t, "tail -n 30 /tmp/terok-nri.log; grep 'Event occurred' /tmp/kubelet.log | tail -n 5"))
+		}
+	})
+}
+
+// remove removes a pod, and waits until the kubelet has forgotten it.
+func remove(t *testing.T, name string) {
+	t.Helper()
+	testenv.Must(t, os.Remove(manifests+name+".yaml"))
+	testenv.Eventually(t, "the pod is gone", func() bool {
+		all, err := pods()
+		for _, p := range all {
+			if p.Metadata.Name == name+"-node" {
+				return false
+			}
+		}
+		return err == nil
+	})
+}
+
+// status waits until the kubelet says of a pod what is wanted.
+func status(t *testing.T, name, what string, is func(pod) bool) (found pod) {
+	t.Helper()
+	testenv.Eventually(t, "pod "+name+" "+what, func() bool {
+		all, _ := pods()
+		for _, p := range all {
+			if p.Metadata.Name == name+"-node" {
+				found = p
+				return is(p)
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// running waits until all containers of a pod run.
+func running(t *testing.T, name string) pod {
+	t.Helper()
+	return status(t, name, "runs", func(p pod) bool {
+		for _, c := range p.Status.ContainerStatuses {
+			if c.State.Running == nil {
+				return false
+			}
+		}
+		return len(p.Status.ContainerStatuses) > 0
+	})
+}
+
+// execute runs a command in a container by the kubelet, as kubectl exec does.
+func execute(namespace, pod, container string, command ...string) (string, error) {
+	out, err := request("POST", fmt.Sprintf("/run/%s/%s-node/%s?cmd=%s", namespace, pod, container, url.QueryEscape(strings.Join(command, " "))))
+	return string(out), err
+}
+
+// pid returns the pid of a container of a pod.
+func pid(t *testing.T, p pod, container string) int {
+	t.Helper()
+	for _, c := range p.Status.ContainerStatuses {
+		if c.Name == container {
+			id := strings.TrimPrefix(c.ContainerID, "containerd://")
+			pid, err := strconv.Atoi(must(t, "ctr --namespace k8s.io tasks ls | awk '$1 == \""+id+"\" {print $2}'"))
+			testenv.Must(t, err)
+			return pid
+		}
+	}
+	t.Fatalf("no container %s", container)
+	return 0
+}
+
+type entry struct{ Project, Task, Container string }
+
+// tokens returns what the tokens are for.
+func tokens(t *testing.T) (list []entry) {
+	t.Helper()
+	testenv.Must(t, json.Unmarshal([]byte(must(t, "terok-gate list --json")), &list))
+	return list
+}
+
+func noTokens(t *testing.T) {
+	t.Helper()
+	testenv.Eventually(t, "no tokens are left", func() bool { return len(tokens(t)) == 0 })
+}
+
+const work = `git clone -q $CODE_REPO /tmp/d && cd /tmp/d && git -c user.name=n -c user.email=e@example commit -q --allow-empty -m "$0" && git push -q origin HEAD:refs/heads/$0 && sleep 100000`
+
+func container(name, more string) string {
+	return fmt.Sprintf("  - {name: %s, image: %q, imagePullPolicy: Never%s}\n", name, image, more)
+}
+
+func works(branch string) string {
+	command, _ := json.Marshal([]string{"sh", "-ec", work, branch})
+	return ", command: " + string(command)
+}
+
+func TestEachContainerOfAPodClonesAndPushesWithATokenOfItsOwn(t *testing.T) {
+	run(t, "default", "demo", `terok.project: demo, terok.task/work: "1", terok.task/test: "2", terok.task/before: "0"`, `  initContainers:
+`+container("before", `, command: [sh, -ec, "git ls-remote $CODE_REPO"]`)+`  containers:
+`+container("work", works("of-work"))+container("test", works("of-test")+", securityContext: {runAsUser: 1234, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}, volumeMounts: [{name: tmp, mountPath: /tmp}]")+`  volumes: [{name: tmp, emptyDir: {}}]
+`)
+	running(t, "demo")
+	testenv.Eventually(t, "both have pushed", func() bool {
+		refs, _ := sh("git -C /var/lib/terok-gate/repos/demo.git for-each-ref")
+		return strings.Contains(refs, "refs/heads/of-work") && strings.Contains(refs, "refs/heads/of-test")
+	})
+
+	tasks := map[string]string{}
+	for _, e := range tokens(t) {
+		tasks[e.Task] = e.Project
+	}
+	if len(tasks) != 2 || tasks["1"] != "demo" || tasks["2"] != "demo" {
+		t.Errorf("tokens of %v", tasks)
+	}
+
+	for _, container := range []string{"work", "test"} {
+		out, err := execute("default", "demo", container, "git", "ls-remote", repo)
+		if err != nil || !strings.Contains(out, "refs/heads/of-work") {
+			t.Errorf("exec in %s, with nothing sourced: %v %s", container, err, out)
+		}
+	}
+
+	remove(t, "demo")
+	noTokens(t)
+}
+
+func TestAPodWithoutAnnotationsIsLeftAlone(t *testing.T) {
+	run(t, "default", "plain", "terok.sandbox.sidecar: x", "  containers:\n"+container("work", ""))
+	running(t, "plain")
+	out, err := execute("default", "plain", "work", "env")
+	if err != nil || strings.Contains(out, "TEROK") || strings.Contains(out, "9418") {
+		t.Errorf("%v %s", err, out)
+	}
+	if list := tokens(t); len(list) != 0 {
+		t.Errorf("tokens: %v", list)
+	}
+}
+
+func TestARefusalStandsInThePodsStatus(t *testing.T) {
+	for i, row := range []struct{ name, namespace, annotations, spec, before, after, why string }{
+		{"a project that is not the namespace's", "team", `terok.project: demo2, terok.task: "1"`, "", "", "", `pods of namespace "team" may not name project "demo2": terok-nri needs --allow team=demo2`},
+		{"a namespace that may name none", "other", `terok.project: demo, terok.task: "1"`, "", "", "", `pods of namespace "other" may not name project "demo"`},
+		{"another project to read", "team", `terok.project: demo, terok.task: "1", terok.read: lib`, "", "", "", `pods of namespace "team" may not name project "lib"`},
+		{"a project that the node does not admit", "default", `terok.project: secret, terok.task: "1"`, "", "", "", "not among those that are admitted"},
+		{"half of them", "default", "terok.project: demo", "", "", "", "terok.task is not: set both or neither"},
+		{"a bad task", "default", `terok.project: demo, terok.task: a/b`, "", "", "", "annotation terok.task: use letters"},
+		{"a misspelled limit", "default", `terok.project: demo, terok.task: "1", terok.acess: read`, "", "", "", "is not known"},
+		{"the host's network", "default", `terok.project: demo, terok.task: "1"`, "  hostNetwork: true\n", "", "", "the container is in the host's network"},
+		{"no gate", "default", `terok.project: demo, terok.task: "1"`, "", "mv /run/terok-gate/control /run/terok-gate/away", "mv /run/terok-gate/away /run/terok-gate/control", "the gate does not answer"},
+		{"no hook", "default", `terok.project: demo, terok.task: "1"`, "", "mv /usr/bin/terok-gate-hook /usr/bin/away", "mv /usr/bin/away /usr/bin/terok-gate-hook", "terok-gate-hook: no such file or directory"},
+		{"no device", "default", `terok.project: demo, terok.task: "1"`, "", "mv /etc/cdi/terok.json /etc/cdi/away", "mv /etc/cdi/away /etc/cdi/terok.json", "has no device annotated"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if row.before != "" {
+				must(t, row.before)
+				defer must(t, row.after)
+			}
+			name := fmt.Sprint("refused-", i)
+			run(t, row.namespace, name, row.annotations, row.spec+"  containers:\n"+container("work", ""))
+			var said string
+			p := status(t, name, "is refused", func(p pod) bool {
+				for _, c := range p.Status.ContainerStatuses {
+					if c.State.Waiting != nil && c.State.Waiting.Message != "" {
+						said = c.State.Waiting.Message
+						return true
+					}
+				}
+				return false
+			})
+			if !strings.Contains(said, row.why) {
+				t.Errorf("no refusal with %q: %s %+v", row.why, said, p.Status)
+			}
+			if list := tokens(t); len(list) != 0 {
+				t.Errorf("tokens: %v", list)
+			}
+		})
+	}
+}
+
+// served reports whether the gate answers in a pod's network, with a container's token.
+func served(network *os.File, token string) error {
+	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "git", "-c", "credential.helper=!f() { echo username=$TOKEN; echo password=x; }; f", "ls-remote", repo)
+	cmd.Env = append(os.Environ(), "TOKEN="+token, "GIT_TERMINAL_PROMPT=0")
+	cmd.ExtraFiles = []*os.File{network}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+func TestNothingIsServedAfterAContainersDeath(t *testing.T) {
+	run(t, "default", "dying", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("dies", "")+container("lives", ""))
+	p := running(t, "dying")
+	dies := pid(t, p, "dies")
+	pidfd, err := unix.PidfdOpen(dies, 0)
+	testenv.Must(t, err)
+	defer unix.Close(pidfd)
+	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", dies))
+	testenv.Must(t, err)
+	defer network.Close()
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/run/terok/gate.env", dies))
+	testenv.Must(t, err)
+	_, token, _ := strings.Cut(string(env), "terok-g-")
+	token = "terok-g-" + token[:bytes.IndexFunc([]byte(token), func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) })]
+	testenv.Must(t, served(network, token))
+
+	testenv.Must(t, syscall.Kill(dies, syscall.SIGKILL))
+	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
+		t.Fatalf("it lives: %v", err)
+	}
+	if err := served(network, token); err == nil {
+		t.Error("a request that began after the death was served")
+	}
+	if _, err := execute("default", "dying", "lives", "git", "ls-remote", repo); err != nil {
+		t.Errorf("the pod's other container is not served: %v", err)
+	}
+
+	status(t, "dying", "has restarted the container", func(p pod) bool {
+		for _, c := range p.Status.ContainerStatuses {
+			if c.Name == "dies" && c.RestartCount == 1 && c.State.Running != nil {
+				return true
+			}
+		}
+		return false
+	})
+	if _, err := execute("default", "dying", "dies", "git", "ls-remote", repo); err != nil {
+		t.Errorf("the restarted container is not served: %v", err)
+	}
+	if err := served(network, token); err == nil {
+		t.Error("the dead container's token is valid again")
+	}
+	remove(t, "dying")
+	noTokens(t)
+}
+
+func TestThePluginConnectsAgainWhenTheEngineHasRestarted(t *testing.T) {
+	testenv.Must(t, os.Truncate(logOf("terok-nri"), 0))
+	containerd.kill(t)
+	testenv.Must(t, startContainerd())
+	testenv.Eventually(t, "the plugin is connected", func() bool {
+		return says("terok-nri", "connected to the engine") == nil && !errors.Is(there("/run/nri/nri.sock"), os.ErrNotExist)
+	})
+
+	run(t, "default", "again", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("work", ""))
+	running(t, "again")
+	if out, err := execute("default", "again", "work", "git", "ls-remote", repo); err != nil {
+		t.Errorf("%v %s", err, out)
+	}
+}
