@@ -6,6 +6,7 @@ go 1.26.0
 require (
 	github.com/containerd/nri v0.12.5
 	github.com/sirupsen/logrus v1.9.4
+	golang.org/x/sys v0.49.0
 	terok-gate-hook v0.0.0
 )
 
@@ -24,7 +25,6 @@ require (
 	github.com/tetratelabs/wazero v1.11.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	golang.org/x/mod v0.27.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20240528184218-531527333157 // indirect
 	google.golang.org/grpc v1.65.1 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect

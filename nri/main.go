@@ -77,23 +77,23 @@ func run(args []string) error {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	watch := &watch{plugin: plugin}
 	if *node != "" {
 		api, err := inCluster()
 		if err != nil {
 			return err
 		}
-		// When told to end, the plugin stays connected until the taint is back.
-		connected, disconnect := context.WithCancel(context.Background())
-		keeper := &keeper{node: *node, api: api, check: plugin.check}
-		go func(ctx context.Context) {
-			defer disconnect()
-			keeper.run(ctx)
-		}(ctx)
-		ctx = connected
+		watch.setTaint = func(ctx context.Context, on bool) error { return api.setTaint(ctx, *node, on) }
 	}
 
 	logrus.SetLevel(logrus.WarnLevel) // of NRI's package, which logs by it
 	slog.Info("serving the engine", "socket", *socket, "allow", allowed.String())
-	plugin.serve(ctx, *socket)
+	// When told to end, the plugin stays connected until the taint is back.
+	connected, disconnect := context.WithCancel(context.Background())
+	go func() {
+		defer disconnect()
+		watch.run(ctx)
+	}()
+	plugin.serve(connected, *socket)
 	return nil
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -21,7 +20,6 @@ import (
 
 	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
-	"terok-gate-hook/internal/control"
 )
 
 // again is how long the plugin waits before it connects again.
@@ -100,19 +98,6 @@ func (p *plugin) device() (hook.Settings, error) {
 		return hook.Settings{}, fmt.Errorf("the hook: %s: %w", program, fs.ErrPermission)
 	}
 	return settings, nil
-}
-
-// check returns why an annotated pod would not get a gate on this node.
-func (p *plugin) check() error {
-	if !p.connected.Load() {
-		return errors.New("the engine is not connected")
-	}
-	settings, err := p.device()
-	if err != nil || settings.GateSocket == "" { // a gate elsewhere
-		return err
-	}
-	_, err = control.Ask(settings.GateSocket, time.Now().Add(time.Second), control.Request{})
-	return err
 }
 
 // serve answers the engine until the context ends. It connects again after the engine has

@@ -22,9 +22,9 @@ func onNode(t *testing.T, settings hook.Settings, allow string) *plugin {
 	if err := os.WriteFile(program, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	settings.GateSocket, settings.Annotated, settings.WithholdToken = "/run/terok-gate/control", true, true
+	settings.Annotated = true
 	type object = map[string]any
-	content, err := json.Marshal(object{"kind": engines.DeviceKind, "devices": []object{{
+	content, err := json.Marshal(object{"cdiVersion": "0.5.0", "kind": engines.DeviceKind, "devices": []object{{
 		"name": engines.AnnotatedDevice, "containerEdits": object{"hooks": []object{{
 			"hookName": "createRuntime", "path": program, "args": append([]string{"terok-gate-hook"}, settings.Args("createRuntime")...),
 		}}},
@@ -109,7 +109,7 @@ func TestTheHookReadsAnnotationsWithoutNamesOfContainers(t *testing.T) {
 }
 
 func TestAContainerGetsTheVariablesThatItLacks(t *testing.T) {
-	p := onNode(t, hook.Settings{}, "team=demo")
+	p := onNode(t, hook.Settings{GateSocket: "/run/terok-gate/control", WithholdToken: true}, "team=demo")
 	pod := &api.PodSandbox{Namespace: "team", Annotations: map[string]string{"terok.project": "demo", "terok.task": "1"}}
 	got, err := p.adjust(pod, &api.Container{Name: "work", Env: []string{"PATH=/bin", "CODE_REPO=mine", "GIT_CONFIG_PARAMETERS='a.b=c'"}})
 	if err != nil {
@@ -138,7 +138,7 @@ func TestOnANodeWithoutDeviceOrHookAnAnnotatedPodIsRefused(t *testing.T) {
 		{"no file", "has no device annotated", func(p *plugin, _ string) error { return os.Remove(p.place.Devices) }},
 		{"no hook", "no such file or directory", func(_ *plugin, program string) error { return os.Remove(program) }},
 		{"a hook that cannot be run", "permission denied", func(_ *plugin, program string) error { return os.Chmod(program, 0o644) }},
-		{"a file that is cut off", "unexpected end of JSON input", func(p *plugin, _ string) error { return os.Truncate(p.place.Devices, 20) }},
+		{"a file that is cut off", "terok.json", func(p *plugin, _ string) error { return os.Truncate(p.place.Devices, 20) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p := onNode(t, hook.Settings{}, "team=demo")

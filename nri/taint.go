@@ -1,4 +1,4 @@
-// Keeps a taint on a Kubernetes node while the node is not ready for annotated pods.
+// Keeps a taint on a Kubernetes node: a pod's container could start there without a gate.
 
 package main
 
@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,52 +21,8 @@ import (
 	"time"
 )
 
-// taint is on a node on which a pod's container could start without a gate.
+// taint is the key of the taint.
 const taint = "terok.dev/not-ready"
-
-// every is how often the node is checked.
-const every = time.Second
-
-// keeper keeps the taint of a node.
-type keeper struct {
-	node  string
-	api   *cluster
-	check func() error // why the node is not ready
-}
-
-// run keeps the taint until the context ends, and then puts it back.
-func (k *keeper) run(ctx context.Context) {
-	var last string
-	say := func(what string, err error) {
-		if now := fmt.Sprint(what, err); now != last {
-			slog.Info(what, "node", k.node, "error", err)
-			last = now
-		}
-	}
-
-	for ctx.Err() == nil {
-		notReady := k.check()
-		what := "the node is ready"
-		if notReady != nil {
-			what = "the node is not ready"
-		}
-		if err := k.api.setTaint(ctx, k.node, notReady != nil); err != nil && ctx.Err() == nil {
-			say("the taint cannot be set", err)
-		} else {
-			say(what, notReady)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(every):
-		}
-	}
-
-	atLast, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := k.api.setTaint(atLast, k.node, true); err != nil {
-		say("the taint cannot be put back", err)
-	}
-}
 
 // cluster is Kubernetes' API, as a pod reaches it.
 type cluster struct {

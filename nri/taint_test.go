@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,9 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
+	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -125,23 +124,19 @@ func TestSettingTheTaintLeavesOtherTaintsAlone(t *testing.T) {
 
 func TestTheTaintIsOnTheNodeUnlessItIsReady(t *testing.T) {
 	n := &node{taints: []string{"a"}}
-	var ready atomic.Bool
-	k := &keeper{node: "one", api: serve(t, n), check: func() error {
-		if !ready.Load() {
-			return errors.New("the gate does not answer")
-		}
-		return nil
-	}}
+	api := serve(t, n)
+	p := onNode(t, hook.Settings{}, "team=demo")
+	w := &watch{plugin: p, setTaint: func(ctx context.Context, on bool) error { return api.setTaint(ctx, "one", on) }}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
-	go func() { defer close(ended); k.run(ctx) }()
+	go func() { defer close(ended); w.run(ctx) }()
 
-	testenv.Eventually(t, "a node that is not ready has the taint", func() bool { return n.has(taint) })
-	ready.Store(true)
+	testenv.Eventually(t, "a node without an engine has the taint", func() bool { return n.has(taint) })
+	p.connected.Store(true)
 	testenv.Eventually(t, "the taint is off", func() bool { return !n.has(taint) })
-	ready.Store(false)
+	testenv.Must(t, os.Rename(p.place.Devices, p.place.Devices+"-away"))
 	testenv.Eventually(t, "the taint is back", func() bool { return n.has(taint) })
-	ready.Store(true)
+	testenv.Must(t, os.Rename(p.place.Devices+"-away", p.place.Devices))
 	testenv.Eventually(t, "the taint is off again", func() bool { return !n.has(taint) })
 	stop()
 	<-ended

@@ -20,9 +20,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -32,7 +34,7 @@ const (
 	repo      = "http://127.0.0.1:9418/demo.git"
 )
 
-var containerd *daemon
+var containerd, gate *daemon
 
 // daemon is a program that runs until it is killed.
 type daemon struct {
@@ -91,22 +93,16 @@ func prepare() error {
 		return err
 	}
 
-	for _, d := range []struct {
-		up      func() error
-		program string
-		args    []string
-	}{
-		{func() error { return there("/run/terok-gate/control") }, "terok-gate", []string{"serve"}},
-		{func() error { return says("terok-nri", "connected to the engine") }, "terok-nri",
-			[]string{"--allow", "default=demo* default=lib default=secret", "--allow", "team=demo"}},
-		{func() error { _, err := pods(); return err }, "kubelet",
-			[]string{"--config", "/var/lib/kubelet/config.yaml", "--hostname-override", "node", "--v", "3"}},
-	} {
-		if _, err := start(d.up, d.program, d.args...); err != nil {
-			return err
-		}
+	if err := startGate(); err != nil {
+		return err
 	}
-	return nil
+	if _, err := start(func() error { return says("terok-nri", "connected to the engine") },
+		"terok-nri", "--allow", "default=demo* default=lib default=secret", "--allow", "team=demo"); err != nil {
+		return err
+	}
+	_, err = start(func() error { _, err := pods(); return err },
+		"kubelet", "--config", "/var/lib/kubelet/config.yaml", "--hostname-override", "node", "--v", "3")
+	return err
 }
 
 const containerdConfig = `version = 3
@@ -141,6 +137,14 @@ syncFrequency: 1s
 
 func startContainerd() (err error) {
 	containerd, err = start(func() error { _, err := sh("ctr version"); return err }, "containerd")
+	return err
+}
+
+func startGate() (err error) {
+	gate, err = start(func() error {
+		_, err := control.Ask("/run/terok-gate/control", time.Now().Add(time.Second), control.Request{})
+		return err
+	}, "terok-gate", "serve")
 	return err
 }
 
@@ -527,4 +531,23 @@ func TestThePluginConnectsAgainWhenTheEngineHasRestarted(t *testing.T) {
 	if out, err := execute("default", "again", "work", "git", "ls-remote", repo); err != nil {
 		t.Errorf("%v %s", err, out)
 	}
+}
+
+// No service manager keeps the listeners of a gate in a pod.
+func TestAGateThatStartsServesTheContainersThatLive(t *testing.T) {
+	run(t, "default", "living", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("work", "")+container("test", ""))
+	running(t, "living")
+	gate.kill(t)
+	if _, err := execute("default", "living", "work", "git", "ls-remote", repo); err == nil {
+		t.Error("without a gate, a container is served")
+	}
+	testenv.Must(t, startGate())
+	for _, container := range []string{"work", "test"} {
+		testenv.Eventually(t, container+" is served again", func() bool {
+			_, err := execute("default", "living", container, "git", "ls-remote", repo)
+			return err == nil
+		})
+	}
+	remove(t, "living")
+	noTokens(t)
 }
