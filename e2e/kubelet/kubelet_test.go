@@ -24,23 +24,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terok-gate-hook/e2e/internal/node"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/testenv"
 )
 
 const (
-	image     = "docker.io/library/e2e:latest"
 	manifests = "/etc/kubernetes/manifests/"
 	repo      = "http://127.0.0.1:9418/demo.git"
 )
 
-var containerd, gate *daemon
-
-// daemon is a program that runs until it is killed.
-type daemon struct {
-	*exec.Cmd
-	ended chan struct{}
-}
+var containerd, gate *node.Daemon
 
 func TestMain(m *testing.M) {
 	if err := prepare(); err != nil {
@@ -51,43 +45,24 @@ func TestMain(m *testing.M) {
 }
 
 // prepare does what an administrator of a node does.
-func prepare() error {
-	for path, content := range map[string]string{
-		"/etc/containerd/config.toml": containerdConfig,
-		"/etc/cni/net.d/10-pods.conflist": `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-			{"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.0.0/24"}}]}`,
-		"/var/lib/kubelet/config.yaml": kubeletConfig,
-		manifests + ".keep":            "",
-	} {
-		if err := write(path, content); err != nil {
-			return err
-		}
+func prepare() (err error) {
+	if err := node.Write("/var/lib/kubelet/config.yaml", node.KubeletConfig+"staticPodPath: "+manifests+"\n"); err != nil {
+		return err
 	}
-	if err := startContainerd(); err != nil {
+	if err := os.MkdirAll(manifests, 0o755); err != nil {
+		return err
+	}
+	if containerd, err = node.Prepare(); err != nil {
 		return err
 	}
 
-	out, err := sh(`
-		go -C ../.. build -o /usr/bin/ . ./cmd/terok-gate
-		go -C ../../nri build -o /usr/bin/terok-nri .
-		[ ! -d /sys/kernel/mm/hugepages ] || mount -t tmpfs tmpfs /sys/kernel/mm/hugepages # whose cgroups may be missing
+	out, err := node.Sh(`
 		terok-gate install --allow-project 'demo*' --allow-project lib
 		for project in demo lib; do
 			git init -q -b main /root/$project && cd /root/$project
 			git -c user.name=n -c user.email=e@example commit -q --allow-empty -m one
 			terok-gate add $project /root/$project
-		done
-		mkdir -p /image/bin /image/usr/lib/git-core /image/tmp /image/etc && cd /image
-		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
-		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id; do ln -s busybox bin/$name; done
-		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
-		echo root:x:0:0::/:/bin/sh >etc/passwd
-
-		mkdir /archive && tar -cf /archive/layer.tar . && cd /archive
-		echo '{"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sleep", "100000"]},
-			"rootfs": {"type": "layers", "diff_ids": ["sha256:'$(sha256sum layer.tar | cut -d" " -f1)'"]}}' >config.json
-		echo '[{"Config": "config.json", "RepoTags": ["e2e:latest"], "Layers": ["layer.tar"]}]' >manifest.json
-		tar -c . | ctr --namespace k8s.io images import -`)
+		done`)
 	fmt.Println(out)
 	if err != nil {
 		return err
@@ -96,136 +71,21 @@ func prepare() error {
 	if err := startGate(); err != nil {
 		return err
 	}
-	if _, err := start(func() error { return says("terok-nri", "connected to the engine") },
+	if _, err := node.Start(func() error { return node.Says("terok-nri", "connected to the engine") },
 		"terok-nri", "--allow", "default=demo* default=lib default=secret", "--allow", "team=demo"); err != nil {
 		return err
 	}
-	_, err = start(func() error { _, err := pods(); return err },
+	_, err = node.Start(func() error { _, err := pods(); return err },
 		"kubelet", "--config", "/var/lib/kubelet/config.yaml", "--hostname-override", "node", "--v", "3")
 	return err
 }
 
-const containerdConfig = `version = 3
-[plugins.'io.containerd.cri.v1.runtime']
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ['/usr/lib/cni']
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = '` + image + `'
-`
-
-// What an awkward host lacks is not asked for: cgroups of version 2, a limit for huge pages,
-// the right to adjust scores of the OOM killer.
-const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-staticPodPath: ` + manifests + `
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-address: 127.0.0.1
-authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
-authorization: {mode: AlwaysAllow}
-cgroupDriver: cgroupfs
-cgroupsPerQOS: false
-enforceNodeAllocatable: []
-evictionHard: {memory.available: 0%, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%}
-failCgroupV1: false
-failSwapOn: false
-localStorageCapacityIsolation: false
-featureGates: {KubeletInUserNamespace: true}
-syncFrequency: 1s
-`
-
-func startContainerd() (err error) {
-	containerd, err = start(func() error { _, err := sh("ctr version"); return err }, "containerd")
-	return err
-}
-
 func startGate() (err error) {
-	gate, err = start(func() error {
+	gate, err = node.Start(func() error {
 		_, err := control.Ask("/run/terok-gate/control", time.Now().Add(time.Second), control.Request{})
 		return err
 	}, "terok-gate", "serve")
 	return err
-}
-
-// start starts a daemon and waits until it is up.
-func start(up func() error, name string, args ...string) (*daemon, error) {
-	log, err := os.OpenFile(logOf(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	d := &daemon{exec.Command(name, args...), make(chan struct{})}
-	d.Stdout, d.Stderr = log, log
-	if err := d.Start(); err != nil {
-		return nil, err
-	}
-	go func() {
-		_ = d.Wait()
-		close(d.ended)
-	}()
-
-	var last error
-	testenv.Wait(func() bool {
-		last = up()
-		select {
-		case <-d.ended:
-			return true
-		default:
-			return last == nil
-		}
-	})
-	if last != nil {
-		tail, _ := sh("tail -n 30 " + logOf(name))
-		last = fmt.Errorf("%s does not come up: %w: %s", name, last, tail)
-	}
-	return d, last
-}
-
-// kill kills a daemon.
-func (d *daemon) kill(t *testing.T) {
-	t.Helper()
-	testenv.Must(t, d.Process.Kill())
-	<-d.ended
-}
-
-func logOf(name string) string { return "/tmp/" + name + ".log" }
-
-func there(path string) error {
-	_, err := os.Stat(path)
-	return err
-}
-
-// says returns an error if a daemon's log does not have the text.
-func says(daemon, text string) error {
-	log, err := os.ReadFile(logOf(daemon))
-	if err == nil && !strings.Contains(string(log), text) {
-		err = fmt.Errorf("the log of %s has no %q", daemon, text)
-	}
-	return err
-}
-
-func write(path, content string) error {
-	if err := os.MkdirAll(path[:strings.LastIndex(path, "/")], 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(content), 0o644)
-}
-
-// sh runs a script and returns what it says on both outputs.
-func sh(script string) (string, error) {
-	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%s: %w: %s", script, err, out)
-	}
-	return string(out), err
-}
-
-func must(t *testing.T, script string) string {
-	t.Helper()
-	out, err := sh(script)
-	testenv.Must(t, err)
-	return strings.TrimSpace(out)
 }
 
 // pod is what the kubelet says of a pod.
@@ -279,11 +139,11 @@ func pods() ([]pod, error) {
 // run has the kubelet run a pod until the test is over.
 func run(t *testing.T, namespace, name, annotations, spec string) {
 	t.Helper()
-	testenv.Must(t, write(manifests+name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s, annotations: {%s}}\nspec:\n  terminationGracePeriodSeconds: 0\n%s", name, namespace, annotations, spec)))
+	testenv.Must(t, node.Write(manifests+name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s, annotations: {%s}}\nspec:\n  terminationGracePeriodSeconds: 0\n%s", name, namespace, annotations, spec)))
 	t.Cleanup(func() {
 		_ = os.Remove(manifests + name + ".yaml")
 		if t.Failed() {
-			t.Log(must(t, "tail -n 30 /tmp/terok-nri.log; grep 'Event occurred' /tmp/kubelet.log | tail -n 5"))
+			t.Log(node.Must(t, "tail -n 30 /tmp/terok-nri.log; grep 'Event occurred' /tmp/kubelet.log | tail -n 5"))
 		}
 	})
 }
@@ -344,7 +204,7 @@ func pid(t *testing.T, p pod, container string) int {
 	for _, c := range p.Status.ContainerStatuses {
 		if c.Name == container {
 			id := strings.TrimPrefix(c.ContainerID, "containerd://")
-			pid, err := strconv.Atoi(must(t, "ctr --namespace k8s.io tasks ls | awk '$1 == \""+id+"\" {print $2}'"))
+			pid, err := strconv.Atoi(node.Must(t, "ctr --namespace k8s.io tasks ls | awk '$1 == \""+id+"\" {print $2}'"))
 			testenv.Must(t, err)
 			return pid
 		}
@@ -358,7 +218,7 @@ type entry struct{ Project, Task, Container string }
 // tokens returns what the tokens are for.
 func tokens(t *testing.T) (list []entry) {
 	t.Helper()
-	testenv.Must(t, json.Unmarshal([]byte(must(t, "terok-gate list --json")), &list))
+	testenv.Must(t, json.Unmarshal([]byte(node.Must(t, "terok-gate list --json")), &list))
 	return list
 }
 
@@ -370,7 +230,7 @@ func noTokens(t *testing.T) {
 const work = `git clone -q $CODE_REPO /tmp/d && cd /tmp/d && git -c user.name=n -c user.email=e@example commit -q --allow-empty -m "$0" && git push -q origin HEAD:refs/heads/$0 && sleep 100000`
 
 func container(name, more string) string {
-	return fmt.Sprintf("  - {name: %s, image: %q, imagePullPolicy: Never%s}\n", name, image, more)
+	return fmt.Sprintf("  - {name: %s, image: %q%s}\n", name, node.Image, more)
 }
 
 func works(branch string) string {
@@ -385,7 +245,7 @@ func TestEachContainerOfAPodClonesAndPushesWithATokenOfItsOwn(t *testing.T) {
 `)
 	running(t, "demo")
 	testenv.Eventually(t, "both have pushed", func() bool {
-		refs, _ := sh("git -C /var/lib/terok-gate/repos/demo.git for-each-ref")
+		refs, _ := node.Sh("git -C /var/lib/terok-gate/repos/demo.git for-each-ref")
 		return strings.Contains(refs, "refs/heads/of-work") && strings.Contains(refs, "refs/heads/of-test")
 	})
 
@@ -436,8 +296,8 @@ func TestARefusalStandsInThePodsStatus(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			if row.before != "" {
-				must(t, row.before)
-				defer must(t, row.after)
+				node.Must(t, row.before)
+				defer node.Must(t, row.after)
 			}
 			name := fmt.Sprint("refused-", i)
 			run(t, row.namespace, name, row.annotations, row.spec+"  containers:\n"+container("work", ""))
@@ -519,11 +379,13 @@ func TestNothingIsServedAfterAContainersDeath(t *testing.T) {
 }
 
 func TestThePluginConnectsAgainWhenTheEngineHasRestarted(t *testing.T) {
-	testenv.Must(t, os.Truncate(logOf("terok-nri"), 0))
-	containerd.kill(t)
-	testenv.Must(t, startContainerd())
+	testenv.Must(t, os.Truncate(node.Log("terok-nri"), 0))
+	containerd.Kill(t)
+	var err error
+	containerd, err = node.StartContainerd()
+	testenv.Must(t, err)
 	testenv.Eventually(t, "the plugin is connected", func() bool {
-		return says("terok-nri", "connected to the engine") == nil && !errors.Is(there("/run/nri/nri.sock"), os.ErrNotExist)
+		return node.Says("terok-nri", "connected to the engine") == nil && !errors.Is(node.There("/run/nri/nri.sock"), os.ErrNotExist)
 	})
 
 	run(t, "default", "again", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("work", ""))
@@ -537,7 +399,7 @@ func TestThePluginConnectsAgainWhenTheEngineHasRestarted(t *testing.T) {
 func TestAGateThatStartsServesTheContainersThatLive(t *testing.T) {
 	run(t, "default", "living", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("work", "")+container("test", ""))
 	running(t, "living")
-	gate.kill(t)
+	gate.Kill(t)
 	if _, err := execute("default", "living", "work", "git", "ls-remote", repo); err == nil {
 		t.Error("without a gate, a container is served")
 	}
