@@ -4,6 +4,7 @@
 # A build is the same bytes in whatever directory, and knows its commit where git does.
 BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -w' \
 	-buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
+MODULES = . nri
 SOURCES = go.mod go.sum $(wildcard *.go */*.go */*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
@@ -14,6 +15,9 @@ terok-gate-hook: $(SOURCES)
 
 terok-gate: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/terok-gate
+
+terok-nri: $(SOURCES) $(wildcard nri/*)
+	cd nri && $(BUILD) -o ../$@ .
 
 dist/terok-gate-hook_linux_%: $(SOURCES)
 	GOOS=linux GOARCH=$* $(BUILD) -o $@ .
@@ -36,6 +40,7 @@ test-engines: # those with containers and of the gate once more, with the podman
 	scripts/engines test newest $(TESTFLAGS)
 	scripts/engines test docker26 $(TESTFLAGS)
 	scripts/engines test docker28 $(TESTFLAGS)
+	scripts/engines test kubelet $(TESTFLAGS)
 
 bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in a quarter of an hour
 	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap
@@ -52,8 +57,10 @@ fuzz: # all fuzz targets, one after another; for hours: make fuzz FUZZTIME=2h
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
-	go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	for module in $(MODULES); do \
+		go -C $$module vet ./... && \
+		(cd $$module && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit; \
+	done
 
 packages: # a .deb and an .rpm for this machine, in dist/
 	scripts/packages $(shell go env GOARCH)
@@ -62,4 +69,4 @@ release: # all that is published, in dist/: make release VERSION=1.0.0 (docs/REL
 	scripts/release $(VERSION)
 
 clean:
-	rm -rf terok-gate-hook terok-gate try dist
+	rm -rf terok-gate-hook terok-gate terok-nri try dist

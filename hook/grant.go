@@ -84,9 +84,9 @@ func (s Settings) request(annotations map[string]string) (want request, asked bo
 	return want, true, nil
 }
 
-// isOurs reports whether the annotation has a name of the form terok.NAME, known or not.
+// IsOurs reports whether the annotation has a name of the form terok.NAME, known or not.
 // Deeper names, such as terok.sandbox.sidecar, belong to other programs.
-func isOurs(annotation string) bool {
+func IsOurs(annotation string) bool {
 	name, is := strings.CutPrefix(annotation, "terok.")
 	return is && !strings.Contains(name, ".")
 }
@@ -95,7 +95,7 @@ func isOurs(annotation string) bool {
 func checkKnown(annotations map[string]string) error {
 	known := []string{ProjectAnnotation, TaskAnnotation, EnvModeAnnotation, AccessAnnotation, PushAnnotation, ReadAnnotation, WriteAnnotation, ServicesAnnotation}
 	for annotation := range annotations {
-		if isOurs(annotation) && !slices.Contains(known, annotation) {
+		if IsOurs(annotation) && !slices.Contains(known, annotation) {
 			use := " is not known: use one of " + strings.Join(known, ", ")
 			return refused(instead("an annotation terok.NAME"+text(use), fmt.Errorf("annotation %.128q%s", annotation, use)))
 		}

@@ -22,7 +22,7 @@ import (
 func ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
 	var names []string // of containers, in annotations
 	for annotation := range annotations {
-		if base, name, has := strings.Cut(annotation, "/"); has && isOurs(base) {
+		if base, name, has := strings.Cut(annotation, "/"); has && IsOurs(base) {
 			names = append(names, name)
 		}
 	}
@@ -40,7 +40,7 @@ func ofContainer(annotations map[string]string, named func() (string, error)) (m
 	for annotation, value := range annotations {
 		base, name, has := strings.Cut(annotation, "/")
 		switch {
-		case !has || !isOurs(base):
+		case !has || !IsOurs(base):
 			if _, said := meant[annotation]; !said {
 				meant[annotation] = value
 			}

@@ -1,0 +1,181 @@
+//go:build engines
+
+// Package node has what the tests of Kubernetes need of a node: containerd, an image, and the
+// settings of a kubelet on an awkward host. They run in a root file system of their own
+// (scripts/engines).
+package node
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// Image is that of every container of the tests. It has a shell, git and our programs.
+const Image = "docker.io/library/terok-gate:1"
+
+const containerdConfig = `version = 3
+[plugins.'io.containerd.cri.v1.runtime']
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ['/usr/lib/cni']
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = '` + Image + `'
+`
+
+// KubeletConfig is for an awkward host: what it lacks is not asked for. That is cgroups of version 2, a limit for huge pages,
+// the right to adjust scores of the OOM killer.
+const KubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+address: 127.0.0.1
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+cgroupsPerQOS: false
+enforceNodeAllocatable: []
+evictionHard: {memory.available: 0%, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%}
+failCgroupV1: false
+failSwapOn: false
+localStorageCapacityIsolation: false
+featureGates: {KubeletInUserNamespace: true}
+syncFrequency: 1s
+`
+
+// Prepare makes this machine a node without a kubelet: it builds our programs into /usr/bin,
+// and starts containerd, which has the image.
+func Prepare() (containerd *Daemon, err error) {
+	for path, content := range map[string]string{
+		"/etc/containerd/config.toml": containerdConfig,
+		"/etc/cni/net.d/10-pods.conflist": `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+			{"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}]}`,
+	} {
+		if err := Write(path, content); err != nil {
+			return nil, err
+		}
+	}
+	if containerd, err = StartContainerd(); err != nil {
+		return nil, err
+	}
+
+	out, err := Sh(`
+		[ ! -d /sys/kernel/mm/hugepages ] || mount -t tmpfs tmpfs /sys/kernel/mm/hugepages # whose cgroups may be missing
+		go -C ../.. build -o /usr/bin/ . ./cmd/terok-gate
+		go -C ../../nri build -o /usr/bin/terok-nri .
+
+		mkdir -p /image/bin /image/usr/lib/git-core /image/usr/bin /image/tmp /image/etc /image/var && cd /image
+		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
+		cp /usr/bin/terok-gate /usr/bin/terok-gate-hook /usr/bin/terok-nri usr/bin/ && ln -s ../run var/run
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat cp mv date env id; do ln -s busybox bin/$name; done
+		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
+		echo root:x:0:0::/:/bin/sh >etc/passwd
+
+		mkdir /archive && tar -cf /archive/layer.tar . && cd /archive
+		echo '{"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["sleep", "100000"]},
+			"rootfs": {"type": "layers", "diff_ids": ["sha256:'$(sha256sum layer.tar | cut -d" " -f1)'"]}}' >config.json
+		echo '[{"Config": "config.json", "RepoTags": ["terok-gate:1"], "Layers": ["layer.tar"]}]' >manifest.json
+		tar -c . | ctr --namespace k8s.io images import -`)
+	fmt.Println(out)
+	return containerd, err
+}
+
+// StartContainerd starts containerd.
+func StartContainerd() (*Daemon, error) {
+	return Start(func() error { _, err := Sh("ctr version"); return err }, "containerd")
+}
+
+// Daemon is a program that runs until it is killed.
+type Daemon struct {
+	*exec.Cmd
+	ended chan struct{}
+}
+
+// Start starts a daemon and waits until it is up.
+func Start(up func() error, name string, args ...string) (*Daemon, error) {
+	log, err := os.OpenFile(Log(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d := &Daemon{exec.Command(name, args...), make(chan struct{})}
+	d.Stdout, d.Stderr = log, log
+	if err := d.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		_ = d.Wait()
+		close(d.ended)
+	}()
+
+	var last error
+	testenv.Wait(func() bool {
+		last = up()
+		select {
+		case <-d.ended:
+			return true
+		default:
+			return last == nil
+		}
+	})
+	if last != nil {
+		tail, _ := Sh("tail -n 30 " + Log(name))
+		last = fmt.Errorf("%s does not come up: %w: %s", name, last, tail)
+	}
+	return d, last
+}
+
+// Kill kills a daemon.
+func (d *Daemon) Kill(t *testing.T) {
+	t.Helper()
+	testenv.Must(t, d.Process.Kill())
+	<-d.ended
+}
+
+// Log returns the path of a daemon's log.
+func Log(name string) string { return "/tmp/" + name + ".log" }
+
+// There returns an error if there is no such file.
+func There(path string) error {
+	_, err := os.Stat(path)
+	return err
+}
+
+// Says returns an error if a daemon's log does not have the text.
+func Says(daemon, text string) error {
+	log, err := os.ReadFile(Log(daemon))
+	if err == nil && !strings.Contains(string(log), text) {
+		err = fmt.Errorf("the log of %s has no %q", daemon, text)
+	}
+	return err
+}
+
+// Write writes a file, and makes its directory.
+func Write(path, content string) error {
+	if err := os.MkdirAll(path[:strings.LastIndex(path, "/")], 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+// Sh runs a script and returns what it says on both outputs.
+func Sh(script string) (string, error) {
+	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return string(out), err
+}
+
+// Must is Sh for a script that must not fail. It returns what the script says, without blanks
+// around it.
+func Must(t *testing.T, script string) string {
+	t.Helper()
+	out, err := Sh(script)
+	testenv.Must(t, err)
+	return strings.TrimSpace(out)
+}

@@ -1,0 +1,99 @@
+// terok-nri is a plugin of the container engine (NRI) on a Kubernetes node. It gives the
+// containers of annotated pods the device terok.dev/project=annotated, which runs the hooks.
+//
+// The promise: a container of a pod with our annotations gets the device, or is not created,
+// and the pod's events say why. A pod without them is left alone. Engines go on without a
+// plugin that is not connected: then such a container has no gate, never another's. So the
+// plugin also keeps pods away from a node that is not ready, by a taint.
+//
+// Seen with containerd 2.1, whose NRI knows devices; containerd before 2.1 and CRI-O before
+// 1.34 ignore them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/sirupsen/logrus"
+
+	"terok-gate-hook/engines"
+	"terok-gate-hook/internal/version"
+)
+
+const usage = `terok-nri gives the containers of annotated pods a token for terok-gate.
+
+   terok-nri --allow team-a='demo*' --allow team-a=lib --allow team-b=web
+
+A pod names its project by the annotations terok.project and terok.task. Its namespace may
+name the projects that a pattern after --allow matches, and no others. One --allow may hold
+several NAMESPACE=PATTERN, with blanks between them.
+
+`
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "terok-nri:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	allowed := allowed{}
+	flags := flag.NewFlagSet("terok-nri", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Var(allowed, "allow", "`NAMESPACE=PATTERN`: pods of the namespace may name projects that match; repeatable")
+	socket := flags.String("socket", api.DefaultSocketPath, "connect to the engine at `F`")
+	node := flags.String("node", "", "remove the taint "+taint+" from the Kubernetes `NODE` while gate, hook and engine are there")
+	showVersion := flags.Bool("version", false, "print the version")
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: see terok-nri --help", err)
+	case *showVersion:
+		fmt.Println("terok-nri version", version.String())
+		return nil
+	case flags.NArg() > 0:
+		return fmt.Errorf("takes no argument %q: see terok-nri --help", flags.Arg(0))
+	}
+
+	place, err := engines.OwnPlace()
+	if err != nil {
+		return err
+	}
+	plugin := &plugin{allowed: allowed, place: place}
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	watch := &watch{plugin: plugin}
+	if *node != "" {
+		api, err := inCluster()
+		if err != nil {
+			return err
+		}
+		watch.setTaint = func(ctx context.Context, on bool) error { return api.setTaint(ctx, *node, on) }
+	}
+
+	logrus.SetLevel(logrus.WarnLevel) // of NRI's package, which logs by it
+	slog.Info("serving the engine", "socket", *socket, "allow", allowed.String())
+	// When told to end, the plugin stays connected until the taint is back.
+	connected, disconnect := context.WithCancel(context.Background())
+	go func() {
+		defer disconnect()
+		watch.run(ctx)
+	}()
+	plugin.serve(connected, *socket)
+	return nil
+}
