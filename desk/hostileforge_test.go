@@ -146,7 +146,7 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 			return true
 		})
 		err := w.attempt(s)
-		if err == nil || !strings.Contains(err.Error(), "the address redirects, which is not followed") {
+		if err == nil || !strings.Contains(err.Error(), "the forge redirects this address, and redirects are not followed") {
 			t.Errorf("%s: %v", to, err)
 		}
 

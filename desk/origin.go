@@ -113,7 +113,7 @@ func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd
 	if !d.Local {
 		err := finish(command(d.Source))
 		if err != nil && strings.Contains(err.Error(), "The requested URL returned error: 30") {
-			err = fmt.Errorf("%w: the address redirects, which is not followed: name the one that it leads to; if the project exists, with terok-gate add --source", err)
+			err = fmt.Errorf("%w: the forge redirects this address, and redirects are not followed: use the address that it leads to; for an existing project, set that with terok-gate add --source", err)
 		}
 		return err
 	}

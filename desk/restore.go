@@ -14,8 +14,8 @@ func (g Gate) Kept(ctx context.Context) ([]Kept, error) {
 	return keptIn(all), err
 }
 
-// Restore sets a ref to what it was before it was last deleted or forced, or to what a kept ref
-// has if name is that of a kept ref. The present tip is kept in turn.
+// Restore sets a ref to what it was before it was last deleted or forced or, if name is that of a
+// kept ref, to the old tip that this one keeps. The present tip is kept in turn.
 func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	all, _, err := g.refs(ctx)
 	if err != nil {
@@ -36,15 +36,15 @@ func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 		err := g.move(ctx, changes, RefCommand(k.Name, k.Commit, ""))
 		return *c, err
 	}
-	return Change{}, fmt.Errorf("nothing is kept of %s", ShortRef(name))
+	return Change{}, fmt.Errorf("no old tips of %s are kept", ShortRef(name))
 }
 
-// Forget drops all old tips that are kept of a ref, or the one that the kept ref name has. It
-// returns those that it has dropped.
+// Forget drops all old tips of a ref or, if name is that of a kept ref, that one. It returns what
+// it has dropped.
 func (g Gate) Forget(ctx context.Context, name string) ([]Kept, error) {
 	dropped, err := g.drop(ctx, func(k Kept) bool { return k.Ref == name || k.Name == name })
 	if err == nil && len(dropped) == 0 {
-		err = fmt.Errorf("nothing is kept of %s", ShortRef(name))
+		err = fmt.Errorf("no old tips of %s are kept", ShortRef(name))
 	}
 	return dropped, err
 }

@@ -80,7 +80,7 @@ func listKept(c *cli.Context, gate desk.Gate) error {
 		return printIndented(append([]desk.Kept{}, kept...))
 	}
 	if len(kept) == 0 {
-		fmt.Fprintln(os.Stderr, "terok-gate: nothing is kept of project "+c.Args().First())
+		fmt.Fprintln(os.Stderr, "terok-gate: no old tips of project "+c.Args().First()+" are kept")
 		return nil
 	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
