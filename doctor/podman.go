@@ -13,7 +13,7 @@ import (
 )
 
 // userNamespaces checks that podman can make the user namespaces that a rootless engine
-// needs. Without subordinate ids podman works with a single user, which most images do not.
+// needs. Without subordinate ids podman has a single user id, which is too few for most images.
 func (e *examination) userNamespaces() {
 	if !e.Place.User || !engines.HasPodman() {
 		return
@@ -57,7 +57,7 @@ func wayToUserNamespaces() string {
 func firstFreeID(files ...string) uint64 {
 	first := uint64(100000)
 	for _, file := range files {
-		content, _ := os.ReadFile(file) // without the file, nothing is given away
+		content, _ := os.ReadFile(file) // without the file, nothing is assigned
 		for line := range strings.Lines(string(content)) {
 			fields := strings.Split(strings.TrimSpace(line), ":")
 			if len(fields) != 3 {
@@ -73,7 +73,7 @@ func firstFreeID(files ...string) uint64 {
 	return first
 }
 
-// podman checks that podman works. Where another engine is, podman may be missing.
+// podman checks that podman works. If there is another engine, podman may be missing.
 func (e *examination) podman() {
 	if !engines.HasPodman() {
 		if len(e.Place.OtherEngines()) > 0 {

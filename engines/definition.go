@@ -30,7 +30,7 @@ type Definition struct {
 }
 
 // calledName returns the name that the program is called by, empty if there is none. It
-// leaves out the hint that our name has in parentheses, for readers of podman's errors.
+// leaves out the hint in parentheses that our definitions add for readers of podman's errors.
 func (d Definition) calledName() string {
 	if len(d.Hook.Args) == 0 {
 		return ""

@@ -91,7 +91,7 @@ func (f *Forwarder) judge(there *networks.Network) (while context.Context, who s
 	return while, who, func() { cancel(nil) }, err
 }
 
-// rely cancels the context when no container in the network may use the service any more. It
+// rely cancels the context once no container in the network may use the service. It
 // returns the pass of the container whose right it relies on now.
 func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (_ store.Pass, why error) {
 	why = errNotAllowed

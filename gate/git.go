@@ -86,7 +86,7 @@ func newRunner(program, path string, memory, maxPush int64) *runner {
 	}
 }
 
-// command is one git under way, with all that it has started, in a process group of
+// command is a running git, with all that it has started, in a process group of
 // its own.
 type command struct {
 	in     io.WriteCloser // nil if it is given nothing to read

@@ -84,8 +84,7 @@ func (k *keeping) packs(repo repository, more int) bool {
 	return true
 }
 
-// keep keeps the old tips that no ref would name any more after these moves. An append-only token
-// cannot cause any.
+// keep keeps the old tips that would be lost by these moves. An append-only token cannot lose any.
 func (t *transaction) keep(refs moves) error {
 	if t.may.AppendOnly {
 		return nil

@@ -59,8 +59,8 @@ func (r repository) removeAbandoned() {
 		}
 	}
 
-	// Asked after they were listed: whose maker lives then is spared, and those that are
-	// made from now on are not on the list.
+	// Processes are looked for only now, after the listing: a directory whose maker lives is
+	// spared, and one that is made later is not on the list.
 	if len(ours) == 0 || r.isWorkedIn() {
 		return
 	}
@@ -69,8 +69,8 @@ func (r repository) removeAbandoned() {
 	}
 }
 
-// isWorkedIn reports whether a process of our user may be a receive-pack in the
-// repository, which is its working directory then.
+// isWorkedIn reports whether a process of our user may be a receive-pack in the repository: its
+// working directory is the repository.
 func (r repository) isWorkedIn() bool {
 	var repo unix.Stat_t
 	if unix.Stat(r.path, &repo) != nil {

@@ -51,8 +51,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.end(v.serve())
 }
 
-// serve answers a request that is allowed, and returns the refusal of any other before a
-// program is started for it.
+// serve answers a request that is allowed. For any other, it returns the refusal before it starts
+// a program.
 func (v *visit) serve() error {
 	var refused *refusal
 	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
@@ -270,8 +270,8 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 	return asked, nil
 }
 
-// judgePush returns a refusal if the push must not move all of its refs, with the report on each
-// ref, and nil otherwise. names are the symbolic refs.
+// judgePush returns a refusal if the push may not move one of its refs, with a function that
+// returns what to report on each ref. It returns nil if all may move. names are the symbolic refs.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
 	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
@@ -492,7 +492,7 @@ func (v *visit) passOutput(git *command, out *bufio.Reader, begins []byte) (err 
 func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) error {
 	switch {
 	case v.w.begun && gitErr == nil && answerErr == nil && sentErr == nil:
-		return nil // whatever happened since
+		return nil // even if ctx has ended since
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(sentErr, errTooLarge):
@@ -506,7 +506,7 @@ func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) e
 	}
 
 	v.w.begin(v.asked) // there may be nothing to say
-	v.ended = gitErr   // git has reported to the client what it may know
+	v.ended = gitErr   // git has told the client what the client may know
 	return nil
 }
 
@@ -519,7 +519,7 @@ func (v *visit) end(err error) {
 	v.record(e)
 
 	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
-		panic(http.ErrAbortHandler) // what the client has is not the whole
+		panic(http.ErrAbortHandler) // the client has only a part of the answer
 	}
 }
 

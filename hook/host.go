@@ -65,8 +65,8 @@ func isRoots(dir string) bool {
 }
 
 // injectOnHost writes the env file, mode 0600, and returns its path. The id was checked, so
-// the path stays in the directory. A file or a symbolic link that has the path already is
-// replaced, not written to.
+// the path stays in the directory. An existing file or symbolic link at the path
+// is replaced, not written to.
 func (s Settings) injectOnHost(id string, content []byte) (path string, err error) {
 	dir, err := s.hostDir()
 	if err != nil {

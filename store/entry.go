@@ -10,7 +10,7 @@ import (
 
 // Entry is one token of the token file, with its grant, limits and container.
 type Entry struct {
-	Token Token // or its key ([Token.Key]): then nothing that reads the file knows the token
+	Token Token // or its key ([Token.Key]), from which readers of the file cannot learn the token
 	Grant
 	Limits
 	Also      Also      // projects besides the grant's
@@ -18,7 +18,7 @@ type Entry struct {
 	Container string    // the full container id; empty if the token belongs to none
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
-	Gate      *Attached // how the gate is in the container's network, or nil
+	Gate      *Attached // how the gate listens in the container's network, or nil
 	Malformed bool      // it has limits that are not understood: see [Entry.State]
 }
 
@@ -33,8 +33,8 @@ type Attached struct {
 	Services map[string]string `json:"services,omitempty"`
 }
 
-// ListenFor returns where a service of the host is in the container's network, or where the gate
-// is for the service "". It is empty for a service that the container may not use.
+// ListenFor returns the host:port of a service of the host in the container's network or, for
+// the service "", of the gate there. It is empty for a service that the container may not use.
 func (a *Attached) ListenFor(service string) string {
 	switch {
 	case a == nil:
@@ -67,8 +67,8 @@ const (
 // be judged counts until it is revoked.
 func (s State) Counts() bool { return s == Live || s == Unsure }
 
-// State returns the state of the entry. Everything that needs to know whether a token counts
-// or its container lives uses it: the gate and all reports.
+// State returns the state of the entry. The gate and all reports use it, so that
+// they agree on which tokens count and which containers live.
 func (e Entry) State() State {
 	life := e.Process.Life()
 	switch {
@@ -87,7 +87,7 @@ func (e Entry) State() State {
 // writes project and task alone, and so do we if nothing else is needed. A limited entry has
 // neither project nor scope.
 type entryJSON struct {
-	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json takes long to get to know a type
+	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json needs long for each new type
 	Project   string   `json:"project,omitempty"`
 	Task      string   `json:"task"`
 	Scope     string   `json:"scope,omitempty"`

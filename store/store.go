@@ -162,7 +162,7 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 }
 
 // sweepFate is the fate of an entry when another change sweeps in passing. If no process
-// has the pid any more, the entry goes. If one has, it must be opened to tell whether it is the
+// has the pid now, the entry goes. If one does, it must be opened to tell whether it is the
 // same process, and a change does that for at most [looks] entries.
 func (it *item) sweepFate() fate {
 	if !it.tied {

@@ -165,7 +165,7 @@ func serve(c *cli.Context) error {
 }
 
 // reportTokenFile logs why no token is valid or everything is frozen or, for a nil error, that
-// neither is so any more.
+// both are over.
 func reportTokenFile(err error) {
 	switch {
 	case err == nil:

@@ -41,7 +41,7 @@ const (
 	ownConnections    = 8
 	commonConnections = 1024
 
-	closeGrace = time.Second // for what is under way when the last container has ended
+	closeGrace = time.Second // for requests and connections in progress when the last container ends
 )
 
 // Settings say how containers are served.

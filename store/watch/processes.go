@@ -1,4 +1,4 @@
-// Watches the processes that tokens are tied to, as far as there are descriptors.
+// Watches the processes that tokens are tied to, as many as there are descriptors for.
 
 package watch
 
@@ -28,7 +28,7 @@ type processes struct {
 	tied      map[store.Token]*tied
 	look      int           // counts the looks at the file
 	watched   int           // the number of watched processes, each with a descriptor
-	unwatched int           // the number of living processes that cannot be watched, for lack of descriptors for example
+	unwatched int           // the number of living processes that cannot be watched, for example for lack of descriptors
 	next      int           // the first of those to check next
 	untold    []store.Token // for newlyUnwatched to report
 	why       error         // why they are not watched
