@@ -183,6 +183,15 @@ func (d *Desk) pack(ctx context.Context) error {
 	return nil
 }
 
+// removeUnfinished removes what git has received of packs that never came to an end, which it
+// leaves on the disk. Nothing else fetches to the desk, which is locked.
+func (d *Desk) removeUnfinished() {
+	packs, _ := filepath.Glob(filepath.Join(d.path, "objects/pack/tmp_*"))
+	for _, unfinished := range packs {
+		_ = os.Remove(unfinished)
+	}
+}
+
 // fetchGate fetches objects from the gate, and keeps each by a ref that is named for its id.
 func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 	var wanted strings.Builder
@@ -198,6 +207,7 @@ func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 		"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--stdin", peerAddress)
 	fetch.Stdin = strings.NewReader(wanted.String())
 	if err := connect(fetch, d.Gate.git(ctx, "upload-pack", d.Gate.Path)); err != nil {
+		d.removeUnfinished()
 		return fmt.Errorf("fetch from the gate's repository: %w", err)
 	}
 	return nil

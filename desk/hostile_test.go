@@ -1,8 +1,10 @@
 package desk
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -433,6 +435,41 @@ func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
 		if !strings.Contains(shown, "-what "+undone+" has") {
 			t.Errorf("that %s is undone is not shown:\n%s", undone, shown)
 		}
+	}
+}
+
+// Guards against: a gate that fills the operator's disk, a review at a time.
+func TestAPackOfTheGatesThatIsCutShortLeavesNothing(t *testing.T) {
+	w := history(t)
+	w.sync()
+	content := filepath.Join(w.work, "content")
+	random := make([]byte, 2_000_000)
+	_, _ = rand.Read(random)
+	if err := os.WriteFile(content, random, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	blob := w.git("-C", w.work, "hash-object", "-w", content)
+	w.git("-C", w.work, "update-index", "--add", "--cacheinfo", "100644,"+blob+",random")
+	w.named["big"] = w.git("-C", w.work, "commit-tree", "-m", "big", "-p", w.id("a"), w.git("-C", w.work, "write-tree"))
+	w.set(w.gate, "refs/heads/agent", "big")
+	desk := w.open().Path()
+	w.git("--git-dir", desk, "config", "fetch.unpackLimit", "1")
+
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in\n*\" upload-pack %s \"*) %[2]s \"$@\" | dd bs=65536 count=6 2>/dev/null ;;\n*) exec %[2]s \"$@\" ;;\nesac\n", w.gate, git)
+	if err := os.WriteFile(filepath.Join(bin, "git"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	if branches, err := w.open().Review(t.Context()); err == nil {
+		t.Errorf("review: %v", branches)
+	}
+	if left, err := filepath.Glob(filepath.Join(desk, "objects/pack/tmp_*")); len(left) > 0 || err != nil {
+		t.Errorf("left: %v", left)
 	}
 }
 

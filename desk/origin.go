@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -55,15 +53,6 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 		o.head = ""
 	}
 	return o, known, err
-}
-
-// removeUnfinished removes what git has received of packs that never came to an end, which it
-// leaves on the disk. Nothing else fetches to the desk, which is locked.
-func (d *Desk) removeUnfinished() {
-	packs, _ := filepath.Glob(filepath.Join(d.path, "objects/pack/tmp_*"))
-	for _, unfinished := range packs {
-		_ = os.Remove(unfinished)
-	}
 }
 
 // listWithin is how long upstream may take to list its refs.
