@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"terok-gate-hook/forward"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/testenv"
 )
@@ -184,7 +185,7 @@ func (a account) forwarderIsWell(t *testing.T) {
 		}
 	}
 	said := a.machine.must(t, "root", "journalctl --quiet --output cat "+strings.ReplaceAll(a.journal, watchUnit, forwardUnit))
-	if confined := !strings.Contains(said, "nothing keeps terok-gate forward from other addresses"); confined != (a.user == "root") {
+	if confined := !strings.Contains(said, forward.ErrNotConfined.Error()); confined != (a.user == "root") {
 		t.Errorf("%s: the forwarder says %s", a.user, said)
 	}
 }
