@@ -54,6 +54,7 @@ fuzz: # all fuzz targets, one after another; for hours: make fuzz FUZZTIME=2h
 	go test -run '^$$' -fuzz '^FuzzTokenFile$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store
 	go test -run '^$$' -fuzz '^FuzzCanonicalForm$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store
 	go test -run '^$$' -fuzz '^FuzzRequest$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./gate
+	go test -run '^$$' -fuzz '^FuzzVoucher$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./internal/voucher
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }

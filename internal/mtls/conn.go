@@ -7,42 +7,101 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"syscall"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A machine that vanishes answers no keepalive, which the kernel sends while nothing is under
-// way, and acknowledges nothing of what is. Both end the connection after these times.
+// way, and acknowledges nothing of what is.
+//
+// For the latter there is TCP_USER_TIMEOUT (tcp(7)), but that also ends a connection whose other
+// side lives and reads nothing for so long, as for a client that is stopped (seen with Linux
+// 6.18). So we look ourselves.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 const unacknowledged = 5 * time.Second
 
-// setTimeout sets TCP_USER_TIMEOUT (tcp(7)). Connections inherit it from their listener.
-func setTimeout(_, _ string, c syscall.RawConn) error {
-	var err error
-	controlErr := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged.Milliseconds()))
-	})
-	if controlErr != nil {
-		return controlErr
+// watched is a connection that ends when the other machine has vanished.
+type watched struct {
+	*net.TCPConn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func watch(conn *net.TCPConn) *watched {
+	w := &watched{TCPConn: conn, closed: make(chan struct{})}
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-w.closed:
+				return
+			case <-tick.C:
+				if hasVanished(conn) {
+					_ = w.Cut()
+				}
+			}
+		}
+	}()
+	return w
+}
+
+// hasVanished reports whether something that was sent has not been acknowledged for too long.
+func hasVanished(conn *net.TCPConn) (vanished bool) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
 	}
-	return err
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		waits := err == nil && (info.Unacked > 0 || info.Probes > 0)
+		vanished = waits && time.Duration(info.Last_ack_recv)*time.Millisecond >= unacknowledged
+	})
+	return vanished
+}
+
+func (w *watched) Close() error {
+	w.once.Do(func() { close(w.closed) })
+	return w.TCPConn.Close()
+}
+
+// Cut closes the connection at once. The other side is told, and gets nothing of what is still on
+// its way.
+func (w *watched) Cut() error {
+	_ = w.SetLinger(0) // sends RST
+	return w.Close()
+}
+
+// listener accepts connections that are watched.
+type listener struct{ *net.TCPListener }
+
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	return watch(conn), nil
 }
 
 // Listen listens for other gates at an address. The caller limits the listener before it adds
 // TLS.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
-	config := net.ListenConfig{KeepAliveConfig: keepAlive, Control: setTimeout}
+	config := net.ListenConfig{KeepAliveConfig: keepAlive}
 	config.SetMultipathTCP(false)
-	return config.Listen(ctx, "tcp", address)
+	l, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return listener{l.(*net.TCPListener)}, nil
 }
 
 // Conn is a connection to another gate.
 type Conn struct {
 	*tls.Conn
-	tcp *net.TCPConn
+	tcp *watched
 }
 
 // Dial connects to another gate. The handshake does not show whether the other gate accepts our
@@ -52,24 +111,22 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{KeepAliveConfig: keepAlive, Control: setTimeout}
+	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	dialer.SetMultipathTCP(false)
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
 
-	c := &Conn{tls.Client(conn, i.Client(host)), conn.(*net.TCPConn)}
+	tcp := watch(conn.(*net.TCPConn))
+	c := &Conn{tls.Client(tcp, i.Client(host)), tcp}
 	if err := c.HandshakeContext(ctx); err != nil {
-		conn.Close()
+		_ = tcp.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
 	}
 	return c, nil
 }
 
-// Cut ends the connection at once. The other gate is told, and gets nothing of what is still on
+// Cut closes the connection at once. The other gate is told, and gets nothing of what is still on
 // its way.
-func (c *Conn) Cut() {
-	_ = c.tcp.SetLinger(0) // sends RST
-	_ = c.tcp.Close()
-}
+func (c *Conn) Cut() { _ = c.tcp.Cut() }
