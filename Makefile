@@ -8,7 +8,7 @@ MODULES = . nri
 SOURCES = go.mod go.sum $(wildcard *.go */*.go */*/*.go hooks.d/*.json systemd/*/*.service)
 TESTFLAGS =
 
-.PHONY: run test test-engines bench fuzz lint packages release clean
+.PHONY: run test test-engines test-kubernetes image bench fuzz lint packages release clean
 
 terok-gate-hook: $(SOURCES)
 	$(BUILD) -o $@ .
@@ -41,6 +41,14 @@ test-engines: # those with containers and of the gate once more, with the podman
 	scripts/engines test docker26 $(TESTFLAGS)
 	scripts/engines test docker28 $(TESTFLAGS)
 	scripts/engines test kubelet $(TESTFLAGS)
+
+test-kubernetes: # deploy/kubernetes in a real cluster of one node, as root: the first time, its programs are built in 10 minutes
+	scripts/needs go mmdebstrap
+	scripts/engines test kubernetes $(TESTFLAGS)
+
+IMAGE =
+image: terok-gate terok-gate-hook terok-nri # for Kubernetes: make image IMAGE=registry.example/terok-gate:1
+	podman build --tag $(IMAGE) --file deploy/kubernetes/Containerfile .
 
 bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in a quarter of an hour
 	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap
