@@ -28,7 +28,8 @@ import (
 const mostRepositories = 200
 
 func (e *examination) repositories() {
-	if e.settings.GateSocket == "" {
+	// On another machine, the gate there knows.
+	if e.settings.GateSocket == "" || e.theGate != nil && e.theGate.RepositoryGate != "" {
 		return
 	}
 	repos, uid := e.reposDirectory(), e.gateUID()

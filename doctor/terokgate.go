@@ -68,7 +68,11 @@ func (e *examination) terokGate() {
 	}
 
 	if fine {
-		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), gate.Repos))
+		repos := gate.Repos
+		if gate.RepositoryGate != "" { // another user's gate may say anything
+			repos = printable.Line(gate.RepositoryGate)
+		}
+		e.ok(fmt.Sprintf("a gate answers at %s, as user %s, with the repositories of %s", socket, userName(gate.UID), repos))
 	}
 }
 

@@ -57,7 +57,12 @@ func (s *served) installGate(t *testing.T, version string) {
 // does.
 func (s *served) start(t *testing.T, tokens string) (stop func()) {
 	t.Helper()
-	g, err := gate.New(gate.Settings{Repos: s.repos, Tokens: store.File{Path: tokens}.Reader(func(error) {})})
+	return s.startGate(t, gate.Settings{Repos: s.repos, Tokens: store.File{Path: tokens}.Reader(func(error) {})})
+}
+
+func (s *served) startGate(t *testing.T, settings gate.Settings) (stop func()) {
+	t.Helper()
+	g, err := gate.New(settings)
 	must(t, err)
 	l := s.listen(t)
 	go g.ServeControl(l)
@@ -220,6 +225,19 @@ func TestDoctorFindsAGateThatReadsOtherTokens(t *testing.T) {
 	s.start(t, filepath.Join(link, "tokens.json"))
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers at "+s.socket+", as user "+userName(os.Geteuid())+", with the repositories of "+s.repos)
 	finds(t, s.check("terok-gate", "service"), "service", OK, "the gate revokes orphans at once")
+}
+
+func TestDoctorLooksForNoRepositoriesWhereAnotherMachineHasThem(t *testing.T) {
+	s := newServed(t)
+	must(t, os.Remove(s.repos))
+	s.startGate(t, gate.Settings{RepositoryGate: "https://repos:9419", Tokens: store.File{Path: s.tokens}.Reader(func(error) {})})
+	found := s.check("terok-gate", "repositories")
+	finds(t, found, "terok-gate", OK, "with the repositories of https://repos:9419")
+	for _, f := range found {
+		if f.Check == "repositories" {
+			t.Errorf("found %+v", f)
+		}
+	}
 }
 
 func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {

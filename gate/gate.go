@@ -97,6 +97,7 @@ func New(s Settings) (_ *Gate, err error) {
 	self := control.Gate{}
 	if s.RepositoryGate != "" {
 		g.elsewhere = &elsewhere{url: s.RepositoryGate, identity: s.Identity}
+		self.RepositoryGate = string(s.RepositoryGate)
 	} else {
 		if g.repositories, err = openRepositories(g.ctx, s); err != nil {
 			return nil, err

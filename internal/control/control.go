@@ -73,7 +73,9 @@ type Gate struct {
 	Program   string `json:"program"` // its version
 	UID       int    `json:"uid"`
 	TokenFile string `json:"token_file"`
-	Repos     string `json:"repos"` // without symbolic links
+	Repos     string `json:"repos"` // without symbolic links; empty if there is a RepositoryGate
+	// RepositoryGate is the URL of the gate that requests are handed on to.
+	RepositoryGate string `json:"repository_gate,omitempty"`
 }
 
 // Refusal is the reason why the gate does not serve a container. It is an error.
