@@ -15,6 +15,7 @@ import (
 type counts struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
+	vouched   *prometheus.CounterVec
 	bytes     *prometheus.CounterVec
 	cuts      prometheus.Counter
 	refusals  prometheus.Counter
@@ -28,6 +29,9 @@ func newCounts(tokens *store.Reader) counts {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "terok_gate_requests_total", Help: "Requests by the code of their answer.",
 		}, []string{"code"}),
+		vouched: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "terok_gate_vouched_requests_total", Help: "Requests that a host has vouched for, by the code of their answer.",
+		}, []string{"host", "code"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "terok_gate_bytes_total", Help: "Bytes of packs and what surrounds them.",
 		}, []string{"service"}),
@@ -45,7 +49,7 @@ func newCounts(tokens *store.Reader) counts {
 		}),
 	}
 
-	c.registry.MustRegister(c.requests, c.bytes, c.cuts, c.refusals, c.underWay, c.listeners,
+	c.registry.MustRegister(c.requests, c.vouched, c.bytes, c.cuts, c.refusals, c.underWay, c.listeners,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "terok_gate_tokens", Help: "Entries of the token file.",
 		}, func() float64 {

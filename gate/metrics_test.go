@@ -21,13 +21,15 @@ func (h *harness) metrics() string {
 }
 
 func TestMetricsCountWhatHappened(t *testing.T) {
-	h := open(t, gate.Settings{})
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	h := f.repos
 	h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")
 	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), "work")
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
 	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "wrong", "")
 	h.trailed(t, trail.Refused, 1)
+	git(t, f.host.dir, "ls-remote", f.host.url(f.host.issue(t, "demo"), "demo"))
 
 	metrics := h.metrics()
 	for _, line := range []string{
@@ -39,7 +41,8 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		`terok_gate_cuts_total 0`,
 		`terok_gate_refusals_total 1`,
 		`terok_gate_tokens 1`,
-		`terok_gate_listeners 1`,
+		`terok_gate_listeners 2`, // for clients, and for gates of hosts
+		`terok_gate_vouched_requests_total{code="200",host="host-a"} 2`,
 		`terok_gate_token_file_age_seconds `,
 	} {
 		if !strings.Contains(metrics, line) {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"time"
 
 	"terok-gate-hook/internal/networks"
@@ -516,6 +517,9 @@ func (v *visit) end(err error) {
 
 	code := v.refuse(refused)
 	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
+	if v.stands != nil && v.who.Host != "" { // a name that the operator gave: see --vouch
+		v.gate.counts.vouched.WithLabelValues(v.who.Host, strconv.Itoa(code)).Inc()
+	}
 	v.record(e)
 
 	if v.w.begun && (e.Event == trail.Cut || e.Event == trail.Failed) {
