@@ -7,6 +7,8 @@ package kubernetes
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -27,6 +29,8 @@ func TestMain(m *testing.M) {
 const (
 	service = "10.96.0.1"
 	address = "10.89.0.1"
+
+	repository = "10.96.0.20"
 )
 
 // kubeconfig returns the settings of a program that shows a token.
@@ -48,6 +52,20 @@ images:
   - {name: terok-gate, newName: docker.io/library/terok-gate, newTag: "1"}
 `
 
+// fleet has the nodes' gates find the repository's, without a name server.
+const fleet = `patches:
+  - patch: |
+      apiVersion: v1
+      kind: Service
+      metadata: {name: terok-repository, namespace: terok}
+      spec: {clusterIP: ` + repository + `}
+  - patch: |
+      apiVersion: apps/v1
+      kind: DaemonSet
+      metadata: {name: terok-node, namespace: terok}
+      spec: {template: {spec: {hostAliases: [{ip: ` + repository + `, hostnames: [terok-repository.terok.svc]}]}}}
+`
+
 // prepare makes a cluster, and deploys to it.
 func prepare() error {
 	for path, content := range map[string]string{
@@ -56,6 +74,7 @@ func prepare() error {
 		"/etc/kubernetes/one":          kubeconfig("one"),
 		"/var/lib/kubelet/config.yaml": node.KubeletConfig + "registerWithTaints: [{key: terok.dev/not-ready, effect: NoSchedule}]\n",
 		"/one-node/kustomization.yaml": fmt.Sprintf(kustomization, "../deploy/kubernetes/one-node"),
+		"/fleet/kustomization.yaml":    fmt.Sprintf(kustomization, "../deploy/kubernetes/base") + fleet,
 		"/root/.kube/.keep":            "",
 	} {
 		if err := node.Write(path, content); err != nil {
@@ -63,7 +82,7 @@ func prepare() error {
 		}
 	}
 	if _, err := node.Sh(`
-		ip addr add ` + service + `/32 dev lo && ip addr add ` + address + `/32 dev lo
+		ip addr add ` + service + `/32 dev lo && ip addr add ` + address + `/32 dev lo && ip addr add ` + repository + `/32 dev lo
 		ln -s /etc/kubernetes/admin /root/.kube/config
 		openssl genrsa -out /etc/kubernetes/accounts.key 2048 && openssl rsa -in /etc/kubernetes/accounts.key -pubout -out /etc/kubernetes/accounts.pub
 		cp -r ../../deploy /deploy`); err != nil {
@@ -119,18 +138,25 @@ func onNode(command string) string {
 	return "kubectl --namespace terok exec daemonset/terok-node --container gate -- " + command
 }
 
+// job runs the example of a job.
+func job(t *testing.T) {
+	t.Helper()
+	node.Must(t, "sed s,docker.io/alpine/git,"+node.Image+", ../../deploy/kubernetes/examples/job.yaml | kubectl apply -f -")
+	if out, err := node.Sh("kubectl wait --for condition=Complete --timeout 90s job/demo"); err != nil {
+		more, _ := node.Sh("kubectl describe job,pod; kubectl logs job/demo; tail -n 20 /var/log/pods/terok_*/*/*.log")
+		t.Fatalf("%v %s %s", err, out, more)
+	}
+	testenv.Eventually(t, "no tokens are left", func() bool { return node.Must(t, onNode("terok-gate list --json")) == "[]" })
+	node.Must(t, "kubectl delete job demo")
+}
+
 func TestAJobClonesAndPushes(t *testing.T) {
 	ready(t)
 	node.Must(t, onNode("terok-gate add demo"))
-	node.Must(t, "sed s,docker.io/alpine/git,"+node.Image+", ../../deploy/kubernetes/examples/job.yaml | kubectl apply -f -")
-	if out, err := node.Sh("kubectl wait --for condition=Complete --timeout 90s job/demo"); err != nil {
-		more, _ := node.Sh("kubectl describe job,pod; kubectl logs job/demo")
-		t.Fatalf("%v %s %s", err, out, more)
-	}
+	job(t)
 	if refs := node.Must(t, "git -C /var/lib/terok-gate/repos/demo.git for-each-ref"); !strings.Contains(refs, "refs/heads/job/now") {
 		t.Errorf("nothing was pushed: %s", refs)
 	}
-	testenv.Eventually(t, "no tokens are left", func() bool { return node.Must(t, onNode("terok-gate list --json")) == "[]" })
 }
 
 // pod returns a pod of a namespace with annotations.
@@ -245,12 +271,98 @@ func TestEveryKustomizationIsTakenByTheAPI(t *testing.T) {
 	}
 }
 
-// It is the last test: it takes away what the others need.
+// It takes away what the tests above need.
 func TestWithoutTheDaemonSetTheNodeIsTainted(t *testing.T) {
 	ready(t)
-	node.Must(t, "kubectl --namespace terok delete daemonset terok-node --timeout 90s")
+	takeAway(t)
+}
+
+// takeAway takes away what prepare has deployed.
+func takeAway(t *testing.T) {
+	t.Helper()
+	node.Must(t, "kubectl --namespace terok delete daemonset terok-node --ignore-not-found --timeout 90s")
 	if !tainted(t) {
 		t.Error("the node is not tainted")
 	}
 	node.Must(t, "kubectl delete -k /one-node --ignore-not-found --timeout 90s")
+}
+
+// The nodes' gates have no repositories here, and the repository's knows no token.
+func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
+	takeAway(t)
+	node.Must(t, `mkdir -p /certificates /volume && cd /certificates
+		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=terok -addext basicConstraints=critical,CA:TRUE 2>/dev/null
+		kubectl create namespace terok
+		for name in terok-node terok-repository; do
+			openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $name.key -out $name.csr -subj /CN=$name 2>/dev/null
+			printf 'subjectAltName=DNS:%s\nextendedKeyUsage=clientAuth,serverAuth\n' $name$([ $name = terok-node ] || echo .terok.svc) >$name.ext
+			openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile $name.ext -out $name.crt 2>/dev/null
+			kubectl --namespace terok create secret generic $name-tls --from-file tls.crt=$name.crt --from-file tls.key=$name.key --from-file ca.crt
+		done
+		kubectl apply -f - <<MANIFEST
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: repositories}
+spec:
+  capacity: {storage: 20Gi}
+  accessModes: [ReadWriteOncePod]
+  hostPath: {path: /volume}
+MANIFEST
+		chown 10001:10001 /volume # hostPath knows no fsGroup
+		kubectl apply -k /fleet`)
+	if out, err := node.Sh("kubectl --namespace terok rollout status statefulset/terok-repository --timeout 90s"); err != nil {
+		more, _ := node.Sh("kubectl --namespace terok describe pod/terok-repository-0; kubectl --namespace terok get events; tail -n 20 /var/log/pods/terok_*/*/*.log")
+		t.Fatalf("%v %s %s", err, out, more)
+	}
+	forward(t, node.Must(t, "kubectl --namespace terok get pod terok-repository-0 -o jsonpath='{.status.podIP}'"))
+	ready(t)
+
+	atRepository := "kubectl --namespace terok exec statefulset/terok-repository -- "
+	node.Must(t, atRepository+"terok-gate add demo")
+	job(t)
+	if refs := node.Must(t, atRepository+"git -C /data/terok-gate/repos/demo.git for-each-ref"); !strings.Contains(refs, "refs/heads/job/now") {
+		t.Errorf("nothing was pushed: %s", refs)
+	}
+	if trail := node.Must(t, "cat /var/log/pods/terok_terok-repository*/gate/*.log"); strings.Contains(trail, "terok-g-") {
+		t.Errorf("a token is known to the repository's gate: %s", trail)
+	}
+
+	node.Must(t, "kubectl --namespace terok scale statefulset terok-repository --replicas 0 && kubectl --namespace terok wait --for delete pod/terok-repository-0 --timeout 90s")
+	testenv.Eventually(t, "a pod is admitted", func() bool {
+		_, err := apply(pod("alone", "default", `terok.project: demo, terok.task: "1"`))
+		return err == nil
+	})
+	node.Must(t, "kubectl wait --for condition=Ready --timeout 90s pod/alone")
+	if out, err := node.Sh("kubectl exec alone -- git ls-remote http://127.0.0.1:9418/demo.git"); err == nil || !strings.Contains(err.Error(), "502") {
+		t.Errorf("without the gate that has the repositories, git does not say 502: %v %s", err, out)
+	}
+	node.Must(t, "kubectl delete pod alone")
+}
+
+// forward does what kube-proxy would: it connects the service of the repository's gate with its pod.
+func forward(t *testing.T, pod string) {
+	t.Helper()
+	l, err := net.Listen("tcp", repository+":9419")
+	testenv.Must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial("tcp", pod+":9419")
+			if err != nil {
+				from.Close()
+				continue
+			}
+			for _, ends := range [][2]net.Conn{{from, to}, {to, from}} {
+				go func() {
+					_, _ = io.Copy(ends[0], ends[1])
+					ends[0].Close()
+					ends[1].Close()
+				}()
+			}
+		}
+	}()
 }
