@@ -457,7 +457,7 @@ func TestDoctorAsksWhetherTheGateKnowsHashedAndLimitedTokens(t *testing.T) {
 		settings hook.Settings
 		remedy   string
 	}{
-		{hook.Settings{}, "is it the gate's own?"},
+		{hook.Settings{}, "is the URL the gate's own?"},
 		{hook.Settings{Hashed: true}, "is it terok-gate?"},
 		{hook.Settings{Access: "read"}, "is it terok-gate?"},
 		{hook.Settings{Push: []string{"refs/**"}}, "is it terok-gate?"},

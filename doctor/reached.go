@@ -55,9 +55,9 @@ func (e *examination) reached(p *probed) {
 	case said("Authentication failed"), said("could not read Username"):
 		e.broken(text, "the gate does not know the token: it must be told to read "+printable.Shell(e.TokenFile))
 	case said("403") && (e.settings.Hashed || e.settings.Limits()):
-		e.broken(text, "is it terok-gate? No other gate takes tokens that are hashed or limited; if it is, is the URL its own?")
+		e.broken(text, "is it terok-gate? No other gate takes tokens that are hashed or limited. If it is terok-gate, is the URL the gate's own?")
 	case said("403"):
-		e.broken(text, "the gate knows the token, but not for this URL: is it the gate's own?")
+		e.broken(text, "the gate knows the token, but not for this URL: is the URL the gate's own?")
 	case said("resolve host"):
 		e.broken(text, "containers on this network do not know that name: "+table+", and "+e.again("--network", "NETWORK"))
 	default:
