@@ -28,9 +28,9 @@ func SetAside(ctx context.Context, directory, project string) (undo func() error
 	return renameDesk(ctx, directory, project, pathOf(directory, project), asideOf(directory, project))
 }
 
-// Rename renames a project's desk, in the place of a desk that the new name may have, and records
-// the new path of the gate's repository. If only the new name has a desk, Rename records the path
-// there. It waits until nothing else works in the desk.
+// Rename renames a project's desk, and records the new path of the gate's repository there. A desk
+// that already has the new name is replaced. If none has the old name, the desk with the new name
+// stays, and the path is recorded there. Rename waits until nothing else works in the desk.
 func Rename(ctx context.Context, directory, old, new, repository string) (undo func() error, err error) {
 	undo, err = renameDesk(ctx, directory, old, pathOf(directory, old), pathOf(directory, new))
 	if err != nil || !isThere(pathOf(directory, new)) {

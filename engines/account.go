@@ -107,16 +107,17 @@ func LetIn(group string, closed []string) string {
 		printable.Shell(append([]string{"chmod", "g+x"}, closed...)...)
 }
 
-// has reports whether a file belongs to the user, who can replace it by a file like it: if
-// the file's group has any rights, it must be the user's group.
+// has reports whether a file belongs to the user, and the user can replace it by a file that gives
+// others the same rights: if the file's group has any rights, it must be the user's group.
 func (a *account) has(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)
 	return stat.Uid == a.uid && (stat.Gid == a.gid || info.IsDir() || info.Mode()&0o070 == 0)
 }
 
 // OthersFile returns a file beside the token file that does not belong to the user, empty
-// if there is none. Files that a writer of the token file makes do not count. A user who is
-// given the directory could replace the other file, so /root and /etc are not for the gate.
+// if there is none. Files that a writer of the token file makes do not count. If the directory were
+// given to the user, the user could replace the other file: so /root, for example, is never given to
+// the gate.
 func OthersFile(tokenFile string, user uint32) string {
 	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a directory that is not there has none
 	for _, f := range files {

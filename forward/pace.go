@@ -5,8 +5,8 @@ package forward
 
 import "time"
 
-// Once a listener has accepted atOnce connections, it accepts one in each interval. The rest of
-// an interval makes up for those that were accepted before.
+// A listener accepts one connection in each interval on average. After a pause, it accepts up to
+// atOnce connections without a wait.
 const (
 	interval = time.Millisecond
 	atOnce   = 256
@@ -15,7 +15,7 @@ const (
 // pace says when a listener may accept its next connection.
 type pace struct{ due time.Time }
 
-// next returns how long to wait before the next connection. It counts as accepted then.
+// next returns how long to wait before the next connection is accepted, and counts that connection.
 func (p *pace) next(now time.Time) (wait time.Duration) {
 	if earliest := now.Add(-atOnce * interval); p.due.Before(earliest) {
 		p.due = earliest

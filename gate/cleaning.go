@@ -44,7 +44,7 @@ type pushesTo struct {
 	moved      bool // a ref, by one of them
 	collecting bool // git gc runs
 
-	moving chan struct{} // held by the one whose refs git moves
+	moving chan struct{} // held by the push whose refs git is moving
 }
 
 // begin records that a push is under way, until end is called.
@@ -72,8 +72,8 @@ func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err
 	}
 }
 
-// end records that a push has ended, and whether it moved a ref. If no other is under way, git
-// packs the objects of those that did.
+// end records that a push has ended, and whether it moved a ref. If no other push is under way, and
+// one has moved a ref since the last time, git packs the repository's objects.
 func (c *cleaner) end(repo repository, moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

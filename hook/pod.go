@@ -1,6 +1,6 @@
 // Finds the annotations that apply to one container of a pod. All containers of a pod share
 // its annotations, so podman kube generate writes terok.project/NAME for the container NAME,
-// and podman kube play gives that to each container (seen with podman 4.3.1).
+// and podman kube play gives this annotation to every container (seen with podman 4.3.1).
 
 package hook
 

@@ -1,6 +1,6 @@
 // Reserves space for the next token file, so that a token can be revoked when the disk is full.
 //
-// Beside the token file is a spare, a file without content whose blocks are allocated. If
+// Beside the token file is a spare, a file of zeroes whose blocks are allocated. If
 // there is no space for a new token file, the spare becomes the temporary file: it is
 // written in place, and renamed to the token file like any other. A change that only
 // revokes tokens always fits into it.
@@ -27,7 +27,8 @@ func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(er
 // it open for writing. It truncates a longer spare; the remaining blocks stay allocated.
 //
 // In another user's directory, any file may be in the spare's place: takeSpare returns an
-// error if the file has another name or if users other than its owner could have opened it.
+// error if the file has a second name (a hard link), or if its mode or owner shows that another
+// user could have opened it.
 func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	spare := spareName(name)
 	fd, stat, err := f.openRegular(spare, unix.O_WRONLY)

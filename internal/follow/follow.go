@@ -40,7 +40,8 @@ func (f *File) Read() (content []byte, changed bool, err error) {
 	return f.content, true, f.err
 }
 
-// read reads the file. The version is that of before, so that a change meanwhile is noticed.
+// read reads the file. It takes the version before the content, so that the next Read notices a
+// change that happens in between.
 func (f *File) read() ([]byte, error) {
 	const most = 1 << 20
 	file, err := os.Open(f.Path)
@@ -54,8 +55,8 @@ func (f *File) read() ([]byte, error) {
 	}
 
 	content, err := io.ReadAll(io.LimitReader(file, most))
-	// Before Linux 6.13, times are those of the last clock tick: a file that was just written
-	// can change again without another time.
+	// Before Linux 6.13, times are those of the last clock tick: if a file was just written, it can
+	// change again while its times stay the same. So such a file is read again.
 	if err == nil && time.Since(info.ModTime()).Abs() > 20*time.Millisecond {
 		f.seen = versionOf(info)
 	}
