@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -64,6 +65,32 @@ func (a account) works(t *testing.T, id, branch string) {
 		git commit --quiet --allow-empty --message work; git push --quiet origin HEAD:refs/heads/%s'`, id, branch))
 }
 
+// devices checks that podman takes a project as a device, for containers and for builds. It reads
+// root's devices only.
+func (a account) devices(t *testing.T) {
+	t.Helper()
+	device := " --network none --device terok.dev/project=demo " + strings.Join(withGitAlone(t), " ") + " "
+	const list = "git ls-remote http://127.0.0.1:9418/demo.git"
+	a.must(t, "podman run --rm"+device+image+" "+list+" main | grep main")
+	out, err := a.sh(a.user, `context=$(mktemp -d); printf 'FROM `+image+`\nRUN `+list+` main | grep main\n' >$context/Containerfile
+		podman build --quiet`+device+`$context`)
+	if buildsWithDevices(t) != (err == nil) {
+		t.Errorf("podman build with a device: %v\n%s", err, out)
+	}
+	a.must(t, "! podman run --rm --network none --device terok.dev/project=other "+image+" true")
+}
+
+// buildsWithDevices reports whether this podman's build takes devices (CDI), as 5.4 does and 4.3
+// does not.
+func buildsWithDevices(t *testing.T) bool {
+	t.Helper()
+	major, _, err := engines.Version(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return major >= 5
+}
+
 func TestInstallSetsTheGateUpToo(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -90,6 +117,9 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 			a.addDemo(t)
 			const clone = "git clone http://127.0.0.1:9418/demo.git"
 			a.must(t, a.gitter(t, "--rm --workdir /tmp")+" "+clone)
+			if a.user == "root" {
+				a.devices(t)
+			}
 			id := a.start(t, "")
 			a.works(t, id, "work")
 			if out := a.must(t, "podman exec "+id+" sh -c 'cat /sys/class/net/*/address'"); strings.Count(out, "\n") != 1 {
