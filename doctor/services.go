@@ -81,7 +81,7 @@ func (e *examination) reaches(socket string, service hook.Service) bool {
 	return false
 }
 
-// listensFor reports the living containers that may use a service, and where nothing
+// listensFor reports the living containers that may use a service but in whose networks nothing
 // listens for it. It returns false if terok-gate forward gives no answer.
 func (e *examination) listensFor(socket, service string) bool {
 	served, not, err := e.whoIsServed(socket, service)

@@ -44,8 +44,8 @@ func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and 
 // an image choose the project.
 var ErrAnyProject = errors.New("the author of an image can choose the project, by annotating the image")
 
-// ErrWider is in the chain of an error that names hooks that are in force and that say
-// which projects they admit.
+// ErrWider is in the chain of an error that names a definition in force, and the projects that it
+// admits: the new hooks would replace it and admit any project.
 var ErrWider = errors.New("the new hooks would take its place and admit any project")
 
 // Plan plans to register the hooks at the place. Podman is asked, nothing is changed.
@@ -53,7 +53,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	plan := Plan{place: place, podman: HasPodman()}
 	others := place.others()
 	var lists *hookLists
-	if plan.podman || len(others) == 0 { // then podman's absence is the error
+	if plan.podman || len(others) == 0 { // without any engine, it is an error that podman is missing
 		var err error
 		if lists, err = r.listsOfPodman(ctx, place); err != nil {
 			return plan, err
@@ -140,8 +140,8 @@ func checkOurs(files []File) error {
 }
 
 // checkWhatItReplaces refuses to admit any project where the hooks now in force admit only
-// some. Of definitions with the same name, podman runs the one in the last directory, which is
-// ours: a package's, or root's for a user, would no longer be asked.
+// some. Of definitions with the same name, podman runs only the one in the last directory, which is
+// ours. So it would no longer run a package's definition or, for a user, root's.
 func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	if len(r.Settings.AllowProjects) > 0 {
 		return nil
@@ -222,7 +222,7 @@ func (p Plan) remove(ctx context.Context, did func(what, which string)) (err err
 			stopped = append(stopped, unit)
 		}
 		removeErr := os.Remove(path)
-		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl was first
+		if removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) { // systemctl may have removed it
 			err = errors.Join(err, removeErr)
 			continue
 		}

@@ -109,7 +109,8 @@ func (v *visit) handOn(ctx context.Context) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { v.cut(ctx, conn) })()
 
-	// The client's end of the body is not the other gate's: half a request must not look whole.
+	// If the client's body breaks off, the connection is cut, so that the other gate does not take
+	// half a request for a whole one.
 	body := &noting{Reader: v.body}
 	sent := make(chan struct{})
 	if v.body != nil {
@@ -145,8 +146,8 @@ func (v *visit) handOn(ctx context.Context) error {
 	return answerErr
 }
 
-// vouchedRequest returns the request for the other gate. Nothing of what the client sent is in
-// it but what was parsed, and the encoding of the body.
+// vouchedRequest returns the request for the other gate. Of what the client's headers said, it
+// contains only what this gate has parsed, and the encoding and length of the body.
 func (v *visit) vouchedRequest(address string) (*http.Request, error) {
 	header := http.Header{"User-Agent": {"terok-gate"}}
 	if v.asked.protocol != "" {
@@ -217,7 +218,8 @@ func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
 	return nil
 }
 
-// readAnswer reads the beginning of an answer that says where it ends.
+// readAnswer reads an answer up to its body. An answer must say where its body ends: otherwise
+// one that was cut short would look whole.
 func readAnswer(r *bufio.Reader, request *http.Request) (*http.Response, error) {
 	answer, err := http.ReadResponse(r, request)
 	if err == nil && answer.StatusCode == http.StatusContinue {

@@ -9,9 +9,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// judge returns whose token the request shows, and what that allows in the project that is
-// asked for, if it is what the request asks for. The token is the Basic user name, if it is not
-// withheld; the password counts for nothing.
+// judge returns whose token the request shows, and what that token allows in the project that is
+// asked for. If the request is not allowed, judge returns a refusal. The token is the Basic
+// user name, unless it is withheld; the password counts for nothing.
 //
 // What is refused is refused before the repository is looked for: the answer does not tell
 // whether there is one.

@@ -171,8 +171,9 @@ func (t *slots) preempt() {
 	}
 }
 
-// cutSlowest cuts a request for each that has waited since the last tick, though its
-// project holds less than its share. Those that have moved the least since then go first.
+// cutSlowest cuts a request for each waiting one that already waited at the last tick and whose
+// project holds less than its share. It first cuts the requests that have moved the fewest bytes
+// since that tick.
 func (t *slots) cutSlowest() {
 	willHave, free := maps.Clone(t.ofProject), 0
 	for _, one := range t.held {

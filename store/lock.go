@@ -1,5 +1,5 @@
-// Takes the lock that every writer of a token file holds, of this project or not, and sets how long
-// to wait for it unless --lock-timeout says otherwise.
+// Takes the lock that every program holds while it writes a token file, including programs that are
+// not ours, and sets how long to wait for it unless --lock-timeout says otherwise.
 
 package store
 
@@ -155,8 +155,9 @@ func holderOf(path string) (pid int, program string) {
 // createLock makes sure that the lock file exists and that the owner of the token
 // file, or else of its directory, can open it too. It is mode 0600 and never removed.
 //
-// Root may lock in the directory of a user who must not get other files: root gives them
-// only an empty regular file of its own that has no other name.
+// In a user's directory, root gives a lock file of its own to that user, who may have put a hard
+// link to another file of root's there. So root gives away only an empty regular file that has no
+// other name.
 func (f directory) createLock(name, tokenFile string) error {
 	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {

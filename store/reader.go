@@ -230,7 +230,8 @@ func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	return found
 }
 
-// look reads the files that are not those that were last read.
+// look reads the token file and the freezes again if they have changed, and then checks every use
+// in progress.
 func (r *Reader) look() {
 	tokens, freezes := r.lookTokens(), r.freezes.look()
 	if !tokens && !freezes {
@@ -296,12 +297,12 @@ func (r *Reader) reportOnce(err error) {
 // version identifies a file that was read, to see whether it has changed.
 type version struct {
 	stat   *unix.Stat_t // nil: the file was not there
-	unsure bool         // it may have changed since without another time
+	unsure bool         // it may have changed since, although its times have not
 }
 
 // versionOf returns the version of a file that was read at this time. Before Linux 6.13, file
-// times are those of the last clock tick, so a file that had just been written can change
-// without another time.
+// times are those of the last clock tick, so a file that is written twice within a tick has the
+// same times after both.
 func versionOf(file *unix.Stat_t, readAt time.Time) version {
 	unsure := file != nil && readAt.Sub(time.Unix(file.Mtim.Unix())).Abs() < 20*time.Millisecond
 	return version{file, unsure}
@@ -371,7 +372,7 @@ func entryOf(value json.RawMessage) (Entry, bool) {
 	return it.entry(), it.wellFormed()
 }
 
-// passOf returns the pass of an entry, which is valid if the entry's state is.
+// passOf returns the pass of an entry. Whether it is valid, the caller learns from [Entry.State].
 func passOf(hash tokenHash, e Entry, freezes *Freezes) Pass {
 	p := Pass{
 		Grant: e.Grant, Limits: e.Limits, Also: e.Also, Container: e.Container, Process: e.Process,

@@ -13,12 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A machine that vanishes answers no keepalive, which the kernel sends while nothing is under
-// way, and acknowledges nothing of what is.
+// keepAlive finds out that the other machine has vanished while no data is on its way. The kernel
+// sends no keepalives while sent data is not yet acknowledged; [hasVanished] covers that case.
 //
-// For the latter there is TCP_USER_TIMEOUT (tcp(7)), but that also ends a connection whose other
-// side lives and reads nothing for so long, as for a client that is stopped (seen with Linux
-// 6.18). So we look ourselves.
+// TCP_USER_TIMEOUT (tcp(7)) would cover it, too, but it also ends a connection whose other side
+// lives and reads nothing for that long, as when a client is stopped (seen with Linux 6.18).
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 const unacknowledged = 5 * time.Second
