@@ -234,11 +234,13 @@ func FuzzRequest(f *testing.F) {
 		f.Fatal(err)
 	}
 
+	made := starts()
 	g, err := gate.New(gate.Settings{Repos: repos, Tokens: tokens.Reader(func(error) {}), Trail: func(...trail.Event) error { return nil }})
 	if err != nil {
 		f.Fatal(err)
 	}
 
+	testenv.Eventually(f, "the gate has started its own git gc", func() bool { return starts() > made })
 	before := starts()
 	for _, path := range []string{
 		"/demo.git/info/refs?service=git-upload-pack", "/demo.git/git-receive-pack", "/../demo.git/git-upload-pack", "/%64emo.git/HEAD", "//demo.git",

@@ -38,7 +38,7 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 		command, background := strings.CutSuffix(text, " &")
 		cmd := exec.Command("sh", "-c", states[machine]+command)
 		cmd.Dir = home
-		cmd.Env = append(os.Environ(), "HOME="+home, "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
+		cmd.Env = append(os.Environ(), "HOME="+home, "TEROK_GATE_TOKEN_FILE="+filepath.Join(home, "tokens.json"), "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
 			"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example")
 		ran++
 		if background {
