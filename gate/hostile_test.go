@@ -248,9 +248,12 @@ func FuzzRequest(f *testing.F) {
 		f.Add("GET", path, "Git-Protocol", "version=2", "127.0.0.1", true)
 		f.Add("POST", path, "Content-Type", "application/x-git-upload-pack-request", "localhost:9418", false)
 	}
-	honest := map[string]bool{
-		"GET /demo.git/info/refs?service=git-upload-pack": true, "GET /demo.git/info/refs?service=git-receive-pack": true,
-		"POST /demo.git/git-upload-pack": true, "POST /demo.git/git-receive-pack": true,
+	honest := map[string]bool{}
+	for _, address := range []string{"/demo.git", "/demo"} {
+		honest["GET "+address+"/info/refs?service=git-upload-pack"] = true
+		honest["GET "+address+"/info/refs?service=git-receive-pack"] = true
+		honest["POST "+address+"/git-upload-pack"] = true
+		honest["POST "+address+"/git-receive-pack"] = true
 	}
 
 	f.Fuzz(func(t *testing.T, method, target, name, value, host string, authorized bool) {
