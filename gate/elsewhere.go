@@ -167,10 +167,12 @@ func (v *visit) vouchedRequest(address string) (*http.Request, error) {
 			header.Set("Content-Encoding", encoding)
 		}
 	}
-	return &http.Request{
-		Method: v.r.Method, URL: &path, Host: address, Header: header,
-		ContentLength: v.r.ContentLength, Close: true,
-	}, nil
+
+	request := &http.Request{Method: v.r.Method, URL: &path, Host: address, Header: header, Close: true}
+	if !v.asked.advertise { // a body there counts for nothing, and is not sent
+		request.ContentLength = v.r.ContentLength
+	}
+	return request, nil
 }
 
 // voucher is what the other gate is told of the request.

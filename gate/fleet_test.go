@@ -265,6 +265,16 @@ func TestARepositoryGateThatDoesNotAnswerIsSaidSo(t *testing.T) {
 	}
 }
 
+func TestABodyThatIsNotAskedForIsNotHandedOn(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	f.repos.demo(t, "demo", 1)
+	token := f.host.issue(t, "demo")
+	answer, text := f.host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", token, "a body")
+	if answer.StatusCode != http.StatusOK || !strings.Contains(text, "refs/heads/main") {
+		t.Errorf("answered with %d %q", answer.StatusCode, text)
+	}
+}
+
 func TestCertificatesAreReadAgain(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	f.repos.demo(t, "demo", 1)
