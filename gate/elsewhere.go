@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -192,7 +193,9 @@ func (v *visit) voucher() voucher.Voucher {
 
 // passAnswer sends the client the answer that comes on the connection.
 func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
-	answer, err := readAnswer(bufio.NewReader(conn), request)
+	begins := &io.LimitedReader{R: conn, N: headerLimit} // http.ReadResponse has no limit
+	answer, err := readAnswer(bufio.NewReader(begins), request)
+	begins.N = math.MaxInt64
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnanswered, err)
 	}
