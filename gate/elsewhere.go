@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -167,10 +168,12 @@ func (v *visit) vouchedRequest(address string) (*http.Request, error) {
 			header.Set("Content-Encoding", encoding)
 		}
 	}
-	return &http.Request{
-		Method: v.r.Method, URL: &path, Host: address, Header: header,
-		ContentLength: v.r.ContentLength, Close: true,
-	}, nil
+
+	request := &http.Request{Method: v.r.Method, URL: &path, Host: address, Header: header, Close: true}
+	if !v.asked.advertise { // a body there counts for nothing, and is not sent
+		request.ContentLength = v.r.ContentLength
+	}
+	return request, nil
 }
 
 // voucher is what the other gate is told of the request.
@@ -190,7 +193,9 @@ func (v *visit) voucher() voucher.Voucher {
 
 // passAnswer sends the client the answer that comes on the connection.
 func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
-	answer, err := readAnswer(bufio.NewReader(conn), request)
+	begins := &io.LimitedReader{R: conn, N: headerLimit} // http.ReadResponse has no limit
+	answer, err := readAnswer(bufio.NewReader(begins), request)
+	begins.N = math.MaxInt64
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnanswered, err)
 	}

@@ -1,8 +1,10 @@
 package gate_test
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -262,6 +264,50 @@ func TestARepositoryGateThatDoesNotAnswerIsSaidSo(t *testing.T) {
 	}
 	if event := f.host.trailed(t, trail.Failed, 1)[0]; !strings.Contains(event.Error, "connection refused") {
 		t.Errorf("the trail has %+v", event)
+	}
+}
+
+func TestABodyThatIsNotAskedForIsNotHandedOn(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	f.repos.demo(t, "demo", 1)
+	token := f.host.issue(t, "demo")
+	answer, text := f.host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", token, "a body")
+	if answer.StatusCode != http.StatusOK || !strings.Contains(text, "refs/heads/main") {
+		t.Errorf("answered with %d %q", answer.StatusCode, text)
+	}
+}
+
+func TestAnAnswerFromElsewhereHasABoundedHeader(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	l, err := tls.Listen("tcp", "127.0.0.1:0", f.identity(t, "endless").Server())
+	must(t, err)
+	defer l.Close()
+	const most = 32 << 20
+	sent := make(chan int, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Read(make([]byte, 4<<10))
+		total, _ := io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n")
+		for line := "X: " + strings.Repeat("x", 64<<10) + "\r\n"; err == nil && total < most; {
+			var n int
+			n, err = io.WriteString(conn, line)
+			total += n
+		}
+		sent <- total
+	}()
+
+	f.address = l.Addr().String()
+	host := f.open(t, "host-a", gate.Settings{})
+	answer, text := host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", host.issue(t, "demo"), "")
+	if answer.StatusCode != http.StatusBadGateway {
+		t.Errorf("answered with %d %q", answer.StatusCode, text)
+	}
+	if total := <-sent; total >= most {
+		t.Errorf("the gate took all of a header of %d bytes", total)
 	}
 }
 

@@ -69,8 +69,11 @@ func (p *plugin) adjust(pod *api.PodSandbox, c *api.Container) (*api.ContainerAd
 	for annotation, value := range asked.Annotations {
 		adjustment.AddAnnotation(annotation, value)
 	}
-	for annotation := range c.GetAnnotations() { // an engine that passes the pod's on
-		if base, _, of := strings.Cut(annotation, "/"); of && hook.IsOurs(base) {
+	// The hook must read what was judged here, and nothing else: engines can pass on the annotations
+	// of the pod, and those of a device plugin.
+	for annotation := range c.GetAnnotations() {
+		base, _, _ := strings.Cut(annotation, "/")
+		if _, judged := asked.Annotations[annotation]; hook.IsOurs(base) && !judged {
 			adjustment.RemoveAnnotation(annotation)
 		}
 	}

@@ -108,6 +108,26 @@ func TestTheHookReadsAnnotationsWithoutNamesOfContainers(t *testing.T) {
 	}
 }
 
+// Device plugins, for example, can give a container annotations that its pod does not have.
+func TestTheHookReadsNoAnnotationThatThePodDoesNotHave(t *testing.T) {
+	p := onNode(t, hook.Settings{}, "team=demo")
+	pod := map[string]string{"terok.project": "demo", "terok.task": "1"}
+	of := map[string]string{"terok.project": "demo", "terok.task": "2", "terok.read": "secret", "terok.access": "write", "terok.x.y": "z", "example.com/x": "y"}
+	got, err := p.adjust(&api.PodSandbox{Namespace: "team", Annotations: pod}, &api.Container{Name: "work", Annotations: of})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Annotations["terok.task"] != "1" {
+		t.Errorf("the task is not the pod's: %v", got.Annotations)
+	}
+	for name := range of {
+		_, removed := got.Annotations[api.MarkForRemoval(name)]
+		if removed != (name == "terok.read" || name == "terok.access") {
+			t.Errorf("%s: removed %v", name, removed)
+		}
+	}
+}
+
 func TestAContainerGetsTheVariablesThatItLacks(t *testing.T) {
 	p := onNode(t, hook.Settings{GateSocket: "/run/terok-gate/control", WithholdToken: true}, "team=demo")
 	pod := &api.PodSandbox{Namespace: "team", Annotations: map[string]string{"terok.project": "demo", "terok.task": "1"}}

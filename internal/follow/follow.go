@@ -3,6 +3,7 @@
 package follow
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -40,10 +41,12 @@ func (f *File) Read() (content []byte, changed bool, err error) {
 	return f.content, true, f.err
 }
 
+// most is the largest size of a file that is read, in bytes.
+const most = 1 << 20
+
 // read reads the file. It takes the version before the content, so that the next Read notices a
 // change that happens in between.
 func (f *File) read() ([]byte, error) {
-	const most = 1 << 20
 	file, err := os.Open(f.Path)
 	if err != nil {
 		return nil, err
@@ -54,7 +57,10 @@ func (f *File) read() ([]byte, error) {
 		return nil, err
 	}
 
-	content, err := io.ReadAll(io.LimitReader(file, most))
+	content, err := io.ReadAll(io.LimitReader(file, most+1))
+	if len(content) > most {
+		return nil, fmt.Errorf("%s is larger than %d bytes", f.Path, most)
+	}
 	// Before Linux 6.13, times are those of the last clock tick: if a file was just written, it can
 	// change again while its times stay the same. So such a file is read again.
 	if err == nil && time.Since(info.ModTime()).Abs() > 20*time.Millisecond {

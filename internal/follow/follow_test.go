@@ -65,3 +65,17 @@ func TestAFileIsReadAgainWhenItHasChanged(t *testing.T) {
 		t.Errorf("a file that is gone: %q, %v, %v", content, changed, err)
 	}
 }
+
+// The rest of a line that is cut off could have meant less.
+func TestAFileIsNotReadInPart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	f := File{Path: path}
+	for length, whole := range map[int]bool{most: true, most + 1: false} {
+		if err := os.WriteFile(path, make([]byte, length), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if content, _, err := f.Read(); (err == nil) != whole || whole != (len(content) == length) {
+			t.Errorf("of %d bytes %d are read: %v", length, len(content), err)
+		}
+	}
+}
