@@ -41,8 +41,8 @@ var (
 	ErrMoved   = errors.New("it has moved since it was shown")
 )
 
-// Offer fetches and compares the gate's branch or tag, ref, and the branch or tag of upstream that
-// it could be pushed to, to. Both are full ref names.
+// Offer fetches the gate's branch or tag and the branch or tag of upstream that it could be pushed
+// to, and compares them. ref is the gate's and to is upstream's, both as full ref names.
 func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	for _, name := range []string{ref, to} {
 		if !strings.HasPrefix(name, heads) && !isTag(name) || checkRef(name) != nil {

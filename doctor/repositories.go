@@ -241,7 +241,7 @@ func (e *examination) isBare(path string, uid int) (bool, error) {
 		cmd.Dir = "/"
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	} else {
-		const nobodys = 65534 // a directory's group need not be its owner's
+		const nobodys = 65534 // not the directory's group: the owner need not be in it
 		untrusted.As(cmd, uint32(uid), nobodys)
 	}
 	cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",

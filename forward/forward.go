@@ -46,7 +46,7 @@ type Forwarder struct {
 
 	ctx     context.Context // of all connections
 	cut     context.CancelCauseFunc
-	hearing context.Context // hooks
+	hearing context.Context // ends when hooks are no longer answered
 	deafen  context.CancelFunc
 
 	accepting   context.Context

@@ -28,9 +28,9 @@ func (g *Gate) checkSpace(repo repository) error {
 
 var nearlyFull = &refusal{code: http.StatusInsufficientStorage, text: "the gate's disk is nearly full: no push is taken until there is space"}
 
-// isNearlyFull reports whether a disk has fewer bytes free than it needs: of 0, the default,
-// a twentieth, 1 GiB at most. A file system that counts inodes needs a twentieth of them,
-// too. Of less than 0 it needs nothing.
+// isNearlyFull reports whether a disk has fewer bytes free than it needs. If needs is 0, the
+// default, it needs a twentieth of its size, 1 GiB at most. If needs is negative, it is never
+// nearly full. Otherwise, a file system that counts inodes needs a twentieth of them free, too.
 func isNearlyFull(disk *unix.Statfs_t, needs int64) bool {
 	if needs < 0 {
 		return false

@@ -95,8 +95,8 @@ func (c commands) all() iter.Seq[move] {
 }
 
 // forGit returns the commands for git: the same, but all refs move, or none does. git then moves
-// them in one transaction. Of capabilities it reads the first string alone, and the client
-// might end that.
+// them in one transaction. The capability for that stands before the client's own: git reads them
+// up to a NUL, and the client may have sent one at their end or among them.
 func (c commands) forGit() io.Reader {
 	const atomic = "atomic "
 	command, capabilities, _ := strings.Cut(string(c.raw[c.first[0]+4:c.first[1]]), "\x00")
@@ -113,8 +113,8 @@ func (c commands) can(capability string) bool {
 // mostNamed is how many of a push's refs the text of its refusal names.
 const mostNamed = 10
 
-// refuse answers a push in git's words, since git shows the text of no other answer to
-// one: every ref with why it does not move. The long reason stands beside the first few
+// refuse answers a push with a report of git's protocol: every ref with why it does not move.
+// Git shows the text of no other answer to a push. The long reason stands beside the first few
 // refs alone, and the answer is written as it is made: a push may name 40,000.
 func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	banded := c.can("side-band-64k")

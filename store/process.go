@@ -271,7 +271,8 @@ func readable(fd int) (bool, error) {
 
 // procIsOurs reports whether /proc was mounted in our pid namespace, given the content of
 // /proc/self/status. NSpid there lists our pids from the mount's namespace down to our own
-// (proc_pid_status(5)). If both are the same, it is only the pid that getpid(2) returns.
+// (proc_pid_status(5)). If these two namespaces are the same, the list is a single pid, the one
+// that getpid(2) returns.
 func procIsOurs(status string) bool {
 	for line := range strings.Lines(status) {
 		if pids, ok := strings.CutPrefix(line, "NSpid:"); ok {

@@ -47,8 +47,8 @@ func (f File) ChangeRights(container string, edit func(*Rights) error) (changed 
 	return changed, err
 }
 
-// changeRights returns the members of the container's entries with their rights changed, by
-// where they begin, and what they then say.
+// changeRights changes the rights of the container's entries. It returns the new texts of their
+// members, each by the offset at which the member begins in the content, and the changed entries.
 func (x index) changeRights(container string, edit func(*Rights) error) (texts map[int][]byte, changed []Entry, err error) {
 	texts = map[int][]byte{}
 	for _, m := range x.last() {
