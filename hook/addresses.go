@@ -170,8 +170,9 @@ func (a address) forms() (forms []string) {
 // Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf). The longest
 // match wins, so the one with .git is preferred.
 //
-// The gate's address ends in .git. So an address that only begins like a known one never leads to
-// another project: if .../lib is known, .../library becomes lib.gitrary, which no project has.
+// The gate's address ends in .git, so that an address that only begins like a known one leads to no
+// project of a usual name: if .../lib is known, .../library becomes lib.gitrary. The gate judges it
+// as any other.
 func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	for _, project := range slices.Sorted(maps.Keys(addresses)) {
