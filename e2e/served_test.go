@@ -73,7 +73,7 @@ func (a account) devices(t *testing.T) {
 	const list = "git ls-remote http://127.0.0.1:9418/demo.git"
 	a.must(t, "podman run --rm"+device+image+" "+list+" main | grep main")
 	out, err := a.sh(a.user, `context=$(mktemp -d); printf 'FROM `+image+`\nRUN `+list+` main | grep main\n' >$context/Containerfile
-		podman build --quiet`+device+`$context`)
+		TMPDIR=/dev/shm podman build --quiet`+device+`$context`)
 	if buildsWithDevices(t) != (err == nil) {
 		t.Errorf("podman build with a device: %v\n%s", err, out)
 	}
