@@ -173,9 +173,9 @@ func CheckDevicesOwner(path string) error {
 	return nil
 }
 
-// isOfOwnGroup reports whether the file's group is this user's alone: the one that useradd(8)
-// makes for a user, for which Debian's log-ins have new directories be writable. Root's is for
-// its members.
+// isOfOwnGroup reports whether the file's group is this user's alone: useradd(8) makes such a group
+// for each user, and after a log-in on Debian that group may write to directories that the user makes.
+// Root's group does not count, since it may have other members.
 func isOfOwnGroup(info fs.FileInfo) bool {
 	own, err := user.Current()
 	if err != nil || os.Geteuid() == 0 || own.Gid != strconv.Itoa(owner.GID(info)) {
@@ -247,8 +247,8 @@ func (p Place) NoDevices(devices map[string]hook.Settings) (missing []string, er
 	return missing, err
 }
 
-// canBeDevice reports whether CDI takes the project's name, and it does not mean another
-// device.
+// canBeDevice reports whether a device can have the project's name: CDI must take it, and it must
+// not be [AnnotatedDevice].
 func canBeDevice(project string) bool {
 	return project != AnnotatedDevice && parser.ValidateDeviceName(project) == nil
 }

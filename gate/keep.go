@@ -277,8 +277,9 @@ func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string)
 	return err
 }
 
-// expireKept drops old kept tips in all repositories, and packs what only syncs have brought,
-// again and again until the gate stops.
+// expireKept drops old kept tips in all repositories, again and again until the gate stops. It also
+// packs the repositories' objects, since some repositories get objects only by syncs, and never a
+// push, after which the gate would pack them.
 func (g *Gate) expireKept() {
 	again := time.NewTicker(expireEvery)
 	defer again.Stop()
@@ -316,7 +317,7 @@ func (g *Gate) expireKeptOf(project string, before time.Time) error {
 	}
 	defer context.AfterFunc(g.ctx, git.cut)()
 	var commands strings.Builder
-	err = git.lines(func(line string) { // many tasks' names can be long
+	err = git.lines(func(line string) { // not git.output, which is limited: there may be many refs
 		for _, k := range desk.ParseKept(line) {
 			if k.Time.Before(before) {
 				commands.WriteString(desk.RefCommand(k.Name, k.Commit, ""))

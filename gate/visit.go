@@ -272,7 +272,8 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 }
 
 // judgePush returns a refusal if the push may not move one of its refs, with a function that
-// returns what to report on each ref. It returns nil if all may move. names are the symbolic refs.
+// returns what to report on each ref. It returns nil if all may move. names has the refs' present
+// state.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
 	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
@@ -338,7 +339,8 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 }
 
 // pushOutcome returns the outcome of a push, from how git's exchange with the client ended and
-// whether the gate refused to let refs move. It answers with a refusal that git did not report.
+// whether the gate refused to let refs move. If git has not told the client of the refusal,
+// pushOutcome does.
 func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, err error) error {
 	switch {
 	case refused && t.refused != nil && err == nil:
@@ -418,7 +420,8 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // interrupt ends an exchange whose context is done.
 func (v *visit) interrupt(ctx context.Context, git *command) {
-	// The client has gone away. If it is another gate, that has cut the request.
+	// The client has gone away: git gets a moment to finish. But if the client is another gate, its
+	// going away is how it cuts the request, so git is cut as well.
 	if context.Cause(ctx) == context.Canceled && v.who.Host == "" {
 		v.w.leave()
 		git.leave()

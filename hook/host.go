@@ -42,8 +42,8 @@ func (s Settings) hostDir() (string, error) {
 }
 
 // isRoots reports whether only root can replace the directory, or create it if it does not
-// exist. It is stricter than owner.Way, which the hook does not link: it refuses every
-// symbolic link, and looks above directories that are missing.
+// exist. It is stricter than owner.Way, whose package is not compiled into the hook: isRoots
+// refuses every symbolic link, and looks above directories that are missing.
 func isRoots(dir string) bool {
 	// In a sticky directory such as /tmp, others cannot replace root's files, but they can
 	// create a file that does not exist yet.

@@ -11,8 +11,8 @@ import (
 	"slices"
 )
 
-// Rights are what a token allows: in its own project, within its limits, in others, and in
-// services of the host.
+// Rights are what a token allows: what may be done in its own project and in others, within its
+// limits, and which services of the host may be used.
 type Rights struct {
 	Project  string // the token's own, which does not change
 	Limits   Limits
