@@ -58,33 +58,16 @@ func (v *visit) serveElsewhere() error {
 		return v.withSlot(v.handOn)
 	}
 
-	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
-		return refused
-	}
-	var err error
-	if v.body, err = receiveAsSent(v.r, v.w); err != nil {
+	if answered, err := v.awaitBody(receiveAsSent); answered || err != nil {
 		return err
 	}
-	switch _, err := v.body.Peek(1); {
-	case err == io.EOF:
-		return malformed // the body is empty
-	case err != nil:
-		return gone(err)
-	case v.isProbe():
-		v.w.begin(v.asked)
-		return nil
-	}
-
 	switch {
 	case v.asked.service == receivePack:
 		v.event = trail.Push
 	case !v.asksForRefs():
 		v.event = trail.Fetch
 	}
-	return v.withSlot(func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, v.body.interrupt)()
-		return v.handOn(ctx)
-	})
+	return v.withBody(v.handOn)
 }
 
 // handOn sends the request to the other gate, and its answer to the client.

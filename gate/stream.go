@@ -59,7 +59,7 @@ func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 }
 
 // receiveAsSent begins to read the request's body, and unpacks nothing.
-func receiveAsSent(r *http.Request, w *outgoing) (*incoming, error) {
+func receiveAsSent(r *http.Request, w *outgoing, _ service) (*incoming, error) {
 	wire, err := newWire(r, w)
 	if err != nil {
 		return nil, err

@@ -88,30 +88,42 @@ func (v *visit) serveHere() error {
 		return v.advertise()
 	}
 
+	if answered, err := v.awaitBody(receive); answered || err != nil {
+		return err
+	}
+	if v.asked.service == receivePack {
+		return v.withBody(v.push)
+	}
+	return v.withBody(v.fetch)
+}
+
+// awaitBody begins to read the body of a POST with receive, and waits for its first byte. It
+// answers a request that only asks whether it is authorized.
+func (v *visit) awaitBody(receive func(*http.Request, *outgoing, service) (*incoming, error)) (answered bool, err error) {
 	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
-		return refused
+		return false, refused
 	}
 	if v.body, err = receive(v.r, v.w, v.asked.service); err != nil {
-		return err
+		return false, err
 	}
 
 	switch _, err := v.body.Peek(1); {
 	case err == io.EOF:
-		return malformed // the body is empty
+		return false, malformed // the body is empty
 	case err != nil:
-		return gone(err)
+		return false, gone(err)
 	case v.isProbe():
 		v.w.begin(v.asked)
-		return nil
+		return true, nil
 	}
+	return false, nil
+}
 
+// withBody is withSlot for a request with a body. The end of ctx ends the reading of the body.
+func (v *visit) withBody(do func(ctx context.Context) error) error {
 	return v.withSlot(func(ctx context.Context) error {
-		// The end of the request's context ends the reading of its body.
 		defer context.AfterFunc(ctx, v.body.interrupt)()
-		if v.asked.service == receivePack {
-			return v.push(ctx)
-		}
-		return v.fetch(ctx)
+		return do(ctx)
 	})
 }
 
