@@ -14,8 +14,27 @@ func TestObjectsOfManyPushesArePacked(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	git(t, demo, "config", "gc.auto", "1")
-	url := h.url(h.issue(t, "demo"), "demo")
-	git(t, h.dir, "clone", "--quiet", url, "work")
+	h.pushMany(t, h.url(h.issue(t, "demo"), "demo"), demo)
+	h.becomesPacked(t, demo)
+}
+
+// Guards against: a project that containers only read, whose objects are never packed, since
+// syncs do not have the gate do it.
+func TestObjectsOfManySyncsArePacked(t *testing.T) {
+	h := open(t, gate.Settings{})
+	demo := h.demo(t, "demo", 1)
+	h.pushMany(t, demo, demo) // by path
+	git(t, demo, "config", "gc.auto", "1")
+
+	h.again(t, gate.Settings{})
+	h.becomesPacked(t, demo)
+}
+
+// pushMany pushes so many objects to the repository demo that git packs them, which are stored
+// one by one there.
+func (h *harness) pushMany(t *testing.T, address, demo string) {
+	t.Helper()
+	git(t, h.dir, "clone", "--quiet", address, "work")
 	work := filepath.Join(h.dir, "work")
 	// git guesses from one directory of 256: enough objects for one to be there.
 	for i := range 600 {
@@ -25,28 +44,10 @@ func TestObjectsOfManyPushesArePacked(t *testing.T) {
 	git(t, work, "commit", "--quiet", "-m", "many")
 	git(t, demo, "config", "receive.unpackLimit", "10000")
 	git(t, work, "push", "--quiet", "origin", "main")
-	testenv.Eventually(t, "git gc has packed them", func() bool {
-		return len(glob(demo+"/objects/[0-9a-f][0-9a-f]/*")) == 0 && len(processesIn(h.repos)) == 0
-	})
 }
 
-// Guards against: a project that containers only read, whose objects are never packed, since
-// syncs do not have the gate do it.
-func TestObjectsOfManySyncsArePacked(t *testing.T) {
-	h := open(t, gate.Settings{})
-	demo := h.demo(t, "demo", 1)
-	git(t, h.dir, "clone", "--quiet", demo, "work")
-	work := filepath.Join(h.dir, "work")
-	for i := range 600 {
-		must(t, os.WriteFile(filepath.Join(work, fmt.Sprint("many-", i)), []byte(fmt.Sprint(i)), 0o644))
-	}
-	git(t, work, "add", ".")
-	git(t, work, "commit", "--quiet", "-m", "many")
-	git(t, demo, "config", "receive.unpackLimit", "10000")
-	git(t, work, "push", "--quiet", "origin", "main") // by path
-	git(t, demo, "config", "gc.auto", "1")
-
-	h.again(t, gate.Settings{})
+func (h *harness) becomesPacked(t *testing.T, demo string) {
+	t.Helper()
 	testenv.Eventually(t, "git gc has packed them", func() bool {
 		return len(glob(demo+"/objects/[0-9a-f][0-9a-f]/*")) == 0 && len(processesIn(h.repos)) == 0
 	})
