@@ -210,18 +210,18 @@ func (f *Freezes) Frozen() []string { return slices.Sorted(maps.Keys(f.Container
 type freezesFile struct {
 	path  string
 	known *Freezes // nil if it was not read yet
-	seen  version
+	seen  FileVersion
 	err   error
 }
 
 // look reads the file if it is not the one that was last read, and reports whether it did.
 func (f *freezesFile) look() (again bool) {
-	if f.known != nil && f.err == nil && f.seen.isAt(f.path) {
+	if f.known != nil && f.err == nil && f.seen.IsAt(f.path, unix.AT_SYMLINK_NOFOLLOW) {
 		return false
 	}
 
 	readAt := time.Now()
 	freezes, stat, err := readFreezes(f.path)
-	f.known, f.seen, f.err = freezes, versionOf(stat, readAt), err
+	f.known, f.seen, f.err = freezes, FileVersionOf(stat, readAt), err
 	return true
 }

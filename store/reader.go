@@ -30,8 +30,8 @@ type Reader struct {
 	report func(error)
 
 	mu       sync.Mutex
-	seen     version // the file that was last read
-	content  []byte  // nil if the file could not be read
+	seen     FileVersion // the file that was last read
+	content  []byte      // nil if the file could not be read
 	entries  map[tokenHash]json.RawMessage
 	err      error // why the file could not be read
 	freezes  freezesFile
@@ -247,13 +247,13 @@ func (r *Reader) look() {
 // lookTokens reads the token file if it is not the one that was last read, and reports whether
 // it has another content.
 func (r *Reader) lookTokens() (changed bool) {
-	if r.seen.stat != nil && r.seen.isAt(r.path) {
+	if r.seen.Exists() && r.seen.IsAt(r.path, unix.AT_SYMLINK_NOFOLLOW) {
 		return false
 	}
 
 	r.readAt = time.Now()
 	file, err := readTokenFile(r.path)
-	r.seen = versionOf(file.stat, r.readAt)
+	r.seen = FileVersionOf(file.stat, r.readAt)
 	if err == nil && r.content != nil && bytes.Equal(file.content, r.content) {
 		return false
 	}
@@ -292,34 +292,6 @@ func (r *Reader) reportOnce(err error) {
 		r.problem = problem
 		r.report(err)
 	}
-}
-
-// version identifies a file that was read, to see whether it has changed.
-type version struct {
-	stat   *unix.Stat_t // nil: the file was not there
-	unsure bool         // it may have changed since, although its times have not
-}
-
-// versionOf returns the version of a file that was read at this time. Before Linux 6.13, file
-// times are those of the last clock tick, so a file that is written twice within a tick has the
-// same times after both.
-func versionOf(file *unix.Stat_t, readAt time.Time) version {
-	unsure := file != nil && readAt.Sub(time.Unix(file.Mtim.Unix())).Abs() < 20*time.Millisecond
-	return version{file, unsure}
-}
-
-// isAt reports whether the file at a path is surely still this version.
-func (v version) isAt(path string) bool {
-	if v.unsure {
-		return false
-	}
-	var now unix.Stat_t
-	err := unix.Lstat(path, &now)
-	if v.stat == nil {
-		return err == unix.ENOENT
-	}
-	was := v.stat
-	return err == nil && now.Dev == was.Dev && now.Ino == was.Ino && now.Size == was.Size && now.Mtim == was.Mtim && now.Ctim == was.Ctim
 }
 
 // readTokenFile reads the token file, which must be there.
