@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,12 +114,12 @@ func checkName(annotation, value string) error {
 
 // Admits reports whether the project matches a pattern, or there are no patterns.
 func (s Settings) Admits(project string) bool {
-	return len(s.AllowProjects) == 0 || matchesOne(s.AllowProjects, project)
+	return len(s.AllowProjects) == 0 || store.MatchesOne(s.AllowProjects, project)
 }
 
 // AdmitsReading reports whether containers of other projects may read the project.
 func (s Settings) AdmitsReading(project string) bool {
-	return s.Admits(project) || matchesOne(s.AllowReads, project)
+	return s.Admits(project) || store.MatchesOne(s.AllowReads, project)
 }
 
 // checkAdmitted refuses a project that is not admitted.
@@ -129,14 +128,6 @@ func (s Settings) checkAdmitted(project string) error {
 		return nil
 	}
 	return instead("the project is not among those that are admitted", fmt.Errorf("project %q is %w", project, errNotAdmitted))
-}
-
-// matchesOne reports whether the project matches one of the shell patterns.
-func matchesOne(patterns []string, project string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, _ := path.Match(pattern, project)
-		return ok
-	})
 }
 
 const envModes = "use 0400, 0440 or 0444"

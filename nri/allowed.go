@@ -8,6 +8,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"terok-gate-hook/store"
 )
 
 // allowed holds, for each namespace, the patterns (path.Match) of the projects that its pods
@@ -46,11 +48,7 @@ func (a allowed) String() string {
 // check returns an error for the first project that the pods of the namespace may not name.
 func (a allowed) check(namespace string, projects []string) error {
 	for _, project := range projects {
-		matches := func(pattern string) bool {
-			is, _ := path.Match(pattern, project)
-			return is
-		}
-		if !slices.ContainsFunc(a[namespace], matches) {
+		if !store.MatchesOne(a[namespace], project) {
 			return fmt.Errorf("pods of namespace %q may not name project %q: terok-nri needs --allow %s=%s", namespace, project, namespace, project)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 )
 
@@ -45,6 +47,9 @@ func (t Token) check() error {
 func (t Token) Fingerprint() string {
 	return t.Key()[len(hashedPrefix):][:8]
 }
+
+// IsFingerprint reports whether the text has the form of a token's fingerprint.
+func IsFingerprint(text string) bool { return len(text) == 8 && isHex(text) }
 
 // Key names the token in full without giving it away: its SHA-256, in the form in which
 // the token file can hold that in the token's place. The key of a key is itself.
@@ -121,4 +126,13 @@ func isName[S string | []byte](s S) bool {
 		}
 	}
 	return 0 < len(s) && len(s) <= LongestName
+}
+
+// MatchesOne reports whether a project's name matches one of the shell patterns ([path.Match]). A
+// malformed pattern matches nothing.
+func MatchesOne(patterns []string, project string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		matches, _ := path.Match(pattern, project)
+		return matches
+	})
 }

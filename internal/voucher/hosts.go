@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"terok-gate-hook/internal/follow"
+	"terok-gate-hook/store"
 )
 
 // Hosts are the hosts that may vouch, each for the projects that match one of its patterns
@@ -112,10 +113,5 @@ func (r rules) add(rule string) error {
 }
 
 func (r rules) may(host, project string) bool {
-	for _, pattern := range r[host] {
-		if ok, err := path.Match(pattern, project); ok && err == nil {
-			return true
-		}
-	}
-	return false
+	return store.MatchesOne(r[host], project)
 }

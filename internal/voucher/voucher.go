@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"strings"
 
 	"terok-gate-hook/store"
 )
@@ -108,7 +107,7 @@ func (v Voucher) check() error {
 	if v.Container != "" && store.CheckName(v.Container) != nil {
 		return errVoucher
 	}
-	if len(v.Fingerprint) != 8 || strings.Trim(v.Fingerprint, "0123456789abcdef") != "" {
+	if !store.IsFingerprint(v.Fingerprint) {
 		return errVoucher
 	}
 	return nil
