@@ -15,6 +15,7 @@ require (
 	github.com/urfave/cli/v2 v2.27.7
 	go.podman.io/common v0.65.0
 	golang.org/x/sys v0.49.0
+	golang.org/x/time v0.14.0
 	pgregory.net/rapid v1.3.0
 	tags.cncf.io/container-device-interface v1.1.0
 	tags.cncf.io/container-device-interface/specs-go v1.1.0

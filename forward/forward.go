@@ -147,9 +147,9 @@ func (f *Forwarder) serve(there *networks.Network) error {
 	defer f.counts.listeners.Dec()
 	defer context.AfterFunc(f.accepting, func() { there.Close() })()
 
-	var pace pace
+	pace := newPace()
 	for {
-		time.Sleep(pace.next(time.Now()))
+		time.Sleep(pace.Reserve().Delay())
 		client, err := there.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):

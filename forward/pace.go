@@ -3,7 +3,11 @@
 
 package forward
 
-import "time"
+import (
+	"time"
+
+	"golang.org/x/time/rate"
+)
 
 // A listener accepts one connection in each interval on average. After a pause, it accepts up to
 // atOnce connections without a wait.
@@ -12,14 +16,5 @@ const (
 	atOnce   = 256
 )
 
-// pace says when a listener may accept its next connection.
-type pace struct{ due time.Time }
-
-// next returns how long to wait before the next connection is accepted, and counts that connection.
-func (p *pace) next(now time.Time) (wait time.Duration) {
-	if earliest := now.Add(-atOnce * interval); p.due.Before(earliest) {
-		p.due = earliest
-	}
-	p.due = p.due.Add(interval)
-	return max(0, p.due.Sub(now))
-}
+// newPace returns what says when a listener may accept its next connection.
+func newPace() *rate.Limiter { return rate.NewLimiter(rate.Every(interval), atOnce) }
