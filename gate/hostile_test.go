@@ -19,8 +19,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// countGit has the gate find a git that notes each start, and returns how many there
-// were.
+// countGit has the gate find a git that notes each start, and returns how many there were. Those
+// by which the gate packs objects of itself, at any time, do not count.
 func countGit(t testing.TB, dir string) (starts func() int) {
 	t.Helper()
 	real := testenv.Tool(t, "git")
@@ -29,7 +29,7 @@ func countGit(t testing.TB, dir string) (starts func() int) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf("#!/bin/sh\necho >>%s\nexec %s \"$@\"\n", note, real)
+	script := fmt.Sprintf("#!/bin/sh\ncase $* in *'gc --auto'*) ;; *) echo >>%s ;; esac\nexec %s \"$@\"\n", note, real)
 	if err := os.WriteFile(filepath.Join(bin, "git"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -234,13 +234,11 @@ func FuzzRequest(f *testing.F) {
 		f.Fatal(err)
 	}
 
-	made := starts()
 	g, err := gate.New(gate.Settings{Repos: repos, Tokens: tokens.Reader(func(error) {}), Trail: func(...trail.Event) error { return nil }})
 	if err != nil {
 		f.Fatal(err)
 	}
 
-	testenv.Eventually(f, "the gate has started its own git gc", func() bool { return starts() > made })
 	before := starts()
 	for _, path := range []string{
 		"/demo.git/info/refs?service=git-upload-pack", "/demo.git/git-receive-pack", "/../demo.git/git-upload-pack", "/%64emo.git/HEAD", "//demo.git",
