@@ -31,7 +31,7 @@ func with(parts ...string) func(message string) bool {
 
 func TestMain(m *testing.M) {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
-		os.Exit(status)
+		testenv.ExitPromptly(status)
 	}
 	var namespaces uintptr
 	if os.Geteuid() == 0 {

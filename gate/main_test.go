@@ -32,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
-		os.Exit(status)
+		testenv.ExitPromptly(status)
 	}
 	if os.Getenv(askVar) != "" {
 		fmt.Fprintln(os.Stderr, askGate())

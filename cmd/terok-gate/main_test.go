@@ -41,7 +41,7 @@ var commands = map[string]func(){
 // needs a user namespace.
 func TestMain(m *testing.M) {
 	if status, isHook := gate.RunHook(os.Args[0]); isHook {
-		os.Exit(status)
+		testenv.ExitPromptly(status)
 	}
 	if _, isCommand := commands[filepath.Base(os.Args[0])]; isCommand {
 		testscript.Main(m, commands)
