@@ -25,7 +25,7 @@ type Offer struct {
 	Commit string
 	To     string // upstream's branch or tag
 	Old    string // the present object of To; "" if it does not exist
-	Ahead  int    // number of commits that To or, if that is new or a tag, upstream's default branch lacks
+	Ahead  int    // number of commits that To lacks; if To is new or a tag, that upstream's default branch lacks
 	Behind int    // number of commits that To would lose; only force takes them
 
 	desk *Desk
@@ -42,9 +42,9 @@ var (
 )
 
 // Offer fetches the gate's branch or tag and the branch or tag of upstream that it could be pushed
-// to, and compares them. ref is the gate's and to is upstream's, both as full ref names.
-func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
-	for _, name := range []string{ref, to} {
+// to, and compares them. Both are full ref names: ref in the gate, and target in upstream.
+func (d *Desk) Offer(ctx context.Context, ref, target string) (*Offer, error) {
+	for _, name := range []string{ref, target} {
 		if !strings.HasPrefix(name, heads) && !isTag(name) || checkRef(name) != nil {
 			return nil, fmt.Errorf("%q is neither a branch nor a tag", name)
 		}
@@ -59,11 +59,11 @@ func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	base := o.base(to)
-	if isTag(to) {
+	base := o.base(target)
+	if isTag(target) {
 		base = o.head
 	}
-	offer := &Offer{Ref: ref, Object: gate[ref], at: gate[ref], To: to, Old: o.refs[to], desk: d, base: o.refs[base]}
+	offer := &Offer{Ref: ref, Object: gate[ref], at: gate[ref], To: target, Old: o.refs[target], desk: d, base: o.refs[base]}
 	if offer.Object == "" {
 		return nil, fmt.Errorf("the gate has no %s", KindAndName(ref))
 	}
@@ -71,7 +71,7 @@ func (d *Desk) Offer(ctx context.Context, ref, to string) (*Offer, error) {
 	if err != nil || !isTag(ref) && offer.Object != offer.Commit {
 		return nil, errors.Join(fmt.Errorf("%s in the gate is not a commit", ref), err)
 	}
-	if !isTag(to) {
+	if !isTag(target) {
 		offer.Object = offer.Commit
 	}
 	return offer, offer.measure(ctx)
@@ -101,14 +101,15 @@ func (o *Offer) measure(ctx context.Context) (err error) {
 	return err
 }
 
-// Takes reports whether upstream would lose commits or a tag, which takes force.
+// Takes reports whether the push would take commits or a tag away from upstream, which requires
+// force.
 func (o *Offer) Takes() bool {
 	return o.Behind > 0 || isTag(o.To) && o.Old != "" && o.Old != o.Object
 }
 
 // Log writes the commits that upstream lacks, after the annotated tag if that is pushed. All
-// that they contain is made safe for a terminal. If pushed returns text for a commit, that is
-// a line of its own.
+// that they contain is made safe for a terminal. If the function pushed returns text
+// for a commit, Log adds it as a line below the commit's id.
 func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string) string) error {
 	for object := o.Object; object != o.Commit; {
 		text, err := output(o.desk.local(ctx, "cat-file", "tag", object))
@@ -220,8 +221,8 @@ func (o *Offer) bases(ctx context.Context) ([]string, error) {
 	return strings.Fields(bases), nil
 }
 
-// FirstWith returns, for each commit that upstream lacks, the index of the first of these tips
-// of the gate's that has it.
+// FirstWith returns, for each commit that upstream lacks, the index in tips of the first one whose
+// history contains the commit. The tips are objects of the gate.
 func (o *Offer) FirstWith(ctx context.Context, tips []string) (map[string]int, error) {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -238,8 +239,8 @@ func unrelated(err error) bool {
 }
 
 // Release pushes the object to upstream's branch or tag, unless that or the gate's has moved
-// since the offer was made. Upstream loses commits or a tag only with force. What upstream says
-// is written to said, made safe for a terminal.
+// since the offer was made. Upstream loses commits or a tag only with force. Release writes
+// upstream's messages to said, made safe for a terminal.
 func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 	d := o.desk
 	switch {
@@ -277,8 +278,8 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 }
 
 // push pushes the object with --force-with-lease, which names what upstream's ref was when the
-// offer was made. Release has checked that nothing is lost without force: a lease does not.
-// What upstream says is passed on; the error has what git says.
+// offer was made. A lease does not check that nothing is lost without force: Release has done
+// that before. Upstream's messages are passed on; the error has git's.
 func (o *Offer) push(ctx context.Context, said io.Writer) error {
 	status := untrusted.Output{}
 	lines := &saidByUpstream{to: printable.Writer(said)}
@@ -303,7 +304,8 @@ func (o *Offer) push(ctx context.Context, said io.Writer) error {
 }
 
 // saidByUpstream passes on the lines that upstream sends, and keeps those of git or ssh, which
-// are a part of the error if there is one. What cannot be passed on stops no push.
+// are a part of the error if there is one. A line that cannot be passed on does
+// not make the push fail.
 type saidByUpstream struct {
 	to    io.Writer
 	begun []byte // of a line

@@ -14,8 +14,9 @@ func (g Gate) Kept(ctx context.Context) ([]Kept, error) {
 	return keptIn(all), err
 }
 
-// Restore sets a ref to what it was before it was last deleted or forced or, if name is that of a
-// kept ref, to the old tip that this one keeps. The present tip is kept in turn.
+// Restore sets the ref called name to what it was before it was last deleted or forced. If name is
+// that of a kept ref, Restore sets the original ref to the old tip that was kept. The present tip is
+// kept in turn.
 func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	all, _, err := g.refs(ctx)
 	if err != nil {

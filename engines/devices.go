@@ -132,8 +132,8 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 }
 
 // deviceSettings returns the settings of the hooks of a device. The token is withheld where
-// that is possible, unless it is wanted: docker exec does not know what the first process of
-// the container was told, and with the token withheld git needs to be told nothing.
+// that is possible, unless install was given --token: docker exec does not get the environment that
+// a device gives the container's first process, and with the token withheld git needs none of it.
 func (r Registration) deviceSettings() hook.Settings {
 	settings := r.Settings
 	settings.WithholdToken = settings.GateSocket != "" && !r.Token
@@ -153,8 +153,8 @@ func checkDevices(path string) error {
 	return err
 }
 
-// CheckDevicesOwner returns an error if another user than root, or than this user, can
-// change the file of devices or put another one in its place.
+// CheckDevicesOwner returns an error if any user other than root and this one can change the file
+// of devices or put another file in its place.
 func CheckDevicesOwner(path string) error {
 	way, err := owner.Way(path)
 	if err != nil {
@@ -165,9 +165,9 @@ func CheckDevicesOwner(path string) error {
 		sticky := mode.IsDir() && mode&fs.ModeSticky != 0
 		switch uid := step.UID(); {
 		case uid != 0 && uid != os.Geteuid():
-			return fmt.Errorf("devices in %s: %s belongs to user %d, who could have engines run anything", path, step.Path, uid)
+			return fmt.Errorf("devices in %s: %s belongs to user %d, who could make engines run anything", path, step.Path, uid)
 		case !step.IsLink() && !sticky && (mode&0o002 != 0 || mode&0o020 != 0 && !isOfOwnGroup(step.Info)):
-			return fmt.Errorf("devices in %s: mode %04o of %s lets other users have engines run anything", path, mode.Perm(), step.Path)
+			return fmt.Errorf("devices in %s: mode %04o of %s lets other users make engines run anything", path, mode.Perm(), step.Path)
 		}
 	}
 	return nil

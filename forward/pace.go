@@ -1,5 +1,5 @@
-// Limits how many connections a second a listener accepts. More wait in the kernel, so that a
-// container that floods its listener leaves the processor to others.
+// Limits how many connections a second a listener accepts. Further connections wait in the kernel,
+// so that a container that floods its listener leaves the processor to others.
 
 package forward
 
@@ -16,5 +16,5 @@ const (
 	atOnce   = 256
 )
 
-// newPace returns what says when a listener may accept its next connection.
+// newPace returns a limiter that decides when a listener may accept its next connection.
 func newPace() *rate.Limiter { return rate.NewLimiter(rate.Every(interval), atOnce) }

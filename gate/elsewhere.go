@@ -29,19 +29,20 @@ type elsewhere struct {
 	identity *mtls.Identity
 
 	mu     sync.Mutex
-	logged time.Time // when the last failure was
+	logged time.Time // when a failure was last logged
 }
 
 // connectTimeout is how long the other gate may take to accept a connection.
 const connectTimeout = 5 * time.Second
 
-// errUnanswered ends a request that the gate with the repositories does not answer as a gate
-// does.
+// errUnanswered ends a request to which the gate with the repositories gives no answer, or one that
+// no gate would give.
 var errUnanswered = errors.New("the gate with the repositories does not answer")
 
 var unanswered = &refusal{code: http.StatusBadGateway, text: errUnanswered.Error() + ": try again in a moment"}
 
-// report logs why the other gate does not answer. Containers can ask often.
+// report logs why the other gate does not answer, at most once a minute, since containers can ask
+// often.
 func (e *elsewhere) report(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -187,7 +188,7 @@ func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
 		return refusalFrom(answer)
 	}
 	if got := answer.Header.Get("Content-Type"); got != v.asked.contentType() {
-		return fmt.Errorf("%w: it sends %q", errUnanswered, got)
+		return fmt.Errorf("%w as a gate: it sends %q", errUnanswered, got)
 	}
 
 	from := &noting{Reader: answer.Body}
@@ -227,7 +228,7 @@ func refusalFrom(answer *http.Response) error {
 	const longest = 4 << 10
 	text, err := io.ReadAll(io.LimitReader(answer.Body, longest))
 	if err != nil || answer.StatusCode < 400 || !strings.HasPrefix(answer.Header.Get("Content-Type"), "text/plain") {
-		return fmt.Errorf("%w: it answers with %s", errUnanswered, answer.Status)
+		return fmt.Errorf("%w as a gate: it answers with %s", errUnanswered, answer.Status)
 	}
 	refused := &refusal{code: answer.StatusCode, text: strings.TrimSuffix(string(text), "\n")}
 	if after := answer.Header.Get("Retry-After"); after != "" {
@@ -247,7 +248,7 @@ func (v *visit) cut(ctx context.Context, conn *mtls.Conn) {
 	v.w.interrupt()
 }
 
-// noting is a reader that notes the error, other than its end, that it has returned.
+// noting is a reader that keeps the error that it has returned, unless that was io.EOF.
 type noting struct {
 	io.Reader
 	err error

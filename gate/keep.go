@@ -44,7 +44,7 @@ type keeping struct {
 
 	mu      sync.Mutex
 	ofTask  map[[3]string]int // by host, project and task
-	loose   map[string]int    // by the repository's path, since its refs were packed
+	loose   map[string]int    // kept refs since a repository's refs were last packed, by its path
 	written int
 }
 
@@ -52,8 +52,8 @@ func newKeeping(expireAfter time.Duration) *keeping {
 	return &keeping{expireAfter: expireAfter, ofTask: map[[3]string]int{}, loose: map[string]int{}}
 }
 
-// admit adds to the number of a task's kept tips; more may be negative. If there would be too
-// many, it adds nothing and returns false.
+// admit adds more, which may be negative, to the number of a task's kept tips. If there would be
+// too many, it adds nothing and returns false.
 func (k *keeping) admit(who caller, more int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -130,8 +130,8 @@ func (t *transaction) notKept(err error) error {
 //
 //   - every deletion of a ref, and every move of a tag;
 //   - a move of a branch, if no new tip has the old one in its history;
-//   - a move of any other ref, in the same case, or if its old tip is not a commit: a tag object
-//     may have been the last to name a branch's commits.
+//   - a move of any other ref, if no new tip has the old one in its history, or if the old tip is
+//     not a commit: a tag object may be the last thing that led to some commits.
 //
 // git is not started for a push that only creates refs, or adds a few commits to a branch.
 func (t *transaction) lostBy(refs moves) (lost []move, err error) {
@@ -225,12 +225,12 @@ func (g *Gate) answers(ctx context.Context, git *command, asked string, line fun
 	return err
 }
 
-// takeBack lets go of the old tips of refs that have not moved, as ref reports.
-func (t *transaction) takeBack(ref func(string) bool) {
+// takeBack drops the old tips that were kept for refs that have stayed where they were.
+func (t *transaction) takeBack(stayed func(ref string) bool) {
 	var commands strings.Builder
 	back := 0
 	for _, tip := range t.kept {
-		if ref(tip.ref) {
+		if stayed(tip.ref) {
 			commands.WriteString(desk.RefCommand(tip.name, tip.object, ""))
 			back++
 		}
@@ -238,7 +238,7 @@ func (t *transaction) takeBack(ref func(string) bool) {
 	if back > 0 {
 		t.gate.kept.admit(t.who, -back)
 		if err := t.gate.updateRefs(context.Background(), t.repo, commands.String()); err != nil {
-			slog.Warn("let go of what was kept for a push that moved nothing", "project", t.repo.project, "error", err)
+			slog.Warn("old tips of refs that did not move stay", "project", t.repo.project, "error", err)
 		}
 	}
 	t.kept = nil

@@ -33,7 +33,7 @@ func newCounts(tokens *store.Reader) counts {
 			Name: "terok_gate_vouched_requests_total", Help: "Requests that a host has vouched for, by the code of their answer.",
 		}, []string{"host", "code"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "terok_gate_bytes_total", Help: "Bytes of packs and what surrounds them.",
+			Name: "terok_gate_bytes_total", Help: "Bytes of packs, and of git's protocol around them.",
 		}, []string{"service"}),
 		cuts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terok_gate_cuts_total", Help: "Requests that were ended before their time.",

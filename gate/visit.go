@@ -40,8 +40,8 @@ type visit struct {
 	ended error  // how git ended, if the client has an answer already
 }
 
-// longestRecorded is how much of a refused ref's name goes into the trail, in bytes: a
-// refusal costs a client nothing, and the trail's files are bounded.
+// longestRecorded is how many bytes of a refused ref's name go into the trail. Refusals cost a
+// client nothing: with long names, it could fill the trail's files, which are bounded.
 const longestRecorded = 256
 
 // ServeHTTP answers a request and records it.
@@ -97,8 +97,8 @@ func (v *visit) serveHere() error {
 	return v.withBody(v.fetch)
 }
 
-// awaitBody begins to read the body of a POST with receive, and waits for its first byte. It
-// answers a request that only asks whether it is authorized.
+// awaitBody calls receive, which begins to read the body of a POST, and waits for the body's first
+// byte. It answers a request that only asks whether it is authorized.
 func (v *visit) awaitBody(receive func(*http.Request, *outgoing, service) (*incoming, error)) (answered bool, err error) {
 	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
 		return false, refused
@@ -229,8 +229,8 @@ func (v *visit) fetch(ctx context.Context) error {
 	return v.exchange(ctx, git)
 }
 
-// asksForRefs reports whether a request to upload-pack reads no object: with protocol 2, ls-refs
-// is a request too.
+// asksForRefs reports whether a POST to upload-pack only lists refs, as ls-refs of protocol 2 does,
+// and so is no fetch.
 func (v *visit) asksForRefs() bool {
 	begins, _ := v.body.Peek(len("0014command=ls-refs"))
 	return bytes.HasSuffix(begins, []byte("command=ls-refs"))

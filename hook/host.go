@@ -1,5 +1,5 @@
-// Writes the env file to a directory of the host: for a state without a process, as when
-// the hook is tried by hand, and for settings with an env dir.
+// Writes the env file to a directory of the host, if the settings have an env dir, or if the
+// container's state names no process, as when the hook is tried by hand.
 
 package hook
 

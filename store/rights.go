@@ -22,7 +22,7 @@ type Rights struct {
 
 // ChangeRights changes the rights of a container's tokens, in one transaction, and returns the
 // entries as they are then. All else in an entry is carried over, whether it is known or not. If
-// edit returns an error, or rights that must not be issued, nothing changes.
+// edit returns an error, or leaves rights that must not be issued, nothing changes.
 func (f File) ChangeRights(container string, edit func(*Rights) error) (changed []Entry, err error) {
 	err = f.underLock(func(dir directory, name string) error {
 		file, err := dir.read(name)
@@ -207,7 +207,7 @@ func inOrder(text []byte) (names []string, values map[string]json.RawMessage, er
 	return names, values, nil
 }
 
-// with returns the content with these texts in the place of the members that begin there.
+// with returns the content, in which a text has replaced each member that begins at its offset.
 func (x index) with(texts map[int][]byte) (pieces [][]byte) {
 	from := 0
 	for _, m := range x.members {
