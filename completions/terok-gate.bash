@@ -2,7 +2,7 @@
 
 _terok_gate() {
 	local program=${1##*/} current=$2 words
-	case $3 in --token-file | --log-file | --env-dir | --gate-socket | --projects | --repos | --desks | --control | --metrics | =)
+	case $3 in --token-file | --log-file | --env-dir | --gate-socket | --projects | --repos | --desks | --control | --metrics | --tls-cert | --tls-key | --tls-ca | --vouch-file | =)
 		compopt -o default
 		return
 		;;

@@ -11,7 +11,7 @@ function __terok_gate
 end
 
 function __terok_gate_wants_file
-    contains -- (commandline --tokenize --current-process --cut-at-cursor)[-1] --token-file --log-file --env-dir --gate-socket --projects --repos --desks --control --metrics
+    contains -- (commandline --tokenize --current-process --cut-at-cursor)[-1] --token-file --log-file --env-dir --gate-socket --projects --repos --desks --control --metrics --tls-cert --tls-key --tls-ca --vouch-file
 end
 
 complete --command terok-gate --no-files --arguments "(__terok_gate)"

@@ -60,7 +60,7 @@ func (p Place) UpdateDevices() (left []string, err error) {
 	// Another command may make a repository and write the file meanwhile. So read the repositories
 	// again after writing, until they have not changed.
 	for {
-		projects, err := projectsIn(r.Repos)
+		projects, err := r.projects()
 		if err != nil {
 			return nil, err
 		}
@@ -71,7 +71,7 @@ func (p Place) UpdateDevices() (left []string, err error) {
 		if err := file.Write(); err != nil {
 			return left, fmt.Errorf("devices of Docker and others: %w", err)
 		}
-		if now, err := projectsIn(r.Repos); err != nil || slices.Equal(now, projects) {
+		if now, err := r.projects(); err != nil || slices.Equal(now, projects) {
 			return left, err
 		}
 	}
@@ -238,7 +238,7 @@ func (p Place) NoDevices(devices map[string]hook.Settings) (missing []string, er
 	if err != nil || !there {
 		return nil, err
 	}
-	projects, err := projectsIn(r.Repos)
+	projects, err := r.projects()
 	for _, project := range projects {
 		if _, is := devices[project]; !is && canBeDevice(project) {
 			missing = append(missing, project)

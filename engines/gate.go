@@ -47,9 +47,9 @@ func (p Place) MakeRepos(ctx context.Context, repos string) error {
 }
 
 // gateDirectories returns the directories to be made for the gate. An error says what else
-// the gate needs before it can run.
+// the gate needs before it can run, on this machine.
 func (r Registration) gateDirectories(place Place) (missing []directory, err error) {
-	if _, err := exec.LookPath("git"); err != nil {
+	if _, err := exec.LookPath("git"); err != nil && r.Fleet.RepositoryGate == "" {
 		return nil, fmt.Errorf("the gate runs git: %w: install it", err)
 	}
 	if _, err := os.Stat(place.Runtime); place.User && r.Settings.GateSocket == place.Control && err != nil {
@@ -66,7 +66,15 @@ func (r Registration) gateDirectories(place Place) (missing []directory, err err
 		}
 	}
 
-	for _, path := range []string{r.Repos, filepath.Dir(r.Settings.Tokens.Path)} {
+	if err := r.Fleet.check(gates); err != nil {
+		return nil, err
+	}
+
+	paths := []string{filepath.Dir(r.Settings.Tokens.Path)}
+	if r.Fleet.RepositoryGate == "" {
+		paths = append([]string{r.Repos}, paths...)
+	}
+	for _, path := range paths {
 		f := directory{path, gates}
 		is, err := f.isThere()
 		if err != nil {

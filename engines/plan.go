@@ -53,7 +53,8 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	plan := Plan{place: place, podman: HasPodman()}
 	others := place.others()
 	var lists *hookLists
-	if plan.podman || len(others) == 0 { // without any engine, it is an error that podman is missing
+	// Without any engine, it is an error that podman is missing, unless other machines have one.
+	if plan.podman || len(others) == 0 && r.Fleet.Listen == "" {
 		var err error
 		if lists, err = r.listsOfPodman(ctx, place); err != nil {
 			return plan, err
@@ -71,7 +72,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	}
 
 	if len(others) > 0 || !place.User {
-		projects, err := projectsIn(r.Repos)
+		projects, err := r.projects()
 		if err != nil {
 			return plan, err
 		}

@@ -27,6 +27,7 @@ type Registration struct {
 	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
 	Gate     bool          // have systemd run terok-gate, which is beside it, at Settings.GateSocket
 	Repos    string        // the gate's directory of repositories
+	Fleet    Fleet         // what the gate is told of gates on other machines
 	Token    bool          // containers that ask for a device know their token
 	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
 }
@@ -61,7 +62,11 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	gate := slices.Contains(units, p.unit(GateUnitName))
 	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Gate: gate, Watch: gate || len(units) > 0}
 	if gate {
-		r.Repos = p.reposInUnit()
+		unit, _ := ReadSmall(p.unit(GateUnitName)) // it is ours
+		r.Repos = valueInUnit(string(unit), "repos")
+		for _, flag := range r.Fleet.Flags() {
+			*flag.Value = valueInUnit(string(unit), flag.Name)
+		}
 	}
 
 	if devices, _, err := p.ReadDevices(); err == nil && isOwn(p.Devices) {
@@ -94,6 +99,7 @@ func (r Registration) InstallArgs() []string {
 	}
 	args := settings.Args("prestart")
 	args[slices.Index(args, "prestart")] = "install"
+	args = append(args, r.Fleet.Args()...)
 	if !r.Gate && r.GateByDefault() {
 		args = append(args, "--no-gate")
 	}

@@ -61,8 +61,12 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	command, flags := "reap", []string{"--watch"}
 	switch name {
 	case GateUnitName:
-		command, flags = "serve", []string{"--repos", r.Repos, "--control", r.Settings.GateSocket}
-		writes = append(writes, r.Repos)
+		unit = r.Fleet.connect(unit)
+		command, flags = "serve", append(r.Fleet.Args(), "--control", r.Settings.GateSocket)
+		if r.Fleet.RepositoryGate == "" {
+			flags = append([]string{"--repos", r.Repos}, flags...)
+			writes = append(writes, r.Repos)
+		}
 	case ForwardUnitName:
 		command, flags = "forward", []string{"--control", control.ForwardSocket(r.Settings.GateSocket)}
 		unit = r.confine(unit)
@@ -110,16 +114,7 @@ func (r Registration) confine(unit string) string {
 			addresses = append(addresses, at.Addr().String())
 			continue
 		}
-		for _, hidden := range []string{"/home/", "/root/", "/run/user/"} {
-			if strings.HasPrefix(service.Address, hidden) {
-				unit = replaceLine(unit, "ProtectHome=", "no")
-			}
-		}
-		for _, own := range []string{"/tmp/", "/var/tmp/"} {
-			if strings.HasPrefix(service.Address, own) {
-				unit = replaceLine(unit, "PrivateTmp=", "no")
-			}
-		}
+		unit = uncover(unit, service.Address)
 	}
 
 	slices.Sort(addresses)
@@ -144,17 +139,13 @@ func unitQuote(word string) string {
 	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
 }
 
-// reposInUnit reads the directory of repositories back from the gate's unit. It is empty if
-// that fails.
-func (p Place) reposInUnit() string {
-	unit, err := ReadSmall(p.unit(GateUnitName))
-	if err != nil {
-		return ""
-	}
-	_, after, _ := strings.Cut(string(unit), ` "--repos" `)
+// valueInUnit reads the value of a flag of terok-gate serve back from a unit. It is empty if the
+// unit does not have the flag.
+func valueInUnit(unit, flag string) string {
+	_, after, _ := strings.Cut(unit, ` "--`+flag+`" `)
 	quoted, _ := strconv.QuotedPrefix(after)
-	path, _ := strconv.Unquote(quoted)
-	return strings.NewReplacer("%%", "%", "$$", "$").Replace(path)
+	value, _ := strconv.Unquote(quoted)
+	return strings.NewReplacer("%%", "%", "$$", "$").Replace(value)
 }
 
 // existingDirectory returns the nearest directory above the file that exists: a directory

@@ -23,6 +23,12 @@ func TestShellsCompleteCommandsAndFlags(t *testing.T) {
 		{Line: "--token-file=a --log-file b install --env", Offered: "--env-mode", Not: "--access"},
 		{Line: "--token-file testdata/REA", Offered: "testdata/README.md", Not: "--json"},
 		{Line: "install --gate-url http://gate:1 --no-", Offered: "--no-watch", Not: "--gate-url "},
+		{Line: "install --tls-", Offered: "--tls-cert --tls-key --tls-ca --tls-listen", Not: "--vouch-file"},
+		{Line: "install --rep", Offered: "--repository-gate", Not: "--revoke"},
+		{Line: "install --tls-cert testdata/REA", Offered: "testdata/README.md", Not: "--tls-cert "},
+		{Line: "install --tls-key testdata/REA", Offered: "testdata/README.md", Not: "--tls-key "},
+		{Line: "serve --tls-ca testdata/REA", Offered: "testdata/README.md", Not: "--tls-ca "},
+		{Line: "serve --vouch-file testdata/REA", Offered: "testdata/README.md", Not: "--vouch-file "},
 		{Line: "-- un", Not: "uninstall"},
 	})
 }

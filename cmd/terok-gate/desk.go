@@ -180,6 +180,9 @@ func (a *adding) remember(source, repository string) error {
 // projectsOf returns the projects that the command line names; if it names none, those that have
 // a source.
 func projectsOf(c *cli.Context) ([]string, error) {
+	if _, err := reposOf(c); err != nil { // before all projects fail for it
+		return nil, err
+	}
 	if c.NArg() > 0 {
 		return c.Args().Slice(), nil
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
@@ -31,10 +32,13 @@ func reposFlag() cli.Flag {
 }
 
 // reposOf returns the directory of repositories that the command line names, or the
-// default.
+// default. There is no default if the installed gate has its repositories on another machine.
 func reposOf(c *cli.Context) (string, error) {
 	if dir := c.String("repos"); dir != "" {
 		return filepath.Abs(dir)
+	}
+	if elsewhere := repositoryGate(); elsewhere != "" {
+		return "", fmt.Errorf("the repositories are at %s: run this on that machine, or name a directory with --repos", elsewhere)
 	}
 	dir, err := control.DefaultRepos()
 	if err != nil {

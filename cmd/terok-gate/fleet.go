@@ -1,14 +1,29 @@
-// The flags of serve for gates on several machines.
+// The flags of serve and install for gates on several machines.
 
 package main
 
 import (
+	"path/filepath"
+
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/misuse"
 	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/voucher"
 )
+
+// fleetFlags returns the flags that serve and install share.
+func fleetFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "repository-gate", Usage: "have no repositories, and hand requests on to the gate that has them at `URL`, https://HOST:PORT; {project} in HOST stands for the project"},
+		&cli.StringFlag{Name: "tls-listen", Usage: "serve the gates of containers' hosts at `ADDR`, host:port: those that have --repository-gate"},
+		&cli.StringFlag{Name: "tls-cert", TakesFile: true, Usage: "the gate's certificate for other gates, in PEM, is in `FILE`; it is read again when it changes, as are its key and the authority"},
+		&cli.StringFlag{Name: "tls-key", TakesFile: true, Usage: "the certificate's key is in `FILE`"},
+		&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "the certificate of the authority of all gates is in `FILE`"},
+		&cli.StringFlag{Name: "vouch-file", TakesFile: true, Usage: "serve gates of hosts, by the names in their certificates, for projects: HOST=PATTERN on each line of `FILE`; it is read again when it changes"},
+	}
+}
 
 // fleet is what a gate needs to know of gates on other machines.
 type fleet struct {
@@ -19,38 +34,86 @@ type fleet struct {
 
 // fleetOf returns what the command line says of other gates.
 func fleetOf(c *cli.Context) (f fleet, err error) {
-	elsewhere, listens := c.IsSet("repository-gate"), c.IsSet("tls-listen")
-	switch {
-	case elsewhere && c.IsSet("repos"):
-		return f, misuse.Errorf("--repository-gate and --repos: the repositories are at one of the two")
-	case elsewhere && listens:
-		return f, misuse.Errorf("--repository-gate and --tls-listen: a gate has the repositories, or hands requests on")
-	case !listens && (c.IsSet("vouch") || c.IsSet("vouch-file")):
-		return f, misuse.Errorf("--vouch: needs --tls-listen")
-	case listens && !c.IsSet("vouch") && !c.IsSet("vouch-file"):
-		return f, misuse.Errorf("--tls-listen: needs --vouch or --vouch-file: no host would be served")
-	}
-
-	for _, name := range []string{"tls-cert", "tls-key", "tls-ca"} {
-		switch needed := elsewhere || listens; {
-		case needed && c.String(name) == "":
-			return f, misuse.Errorf("--%s is missing: gates on other machines know this one by its certificate", name)
-		case !needed && c.IsSet(name):
-			return f, misuse.Errorf("--%s: needs --tls-listen or --repository-gate", name)
+	given := engines.Fleet{}
+	for _, flag := range given.Flags() {
+		*flag.Value = c.String(flag.Name)
+		if c.IsSet(flag.Name) && *flag.Value == "" {
+			return f, misuse.Errorf("--%s: is empty", flag.Name)
 		}
 	}
-	if !elsewhere && !listens {
-		return f, nil
+
+	if given.RepositoryGate != "" && c.IsSet("repos") {
+		return f, misuse.Errorf("--repository-gate and --repos: the repositories are at one of the two")
+	}
+	if err := checkFleet(given, c.IsSet("vouch"), "--vouch or --vouch-file"); err != nil || given == (engines.Fleet{}) {
+		return f, err
+	}
+
+	f.repositoryGate, _ = mtls.ParseURL(given.RepositoryGate) // it was checked
+	if f.vouching, err = voucher.NewHosts(c.StringSlice("vouch"), given.VouchFile); err != nil {
+		return f, misuse.Errorf("--vouch: %w", err)
+	}
+	f.identity, err = mtls.New(given.Cert, given.Key, given.CA)
+	return f, err
+}
+
+// changedFleet returns what the gate is told of other gates, with what the flags of install
+// change. An empty value resets a flag, and what only another one needed goes with that.
+func changedFleet(c *cli.Context, f engines.Fleet) (engines.Fleet, error) {
+	was := f
+	for _, flag := range f.Flags() {
+		if !c.IsSet(flag.Name) {
+			continue
+		}
+		*flag.Value = c.String(flag.Name)
+		if flag.Path && *flag.Value != "" {
+			var err error
+			if *flag.Value, err = filepath.Abs(*flag.Value); err != nil {
+				return f, err
+			}
+		}
+	}
+
+	if was.Listen != "" && f.Listen == "" && !c.IsSet("vouch-file") {
+		f.VouchFile = ""
+	}
+	if !was.IsNone() && f.IsNone() {
+		for _, flag := range f.Flags() {
+			if !c.IsSet(flag.Name) {
+				*flag.Value = ""
+			}
+		}
+	}
+	return f, checkFleet(f, false, "--vouch-file")
+}
+
+// checkFleet returns a usage error if the flags do not make sense together. The gate knows hosts
+// by others than the file of hosts if vouches is set; needs names all ways.
+func checkFleet(f engines.Fleet, vouches bool, needs string) error {
+	elsewhere, listens := f.RepositoryGate != "", f.Listen != ""
+	vouches = vouches || f.VouchFile != ""
+	switch {
+	case elsewhere && listens:
+		return misuse.Errorf("--repository-gate and --tls-listen: a gate has the repositories, or hands requests on")
+	case !listens && vouches:
+		return misuse.Errorf("--vouch: needs --tls-listen")
+	case listens && !vouches:
+		return misuse.Errorf("--tls-listen: needs %s: no host would be served", needs)
+	}
+
+	for _, file := range []struct{ flag, path string }{{"tls-cert", f.Cert}, {"tls-key", f.Key}, {"tls-ca", f.CA}} {
+		switch needed := elsewhere || listens; {
+		case needed && file.path == "":
+			return misuse.Errorf("--%s is missing: gates on other machines know this one by its certificate", file.flag)
+		case !needed && file.path != "":
+			return misuse.Errorf("--%s: needs --tls-listen or --repository-gate", file.flag)
+		}
 	}
 
 	if elsewhere {
-		if f.repositoryGate, err = mtls.ParseURL(c.String("repository-gate")); err != nil {
-			return f, misuse.Errorf("--repository-gate: %w", err)
+		if _, err := mtls.ParseURL(f.RepositoryGate); err != nil {
+			return misuse.Errorf("--repository-gate: %w", err)
 		}
 	}
-	if f.vouching, err = voucher.NewHosts(c.StringSlice("vouch"), c.String("vouch-file")); err != nil {
-		return f, misuse.Errorf("--vouch: %w", err)
-	}
-	f.identity, err = mtls.New(c.String("tls-cert"), c.String("tls-key"), c.String("tls-ca"))
-	return f, err
+	return nil
 }

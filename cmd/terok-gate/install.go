@@ -32,13 +32,13 @@ func installCommand(given *hook.Settings) *cli.Command {
 			"as in --gate-url '', resets a setting. --allow-project, --allow-read, --push, --service\n" +
 			"and --allow-service replace the whole earlier list.",
 		// The settings of the stages, except the one for trying a stage by hand; then its own.
-		Flags: append(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }),
+		Flags: slices.Concat(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }), fleetFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
 			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "token", Usage: "give the token to containers that ask for a device, too, as Docker's do; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),
-		),
+		}),
 		Action: func(c *cli.Context) error { return install(c, *given) },
 	}
 }
@@ -78,7 +78,9 @@ func install(c *cli.Context, given hook.Settings) error {
 		fmt.Println(line)
 	}
 	fmt.Println("token file:", registration.Settings.Tokens.Path)
-	if registration.Gate {
+	if elsewhere := registration.Fleet.RepositoryGate; elsewhere != "" {
+		fmt.Println("repositories: at", elsewhere)
+	} else if registration.Gate {
 		fmt.Println("repositories:", registration.Repos)
 	}
 	for _, project := range plan.Left {
@@ -96,7 +98,7 @@ func show(r engines.Registration, there bool) error {
 		return errors.New("nothing is installed")
 	}
 
-	usual, err := usualSources()
+	usual, err := defaultSources(r)
 	if err != nil {
 		return err
 	}
@@ -165,7 +167,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 // first install sets one up by default, unless another gate is named, and later ones keep what
 // was decided.
 func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
-	had := r.Gate
+	was := r
 	switch {
 	case c.IsSet("no-gate"):
 		r.Gate = !c.Bool("no-gate")
@@ -178,19 +180,42 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 		return r, misuse.Errorf("--gate-url names another gate, and install sets one up: give --no-gate too")
 	case r.Gate && given.GateSocket != "":
 		return r, misuse.Errorf("--gate-socket names another gate, and install sets one up: give --no-gate too")
-	case r.Gate && !had:
+	case r.Gate && !was.Gate:
 		r.Settings.GateSocket = place.Control
-		if r.Settings.Projects, err = usualSources(); err != nil {
-			return r, err
-		}
-	case had && !r.Gate:
+	case was.Gate && !r.Gate:
 		r.Settings.GateSocket = ""
+		r.Fleet = engines.Fleet{}
+	}
+
+	if r.Fleet, err = changedFleet(c, r.Fleet); err != nil {
+		return r, err
+	}
+	if !r.Gate && !r.Fleet.IsNone() {
+		return r, misuse.Errorf("--repository-gate and --tls-listen are of the gate that install sets up: not with --no-gate, give --no-gate=false")
+	}
+
+	before, err := defaultSources(was)
+	if err != nil {
+		return r, err
+	}
+	after, err := defaultSources(r)
+	if r.Gate && (!was.Gate || r.Settings.Projects == before) {
+		r.Settings.Projects = after
 	}
 
 	if r.Repos == "" {
 		r.Repos = place.Repos
 	}
-	return r, nil
+	return r, err
+}
+
+// defaultSources returns the file of addresses that install gives the hooks unless told
+// otherwise, empty for none. Where the repositories are on another machine, so are the desks.
+func defaultSources(r engines.Registration) (string, error) {
+	if !r.Gate || r.Fleet.RepositoryGate != "" {
+		return "", nil
+	}
+	return usualSources()
 }
 
 // usualSources returns the file of addresses that the desk commands write by default.
@@ -274,7 +299,8 @@ func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration
 // default are left out.
 func serveByHand(r engines.Registration) string {
 	words := append(byHand(r), "serve")
-	if usual, err := control.DefaultRepos(); err != nil || r.Repos != usual {
+	words = append(words, r.Fleet.Args()...)
+	if usual, err := control.DefaultRepos(); r.Fleet.RepositoryGate == "" && (err != nil || r.Repos != usual) {
 		words = append(words, "--repos", r.Repos)
 	}
 	if r.Settings.GateSocket != control.DefaultSocket() {

@@ -28,6 +28,17 @@ func hookBinary() (string, error) {
 	return hook, nil
 }
 
+// repositoryGate returns the URL of the gate that has the repositories of the installed gate,
+// empty if they are on this machine.
+func repositoryGate() string {
+	place, err := placeOfOurs()
+	if err != nil {
+		return ""
+	}
+	installed, _, _ := place.Registration()
+	return installed.Fleet.RepositoryGate
+}
+
 // onInstalled has the command use the installed hooks' token file and log file, unless the
 // caller names others.
 func onInstalled(command *cli.Command) *cli.Command {

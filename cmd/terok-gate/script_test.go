@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -37,6 +39,7 @@ func TestStories(t *testing.T) {
 	// Another user has to reach the files.
 	work := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(work), 0o755))
+	certificates := issueCertificates(t)
 
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -53,6 +56,7 @@ func TestStories(t *testing.T) {
 			env.Setenv("HOOK", hook)
 			env.Setenv("GATE", filepath.Join(filepath.Dir(hook), "terok-gate"))
 			env.Setenv("SAMPLES", filepath.Join(repository, "testdata"))
+			env.Setenv("CERTIFICATES", certificates)
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Values["endings"] = endings{}
 			return os.Chmod(env.WorkDir, 0o755)
@@ -90,6 +94,24 @@ func TestStories(t *testing.T) {
 			"end":       scriptEnd,
 		},
 	})
+}
+
+// issueCertificates fills a directory with certificates and keys: of host-a and repos, of host-a as
+// it must not be, and of two authorities.
+func issueCertificates(t *testing.T) (directory string) {
+	t.Helper()
+	directory = t.TempDir()
+	authority := testenv.NewAuthority(t, directory)
+	authority.Issue(t, "host-a", nil, "host-a")
+	authority.Issue(t, "repos", nil, "repos")
+	authority.Issue(t, "nameless", nil)
+	authority.Issue(t, "ended", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, "host-a")
+	authority.Issue(t, "server", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "host-a")
+
+	elsewhere := filepath.Join(directory, "other")
+	must(t, os.Mkdir(elsewhere, 0o755))
+	testenv.NewAuthority(t, elsewhere)
+	return directory
 }
 
 func scriptSyslog(ts *testscript.TestScript, neg bool, args []string) {

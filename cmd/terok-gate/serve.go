@@ -30,18 +30,12 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "serve the repositories of a directory to clients with a valid token",
-		Flags: []cli.Flag{
+		Flags: append(fleetFlags(),
 			reposFlag(),
 			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that other machines can reach, although tokens can be read on the way"},
-			&cli.StringFlag{Name: "repository-gate", Usage: "have no repositories, and hand requests on to the gate that has them at `URL`, https://HOST:PORT; {project} in HOST stands for the project"},
-			&cli.StringFlag{Name: "tls-listen", Usage: "serve the gates of containers' hosts at `ADDR`, host:port: those that start with --repository-gate"},
-			&cli.StringFlag{Name: "tls-cert", TakesFile: true, Usage: "the gate's certificate for other gates, in PEM, is in `FILE`; it is read again when it changes, as are its key and the authority"},
-			&cli.StringFlag{Name: "tls-key", TakesFile: true, Usage: "the certificate's key is in `FILE`"},
-			&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "the certificate of the authority of all gates is in `FILE`"},
 			&cli.StringSliceFlag{Name: "vouch", Usage: "serve the gate of a host, by the name in its certificate, for the projects that match: `HOST=PATTERN`; may be given more than once"},
-			&cli.StringFlag{Name: "vouch-file", TakesFile: true, Usage: "the same from `FILE`, HOST=PATTERN on each line; it is read again when it changes"},
 			&cli.StringSliceFlag{Name: "host", Usage: "accept `NAME` as a name of the gate; addresses, localhost, this machine's name and the names that podman and docker give a host are always accepted"},
 			&cli.IntFlag{Name: "per-token", Value: gate.DefaultPerToken, Usage: "serve at most `N` requests of one token at once; others wait"},
 			&cli.IntFlag{Name: "together", Value: gate.DefaultTogether, Usage: "serve at most `N` requests at once in all; others wait"},
@@ -51,7 +45,7 @@ func serveCommand() *cli.Command {
 			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep what pushes, sync and restore delete or force away for `T`"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let requests in progress finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
-		},
+		),
 		Action: serve,
 	}
 }

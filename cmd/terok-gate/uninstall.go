@@ -58,7 +58,10 @@ func uninstall(c *cli.Context) error {
 	if err := carryOut(c, plan); err != nil {
 		return err
 	}
-	if installed.Gate {
+	switch {
+	case installed.Fleet.RepositoryGate != "":
+		fmt.Println("the token file stays,", file.Path)
+	case installed.Gate:
 		fmt.Println("the repositories stay, in "+installed.Repos+", and so does the token file,", file.Path)
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {

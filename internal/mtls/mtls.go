@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"terok-gate-hook/internal/follow"
 )
@@ -108,6 +107,3 @@ func (i *Identity) Client(server string) *tls.Config {
 		ClientSessionCache: now.sessions,
 	}
 }
-
-// Ends returns when the certificate ends.
-func (i *Identity) Ends() time.Time { return i.current().certificate.Leaf.NotAfter }
