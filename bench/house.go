@@ -19,7 +19,7 @@ import (
 )
 
 // house is a directory of repositories with all that serves them: the gate, nginx with
-// fcgiwrap, a Python gate as the one was that ours replaces, and git alone (the floor).
+// fcgiwrap, a Python gate like the one that ours replaces, and git alone (the floor).
 type house struct {
 	dir, repos, control string
 	tokens              store.File
@@ -229,8 +229,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// url returns the URL for git. For git alone it is a file's URL, which takes the same way
-// through git, with a pipe in place of the network.
+// url returns the URL for git. For git alone it is a file:// URL, with which git does the
+// same work, over a pipe instead of the network.
 func (h *house) url(server, token, project string) string {
 	if server == "floor" {
 		return "file://" + filepath.Join(h.repos, project+".git")
@@ -260,7 +260,7 @@ func done(cmd *exec.Cmd) error {
 
 func initBare(path string) error {
 	return errors.Join(done(git("/", "init", "--quiet", "--bare", "--initial-branch=main", path)),
-		// The gate has git check what is pushed: so has everybody.
+		// The gate makes git check the objects that are pushed, so the other servers do, too.
 		done(git(path, "config", "receive.fsckObjects", "true")))
 }
 

@@ -27,8 +27,8 @@ type world struct {
 	process  func(i int) store.Process // of the i-th token
 }
 
-// furnish makes the world. The first tokens are tied to a living process each, as many as
-// living says, and the others to a process of another machine.
+// furnish makes the world. The first tokens, living of them, are tied to a living process
+// each, and the others to a process of another machine.
 func (w *world) furnish(tokens, living int) error {
 	for _, directory := range []string{"bundle", "rootfs/run", "gate"} {
 		if err := os.MkdirAll(filepath.Join(w.dir, directory), 0o755); err != nil {
@@ -142,8 +142,8 @@ func (w *world) end() {
 	w.living = nil
 }
 
-// container starts a process in a mount namespace of its own, and in those that more
-// names, and returns the state that a runtime would write of it.
+// container starts a process in a mount namespace of its own, and in new namespaces of the
+// kinds in more (CLONE_NEW flags), and returns the state that a runtime would write of it.
 func (w *world) container(id string, more uintptr) (state string, pid int, end func(), err error) {
 	container := exec.Command("sleep", "infinity")
 	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | more}
@@ -158,7 +158,8 @@ func (w *world) container(id string, more uintptr) (state string, pid int, end f
 	}), nil
 }
 
-// command returns a program to measure: a stage of our hook or of another, or the floor.
+// command returns a program to measure: a stage of our hook, or of the Python or shell hook, or a
+// program such as bench/floor that takes only the path of the token file.
 func (w *world) command(name string) *exec.Cmd {
 	switch name {
 	case "prestart":

@@ -29,7 +29,7 @@ func newCounts(services map[string]Target) counts {
 			Name: "terok_forward_connections_open", Help: "Connections that are open.",
 		}),
 		listeners: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "terok_forward_listeners", Help: "Where services are served: one for each service in each network of containers.",
+			Name: "terok_forward_listeners", Help: "Listeners: one for each service in each container's network.",
 		}),
 	}
 	for service := range services {

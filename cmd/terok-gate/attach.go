@@ -20,9 +20,9 @@ import (
 func attachCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "attach",
-		Usage: "serve living containers again after the gate was killed or moved",
-		Description: `Takes the gate's socket from the installed hooks, unless told, and attaches what hooks have
-handed over there. What a container has already stays. For a rootless podman it goes into podman's own user
+		Usage: "serve living containers again after the gate was killed",
+		Description: `Attaches the living containers that hooks have handed over at the gate's socket: that of the
+installed hooks, unless --gate-socket names another. Listeners that are not lost stay. For a rootless podman it goes into podman's own user
 namespace, by podman unshare.`,
 		Flags:  stageFlags(given, "attach"),
 		Action: func(*cli.Context) error { return attach(*given) },

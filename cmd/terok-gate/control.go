@@ -13,7 +13,7 @@ import (
 )
 
 // listenForHooks opens the control socket. It refuses a place that other users can reach:
-// a process that can connect decides which container is served as which.
+// a process that can connect tells the gate which container a listener belongs to.
 func listenForHooks(path string) (*net.UnixListener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"terok-gate-hook/internal/networks"
 )
 
-// keeper returns the service manager that started the gate, or nil if none did. Its unit
-// says how much it keeps, by FileDescriptorStoreMax=: two files for each container.
+// keeper returns the service manager that started the gate, or nil if none did.
+// FileDescriptorStoreMax= in the gate's unit limits how many files it keeps: two for each container.
 func keeper() networks.Keeper {
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
 		return manager{path}

@@ -22,8 +22,8 @@ func record(named string, e trail.Event) {
 	}
 }
 
-// caller returns the number of the user who runs the command: the one who logged in, where the
-// kernel's audit knows, since sudo(8) does not change that one.
+// caller returns the uid of the user who logged in, which sudo(8) does not change. If the kernel's
+// audit does not know it, it is the uid of this process.
 func caller() string {
 	login, _ := os.ReadFile("/proc/self/loginuid")
 	const unknown = "4294967295"

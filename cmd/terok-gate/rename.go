@@ -36,7 +36,7 @@ func rename(c *cli.Context) error {
 	}
 	defer p.repos.Close()
 
-	// One that was killed has renamed the repository, and perhaps no more.
+	// An earlier rename that was killed has renamed the repository, and perhaps nothing else.
 	_, known := p.sources[old]
 	_, taken := p.sources[new]
 	unfinished := !p.has(old+".git") && p.has(new+".git") && known && !taken

@@ -127,7 +127,8 @@ func anyToken(store.Entry) bool { return true }
 
 func ofContainer(e store.Entry) bool { return e.Container != "" }
 
-// printIndented prints a value for programs, as JSON in which a terminal finds nothing to act on.
+// printIndented prints a value for programs, as indented JSON in which characters that do not
+// print are escaped.
 func printIndented(value any) error {
 	out, err := json.MarshalIndent(value, "", "  ")
 	if err == nil {
@@ -160,9 +161,8 @@ func printJSON(w io.Writer, t table) error {
 	return out.Flush()
 }
 
-// printTable prints the rows as a table. It has a column for containers' names if any is
-// known, one for limits if any token has some, and one each for other projects and services of
-// the host if any token is for some. On a terminal, tokens that are not known to be live are
+// printTable prints the rows as a table. It leaves out the column for containers' names if none
+// is known, and those for limits, other projects and services of the host if no token has any. On a terminal, tokens that are not known to be live are
 // coloured.
 func printTable(w *os.File, t table) error {
 	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
@@ -219,7 +219,8 @@ func printTable(w *os.File, t table) error {
 	return out.Flush()
 }
 
-// shownState returns the state for people. That a token is frozen matters if it counts.
+// shownState returns the state for people. It is "frozen" for a frozen token that the gate
+// would otherwise honour.
 func (r *row) shownState() string {
 	if r.frozen && store.State(r.state).Counts() {
 		return "frozen"
