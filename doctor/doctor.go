@@ -53,6 +53,7 @@ var checks = []check{
 	{"services", []string{"token-file", "terok-gate"}, (*examination).services},
 	{"git", []string{"hooks"}, (*examination).git},
 	{"repositories", []string{"token-file", "git"}, (*examination).repositories},
+	{"fleet", []string{"token-file", "terok-gate"}, (*examination).fleet},
 
 	{"service", []string{"hooks"}, (*examination).service},
 	{"sync", nil, (*examination).sync},
@@ -119,7 +120,7 @@ type examination struct {
 	check   string          // name of the one that is being made
 	stopped map[string]bool // checks after which those that need them are not made
 
-	noPodman       bool                 // podman: there is none, and another engine is here
+	noPodman       bool                 // podman: there is none, nor must there be
 	imagesAnnotate bool                 // podman: an image can choose the project
 	definitions    []engines.Registered // hooks: ours, that podman reads
 	settings       hook.Settings        // hooks: what prestart was told

@@ -73,10 +73,12 @@ func firstFreeID(files ...string) uint64 {
 	return first
 }
 
-// podman checks that podman works. If there is another engine, podman may be missing.
+// podman checks that podman works. If there is another engine, or the containers are on other
+// machines, podman may be missing.
 func (e *examination) podman() {
 	if !engines.HasPodman() {
-		if len(e.Place.OtherEngines()) > 0 {
+		installed, _, _ := e.Place.Registration()
+		if len(e.Place.OtherEngines()) > 0 || installed.Fleet.Listen != "" {
 			e.noPodman = true
 			return
 		}

@@ -83,14 +83,14 @@ func (f Fleet) check(gates *account) error {
 	if err != nil {
 		return err
 	}
-	if f.Listen == "" {
-		_, err = identity.Chain(x509.ExtKeyUsageClientAuth)
-		return err
+	usage := x509.ExtKeyUsageClientAuth
+	if f.Listen != "" {
+		usage = x509.ExtKeyUsageServerAuth
+		if _, err := voucher.NewHosts(nil, f.VouchFile); err != nil {
+			return err
+		}
 	}
-	if _, err = voucher.NewHosts(nil, f.VouchFile); err != nil {
-		return err
-	}
-	_, err = identity.Chain(x509.ExtKeyUsageServerAuth)
+	_, _, err = identity.Chain(usage)
 	return err
 }
 

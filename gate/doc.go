@@ -22,6 +22,7 @@ package gate
 // The files from top to bottom. Each refers to what stands below it, never above:
 //
 //   - visit.go: what comes in from clients. (What hooks ask for is in internal/networks.)
+//   - describe.go: what doctor is told of gates on other machines.
 //   - elsewhere.go: handing a request on to a gate on another machine.
 //   - judge.go, vouched.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.
 //   - githook.go, moves.go, keep.go, append.go, push.go: the steps of a push.

@@ -94,15 +94,12 @@ func New(s Settings) (_ *Gate, err error) {
 	g.summary = trail.NewSummary(g.writeTrail)
 	g.ctx, g.cut = context.WithCancelCause(context.Background())
 
-	self := control.Gate{}
 	if s.RepositoryGate != "" {
 		g.elsewhere = &elsewhere{url: s.RepositoryGate, identity: s.Identity}
-		self.RepositoryGate = string(s.RepositoryGate)
 	} else {
 		if g.repositories, err = openRepositories(g.ctx, s); err != nil {
 			return nil, err
 		}
-		self.Repos = g.repos
 		defer func() {
 			if err != nil {
 				g.lock.Close()
@@ -111,7 +108,7 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 
 	g.networks, err = networks.New(g.ctx, networks.Settings{
-		Tokens: g.tokens, Keeper: s.Keeper, Record: g.writeTrail, Self: self,
+		Tokens: g.tokens, Keeper: s.Keeper, Record: g.writeTrail, Self: g.describe,
 		Takes: noService, Serve: func(there *networks.Network) error { return g.serve(g.server, there) },
 	})
 	if err != nil {

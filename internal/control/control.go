@@ -32,6 +32,9 @@
 // host, whose name is in the message as "service". {"version": 1, "service": "<name>"} asks whether
 // it reaches that service.
 //
+// {"version": 1, "try": "<project>"} has a gate without repositories try the gate that has them, as
+// a container of that project would, and describe how that went in "gate".
+//
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.
 package control
@@ -57,7 +60,8 @@ type Request struct {
 	Token     string         `json:"token"`             // store.Token.Key
 	Service   string         `json:"service,omitempty"` // of the host, for terok-gate forward; empty for the gate
 	Listen    string         `json:"listen"`
-	Withheld  bool           `json:"withheld"` // the container does not know the token
+	Withheld  bool           `json:"withheld"`      // the container does not know the token
+	Try       string         `json:"try,omitempty"` // a project, in a question
 }
 
 // Answer is the gate's answer to a request.
@@ -76,6 +80,7 @@ type Gate struct {
 	Repos     string `json:"repos"` // without symbolic links; empty if there is a RepositoryGate
 	// RepositoryGate is the URL of the gate that requests are handed on to.
 	RepositoryGate string `json:"repository_gate,omitempty"`
+	Fleet          *Fleet `json:"fleet,omitempty"` // nil if it works with no gate on another machine
 }
 
 // Refusal is the reason why the gate does not serve a container. It is an error.
@@ -114,7 +119,7 @@ func ParseQuestion(message []byte) (r Request, err error) {
 		return r, fmt.Errorf("%w: %w", Malformed, err)
 	case r.Version != Version:
 		return r, fmt.Errorf("%w: the message has version %d, the gate %d", UnknownVersion, r.Version, Version)
-	case r == Request{Version: Version, Service: r.Service}:
+	case r == Request{Version: Version, Service: r.Service}, r == Request{Version: Version, Try: r.Try}:
 		return r, nil
 	case r.Process == nil || r.Listen == "" || r.Token == "":
 		return r, errIncomplete

@@ -7,17 +7,18 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
 // Chain returns the certificate, and those above it up to the authority's. If other gates would
-// refuse the certificate, it returns an error: of a host's gate for [x509.ExtKeyUsageClientAuth],
-// of the gate with the repositories for [x509.ExtKeyUsageServerAuth].
-func (i *Identity) Chain(usage x509.ExtKeyUsage) ([]*x509.Certificate, error) {
+// refuse the certificate, it returns an error, and no others: as that of a host's gate for
+// [x509.ExtKeyUsageClientAuth], of the gate with the repositories for [x509.ExtKeyUsageServerAuth].
+func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above []*x509.Certificate, err error) {
 	now := i.current()
-	leaf := now.certificate.Leaf
+	leaf = now.certificate.Leaf
 	if usage == x509.ExtKeyUsageClientAuth && len(leaf.DNSNames) == 0 {
-		return nil, fmt.Errorf("certificate %s: it has no DNS name, by which the gate with the repositories knows a host", i.cert.Path)
+		return leaf, nil, fmt.Errorf("certificate %s: it has no DNS name, by which the gate with the repositories knows a host", i.cert.Path)
 	}
 
 	between := x509.NewCertPool()
@@ -30,23 +31,21 @@ func (i *Identity) Chain(usage x509.ExtKeyUsage) ([]*x509.Certificate, error) {
 		Roots: now.authority, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
-		return nil, i.refused(leaf, err)
+		return leaf, nil, i.refused(leaf, err)
 	}
 
-	longest := chains[0]
-	for _, chain := range chains {
-		if Ends(chain[1:]).After(Ends(longest[1:])) {
-			longest = chain
-		}
+	longest := slices.MaxFunc(chains, func(a, b []*x509.Certificate) int { return ends(a).Compare(ends(b)) })
+	if len(longest) == 1 { // it is in the file of the authority
+		return leaf, longest, nil
 	}
-	return longest, nil
+	return leaf, longest[1:], nil
 }
 
 // refused returns the error for a certificate that was not verified.
 func (i *Identity) refused(leaf *x509.Certificate, err error) error {
 	var invalid x509.CertificateInvalidError
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return fmt.Errorf("%s: %w", i.nameOf(leaf, invalid.Cert), Expired(invalid.Cert, time.Now()))
+		return fmt.Errorf("%s: %w", i.nameOf(leaf, invalid.Cert), expired(invalid.Cert))
 	}
 	if stranger := (x509.UnknownAuthorityError{}); errors.As(err, &stranger) {
 		return fmt.Errorf("certificate %s: the authority of %s has not signed it", i.cert.Path, i.ca.Path)
@@ -62,20 +61,15 @@ func (i *Identity) nameOf(leaf, c *x509.Certificate) string {
 	return "authority " + i.ca.Path
 }
 
-// Expired returns an error that says when a certificate has ended or will begin.
-func Expired(c *x509.Certificate, now time.Time) error {
-	if now.Before(c.NotBefore) {
+// expired returns an error that says when a certificate has ended or will begin.
+func expired(c *x509.Certificate) error {
+	if time.Now().Before(c.NotBefore) {
 		return fmt.Errorf("it is not valid before %s", c.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return fmt.Errorf("it has ended, at %s", c.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// Ends returns when the first of some certificates ends.
-func Ends(chain []*x509.Certificate) (ends time.Time) {
-	for _, c := range chain {
-		if ends.IsZero() || c.NotAfter.Before(ends) {
-			ends = c.NotAfter
-		}
-	}
-	return ends
+// ends returns when the first of some certificates ends.
+func ends(chain []*x509.Certificate) time.Time {
+	return slices.MinFunc(chain, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter
 }

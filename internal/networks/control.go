@@ -107,7 +107,10 @@ func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r contr
 	if r, err = control.ParseQuestion(message[:length]); err != nil {
 		return r, err
 	}
-	self := n.Self
+	self := control.Gate{}
+	if n.Self != nil {
+		self = n.Self(r)
+	}
 	self.Program, self.UID, self.TokenFile = version.String(), os.Geteuid(), n.Tokens.Path()
 	answer.Gate = &self
 	switch {

@@ -49,7 +49,9 @@ type Settings struct {
 	Tokens *store.Reader
 	Keeper Keeper            // nil for none
 	Record func(trail.Event) // writes to the trail
-	Self   control.Gate      // describes the program
+
+	// Self describes the program to a client that asks. It is nil if there is nothing to say.
+	Self func(asked control.Request) control.Gate
 
 	// Takes returns nil for a request that the program serves, and otherwise an error that wraps
 	// a [control.Refusal].

@@ -34,8 +34,15 @@ func NewAuthority(t testing.TB, dir string) *Authority {
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	a.key = newKey(t)
-	a.write(t, a.CA, "CERTIFICATE", a.sign(t, a.certificate, &a.key.PublicKey))
+	a.Renew(t, a.certificate.NotAfter)
 	return a
+}
+
+// Renew replaces the authority's certificate by one that ends at another time.
+func (a *Authority) Renew(t testing.TB, until time.Time) {
+	t.Helper()
+	a.certificate.NotAfter = until
+	a.write(t, a.CA, "CERTIFICATE", a.sign(t, a.certificate, &a.key.PublicKey))
 }
 
 // Issue writes a certificate for some names and its key, which replace those of the same name.

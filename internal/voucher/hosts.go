@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,10 +23,10 @@ import (
 type Hosts struct {
 	added rules
 
-	mu      sync.Mutex
-	file    *follow.File // nil for none
-	inFile  rules
-	problem string // the last one that was logged
+	mu     sync.Mutex
+	file   *follow.File // nil for none
+	inFile rules
+	wrong  error // why the file's do not count
 }
 
 // rules are patterns of projects by host.
@@ -48,20 +50,22 @@ func NewHosts(flags []string, file string) (*Hosts, error) {
 	return h, nil
 }
 
-// look reads the file if it has changed.
+// look reads the file if it has changed. It returns why the hosts of the file do not count.
 func (h *Hosts) look() error {
 	if h.file == nil {
 		return nil
 	}
-	content, changed, err := h.file.Read()
-	if !changed {
-		return nil
+	if content, changed, err := h.file.Read(); changed {
+		h.inFile, h.wrong = rules{}, err
+		if err == nil {
+			h.inFile, h.wrong = h.parse(content)
+		}
 	}
-	h.inFile = rules{}
-	if err != nil {
-		return err
-	}
+	return h.wrong
+}
 
+// parse returns the rules of the file, none if it has a line that is not understood.
+func (h *Hosts) parse(content []byte) (rules, error) {
 	found := rules{}
 	for i, line := range strings.Split(string(content), "\n") {
 		line = strings.TrimSpace(line)
@@ -69,11 +73,10 @@ func (h *Hosts) look() error {
 			continue
 		}
 		if err := found.add(line); err != nil {
-			return fmt.Errorf("%s, line %d: %w", h.file.Path, i+1, err)
+			return rules{}, fmt.Errorf("%s, line %d: %w", h.file.Path, i+1, err)
 		}
 	}
-	h.inFile = found
-	return nil
+	return found, nil
 }
 
 // Voucher returns the first of a host's names by which it may vouch for the project, empty if it
@@ -81,13 +84,7 @@ func (h *Hosts) look() error {
 func (h *Hosts) Voucher(names []string, project string) (host string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	problem := h.problem
-	if err := h.look(); err != nil && err.Error() != problem {
-		h.problem = err.Error()
-		slog.Error("the hosts of the file cannot vouch", "error", err)
-	} else if err == nil {
-		h.problem = ""
-	}
+	h.lookAndLog()
 
 	for _, name := range names {
 		name = strings.ToLower(name)
@@ -96,6 +93,24 @@ func (h *Hosts) Voucher(names []string, project string) (host string) {
 		}
 	}
 	return ""
+}
+
+// Names returns the names of the hosts in order, and why those of the file do not count.
+func (h *Hosts) Names() ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lookAndLog()
+	all := maps.Clone(h.added)
+	maps.Copy(all, h.inFile)
+	return slices.Sorted(maps.Keys(all)), h.wrong
+}
+
+// lookAndLog is look, and logs an error that is new.
+func (h *Hosts) lookAndLog() {
+	before := h.wrong
+	if err := h.look(); err != nil && (before == nil || before.Error() != err.Error()) {
+		slog.Error("the hosts of the file cannot vouch", "error", err)
+	}
 }
 
 // add adds what HOST=PATTERN says. Its errors do not repeat it.

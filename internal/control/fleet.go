@@ -1,0 +1,49 @@
+// Defines how a gate describes its part among gates on several machines.
+
+package control
+
+import "time"
+
+// Fleet is a gate's description of what it needs to work with gates on other machines.
+type Fleet struct {
+	Name        string   `json:"name"` // in its certificate
+	Certificate Validity `json:"certificate"`
+	Authority   Validity `json:"authority"`         // of the certificates above it
+	Problem     string   `json:"problem,omitempty"` // why other gates refuse its certificate
+
+	Listens bool     `json:"listens,omitempty"` // it has repositories, and serves gates of hosts
+	Hosts   []string `json:"hosts,omitempty"`   // the first of those that may vouch
+	More    int      `json:"more,omitempty"`    // how many there are beside those
+	Vouches string   `json:"vouches,omitempty"` // why the file of hosts does not count
+
+	Tried *Tried `json:"tried,omitempty"` // the answer to Request.Try
+}
+
+// Validity is when a certificate is valid.
+type Validity struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
+// Tried is how a gate fared with the gate that has the repositories.
+type Tried struct {
+	Address     string        `json:"address"`
+	Fault       Fault         `json:"fault,omitempty"` // empty for none
+	Detail      string        `json:"detail,omitempty"`
+	Certificate Validity      `json:"certificate"` // the other gate's, if it was accepted
+	Ahead       time.Duration `json:"ahead"`       // how far the other gate's clock is ahead of ours
+}
+
+// Fault is why a gate is not served by the gate with the repositories.
+type Fault string
+
+const (
+	NoName      Fault = "name"        // the other machine's name cannot be resolved
+	NotThere    Fault = "not-there"   // nothing listens there
+	Unreachable Fault = "unreachable" // nothing answers
+	Stranger    Fault = "stranger"    // this gate does not accept the other's certificate
+	NotKnown    Fault = "not-known"   // the other gate does not accept this gate's certificate
+	NotVouching Fault = "not-vouching"
+	NoProject   Fault = "no-project" // the other gate has no such repository
+	Refused     Fault = "refused"    // for another reason
+)
