@@ -5,7 +5,6 @@ package gate
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -190,10 +189,8 @@ func (g *Gate) Serve(l net.Listener) error {
 
 // ServeHosts is Serve for the gates of containers' hosts, which vouch for requests: see
 // [mtls.Listen]. No other client is served there.
-func (g *Gate) ServeHosts(l net.Listener) error {
-	// TLS is outermost: net/http finds certificates of a *tls.Conn alone.
-	limited := networks.Limited(l, connections, connections, nil)
-	return g.serve(g.hostsServer, tls.NewListener(limited, g.identity.Server()))
+func (g *Gate) ServeHosts(l *net.TCPListener) error {
+	return g.serve(g.hostsServer, g.identity.NewListener(l, connections))
 }
 
 // serve serves a listener, and counts it.

@@ -26,8 +26,8 @@ import (
 type places struct {
 	clients []net.Listener
 	hooks   []*net.UnixListener
-	hosts   net.Listener // for the gates of containers' hosts; nil for none
-	kept    []*os.File   // what the last gate had kept of containers' networks
+	hosts   *net.TCPListener // for the gates of containers' hosts; nil for none
+	kept    []*os.File       // what the last gate had kept of containers' networks
 }
 
 // listen opens what the command line names, or else the usual control socket, and takes what a

@@ -29,23 +29,24 @@ type watched struct {
 	closed chan struct{}
 }
 
-func watch(conn *net.TCPConn) *watched {
-	w := &watched{TCPConn: conn, closed: make(chan struct{})}
-	go func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-w.closed:
-				return
-			case <-tick.C:
-				if hasVanished(conn) {
-					_ = w.Cut()
-				}
+func newWatched(conn *net.TCPConn) *watched {
+	return &watched{TCPConn: conn, closed: make(chan struct{})}
+}
+
+// watch returns when the connection is closed, which it sees to if the other machine vanishes.
+func (w *watched) watch() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.closed:
+			return
+		case <-tick.C:
+			if hasVanished(w.TCPConn) {
+				_ = w.Cut()
 			}
 		}
-	}()
-	return w
+	}
 }
 
 // hasVanished reports whether something that was sent has not been acknowledged for too long.
@@ -74,27 +75,15 @@ func (w *watched) Cut() error {
 	return w.Close()
 }
 
-// listener accepts connections that are watched.
-type listener struct{ *net.TCPListener }
-
-func (l listener) Accept() (net.Conn, error) {
-	conn, err := l.AcceptTCP()
-	if err != nil {
-		return nil, err
-	}
-	return watch(conn), nil
-}
-
-// Listen listens for other gates at an address. The caller limits the listener before it adds
-// TLS.
-func Listen(ctx context.Context, address string) (net.Listener, error) {
+// Listen listens for other gates at an address. [Identity.NewListener] accepts from it.
+func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	config := net.ListenConfig{KeepAliveConfig: keepAlive}
 	config.SetMultipathTCP(false)
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	return listener{l.(*net.TCPListener)}, nil
+	return l.(*net.TCPListener), nil
 }
 
 // Conn is a connection to another gate.
@@ -117,12 +106,13 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 		return nil, err
 	}
 
-	tcp := watch(conn.(*net.TCPConn))
+	tcp := newWatched(conn.(*net.TCPConn))
 	c := &Conn{tls.Client(tcp, i.Client(host)), tcp}
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = tcp.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
 	}
+	go tcp.watch()
 	return c, nil
 }
 

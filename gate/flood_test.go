@@ -1,0 +1,107 @@
+package gate_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
+)
+
+// flood keeps as many connections to an address as it can, until the test ends, that do not finish
+// their handshake. They come from these addresses by turns. It returns how many are open.
+func flood(t *testing.T, to string, number int, from ...string) (open func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		all.Wait()
+	})
+
+	var now atomic.Int64
+	pace := rate.NewLimiter(1000, number) // as for many, this process floods and serves
+	begins := []string{"", "\x16", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"}
+	for i := range number {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from[i%len(from)])}}
+		begin := begins[i%len(begins)]
+		all.Go(func() {
+			for pace.Wait(ctx) == nil {
+				conn, err := dialer.DialContext(ctx, "tcp", to)
+				if err != nil {
+					continue
+				}
+				now.Add(1)
+				_, _ = io.WriteString(conn, begin)
+				ends := context.AfterFunc(ctx, func() { conn.Close() })
+				_, _ = io.Copy(io.Discard, conn)
+				ends()
+				conn.Close()
+				now.Add(-1)
+			}
+		})
+	}
+	return func() int { return int(now.Load()) }
+}
+
+// addresses returns as many addresses of this machine.
+func addresses(number int) (all []string) {
+	for i := range number {
+		all = append(all, net.IPv4(127, 0, byte(2+i/250), byte(1+i%250)).String())
+	}
+	return all
+}
+
+func TestPeersWithoutACertificateKeepNoHostOut(t *testing.T) {
+	for name, from := range map[string][]string{
+		"from one address":   {"127.0.0.2"},
+		"from 500 addresses": addresses(500),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := openFleet(t, gate.Settings{}, gate.Settings{})
+			demo := f.repos.demo(t, "demo", 3)
+			token := f.host.issue(t, "demo")
+			open := flood(t, f.address, 3000, from...)
+			testenv.Eventually(t, "the flood has more connections than a listener serves", func() bool { return open() > 2000 })
+
+			work := filepath.Join(f.host.dir, "work")
+			for range 5 {
+				git(t, f.host.dir, "clone", "--quiet", f.host.url(token, "demo"), work)
+				git(t, work, "commit", "--quiet", "--allow-empty", "-m", "more")
+				git(t, work, "push", "--quiet", "origin", "main")
+				if git(t, demo, "rev-parse", "main") != git(t, work, "rev-parse", "main") {
+					t.Error("main has not moved")
+				}
+				must(t, os.RemoveAll(work))
+			}
+			if open() < 2000 {
+				t.Errorf("the flood had ended: %d connections", open())
+			}
+		})
+	}
+}
+
+func TestAHandshakeThatTakesTooLongEndsTheConnection(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	for _, begin := range []string{"", "\x16\x03\x01"} {
+		conn, err := net.Dial("tcp", f.address)
+		must(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, begin)
+		must(t, err)
+		must(t, conn.SetReadDeadline(time.Now().Add(testenv.AWhile)))
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after %q: the gate waits on", begin)
+		}
+	}
+}

@@ -1,0 +1,216 @@
+// Accepts connections from other gates. Those whose handshake is not done are counted apart from
+// the others, by address: peers without a certificate must not keep out gates that have one.
+
+package mtls
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// handshakeTimeout is as long as a gate waits for another to accept its connection.
+	handshakeTimeout = 5 * time.Second
+
+	// mostUnfinished is how many connections there may be at once whose handshake is not done.
+	// Each further one has the oldest closed of the address that has the most of them. An address
+	// that has more than others but no more than addressShare counts as they do: many hosts'
+	// containers may start at once.
+	mostUnfinished = 2048
+	addressShare   = 32
+)
+
+// listener returns connections whose handshake is done.
+type listener struct {
+	*net.TCPListener
+	config *tls.Config
+	slots  chan struct{} // of connections whose handshake is done
+	ready  chan accepted
+
+	once   sync.Once
+	closed chan struct{}
+
+	mu         sync.Mutex
+	unfinished []*unfinished // the oldest first
+	numbers    map[netip.Prefix]int
+}
+
+type accepted struct {
+	conn net.Conn
+	err  error
+}
+
+// unfinished is a connection whose handshake is not done.
+type unfinished struct {
+	conn *net.TCPConn
+	from netip.Prefix
+}
+
+// NewListener returns a listener of TLS connections from gates that have a certificate of the
+// authority, for an [http.Server]. At most most of them are open at once; more wait in the kernel.
+func (i *Identity) NewListener(l *net.TCPListener, most int) net.Listener {
+	all := &listener{
+		TCPListener: l, config: i.Server(), slots: make(chan struct{}, most), ready: make(chan accepted),
+		closed: make(chan struct{}), numbers: map[netip.Prefix]int{},
+	}
+	go all.run()
+	return all
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case a := <-l.ready:
+		return a.conn, a.err
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close closes the listener, and the connections whose handshake is not done.
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	err := l.TCPListener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.unfinished) > 0 {
+		l.discard(l.unfinished[0])
+	}
+	return err
+}
+
+// run accepts connections until the listener is closed.
+func (l *listener) run() {
+	for l.awaitSlot() {
+		conn, err := l.AcceptTCP()
+		if err == nil {
+			go l.shake(l.add(conn))
+		} else if !l.offer(nil, err) || errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}
+
+// awaitSlot waits until a slot is free. Connections whose handshake is done come first. It returns
+// false if the listener is closed.
+func (l *listener) awaitSlot() bool {
+	if !l.takeSlot() {
+		return false
+	}
+	<-l.slots
+	return true
+}
+
+func (l *listener) takeSlot() bool {
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	case <-l.closed:
+		return false
+	}
+}
+
+// offer has Accept return a connection or an error. It returns false if the listener is closed.
+func (l *listener) offer(conn net.Conn, err error) bool {
+	select {
+	case l.ready <- accepted{conn, err}:
+		return true
+	case <-l.closed:
+		return false
+	}
+}
+
+// shake performs the handshake of a connection, and offers it.
+func (l *listener) shake(one *unfinished) {
+	tcp := newWatched(one.conn)
+	conn := tls.Server(tcp, l.config)
+	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	err := conn.Handshake()
+	if there := l.remove(one); err != nil || !there {
+		explain(err)
+		_ = tcp.Close()
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+
+	if !l.takeSlot() {
+		_ = tcp.Close()
+		return
+	}
+	go func() {
+		tcp.watch()
+		<-l.slots
+	}()
+	if !l.offer(conn, nil) {
+		_ = tcp.Close()
+	}
+}
+
+// explain answers a client that speaks no TLS, as net/http does.
+func explain(err error) {
+	if not := (tls.RecordHeaderError{}); errors.As(err, &not) && not.Conn != nil {
+		_, _ = io.WriteString(not.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nonly TLS is spoken here\n")
+	}
+}
+
+// add adds a connection to those whose handshake is not done.
+func (l *listener) add(conn *net.TCPConn) *unfinished {
+	one := &unfinished{conn, origin(conn)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.unfinished) >= mostUnfinished {
+		l.discard(slices.MaxFunc(l.unfinished, func(a, b *unfinished) int { // the first if several have the most
+			return cmp.Compare(l.weight(a), l.weight(b))
+		}))
+	}
+	l.unfinished = append(l.unfinished, one)
+	l.numbers[one.from]++
+	return one
+}
+
+func (l *listener) weight(one *unfinished) int { return max(l.numbers[one.from], addressShare) }
+
+// remove removes a connection from those whose handshake is not done. It returns false if it is not
+// one of them.
+func (l *listener) remove(one *unfinished) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.drop(one)
+}
+
+func (l *listener) drop(one *unfinished) bool {
+	i := slices.Index(l.unfinished, one)
+	if i < 0 {
+		return false
+	}
+	l.unfinished = slices.Delete(l.unfinished, i, i+1)
+	if l.numbers[one.from]--; l.numbers[one.from] == 0 {
+		delete(l.numbers, one.from)
+	}
+	return true
+}
+
+// discard closes a connection whose handshake is not done.
+func (l *listener) discard(one *unfinished) {
+	l.drop(one)
+	_ = one.conn.SetLinger(0)
+	_ = one.conn.Close()
+}
+
+// origin returns where a connection comes from: an address, or the 64 bits of an IPv6 address that
+// a network has for itself.
+func origin(conn *net.TCPConn) netip.Prefix {
+	address := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	bits := address.BitLen()
+	if address.Is6() {
+		bits = 64
+	}
+	from, _ := address.Prefix(bits)
+	return from
+}
