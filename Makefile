@@ -42,7 +42,7 @@ test-engines: # those with containers and of the gate once more, with the podman
 	scripts/engines test docker28 $(TESTFLAGS)
 	scripts/engines test kubelet $(TESTFLAGS)
 
-test-kubernetes: # deploy/kubernetes in a real cluster of one node, as root: the first time, its programs are built in 10 minutes
+test-kubernetes: # deploy/kubernetes in a real cluster of one node, then of two, as root: the first time, its programs are built in 10 minutes
 	scripts/needs go mmdebstrap
 	scripts/engines test kubernetes $(TESTFLAGS)
 

@@ -6,7 +6,6 @@
 package kubelet
 
 import (
-	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -15,14 +14,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/e2e/internal/node"
 	"terok-gate-hook/internal/control"
@@ -321,39 +316,14 @@ func TestARefusalStandsInThePodsStatus(t *testing.T) {
 	}
 }
 
-// served reports whether the gate answers in a pod's network, with a container's token.
-func served(network *os.File, token string) error {
-	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "git", "-c", "credential.helper=!f() { echo username=$TOKEN; echo password=x; }; f", "ls-remote", repo)
-	cmd.Env = append(os.Environ(), "TOKEN="+token, "GIT_TERMINAL_PROMPT=0")
-	cmd.ExtraFiles = []*os.File{network}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
-}
-
 func TestNothingIsServedAfterAContainersDeath(t *testing.T) {
 	run(t, "default", "dying", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("dies", "")+container("lives", ""))
 	p := running(t, "dying")
-	dies := pid(t, p, "dies")
-	pidfd, err := unix.PidfdOpen(dies, 0)
-	testenv.Must(t, err)
-	defer unix.Close(pidfd)
-	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", dies))
-	testenv.Must(t, err)
-	defer network.Close()
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/run/terok/gate.env", dies))
-	testenv.Must(t, err)
-	_, token, _ := strings.Cut(string(env), "terok-g-")
-	token = "terok-g-" + token[:bytes.IndexFunc([]byte(token), func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) })]
-	testenv.Must(t, served(network, token))
+	dies := node.Hold(t, pid(t, p, "dies"))
+	testenv.Must(t, dies.Served(dies.Token, repo))
 
-	testenv.Must(t, syscall.Kill(dies, syscall.SIGKILL))
-	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
-		t.Fatalf("it lives: %v", err)
-	}
-	if err := served(network, token); err == nil {
+	dies.Kill(t)
+	if err := dies.Served(dies.Token, repo); err == nil {
 		t.Error("a request that began after the death was served")
 	}
 	if _, err := execute("default", "dying", "lives", "git", "ls-remote", repo); err != nil {
@@ -371,7 +341,7 @@ func TestNothingIsServedAfterAContainersDeath(t *testing.T) {
 	if _, err := execute("default", "dying", "dies", "git", "ls-remote", repo); err != nil {
 		t.Errorf("the restarted container is not served: %v", err)
 	}
-	if err := served(network, token); err == nil {
+	if err := dies.Served(dies.Token, repo); err == nil {
 		t.Error("the dead container's token is valid again")
 	}
 	remove(t, "dying")

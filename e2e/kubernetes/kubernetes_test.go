@@ -1,7 +1,8 @@
 //go:build engines
 
-// Package kubernetes holds the tests of deploy/kubernetes, with a real cluster of one node:
-// etcd, API server, controllers, scheduler, kubelet and containerd. They run in a root file
+// Package kubernetes holds the tests of deploy/kubernetes, with a real cluster:
+// etcd, API server, controllers, scheduler, kubelet and containerd. A second node joins it where
+// a test needs two. They run in a root file
 // system of their own (scripts/engines).
 package kubernetes
 
@@ -38,7 +39,7 @@ func kubeconfig(token string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 current-context: it
-clusters: [{name: it, cluster: {server: "https://%s", certificate-authority: /run/apiserver/apiserver.crt}}]
+clusters: [{name: it, cluster: {server: "https://%s", certificate-authority: /etc/kubernetes/apiserver/apiserver.crt}}]
 contexts: [{name: it, context: {cluster: it, user: it}}]
 users: [{name: it, user: {token: %s}}]
 `, service, token)
@@ -52,8 +53,8 @@ images:
   - {name: terok-gate, newName: docker.io/library/terok-gate, newTag: "1"}
 `
 
-// fleet has the nodes' gates find the repository's, without a name server.
-const fleet = `patches:
+// addresses have the nodes' gates find the repository's, without a name server.
+const addresses = `patches:
   - patch: |
       apiVersion: v1
       kind: Service
@@ -69,12 +70,13 @@ const fleet = `patches:
 // prepare makes a cluster, and deploys to it.
 func prepare() error {
 	for path, content := range map[string]string{
-		"/etc/kubernetes/tokens.csv":   "admin,admin,1,system:masters\none,system:node:one,2,system:nodes\n",
+		"/etc/kubernetes/tokens.csv":   "admin,admin,1,system:masters\none,system:node:one,2,system:nodes\ntwo,system:node:two,3,system:nodes\n",
 		"/etc/kubernetes/admin":        kubeconfig("admin"),
 		"/etc/kubernetes/one":          kubeconfig("one"),
-		"/var/lib/kubelet/config.yaml": node.KubeletConfig + "registerWithTaints: [{key: terok.dev/not-ready, effect: NoSchedule}]\n",
+		"/etc/kubernetes/two":          kubeconfig("two"),
+		"/etc/kubernetes/kubelet.yaml": node.KubeletConfig + "registerWithTaints: [{key: terok.dev/not-ready, effect: NoSchedule}]\n",
 		"/one-node/kustomization.yaml": fmt.Sprintf(kustomization, "../deploy/kubernetes/one-node"),
-		"/fleet/kustomization.yaml":    fmt.Sprintf(kustomization, "../deploy/kubernetes/base") + fleet,
+		"/fleet/kustomization.yaml":    fmt.Sprintf(kustomization, "../deploy/kubernetes/base") + addresses,
 		"/root/.kube/.keep":            "",
 	} {
 		if err := node.Write(path, content); err != nil {
@@ -100,15 +102,14 @@ func prepare() error {
 		{"etcdctl endpoint health || curl -f http://127.0.0.1:2379/health || [ -e /tmp/etcd/member ]", "etcd --data-dir /tmp/etcd"},
 		{"kubectl get --raw /readyz", `kube-apiserver --etcd-servers http://127.0.0.1:2379
 			--secure-port 443 --bind-address 0.0.0.0 --advertise-address ` + address + ` --service-cluster-ip-range 10.96.0.0/16
-			--cert-dir /run/apiserver --token-auth-file /etc/kubernetes/tokens.csv --authorization-mode Node,RBAC
+			--cert-dir /etc/kubernetes/apiserver --token-auth-file /etc/kubernetes/tokens.csv --authorization-mode Node,RBAC
 			--enable-admission-plugins NodeRestriction --allow-privileged --kubelet-preferred-address-types InternalIP
 			--service-account-issuer https://kubernetes.default.svc --service-account-key-file /etc/kubernetes/accounts.pub
 			--service-account-signing-key-file /etc/kubernetes/accounts.key`},
 		{"kubectl get serviceaccount default", `kube-controller-manager --kubeconfig /etc/kubernetes/admin --leader-elect=false
-			--service-account-private-key-file /etc/kubernetes/accounts.key --root-ca-file /run/apiserver/apiserver.crt`},
+			--service-account-private-key-file /etc/kubernetes/accounts.key --root-ca-file /etc/kubernetes/apiserver/apiserver.crt`},
 		{"true", "kube-scheduler --kubeconfig /etc/kubernetes/admin --leader-elect=false"},
-		{"kubectl wait --for condition=Ready --timeout 1s node/one", `kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/one
-			--hostname-override one --address 0.0.0.0 --node-ip ` + address},
+		{isReady("one"), kubelet("one", address)},
 	} {
 		words := strings.Fields(d.command)
 		if _, err := node.Start(says(d.up), words[0], words[1:]...); err != nil {
@@ -120,15 +121,23 @@ func prepare() error {
 	return err
 }
 
-// tainted reports whether the node has our taint.
-func tainted(t *testing.T) bool {
-	return strings.Contains(node.Must(t, "kubectl get node one -o jsonpath='{.spec.taints[*].key}'"), "terok.dev/not-ready")
+func kubelet(name, address string) string {
+	return "kubelet --config /etc/kubernetes/kubelet.yaml --kubeconfig /etc/kubernetes/" + name + " --hostname-override " + name + " --address 0.0.0.0 --node-ip " + address
 }
 
-// ready waits until the node has no taint.
-func ready(t *testing.T) {
+func isReady(name string) string {
+	return "kubectl wait --for condition=Ready --timeout 1s node/" + name
+}
+
+// tainted reports whether a node has our taint.
+func tainted(t *testing.T, name string) bool {
+	return strings.Contains(node.Must(t, "kubectl get node "+name+" -o jsonpath='{.spec.taints[*].key}'"), "terok.dev/not-ready")
+}
+
+// ready waits until a node has no taint.
+func ready(t *testing.T, name string) {
 	t.Helper()
-	if !testenv.Wait(func() bool { return !tainted(t) }) {
+	if !testenv.Wait(func() bool { return !tainted(t, name) }) {
 		out, _ := node.Sh("kubectl --namespace terok get events; tail -n 20 /var/log/pods/terok_*/*/*.log")
 		t.Fatalf("the node stays tainted: %s", out)
 	}
@@ -151,7 +160,7 @@ func job(t *testing.T) {
 }
 
 func TestAJobClonesAndPushes(t *testing.T) {
-	ready(t)
+	ready(t, "one")
 	node.Must(t, onNode("terok-gate add demo"))
 	job(t)
 	if refs := node.Must(t, "git -C /var/lib/terok-gate/repos/demo.git for-each-ref"); !strings.Contains(refs, "refs/heads/job/now") {
@@ -208,7 +217,7 @@ func TestAPodIsNotAdmittedForAProjectThatIsNotItsNamespaces(t *testing.T) {
 }
 
 func TestWithoutThePolicyTheRefusalStandsInThePodsEvents(t *testing.T) {
-	ready(t)
+	ready(t, "one")
 	node.Must(t, "kubectl delete validatingadmissionpolicybinding terok-projects")
 	t.Cleanup(func() { node.Must(t, "kubectl apply -k /one-node") })
 
@@ -223,19 +232,19 @@ func TestWithoutThePolicyTheRefusalStandsInThePodsEvents(t *testing.T) {
 }
 
 func TestTheNodeIsTaintedWhileAPartIsMissing(t *testing.T) {
-	ready(t)
+	ready(t, "one")
 	for _, part := range []string{"/etc/cdi/terok.json", "/opt/terok/terok-gate-hook", "/run/terok-gate/control"} {
 		node.Must(t, "mv "+part+" "+part+"-away")
-		testenv.Eventually(t, "without "+part+", the node is tainted", func() bool { return tainted(t) })
+		testenv.Eventually(t, "without "+part+", the node is tainted", func() bool { return tainted(t, "one") })
 		node.Must(t, "mv "+part+"-away "+part)
-		ready(t)
+		ready(t, "one")
 	}
 }
 
 func TestThePluginsAccountCanChangeNothingButItsOwnNodesTaint(t *testing.T) {
-	ready(t)
+	ready(t, "one")
 	token := node.Must(t, "kubectl --namespace terok create token terok-node")
-	as := "kubectl --kubeconfig /dev/null --server https://" + service + " --certificate-authority /run/apiserver/apiserver.crt --token " + token + " "
+	as := "kubectl --kubeconfig /dev/null --server https://" + service + " --certificate-authority /etc/kubernetes/apiserver/apiserver.crt --token " + token + " "
 	if out, err := node.Sh(as + "taint node one terok.dev/not-ready=:NoSchedule"); err == nil || !strings.Contains(err.Error(), "may change only the node that it runs on") {
 		t.Errorf("a token that is not the node's changes it: %v %s", err, out)
 	}
@@ -273,7 +282,7 @@ func TestEveryKustomizationIsTakenByTheAPI(t *testing.T) {
 
 // It takes away what the tests above need.
 func TestWithoutTheDaemonSetTheNodeIsTainted(t *testing.T) {
-	ready(t)
+	ready(t, "one")
 	takeAway(t)
 }
 
@@ -281,25 +290,31 @@ func TestWithoutTheDaemonSetTheNodeIsTainted(t *testing.T) {
 func takeAway(t *testing.T) {
 	t.Helper()
 	node.Must(t, "kubectl --namespace terok delete daemonset terok-node --ignore-not-found --timeout 90s")
-	if !tainted(t) {
+	if !tainted(t, "one") {
 		t.Error("the node is not tainted")
 	}
 	node.Must(t, "kubectl delete -k /one-node --ignore-not-found --timeout 90s")
 }
 
-// The nodes' gates have no repositories here, and the repository's knows no token.
-func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
-	takeAway(t)
-	node.Must(t, `mkdir -p /certificates /volume && cd /certificates
-		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=terok -addext basicConstraints=critical,CA:TRUE 2>/dev/null
-		kubectl create namespace terok
-		for name in terok-node terok-repository; do
-			openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $name.key -out $name.csr -subj /CN=$name 2>/dev/null
-			printf 'subjectAltName=DNS:%s\nextendedKeyUsage=clientAuth,serverAuth\n' $name$([ $name = terok-node ] || echo .terok.svc) >$name.ext
-			openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile $name.ext -out $name.crt 2>/dev/null
-			kubectl --namespace terok create secret generic $name-tls --from-file tls.crt=$name.crt --from-file tls.key=$name.key --from-file ca.crt
-		done
-		kubectl apply -f - <<MANIFEST
+// atRepository has the gate with the repositories run a command.
+const atRepository = "kubectl --namespace terok exec statefulset/terok-repository -- "
+
+// fleet has the cluster be one whose nodes' gates have no repositories, and whose repositories'
+// gate knows no token.
+func fleet(t *testing.T) {
+	t.Helper()
+	if _, err := node.Sh("kubectl --namespace terok get statefulset terok-repository"); err != nil {
+		takeAway(t)
+		node.Must(t, `mkdir -p /certificates /volume && cd /certificates
+			openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=terok -addext basicConstraints=critical,CA:TRUE 2>/dev/null
+			kubectl create namespace terok
+			for name in terok-node terok-repository; do
+				openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $name.key -out $name.csr -subj /CN=$name 2>/dev/null
+				printf 'subjectAltName=DNS:%s\nextendedKeyUsage=clientAuth,serverAuth\n' $name$([ $name = terok-node ] || echo .terok.svc) >$name.ext
+				openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile $name.ext -out $name.crt 2>/dev/null
+				kubectl --namespace terok create secret generic $name-tls --from-file tls.crt=$name.crt --from-file tls.key=$name.key --from-file ca.crt
+			done
+			kubectl apply -f - <<MANIFEST
 apiVersion: v1
 kind: PersistentVolume
 metadata: {name: repositories}
@@ -308,24 +323,36 @@ spec:
   accessModes: [ReadWriteOncePod]
   hostPath: {path: /volume}
 MANIFEST
-		chown 10001:10001 /volume # hostPath knows no fsGroup
-		kubectl apply -k /fleet`)
+			chown 10001:10001 /volume # hostPath knows no fsGroup
+			kubectl apply -k /fleet`)
+	}
+	node.Must(t, "kubectl --namespace terok scale statefulset terok-repository --replicas 1")
 	if out, err := node.Sh("kubectl --namespace terok rollout status statefulset/terok-repository --timeout 90s"); err != nil {
 		more, _ := node.Sh("kubectl --namespace terok describe pod/terok-repository-0; kubectl --namespace terok get events; tail -n 20 /var/log/pods/terok_*/*/*.log")
 		t.Fatalf("%v %s %s", err, out, more)
 	}
 	forward(t, node.Must(t, "kubectl --namespace terok get pod terok-repository-0 -o jsonpath='{.status.podIP}'"))
-	ready(t)
+	ready(t, "one")
+	if _, err := node.Sh(atRepository + "sh -c '[ -d /data/terok-gate/repos/demo.git ]'"); err != nil {
+		node.Must(t, atRepository+"terok-gate add demo")
+	}
+}
 
-	atRepository := "kubectl --namespace terok exec statefulset/terok-repository -- "
-	node.Must(t, atRepository+"terok-gate add demo")
+// noTokenAtTheRepository fails the test if the gate with the repositories has written a token anywhere.
+func noTokenAtTheRepository(t *testing.T) {
+	t.Helper()
+	if files, err := node.Sh("! grep -r terok-g- /volume /var/log/pods/terok_terok-repository*"); err != nil {
+		t.Errorf("a token is known to the gate with the repositories: %s", files)
+	}
+}
+
+func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
+	fleet(t)
 	job(t)
 	if refs := node.Must(t, atRepository+"git -C /data/terok-gate/repos/demo.git for-each-ref"); !strings.Contains(refs, "refs/heads/job/now") {
 		t.Errorf("nothing was pushed: %s", refs)
 	}
-	if trail := node.Must(t, "cat /var/log/pods/terok_terok-repository*/gate/*.log"); strings.Contains(trail, "terok-g-") {
-		t.Errorf("a token is known to the repository's gate: %s", trail)
-	}
+	noTokenAtTheRepository(t)
 
 	node.Must(t, "kubectl --namespace terok scale statefulset terok-repository --replicas 0 && kubectl --namespace terok wait --for delete pod/terok-repository-0 --timeout 90s")
 	testenv.Eventually(t, "a pod is admitted", func() bool {

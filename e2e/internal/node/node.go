@@ -28,6 +28,16 @@ const containerdConfig = `version = 3
   sandbox = '` + Image + `'
 `
 
+// podNetwork is the network of a node's pods, which has these addresses.
+const podNetwork = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+	{"type": "ptp", "ipam": {"type": "host-local", "subnet": %q, "routes": [{"dst": "0.0.0.0/0"}]}}]}`
+
+// Pods are the addresses of this node's pods.
+const Pods = "10.88.0.0/24"
+
+// archive has the image.
+const archive = "/image.tar"
+
 // KubeletConfig is for an awkward host: what it lacks is not asked for. That is cgroups of version 2, a limit for huge pages,
 // the right to adjust scores of the OOM killer.
 const KubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
@@ -51,9 +61,8 @@ syncFrequency: 1s
 // and starts containerd, which has the image.
 func Prepare() (containerd *Daemon, err error) {
 	for path, content := range map[string]string{
-		"/etc/containerd/config.toml": containerdConfig,
-		"/etc/cni/net.d/10-pods.conflist": `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-			{"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}]}`,
+		"/etc/containerd/config.toml":     containerdConfig,
+		"/etc/cni/net.d/10-pods.conflist": fmt.Sprintf(podNetwork, Pods),
 	} {
 		if err := Write(path, content); err != nil {
 			return nil, err
@@ -79,7 +88,7 @@ func Prepare() (containerd *Daemon, err error) {
 		echo '{"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["sleep", "100000"]},
 			"rootfs": {"type": "layers", "diff_ids": ["sha256:'$(sha256sum layer.tar | cut -d" " -f1)'"]}}' >config.json
 		echo '[{"Config": "config.json", "RepoTags": ["terok-gate:1"], "Layers": ["layer.tar"]}]' >manifest.json
-		tar -c . | ctr --namespace k8s.io images import -`)
+		tar -cf ` + archive + ` . && ctr --namespace k8s.io images import ` + archive)
 	fmt.Println(out)
 	return containerd, err
 }
@@ -97,12 +106,16 @@ type Daemon struct {
 
 // Start starts a daemon and waits until it is up.
 func Start(up func() error, name string, args ...string) (*Daemon, error) {
+	return start(up, name, exec.Command(name, args...))
+}
+
+func start(up func() error, name string, cmd *exec.Cmd) (*Daemon, error) {
 	log, err := os.OpenFile(Log(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	d := &Daemon{exec.Command(name, args...), make(chan struct{})}
+	d := &Daemon{cmd, make(chan struct{})}
 	d.Stdout, d.Stderr = log, log
 	if err := d.Start(); err != nil {
 		return nil, err
@@ -163,8 +176,10 @@ func Write(path, content string) error {
 }
 
 // Sh runs a script and returns what it says on both outputs.
-func Sh(script string) (string, error) {
-	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+func Sh(script string) (string, error) { return sh(exec.Command, script) }
+
+func sh(command func(string, ...string) *exec.Cmd, script string) (string, error) {
+	out, err := command("sh", "-ec", script).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %s", script, err, out)
 	}
