@@ -58,20 +58,15 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 	refused(t, worker+"docker run --rm --network none --device terok.dev/project=none "+image+" true", "unresolvable CDI devices terok.dev/project=none")
 	refused(t, worker+"docker run --rm --network host --device terok.dev/project=demo "+image+" true", "the container is in the host's network")
 
-	does := func(command string) func(*testing.T, int) {
-		return func(t *testing.T, _ int) { must(t, ofWorker+command) }
-	}
 	for _, d := range []death{
-		{name: "exit", command: untilEnd, die: does(" exec dying sh -c '>/tmp/end'")},
+		{name: "exit", command: untilEnd, die: does(ofWorker + " exec dying sh -c '>/tmp/end'")},
 		{name: "kill -9 of the process", command: forEver, die: kill},
-		{name: "docker rm -f", command: forEver, die: does(" rm -f dying")},
-		{name: "docker restart", command: forEver, die: does(" restart -t 0 dying"), again: true},
+		{name: "docker rm -f", command: forEver, die: does(ofWorker + " rm -f dying")},
+		{name: "docker restart", command: forEver, die: does(ofWorker + " restart -t 0 dying"), again: true},
 	} {
 		t.Run(d.name, func(t *testing.T) { d.happens(t, ofWorker, worker+"terok-gate") })
 	}
-	if !testenv.Wait(func() bool { return must(t, worker+"terok-gate list --json") == "[]" }) {
-		t.Errorf("tokens remain: %s", must(t, worker+"terok-gate list"))
-	}
+	noTokenRemains(t, worker+"terok-gate")
 
 	must(t, worker+"terok-gate doctor")
 	must(t, worker+"terok-gate uninstall")
