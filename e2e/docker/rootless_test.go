@@ -31,18 +31,38 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 		}
 	}
 
-	for _, row := range []struct{ name, command, until string }{
-		{"rootless", "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns dockerd-rootless.sh", ofWorker + " info"},
-		{"worker's gate", "terok-gate serve", "test -S /run/user/worker/terok-gate/control"},
+	startOfWorker(t, "worker's gate", "exec "+worker+"terok-gate serve", "test -S /run/user/worker/terok-gate/control")
+	must(t, worker+"git init -q -b main demo && "+worker+as+"-C demo commit -q --allow-empty -m one && "+worker+"terok-gate add demo demo")
+
+	const rootless = "exec " + worker + "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns dockerd-rootless.sh"
+	for _, row := range []struct{ name, command string }{
+		{"cgroups of the machine", rootless},
+		{"cgroup v2", "exec unshare --mount sh -ec 'umount --recursive /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; " + rootless + "'"},
 	} {
-		daemon := exec.Command("sh", "-c", "exec "+worker+row.command)
-		testenv.Must(t, start(daemon, row.name, row.until))
-		t.Cleanup(func() {
-			_ = daemon.Process.Signal(syscall.SIGTERM)
-			_ = daemon.Wait()
+		t.Run(row.name, func(t *testing.T) {
+			startOfWorker(t, "rootless", row.command, ofWorker+" info")
+			if version := must(t, ofWorker+" info -f '{{.CgroupVersion}}'"); row.name == "cgroup v2" && version != "2" {
+				t.Errorf("it is cgroup v%s", version)
+			}
+			takesTheDeviceOfWorker(t)
 		})
 	}
-	must(t, ofWorker+" load </tmp/image.tar && "+worker+"git init -q -b main demo && "+worker+as+"-C demo commit -q --allow-empty -m one && "+worker+"terok-gate add demo demo")
+}
+
+// startOfWorker starts a daemon until the test is over.
+func startOfWorker(t *testing.T, name, command, until string) {
+	t.Helper()
+	daemon := exec.Command("sh", "-c", command)
+	testenv.Must(t, start(daemon, name, until))
+	t.Cleanup(func() {
+		_ = daemon.Process.Signal(syscall.SIGTERM)
+		_ = daemon.Wait()
+	})
+}
+
+// takesTheDeviceOfWorker has the daemon's containers work, be refused and die.
+func takesTheDeviceOfWorker(t *testing.T) {
+	must(t, ofWorker+" load </tmp/image.tar")
 	t.Log(must(t, ofWorker+" info -f '{{.ServerVersion}}, {{.SecurityOptions}}, cgroup v{{.CgroupVersion}}'"))
 
 	before := must(t, worker+"git -C "+ownRepo+" rev-parse main")
@@ -71,4 +91,5 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 	must(t, worker+"terok-gate doctor")
 	must(t, worker+"terok-gate uninstall")
 	refused(t, worker+"docker run --rm "+device+image+" true", "unresolvable CDI devices terok.dev/project=demo")
+	must(t, worker+"terok-gate install")
 }
