@@ -36,7 +36,7 @@ func (e *examination) devices() {
 		e.stop()
 		return
 	case devices == nil && len(others) > 0:
-		e.broken(fmt.Sprintf("%s reads no devices: there is no %s", strings.Join(others, " and "), file), e.install())
+		e.broken(fmt.Sprintf("there is no %s to give devices to %s", file, strings.Join(others, " and ")), e.install())
 		e.stop()
 		return
 	case devices == nil:

@@ -7,18 +7,14 @@
 package docker
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"terok-gate-hook/internal/testenv"
 )
@@ -175,28 +171,6 @@ func TestExecNeedsNothingSourcedAndNoToken(t *testing.T) {
 	}
 }
 
-// served reports whether the gate answers in a container's network.
-func served(network *os.File) error {
-	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "git", "ls-remote", repo)
-	cmd.ExtraFiles = []*os.File{network}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
-}
-
-// inNetwork returns the processes in a network namespace.
-func inNetwork(link string) (pids []string) {
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	for _, l := range links {
-		if at, err := os.Readlink(l); err == nil && at == link {
-			pids = append(pids, strings.Split(l, "/")[2])
-		}
-	}
-	return pids
-}
-
 // kill ends a process of a test.
 func kill(t *testing.T, pid int) {
 	t.Helper()
@@ -210,94 +184,6 @@ func killDocker(t *testing.T) {
 	t.Helper()
 	kill(t, daemon.Process.Pid)
 	_ = daemon.Wait()
-}
-
-// death is a container named dying, and the way in which it ends.
-type death struct {
-	name, flags, command string
-	die                  func(t *testing.T, pid int)
-	again                bool // it starts again, with another token
-}
-
-// happens starts the container, and has it die. Nothing is served afterwards, and nothing is
-// left. docker and gate begin the commands.
-func (d death) happens(t *testing.T, docker, gate string) {
-	must(t, docker+" run -d --memory 30m --stop-timeout 1 --name dying "+d.flags+" "+device+image+" "+d.command)
-	t.Cleanup(func() { _, _ = sh(docker + " rm -f dying") })
-	pid, err := strconv.Atoi(must(t, docker+" inspect -f '{{.State.Pid}}' dying"))
-	testenv.Must(t, err)
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	testenv.Must(t, err)
-	defer unix.Close(pidfd)
-	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	testenv.Must(t, err)
-	defer network.Close()
-	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
-	testenv.Must(t, err)
-	testenv.Must(t, served(network))
-	before := must(t, gate+" list --json")
-
-	d.die(t, pid)
-	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
-		t.Fatalf("it lives: %v", err)
-	}
-	if err := served(network); err == nil {
-		t.Error("a request that began after the death was served")
-	}
-	if !testenv.Wait(func() bool { return len(inNetwork(link)) == 0 }) {
-		t.Errorf("processes in its network: %v", inNetwork(link))
-	}
-	if !testenv.Wait(func() bool { return must(t, gate+" list --json") != before }) {
-		t.Error("its token is still there")
-	}
-	if d.again {
-		testenv.Eventually(t, "it is served again", func() bool { _, err := sh(docker + " exec dying git ls-remote " + repo); return err == nil })
-	}
-}
-
-const (
-	forEver  = "sleep 1000"
-	untilEnd = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'"
-)
-
-func TestNothingIsServedAfterADeath(t *testing.T) {
-	end := func(t *testing.T, _ int) { must(t, "docker exec dying sh -c '>/tmp/end'") }
-	does := func(command string) func(*testing.T, int) {
-		return func(t *testing.T, _ int) { must(t, command) }
-	}
-	for _, d := range []death{
-		{name: "exit", command: untilEnd, die: end},
-		{name: "kill -9 of the process", command: forEver, die: kill},
-		{name: "kill -9, with a restart policy", flags: "--restart always", command: forEver, die: kill, again: true},
-		{name: "docker kill", command: forEver, die: does("docker kill dying")},
-		{name: "docker stop", command: forEver, die: does("docker stop -t 0 dying")},
-		{name: "docker rm -f", command: forEver, die: does("docker rm -f dying")},
-		{name: "docker restart", command: forEver, die: does("docker restart -t 0 dying"), again: true},
-		{name: "out of memory", command: strings.TrimSuffix(untilEnd, "'") + "; exec tail /dev/zero'", die: end},
-		{name: "its shim killed", command: forEver, die: func(t *testing.T, pid int) {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			testenv.Must(t, err)
-			shim, err := strconv.Atoi(strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[1])
-			testenv.Must(t, err)
-			kill(t, shim)
-			kill(t, pid)
-		}},
-		{name: "the daemon killed, and back", command: forEver, die: func(t *testing.T, _ int) {
-			killDocker(t)
-			testenv.Must(t, startDocker())
-		}},
-		{name: "the daemon killed first", command: forEver, die: func(t *testing.T, pid int) {
-			killDocker(t)
-			kill(t, pid)
-			testenv.Must(t, startDocker())
-		}},
-	} {
-		t.Run(d.name, func(t *testing.T) { d.happens(t, "docker", "terok-gate") })
-	}
-	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
-		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
-	}
 }
 
 // A restart policy counts when the daemon comes back, too, but not before Docker 28.2 for
@@ -396,18 +282,17 @@ func TestWithLiveRestoreAContainerKeepsItsTokenWhileItLives(t *testing.T) {
 	restartDocker(t, `."live-restore" = true`)
 	must(t, "docker run -d --stop-timeout 1 --name living "+device+image+" sleep 1000")
 	t.Cleanup(func() { _, _ = sh("docker rm -f living") })
-	pid := must(t, "docker inspect -f '{{.State.Pid}}' living")
-	network, err := os.Open("/proc/" + pid + "/ns/net")
+	pid, err := strconv.Atoi(must(t, "docker inspect -f '{{.State.Pid}}' living"))
 	testenv.Must(t, err)
-	defer network.Close()
+	network := networkOf(t, pid)
 
 	killDocker(t)
-	testenv.Must(t, served(network))
+	testenv.Must(t, network.served(""))
 	testenv.Must(t, startDocker())
 	must(t, "docker exec living git ls-remote "+repo)
 
 	must(t, "docker rm -f living")
-	if err := served(network); err == nil {
+	if err := network.served(""); err == nil {
 		t.Error("a request that began after the death was served")
 	}
 }
@@ -430,7 +315,5 @@ func TestContainerdTakesTheDeviceToo(t *testing.T) {
 	}
 	must(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr sh -ec "+work)
 	refused(t, "ctr run --rm --device terok.dev/project=none docker.io/library/"+image+":latest by-ctr true", "unresolvable CDI devices")
-	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
-		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
-	}
+	noTokenRemains(t, "terok-gate")
 }

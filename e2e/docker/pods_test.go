@@ -3,9 +3,11 @@
 package docker
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -28,56 +30,117 @@ state = "/run/cri"
     bin_dir = "/usr/lib/cni"
     conf_dir = "/etc/cni/terok"
 `
-	network = `{"cniVersion": "0.3.1", "name": "pods", "type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.7.0/24"}}`
-	pod     = `{"metadata": {"name": "pod", "namespace": "default", "uid": "1", "attempt": 1}, "log_directory": "/tmp/pods", "linux": {}}`
-	inPod   = `{"metadata": {"name": "NAME"}, "image": {"image": "docker.io/library/` + image + `:latest"}, "command": ["sleep", "1000"],
-		"CDI_devices": [{"name": "terok.dev/project=PROJECT"}], "log_path": "NAME.log", "linux": {}}`
+	podNetwork = `{"cniVersion": "0.3.1", "name": "pods", "type": "ptp", "ipam": {"type": "host-local", "subnet": "10.88.7.0/24"}}`
+	pod        = `{"metadata": {"name": "pod", "namespace": "default", "uid": "1", "attempt": 1}, "log_directory": "/tmp/pods", "linux": {}}`
+	inPod      = `{"metadata": {"name": "NAME"}, "image": {"image": "docker.io/library/` + image + `:latest"}, "command": COMMAND,
+		"CDI_devices": [{"name": "terok.dev/project=PROJECT"}], "log_path": "NAME.log", "linux": {"resources": {"memory_limit_in_bytes": 31457280}}}`
+	crictl = "/opt/cri/crictl --runtime-endpoint unix:///run/cri/containerd.sock --timeout 1m "
 )
 
-// The containers of a pod share a network, so each has a token, in a file.
-func TestPodsOfContainerdTakeTheDevice(t *testing.T) {
-	write := func(path, content string) {
-		testenv.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		testenv.Must(t, os.WriteFile(path, []byte(content), 0o644))
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	testenv.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	testenv.Must(t, os.WriteFile(path, []byte(content), 0o644))
+}
+
+// isContainerd1 reports whether pods take devices only where enable_cdi says so.
+func isContainerd1(t *testing.T) bool {
+	t.Helper()
+	return strings.Contains(must(t, "containerd --version"), " 1.7.")
+}
+
+// enableCDI has pods take devices in the containerd that needs it.
+func enableCDI(t *testing.T) {
+	t.Helper()
+	if isContainerd1(t) {
+		must(t, `sed -i 's/^  disable_apparmor/  enable_cdi = true\n&/' /etc/containerd/config.toml`)
 	}
+}
+
+func configureContainerd(t *testing.T) {
+	t.Helper()
 	t.Log(must(t, "containerd --version"))
-	write("/etc/containerd/config.toml", criConfig)
+	write(t, "/etc/containerd/config.toml", criConfig)
 	t.Cleanup(func() { must(t, "rm /etc/containerd/config.toml") })
+}
+
+func TestDoctorFindsWhatKeepsPodsFromDevices(t *testing.T) {
+	configureContainerd(t)
 	doctor := func() string { out, _ := sh("PATH=/opt/cri:$PATH terok-gate doctor"); return out }
-	if strings.Contains(must(t, "containerd --version"), " 1.7.") {
+	if isContainerd1(t) {
 		if out := doctor(); !strings.Contains(out, `its setting enable_cdi is off → in /etc/containerd/config.toml, below [plugins."io.containerd.grpc.v1.cri"], set enable_cdi = true; then: restart containerd`) {
 			t.Error(out)
 		}
-		must(t, `sed -i 's/^  disable_apparmor/  enable_cdi = true\n&/' /etc/containerd/config.toml`)
 	}
+	enableCDI(t)
 	if out := doctor(); !strings.Contains(out, "containerd: containerd ") || !strings.Contains(out, " reads /etc/cdi") {
 		t.Error(out)
 	}
+}
 
-	write("/etc/cni/terok/10-pods.conf", network)
-	write("/cri/pod.json", pod)
-	for name, project := range map[string]string{"one": "demo", "two": "demo", "none": "none"} {
-		write("/cri/"+name+".json", strings.NewReplacer("NAME", name, "PROJECT", project).Replace(inPod))
-	}
+// containerd is a daemon for pods, besides Docker's.
+type containerd struct{ daemon *exec.Cmd }
+
+func startContainerd(t *testing.T) *containerd {
+	t.Helper()
+	configureContainerd(t)
+	enableCDI(t)
+	write(t, "/etc/cni/terok/10-pods.conf", podNetwork)
+	write(t, "/cri/pod.json", pod)
 	must(t, `tar -C /image -c . | docker import -c 'ENTRYPOINT ["/bin/sleep", "1000"]' - pause`)
-	daemon := exec.Command("containerd")
-	testenv.Must(t, start(daemon, "containerd for pods", cri+"version"))
+
+	c := &containerd{}
+	c.start(t)
 	t.Cleanup(func() {
-		_ = daemon.Process.Kill()
-		_ = daemon.Wait()
+		if c.runs() {
+			c.kill(t)
+		}
 	})
 	must(t, "docker save pause "+image+" | "+cri+"images import -")
+	return c
+}
 
-	crictl := "/opt/cri/crictl --runtime-endpoint unix:///run/cri/containerd.sock --timeout 1m "
-	made := func(command string) (id string) { // there are warnings before it
-		lines := strings.Split(must(t, crictl+command), "\n")
-		return lines[len(lines)-1]
+func (c *containerd) start(t *testing.T) {
+	t.Helper()
+	c.daemon = exec.Command("containerd")
+	testenv.Must(t, start(c.daemon, "containerd for pods", crictl+"pods"))
+}
+
+func (c *containerd) runs() bool { return c.daemon.ProcessState == nil }
+
+func (c *containerd) kill(t *testing.T) {
+	t.Helper()
+	kill(t, c.daemon.Process.Pid)
+	_ = c.daemon.Wait()
+}
+
+// answer runs a command of crictl, whose last line answers: there are warnings before it.
+func answer(t *testing.T, command string) string {
+	t.Helper()
+	lines := strings.Split(must(t, crictl+command), "\n")
+	return lines[len(lines)-1]
+}
+
+// container writes a container's configuration, and returns its path.
+func container(t *testing.T, name, project string, command ...string) (path string) {
+	t.Helper()
+	words, err := json.Marshal(command)
+	testenv.Must(t, err)
+	path = "/cri/" + name + ".json"
+	write(t, path, strings.NewReplacer("NAME", name, "PROJECT", project, "COMMAND", string(words)).Replace(inPod))
+	return path
+}
+
+// The containers of a pod share a network, so each has a token, in a file.
+func TestPodsOfContainerdTakeTheDevice(t *testing.T) {
+	startContainerd(t)
+	id := answer(t, "runp /cri/pod.json")
+	create := func(name string) string {
+		return answer(t, "create "+id+" "+container(t, name, "demo", "sleep", "1000")+" /cri/pod.json")
 	}
-	id := made("runp /cri/pod.json")
-	create := func(name string) string { return made("create " + id + " /cri/" + name + ".json /cri/pod.json") }
 	one, two := create("one"), create("two")
 	must(t, crictl+"start "+one+" "+two)
-	refused(t, crictl+"create "+id+" /cri/none.json /cri/pod.json && "+crictl+"start $("+crictl+"ps -aq --name none)", "unresolvable CDI devices terok.dev/project=none")
+	refused(t, crictl+"create "+id+" "+container(t, "none", "none", "true")+" /cri/pod.json && "+crictl+"start $("+crictl+"ps -aq --name none)", "unresolvable CDI devices terok.dev/project=none")
 
 	before := must(t, "git -C /var/lib/terok-gate/repos/demo.git rev-parse main")
 	must(t, crictl+"exec "+one+" sh -ec 'set -a; . /run/terok/gate.env; '"+work)
@@ -91,5 +154,70 @@ func TestPodsOfContainerdTakeTheDevice(t *testing.T) {
 	testenv.Eventually(t, "its token is gone", func() bool { return !strings.Contains(must(t, "terok-gate list"), one[:12]) })
 	must(t, crictl+"exec "+two+" sh -ec 'set -a; . /run/terok/gate.env; git ls-remote $CODE_REPO'")
 	must(t, crictl+"rmp -f "+id)
-	testenv.Eventually(t, "no token is left", func() bool { return must(t, "terok-gate list --json") == "[]" })
+	noTokenRemains(t, "terok-gate")
+}
+
+// startInAPod starts a container named dying, in a pod of its own. Its credential is in a file.
+func startInAPod(t *testing.T, command string) (id string, pid int, credential string) {
+	t.Helper()
+	pod := answer(t, "runp /cri/pod.json")
+	t.Cleanup(func() { _, _ = sh(crictl + "rmp --all --force") })
+	id = answer(t, "create "+pod+" "+container(t, "dying", "demo", "sh", "-c", "exec "+command)+" /cri/pod.json")
+	must(t, crictl+"start "+id)
+	pid, err := strconv.Atoi(answer(t, "inspect -o go-template --template '{{.info.pid}}' "+id))
+	testenv.Must(t, err)
+	credential = "/cri/credential"
+	must(t, "umask 077; "+crictl+"exec "+id+" cat /run/terok/credential >"+credential)
+	return id, pid, credential
+}
+
+func TestNothingIsServedAfterADeathInAPod(t *testing.T) {
+	daemon := startContainerd(t)
+	end := does(crictl + "exec $(" + crictl + "ps -q --name dying) sh -c '>/tmp/end'")
+	for _, d := range []death{
+		{name: "exit", command: untilEnd, die: end},
+		{name: "kill -9 of the process", command: forEver, die: kill},
+		{name: "crictl stop", command: forEver, die: does(crictl + "stop -t 0 $(" + crictl + "ps -q --name dying)")},
+		{name: "crictl rm -f", command: forEver, die: does(crictl + "rm -f $(" + crictl + "ps -q --name dying)")},
+		{name: "crictl stopp", command: forEver, die: does(crictl + "stopp $(" + crictl + "pods -q)")},
+		{name: "crictl rmp -f", command: forEver, die: does(crictl + "rmp -f $(" + crictl + "pods -q)")},
+		{name: "out of memory", command: outOfMemory, die: end},
+		{name: "its shim killed", command: forEver, die: killShim},
+		{name: "containerd killed first", command: forEver, die: func(t *testing.T, pid int) {
+			daemon.kill(t)
+			kill(t, pid)
+		}},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			id, pid, credential := startInAPod(t, d.command)
+			network := networkOf(t, pid)
+			d.strikes(t, pid, network, credential, "terok-gate")
+			if !daemon.runs() {
+				daemon.start(t)
+			}
+			if d.command == outOfMemory {
+				testenv.Eventually(t, "memory was the reason", func() bool {
+					return answer(t, "inspect -o go-template --template '{{.status.reason}}' "+id) == "OOMKilled"
+				})
+			}
+			// A containerd whose shim was killed says for a moment that the container runs.
+			testenv.Eventually(t, "the pod is removed", func() bool { _, err := sh(crictl + "rmp --all --force"); return err == nil })
+			network.goes(t)
+		})
+	}
+	noTokenRemains(t, "terok-gate")
+}
+
+func TestAContainerInAPodKeepsItsTokenWhileContainerdIsAway(t *testing.T) {
+	daemon := startContainerd(t)
+	id, pid, credential := startInAPod(t, forEver)
+	network := networkOf(t, pid)
+
+	daemon.kill(t)
+	testenv.Must(t, network.served(credential))
+	daemon.start(t)
+	must(t, crictl+"exec "+id+" sh -ec 'set -a; . /run/terok/gate.env; git ls-remote $CODE_REPO'")
+
+	must(t, crictl+"rmp --all --force")
+	noTokenRemains(t, "terok-gate")
 }

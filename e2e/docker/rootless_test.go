@@ -31,18 +31,38 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 		}
 	}
 
-	for _, row := range []struct{ name, command, until string }{
-		{"rootless", "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns dockerd-rootless.sh", ofWorker + " info"},
-		{"worker's gate", "terok-gate serve", "test -S /run/user/worker/terok-gate/control"},
+	startOfWorker(t, "worker's gate", "exec "+worker+"terok-gate serve", "test -S /run/user/worker/terok-gate/control")
+	must(t, worker+"git init -q -b main demo && "+worker+as+"-C demo commit -q --allow-empty -m one && "+worker+"terok-gate add demo demo")
+
+	const rootless = "exec " + worker + "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns dockerd-rootless.sh"
+	for _, row := range []struct{ name, command string }{
+		{"cgroups of the machine", rootless},
+		{"cgroup v2", "exec unshare --mount sh -ec 'umount --recursive /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; " + rootless + "'"},
 	} {
-		daemon := exec.Command("sh", "-c", "exec "+worker+row.command)
-		testenv.Must(t, start(daemon, row.name, row.until))
-		t.Cleanup(func() {
-			_ = daemon.Process.Signal(syscall.SIGTERM)
-			_ = daemon.Wait()
+		t.Run(row.name, func(t *testing.T) {
+			startOfWorker(t, "rootless", row.command, ofWorker+" info")
+			if version := must(t, ofWorker+" info -f '{{.CgroupVersion}}'"); row.name == "cgroup v2" && version != "2" {
+				t.Errorf("it is cgroup v%s", version)
+			}
+			takesTheDeviceOfWorker(t)
 		})
 	}
-	must(t, ofWorker+" load </tmp/image.tar && "+worker+"git init -q -b main demo && "+worker+as+"-C demo commit -q --allow-empty -m one && "+worker+"terok-gate add demo demo")
+}
+
+// startOfWorker starts a daemon until the test is over.
+func startOfWorker(t *testing.T, name, command, until string) {
+	t.Helper()
+	daemon := exec.Command("sh", "-c", command)
+	testenv.Must(t, start(daemon, name, until))
+	t.Cleanup(func() {
+		_ = daemon.Process.Signal(syscall.SIGTERM)
+		_ = daemon.Wait()
+	})
+}
+
+// takesTheDeviceOfWorker has the daemon's containers work, be refused and die.
+func takesTheDeviceOfWorker(t *testing.T) {
+	must(t, ofWorker+" load </tmp/image.tar")
 	t.Log(must(t, ofWorker+" info -f '{{.ServerVersion}}, {{.SecurityOptions}}, cgroup v{{.CgroupVersion}}'"))
 
 	before := must(t, worker+"git -C "+ownRepo+" rev-parse main")
@@ -58,22 +78,18 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 	refused(t, worker+"docker run --rm --network none --device terok.dev/project=none "+image+" true", "unresolvable CDI devices terok.dev/project=none")
 	refused(t, worker+"docker run --rm --network host --device terok.dev/project=demo "+image+" true", "the container is in the host's network")
 
-	does := func(command string) func(*testing.T, int) {
-		return func(t *testing.T, _ int) { must(t, ofWorker+command) }
-	}
 	for _, d := range []death{
-		{name: "exit", command: untilEnd, die: does(" exec dying sh -c '>/tmp/end'")},
+		{name: "exit", command: untilEnd, die: does(ofWorker + " exec dying sh -c '>/tmp/end'")},
 		{name: "kill -9 of the process", command: forEver, die: kill},
-		{name: "docker rm -f", command: forEver, die: does(" rm -f dying")},
-		{name: "docker restart", command: forEver, die: does(" restart -t 0 dying"), again: true},
+		{name: "docker rm -f", command: forEver, die: does(ofWorker + " rm -f dying")},
+		{name: "docker restart", command: forEver, die: does(ofWorker + " restart -t 0 dying"), again: true},
 	} {
 		t.Run(d.name, func(t *testing.T) { d.happens(t, ofWorker, worker+"terok-gate") })
 	}
-	if !testenv.Wait(func() bool { return must(t, worker+"terok-gate list --json") == "[]" }) {
-		t.Errorf("tokens remain: %s", must(t, worker+"terok-gate list"))
-	}
+	noTokenRemains(t, worker+"terok-gate")
 
 	must(t, worker+"terok-gate doctor")
 	must(t, worker+"terok-gate uninstall")
 	refused(t, worker+"docker run --rm "+device+image+" true", "unresolvable CDI devices terok.dev/project=demo")
+	must(t, worker+"terok-gate install")
 }

@@ -5,8 +5,6 @@ package docker
 import (
 	"strings"
 	"testing"
-
-	"terok-gate-hook/internal/testenv"
 )
 
 // Installed again where podman is there as well, both are served. Files of tests run by name:
@@ -34,7 +32,5 @@ func TestPodmanTakesTheDeviceToo(t *testing.T) {
 	must(t, "podman run --rm "+device+image+" sh -ec "+work)
 	must(t, "podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 "+image+" sh -ec "+work)
 	must(t, "mkdir /context && printf 'FROM "+image+"\\nRUN git ls-remote "+repo+"\\n' >/context/Containerfile && podman build -q "+device+"/context")
-	if !testenv.Wait(func() bool { return must(t, "terok-gate list --json") == "[]" }) {
-		t.Errorf("tokens remain: %s", must(t, "terok-gate list"))
-	}
+	noTokenRemains(t, "terok-gate")
 }
