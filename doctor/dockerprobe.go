@@ -29,6 +29,10 @@ func (e *examination) dockerProbe() {
 	}
 	project := e.deviceToTry()
 	if project == "" {
+		if e.repositoryGate() != "" {
+			e.warn("not tried: the hooks admit no project by name, so none has a device", e.ourselves("install", "--allow-project")+" PROJECT, the first of the whole new list")
+			return
+		}
 		e.warn("not tried: no project that the hooks admit has a device", e.add(e.reposDirectory(), "PROJECT")+", or PROJECT and where to copy it from: a directory or a URL")
 		return
 	}

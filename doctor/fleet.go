@@ -57,6 +57,16 @@ func (e *examination) fleet() {
 	}
 }
 
+// repositoryGate returns the URL of the gate that has the repositories of the hooks' gate, empty if
+// they are on this machine.
+func (e *examination) repositoryGate() string {
+	if e.theGate != nil {
+		return e.theGate.RepositoryGate
+	}
+	installed, _, _ := e.Place.Registration()
+	return installed.Fleet.RepositoryGate
+}
+
 // oneAuthority is the remedy for certificates that gates do not accept.
 const oneAuthority = "have the authority of all gates issue a new certificate: see MANY MACHINES in terok-gate(8)"
 
@@ -79,7 +89,7 @@ func (e *examination) isServed(host, project string, tried *control.Tried) bool 
 	case control.NotVouching:
 		e.broken(fmt.Sprintf("%s does not let this host vouch for project %s", at, project), "if it should, on that machine add this line to the file of --vouch-file: "+printable.Shell(host+"="+project))
 	case control.NoProject:
-		e.warn(fmt.Sprintf("%s serves this host, and has no project %s", at, project), "on that machine: "+printable.Shell("terok-gate", "add", project)+"; or try another project: "+e.again("--project")+" PROJECT")
+		e.warn(fmt.Sprintf("%s serves this host, and has no project %s", at, project), e.add("", project)+"; or try another project: "+e.again("--project")+" PROJECT")
 	case control.Refused:
 		e.broken(at+" refuses this host"+because, there)
 	default:

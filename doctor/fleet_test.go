@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/testenv"
@@ -156,7 +157,7 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 		}, nil,
 			Broken, "PORT does not let this host vouch for project demo", "add this line to the file of --vouch-file: host-a=demo"},
 		{"it has no such project", func(t *testing.T, p *fleetPatient) { must(t, os.RemoveAll(filepath.Join(p.repos, "demo.git"))) }, nil,
-			Warning, "PORT serves this host, and has no project demo", "on that machine: terok-gate add demo; or try another project: "},
+			Warning, "PORT serves this host, and has no project demo", "on the machine with the repositories: terok-gate add demo; or try another project: "},
 		{"everything is frozen there", nil, func(t *testing.T, p *fleetPatient) {
 			must(t, store.File{Path: p.tokens}.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
 		}, Broken, "PORT refuses this host: ", "on that machine: terok-gate doctor"},
@@ -224,5 +225,27 @@ func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
 			}
 			finds(t, p.check("terok-gate", "fleet"), "fleet", row.state, strings.ReplaceAll(row.text, "VOUCH", p.vouch))
 		})
+	}
+}
+
+// Whether the gate has repositories is known while it does not run, too.
+func TestDoctorKnowsTheGateOfAHostThatDoesNotRun(t *testing.T) {
+	s := newServed(t)
+	must(t, os.Remove(s.repos))
+	s.hooks, s.units = t.TempDir(), t.TempDir()
+	r := engines.Registration{Binary: filepath.Join(s.bin, "terok-gate-hook"), Settings: s.settings}
+	definitions, err := r.Definitions(s.hooks)
+	must(t, err)
+	for _, f := range definitions {
+		must(t, f.Write())
+	}
+	unit := "# Written by terok-gate install; terok-gate uninstall removes it.\n" +
+		`ExecStart="terok-gate" "serve" "--repository-gate" "https://repos:9419" "--tls-cert" "/c" "--tls-key" "/k" "--tls-ca" "/ca" "--control" "/control"`
+	must(t, os.WriteFile(filepath.Join(s.units, engines.GateUnitName), []byte(unit), 0o644))
+
+	found := s.check("terok-gate", "repositories", "fleet")
+	finds(t, found, "terok-gate", Broken, "no gate listens: ")
+	if len(found) != 1 || !strings.Contains(found[0].Remedy, " serve --repository-gate https://repos:9419 --tls-cert /c --tls-key /k --tls-ca /ca --control ") {
+		t.Errorf("found %+v", found)
 	}
 }

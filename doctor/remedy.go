@@ -136,7 +136,9 @@ func (e *examination) install(flags ...string) string {
 	if !isOurs(filepath.Dir(anew.Settings.GateSocket)) {
 		anew.Settings.GateSocket = "" // install sets up a gate of our own
 	}
-	anew.Gate = anew.GateByDefault()
+	if anew.Gate = anew.GateByDefault(); anew.Gate {
+		anew.Fleet = before.Fleet
+	}
 	anew.Settings.Tokens.Path, anew.Settings.LogFile, anew.Settings.EnvDir = "", "", "" // these may be root's
 
 	remedy := ""

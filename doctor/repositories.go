@@ -29,7 +29,7 @@ const mostRepositories = 200
 
 func (e *examination) repositories() {
 	// On another machine, the gate there knows.
-	if e.settings.GateSocket == "" || e.theGate != nil && e.theGate.RepositoryGate != "" {
+	if e.settings.GateSocket == "" || e.repositoryGate() != "" {
 		return
 	}
 	repos, uid := e.reposDirectory(), e.gateUID()
@@ -258,6 +258,9 @@ func (e *examination) isBare(path string, uid int) (bool, error) {
 // add returns the command that makes a project's repository where the gate looks for it.
 func (e *examination) add(repos string, args ...string) string {
 	command := []string{"add"}
+	if e.repositoryGate() != "" {
+		return "on the machine with the repositories: " + printable.Shell(append([]string{"terok-gate", "add"}, args...)...)
+	}
 	if repos != e.Place.Repos {
 		command = append(command, "--repos", repos)
 	}

@@ -231,8 +231,8 @@ func (e *examination) gateStarts() {
 	if unit == "" || strings.Contains(unit, "ActiveState=active") {
 		return
 	}
-	repos, uid := e.reposDirectory(), e.gateUID()
-	if e.reposAreTheGates(repos, uid) {
+	elsewhere := strings.Contains(unit, " --repository-gate ")
+	if elsewhere || e.reposAreTheGates(e.reposDirectory(), e.gateUID()) {
 		e.broken(engines.GateUnitName+" does not run, and install waits for it", e.gateSays())
 	}
 }
@@ -286,8 +286,9 @@ func (e *examination) serve() string {
 	if usual, usualErr := store.TokenFilePath(); err == nil && (usualErr != nil || usual != file) {
 		args = append(args, "--token-file", file)
 	}
-	args = append(args, "serve")
-	if e.settings.GateSocket != e.Place.Control {
+	installed, _, _ := e.Place.Registration()
+	args = append(append(args, "serve"), installed.Fleet.Args()...)
+	if e.settings.GateSocket != e.Place.Control || installed.Fleet.Listen != "" {
 		args = append(args, "--control", e.settings.GateSocket)
 	}
 	return e.gateCommand(args...)

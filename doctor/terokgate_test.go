@@ -28,6 +28,7 @@ import (
 type served struct {
 	patient
 	socket, repos, bin string
+	hooks, units       string // directories of an installation; empty for none
 	settings           hook.Settings
 }
 
@@ -86,7 +87,7 @@ func (s *served) listen(t *testing.T) *net.UnixListener {
 func (s *served) check(names ...string) (found []Finding) {
 	e := examination{
 		Doctor: Doctor{
-			Place:  engines.Place{Control: "/usual/control", Repos: "/usual/repos", User: os.Geteuid() != 0},
+			Place:  engines.Place{Control: "/usual/control", Repos: "/usual/repos", Hooks: s.hooks, Units: s.units, User: os.Geteuid() != 0},
 			Binary: filepath.Join(s.bin, "terok-gate-hook"), TokenFile: s.tokens,
 		},
 		settings: s.settings, tokens: store.File{Path: s.tokens}, ctx: context.Background(), stopped: map[string]bool{},

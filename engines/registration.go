@@ -77,7 +77,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	switch {
 	case err != nil:
 	case !isOwn(d.Path):
-		r.Settings, err = hook.Settings{}, errors.New("other users may have written it")
+		r.Settings, r.Fleet, err = hook.Settings{}, Fleet{}, errors.New("other users may have written it")
 	case d.Err != nil:
 		err = d.Err
 	case twice != nil:

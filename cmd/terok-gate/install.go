@@ -303,7 +303,7 @@ func serveByHand(r engines.Registration) string {
 	if usual, err := control.DefaultRepos(); r.Fleet.RepositoryGate == "" && (err != nil || r.Repos != usual) {
 		words = append(words, "--repos", r.Repos)
 	}
-	if r.Settings.GateSocket != control.DefaultSocket() {
+	if r.Settings.GateSocket != control.DefaultSocket() || r.Fleet.Listen != "" { // which is no address for hooks
 		words = append(words, "--control", r.Settings.GateSocket)
 	}
 	return printable.Shell(words...)

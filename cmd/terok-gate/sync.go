@@ -121,9 +121,11 @@ func syncRegularly(c *cli.Context) error {
 		return errors.New("there is no systemd here: run terok-gate sync by cron(8)")
 	}
 
-	command, err := regularCommand(c)
-	if err != nil {
-		return err
+	var command []string
+	if every != 0 {
+		if command, err = regularCommand(c); err != nil {
+			return err
+		}
 	}
 	plan, err := place.SyncPlan(command, every)
 	if err != nil {

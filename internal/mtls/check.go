@@ -34,11 +34,19 @@ func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above 
 		return leaf, nil, i.refused(leaf, err)
 	}
 
-	longest := slices.MaxFunc(chains, func(a, b []*x509.Certificate) int { return ends(a).Compare(ends(b)) })
-	if len(longest) == 1 { // it is in the file of the authority
-		return leaf, longest, nil
+	longest := slices.MaxFunc(chains, func(a, b []*x509.Certificate) int {
+		return ends(aboveLeaf(a)).Compare(ends(aboveLeaf(b)))
+	})
+	return leaf, aboveLeaf(longest), nil
+}
+
+// aboveLeaf returns the certificates of a chain above the first, or the first if it is in the file of
+// the authority itself.
+func aboveLeaf(chain []*x509.Certificate) []*x509.Certificate {
+	if len(chain) == 1 {
+		return chain
 	}
-	return leaf, longest[1:], nil
+	return chain[1:]
 }
 
 // refused returns the error for a certificate that was not verified.

@@ -27,15 +27,26 @@ type Authority struct {
 // NewAuthority makes an authority whose files are in a directory.
 func NewAuthority(t testing.TB, dir string) *Authority {
 	t.Helper()
-	a := &Authority{dir: dir, CA: filepath.Join(dir, "ca.pem")}
-	a.certificate = &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gates"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.key = newKey(t)
+	a := newAuthority(t, dir, "gates")
 	a.Renew(t, a.certificate.NotAfter)
 	return a
+}
+
+// Under makes an authority below this one, whose files are in another directory.
+func (a *Authority) Under(t testing.TB, dir string) *Authority {
+	t.Helper()
+	below := newAuthority(t, dir, "some gates")
+	below.write(t, below.CA, "CERTIFICATE", a.sign(t, below.certificate, &below.key.PublicKey))
+	return below
+}
+
+func newAuthority(t testing.TB, dir, name string) *Authority {
+	t.Helper()
+	return &Authority{dir: dir, CA: filepath.Join(dir, "ca.pem"), key: newKey(t), certificate: &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}}
 }
 
 // Renew replaces the authority's certificate by one that ends at another time.

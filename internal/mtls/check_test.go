@@ -1,0 +1,58 @@
+package mtls_test
+
+import (
+	"crypto/x509"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"terok-gate-hook/internal/mtls"
+	"terok-gate-hook/internal/testenv"
+)
+
+var must = testenv.Must
+
+// A file of certificates has those between the gate's and the authority's, too; a file of
+// authorities has the old and the new one while they change.
+func TestTheChainThatOtherGatesAccept(t *testing.T) {
+	top := testenv.NewAuthority(t, t.TempDir())
+	below := top.Under(t, t.TempDir())
+	cert, key := below.Issue(t, "host-a", nil, "host-a")
+	join := func(into string, paths ...string) {
+		var all []byte
+		for _, path := range paths {
+			content, err := os.ReadFile(path)
+			must(t, err)
+			all = append(all, content...)
+		}
+		must(t, os.WriteFile(into, all, 0o600))
+	}
+	chain := func() ([]*x509.Certificate, error) {
+		identity, err := mtls.New(cert, key, top.CA)
+		must(t, err)
+		_, above, err := identity.Chain(x509.ExtKeyUsageClientAuth)
+		return above, err
+	}
+
+	if _, err := chain(); err == nil || !strings.HasSuffix(err.Error(), ": the authority of "+top.CA+" has not signed it") {
+		t.Errorf("without the certificate between: %v", err)
+	}
+	join(cert, cert, below.CA)
+	if above, err := chain(); err != nil || len(above) != 2 || above[1].Subject.CommonName != "gates" {
+		t.Errorf("%d above it, %v", len(above), err)
+	}
+
+	// Another certificate of the same authority, which lives longer.
+	cert, key = top.Issue(t, "host-a", nil, "host-a")
+	old, err := os.ReadFile(top.CA)
+	must(t, err)
+	later := time.Now().Add(1000 * time.Hour).Truncate(time.Second)
+	top.Renew(t, later)
+	before := t.TempDir() + "/old"
+	must(t, os.WriteFile(before, old, 0o600))
+	join(top.CA, before, top.CA)
+	if above, err := chain(); err != nil || len(above) != 1 || !above[0].NotAfter.Equal(later) {
+		t.Errorf("of two authorities, the one that ends first counts: %v", err)
+	}
+}
