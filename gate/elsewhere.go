@@ -32,9 +32,6 @@ type elsewhere struct {
 	logged time.Time // when the last failure was
 }
 
-// connectTimeout is how long the other gate may take to accept a connection.
-const connectTimeout = 5 * time.Second
-
 // errUnanswered ends a request that the gate with the repositories does not answer as a gate
 // does.
 var errUnanswered = errors.New("the gate with the repositories does not answer")
@@ -78,7 +75,8 @@ func (v *visit) handOn(ctx context.Context) error {
 		return err
 	}
 
-	connecting, done := context.WithTimeout(ctx, connectTimeout)
+	// The gates of many hosts can connect at once: then this is a turn to wait for, too.
+	connecting, done := context.WithTimeout(ctx, v.gate.slots.patience)
 	defer done()
 	conn, err := v.gate.elsewhere.identity.Dial(connecting, address)
 	switch {

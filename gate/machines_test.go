@@ -211,6 +211,7 @@ func TestFaultsBetweenMachines(t *testing.T) {
 }
 
 // What is stopped and goes on has lost nothing: a stopped process is no machine that vanished.
+// Requests that begin meanwhile wait for it.
 func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 	const stopped = 8 * time.Second // more than a machine that vanished has
 	for name, which := range map[string]func(m *machines, repos, host, client *exec.Cmd) int{
@@ -227,12 +228,19 @@ func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 			for _, pid := range pids {
 				must(t, syscall.Kill(pid, syscall.SIGSTOP))
 			}
+			token, err := m.tokens.CreateToken("demo", "2")
+			must(t, err)
+			begun := m.git("ls-remote", "http://"+string(token)+":@127.0.0.1:9418/demo.git")
+			must(t, begun.Start())
 			time.Sleep(stopped) // the fault itself
 			for _, pid := range pids {
 				must(t, syscall.Kill(pid, syscall.SIGCONT))
 			}
 			if err := client.Wait(); err != nil {
 				t.Errorf("after %v: %v: %s", stopped, err, said)
+			}
+			if err := begun.Wait(); err != nil {
+				t.Errorf("a request that began meanwhile: %v", err)
 			}
 		})
 	}

@@ -22,6 +22,10 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interva
 
 const unacknowledged = 5 * time.Second
 
+// connectTimeout is how long the other machine may take to accept a connection, which its kernel
+// does for it.
+const connectTimeout = 5 * time.Second
+
 // watched is a connection that ends when the other machine has vanished.
 type watched struct {
 	*net.TCPConn
@@ -103,14 +107,15 @@ type Conn struct {
 	tcp *watched
 }
 
-// Dial connects to another gate. The handshake does not show whether the other gate accepts our
-// certificate: with TLS 1.3 the first read does.
+// Dial connects to another gate. A gate that has many connections begins the handshake late: ctx
+// bounds that. The handshake does not show whether the other gate accepts our certificate: with
+// TLS 1.3 the first read does.
 func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	dialer := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: keepAlive}
 	dialer.SetMultipathTCP(false)
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
