@@ -14,7 +14,7 @@ import (
 )
 
 // keepAlive finds out that the other machine has vanished while no data is on its way. The kernel
-// sends no keepalives while sent data is not yet acknowledged; [hasVanished] covers that case.
+// sends no keepalives while sent data is not yet acknowledged; [silence] covers that case.
 //
 // TCP_USER_TIMEOUT (tcp(7)) would cover it, too, but it also ends a connection whose other side
 // lives and reads nothing for that long, as when a client is stopped (seen with Linux 6.18).
@@ -38,12 +38,12 @@ func watch(conn *net.TCPConn) *watched {
 	go func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
-		for {
+		for seen := (silence{}); ; {
 			select {
 			case <-w.closed:
 				return
 			case <-tick.C:
-				if hasVanished(conn) {
+				if seen.isTooLong(silenceOf(conn)) {
 					_ = w.Cut()
 				}
 			}
@@ -52,18 +52,34 @@ func watch(conn *net.TCPConn) *watched {
 	return w
 }
 
-// hasVanished reports whether something that was sent has not been acknowledged for too long.
-func hasVanished(conn *net.TCPConn) (vanished bool) {
+// silence counts the seconds for which something that was sent has waited for an acknowledgement.
+// A connection that had nothing to send for long, or whose other side took nothing, waits for a
+// moment each time that something is sent, however long ago the last acknowledgement was.
+type silence struct{ seconds int }
+
+// isTooLong is called each second. waits tells whether something waits to be acknowledged, and
+// last how long ago the last acknowledgement came.
+func (s *silence) isTooLong(waits bool, last time.Duration) bool {
+	if !waits || last < time.Second {
+		s.seconds = 0
+		return false
+	}
+	s.seconds++
+	return s.seconds >= 3 && last >= unacknowledged
+}
+
+func silenceOf(conn *net.TCPConn) (waits bool, last time.Duration) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return false, 0
 	}
 	_ = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		waits := err == nil && (info.Unacked > 0 || info.Probes > 0)
-		vanished = waits && time.Duration(info.Last_ack_recv)*time.Millisecond >= unacknowledged
+		if err == nil {
+			waits, last = info.Unacked > 0 || info.Probes > 0, time.Duration(info.Last_ack_recv)*time.Millisecond
+		}
 	})
-	return vanished
+	return waits, last
 }
 
 func (w *watched) Close() error {
