@@ -1,8 +1,12 @@
 package mtls
 
 import (
+	"crypto/tls"
+	"io"
 	"testing"
 	"time"
+
+	"terok-gate-hook/internal/testenv"
 )
 
 func TestAMachineHasVanishedIfItAcknowledgesNothingForLong(t *testing.T) {
@@ -29,5 +33,53 @@ func TestAMachineHasVanishedIfItAcknowledgesNothingForLong(t *testing.T) {
 		if vanished != row.vanished {
 			t.Errorf("%s: %v", name, vanished)
 		}
+	}
+}
+
+func TestSessionsAreResumed(t *testing.T) {
+	authority := testenv.NewAuthority(t, t.TempDir())
+	identity := func(name string) *Identity {
+		cert, key := authority.Issue(t, name, nil, name)
+		i, err := New(cert, key, authority.CA)
+		testenv.Must(t, err)
+		return i
+	}
+	repos, host := identity("repos"), identity("host-a")
+
+	tcp, err := Listen(t.Context(), "127.0.0.1:0")
+	testenv.Must(t, err)
+	l := tls.NewListener(tcp, repos.Server())
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("answer"))
+			_ = conn.Close()
+		}
+	}()
+
+	for _, step := range []struct {
+		name    string
+		before  func()
+		resumed bool
+	}{
+		{"the first connection", func() {}, false},
+		{"the second", func() {}, true},
+		{"the third", func() {}, true},
+		{"with a new certificate", func() { authority.Issue(t, "host-a", nil, "host-a") }, false},
+		{"with it again", func() {}, true},
+	} {
+		step.before()
+		conn, err := host.Dial(t.Context(), tcp.Addr().String())
+		testenv.Must(t, err)
+		_, err = io.ReadAll(conn)
+		testenv.Must(t, err)
+		if resumed := conn.ConnectionState().DidResume; resumed != step.resumed {
+			t.Errorf("%s: resumed is %v", step.name, resumed)
+		}
+		_ = conn.Close()
 	}
 }
