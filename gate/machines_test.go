@@ -103,8 +103,8 @@ func (m *machines) git(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// transfer starts a clone or a push of a gigabyte, and returns when ten MiB have gone over.
-func (m *machines) transfer(t *testing.T, push bool) (cmd *exec.Cmd, said *bytes.Buffer) {
+// transfer starts a clone or a push of a large repository, and returns when ten MiB have gone over.
+func (m *machines) transfer(t *testing.T, push bool, large func() (string, error)) (cmd *exec.Cmd, said *bytes.Buffer) {
 	t.Helper()
 	token, err := m.tokens.CreateToken("demo", "1")
 	must(t, err)
@@ -120,7 +120,7 @@ func (m *machines) transfer(t *testing.T, push bool) (cmd *exec.Cmd, said *bytes
 		source, far = work, demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*"
 		cmd = m.git("--git-dir=work.git", "push", "--quiet", url, "main")
 	}
-	git(t, source, "update-ref", "refs/heads/main", borrow(t, source))
+	git(t, source, "update-ref", "refs/heads/main", borrowFrom(t, source, large))
 
 	said = &bytes.Buffer{}
 	cmd.Stderr = said
@@ -198,7 +198,7 @@ func TestFaultsBetweenMachines(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, push %v", name, push), func(t *testing.T) {
 				m := startMachines(t)
 				f := &faulty{machines: m, repos: m.startRepos(t), host: m.startHost(t), push: push}
-				f.client, _ = m.transfer(t, push)
+				f.client, _ = m.transfer(t, push, gigabyte)
 				inject(t, f)
 				if push {
 					if refs := git(t, m.path("demo.git"), "for-each-ref"); refs != "" {
@@ -220,13 +220,17 @@ func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 		"the client":          func(_ *machines, _, _, client *exec.Cmd) int { return client.Process.Pid },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := startMachines(t)
 			repos, host := m.startRepos(t), m.startHost(t)
-			client, said := m.transfer(t, false)
+			client, said := m.transfer(t, false, quarter)
 			pid := which(m, repos, host, client)
 			pids := append(childrenOf(pid), pid)
 			for _, pid := range pids {
 				must(t, syscall.Kill(pid, syscall.SIGSTOP))
+			}
+			if sizeOf(m.path("clone/objects/pack/tmp_pack_*")) == 0 {
+				t.Error("it was over before")
 			}
 			token, err := m.tokens.CreateToken("demo", "2")
 			must(t, err)
