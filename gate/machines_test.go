@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -22,7 +23,8 @@ type machines struct {
 	dir         string
 	authority   *testenv.Authority
 	repos, host *testenv.NetworkProcess
-	tokens      store.File // of the host
+	tokens      store.File        // of the host
+	programs    map[string]string // of gates, by their names; terok-gate for others
 }
 
 const (
@@ -45,9 +47,20 @@ func startMachines(t *testing.T) *machines {
 		mustRun(t, end.of.Command("ip", "address", "add", end.ip+"/24", "dev", end.name))
 		mustRun(t, end.of.Command("ip", "link", "set", end.name, "up"))
 	}
-	m.authority.Issue(t, "repos", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP(reposIP)} }, "repos.example")
-	m.authority.Issue(t, "host-a", nil, "host-a")
+	m.certify(t, "repos", func(*x509.Certificate) {})
+	m.certify(t, "host-a", func(*x509.Certificate) {})
 	return m
+}
+
+// certify makes the certificate of a gate, or replaces it.
+func (m *machines) certify(t *testing.T, name string, edit func(*x509.Certificate)) {
+	t.Helper()
+	m.authority.Issue(t, name, func(c *x509.Certificate) {
+		if name == "repos" {
+			c.IPAddresses = []net.IP{net.ParseIP(reposIP)}
+		}
+		edit(c)
+	}, name)
 }
 
 func mustRun(t *testing.T, cmd *exec.Cmd) {
@@ -63,8 +76,9 @@ func (m *machines) path(name string) string { return filepath.Join(m.dir, name) 
 // start starts a gate on one of the machines, which ends with the test.
 func (m *machines) start(t *testing.T, on *testenv.NetworkProcess, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	program, err := terokGate()
+	ordinary, err := terokGate()
 	must(t, err)
+	program := cmp.Or(m.programs[name], ordinary)
 	cmd := on.Command(program, append([]string{
 		"--token-file", m.path(map[bool]string{true: "tokens.json", false: name + "/tokens.json"}[on == m.host]), "--log-file", m.path(name + ".log"), "serve",
 		"--tls-cert", m.path(name + ".pem"), "--tls-key", m.path(name + ".key"), "--tls-ca", m.authority.CA,
