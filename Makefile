@@ -50,8 +50,8 @@ IMAGE =
 image: terok-gate terok-gate-hook terok-nri # for Kubernetes: make image IMAGE=registry.example/terok-gate:1
 	podman build --tag $(IMAGE) --file deploy/kubernetes/Containerfile .
 
-bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in a quarter of an hour
-	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap
+bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in twenty minutes
+	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap openssl
 	go run ./bench
 
 FUZZTIME = 20000x

@@ -33,7 +33,6 @@ func (h *house) cuts(rounds int) (cuts, error) {
 	if err != nil {
 		return nil, err
 	}
-	packet := func(line string) string { return fmt.Sprintf("%04x%s", 4+len(line), line) }
 	fetch := packet("command=fetch\n") + "0001" + packet("want "+string(tip)) + packet("done\n") + "0000"
 	for range rounds {
 		if err := h.cut(took, repo, fetch); err != nil {

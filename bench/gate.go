@@ -20,6 +20,7 @@ type gateResults struct {
 	Revoking  revoking
 	Several   several
 	Services  services
+	Fleet     fleet
 }
 
 // gate measures the parts that are wanted.
@@ -68,6 +69,9 @@ func (w *world) gate(r *gateResults, rounds int, wanted func(part string) bool) 
 		case "services":
 			r.Services, err = w.services(h, rounds)
 			measured = r.Services
+		case "fleet":
+			r.Fleet, err = w.fleet(h, rounds)
+			measured = r.Fleet
 		}
 
 		if err != nil {

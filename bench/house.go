@@ -84,15 +84,8 @@ func (w *world) open() (h *house, err error) {
 			return h, fmt.Errorf("%s: %w", name, err)
 		}
 
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			conn, err := net.Dial("tcp", h.addresses[name])
-			if err == nil {
-				conn.Close()
-				break
-			}
-			if time.Now().After(end) {
-				return h, fmt.Errorf("%s does not serve: %w", name, err)
-			}
+		if err := serves(h.addresses[name]); err != nil {
+			return h, fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return h, h.startPython()
@@ -117,7 +110,7 @@ func (h *house) issue(e store.Entry) (string, error) {
 
 // start starts a server that ends, with all that it started, when the house is closed.
 func (h *house) start(cmd *exec.Cmd) error {
-	log, err := os.Create(filepath.Join(h.dir, filepath.Base(cmd.Path)+".log"))
+	log, err := os.Create(filepath.Join(h.dir, fmt.Sprintf("%d-%s.log", len(h.ends), filepath.Base(cmd.Path))))
 	if err != nil {
 		return err
 	}
@@ -217,6 +210,19 @@ func (h *house) startPython() error {
 	port, err := bufio.NewReader(out).ReadString('\n')
 	h.addresses["python"] = "127.0.0.1:" + strings.TrimSpace(port)
 	return err
+}
+
+// serves waits until something listens at an address.
+func serves(address string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("nothing listens at %s: %w", address, err)
+		}
+	}
 }
 
 // freeAddress returns an address without a listener.

@@ -71,7 +71,7 @@ func (s series) add(name string, d time.Duration) {
 
 var (
 	parts     = []string{"stages", "living", "crowd", "watch", "memory", "podman", "functions", "gate", "sync"}
-	gateParts = []string{"requests", "commands", "transfers", "clones", "attach", "cuts", "revoking", "several", "services"} // of "gate"
+	gateParts = []string{"requests", "commands", "transfers", "clones", "attach", "cuts", "revoking", "several", "services", "fleet"} // of "gate"
 )
 
 func run() error {

@@ -85,6 +85,7 @@ func (r results) table() []byte {
 	r.Gate.table(p)
 	r.Sync.table(p)
 	r.Gate.Services.table(p)
+	r.Gate.Fleet.table(p)
 	return b.Bytes()
 }
 

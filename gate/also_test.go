@@ -197,10 +197,15 @@ func (c several) check(t *testing.T, h *harness, of client) {
 func houseOfSeveral(t *testing.T) *harness {
 	t.Helper()
 	h := open(t, gate.Settings{})
+	h.fillSeveral(t)
+	return h
+}
+
+func (h *harness) fillSeveral(t *testing.T) {
+	t.Helper()
 	for _, project := range []string{"demo", "lib", "tools", "other"} {
 		h.demo(t, project, 3)
 	}
-	return h
 }
 
 func TestWhatEveryCombinationAllowsInEachOfSeveralProjects(t *testing.T) {
@@ -236,37 +241,62 @@ func TestWhatEveryCombinationAllowsInEachOfSeveralProjects(t *testing.T) {
 
 // A container that does not know its token has the rights of its token in each project.
 func TestAContainerThatWithholdsItsTokenUsesSeveralProjects(t *testing.T) {
-	testenv.NeedRoot(t)
-	testenv.Need(t, "git", "ip", "nsenter")
 	for _, c := range allSeveral() {
 		if c.hashed != (c.refs != "") {
 			continue // the table above has both
 		}
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			h := houseOfSeveral(t)
-			told := h.takeHooks(t)
-			h.containerToken(t, c.flags(), c.annotations())
-			entries, err := h.tokens.Entries()
-			must(t, err)
-			h.revoke(t, "demo")
-
-			inside := h.container(t, nil)
-			inside.Grant, inside.Limits, inside.Also = entries[0].Grant, entries[0].Limits, entries[0].Also
-			inside.Gate.Withheld = true
-			if c.hashed {
-				inside.Token = store.Token(inside.Token.Key())
-			}
-			h.start(t, told, inside)
-
-			work := filepath.Join(h.dir, "work")
-			url := func(project string) string { return "http://" + inside.Gate.Listen + "/" + project + ".git" }
-			run := func(args ...string) (string, error) { return inside.git(work, args...) }
-			if out, err := inside.git(h.dir, "clone", "--quiet", url("demo"), work); err != nil {
-				t.Fatalf("git clone: %v\n%s", err, out)
-			}
-			c.check(t, h, client{url: url, git: run})
+			c.checkWithheld(t, h, h)
 		})
 	}
+}
+
+// The same holds if the repositories are elsewhere.
+func TestAContainerThatWithholdsItsTokenUsesSeveralProjectsElsewhere(t *testing.T) {
+	for _, c := range allSeveral() {
+		if c.hashed != (c.refs != "") || c.narrowed != c.access {
+			continue // the host's gate judges as any other
+		}
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+			var f *fleet
+			f = openFleet(t, gate.Settings{}, gate.Settings{Trail: func(events ...trail.Event) error {
+				return f.repos.note(events...) // what one of the two refuses, the other does not
+			}})
+			f.mayVouch(t, "host-a=*")
+			f.repos.fillSeveral(t)
+			c.checkWithheld(t, f.host, f.repos)
+		})
+	}
+}
+
+// checkWithheld is check for a container in whose network h serves the repositories of another
+// gate, or its own.
+func (c several) checkWithheld(t *testing.T, h, repos *harness) {
+	t.Helper()
+	testenv.NeedRoot(t)
+	testenv.Need(t, "git", "ip", "nsenter")
+	told := h.takeHooks(t)
+	h.containerToken(t, c.flags(), c.annotations())
+	entries, err := h.tokens.Entries()
+	must(t, err)
+	h.revoke(t, "demo")
+
+	inside := h.container(t, nil)
+	inside.Grant, inside.Limits, inside.Also = entries[0].Grant, entries[0].Limits, entries[0].Also
+	inside.Gate.Withheld = true
+	if c.hashed {
+		inside.Token = store.Token(inside.Token.Key())
+	}
+	h.start(t, told, inside)
+
+	work := filepath.Join(h.dir, "work")
+	url := func(project string) string { return "http://" + inside.Gate.Listen + "/" + project + ".git" }
+	run := func(args ...string) (string, error) { return inside.git(work, args...) }
+	if out, err := inside.git(h.dir, "clone", "--quiet", url("demo"), work); err != nil {
+		t.Fatalf("git clone: %v\n%s", err, out)
+	}
+	c.check(t, repos, client{url: url, git: run})
 }
 
 // One token's requests are summed up, and those of each project apart.

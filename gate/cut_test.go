@@ -21,23 +21,33 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gigabyte is a bare repository with a GiB in main that nothing compresses. It is
-// made once, and used through objects/info/alternates.
-var gigabyte = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp(ours, "")
-	if err != nil {
-		return "", err
+// gigabyte is a bare repository with a GiB in main that nothing compresses, and quarter one with
+// a quarter of that, for what is to end by itself. Each is made once, and used through
+// objects/info/alternates.
+var gigabyte, quarter = sync.OnceValues(largeRepository(1024)), sync.OnceValues(largeRepository(256))
+
+func largeRepository(files int) func() (string, error) {
+	return func() (string, error) {
+		dir, err := os.MkdirTemp(ours, "")
+		if err != nil {
+			return "", err
+		}
+		if out, err := command(dir, "init", "--quiet", "--bare", "--initial-branch=main", dir).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+		return dir, makeLarge(dir, files)
 	}
-	if out, err := command(dir, "init", "--quiet", "--bare", "--initial-branch=main", dir).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return dir, makeLarge(dir, 1024)
-})
+}
 
 // borrow has a repository use the objects of gigabyte, and returns its tip.
 func borrow(t *testing.T, repo string) (tip string) {
 	t.Helper()
-	from, err := gigabyte()
+	return borrowFrom(t, repo, gigabyte)
+}
+
+func borrowFrom(t *testing.T, repo string, large func() (string, error)) (tip string) {
+	t.Helper()
+	from, err := large()
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(repo, "objects/info/alternates"), []byte(from+"/objects\n"), 0o644))
 	// As they are, with no time spent on what cannot get smaller.

@@ -32,9 +32,6 @@ type elsewhere struct {
 	logged time.Time // when a failure was last logged
 }
 
-// connectTimeout is how long the other gate may take to accept a connection.
-const connectTimeout = 5 * time.Second
-
 // errUnanswered ends a request to which the gate with the repositories gives no answer, or one that
 // no gate would give.
 var errUnanswered = errors.New("the gate with the repositories does not answer")
@@ -79,7 +76,8 @@ func (v *visit) handOn(ctx context.Context) error {
 		return err
 	}
 
-	connecting, done := context.WithTimeout(ctx, connectTimeout)
+	// The gates of many hosts can connect at once: then this is a turn to wait for, too.
+	connecting, done := context.WithTimeout(ctx, v.gate.slots.patience)
 	defer done()
 	conn, err := v.gate.elsewhere.identity.Dial(connecting, address)
 	switch {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -264,6 +265,19 @@ func TestARepositoryGateThatDoesNotAnswerIsSaidSo(t *testing.T) {
 	}
 	if event := f.host.trailed(t, trail.Failed, 1)[0]; !strings.Contains(event.Error, "connection refused") {
 		t.Errorf("the trail has %+v", event)
+	}
+}
+
+func TestAGateThatAcceptsNoConnectionIsGivenUp(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections for it
+	must(t, err)
+	defer l.Close()
+	f.address = l.Addr().String()
+	host := f.open(t, "host-a", gate.Settings{Patience: 100 * time.Millisecond})
+	answer, text := host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", host.issue(t, "demo"), "")
+	if answer.StatusCode != http.StatusBadGateway || !strings.Contains(text, "does not answer") {
+		t.Errorf("answered with %d %q", answer.StatusCode, text)
 	}
 }
 

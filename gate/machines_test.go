@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -22,7 +23,8 @@ type machines struct {
 	dir         string
 	authority   *testenv.Authority
 	repos, host *testenv.NetworkProcess
-	tokens      store.File // of the host
+	tokens      store.File        // of the host
+	programs    map[string]string // of gates, by their names; terok-gate for others
 }
 
 const (
@@ -45,9 +47,20 @@ func startMachines(t *testing.T) *machines {
 		mustRun(t, end.of.Command("ip", "address", "add", end.ip+"/24", "dev", end.name))
 		mustRun(t, end.of.Command("ip", "link", "set", end.name, "up"))
 	}
-	m.authority.Issue(t, "repos", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP(reposIP)} }, "repos.example")
-	m.authority.Issue(t, "host-a", nil, "host-a")
+	m.certify(t, "repos", func(*x509.Certificate) {})
+	m.certify(t, "host-a", func(*x509.Certificate) {})
 	return m
+}
+
+// certify makes the certificate of a gate, or replaces it.
+func (m *machines) certify(t *testing.T, name string, edit func(*x509.Certificate)) {
+	t.Helper()
+	m.authority.Issue(t, name, func(c *x509.Certificate) {
+		if name == "repos" {
+			c.IPAddresses = []net.IP{net.ParseIP(reposIP)}
+		}
+		edit(c)
+	}, name)
 }
 
 func mustRun(t *testing.T, cmd *exec.Cmd) {
@@ -63,8 +76,9 @@ func (m *machines) path(name string) string { return filepath.Join(m.dir, name) 
 // start starts a gate on one of the machines, which ends with the test.
 func (m *machines) start(t *testing.T, on *testenv.NetworkProcess, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	program, err := terokGate()
+	ordinary, err := terokGate()
 	must(t, err)
+	program := cmp.Or(m.programs[name], ordinary)
 	cmd := on.Command(program, append([]string{
 		"--token-file", m.path(map[bool]string{true: "tokens.json", false: name + "/tokens.json"}[on == m.host]), "--log-file", m.path(name + ".log"), "serve",
 		"--tls-cert", m.path(name + ".pem"), "--tls-key", m.path(name + ".key"), "--tls-ca", m.authority.CA,
@@ -103,8 +117,8 @@ func (m *machines) git(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// transfer starts a clone or a push of a gigabyte, and returns when ten MiB have gone over.
-func (m *machines) transfer(t *testing.T, push bool) (cmd *exec.Cmd, said *bytes.Buffer) {
+// transfer starts a clone or a push of a large repository, and returns when ten MiB have gone over.
+func (m *machines) transfer(t *testing.T, push bool, large func() (string, error)) (cmd *exec.Cmd, said *bytes.Buffer) {
 	t.Helper()
 	token, err := m.tokens.CreateToken("demo", "1")
 	must(t, err)
@@ -120,7 +134,7 @@ func (m *machines) transfer(t *testing.T, push bool) (cmd *exec.Cmd, said *bytes
 		source, far = work, demo+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*"
 		cmd = m.git("--git-dir=work.git", "push", "--quiet", url, "main")
 	}
-	git(t, source, "update-ref", "refs/heads/main", borrow(t, source))
+	git(t, source, "update-ref", "refs/heads/main", borrowFrom(t, source, large))
 
 	said = &bytes.Buffer{}
 	cmd.Stderr = said
@@ -198,7 +212,7 @@ func TestFaultsBetweenMachines(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, push %v", name, push), func(t *testing.T) {
 				m := startMachines(t)
 				f := &faulty{machines: m, repos: m.startRepos(t), host: m.startHost(t), push: push}
-				f.client, _ = m.transfer(t, push)
+				f.client, _ = m.transfer(t, push, gigabyte)
 				inject(t, f)
 				if push {
 					if refs := git(t, m.path("demo.git"), "for-each-ref"); refs != "" {
@@ -211,6 +225,7 @@ func TestFaultsBetweenMachines(t *testing.T) {
 }
 
 // What is stopped and goes on has lost nothing: a stopped process is no machine that vanished.
+// Requests that begin meanwhile wait for it.
 func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 	const stopped = 8 * time.Second // more than a machine that vanished has
 	for name, which := range map[string]func(m *machines, repos, host, client *exec.Cmd) int{
@@ -219,20 +234,31 @@ func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 		"the client":          func(_ *machines, _, _, client *exec.Cmd) int { return client.Process.Pid },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := startMachines(t)
 			repos, host := m.startRepos(t), m.startHost(t)
-			client, said := m.transfer(t, false)
+			client, said := m.transfer(t, false, quarter)
 			pid := which(m, repos, host, client)
 			pids := append(childrenOf(pid), pid)
 			for _, pid := range pids {
 				must(t, syscall.Kill(pid, syscall.SIGSTOP))
 			}
+			if sizeOf(m.path("clone/objects/pack/tmp_pack_*")) == 0 {
+				t.Error("it was over before")
+			}
+			token, err := m.tokens.CreateToken("demo", "2")
+			must(t, err)
+			begun := m.git("ls-remote", "http://"+string(token)+":@127.0.0.1:9418/demo.git")
+			must(t, begun.Start())
 			time.Sleep(stopped) // the fault itself
 			for _, pid := range pids {
 				must(t, syscall.Kill(pid, syscall.SIGCONT))
 			}
 			if err := client.Wait(); err != nil {
 				t.Errorf("after %v: %v: %s", stopped, err, said)
+			}
+			if err := begun.Wait(); err != nil {
+				t.Errorf("a request that began meanwhile: %v", err)
 			}
 		})
 	}

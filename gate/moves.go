@@ -183,6 +183,9 @@ func (t *transaction) settle() {
 	defer t.end()
 
 	now, err := t.gate.present(context.Background(), t.repo, t.refs.all())
+	for tries := 1; err != nil && tries < 3; tries++ { // what killed the push's git may kill this one, too
+		now, err = t.gate.present(context.Background(), t.repo, t.refs.all())
+	}
 	if err != nil {
 		slog.Error("find out what a push moved", "project", t.repo.project, "error", err)
 		return

@@ -114,6 +114,27 @@ func findOut(t *testing.T, others int) {
 	}
 }
 
+// What kills the push's git may kill the gate's own git after it.
+func TestTheGateFindsOutWhatAPushMovedThoughItsGitIsKilledOnce(t *testing.T) {
+	next := filepath.Join(memory(t), "kill-the-next")
+	h, _ := openOver(t, "case \"$*\" in *for-each-ref*) rm "+next+" 2>/dev/null && kill -KILL $$ ;; esac")
+	demo := h.demo(t, "demo", 1)
+	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "work")
+	waitOnceMoved(t, h)
+
+	push := command(filepath.Join(h.dir, "work"), "push", "origin", "main:side")
+	cutShort(t, h, push, func() bool {
+		return git(t, demo, "for-each-ref", "refs/heads/side") != ""
+	}, func() {
+		must(t, os.WriteFile(next, nil, 0o600))
+		h.revoke(t, "demo")
+	})
+	h.trailed(t, trail.Moved, 1)
+	if _, err := os.Stat(next); err == nil {
+		t.Error("no git was killed")
+	}
+}
+
 // noObject stands for none.
 var noObject = strings.Repeat("0", 40)
 

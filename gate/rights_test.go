@@ -80,36 +80,48 @@ func (h *harness) forLib(t *testing.T) (token string) {
 	return string(drawn)
 }
 
-// inEveryChange tries something that is cut, for each change. It must be over in the time that
-// the gate promises; on a busy machine it is tried again, for a while.
-func inEveryChange(t *testing.T, push bool, try func(t *testing.T, h *harness, token string, change func(), says error) (took time.Duration)) {
+// inEveryChange tries something that is cut, for each change, with the repository at the gate h
+// that judges the token, and at another one. It must be over in the time that the gate promises; on
+// a busy machine it is tried again, for a while.
+func inEveryChange(t *testing.T, push bool, try func(t *testing.T, h, repos *harness, token string, change func(), says error) (took time.Duration)) {
 	const promised = 100 * time.Millisecond
 	for name, change := range changes {
 		if change.pushOnly && !push {
 			continue
 		}
-		t.Run(name, func(t *testing.T) {
-			best := testenv.AWhile
-			for began := time.Now(); best > promised && !t.Failed(); {
-				t.Run("", func(t *testing.T) {
-					h := open(t, gate.Settings{})
-					token := h.forLib(t)
-					best = min(best, try(t, h, token, func() { change.make(t, h) }, change.says))
-				})
-				if best > promised && time.Since(began) > testenv.AWhile {
-					t.Fatalf("it takes %v, at best", best)
+		for where, open := range map[string]func(t *testing.T) (h, repos *harness){
+			"here": func(t *testing.T) (h, repos *harness) {
+				h = open(t, gate.Settings{})
+				return h, h
+			},
+			"elsewhere": func(t *testing.T) (h, repos *harness) {
+				f := openFleet(t, gate.Settings{}, gate.Settings{})
+				return f.host, f.repos
+			},
+		} {
+			t.Run(name+", "+where, func(t *testing.T) {
+				best := testenv.AWhile
+				for began := time.Now(); best > promised && !t.Failed(); {
+					t.Run("", func(t *testing.T) {
+						h, repos := open(t)
+						token := h.forLib(t)
+						best = min(best, try(t, h, repos, token, func() { change.make(t, h) }, change.says))
+					})
+					if best > promised && time.Since(began) > testenv.AWhile {
+						t.Fatalf("it takes %v, at best", best)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
 func TestACloneThatIsNoLongerAllowedIsCut(t *testing.T) {
-	inEveryChange(t, false, func(t *testing.T, h *harness, token string, change func(), says error) time.Duration {
-		lib := h.bare(t, "lib")
+	inEveryChange(t, false, func(t *testing.T, h, repos *harness, token string, change func(), says error) time.Duration {
+		lib := repos.bare(t, "lib")
 		git(t, lib, "update-ref", "refs/heads/main", borrow(t, lib))
 		clone := command(h.dir, "clone", "--quiet", "--bare", h.url(token, "lib"), "clone")
-		took := cutShort(t, h, clone, func() bool {
+		took := cutShort(t, repos, clone, func() bool {
 			return sizeOf(h.dir+"/clone/objects/pack/tmp_pack_*") > 10<<20
 		}, change)
 		if clone.Wait() == nil {
@@ -126,15 +138,15 @@ func TestACloneThatIsNoLongerAllowedIsCut(t *testing.T) {
 }
 
 func TestAPushThatIsNoLongerAllowedIsCutAndMovesNothing(t *testing.T) {
-	inEveryChange(t, true, func(t *testing.T, h *harness, token string, change func(), says error) time.Duration {
-		lib := h.demo(t, "lib", 1)
+	inEveryChange(t, true, func(t *testing.T, h, repos *harness, token string, change func(), says error) time.Duration {
+		lib := repos.demo(t, "lib", 1)
 		before := git(t, lib, "for-each-ref")
 		work := filepath.Join(h.dir, "work.git")
 		git(t, h.dir, "init", "--quiet", "--bare", work)
 		git(t, work, "update-ref", "refs/heads/main", borrow(t, work))
 
 		push := command(work, "push", "--quiet", "--force", h.url(token, "lib"), "main", "main:side")
-		took := cutShort(t, h, push, func() bool {
+		took := cutShort(t, repos, push, func() bool {
 			return sizeOf(lib+"/objects/tmp_objdir-incoming-*/pack/tmp_pack_*") > 10<<20
 		}, change)
 		if event := h.trailed(t, trail.Cut, 1)[0]; event.Error != says.Error() || event.Refs != 0 {

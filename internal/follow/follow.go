@@ -3,6 +3,7 @@
 package follow
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -22,16 +23,18 @@ type File struct {
 	err     error
 }
 
-// Read returns the content of the file or the error in reading it, and whether that may differ
-// from what the last call returned.
+// Read returns the content of the file or the error in reading it, and whether the content differs
+// from what the last call returned. An error counts as a change, unless the file is surely the same.
 func (f *File) Read() (content []byte, changed bool, err error) {
 	if f.seen.Exists() && f.seen.IsAt(f.Path, 0) {
 		return f.content, false, f.err
 	}
 
+	before := f.content
 	f.seen = store.FileVersion{}
 	f.content, f.err = f.read()
-	return f.content, true, f.err
+	changed = f.err != nil || before == nil || !bytes.Equal(f.content, before)
+	return f.content, changed, f.err
 }
 
 // most is the largest size of a file that is read, in bytes.

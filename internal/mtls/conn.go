@@ -14,13 +14,17 @@ import (
 )
 
 // keepAlive finds out that the other machine has vanished while no data is on its way. The kernel
-// sends no keepalives while sent data is not yet acknowledged; [hasVanished] covers that case.
+// sends no keepalives while sent data is not yet acknowledged; [silence] covers that case.
 //
 // TCP_USER_TIMEOUT (tcp(7)) would cover it, too, but it also ends a connection whose other side
 // lives and reads nothing for that long, as when a client is stopped (seen with Linux 6.18).
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 const unacknowledged = 5 * time.Second
+
+// connectTimeout is how long the other machine may take to accept a connection, which its kernel
+// does for it.
+const connectTimeout = 5 * time.Second
 
 // watched is a connection that ends when the other machine has vanished.
 type watched struct {
@@ -37,30 +41,46 @@ func newWatched(conn *net.TCPConn) *watched {
 func (w *watched) watch() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for seen := (silence{}); ; {
 		select {
 		case <-w.closed:
 			return
 		case <-tick.C:
-			if hasVanished(w.TCPConn) {
+			if seen.isTooLong(silenceOf(w.TCPConn)) {
 				_ = w.Cut()
 			}
 		}
 	}
 }
 
-// hasVanished reports whether something that was sent has not been acknowledged for too long.
-func hasVanished(conn *net.TCPConn) (vanished bool) {
+// silence counts the seconds for which something that was sent has waited for an acknowledgement.
+// A connection that had nothing to send for long, or whose other side took nothing, waits for a
+// moment each time that something is sent, however long ago the last acknowledgement was.
+type silence struct{ seconds int }
+
+// isTooLong is called each second. waits tells whether something waits to be acknowledged, and
+// last how long ago the last acknowledgement came.
+func (s *silence) isTooLong(waits bool, last time.Duration) bool {
+	if !waits || last < time.Second {
+		s.seconds = 0
+		return false
+	}
+	s.seconds++
+	return s.seconds >= 3 && last >= unacknowledged
+}
+
+func silenceOf(conn *net.TCPConn) (waits bool, last time.Duration) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return false, 0
 	}
 	_ = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		waits := err == nil && (info.Unacked > 0 || info.Probes > 0)
-		vanished = waits && time.Duration(info.Last_ack_recv)*time.Millisecond >= unacknowledged
+		if err == nil {
+			waits, last = info.Unacked > 0 || info.Probes > 0, time.Duration(info.Last_ack_recv)*time.Millisecond
+		}
 	})
-	return vanished
+	return waits, last
 }
 
 func (w *watched) Close() error {
@@ -92,14 +112,15 @@ type Conn struct {
 	tcp *watched
 }
 
-// Dial connects to another gate. The handshake does not show whether the other gate accepts our
-// certificate: with TLS 1.3 the first read does.
+// Dial connects to another gate. A gate that has many connections begins the handshake late: ctx
+// bounds that. The handshake does not show whether the other gate accepts our certificate: with
+// TLS 1.3 the first read does.
 func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	dialer := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: keepAlive}
 	dialer.SetMultipathTCP(false)
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {

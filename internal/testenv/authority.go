@@ -44,7 +44,7 @@ func newAuthority(t testing.TB, dir, name string) *Authority {
 	t.Helper()
 	return &Authority{dir: dir, CA: filepath.Join(dir, "ca.pem"), key: newKey(t), certificate: &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}}
 }

@@ -1,0 +1,448 @@
+// The gates of hosts that hand requests on to a gate with the repositories, beside a gate that has
+// them itself.
+
+package main
+
+import (
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"terok-gate-hook/hook"
+	"terok-gate-hook/store"
+)
+
+// fleet compares a gate that hands requests on with one that does not, over the same
+// repositories, all on this machine.
+type fleet struct {
+	Took map[string]series // in milliseconds, by what is done and the gate
+	Many manyHosts
+	Load [2]string // average, before and after
+}
+
+// manyHosts is a clone of the small repository in each container of many hosts, all at once. The
+// clients send what git sends, and are part of the bench: 2,000 of git's processes would leave the
+// gates no processor time, and each host of a fleet has processors of its own.
+type manyHosts struct {
+	Hosts, Containers int     // of each host
+	Seconds           float64 // until all are done
+	Failed            int
+	ReposMB, HostMB   float64 // of memory, the most that the gate with the repositories and any other had
+	Own, Git, HostOwn float64 // processor time in seconds: of that gate, of its git, of all other gates
+}
+
+// What is compared. Its name is the same in tables.
+const (
+	attachIn = "attach"
+	startIn  = "a whole `prestart` that attaches"
+	listIn   = "`git ls-remote`"
+	firstIn  = "the first `git ls-remote` of a gate's certificate"
+	cloneIn  = "a clone of 200 MiB"
+	pushIn   = "a push of 200 MiB"
+)
+
+// The gates: the house's own, and that of a host.
+const (
+	local   = "gate"
+	handsOn = "host-0"
+)
+
+// inTurn returns the gates in an order that chance decides.
+func inTurn() []string {
+	gates := []string{local, handsOn}
+	rand.Shuffle(len(gates), func(i, j int) { gates[i], gates[j] = gates[j], gates[i] })
+	return gates
+}
+
+// fleetGates are a gate with copies of the house's repositories, and gates of hosts, host-0 and
+// on, whose addresses are the house's. host-0 has the house's token file.
+type fleetGates struct {
+	*house
+	w       *world
+	dir     string
+	address string // of the gate with the repositories
+	repos   *exec.Cmd
+	hosts   []*exec.Cmd
+}
+
+// openFleet starts the gate with the repositories and that of host-0. hosts are to come.
+func (h *house) openFleet(w *world, hosts int) (f *fleetGates, err error) {
+	f = &fleetGates{house: h, w: w, dir: filepath.Join(h.dir, "fleet")}
+	if err := os.MkdirAll(f.path("repos"), 0o755); err != nil {
+		return f, err
+	}
+	for _, project := range []string{small, large, empty} {
+		if err := done(exec.Command("cp", "-a", filepath.Join(h.repos, project+".git"), f.path("repos"))); err != nil {
+			return f, err
+		}
+	}
+	if err := f.openssl("ca", "-subj", "/CN=gates"); err != nil {
+		return f, err
+	}
+
+	if f.address, err = freeAddress(); err != nil {
+		return f, err
+	}
+	args := []string{"--repos", f.path("repos"), "--tls-listen", f.address}
+	for i := range hosts {
+		args = append(args, "--vouch", hostName(i)+"=*")
+	}
+	if f.repos, err = f.startGate("repos", h.tokens, f.address, args...); err != nil {
+		return f, err
+	}
+	return f, f.openHost(h.tokens)
+}
+
+// openHost starts the gate of one host more.
+func (f *fleetGates) openHost(tokens store.File) (err error) {
+	name := hostName(len(f.hosts))
+	if f.addresses[name], err = freeAddress(); err != nil {
+		return err
+	}
+	gate, err := f.startGate(name, tokens, f.addresses[name], "--repository-gate", "https://"+f.address,
+		"--listen", f.addresses[name], "--control", f.control(name))
+	f.hosts = append(f.hosts, gate)
+	return err
+}
+
+func hostName(i int) string { return fmt.Sprintf("host-%d", i) }
+
+func (f *fleetGates) path(name string) string { return filepath.Join(f.dir, name) }
+
+// control returns the control socket of a gate.
+func (f *fleetGates) control(name string) string {
+	if name == local {
+		return f.house.control
+	}
+	return f.path(name + "/control/gate")
+}
+
+// startGate starts a gate with a certificate, and returns when it serves at an address.
+func (f *fleetGates) startGate(name string, tokens store.File, address string, args ...string) (*exec.Cmd, error) {
+	if err := f.certify(name); err != nil {
+		return nil, err
+	}
+	gate := exec.Command(f.w.programs["gate"], append([]string{"--token-file", tokens.Path, "--log-file", f.path(name + ".log"), "serve",
+		"--tls-cert", f.path(name + ".pem"), "--tls-key", f.path(name + ".key"), "--tls-ca", f.path("ca.pem")}, args...)...)
+	if err := f.start(gate); err != nil {
+		return nil, err
+	}
+	return gate, serves(address)
+}
+
+// certify makes a gate's certificate and key, or replaces them.
+func (f *fleetGates) certify(name string) error {
+	return f.openssl(name, "-CA", f.path("ca.pem"), "-CAkey", f.path("ca.key"), "-subj", "/CN="+name,
+		"-addext", "subjectAltName=DNS:"+name+",IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "extendedKeyUsage=clientAuth,serverAuth")
+}
+
+func (f *fleetGates) openssl(name string, args ...string) error {
+	return done(exec.Command("openssl", append([]string{"req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "30",
+		"-keyout", f.path(name + ".key"), "-out", f.path(name + ".pem")}, args...)...))
+}
+
+func (w *world) fleet(h *house, rounds int) (r fleet, err error) {
+	r.Load[0], r.Took = load(), map[string]series{}
+	defer func() { r.Load[1] = load() }()
+	for _, what := range []string{attachIn, startIn, listIn, firstIn, cloneIn, pushIn} {
+		r.Took[what] = series{}
+	}
+
+	const hosts, containers = 100, 20
+	f, err := h.openFleet(w, hosts)
+	if err != nil {
+		return r, err
+	}
+	for _, measure := range []func(map[string]series, int) error{f.starts, f.lists, f.transfers} {
+		if err := measure(r.Took, rounds); err != nil {
+			return r, err
+		}
+	}
+	r.Many, err = f.atOnce(hosts, containers)
+	return r, err
+}
+
+// starts measures how soon a gate is in a container's network, alone and in a whole start.
+func (f *fleetGates) starts(took map[string]series, rounds int) error {
+	for i := range 3 * rounds {
+		for _, gate := range inTurn() {
+			for _, what := range []string{attachIn, startIn} {
+				if err := f.startOnce(took[what], gate, what, fmt.Sprintf("f1ee7%05d", i)); err != nil {
+					return fmt.Errorf("%s, %s: %w", gate, what, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (f *fleetGates) startOnce(took series, gate, what, id string) error {
+	state, pid, end, err := f.w.container(id, syscall.CLONE_NEWNET)
+	if err != nil {
+		return err
+	}
+	defer end()
+
+	if what == startIn {
+		one, err := timed(exec.Command(f.w.programs["hook"], "--token-file", f.w.tokens(), "--log-file", f.w.log(), "prestart", "--gate-socket", f.control(gate)), state)
+		took.add(gate, one)
+		return err
+	}
+	entry := store.Entry{Grant: store.Grant{Project: small, Task: "fleet"}, Container: id, Gate: &store.Attached{Listen: hook.GateListen}}
+	if entry.Process, err = store.ProcessOf(pid); err != nil {
+		return err
+	}
+	if entry.Token, err = store.NewToken(); err != nil {
+		return err
+	}
+	start := time.Now()
+	err = hook.Settings{GateSocket: f.control(gate)}.Attach(entry)
+	took.add(gate, time.Since(start))
+	return err
+}
+
+// lists measures a container's first command, in a new TLS session and in one that is resumed.
+func (f *fleetGates) lists(took map[string]series, rounds int) error {
+	for range rounds {
+		for _, what := range []string{firstIn, listIn} {
+			for _, gate := range inTurn() {
+				if what == firstIn {
+					if err := f.certify(handsOn); err != nil { // sessions go with the certificate
+						return err
+					}
+				}
+				start := time.Now()
+				if err := done(git(f.dir, "ls-remote", "--quiet", f.url(gate, f.token, small))); err != nil {
+					return err
+				}
+				took[what].add(gate, time.Since(start))
+			}
+		}
+	}
+	return nil
+}
+
+// transfers measures a clone and a push of the large repository.
+func (f *fleetGates) transfers(took map[string]series, rounds int) error {
+	tokens := map[string]string{}
+	for _, project := range []string{large, empty} {
+		var err error
+		if tokens[project], err = f.issue(store.Entry{Grant: store.Grant{Project: project, Task: "fleet"}}); err != nil {
+			return err
+		}
+	}
+
+	rounds = max(1, rounds/4)
+	pushed := map[string]string{local: filepath.Join(f.house.repos, empty+".git"), handsOn: f.path("repos/" + empty + ".git")}
+	for range rounds {
+		for _, gate := range inTurn() {
+			start := time.Now()
+			if err := done(git(f.dir, "clone", "--quiet", "--bare", f.url(gate, tokens[large], large), "clone")); err != nil {
+				return err
+			}
+			took[cloneIn].add(gate, time.Since(start))
+			if err := os.RemoveAll(f.path("clone")); err != nil {
+				return err
+			}
+		}
+
+		for _, gate := range inTurn() {
+			start := time.Now()
+			if err := done(git(filepath.Join(f.house.repos, large+".git"), "push", "--quiet", f.url(gate, tokens[empty], empty), "main")); err != nil {
+				return err
+			}
+			took[pushIn].add(gate, time.Since(start))
+			if err := errors.Join(os.RemoveAll(pushed[gate]), initBare(pushed[gate])); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// atOnce has containers of many hosts clone at once, each with a token of its own.
+func (f *fleetGates) atOnce(hosts, containers int) (m manyHosts, err error) {
+	m = manyHosts{Hosts: hosts, Containers: containers}
+	var clients []cloning
+	for i := range hosts {
+		of := *f.house
+		if i > 0 {
+			of.tokens = store.File{Path: f.path(hostName(i) + "/tokens.json")}
+			if err := f.openHost(of.tokens); err != nil {
+				return m, err
+			}
+		}
+		for task := range containers {
+			token, err := of.issue(store.Entry{Grant: store.Grant{Project: small, Task: strconv.Itoa(task)}})
+			if err != nil {
+				return m, err
+			}
+			clients = append(clients, cloning{f.addresses[hostName(i)], token})
+		}
+	}
+
+	own, gits := processorTime(f.repos.Process.Pid)
+	hostOwn := f.hostsOwn()
+	errs := make([]error, len(clients))
+	var all sync.WaitGroup
+	start := time.Now()
+	for i, client := range clients {
+		all.Go(func() { errs[i] = client.clone() })
+	}
+	all.Wait()
+	m.Seconds = time.Since(start).Seconds()
+
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		if m.Failed++; m.Failed <= 3 {
+			fmt.Println(err)
+		}
+	}
+	ownNow, gitsNow := processorTime(f.repos.Process.Pid)
+	m.Own, m.Git, m.HostOwn = ownNow-own, gitsNow-gits, f.hostsOwn()-hostOwn
+
+	for _, gate := range f.hosts {
+		peak, err := peakMB(gate.Process.Pid)
+		if err != nil {
+			return m, err
+		}
+		m.HostMB = max(m.HostMB, peak)
+	}
+	m.ReposMB, err = peakMB(f.repos.Process.Pid)
+	return m, err
+}
+
+// cloning is a client of a gate.
+type cloning struct{ address, token string }
+
+// clone does what git does for a clone, with protocol 2 and on one connection, and returns an error
+// unless the pack is whole.
+func (c cloning) clone() error {
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+
+	if _, err := c.ask(client, http.MethodGet, "info/refs?service=git-upload-pack", ""); err != nil {
+		return err
+	}
+	refs, err := c.ask(client, http.MethodPost, "git-upload-pack", packet("command=ls-refs\n")+"0001"+packet("ref-prefix refs/heads/\n")+"0000")
+	if err != nil {
+		return err
+	}
+	tip, _, isFirst := strings.Cut(refs[4:], " refs/heads/")
+	if !isFirst {
+		return fmt.Errorf("it lists %.100q", refs)
+	}
+
+	answer, err := c.ask(client, http.MethodPost, "git-upload-pack", packet("command=fetch\n")+"0001"+packet("no-progress\n")+packet("want "+tip+"\n")+packet("done\n")+"0000")
+	if err != nil {
+		return err
+	}
+	var pack []byte
+	for rest := answer; len(rest) >= 4; {
+		length, err := strconv.ParseUint(rest[:4], 16, 16)
+		if err != nil || int(length) > len(rest) {
+			return fmt.Errorf("it sends %.100q", rest)
+		}
+		if length > 5 && rest[4] == 1 {
+			pack = append(pack, rest[5:length]...)
+		}
+		rest = rest[max(4, length):]
+	}
+	end := len(pack) - sha1.Size
+	if end < 0 || sha1.Sum(pack[:end]) != [sha1.Size]byte(pack[end:]) {
+		return fmt.Errorf("it sends no whole pack in %.100q", answer)
+	}
+	return nil
+}
+
+func (c cloning) ask(client *http.Client, method, what, body string) (string, error) {
+	request, err := http.NewRequest(method, "http://"+c.address+"/"+small+".git/"+what, strings.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	request.Header.Set("Authorization", basic(c.token))
+	request.Header.Set("Git-Protocol", "version=2")
+	if method == http.MethodPost {
+		request.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, answer)
+	}
+	return string(answer), err
+}
+
+func packet(line string) string { return fmt.Sprintf("%04x%s", 4+len(line), line) }
+
+// hostsOwn returns the processor time of the hosts' gates, in seconds.
+func (f *fleetGates) hostsOwn() (sum float64) {
+	for _, gate := range f.hosts {
+		own, _ := processorTime(gate.Process.Pid)
+		sum += own
+	}
+	return sum
+}
+
+// fleetGoals are what is compared, with the most times that it may take if it is handed on.
+var fleetGoals = []struct {
+	what string
+	most float64
+}{
+	{attachIn, 1.05}, {startIn, 1.05}, {firstIn, 1.5}, {listIn, 1.5}, {cloneIn, 1 / 0.9}, {pushIn, 1 / 0.9},
+}
+
+func (r fleet) String() (text string) {
+	for _, of := range fleetGoals {
+		here, there := r.Took[of.what].median(local), r.Took[of.what].median(handsOn)
+		text += fmt.Sprintf("%s: %.2f ms, handed on %.2f ms (%.2f)\n", of.what, here, there, there/here)
+	}
+	m := r.Many
+	return text + fmt.Sprintf("%s that clone at once: %.1f s, %d failed; memory at its peak: %.0f MB, and %.0f at the hosts; processor time: %.1f s, git's there %.1f s, the hosts' gates' %.1f s",
+		m.who(), m.Seconds, m.Failed, m.ReposMB, m.HostMB, m.Own, m.Git, m.HostOwn)
+}
+
+func (m manyHosts) who() string {
+	return fmt.Sprintf("%d hosts with %d containers each", m.Hosts, m.Containers)
+}
+
+// table writes what it costs that the repositories are at another gate.
+func (r fleet) table(p func(format string, a ...any)) {
+	p("")
+	p("# What a gate elsewhere costs")
+	p("")
+	p("The local gate, and one that hands requests on over TLS to a gate with the same repositories, in turns; medians in milliseconds. All run on this machine: the other machines' processor time is missing. Load average %s before, %s after.", r.Load[0], r.Load[1])
+	p("")
+	p("| | local | handed on | times | goal |")
+	p("|---|---|---|---|---|")
+	for _, of := range fleetGoals {
+		here, there := r.Took[of.what].median(local), r.Took[of.what].median(handsOn)
+		p("| %s | %.1f | %.1f | %.2f | %.2f |", of.what, here, there, there/here, of.most)
+	}
+
+	m := r.Many
+	clones := float64(m.Hosts * m.Containers)
+	p("")
+	p("| %s that clone at once | measured | goal |", m.who())
+	p("|---|---|---|")
+	p("| all done | %.1f s, %d failed | none fails |", m.Seconds, m.Failed)
+	p("| memory of the gate with the repositories, at its peak; of a host's, the largest | %.0f MB; %.0f MB | under 100 MB |", m.ReposMB, m.HostMB)
+	p("| processor time for a clone: the gate with the repositories; git there; the host's gate | %.1f ms; %.1f ms; %.1f ms | |", 1000*m.Own/clones, 1000*m.Git/clones, 1000*m.HostOwn/clones)
+}
