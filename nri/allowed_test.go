@@ -35,6 +35,17 @@ func TestANamespaceMayNameTheProjectsThatItsPatternsMatch(t *testing.T) {
 	}
 }
 
+func TestWithoutAListNoNamespaceMayNameAProject(t *testing.T) {
+	for _, namespace := range []string{"default", "team", ""} {
+		if err := (allowed{}).check(namespace, []string{"demo"}); err == nil {
+			t.Errorf("%q may", namespace)
+		}
+		if err := (allowed{}).check(namespace, nil); err != nil {
+			t.Errorf("%q names none: %v", namespace, err)
+		}
+	}
+}
+
 func TestAnAllowThatMakesNoSenseIsRefused(t *testing.T) {
 	for _, given := range []string{"", " ", "team", "team=", "=demo", "team=demo lib", "team=[a"} {
 		if err := (allowed{}).Set(given); err == nil {

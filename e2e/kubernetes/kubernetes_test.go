@@ -260,11 +260,25 @@ func TestThePluginsAccountCanChangeNothingButItsOwnNodesTaint(t *testing.T) {
 	for _, patch := range []string{
 		`{"spec":{"taints":[{"key":"another","effect":"NoSchedule"}]}}`,
 		`{"metadata":{"labels":{"another":"x"}}}`,
+		`{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Namespace","name":"default","uid":"1"}]}}`,
+		`{"metadata":{"finalizers":["example.com/another"]}}`,
 		`{"spec":{"unschedulable":true}}`,
+		`{"spec":{"providerID":"another"}}`,
+		`{"spec":{"podCIDR":"10.1.0.0/24","podCIDRs":["10.1.0.0/24"]}}`,
 	} {
 		if out, err := node.Sh(as + "patch node one --type merge --patch '" + patch + "'"); err == nil || !strings.Contains(err.Error(), "may change only the taint") {
 			t.Errorf("%s: %v %s", patch, err, out)
 		}
+	}
+}
+
+func TestTheGateSeesNothingOfTheNodesRunButTheDirectoryWhereHooksFindIt(t *testing.T) {
+	ready(t, "one")
+	if has := node.Must(t, onNode("ls /run")); has != "secrets\nterok-gate" {
+		t.Errorf("/run has %q", has)
+	}
+	if mode := node.Must(t, "stat -c %a /run/terok-gate"); mode != "700" {
+		t.Errorf("/run/terok-gate has mode %s", mode)
 	}
 }
 

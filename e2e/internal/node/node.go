@@ -80,7 +80,7 @@ func Prepare() (containerd *Daemon, err error) {
 		mkdir -p /image/bin /image/usr/lib/git-core /image/usr/bin /image/tmp /image/etc /image/var && cd /image
 		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
 		cp /usr/bin/terok-gate /usr/bin/terok-gate-hook /usr/bin/terok-nri usr/bin/ && ln -s ../run var/run
-		cp /usr/bin/busybox bin/ && for name in sh sleep cat cp mv mkdir date env id; do ln -s busybox bin/$name; done
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat cp mv mkdir chmod ls date env id; do ln -s busybox bin/$name; done
 		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
 		echo root:x:0:0::/:/bin/sh >etc/passwd
 
