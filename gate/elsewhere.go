@@ -14,8 +14,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/trail"
@@ -28,8 +29,7 @@ type elsewhere struct {
 	url      mtls.URL
 	identity *mtls.Identity
 
-	mu     sync.Mutex
-	logged time.Time // when a failure was last logged
+	failures rate.Sometimes // which are logged
 }
 
 // errUnanswered ends a request to which the gate with the repositories gives no answer, or one that
@@ -41,12 +41,7 @@ var unanswered = &refusal{code: http.StatusBadGateway, text: errUnanswered.Error
 // report logs why the other gate does not answer, at most once a minute, since containers can ask
 // often.
 func (e *elsewhere) report(err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if now := time.Now(); now.Sub(e.logged) > time.Minute {
-		e.logged = now
-		slog.Error("request failed", "error", err)
-	}
+	e.failures.Do(func() { slog.Error("request failed", "error", err) })
 }
 
 // serveElsewhere serves a request that is allowed.

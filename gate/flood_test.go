@@ -3,10 +3,12 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -103,5 +105,26 @@ func TestAHandshakeThatTakesTooLongEndsTheConnection(t *testing.T) {
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("after %q: the gate waits on", begin)
 		}
+	}
+}
+
+func TestHandshakesThatFailAreCountedAndFillNoLog(t *testing.T) {
+	log := logged(t)
+	began := time.Now()
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	const number = 100
+	for i := range number {
+		conn, err := net.Dial("tcp", f.address)
+		must(t, err)
+		_, err = io.WriteString(conn, []string{"\x15\x03\x01\x00\x02\x02\x28", "no TLS\n"}[i%2])
+		must(t, err)
+		_, _ = io.Copy(io.Discard, conn)
+		conn.Close()
+	}
+	testenv.Eventually(t, "all are counted", func() bool {
+		return strings.Contains(f.repos.metrics(), fmt.Sprintf("terok_gate_handshake_failures_total %d\n", number))
+	})
+	if lines := strings.Count(log.String(), "\n"); lines == 0 || lines > 1+int(time.Since(began)/time.Minute) {
+		t.Errorf("the log has %d lines: %s", lines, log)
 	}
 }

@@ -17,11 +17,13 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
 
 	"terok-gate-hook/desk"
 	"terok-gate-hook/internal/control"
 	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/networks"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/internal/voucher"
 	"terok-gate-hook/store"
@@ -48,6 +50,7 @@ type Gate struct {
 
 	server      *http.Server
 	hostsServer *http.Server    // for gates of containers' hosts
+	handshakes  rate.Sometimes  // which of those that fail are logged
 	ctx         context.Context // of all that is under way
 	cut         context.CancelCauseFunc
 
@@ -85,7 +88,7 @@ func New(s Settings) (_ *Gate, err error) {
 		hosts: s.Hosts, maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
 		tokens: s.Tokens, vouching: s.Vouching, identity: s.Identity, trail: s.Trail,
 		slots:  newSlots(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
-		counts: newCounts(s.Tokens),
+		counts: newCounts(s.Tokens), handshakes: rate.Sometimes{Interval: logInterval},
 	}
 	if g.trail == nil {
 		g.trail = func(...trail.Event) error { return nil }
@@ -94,7 +97,7 @@ func New(s Settings) (_ *Gate, err error) {
 	g.ctx, g.cut = context.WithCancelCause(context.Background())
 
 	if s.RepositoryGate != "" {
-		g.elsewhere = &elsewhere{url: s.RepositoryGate, identity: s.Identity}
+		g.elsewhere = &elsewhere{url: s.RepositoryGate, identity: s.Identity, failures: rate.Sometimes{Interval: logInterval}}
 	} else {
 		if g.repositories, err = openRepositories(g.ctx, s); err != nil {
 			return nil, err
@@ -190,7 +193,16 @@ func (g *Gate) Serve(l net.Listener) error {
 // ServeHosts is Serve for the gates of containers' hosts, which vouch for requests: see
 // [mtls.Listen]. No other client is served there.
 func (g *Gate) ServeHosts(l *net.TCPListener) error {
-	return g.serve(g.hostsServer, g.identity.NewListener(l, connections))
+	return g.serve(g.hostsServer, g.identity.NewListener(l, connections, g.noteHandshake))
+}
+
+// noteHandshake counts a handshake that has failed, and logs it if none was for a minute: any
+// client can cause one.
+func (g *Gate) noteHandshake(err error) {
+	g.counts.handshakes.Inc()
+	g.handshakes.Do(func() {
+		slog.Warn("a TLS handshake failed; more of them within a minute are only counted", "error", printable.Line(err.Error()))
+	})
 }
 
 // serve serves a listener, and counts it.

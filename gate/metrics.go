@@ -13,14 +13,15 @@ import (
 )
 
 type counts struct {
-	registry  *prometheus.Registry
-	requests  *prometheus.CounterVec
-	vouched   *prometheus.CounterVec
-	bytes     *prometheus.CounterVec
-	cuts      prometheus.Counter
-	refusals  prometheus.Counter
-	underWay  prometheus.Gauge
-	listeners prometheus.Gauge
+	registry   *prometheus.Registry
+	requests   *prometheus.CounterVec
+	vouched    *prometheus.CounterVec
+	bytes      *prometheus.CounterVec
+	cuts       prometheus.Counter
+	refusals   prometheus.Counter
+	handshakes prometheus.Counter
+	underWay   prometheus.Gauge
+	listeners  prometheus.Gauge
 }
 
 func newCounts(tokens *store.Reader) counts {
@@ -41,6 +42,9 @@ func newCounts(tokens *store.Reader) counts {
 		refusals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terok_gate_refusals_total", Help: "Requests that were refused, as in the trail: not git's first one, without a token.",
 		}),
+		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "terok_gate_handshake_failures_total", Help: "Connections to --tls-listen whose handshake failed.",
+		}),
 		underWay: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "terok_gate_requests_under_way", Help: "Requests that are being served or wait for a slot.",
 		}),
@@ -49,7 +53,7 @@ func newCounts(tokens *store.Reader) counts {
 		}),
 	}
 
-	c.registry.MustRegister(c.requests, c.vouched, c.bytes, c.cuts, c.refusals, c.underWay, c.listeners,
+	c.registry.MustRegister(c.requests, c.vouched, c.bytes, c.cuts, c.refusals, c.handshakes, c.underWay, c.listeners,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "terok_gate_tokens", Help: "Entries of the token file.",
 		}, func() float64 {

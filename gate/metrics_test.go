@@ -40,6 +40,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		`terok_gate_bytes_total{service="git-receive-pack"} `,
 		`terok_gate_cuts_total 0`,
 		`terok_gate_refusals_total 1`,
+		`terok_gate_handshake_failures_total 0`,
 		`terok_gate_tokens 1`,
 		`terok_gate_listeners 2`, // for clients, and for gates of hosts
 		`terok_gate_vouched_requests_total{code="200",host="host-a"} 2`,

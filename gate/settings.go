@@ -66,4 +66,6 @@ const (
 	connections   = 1024 // at once, of each listener
 
 	hostHeaderLimit = 64 << 10 // of a gate, with a voucher
+
+	logInterval = time.Minute // between two errors in the log of a kind that clients can cause
 )

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -31,6 +32,7 @@ const (
 type listener struct {
 	*net.TCPListener
 	config *tls.Config
+	failed func(error)
 	slots  chan struct{} // of connections whose handshake is done
 	ready  chan accepted
 
@@ -53,11 +55,15 @@ type unfinished struct {
 	from netip.Prefix
 }
 
+// errDisplaced is the error of a handshake whose connection was closed for a new one.
+var errDisplaced = errors.New("too many connections have not finished their handshake")
+
 // NewListener returns a listener of TLS connections from gates that have a certificate of the
 // authority, for an [http.Server]. At most most of them are open at once; more wait in the kernel.
-func (i *Identity) NewListener(l *net.TCPListener, most int) net.Listener {
+// It calls failed with the error of each handshake that fails, which may quote the peer.
+func (i *Identity) NewListener(l *net.TCPListener, most int, failed func(error)) net.Listener {
 	all := &listener{
-		TCPListener: l, config: i.Server(), slots: make(chan struct{}, most), ready: make(chan accepted),
+		TCPListener: l, config: i.Server(), failed: failed, slots: make(chan struct{}, most), ready: make(chan accepted),
 		closed: make(chan struct{}), numbers: map[netip.Prefix]int{},
 	}
 	go all.run()
@@ -132,9 +138,13 @@ func (l *listener) shake(one *unfinished) {
 	conn := tls.Server(tcp, l.config)
 	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	err := conn.Handshake()
-	if there := l.remove(one); err != nil || !there {
+	if there := l.remove(one); !there {
+		err = errDisplaced
+	}
+	if err != nil {
 		explain(err)
 		_ = tcp.Close()
+		l.failed(fmt.Errorf("%s: %w", one.conn.RemoteAddr(), err))
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
