@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -244,6 +245,38 @@ func cutElsewhere(t *testing.T, push bool, end func(*testing.T, *fleet, string),
 		t.Errorf("the refs were %s and are %s", before, after)
 	}
 	return took
+}
+
+// All requests that hosts vouch for are watched by one goroutine, and each is cut.
+func TestOneWatchIsForAllThatHostsVouchFor(t *testing.T) {
+	f := openFleet(t, gate.Settings{PerToken: 20}, gate.Settings{PerToken: 20})
+	f.repos.demo(t, "demo", 1)
+	token := f.host.issue(t, "demo")
+	push := head("POST /demo.git/git-receive-pack", token, receiveRequest, "Content-Length: 100000") + "fff0" + strings.Repeat("x", 8<<10)
+	const number = 20
+	var pushes []net.Conn
+	for range number {
+		pushes = append(pushes, f.host.dial(t, push))
+	}
+
+	testenv.Eventually(t, "all are under way", func() bool {
+		return strings.Contains(f.repos.metrics(), fmt.Sprintf("terok_gate_requests_under_way %d\n", number))
+	})
+	watches := func() int {
+		stacks := make([]byte, 1<<20)
+		return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), ".(*Gate).watchVouched(")
+	}
+	testenv.Eventually(t, "they are watched", func() bool { return watches() > 0 })
+	if n := watches(); n != 1 {
+		t.Errorf("%d watches", n)
+	}
+
+	f.mayVouch(t, "host-b=demo")
+	for _, conn := range pushes {
+		_, err := io.Copy(io.Discard, conn)
+		must(t, err)
+	}
+	testenv.Eventually(t, "the watch has ended", func() bool { return watches() == 0 })
 }
 
 func TestARepositoryGateThatDoesNotAnswerIsSaidSo(t *testing.T) {

@@ -44,6 +44,8 @@ type Gate struct {
 	networks *networks.Networks
 	counts   counts
 
+	vouchedUses vouchedUses
+
 	// One of the two.
 	*repositories
 	elsewhere *elsewhere
@@ -89,6 +91,7 @@ func New(s Settings) (_ *Gate, err error) {
 		tokens: s.Tokens, vouching: s.Vouching, identity: s.Identity, trail: s.Trail,
 		slots:  newSlots(cmp.Or(s.PerToken, DefaultPerToken), cmp.Or(s.Together, DefaultTogether), cmp.Or(s.Patience, defaultPatience)),
 		counts: newCounts(s.Tokens), handshakes: rate.Sometimes{Interval: logInterval},
+		vouchedUses: vouchedUses{all: map[*vouchedUse]struct{}{}},
 	}
 	if g.trail == nil {
 		g.trail = func(...trail.Event) error { return nil }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"terok-gate-hook/internal/voucher"
@@ -36,7 +37,7 @@ func (g *Gate) judgeVoucher(r *http.Request, asked route) (p permit, _ *refusal)
 	}
 	p.may = rights{asked.project, said.Limits()}
 
-	host := g.vouching.Voucher(certificate.DNSNames, asked.project)
+	host := g.vouching.Now().Voucher(certificate.DNSNames, asked.project)
 	if host == "" {
 		return p, refusalOf(errNotVouched)
 	}
@@ -64,32 +65,72 @@ type byVoucher struct {
 	certificate *x509.Certificate // of the host
 }
 
-func (b byVoucher) still() error {
+func (b byVoucher) still() error { return b.stillWith(b.gate.vouching.Now(), b.gate.tokens.Freezes()) }
+
+func (b byVoucher) stillWith(hosts voucher.Rules, freezes *store.Freezes) error {
 	if time.Now().After(b.certificate.NotAfter) {
 		return errCertificateEnded
 	}
-	if b.gate.vouching.Voucher([]string{b.who.Host}, b.who.Project) == "" {
+	if hosts.Voucher([]string{b.who.Host}, b.who.Project) == "" {
 		return errNotVouched
 	}
-	return b.gate.tokens.Frozen(b.who.Container, b.who.Project, b.who.Project)
+	return freezes.Check(b.who.Container, b.who.Project, b.who.Project)
 }
 
 func (b byVoucher) while(ctx context.Context) (context.Context, func()) {
 	valid, cancel := context.WithCancelCause(ctx)
-	go func() {
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-valid.Done():
-				return
-			case <-tick.C:
-				if err := b.still(); err != nil {
-					cancel(err)
-					return
-				}
-			}
+	one := &vouchedUse{b, cancel}
+	uses := &b.gate.vouchedUses
+	uses.mu.Lock()
+	uses.all[one] = struct{}{}
+	if !uses.watching {
+		uses.watching = true
+		go b.gate.watchVouched()
+	}
+	uses.mu.Unlock()
+
+	return valid, func() {
+		uses.mu.Lock()
+		delete(uses.all, one)
+		uses.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+// vouchedUses are the requests under way that hosts vouch for.
+type vouchedUses struct {
+	mu       sync.Mutex
+	all      map[*vouchedUse]struct{}
+	watching bool
+}
+
+type vouchedUse struct {
+	byVoucher
+	cancel context.CancelCauseFunc
+}
+
+// watchVouched cuts what may no longer go on, while there are requests that hosts vouch for. It
+// looks at the files once for all of them.
+func (g *Gate) watchVouched() {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		hosts, freezes := g.vouching.Now(), g.tokens.Freezes()
+		if !g.vouchedUses.check(hosts, freezes) {
+			return
 		}
-	}()
-	return valid, func() { cancel(nil) }
+	}
+}
+
+// check cuts the requests that may no longer go on, and reports whether there are any requests.
+func (u *vouchedUses) check(hosts voucher.Rules, freezes *store.Freezes) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for one := range u.all {
+		if err := one.stillWith(hosts, freezes); err != nil {
+			one.cancel(err)
+		}
+	}
+	u.watching = len(u.all) > 0
+	return u.watching
 }

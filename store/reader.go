@@ -185,14 +185,12 @@ func (r *Reader) watch() {
 	}
 }
 
-// Frozen returns [ErrFrozen] or [ErrFreezesWrong] if a token of this container and project must
-// not be served in the project asked for now, as [Freezes.Check] does.
-func (r *Reader) Frozen(container, own, asked string) error {
+// Freezes returns what is frozen now. The caller must not change it.
+func (r *Reader) Freezes() *Freezes {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.look()
-	freezes := r.freezes.known
-	r.mu.Unlock()
-	return freezes.Check(container, own, asked)
+	return r.freezes.known
 }
 
 // Tokens returns how many entries the file has, and when it was last read.

@@ -29,7 +29,10 @@ type Hosts struct {
 	wrong  error // why the file's do not count
 }
 
-// rules are patterns of projects by host.
+// Rules are which hosts may vouch at one moment.
+type Rules struct{ added, inFile rules }
+
+// rules are patterns of projects by host. Those of a file are never changed, but replaced.
 type rules map[string][]string
 
 // NewHosts returns the hosts of flags, HOST=PATTERN each, and of the file at a path, empty for
@@ -79,16 +82,20 @@ func (h *Hosts) parse(content []byte) (rules, error) {
 	return found, nil
 }
 
-// Voucher returns the first of a host's names by which it may vouch for the project, empty if it
-// may not.
-func (h *Hosts) Voucher(names []string, project string) (host string) {
+// Now returns which hosts may vouch now.
+func (h *Hosts) Now() Rules {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lookAndLog()
+	return Rules{h.added, h.inFile}
+}
 
+// Voucher returns the first of a host's names by which it may vouch for the project, empty if it
+// may not.
+func (r Rules) Voucher(names []string, project string) (host string) {
 	for _, name := range names {
 		name = strings.ToLower(name)
-		if h.added.may(name, project) || h.inFile.may(name, project) {
+		if r.added.may(name, project) || r.inFile.may(name, project) {
 			return name
 		}
 	}

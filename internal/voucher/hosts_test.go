@@ -21,11 +21,11 @@ func TestHostVouchesForItsProjectsAlone(t *testing.T) {
 		{"a", "demo"}: "a", {"a", "demo2"}: "a", {"A", "lib"}: "a", {"b", "other"}: "b",
 		{"a", "other"}: "", {"b", "demo"}: "", {"", "demo"}: "", {"a.example", "demo"}: "", {"*", "demo"}: "",
 	} {
-		if got := hosts.Voucher([]string{"x", asked[0]}, asked[1]); got != want {
+		if got := hosts.Now().Voucher([]string{"x", asked[0]}, asked[1]); got != want {
 			t.Errorf("host %q for %q: %q", asked[0], asked[1], got)
 		}
 	}
-	if got := hosts.Voucher(nil, "demo"); got != "" {
+	if got := hosts.Now().Voucher(nil, "demo"); got != "" {
 		t.Errorf("a host without a name vouches as %q", got)
 	}
 }
@@ -55,7 +55,7 @@ func TestTheFileOfHostsIsReadAgain(t *testing.T) {
 	check := func(when string, a, b bool) {
 		t.Helper()
 		for host, want := range map[string]bool{"a": a, "b": b, "c": true} {
-			if got := hosts.Voucher([]string{host}, "demo") != ""; got != want {
+			if got := hosts.Now().Voucher([]string{host}, "demo") != ""; got != want {
 				t.Errorf("%s: host %s may vouch: %v", when, host, got)
 			}
 		}
