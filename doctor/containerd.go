@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// containerd checks the settings of an engine for pods. Beside Docker, which brings a
-// containerd along, it is one only if there is a program that talks to it.
+// containerd checks the settings of containerd as an engine for pods. Docker brings a containerd along, so
+// beside Docker it is checked only if kubelet, crictl or nerdctl is installed, too.
 func (e *examination) containerd() {
 	others := e.Place.OtherEngines()
 	talks := slices.ContainsFunc([]string{"kubelet", "crictl", "nerdctl"}, func(name string) bool {

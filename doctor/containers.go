@@ -46,13 +46,13 @@ func (e *examination) containers() {
 			continue
 		}
 		if definitions := engines.DefinitionsIn(dirs); len(definitions) > 0 {
-			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts it again", c.Name, strings.Join(dirs, " ")),
+			e.broken(fmt.Sprintf("container %s was made with --hooks-dir %s, which podman forgets when it starts the container again", c.Name, strings.Join(dirs, " ")),
 				e.installLike(definitions))
 		}
 	}
 }
 
-// hooksDirs returns the directories that podman was told on its command line.
+// hooksDirs returns the values of --hooks-dir on podman's command line.
 func hooksDirs(command []string) (dirs []string) {
 	const flag = "--hooks-dir"
 	for i, arg := range command {

@@ -1,5 +1,5 @@
-// Checks the program that each hook definition, or the file of devices, runs, and the arguments
-// that it gets.
+// Checks the programs that hook definitions and the file of devices run, and the arguments of those
+// programs.
 
 package doctor
 
@@ -35,7 +35,7 @@ func (e *examination) definition() {
 	}
 }
 
-// program checks the program that a file has engines run, and reports whether it is in order.
+// program checks the program that a file makes engines run, and reports whether it is in order.
 func (e *examination) program(file, program string) bool {
 	runs := fmt.Sprintf("%s runs %s", file, program)
 	info, err := os.Stat(program)
@@ -105,17 +105,17 @@ func (e *examination) arguments(d engines.Registered) {
 	}
 }
 
-// writers returns a user who can change or replace the file that a path leads to, the
-// directory or link that lets them, and the remedy. who is empty if only root, this user
-// and those trusted can. elsewhere is the remedy if the other user must keep what is theirs.
-func writers(path, elsewhere string, trusted ...int) (who, where, remedy string) {
+// writers returns a user who can change or replace the file that a path leads to, the directory or link
+// that lets them, and the remedy. The results are empty if only root, this user and the users in trusted
+// can. The remedy is fallback if the other user must keep what is theirs.
+func writers(path, fallback string, trusted ...int) (who, where, remedy string) {
 	way, err := owner.Way(path)
 	if err != nil {
 		return "", "", ""
 	}
 	for _, step := range slices.Backward(way) {
 		if uid := step.UID(); uid != 0 && uid != os.Geteuid() && !slices.Contains(trusted, uid) {
-			return "user " + userName(uid), step.Path, takeOver(step.Path, elsewhere)
+			return "user " + userName(uid), step.Path, takeOver(step.Path, fallback)
 		}
 		if step.IsWorldWritable() {
 			return "every user", step.Path, asOwner(step.Info, "chmod", "o-w", step.Path)

@@ -15,14 +15,14 @@ import (
 )
 
 // devices checks that the file is root's, that its hooks can run and ask the gate that is
-// installed, and that it has every repository. It reports nothing where no engine reads it and
-// none was written.
+// installed, and that it has every repository. It reports nothing if the file does not exist and no
+// engine other than podman is here to read it.
 func (e *examination) devices() {
 	file := e.Place.Devices
 	if file == "" {
 		return
 	}
-	anew := aside(file) + " && " + e.install() // replaces no file that it did not write
+	anew := aside(file) + " && " + e.install() // install replaces only files that it wrote
 	if err := engines.CheckDevicesOwner(file); err != nil {
 		e.broken(err.Error(), devicesOfOurs(file, anew))
 		e.stop()
@@ -75,8 +75,8 @@ func (e *examination) devices() {
 	e.ok(fmt.Sprintf("%d in %s", len(devices), file))
 }
 
-// devicesOfOurs returns the remedy if another user can change the file of devices: anew if that
-// is so of the file alone, which may say anything by now.
+// devicesOfOurs returns the remedy if another user can change the file of devices. If the user can change
+// only the file, not its directory, the remedy is anew: the file may say anything by now.
 func devicesOfOurs(file, anew string) string {
 	dir := filepath.Dir(file)
 	if engines.CheckDevicesOwner(dir) == nil {

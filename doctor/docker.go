@@ -88,7 +88,7 @@ func (e *examination) setDocker(features bool, others []string) string {
 		settings = append(settings, `"features": {"cdi": true}`)
 	}
 	if e.Place.User || len(others) > 0 {
-		dirs, _ := json.Marshal(append(others, filepath.Dir(e.Place.Devices))) // strings always can be
+		dirs, _ := json.Marshal(append(others, filepath.Dir(e.Place.Devices))) // strings can always be marshalled
 		settings = append(settings, `"cdi-spec-dirs": `+string(dirs))
 	}
 
@@ -116,8 +116,8 @@ func (e *examination) dockerSocket() string {
 	return "/run/docker.sock"
 }
 
-// dockerArgs returns the arguments of a docker command for that daemon, whatever the user's
-// context is.
+// dockerArgs returns the arguments of a docker command for the daemon at dockerSocket, whatever the
+// user's context is.
 func (e *examination) dockerArgs(args ...string) []string {
 	return append([]string{"--host", "unix://" + e.dockerSocket()}, args...)
 }
@@ -141,8 +141,8 @@ func dockerError(out string, err error) string {
 	return "it does not say its version"
 }
 
-// otherBroken reports that an engine other than podman cannot serve containers. With podman
-// beside it, it may not be meant to.
+// otherBroken reports that an engine other than podman does not read our devices. If podman is here, too,
+// that is only a warning: the other engine may not be meant to read them.
 func (e *examination) otherBroken(text, remedy string) {
 	if e.noPodman {
 		e.broken(text, remedy)

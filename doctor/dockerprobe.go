@@ -1,4 +1,4 @@
-// Starts a container by Docker that tries a device, and the gate.
+// Starts a container with Docker, to try a device and the gate.
 
 package doctor
 
@@ -64,7 +64,7 @@ func (e *examination) dockerProbe() {
 		e.broken("the container is gone and its token is not: neither gate nor poststop hook removes it", e.install()+" && "+e.ourselves("reap"))
 		return
 	}
-	e.ok("a container by Docker gets its token and loses it")
+	e.ok("a container of Docker's gets its token and loses it")
 	e.reached(&p)
 }
 
@@ -142,8 +142,8 @@ func (e *examination) runDockerProbe(name, project string) (probed, error) {
 	return p, nil
 }
 
-// importHost makes an image of the root file system for the host's programs. It returns the
-// arguments with which docker run has them there, and the image.
+// importHost makes an image of the root file system for the host's programs. It returns the arguments
+// with which docker run mounts the programs there, the image last, and the image.
 func (e *examination) importHost(directory string) (root []string, image string, err error) {
 	rootfs := filepath.Join(directory, "rootfs")
 	if root, err = hostPrograms(rootfs); err != nil {

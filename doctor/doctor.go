@@ -97,7 +97,8 @@ type Doctor struct {
 }
 
 // Examine runs every check that makes sense here, and reports what each finds. It
-// starts containers that do nothing, and changes nothing but what it is told to repair.
+// starts containers that only try the hooks and the gate, and changes nothing but what it is told to
+// repair.
 func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	e := examination{Doctor: d, told: d, ctx: ctx, report: report, stopped: map[string]bool{}}
 	for _, c := range checks {
@@ -117,10 +118,11 @@ type examination struct {
 	told    Doctor // as it was, before any check
 	ctx     context.Context
 	report  func(Finding)
-	check   string          // name of the one that is being made
-	stopped map[string]bool // checks after which those that need them are not made
+	check   string          // name of the one that runs
+	stopped map[string]bool // names of checks that called stop
 
-	noPodman       bool                 // podman: there is none, nor must there be
+	// Results, each with the check that sets it.
+	noPodman       bool                 // podman: there is none, and another engine is here
 	imagesAnnotate bool                 // podman: an image can choose the project
 	definitions    []engines.Registered // hooks: ours, that podman reads
 	settings       hook.Settings        // hooks: what prestart was told
@@ -148,7 +150,8 @@ func (e *examination) broken(text, remedy string) {
 // sense.
 func (e *examination) stop() { e.stopped[e.check] = true }
 
-// fix reports a problem that repair can fix, and whether it was fixed.
+// fix reports a problem that repair can fix. If doctor is to repair, it calls repair, and reports whether
+// that has fixed the problem.
 func (e *examination) fix(state State, text, remedy string, repair func() (done string, err error)) {
 	if !e.Repair {
 		e.report(Finding{Check: e.check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})

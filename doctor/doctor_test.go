@@ -147,7 +147,7 @@ func TestDoctorFindsWhatIsWrongWithATokenFile(t *testing.T) {
 		}, "limits", Warning, "tokens with limits: 0, hashed: 1, beside tokens that a Python program may have written: 1."},
 		{"a frozen project", func(t *testing.T, p patient) {
 			must(t, store.File{Path: p.tokens}.EditFreezes(func(f *store.Freezes) bool { return f.SetProject("demo", true) }))
-		}, "frozen", Warning, "frozen are containers: 0, projects: 1"},
+		}, "frozen", Warning, "frozen containers: 0, frozen projects: 1"},
 		{"everything frozen", func(t *testing.T, p patient) {
 			must(t, store.File{Path: p.tokens}.EditFreezes(func(f *store.Freezes) bool { f.All = true; return true }))
 		}, "frozen", Warning, "no container is served"},

@@ -15,9 +15,9 @@ import (
 
 // forgotten compares the living tokens with the containers that podman knows. A container
 // can end its main thread and go on in another. The runtime then considers it dead and kills
-// nothing, podman stop leaves it stopping indefinitely, and a second rm --force forgets it (seen
-// with podman 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its process is alive, and
-// so its token stays valid.
+// nothing, podman stop leaves it in the state "stopping" indefinitely, and a second rm --force
+// forgets it (seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its
+// process is alive, and so its token stays valid.
 func (e *examination) forgotten() {
 	if e.noPodman {
 		return
@@ -86,8 +86,8 @@ func (e *examination) livingContainers() map[string]int {
 	return living
 }
 
-// mainThreadEnded reports whether a process is a zombie by its state, that of its main
-// thread; another thread may live (proc_pid_stat(5)).
+// mainThreadEnded reports whether the state of a process is that of a zombie. It is the state of its main
+// thread: another thread may live (proc_pid_stat(5)).
 func mainThreadEnded(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, after, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")

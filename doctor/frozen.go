@@ -19,7 +19,7 @@ func (e *examination) frozen() {
 	case freezes.All:
 		e.warn("everything is frozen: no container is served", e.ourselves("thaw", "--all"))
 	case len(freezes.Containers)+len(freezes.Projects) > 0:
-		e.warn(fmt.Sprintf("frozen are containers: %d, projects: %d; %s names them", len(freezes.Containers), len(freezes.Projects), path),
+		e.warn(fmt.Sprintf("frozen containers: %d, frozen projects: %d; %s names them", len(freezes.Containers), len(freezes.Projects), path),
 			e.ourselves("thaw", "--help")+" says how to thaw one")
 	default:
 		e.ok("nothing")

@@ -21,7 +21,7 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// othersPatience is how long a program of another user may take: that user can stop it.
+// othersPatience is how long a program may take that runs as another user, who can suspend it.
 const othersPatience = 10 * time.Second
 
 // gateUser checks, as the gate's user, that the gate can read the token file.
@@ -59,7 +59,7 @@ func (e *examination) gateUser() {
 		return
 	}
 
-	can := func(what, path string) bool {
+	allowed := func(what, path string) bool {
 		ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "test", what, path)
@@ -69,24 +69,24 @@ func (e *examination) gateUser() {
 		return cmd.Run() == nil
 	}
 
-	if can("-r", e.TokenFile) {
+	if allowed("-r", e.TokenFile) {
 		e.ok(fmt.Sprintf("user %s can read %s", e.GateUser, e.TokenFile))
 		return
 	}
 
-	e.cannotRead(account, id, can, elsewhere)
+	e.cannotRead(account, id, allowed, elsewhere)
 }
 
-// cannotRead reports why the gate's user cannot read the token file. can asks the kernel as
-// that user.
-func (e *examination) cannotRead(account *user.User, id []uint32, can func(what, path string) bool, elsewhere string) {
+// cannotRead reports why the gate's user cannot read the token file. The function allowed asks the kernel,
+// as that user.
+func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(what, path string) bool, elsewhere string) {
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	directory := filepath.Dir(e.TokenFile)
 
 	var closed []string
-	// Not owner.ClosedTo: can asks the kernel as that user, which counts access control lists too.
+	// Unlike owner.ClosedTo, the kernel also knows access control lists.
 	for above := filepath.Dir(realPath(directory)); above != "/"; above = filepath.Dir(above) {
-		if !can("-x", above) {
+		if !allowed("-x", above) {
 			closed = append(closed, above)
 		}
 	}
@@ -111,15 +111,15 @@ func (e *examination) cannotRead(account *user.User, id []uint32, can func(what,
 	e.broken(text, chown(e.GateUser, realPath(directory), e.TokenFile)) // each new token file keeps the owner of the old
 }
 
-// tokenFileToBe checks that the token file, once it is made, will belong to the gate's user,
-// whose ids these are.
+// tokenFileToBe checks that a token file that does not exist yet will belong to the gate's user. id has the
+// ids of that user and of the user's groups.
 func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
 	if directory, err := os.Stat(directory); int(id[0]) == os.Geteuid() || err == nil && owner.UID(directory) == int(id[0]) {
 		e.ok("the token file will belong to user " + e.GateUser)
 		return
 	}
 
-	e.noProbe = "it would make the token file, and the directory is to be made first"
+	e.noProbe = "a probe would make the token file, whose directory must be made first"
 	remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
 	if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
 		remedy = elsewhere
@@ -127,8 +127,8 @@ func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
 	e.warn(e.TokenFile+" is not there yet, and will belong to the owner of its directory", remedy)
 }
 
-// mayGive reports whether those of the files that exist belong to us or to that user already.
-// Files of other users are not given away.
+// mayGive reports whether each file that exists belongs to root, to us or to the user uid. Files of other
+// users are not given away.
 func mayGive(uid int, paths ...string) bool {
 	for _, path := range paths {
 		info, err := os.Lstat(realPath(path))

@@ -20,7 +20,7 @@ func (e *examination) git() {
 	}
 	said := strings.TrimSpace(out)
 	var major, minor int
-	// Others append their own to it: "git version 2.39.5 (Apple Git-154)".
+	// Vendors append versions of their own: "git version 2.39.5 (Apple Git-154)".
 	if _, err := fmt.Sscanf(said, "git version %d.%d", &major, &minor); err != nil || major < 2 || major == 2 && minor < 39 {
 		e.broken(fmt.Sprintf("%.100s: the gate needs 2.39 or later", said), install)
 		return

@@ -105,15 +105,15 @@ func (e *examination) hooksOfDevices() {
 	e.fillIn()
 }
 
-// fillIn completes what the doctor was not told by the settings in force.
+// fillIn takes from the settings in force what the doctor was not told.
 func (e *examination) fillIn() {
 	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
 	e.GateURL = cmp.Or(e.GateURL, e.settings.URL())
 	e.TokenFile = cmp.Or(e.TokenFile, e.settings.Tokens.Path)
 }
 
-// notForUs returns why a definition that another user has registered does not work for us,
-// empty for other definitions.
+// notForUs returns why a definition that another user has registered does not work for us. It returns ""
+// if the definition is ours, or works.
 func (e *examination) notForUs(d *engines.Registered) string {
 	if !e.Place.User || filepath.Dir(d.Path) == e.Place.Hooks {
 		return ""
@@ -146,9 +146,9 @@ func (e *examination) notInForce(reads string) {
 }
 
 // settersOfHooksDir returns the configuration files, of any version of podman, that set
-// hooks_dir. Up to podman 5 files are read directory by directory; 6 reads one containers.conf,
-// and drop-ins sorted by name. A list replaces an earlier one,
-// from 4.8 on only if it says {append=false}; what install writes says {append=true}.
+// hooks_dir. Up to podman 5, files are read directory by directory; podman 6 reads one containers.conf,
+// and drop-ins sorted by name. A list replaces an earlier one. From podman 4.8 on, if the earlier one says
+// {append=true}, as the one that install writes does, a list replaces it only if it says {append=false}.
 func settersOfHooksDir() (files []string) {
 	directories := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {

@@ -16,7 +16,7 @@ func (e *examination) leftovers() {
 		return // the lock is held, said already
 	case path != "":
 		fine = false
-		e.fix(Warning, path+" was left by a writer that was killed, with tokens in it", "the next hook removes it", func() (string, error) {
+		e.fix(Warning, path+", with tokens in it, was left by a writer that was killed", "the next hook removes it", func() (string, error) {
 			_, err := e.tokens.Leftover(true)
 			return "removed", err
 		})

@@ -34,6 +34,6 @@ func (e *examination) limits() {
 
 	// Tokens from create look like those of the Python programs, also to those programs.
 	e.warn(fmt.Sprintf("tokens with limits: %d, hashed: %d, beside tokens that a Python program may have written: %d. Such a program honours neither; "+
-		"it drops those with limits at its next write, and its revoke does not find them", limited, hashed, others),
-		"if one writes this file, give the hooks another one, which their gate reads: "+e.self("F", "install")+"; if create made those tokens, nothing")
+		"at its next write it removes those with limits, which its revoke does not find", limited, hashed, others),
+		"if such a program writes this file, give the hooks and their gate another file: "+e.self("F", "install")+"; if terok-gate create made those tokens, do nothing")
 }

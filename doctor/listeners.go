@@ -21,25 +21,25 @@ func (e *examination) listeners() {
 		return
 	}
 
-	served, not, err := e.whoIsServed(e.settings.GateSocket, "")
+	served, unserved, err := e.whoIsServed(e.settings.GateSocket, "")
 	if err != nil {
 		e.broken(fmt.Sprintf("the gate at %s: %v", e.settings.GateSocket, err), e.restartGate())
 		return
 	}
 
-	if len(not) == 0 {
+	if len(unserved) == 0 {
 		e.ok(fmt.Sprintf("living containers that the gate serves: %d", len(served)))
 		return
 	}
-	without := e.notDisplaced(served, not, "", "its token")
+	without := e.notDisplaced(served, unserved, "", "its token")
 	if len(without) > 0 {
 		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))
 	}
 }
 
-// whoIsServed asks the program at a control socket which of the living containers that may use a
-// service, or the gate for the service "", it serves.
-func (e *examination) whoIsServed(socket, service string) (served, not []store.Entry, err error) {
+// whoIsServed asks the program at a control socket which containers it serves, of the living ones that
+// may use a service. The service "" is the gate.
+func (e *examination) whoIsServed(socket, service string) (served, unserved []store.Entry, err error) {
 	for _, entry := range e.living() {
 		listen := entry.Gate.ListenFor(service)
 		if listen == "" {
@@ -54,32 +54,32 @@ func (e *examination) whoIsServed(socket, service string) (served, not []store.E
 			served = append(served, entry)
 		case entry.State() != store.Live: // it ended meanwhile
 		case errors.Is(err, control.Absent):
-			not = append(not, entry)
+			unserved = append(unserved, entry)
 		default:
 			return nil, nil, err
 		}
 	}
-	return served, not, nil
+	return served, unserved, nil
 }
 
-// notDisplaced returns the containers that are not served, but those where another program
-// listens in the place of a service, or of the gate: these it reports, with what that program may
-// receive.
-func (e *examination) notDisplaced(served, not []store.Entry, service, what string) (without []store.Entry) {
+// notDisplaced returns the unserved containers, except those in which another program listens in the
+// place of the service, or of the gate for the service "". It reports each of these; exposed is what the
+// other program may receive.
+func (e *examination) notDisplaced(served, unserved []store.Entry, service, exposed string) (without []store.Entry) {
 	before := "the gate"
 	if service != "" {
 		before = "terok-gate forward"
 	}
-	for _, entry := range not {
-		// In a pod, the listener may be ours, for a neighbour.
+	for _, entry := range unserved {
+		// In a pod, what listens may be our own listener for another container.
 		ours := slices.ContainsFunc(served, func(s store.Entry) bool { return network(s) == network(entry) })
 		listen := entry.Gate.ListenFor(service)
 		if ours || !isListenedAt(entry.Process.PID, listen) {
 			without = append(without, entry)
 			continue
 		}
-		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive %s", named(entry), listen, what),
-			"start it anew, and "+before+" has that place first: "+printable.Shell("podman", "restart", "--", entry.Container))
+		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive %s", named(entry), listen, exposed),
+			"restart the container, in which "+before+" then listens first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
 	return without
 }
@@ -100,7 +100,7 @@ func (e *examination) living() (living []store.Entry) {
 	return living
 }
 
-// named returns the names of containers, of a few at most.
+// named returns the names of the first few containers, and the number of the others.
 func named(entries ...store.Entry) string {
 	const most = 10
 	var names []string

@@ -18,7 +18,7 @@ import (
 
 func (e *examination) log() {
 	if e.LogFile == "" && len(e.definitions) > 0 && e.Place.User && !e.stopped["hooks"] {
-		e.warn(fmt.Sprintf("%s names no log file, and there is no default for a rootless engine's hook: why it refuses is %s", e.definitions[0].Path, elsewhere()), e.install())
+		e.warn(fmt.Sprintf("%s names no log file, and there is no default for a rootless engine's hook: the reasons of refusals are %s", e.definitions[0].Path, elsewhere()), e.install())
 		e.complaints("")
 		return
 	}
@@ -28,12 +28,12 @@ func (e *examination) log() {
 	}
 }
 
-// elsewhere names the place of log entries of hooks that have no log file.
+// elsewhere says where hooks log that have no log file.
 func elsewhere() string {
 	if trail.HasSystemLog() {
-		return "in the system log alone"
+		return "only in the system log"
 	}
-	return "nowhere"
+	return "not recorded"
 }
 
 // logFile checks the log file, and reports whether hooks can probably write to it.
@@ -67,7 +67,7 @@ func (e *examination) logFile(file string) bool {
 	return true
 }
 
-// complaints reports what hooks refused or failed within a day, from the file and the journal.
+// complaints reports what hooks refused, or failed to do, within a day, from the file and the journal.
 func (e *examination) complaints(file string) {
 	places := "the journal"
 	if file != "" {

@@ -33,9 +33,9 @@ func (e *examination) machineID() {
 		return
 	}
 
-	// The same as systemd-machine-id-setup(1) makes, which does not replace "uninitialized"
+	// systemd-machine-id-setup(1) makes such an id, too, but does not replace "uninitialized"
 	// (systemd 257).
 	remedy := asRoot("sh", "-c", "tr -d - </proc/sys/kernel/random/uuid >"+path)
-	e.warn(fmt.Sprintf("%s %s: until the next reboot the tokens of dead containers are swept, but those that are left then "+
-		"cannot be proved dead, and stay valid", path, wrong), remedy)
+	e.warn(fmt.Sprintf("%s %s: until the next reboot, the tokens of dead containers are swept; after it, containers that "+
+		"ran before cannot be proved dead, and their tokens stay valid", path, wrong), remedy)
 }

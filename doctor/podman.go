@@ -46,7 +46,7 @@ func wayToUserNamespaces() string {
 	} {
 		value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(off.setting, ".", "/"))
 		if err == nil && strings.TrimSpace(string(value)) == off.value {
-			return fmt.Sprintf("this machine forbids them to its users; to allow them, if that is what you want: %s", asRoot("sysctl", off.setting+"="+off.on))
+			return fmt.Sprintf("this machine does not let its users make user namespaces; to allow it, if that is what you want: %s", asRoot("sysctl", off.setting+"="+off.on))
 		}
 	}
 	return "fix podman first; to see more: podman --log-level debug unshare true"

@@ -23,10 +23,10 @@ const (
 	probeTask = "terok-gate-doctor"
 )
 
-// probeScript says what the container's process sees, a line each. Its arguments are
-// the directory with gate.env, the repository, empty if that is not to be tried, and how
-// git comes to know the gate: by itself, as precreate has set it up; after gate.env was
-// read; or, where the hooks know another gate, by a credential helper.
+// probeScript prints what the container's process sees, one line for each thing. Its arguments are the
+// directory with gate.env; the repository, empty if git is not to try it; and how git knows the gate:
+// "precreate", as the precreate hook has set it up; "env", by the variables in gate.env; or "helper", by a
+// credential helper, if the hooks know another gate.
 const probeScript = `
 [ -r "$1/gate.env" ] || exit 0
 echo env
@@ -231,8 +231,8 @@ func (e *examination) probeProject() string {
 }
 
 // hostPrograms makes a root file system for the host's programs, and returns the arguments with
-// which podman run or docker run mounts them there, read-only, and nothing else of the host. (Rootless podman 4.3.1 cannot have
-// the whole host as --rootfs /:O.)
+// which podman run or docker run mounts them there, read-only, and nothing else of the host. (Rootless
+// podman 4.3.1 cannot mount the whole host as --rootfs /:O.)
 func hostPrograms(rootfs string) (args []string, err error) {
 	args = []string{"--security-opt", "label=disable"} // SELinux labels nothing here for a container
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "nix", "etc/alternatives", "etc/nsswitch.conf", "etc/ssl", "etc/pki", "etc/crypto-policies"} {

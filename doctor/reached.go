@@ -23,7 +23,7 @@ func (e *examination) reached(p *probed) {
 		return
 	}
 	if p.saw("no git") {
-		e.warn("not tried: there is no git in the probe container", packages([]string{"git"}, []string{"git"}, "install git here")+"; or an image that has git: "+e.again("--image", "IMAGE"))
+		e.warn("not tried: there is no git in the probe container", packages([]string{"git"}, []string{"git"}, "install git here")+"; or try an image that has git: "+e.again("--image", "IMAGE"))
 		return
 	}
 	if p.saw("no CODE_REPO") {
@@ -65,7 +65,8 @@ func (e *examination) reached(p *probed) {
 	}
 }
 
-// atOurGate reports whether the gate is the one that the hooks have in containers' networks.
+// atOurGate reports whether the gate to try is the one at the hooks' socket, which listens in containers'
+// networks, and not one whose URL the doctor was told.
 func (e *examination) atOurGate() bool {
 	return e.settings.GateSocket != "" && e.told.GateURL == ""
 }

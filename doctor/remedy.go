@@ -32,8 +32,8 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	return asRoot(words...)
 }
 
-// asUser returns a remedy with a command for that user to run: in a directory of the user's,
-// there may be traps for root.
+// asUser returns a remedy with a command for a user to run: in that user's directories, there may be
+// traps for root.
 func asUser(uid int, words ...string) string {
 	if uid == os.Geteuid() {
 		return printable.Shell(words...)
@@ -53,11 +53,11 @@ func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, 
 
 // takeOver returns a command by which root takes a directory from another user, if all files in it
 // belong to root or us. Otherwise, and for a file, whose content is the other user's, it returns
-// elsewhere.
-func takeOver(path, elsewhere string) string {
+// fallback.
+func takeOver(path, fallback string) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {
-		return elsewhere
+		return fallback
 	}
 	files, err := os.ReadDir(path)
 	theirs := func(file fs.DirEntry) bool {
@@ -65,7 +65,7 @@ func takeOver(path, elsewhere string) string {
 		return err != nil || owner.UID(info) != 0 && owner.UID(info) != os.Geteuid()
 	}
 	if err != nil || slices.ContainsFunc(files, theirs) {
-		return elsewhere
+		return fallback
 	}
 	return chownAsRoot("root", path)
 }
@@ -84,8 +84,7 @@ func (e *examination) programsElsewhere() string {
 // aside returns the command that moves a file out of the way.
 func aside(path string) string { return printable.Shell("mv", path, path+".away") }
 
-// self returns a command of this program, for the named token file if it is not the usual
-// one.
+// self returns a command of terok-gate, with --token-file unless tokenFile is empty.
 func (e *examination) self(tokenFile string, args ...string) string {
 	if tokenFile != "" {
 		args = append([]string{"--token-file", tokenFile}, args...)
@@ -102,7 +101,7 @@ func called(name, path string) string {
 	return path
 }
 
-// ourselves returns a command of this program, for the token file that doctor was given.
+// ourselves returns a command of terok-gate, for the token file that the doctor was told.
 func (e *examination) ourselves(args ...string) string { return e.self(e.told.TokenFile, args...) }
 
 func sameFile(a, b string) bool {
@@ -171,8 +170,8 @@ func (e *examination) installLike(definitions []engines.Registered) string {
 	return like.install()
 }
 
-// withFlags adds flags with their values to an install, each where it belongs: those of
-// all commands stand before it.
+// withFlags adds flags with their values to the words of an install command, each where it belongs: flags
+// of all commands stand before the word install.
 func withFlags(install, flags []string) []string {
 	install = slices.Clone(install)
 	for i := 0; i < len(flags); i += 2 {

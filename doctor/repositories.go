@@ -24,11 +24,11 @@ import (
 	"terok-gate-hook/store"
 )
 
-// mostRepositories is how many are looked at: each takes a git.
+// mostRepositories is how many repositories are looked at: for each, git is run.
 const mostRepositories = 200
 
 func (e *examination) repositories() {
-	// On another machine, the gate there knows.
+	// If the repositories are on another machine, they cannot be looked at from here.
 	if e.settings.GateSocket == "" || e.repositoryGate() != "" {
 		return
 	}
@@ -138,8 +138,8 @@ func giveRoots(uid int, path string) string {
 	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
 }
 
-// isClosed reports whether the gate's user cannot enter a directory above the repositories,
-// and if so, how to let that user in.
+// isClosed returns true if the gate's user cannot enter a directory above the repositories. It then
+// reports that, and how to let the user in.
 func (e *examination) isClosed(repos string, uid int, fixes func(string) string) bool {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if uid == 0 || err != nil {
@@ -158,7 +158,7 @@ func (e *examination) isClosed(repos string, uid int, fixes func(string) string)
 }
 
 // isTheGates reports whether a directory belongs to the gate's user and others cannot write to
-// it. remedy is for one that belongs to another user.
+// it. remedy is reported for a directory that belongs to another user.
 func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, remedy string) bool {
 	if has := owner.UID(info); has != uid {
 		e.broken(fmt.Sprintf("%s %s belongs to user %s, and the gate runs as user %s", what, path, userName(has), userName(uid)), remedy)
@@ -175,7 +175,7 @@ func (e *examination) isTheGates(what, path string, info fs.FileInfo, uid int, r
 func (e *examination) repository(path, project string, uid int) bool {
 	anew := aside(path) + " && "
 	info, err := os.Stat(path)
-	give := anew + e.add(filepath.Dir(path), project) + ", and a directory or a URL after it to copy it from"
+	give := anew + e.add(filepath.Dir(path), project) + ", and append a directory or a URL to copy it from"
 	linked := realPath(path) != filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
 	if err == nil && isRoots(info) && !linked { // the gate can have put any link there
 		give = giveRoots(uid, path)
@@ -201,7 +201,7 @@ func (e *examination) repository(path, project string, uid int) bool {
 	switch {
 	case err != nil:
 		e.broken(fmt.Sprintf("repository %s is broken: %v", path, err),
-			anew+e.add(filepath.Dir(path), project)+", and a directory or a URL after it, if there is a copy somewhere")
+			anew+e.add(filepath.Dir(path), project)+", and append a directory or a URL, if there is a copy somewhere")
 		return false
 	case !bare:
 		e.broken(fmt.Sprintf("repository %s is not a bare one: git refuses pushes to the branch that is checked out", path),
@@ -231,8 +231,8 @@ func closedPart(path string) string {
 	return ""
 }
 
-// isBare asks git, as the gate's user: the repository's configuration may tell git to do
-// anything.
+// isBare reports whether git takes a repository for a bare one. Git runs as the gate's user: the
+// repository's configuration may tell it to do anything.
 func (e *examination) isBare(path string, uid int) (bool, error) {
 	ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
 	defer cancel()

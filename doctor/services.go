@@ -68,7 +68,7 @@ func (e *examination) reaches(socket string, service hook.Service) bool {
 
 	conn, err := net.DialTimeout(service.Network, service.Address, 3*time.Second)
 	if err != nil {
-		e.warn(fmt.Sprintf("service %s: %v", service.Name, err), "start it there, or have install name another address with --service, which is the whole new list: "+e.ourselves("install", "--show"))
+		e.warn(fmt.Sprintf("service %s: %v", service.Name, err), "start it there, or give install another address with --service, which replaces the whole list; to see the list: "+e.ourselves("install", "--show"))
 		return false
 	}
 	conn.Close()
@@ -84,12 +84,12 @@ func (e *examination) reaches(socket string, service hook.Service) bool {
 // listensFor reports the living containers that may use a service but in whose networks nothing
 // listens for it. It returns false if terok-gate forward gives no answer.
 func (e *examination) listensFor(socket, service string) bool {
-	served, not, err := e.whoIsServed(socket, service)
+	served, unserved, err := e.whoIsServed(socket, service)
 	if err != nil {
 		e.broken(fmt.Sprintf("terok-gate forward at %s: %v", socket, err), e.restartForward())
 		return false
 	}
-	if without := e.notDisplaced(served, not, service, "what it sends to service "+service); len(without) > 0 {
+	if without := e.notDisplaced(served, unserved, service, "what it sends to service "+service); len(without) > 0 {
 		e.broken("living containers without service "+service+": "+named(without...), e.ourselves("attach"))
 	}
 	return true
@@ -102,9 +102,9 @@ func (e *examination) noForward(socket string, err error) {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		reason = socket + " does not exist"
 	case errors.Is(err, unix.ECONNREFUSED):
-		reason = socket + " was left by one that was killed"
+		reason = socket + " was left by a terok-gate forward that was killed"
 	}
-	e.broken("terok-gate forward does not answer: "+reason+", and without it no container that asks for a service starts", e.startForward())
+	e.broken("terok-gate forward does not answer: "+reason+"; without terok-gate forward, no container that asks for a service starts", e.startForward())
 }
 
 // forwardUnit returns systemd's state of the service of terok-gate forward, empty if it knows none.

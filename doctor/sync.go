@@ -1,4 +1,4 @@
-// Checks that the timer which brings upstream's commits in runs, where there is one.
+// Checks that the timer of terok-gate sync runs, if there is one.
 
 package doctor
 
@@ -21,7 +21,7 @@ func (e *examination) sync() {
 	case err != nil || !strings.Contains(timer, active):
 		e.warn(engines.SyncTimerName+" does not run: upstream's commits do not come in", e.systemctl(engines.SyncTimerName, "enable", "--now"))
 	case strings.Contains(sync, "ActiveState=failed"):
-		e.warn("the last "+engines.SyncUnitName+" failed, for a project at least", journal+" says why")
+		e.warn("the last "+engines.SyncUnitName+" failed, for at least one project", journal+" says why")
 	default:
 		e.ok(engines.SyncTimerName + " runs")
 	}

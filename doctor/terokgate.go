@@ -90,7 +90,7 @@ func (e *examination) gateProgram() bool {
 }
 
 // ask asks the gate, or terok-gate forward, at a control socket. A healthy one answers within a
-// millisecond, and once it has tried a service.
+// millisecond or, if it first tries a service, as soon as it has tried it.
 func ask(socket string, about control.Request) (control.Gate, error) {
 	return control.Ask(socket, time.Now().Add(5*time.Second), about)
 }
@@ -137,10 +137,10 @@ func (e *examination) socketElsewhere() string {
 	if _, there, _ := e.Place.Registration(); !there && e.Place.User {
 		return e.install() // the hooks are root's
 	}
-	return e.install("--gate-socket", e.Place.Control) + ", a directory of the gate's own; and start the gate there"
+	return e.install("--gate-socket", e.Place.Control) + ", which is in a directory of the gate's own; and start the gate there"
 }
 
-// holdsOnly reports whether a directory holds nothing but this file, if that.
+// holdsOnly reports whether a directory is empty or holds only this file.
 func holdsOnly(dir, name string) bool {
 	files, err := os.ReadDir(dir)
 	return err == nil && (len(files) == 0 || len(files) == 1 && files[0].Name() == name)
@@ -181,7 +181,7 @@ func (e *examination) noGate(err error) {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		runs = fmt.Sprintf("no gate listens: %s does not exist", socket)
 	case errors.Is(err, unix.ECONNREFUSED):
-		runs = fmt.Sprintf("no gate listens: %s was left by one that was killed", socket)
+		runs = fmt.Sprintf("no gate listens: %s was left by a gate that was killed", socket)
 	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
 		e.broken(fmt.Sprintf("%s is not a gate's socket", socket), printable.Shell("mv", socket, socket+".away")+" && "+e.startGate())
 		return
@@ -190,7 +190,7 @@ func (e *examination) noGate(err error) {
 		return
 	}
 
-	runs += ", and without it no container that asks for a project starts"
+	runs += "; without a gate, no container that asks for a project starts"
 	if _, err := os.Stat(e.gateBinary()); err != nil {
 		e.broken(fmt.Sprintf("%s; its program %s is missing", runs, e.gateBinary()), e.bothPrograms()+", and then: "+e.startGate())
 		return
@@ -207,9 +207,9 @@ func (e *examination) gateBinary() string {
 	return filepath.Join(filepath.Dir(binary), "terok-gate")
 }
 
-// gateVersion returns the version of that program, empty if it does not say.
+// gateVersion returns the version of the gate's program, empty if it cannot be known.
 func (e *examination) gateVersion() string {
-	if changeable(e.gateBinary()) { // whose words would that be?
+	if changeable(e.gateBinary()) { // another user's program may say anything
 		return ""
 	}
 	out, err := e.command(e.gateBinary(), "--version")
@@ -224,8 +224,8 @@ func (e *examination) bothPrograms() string {
 	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
 }
 
-// gateStarts checks a gate left by an install that did not get as far as the hooks, which it
-// writes once the gate runs.
+// gateStarts checks a gate that install has set up without getting as far as the hooks: it writes these
+// only after it has started the gate.
 func (e *examination) gateStarts() {
 	unit := e.gateUnit()
 	if unit == "" || strings.Contains(unit, "ActiveState=active") {

@@ -117,15 +117,15 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		text   string
 		remedy string
 	}{
-		{"none", func(*testing.T, *served) {}, "no gate listens: %s does not exist, and without it no container that asks for a project starts",
+		{"none", func(*testing.T, *served) {}, "no gate listens: %s does not exist; without a gate, no container that asks for a project starts",
 			"%[2]s/terok-gate --token-file %[3]s serve --control %[1]s, in a terminal of its own"},
 		{"no directory for its socket", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Dir(s.socket))) },
 			"no gate listens: %s does not exist", "%[2]s/terok-gate --token-file %[3]s serve --control"},
-		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by one that was killed",
+		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by a gate that was killed",
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
 			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
-		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by one that was killed", "serve --control"},
+		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by a gate that was killed", "serve --control"},
 		{"another user's socket", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)
 			must(t, err)
@@ -384,7 +384,7 @@ func TestDoctorTriesServicesOfTheHost(t *testing.T) {
 	both := map[string]forward.Target{"llm": {Network: "tcp", Address: l.Addr().String()}, "db": {Network: "unix", Address: db}}
 
 	found := s.check("terok-gate", "services")
-	finds(t, found, "services", Broken, "terok-gate forward does not answer: "+control.ForwardSocket(s.socket)+" does not exist, and without it no container that asks for a service starts")
+	finds(t, found, "services", Broken, "terok-gate forward does not answer: "+control.ForwardSocket(s.socket)+" does not exist; without terok-gate forward, no container that asks for a service starts")
 	if want := "/terok-gate --token-file " + s.tokens + " forward --control "; !strings.Contains(found[len(found)-1].Remedy, want) {
 		t.Errorf("%+v\nshould say %s", found, want)
 	}
@@ -394,7 +394,7 @@ func TestDoctorTriesServicesOfTheHost(t *testing.T) {
 	finds(t, found, "services", Broken, "service llm: something answers at "+l.Addr().String()+", but terok-gate forward does not reach it")
 	finds(t, found, "services", Broken, "terok-gate forward does not have service db, and a container that asks for it does not start")
 	stop()
-	finds(t, s.check("terok-gate", "services"), "services", Broken, " was left by one that was killed, and")
+	finds(t, s.check("terok-gate", "services"), "services", Broken, " was left by a terok-gate forward that was killed;")
 
 	stop = s.forward(t, both)
 	finds(t, s.check("terok-gate", "services"), "services", Warning, "service db: dial unix "+db+": connect: no such file or directory")

@@ -43,7 +43,7 @@ func (e *examination) tokenFile() {
 	// A healthy lock is held for milliseconds.
 	e.tokens = store.File{Path: path, LockTimeout: 2 * time.Second}
 
-	// This comes first and does not touch the file: a server that is gone would hang doctor.
+	// This comes first and does not touch the file: if its server is gone, that would make doctor hang.
 	mount, err := networkMount(path)
 	if err != nil {
 		e.broken(fmt.Sprintf("mount of %s: %v", path, err), asRoot("mount", "-t", "proc", "proc", "/proc"))
@@ -52,7 +52,7 @@ func (e *examination) tokenFile() {
 	}
 	if mount != nil {
 		e.broken(fmt.Sprintf("%s is on a network file system (%s at %s), where locks cannot be trusted", path, mount.FSType, mount.Mountpoint),
-			e.self("F", "install")+", where F is on a disk of this machine; and have the gate read F")
+			e.self("F", "install")+", where F is on a disk of this machine; and make the gate read F")
 		e.stop()
 		return
 	}
@@ -114,8 +114,8 @@ func (e *examination) modeAndOwner(path string, info fs.FileInfo) (fine bool) {
 	return fine
 }
 
-// networkMount returns the network file system that the path, symbolic links resolved,
-// is on, or leads over; nil for none.
+// networkMount returns the network file system that the path, with its symbolic links followed, is on or
+// leads over; nil if there is none.
 func networkMount(path string) (*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -129,7 +129,7 @@ func networkMount(path string) (*mountinfo.Info, error) {
 	return nil, err
 }
 
-// localVFS looks at no file of a network file system, but remembers that there was one.
+// localVFS looks at no file of a network file system. If it is asked to, it remembers the file system.
 type localVFS struct {
 	mounts  []*mountinfo.Info
 	network *mountinfo.Info
@@ -182,7 +182,7 @@ func (e *examination) directories(dir string) (fine bool) {
 	return fine
 }
 
-// directory checks one directory or link of the token file's path; the last is the token
+// directory checks one directory or link of the token file's path; last says whether it is the token
 // file's own directory.
 func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 	fine = true
@@ -239,7 +239,7 @@ func (e *examination) lock() {
 	if errors.As(err, &held) {
 		const care = "if it is stuck; never remove the lock file"
 		remedy = "end that process " + care
-		if held.Program == "" { // who took it is gone, and left it to another
+		if held.Program == "" { // the process that took the lock is gone, and another one has it
 			remedy = fmt.Sprintf("see who has it open: %s; end that process %s", asRoot("fuser", "-v", path), care)
 		}
 	} else if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {

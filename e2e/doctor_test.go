@@ -190,7 +190,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		finds(t, h.doctor(t, ""), "listeners", "ok", "living containers that the gate serves: 1")
 
 		s.signalGate(syscall.SIGKILL)
-		finds(t, h.doctor(t, ""), "terok-gate", "broken", s.control+" was left by one that was killed")
+		finds(t, h.doctor(t, ""), "terok-gate", "broken", s.control+" was left by a gate that was killed")
 
 		s.startGate(t)
 		all = h.doctor(t, "")

@@ -341,7 +341,7 @@ func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 			until [ -S $XDG_RUNTIME_DIR/terok-gate/control ] || ! kill -0 $gate; do sleep 0.1; done
 			$run && echo served`, dir, strings.Join(withGitAlone(t), " "), e.rootfs(t)))
 
-		for _, want := range []string{"no container of a project starts until you do, by: terok-gate serve\n", "served\n"} {
+		for _, want := range []string{"no container of a project starts until you run it yourself: terok-gate serve\n", "served\n"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("there is no %q: %s", want, out)
 			}

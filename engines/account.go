@@ -50,7 +50,7 @@ func (a *account) checkTokenFile(path string) error {
 	}
 
 	closed := owner.ClosedTo(dir, a.uid, a.gid)
-	var roots, others []string // that are not the gate's
+	var roots, others []string // paths that are not the gate's
 	for _, path := range []string{dir, path, path + ".lock"} {
 		info, err := os.Lstat(path)
 		switch {
@@ -66,7 +66,7 @@ func (a *account) checkTokenFile(path string) error {
 	}
 
 	text := fmt.Sprintf("the gate, as user %s, cannot work with the token file %s", a.name, path)
-	const elsewhere = "have one in a directory of its own, by --token-file"
+	const elsewhere = "name one in a directory of its own with --token-file"
 	if len(others) > 0 {
 		return fmt.Errorf("%s: %s belongs to another user: %s", text, others[0], elsewhere)
 	}
@@ -107,7 +107,7 @@ func LetIn(group string, closed []string) string {
 		printable.Shell(append([]string{"chmod", "g+x"}, closed...)...)
 }
 
-// has reports whether a file belongs to the user, and the user can replace it by a file that gives
+// has reports whether a file belongs to the user, and the user can replace it with a file that gives
 // others the same rights: if the file's group has any rights, it must be the user's group.
 func (a *account) has(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)

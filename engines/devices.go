@@ -87,7 +87,7 @@ func projectsIn(repos string) (projects []string, err error) {
 	return projects, err
 }
 
-// devices returns the file of devices for these projects, and those of them that cannot be
+// devices returns the file of devices for these projects, and the projects among them that cannot be
 // devices.
 func (r Registration) devices(place Place, projects []string) (_ File, left []string, err error) {
 	if err := CheckDevicesOwner(place.Devices); err != nil {
@@ -223,7 +223,7 @@ func (p Place) ReadDevices() (devices map[string]hook.Settings, program string, 
 	return devices, program, nil
 }
 
-// isDevices reports whether a file's content is that of our devices.
+// isDevices reports whether the content is that of a file of our devices.
 func isDevices(content []byte) bool {
 	var spec struct {
 		Kind string `json:"kind"`

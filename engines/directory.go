@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// directory is one that is the gate's own.
+// directory is a directory that belongs to the gate.
 type directory struct {
 	path  string
 	owner *account // nil: this user
@@ -74,7 +74,7 @@ func (f directory) checkAbove() error {
 }
 
 // canBeExchanged reports whether the owner could replace a directory on the way to this one
-// by a link.
+// with a link.
 func (f directory) canBeExchanged() bool {
 	way, err := owner.Way(f.path)
 	return err != nil || slices.ContainsFunc(way, func(s owner.Step) bool { return s.UID() == int(f.owner.uid) })

@@ -17,8 +17,8 @@ const gateBinary = "terok-gate"
 // GateUser is the user that root's gate runs as, where there is a systemd.
 const GateUser = "terok-gate"
 
-// GateLog is the log file of root's gate: that of the hooks is root's. Its directory is the
-// gate's, and the one above root's.
+// GateLog is the log file of root's gate, which must not write to the log file of root's hooks. Its
+// directory belongs to the gate, and the directory above that to root.
 const GateLog = "/var/log/terok-gate/gate/trail.log"
 
 // GateBinary returns the path of the gate's program, beside the hook's.
@@ -38,7 +38,7 @@ func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	}
 	f := directory{path: repos}
 	if repos == p.Repos && !p.User && p.Systemd {
-		f.owner, _ = gateAccount() // without one, install says how to make it
+		f.owner, _ = gateAccount() // without that user, install says how to make it
 	}
 	if err := f.checkAbove(); err != nil {
 		return err

@@ -35,11 +35,11 @@ func TestTheTokenFileMustBeTheGates(t *testing.T) {
 		{"root's directory", "mkdir gate", "chown -h gates: DIR/gate"},
 		{"for a group", "mkdir gate; touch gate/tokens.json; chown -R 1234:555 gate; chmod 640 gate/tokens.json", "chown -h gates: DIR/gate/tokens.json"},
 		{"by a link", "mkdir real; ln -s real gate; touch gate/tokens.json", "chown -h gates: DIR/real DIR/gate/tokens.json"},
-		{"another user's directory", "mkdir gate; chown 4321 gate", "DIR/gate belongs to another user: have one in a directory of its own, by --token-file"},
-		{"another user's file in the gate's directory", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json belongs to another user: have one in a directory of its own, by --token-file"},
-		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: have one in a directory of its own, by --token-file"},
+		{"another user's directory", "mkdir gate; chown 4321 gate", "DIR/gate belongs to another user: name one in a directory of its own with --token-file"},
+		{"another user's file in the gate's directory", "mkdir gate; chown 1234:1234 gate; touch gate/tokens.json; chown 4321 gate/tokens.json", "DIR/gate/tokens.json belongs to another user: name one in a directory of its own with --token-file"},
+		{"beside something else", "mkdir gate; touch gate/tokens.json gate/id_rsa", "since id_rsa is in it too: name one in a directory of its own with --token-file"},
 		{"in a directory that is closed", "chmod 700 .; mkdir gate; chown 1234:1234 gate", "chgrp -h gates DIR && chmod g+x DIR"},
-		{"in a directory that is closed, and has more in it", "chmod 700 .; mkdir gate; touch id_rsa", "DIR is closed to it: have one in a directory of its own, by --token-file"},
+		{"in a directory that is closed, and has more in it", "chmod 700 .; mkdir gate; touch id_rsa", "DIR is closed to it: name one in a directory of its own with --token-file"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := openDir(t)

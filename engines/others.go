@@ -1,4 +1,4 @@
-// Finds the engines other than podman, which know our devices.
+// Finds the engines other than podman that read our devices.
 
 package engines
 
@@ -12,9 +12,9 @@ import (
 type other struct {
 	name     string
 	program  string // in PATH or in /usr/sbin
-	socket   string // of the system's
+	socket   string // of the system's engine
 	ofUser   string // a user's own program, empty if the engine has no rootless mode that reads the user's devices
-	settings string // what it may need beside the file
+	settings string // what it may need in its own settings to read devices
 }
 
 var others = []other{
@@ -40,8 +40,8 @@ func (p Place) others() (found []other) {
 	return found
 }
 
-// hasOwnDocker reports whether this user runs Docker, or could: its program is in PATH, or
-// somewhere else, as Debian's is, and the user has set it up.
+// hasOwnDocker reports whether this user runs Docker, or could: its program is in PATH or, if it is
+// elsewhere, as Debian's is, the user has set Docker up.
 func (p Place) hasOwnDocker(program string) bool {
 	_, err := exec.LookPath(program)
 	return err == nil || exists(filepath.Join(p.Runtime, "docker.sock")) || exists(p.unit("docker.service"))

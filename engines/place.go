@@ -20,7 +20,7 @@ type Place struct {
 	Repos   string // the gate's directory of repositories
 	Control string // the gate's control socket
 	User    bool   // of one user, not of the system
-	Moved   bool   // to where that user's XDG_CONFIG_HOME says
+	Moved   bool   // that user's XDG_CONFIG_HOME names a directory other than ~/.config
 	Runtime string // XDG_RUNTIME_DIR of that user
 	Systemd bool   // there is a systemd that could run a unit
 }
@@ -64,7 +64,7 @@ func userPlace() (Place, error) {
 		config = filepath.Clean(moved)
 	}
 
-	// The variable is not set after su and sudo. Podman then looks there by itself.
+	// After su and sudo, XDG_RUNTIME_DIR is not set. Podman then looks in /run/user by itself.
 	runtime := os.Getenv("XDG_RUNTIME_DIR")
 	if runtime == "" {
 		runtime = fmt.Sprintf("/run/user/%d", os.Getuid())
@@ -80,7 +80,7 @@ func userPlace() (Place, error) {
 		Hooks:   filepath.Join(config, "containers/oci/podman-hooks.d"),
 		DropIn:  filepath.Join(config, "containers/containers.conf.d/99-terok-gate.conf"),
 		Devices: filepath.Join(usual, "cdi", devicesName),
-		Units:   filepath.Join(usual, "systemd/user"), // the service manager does not know the variable
+		Units:   filepath.Join(usual, "systemd/user"), // the service manager does not know XDG_CONFIG_HOME
 		Repos:   repos,
 		Control: control.DefaultSocket(),
 		User:    true,
@@ -105,8 +105,8 @@ func (p Place) unitPaths(name string) []string {
 	return append(glob(p.Units, "*.wants/"+name), p.unit(name))
 }
 
-// glob returns the paths in the directory that match the pattern. The directory's own name
-// may hold anything.
+// glob returns the paths in the directory that match the pattern. The directory's own name is not
+// taken for a pattern.
 func glob(dir, pattern string) []string {
 	names, _ := fs.Glob(os.DirFS(dir), pattern) // fails for a bad pattern only
 	for i, name := range names {

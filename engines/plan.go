@@ -53,7 +53,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	plan := Plan{place: place, podman: HasPodman()}
 	others := place.others()
 	var lists *hookLists
-	// Without any engine, it is an error that podman is missing, unless other machines have one.
+	// Without any engine, it is an error that podman is missing, unless the gate serves other machines.
 	if plan.podman || len(others) == 0 && r.Fleet.Listen == "" {
 		var err error
 		if lists, err = r.listsOfPodman(ctx, place); err != nil {
@@ -140,9 +140,9 @@ func checkOurs(files []File) error {
 	return nil
 }
 
-// checkWhatItReplaces refuses to admit any project where the hooks now in force admit only
-// some. Of definitions with the same name, podman runs only the one in the last directory, which is
-// ours. So it would no longer run a package's definition or, for a user, root's.
+// checkWhatItReplaces returns an error if the new hooks would admit all projects, and a definition in force
+// that they replace admits only some. Of definitions with the same name, podman runs only the one in the
+// last directory, which is ours. So it would no longer run a package's definition or, for a user, root's.
 func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	if len(r.Settings.AllowProjects) > 0 {
 		return nil
@@ -212,7 +212,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 	return p.remove(ctx, did)
 }
 
-// remove removes the files. It stops the service of a unit first, and has systemd forget it
+// remove removes the files. It stops the service of a unit first, and makes systemd forget it
 // afterwards. After a failure it goes on with the rest.
 func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
 	var stopped []string
@@ -235,7 +235,7 @@ func (p Plan) remove(ctx context.Context, did func(what, which string)) (err err
 	return err
 }
 
-// checkInForce asks podman whether it reads the definitions there.
+// checkInForce returns an error unless podman reads the definitions in p.Hooks.
 func (p Place) checkInForce(ctx context.Context) error {
 	inForce, err := HookDirs(ctx)
 	if err != nil {

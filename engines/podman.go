@@ -43,7 +43,7 @@ func ImagesAnnotate(major, minor int) bool { return isBefore(major, minor, 4, 6)
 func passesEnvironment(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
 
 // listsAppend reports whether a list in containers.conf can say {append=true}: since 4.8
-// (containers/common 0.57). An older podman does not start with one that does.
+// (containers/common 0.57). An older podman does not start with such a list.
 func listsAppend(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
 
 func isBefore(major, minor, otherMajor, otherMinor int) bool {
@@ -51,9 +51,9 @@ func isBefore(major, minor, otherMajor, otherMinor int) bool {
 }
 
 // HookDirs returns the directories that podman reads hook definitions from, in the order
-// in which a later definition replaces an earlier one of the same name. Podman tells
-// it in its debug log when it starts a container, so a container is started that
-// cannot run: its root file system is empty.
+// in which a later definition replaces an earlier one of the same name. Podman writes
+// them to its debug log when it starts a container. So HookDirs starts one, which cannot run: its root file
+// system is empty.
 func HookDirs(ctx context.Context) ([]string, error) {
 	empty, err := os.MkdirTemp("", "terok-gate-probe-")
 	if err != nil {

@@ -24,12 +24,12 @@ const binary = "terok-gate-hook"
 // Registration holds the settings that the hooks are registered with.
 type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
-	Settings hook.Settings // what its stages are told: paths are absolute, and the token file has one
-	Gate     bool          // have systemd run terok-gate, which is beside it, at Settings.GateSocket
+	Settings hook.Settings // what its stages are told; paths are absolute, and the token file's is set
+	Gate     bool          // systemd is to run terok-gate, which is beside Binary, at Settings.GateSocket
 	Repos    string        // the gate's directory of repositories
 	Fleet    Fleet         // what the gate is told of gates on other machines
 	Token    bool          // containers that ask for a device know their token
-	Watch    bool          // have systemd run reap --watch, where no gate of ours sweeps
+	Watch    bool          // systemd is to run reap --watch, if no gate of ours sweeps
 }
 
 // Registration reads back the settings of the last install. If nothing is installed, only
@@ -113,8 +113,8 @@ func (r Registration) InstallArgs() []string {
 }
 
 // files returns the files that register the hooks, in the order in which they are to be
-// written: the gate runs before there are hooks that ask for it. Without podman there are no
-// lists; the definitions hold the settings all the same.
+// written: the gate runs before there are hooks that ask for it. lists is nil without podman;
+// definitions are written all the same, since they hold the settings.
 func (r Registration) files(place Place, lists *hookLists) ([]File, error) {
 	files, err := r.Definitions(place.Hooks)
 	if err != nil {
@@ -147,11 +147,11 @@ type hookLists struct {
 	append  bool     // its lists can be added to
 }
 
-// with is a drop-in for containers.conf that adds the directory to the list.
+// with returns a drop-in for containers.conf that adds the directory to the list.
 //
 // A list that says {append=true} leaves the lists before it in force, and those after it
 // append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors can come
-// later). A plain list replaces those before it, so it repeats what was in force.
+// later). A plain list replaces those before it, so the drop-in repeats what is in force.
 func (l hookLists) with(dir string) []byte {
 	var items []string
 	if !l.append {

@@ -19,8 +19,8 @@ import (
 	units "terok-gate-hook/systemd"
 )
 
-// The units that install can write. Either the gate runs or reap --watch, because the gate
-// revokes tokens as that does. Services of the host need the gate.
+// The units that install can write. Either the gate runs or reap --watch, because the gate revokes tokens
+// as reap --watch does. Services of the host need the gate.
 const (
 	WatchUnitName   = "terok-gate-reap.service"
 	GateUnitName    = "terok-gate.service"
@@ -32,7 +32,7 @@ var unitNames = []string{WatchUnitName, ForwardUnitName, GateUnitName}
 // hookLogs is the directory of the default log file of root's hooks.
 const hookLogs = "/var/log/terok-gate"
 
-// units returns the names of those that systemd is to run.
+// units returns the names of the units that systemd is to run.
 func (r Registration) units() []string {
 	switch {
 	case r.Gate && len(r.Settings.Services) > 0:
@@ -45,7 +45,8 @@ func (r Registration) units() []string {
 	return nil
 }
 
-// unit returns the repository's unit of this name, with our binaries and files.
+// unit returns the unit of this name from the directory systemd/ of the sources, with our program and
+// files.
 func (r Registration) unit(name string, place Place) ([]byte, error) {
 	template := "system/" + name
 	if place.User {
@@ -74,7 +75,7 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	if r.Gate {
 		attach := append([]string{r.GateBinary()}, r.Settings.Args("attach")...)
 		unit = replaceLine(unit, "ExecStartPost=", "-+"+commandLine(attach))
-		if !place.User { // that is root's, and not the gate's to write
+		if !place.User { // the hooks' log file is root's, and the gate cannot write to it
 			settings.LogFile = GateLog
 		}
 	}
@@ -101,8 +102,8 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	return []byte(mark + unit), nil
 }
 
-// confine gives the unit of terok-gate forward its services, and nothing else of the network or of
-// the repositories.
+// confine lets the unit of terok-gate forward reach its services. If the unit is the system's, it reaches no
+// other address, and not the repositories.
 func (r Registration) confine(unit string) string {
 	var addresses []string
 	for _, given := range r.Settings.Services {
@@ -122,8 +123,8 @@ func (r Registration) confine(unit string) string {
 	return replaceLine(unit, "InaccessiblePaths=", unitQuote("-"+r.Repos))
 }
 
-// commandLine returns a command as ExecStart= takes it. There % begins a specifier and, but
-// for the first word, $ a variable (systemd.service(5)).
+// commandLine returns a command as ExecStart= takes it. There, % begins a specifier and, except in the
+// first word, $ begins a variable (systemd.service(5)).
 func commandLine(words []string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {
@@ -148,9 +149,9 @@ func valueInUnit(unit, flag string) string {
 	return strings.NewReplacer("%%", "%", "$$", "$").Replace(value)
 }
 
-// existingDirectory returns the nearest directory above the file that exists: a directory
-// that a service may write to must exist when it starts, even if the file's own is made
-// later. Where directories come and go, at a reboot say, it is one that stays.
+// existingDirectory returns the nearest existing directory above the file: a directory that a service may
+// write to must exist when the service starts, even if the file's own directory is made later. Where
+// directories come and go, at a reboot say, it returns one that stays.
 func existingDirectory(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
@@ -203,12 +204,12 @@ func (p Place) WatchState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, WatchUnitName)
 }
 
-// GateState returns the same of the gate's unit.
+// GateState returns the same properties of the gate's unit.
 func (p Place) GateState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, GateUnitName)
 }
 
-// ForwardState returns the same of the unit of terok-gate forward.
+// ForwardState returns the same properties of the unit of terok-gate forward.
 func (p Place) ForwardState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, ForwardUnitName)
 }

@@ -1,4 +1,4 @@
-// Has systemd run sync regularly: fills in terok-gate-sync.service and .timer of systemd/.
+// Makes systemd run sync regularly: fills in terok-gate-sync.service and .timer of systemd/.
 
 package engines
 
@@ -17,21 +17,21 @@ const (
 	SyncTimerName = "terok-gate-sync.timer"
 )
 
-// allUnits are all that can be there at a time.
+// allUnits are the names of all units that install and sync can write.
 var allUnits = append([]string{SyncTimerName, SyncUnitName}, unitNames...)
 
-// SyncPlan plans a timer by which systemd runs a command at once, and again this long after each run
-// has ended. If every is 0, it plans to remove the timer.
-func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err error) {
+// SyncPlan plans a timer by which systemd runs a command at once, and again an interval after each run has
+// ended. If interval is 0, it plans to remove the timer.
+func (p Place) SyncPlan(command []string, interval time.Duration) (plan Plan, err error) {
 	plan.place = p
-	if every == 0 {
+	if interval == 0 {
 		plan.Remove, err = installed(p.syncPaths())
 		return plan, err
 	}
 
 	for _, unit := range []struct{ name, key, value string }{
 		{SyncUnitName, "ExecStart=", commandLine(command)},
-		{SyncTimerName, "OnUnitInactiveSec=", fmt.Sprintf("%dms", every.Milliseconds())},
+		{SyncTimerName, "OnUnitInactiveSec=", fmt.Sprintf("%dms", interval.Milliseconds())},
 	} {
 		template := "system/" + unit.name
 		if p.User {
@@ -46,14 +46,13 @@ func (p Place) SyncPlan(command []string, every time.Duration) (plan Plan, err e
 	return plan, checkOurs(plan.Write)
 }
 
-// syncPaths returns the paths of the units by which sync runs, the one that starts the other
-// first.
+// syncPaths returns the paths of the units by which sync runs: first the timer's, which starts the service.
 func (p Place) syncPaths() []string {
 	return append(p.unitPaths(SyncTimerName), p.unitPaths(SyncUnitName)...)
 }
 
-// SyncState reports whether a timer for sync is installed, and returns the properties of it and
-// of what it runs, as WatchState does.
+// SyncState reports whether a timer for sync is installed, and returns the properties of the timer and of
+// the service that it starts, as WatchState does.
 func (p Place) SyncState(ctx context.Context) (timer, sync string, there bool, err error) {
 	if _, err := os.Lstat(p.unit(SyncTimerName)); err != nil {
 		return "", "", false, nil

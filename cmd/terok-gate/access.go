@@ -20,12 +20,12 @@ import (
 func accessCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "access",
-		Usage:     "show what a container may do, or change it while it runs",
+		Usage:     "show or change what a container may do while it runs",
 		ArgsUsage: "CONTAINER",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "read", Usage: "let it fetch from the project `P` as well, and not push there"},
 			&cli.StringSliceFlag{Name: "write", Usage: "let it push to the project `P` as well"},
-			&cli.StringSliceFlag{Name: "drop", Usage: "take the other project, or service of the host, `P` away"},
+			&cli.StringSliceFlag{Name: "drop", Usage: "take away `P`: another project, or a service of the host"},
 			&cli.StringFlag{Name: "access", Usage: "what it may do at most: `A` is read, append or write"},
 			&cli.StringSliceFlag{Name: "push", Usage: "let it push only to refs that match `PATTERN`; replaces all limits of refs; empty for no limit; repeatable"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, as list does"},
@@ -60,7 +60,7 @@ func access(c *cli.Context) error {
 			record(c.String("log-file"), event)
 		}
 		if len(changed) > 0 {
-			fmt.Fprintln(os.Stderr, "terok-gate: until the container starts again: it then begins with what its annotations say")
+			fmt.Fprintln(os.Stderr, "terok-gate: the change holds until the container starts again; then its annotations decide")
 		}
 	}
 

@@ -35,7 +35,7 @@ func addCommand() *cli.Command {
    terok-gate add --source demo git@example.com:demo.git`,
 		Flags: []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
-			Usage: "if SOURCE is a clone, copy the branches of its origin as well; if both have a branch, the clone's own",
+			Usage: "if SOURCE is a clone, copy the branches of its origin as well; of two with one name, only the clone's own is copied",
 		}, &cli.BoolFlag{
 			Name:  "source",
 			Usage: "make SOURCE the source of an existing project, for sync, review and release; copy nothing",
@@ -100,7 +100,7 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 
-	// Until it is complete, it has a name that no project can have.
+	// Until the repository is complete, it has a name that no project can have.
 	unfinished := fmt.Sprintf(".%s.%d", final, os.Getpid())
 	defer func() {
 		if err != nil {
@@ -146,7 +146,7 @@ func add(c *cli.Context) (err error) {
 	}
 
 	if left := copied.left; len(left) > 0 {
-		advise("%d branches that the source has of its origin alone were not copied, %s for one: --all-branches copies them, too", len(left), printable.Line(left[0]))
+		advise("%d branches of the source's origin, such as %s, were not copied, since the source has no branches of these names: --all-branches copies them, too", len(left), printable.Line(left[0]))
 	}
 	if installed, there, err := place.Registration(); there && err == nil {
 		if advice := notAdmitted(installed, project); advice != "" {
@@ -224,7 +224,7 @@ func absoluteSource(source string) (string, error) {
 	return source, err
 }
 
-// recordAdded writes to the trail that a project was made, and of which commits.
+// recordAdded writes to the trail that a project was made, and the first tip of each of its refs.
 func recordAdded(c *cli.Context, project string) error {
 	gate, err := gateOf(c, project)
 	if err != nil {
@@ -264,14 +264,14 @@ func notAdmitted(installed engines.Registration, project string) string {
 type copying struct {
 	*owner  // of the repository
 	repo    string
-	origins bool     // copy the branches that a clone has of its origin, too
+	origins bool     // copy a clone's remote-tracking branches of its origin, too
 	left    []string // branches of a clone's origin that were not copied
 	said    string   // what git printed about the objects
 	desk    adding
 }
 
-// from fetches all branches and tags of the source, and sets HEAD to the branch that it
-// names there. It returns the source as [absoluteSource] does.
+// from fetches all branches and tags of the source, and sets HEAD to the branch that the source's HEAD
+// names. It returns the source as [absoluteSource] does.
 func (c *copying) from(source string) (where string, err error) {
 	if where, err = absoluteSource(source); err != nil {
 		return "", err
@@ -293,8 +293,9 @@ func (c *copying) from(source string) (where string, err error) {
 	return where, err
 }
 
-// branchesAndTags are fetched always, under their own names. ofOrigin are the branches that
-// a clone has of its origin, without the ref for origin's HEAD; they are fetched before.
+// branchesAndTags are always fetched, under their own names. ofOrigin are a clone's remote-tracking
+// branches of its origin, except the one for origin's HEAD. They are fetched first, so that the clone's
+// own branches replace those of the same names.
 var (
 	branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 	ofOrigin        = []string{"+" + originsPrefix + "*:refs/heads/*", "^" + originsPrefix + "HEAD"}
@@ -303,7 +304,8 @@ var (
 const originsPrefix = "refs/remotes/origin/"
 
 // fromURL fetches from a URL, with additional configuration, and returns what HEAD names
-// there. The operator's git, keys and credential helpers get it to the operator's desk.
+// there. The operator's git fetches to the operator's desk, with the operator's keys and credential
+// helpers; the repository's owner fetches from the desk.
 func (c *copying) fromURL(url string, config []string) (head string, err error) {
 	head, directory, err := c.desk.fetch(url, desk.Repository{Path: c.repo, As: deskUser(c.owner)})
 	if err != nil {
@@ -312,10 +314,11 @@ func (c *copying) fromURL(url string, config []string) (head string, err error) 
 	return head, c.fetchFrom(nil, directory, config, desk.OriginRefs)
 }
 
-const anyOwner = "safe.directory=*" // the caller has named the directory
+const anyOwner = "safe.directory=*" // git would refuse a directory of another user, but the caller has named it
 
-// fromDirectory fetches from a directory that its owner may read, but perhaps not the owner
-// of the new repository: git runs as each of them. It returns what HEAD names there.
+// fromDirectory fetches from a directory, and returns what HEAD names there. The owner of the new
+// repository may not be able to read the directory: one git sends as the directory's owner, and another
+// receives as the repository's owner.
 func (c *copying) fromDirectory(directory string, config []string) (head string, err error) {
 	sender, err := ownerOfRepository(directory)
 	if err != nil {
@@ -392,8 +395,8 @@ func (o *owner) onlyOrigins(directory string) (branches []string, err error) {
 	return branches, nil
 }
 
-// ownerOfRepository returns the user to read a repository as. Its configuration, its links
-// and its gitdir are controlled by its owner, so root does not follow them.
+// ownerOfRepository returns the user that git is to read a repository as. The repository's owner controls
+// its configuration, its links and its gitdir, so root does not follow them.
 func ownerOfRepository(directory string) (*owner, error) {
 	reader, err := ownerOf(directory)
 	if reader != nil || err != nil {

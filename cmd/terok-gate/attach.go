@@ -22,8 +22,8 @@ func attachCommand(given *hook.Settings) *cli.Command {
 		Name:  "attach",
 		Usage: "serve living containers again after the gate was killed",
 		Description: `Attaches the living containers that hooks have handed over at the gate's socket: that of the
-installed hooks, unless --gate-socket names another. Listeners that are not lost stay. For a rootless podman it goes into podman's own user
-namespace, by podman unshare.`,
+installed hooks, unless --gate-socket names another. Listeners that are not lost stay. For a
+rootless podman, attach runs itself in podman's user namespace, by podman unshare.`,
 		Flags:  stageFlags(given, "attach"),
 		Action: func(*cli.Context) error { return attach(*given) },
 	}

@@ -54,7 +54,8 @@ func desksNamed(c *cli.Context) (string, error) {
 	return repos + "-desk", nil
 }
 
-// gateOf returns a project's repository. What moves there is recorded as the command's.
+// gateOf returns a project's repository. Refs that move there are recorded as moved
+// by the command.
 func gateOf(c *cli.Context, project string) (g desk.Gate, err error) {
 	if err := store.CheckName(project); err != nil {
 		return g, misuse.Errorf("project %w", err)
@@ -91,7 +92,7 @@ func gateOf(c *cli.Context, project string) (g desk.Gate, err error) {
 	return g, nil
 }
 
-// deskUser is the owner as desks know users.
+// deskUser returns the owner as package desk describes users.
 func deskUser(o *owner) *desk.User {
 	if o == nil {
 		return nil
@@ -128,7 +129,7 @@ func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate)
 	return desk.Open(c.Context, s)
 }
 
-// short is as much of an object id as people see.
+// short returns the part of an object id that people are shown.
 func short(id string) string { return id[:min(12, len(id))] }
 
 // adding is the desk of a project that is being added.
@@ -138,8 +139,8 @@ type adding struct {
 	desk           *desk.Desk // nil: it has not been needed
 }
 
-// fetch fetches what is at a URL to a desk, and returns what HEAD names there and the desk's
-// directory.
+// fetch fetches from a URL to the project's desk, and returns what the source's HEAD names, and the
+// desk's directory.
 func (a *adding) fetch(url string, gate desk.Repository) (head, directory string, err error) {
 	if a.desk == nil {
 		if err := desk.Remove(a.desks, a.project); err != nil {
@@ -161,7 +162,8 @@ func (a *adding) forget() {
 	_ = desk.Remember(a.desks, a.project, "")
 }
 
-// remember notes where the project, whose repository is about to be there, comes from.
+// remember records the project's source. repository is the path that the project's repository is about to
+// get.
 func (a *adding) remember(source, repository string) error {
 	if a.desk != nil {
 		if err := a.desk.Filled(a.c.Context, repository); err != nil {
@@ -170,7 +172,7 @@ func (a *adding) remember(source, repository string) error {
 		return desk.Remember(a.desks, a.project, source)
 	}
 
-	// What an earlier project of this name had is not this one's.
+	// A desk that an earlier project of this name has left is removed.
 	if err := desk.Remove(a.desks, a.project); err != nil {
 		return err
 	}
@@ -180,7 +182,7 @@ func (a *adding) remember(source, repository string) error {
 // projectsOf returns the projects that the command line names; if it names none, those that have
 // a source.
 func projectsOf(c *cli.Context) ([]string, error) {
-	if _, err := reposOf(c); err != nil { // before all projects fail for it
+	if _, err := reposOf(c); err != nil { // rather than the same error for each project
 		return nil, err
 	}
 	if c.NArg() > 0 {
@@ -194,8 +196,8 @@ func projectsOf(c *cli.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(sources)), err
 }
 
-// eachProject calls a function with each project. Those that fail keep none of the others from
-// being done; the error of each is printed, if there are several projects.
+// eachProject calls do with each project, even after one has failed. If there are several projects, it
+// prints the error of each that fails.
 func eachProject(c *cli.Context, projects []string, do func(project string) error) (failed error) {
 	failures := 0
 	for _, project := range projects {

@@ -11,13 +11,13 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// updateDevices makes each repository a device, after a command has made, renamed or removed one.
-// It only prints an error, since the command has done its work. made is the project that the
-// command has made, or "".
+// updateDevices updates the file of devices after a command has made, renamed or removed a repository.
+// If that fails, it only prints the error, since the command has done its work. made is the project that
+// the command has made, or the new name that it has given; "" for neither.
 func updateDevices(command, made string) {
 	place, err := placeOfOurs()
 	if err != nil {
-		return // where nothing can be installed
+		return // nothing can be installed here
 	}
 	left, err := place.UpdateDevices()
 	if err != nil {

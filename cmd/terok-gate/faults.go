@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// oldFaults are faults of old histories, by git's names for them (git-fsck(1)). They harm
-// nothing. None is of those that an attacker makes.
+// oldFaults are faults of old histories, by git's names for them (git-fsck(1)). They are harmless:
+// none of them is a fault that attacks use.
 var oldFaults = []string{
 	"badDate", "badDateOverflow", "badEmail", "badName", "badTimezone", "missingEmail",
 	"missingNameBeforeEmail", "missingSpaceBeforeDate", "missingSpaceBeforeEmail",
@@ -43,7 +43,7 @@ func faultsIn(said string) map[string]int {
 func reportFaults(faults map[string]int) {
 	for _, name := range oldFaults {
 		if n := faults[name]; n > 0 {
-			fmt.Fprintf(os.Stderr, "note: the source has objects with the fault %s, which a push must not bring: to admit it, set receive.fsck.%s: see OLD HISTORIES in terok-gate(8)\n", name, name)
+			fmt.Fprintf(os.Stderr, "note: the source has objects with the fault %s, for which the gate refuses a push: to accept such pushes, set receive.fsck.%s: see OLD HISTORIES in terok-gate(8)\n", name, name)
 		}
 	}
 }

@@ -23,7 +23,7 @@ import (
 func forwardCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "forward",
-		Usage: "connect containers to services of the host, as hooks ask for",
+		Usage: "connect containers to services of the host, at the request of their hooks",
 		Flags: append(stageFlags(given, "forward"),
 			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "listen for hooks at the socket `F`; its directory must be the program's own, mode 0700; default: /run/terok-gate-forward/control for root, else terok-gate-forward/control in $XDG_RUNTIME_DIR"},
 			&cli.DurationFlag{Name: "drain", Value: 5 * time.Second, Usage: "when told to stop, let open connections go on for this `time`"},
@@ -56,7 +56,7 @@ func runForward(c *cli.Context, given hook.Settings) error {
 	if err != nil {
 		return err
 	}
-	debug.SetMemoryLimit(16 << 20) // of 1,024 connections, most is the kernel's
+	debug.SetMemoryLimit(16 << 20) // most of the memory for 1,024 connections is the kernel's
 
 	tokens := file.Reader(reportTokenFile)
 	f, err := forward.New(forward.Settings{

@@ -110,7 +110,8 @@ func (t freezable) set(f *store.Freezes, frozen bool) (changed bool) {
 	return changed
 }
 
-// means reports whether the entry's token is frozen with it as a whole.
+// means reports whether an entry's token belongs to t's container or is for t's project. It returns true if
+// t is everything.
 func (t freezable) means(e store.Entry) bool {
 	switch {
 	case t.id != "":
@@ -130,8 +131,8 @@ func containerNamed(c *cli.Context, file store.File, called string) (id string, 
 	return id, nil
 }
 
-// frozenTarget returns what the command line means. thaw knows a frozen container by the name
-// that it was frozen by, too: podman may have it no more.
+// frozenTarget returns what the command line means. The command thaw also finds a container by the name
+// that was given when it was frozen: podman may no longer know the container.
 func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, error) {
 	given := 0
 	for _, is := range []bool{c.Args().Present(), c.IsSet("project"), c.Bool("all")} {
@@ -190,8 +191,8 @@ func frozenAs(file store.File, called string) (ids []string, err error) {
 	return ids, nil
 }
 
-// revokeElsewhere revokes the tokens that are meant if the hooks name another gate than ours,
-// which knows nothing of freezes.
+// revokeElsewhere revokes the target's tokens if the hooks name a gate other than ours: it knows nothing
+// of freezes.
 func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	place, err := placeOfOurs()
 	if err != nil {
@@ -210,7 +211,7 @@ func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	return err
 }
 
-// adviseOfFreezes says what else keeps what was thawed frozen.
+// adviseOfFreezes prints which other freezes still apply to what was thawed, or to parts of it.
 func adviseOfFreezes(file store.File, target freezable) error {
 	freezes, err := file.Freezes()
 	if err != nil {

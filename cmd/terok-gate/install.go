@@ -28,14 +28,15 @@ func installCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "install",
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
-		Description: "Run again, it keeps the earlier settings and changes only those that are given. An empty value,\n" +
-			"as in --gate-url '', resets a setting. --allow-project, --allow-read, --push, --service\n" +
+		Description: "When run again, install keeps the earlier settings and changes only those that are given. An empty\n" +
+			"value, as in --gate-url '', resets a setting. --allow-project, --allow-read, --push, --service\n" +
 			"and --allow-service replace the whole earlier list.",
-		// The settings of the stages, except the one for trying a stage by hand; then its own.
+		// The flags of the stage prestart, except --env-dir, which is for trying a stage by hand. Then
+		// the flags of install itself.
 		Flags: slices.Concat(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }), fleetFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
 			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
-			&cli.BoolFlag{Name: "token", Usage: "give the token to containers that ask for a device, too, as Docker's do; --token=false withholds it again"},
+			&cli.BoolFlag{Name: "token", Usage: "give the token also to containers that ask for a device, such as Docker's; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),
 		}),
@@ -136,7 +137,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 		return r, misuse.Errorf("--allow-project \"\": matches no project; '*' matches all")
 	}
 	if r.Settings.EnvDir != "" {
-		return r, errors.New("the hooks are told --env-dir, which is for trying a stage by hand: take it out of their definitions")
+		return r, errors.New("the hooks' definitions have --env-dir, which is for trying a stage by hand: remove it from them")
 	}
 
 	if r.Settings.Tokens, err = orDefault(r.Settings.Tokens); err != nil {
@@ -163,9 +164,8 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 	return r, nil
 }
 
-// changedGate decides whether install sets up a gate. --no-gate decides if it is given. Else a
-// first install sets one up by default, unless another gate is named, and later ones keep what
-// was decided.
+// changedGate decides whether install sets up a gate, as --no-gate says if it is given. Otherwise a first
+// install sets one up unless another gate is named, and later ones keep what was decided.
 func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	was := r
 	switch {
@@ -191,7 +191,7 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 		return r, err
 	}
 	if !r.Gate && !r.Fleet.IsNone() {
-		return r, misuse.Errorf("--repository-gate and --tls-listen are of the gate that install sets up: not with --no-gate, give --no-gate=false")
+		return r, misuse.Errorf("--repository-gate and --tls-listen are for a gate that install sets up, and it sets up none: give --no-gate=false too")
 	}
 
 	before, err := defaultSources(was)
@@ -224,8 +224,8 @@ func usualSources() (string, error) {
 	return desk.SourcesFile(desks), err
 }
 
-// beginSources makes the usual file of addresses, if the hooks are to read it: without one,
-// each of their starts would say that it is missing.
+// beginSources makes the usual file of addresses, if the hooks are to read it: without the file, every
+// hook that runs would report that it is missing.
 func beginSources(c *cli.Context, r engines.Registration) error {
 	usual, err := usualSources()
 	if err != nil || r.Settings.Projects != usual || c.Bool("dry-run") {
@@ -275,7 +275,7 @@ func carryOut(c *cli.Context, plan engines.Plan) error {
 func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
 	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
 	if r.Gate {
-		what, without = "the gate", "no container of a project starts until you do, by: "+serveByHand(r)
+		what, without = "the gate", "no container of a project starts until you run it yourself: "+serveByHand(r)
 		if len(r.Settings.Services) > 0 {
 			without += ", and beside it: " + forwardByHand(r)
 		}
@@ -309,7 +309,7 @@ func serveByHand(r engines.Registration) string {
 	return printable.Shell(words...)
 }
 
-// forwardByHand returns the same of terok-gate forward.
+// forwardByHand returns the command that starts terok-gate forward by hand, in the same way.
 func forwardByHand(r engines.Registration) string {
 	words := append(byHand(r), "forward")
 	for _, service := range r.Settings.Services {
@@ -321,7 +321,7 @@ func forwardByHand(r engines.Registration) string {
 	return printable.Shell(words...)
 }
 
-// byHand returns the gate's program with the flags of all commands.
+// byHand returns the gate's program with --token-file and --log-file, unless they are the defaults.
 func byHand(r engines.Registration) []string {
 	words := []string{r.GateBinary()}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {

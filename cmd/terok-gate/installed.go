@@ -1,4 +1,4 @@
-// Finds the hooks that this user has installed, and has commands use their token and log files.
+// Finds the hooks that this user has installed, and makes commands use their token and log files.
 
 package main
 
@@ -39,7 +39,7 @@ func repositoryGate() string {
 	return installed.Fleet.RepositoryGate
 }
 
-// onInstalled has the command use the installed hooks' token file and log file, unless the
+// onInstalled makes the command use the installed hooks' token file and log file, unless the
 // caller names others.
 func onInstalled(command *cli.Command) *cli.Command {
 	action := command.Action
@@ -52,13 +52,13 @@ func onInstalled(command *cli.Command) *cli.Command {
 	return command
 }
 
-// asInstalled sets the flags for token file and log file as the installed hooks have them, if
-// there are any and neither the command line nor the environment names other files. If create
-// works on the hooks' token file, it also sets --hashed as the hooks do.
+// asInstalled sets --token-file and --log-file as the installed hooks have them, unless the command line
+// or the environment names other files. For the command create, if its token file is the hooks', it also
+// sets --hashed as the hooks have it.
 func asInstalled(c *cli.Context) error {
 	place, err := placeOfOurs()
 	if err != nil {
-		return nil // where nothing can be installed
+		return nil // nothing can be installed here
 	}
 	installed, _, _ := place.Registration() // definitions that cannot be read name no file
 

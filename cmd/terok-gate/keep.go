@@ -21,7 +21,7 @@ func keeper() networks.Keeper {
 	return nil
 }
 
-// manager is systemd, by its notification socket.
+// manager is a service manager, reached at the path of its notification socket.
 type manager struct{ path string }
 
 func (m manager) Keep(name string, file *os.File) error {

@@ -27,7 +27,7 @@ type places struct {
 	clients []net.Listener
 	hooks   []*net.UnixListener
 	hosts   *net.TCPListener // for the gates of containers' hosts; nil for none
-	kept    []*os.File       // what the last gate had kept of containers' networks
+	kept    []*os.File       // files for containers' networks that the last gate left with the service manager
 }
 
 // listen opens what the command line names, or else the usual control socket, and takes what a
@@ -113,7 +113,7 @@ func serveMetrics(l net.Listener, metrics http.Handler) {
 	}
 }
 
-// logToJournal leaves the time out of log lines if the journal gets them, which knows it
+// logToJournal leaves the time out of log lines if they go to the journal, which records it by itself
 // (systemd.exec(5)).
 func logToJournal() {
 	if os.Getenv("JOURNAL_STREAM") != "" {

@@ -4,8 +4,9 @@
 //
 // Each command has a file, with its flags beside what it does; the work is done in other
 // packages. Results go to standard output, everything else to standard error. An error is
-// one line, "terok-gate: <command>: <what>: <why>". The exit status is 0 for done, 1 for
-// failed, 2 for a usage error and, of who alone, 3 for a commit that nothing brought in.
+// one line, "terok-gate: <command>: <what>: <why>". The exit status is 0 for success, 1 for
+// failure, 2 for a usage error and 3, which only the command who returns, for a commit that nothing in
+// the trail brought in.
 package main
 
 import (
@@ -59,8 +60,8 @@ func main() {
 // runCommand runs the command that the arguments name, the program's name first, and returns the
 // exit status.
 func runCommand(args []string) (status int) {
-	// A closed standard output is an error to report, not a reason to die between
-	// a commit and its report.
+	// Otherwise a write to a closed standard output would end the process, perhaps after it has
+	// changed something and before it says so. Now it is an error like others.
 	signal.Ignore(syscall.SIGPIPE)
 
 	args = misuse.WordsAsFlags(args)
@@ -87,8 +88,8 @@ func newApp(args []string) *cli.App {
 		Description:     description,
 		Version:         version.String(),
 		HideHelpCommand: true,
-		// For the scripts in completions: a last argument --generate-bash-completion
-		// prints what could stand in its place.
+		// For the scripts in completions: if --generate-bash-completion is the last argument, the
+		// program prints the words that could stand in its place.
 		EnableBashCompletion: true,
 		// A pattern may contain commas.
 		DisableSliceFlagSeparator: true,
@@ -142,7 +143,8 @@ func in(category string, command *cli.Command) *cli.Command {
 	return command
 }
 
-// finish gives a command what all commands have: its name and a way out in its errors.
+// finish gives a command what all commands have: errors that begin with its name and say what to do, and
+// a refusal of arguments unless it has an ArgsUsage.
 func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	command.HideHelpCommand = true
 	command.OnUsageError = onUsageError
@@ -163,7 +165,7 @@ func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	command.Action = func(c *cli.Context) error { return named(command, action(c)) }
 }
 
-// named adds to an error which command failed, and a way out.
+// named adds the command's name to an error, and what to do about it.
 func named(command *cli.Command, err error) error {
 	if err == nil {
 		return nil
@@ -171,7 +173,7 @@ func named(command *cli.Command, err error) error {
 	return fmt.Errorf("%s: %w%s", command.Name, err, hook.WayOut(err))
 }
 
-// explainMisuse adds a way out to an error of package flag.
+// explainMisuse adds to an error of package flag where to read how the command is used.
 func explainMisuse(args []string) cli.OnUsageErrorFunc {
 	return func(c *cli.Context, err error, isSubcommand bool) error {
 		text := misuse.AsTyped(err.Error(), args)

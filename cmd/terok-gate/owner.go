@@ -16,7 +16,7 @@ import (
 )
 
 // owner is the user that git runs as when root calls: the owner of the directory. So root's
-// git never writes where another user can replace directories by links, and never reads
+// git never writes where another user can replace directories with links, and never reads
 // another user's configuration; and the gate can write to what its own user has made.
 type owner struct {
 	uid, gid uint32

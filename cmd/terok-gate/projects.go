@@ -82,8 +82,8 @@ func projects(c *cli.Context) error {
 	return out.Flush()
 }
 
-// sizeOf adds up the files of a directory. Those that go away meanwhile, as git's do, count
-// for nothing.
+// sizeOf adds up the sizes of the files in a directory. It leaves out files that disappear meanwhile, as
+// git's temporary files do.
 func sizeOf(directory string) (size int64, err error) {
 	err = filepath.WalkDir(directory+"/.", func(_ string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {

@@ -34,7 +34,7 @@ BRANCH may be a full ref name.
 			reposFlag(), desksFlag(),
 			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH`, or full ref name, rather than to one of the same name"},
 			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep what --force takes away at your desk for `T`"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep at your desk, for `T`, what --force takes away"},
 			&cli.BoolFlag{Name: "force", Usage: "allow upstream's branch to lose commits, or its tag to move; what would be lost is shown first"},
 		},
 		Action: release,
@@ -123,7 +123,7 @@ func commits(n int) string {
 
 var errNotAgreed = errors.New("nothing was pushed: you did not say yes")
 
-// askYes asks a question whose answer is yes, or else an error.
+// askYes asks a question, and returns an error unless the answer is yes.
 func askYes(in *bufio.Reader, question string) error {
 	fmt.Fprint(os.Stderr, question+" [y/N] ")
 	answer, err := in.ReadString('\n')

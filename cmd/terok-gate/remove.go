@@ -47,7 +47,7 @@ func remove(c *cli.Context) error {
 	defer p.repos.Close()
 	aside := "." + project + ".git.removed"
 	was, known := p.sources[project]
-	// The rest of one that was killed counts.
+	// What an earlier remove that was killed has left counts, too.
 	if !p.has(project+".git") && !p.has(aside) && !known {
 		return fmt.Errorf("there is no project %s: see terok-gate projects", project)
 	}
@@ -83,14 +83,14 @@ func remove(c *cli.Context) error {
 	return nil
 }
 
-// projectPlaces are where projects have something of their own.
+// projectPlaces are the places that have something of each project.
 type projectPlaces struct {
 	repos   *os.Root // its owner controls what is in it
 	desks   string
 	sources map[string]desk.Source
 }
 
-// openPlaces opens the places, for projects of these names.
+// openPlaces opens the places, after it has checked that the names are names of projects.
 func openPlaces(c *cli.Context, names ...string) (p projectPlaces, err error) {
 	for _, name := range names {
 		if err := store.CheckName(name); err != nil {
@@ -119,8 +119,8 @@ func (p projectPlaces) has(name string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// checkUnused returns an error if a container may use the project that is not known to be
-// dead, unless --force is given.
+// checkUnused returns an error if a container that is not known to be dead may use the project, unless
+// --force is given.
 func checkUnused(c *cli.Context, project string) error {
 	if c.Bool("force") {
 		return nil
@@ -149,7 +149,7 @@ func checkUnused(c *cli.Context, project string) error {
 	if more := len(users) - most; more > 0 {
 		users = append(users[:most], fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Errorf("containers that may live have a token for project %s: %s: stop them, or give --force", project, strings.Join(users, ", "))
+	return fmt.Errorf("containers that may still be alive have a token for project %s: %s: stop them, or give --force", project, strings.Join(users, ", "))
 }
 
 // allOrNothing takes the steps in order. If one fails, those before it are undone.

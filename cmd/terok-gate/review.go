@@ -23,7 +23,8 @@ func reviewCommand() *cli.Command {
 		Name:      "review",
 		Usage:     "show the branches that containers pushed and upstream lacks; with BRANCH, its commits and changes",
 		ArgsUsage: "[PROJECT [BRANCH]]",
-		Description: `Nothing in the repository decides what is shown, and a terminal acts on nothing of it.
+		Description: `The repository's settings and attributes do not change what is shown, and characters that a
+terminal would act on are escaped.
 
    terok-gate review
    terok-gate review demo agent-1`,
@@ -106,7 +107,7 @@ func reviewProject(c *cli.Context, project string) (all []reviewed, err error) {
 	return all, nil
 }
 
-// pushes returns who moved each ref last, by the trails. What cannot be read says nothing.
+// pushes returns the last event by which each ref moved, from the parts of the trails that can be read.
 func pushes(c *cli.Context, project string) map[string]trail.Event {
 	last, _ := history.LastMoves(trails(c), project)
 	return last
@@ -120,13 +121,13 @@ func reviewBranch(c *cli.Context, project, branch string) error {
 	return showOffer(c, offer)
 }
 
-// offerOf looks at a branch or tag, and at upstream's that it could go to; "" for one of the
-// same name.
-func offerOf(c *cli.Context, project, branch, to string) (*desk.Offer, error) {
-	if to == "" {
-		to = branch
+// offerOf returns what a release of a branch or tag would push to upstream's ref target, or to upstream's
+// ref of the same name if target is "".
+func offerOf(c *cli.Context, project, branch, target string) (*desk.Offer, error) {
+	if target == "" {
+		target = branch
 	}
-	refs, err := refsNamed([]string{branch, to})
+	refs, err := refsNamed([]string{branch, target})
 	if err != nil {
 		return nil, err
 	}
@@ -137,8 +138,8 @@ func offerOf(c *cli.Context, project, branch, to string) (*desk.Offer, error) {
 	return d.Offer(c.Context, refs[0], refs[1])
 }
 
-// showOffer shows what a release would push: the commits with who pushed each, by the trail, and
-// what they change.
+// showOffer shows what a release would push: the commits, each with who pushed it according to the trail,
+// and their changes.
 func showOffer(c *cli.Context, offer *desk.Offer) error {
 	out := os.Stdout
 	if offer.Object != offer.Commit {
@@ -146,7 +147,7 @@ func showOffer(c *cli.Context, offer *desk.Offer) error {
 	}
 	fmt.Fprintf(out, "commit %s\n%s, %d ahead, %d behind\n\n", offer.Commit, printable.Line(desk.KindAndName(offer.Ref)), offer.Ahead, offer.Behind)
 
-	// What cannot be read says nothing.
+	// An error is ignored: moves has the events that could be read.
 	moves, _ := history.Moves(trails(c), c.Args().First())
 	moves = slices.DeleteFunc(moves, func(e trail.Event) bool { return e.New == "" })
 	tips := make([]string, len(moves))

@@ -32,17 +32,17 @@ func serveCommand() *cli.Command {
 		Usage: "serve the repositories of a directory to clients with a valid token",
 		Flags: append(fleetFlags(),
 			reposFlag(),
-			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks ask for at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
+			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks request at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that other machines can reach, although tokens can be read on the way"},
-			&cli.StringSliceFlag{Name: "vouch", Usage: "serve the gate of a host, by the name in its certificate, for the projects that match: `HOST=PATTERN`; may be given more than once"},
+			&cli.StringSliceFlag{Name: "vouch", Usage: "serve the gate whose certificate names HOST, for projects that match PATTERN: `HOST=PATTERN`; may be given more than once"},
 			&cli.StringSliceFlag{Name: "host", Usage: "accept `NAME` as a name of the gate; addresses, localhost, this machine's name and the names that podman and docker give a host are always accepted"},
 			&cli.IntFlag{Name: "per-token", Value: gate.DefaultPerToken, Usage: "serve at most `N` requests of one token at once; others wait"},
 			&cli.IntFlag{Name: "together", Value: gate.DefaultTogether, Usage: "serve at most `N` requests at once in all; others wait"},
 			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
 			&cli.IntFlag{Name: "free", DefaultText: "a twentieth of the disk, 1024 at most", Usage: "refuse pushes while the disk has less than `N` MiB free; 0 for never"},
 			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "limit each git process to `N` MiB of memory"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep what pushes, sync and restore delete or force away for `T`"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep, for `T`, what pushes, sync and restore delete or force away"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let requests in progress finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 		),
@@ -158,12 +158,12 @@ func serve(c *cli.Context) error {
 	return err
 }
 
-// reportTokenFile logs why no token is valid or everything is frozen or, for a nil error, that
-// both are over.
+// reportTokenFile logs why no token is valid or everything is frozen or, for a nil error, that neither is
+// the case any more.
 func reportTokenFile(err error) {
 	switch {
 	case err == nil:
-		slog.Info("the token file can be read again, and what is frozen")
+		slog.Info("the token file and the list of freezes can be read again")
 	case errors.Is(err, store.ErrFreezesWrong):
 		slog.Error("nothing is served", "reason", err)
 	case errors.Is(err, fs.ErrNotExist):
@@ -191,7 +191,7 @@ func sweep(ctx context.Context, file store.File, record func(...trail.Event) err
 	})
 }
 
-// hosts are the names that clients know the gate by.
+// hosts returns the names that clients may use for the gate.
 func hosts(c *cli.Context) []string {
 	names := append([]string{"host.containers.internal", "host.docker.internal"}, c.StringSlice("host")...)
 	if name, err := os.Hostname(); err == nil {
@@ -210,8 +210,8 @@ func notify(state string) {
 	}
 }
 
-// watchdog tells the service manager, if it asks for that, that the gate can still judge
-// tokens.
+// watchdog tells the service manager again and again, if it wants to be told, that this process can still
+// judge tokens.
 func watchdog(ctx context.Context, tokens *store.Reader) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {

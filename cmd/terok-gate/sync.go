@@ -35,7 +35,7 @@ stay as they are, and those that both have moved are named.
 			&cli.StringSliceFlag{Name: "reset", Usage: "set the branch or full ref name `REF` to what upstream has; the old tip is kept; repeatable"},
 			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a running gate does so by itself"},
 			&cli.DurationFlag{Name: "timeout", Value: time.Hour, Usage: "give up on a project that takes longer than `T`, and go on with the next one"},
-			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "make systemd do this with your keys, at once and then every `T`; 0 removes the timer"},
+			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "make systemd run this command with your keys, at once and then every `T`; 0 removes the timer"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: syncProjects,
@@ -72,7 +72,7 @@ func syncProjects(c *cli.Context) error {
 		return err
 	}
 	if c.Duration("timeout") <= 0 {
-		return misuse.Errorf("--timeout %s: must be more than nothing", c.Duration("timeout"))
+		return misuse.Errorf("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	if c.IsSet("every") {
 		return syncRegularly(c)
@@ -135,7 +135,7 @@ func syncRegularly(c *cli.Context) error {
 		return err
 	}
 	if every != 0 && place.User && !engines.Lingers() {
-		fmt.Fprintln(os.Stderr, "terok-gate: systemd ends it when you log out; for it to go on: loginctl enable-linger")
+		fmt.Fprintln(os.Stderr, "terok-gate: systemd ends the timer when you log out; for it to go on: loginctl enable-linger")
 	}
 	return nil
 }

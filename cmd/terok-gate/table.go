@@ -41,7 +41,7 @@ type listed struct {
 	Also        store.Also `json:"also"`   // other projects that it is for, each with read or write
 	Frozen      bool       `json:"frozen,omitempty"`
 
-	Services map[string]string `json:"services,omitempty"` // of the host, each with the host:port where it is in the container
+	Services map[string]string `json:"services,omitempty"` // of the host, each with its host:port in the container
 }
 
 // row is a token that will be printed. It is small, since there can be many.
@@ -53,7 +53,7 @@ type row struct {
 	limits                   *store.Limits // nil: none
 	also                     store.Also
 	services                 map[string]string
-	frozen                   bool // served nothing for now
+	frozen                   bool // not served at present
 }
 
 // table holds the rows to print.
@@ -162,8 +162,8 @@ func printJSON(w io.Writer, t table) error {
 }
 
 // printTable prints the rows as a table. It leaves out the column for containers' names if none
-// is known, and those for limits, other projects and services of the host if no token has any. On a terminal, tokens that are not known to be live are
-// coloured.
+// is known, and those for limits, other projects and services of the host if no token has any. On a
+// terminal, tokens that are not known to be live are coloured.
 func printTable(w *os.File, t table) error {
 	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
 	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })

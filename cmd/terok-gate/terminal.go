@@ -48,8 +48,8 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
 
-	// Signals that are ignored stay ignored, as in a shell's background: they would not end us
-	// below.
+	// Signals that this process ignores, as in a shell's background, are left out: sent again below,
+	// they would not end it.
 	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored)
 	ended := make(chan os.Signal, 1)

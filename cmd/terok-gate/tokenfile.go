@@ -15,11 +15,11 @@ func tokenFile(c *cli.Context) (store.File, error) {
 	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
 }
 
-// saveMemory has garbage collected early. It is for commands that read a whole token file,
+// saveMemory makes the garbage collector run early. It is for commands that read a whole token file,
 // however large, and then end: besides the file, their memory holds little but garbage.
 func saveMemory() { debug.SetGCPercent(5) }
 
-// saveTime has garbage collected only when there is much of it. It is for commands that read
+// saveTime makes the garbage collector run only when there is much garbage. It is for commands that read
 // many refs, and then end.
 func saveTime() {
 	debug.SetGCPercent(-1)

@@ -42,9 +42,9 @@ func uninstall(c *cli.Context) error {
 		return err
 	}
 
-	// Once before the hooks go, since they know where the tokens are: if this fails,
-	// uninstall can be tried again. And once after, for a container that started in
-	// between.
+	// Tokens are revoked before the hooks are removed, whose definitions say where the tokens are: if
+	// this fails, uninstall can be tried again. They are revoked again afterwards, for a container that
+	// started in between.
 	if c.Bool("revoke") {
 		if err := revokeContainers(c, file); err != nil {
 			return err

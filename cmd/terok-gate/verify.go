@@ -29,7 +29,7 @@ func verify(c *cli.Context) error {
 	}
 	saveMemory()
 
-	// As the gate asks: what it refuses, verify refuses.
+	// The gate uses the same reader, so verify refuses what the gate refuses.
 	var unreadable error
 	found, ok := file.Reader(func(err error) { unreadable = err }).Find(string(token))
 	if unreadable != nil && !errors.Is(unreadable, fs.ErrNotExist) {

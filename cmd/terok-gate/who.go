@@ -26,7 +26,7 @@ func whoCommand() *cli.Command {
 		Usage:     "print which container and task brought a commit in, when, and on which branch",
 		ArgsUsage: "PROJECT COMMIT",
 		Description: `COMMIT is an object id, or the first digits of one; a branch or a full ref name
-stands for its tip. If nothing that is in the trail brought it in, the exit status is 3.
+stands for its tip. If nothing in the trail brought the commit in, the exit status is 3.
 
    terok-gate who demo agent-1
    terok-gate who demo 3f1c9a0b5d7e`,
@@ -48,7 +48,7 @@ type brought struct {
 
 // errNotBrought is in the chain of an error that says that nothing in the trail brought a
 // commit in.
-var errNotBrought = errors.New("no push and no sync in the trail brought it in: it came by path, before the trail begins, or not at all")
+var errNotBrought = errors.New("no push and no sync in the trail brought it in: it came by the repository's path, before the trail begins, or not at all")
 
 func who(c *cli.Context) error {
 	if c.NArg() != 2 {
@@ -85,8 +85,8 @@ func firstWith(c *cli.Context, gate desk.Gate, commit string, moves []trail.Even
 		return nil, err
 	}
 
-	// Where the trail has the project's beginning, it has all that came in by commands. Else
-	// there may have been more: what each ref was before its first move, or is without one.
+	// If the trail has the making of the project, it has all that came in by commands. Otherwise commits
+	// may have come in earlier: those of each ref before its first move or, without a move, as it is.
 	isWhole := len(moves) > 0 && moves[0].Event == trail.Added
 	before := maps.Clone(tips)
 	asked := []string{}
@@ -112,7 +112,7 @@ func firstWith(c *cli.Context, gate desk.Gate, commit string, moves []trail.Even
 	}
 	for _, e := range moves {
 		switch {
-		case containing[e.Old]: // a container that makes a branch of what is there brings in nothing
+		case containing[e.Old]: // the ref had it before this move, and no earlier move in the trail brought it in
 			return nil, nil
 		case containing[e.New]:
 			return &e, nil
@@ -138,7 +138,7 @@ func printBrought(c *cli.Context, commit string, e trail.Event) error {
 	return nil
 }
 
-// trails returns the files of the operator's commands and of the gate, which need not be one.
+// trails returns the log files of the operator's commands and of the gate, which may be two.
 func trails(c *cli.Context) []string {
 	ours := logFile(c.String("log-file"))
 	gates := filepath.Join(filepath.Dir(ours), "gate", filepath.Base(ours))

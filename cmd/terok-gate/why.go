@@ -43,7 +43,7 @@ func why(c *cli.Context) error {
 		called := c.Args().First()
 		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, called, names) })
 		if len(events) == 0 && !frozen && err == nil {
-			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, why prints those of all containers", misuse.Quote(called), placesOf(file))
+			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, terok-gate why prints those of all containers", misuse.Quote(called), placesOf(file))
 		}
 	}
 	if len(events) == 0 && !frozen && err == nil {
@@ -55,8 +55,8 @@ func why(c *cli.Context) error {
 	return err
 }
 
-// printFrozen prints which containers are frozen, of those that the command line means, and
-// reports whether there are any.
+// printFrozen prints which of the containers that the command line means are frozen, and reports whether
+// any is.
 func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	file, err := tokenFile(c)
 	if err != nil {
@@ -87,7 +87,7 @@ func isCalled(id, called string, names map[string]string) bool {
 	return id != "" && (names[id] == called || len(called) >= shortID && strings.HasPrefix(id, called))
 }
 
-// printReason prints when a container was refused, which, and why.
+// printReason prints which container was refused, when, and why.
 func printReason(w io.Writer, e trail.Event, names map[string]string) {
 	line := e.Time.Local().Format(time.DateTime) + " container " + cmp.Or(shortContainer(e.Container), "-")
 	if name := names[e.Container]; name != "" {
@@ -105,7 +105,7 @@ func printReason(w io.Writer, e trail.Event, names map[string]string) {
 }
 
 // admittedBy finds the flag of install that did not admit what a container asked for. A command
-// to paste would be wrong here: a container's author would choose what it admits.
+// to paste would be wrong here: the container's author would choose what the command admits.
 var admittedBy = regexp.MustCompile(`--allow-[a-z]+$`)
 
 // placesOf names the places that why searches.
