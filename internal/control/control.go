@@ -32,8 +32,8 @@
 // host, whose name is in the message as "service". {"version": 1, "service": "<name>"} asks whether
 // it reaches that service.
 //
-// {"version": 1, "try": "<project>"} has a gate without repositories try the gate that has them, as
-// a container of that project would, and describe how that went in "gate".
+// {"version": 1, "try": "<project>"} makes a gate without repositories try the gate that has them,
+// as a container of that project would, and describe the result in "gate".
 //
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.

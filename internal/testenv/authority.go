@@ -38,7 +38,7 @@ func NewAuthority(t testing.TB, dir string) *Authority {
 	return a
 }
 
-// Renew replaces the authority's certificate by one that ends at another time.
+// Renew replaces the authority's certificate with one that ends at another time.
 func (a *Authority) Renew(t testing.TB, until time.Time) {
 	t.Helper()
 	a.certificate.NotAfter = until
