@@ -34,7 +34,7 @@ func CheckConfined(services map[string]Target) error {
 	return fmt.Errorf("%w: it reached %s", ErrNotConfined, other.Addr())
 }
 
-// otherAddress returns an address of the loopback that no service has, at the port discard.
+// otherAddress returns a loopback address that no service has, with the port of the discard service.
 func otherAddress(services map[string]Target) netip.AddrPort {
 	at := netip.MustParseAddr("127.255.255.254")
 	for taken := true; taken; {

@@ -91,8 +91,9 @@ func (f *Forwarder) judge(there *networks.Network) (while context.Context, who s
 	return while, who, func() { cancel(nil) }, err
 }
 
-// rely cancels the context once no container in the network may use the service. It
-// returns the pass of the container whose right it relies on now.
+// rely returns the pass of a container in the network that may use the service, and an error if
+// there is none. When that container loses the right, rely looks for another one, and cancels the
+// context if there is none.
 func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (_ store.Pass, why error) {
 	why = errNotAllowed
 	for _, member := range f.networks.Members(there) {

@@ -3,7 +3,7 @@
 //
 //   - A connection is only ever made to the address of a service, for a container whose token
 //     names that service, while the token is valid and the container's process lives.
-//   - When that ends, both ends of the connection are cut.
+//   - When this is no longer so, both ends of the connection are cut.
 //   - Data arrives as it was sent, and is not inspected. Each end closes its own direction.
 //   - A container that floods its listener, or does not read, costs descriptors and some memory,
 //     within the limits of package networks, and never another container's connections.

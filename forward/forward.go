@@ -1,5 +1,5 @@
 // Makes, runs and stops the forwarder, which accepts connections in containers' networks. How many
-// a container may have at once is set in internal/networks.
+// connections a network may have at once is set in internal/networks.
 
 package forward
 
@@ -51,7 +51,7 @@ type Forwarder struct {
 
 	accepting   context.Context
 	stop        context.CancelFunc
-	mu          sync.Mutex     // held to end accepting and to begin to accept
+	mu          sync.Mutex     // held to add an acceptor, and to stop accepting
 	acceptors   sync.WaitGroup // one for each listener
 	connections sync.WaitGroup
 }

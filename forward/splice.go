@@ -14,8 +14,8 @@ import (
 
 // splice copies until the source has closed its end, and returns how many bytes it copied. While
 // it waits for the source, it holds nothing but the sockets. (io.Copy would hold a pipe of one
-// MiB. With 64 of those a user has reached pipe-user-pages-soft, and the kernel gives pipes of two
-// pages to every program of that user: pipe(7).)
+// MiB. With 64 such pipes, a user reaches pipe-user-pages-soft. From then on, the kernel gives all
+// programs of that user new pipes of only two pages: pipe(7).)
 func splice(to, from net.Conn) (copied int64, err error) {
 	source, err := rawConn(from)
 	if err != nil {
@@ -51,7 +51,7 @@ func rawConn(conn net.Conn) (syscall.RawConn, error) {
 // pipe has what was taken from one socket and not yet given to the other.
 type pipe struct{ read, write int }
 
-// pipes are empty. Those of which the pool lets go are closed.
+// pipes is a pool of empty pipes. A finalizer closes those that the pool drops.
 var pipes = sync.Pool{}
 
 func newPipe() (*pipe, error) {
@@ -81,8 +81,8 @@ func (p *pipe) close() {
 // mostSpliced is more than a pipe holds.
 const mostSpliced = 1 << 20
 
-// fill waits for the source, and returns a pipe with the n bytes that it sent. At the source's end
-// there is no pipe.
+// fill waits for the source, and returns a pipe with the n bytes that it sent. If the source has
+// closed its end, n is 0 and there is no pipe.
 func fill(source syscall.RawConn) (p *pipe, n int64, err error) {
 	closed := source.Read(func(fd uintptr) (done bool) {
 		if p, err = newPipe(); err != nil {

@@ -17,10 +17,10 @@ var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 
 
 // copyAnswer copies git's output to the client, as it comes. Error and progress messages
 // in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
-// machine, which is removed; messages gets them unchanged. If they say that git has too
-// little memory, a message that names the limit follows. An answer that
-// another gate has cleaned comes without messages, and stays as it is. copyAnswer returns an
-// error if the client did not get everything; how git ended is for its exit status to say.
+// machine, which is replaced with a dot; they are also written to messages, unchanged. If they
+// say that git has too little memory, a message that names the limit follows. If messages is nil,
+// the output is an answer that another gate has cleaned, and stays as it is. copyAnswer returns an
+// error if the client did not get everything. It does not report how git ended.
 func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {

@@ -1,9 +1,9 @@
 // Judges pushes of append-only tokens, which may neither delete a ref nor force one.
 //
-// To find out whether a branch is forced takes the objects. So the gate judges when git has
-// received them, while they are in git's quarantine: a refused push leaves nothing behind. A
-// commit's ancestors never change, so the answer still holds when git moves these refs; git may
-// then move no others.
+// Only the pushed objects show whether a branch is forced. So the gate judges when git has received
+// them, while they are in git's quarantine, and a refused push leaves nothing behind. A commit's
+// ancestors never change, so the judgement still holds when git makes these moves; git may then
+// make no others.
 
 package gate
 
@@ -32,8 +32,8 @@ func losing(ref string) *refusal {
 	return &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the token may only add: %.200s must not be deleted or forced", printable.Line(ref))}
 }
 
-// loses reports whether a move of the ref of this name loses what it named before, whatever
-// the objects are. A tag is forced by any move.
+// loses reports whether a move loses the ref's old object, whatever the objects are: it deletes
+// the ref, or moves an existing tag. If m.ref is symbolic, name is the ref that it stands for.
 func loses(m move, name string) bool {
 	return isZero(m.new) || strings.HasPrefix(name, "refs/tags/") && !isZero(m.old)
 }
@@ -80,8 +80,8 @@ func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine strin
 	return found, nil
 }
 
-// commits returns those objects of the moves of existing refs that are commits. git takes a
-// tag for the commit that it names, when it is asked for ancestors.
+// commits returns the commits among the old and new objects of existing refs. A tag object is not
+// among them, though git, asked for ancestors, takes it for the commit that it names.
 func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, asked commands) (map[string]bool, error) {
 	git := g.commandWith(repo, quarantine, "cat-file", "--batch-check=%(objectname) %(objecttype)")
 	var objects strings.Builder // less than a pipe holds: see mostForwards
@@ -105,7 +105,7 @@ func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, 
 	return commits, err
 }
 
-// isAncestor reports whether the commit old is new, or an ancestor of it.
+// isAncestor reports whether the commit old is an ancestor of the commit new, or the same commit.
 func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old, new string) (bool, error) {
 	git := g.commandWith(repo, quarantine, "merge-base", "--is-ancestor", old, new)
 	if err := git.start(g.git.starter, g.git.memory); err != nil {
@@ -123,7 +123,7 @@ func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old,
 func (g *Gate) commandWith(repo repository, quarantine string, args ...string) *command {
 	git := g.git.command(repo, itself(repo), "", args...)
 	git.cmd.Env = append(git.cmd.Env, "GIT_NO_REPLACE_OBJECTS=1")
-	if quarantine != "" { // git is started in the repository; a colon in its path would end it
+	if quarantine != "" { // relative to the repository: a colon in a path would end it
 		git.cmd.Env = append(git.cmd.Env, "GIT_ALTERNATE_OBJECT_DIRECTORIES=objects/"+quarantine)
 	}
 	return git

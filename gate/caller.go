@@ -1,4 +1,4 @@
-// Who sends a request, and for how long it may go on.
+// Defines the caller of a request, what the request may do, and for how long it may go on.
 
 package gate
 
@@ -24,7 +24,7 @@ func (c caller) token() string {
 	return c.Host + " " + c.Fingerprint
 }
 
-// itself is the gate, where it runs git in a repository for its own purposes.
+// itself is the caller for whom the gate runs git for its own purposes.
 func itself(repo repository) caller { return caller{Grant: store.Grant{Project: repo.project}} }
 
 // permit is what a request may do, by the judgement of [Gate.judge].
@@ -42,7 +42,7 @@ type rights struct {
 
 // standing reports whether a request that was allowed still is.
 type standing interface {
-	// still returns nil if the request may go on now, and why not otherwise.
+	// still returns nil if the request may go on now, and otherwise an error with the reason.
 	still() error
 	// while returns a context that is done when ctx is, or when the request may no longer go
 	// on, with the reason as its cause. The caller must call release.

@@ -41,7 +41,7 @@ func cleanUp(repos string) error {
 
 type pushesTo struct {
 	underWay   int
-	moved      bool // a ref, by one of them
+	moved      bool // one of them has moved a ref
 	collecting bool // git gc runs
 
 	moving chan struct{} // held by the push whose refs git is moving
@@ -73,7 +73,7 @@ func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err
 }
 
 // end records that a push has ended, and whether it moved a ref. If no other push is under way, and
-// one has moved a ref since the last time, git packs the repository's objects.
+// one has moved a ref since git last packed the repository's objects, git packs them again.
 func (c *cleaner) end(repo repository, moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

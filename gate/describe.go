@@ -1,5 +1,5 @@
 // Describes the gate's part among gates on several machines, for doctor: its certificate, the
-// hosts that may vouch, and how it fares with the gate that has the repositories.
+// hosts that may vouch, and whether the gate with the repositories serves it.
 
 package gate
 
@@ -21,10 +21,10 @@ import (
 	"terok-gate-hook/internal/voucher"
 )
 
-// tryPatience is how long the other gate may take when it is tried. Who asks waits five seconds.
+// tryPatience is how long the other gate may take when it is tried. doctor waits five seconds.
 const tryPatience = 4 * time.Second
 
-// describe is what the gate says of itself at its control socket.
+// describe returns what the gate says of itself at its control socket.
 func (g *Gate) describe(asked control.Request) (self control.Gate) {
 	if g.elsewhere != nil {
 		self.RepositoryGate = string(g.elsewhere.url)
@@ -56,7 +56,7 @@ func (g *Gate) describe(asked control.Request) (self control.Gate) {
 	return self
 }
 
-// describeHosts adds the hosts that may vouch, as many as have room in a message.
+// describeHosts adds the hosts that may vouch, as many as fit into a message.
 func (g *Gate) describeHosts(fleet *control.Fleet) {
 	fleet.Listens = true
 	names, err := g.vouching.Names()
@@ -73,7 +73,7 @@ func (g *Gate) describeHosts(fleet *control.Fleet) {
 	}
 }
 
-// validity is when all of the certificates are valid.
+// validity returns the time in which all of the certificates are valid.
 func validity(certificates ...*x509.Certificate) (v control.Validity) {
 	for _, c := range certificates {
 		if c.NotBefore.After(v.From) {
@@ -132,7 +132,7 @@ func (e *elsewhere) try(ctx context.Context, project string) (t control.Tried) {
 	return fails(control.Refused, refused)
 }
 
-// trial is a request for a project's refs, of a caller that is no container.
+// trial returns a request for a project's refs, from a caller that is not a container.
 func trial(address, project string) (*http.Request, error) {
 	request, err := http.NewRequest(http.MethodGet, "https://"+address+"/"+project+".git/info/refs?service="+string(uploadPack), nil)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Honours the settings of a repository that only git's own HTTP server, git-http-backend(1),
-// reads otherwise.
+// Honours the settings of a repository that no program of git's reads except its own HTTP server,
+// git-http-backend(1).
 
 package gate
 
@@ -30,7 +30,7 @@ type services struct {
 }
 
 func disabledService(s service) *refusal {
-	return &refusal{code: http.StatusForbidden, text: "the repository does not allow it: http." + strings.ReplaceAll(s.command(), "-", "") + " is false"}
+	return &refusal{code: http.StatusForbidden, text: "the repository's configuration disables this: http." + strings.ReplaceAll(s.command(), "-", "") + " is false"}
 }
 
 // check returns the refusal of a service that the repository's configuration disables by
@@ -94,9 +94,9 @@ func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (
 	return fetch, pushes, err
 }
 
-// withoutSigning is the advertisement of receive-pack without push-cert, which the gate
-// does not take. No configuration takes back what receive.certNonceSeed of a repository
-// has git offer.
+// withoutSigning returns the advertisement of receive-pack without push-cert, which the gate does
+// not accept. git offers push-cert if a repository's configuration sets receive.certNonceSeed, and
+// no other setting can prevent that.
 func withoutSigning(out io.ReadCloser) io.ReadCloser {
 	return &unsigned{ReadCloser: out}
 }
@@ -105,7 +105,7 @@ func withoutSigning(out io.ReadCloser) io.ReadCloser {
 type unsigned struct {
 	io.ReadCloser
 	begun bool
-	left  bytes.Buffer // of what was read ahead
+	left  bytes.Buffer // read ahead, and not yet returned
 }
 
 func (u *unsigned) Read(p []byte) (int, error) {

@@ -14,9 +14,10 @@ import (
 	"terok-gate-hook/store"
 )
 
-// environment is git's, made from nothing: no header of a request, no configuration of
-// a user or of the machine. What stands here overrides the repository's configuration, and
-// is all that the advertisement of upload-pack depends on beside the object format.
+// environment returns git's environment. It contains nothing from a request's headers but the
+// version of the protocol, and git reads no configuration of a user or of the machine. The settings
+// here override the repository's configuration. The advertisement of upload-pack depends only on
+// them and on the object format.
 func environment(path string, maxPush int64, repo repository, who caller, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
@@ -40,12 +41,12 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 	}
 	config := [][2]string{
 		{"safe.directory", repo.path},
-		{"core.hooksPath", "/dev/null"}, // but for a push
+		{"core.hooksPath", "/dev/null"}, // a push has another
 
 		{"receive.maxInputSize", strconv.FormatInt(maxPush, 10)},
 		{"transfer.fsckObjects", "true"},
 		{"receive.advertisePushOptions", "false"},
-		{"receive.advertiseAtomic", "true"}, // or it takes no push for one
+		{"receive.advertiseAtomic", "true"}, // without it, git ignores what commands.forGit adds
 		{"receive.autogc", "false"},         // the gate's work: see cleaning.go
 		{"gc.autoDetach", "false"},
 		{"maintenance.autoDetach", "false"},
@@ -55,8 +56,8 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 		{"core.fsync", "objects,derived-metadata,reference"},
 		{"core.fsyncMethod", "fsync"},
 
-		// So that large repositories fit into the limit of memory: the stacks of threads count, and a
-		// blob above the threshold is read as it comes, and is likened to no other.
+		// So that large repositories fit into the limit of memory: the stacks of threads count, and
+		// git reads a blob above the threshold in parts, and does not compare it with others.
 		{"pack.threads", "4"},
 		{"pack.windowMemory", "128m"},
 		{"core.bigFileThreshold", "64m"},
@@ -68,7 +69,7 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 		{"lsrefs.unborn", "advertise"},
 
 		{"uploadpack.allowFilter", "true"},
-		// How many are combined, git does not limit: see filter.go.
+		// git does not limit how many filters are combined: see filter.go.
 		{"uploadpackfilter.allow", "false"},
 		{"uploadpackfilter.blob:none.allow", "true"},
 		{"uploadpackfilter.blob:limit.allow", "true"},
@@ -81,8 +82,8 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 		{"uploadpack.allowSidebandAll", "false"},
 		{"uploadpack.advertiseBundleURIs", "false"},
 	}
-	// From git 2.55 on a repository's configuration names hooks that core.hooksPath
-	// does not stop.
+	// From git 2.55 on, a repository's configuration can name further hooks, which core.hooksPath
+	// does not disable.
 	for _, event := range []string{
 		"pre-receive", "update", "post-receive", "post-update", "reference-transaction",
 		"proc-receive", "push-to-checkout", "pre-auto-gc",

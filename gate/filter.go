@@ -17,14 +17,14 @@ const (
 
 var badFilter = &refusal{code: http.StatusBadRequest, text: "the filter has too many parts"}
 
-// filtered is a request to upload-pack on its way to git. It ends in badFilter before a
-// filter that combines more than a few: git holds something for each of them and each
-// object (8,000 of tree:9 on 20,000 files: 4 GB, git 2.39.5), and configuration does not
-// limit their number. Which kinds there may be is configuration: see environment.go.
+// filtered is a request to upload-pack on its way to git. It ends with the error badFilter before
+// a filter that combines more than a few others: git keeps data for each of these and each object
+// (8,000 of tree:9 on 20,000 files: 4 GB, git 2.39.5), and none of git's settings limits their
+// number. Settings in environment.go limit their kinds.
 type filtered struct {
 	from *bufio.Reader
 	left int   // bytes of the packet that is being read
-	bad  error // which ends it: who reads may try again
+	bad  error // the error that ended it, which every further Read returns
 }
 
 func newFiltered(r io.Reader) *filtered { return &filtered{from: bufio.NewReaderSize(r, 4<<10)} }
@@ -80,9 +80,9 @@ func (f *filtered) next() error {
 	return nil
 }
 
-// isAdmitted reports whether a filter has no more than a few parts. The kinds that are
-// served have no character that a client encodes, as it would those of a combination
-// within a combination.
+// isAdmitted reports whether a filter has no more than a few parts. A client encodes characters,
+// with a %, only in a combination within a combination, and in kinds of filters that are not
+// served.
 func isAdmitted(filter string) bool {
 	return len(filter) <= longestFilter && !strings.Contains(filter, "%") && strings.Count(filter, "+") < mostFilters
 }

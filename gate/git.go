@@ -25,10 +25,10 @@ const (
 	// A process that was sent SIGTERM has this long before it is killed. git needs a few
 	// milliseconds to end its children first.
 	termGrace = 50 * time.Millisecond
-	// One that may hold locks of refs removes them first: a thousand take 20 ms, and one that
-	// is left behind keeps its ref from ever moving again.
+	// A process that may hold locks of refs first removes these: a thousand take 20 ms. A lock
+	// that is left behind keeps its ref from ever moving again.
 	lockGrace = 10 * time.Second
-	// One whose client went away has so long to find out and clean up by itself.
+	// A process whose client went away has this long to notice that and clean up by itself.
 	goneGrace = time.Second
 )
 
@@ -58,11 +58,10 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 	return err
 }
 
-// AdoptOrphans makes this program the parent of what its children have started, when those
-// have ended (PR_SET_CHILD_SUBREAPER, prctl(2)). It would be process 1 otherwise, which may
-// take a second to notice that they end, or never do, in a container. Until then a request
-// that is cut waits for them. Only orphans of git's are waited for, so this is for a program
-// that starts nothing else.
+// AdoptOrphans makes this program the parent of processes that its children have started, when
+// these children have ended (PR_SET_CHILD_SUBREAPER, prctl(2)). Otherwise process 1 would become
+// the parent, and a request that is cut could not wait until those processes have ended. The gate
+// waits only for orphans of git's, so this is for a program that starts nothing else.
 func AdoptOrphans() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the parent of orphans: %w", err)
@@ -91,23 +90,23 @@ func newRunner(program, path string, memory, maxPush int64) *runner {
 type command struct {
 	in     io.WriteCloser // nil if it is given nothing to read
 	out    io.ReadCloser
-	errors tail // what it says, to us or to the client
+	errors tail // its messages, to us or to the client
 
 	cmd        *exec.Cmd
 	mu         sync.Mutex
 	over       bool // reaped: another process group may have its number by now
 	killer     *time.Timer
-	quarantine string // of a push that may have been ended early, if it has one
+	quarantine string // the name of a push's quarantine directory; empty if none was seen
 }
 
-// start starts git in a repository, on behalf of who, with that version of the protocol
-// if any, and gives it nothing to read.
+// start starts git in a repository, for a caller, with a version of the protocol or, for
+// version 0, "". It gives git nothing to read.
 func (r *runner) start(repo repository, who caller, protocol string, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	return c, c.start(r.starter, r.memory)
 }
 
-// startReading starts git with a pipe to read from. talk, if there is one, is its
+// startReading starts git with a pipe to read from. If talk is not nil, it is git's
 // descriptor 3.
 func (r *runner) startReading(repo repository, who caller, protocol string, talk *os.File, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
@@ -126,9 +125,9 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 	c.cmd.Dir = repo.path
 	c.cmd.Env = environment(r.path, r.maxPush, repo, who, protocol)
 	c.cmd.Stderr = &c.errors
-	// Should something outlive the group and hold standard error open.
+	// In case a process outlives the group and holds standard error open.
 	c.cmd.WaitDelay = time.Second
-	// With KILL, git's children would go on until they see that it is gone.
+	// With SIGKILL, git's children would go on until they notice that git is gone.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	return c
 }
@@ -151,7 +150,7 @@ func (c *command) start(s starter, memory uint64) (err error) {
 	return nil
 }
 
-// memoryLimit returns how much memory git may have: most, but no more than the gate itself.
+// memoryLimit returns the smaller of the given limit and the gate's own, in bytes.
 func memoryLimit(most int64) uint64 {
 	own := unix.Rlimit{Max: unix.RLIM_INFINITY}
 	_ = unix.Getrlimit(unix.RLIMIT_DATA, &own)
@@ -161,9 +160,10 @@ func memoryLimit(most int64) uint64 {
 // limitMemory limits the memory of git, and of each process that it starts. Files that are
 // mapped for reading do not count.
 //
-// git runs by then: before it is started, the limit would be the gate's own, and another
-// program that sets it costs as long as git itself takes to begin (0.6 to 2 ms). But git
-// has been sent nothing yet, and takes a millisecond before it starts another program.
+// git is running already. If the gate set the limit before starting git, the limit would be
+// the gate's own, too; and a program that sets the limit and then becomes git would take as long
+// as git itself takes to begin (0.6 to 2 ms). But git has been sent nothing yet, and takes a
+// millisecond before it starts another program.
 func limitMemory(pid int, most uint64) error {
 	limit := unix.Rlimit{Cur: most, Max: most}
 	if err := unix.Prlimit(pid, unix.RLIMIT_DATA, &limit, nil); err != nil {
@@ -200,7 +200,7 @@ func (c *command) output(ctx context.Context) ([]byte, error) {
 	return text, nil
 }
 
-// lines hands on each line that the command prints.
+// lines calls do with each line that the command prints.
 func (c *command) lines(do func(line string)) error {
 	lines := bufio.NewScanner(c.out)
 	for lines.Scan() {
@@ -210,21 +210,22 @@ func (c *command) lines(do func(line string)) error {
 	return errors.Join(lines.Err(), c.wait())
 }
 
-// leave tells a command that its client went away. It may have little left to do; if it
-// goes on, it is cut.
+// leave tells a command that its client went away. The command may have little left to do, so
+// it is cut only if it goes on for longer than goneGrace.
 func (c *command) leave() {
 	c.closeIn()
 	c.after(goneGrace, c.cut)
 }
 
-// letGo ends a command whose client has gone: it finds its pipes closed and cleans up. If it
-// does not end, it is cut.
+// letGo closes the pipes of a command whose client has gone, so that the command cleans up and
+// ends. If it does not end, it is cut.
 func (c *command) letGo() {
 	c.out.Close()
 	c.leave()
 }
 
-// noteQuarantine sees what a push would leave behind, while it can be seen.
+// noteQuarantine notes the quarantine directory of a push, which may be left behind, while git's
+// processes still show which one it is.
 func (c *command) noteQuarantine() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,10 +264,11 @@ func (c *command) signal(s syscall.Signal) {
 	}
 }
 
-// wait waits for the end of the command, when its output has ended, and for that of
-// whatever is left of its group. An error says how it ended, with what it printed.
+// wait waits until the command has ended, kills what is left of its group, and waits for that
+// too. It is called when the command's output has ended. The error says how the command ended,
+// with the end of its messages.
 func (c *command) wait() error {
-	// The leader stays a zombie meanwhile, and keeps the group's number.
+	// Until cmd.Wait below, the leader stays a zombie, so no other group gets this group's number.
 	for unix.Waitid(unix.P_PID, c.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
 
@@ -280,7 +282,8 @@ func (c *command) wait() error {
 
 	err := c.cmd.Wait()
 
-	// Killed is not yet gone. What the leader had started is ours now: see AdoptOrphans.
+	// A process that was killed takes a moment to end. Those that the leader had started are our
+	// children now: see AdoptOrphans.
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
 		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
 		if err != nil && err != unix.EINTR {
@@ -302,8 +305,8 @@ func (c *command) wait() error {
 	return err
 }
 
-// tail keeps the end of what is written to it. It holds what a client chose: it is
-// quoted in the log, and stands in no answer.
+// tail keeps the end of what is written to it. A client may have chosen the text, so it is
+// quoted in the log, and is not a part of any answer.
 type tail struct {
 	mu   sync.Mutex
 	kept []byte
@@ -322,8 +325,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// shortOfMemory reports whether git said that it needs more memory than it may have. It
-// says so in words alone.
+// shortOfMemory reports whether git said that it needs more memory than it may have. Only the
+// words of its messages show that.
 func (t *tail) shortOfMemory() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,4 +1,4 @@
-// Runs as git's hooks, which send messages to the gate that started git over descriptor 3:
+// Runs as git's hooks. They send messages over descriptor 3, to the gate that started git:
 //
 //	pre-receive             "ask", then the name of git's quarantine, if it has one
 //	reference-transaction   "prepared", then "OLD NEW REF" for each ref
@@ -9,10 +9,10 @@
 //
 // git runs reference-transaction with refs that are locked and compared (prepared), and
 // again when they have moved, before it tells the client (committed). A push is one
-// transaction if it is atomic; of the others, git before 2.51 makes one for each ref.
+// transaction if it is atomic; otherwise, git before 2.51 makes one for each ref.
 //
-// The environment holds nothing for them: a user who can look at git's processes can
-// read it.
+// The gate passes nothing to the hooks in the environment: a user who can look at git's processes
+// can read it.
 
 package gate
 
@@ -73,10 +73,10 @@ func referenceTransaction(gate *os.File) error {
 	return ask(gate, state+"\n"+string(refs))
 }
 
-// movesOf reads the refs of a transaction. It leaves out HEAD, which git names beside the
-// branch that moves, and what moves from nothing to nothing: packed refs, which git removes
-// in a transaction within the transaction, and a symbolic ref, by git 2.47, beside what it
-// stands for.
+// movesOf reads the refs of a transaction. It leaves out HEAD, which git names in addition to the
+// branch that moves. It also leaves out refs whose old and new objects are both zeroes: packed refs,
+// which git removes in a transaction within the transaction, and symbolic refs, which git 2.47 names
+// in addition to the refs that they stand for.
 func movesOf(r io.Reader) (refs moves, err error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
@@ -109,11 +109,12 @@ func ask(gate *os.File, message string) error {
 // conversation is the gate's end of descriptor 3.
 type conversation struct {
 	conn    net.Conn
-	refused bool // when git asked whether the push may go on
+	refused bool // the gate has refused to let pre-receive go on
 	ended   chan struct{}
 }
 
-// converse begins a conversation with the hooks of a git that gets theirs.
+// converse begins a conversation with git's hooks. theirs is the hooks' end of it, for git's
+// descriptor 3.
 func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -134,8 +135,8 @@ func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 	return c, theirs, nil
 }
 
-// listen answers the hooks. When refs have moved and nothing says so, it leaves the hook
-// without an answer, until git is ended: it would tell the client.
+// listen answers the hooks. If refs have moved and that cannot be recorded, it leaves the hook
+// without an answer until git is ended: with one, git would report success to the client.
 func (c *conversation) listen(t *transaction) {
 	defer close(c.ended)
 	lines := bufio.NewReader(c.conn)
@@ -170,7 +171,7 @@ func (c *conversation) listen(t *transaction) {
 	}
 }
 
-// hear reads what a hook says.
+// hear reads a hook's message: the state, which is its first line, and the lines that follow.
 func hear(lines *bufio.Reader) (state string, said moves, err error) {
 	for {
 		line, err := lines.ReadString('\n')
@@ -187,7 +188,8 @@ func hear(lines *bufio.Reader) (state string, said moves, err error) {
 	}
 }
 
-// end waits for the hooks' last word, when git and all that it started have ended.
+// end waits until the hooks' messages have been read to the end. It is called when git and all that
+// it started have ended.
 func (c *conversation) end() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // another process may still hold it open
 	<-c.ended

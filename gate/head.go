@@ -20,7 +20,7 @@ func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[mov
 		return
 	}
 	if err := g.ask(repo, "symbolic-ref", "HEAD", branch); err != nil {
-		slog.Warn("have HEAD name the first branch", "project", repo.project, "error", err)
+		slog.Warn("point HEAD at the first branch", "project", repo.project, "error", err)
 	}
 }
 

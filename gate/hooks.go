@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gitHooks are those of git's hooks that the gate's binary is.
+// gitHooks are the hooks of git's that are links to the gate's program.
 var gitHooks = []string{"pre-receive", "reference-transaction"}
 
 // hooks is the directory's path.
@@ -41,15 +41,15 @@ func (h hooks) make() error {
 		}
 	}
 
-	// An earlier gate's.
+	// An earlier version of the gate made this one.
 	if err := os.Remove(filepath.Join(string(h), "post-receive")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return h.check()
 }
 
-// check must succeed before a push: git passes over a hook that is missing or not
-// executable, in silence.
+// check must succeed before a push: git silently skips a hook that is missing or not
+// executable.
 func (h hooks) check() error {
 	for _, hook := range gitHooks {
 		link := filepath.Join(string(h), hook)

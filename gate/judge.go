@@ -13,8 +13,7 @@ import (
 // asked for. If the request is not allowed, judge returns a refusal. The token is the Basic
 // user name, unless it is withheld; the password counts for nothing.
 //
-// What is refused is refused before the repository is looked for: the answer does not tell
-// whether there is one.
+// The repository is looked for only afterwards, so a refusal does not reveal whether there is one.
 func (g *Gate) judge(r *http.Request, asked route) (p permit, _ *refusal) {
 	if r.TLS != nil {
 		return g.judgeVoucher(r, asked)

@@ -1,9 +1,9 @@
 // Keeps for a while the old tips of refs that a push deletes or forces: below refs/terok/kept,
-// which clients do not see. A tip is kept before the ref moves, and let go if it does not move.
+// which clients do not see. A tip is kept before the ref moves, and dropped if it does not move.
 //
-// A git of the gate's own makes these refs, while the push's transaction holds its locks: no ref
-// can be made from within git's quarantine. Hidden is not secret: with protocol 2, git serves any
-// object to a client that knows its id.
+// The gate starts another git to make these refs, while the push's transaction holds its locks: no
+// ref can be made from within git's quarantine. The refs are hidden, but their objects are not
+// secret: with protocol 2, git serves any object to a client that knows its id.
 
 package gate
 
@@ -136,9 +136,9 @@ func (t *transaction) notKept(err error) error {
 // git is not started for a push that only creates refs, or adds a few commits to a branch.
 func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	var asked, others strings.Builder
-	perhaps, may := 0, 0
+	perhaps, budget := 0, 0
 	if t.repo.hasWholeHistories() {
-		may = mostRead
+		budget = mostRead
 	}
 	for m := range refs.all() {
 		if !isZero(m.new) {
@@ -151,7 +151,7 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 			lost = append(lost, m)
 			continue
 		}
-		if t.repo.isForward(m.old, m.new, &may) {
+		if t.repo.isForward(m.old, m.new, &budget) {
 			continue
 		}
 		if !strings.HasPrefix(m.ref, "refs/heads/") {
@@ -166,7 +166,7 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 
 	left, err := t.gate.leftBehind(t.ctx, t.repo, asked.String())
 	if err == nil && others.Len() > 0 {
-		err = t.gate.addNoCommits(t.ctx, t.repo, others.String(), left)
+		err = t.gate.addNonCommits(t.ctx, t.repo, others.String(), left)
 	}
 	if err != nil {
 		return nil, err
@@ -179,8 +179,8 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	return lost, nil
 }
 
-// addNoCommits adds the objects that are not commits to a set.
-func (g *Gate) addNoCommits(ctx context.Context, repo repository, objects string, to map[string]bool) error {
+// addNonCommits adds to a set those of the objects that are not commits.
+func (g *Gate) addNonCommits(ctx context.Context, repo repository, objects string, to map[string]bool) error {
 	git := g.commandWith(repo, "", "cat-file", "--batch-check=%(objecttype) %(objectname)")
 	return g.answers(ctx, git, objects, func(line string) {
 		if kind, id, _ := strings.Cut(line, " "); kind != "commit" {
@@ -189,8 +189,8 @@ func (g *Gate) addNoCommits(ctx context.Context, repo repository, objects string
 	})
 }
 
-// leftBehind returns the commits asked about that are not in the history of any commit marked
-// with a ^. It starts one git for all.
+// leftBehind reads a commit from each line of asked, and returns the commits that are not in the
+// history of any of those marked with a ^. It starts one git for all.
 func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (left map[string]bool, err error) {
 	left = map[string]bool{}
 	wanted := map[string]bool{}
@@ -238,20 +238,20 @@ func (t *transaction) takeBack(stayed func(ref string) bool) {
 	if back > 0 {
 		t.gate.kept.admit(t.who, -back)
 		if err := t.gate.updateRefs(context.Background(), t.repo, commands.String()); err != nil {
-			slog.Warn("old tips of refs that did not move stay", "project", t.repo.project, "error", err)
+			slog.Warn("drop what was kept for refs that did not move", "project", t.repo.project, "error", err)
 		}
 	}
 	t.kept = nil
 }
 
-// packKept packs the refs of the repository if many have been kept there since it last did.
+// packKept packs the refs of the repository if many tips were kept there since they were last packed.
 func (t *transaction) packKept() {
 	if t.gate.kept.packs(t.repo, len(t.kept)) {
 		t.gate.cleaner.cleaning.Go(func() { _ = t.gate.ask(t.repo, "pack-refs", "--all") })
 	}
 }
 
-// keeps reports whether anything may be kept in the repository. It starts no git.
+// keeps reports whether there could be kept tips in the repository, without starting git.
 func (repo repository) keeps() bool {
 	if _, err := os.Lstat(filepath.Join(repo.path, "refs/terok/kept")); err == nil {
 		return true
@@ -278,8 +278,8 @@ func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string)
 }
 
 // expireKept drops old kept tips in all repositories, again and again until the gate stops. It also
-// packs the repositories' objects, since some repositories get objects only by syncs, and never a
-// push, after which the gate would pack them.
+// packs the repositories' objects: the gate otherwise does that only after pushes, and some
+// repositories get objects only by syncs.
 func (g *Gate) expireKept() {
 	again := time.NewTicker(expireEvery)
 	defer again.Stop()
@@ -304,8 +304,8 @@ func (g *Gate) expireKept() {
 	}
 }
 
-// expireKeptOf drops the tips that a project has kept since before a time.
-func (g *Gate) expireKeptOf(project string, before time.Time) error {
+// expireKeptOf drops the tips of a project that have been kept since before the cutoff.
+func (g *Gate) expireKeptOf(project string, cutoff time.Time) error {
 	repo, err := findRepository(g.repos, project)
 	if err != nil || !repo.keeps() {
 		return err
@@ -319,7 +319,7 @@ func (g *Gate) expireKeptOf(project string, before time.Time) error {
 	var commands strings.Builder
 	err = git.lines(func(line string) { // not git.output, which is limited: there may be many refs
 		for _, k := range desk.ParseKept(line) {
-			if k.Time.Before(before) {
+			if k.Time.Before(cutoff) {
 				commands.WriteString(desk.RefCommand(k.Name, k.Commit, ""))
 			}
 		}

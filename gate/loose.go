@@ -1,5 +1,5 @@
-// Reads a push's new commits without starting git, if the push is small: git stores its objects
-// as loose files then.
+// Reads a push's new commits without starting git. That works for small pushes, whose objects git
+// stores as loose files.
 
 package gate
 
@@ -19,10 +19,10 @@ import (
 // mostRead is how many commits of a push are read before git is asked.
 const mostRead = 64
 
-// isForward reports whether a new commit is known to have an old one in its history. False
-// says nothing. It reads as many commits as it may at most.
-func (repo repository) isForward(old, new string, may *int) bool {
-	for next := []string{new}; len(next) > 0 && *may > 0; *may-- {
+// isForward reports whether the commit old is known to be in the history of new: false may mean
+// that this was not found out. It reads at most budget commits, and subtracts those that it reads.
+func (repo repository) isForward(old, new string, budget *int) bool {
+	for next := []string{new}; len(next) > 0 && *budget > 0; *budget-- {
 		id := next[0]
 		if id == old {
 			return true
@@ -32,7 +32,8 @@ func (repo repository) isForward(old, new string, may *int) bool {
 	return false
 }
 
-// hasWholeHistories reports whether a commit's parents are those that it names.
+// hasWholeHistories reports whether the parents of every commit are those that it names: a shallow
+// clone and grafts give some commits others.
 func (repo repository) hasWholeHistories() bool {
 	for _, file := range []string{"shallow", "info/grafts"} {
 		if _, err := os.Lstat(filepath.Join(repo.path, file)); !errors.Is(err, fs.ErrNotExist) {
@@ -58,7 +59,7 @@ func (repo repository) parents(id string) (parents []string) {
 		return nil
 	}
 
-	// What a commit's parents take, unless it has hundreds.
+	// The names of a commit's parents fit into this, unless it has hundreds.
 	text, _ := io.ReadAll(io.LimitReader(unpacked, 16<<10))
 	header, text, _ := bytes.Cut(text, []byte{0})
 	if !bytes.HasPrefix(header, []byte("commit ")) {

@@ -37,10 +37,10 @@ func newCounts(tokens *store.Reader) counts {
 			Name: "terok_gate_bytes_total", Help: "Bytes of packs, and of git's protocol around them.",
 		}, []string{"service"}),
 		cuts: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "terok_gate_cuts_total", Help: "Requests that were ended before their time.",
+			Name: "terok_gate_cuts_total", Help: "Requests that were cut, as in the trail.",
 		}),
 		refusals: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "terok_gate_refusals_total", Help: "Requests that were refused, as in the trail: not git's first one, without a token.",
+			Name: "terok_gate_refusals_total", Help: "Requests that were refused, as in the trail. Git's first request, which has no token, is not counted.",
 		}),
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terok_gate_handshake_failures_total", Help: "Connections to --tls-listen whose handshake failed.",
@@ -49,7 +49,7 @@ func newCounts(tokens *store.Reader) counts {
 			Name: "terok_gate_requests_under_way", Help: "Requests that are being served or wait for a slot.",
 		}),
 		listeners: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "terok_gate_listeners", Help: "Where the gate is served.",
+			Name: "terok_gate_listeners", Help: "Addresses and containers' networks that the gate serves.",
 		}),
 	}
 

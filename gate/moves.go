@@ -20,31 +20,31 @@ import (
 	"terok-gate-hook/store"
 )
 
-// transaction is the one in which git moves all refs of a push, or none. Its lines in the trail
-// are true, whenever git is ended:
+// transaction is a transaction of git's, which moves all refs of a push, or none. Its lines in
+// the trail are true even if git is ended at any moment:
 //
-//   - The refs are locked when the gate is asked, and git has compared their old values.
-//   - Their lines as moving are in the trail before git may go on.
-//   - Their lines as moved are there before git may tell the client.
-//   - If git is ended in between, the refs are read again. No other push of the gate's moves
-//     a ref of the repository meanwhile.
+//   - When the gate is asked, git has locked the refs and compared their old values.
+//   - Before git may go on, the trail has a line for each ref, with the event "moving".
+//   - Before git may tell the client, the trail has a line for each ref, with the event "moved".
+//   - If git is ended between the two, the gate reads the refs again. Meanwhile, no other push
+//     through the gate moves a ref of the repository.
 type transaction struct {
 	gate *Gate
 	repo repository
 	permit
-	about func() trail.Event // what each of its lines says
+	about func() trail.Event // the fields that all its lines share
 	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
 	asked commands
 	names map[string]present
 
 	forwards forwards // of a token that may only add
-	lost     string   // the ref that such a one would lose
+	lost     string   // the ref that a push with such a token would delete or force
 	refs     moves
 	kept     []keptTip
 	state    transactionState
 	refused  *refusal // if the gate does not let git go on
-	over     error    // why the token no longer allows the push, if git was told before the cut
+	over     error    // why the token no longer allows the push, if git was told that before the cut
 	leave    func()   // lets other pushes move refs
 	number   int      // of refs that have moved
 }
@@ -90,8 +90,8 @@ func (t *transaction) prepared(refs moves) error {
 	return nil
 }
 
-// received decides whether what the push has brought may leave the quarantine. The name is
-// empty if it has brought nothing.
+// received decides whether the push's objects may leave git's quarantine. quarantine is its name,
+// or "" if the push has brought none.
 func (t *transaction) received(quarantine string) error {
 	if err := t.mayMove(nil); err != nil || !t.may.AppendOnly {
 		return err
@@ -115,13 +115,13 @@ func (t *transaction) received(quarantine string) error {
 	return nil
 }
 
-// cut returns why the push was cut, as git may tell the client.
+// cut returns the reason why the push was cut, in words that git may show to the client.
 func (t *transaction) cut() error {
 	return cmp.Or(endOfUse(context.Cause(t.ctx)), store.ErrRevoked)
 }
 
-// mayMove judges the refs by their real names: a symbolic ref may have come, or been
-// pointed elsewhere, since the push was judged.
+// mayMove judges the refs by their real names: after the push was judged, a symbolic ref may have
+// been made, or pointed at another ref.
 func (t *transaction) mayMove(refs moves) error {
 	if t.ctx.Err() != nil {
 		return t.cut()
@@ -255,8 +255,9 @@ type present struct {
 // present returns the present state of the refs that a push names. It leaves out refs that do not
 // exist.
 func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]) (map[string]present, error) {
-	const longest = 32 << 10 // of what the refs are named in; beyond, all are read
-	// A push may name 40,000 refs, and 64 pushes do at once: only those that are there are kept.
+	const longest = 32 << 10 // bytes of names in git's arguments; beyond that, git lists all refs
+	// There may be 64 pushes at once that name 40,000 refs each. So only hashes of these names are
+	// kept, and the state of the refs that exist.
 	seed, asked := maphash.MakeSeed(), map[uint64]struct{}{}
 	args := []string{"for-each-ref", "--format=%(objectname) %(refname) %(symref)", "--"}
 	length := 0
@@ -352,8 +353,9 @@ func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]
 	return "", nil
 }
 
-// whyNot returns why a ref may not move, or nothing. outside is the text for refs that the
-// limits do not permit: it is long, and a push may name 40,000 of them.
+// whyNot returns the reason why a ref may not move, or "". outside is the text for refs that the
+// limits do not permit: the caller makes it only once, since it is long and a push may name 40,000
+// such refs.
 func whyNot(limits store.Limits, outside string, m move, is present) string {
 	name := m.ref
 	if is.standsFor != "" {

@@ -36,7 +36,7 @@ func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 	return raw.Bytes()[raw.Len()-(length-4):], nil
 }
 
-// packetLength reads a packet's first four bytes. Its own length counts in.
+// packetLength parses a packet's first four bytes: its length, which includes these four.
 func packetLength(header []byte) (length int, ok bool) {
 	const largest = 65520
 	for _, digit := range header {

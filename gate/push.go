@@ -32,8 +32,8 @@ type commands struct {
 	capabilities string
 }
 
-// readCommands reads up to the first flush packet. It is stricter than git: what the
-// two might read differently is an error.
+// readCommands reads up to the first flush packet. It is stricter than git: it returns an error
+// for anything that git might read differently.
 func readCommands(r *bufio.Reader) (c commands, err error) {
 	var raw bytes.Buffer
 	for {
@@ -66,8 +66,7 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 	}
 }
 
-// parseCommand reads one command: "OLD NEW REF", and after a NUL what the client can
-// do.
+// parseCommand reads one command: "OLD NEW REF", and after a NUL the client's capabilities.
 func parseCommand(packet []byte) (m move, capabilities string, err error) {
 	line, capabilities, _ := strings.Cut(string(packet), "\x00")
 	m, ok := parseMove(strings.TrimSuffix(line, "\n"))
@@ -94,9 +93,9 @@ func (c commands) all() iter.Seq[move] {
 	}
 }
 
-// forGit returns the commands for git: the same, but all refs move, or none does. git then moves
-// them in one transaction. The capability for that stands before the client's own: git reads them
-// up to a NUL, and the client may have sent one at their end or among them.
+// forGit returns the commands for git: the same, with the capability atomic, so that git moves all
+// refs in one transaction, or none. This capability comes before the client's own: git reads
+// capabilities only up to a NUL, and the client may have sent one at their end or among them.
 func (c commands) forGit() io.Reader {
 	const atomic = "atomic "
 	command, capabilities, _ := strings.Cut(string(c.raw[c.first[0]+4:c.first[1]]), "\x00")
@@ -105,17 +104,18 @@ func (c commands) forGit() io.Reader {
 	return io.MultiReader(bytes.NewReader(c.raw[:c.first[0]]), &first, bytes.NewReader(c.raw[c.first[1]:]))
 }
 
-// can reports whether the client said that it can do this.
+// can reports whether the client has sent this capability.
 func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }
 
-// mostNamed is how many of a push's refs the text of its refusal names.
+// mostNamed is how many refs of a refused push have their reason in full.
 const mostNamed = 10
 
-// refuse answers a push with a report of git's protocol: every ref with why it does not move.
-// Git shows the text of no other answer to a push. The long reason stands beside the first few
-// refs alone, and the answer is written as it is made: a push may name 40,000.
+// refuse answers a push with a report of git's protocol, in which each ref has the reason why it
+// does not move. Git shows no text of any other answer to a push. As a push may name 40,000 refs,
+// only the first few that are refused have their reason in full, and the report is written while
+// it is made.
 func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	banded := c.can("side-band-64k")
 	const largest = 65515 // of side band 1
@@ -161,8 +161,8 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	return out.Flush()
 }
 
-// outsideOf returns the refusal of a ref that the limits do not permit. It names those that they
-// do.
+// outsideOf returns the text of the refusal of a ref that the limits do not permit. It names the
+// refs that they permit.
 func outsideOf(limits store.Limits) string {
 	const longest = 1000
 	return fmt.Sprintf("the token may push to %.*s", longest, printable.Line(limits.Pushes()))

@@ -22,7 +22,7 @@ const quarantinePrefix = "tmp_objdir-incoming-"
 
 // quarantineOf returns the name of the directory that a receive-pack has made, or "" if none can be
 // seen. It finds the name in the environment of receive-pack's children: during nearly all of a push
-// there is one, to unpack objects, to check them, or as a hook.
+// receive-pack has one, which unpacks objects, checks them, or is a hook.
 func quarantineOf(receivePack int) (name string) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", receivePack))
 	for _, list := range lists {
@@ -47,7 +47,8 @@ func (r repository) removeQuarantine(name string) {
 	}
 }
 
-// removeAbandoned removes the directories of our user whose makers are gone.
+// removeAbandoned removes the quarantine directories of our user, unless one of our user's processes
+// may still use them.
 func (r repository) removeAbandoned() {
 	entries, _ := os.ReadDir(filepath.Join(r.path, "objects"))
 	var ours []string

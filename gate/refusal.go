@@ -1,5 +1,5 @@
 // Defines the answers to requests that the gate refuses, with their texts, and writes them. Most
-// pushes that are too large are refused by git: environment.go has the limit, answer.go the text.
+// pushes that are too large are refused by git itself: its limit is in environment.go.
 
 package gate
 
@@ -12,8 +12,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// refusal is an answer other than what was asked for. git shows its text to its user, as
-// "remote: …": it names nothing that the client does not know.
+// refusal is an answer to a request that is refused. git shows the text to its user, as
+// "remote: …", so the text names nothing that the client does not know.
 type refusal struct {
 	code   int
 	text   string
@@ -25,7 +25,7 @@ var (
 	notFound     = &refusal{code: http.StatusNotFound, text: "not found"}
 	misdirected  = &refusal{code: http.StatusMisdirectedRequest, text: "this gate has another name: see --host of terok-gate serve"}
 	wrongType    = &refusal{code: http.StatusUnsupportedMediaType, text: "not a request of git's"}
-	unauthorized = &refusal{code: http.StatusUnauthorized, text: "no token was shown: in a container, first have git read its own, by: set -a; . /run/terok/gate.env", header: [2]string{"WWW-Authenticate", `Basic realm="terok gate"`}}
+	unauthorized = &refusal{code: http.StatusUnauthorized, text: "no token was shown: in a container, first give git the container's token, by: set -a; . /run/terok/gate.env", header: [2]string{"WWW-Authenticate", `Basic realm="terok gate"`}}
 	forbidden    = &refusal{code: http.StatusForbidden, text: "the token is not valid: it was revoked, or its container has ended"}
 	notTheirs    = refusalOf(store.ErrNotTheirs)
 	malformed    = &refusal{code: http.StatusBadRequest, text: "not a request of git's: malformed"}
@@ -35,8 +35,8 @@ var (
 	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate stops"}
 )
 
-// endsOfUse are why a token may not be used, or no longer, by the package store, and why a host
-// may not vouch.
+// endsOfUse are the errors that say why a token may not be used, or may no longer be used, and why
+// a host may not vouch.
 var endsOfUse = []error{
 	store.ErrFrozen, store.ErrFreezesWrong, store.ErrNotTheirs, store.ErrReadOnly, store.ErrReadOnlyHere,
 	store.ErrRevoked, store.ErrDied, store.ErrChanged, errNotVouched, errCertificateEnded,

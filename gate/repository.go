@@ -22,7 +22,7 @@ type repository struct {
 
 var errNoRepository = errors.New("no repository")
 
-// findRepository finds a project's.
+// findRepository finds a project's repository.
 func findRepository(repos, project string) (repository, error) {
 	path, err := filepath.EvalSymlinks(filepath.Join(repos, project+".git"))
 	if err != nil {
@@ -34,10 +34,10 @@ func findRepository(repos, project string) (repository, error) {
 	return repository{project: project, path: path}, nil
 }
 
-// sync has refs that have moved outlive a power cut: git syncs their files, and not the
-// directories that it renames them in (git 2.55, core.fsync).
+// sync makes refs that have moved outlive a power cut: git syncs their files, but not the
+// directories in which it renames the files (git 2.55, core.fsync).
 func (repo repository) sync(refs moves) error {
-	const most = 64 // beyond, the whole file system is as fast
+	const most = 64 // syncing the whole file system is as fast as syncing more directories
 	sync := unix.Fsync
 	dirs := map[string]bool{repo.path: true} // packed-refs is there
 	for m := range refs.all() {
@@ -56,7 +56,7 @@ func (repo repository) sync(refs moves) error {
 	return nil
 }
 
-// syncDir syncs a directory. One that has gone with its last ref leaves the one above.
+// syncDir syncs a directory or, if git has removed it with its last ref, the one above it.
 func syncDir(dir string, sync func(fd int) error) error {
 	d, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {

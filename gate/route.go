@@ -23,7 +23,7 @@ const (
 type route struct {
 	project   string
 	service   service
-	advertise bool   // what there is (GET), no exchange (POST)
+	advertise bool   // asks for refs or capabilities (GET), not for an exchange (POST)
 	protocol  string // for GIT_PROTOCOL, empty for version 0
 }
 
@@ -65,7 +65,7 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	if r.Method != method {
 		return route{}, wrongMethod(method)
 	}
-	// A certificate says more than a name does.
+	// The name does not matter if the client has shown a certificate.
 	if r.URL.Host != "" || r.TLS == nil && !isOurs(r.Host, hosts) {
 		return route{}, misdirected
 	}
@@ -83,8 +83,8 @@ func isOurs(host string, hosts []string) bool {
 	return net.ParseIP(host) != nil || host == "localhost" || slices.Contains(hosts, host)
 }
 
-// protocolOf returns the protocol version that the client can do, in git's words. git
-// looks for the highest in a list of keys and values; nothing else of it is passed on.
+// protocolOf returns the highest protocol version in the client's header, as git writes it. The
+// header is a list of keys and values, and git gets nothing else of it.
 func protocolOf(h http.Header) string {
 	version := ""
 	for _, key := range strings.Split(h.Get("Git-Protocol"), ":") {
@@ -95,7 +95,7 @@ func protocolOf(h http.Header) string {
 	return version
 }
 
-// checkBody refuses the body of a POST that is not git's, or says that it is too large.
+// checkBody refuses a POST whose headers say that the body is not git's, or that it is too large.
 func checkBody(r *http.Request, asked route, maxPush int64) *refusal {
 	if r.Header.Get("Content-Type") != "application/x-"+string(asked.service)+"-request" {
 		return wrongType

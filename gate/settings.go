@@ -19,23 +19,23 @@ type Settings struct {
 	Hosts  []string      // names that the gate is known by, beside addresses and localhost
 
 	PerToken int   // requests at once of one token
-	Together int   // requests at once of all
+	Together int   // requests at once of all tokens
 	MaxPush  int64 // bytes of a push's pack
-	Free     int64 // bytes that a repository's disk has free, or it takes no push; less than 0 for none
+	Free     int64 // bytes that must be free on a repository's disk before a push; negative for no limit
 
 	GitMemory int64 // bytes that each process of git's may have
 
-	Keep time.Duration // how long what a push deletes or forces away is kept; [desk.KeepFor]
+	Keep time.Duration // how long old tips of deleted and forced refs are kept; default [desk.KeepFor]
 
-	Patience time.Duration // how long a request waits for a slot before it is refused; a minute
-	Stall    time.Duration // in which a client reads or sends something; two minutes
+	Patience time.Duration // how long a request waits for a slot before it is refused; default a minute
+	Stall    time.Duration // how long a client may neither read nor send anything; default two minutes
 
 	// Trail gets every event. It may be called by many goroutines at once. A push that it
 	// returns an error for is refused.
 	Trail func(...trail.Event) error
 
 	// RepositoryGate is the gate that has the repositories, on another machine; empty for none.
-	// Identity is what this gate and others on other machines are known by.
+	// Identity is how this gate and gates on other machines identify each other.
 	RepositoryGate mtls.URL
 	Identity       *mtls.Identity
 	// Vouching are the hosts whose gates are served at [Gate.ServeHosts].
@@ -65,7 +65,7 @@ const (
 	headerLimit   = 16 << 10
 	connections   = 1024 // at once, of each listener
 
-	hostHeaderLimit = 64 << 10 // of a gate, with a voucher
+	hostHeaderLimit = 64 << 10 // for requests of another gate, which have a voucher
 
 	logInterval = time.Minute // between two errors in the log of a kind that clients can cause
 )

@@ -20,8 +20,9 @@ import (
 // errOverShare cuts a request whose slot another project needs.
 var errOverShare = errors.New("cut to free its slot for another project")
 
-// It takes one or two ticks before a request is cut for one that waits. A fetch takes three
-// slots in succession, and all three are to begin within five seconds.
+// preemptInterval is the time between two ticks. A request waits for one or two ticks before
+// another is cut for it. A fetch takes three slots in succession, and all three are to begin
+// within five seconds.
 const preemptInterval = 500 * time.Millisecond
 
 // retryAfter is how long a client that got no slot is asked to wait.
@@ -223,9 +224,9 @@ func (t *slots) slowest(has map[string]int, share int) (slowest *claim) {
 	return slowest
 }
 
-// count adds to a number, and forgets one that is zero.
-func count(numbers map[string]int, of string, add int) {
-	if numbers[of] += add; numbers[of] == 0 {
-		delete(numbers, of)
+// count adds to the number of a key, and deletes the number if it becomes zero.
+func count(numbers map[string]int, key string, add int) {
+	if numbers[key] += add; numbers[key] == 0 {
+		delete(numbers, key)
 	}
 }

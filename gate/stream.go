@@ -32,8 +32,8 @@ type incoming struct {
 	wire *wire
 }
 
-// receive begins to read the request's body. The caller ends the body even if receive returns
-// an error.
+// receive begins to read the request's body. If it finds that the body is malformed, it returns
+// the body with the error, so that the caller can tell whether it was read to its end.
 func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	wire, err := newWire(r, w)
 	if err != nil {
@@ -52,7 +52,7 @@ func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	buffer := 64 << 10
 	if s == uploadPack {
 		unpacked = newFiltered(&atMost{unpacked, maxFetch})
-		buffer = 4 << 10 // mostly that is all of it
+		buffer = 4 << 10 // most such bodies fit into this
 	}
 	body.Reader = bufio.NewReaderSize(unpacked, buffer)
 	return body, nil

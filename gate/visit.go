@@ -1,5 +1,5 @@
-// Serves one request: authorizes it, waits for a slot, has git answer it, and records it in the
-// trail.
+// Serves one request: authorizes it, waits for a slot, runs git to answer it, and records it in
+// the trail.
 
 package gate
 
@@ -68,7 +68,7 @@ func (v *visit) serve() error {
 	return v.serveHere()
 }
 
-// serveHere serves a request that is allowed from the repositories of this machine.
+// serveHere serves an allowed request, from the repositories of this machine.
 func (v *visit) serveHere() error {
 	var err error
 	if v.repo, err = findRepository(v.gate.repos, v.asked.project); errors.Is(err, errNoRepository) {
@@ -141,7 +141,7 @@ func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	return do(ctx)
 }
 
-// progress returns how many bytes the client has sent and been sent.
+// progress returns how many bytes were read from the client and written to it.
 func (v *visit) progress() int64 {
 	bytes := v.w.sent()
 	if v.body != nil {
@@ -284,8 +284,8 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 }
 
 // judgePush returns a refusal if the push may not move one of its refs, with a function that
-// returns what to report on each ref. It returns nil if all may move. names has the refs' present
-// state.
+// returns what to report on each ref. It returns nil if all may move. It looks up the refs' present
+// state in names.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
 	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
@@ -445,7 +445,7 @@ func (v *visit) interrupt(ctx context.Context, git *command) {
 }
 
 // sendBody begins to send git the request's body, if there is one. The channel gets one
-// value, when that has ended.
+// value, when the sending has ended.
 func (v *visit) sendBody(git *command) <-chan error {
 	sent := make(chan error, 1)
 	if v.body == nil {
@@ -627,8 +627,8 @@ func (v *visit) record(e trail.Event) {
 }
 
 // origin is the key by which events are summarized: the token or, without a valid one, the
-// container's network. An invalid token or a client's address would be no limit, since a client
-// can invent any number of tokens, and of addresses on loopback.
+// container's network. Summaries by invalid tokens or clients' addresses would limit nothing: a
+// client can invent any number of tokens, and use any number of loopback addresses.
 func (v *visit) origin() string {
 	if v.who.Project != "" {
 		return "token " + v.who.token()

@@ -1,6 +1,6 @@
 // Package control defines how programs on the host talk to the gate: a hook hands it a
 // listener in a container's network, and other programs ask which containers it serves. It
-// has the messages and the client; the gate's side is in package gate.
+// has the messages and the client; the gate's side is in package networks.
 //
 // The gate listens at a unix socket of type SOCK_SEQPACKET. A client connects, sends one
 // message and receives one answer. Each is a JSON object of at most 4 KiB.
@@ -13,8 +13,8 @@
 //
 // process is as in the token file, and token is the key of a token ([store.Token.Key]), which
 // does not reveal it. The message carries one TCP socket of the container's network namespace
-// (SCM_RIGHTS, unix(7)). It listens at that address; or, if the address is taken, it is not
-// bound and only identifies the namespace.
+// (SCM_RIGHTS, unix(7)). The socket listens at the address that "listen" names. If that address is
+// taken, the socket is not bound, and only identifies the namespace.
 //
 //	{"version": 1}
 //	{"version": 1, "refused": "<one of the refusals>", "detail": "<for a log>"}
@@ -32,8 +32,8 @@
 // host, whose name is in the message as "service". {"version": 1, "service": "<name>"} asks whether
 // it reaches that service.
 //
-// {"version": 1, "try": "<project>"} has a gate without repositories try the gate that has them, as
-// a container of that project would, and describe how that went in "gate".
+// {"version": 1, "try": "<project>"} makes a gate without repositories try the gate that has them,
+// as a container of that project would, and describe the result in "gate".
 //
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.
@@ -110,7 +110,7 @@ func Parse(message []byte) (r Request, err error) {
 
 var errIncomplete = fmt.Errorf("%w: process, token or listen is missing", Malformed)
 
-// ParseQuestion reads a request that comes without a socket. It has no process if it is not
+// ParseQuestion reads a request that comes without a socket. Its Process is nil if it is not
 // about a container.
 func ParseQuestion(message []byte) (r Request, err error) {
 	err = json.Unmarshal(message, &r)

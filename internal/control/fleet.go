@@ -13,19 +13,19 @@ type Fleet struct {
 
 	Listens bool     `json:"listens,omitempty"` // it has repositories, and serves gates of hosts
 	Hosts   []string `json:"hosts,omitempty"`   // the first of those that may vouch
-	More    int      `json:"more,omitempty"`    // how many there are beside those
-	Vouches string   `json:"vouches,omitempty"` // why the file of hosts does not count
+	More    int      `json:"more,omitempty"`    // how many further hosts may vouch
+	Vouches string   `json:"vouches,omitempty"` // why the hosts of the file cannot vouch
 
 	Tried *Tried `json:"tried,omitempty"` // the answer to Request.Try
 }
 
-// Validity is when a certificate is valid.
+// Validity is the time in which a certificate is valid.
 type Validity struct {
 	From  time.Time `json:"from"`
 	Until time.Time `json:"until"`
 }
 
-// Tried is how a gate fared with the gate that has the repositories.
+// Tried is the result of trying the gate that has the repositories.
 type Tried struct {
 	Address     string        `json:"address"`
 	Fault       Fault         `json:"fault,omitempty"` // empty for none
@@ -38,12 +38,12 @@ type Tried struct {
 type Fault string
 
 const (
-	NoName      Fault = "name"        // the other machine's name cannot be resolved
-	NotThere    Fault = "not-there"   // nothing listens there
-	Unreachable Fault = "unreachable" // nothing answers
-	Stranger    Fault = "stranger"    // this gate does not accept the other's certificate
-	NotKnown    Fault = "not-known"   // the other gate does not accept this gate's certificate
-	NotVouching Fault = "not-vouching"
-	NoProject   Fault = "no-project" // the other gate has no such repository
-	Refused     Fault = "refused"    // for another reason
+	NoName      Fault = "name"         // the other machine's name cannot be resolved
+	NotThere    Fault = "not-there"    // nothing listens there
+	Unreachable Fault = "unreachable"  // nothing answers
+	Stranger    Fault = "stranger"     // this gate does not accept the other's certificate
+	NotKnown    Fault = "not-known"    // the other gate does not accept this gate's certificate
+	NotVouching Fault = "not-vouching" // the other gate does not let this host vouch for the project
+	NoProject   Fault = "no-project"   // the other gate has no such repository
+	Refused     Fault = "refused"      // the other gate refuses for another reason
 )

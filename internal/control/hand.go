@@ -58,7 +58,7 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 		return a, fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
 	}
 
-	if a.Gate != nil && gate != 0 { // root only means that a service manager made the socket
+	if a.Gate != nil && gate != 0 { // root may be only the service manager that made the socket
 		a.Gate.UID = gate
 	}
 	if a.Refused != "" {
@@ -70,8 +70,8 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	return a, nil
 }
 
-// exchange sends the message and returns the answer, and the user that made the socket
-// listen.
+// exchange sends the message and returns the answer, and the user who called listen(2) on the
+// gate's socket.
 func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, uid int, err error) {
 	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -122,8 +122,8 @@ func until(deadline time.Time, socket, option int) error {
 	return unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, option, &timeout)
 }
 
-// again repeats a call that a signal interrupted; the Go runtime sends itself some. It
-// returns ETIMEDOUT instead of EAGAIN, the error of a call that timed out.
+// again repeats a call that a signal interrupted: the Go runtime sends itself signals. For a call
+// that timed out, it returns ETIMEDOUT instead of EAGAIN.
 func again(call func() error) error {
 	for {
 		switch err := call(); {

@@ -1,6 +1,5 @@
-// Where the gate's control socket and repositories are, for installed hooks, the gate and its
-// command line.
-// (Where it listens in containers' networks is hook.GateListen.)
+// Defines where the gate's control socket and repositories are, for installed hooks, the gate and its
+// command line. (Its address in containers' networks is hook.GateListen.)
 
 package control
 

@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 )
 
-// Replace puts a file with this content and mode in the place of any that is there, whole or
-// not at all. It is on disk before it is in place: after a power cut, some file systems show a
-// renamed file as empty. check, if not nil, is called with the path of the new file before
-// that is in place; if it returns an error, nothing changes.
+// Replace puts a new file with this content and mode at the path, in the place of the old file if
+// there is one, whole or not at all. The new file is synced before it is renamed to the path: after
+// a power cut, some file systems show a renamed file as empty. check, if not nil, is called before
+// that with the new file's temporary path; if it returns an error, nothing changes.
 func Replace(path string, content []byte, mode fs.FileMode, check func(path string) error) error {
 	dir := filepath.Dir(path)
 	temporary, err := os.CreateTemp(dir, ".terok-gate-")

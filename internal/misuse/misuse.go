@@ -48,7 +48,7 @@ func NoArguments(c *cli.Context) error {
 }
 
 // OneArgument returns a usage error if there is more than one argument besides flags, or an
-// empty one: a variable of a shell that was not set.
+// empty one, such as a shell's variable that was not set.
 func OneArgument(c *cli.Context) error {
 	if c.NArg() > 1 {
 		return Errorf("takes no second argument %s: see %s --help", Quote(c.Args().Get(1)), c.Command.HelpName)

@@ -1,6 +1,6 @@
-// Holds a listener to the number of connections that its caller gives, and closes all of them at
-// once. The numbers are in networks.go for containers' networks, and in package gate for its own
-// address.
+// Limits how many connections a listener has at once, and closes all connections of a network. The
+// limits for containers' networks are in networks.go, and those for the gate's own addresses in
+// package gate.
 
 package networks
 
@@ -9,19 +9,20 @@ import (
 	"sync"
 )
 
-// Limited returns a listener with at most most connections at once: own of them are its own,
-// the others come from those that listeners have in common. More wait in the kernel.
-func Limited(l net.Listener, most, own int, common chan struct{}) net.Listener {
+// Limited returns a listener with at most limit connections at once. own is the number of slots that
+// are reserved for this listener; further connections take slots of common, which several listeners
+// share. Connections beyond that wait in the kernel.
+func Limited(l net.Listener, limit, own int, common chan struct{}) net.Listener {
 	return &limitedListener{
-		Listener: l, slots: make(chan struct{}, most), own: make(chan struct{}, own), common: common,
+		Listener: l, slots: make(chan struct{}, limit), own: make(chan struct{}, own), common: common,
 		closed: make(chan struct{}),
 	}
 }
 
 type limitedListener struct {
 	net.Listener
-	slots       chan struct{} // of all its connections
-	own, common chan struct{} // each connection has one of either, too
+	slots       chan struct{} // one for each connection
+	own, common chan struct{} // each connection also has a slot in one of these
 
 	once   sync.Once
 	closed chan struct{}
@@ -34,7 +35,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 
-	from := l.own // first: what is common stays for others
+	from := l.own // first, so that common slots stay free for others
 	select {
 	case l.own <- struct{}{}:
 	default:
@@ -98,7 +99,7 @@ func (c *limitedConn) CloseWrite() error {
 	return nil
 }
 
-// listener is one in a container's network.
+// listener is a listener in a container's network, which records its open connections.
 type listener struct {
 	*net.TCPListener
 	conns *connSet
@@ -116,7 +117,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// connSet are the connections of one listener that are open.
+// connSet are the open connections of one listener.
 type connSet struct {
 	mu   sync.Mutex
 	open map[*tracked]struct{}
@@ -134,8 +135,8 @@ func (c *tracked) Close() error {
 	return c.TCPConn.Close()
 }
 
-// closeAll ends connections at once: one that waits for the other side would keep the
-// network namespace.
+// closeAll resets the connections: one that waited for its peer would keep the network namespace
+// alive.
 func (c *connSet) closeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,8 +24,7 @@ import (
 const controlPatience = 5 * time.Second
 
 // ServeControl answers hooks until the context is done. The socket is of type SOCK_SEQPACKET.
-// Who may connect is for the socket's mode to say; beside root, only processes of the
-// gate's own user are listened to.
+// Its mode says who may connect. Requests of users other than root and the gate's own are refused.
 func (n *Networks) ServeControl(ctx context.Context, l *net.UnixListener) {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
@@ -66,7 +65,7 @@ func (n *Networks) answerHook(conn *net.UnixConn) {
 		_, err = conn.Write(message)
 	}
 	if err != nil {
-		// It has gone away. Should its container start all the same, it is served.
+		// The hook has gone away. If its container starts all the same, the container is served.
 		slog.Warn("answer a hook", "container", request.Container, "error", err)
 	}
 }
@@ -88,7 +87,7 @@ func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r contr
 	}()
 
 	if err == nil {
-		err = checkPeer(conn) // not before there is a message: who is refused is to hear it
+		err = checkPeer(conn) // only now, so that a peer that is refused gets an answer
 	}
 	if err == nil && (len(sockets) > 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
 		err = fmt.Errorf("%w: %d sockets, flags %#x", control.Malformed, len(sockets), flags)
@@ -124,8 +123,8 @@ func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r contr
 	return r, n.Try(r.Service)
 }
 
-// checkPeer refuses peers that are neither root nor our own user. A hook in a user
-// namespace shows the id that the host knows it by.
+// checkPeer refuses peers that are neither root nor our own user. For a hook in a user namespace,
+// the kernel reports the user's id outside of it.
 func checkPeer(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Keeper keeps files for the next gate, under names, while there is none: a service
-// manager. It may be called by many goroutines at once.
+// Keeper keeps files under names until the next gate starts, as a service manager does. It may be
+// called by many goroutines at once.
 type Keeper interface {
 	Keep(name string, file *os.File) error
 	Drop(name string) error

@@ -22,7 +22,7 @@ type losses struct {
 	record func(trail.Event)
 }
 
-// report says that a container has lost its listener, and revokes its token.
+// report records that a container has lost its listener, and revokes its token.
 func (l losses) report(listener string, r control.Request) {
 	e := trail.Event{
 		Event: trail.Failed, Container: r.Container, Fingerprint: store.Token(r.Token).Fingerprint(),
@@ -33,8 +33,8 @@ func (l losses) report(listener string, r control.Request) {
 	go l.revoke(e, r)
 }
 
-// revoke revokes the token of a container that has lost its listener. A hook may be about
-// to commit it: it is waited for until the container has ended.
+// revoke revokes the token of a container that has lost its listener. A hook may not have written
+// the token to the token file yet: revoke waits for that until the container has ended.
 func (l losses) revoke(e trail.Event, r control.Request) {
 	file := store.File{Path: l.tokens.Path()}
 	again := time.NewTicker(100 * time.Millisecond)

@@ -2,14 +2,15 @@
 // passed: the gate's, and those of services of the host. How many connections each listener may
 // have at once is set in this file.
 //
-// A namespace is known by its cookie, which no other has until the machine
-// boots again; its inode is used again at once. A listener is closed when the last
-// container in its network has ended, which pidfds of their processes show: left open, it
-// would keep the network namespace alive. The containers are those that hooks have handed over
-// and those that the token file lists there, since an earlier gate may have lost their listener.
+// A namespace is identified by its cookie, which no other namespace gets until the machine boots
+// again; an inode number is used again at once. A listener is closed when the last container in
+// its network has ended, as pidfds of the containers' processes show: left open, it would keep the
+// network namespace alive. These containers are those that hooks have handed over, and those that
+// the token file lists for the network, since an earlier gate may have lost their listener.
 //
-// A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place.
-// The tokens that were served there are revoked then: they may be shown to that neighbour.
+// A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place. Then
+// the tokens that were served there are revoked, since their containers may show them to that
+// neighbour.
 package networks
 
 import (
@@ -90,7 +91,7 @@ type Network struct {
 	Name    string // for the trail
 	Service string // the service that is served there, empty for the gate
 	place
-	socket  *os.File           // the listener once more, by which its end is noticed
+	socket  *os.File           // a second descriptor of the listener, to notice when it is ended
 	members map[string]*member // by the keys of their tokens
 	conns   *connSet
 }
@@ -108,7 +109,7 @@ func (there *Network) isEnded() bool {
 	return err == nil && !s.listens
 }
 
-// member is a container in the network, for one of its lives.
+// member is a container in the network, from one start to its end.
 type member struct {
 	control.Request
 	name   string
@@ -199,7 +200,7 @@ func (n *Networks) at(at place) *Network {
 	return there
 }
 
-// admit makes a listener serve a container, and keeps that for the next gate.
+// admit makes a listener serve a container, and keeps a record of that for the next gate.
 func (n *Networks) admit(there *Network, r control.Request) error {
 	name := nameFor(keptContainer, r)
 	err := keepMember(n.Keeper, name, there.cookie, r)
@@ -262,7 +263,8 @@ func (n *Networks) checkShared(r control.Request, cookie uint64) error {
 	return nil
 }
 
-// add keeps a listener open for at least as long as the container lives.
+// add makes a container a member of the listener's network, which keeps the listener open for at
+// least as long as the container lives.
 func (n *Networks) add(there *Network, name string, r control.Request) error {
 	m := &member{Request: r, name: name}
 	// In a goroutine: if the process is dead already, OnDeath calls back before it returns,
@@ -325,7 +327,7 @@ func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
 	n.drop(there.Name)
 	there.Close()
-	// Requests are first cut, and recorded so in the trail, because their tokens have ended.
+	// Before that, the requests are cut because their tokens have ended, and the trail says so.
 	time.AfterFunc(closeGrace, there.conns.closeAll)
 }
 

@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// Restore goes on where the last program ended: files are what that had kept, by the names
-// that it gave them. Restore closes them.
+// Restore goes on where the last program ended. The files are those that the last program kept,
+// with the names under which it kept them. Restore closes them.
 func (n *Networks) Restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -1,4 +1,4 @@
-// Takes sockets that other processes pass out of their messages, and examines them.
+// Extracts the sockets that other processes pass in their messages, and examines them.
 
 package networks
 
@@ -17,7 +17,7 @@ import (
 type socketState struct {
 	cookie  uint64 // of its network namespace
 	listens bool
-	address string // where, if it does
+	address string // where it listens; empty if it does not
 }
 
 // examine returns the state of a socket that was passed to the gate. It does not call Fd, which

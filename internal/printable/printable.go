@@ -1,6 +1,6 @@
-// Package printable makes text safe to print that other programs, images or annotations
-// chose: a terminal would act on control characters in it, and a shell that it is pasted
-// into on much else.
+// Package printable makes text from other programs, images or annotations safe to print: a
+// terminal would act on control characters in it, and a shell, if the text is pasted there, on
+// many other characters.
 package printable
 
 import (

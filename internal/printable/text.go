@@ -8,10 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Writer returns a writer that passes text on to w, in which a terminal finds nothing to act
-// on: lines and tabs stay, and all else that is not printable is escaped, as Line does. What
-// is no UTF-8 is escaped byte by byte. A character that is written in two parts is passed on
-// with the second one.
+// Writer returns a writer that passes text on to w, made safe for a terminal: line breaks and tabs
+// stay, and Line escapes all other characters that do not print. Bytes that are not UTF-8 are
+// escaped one by one. A character whose bytes come in two writes is passed on at the second.
 func Writer(w io.Writer) io.Writer { return &writer{to: w} }
 
 type writer struct {

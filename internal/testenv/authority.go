@@ -49,15 +49,15 @@ func newAuthority(t testing.TB, dir, name string) *Authority {
 	}}
 }
 
-// Renew replaces the authority's certificate by one that ends at another time.
+// Renew replaces the authority's certificate with one that ends at another time.
 func (a *Authority) Renew(t testing.TB, until time.Time) {
 	t.Helper()
 	a.certificate.NotAfter = until
 	a.write(t, a.CA, "CERTIFICATE", a.sign(t, a.certificate, &a.key.PublicKey))
 }
 
-// Issue writes a certificate for some names and its key, which replace those of the same name.
-// edit, if it is not nil, changes the certificate before it is signed.
+// Issue writes a certificate for the given DNS names, and its key, to files called after name. It
+// replaces earlier ones. edit, if it is not nil, changes the certificate before it is signed.
 func (a *Authority) Issue(t testing.TB, name string, edit func(*x509.Certificate), names ...string) (cert, key string) {
 	t.Helper()
 	c := &x509.Certificate{

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// askShell asks a shell for the completions of $LINE: bash and fish by the functions of their
-// own completion, zsh, whose completion needs a terminal, by typing a tab.
+// askShell has a script for each shell, which prints the completions of $LINE. In bash and fish, it
+// calls the functions of the shell's completion. In zsh, whose completion needs a terminal, it
+// types a tab.
 var askShell = map[string]string{
 	"bash": `
 		source completions/terok-gate.bash
@@ -24,8 +25,8 @@ var askShell = map[string]string{
 	"fish": `
 		source completions/terok-gate.fish
 		complete --do-complete $LINE`,
-	// The marks are written in two parts, for the terminal shows what is typed. A first
-	// tab completes what is common, a second one lists the rest.
+	// The words to wait for are typed in two parts, since the terminal also shows what is typed. A
+	// first tab completes what is common, a second one lists the rest.
 	"zsh": `
 		zmodload zsh/zpty
 		zpty shell 'TERM=dumb COLUMNS=200 zsh -f -i'
@@ -37,8 +38,8 @@ var askShell = map[string]string{
 		print -r -- $line`,
 }
 
-// Completion is what shells offer for a line that a program's name begins, and some of
-// what they do not.
+// Completion is a command line without the program's name, words that shells offer to complete it,
+// and words that they do not offer.
 type Completion struct{ Line, Offered, Not string }
 
 // CheckCompletions checks what each shell offers in the directory of the sources.

@@ -19,14 +19,15 @@ const ForgeName = "example.com"
 type HTTPSForge struct {
 	Directory string
 	Listener  net.Listener // nil: on the loopback
-	Around    []string     // a command that runs git, which follows; nil: git alone
+	Around    []string     // a command line that git's is appended to; nil for git's alone
 
-	// Admit reports whether a request may be answered, and else has answered it; nil: all may.
+	// Admit reports whether the forge is to answer a request. If not, Admit answers it. nil admits
+	// all.
 	Admit func(http.ResponseWriter, *http.Request) bool
 }
 
-// Start serves them until the test is over. It returns the address on the loopback, and the
-// self-signed certificate that a client has to trust.
+// Start serves the repositories until the test is over. It returns the address on the loopback, and
+// the self-signed certificate that a client has to trust.
 func (f HTTPSForge) Start(t testing.TB) (address string, certificate []byte) {
 	t.Helper()
 	git := append(append([]string{}, f.Around...), Tool(t, "git"), "http-backend")

@@ -37,7 +37,7 @@ func ListenForClients() (socket *os.File, address string, err error) {
 }
 
 // ServiceCommand returns a command that runs a program as a service manager does, and passes
-// it the files (sd_listen_fds(3)). The program gets the process that the command starts.
+// it the files (sd_listen_fds(3)). The program runs in the process that the command starts.
 func ServiceCommand(passed []*os.File, program string, args ...string) *exec.Cmd {
 	// LISTEN_PID is the pid of the receiver, which only the process itself knows.
 	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program}, args...)...)

@@ -73,7 +73,7 @@ func newDev() error {
 		return fmt.Errorf("bind /dev: %w", err)
 	}
 
-	// Otherwise unmounting it would also unmount the new /dev, in its peer.
+	// Otherwise unmounting old would propagate, and unmount the new /dev too.
 	if err := unix.Mount("", old, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("keep /dev apart: %w", err)
 	}
@@ -133,18 +133,18 @@ func (l *Log) Need(t testing.TB) {
 	}
 }
 
-// Matching returns the messages so far that are as asked for.
-func (l *Log) Matching(is func(message string) bool) []string {
+// Matching returns the messages so far for which matches returns true.
+func (l *Log) Matching(matches func(message string) bool) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(l.messages), func(m string) bool { return !is(m) })
+	return slices.DeleteFunc(slices.Clone(l.messages), func(m string) bool { return !matches(m) })
 }
 
-// Wait returns the first message that is as asked for, as soon as there is one. It
+// Wait waits for a message for which matches returns true, and returns the first one. It
 // gives up as the function Wait does.
-func (l *Log) Wait(is func(message string) bool) (message string, ok bool) {
+func (l *Log) Wait(matches func(message string) bool) (message string, ok bool) {
 	ok = Wait(func() bool {
-		for _, message = range l.Matching(is) {
+		for _, message = range l.Matching(matches) {
 			return true
 		}
 		return false
@@ -153,7 +153,7 @@ func (l *Log) Wait(is func(message string) bool) (message string, ok bool) {
 }
 
 // SoFar returns the matching messages that were sent until now.
-func (l *Log) SoFar(t testing.TB, is func(message string) bool) []string {
+func (l *Log) SoFar(t testing.TB, matches func(message string) bool) []string {
 	t.Helper()
 	l.Need(t)
 	conn, err := net.Dial("unixgram", logSocket)
@@ -174,5 +174,5 @@ func (l *Log) SoFar(t testing.TB, is func(message string) bool) []string {
 	if _, ok := l.Wait(func(message string) bool { return message == last }); !ok {
 		t.Fatal("the system log does not get what we send it")
 	}
-	return l.Matching(is)
+	return l.Matching(matches)
 }

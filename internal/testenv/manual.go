@@ -18,7 +18,7 @@ import (
 // stand under "".
 type CommandFlags map[string][]string
 
-// CompletedFlags asks a program on urfave/cli which commands and flags it has, as a shell
+// CompletedFlags asks a program that uses urfave/cli which commands and flags it has, as a shell
 // does to complete them.
 func CompletedFlags(t *testing.T, program string) CommandFlags {
 	t.Helper()

@@ -33,12 +33,11 @@ const (
 // run without them if the machine does not permit that, or if Main was asked for none.
 var Alone = os.Getenv(aloneVar) == "yes"
 
-// Main runs the tests of a package in namespaces of their own (flags of clone(2), or
-// none), so that the machine does not notice them and nothing of them is left there,
-// and exits. What happens to mounts in there stays there. In a pid namespace, the
-// kernel ends everything that the tests started when they end, in whatever way; without
-// one, what the tests left is killed if they ended by themselves. In a user namespace,
-// the caller stays who they are and may mount.
+// Main runs the tests of a package in new namespaces (flags of clone(2), or 0 for none), and exits.
+// In a mount namespace, the tests do not change the machine's mounts. In a pid namespace, the
+// kernel ends all processes that the tests have started when the tests end in any way; without
+// one, Main ends these processes, unless it is killed. In a user namespace, the tests have the
+// caller's user id, and may mount.
 func Main(namespaces uintptr, tests func() (status int, err error)) {
 	var status int
 	var err error
@@ -96,7 +95,7 @@ func outside(namespaces uintptr) (status int, err error) {
 	return wait(cmd)
 }
 
-// wait waits until the run is over, or ends it when we are to end.
+// wait waits until the run is over, and ends it if a signal asks this process to end.
 func wait(cmd *exec.Cmd) (status int, err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)

@@ -42,7 +42,7 @@ func (s *Shelf) Keep(name string, file *os.File) error {
 	})
 }
 
-// Drop closes what is kept by a name.
+// Drop closes the file that is kept under a name, if there is one.
 func (s *Shelf) Drop(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -57,7 +57,8 @@ func Need(t testing.TB, programs ...string) {
 	}
 }
 
-// Tool returns the path of a program, which is needed.
+// Tool returns the path of a program. It ends the test, as Cannot does, if the program is not
+// installed.
 func Tool(t testing.TB, program string) (path string) {
 	t.Helper()
 	// Tools that make file systems are not on every user's PATH.

@@ -16,11 +16,11 @@ import (
 // removed when the run is over.
 var Dir = os.Getenv(dirVar)
 
-// Build builds a program of this module, given by its import path, as it is released,
-// into Dir, and returns its path. A user who has no home to build in names a directory
-// with built programs in TEROK_TEST_PROGRAMS.
+// Build builds the program of this import path as it is released, into Dir, and returns the
+// binary's path. A user without a home directory, who cannot build programs, sets
+// TEROK_TEST_PROGRAMS to a directory that has them.
 func Build(program string) (string, error) {
-	// Both in one directory, where install looks for the hook.
+	// Both programs go to one directory: install looks for the hook beside terok-gate.
 	dir := filepath.Join(Dir, "bin")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -52,10 +52,9 @@ func Again(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// PromptExit, in the environment, keeps the race detector from taking a second of rest
-// at every exit.
+// PromptExit, in the environment, keeps the race detector from sleeping for a second at every exit.
 const PromptExit = "GORACE=atexit_sleep_ms=0"
 
-// ExitPromptly ends this process without that rest, where the environment is not the test's:
-// git's hooks get theirs from the gate.
+// ExitPromptly ends this process without that sleep. It is for processes whose environment is not
+// the test's: git's hooks get theirs from the gate.
 func ExitPromptly(status int) { syscall.Exit(status) }

@@ -26,7 +26,7 @@ func DefaultFile() string {
 		return filepath.Join("/var/log", name)
 	}
 
-	// The XDG base directory specification has relative paths ignored.
+	// The XDG base directory specification says that relative paths are ignored.
 	state := os.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(state) {
 		home, err := os.UserHomeDir()

@@ -52,14 +52,14 @@ func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	return events, errors.Join(err, journalErr)
 }
 
-// isComplaint reports whether a hook refused or failed. The gate's events have an address
-// that the request came from.
+// isComplaint reports whether the event says that a hook refused or failed. The gate's events,
+// unlike those of hooks, have a From.
 func (e Event) isComplaint() bool {
 	return (e.Event == Refused || e.Event == Failed) && e.Error != "" && e.From == ""
 }
 
-// isSame reports whether both are about the same event: the journal has another time, and
-// only a part of a long error.
+// isSame reports whether two events, of which one is the journal's, are the same: the journal's
+// has another time, and only a part of a long error.
 func (e Event) isSame(other Event) bool {
 	apart := e.Time.Sub(other.Time).Abs()
 	return apart < 5*time.Second && e.Event == other.Event && e.Container == other.Container && shortened(e.Error) == shortened(other.Error)

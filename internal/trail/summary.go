@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// OwnLines is how many events of a kind have lines of their own in a second; those beyond
-// share one.
+// OwnLines is how many events of a kind have lines of their own in a second. The further ones are
+// summed up.
 const OwnLines = 10
 
 // Summary limits how many lines of the trail a client can cause.
@@ -29,12 +29,12 @@ type kind struct{ origin, event string }
 // second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
-	more   map[string]Event // by subject, the last beyond those with lines of their own; Times is their number
+	more   map[string]Event // those beyond OwnLines, by subject: the last one, with Times and Bytes of all
 	end    *time.Timer
 }
 
-// NewSummary returns a summary that writes lines by write, which may be called by many
-// goroutines at once.
+// NewSummary returns a summary that calls write for each line. Many goroutines may call write at
+// once.
 func NewSummary(write func(Event)) *Summary {
 	return &Summary{write: write, seconds: map[kind]*second{}}
 }

@@ -34,7 +34,7 @@ const (
 	Swept   = "swept"   // revoked because its process is dead
 	Refused = "refused" // the container may not have what it requested
 	Failed  = "failed"
-	Lacking = "lacking" // the container starts, without what the error says
+	Lacking = "lacking" // the container starts, but lacks something that the error names
 
 	// Events of the gate.
 	Fetch  = "fetch"
@@ -165,7 +165,7 @@ func appendLines(path string, events []Event) (err error) {
 }
 
 // takeBack removes the last n bytes, which this process has just appended, unless another
-// process has appended since. Otherwise the next line would continue half a line, and be lost
+// process has appended since. If half a line stayed, the next line would continue it, and be lost
 // too.
 func takeBack(file, n int) {
 	var info unix.Stat_t

@@ -1,5 +1,5 @@
-// Package untrusted runs programs that may be hostile: those run as another user, who can
-// trace them and influence their input, and those that pass on such a program's output.
+// Package untrusted runs programs that may be hostile: programs that run as another user, who can
+// trace them and influence their input, and programs that pass on the output of such a program.
 package untrusted
 
 import (
@@ -20,7 +20,7 @@ import (
 // environment except PATH; with no file that was open when root started us; and no longer
 // than the caller lives, since the terminal's ^C does not reach it.
 func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
-	// Our own files are marked already. (It can do that since Linux 5.11.)
+	// Go marks the files that it opens. (CLOSE_RANGE_CLOEXEC needs Linux 5.11.)
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 
 	cmd.Dir = "/" // the user may not be able to enter ours
@@ -29,7 +29,7 @@ func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
 		Credential: &syscall.Credential{Uid: uid, Gid: gid, Groups: groups},
 		Setsid:     true, Pdeathsig: syscall.SIGTERM,
 	}
-	cmd.WaitDelay = time.Second // should something else hold its output open
+	cmd.WaitDelay = time.Second // in case another process holds its output open
 }
 
 // Output keeps what a command writes. A write beyond Limit in total is an error.

@@ -60,7 +60,7 @@ var ofNames = []string{trail.Added, trail.Renamed, trail.Removed}
 // life is the time in which a project had a name.
 type life struct {
 	name     string
-	from, to time.Time // to is zero: it still has
+	from, to time.Time // to is zero if the project still has the name
 }
 
 func (l life) has(e trail.Event) bool {
