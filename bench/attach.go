@@ -1,4 +1,4 @@
-// The time until the gate is in a container's network.
+// Measures how long it takes until the gate serves a container's network.
 
 package main
 
@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// attached is what it takes to have the gate in a container's network, in milliseconds:
-// a whole prestart with that and without, and that alone, from entering the network to the
-// gate's yes.
+// attached is how long it takes to make the gate serve a container's network, in milliseconds:
+// a whole prestart that does so, one that does not, and that step alone, from entering the
+// network to the gate's positive answer.
 type attached series
 
 const (

@@ -1,5 +1,4 @@
-// The charts: measurements as SVG, drawn by ourselves, to follow the reader's
-// colours.
+// Draws the charts: measurements as SVG, in colours that follow the reader's colour scheme.
 
 package main
 
@@ -9,7 +8,7 @@ import (
 	"math"
 )
 
-// chartStyle has the charts follow the reader's colour scheme by themselves.
+// chartStyle makes the charts follow the reader's colour scheme.
 const chartStyle = `<style>
   .ink { fill: #1f2328 } .faint { fill: #59636e } .grid { stroke: #d1d9e0 }
   .python { stroke: #9a6700; fill: #9a6700 } .nginx { stroke: #1a7f37; fill: #1a7f37 }
@@ -43,7 +42,7 @@ func (r results) chart() []byte {
 	p(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="13" role="img">`, width, height)
 	p(`<title>Time of a start over the tokens in the file: the hook stays near the floor, Python does not</title>`)
 	p("%s", chartStyle)
-	p(`<text class="ink" x="%d" y="24" font-size="15" font-weight="600">What a container's start takes, by the tokens in the file</text>`, left)
+	p(`<text class="ink" x="%d" y="24" font-size="15" font-weight="600">How long a container's start takes, by the number of tokens in the file</text>`, left)
 
 	for ms := shortest; ms <= longest; ms *= 10 {
 		label := fmt.Sprintf("%g ms", ms)
@@ -62,7 +61,7 @@ func (r results) chart() []byte {
 	lines := []struct {
 		class, program, name string
 	}{{"python", "python prestart", "Python"}, {"floor", "floor", "the floor"}, {"ours", "prestart", "terok-gate-hook"}}
-	below := math.Inf(-1) // where the last name stands: two must not lie on one another
+	below := math.Inf(-1) // where the last name stands: names must not overlap
 	for _, line := range lines {
 		p(`<g class="%s">`, line.class)
 		points := ""
@@ -106,7 +105,7 @@ func (r gateResults) chart() []byte {
 	p(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="13" role="img">`, width, height)
 	p(`<title>Requests a second: with protocol 2 the gate answers without git, with protocol 0 it stays near git itself</title>`)
 	p("%s", chartStyle)
-	p(`<text class="ink" x="20" y="24" font-size="15" font-weight="600">How often a second a client hears what a repository has</text>`)
+	p(`<text class="ink" x="20" y="24" font-size="15" font-weight="600">Answered requests for a repository's refs, per second</text>`)
 
 	names := map[string]struct {
 		class, name string
@@ -131,7 +130,7 @@ func (r gateResults) chart() []byte {
 			}
 
 			number := y + 20
-			if server == "gate" { // which can be near the others
+			if server == "gate" { // its circle can be near another one, so its number is above
 				number = y - 10
 			}
 			p(`<g class="%s"><circle cx="%.1f" cy="%d" r="5"/><text x="%.1f" y="%d" text-anchor="middle" font-size="11">%.0f</text></g>`,

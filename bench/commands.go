@@ -1,4 +1,5 @@
-// Whole commands of a client's git at each server, and the processes that they take there.
+// Measures whole commands of a client's git with each server, and counts the processes of git's that
+// the server starts for them.
 
 package main
 
@@ -89,13 +90,13 @@ func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error)
 	}
 
 	err = errors.Join(err, done(command))
-	_ = strace.Process.Signal(syscall.SIGTERM) // it lets go of them
+	_ = strace.Process.Signal(syscall.SIGTERM) // strace then detaches from the processes
 	_ = strace.Wait()
 	text, readErr := os.ReadFile(trace)
 	return len(startedGit.FindAll(text, -1)), errors.Join(err, readErr)
 }
 
-// startedGit matches a call that made a process one of git's, in strace's words.
+// startedGit matches a line of strace's in which a process has begun to execute a program of git's.
 var startedGit = regexp.MustCompile(`(?m)execve\("[^"]*/git[^"/]*".* = 0$`)
 
 // traced reports whether all threads of a process are traced.

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crowd is what it took so many programs that started at once, each about a container of
-// its own: one that lives, for those that start it.
+// crowd is how long so many programs took that were started at once, each for a container of its
+// own: until all had ended, and the slowest of them.
 type crowd struct {
 	Tokens, Hooks     int
 	UntilAll, Slowest series
@@ -54,7 +54,7 @@ func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {
 		for _, at := range rand.Perm(len(inCrowds)) {
 			name, content := inCrowds[at], before
 			if i > 1 && strings.Contains(name, " ") {
-				continue // Python takes long, and always as long
+				continue // Python takes long, and nearly the same time in each round
 			}
 			if strings.HasSuffix(name, "poststop") {
 				content = after

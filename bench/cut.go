@@ -1,4 +1,4 @@
-// From a process's death to the end of its transfer.
+// Measures the time from a process's death to the end of its transfer.
 
 package main
 
@@ -16,9 +16,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// cuts is the time from a process's death to the end of the fetch of the large repository
-// that its token has under way, in milliseconds: until the client's connection ends, and
-// until no process of git's is left. Only the gate sweeps.
+// cuts is the time from a process's death to the end of a fetch of the large repository with its
+// token, in milliseconds: until the client's connection ends, and until no process of git's is
+// left. Only the gate sweeps: no reap --watch runs beside it.
 type cuts series
 
 const (
@@ -91,7 +91,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 
 	for busy(repo) {
 		if time.Since(start) > 10*time.Second {
-			return fmt.Errorf("git goes on")
+			return fmt.Errorf("git still runs after 10 seconds")
 		}
 	}
 	took.add(toGit, time.Since(start))

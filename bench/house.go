@@ -23,8 +23,8 @@ import (
 type house struct {
 	dir, repos, control string
 	tokens              store.File
-	token               string            // for every repository's clients
-	addresses           map[string]string // of those that serve
+	token               string            // for clients of the small repository
+	addresses           map[string]string // of the servers
 	gate, forward       *exec.Cmd
 	fcgiwrap            *exec.Cmd
 	ends                []func()
@@ -164,11 +164,11 @@ func (h *house) startNginx(address string, _ *world) error {
 		return err
 	}
 
-	if err := os.Chmod(h.dir, 0o755); err != nil { // nginx's workers are another user's
+	if err := os.Chmod(h.dir, 0o755); err != nil { // nginx's workers run as another user
 		return err
 	}
 
-	// A process for each client that asks at once.
+	// As many processes as there are clients at once.
 	h.fcgiwrap = exec.Command("fcgiwrap", "-c", fmt.Sprint(atOnce), "-s", "unix:"+filepath.Join(h.dir, "fcgiwrap"))
 	if err := h.start(h.fcgiwrap); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// bench measures the hook and the gate against what they could be at best and what else
-// there is. For the hook: the floor, a program that makes only the system calls that a
+// bench compares the hook and the gate with the best that they could be, and with other
+// programs. For the hook: the floor, a program that makes only the system calls that a
 // durable change needs (bench/floor), a Python program, a shell script, and no hook. For
 // the gate: git with nothing around it, nginx, and a Python gate. See README.md.
 //
@@ -8,7 +8,7 @@
 //	go run ./bench -only gate -write                   # a part anew; the others stay as they were
 //
 // Run it as root, on a machine that does nothing else. Programs that are compared take
-// turns, so that all of them meet what else the machine does.
+// turns, so that whatever else the machine does slows them all down.
 package main
 
 import (
@@ -46,7 +46,7 @@ type results struct {
 	Sync      synced
 }
 
-// series are durations of what is compared, in milliseconds.
+// series are durations in milliseconds, by the name of what was measured.
 type series map[string][]float64
 
 func (s series) median(name string) float64 { return median(s[name]) }
@@ -78,7 +78,7 @@ func run() error {
 	tokens := flag.String("tokens", "10,1000,10000,100000", "`sizes` of the token file")
 	rounds := flag.Int("rounds", 40, "how often each program runs, less for large files")
 	only := flag.String("only", "", "the `parts` to measure, of "+strings.Join(parts, ",")+", or of the gate's "+strings.Join(gateParts, ",")+"; printed only")
-	write := flag.Bool("write", false, "with -only, write them too, beside what was measured of the others before")
+	write := flag.Bool("write", false, "with -only, also write the results, beside the earlier ones of the other parts")
 	binaries := map[string]*string{}
 	for _, name := range []string{"hook", "gate"} {
 		binaries[name] = flag.String(name, "", "the "+name+" to measure; default: one built from this module")
@@ -222,8 +222,8 @@ func build(binary, program string, flags ...string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", build.Args, err, out)
 	}
-	// The linker writes page by page, through a mapping. What is installed is copied, in
-	// pieces that the page cache keeps as they are, and so starts a tenth faster.
+	// The linker writes page by page, through a mapping. Installation copies a program in larger
+	// pieces, which the page cache keeps as they are, so it starts a tenth faster. Copy it as well.
 	content, err := os.ReadFile(linked)
 	if err != nil {
 		return err

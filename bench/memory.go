@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// memory is the most that a command took, beside the size of the token file that it read.
+// memory is the most memory that a command took, in MB and in sizes of the token file that it read.
 type memory struct {
 	Command string
 	MB      float64

@@ -70,7 +70,7 @@ func (w *world) podman(rounds int) (map[string]series, error) {
 			}
 		}
 
-		// As scripts/try has it, and why.
+		// The settings are those of scripts/try, which says why.
 		conf := fmt.Sprintf(`[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 pids_limit = 0

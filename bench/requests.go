@@ -16,16 +16,16 @@ import (
 	"time"
 )
 
-// atOnce is how many clients there are where there are many.
+// atOnce is the number of clients in measurements of many clients.
 const atOnce = 16
 
-// requests is how often a second each server says what a repository has: the first request
-// of every clone, fetch and push. A client has a connection, keeps it as git does, and
-// asks again when it has the answer.
+// requests is how often a second each server lists a repository's refs, which is the first request
+// of every clone, fetch and push. A client keeps its connection, as git does, and asks again when it
+// has the answer.
 type requests struct {
 	PerSecond map[string]series // by what is asked
-	// The gate's own processor time over git's, by the number of clients, where git is started
-	// for each request.
+	// The gate's own processor time divided by git's, by the number of clients, with protocol 0, for
+	// which git is started for each request.
 	OwnTime map[int][]float64
 }
 
@@ -63,12 +63,12 @@ func (h *house) requests(rounds int, length time.Duration) (requests, error) {
 	return r, nil
 }
 
-// ask has clients ask a server for a while, and returns how many answers it gave a second.
+// ask makes clients ask a server for the time length, and returns how many answers it gave a second.
 func (h *house) ask(server string, protocol, clients int, length time.Duration) (perSecond float64, err error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}}
 	defer client.CloseIdleConnections()
 	one := func() error { return h.askOnce(client, server, protocol) }
-	if err := one(); err != nil { // the first one finds all cold
+	if err := one(); err != nil { // not measured, since it fills the caches
 		return 0, err
 	}
 
@@ -134,7 +134,7 @@ func (h *house) askOnce(client *http.Client, server string, protocol int) error 
 
 	// Every answer ends like this, in either version.
 	if !bytes.HasSuffix(answer, []byte("\n0000")) || bytes.Contains(answer, []byte("version 2")) != (protocol == 2) {
-		return fmt.Errorf("it answers %.200q", answer)
+		return fmt.Errorf("unexpected answer %.200q", answer)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Requests beside a token file that changes all the time.
+// Measures requests while the token file changes all the time.
 
 package main
 
@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// revoking is how long a request takes while tokens come to their end, in milliseconds:
-// the slowest of each round, beside the slowest of a round when nothing happens.
+// revoking is how long a request takes while tokens are revoked, and while nothing happens, in
+// milliseconds: the slowest and the median request of each round.
 type revoking struct {
 	Tokens          int
 	Slowest, Median series
@@ -34,7 +34,7 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 	if h.token, err = h.issue(store.Entry{Grant: store.Grant{Project: small, Task: "bench"}}); err != nil {
 		return r, err
 	}
-	if err := h.askOnce(http.DefaultClient, "gate", 0); err != nil { // it has read the file
+	if err := h.askOnce(http.DefaultClient, "gate", 0); err != nil { // now the gate has read the file
 		return r, err
 	}
 

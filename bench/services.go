@@ -22,9 +22,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// services are what a service of the host costs a container. The service is nginx, which answers
-// with a few bytes itself, asks another server for them as one that adds a key does, or sends a
-// large file. It is reached directly, through terok-gate forward, and through
+// services are how long a container's requests to a service of the host take. The service is nginx,
+// which answers with a few bytes itself, passes the request on to another server after adding a
+// key, or sends a large file. It is reached directly, through terok-gate forward, and through
 // systemd-socket-proxyd, which has a listener in a network like a container's.
 type services struct {
 	Small map[string]series // a small request, in milliseconds, by the kind
@@ -98,7 +98,7 @@ func (w *world) services(h *house, rounds int) (s services, err error) {
 	return s, w.flood(h, &s.Flood, clients["forward"], max(1, rounds/4))
 }
 
-// measure measures one path once, by calls that block, so that a client takes no longer than it must.
+// measure measures one path once. The client makes blocking system calls, which take the least time.
 func (s services) measure(path string, at unix.Sockaddr) error {
 	conn, err := connect(at)
 	if err != nil {
@@ -169,15 +169,15 @@ func (w *world) cutService(h *house, took series, reason string) error {
 		}
 		start := time.Now()
 		if _, err := unix.Read(conn, make([]byte, 1)); err != unix.ECONNRESET {
-			return fmt.Errorf("it ends with %w", err)
+			return fmt.Errorf("the connection ends with %w", err)
 		}
 		took.add(reason, time.Since(start))
 		return nil
 	})
 }
 
-// flood has a container make as many connections as it can, beside some that do not read what
-// they asked for and some that ask for nothing, and measures another container's requests.
+// flood makes a container open as many connections as it can, beside some on which it does not read
+// the answer and some on which it asks for nothing, and measures another container's requests.
 func (w *world) flood(h *house, f *flood, other client, rounds int) (err error) {
 	hostile, end, err := w.servedClient(h, "hostile")
 	if err != nil {
@@ -298,7 +298,7 @@ func ask(conn int, file string) (n int, err error) {
 			headers, _, _ := strings.Cut(string(buffer[:min(m, 1024)]), "\r\n\r\n")
 			_, length, _ := strings.Cut(headers, "Content-Length: ")
 			if _, err := fmt.Sscan(length, &most); err != nil || !strings.HasPrefix(headers, "HTTP/1.1 200 ") {
-				return n, fmt.Errorf("it answers %q", headers)
+				return n, fmt.Errorf("the service answers %q", headers)
 			}
 			most += len(headers) + 4
 		}
@@ -307,7 +307,7 @@ func ask(conn int, file string) (n int, err error) {
 	return n, nil
 }
 
-// client is a thread in a network, from which the service has an address.
+// client is a thread in a network, and runs functions there with the service's address in that network.
 type client struct {
 	do   chan func(at unix.Sockaddr) error
 	done chan error
@@ -326,10 +326,10 @@ func startClient(pid, port int) (client, error) {
 }
 
 func (c client) serve(pid, port int) {
-	runtime.LockOSThread() // and the thread ends with this, since it is of no other use
+	runtime.LockOSThread() // the thread ends with this goroutine: nothing else may run in that network
 	if unix.Gettid() == unix.Getpid() {
 		go c.serve(pid, port)
-		select {} // the first thread stays where it is: its network is taken for the process's
+		select {} // the main thread keeps its network, which counts as the process's
 	}
 
 	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -402,14 +402,14 @@ func (w *world) servedClient(h *house, id string) (c client, end func(), err err
 	return c, end, h.attachService(id, pid)
 }
 
-// servicePort is the same in containers and on the host.
+// servicePort returns the service's port, which is the same in containers and on the host.
 func (h *house) servicePort() (port int) {
 	_, text, _ := net.SplitHostPort(h.addresses["service"])
 	port, _ = strconv.Atoi(text)
 	return port
 }
 
-// attachService has the forwarder serve a container, as its hook does.
+// attachService makes terok-gate forward serve a container, as the container's hook does.
 func (h *house) attachService(id string, pid int) (err error) {
 	entry := store.Entry{
 		Grant: store.Grant{Project: small, Task: id}, Container: id,
@@ -434,7 +434,7 @@ func (h *house) attachService(id string, pid int) (err error) {
 }
 
 // startProxyd starts systemd-socket-proxyd, with a listener in the network of the calling thread.
-// The program itself stays in the bench's.
+// The program itself stays in the bench's network.
 func (h *house) startProxyd(at unix.Sockaddr) error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -1,4 +1,4 @@
-// What it costs that a container has many projects, or limits.
+// Measures what it costs if a container has many projects, or limits.
 
 package main
 
@@ -20,7 +20,7 @@ import (
 // many is how many projects a container can have besides its own.
 const many = 32
 
-// several compares a container that has many projects with one that has its own alone.
+// several compares a container that has many projects with one that has only its own.
 type several struct {
 	Start     series // a whole prestart that attaches, in milliseconds, by the projects
 	PerSecond series // answers to the first request of a fetch, by the token

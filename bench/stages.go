@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stages are what the programs took on a token file of so many tokens.
+// stages are how long the programs took with a token file of so many tokens.
 type stages struct {
 	Tokens, Living int
 	Took           series
@@ -45,7 +45,7 @@ func (w *world) stages(tokens, living, rounds int) (stages, error) {
 		for _, at := range rand.Perm(len(compared)) {
 			name := compared[at]
 			if tokens > 1000 && i%4 != 0 && strings.Contains(name, " ") {
-				continue // others take long, and always as long
+				continue // Python and shell take long, and nearly the same time in each round
 			}
 
 			took, err := w.stage(name, id, before, after)
@@ -74,7 +74,7 @@ func (w *world) stage(name, id string, before, after []byte) (time.Duration, err
 	if err := w.put(content); err != nil {
 		return 0, err
 	}
-	unix.Sync() // what others left to the disk is not this one's
+	unix.Sync() // the program must not wait for what others have left to be written
 	return timed(w.command(name), state)
 }
 

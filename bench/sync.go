@@ -1,4 +1,4 @@
-// What it costs to bring upstream's commits in, with many branches.
+// Measures how long a sync takes with many branches.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// synced is what sync took beside git fetch, when there is nothing new.
+// synced is how long sync and git fetch took when there was nothing new.
 type synced struct {
 	Branches  int
 	Took      series
@@ -23,7 +23,7 @@ const (
 	syncing  = "sync"
 )
 
-// sync measures with so many branches, of which containers have moved every tenth.
+// sync measures with this many branches, every tenth of which containers have moved.
 func (w *world) sync(branches, rounds int) (s synced, err error) {
 	s = synced{Branches: branches, Took: series{}, Processes: map[int]int{}}
 	for _, n := range []int{10, branches} {
@@ -52,7 +52,8 @@ func (w *world) sync(branches, rounds int) (s synced, err error) {
 	return s, nil
 }
 
-// upstream is a forge, a mirror of it that git fetches to, and a gate's repository of it.
+// upstream is a directory with a forge's repository, a mirror of it that git fetches to, and a gate's
+// repositories. The field gate is the path of terok-gate.
 type upstream struct{ dir, forge, mirror, gate string }
 
 func (w *world) upstream(branches int) (u upstream, err error) {
@@ -104,7 +105,7 @@ func (u upstream) updateRefs(repo, commands string) error {
 	return done(update)
 }
 
-// command is one of terok-gate's, on the repositories here.
+// command returns a command of terok-gate for the gate's repositories.
 func (u upstream) command(name string, args ...string) *exec.Cmd {
 	log := filepath.Join(u.dir, "trail.log")
 	all := append([]string{"--log-file", log, name, "--repos", filepath.Join(u.dir, "repos")}, args...)

@@ -17,7 +17,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// transfers is what a clone and a push of the large repository took, in milliseconds.
+// transfers is how long a clone and a push of the large repository took, in milliseconds.
 type transfers struct{ Clone, Push series }
 
 // fillLarge makes a pack that git sends as it is: nothing in it is compressed, and git does
@@ -68,7 +68,7 @@ func (h *house) transfers(rounds int) (t transfers, err error) {
 
 		for _, server := range servers {
 			if server == "python" {
-				continue // it takes no body in chunks
+				continue // it accepts no body in chunks
 			}
 
 			start := time.Now()
@@ -106,13 +106,13 @@ func (t transfers) String() (text string) {
 // perSecond returns the MiB a second of a transfer that took this many milliseconds.
 func perSecond(ms float64) float64 { return 1000 * largeMiB / ms }
 
-// clones is what so many clones of the small repository at once took until all were done.
+// clones is how long so many clones of the small repository at once took until all were done.
 // Each has a token of its own, as containers have.
 type clones struct {
 	Number   int
 	UntilAll series
 	Failed   map[string]int64
-	GateMB   float64 // of memory, the most that the gate had
+	GateMB   float64 // the gate's memory at its peak
 }
 
 func (h *house) clones(number, rounds int) (c clones, err error) {

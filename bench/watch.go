@@ -1,4 +1,4 @@
-// The cost of reap --watch while little happens.
+// Measures the cost of reap --watch while little happens.
 
 package main
 
@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// watched is what reap --watch takes of a processor's core and of memory.
+// watched is how much of a processor's core and of memory reap --watch takes.
 type watched struct {
 	Tokens int
 	Core   float64 // percent
@@ -69,7 +69,7 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 			return r, err
 		}
 
-		if i == 4 { // it has found its feet
+		if i == 4 { // by now it has read the file and watches all processes
 			begun = time.Now()
 			before, _ = processorTime(cmd.Process.Pid)
 		}
@@ -81,8 +81,8 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	return r, err
 }
 
-// processorTime returns how much a process has used so far, together with those that it
-// started and that have ended, in seconds.
+// processorTime returns the processor time that a process has used so far, and that of its children
+// that have ended, in seconds.
 func processorTime(pid int) (own, children float64) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -96,7 +96,7 @@ func processorTime(pid int) (own, children float64) {
 	return (ticks[0] + ticks[1]) / 100, (ticks[2] + ticks[3]) / 100
 }
 
-// peakMB returns the most memory that a process had so far.
+// peakMB returns the most memory that a process has had so far.
 func peakMB(pid int) (mb float64, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(status)) {

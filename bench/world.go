@@ -27,9 +27,9 @@ type world struct {
 	process  func(i int) store.Process // of the i-th token
 }
 
-// furnish makes the world. The first tokens, living of them, are tied to a living process
-// each, and the others to a process of another machine.
-func (w *world) furnish(tokens, living int) error {
+// furnish makes the world. The first withProcess tokens are tied to a living process each, and
+// the others to a process of another machine.
+func (w *world) furnish(tokens, withProcess int) error {
 	for _, directory := range []string{"bundle", "rootfs/run", "gate"} {
 		if err := os.MkdirAll(filepath.Join(w.dir, directory), 0o755); err != nil {
 			return err
@@ -48,7 +48,7 @@ func (w *world) furnish(tokens, living int) error {
 	elsewhere.Machine, elsewhere.Boot = strings.Repeat("0", 32), "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11"
 
 	var processes []store.Process
-	for range living {
+	for range withProcess {
 		cmd := exec.Command("sleep", "infinity")
 		if err := cmd.Start(); err != nil {
 			return err
@@ -62,7 +62,7 @@ func (w *world) furnish(tokens, living int) error {
 	}
 
 	w.process = func(i int) store.Process {
-		if i < living {
+		if i < withProcess {
 			return processes[i]
 		}
 		return *elsewhere
@@ -116,7 +116,7 @@ func (w *world) content(tokens int, containers ...string) ([]byte, error) {
 	return content.Bytes(), nil
 }
 
-// put makes this the token file's content.
+// put writes this content to the token file.
 func (w *world) put(content []byte) error {
 	file, err := os.OpenFile(w.tokens(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -174,7 +174,7 @@ func (w *world) command(name string) *exec.Cmd {
 	return exec.Command(w.programs[name], w.tokens())
 }
 
-// timed runs a program from its start to its end.
+// timed runs a program, and returns the time from its start to its end.
 func timed(cmd *exec.Cmd, stdin string) (time.Duration, error) {
 	var stderr bytes.Buffer
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}

@@ -53,5 +53,5 @@ func connect(here, peer *exec.Cmd) error {
 	case err != nil:
 		return err
 	}
-	return nil // git in the desk has got all that it asked for, even if its peer failed then
+	return nil // git in the desk has received all that it asked for, even if its peer failed afterwards
 }

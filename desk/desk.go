@@ -29,8 +29,8 @@ type Settings struct {
 	// Keep is how long the desk keeps commits that a release takes from upstream; 0 means KeepFor.
 	Keep time.Duration
 
-	// Patience is how long upstream may take to list its refs; 0 for 5 minutes. What it sends
-	// or takes then may last as long as the context.
+	// Patience is how long upstream may take to list its refs; 0 means 5 minutes. Only the context
+	// limits how long upstream may then take to send or receive objects.
 	Patience time.Duration
 }
 
@@ -108,8 +108,8 @@ func (d *Desk) make(ctx context.Context) error {
 // gateKey is the key of a desk's configuration that names the gate's repository.
 const gateKey = "terok.gate"
 
-// checkGate returns an error if the desk is for another repository: by its record of that one,
-// sync would delete refs of this one.
+// checkGate returns an error if the desk is for another repository: with the record of what that
+// repository has taken from upstream, sync would delete refs of this one.
 func (d *Desk) checkGate(ctx context.Context) error {
 	is, err := output(d.local(ctx, "config", "--get", gateKey))
 	if err != nil {
@@ -133,7 +133,7 @@ func (d *Desk) lock(ctx context.Context) (unlock func(), err error) {
 // refs returns the desk's own refs.
 func (d *Desk) refs(ctx context.Context) (refs, error) { return d.startRefs(ctx)() }
 
-// startRefs starts to read them, and returns a function that waits for it.
+// startRefs starts to read the desk's own refs, and returns a function that waits for them.
 func (d *Desk) startRefs(ctx context.Context) func() (refs, error) {
 	wait := startRefs(d.local(ctx, "for-each-ref", refFormat, "refs/terok/"))
 	return func() (refs, error) {
@@ -174,7 +174,7 @@ func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
 }
 
 // pack packs the desk's objects, if there are many files of them. The desk is locked, so
-// nothing refers to an object that git drops meanwhile.
+// meanwhile nothing can begin to refer to an object that git drops.
 func (d *Desk) pack(ctx context.Context) error {
 	err := finish(d.local(ctx, "-c", "gc.auto=6700", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"))
 	if err != nil {
@@ -183,8 +183,8 @@ func (d *Desk) pack(ctx context.Context) error {
 	return nil
 }
 
-// removeUnfinished removes what git has received of packs that never came to an end, which it
-// leaves on the disk. Nothing else fetches to the desk, which is locked.
+// removeUnfinished removes packs that were received only in part, which git leaves on the disk.
+// Nothing else fetches to the desk, which is locked.
 func (d *Desk) removeUnfinished() {
 	packs, _ := filepath.Glob(filepath.Join(d.path, "objects/pack/tmp_*"))
 	for _, unfinished := range packs {
@@ -192,7 +192,7 @@ func (d *Desk) removeUnfinished() {
 	}
 }
 
-// fetchGate fetches objects from the gate, and keeps each by a ref that is named for its id.
+// fetchGate fetches objects from the gate, and keeps each with a ref that is named after its id.
 func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 	var wanted strings.Builder
 	for _, id := range ids {

@@ -5,7 +5,7 @@
 // network, keys or trust. It has three sets of refs:
 //
 //   - refs/terok/origin: upstream's refs;
-//   - refs/terok/last: what upstream had when the gate last took it;
+//   - refs/terok/last: for each ref, the value of upstream's that the gate took last;
 //   - refs/terok/gate: commits of the gate's that were reviewed, by object id.
 //
 // A desk that is gone is made anew. The record in refs/terok/last is lost with it, and sync

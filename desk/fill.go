@@ -8,7 +8,7 @@ import (
 )
 
 // Fetch fetches upstream's branches and tags into the desk, and returns upstream's default
-// branch, or "" if there is none. The caller then fills the new repository by [OriginRefs].
+// branch, or "" if there is none. The caller then fills the new repository with [OriginRefs].
 func (d *Desk) Fetch(ctx context.Context) (head string, err error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {

@@ -43,7 +43,7 @@ func (g Gate) refs(ctx context.Context) (all refs, head string, err error) {
 	return all, head, nil
 }
 
-// branchesAndTags returns the refs without those of terok-gate's own, below refs/terok.
+// branchesAndTags returns the refs without terok-gate's own, which are below refs/terok.
 func (r refs) branchesAndTags() refs {
 	all := maps.Clone(r)
 	maps.DeleteFunc(all, func(name, _ string) bool { return strings.HasPrefix(name, "refs/terok/") })
@@ -70,14 +70,14 @@ func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// move moves refs of the gate's repository, all or none, and runs more commands in the same
-// transaction. If Kept of a change is [keep], the old tip is kept, and the name of the ref that
-// keeps it is filled in.
-func (g Gate) move(ctx context.Context, changes []Change, more ...string) error {
-	if len(changes) == 0 && len(more) == 0 {
+// move moves refs of the gate's repository, all or none, and runs the commands, which are those of
+// [RefCommand], in the same transaction. If a change's Kept is [keep], its old tip is kept, and the
+// name of the ref that keeps the tip is filled in.
+func (g Gate) move(ctx context.Context, changes []Change, commands ...string) error {
+	if len(changes) == 0 && len(commands) == 0 {
 		return nil
 	}
-	var commands strings.Builder
+	var all strings.Builder
 	now := time.Now()
 	for i := range changes {
 		c := &changes[i]
@@ -85,18 +85,18 @@ func (g Gate) move(ctx context.Context, changes []Change, more ...string) error 
 			c.Kept = NewKept(c.Ref, now, i)
 		}
 		if c.Kept != "" {
-			commands.WriteString(RefCommand(c.Kept, "", c.Old))
+			all.WriteString(RefCommand(c.Kept, "", c.Old))
 		}
-		commands.WriteString(RefCommand(c.Ref, c.Old, c.New))
+		all.WriteString(RefCommand(c.Ref, c.Old, c.New))
 	}
-	for _, one := range more {
-		commands.WriteString(one)
+	for _, command := range commands {
+		all.WriteString(command)
 	}
 
 	if err := g.record(false, changes); err != nil {
 		return err
 	}
-	if err := feed(g.git(ctx, "update-ref", "--no-deref", "-z", "--stdin"), commands.String()); err != nil {
+	if err := feed(g.git(ctx, "update-ref", "--no-deref", "-z", "--stdin"), all.String()); err != nil {
 		return fmt.Errorf("%w: %w", errNotMoved, err)
 	}
 	return g.record(true, changes)

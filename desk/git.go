@@ -1,5 +1,5 @@
 // Runs git: in the desk, with or without the operator's settings, and in another repository, as
-// the user whom that belongs to.
+// the owner of that repository.
 
 package desk
 
@@ -72,7 +72,7 @@ var quiet = []setting{
 	{"maintenance.auto", "false"},
 }
 
-// hostile overrides what a repository's own configuration could have git run or refuse.
+// hostile overrides what a repository's own configuration could make git run or refuse.
 var hostile = slices.Concat(quiet, []setting{
 	{"safe.directory", "*"}, // its owner runs git
 	{"core.alternateRefsCommand", "true"},
@@ -98,8 +98,9 @@ func disabledHooks() (settings []setting) {
 	return settings
 }
 
-// gitCommand returns a git command. If the context ends, so do git, which removes its
-// lock files then, and what git has started: it leaves behind an ssh that waits for a server.
+// gitCommand returns a git command. When the context ends, git and all processes that it has
+// started are sent SIGTERM: git removes its lock files, but would leave behind an ssh that waits
+// for a server.
 func gitCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Cancel = func() error {
@@ -113,7 +114,7 @@ func gitCommand(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// descendants returns the processes that a process has started, and those that they have.
+// descendants returns the children of a process, their children, and so on.
 func descendants(pid int) (all []int) {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, file := range files {
@@ -133,8 +134,8 @@ func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // run returns git with the arguments, as the repository's user, in a session of its own. It
-// speaks git's protocol 0: with protocol 2 upload-pack waits for the end of its input, which
-// a git that was given descriptors keeps open while it waits for upload-pack.
+// speaks git's protocol 0: with protocol 2, upload-pack waits for the end of its input, but its
+// peer at the other end of [connect] keeps that open until upload-pack ends.
 func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := gitCommand(ctx, args...)
 	cmd.Dir = "/" // our working directory may be gone
@@ -167,7 +168,7 @@ var forOrigin = slices.Concat(quiet, []setting{
 	{"push.gpgSign", "false"},
 	{"push.recurseSubmodules", "no"},
 	{"protocol.file.allow", "always"},
-	// A forge must not redirect git: what is elsewhere is not the source, and the operator's
+	// A forge must not redirect git: a repository elsewhere is not the source, and the operator's
 	// credentials may give access to servers that the forge has no access to.
 	{"http.followRedirects", "false"},
 	{"transfer.bundleURI", "false"},
@@ -220,7 +221,7 @@ func start(cmd *exec.Cmd, limit int) (wait func() (string, error)) {
 	}
 }
 
-// feed runs a command that reads the text.
+// feed runs a command with the text as its standard input.
 func feed(cmd *exec.Cmd, text string) error {
 	cmd.Stdin = strings.NewReader(text)
 	return finish(cmd)
@@ -243,13 +244,13 @@ func keepErrors(cmd *exec.Cmd) *untrusted.Output {
 	return &said
 }
 
-// failure returns an error that wraps err and quotes what git said, in one line.
-func failure(err error, said *untrusted.Output) error {
+// failure returns an error that wraps err and quotes git's messages in one line.
+func failure(err error, messages *untrusted.Output) error {
 	if err == nil {
 		return nil
 	}
 	var lines []string
-	for line := range strings.SplitSeq(said.String(), "\n") {
+	for line := range strings.SplitSeq(messages.String(), "\n") {
 		// ssh draws boxes of @ around its warnings.
 		if line = strings.TrimSpace(line); strings.Trim(line, "@") != "" {
 			lines = append(lines, line)

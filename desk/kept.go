@@ -22,15 +22,15 @@ type Kept struct {
 	Name   string    `json:"name"`   // the ref that keeps it
 }
 
-// NewKept returns the name of a ref that keeps the old tip of another one. Names of the same
-// time need different numbers.
+// NewKept returns the name of a ref that keeps the old tip of another one. Two names with the
+// same time need different numbers.
 func NewKept(ref string, at time.Time, number int) string {
 	at = at.UTC()
 	return fmt.Sprintf("%s%s-%09d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
 }
 
-// keptIn returns the old tips that refs keep, newest first. It leaves out names that it does not
-// understand.
+// keptIn returns the old tips that these refs keep, newest first. It leaves out refs whose names it
+// does not understand.
 func keptIn(all refs) (kept []Kept) {
 	for name, id := range all {
 		rest, is := strings.CutPrefix(name, keptPrefix)

@@ -13,12 +13,12 @@ const (
 	follow                 // set it to what upstream has, and keep the old tip
 	forward                // move it forward to what upstream has
 	ahead                  // containers have moved it, upstream has not
-	theirs                 // upstream never had it
-	waits                  // both have moved it
+	theirs                 // only the gate has it: upstream never had it
+	waits                  // upstream and containers have moved it, so the operator decides
 )
 
-// judge decides about a ref, by three values: upstream's (origin), what upstream had when the
-// gate last took it (last), and the gate's; "" means that there is none. isForward reports
+// judge decides about a ref from three values: upstream's (origin), the one of upstream's that the
+// gate took last (last), and the gate's (gate); "" means that there is none. isForward reports
 // whether upstream's value has the gate's in its history.
 func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, error) {
 	switch {
@@ -46,8 +46,8 @@ func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, 
 	return waits, nil
 }
 
-// inTheWay returns an existing ref that keeps another one from being created, or "": git allows
-// no ref below another.
+// inTheWay returns an existing ref because of which git cannot create ref, or "": git allows no
+// ref below another.
 func inTheWay(ref string, all refs, parents map[string]string) string {
 	for i := strings.LastIndexByte(ref, '/'); i > 0; i = strings.LastIndexByte(ref[:i], '/') {
 		if all[ref[:i]] != "" {
@@ -57,7 +57,7 @@ func inTheWay(ref string, all refs, parents map[string]string) string {
 	return parents[ref]
 }
 
-// parentsOf returns one of the refs in each directory of refs, by directory.
+// parentsOf returns, for each directory of refs, the first of the refs in it.
 func parentsOf(all refs) map[string]string {
 	parents := map[string]string{}
 	for ref := range all {

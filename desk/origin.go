@@ -1,4 +1,4 @@
-// Lists and fetches what upstream has, which is a project's source.
+// Lists and fetches the branches and tags of upstream, which is a project's source.
 
 package desk
 
@@ -21,8 +21,8 @@ type origin struct {
 	head string // its default branch; "" if it has none
 }
 
-// fetchOrigin asks upstream what it has, and fetches what the desk lacks; a second connection is
-// made only for that. known are the desk's refs before the fetch, which are read meanwhile.
+// fetchOrigin lists upstream's refs. Only if these differ from the desk's copy, it makes a second
+// connection, and fetches them. known are the desk's refs before the fetch.
 func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error) {
 	wait := d.startRefs(ctx)
 	o, err = d.listOrigin(ctx)
@@ -40,7 +40,7 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 		return d.operators(ctx, "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-auto-maintenance", "--",
 			address, "+"+heads+"*:"+originPrefix+"heads/*", "+"+tags+"*:"+originPrefix+"tags/*")
 	}
-	d.removeUnfinished() // of one that was killed
+	d.removeUnfinished() // left by a fetch that was killed
 	if err := d.speak(ctx, fetch, "upload-pack"); err != nil {
 		d.removeUnfinished()
 		return o, nil, err
@@ -96,8 +96,8 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 
 // speak runs a command in the desk that speaks to a service of upstream's git. If the source is
 // a directory, the service runs as its owner, without the operator's settings. A push runs the
-// directory's hooks, so git serves it only if the directory belongs to the user who runs git, or
-// if the operator's configuration trusts it.
+// directory's hooks, so git accepts the push only if the directory belongs to the user who runs git,
+// or if the operator's configuration trusts the directory.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
 	if !d.Local {
 		err := finish(command(d.Source))

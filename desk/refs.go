@@ -23,7 +23,7 @@ func listRefs(cmd *exec.Cmd) (refs, error) { return startRefs(cmd)() }
 // the operator's commands fail.
 const refsLimit = 512 << 20
 
-// startRefs starts such a command, and returns a function that waits for the refs.
+// startRefs starts a command as listRefs runs it, and returns a function that waits for the refs.
 func startRefs(cmd *exec.Cmd) (wait func() (refs, error)) {
 	text := start(cmd, refsLimit)
 	return func() (refs, error) {
@@ -47,12 +47,12 @@ func parseRefs(text string) (refs, error) {
 	return all, nil
 }
 
-// below returns the refs below a prefix, with then in the prefix's place.
-func (r refs) below(prefix, then string) refs {
+// below returns the refs below a prefix, with replacement in the prefix's place.
+func (r refs) below(prefix, replacement string) refs {
 	all := refs{}
 	for name, id := range r {
 		if rest, is := strings.CutPrefix(name, prefix); is {
-			all[then+rest] = id
+			all[replacement+rest] = id
 		}
 	}
 	return all

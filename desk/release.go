@@ -30,7 +30,7 @@ type Offer struct {
 
 	desk *Desk
 	at   string // the present object of Ref
-	base string // the commit that it is compared with; "" for none
+	base string // the commit that Commit is compared with; "" for none
 }
 
 // Errors of Offer and Release.
@@ -38,7 +38,7 @@ var (
 	ErrNothing = errors.New("upstream has it already")
 	ErrBehind  = errors.New("upstream has commits that would be lost")
 	ErrTag     = errors.New("upstream has another tag of that name")
-	ErrMoved   = errors.New("it has moved since it was shown")
+	ErrMoved   = errors.New("the gate's branch or tag has moved since it was shown")
 )
 
 // Offer fetches the gate's branch or tag and the branch or tag of upstream that it could be pushed
@@ -180,10 +180,10 @@ func (p *pushedLines) flush() error {
 	return err
 }
 
-// Diff writes what the commit changes, compared with the commits where its history left
-// upstream's. Merges can make that several commits. It compares with each: a merge that undoes
-// another change might show nothing if compared with only one of them. No attribute and no
-// setting hides anything, and all of the output is made safe for a terminal.
+// Diff writes what the commit changes, compared with the commit where its history left
+// upstream's. If there are several such commits, because of merges, Diff compares with each: a merge
+// that undoes another change might show nothing if compared with only one of them. No attribute and
+// no setting hides anything, and all of the output is made safe for a terminal.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -238,10 +238,10 @@ func unrelated(err error) bool {
 	return errors.As(err, &exit) && exit.ExitCode() == 1
 }
 
-// Release pushes the object to upstream's branch or tag, unless that or the gate's has moved
-// since the offer was made. Upstream loses commits or a tag only with force. Release writes
-// upstream's messages to said, made safe for a terminal.
-func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
+// Release pushes the object to upstream's branch or tag, unless this, or the gate's branch or tag,
+// has moved since the offer was made. Upstream loses commits or a tag only with force. Release
+// writes upstream's messages to w, made safe for a terminal.
+func (o *Offer) Release(ctx context.Context, force bool, w io.Writer) error {
 	d := o.desk
 	switch {
 	case o.Object == o.Old:
@@ -271,7 +271,7 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 		}
 	}
 
-	if err := o.push(ctx, said); err != nil {
+	if err := o.push(ctx, w); err != nil {
 		return fmt.Errorf("push to %s: %w", d.Source, err)
 	}
 	return d.released(ctx, o)
@@ -279,10 +279,10 @@ func (o *Offer) Release(ctx context.Context, force bool, said io.Writer) error {
 
 // push pushes the object with --force-with-lease, which names what upstream's ref was when the
 // offer was made. A lease does not check that nothing is lost without force: Release has done
-// that before. Upstream's messages are passed on; the error has git's.
-func (o *Offer) push(ctx context.Context, said io.Writer) error {
+// that before. Upstream's messages are passed on to w; git's own are in the error.
+func (o *Offer) push(ctx context.Context, w io.Writer) error {
 	status := untrusted.Output{}
-	lines := &saidByUpstream{to: printable.Writer(said)}
+	lines := &saidByUpstream{to: printable.Writer(w)}
 	err := o.desk.speak(ctx, func(address string) *exec.Cmd {
 		cmd := o.desk.operators(ctx, "push", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no", "--no-progress",
 			"--porcelain", "--force-with-lease="+o.To+":"+o.Old, "--", address, o.Object+":"+o.To)
@@ -295,7 +295,7 @@ func (o *Offer) push(ctx context.Context, said io.Writer) error {
 	}
 
 	for line := range strings.Lines(status.String()) {
-		// A flag, the refs, and why (git-push(1)).
+		// The line has a flag, the refs, and the reason (git-push(1)).
 		if fields := strings.SplitN(strings.TrimSpace(line), "\t", 3); fields[0] == "!" && len(fields) == 3 {
 			return errors.New(fields[2])
 		}
@@ -308,7 +308,7 @@ func (o *Offer) push(ctx context.Context, said io.Writer) error {
 // not make the push fail.
 type saidByUpstream struct {
 	to    io.Writer
-	begun []byte // of a line
+	begun []byte // the beginning of a line
 	kept  untrusted.Output
 }
 
@@ -353,7 +353,8 @@ func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	return d.update(ctx, commands)
 }
 
-// released records in the desk what upstream has now, and that the gate has it.
+// released records in the desk what upstream has now and, if the gate's ref has the same name, that
+// the gate has taken it.
 func (d *Desk) released(ctx context.Context, o *Offer) error {
 	known, err := d.refs(ctx)
 	if err != nil {

@@ -40,8 +40,8 @@ func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	return Change{}, fmt.Errorf("no old tips of %s are kept", ShortRef(name))
 }
 
-// Forget drops all old tips of a ref or, if name is that of a kept ref, that one. It returns what
-// it has dropped.
+// Forget drops all old tips of the ref called name. If name is that of a kept ref, it drops only the
+// tip that this ref keeps. It returns what it has dropped.
 func (g Gate) Forget(ctx context.Context, name string) ([]Kept, error) {
 	dropped, err := g.drop(ctx, func(k Kept) bool { return k.Ref == name || k.Name == name })
 	if err == nil && len(dropped) == 0 {

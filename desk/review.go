@@ -18,7 +18,7 @@ type Branch struct {
 	Commit  string    `json:"commit"`
 	Base    string    `json:"base"`   // upstream's branch that it is compared with; empty if there is none
 	Ahead   int       `json:"ahead"`  // number of commits that the base lacks
-	Behind  int       `json:"behind"` // number of the base's commits that it lacks
+	Behind  int       `json:"behind"` // number of the base's commits that the branch lacks
 	Author  string    `json:"author"` // of the last commit, by its own account
 	Subject string    `json:"subject"`
 	Time    time.Time `json:"time"`
@@ -57,8 +57,8 @@ func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
 	return branches, nil
 }
 
-// look fetches what upstream has, and from the gate one branch or tag or, with "", all branches
-// that upstream lacks.
+// look fetches what upstream has, and from the gate a branch or tag. If branch is "", it fetches all
+// of the gate's branches with a tip that none of upstream's refs has.
 func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, err error) {
 	o, known, err := d.fetchOrigin(ctx)
 	if err != nil {
@@ -106,8 +106,8 @@ func (d *Desk) forget(ctx context.Context, known refs, still []string) error {
 	return d.update(ctx, commands)
 }
 
-// base returns the branch that one is compared with: upstream's branch of the same name, or else
-// its default branch.
+// base returns the name of upstream's branch to compare with: ref, if upstream has it, or else
+// upstream's default branch.
 func (o origin) base(ref string) string {
 	if o.refs[ref] != "" {
 		return ref
@@ -115,7 +115,8 @@ func (o origin) base(ref string) string {
 	return o.head
 }
 
-// describe fills in how far the branch is ahead and behind, and what its last commit says.
+// describe fills in how far the branch is ahead and behind, and the author, subject and time of its
+// last commit.
 func (d *Desk) describe(ctx context.Context, o origin, b *Branch) (err error) {
 	if b.Base = o.base(b.Ref); b.Base == "" {
 		b.Ahead, err = d.count(ctx, b.Commit)
@@ -136,7 +137,7 @@ func (d *Desk) describe(ctx context.Context, o origin, b *Branch) (err error) {
 	return nil
 }
 
-// apart counts the commits that each of two has and the other lacks.
+// apart counts the commits that are only in the history of a, and those that are only in that of b.
 func (d *Desk) apart(ctx context.Context, a, b string) (ofA, ofB int, err error) {
 	out, err := output(d.local(ctx, "rev-list", "--count", "--left-right", a+"..."+b))
 	if err != nil {

@@ -29,7 +29,7 @@ import (
 type Source struct {
 	Source string `json:"source"` // an address that git knows, or a directory
 
-	// The parts of a forge's address, by which git in a container finds the project. They are
+	// The parts of a forge's address, with which git in a container finds the project. They are
 	// empty for a directory, another scheme, or an address with unusual characters. The path has
 	// no .git.
 	Scheme string `json:"scheme,omitempty"` // https or ssh
@@ -90,7 +90,8 @@ func Remember(directory, project, source string) error {
 	})
 }
 
-// RenameSource records a project's source under its new name, in the place of any source there.
+// RenameSource records a project's source under its new name, and replaces the source of a project
+// that already has this name.
 func RenameSource(directory, old, new string) error {
 	return changeSources(directory, func(all map[string]Source) (changed bool) {
 		source, has := all[old]
@@ -112,8 +113,8 @@ func BeginSources(directory string) error {
 	})
 }
 
-// changeSources calls change under a lock, and writes the sources if it reports that they have
-// changed. If they would not change, no directory and no file is made.
+// changeSources calls change under a lock, and writes the sources if change reports that they have
+// changed. It first calls change with a copy: if nothing would change, it makes no directory or file.
 func changeSources(directory string, change func(all map[string]Source) (changed bool)) error {
 	if before, err := Sources(directory); err != nil || !change(maps.Clone(before)) {
 		return err
@@ -168,7 +169,7 @@ func CheckDirectory(directory string) error {
 
 	for _, step := range way {
 		if owner.IsAnother(step.UID(), inside) || step.IsWorldWritable() {
-			return fmt.Errorf("directory of desks %s: another user can change %s: use one that is yours", directory, step.Path)
+			return fmt.Errorf("directory of desks %s: another user can change %s: use a directory that only you can change", directory, step.Path)
 		}
 	}
 	return nil

@@ -24,8 +24,8 @@ type Synced struct {
 // upstream has, whatever containers did; old tips are kept.
 //
 // The gate's refs move in transactions: a container's push at the same time succeeds or fails as
-// a whole. If Sync is killed or fails, each ref is where it was or where it was to go, and the
-// next Sync goes on from there.
+// a whole. If Sync is killed or fails, each ref has either its old value or the intended new one, and
+// the next Sync goes on from there.
 func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -71,11 +71,11 @@ type plan struct {
 	moves   []Change // creating and moving
 	deletes []Change
 	waits   []Change
-	last    refs // what the gate will have taken; "" for deleted refs
+	last    refs // what the gate will have taken from upstream; "" for deleted refs
 }
 
-// round compares all refs once, does what follows, and reports whether another round could do
-// more.
+// round compares all refs once, carries out the plan for them, and reports whether another round
+// could do more.
 func (s *syncing) round(ctx context.Context) (more bool, err error) {
 	gate, head, err := s.Gate.refs(ctx)
 	if err != nil {
@@ -165,7 +165,7 @@ func (s *syncing) plan(ctx context.Context, gate refs) (p plan, err error) {
 				p.moves = append(p.moves, change)
 			}
 		case waits:
-			change.Why = "both have moved it: --reset " + printable.Shell(ref)
+			change.Why = "upstream and containers have moved it: --reset " + printable.Shell(ref)
 			p.waits = append(p.waits, change)
 			continue
 		}
@@ -225,7 +225,7 @@ func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (comm
 	return commands, nil
 }
 
-// nameHead sets the gate's HEAD to upstream's default branch, once the gate has that branch.
+// nameHead sets the gate's HEAD to upstream's default branch, if the gate has that branch now.
 func (s *syncing) nameHead(ctx context.Context, p plan, gate refs, head string) error {
 	wanted := s.origin.head
 	created := slices.ContainsFunc(p.moves, func(c Change) bool { return c.Ref == wanted })
@@ -233,7 +233,7 @@ func (s *syncing) nameHead(ctx context.Context, p plan, gate refs, head string) 
 		return nil
 	}
 	if err := finish(s.Gate.git(ctx, "symbolic-ref", "-m", "sync", "HEAD", wanted)); err != nil {
-		return fmt.Errorf("have HEAD name %s: %w", wanted, err)
+		return fmt.Errorf("set HEAD to %s: %w", wanted, err)
 	}
 	s.done.Head = wanted
 	return nil

@@ -1,4 +1,4 @@
-// Finds commits in the gate's repository, and those that have another one in their history (who).
+// Finds commits in the gate's repository, and the tips that have a commit in their history (who).
 
 package desk
 
@@ -17,18 +17,19 @@ func (g Gate) Tips(ctx context.Context) (map[string]string, error) {
 	return all.branchesAndTags(), err
 }
 
-// Find returns the full id of the one commit in the gate's repository whose id begins with
-// prefix, or what a branch, or a full ref name, is at. It returns a full id as it is, even if the
-// repository lacks it. What looks like an id is not looked up as a name: containers choose those.
-func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
-	if isID(prefix) {
-		return prefix, nil
+// Find returns the full id of an object in the gate's repository: of the only commit whose id begins
+// with text or, if text is a branch or a full ref name, of its tip. It returns a full id as it is,
+// even if the repository lacks it. Text that looks like the beginning of an id is never taken for a
+// branch, since containers choose the names of branches.
+func (g Gate) Find(ctx context.Context, text string) (string, error) {
+	if isID(text) {
+		return text, nil
 	}
-	if len(prefix) < 4 || strings.Trim(prefix, "0123456789abcdef") != "" {
-		return g.tip(ctx, prefix)
+	if len(text) < 4 || strings.Trim(text, "0123456789abcdef") != "" {
+		return g.tip(ctx, text)
 	}
 
-	objects, err := output(g.git(ctx, "rev-parse", "--disambiguate="+prefix))
+	objects, err := output(g.git(ctx, "rev-parse", "--disambiguate="+text))
 	if err != nil {
 		return "", err
 	}
@@ -39,14 +40,14 @@ func (g Gate) Find(ctx context.Context, prefix string) (string, error) {
 	maps.DeleteFunc(commits, func(object, commit string) bool { return object != commit })
 	switch len(commits) {
 	case 0:
-		return "", fmt.Errorf("the gate has no commit %s", prefix)
+		return "", fmt.Errorf("the gate has no commit %s", text)
 	case 1:
 		return slices.Collect(maps.Keys(commits))[0], nil
 	}
-	return "", fmt.Errorf("%d commits in the gate begin with %s: give more of the id", len(commits), prefix)
+	return "", fmt.Errorf("%d commits in the gate begin with %s: give more of the id", len(commits), text)
 }
 
-// tip returns what a branch, or a full ref name, is at in the gate.
+// tip returns the tip of a branch, or of a full ref name, in the gate.
 func (g Gate) tip(ctx context.Context, name string) (string, error) {
 	tips, err := g.Tips(ctx)
 	if err != nil {
@@ -77,8 +78,8 @@ func (g Gate) Containing(ctx context.Context, object string, tips []string) (map
 	return containing, nil
 }
 
-// commits returns the commits of objects, by object: a commit is its own, and an annotated tag's
-// is the commit that it names. Other objects are left out.
+// commits returns the commit of each object: of a commit, the commit itself, and of an annotated tag,
+// the commit that the tag names. Other objects are left out.
 func (g Gate) commits(ctx context.Context, objects []string) (map[string]string, error) {
 	var asked strings.Builder
 	for _, id := range objects {
@@ -130,9 +131,9 @@ func (g Gate) descendants(ctx context.Context, commit string, tips []string) (ma
 	return later, lines.Err()
 }
 
-// firstWith returns, for each commit in the history of the tips and not in that of without, the
-// index of the first tip that has it.
-func (g Gate) firstWith(ctx context.Context, tips, without []string) (map[string]int, error) {
+// firstWith returns, for each commit that is in the history of the tips but not of excluded commits,
+// the index of the first tip that has the commit in its history.
+func (g Gate) firstWith(ctx context.Context, tips, excluded []string) (map[string]int, error) {
 	commits, err := g.commits(ctx, tips)
 	if err != nil || len(commits) == 0 {
 		return nil, err
@@ -141,7 +142,7 @@ func (g Gate) firstWith(ctx context.Context, tips, without []string) (map[string
 	for _, id := range commits {
 		asked.WriteString(id + "\n")
 	}
-	for _, id := range without {
+	for _, id := range excluded {
 		asked.WriteString("^" + id + "\n")
 	}
 	walk := g.git(ctx, "rev-list", "--parents", "--stdin")

@@ -361,7 +361,7 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 		}
 
 		refuse("hostile", "is taken in the container's network, and not by the gate", "--network", "container:"+neighbour.id)
-		refuse("host", "give it a network of its own, as --network none does", "--network", "host")
+		refuse("host", "give the container a network of its own, as --network none does", "--network", "host")
 
 		s.endGate()
 		refuse("no-gate", "start it, as the service terok-gate or with terok-gate serve")

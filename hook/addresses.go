@@ -62,7 +62,7 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 			err = a.check()
 		}
 		if err != nil {
-			wrong = append(wrong, fmt.Sprintf("of project %s: %v", project, err))
+			wrong = append(wrong, fmt.Sprintf("project %s: %v", project, err))
 			continue
 		}
 		granted[project] = a
@@ -167,12 +167,12 @@ func (a address) forms() (forms []string) {
 
 // rewriting returns the git configuration that replaces these addresses with the gate's.
 //
-// Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf). The longest
-// match wins, so the one with .git is preferred.
+// Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf), and replaces the
+// longest that matches. So each form is there with .git, too.
 //
-// The gate's address ends in .git, so that an address that only begins like a known one leads to no
-// project of a usual name: if .../lib is known, .../library becomes lib.gitrary. The gate judges it
-// as any other.
+// Git appends what is left of an address that is longer. The gate's address ends in .git, so this
+// makes no usual project name: if .../lib is known, .../library becomes lib.gitrary. The gate
+// authorizes that name like any other.
 func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	for _, project := range slices.Sorted(maps.Keys(addresses)) {
@@ -189,8 +189,8 @@ func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	return config
 }
 
-// privateModules returns GOPRIVATE, by which Go fetches modules in these repositories directly by
-// git, without a proxy or a checksum database. It begins with the container's own value.
+// privateModules returns GOPRIVATE, which makes Go fetch modules in these repositories directly
+// with git, without a proxy or a checksum database. Its value begins with the container's own.
 func privateModules(env []string, addresses map[string]address) []variable {
 	var patterns []string
 	if own, _ := lookUp(env, "GOPRIVATE"); own != "" && printable(own) {

@@ -48,7 +48,7 @@ func (s Settings) also(annotations map[string]string, own string) (store.Also, e
 // --annotation at commas.
 func isBetweenNames(c rune) bool { return c == ',' || c == ' ' }
 
-// checkAnother refuses a project that would not be another one, or one too many.
+// checkAnother refuses the container's own project, a project that is named twice, and one too many.
 func checkAnother(project, own string, also store.Also) error {
 	if project == own {
 		return instead("names the container's own project, which is in terok.project",
@@ -72,7 +72,7 @@ func (s Settings) checkReadable(project string) error {
 	return instead("a project is not among those that are admitted for reading", fmt.Errorf("project %q is %w", project, errNotReadable))
 }
 
-// checkWritable refuses projects to be written by a container that may write none.
+// checkWritable refuses write access to other projects if the container may only read.
 func checkWritable(also store.Also, limits store.Limits) error {
 	if !limits.ReadOnly || len(also.With(store.AccessWrite)) == 0 {
 		return nil

@@ -72,7 +72,7 @@ func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err err
 }
 
 func (s Settings) notAttached(err error) error {
-	return because("have the gate at "+text(s.GateSocket)+" serve the container's network", err)
+	return because("ask the gate at "+text(s.GateSocket)+" to serve the container's network", err)
 }
 
 // attach hands the gate a listener in the container's network, and returns the cookie of
@@ -215,7 +215,8 @@ func newSocket() (int, error) {
 
 // checkAlone refuses a container whose configuration puts it into another one's network.
 // For a network of the container's own, podman makes a file netns-<uuid> in a directory
-// netns (containers/common, pkg/netns); for another container's, it names that one's process.
+// netns (containers/common, pkg/netns). The path of another container's network names the process
+// of that container.
 func (c configuration) checkAlone() error {
 	if c.Linux == nil {
 		return nil

@@ -260,7 +260,7 @@ func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
 			c.hook.GateTimeout = 300 * time.Millisecond
 
 			out, err := c.prestart(t, "crun", nil)
-			printed(t, err, "have the gate at "+c.hook.GateSocket+" serve the container's network: "+row.printed, row.logged)
+			printed(t, err, "ask the gate at "+c.hook.GateSocket+" to serve the container's network: "+row.printed, row.logged)
 			if row.of != nil && !errors.Is(err, row.of) {
 				t.Errorf("the error is not %v", row.of)
 			}

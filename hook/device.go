@@ -1,5 +1,5 @@
-// What a device (CDI) stands for: completes the request of a container that asked for one, and
-// chooses the environment variables that devices give their containers.
+// Completes the annotations of a container that asked for a device (CDI), and chooses the
+// environment variables that devices give their containers.
 
 package hook
 
@@ -12,9 +12,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// ofDevice returns the annotations with the device's project and, with [Settings.TaskID], a
-// task in them. A container that asks for a device needs a gate, so it is refused, not left
-// alone, if the device does not describe it.
+// ofDevice returns the annotations with the device's project added and, with [Settings.TaskID],
+// a task. A container that asks for a device needs a gate: if its annotations are missing or
+// contradict the device, it is refused, instead of starting without a gate.
 func (s Settings) ofDevice(annotations map[string]string, id string) (map[string]string, error) {
 	project, hasProject := annotations[ProjectAnnotation]
 	task, hasTask := annotations[TaskAnnotation]
@@ -30,10 +30,10 @@ func (s Settings) ofDevice(annotations map[string]string, id string) (map[string
 			fmt.Errorf("annotation %s: %.128q is another project than the device's, %s", ProjectAnnotation, project, s.Project)))
 	}
 	if !hasTask && s.TaskID {
-		const digits = 12 // that engines show
+		const digits = 12 // as many as engines show
 		task, hasTask = id[:min(digits, len(id))], true
 		if store.CheckName(task) != nil {
-			return nil, refused(failure("the container's id makes no task: annotate the container with " + TaskAnnotation))
+			return nil, refused(failure("the container's id cannot be its task: annotate the container with " + TaskAnnotation))
 		}
 	}
 
@@ -63,9 +63,9 @@ func (s Settings) sharesPod(annotations map[string]string) bool {
 	return false
 }
 
-// DeviceEnvironment returns the variables that a device gives its containers. Without a
-// project, the device is for several of them. CDI replaces variables of the same name, so
-// where git needs none, as with the token withheld, there are none of git's.
+// DeviceEnvironment returns the variables that a device gives its containers. If project is
+// empty, the device is for several projects. CDI replaces variables of the same name, so
+// git's variables are left out if the token is withheld: git needs none of them then.
 func (s Settings) DeviceEnvironment(project string) ([]string, error) {
 	var env []string
 	if !s.WithholdToken {

@@ -26,7 +26,7 @@ func TestADeviceNamesProjectAndTask(t *testing.T) {
 	}{
 		{"nothing but the device", device, someID, nil, store.Grant{Project: "demo", Task: "0123456789ab"}, ""},
 		{"an id that is short", device, "web", nil, store.Grant{Project: "demo", Task: "web"}, ""},
-		{"an id that is no task", device, "_web", nil, store.Grant{}, "the container's id makes no task"},
+		{"an id that is no task", device, "_web", nil, store.Grant{}, "the container's id cannot be its task"},
 		{"a task", device, someID, map[string]string{task: "7"}, store.Grant{Project: "demo", Task: "7"}, ""},
 		{"the same project", device, someID, map[string]string{project: "demo", task: "7"}, store.Grant{Project: "demo", Task: "7"}, ""},
 		{"the same project alone", device, someID, map[string]string{project: "demo"}, store.Grant{Project: "demo", Task: "0123456789ab"}, ""},
@@ -75,7 +75,7 @@ func TestAContainerGetsOneTokenInItsLife(t *testing.T) {
 	before, err := os.ReadFile(c.hook.Tokens.Path)
 	must(t, err)
 	out, err := create()
-	printed(t, err, "refused: the container has a token already: ask for one device terok.dev/project, and for other projects by terok.read and terok.write", "")
+	printed(t, err, "refused: the container has a token already: ask for one device terok.dev/project, and for other projects with the annotations terok.read and terok.write", "")
 	if !errors.Is(err, ErrRefused) || out.Token != "" {
 		t.Errorf("the outcome is %+v", out)
 	}

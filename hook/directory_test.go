@@ -127,7 +127,7 @@ func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
 
 			outside := tree(t, c.outside)
 			if !row.made {
-				c.refuses(t, " in the container's root file system: is not there, and not made on a bind mount or a volume: create it")
+				c.refuses(t, " in the container's root file system: does not exist, and the hook creates no directory on a bind mount or a volume: create it")
 			} else if _, err := c.prestart(t, "crun", nil); err != nil {
 				t.Error(err)
 			}

@@ -180,7 +180,7 @@ func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 			must(t, os.MkdirAll(filepath.Join(target, "terok"), 0o755))
 			return []mount{{Source: "volume", Target: volume, Type: "tmpfs"}, {Target: volume, Flags: unix.MS_SHARED}, {Source: volume, Target: target, Flags: unix.MS_BIND}}
 		}, inject + "/run/terok in the container's root file system: the mount point lies on a mount with shared propagation: " +
-			"the token would appear on the host and in other containers, mount the volume without :shared or :rshared", canary},
+			"the token would appear on the host and in other containers: mount the volume without :shared or :rshared", canary},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

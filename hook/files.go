@@ -21,12 +21,12 @@ type file struct {
 
 type variable struct{ name, value string }
 
-// files returns the files for the container with that id, whose own environment is env. An
-// empty token is withheld.
+// files returns the files for the container with the id container, whose own environment is
+// env. If token is empty, no file holds a token.
 //
-// The token is not in git's configuration but in other files: every git command, even git
-// status, fails if it is pointed to a file that it may not read, and a process can become
-// another user.
+// The token is in other files than git's configuration, which every user may read: a process
+// can become another user, and if that user could not read the configuration, every git command,
+// even git status, would fail.
 func (s Settings) files(want request, token store.Token, container string, env []string) ([]file, error) {
 	if s.URL() == "" {
 		return []file{{name: "gate.env", content: envFile(s.variables(want, token, env))}}, nil
@@ -54,7 +54,7 @@ func (s Settings) files(want request, token store.Token, container string, env [
 	return files, nil
 }
 
-// variables returns those of gate.env that are not git's.
+// variables returns the variables of gate.env, except git's.
 func (s Settings) variables(want request, token store.Token, env []string) []variable {
 	var variables []variable
 	if token != "" {
@@ -107,10 +107,10 @@ func addressVariables(gateURL string, grant store.Grant) []variable {
 	}
 }
 
-// rightsVariables returns what the container may do, so that it need not find out by trying:
-// in its own project, and in which others. A push is allowed to a ref that matches one
-// pattern of each list. Commas separate patterns and projects, and colons separate lists:
-// neither can be in a pattern.
+// rightsVariables returns variables that say what the container may do in its own project, and
+// which other projects it may use, so that it need not find out by trying. A push is allowed to
+// a ref that matches one pattern of each list. Commas separate patterns and projects, and colons
+// separate lists: a pattern contains neither.
 func rightsVariables(want request) []variable {
 	limits, _ := store.Entry{Grant: want.Grant, Limits: want.Limits}.In(want.Project)
 	variables := []variable{{"TEROK_ACCESS", limits.Access()}}
@@ -129,10 +129,10 @@ func rightsVariables(want request) []variable {
 	return variables
 }
 
-// noProxyVariables keep requests to a host away from the proxies that the container's
-// environment names: podman passes the machine's proxies in, and they cannot reach a host
-// in the container's own network. Entries that the lists have already stay, unless they need
-// quoting. Both names are set, since some programs read one and some the other.
+// noProxyVariables returns variables that keep requests to a host away from the proxies that
+// the container's environment names: podman passes the machine's proxies in, and they cannot
+// reach a host in the container's own network. Earlier entries of the variables stay, unless they
+// need quoting. Both names are set, since some programs read one and some the other.
 func noProxyVariables(env []string, host string) []variable {
 	lists := map[string]string{}
 	for _, entry := range env {

@@ -12,17 +12,17 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gitPointers are the variables that have git read the files beside gate.env. What a
-// variable held before stays in force.
+// gitPointers are the variables that make git read the files beside gate.env. The earlier
+// value of a variable stays in force.
 //
-// Each file has a single variable. GIT_CONFIG_COUNT and GIT_CONFIG_KEY_0 are avoided, since
-// programs filter the environment by name, and git fails if it has the one without the other.
+// One variable is enough for each file. GIT_CONFIG_COUNT is avoided: programs that filter the
+// environment by name may drop GIT_CONFIG_KEY_0 alone, and then git fails.
 type gitPointers struct {
 	// parameters is GIT_CONFIG_PARAMETERS, which git -c sets too. It overrides a
 	// repository's configuration, and GIT_CONFIG_NOSYSTEM does not turn it off. Git does not
-	// document it; tests try it with every git that we can have.
+	// document it; tests try it with every version of git that we can get.
 	parameters string
-	include    string // our own part of it
+	include    string // our own entry in parameters
 
 	// GIT_CONFIG_SYSTEM points to gitidentity. A user's and a repository's configuration
 	// override it: an identity is a default, not a limit.
@@ -37,8 +37,8 @@ const (
 	parametersName = "GIT_CONFIG_PARAMETERS"
 	systemName     = "GIT_CONFIG_SYSTEM"
 
-	// ownSystemName holds the container's own GIT_CONFIG_SYSTEM: precreate replaces that,
-	// and prestart needs to know it.
+	// ownSystemName holds the container's own GIT_CONFIG_SYSTEM, which precreate replaces
+	// and prestart needs to know.
 	ownSystemName = "TEROK_GIT_CONFIG_SYSTEM"
 
 	systemsOwn = "/etc/gitconfig"
@@ -61,7 +61,7 @@ func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
 	if p.replaced {
 		p.system = p.replaces
 	}
-	// A path that an include cannot name stays in force, and there is no identity of ours.
+	// If an include cannot name the container's own file, that stays in force without our identity.
 	p.identity = s.identity() != "" && (p.system == "" || path.IsAbs(p.system) && printable(p.system))
 	return p, nil
 }
@@ -85,7 +85,7 @@ func (p gitPointers) variables() []variable {
 	return variables
 }
 
-// remembered returns the variable by which prestart learns what precreate has replaced.
+// remembered returns the variable from which prestart learns the value that precreate has replaced.
 func (p gitPointers) remembered() []variable {
 	if p.identity && p.replaced {
 		return []variable{{ownSystemName, p.replaces}}
@@ -95,14 +95,14 @@ func (p gitPointers) remembered() []variable {
 
 // unquoted returns lines for readers of gate.env that take quotes for part of a value, as
 // podman's --env-file does. They read GIT_CONFIG_PARAMETERS from a line of its own, which
-// overrides the quoted one above. All others read that line as part of TEROK_UNQUOTED, which
-// has no meaning.
+// overrides the quoted one above. All other readers take that line as part of the value of
+// TEROK_UNQUOTED, which nothing uses.
 func (p gitPointers) unquoted() string {
 	return "# For podman run --env-file, which knows no quotes:\n" +
 		"TEROK_UNQUOTED=\"\n" + parametersName + "=" + p.include + "\n\"\n"
 }
 
-// addParameter returns the value of a GIT_CONFIG_PARAMETERS with the parameter as its last.
+// addParameter returns a value of GIT_CONFIG_PARAMETERS with the parameter as its last entry.
 func addParameter(value, parameter string) (string, error) {
 	const blank = " \t\r\n"
 	for rest := value; rest != ""; rest = strings.TrimLeft(rest, blank) {
@@ -153,20 +153,20 @@ func credential(token store.Token) []byte {
 // gitConfig returns the configuration that makes git send the token to the gate and nowhere
 // else. It holds no secret.
 //
-// The empty extraHeader and helper clear what a repository, from an earlier life say, has set
-// for the gate's URL. Without followRedirects = false, git would follow a redirect of its
+// The empty extraHeader and helper clear the values that a repository has for the gate's URL, for
+// example from an earlier container. Without followRedirects = false, git would follow a redirect of its
 // first request to another server, and send the token there with the next requests (seen
 // with git 2.39.5). The empty proxy overrides the environment's, which podman copies from
 // the host.
 //
-// All of this is set for the gate's URL, so it takes precedence over settings for every URL;
-// and it comes from GIT_CONFIG_PARAMETERS, so it does over a repository's settings for the
-// gate's URL (git-config(1), http.<url>.*). A repository can still override it by a more
-// specific name: http.<its URL>.proxy, remote.<name>.proxy.
+// These settings are for the gate's URL, so they take precedence over settings for all URLs.
+// They come from GIT_CONFIG_PARAMETERS, so they also take precedence over a repository's own
+// settings for the gate's URL (git-config(1), http.<url>.*). A repository can still override
+// them with a more specific name: http.<its URL>.proxy, remote.<name>.proxy.
 //
 // If the user may not read the credential, the helper ends git, which would otherwise ask for
 // a user name. Git 2.46 and later call the helper before the first request (proactiveAuth),
-// and so need no second one.
+// and so need no second request.
 func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	config := fmt.Appendf(nil, "[http %q]\n\textraHeader =\n\tfollowRedirects = false\n\tproxy =\n", gateURL)
@@ -177,30 +177,30 @@ func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 	if withToken {
 		helper := fmt.Sprintf(`!f() { test "$1" = get || exit 0; cat %[1]s 2>/dev/null && exit; `+
 			`echo "terok-gate: this user may not read %[1]s: run git as the user of the container's first process, `+
-			`or have podman run --annotation terok.env-mode=0444 the container" >&2; echo quit=1; }; f`, path.Join(mountPath, "credential"))
+			`or start the container with --annotation terok.env-mode=0444" >&2; echo quit=1; }; f`, path.Join(mountPath, "credential"))
 		config = fmt.Appendf(config, "\thelper = %s\n", quoteForGit(helper))
 	}
 	return config
 }
 
 // gitIdentity returns a system configuration for git with the identity of the container's
-// commits. It begins by including the file system, unless that is empty.
-func gitIdentity(identity, system string, grant store.Grant, container string) (config []byte) {
+// commits. It first includes the file base, unless base is empty.
+func gitIdentity(identity, base string, grant store.Grant, container string) (config []byte) {
 	for placeholder, name := range map[string]string{"{project}": grant.Project, "{task}": grant.Task, "{container}": container} {
 		identity = strings.ReplaceAll(identity, placeholder, name) // no name has a brace
 	}
 
 	name, email, _ := splitIdentity(identity)
-	if system != "" {
-		config = fmt.Appendf(config, "[include]\n\tpath = %s\n", quoteForGit(system))
+	if base != "" {
+		config = fmt.Appendf(config, "[include]\n\tpath = %s\n", quoteForGit(base))
 	}
 	return fmt.Appendf(config, "[user]\n\tname = %s\n\temail = %s\n", quoteForGit(name), quoteForGit(email))
 }
 
-// quoteForGit quotes a value for git's configuration. It must have no control characters.
+// quoteForGit quotes a value for git's configuration. The value must have no control characters.
 func quoteForGit(value string) string { return quoted(value, `\"`) }
 
-// splitIdentity splits NAME <EMAIL>. It refuses what git would not accept or would change.
+// splitIdentity splits NAME <EMAIL>. It refuses names that git would not accept or would change.
 func splitIdentity(identity string) (name, email string, err error) {
 	name, email, found := strings.Cut(identity, " <")
 	email, ends := strings.CutSuffix(email, ">")

@@ -24,7 +24,7 @@ type request struct {
 	services []Service
 	mode     fs.FileMode // for its files that hold a secret
 
-	addresses map[string]address // of its projects, which git is to find at the gate
+	addresses map[string]address // of its projects at forges; git fetches them from the gate instead
 }
 
 // request reads the annotations. asked is false for a container that has neither project

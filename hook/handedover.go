@@ -1,6 +1,6 @@
 // Records which containers have been handed over to the gate, so that attach can hand them
 // over again to a gate that has lost its listeners. Root enters the networks that records
-// name, so only the hooks' user may write them: they are in a directory of their own, not in
+// name, so only the hooks' user may write records. They are in a directory of their own, not in
 // the token file, which the gate's user can write.
 
 package hook
@@ -21,14 +21,14 @@ import (
 	"terok-gate-hook/store"
 )
 
-// record is what is written about a container: the request to the gate, and where its services
-// of the host are.
+// record is what is written about a container: the request to the gate, and the addresses in the
+// container of its services of the host.
 type record struct {
 	control.Request
 	Services map[string]string `json:"services,omitempty"`
 }
 
-// remember records that the gate serves an entry's container, and so does terok-gate forward.
+// remember records that the gate serves an entry's container, and terok-gate forward its services.
 // Each life of a container has a record of its own.
 func (s Settings) remember(entry store.Entry) error {
 	r := record{s.handing(entry), entry.Gate.Services}
@@ -136,7 +136,7 @@ func openRecords(socket string, create bool) (dir int, err error) {
 
 	var stat unix.Stat_t
 	if err = unix.Fstat(dir, &stat); err == nil && (int(stat.Uid) != os.Geteuid() || stat.Mode&0o022 != 0) {
-		err = failure(text(path) + " is not the hooks' user's alone, and others could write there: remove it")
+		err = failure(text(path) + " does not belong to the hooks' user, or others can write there: remove it")
 	}
 	if err != nil {
 		unix.Close(dir)

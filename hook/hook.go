@@ -30,7 +30,7 @@ type Outcome struct {
 	Token     store.Token   // the token that was issued; empty if none was
 	EnvFile   string        // the env file on the host; empty if it is in the container
 	Lacks     error         // what the container starts without, for the log
-	Revoked   []store.Entry // tokens of this container and, swept, of dead processes
+	Revoked   []store.Entry // revoked tokens: of this container, and of dead processes
 }
 
 // Prestart reads the state of a container about to start. If its annotations ask
@@ -41,14 +41,14 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 }
 
 // CreateRuntime is Prestart for the stage at which a device's hook runs (runtime-spec,
-// config.md "createRuntime Hooks"). It refuses a container that has got a token in this life:
-// of two devices, the last one would win otherwise.
+// config.md "createRuntime Hooks"). It refuses a container that already has a token in this
+// life: otherwise, of two devices, the last one would win.
 func (s Settings) CreateRuntime(stdin io.Reader) (out Outcome, err error) {
 	return s.start(stdin, true)
 }
 
-// start gives a container that starts its token. With once, it refuses one that has a token
-// in this life.
+// start gives a token to a container that is starting. If once is set, it refuses a container
+// that already has a token in this life.
 func (s Settings) start(stdin io.Reader, once bool) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()
 
@@ -124,7 +124,7 @@ func (s Settings) start(stdin io.Reader, once bool) (out Outcome, err error) {
 
 	switch {
 	case process == nil:
-		out.Revoked, err = s.Tokens.Issue(entry) // until it is revoked
+		out.Revoked, err = s.Tokens.Issue(entry) // valid until it is revoked
 	case once:
 		out.Revoked, err = s.Tokens.IssueOnceTo(process, entry)
 	default:
@@ -143,7 +143,7 @@ func (s Settings) start(stdin io.Reader, once bool) (out Outcome, err error) {
 
 // errTwice refuses a container that has a token in this life.
 func errTwice() error {
-	return refused(instead(text(store.ErrIssued.Error())+": ask for one device terok.dev/project, and for other projects by terok.read and terok.write", store.ErrIssued))
+	return refused(instead(text(store.ErrIssued.Error())+": ask for one device terok.dev/project, and for other projects with the annotations terok.read and terok.write", store.ErrIssued))
 }
 
 // hasToken reports whether the container of the entry has a token in this life.

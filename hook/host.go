@@ -96,7 +96,7 @@ func (s Settings) injectOnHost(id string, content []byte) (path string, err erro
 }
 
 // createOnHost replaces the env file with an empty one. If another run of the hook for the
-// same container creates it in between, createOnHost starts again: the last one stays.
+// same container creates it in between, createOnHost starts again: the file of the last run stays.
 func (s Settings) createOnHost(id, path string) (*os.File, error) {
 	for {
 		if err := s.removeFromHost(id); err != nil {

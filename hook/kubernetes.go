@@ -11,14 +11,14 @@ import (
 
 // PodContainer is what one container of a Kubernetes pod asks for.
 type PodContainer struct {
-	Annotations map[string]string // those that apply to it, for its hook to read
-	Projects    []string          // that they name, its own first
+	Annotations map[string]string // the pod's annotations that apply to the container, for its hook to read
+	Projects    []string          // that these annotations name, the container's own project first
 	Env         []string          // the container's environment with the variables that Precreate adds
 }
 
-// PodContainer reads the annotations of a pod for the container of that name, which has the
-// environment env. As in other pods, terok.NAME/CONTAINER is for one container alone, and
-// takes precedence. asked is false for a container that asks for no token.
+// PodContainer reads the annotations of a pod for the container called name, whose environment
+// is env. As in podman's pods, an annotation terok.NAME/CONTAINER is for one container alone, and
+// takes precedence over terok.NAME. asked is false for a container that asks for no token.
 func (s Settings) PodContainer(pod map[string]string, name string, env []string) (c PodContainer, asked bool, err error) {
 	defer func() { err = printableError(err) }()
 

@@ -18,8 +18,8 @@ const useAccess = "use " + store.AccessRead + " or " + store.AccessAppend
 const usePatterns = "use full ref names such as refs/heads/agent/*, at most 16, with commas between them"
 
 // limits returns the settings' limits together with the annotations': a container can narrow
-// its own rights, never widen them. They hold in each project that it may write: if there are
-// others besides its own, the gate fills in {project}.
+// its own rights, never widen them. The limits apply to each project that it may write. If there
+// are such projects besides its own, {project} stays in the patterns, and the gate fills it in.
 func (s Settings) limits(annotations map[string]string, grant store.Grant, also store.Also) (limits store.Limits, err error) {
 	if len(also.With(store.AccessWrite)) > 0 {
 		grant.Project = "{project}"
@@ -65,7 +65,7 @@ func (s Settings) checkPush() error {
 	return nil
 }
 
-// fill returns the patterns with the grant's names in them.
+// fill returns the patterns with the grant's names in place of {project} and {task}.
 func fill(patterns []string, grant store.Grant) (filled []string) {
 	names := strings.NewReplacer("{project}", grant.Project, "{task}", grant.Task)
 	for _, pattern := range patterns {

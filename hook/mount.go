@@ -43,7 +43,7 @@ func (in injection) size() int {
 	return kib
 }
 
-// newDirectory returns a detached mount of a new tmpfs, which holds so many KiB.
+// newDirectory returns a detached mount of a new tmpfs, which can hold size KiB.
 func newDirectory(label string, size int) (mount int, err error) {
 	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -71,7 +71,7 @@ func newDirectory(label string, size int) (mount int, err error) {
 	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }
 
-// fill writes the files and makes the tmpfs read-only. That happens before it is attached,
+// fill writes the files and makes the tmpfs read-only. The tmpfs is attached only afterwards,
 // so the container never sees an incomplete directory.
 func (in injection) fill(directory int) error {
 	// If another goroutine forked meanwhile, its child would keep a file open for writing
@@ -162,10 +162,10 @@ func (in injection) attach(directory int) error {
 	})
 }
 
-// onThreadOfItsOwn runs f on a thread that ends with it. The main thread will not do: it
-// does not end, so it would stay in the container's namespaces, and /proc/self shows it. A
-// goroutine that gets the main thread keeps it locked while another goroutine, which must
-// then have another thread, runs f.
+// onThreadOfItsOwn runs f on a thread that ends after f. The main thread will not do: it does
+// not end, so it would stay in the container's namespaces, and /proc/self would show these. A
+// goroutine that runs on the main thread keeps that thread locked until another goroutine, which
+// therefore gets another thread, has run f.
 func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -232,7 +232,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 }
 
 // openDirectoryInRoot opens a directory on the way to the mount point. The last one must
-// not be a symbolic link: an image could use it to have us cover /proc, /etc or the root.
+// not be a symbolic link: an image could use it to make us mount over /proc, /etc or the root.
 func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
 	if !last {
 		return openInRoot(root, path)
@@ -248,16 +248,16 @@ func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.Fil
 }
 
 // openInRoot opens a path as if root were the root directory, also through symbolic links and
-// ".." in it. It uses openat2(2) alone: kernels without that have no mount_setattr(2)
-// either, and so no injection. (pathrs-lite supports older kernels too, but mounts and
-// unmounts a proc for each file.)
+// ".." in it. It uses openat2(2) alone: kernels without openat2(2) lack mount_setattr(2), too,
+// which an injection needs. (pathrs-lite supports older kernels, but mounts and unmounts a
+// proc for each file.)
 func openInRoot(root *os.File, path string) (*os.File, error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	const tries = 100
 	for try := 1; ; try++ {
 		fd, err := unix.Openat2(int(root.Fd()), path, how)
-		// EAGAIN: something was renamed or mounted, anywhere, while a ".." was followed. It
-		// may be the container that does so, and it must not keep us busy indefinitely.
+		// EAGAIN: something was renamed or mounted, anywhere, while a ".." was followed. A
+		// container may cause this again and again, and must not keep us busy indefinitely.
 		again := err == unix.EAGAIN || err == unix.EXDEV || err == unix.EINTR
 		switch {
 		case err == nil:
@@ -269,9 +269,9 @@ func openInRoot(root *os.File, path string) (*os.File, error) {
 }
 
 // makeDirectory creates the directory in parent, as the container's root user. Creating it
-// as the host's root and then calling chown(2) would be wrong: another container that
-// shares parent may have replaced it by then, and where the container's root may not create
-// a directory, on a volume say, we must not do so in its place.
+// as the host's root and then calling chown(2) would be wrong: another container that shares
+// parent may have replaced the new directory by then. And where the container's root may not
+// create a directory, for example on a volume, we must not do so either.
 func makeDirectory(parent *os.File, name string, ids idMaps) error {
 	uid, err := ids.uid.ours(0)
 	if err != nil {
@@ -287,7 +287,7 @@ func makeDirectory(parent *os.File, name string, ids idMaps) error {
 		return err
 	}
 	defer unix.SetfsgidRetGid(ours)
-	if ours, err = unix.SetfsuidRetUid(uid); err != nil { // drops the capabilities that matter, if not 0
+	if ours, err = unix.SetfsuidRetUid(uid); err != nil { // if uid is not 0, drops the capabilities that matter
 		return err
 	}
 	defer unix.SetfsuidRetUid(ours)

@@ -22,7 +22,7 @@ func checkPropagation(m *mountinfo.Info) error {
 		return nil
 	}
 	const why = "the mount point lies on a mount with shared propagation: " +
-		"the token would appear on the host and in other containers, mount the volume"
+		"the token would appear on the host and in other containers: mount the volume"
 	const how = " without :shared or :rshared"
 	return instead(why+how, fmt.Errorf(why+" at %s"+how, m.Mountpoint))
 }
@@ -30,8 +30,8 @@ func checkPropagation(m *mountinfo.Info) error {
 // checkNewDirectory refuses a new directory in parent if parent is on a bind mount or a
 // volume. Such a mount may be meant to be read-only, but crun makes it so only after our hook
 // (seen with crun 1.8.1); and if the container's root is the host's root, no permissions keep
-// it from writing there. What remains is the root file system, and a tmpfs of the
-// container's own.
+// it from writing there. So a directory is made only on the root file system, or on a tmpfs of
+// the container's own.
 func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 	m, err := known.under(parent)
 	if err != nil {
@@ -47,19 +47,19 @@ func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 		return err
 	}
 	if m.FSType == "tmpfs" && m.Root == "/" {
-		// A volume can be a tmpfs too, but that one is mounted on the host.
+		// A volume can be a tmpfs, too, but a volume is mounted on the host as well.
 		device := fmt.Appendf(nil, " %d:%d ", m.Major, m.Minor)
 		hosts, err := mountsOf("/proc/self/mountinfo", func(line []byte) bool { return bytes.Contains(line, device) })
 		if err != nil || len(hosts) == 0 {
 			return err
 		}
 	}
-	return failure("is not there, and not made on a bind mount or a volume: create it")
+	return failure("does not exist, and the hook creates no directory on a bind mount or a volume: create it")
 }
 
-// mountsKnown caches, by id, the mounts that this thread has looked up. The table is slow
-// to read: it costs 2.4 µs for each mount (Linux 6.18), and before pivot_root(2) it has a copy
-// of all the host's mounts, several for each running container.
+// mountsKnown caches, by id, the mounts that this thread has looked up. The kernel's table of
+// mounts is slow to read: each mount in it costs 2.4 µs (Linux 6.18), and before pivot_root(2) it
+// has a copy of all the host's mounts, several for each running container.
 type mountsKnown map[uint64]*mountinfo.Info
 
 // under returns the mount that the file is on.

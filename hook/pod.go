@@ -18,8 +18,8 @@ import (
 
 // ofContainer returns the annotations that apply to one container. Those that name the
 // container override those for the whole pod; those that name another one are left out. It
-// calls named, for the container's name, only if an annotation of ours names a container.
-func ofContainer(annotations map[string]string, named func() (string, error)) (map[string]string, error) {
+// calls findName to get the container's name, but only if an annotation of ours names a container.
+func ofContainer(annotations map[string]string, findName func() (string, error)) (map[string]string, error) {
 	var names []string // of containers, in annotations
 	for annotation := range annotations {
 		if base, name, has := strings.Cut(annotation, "/"); has && IsOurs(base) {
@@ -30,7 +30,7 @@ func ofContainer(annotations map[string]string, named func() (string, error)) (m
 		return annotations, nil
 	}
 
-	called, err := named()
+	called, err := findName()
 	if err != nil {
 		return nil, because("an annotation terok.NAME/CONTAINER is for one container of a pod, and the name of this one is not known", err)
 	}
@@ -55,7 +55,7 @@ func ofContainer(annotations map[string]string, named func() (string, error)) (m
 //
 // Podman calls the container NAME of a pod POD-NAME. The match is not exact, since the pod's name
 // may have dashes too: POD-b-a can be the container b-a of POD or the container a of POD-b. An
-// annotation for a applies to both, unless there is one for b-a. The attacker gains nothing by this:
+// annotation for "a" applies to both, unless there is one for "b-a". This is of no use to an attacker:
 // the pod's author writes the annotations and names the containers.
 //
 // The hook cannot learn the pod's name: podman's storage does not have it, and the annotation
@@ -70,8 +70,8 @@ func nameInPod(called string, names []string) (name string, is bool) {
 	return name, is
 }
 
-// nameInStorage looks a container's name up in podman's storage, in one of these
-// directories: a hook can't ask podman, which holds the container's lock.
+// nameInStorage looks up a container's name in podman's storage, which may be in any of dirs: a
+// hook cannot ask podman, which holds the container's lock.
 func nameInStorage(id string, dirs ...string) (string, error) {
 	for _, dir := range dirs {
 		for _, file := range []string{"containers.json", "volatile-containers.json"} { // the latter for podman run --rm

@@ -15,13 +15,13 @@ import (
 )
 
 // Precreate reads a container's configuration and returns it with variables added to the
-// environment of the container's process: they say where gate.env is and, with a gate URL,
-// where the gate and services are, and they have git use the gate. The token is never among them, because
-// podman inspect shows the configuration.
+// environment of the container's process. They give the path of gate.env and, with a gate URL,
+// the addresses of the gate and of services, and they make git use the gate. They never hold the
+// token, because podman inspect shows the configuration.
 //
-// A variable that the container has already keeps its value, with three exceptions: an
+// If the container already has a variable, its value stays, with three exceptions: an
 // entry is added to GIT_CONFIG_PARAMETERS and to no_proxy, and GIT_CONFIG_SYSTEM names our
-// file, which includes the one that it named before.
+// file, which includes the file that it named before.
 //
 // Everything else passes through unchanged, including what our version of the runtime-spec
 // does not know. A configuration without our annotations is returned byte for byte.

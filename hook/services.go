@@ -1,6 +1,6 @@
-// Reads which services of the host there are, which of them a container asks for, and decides
-// whether to admit them. A service is a TCP or unix socket of the host that terok-gate forward
-// connects a container to, in the container's own network.
+// Reads the services of the host from the settings, and those that a container asks for from
+// its annotations, and decides whether to admit these. A service is a TCP or unix socket of the
+// host that terok-gate forward connects a container to, in the container's own network.
 
 package hook
 
@@ -23,7 +23,7 @@ import (
 // errNoService is in the chain of a refusal because of [Settings.AllowServices].
 var errNoService = errors.New("not among those that the project may use")
 
-// mostServices is how many services there may be.
+// mostServices is the largest number of services.
 const mostServices = 16
 
 // Service is a service of the host.
@@ -59,7 +59,7 @@ func ParseService(given string) (s Service, err error) {
 	} else {
 		at, err := netip.ParseAddrPort(address)
 		if err != nil || at.Port() == 0 || at.Addr().Zone() != "" || at.Addr().IsUnspecified() {
-			return s, errors.New("is not of the form NAME=[PORT:]IP:PORT or NAME=PORT:unix:PATH; a host's name does not do, since the firewall of terok-gate forward takes addresses")
+			return s, errors.New("is not of the form NAME=[PORT:]IP:PORT or NAME=PORT:unix:PATH; a host name is refused, since the firewall of terok-gate forward needs an address")
 		}
 		if portErr != nil {
 			port = uint64(at.Port())
@@ -74,8 +74,8 @@ func ParseService(given string) (s Service, err error) {
 	return s, nil
 }
 
-// isServiceName reports whether a name can be a service's. Each makes another name of a
-// variable, by [Service.variable].
+// isServiceName reports whether a service may have the name. Different names give different
+// names of variables in serviceVariables.
 func isServiceName(name string) bool {
 	for i := range len(name) {
 		c := name[i]
@@ -87,13 +87,13 @@ func isServiceName(name string) bool {
 	return 0 < len(name) && len(name) <= 32
 }
 
-// listen returns where the service is in a container: beside the gate.
+// listen returns the service's address in a container: the gate's host with the service's port.
 func (s Settings) listen(service Service) string {
 	host, _, _ := strings.Cut(s.gateListen(), ":")
 	return host + ":" + strconv.Itoa(int(service.Port))
 }
 
-// serviceVariables return where the services are that a container may use.
+// serviceVariables returns variables with the addresses of the services that a container may use.
 func (s Settings) serviceVariables(services []Service) (variables []variable) {
 	for _, service := range services {
 		name := "TEROK_SERVICE_" + strings.ToUpper(strings.ReplaceAll(service.Name, "-", "_"))
@@ -102,7 +102,8 @@ func (s Settings) serviceVariables(services []Service) (variables []variable) {
 	return variables
 }
 
-// listening returns where the services are for the token file, nil for none.
+// listening returns the services' addresses in the container, by name, as the token file has
+// them. It returns nil if there are no services.
 func (s Settings) listening(services []Service) (at map[string]string) {
 	for _, service := range services {
 		if at == nil {
@@ -179,7 +180,7 @@ func (s Settings) checkServices() error {
 		case len(known) == mostServices:
 			err = fmt.Errorf("is one too many: at most %d", mostServices)
 		case taken != "":
-			err = fmt.Errorf("has the port of %s in containers: choose another one, by %s=PORT:ADDRESS", taken, service.Name)
+			err = fmt.Errorf("has the port of %s in containers: choose another one with %s=PORT:ADDRESS", taken, service.Name)
 		}
 		if err != nil {
 			return &SettingError{"service", given, err}
@@ -211,7 +212,7 @@ func checkAllowService(given string, known map[string]bool) error {
 	return nil
 }
 
-// attachServices has terok-gate forward serve the services of an entry in the container's
+// attachServices makes terok-gate forward serve the services of an entry in the container's
 // network. It retries as attach does, if retry is set.
 func (s Settings) attachServices(entry store.Entry, process *store.Pinned, retry bool) error {
 	socket := control.ForwardSocket(s.GateSocket)
@@ -220,7 +221,7 @@ func (s Settings) attachServices(entry store.Entry, process *store.Pinned, retry
 		request := s.handing(entry)
 		request.Service, request.Listen = name, entry.Gate.Services[name]
 		if _, err := s.hand(socket, deadline, process, request, retry); err != nil {
-			return because("have terok-gate forward at "+text(socket)+" serve "+text(name)+" in the container's network", ofForward(err))
+			return because("ask terok-gate forward at "+text(socket)+" to serve "+text(name)+" in the container's network", ofForward(err))
 		}
 	}
 	return nil

@@ -223,7 +223,7 @@ func TestWithoutTheForwardersYesThereIsNoToken(t *testing.T) {
 		"one without the service": {func(control.Request, int) string { return `{"version":1,"refused":"service"}` },
 			"refused: terok-gate forward does not have the service", ErrUnknownService, ": start it again with the --service flags that the hooks have, as terok-gate install does"},
 		"another program at its port": {func(control.Request, int) string { return `{"version":1,"refused":"taken"}` },
-			"refused: the service's address is taken in the container's network, and not by terok-gate forward", ErrServiceTaken, ": see who listens there, or choose another port by --service NAME=PORT:ADDRESS"},
+			"refused: the service's address is taken in the container's network, and not by terok-gate forward", ErrServiceTaken, ": see who listens there, or choose another port with --service NAME=PORT:ADDRESS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -235,7 +235,7 @@ func TestWithoutTheForwardersYesThereIsNoToken(t *testing.T) {
 			}
 
 			_, err := c.prestart(t, "crun", ask)
-			want := "have terok-gate forward at " + socket + " serve llm in the container's network: " + row.err
+			want := "ask terok-gate forward at " + socket + " to serve llm in the container's network: " + row.err
 			if err == nil || err.Error() != want || !errors.Is(err, row.reason) || WayOut(err) != row.way {
 				t.Errorf("the error is not %q but %v%s", want, err, WayOut(err))
 			}

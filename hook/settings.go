@@ -1,7 +1,7 @@
 // Defines the settings of a stage with their defaults, its time limits, and the form that the
 // settings have on its command line. Package engines writes that form into a hook definition, the
-// stage reads it, and install, doctor and others read it back from the definition. Only this file
-// knows it.
+// stage reads it, and install, doctor and others read it back from the definition. No other file
+// knows that form.
 
 package hook
 
@@ -28,22 +28,22 @@ import (
 type Settings struct {
 	Tokens        store.File // default path [store.TokenFilePath]
 	LogFile       string     // default that of package trail
-	AllowProjects []string   // shell patterns (path.Match), one of which admits a project; none admits all
-	AllowReads    []string   // the same, for projects that others than their own containers may read
+	AllowProjects []string   // shell patterns (path.Match); if there are any, a project must match one
+	AllowReads    []string   // shell patterns of further projects, which containers of other projects may read
 	EnvMode       string     // of the files in the container; default 0400
 	GateURL       string     // the gate's URL as the container reaches it; empty if not known
 	EnvDir        string     // inject on the host, into this directory, even if there is a container process
 	Identity      *string    // NAME <EMAIL> of the container's commits; default [defaultIdentity]; empty for none
 
 	Access string   // "read", "append", or "write", the default
-	Push   []string // patterns, one of which a pushed ref must match ([store.Limits]); none admits any ref
+	Push   []string // patterns ([store.Limits]); if there are any, a pushed ref must match one
 	Hashed bool     // the token file holds the SHA-256 of each token instead of the token
 
 	// GateSocket is the control socket of a gate that serves containers in their own
 	// networks. It is empty for a gate elsewhere.
 	GateSocket    string
 	GateListen    string        // where the gate listens in the container's network; default [GateListen]
-	GateTimeout   time.Duration // for the gate's answer; default two seconds, the first of which leaves time for a restart; not a flag
+	GateTimeout   time.Duration // for the gate's answer, with half of it for new tries; default two seconds; not a flag
 	WithholdToken bool          // from the container, which the gate recognizes by its network
 
 	// Services are services of the host, each of the form that [ParseService] reads, and
@@ -52,15 +52,15 @@ type Settings struct {
 	Services      []string
 	AllowServices []string
 
-	// For containers that ask for a device (CDI) instead of annotations: its project, and
-	// whether they must be annotated after all. TaskID has a container without the task's
-	// annotation take the first digits of its id as task.
+	// For containers that ask for a device (CDI). Project is the device's project. With TaskID,
+	// the task of a container without the task's annotation is made of the first digits of its id.
+	// With Annotated, a container without annotations for project and task is refused.
 	Project   string
 	TaskID    bool
 	Annotated bool
 
-	// Projects is a file with the addresses that projects have elsewhere, which git in a
-	// container finds at the gate. It is empty for none.
+	// Projects is a file with the addresses that projects have at forges. Git in a container fetches
+	// from the gate when it is given such an address. It is empty if there is no such file.
 	Projects string
 }
 
@@ -125,9 +125,9 @@ var Flags = []Flag{
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.EnvMode }},
 	{Name: "identity", Usage: "`NAME <EMAIL>` for commits if git has no other, with {project}, {task} and {container}; '' for none", Default: defaultIdentity,
 		stages: []string{"precreate", "prestart"}, field: func(s *Settings) any { return &s.Identity }},
-	{Name: "access", Usage: "what the container may do: `read`, append or write; append is to push without deleting or forcing", Default: store.AccessWrite,
+	{Name: "access", Usage: "what the container may do: `read`, append or write; append allows pushes that neither delete nor force", Default: store.AccessWrite,
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Access }},
-	{Name: "push", Usage: "allow pushes only to refs that match a `pattern`: * is one part between slashes, ** at the end everything below, {project} and {task} the container's; repeatable",
+	{Name: "push", Usage: "allow pushes only to refs that match a `pattern`: * stands for one part between slashes, ** at the end for everything below, {project} and {task} for the container's; repeatable",
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Push }},
 	{Name: "hashed", Usage: "store the token's SHA-256 in the token file, not the token",
 		stages: []string{"prestart"}, field: func(s *Settings) any { return &s.Hashed }},
@@ -136,7 +136,7 @@ var Flags = []Flag{
 	{Name: "env-dir", Usage: "write the env file on the host instead, to `D`/<container id>.env", Path: true,
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 
-	{Name: "project", Usage: "the project `P` of every container that the hook runs for; an annotation that names another refuses the start",
+	{Name: "project", Usage: "the project `P` of every container that the hook runs for; a container whose annotation names another is refused",
 		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.Project }},
 	{Name: "task-id", Usage: "without annotation terok.task, take the first 12 digits of the container's id as the task",
 		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.TaskID }},
@@ -147,7 +147,7 @@ var Flags = []Flag{
 // Common reports whether the flag stands before the command, and applies to all commands.
 func (f Flag) Common() bool { return f.stages == nil }
 
-// Of reports whether the flag stands after this stage, or the attach or forward command.
+// Of reports whether the flag stands after the command stage, which is a stage, attach or forward.
 func (f Flag) Of(stage string) bool {
 	return slices.Contains(f.stages, stage) || stage == "createRuntime" && slices.Contains(f.stages, "prestart")
 }
@@ -409,7 +409,7 @@ func (s Settings) Check() error {
 		return err
 	}
 	if len(s.AllowReads) > 0 && len(s.AllowProjects) == 0 {
-		return &SettingError{"allow-read", s.AllowReads[0], errors.New("admits nothing more where no --allow-project narrows what is admitted: add --allow-project")}
+		return &SettingError{"allow-read", s.AllowReads[0], errors.New("has no effect, since without --allow-project all projects are admitted: add --allow-project")}
 	}
 	if s.Access != "" && !slices.Contains(accesses, s.Access) {
 		return &SettingError{"access", s.Access, errors.New("is none of " + strings.Join(accesses, ", "))}
@@ -484,9 +484,9 @@ func (s Settings) checkGateSocket() error {
 	case len(s.GateSocket) > control.PathLimit:
 		return &SettingError{"gate-socket", s.GateSocket, fmt.Errorf("is longer than %d bytes, the limit for a socket's path", control.PathLimit)}
 	case s.GateURL != "":
-		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate URL: remove --gate-url, or reset it by --gate-url ''")}
+		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate URL: remove --gate-url, or reset it with --gate-url ''")}
 	case s.WithholdToken && s.EnvDir != "":
-		return &SettingError{"env-dir", s.EnvDir, errors.New("is for a token, which is withheld: remove --withhold-token")}
+		return &SettingError{"env-dir", s.EnvDir, errors.New("is of no use if the token is withheld: remove --withhold-token")}
 	}
 	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}
@@ -495,8 +495,8 @@ func (s Settings) checkGateSocket() error {
 }
 
 // Deadline returns how long a stage may take before it gives up: ten seconds more than its
-// waits for the lock, for the gate and for terok-gate forward. It ends what has no limit of its own, such as a
-// standard input that never ends or a file system that hangs.
+// waits for the lock, for the gate and for terok-gate forward. It is for waits that have no limit
+// of their own, such as for a standard input that never ends or a file system that hangs.
 func (s Settings) Deadline() time.Duration {
 	longest := cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
 	if s.GateSocket != "" {

@@ -149,7 +149,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
 		{"patterns for reading", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"lib", "docs-*"}}, ""},
 		{"a pattern for reading that is none", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"["}}, `allow-read "[": `},
-		{"patterns for reading where everything is admitted", Settings{AllowReads: []string{"lib"}}, `allow-read "lib": admits nothing more`},
+		{"patterns for reading where everything is admitted", Settings{AllowReads: []string{"lib"}}, `allow-read "lib": has no effect`},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
 		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},

@@ -16,7 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Real states have a few kilobytes, and configurations some ten.
+// Real states have a few kilobytes, and configurations about ten.
 const (
 	stateLimit = 1 << 20
 	// Podman writes poststop's state, and escapes more than crun does: one byte of an

@@ -26,19 +26,19 @@ func WayOut(err error) string {
 	case errors.Is(err, ErrNoForward) && !errors.Is(err, fs.ErrPermission):
 		return ": start it, as the service terok-gate-forward or with terok-gate forward"
 	case errors.Is(err, ErrServiceTaken):
-		return ": see who listens there, or choose another port by --service NAME=PORT:ADDRESS"
+		return ": see who listens there, or choose another port with --service NAME=PORT:ADDRESS"
 	case errors.Is(err, ErrUnknownService):
 		return ": start it again with the --service flags that the hooks have, as terok-gate install does"
 	case errors.Is(err, ErrNoGate) && errors.Is(err, fs.ErrPermission): // a rootless user's podman reads root's definitions
-		return ": it is another user's: run terok-gate install as the user who starts the container"
+		return ": the gate belongs to another user: run terok-gate install as the user who starts the container"
 	case errors.Is(err, ErrNoGate):
 		return ": start it, as the service terok-gate or with terok-gate serve"
 	case errors.Is(err, ErrHostNetwork):
-		return ": give it a network of its own, as --network none does, or let it reach a gate by --gate-url"
+		return ": give the container a network of its own, as --network none does, or a gate's address with --gate-url"
 	case errors.Is(err, ErrTaken):
-		return ": see who listens there, or choose another one by --gate-listen"
+		return ": see who listens there, or choose another address with --gate-listen"
 	case errors.Is(err, ErrNotAlone):
-		return ": give it a network of its own, or do without --withhold-token"
+		return ": give the container a network of its own, or do without --withhold-token"
 	}
 	return ""
 }

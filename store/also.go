@@ -1,5 +1,5 @@
-// Defines the other projects that a token is for: how many there may be, what it may do in each,
-// and how the token file has them.
+// Defines the other projects that a token is for: their largest number, the access to each, and
+// their form in the token file.
 
 package store
 
@@ -14,7 +14,8 @@ import (
 // Also are the projects that a token is for besides its own, with the access to each:
 // [AccessRead], or [AccessWrite] within the token's limits.
 //
-// In the token file it is the key "also" of an entry; of a limited one, a key of "limited":
+// In the token file they are the value of the key "also", in an entry or, if that is limited, in
+// its "limited":
 //
 //	"also": {"lib": "read", "tools": "write"}
 //
@@ -22,11 +23,11 @@ import (
 // token if it is limited.
 type Also map[string]string
 
-// MostAlso is how many other projects a token is for at most.
+// MostAlso is the largest number of other projects that a token can be for.
 const MostAlso = 32
 
-// Check reports why a token for the project own must not be issued for these as well. Its
-// errors quote names safely.
+// Check reports why a token must not be issued for these projects besides its own. Its errors
+// quote names safely.
 func (a Also) Check(own string) error {
 	if len(a) > MostAlso {
 		return fmt.Errorf("%d other projects: at most %d are allowed", len(a), MostAlso)
@@ -45,7 +46,7 @@ func (a Also) Check(own string) error {
 	return nil
 }
 
-// With returns the projects to which there is this access, in order.
+// With returns the projects that have the access given, in order.
 func (a Also) With(access string) []string {
 	var projects []string
 	for _, project := range slices.Sorted(maps.Keys(a)) {
@@ -56,8 +57,8 @@ func (a Also) With(access string) []string {
 	return projects
 }
 
-// parseAlso reads the value of the key "also" of an entry for the project own. It is
-// understood as a whole or not at all.
+// parseAlso reads the value of the key "also" of an entry, whose own project is own. ok is false
+// if any part of the value is not understood.
 func parseAlso(value json.RawMessage, own string) (also Also, ok bool) {
 	if !readInto(&also, value) || also.Check(own) != nil {
 		return nil, false
@@ -79,8 +80,9 @@ func (p Pass) In(project string) (Limits, bool) {
 	return limitsIn(project, p.Project, p.Limits, p.Also)
 }
 
-// limitsIn returns the limits in a project of a token for the project own and others. Its
-// limits hold in each, so that no access is more than that to its own.
+// limitsIn returns what a token allows in a project, given the token's own project, its limits and
+// its other projects. The limits apply to all of them, so that no other project allows more than
+// the token's own.
 func limitsIn(project, own string, limits Limits, also Also) (Limits, bool) {
 	if project != own {
 		switch also[project] {
@@ -94,7 +96,7 @@ func limitsIn(project, own string, limits Limits, also Also) (Limits, bool) {
 	return limits.filled(project), true
 }
 
-// filled returns the limits with the project in their patterns.
+// filled returns the limits with the project in place of {project} in their patterns.
 func (l Limits) filled(project string) Limits {
 	has := func(pattern string) bool { return strings.Contains(pattern, projectPlaceholder) }
 	if !slices.ContainsFunc(l.Push, func(list []string) bool { return slices.ContainsFunc(list, has) }) {

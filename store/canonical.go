@@ -1,8 +1,8 @@
 // Reading a token file in canonical form, which is the form that this package writes: an
 // object indented by two spaces, strings in ASCII without escapes, whole numbers, true and
-// false, no array but the lists of a limit, no empty object, no key that matters twice or
-// in another type. The Python programs write it too, unless a name has letters beyond
-// ASCII.
+// false, no array but the lists of a limit, no empty object. No key that we use occurs twice or
+// has a value of another type. The Python programs write this form too, unless a name has
+// letters beyond ASCII.
 //
 // It exists because encoding/json is too slow for a container's start: every start and
 // stop reads the whole file while it holds the lock. To edit a file of 1,000 tokens takes
@@ -28,13 +28,13 @@ type canonicalScanner struct {
 	at   int
 	item item // the last member read
 
-	// Most processes share machine, boot and namespaces. These are the last process's, and
-	// the text that they were read from, with brace and commas.
+	// Most processes share machine, boot and namespaces. last has those of the process that was
+	// read last, and place is the text that they were read from, with brace and commas.
 	last  Process
 	place []byte
 }
 
-// scan reads the whole text. It returns false if that is not in canonical form.
+// scan reads the whole text. It returns false if the text is not in canonical form.
 func (s *canonicalScanner) scan(visit func(*item)) (members []member, ok bool) {
 	if s.literal("{}\n") {
 		return nil, s.at == len(s.text)
@@ -186,8 +186,8 @@ func (s *canonicalScanner) process() bool {
 	}
 }
 
-// limited reads the value of the key "limited" into said, which may be nil.
-func (s *canonicalScanner) limited(said *limitedJSON) bool {
+// limited reads the value of the key "limited" into parsed, unless parsed is nil.
+func (s *canonicalScanner) limited(parsed *limitedJSON) bool {
 	if !s.literal("{\n      \"project\": ") {
 		return false
 	}
@@ -200,29 +200,29 @@ func (s *canonicalScanner) limited(said *limitedJSON) bool {
 		return false
 	}
 
-	if said != nil {
-		said.Project, said.Access = string(project), string(access)
+	if parsed != nil {
+		parsed.Project, parsed.Access = string(project), string(access)
 	}
-	if s.literal(",\n      \"push\": ") && !s.push(said) {
+	if s.literal(",\n      \"push\": ") && !s.push(parsed) {
 		return false
 	}
-	if s.literal(",\n      \"also\": ") && !s.also(project, said) {
+	if s.literal(",\n      \"also\": ") && !s.also(project, parsed) {
 		return false
 	}
 	return s.literal("\n    }")
 }
 
 // push reads the lists of patterns of a limit.
-func (s *canonicalScanner) push(said *limitedJSON) bool {
+func (s *canonicalScanner) push(parsed *limitedJSON) bool {
 	const indent = "\n      "
 	return s.list(indent, func() bool {
-		if said != nil {
-			said.Push = append(said.Push, nil)
+		if parsed != nil {
+			parsed.Push = append(parsed.Push, nil)
 		}
 		return s.list(indent+"  ", func() bool {
 			pattern, ok := s.string()
-			if said != nil {
-				last := &said.Push[len(said.Push)-1]
+			if parsed != nil {
+				last := &parsed.Push[len(parsed.Push)-1]
 				*last = append(*last, string(pattern))
 			}
 			return ok
@@ -230,14 +230,14 @@ func (s *canonicalScanner) push(said *limitedJSON) bool {
 	})
 }
 
-// also reads the other projects of a limited entry for the project own. They are in order,
-// so that none comes twice.
-func (s *canonicalScanner) also(own []byte, said *limitedJSON) bool {
+// also reads the other projects of a limited entry, whose own project is own. They must be in
+// order, so that none comes twice.
+func (s *canonicalScanner) also(own []byte, parsed *limitedJSON) bool {
 	if !s.literal("{") {
 		return false
 	}
-	if said != nil {
-		said.Also = Also{}
+	if parsed != nil {
+		parsed.Also = Also{}
 	}
 
 	var last []byte
@@ -256,8 +256,8 @@ func (s *canonicalScanner) also(own []byte, said *limitedJSON) bool {
 		if !ok || string(access) != AccessRead && string(access) != AccessWrite || number > MostAlso {
 			return false
 		}
-		if said != nil {
-			said.Also[string(project)] = string(access)
+		if parsed != nil {
+			parsed.Also[string(project)] = string(access)
 		}
 		if !s.literal(",") {
 			return s.literal("\n      }")
@@ -286,7 +286,7 @@ func (s *canonicalScanner) other(indent int) bool {
 	return ok && s.literal(": ") && s.value(indent)
 }
 
-// value reads the value of such a key.
+// value reads a value that this reader does not look into, in an object with this indent.
 func (s *canonicalScanner) value(indent int) bool {
 	switch s.peek(0) {
 	case '"':
@@ -345,7 +345,7 @@ func (s *canonicalScanner) once(text *[]byte) (ok bool) {
 	return ok
 }
 
-// sameString reads a string that is probably the same as the last, to save its copy.
+// sameString reads a string. If it is equal to last, as it probably is, last is returned to save a copy.
 func (s *canonicalScanner) sameString(last string) (text string, ok bool) {
 	read, ok := s.string()
 	if string(read) == last {

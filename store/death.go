@@ -13,9 +13,9 @@ import (
 // machine, or to another pid or time namespace, or /proc hides it.
 var ErrUnseen = errors.New("the process cannot be seen from here")
 
-// OnDeath calls died once, from a goroutine of its own, when the process has died; if it
-// is dead already, before OnDeath returns. It holds a descriptor until then, or until the
-// caller calls forget, which ends the wait.
+// OnDeath calls died once, when the process has died: from a goroutine of its own or, if the
+// process is dead already, before OnDeath returns. The wait takes a descriptor, and ends with
+// the process's death or when the caller calls forget.
 //
 // If OnDeath returns an error, died is never called. The error wraps [ErrUnseen], or has a
 // cause that may pass, such as a lack of descriptors.

@@ -78,8 +78,8 @@ func (f directory) sync() error {
 	return nil
 }
 
-// openRegular opens a regular file, and nothing else. It does not follow a symbolic link,
-// which a replacement would replace, and does not block on a fifo.
+// openRegular opens a regular file, and nothing else. It does not follow a symbolic link, since a
+// new version of the file would take the place of the link, and does not block on a fifo.
 func (f directory) openRegular(name string, flags int) (fd int, stat unix.Stat_t, err error) {
 	// The type is checked before opening, since opening a device can have an effect. A writer
 	// may replace the file in between; a reader, which takes no lock, then tries again.

@@ -4,9 +4,9 @@
 // writes it, a gate server reads it. What the package promises them and its
 // callers:
 //
-//   - The file is one JSON object, token to grant, in UTF-8, indented by two
-//     spaces. Entries and keys that this package does not know are carried over
-//     with their meaning intact.
+//   - The file is one JSON object that maps each token to its grant, in UTF-8,
+//     indented by two spaces. Entries and keys that this package does not know
+//     are carried over with their meaning intact.
 //   - Every change is one read-modify-write under an exclusive flock(2) on
 //     "<token file>.lock", and ends in one rename(2), which is the commit.
 //     A reader takes no lock and sees a whole old or a whole new file.
@@ -21,5 +21,5 @@
 // The attacker chooses projects, tasks and container ids. The owner of the token file's
 // directory is trusted, since they can replace the file anyway. Root may still work in
 // another user's directory: nothing outside it is changed. The directories above it must
-// belong to root: the owner of one of them can replace the directory by a symbolic link.
+// belong to root: the owner of one of them can replace the directory with a symbolic link.
 package store

@@ -14,8 +14,8 @@ const (
 	stays  fate = iota
 	spared      // it stays, and the caller is told
 	goes
-	doubtful // it goes if its process is dead, which may not be checked
-	forbids  // it stays, and so does everything else
+	doubtful // it goes if its process is found dead; a change checks only some of these processes
+	forbids  // it forbids the change, so all entries stay
 )
 
 // edit describes a change.
@@ -33,14 +33,14 @@ type edited struct {
 	forbid  bool // some entry forbids the change
 }
 
-// looks is how many doubtful processes a change checks. That costs as much as its fsync(2),
-// and a few changes are enough to check a hundred.
+// looks is how many doubtful processes a change checks at most. These checks cost as much as the
+// change's fsync(2), and a few changes are enough to check a hundred processes.
 const looks = 32
 
 // apply edits a token file's content. Entries that stay keep their bytes and their order.
 //
-// If a key occurs twice, the last entry counts and decides for both: when it goes, the first
-// must not become valid.
+// If a key occurs twice, the last entry counts and decides for both: when the last goes, the
+// first must not become valid.
 func (e edit) apply(content []byte) (edited, error) {
 	fates := map[int]fate{} // of members that do not simply stay
 	var doubts []int
@@ -122,14 +122,15 @@ func (e edit) apply(content []byte) (edited, error) {
 	return done, err
 }
 
-// inTurn returns at most [looks] of them: if there are more, consecutive ones from a random
+// inTurn returns at most [looks] of the places: if there are more, consecutive ones from a random
 // start, so that each gets its turn.
-func inTurn(all []int) []int {
-	if len(all) <= looks {
-		return all
+func inTurn(places []int) []int {
+	n := len(places)
+	if n <= looks {
+		return places
 	}
-	from := rand.IntN(len(all))
-	return append(slices.Clone(all[from:min(from+looks, len(all))]), all[:max(0, from+looks-len(all))]...)
+	from := rand.IntN(n)
+	return append(slices.Clone(places[from:min(from+looks, n)]), places[:max(0, from+looks-n)]...)
 }
 
 // splice returns the content without the members at these places, which are in ascending

@@ -14,7 +14,7 @@ type Entry struct {
 	Grant
 	Limits
 	Also      Also      // projects besides the grant's
-	Scope     bool      // later versions of the gate accept the token; always so if there is a container
+	Scope     bool      // the entry has a scope: see entryJSON
 	Container string    // the full container id; empty if the token belongs to none
 	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
 	Process   *Process  // the process that the token lives and dies with, or nil
@@ -58,7 +58,7 @@ type State string
 
 const (
 	Live      State = "live"      // its process lives, or it belongs to no container
-	Orphan    State = "orphan"    // its process is dead, by proof
+	Orphan    State = "orphan"    // its process is provably dead
 	Unsure    State = "unknown"   // whether its process lives cannot be proved from here
 	Malformed State = "malformed" // its limits are not understood
 )
@@ -82,9 +82,9 @@ func (e Entry) State() State {
 	return Unsure
 }
 
-// entryJSON is the form of an entry in the file. Scope repeats the project: later versions of
-// the gate keep only entries that have it, the original ones read project. The original
-// writes project and task alone, and so do we if nothing else is needed. A limited entry has
+// entryJSON is the form of an entry in the file. Scope repeats the project: the original gate
+// reads project, but its later versions accept only entries with a scope. The original programs
+// write project and task alone, and so do we if nothing else is needed. A limited entry has
 // neither project nor scope.
 type entryJSON struct {
 	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json needs long for each new type

@@ -1,5 +1,5 @@
-// Keeps and checks which containers and projects are frozen, that is served nothing until they are
-// thawed: the file that names them, and the error that their git is shown.
+// Reads and writes the file of frozen containers and projects, which are served nothing until they
+// are thawed, and checks whether a token's container or project is frozen.
 
 package store
 
@@ -23,7 +23,7 @@ import (
 // entry of the token file, so that a thaw restores exactly what was, and so that a container
 // that starts again is still frozen.
 //
-// They are the operator's, in the file [FreezesName] beside the token file:
+// The operator sets them. They are in the file [FreezesName] beside the token file:
 //
 //	{"all": true, "containers": {"<id>": "<name>"}, "projects": ["demo"]}
 //
@@ -92,7 +92,7 @@ func (f *Freezes) SetContainer(id, name string, frozen bool) (changed bool) {
 	return was != frozen
 }
 
-// Freezes returns what is frozen. With an error, that is everything.
+// Freezes returns what is frozen. If it returns an error, everything is frozen.
 func (f File) Freezes() (*Freezes, error) {
 	freezes, _, err := readFreezes(f.freezesPath())
 	return freezes, err
@@ -132,7 +132,7 @@ func freezesBeside(tokenFile string) string {
 	return filepath.Join(dir, FreezesName)
 }
 
-// readFreezes reads the file. With an error, the freezes are that everything is frozen.
+// readFreezes reads the file. If it returns an error, the freezes that it returns freeze everything.
 func readFreezes(path string) (*Freezes, *unix.Stat_t, error) {
 	parent, _ := split(path)
 	dir, err := openDirectory(parent)

@@ -105,7 +105,7 @@ func (l Limits) Check() error {
 	return nil
 }
 
-// CheckPattern reports why a pattern must not be issued. Its errors do not repeat it.
+// CheckPattern reports why a pattern must not be issued. Its errors do not repeat the pattern.
 func CheckPattern(pattern string) error {
 	const longest = 400
 	if len(pattern) > longest {
@@ -140,7 +140,7 @@ func isPlain(c rune) bool {
 var anyRef = []string{"refs/heads/**", "refs/tags/**", "refs/notes/**"}
 
 // neverPushed are refs that no list can allow. A pushed replacement would show readers of the
-// repository something else than what the branch holds (git-replace(1)).
+// repository other content than the branch has (git-replace(1)).
 var neverPushed = []string{"refs/replace/**", "refs/terok/**"}
 
 // MayPush reports whether a push to the ref, by its full name, is within the limits.
@@ -195,9 +195,9 @@ func matchRef(pattern, ref string) bool {
 // that key might be a limit; the entry then does not count.
 func parseLimited(value json.RawMessage) (project string, limits Limits, also Also, ok bool) {
 	s := canonicalScanner{text: value}
-	if said := (limitedJSON{}); s.limited(&said) && s.at == len(value) {
-		limits.Push = said.Push
-		return said.Project, limits, said.Also, limits.SetAccess(said.Access)
+	if parsed := (limitedJSON{}); s.limited(&parsed) && s.at == len(value) {
+		limits.Push = parsed.Push
+		return parsed.Project, limits, parsed.Also, limits.SetAccess(parsed.Access)
 	}
 
 	keys, ok := valuesOf(value)

@@ -20,7 +20,7 @@ import (
 // DefaultLockTimeout is how long a change waits for the lock by default.
 const DefaultLockTimeout = 8 * time.Second
 
-// underLock runs do in the token file's directory while no other writer is at work.
+// underLock takes the lock, and calls do with the token file's directory and name.
 func (f File) underLock(do func(dir directory, name string) error) error {
 	path, name := split(f.Path)
 	dir, err := openDirectory(path)
@@ -48,7 +48,7 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 		return fail(err)
 	}
 
-	// Read-write, since NFS grants an exclusive lock on nothing less.
+	// The file is opened for writing too: NFS grants no exclusive lock on a file that is not.
 	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
 	unlock = func() { lock.Unlock() }
 
@@ -152,8 +152,8 @@ func holderOf(path string) (pid int, program string) {
 	return 0, ""
 }
 
-// createLock makes sure that the lock file exists and that the owner of the token
-// file, or else of its directory, can open it too. It is mode 0600 and never removed.
+// createLock makes sure that the lock file exists and that the owner of the token file can open
+// it too, or the directory's owner if there is no token file. It is mode 0600 and never removed.
 //
 // In a user's directory, root gives a lock file of its own to that user, who may have put a hard
 // link to another file of root's there. So root gives away only an empty regular file that has no
@@ -202,7 +202,7 @@ func (f directory) createLock(name, tokenFile string) error {
 	// Anyone who can open the file can hold the lock indefinitely. Another program may
 	// have created it with a wider mode.
 	if stat.Mode&0o007 != 0 {
-		_ = unix.Fchmod(fd, stat.Mode&0o770) // it may not be ours
+		_ = unix.Fchmod(fd, stat.Mode&0o770) // may fail: the file can belong to another user
 	}
 
 	if stat.Uid != owned.Uid && int(stat.Uid) == os.Geteuid() {

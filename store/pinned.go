@@ -91,8 +91,8 @@ func (j judge) pin(pid int) (p *Pinned, err error) {
 	return p, nil
 }
 
-// openProc opens the directory in /proc. The pidfd is asked afterwards: if the process has
-// not ended by then, the directory is its own and not that of another with its pid.
+// openProc opens the directory in /proc. It polls the pidfd afterwards: if the process has not
+// ended by then, the directory is its own, and not that of a later process with the same pid.
 func (p *Pinned) openProc() (err error) {
 	p.proc, err = openAt(unix.AT_FDCWD, fmt.Sprintf("/proc/%d", p.Process.PID), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -123,9 +123,9 @@ func (p *Pinned) Ended() (bool, error) { return readable(p.pidfd) }
 // "uid_map".
 func (p *Pinned) Read(name string) ([]byte, error) { return readSmall(p.proc, name) }
 
-// Link returns the target of a symbolic link there, such as "ns/mnt".
+// Link returns the target of a symbolic link in the process's directory in /proc, such as "ns/mnt".
 func (p *Pinned) Link(name string) (string, error) {
-	var target [128]byte // a namespace has less than 40
+	var target [128]byte // a namespace's name has fewer than 40 bytes
 	n, err := unix.Readlinkat(p.proc, name, target[:])
 	if err == nil && n == len(target) {
 		err = unix.ENAMETOOLONG

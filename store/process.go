@@ -102,7 +102,7 @@ func (j judge) life(p *Process) Life {
 }
 
 // canDescribe returns an error if a description made here would lack a part. The machine's
-// id may be missing, since within a boot the boot's id proves as much.
+// id may be missing, since the boot's id identifies the machine until the next boot.
 func (j judge) canDescribe() error {
 	switch {
 	case j.unsure != nil:
@@ -120,8 +120,8 @@ func (j judge) canDescribe() error {
 // byDescription judges a process by its description alone, without examining the process. sure
 // means that examining it from here could not tell more.
 //
-// A boot id is random: an equal one proves the machine too, and the machine id only
-// tells another boot of this machine from another machine.
+// A boot id is random, so two processes with the same one are on the same machine. The machine id
+// is needed only if the boot ids differ: it tells another boot of this machine from another machine.
 func (j judge) byDescription(p *Process) (life Life, sure bool) {
 	switch {
 	case p == nil || p.PID <= 0 || p.Boot == "" || j.boot == "":
@@ -134,8 +134,8 @@ func (j judge) byDescription(p *Process) (life Life, sure bool) {
 	return Unknown, false
 }
 
-// endsWithBoot reports whether the next boot of this machine proves the process dead. It
-// does not without the machine's id, nor for a process of another machine.
+// endsWithBoot reports whether the next boot of this machine proves the process dead. It proves
+// nothing without the machine's id, or about a process of another machine.
 func (j judge) endsWithBoot(p *Process) bool {
 	j.boot = "the next"
 	life, _ := j.byDescription(p)
@@ -149,17 +149,17 @@ func (p *Process) glance() (life Life, sure bool) {
 	if life, sure := j.byDescription(p); sure {
 		return life, true
 	}
-	// As kill(2) with signal 0, at half the cost.
+	// getpgid(2) fails as kill(2) with signal 0 does, at half the cost.
 	if _, err := unix.Getpgid(p.PID); !errors.Is(err, unix.ESRCH) {
 		return Unknown, false
 	}
 	return j.life(p), true
 }
 
-// open does what Life does, and keeps a living process in sight: pidfd is for the caller to
-// close, -1 unless the process is alive. It polls readable once the process has ended
-// (pidfd_open(2)). An error says why a process that may be alive could not be opened,
-// such as a lack of descriptors; life is then what can be told without a pidfd.
+// open does what Life does, and opens the process if it is alive: the caller must close pidfd,
+// which is -1 otherwise. A pidfd polls readable once the process has ended (pidfd_open(2)). An
+// error says why a process that may be alive could not be opened, such as a lack of descriptors;
+// in that case, life is what can be told without a pidfd.
 func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	if life, sure := j.byDescription(p); sure {
 		return -1, life, nil
@@ -206,8 +206,8 @@ func (p *Process) lifeOf(pidfd int) Life {
 	return Unknown
 }
 
-// pidfdInode returns the inode of a pidfd, 0 where all pidfds share one: before
-// pidfs, which came with Linux 6.9.
+// pidfdInode returns the inode of a pidfd. It returns 0 if all pidfds share one inode, as they do
+// before Linux 6.9, which introduced pidfs.
 func pidfdInode(pidfd int) (uint64, error) {
 	if !pidfs.Load() {
 		var fs unix.Statfs_t

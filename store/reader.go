@@ -62,7 +62,7 @@ type Pass struct {
 	Services    map[string]string // of the host: see [Attached]
 
 	hash    tokenHash
-	freezes *Freezes // when it was found
+	freezes *Freezes // as they were when the pass was found
 }
 
 // reliance is one use of a pass, by [Reader.While].
@@ -104,7 +104,7 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 	return r.find(hash)
 }
 
-// Still returns nil if a use that the pass allowed may go on now, and otherwise the reason why not.
+// Still returns nil if a use that the pass allowed may go on, and otherwise why it may not.
 func (r *Reader) Still(p Pass, use Use) error {
 	now, ok := r.find(p.hash)
 	if !ok {
@@ -146,7 +146,7 @@ func (r *Reader) entry(hash tokenHash) (Entry, bool) {
 // longer go on, with the reason as its cause. The caller must call release.
 func (r *Reader) While(ctx context.Context, p Pass, use Use) (valid context.Context, release func()) {
 	valid, cancel := context.WithCancelCause(ctx)
-	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // on an error, only a revocation ends it
+	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // on an error, only a revocation ends the use
 	one := &reliance{pass: p, use: use, cancel: cancel}
 
 	r.mu.Lock()
@@ -243,7 +243,7 @@ func (r *Reader) look() {
 }
 
 // lookTokens reads the token file if it is not the one that was last read, and reports whether
-// it has another content.
+// its content has changed.
 func (r *Reader) lookTokens() (changed bool) {
 	if r.seen.Exists() && r.seen.IsAt(r.path, unix.AT_SYMLINK_NOFOLLOW) {
 		return false
@@ -268,7 +268,7 @@ func (r *Reader) lookTokens() (changed bool) {
 	return true
 }
 
-// check cancels the context if what the file has now does not allow its use to go on.
+// check cancels the context of a use that the token file, or the freezes, no longer allow.
 func (r *Reader) check(one *reliance) {
 	now, ok := r.entry(one.pass.hash)
 	if !ok || now.Malformed {
@@ -342,7 +342,7 @@ func entryOf(value json.RawMessage) (Entry, bool) {
 	return it.entry(), it.wellFormed()
 }
 
-// passOf returns the pass of an entry. Whether it is valid, the caller learns from [Entry.State].
+// passOf returns the pass of an entry. [Entry.State] says whether the pass is valid.
 func passOf(hash tokenHash, e Entry, freezes *Freezes) Pass {
 	p := Pass{
 		Grant: e.Grant, Limits: e.Limits, Also: e.Also, Container: e.Container, Process: e.Process,

@@ -20,7 +20,7 @@ func (f File) Leftover(remove bool) (path string, err error) {
 	}
 
 	err = f.underLock(func(dir directory, name string) error {
-		// We hold the lock, so a file that still exists is not one that is being written.
+		// We hold the lock, so if the file still exists, no process is writing it.
 		_, err := dir.stat(temporaryName(name))
 		if err == nil && remove {
 			err = dir.remove(temporaryName(name))

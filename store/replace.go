@@ -43,9 +43,9 @@ func (f directory) read(name string) (tokenFile, error) {
 	return tokenFile{content, &stat}, nil
 }
 
-// readAll reads a file of about this size to its end. It returns an error if the file is
-// larger than most.
-func readAll(fd, size, most int) ([]byte, error) {
+// readAll reads a file of about this size to its end. It returns an error if the file has more
+// than limit bytes.
+func readAll(fd, size, limit int) ([]byte, error) {
 	content := make([]byte, size)
 	read := 0
 	for {
@@ -58,8 +58,8 @@ func readAll(fd, size, most int) ([]byte, error) {
 		case n == 0:
 			return content[:read], nil
 		}
-		if read += n; read > most {
-			return nil, fmt.Errorf("more than %d bytes", most)
+		if read += n; read > limit {
+			return nil, fmt.Errorf("more than %d bytes", limit)
 		}
 		if read == len(content) {
 			content = append(content, make([]byte, len(content)/2+64)...)
@@ -67,8 +67,8 @@ func readAll(fd, size, most int) ([]byte, error) {
 	}
 }
 
-// replace replaces the old token file by one with this content. If durable is set, it also
-// syncs the directory, so that the change outlives a power cut. If mustFit is set, it uses
+// replace replaces the old token file with one that has this content. If durable is set, it
+// also syncs the directory, so that the change outlives a power cut. If mustFit is set, it uses
 // the spare when the disk is full.
 func (f directory) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
 	size := 0
@@ -76,7 +76,7 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 		size += len(piece)
 	}
 	if size > sizeLimit {
-		// Once written, no program could read it, and so none could fix it.
+		// No program could read a file of this size, so none could make it smaller.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
 
@@ -179,8 +179,8 @@ func writeAll(fd int, pieces [][]byte) error {
 // the old one. One writer at a time holds the lock, so one name is enough.
 func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
-// keepOwnerAndMode gives the file the owner, group and mode of the old one. If there is
-// none, the mode is 0600 and the owner that of the directory: the gate server's user, for
+// keepOwnerAndMode gives the file the owner, group and mode of the old one. If there is no
+// old one, the mode is 0600 and the owner is the directory's: the gate server's user, for
 // example, when root issues the first token. A group without rights is kept only if we may
 // give files to it.
 func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {

@@ -21,8 +21,8 @@ type Rights struct {
 }
 
 // ChangeRights changes the rights of a container's tokens, in one transaction, and returns the
-// entries as they are then. All else in an entry is carried over, whether it is known or not. If
-// edit returns an error, or leaves rights that must not be issued, nothing changes.
+// changed entries. Everything else in an entry is carried over, also keys that this package does not
+// know. If edit returns an error, or leaves rights that must not be issued, nothing changes.
 func (f File) ChangeRights(container string, edit func(*Rights) error) (changed []Entry, err error) {
 	err = f.underLock(func(dir directory, name string) error {
 		file, err := dir.read(name)
@@ -99,13 +99,13 @@ func (x index) changeRights(container string, edit func(*Rights) error) (texts m
 func (r Rights) checkServices(e Entry) error {
 	for name, listen := range r.Services {
 		if e.Gate == nil || e.Gate.Services[name] != listen {
-			return fmt.Errorf("service %.64q: a container that runs cannot be given one", name)
+			return fmt.Errorf("service %.64q: a running container cannot be given a service", name)
 		}
 	}
 	return nil
 }
 
-// in returns an entry's text with these rights in the place of those that it has.
+// in returns an entry's text with these rights in place of the entry's.
 func (r Rights) in(text []byte, e Entry) ([]byte, error) {
 	names, values, err := inOrder(text)
 	if err != nil {
@@ -207,7 +207,7 @@ func inOrder(text []byte) (names []string, values map[string]json.RawMessage, er
 	return names, values, nil
 }
 
-// with returns the content, in which a text has replaced each member that begins at its offset.
+// with returns the content with each text in place of the member that begins at the text's offset.
 func (x index) with(texts map[int][]byte) (pieces [][]byte) {
 	from := 0
 	for _, m := range x.members {

@@ -1,4 +1,4 @@
-// Finds the entries in a token file's content, in any form of JSON, and where each is.
+// Finds and reads the entries in a token file's content, in any form of JSON.
 
 package store
 
@@ -87,10 +87,10 @@ func (it *item) entry() Entry {
 	return e
 }
 
-// scan reads a whole token file's content. It calls the function that begin returns for
-// each member, with an item that is valid until the next call. It first tries to read the
-// canonical form (canonical.go). If anything is not in that form, it calls begin once more
-// and starts again with encoding/json.
+// scan reads a whole token file's content. It calls begin, and then calls the function that begin
+// returned for each member, with an item that is valid until the next call. It first tries to read
+// the canonical form (canonical.go). If anything is not in that form, it starts again with
+// encoding/json, and calls begin again.
 func scan(content []byte, begin func() func(*item)) (index, error) {
 	s := &canonicalScanner{text: content}
 	if members, ok := s.scan(begin()); ok {

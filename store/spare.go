@@ -55,7 +55,7 @@ func (f directory) takeSpare(name string, size int) (fd int, err error) {
 }
 
 // keepSpare makes sure that there is a spare for a token file of this size, which the token
-// file's owner can use too. This change does not need it, so errors are ignored.
+// file's owner can use too. Only later changes need it, so errors are ignored.
 func (f directory) keepSpare(name string, size int) {
 	spare := spareName(name)
 	there, err := f.stat(spare)

@@ -92,7 +92,7 @@ func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 // Issue makes the entry's token valid. In the same transaction it revokes earlier
 // tokens of the same container and those whose process is dead; revoked lists both.
 //
-// An error before the rename leaves the file as it was. After it only the directory's
+// An error before the rename leaves the file as it was. After the rename, only the directory's
 // fsync can fail: the token is then valid, but might not survive a power cut.
 func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil, goes) }
 
@@ -113,8 +113,8 @@ func (f File) IssueOnceTo(process *Pinned, e Entry) (revoked []Entry, err error)
 	return f.issue(e, process, forbids)
 }
 
-// issue issues a token. again is the fate of a token of the same container and process.
-func (f File) issue(e Entry, pinned *Pinned, again fate) (revoked []Entry, err error) {
+// issue issues a token. ofSame is the fate of earlier tokens of the same container and process.
+func (f File) issue(e Entry, pinned *Pinned, ofSame fate) (revoked []Entry, err error) {
 	if err := e.Token.check(); err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (f File) issue(e Entry, pinned *Pinned, again fate) (revoked []Entry, err e
 		case e.Container == "" || string(it.container) != e.Container:
 			return it.sweepFate()
 		case e.Process != nil && it.tied && it.process == *e.Process:
-			return again
+			return ofSame
 		}
 		return goes
 	}})

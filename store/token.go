@@ -51,8 +51,8 @@ func (t Token) Fingerprint() string {
 // IsFingerprint reports whether the text has the form of a token's fingerprint.
 func IsFingerprint(text string) bool { return len(text) == 8 && isHex(text) }
 
-// Key names the token in full without giving it away: its SHA-256, in the form in which
-// the token file can hold that in the token's place. The key of a key is itself.
+// Key names the token in full without giving it away: its SHA-256, in the form that the token
+// file can hold in place of the token. The key of a key is that key.
 func (t Token) Key() string {
 	if t.isKey() {
 		return string(t)

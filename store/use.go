@@ -28,11 +28,12 @@ var (
 
 	ErrRevoked = errors.New("the token was revoked")
 	ErrDied    = errors.New("the token's process has ended")
-	ErrChanged = errors.New("what the token may push was changed")
+	ErrChanged = errors.New("the token's limits for pushes were changed")
 )
 
-// For returns what the pass allows for a use, or why it does not allow it. It is the only judge:
-// a use goes on for as long as For, of the pass of each moment, allows it as before.
+// For returns what the pass allows for a use, or an error if it does not allow the use. No other
+// function decides this: a use goes on as long as For, called on the token's current pass, allows
+// it as before.
 func (p Pass) For(use Use) (Limits, error) {
 	if use.Service != "" {
 		if listen, ok := p.Services[use.Service]; !ok || listen != use.Listen {
@@ -58,10 +59,10 @@ func (p Pass) For(use Use) (Limits, error) {
 	return limits, nil
 }
 
-// stillFor returns nil if a use that was allowed by the pass before is still allowed by this
-// one. A push goes on only under the limits that it was judged by.
-func (p Pass) stillFor(use Use, before Pass) error {
-	same := p.Grant == before.Grant && p.Container == before.Container && reflect.DeepEqual(p.Process, before.Process)
+// stillFor returns nil if this pass still allows a use that an earlier pass of the token has allowed.
+// A push may go on only if its limits have not changed.
+func (p Pass) stillFor(use Use, earlier Pass) error {
+	same := p.Grant == earlier.Grant && p.Container == earlier.Container && reflect.DeepEqual(p.Process, earlier.Process)
 	if !same {
 		return ErrRevoked
 	}
@@ -70,7 +71,7 @@ func (p Pass) stillFor(use Use, before Pass) error {
 	if err != nil || !use.Push {
 		return err
 	}
-	if then, _ := before.In(use.Project); !reflect.DeepEqual(now, then) {
+	if then, _ := earlier.In(use.Project); !reflect.DeepEqual(now, then) {
 		return ErrChanged
 	}
 	return nil

@@ -1,4 +1,4 @@
-// Tells whether a file is still the one that was read.
+// Reports whether a file is still the one that was read.
 
 package store
 
@@ -16,7 +16,7 @@ type FileVersion struct {
 
 // FileVersionOf returns the version of a file that was read at this time; nil stands for a file that
 // was not there. Before Linux 6.13, file times are those of the last clock tick, so a file that is
-// written twice within a tick has the same times after both.
+// written twice within a tick has the same times after both writes.
 func FileVersionOf(file *unix.Stat_t, readAt time.Time) FileVersion {
 	unsure := file != nil && readAt.Sub(time.Unix(file.Mtim.Unix())).Abs() < 20*time.Millisecond
 	return FileVersion{file, unsure}

@@ -29,9 +29,9 @@ type processes struct {
 	look      int           // counts the looks at the file
 	watched   int           // the number of watched processes, each with a descriptor
 	unwatched int           // the number of living processes that cannot be watched, for example for lack of descriptors
-	next      int           // the first of those to check next
-	untold    []store.Token // for newlyUnwatched to report
-	why       error         // why they are not watched
+	next      int           // the first of the unwatched processes to check next
+	untold    []store.Token // tokens that newlyUnwatched has not reported yet
+	why       error         // why their processes cannot be watched
 }
 
 // tied is the process of one token.
