@@ -150,7 +150,7 @@ func (f Fleet) connect(unit string) string {
 	return unit
 }
 
-// uncover has a service see a path that is hidden from it by default.
+// uncover lets a service see a path that is hidden from it by default.
 func uncover(unit, path string) string {
 	for _, hidden := range []string{"/home/", "/root/", "/run/user/"} {
 		if strings.HasPrefix(path, hidden) {
