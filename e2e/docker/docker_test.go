@@ -309,11 +309,34 @@ func TestUserNamespacesMakeNoDifference(t *testing.T) {
 func TestContainerdTakesTheDeviceToo(t *testing.T) {
 	version := must(t, "ctr version | sed -n 's/ *Version: *//p' | tail -n 1")
 	t.Log(version)
+	const ofImage = "docker.io/library/" + image + ":latest "
 	if strings.HasPrefix(strings.TrimPrefix(version, "v"), "1.") { // its ctr knows device files alone; its CRI plugin knows CDI
-		refused(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr true", "stat terok.dev/project=demo: no such file or directory")
+		refused(t, "ctr run --rm --device terok.dev/project=demo "+ofImage+"by-ctr true", "stat terok.dev/project=demo: no such file or directory")
 		return
 	}
-	must(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr sh -ec "+work)
-	refused(t, "ctr run --rm --device terok.dev/project=none docker.io/library/"+image+":latest by-ctr true", "unresolvable CDI devices")
+	must(t, "ctr run --rm --device terok.dev/project=demo "+ofImage+"by-ctr sh -ec "+work)
+	refused(t, "ctr run --rm --device terok.dev/project=none "+ofImage+"by-ctr true", "unresolvable CDI devices")
+	noTokenRemains(t, "terok-gate")
+
+	for _, d := range []death{
+		{name: "exit", command: untilEnd, die: does("ctr task exec --exec-id end dying sh -c '>/tmp/end'")},
+		{name: "kill -9 of the process", command: forEver, die: kill},
+		{name: "ctr task kill", command: forEver, die: does("ctr task kill -s KILL dying")},
+		{name: "ctr task rm -f", command: forEver, die: does("ctr task rm -f dying")},
+		{name: "out of memory", command: outOfMemory, die: does("ctr task exec --exec-id end dying sh -c '>/tmp/end'")},
+		{name: "its shim killed", command: forEver, die: killShim},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			must(t, "ctr run --detach --memory-limit 31457280 --device terok.dev/project=demo "+ofImage+"dying "+d.command)
+			t.Cleanup(func() { must(t, "ctr task rm -f dying || true; ctr container rm dying") })
+			must(t, "ctr task exec --exec-id ask dying git ls-remote "+repo)
+			pid, err := strconv.Atoi(must(t, "ctr task ls | sed -n 's/^dying *\\([0-9]*\\) .*/\\1/p'"))
+			testenv.Must(t, err)
+			network := networkOf(t, pid)
+
+			d.strikes(t, pid, network, "", "terok-gate")
+			network.goes(t)
+		})
+	}
 	noTokenRemains(t, "terok-gate")
 }
