@@ -63,7 +63,7 @@ func prepare() error {
 		terok-gate add demo /root/demo
 		mkdir -p /image/bin /image/usr/lib/git-core /image/tmp /image/etc && cd /image
 		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
-		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true wget grep; do ln -s busybox bin/$name; done
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true wget grep date; do ln -s busybox bin/$name; done
 		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
 		echo root:x:0:0::/:/bin/sh >etc/passwd
 		tar -c . | docker import - ` + image + `
@@ -139,6 +139,23 @@ func TestAContainerClonesCommitsAndPushesWithoutANetwork(t *testing.T) {
 	must(t, "docker run --rm "+device+image+" sh -ec "+work)
 	if after := must(t, "git -C /var/lib/terok-gate/repos/demo.git rev-parse main"); after == before {
 		t.Error("nothing was pushed")
+	}
+}
+
+// The command of docs/engines.md, word for word.
+func TestThePagesStepWithDocker(t *testing.T) {
+	page, err := os.ReadFile("../../docs/engines.md")
+	testenv.Must(t, err)
+	_, step, _ := strings.Cut(string(page), "step 3 of the README is this")
+	_, step, _ = strings.Cut(step, "```sh\n")
+	step, _, found := strings.Cut(step, "```\n")
+	if !found {
+		t.Fatal("the page has no such step")
+	}
+
+	must(t, "image="+image+"\n"+step)
+	if review := must(t, "terok-gate review"); !strings.Contains(review, "task-1") || !strings.Contains(review, "Note the time") {
+		t.Errorf("there is nothing to review: %s", review)
 	}
 }
 
