@@ -77,6 +77,8 @@ func (a account) devices(t *testing.T) {
 	if buildsWithDevices(t) != (err == nil) {
 		t.Errorf("podman build with a device: %v\n%s", err, out)
 	}
+	id := strings.TrimSpace(a.must(t, "podman run --detach"+device+image+" sleep 600 2>/dev/null"))
+	a.must(t, "podman exec "+id+" "+list+" main | grep main && podman rm --force --time 0 "+id)
 	a.must(t, "! podman run --rm --network none --device terok.dev/project=other "+image+" true")
 }
 

@@ -63,7 +63,7 @@ func prepare() error {
 		terok-gate add demo /root/demo
 		mkdir -p /image/bin /image/usr/lib/git-core /image/tmp /image/etc && cd /image
 		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
-		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true wget grep; do ln -s busybox bin/$name; done
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat env id tail true wget grep date; do ln -s busybox bin/$name; done
 		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
 		echo root:x:0:0::/:/bin/sh >etc/passwd
 		tar -c . | docker import - ` + image + `
@@ -139,6 +139,23 @@ func TestAContainerClonesCommitsAndPushesWithoutANetwork(t *testing.T) {
 	must(t, "docker run --rm "+device+image+" sh -ec "+work)
 	if after := must(t, "git -C /var/lib/terok-gate/repos/demo.git rev-parse main"); after == before {
 		t.Error("nothing was pushed")
+	}
+}
+
+// The command of docs/engines.md, word for word.
+func TestThePagesStepWithDocker(t *testing.T) {
+	page, err := os.ReadFile("../../docs/engines.md")
+	testenv.Must(t, err)
+	_, step, _ := strings.Cut(string(page), "step 3 of the README is this")
+	_, step, _ = strings.Cut(step, "```sh\n")
+	step, _, found := strings.Cut(step, "```\n")
+	if !found {
+		t.Fatal("the page has no such step")
+	}
+
+	must(t, "image="+image+"\n"+step)
+	if review := must(t, "terok-gate review"); !strings.Contains(review, "task-1") || !strings.Contains(review, "Note the time") {
+		t.Errorf("there is nothing to review: %s", review)
 	}
 }
 
@@ -309,11 +326,34 @@ func TestUserNamespacesMakeNoDifference(t *testing.T) {
 func TestContainerdTakesTheDeviceToo(t *testing.T) {
 	version := must(t, "ctr version | sed -n 's/ *Version: *//p' | tail -n 1")
 	t.Log(version)
+	const ofImage = "docker.io/library/" + image + ":latest "
 	if strings.HasPrefix(strings.TrimPrefix(version, "v"), "1.") { // its ctr knows device files alone; its CRI plugin knows CDI
-		refused(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr true", "stat terok.dev/project=demo: no such file or directory")
+		refused(t, "ctr run --rm --device terok.dev/project=demo "+ofImage+"by-ctr true", "stat terok.dev/project=demo: no such file or directory")
 		return
 	}
-	must(t, "ctr run --rm --device terok.dev/project=demo docker.io/library/"+image+":latest by-ctr sh -ec "+work)
-	refused(t, "ctr run --rm --device terok.dev/project=none docker.io/library/"+image+":latest by-ctr true", "unresolvable CDI devices")
+	must(t, "ctr run --rm --device terok.dev/project=demo "+ofImage+"by-ctr sh -ec "+work)
+	refused(t, "ctr run --rm --device terok.dev/project=none "+ofImage+"by-ctr true", "unresolvable CDI devices")
+	noTokenRemains(t, "terok-gate")
+
+	for _, d := range []death{
+		{name: "exit", command: untilEnd, die: does("ctr task exec --exec-id end dying sh -c '>/tmp/end'")},
+		{name: "kill -9 of the process", command: forEver, die: kill},
+		{name: "ctr task kill", command: forEver, die: does("ctr task kill -s KILL dying")},
+		{name: "ctr task rm -f", command: forEver, die: does("ctr task rm -f dying")},
+		{name: "out of memory", command: outOfMemory, die: does("ctr task exec --exec-id end dying sh -c '>/tmp/end'")},
+		{name: "its shim killed", command: forEver, die: killShim},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			must(t, "ctr run --detach --memory-limit 31457280 --device terok.dev/project=demo "+ofImage+"dying "+d.command)
+			t.Cleanup(func() { must(t, "ctr task rm -f dying || true; ctr container rm dying") })
+			must(t, "ctr task exec --exec-id ask dying git ls-remote "+repo)
+			pid, err := strconv.Atoi(must(t, "ctr task ls | sed -n 's/^dying *\\([0-9]*\\) .*/\\1/p'"))
+			testenv.Must(t, err)
+			network := networkOf(t, pid)
+
+			d.strikes(t, pid, network, "", "terok-gate")
+			network.goes(t)
+		})
+	}
 	noTokenRemains(t, "terok-gate")
 }

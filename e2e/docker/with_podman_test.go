@@ -30,6 +30,11 @@ func TestPodmanTakesTheDeviceToo(t *testing.T) {
 	}
 
 	must(t, "podman run --rm "+device+image+" sh -ec "+work)
+	must(t, "podman run -d --name exec "+device+image+" "+forEver)
+	for _, user := range []string{"0", "65534"} {
+		must(t, "podman exec -u "+user+" exec git ls-remote "+repo)
+	}
+	must(t, "podman rm -f -t 0 exec")
 	must(t, "podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 "+image+" sh -ec "+work)
 	must(t, "mkdir /context && printf 'FROM "+image+"\\nRUN git ls-remote "+repo+"\\n' >/context/Containerfile && podman build -q "+device+"/context")
 	noTokenRemains(t, "terok-gate")
