@@ -184,6 +184,7 @@ func (c *commits) runGate(t *testing.T, args ...string) {
 	c.again = func(t *testing.T) {
 		c.gate = testenv.ServiceCommand([]*os.File{socket}, program, append([]string{"--token-file", c.near.tokens.Path,
 			"--log-file", filepath.Join(c.near.dir, "gate.log"), "serve"}, args...)...)
+		c.gate.Stderr = t.Output()
 		must(t, c.gate.Start())
 	}
 	c.again(t)
@@ -229,6 +230,7 @@ func (c *commits) send(t *testing.T, push string) *net.TCPConn {
 	conn, err := net.Dial("tcp", c.near.address)
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
+	must(t, conn.SetDeadline(time.Now().Add(testenv.AWhile))) // the listener outlasts a gate that does not start
 	_, err = io.WriteString(conn, pushRequest(c.token, "report-status", commands...))
 	must(t, err)
 	return conn.(*net.TCPConn)
