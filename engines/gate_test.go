@@ -220,6 +220,30 @@ func TestTheTimersUnitsRunTheCommand(t *testing.T) {
 	}
 }
 
+// In a list of paths, systemd takes "\u00a0" for u00a0: it reads no such escape there.
+func TestWordsAreQuotedAsSystemdReadsThemEverywhere(t *testing.T) {
+	for word, want := range map[string]string{
+		"":                         `""`,
+		"a b":                      `"a b"`,
+		`a"b\t'c`:                  `"a\"b\\t'c"`,
+		"100%i":                    `"100%%i"`,
+		"\u00e9\u00a0\u3000\u200b": "\"\u00e9\u00a0\u3000\u200b\"",
+		"a\nb\x7f\xff":             `"a\x0ab\x7f\xff"`,
+	} {
+		if got := unitQuote(word); got != want {
+			t.Errorf("%q becomes %s, want %s", word, got, want)
+		}
+	}
+
+	r := Registration{Gate: true, Settings: hook.Settings{Tokens: store.File{Path: "/var/lib/t.json"}, GateSocket: "/run/g/control"}}
+	for _, repos := range []string{"/srv/a\tb/repos", "/srv/\xff/repos", "/\x7f/repos"} {
+		r.Repos = repos
+		if _, err := r.unit(ForwardUnitName, Place{Units: "/units"}); err == nil {
+			t.Errorf("a list of paths in a unit has %q", repos)
+		}
+	}
+}
+
 // The forwarder reaches its services' addresses, and the repositories not at all.
 func TestTheForwarderIsConfinedToItsServices(t *testing.T) {
 	dir := t.TempDir()

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
@@ -70,6 +71,9 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 		}
 	case ForwardUnitName:
 		command, flags = "forward", []string{"--control", control.ForwardSocket(r.Settings.GateSocket)}
+		if err := checkUnitPath(r.Repos); err != nil {
+			return nil, err
+		}
 		unit = r.confine(unit)
 	}
 	if r.Gate {
@@ -88,6 +92,9 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	var writable []string
 	for _, file := range writes {
 		directory := existingDirectory(file)
+		if err := checkUnitPath(directory); err != nil {
+			return nil, err
+		}
 		if quoted := unitQuote(directory); !slices.Contains(writable, quoted) {
 			writable = append(writable, quoted)
 		}
@@ -136,8 +143,34 @@ func commandLine(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
+// unitQuote quotes a word for a unit (systemd.syntax(7)). What it escapes means the same in
+// commands and in lists of paths, where a backslash only makes the next character an ordinary one:
+// other characters stand as they are. ([Registration.unit] refuses the paths for which that fails.)
 func unitQuote(word string) string {
-	return strings.ReplaceAll(strconv.Quote(word), "%", "%%")
+	var quoted strings.Builder
+	for i := 0; i < len(word); {
+		r, size := utf8.DecodeRuneInString(word[i:])
+		switch {
+		case r < ' ', r == 0x7f, r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&quoted, `\x%02x`, word[i])
+		case r == '"', r == '\\':
+			quoted.WriteString(`\` + string(r))
+		case r == '%':
+			quoted.WriteString("%%")
+		default:
+			quoted.WriteRune(r)
+		}
+		i += size
+	}
+	return `"` + quoted.String() + `"`
+}
+
+// checkUnitPath returns an error for a path that no list of paths in a unit can contain.
+func checkUnitPath(path string) error {
+	if !utf8.ValidString(path) || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fmt.Errorf("%q: the path has a control character or is not UTF-8: a unit of systemd cannot name it", path)
+	}
+	return nil
 }
 
 // valueInUnit reads the value of a flag of terok-gate serve back from a unit. It is empty if the
