@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -185,14 +186,15 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 		{"among temporary files", "mkdir /tmp/gate", "/tmp/gate/tokens.json", "/var/tmp/log"},
 		{"the gate's, and in another user's home", "cd /var/lib/gate; echo {} >tokens.json; chown gate:gate tokens.json; chmod 640 tokens.json",
 			"/var/lib/gate/tokens.json", "/home/alice/log"},
+		{"in a directory with an odd name", `mkdir -p "$(printf '/srv/o\302\240d \\\\d%%i')"`, "/srv/o\u00a0d \\d%i/tokens.json", "/var/log/odd.log"},
 		{"in a directory that is gone at the next boot", "mkdir /run/gate", "/run/gate/tokens.json", "/var/log/terok-gate.log"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			root.must(t, row.prepare)
 			// The previous row's service still runs, with the previous files.
-			root.install(t, fmt.Sprintf("--token-file %s --log-file %s", row.tokenFile, row.log), "--no-gate")
+			root.install(t, "--token-file "+printable.Shell(row.tokenFile)+" --log-file "+row.log, "--no-gate")
 
-			owner := "stat --format '%U:%G %a' " + row.tokenFile + " || true"
+			owner := "stat --format '%U:%G %a' " + printable.Shell(row.tokenFile) + " || true"
 			before := root.must(t, owner)
 			id := root.revokes(t, row.tokenFile)
 			for _, event := range []string{"issued", "swept"} {
