@@ -117,6 +117,9 @@ func TestAHostIsServedWhatItVouchesForAlone(t *testing.T) {
 		must(t, err)
 		return func(c *tls.Config) { c.Certificates = []tls.Certificate{pair} }
 	}
+	offering := func(who func(*tls.Config), protocols ...string) func(*tls.Config) {
+		return func(c *tls.Config) { who(c); c.NextProtos = protocols }
+	}
 	a, b := as("host-a"), as("host-b")
 	const only, notVouched = "only the gates of containers' hosts", "does not let this host vouch"
 	const rest = `,"task":"t","fingerprint":"0123abcd","access":"write"}`
@@ -170,6 +173,19 @@ func TestAHostIsServedWhatItVouchesForAlone(t *testing.T) {
 		"another method":                    {a, strings.Replace(vouchedRequest(good), "GET", "PUT", 1), 405, "method not allowed"},
 		"a whole URL":                       {a, strings.Replace(vouchedRequest(good), "GET /", "GET http://other/", 1), 421, ""},
 		"HTTP/2 without asking":             {a, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404, ""},
+		"HTTP/2 before 1.1":                 {offering(a, "h2", "http/1.1"), vouchedRequest(good), 200, "refs/heads/main"},
+		"two vouchers, spelled otherwise":   {a, vouchedRequest(good, strings.Replace(good, "Terok", "tEROK", 1)), 403, only},
+		"an empty voucher before":           {a, vouchedRequest("Terok-Gate-Voucher:", good), 403, only},
+		"a voucher with another name":       {a, vouchedRequest(strings.Replace(good, "-", "_", 2)), 403, only},
+		"a space before the colon":          {a, vouchedRequest(strings.Replace(good, ":", " :", 1)), 400, ""},
+		"a voucher in two lines":            {a, vouchedRequest(good[:40] + "\r\n " + good[40:]), 403, only},
+		"a voucher in the query":            {a, get("/demo.git/info/refs?service=git-upload-pack&Terok-Gate-Voucher=x"), 404, "not found"},
+		"a voucher in a trailer": {a, head("POST /demo.git/git-receive-pack", "", receiveRequest, "Transfer-Encoding: chunked", "Trailer: Terok-Gate-Voucher") +
+			"4\r\n0000\r\n0\r\n" + good + "\r\n\r\n", 403, only},
+		"two lengths": {a, head("POST /demo.git/git-receive-pack", "", good, receiveRequest, "Content-Length: 4", "Content-Length: 5") + "0000", 400, ""},
+		"chunks spelled otherwise": {a, head("POST /demo.git/git-receive-pack", "", good, receiveRequest, "Transfer-Encoding: xchunked") +
+			"0\r\n\r\n", 501, ""},
+		"many headers": {a, vouchedRequest(append(strings.Split(strings.Repeat("X: y,", 20_000)+"X: y", ","), good)...), 431, ""},
 	} {
 		code, text, err := f.ask(t, row.who, row.request)
 		if err != nil || code != row.code || !strings.Contains(text, row.text) {
@@ -229,7 +245,11 @@ func TestAContainerForgesNoVoucher(t *testing.T) {
 		"a path below":                    {head("GET /demo.git/../lib.git/info/refs?service=git-upload-pack", token), 404},
 		"a tunnel":                        {"CONNECT lib:9419 HTTP/1.1\r\nHost: lib:9419\r\n\r\n", 404},
 		"a trace":                         {head("TRACE /demo.git/git-upload-pack", token), 405},
-		"a protocol that is more":         {head(fetch, token, "Git-Protocol: version=2:x=y\tz"), 200},
+		"a voucher in a trailer": {head("POST /demo.git/git-receive-pack", token, receiveRequest, "Transfer-Encoding: chunked", "Trailer: Terok-Gate-Voucher") +
+			"4\r\n0000\r\n0\r\n" + good + "\r\n\r\n", 403},
+		"a request behind a request": {head(fetch, token) + smuggled, 200},
+		"a header that is too long":  {head(fetch, token, "X-Long: "+strings.Repeat("x", 32<<10)), 431},
+		"a protocol that is more":    {head(fetch, token, "Git-Protocol: version=2:x=y\tz"), 200},
 	} {
 		conn := f.host.dial(t, row.request)
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
