@@ -29,9 +29,9 @@ type Settings struct {
 	// Keep is how long the desk keeps commits that a release takes from upstream; 0 means KeepFor.
 	Keep time.Duration
 
-	// Patience is how long upstream may take to list its refs; 0 means 5 minutes. Only the context
-	// limits how long upstream may then take to send or receive objects.
-	Patience time.Duration
+	// Patience is how long upstream may take to list its refs; 0 means 5 minutes. Timeout is how
+	// long upstream may then take to send or receive objects; 0 means an hour.
+	Patience, Timeout time.Duration
 }
 
 // Desk is a project's desk. It must not be used by several goroutines at once.

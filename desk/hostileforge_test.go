@@ -313,6 +313,55 @@ func TestAForgeThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	}
 }
 
+// A forge that lists its refs, and then hangs in the middle of a fetch or a push.
+func TestAForgeThatHangsInATransferIsGivenUp(t *testing.T) {
+	hangs := func(service string) func(http.ResponseWriter, *http.Request) bool {
+		return func(_ http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/"+service) || service == "git-upload-pack" && !bodyFetches(r) {
+				return false
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+			return true
+		}
+	}
+
+	for name, transfer := range map[string]func(t *testing.T, w *world, s Settings) error{
+		"git-upload-pack": func(_ *testing.T, w *world, s Settings) error {
+			s.Timeout = time.Second
+			return w.attempt(s)
+		},
+		"git-receive-pack": func(t *testing.T, w *world, s Settings) error {
+			w.commit("agent", "a")
+			w.set(w.gate, heads+"agent", "agent")
+			d, err := Open(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			offer, err := d.Offer(t.Context(), heads+"agent", heads+"agent")
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Timeout = time.Second
+			return offer.Release(t.Context(), false, io.Discard)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := history(t)
+			if err := transfer(t, w, hostileForge(w, hangs(name))); !errors.Is(err, ErrTooSlow) {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
+}
+
+// bodyFetches reports whether a request of git's protocol 2 asks for objects.
+func bodyFetches(r *http.Request) bool {
+	body, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return bytes.Contains(body, []byte("command=fetch"))
+}
+
 // Guards against: an ssh that waits for a server which hangs, after its git was given up.
 func TestAForgeThatIsGivenUpLeavesNoProcess(t *testing.T) {
 	w := history(t)

@@ -36,12 +36,12 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 		return o, known, nil
 	}
 
-	fetch := func(address string) *exec.Cmd {
+	fetch := func(ctx context.Context, address string) *exec.Cmd {
 		return d.operators(ctx, "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-auto-maintenance", "--",
 			address, "+"+heads+"*:"+originPrefix+"heads/*", "+"+tags+"*:"+originPrefix+"tags/*")
 	}
 	d.removeUnfinished() // left by a fetch that was killed
-	if err := d.speak(ctx, fetch, "upload-pack"); err != nil {
+	if err := d.transfer(ctx, fetch, "upload-pack"); err != nil {
 		d.removeUnfinished()
 		return o, nil, err
 	}
@@ -92,6 +92,25 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 		o.head = ""
 	}
 	return o, nil
+}
+
+// TransferWithin is how long upstream may take by default to send or to take what it is asked for.
+const TransferWithin = time.Hour
+
+// ErrTooSlow is returned if upstream takes too long to send or to take what it is asked for.
+var ErrTooSlow = errors.New("upstream is too slow")
+
+// transfer is speak for a command that fetches or pushes. Its context ends when upstream takes
+// too long.
+func (d *Desk) transfer(ctx context.Context, command func(ctx context.Context, address string) *exec.Cmd, service string) error {
+	within := cmp.Or(d.Timeout, TransferWithin)
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%w: not done within %s: see --timeout", ErrTooSlow, within))
+	defer cancel()
+	err := d.speak(ctx, func(address string) *exec.Cmd { return command(ctx, address) }, service)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // speak runs a command in the desk that speaks to a service of upstream's git. If the source is

@@ -283,7 +283,7 @@ func (o *Offer) Release(ctx context.Context, force bool, w io.Writer) error {
 func (o *Offer) push(ctx context.Context, w io.Writer) error {
 	status := untrusted.Output{}
 	lines := &saidByUpstream{to: printable.Writer(w)}
-	err := o.desk.speak(ctx, func(address string) *exec.Cmd {
+	err := o.desk.transfer(ctx, func(ctx context.Context, address string) *exec.Cmd {
 		cmd := o.desk.operators(ctx, "push", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no", "--no-progress",
 			"--porcelain", "--force-with-lease="+o.To+":"+o.Old, "--", address, o.Object+":"+o.To)
 		cmd.Stdout, cmd.Stderr = &status, lines

@@ -33,7 +33,7 @@ func addCommand() *cli.Command {
    terok-gate add demo ~/src/demo
    terok-gate add demo https://example.com/demo.git
    terok-gate add --source demo git@example.com:demo.git`,
-		Flags: []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{
+		Flags: []cli.Flag{reposFlag(), desksFlag(), timeoutFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
 			Usage: "if SOURCE is a clone, copy the branches of its origin as well; of two with one name, only the clone's own is copied",
 		}, &cli.BoolFlag{
@@ -53,6 +53,9 @@ func add(c *cli.Context) (err error) {
 		return misuse.Errorf("project %w", err)
 	}
 
+	if err := checkTimeout(c); err != nil {
+		return err
+	}
 	if err := desk.CheckSource(source); err != nil {
 		return misuse.Errorf("SOURCE is refused: %w", err)
 	}

@@ -25,6 +25,21 @@ func desksFlag() cli.Flag {
 	}
 }
 
+// timeoutFlag is for commands that fetch from a source or push to it.
+func timeoutFlag() cli.Flag {
+	return &cli.DurationFlag{
+		Name: "timeout", Value: desk.TransferWithin,
+		Usage: "give up on a source that takes longer than `T` to send or to take what it is asked for",
+	}
+}
+
+func checkTimeout(c *cli.Context) error {
+	if c.Duration("timeout") <= 0 {
+		return misuse.Errorf("--timeout %s: must be more than 0", c.Duration("timeout"))
+	}
+	return nil
+}
+
 // desksOf returns the directory of desks that the command line names, or the default. No
 // other user can change it.
 func desksOf(c *cli.Context) (string, error) {
@@ -118,7 +133,7 @@ func deskOf(c *cli.Context, project string) (*desk.Desk, error) {
 }
 
 func openDesk(c *cli.Context, directory, project, source string, gate desk.Gate) (*desk.Desk, error) {
-	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep")}
+	s := desk.Settings{Directory: directory, Project: project, Source: source, Gate: gate, Keep: c.Duration("keep"), Timeout: c.Duration("timeout")}
 	if s.Local = desk.IsDirectory(source); s.Local {
 		reader, err := ownerOfRepository(source)
 		if err != nil {

@@ -31,7 +31,7 @@ BRANCH may be a full ref name.
    terok-gate release demo refs/tags/v1.0
    terok-gate release --yes 3f1c9a0b5d7e2468ace013579bdf02468ace1357 demo agent-1`,
 		Flags: []cli.Flag{
-			reposFlag(), desksFlag(),
+			reposFlag(), desksFlag(), timeoutFlag(),
 			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH`, or full ref name, rather than to one of the same name"},
 			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
 			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep at your desk, for `T`, what --force takes away"},
@@ -45,7 +45,7 @@ func release(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return misuse.Errorf("takes PROJECT and BRANCH, after the flags: see terok-gate release --help")
 	}
-	if err := checkKeep(c); err != nil {
+	if err := errors.Join(checkKeep(c), checkTimeout(c)); err != nil {
 		return err
 	}
 	if c.IsSet("yes") && !desk.IsFullID(c.String("yes")) {

@@ -28,7 +28,7 @@ terminal would act on are escaped.
 
    terok-gate review
    terok-gate review demo agent-1`,
-		Flags:  []cli.Flag{reposFlag(), desksFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
+		Flags:  []cli.Flag{reposFlag(), desksFlag(), timeoutFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}},
 		Action: review,
 	}
 }
@@ -43,6 +43,9 @@ type reviewed struct {
 }
 
 func review(c *cli.Context) error {
+	if err := checkTimeout(c); err != nil {
+		return err
+	}
 	switch {
 	case c.NArg() > 2:
 		return misuse.Errorf("takes PROJECT and BRANCH at most, after the flags: see terok-gate review --help")

@@ -71,8 +71,8 @@ func syncProjects(c *cli.Context) error {
 	if err := checkKeep(c); err != nil {
 		return err
 	}
-	if c.Duration("timeout") <= 0 {
-		return misuse.Errorf("--timeout %s: must be more than 0", c.Duration("timeout"))
+	if err := checkTimeout(c); err != nil {
+		return err
 	}
 	if c.IsSet("every") {
 		return syncRegularly(c)
