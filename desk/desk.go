@@ -13,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/gofrs/flock"
 )
 
 // Settings describe a project and the place of its desk.
@@ -123,11 +121,11 @@ func (d *Desk) checkGate(ctx context.Context) error {
 
 // lock waits until nothing else works in the desk.
 func (d *Desk) lock(ctx context.Context) (unlock func(), err error) {
-	lock := flock.New(filepath.Join(d.Directory, "."+d.Project+".lock"), flock.SetPermissions(0o600))
-	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+	unlock, err = lockFile(ctx, filepath.Join(d.Directory, "."+d.Project+".lock"))
+	if err != nil {
 		return nil, fmt.Errorf("lock the desk: %w", err)
 	}
-	return func() { _ = lock.Close() }, nil
+	return unlock, nil
 }
 
 // refs returns the desk's own refs.

@@ -4,6 +4,7 @@
 package desk
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
@@ -111,6 +113,28 @@ func BeginSources(directory string) error {
 		_, err := os.Lstat(SourcesFile(directory))
 		return errors.Is(err, fs.ErrNotExist)
 	})
+}
+
+// Reserve waits until no other program adds a project of this name, and keeps others from it until
+// release is called. A project without a source makes no directory of desks: if there is none,
+// nothing is reserved.
+func Reserve(ctx context.Context, directory, project, source string) (release func(), err error) {
+	if source == "" && !isThere(directory) {
+		return func() {}, nil
+	}
+	if err := makeDirectory(directory); err != nil {
+		return nil, err
+	}
+	return lockFile(ctx, filepath.Join(directory, "."+project+".adding.lock"))
+}
+
+// lockFile waits for the lock of a file.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	lock := flock.New(path, flock.SetPermissions(0o600))
+	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return nil, err
+	}
+	return func() { _ = lock.Close() }, nil
 }
 
 // changeSources calls change under a lock, and writes the sources if change reports that they have

@@ -92,6 +92,12 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 
+	release, err := desk.Reserve(c.Context, desks, project, source)
+	if err != nil {
+		return fmt.Errorf("reserve the name: %w", err)
+	}
+	defer release()
+
 	final := project + ".git"
 	if _, err := root.Lstat(final); err == nil {
 		err := fmt.Errorf("project %s exists already: %s", project, filepath.Join(repos, final))
@@ -178,6 +184,11 @@ func addSource(c *cli.Context, project, source string) error {
 	if err != nil {
 		return err
 	}
+	release, err := desk.Reserve(c.Context, desks, project, source)
+	if err != nil {
+		return fmt.Errorf("reserve the name: %w", err)
+	}
+	defer release()
 	sources, err := desk.Sources(desks)
 	if err != nil {
 		return err
