@@ -221,3 +221,34 @@ func TestAContainerInAPodKeepsItsTokenWhileContainerdIsAway(t *testing.T) {
 	must(t, crictl+"rmp --all --force")
 	noTokenRemains(t, "terok-gate")
 }
+
+func TestPodsFailClosed(t *testing.T) {
+	startContainerd(t)
+	t.Cleanup(func() { _, _ = sh(crictl + "rmp --all --force") })
+	write(t, "/cri/host.json", strings.NewReplacer(`"pod"`, `"host"`, `"linux": {}`, `"linux": {"security_context": {"namespace_options": {"network": 2}}}`).Replace(pod))
+	inPod, inHost := answer(t, "runp /cri/pod.json"), answer(t, "runp /cri/host.json")
+
+	demo := container(t, "closed", "demo", "true")
+	two := container(t, "two", `demo"}, {"name": "terok.dev/project=two`, "true")
+	starts := func(pod, container, config string) string {
+		return "id=$(" + crictl + "create " + pod + " " + container + " " + config + ") && trap '" + crictl + "rm -f $id' EXIT && " + crictl + "start $id"
+	}
+	must(t, "terok-gate add two /root/demo")
+	t.Cleanup(func() { must(t, "terok-gate remove two") })
+
+	must(t, starts(inPod, demo, "/cri/pod.json"))
+	refused(t, starts(inHost, demo, "/cri/host.json"), "the container is in the host's network")
+	refused(t, starts(inPod, two, "/cri/pod.json"), "the container has a token already")
+	for _, row := range []struct{ name, file, why string }{
+		{"no hook", "/usr/bin/terok-gate-hook", "terok-gate-hook: no such file or directory"},
+		{"no gate", "/run/terok-gate/control", "the gate does not answer"},
+		{"no file", "/etc/cdi/terok.json", "unresolvable CDI devices terok.dev/project=demo"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			must(t, "mv "+row.file+" "+row.file+".away")
+			defer must(t, "mv "+row.file+".away "+row.file)
+			refused(t, starts(inPod, demo, "/cri/pod.json"), row.why)
+		})
+	}
+	noTokenRemains(t, "terok-gate")
+}
