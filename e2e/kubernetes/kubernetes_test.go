@@ -53,20 +53,6 @@ images:
   - {name: terok-gate, newName: docker.io/library/terok-gate, newTag: "1"}
 `
 
-// addresses have the nodes' gates find the repository's, without a name server.
-const addresses = `patches:
-  - patch: |
-      apiVersion: v1
-      kind: Service
-      metadata: {name: terok-repository, namespace: terok}
-      spec: {clusterIP: ` + repository + `}
-  - patch: |
-      apiVersion: apps/v1
-      kind: DaemonSet
-      metadata: {name: terok-node, namespace: terok}
-      spec: {template: {spec: {hostAliases: [{ip: ` + repository + `, hostnames: [terok-repository.terok.svc]}]}}}
-`
-
 // prepare makes a cluster, and deploys to it.
 func prepare() error {
 	for path, content := range map[string]string{
@@ -76,7 +62,6 @@ func prepare() error {
 		"/etc/kubernetes/two":          kubeconfig("two"),
 		"/etc/kubernetes/kubelet.yaml": node.KubeletConfig + "registerWithTaints: [{key: terok.dev/not-ready, effect: NoSchedule}]\n",
 		"/one-node/kustomization.yaml": fmt.Sprintf(kustomization, "../deploy/kubernetes/one-node"),
-		"/fleet/kustomization.yaml":    fmt.Sprintf(kustomization, "../deploy/kubernetes/base") + addresses,
 		"/root/.kube/.keep":            "",
 	} {
 		if err := node.Write(path, content); err != nil {
@@ -150,7 +135,13 @@ func onNode(command string) string {
 // job runs the example of a job.
 func job(t *testing.T) {
 	t.Helper()
-	node.Must(t, "sed s,docker.io/alpine/git,"+node.Image+", ../../deploy/kubernetes/examples/job.yaml | kubectl apply -f -")
+	node.Must(t, "kubectl apply -f ../../deploy/kubernetes/examples/job.yaml")
+	jobEnds(t)
+}
+
+// jobEnds waits until the job has ended well and no token is left, and removes it.
+func jobEnds(t *testing.T) {
+	t.Helper()
 	if out, err := node.Sh("kubectl wait --for condition=Complete --timeout 90s job/demo"); err != nil {
 		more, _ := node.Sh("kubectl describe job,pod; kubectl logs job/demo; tail -n 20 /var/log/pods/terok_*/*/*.log")
 		t.Fatalf("%v %s %s", err, out, more)
@@ -286,12 +277,6 @@ func TestEveryKustomizationIsTakenByTheAPI(t *testing.T) {
 	for _, dir := range []string{"base", "one-node"} {
 		node.Must(t, "kubectl apply --dry-run=server -k ../../deploy/kubernetes/"+dir)
 	}
-	built := node.Must(t, "kubectl kustomize ../../deploy/kubernetes/cert-manager")
-	for _, secret := range []string{"secretName: terok-node-tls", "secretName: terok-repository-tls"} {
-		if strings.Count(built, secret) != 2 { // of the certificate, and of those who show it
-			t.Errorf("%d times %s", strings.Count(built, secret), secret)
-		}
-	}
 }
 
 // It takes away what the tests above need.
@@ -308,48 +293,6 @@ func takeAway(t *testing.T) {
 		t.Error("the node is not tainted")
 	}
 	node.Must(t, "kubectl delete -k /one-node --ignore-not-found --timeout 90s")
-}
-
-// atRepository has the gate with the repositories run a command.
-const atRepository = "kubectl --namespace terok exec statefulset/terok-repository -- "
-
-// fleet has the cluster be one whose nodes' gates have no repositories, and whose repositories'
-// gate knows no token.
-func fleet(t *testing.T) {
-	t.Helper()
-	if _, err := node.Sh("kubectl --namespace terok get statefulset terok-repository"); err != nil {
-		takeAway(t)
-		node.Must(t, `mkdir -p /certificates /volume && cd /certificates
-			openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=terok -addext basicConstraints=critical,CA:TRUE 2>/dev/null
-			kubectl create namespace terok
-			for name in terok-node terok-repository; do
-				openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $name.key -out $name.csr -subj /CN=$name 2>/dev/null
-				printf 'subjectAltName=DNS:%s\nextendedKeyUsage=clientAuth,serverAuth\n' $name$([ $name = terok-node ] || echo .terok.svc) >$name.ext
-				openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile $name.ext -out $name.crt 2>/dev/null
-				kubectl --namespace terok create secret generic $name-tls --from-file tls.crt=$name.crt --from-file tls.key=$name.key --from-file ca.crt
-			done
-			kubectl apply -f - <<MANIFEST
-apiVersion: v1
-kind: PersistentVolume
-metadata: {name: repositories}
-spec:
-  capacity: {storage: 20Gi}
-  accessModes: [ReadWriteOncePod]
-  hostPath: {path: /volume}
-MANIFEST
-			chown 10001:10001 /volume # hostPath knows no fsGroup
-			kubectl apply -k /fleet`)
-	}
-	node.Must(t, "kubectl --namespace terok scale statefulset terok-repository --replicas 1")
-	if out, err := node.Sh("kubectl --namespace terok rollout status statefulset/terok-repository --timeout 90s"); err != nil {
-		more, _ := node.Sh("kubectl --namespace terok describe pod/terok-repository-0; kubectl --namespace terok get events; tail -n 20 /var/log/pods/terok_*/*/*.log")
-		t.Fatalf("%v %s %s", err, out, more)
-	}
-	forward(t, node.Must(t, "kubectl --namespace terok get pod terok-repository-0 -o jsonpath='{.status.podIP}'"))
-	ready(t, "one")
-	if _, err := node.Sh(atRepository + "sh -c '[ -d /data/terok-gate/repos/demo.git ]'"); err != nil {
-		node.Must(t, atRepository+"terok-gate add demo")
-	}
 }
 
 // noTokenAtTheRepository fails the test if the gate with the repositories has written a token anywhere.

@@ -43,9 +43,10 @@ func Hold(t *testing.T, pid int) *Container {
 	return &Container{string(token), pid, pidfd, network}
 }
 
-// Served returns nil if a request is served in the container's network that shows the token.
+// Served returns nil if a request is served in the container's network that shows the token. The
+// loopback interface is taken down when the pod is gone.
 func (c *Container) Served(token, repository string) error {
-	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "git", "-c", "credential.helper=!f() { echo username=$TOKEN; echo password=x; }; f", "ls-remote", repository)
+	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "sh", "-c", `ip link set lo up && exec git "$@"`, "git", "-c", "credential.helper=!f() { echo username=$TOKEN; echo password=x; }; f", "ls-remote", repository)
 	cmd.Env = append(os.Environ(), "TOKEN="+token, "GIT_TERMINAL_PROMPT=0")
 	cmd.ExtraFiles = []*os.File{c.network}
 	if out, err := cmd.CombinedOutput(); err != nil {

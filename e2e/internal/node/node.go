@@ -80,14 +80,14 @@ func Prepare() (containerd *Daemon, err error) {
 		mkdir -p /image/bin /image/usr/lib/git-core /image/usr/bin /image/tmp /image/etc /image/var && cd /image
 		cp /usr/bin/git bin/git && cp /usr/lib/git-core/git-remote-http usr/lib/git-core/
 		cp /usr/bin/terok-gate /usr/bin/terok-gate-hook /usr/bin/terok-nri usr/bin/ && ln -s ../run var/run
-		cp /usr/bin/busybox bin/ && for name in sh sleep cat cp mv mkdir chmod ls date env id; do ln -s busybox bin/$name; done
+		cp /usr/bin/busybox bin/ && for name in sh sleep cat cp mv mkdir chmod ls date env id test; do ln -s busybox bin/$name; done
 		ldd bin/git usr/lib/git-core/git-remote-http | grep -o '/[^ ]*\.so[^ ]*' | sort -u | tar -C / -ch --files-from=- 2>/dev/null | tar -x
-		echo root:x:0:0::/:/bin/sh >etc/passwd
+		echo root:x:0:0::/:/bin/sh >etc/passwd && echo root:x:0: >etc/group
 
 		mkdir /archive && tar -cf /archive/layer.tar . && cd /archive
 		echo '{"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["sleep", "100000"]},
 			"rootfs": {"type": "layers", "diff_ids": ["sha256:'$(sha256sum layer.tar | cut -d" " -f1)'"]}}' >config.json
-		echo '[{"Config": "config.json", "RepoTags": ["terok-gate:1"], "Layers": ["layer.tar"]}]' >manifest.json
+		echo '[{"Config": "config.json", "RepoTags": ["terok-gate:1", "registry.example/terok-gate:1", "docker.io/alpine/git:v2.49.1"], "Layers": ["layer.tar"]}]' >manifest.json
 		tar -cf ` + archive + ` . && ctr --namespace k8s.io images import ` + archive)
 	fmt.Println(out)
 	return containerd, err

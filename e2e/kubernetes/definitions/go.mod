@@ -1,0 +1,10 @@
+// Whose resource definitions the tests give to the API, as they are published. No package of theirs is
+// imported: go mod tidy would remove these lines.
+module terok-gate-hook/e2e/kubernetes/definitions
+
+go 1.26.1
+
+require (
+	github.com/cert-manager/cert-manager v1.21.2
+	sigs.k8s.io/agent-sandbox v0.2.1
+)
