@@ -23,6 +23,10 @@ func (e *examination) containerd() {
 		return
 	}
 
+	if _, err := exec.LookPath("containerd"); err != nil { // as in a pod
+		e.warn("not asked: its program is not in PATH", "on the machine itself: "+e.again())
+		return
+	}
 	version, err := e.command("containerd", "--version")
 	settings, settingsErr := e.command("containerd", "config", "dump")
 	if err != nil || settingsErr != nil {

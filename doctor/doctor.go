@@ -40,6 +40,7 @@ var checks = []check{
 	{"devices", nil, (*examination).devices},
 	{"docker", nil, (*examination).docker},
 	{"containerd", nil, (*examination).containerd},
+	{"nri", nil, (*examination).nri},
 	{"token-file", nil, (*examination).tokenFile},
 	{"lock", []string{"token-file"}, (*examination).lock},
 	{"orphans", []string{"token-file"}, (*examination).orphans},

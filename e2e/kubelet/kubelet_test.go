@@ -29,7 +29,7 @@ const (
 	repo      = "http://127.0.0.1:9418/demo.git"
 )
 
-var containerd, gate *node.Daemon
+var containerd, gate, nri *node.Daemon
 
 func TestMain(m *testing.M) {
 	if err := prepare(); err != nil {
@@ -66,12 +66,18 @@ func prepare() (err error) {
 	if err := startGate(); err != nil {
 		return err
 	}
-	if _, err := node.Start(func() error { return node.Says("terok-nri", "connected to the engine") },
-		"terok-nri", "--allow", "default=demo* default=lib default=secret", "--allow", "team=demo"); err != nil {
+	if err := startPlugin(); err != nil {
 		return err
 	}
 	_, err = node.Start(func() error { _, err := pods(); return err },
 		"kubelet", "--config", "/var/lib/kubelet/config.yaml", "--hostname-override", "node", "--v", "3")
+	return err
+}
+
+func startPlugin() (err error) {
+	_ = os.Remove(node.Log("terok-nri"))
+	nri, err = node.Start(func() error { return node.Says("terok-nri", "connected to the engine") },
+		"terok-nri", "--allow", "default=demo* default=lib default=secret", "--allow", "team=demo")
 	return err
 }
 
@@ -382,4 +388,15 @@ func TestAGateThatStartsServesTheContainersThatLive(t *testing.T) {
 	}
 	remove(t, "living")
 	noTokens(t)
+}
+
+func TestDoctorSaysWhetherTheNodesPodsGetTheGate(t *testing.T) {
+	if out, err := node.Sh("terok-gate doctor"); err != nil || !strings.Contains(out, "✓ nri: terok-nri is connected to the engine") {
+		t.Errorf("%v %s", err, out)
+	}
+	nri.Kill(t)
+	if out := node.Must(t, "terok-gate doctor"); !strings.Contains(out, "! nri: a kubelet runs, and no terok-nri") {
+		t.Error(out)
+	}
+	testenv.Must(t, startPlugin())
 }

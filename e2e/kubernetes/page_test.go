@@ -163,6 +163,35 @@ func TestThePageGoesFromAClusterToAFirstClone(t *testing.T) {
 	}
 }
 
+func TestDoctorSaysInThePodWhatTheNodeLacks(t *testing.T) {
+	fleet(t)
+	doctor := "kubectl --namespace terok exec --container nri " + gatePod(t, "one") + " -- /opt/terok/terok-gate doctor"
+	out, err := node.Sh(doctor)
+	for _, right := range []string{
+		"✓ terok-gate: a gate answers at /run/terok-gate/control",
+		"✓ devices: 1 in /etc/cdi/terok.json",
+		"✓ nri: terok-nri is connected to the engine",
+		"✓ token-file:",
+	} {
+		if err != nil || !strings.Contains(out, right) {
+			t.Errorf("no %q: %v %s", right, err, out)
+		}
+	}
+
+	for _, row := range []struct{ part, wrong string }{
+		{"/run/terok-gate/control", "✗ terok-gate: no gate listens"},
+		{"/opt/terok/terok-gate-hook", "the hook's program: stat /opt/terok/terok-gate-hook: no such file or directory"},
+		{"/etc/cdi/terok.json", "✗ devices: there is no /etc/cdi/terok.json to give devices to containerd"},
+	} {
+		node.Must(t, "mv "+row.part+" "+row.part+"-away")
+		out, err := node.Sh(doctor)
+		node.Must(t, "mv "+row.part+"-away "+row.part)
+		if err == nil || !strings.Contains(out, row.wrong) {
+			t.Errorf("without %s, no %q: %s", row.part, row.wrong, out)
+		}
+	}
+}
+
 func TestTheExampleOfAgentSandboxIsTakenByTheAPI(t *testing.T) {
 	testenv.Must(t, define())
 	// The definition of v1beta1, which has the same template of a pod, is in no module that can be verified.

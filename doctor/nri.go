@@ -1,0 +1,65 @@
+// Checks that terok-nri, which gives pods the gate, is connected on a Kubernetes node.
+
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"terok-gate-hook/internal/owner"
+)
+
+// nri checks the plugin where a kubelet runs.
+func (e *examination) nri() {
+	if e.Place.User || ofRoot("kubelet") == "" {
+		return
+	}
+	plugin := ofRoot("terok-nri")
+	switch {
+	case plugin == "":
+		e.warn("a kubelet runs, and no terok-nri: pods that ask for a project start without a gate", "kubectl --namespace terok rollout status daemonset/terok-node")
+	case !connectedToEngine(plugin):
+		e.broken("terok-nri runs, and is not connected to the engine: pods that ask for a project start without a gate", "kubectl --namespace terok logs daemonset/terok-node --container nri")
+	default:
+		e.ok("terok-nri is connected to the engine")
+	}
+}
+
+// ofRoot returns the directory in /proc of a process of root's with this name, empty if there is none on
+// this machine. Processes of containers do not count: a container may be a machine of its own, as
+// kind's nodes are.
+func ofRoot(name string) (process string) {
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return ""
+	}
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, process := range processes {
+		comm, err := os.ReadFile(filepath.Join(process, "comm"))
+		if err != nil || strings.TrimSpace(string(comm)) != name {
+			continue
+		}
+		info, err := os.Stat(process)
+		namespace, nsErr := os.Readlink(filepath.Join(process, "ns/pid"))
+		if err == nil && nsErr == nil && owner.UID(info) == 0 && namespace == ours {
+			return process
+		}
+	}
+	return ""
+}
+
+// connectedToEngine reports whether there is a connection to NRI's socket from the network of the process:
+// the kernel lists the engine's end, which has the socket's path, in the network of the other end
+// (proc_net(5); Linux 6.18).
+func connectedToEngine(process string) bool {
+	const connected = "03"
+	sockets, _ := os.ReadFile(filepath.Join(process, "net/unix"))
+	for line := range strings.Lines(string(sockets)) {
+		fields := strings.Fields(line)
+		if len(fields) == 8 && fields[5] == connected && strings.HasSuffix(fields[7], "/run/nri/nri.sock") {
+			return true
+		}
+	}
+	return false
+}
