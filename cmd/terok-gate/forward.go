@@ -72,6 +72,9 @@ func runForward(c *cli.Context, given hook.Settings) error {
 	if err := forward.CheckConfined(services); err != nil {
 		slog.Warn("check the firewall", "result", err)
 	}
+	if err := forward.Isolate(); err != nil {
+		slog.Warn("isolate this process", "result", err)
+	}
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
