@@ -17,11 +17,8 @@ import (
 // the same for these files. The domain needs to restrict something else: that no block devices are
 // made.
 func Isolate() error {
-	some, err := landlock.NewConfig(landlock.AccessFSSet(syscall.AccessFSMakeBlock))
-	if err == nil {
-		err = some.RestrictPaths()
-	}
-	if err != nil {
+	some := landlock.Config{HandledAccessFS: syscall.AccessFSMakeBlock}
+	if err := some.RestrictPaths(); err != nil {
 		return fmt.Errorf("nothing keeps terok-gate forward from other processes of its user: %w", err)
 	}
 	return nil
