@@ -49,7 +49,7 @@ func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 				}
 
 				args := append(annotations("demo", "1"), "--volume", dir+":/run"+row.options)
-				own.refuses(t, args, "failed", "/run/terok in the container's root file system: is not there", "create it")
+				own.refuses(t, args, "failed", "/run/terok in the container's root file system: does not exist", "create it")
 				// Podman and crun put something of their own into /run.
 				if _, err := os.Lstat(filepath.Join(dir, "terok")); !os.IsNotExist(err) {
 					t.Errorf("the volume has our directory: %v", err)
