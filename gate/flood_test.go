@@ -95,12 +95,16 @@ func TestPeersWithoutACertificateKeepNoHostOut(t *testing.T) {
 
 func TestAHandshakeThatTakesTooLongEndsTheConnection(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	open := map[string]net.Conn{}
 	for _, begin := range []string{"", "\x16\x03\x01"} {
 		conn, err := net.Dial("tcp", f.address)
 		must(t, err)
 		defer conn.Close()
 		_, err = io.WriteString(conn, begin)
 		must(t, err)
+		open[begin] = conn
+	}
+	for begin, conn := range open {
 		must(t, conn.SetReadDeadline(time.Now().Add(testenv.AWhile)))
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("after %q: the gate waits on", begin)
