@@ -36,7 +36,7 @@ func attach(given hook.Settings) error {
 	}
 
 	if s.GateSocket == "" {
-		s.GateSocket = installedGateSocket()
+		s.GateSocket = installed().Settings.GateSocket
 	}
 	if s.GateSocket == "" {
 		return misuse.Errorf("no installed hook names the gate's socket: give --gate-socket")
@@ -68,16 +68,6 @@ func attach(given hook.Settings) error {
 		return fmt.Errorf("%d containers are without the gate", len(living)-attached)
 	}
 	return nil
-}
-
-// installedGateSocket returns the gate's socket that the installed hooks use; "" without one.
-func installedGateSocket() string {
-	place, err := placeOfOurs()
-	if err != nil {
-		return ""
-	}
-	installed, _, _ := place.Registration()
-	return installed.Settings.GateSocket
 }
 
 // inPodmansNamespace runs the command in the user namespace that the networks of a

@@ -194,12 +194,8 @@ func frozenAs(file store.File, called string) (ids []string, err error) {
 // revokeElsewhere revokes the target's tokens if the hooks name a gate other than ours: it knows nothing
 // of freezes.
 func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
-	place, err := placeOfOurs()
-	if err != nil {
-		return nil
-	}
-	installed, _, _ := place.Registration()
-	if installed.Settings.GateURL == "" || installed.Settings.Tokens.Path != "" && installed.Settings.Tokens.Path != file.Path {
+	hooks := installed().Settings
+	if hooks.GateURL == "" || hooks.Tokens.Path != "" && hooks.Tokens.Path != file.Path {
 		return nil
 	}
 

@@ -31,12 +31,18 @@ func hookBinary() (string, error) {
 // repositoryGate returns the URL of the gate that has the repositories of the installed gate,
 // empty if they are on this machine.
 func repositoryGate() string {
+	return installed().Fleet.RepositoryGate
+}
+
+// installed returns what this user has installed, nothing if it cannot be read: definitions that
+// cannot be read name no file.
+func installed() engines.Registration {
 	place, err := placeOfOurs()
 	if err != nil {
-		return ""
+		return engines.Registration{} // nothing can be installed here
 	}
-	installed, _, _ := place.Registration()
-	return installed.Fleet.RepositoryGate
+	registration, _, _ := place.Registration()
+	return registration
 }
 
 // onInstalled makes the command use the installed hooks' token file and log file, unless the
@@ -56,21 +62,16 @@ func onInstalled(command *cli.Command) *cli.Command {
 // or the environment names other files. For the command create, if its token file is the hooks', it also
 // sets --hashed as the hooks have it.
 func asInstalled(c *cli.Context) error {
-	place, err := placeOfOurs()
-	if err != nil {
-		return nil // nothing can be installed here
-	}
-	installed, _, _ := place.Registration() // definitions that cannot be read name no file
-
-	theirs := c.String("token-file") == "" || c.String("token-file") == installed.Settings.Tokens.Path
-	if theirs && installed.Settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
+	settings := installed().Settings
+	theirs := c.String("token-file") == "" || c.String("token-file") == settings.Tokens.Path
+	if theirs && settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
 		if err := c.Set("hashed", "true"); err != nil {
 			return err
 		}
 	}
 
 	for _, named := range []struct{ flag, path string }{
-		{"token-file", installed.Settings.Tokens.Path}, {"log-file", installed.Settings.LogFile},
+		{"token-file", settings.Tokens.Path}, {"log-file", settings.LogFile},
 	} {
 		if c.String(named.flag) != "" || !filepath.IsAbs(named.path) {
 			continue

@@ -34,7 +34,7 @@ stay as they are, and those that both have moved are named.
 			reposFlag(), desksFlag(),
 			&cli.StringSliceFlag{Name: "reset", Usage: "set the branch or full ref name `REF` to what upstream has; the old tip is kept; repeatable"},
 			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a running gate does so by itself"},
-			&cli.DurationFlag{Name: "timeout", Value: time.Hour, Usage: "give up on a project that takes longer than `T`, and go on with the next one"},
+			&cli.DurationFlag{Name: "timeout", Value: desk.TransferWithin, Usage: "give up on a project that takes longer than `T`, and go on with the next one"},
 			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "make systemd run this command with your keys, at once and then every `T`; 0 removes the timer"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
