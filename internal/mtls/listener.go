@@ -22,9 +22,8 @@ const (
 	handshakeTimeout = 30 * time.Second
 
 	// mostUnfinished is how many connections there may be at once whose handshake is not done.
-	// Each further one has the oldest closed of the address that has the most of them. An address
-	// that has more than others but no more than addressShare counts as they do: many hosts'
-	// containers may start at once.
+	// A further one closes the oldest connection of the address that has the most of them. Addresses
+	// with addressShare or fewer count as equal, since many hosts' containers may start at once.
 	mostUnfinished = 2048
 	addressShare   = 32
 )
