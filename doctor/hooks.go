@@ -147,8 +147,8 @@ func (e *examination) notInForce(reads string) {
 
 // settersOfHooksDir returns the configuration files, of any version of podman, that set
 // hooks_dir. Up to podman 5, files are read directory by directory; podman 6 reads one containers.conf,
-// and drop-ins sorted by name. A list replaces an earlier one. From podman 4.8 on, if the earlier one says
-// {append=true}, as the one that install writes does, a list replaces it only if it says {append=false}.
+// and drop-ins sorted by name. A list replaces an earlier one. From podman 4.8 on, a list that says
+// {append=true}, as install's does, is replaced only by a later list that says {append=false}.
 func settersOfHooksDir() (files []string) {
 	directories := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {

@@ -24,7 +24,7 @@ const binary = "terok-gate-hook"
 // Registration holds the settings that the hooks are registered with.
 type Registration struct {
 	Binary   string        // absolute path of terok-gate-hook
-	Settings hook.Settings // what its stages are told; paths are absolute, and the token file's is set
+	Settings hook.Settings // what its stages are told; all paths are absolute, and Tokens.Path is not empty
 	Gate     bool          // systemd is to run terok-gate, which is beside Binary, at Settings.GateSocket
 	Repos    string        // the gate's directory of repositories
 	Fleet    Fleet         // what the gate is told of gates on other machines
@@ -149,8 +149,8 @@ type hookLists struct {
 
 // with returns a drop-in for containers.conf that adds the directory to the list.
 //
-// A list that says {append=true} leaves the lists before it in force, and those after it
-// append in their turn (seen with podman 5.4 and 6.1, where drop-ins of vendors can come
+// A list that says {append=true} is added to the lists before it, and later lists are added to it,
+// unless they say {append=false} (seen with podman 5.4 and 6.1, where drop-ins of vendors can come
 // later). A plain list replaces those before it, so the drop-in repeats what is in force.
 func (l hookLists) with(dir string) []byte {
 	var items []string

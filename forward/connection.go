@@ -79,9 +79,10 @@ func (f *Forwarder) record(e trail.Event) {
 	f.summary.Add(origin, e.Service, e)
 }
 
-// judge returns a context that lasts as long as a container in the network may use the service
-// that is served there, and that container's pass. If none may, it returns an error. Containers
-// that share the network cannot be told apart, so if one loses the right, another's is used.
+// judge returns the pass of a container in the network that may use the service that is served
+// there, and a context that lasts as long as any container there may use it. If none may, it returns
+// an error. Containers that share the network cannot be told apart, so if one loses the right,
+// another's is used.
 func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func(), err error) {
 	while, cancel := context.WithCancelCause(f.ctx)
 	who, err = f.rely(while, cancel, there)

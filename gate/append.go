@@ -2,8 +2,8 @@
 //
 // Only the pushed objects show whether a branch is forced. So the gate judges when git has received
 // them, while they are in git's quarantine, and a refused push leaves nothing behind. A commit's
-// ancestors never change, so the judgement still holds when git makes these moves; git may then
-// make no others.
+// ancestors never change, so the judgement still holds when git makes these moves. The gate then
+// refuses all other moves of existing refs.
 
 package gate
 
@@ -32,8 +32,8 @@ func losing(ref string) *refusal {
 	return &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the token may only add: %.200s must not be deleted or forced", printable.Line(ref))}
 }
 
-// loses reports whether a move loses the ref's old object, whatever the objects are: it deletes
-// the ref, or moves an existing tag. If m.ref is symbolic, name is the ref that it stands for.
+// loses reports whether a move loses the ref's old object for certain, without a look at the
+// objects: the move deletes the ref, or moves an existing tag. If m.ref is symbolic, name is the ref that it stands for.
 func loses(m move, name string) bool {
 	return isZero(m.new) || strings.HasPrefix(name, "refs/tags/") && !isZero(m.old)
 }
@@ -81,7 +81,7 @@ func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine strin
 }
 
 // commits returns the commits among the old and new objects of existing refs. A tag object is not
-// among them, though git, asked for ancestors, takes it for the commit that it names.
+// among them: git merge-base would take it as the commit that it names.
 func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, asked commands) (map[string]bool, error) {
 	git := g.commandWith(repo, quarantine, "cat-file", "--batch-check=%(objectname) %(objecttype)")
 	var objects strings.Builder // less than a pipe holds: see mostForwards

@@ -99,8 +99,8 @@ type command struct {
 	quarantine string // the name of a push's quarantine directory; empty if none was seen
 }
 
-// start starts git in a repository, for a caller, with a version of the protocol or, for
-// version 0, "". It gives git nothing to read.
+// start starts git in a repository, for a caller, with no input. protocol is the version of git's
+// protocol, "" for version 0.
 func (r *runner) start(repo repository, who caller, protocol string, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	return c, c.start(r.starter, r.memory)
@@ -224,8 +224,8 @@ func (c *command) letGo() {
 	c.leave()
 }
 
-// noteQuarantine notes the quarantine directory of a push, which may be left behind, while git's
-// processes still show which one it is.
+// noteQuarantine notes the quarantine directory of a push, since git may leave it behind. Only
+// running processes of git show which directory it is.
 func (c *command) noteQuarantine() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

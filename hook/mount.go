@@ -163,9 +163,9 @@ func (in injection) attach(directory int) error {
 }
 
 // onThreadOfItsOwn runs f on a thread that ends after f. The main thread will not do: it does
-// not end, so it would stay in the container's namespaces, and /proc/self would show these. A
-// goroutine that runs on the main thread keeps that thread locked until another goroutine, which
-// therefore gets another thread, has run f.
+// not end, so it would stay in the container's namespaces, and /proc/self would show these. So
+// a goroutine on the main thread keeps that thread locked while another goroutine runs f, on another
+// thread.
 func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {

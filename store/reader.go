@@ -47,8 +47,8 @@ type Reader struct {
 type tokenHash [sha256.Size]byte
 
 // hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token.
-// Such a key is not accepted as a token: a Basic user name has no colon, and the SHA-256 of
-// the key is a different one.
+// Such a key is not accepted as a token: it has a colon, which no Basic user name has, and its own
+// SHA-256 is not the one that it contains.
 const hashedPrefix = "sha256:"
 
 // Pass describes a valid token. [Pass.For] returns what it allows.
@@ -86,8 +86,8 @@ func (f File) Reader(report func(error)) *Reader {
 func (r *Reader) Path() string { return r.path }
 
 // Find returns what the token allows now, and whether it is valid. A token whose process is
-// proved dead is not valid, even before a sweep. Neither is a token with a colon, which ends a Basic
-// user name.
+// proved dead is not valid, even before a sweep. Neither is a token with a colon, since a colon
+// ends a Basic user name.
 func (r *Reader) Find(token string) (Pass, bool) {
 	if strings.Contains(token, ":") {
 		return Pass{}, false
@@ -125,8 +125,8 @@ func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	return passOf(hash, e, freezes), e.State().Counts()
 }
 
-// entry returns an entry of the file, if it is well formed. An entry with many projects or
-// patterns takes long to parse, and every request asks for one.
+// entry returns an entry of the file, if it is well formed. It keeps the parsed entry: every request
+// asks for its token's, and an entry with many projects or patterns takes long to parse.
 func (r *Reader) entry(hash tokenHash) (Entry, bool) {
 	if e, ok := r.parsed[hash]; ok {
 		return e, true

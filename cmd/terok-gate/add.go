@@ -35,7 +35,7 @@ func addCommand() *cli.Command {
    terok-gate add --source demo git@example.com:demo.git`,
 		Flags: []cli.Flag{reposFlag(), desksFlag(), timeoutFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
-			Usage: "if SOURCE is a clone, copy the branches of its origin as well; of two with one name, only the clone's own is copied",
+			Usage: "if SOURCE is a clone, copy the branches of its origin as well, except those whose names the clone's own branches have",
 		}, &cli.BoolFlag{
 			Name:  "source",
 			Usage: "make SOURCE the source of an existing project, for sync, review and release; copy nothing",

@@ -4,9 +4,9 @@
 //
 // A namespace is identified by its cookie, which no other namespace gets until the machine boots
 // again; an inode number is used again at once. A listener is closed when the last container in
-// its network has ended, as pidfds of the containers' processes show: left open, it would keep the
-// network namespace alive. These containers are those that hooks have handed over, and those that
-// the token file lists for the network, since an earlier gate may have lost their listener.
+// its network has ended, since it would keep the network namespace alive; pidfds of the containers'
+// processes show that end. A container counts if a hook has handed it over or if the token file
+// lists it for the network: an earlier gate may have lost its listener.
 //
 // A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place. Then
 // the tokens that were served there are revoked, since their containers may show them to that
@@ -102,8 +102,8 @@ func (there *Network) Close() error {
 	return there.Listener.Close()
 }
 
-// isEnded reports whether another process has ended the listener. It is false for a listener that
-// the gate has closed: the next gate may still serve it.
+// isEnded reports whether another process has ended the listener. It is false
+// once the gate has closed its own descriptors: the socket may still be kept for the next gate.
 func (there *Network) isEnded() bool {
 	s, err := examine(there.socket)
 	return err == nil && !s.listens
@@ -327,7 +327,7 @@ func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
 	n.drop(there.Name)
 	there.Close()
-	// Before that, the requests are cut because their tokens have ended, and the trail says so.
+	// By then, requests have been cut because their tokens have ended, with that reason in the trail.
 	time.AfterFunc(closeGrace, there.conns.closeAll)
 }
 
