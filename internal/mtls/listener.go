@@ -1,31 +1,42 @@
 // Accepts connections from other gates. Those whose handshake is not done are counted apart from
-// the others, by address: peers without a certificate must not keep out gates that have one.
+// the others, by address: peers without a certificate must not keep out gates that have one. The
+// others are counted by host.
 
 package mtls
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
 const (
 	// handshakeTimeout is long, since a busy gate takes turns at many handshakes: with 5 s, some of
-	// 2,000 clones that began at once failed. What keeps a flood from filling memory is mostUnfinished.
+	// 2,000 clones that began at once failed. What keeps a flood from filling memory is mostWaiting.
 	handshakeTimeout = 30 * time.Second
 
-	// mostUnfinished is how many connections there may be at once whose handshake is not done.
-	// A further one closes the oldest connection of the address that has the most of them. Addresses
-	// with addressShare or fewer count as equal, since many hosts' containers may start at once.
-	mostUnfinished = 2048
-	addressShare   = 32
+	// mostWaiting is how many connections may wait at once: for the rest of their handshake, or for
+	// others of their host to end. A further one closes the oldest connection of the address that has
+	// the most of them. Addresses with addressShare or fewer count as equal, since many hosts'
+	// containers may start at once.
+	mostWaiting  = 2048
+	addressShare = 32
+
+	// hostShare is the part of all connections that one host may have open, a quarter: an attacker
+	// who controls a host keeps out none of the others. A further connection waits for as long as
+	// shareTimeout.
+	hostShare    = 4
+	shareTimeout = 30 * time.Second
 )
 
 // listener returns connections whose handshake is done.
@@ -33,15 +44,17 @@ type listener struct {
 	*net.TCPListener
 	config *tls.Config
 	failed func(error)
-	slots  chan struct{} // of connections whose handshake is done
 	ready  chan accepted
 
-	once   sync.Once
-	closed chan struct{}
+	ctx   context.Context // until the listener is closed
+	close context.CancelFunc
 
-	mu         sync.Mutex
-	unfinished []*unfinished // the oldest first
-	numbers    map[netip.Prefix]int
+	slots chan struct{} // of open connections whose handshake is done
+
+	mu      sync.Mutex
+	hosts   map[host]*share
+	waiting []*waiting           // the oldest first
+	numbers map[netip.Prefix]int // of waiting connections, by origin
 }
 
 type accepted struct {
@@ -49,23 +62,45 @@ type accepted struct {
 	err  error
 }
 
-// unfinished is a connection whose handshake is not done.
-type unfinished struct {
-	conn *net.TCPConn
-	from netip.Prefix
+// host is a gate that has connected: the names in its certificate, and where it connects from. All
+// nodes of a Kubernetes cluster may have one certificate.
+type host struct {
+	names string
+	from  netip.Prefix
 }
 
-// errDisplaced is the error of a handshake whose connection was closed for a new one.
-var errDisplaced = errors.New("too many connections have not finished their handshake")
+// share counts the connections of a host.
+type share struct {
+	slots chan struct{} // of open connections
+	users int           // connections that are open or wait
+}
+
+// waiting is a connection whose handshake is not done, or whose host has its share of connections.
+type waiting struct {
+	conn *net.TCPConn
+	from netip.Prefix
+
+	ctx  context.Context // until the connection is closed to make room, or the listener is
+	stop context.CancelCauseFunc
+}
+
+var (
+	// errDisplaced is the error of a connection that was closed for a new one.
+	errDisplaced = errors.New("too many connections have not finished their handshake")
+
+	errShare = errors.New("this host has a quarter of all connections, which is the most for one host")
+)
 
 // NewListener returns a listener of TLS connections from gates that have a certificate of the
-// authority, for an [http.Server]. At most most of them are open at once; more wait in the kernel.
-// It calls failed with the error of each handshake that fails, which may quote the peer.
+// authority, for an [http.Server]. At most most of them are open at once, a quarter of these from one
+// host; more wait in the kernel. It calls failed with the error of each handshake that fails, which
+// may quote the peer.
 func (i *Identity) NewListener(l *net.TCPListener, most int, failed func(error)) net.Listener {
 	all := &listener{
-		TCPListener: l, config: i.Server(), failed: failed, slots: make(chan struct{}, most), ready: make(chan accepted),
-		closed: make(chan struct{}), numbers: map[netip.Prefix]int{},
+		TCPListener: l, config: i.Server(), failed: failed, ready: make(chan accepted), slots: make(chan struct{}, most),
+		hosts: map[host]*share{}, numbers: map[netip.Prefix]int{},
 	}
+	all.ctx, all.close = context.WithCancel(context.Background())
 	go all.run()
 	return all
 }
@@ -74,26 +109,28 @@ func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case a := <-l.ready:
 		return a.conn, a.err
-	case <-l.closed:
+	case <-l.ctx.Done():
 		return nil, net.ErrClosed
 	}
 }
 
-// Close closes the listener, and the connections whose handshake is not done.
+// Close closes the listener, and the connections that wait.
 func (l *listener) Close() error {
-	l.once.Do(func() { close(l.closed) })
+	l.close()
 	err := l.TCPListener.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.unfinished) > 0 {
-		l.discard(l.unfinished[0])
+	for len(l.waiting) > 0 {
+		l.discard(l.waiting[0], net.ErrClosed)
 	}
 	return err
 }
 
-// run accepts connections until the listener is closed.
+// run accepts connections until the listener is closed. While all slots are taken, it accepts none:
+// connections whose handshake is done come first.
 func (l *listener) run() {
-	for l.awaitSlot() {
+	for take(l.ctx, l.slots) == nil {
+		<-l.slots
 		conn, err := l.AcceptTCP()
 		if err == nil {
 			go l.shake(l.add(conn))
@@ -103,22 +140,13 @@ func (l *listener) run() {
 	}
 }
 
-// awaitSlot waits until a slot is free. Connections whose handshake is done come first. It returns
-// false if the listener is closed.
-func (l *listener) awaitSlot() bool {
-	if !l.takeSlot() {
-		return false
-	}
-	<-l.slots
-	return true
-}
-
-func (l *listener) takeSlot() bool {
+// take takes a slot when one is free. It fails, with the cause, if the context ends before.
+func take(ctx context.Context, slots chan struct{}) error {
 	select {
-	case l.slots <- struct{}{}:
-		return true
-	case <-l.closed:
-		return false
+	case slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -127,39 +155,86 @@ func (l *listener) offer(conn net.Conn, err error) bool {
 	select {
 	case l.ready <- accepted{conn, err}:
 		return true
-	case <-l.closed:
+	case <-l.ctx.Done():
 		return false
 	}
 }
 
 // shake performs the handshake of a connection, and offers it.
-func (l *listener) shake(one *unfinished) {
+func (l *listener) shake(one *waiting) {
 	tcp := newWatched(one.conn)
 	conn := tls.Server(tcp, l.config)
-	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
-	err := conn.Handshake()
-	if there := l.remove(one); !there {
-		err = errDisplaced
-	}
+	release, err := l.admit(one, conn)
+	l.remove(one)
 	if err != nil {
 		explain(err)
 		_ = tcp.Close()
-		l.failed(fmt.Errorf("%s: %w", one.conn.RemoteAddr(), err))
+		if !isProbe(conn, err) {
+			l.failed(fmt.Errorf("%s: %w", one.conn.RemoteAddr(), err))
+		}
 		return
 	}
-	_ = conn.SetDeadline(time.Time{})
 
-	if !l.takeSlot() {
-		_ = tcp.Close()
-		return
-	}
 	go func() {
 		tcp.watch()
-		<-l.slots
+		release()
 	}()
 	if !l.offer(conn, nil) {
 		_ = tcp.Close()
 	}
+}
+
+// admit performs a handshake, and takes a slot of the host and one of the listener.
+func (l *listener) admit(one *waiting, conn *tls.Conn) (release func(), err error) {
+	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := conn.Handshake(); err != nil {
+		return nil, cmp.Or(context.Cause(one.ctx), err)
+	}
+	_ = conn.SetDeadline(time.Time{})
+
+	ofHost, leave := l.share(one, conn.ConnectionState().PeerCertificates[0])
+	ctx, done := context.WithTimeoutCause(one.ctx, shareTimeout, errShare)
+	defer done()
+	if err := take(ctx, ofHost); err != nil {
+		leave()
+		return nil, err
+	}
+	if err := take(one.ctx, l.slots); err != nil {
+		<-ofHost
+		leave()
+		return nil, err
+	}
+	return func() {
+		<-l.slots
+		<-ofHost
+		leave()
+	}, nil
+}
+
+// share returns the slots of the host whose certificate a connection has shown. They are the same
+// for all of the host's connections, until the last of them has called leave.
+func (l *listener) share(one *waiting, shown *x509.Certificate) (slots chan struct{}, leave func()) {
+	of := host{strings.Join(shown.DNSNames, " "), one.from}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hosts[of] == nil {
+		l.hosts[of] = &share{slots: make(chan struct{}, max(1, cap(l.slots)/hostShare))}
+	}
+	mine := l.hosts[of]
+	mine.users++
+	return mine.slots, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if mine.users--; mine.users == 0 {
+			delete(l.hosts, of)
+		}
+	}
+}
+
+// isProbe reports whether a peer has connected, sent nothing, and closed the connection, as
+// Kubernetes does to see whether the port is open.
+func isProbe(conn *tls.Conn, err error) bool {
+	return errors.Is(err, io.EOF) && conn.ConnectionState().Version == 0
 }
 
 // explain answers a client that speaks no TLS, as net/http does.
@@ -169,46 +244,46 @@ func explain(err error) {
 	}
 }
 
-// add adds a connection to those whose handshake is not done.
-func (l *listener) add(conn *net.TCPConn) *unfinished {
-	one := &unfinished{conn, origin(conn)}
+// add adds a connection to those that wait.
+func (l *listener) add(conn *net.TCPConn) *waiting {
+	one := &waiting{conn: conn, from: origin(conn)}
+	one.ctx, one.stop = context.WithCancelCause(l.ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.unfinished) >= mostUnfinished {
-		l.discard(slices.MaxFunc(l.unfinished, func(a, b *unfinished) int { // the first if several have the most
+	if len(l.waiting) >= mostWaiting {
+		l.discard(slices.MaxFunc(l.waiting, func(a, b *waiting) int { // the first if several have the most
 			return cmp.Compare(l.weight(a), l.weight(b))
-		}))
+		}), errDisplaced)
 	}
-	l.unfinished = append(l.unfinished, one)
+	l.waiting = append(l.waiting, one)
 	l.numbers[one.from]++
 	return one
 }
 
-func (l *listener) weight(one *unfinished) int { return max(l.numbers[one.from], addressShare) }
+func (l *listener) weight(one *waiting) int { return max(l.numbers[one.from], addressShare) }
 
-// remove removes a connection from those whose handshake is not done. It returns false if it is not
-// one of them.
-func (l *listener) remove(one *unfinished) bool {
+// remove removes a connection from those that wait, if it is one of them.
+func (l *listener) remove(one *waiting) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.drop(one)
+	l.drop(one, nil)
 }
 
-func (l *listener) drop(one *unfinished) bool {
-	i := slices.Index(l.unfinished, one)
+func (l *listener) drop(one *waiting, cause error) {
+	one.stop(cause)
+	i := slices.Index(l.waiting, one)
 	if i < 0 {
-		return false
+		return
 	}
-	l.unfinished = slices.Delete(l.unfinished, i, i+1)
+	l.waiting = slices.Delete(l.waiting, i, i+1)
 	if l.numbers[one.from]--; l.numbers[one.from] == 0 {
 		delete(l.numbers, one.from)
 	}
-	return true
 }
 
-// discard closes a connection whose handshake is not done.
-func (l *listener) discard(one *unfinished) {
-	l.drop(one)
+// discard closes a connection that waits.
+func (l *listener) discard(one *waiting, cause error) {
+	l.drop(one, cause)
 	_ = one.conn.SetLinger(0)
 	_ = one.conn.Close()
 }

@@ -1,0 +1,122 @@
+package mtls
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+// serveMost listens with a certificate of an authority, for at most so many connections. It writes a byte
+// to each connection that it accepts. It returns how many handshakes have failed.
+func serveMost(t *testing.T, authority *testenv.Authority, most int) (address string, failed *atomic.Int32) {
+	t.Helper()
+	cert, key := authority.Issue(t, "repos", nil, "repos")
+	repos, err := New(cert, key, authority.CA)
+	testenv.Must(t, err)
+	tcp, err := Listen(t.Context(), "127.0.0.1:0")
+	testenv.Must(t, err)
+
+	failed = new(atomic.Int32)
+	l := repos.NewListener(tcp, most, func(error) { failed.Add(1) })
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = conn.Write([]byte{1})
+				_, _ = io.Copy(io.Discard, conn)
+				_ = conn.Close()
+			}()
+		}
+	}()
+	return tcp.Addr().String(), failed
+}
+
+// connector returns a function that connects as a host, and reports, on a channel, when the connection
+// is accepted.
+func connector(t *testing.T, authority *testenv.Authority, address, host string) func() (net.Conn, <-chan error) {
+	t.Helper()
+	cert, key := authority.Issue(t, host, nil, host)
+	identity, err := New(cert, key, authority.CA)
+	testenv.Must(t, err)
+	return func() (net.Conn, <-chan error) {
+		conn, err := identity.Dial(t.Context(), address)
+		testenv.Must(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		accepted := make(chan error, 1)
+		go func() {
+			_, err := io.ReadFull(conn, make([]byte, 1))
+			accepted <- err
+		}()
+		return conn, accepted
+	}
+}
+
+func TestOneHostHasAQuarterOfAllConnections(t *testing.T) {
+	authority := testenv.NewAuthority(t, t.TempDir())
+	address, _ := serveMost(t, authority, 8)
+	connectAs := map[string]func() (net.Conn, <-chan error){}
+	for _, host := range []string{"host-a", "host-b"} {
+		connectAs[host] = connector(t, authority, address, host)
+	}
+
+	first, accepted := connectAs["host-a"]()
+	testenv.Must(t, <-accepted)
+	_, accepted = connectAs["host-a"]()
+	testenv.Must(t, <-accepted)
+	var more []<-chan error
+	for range 20 {
+		_, accepted := connectAs["host-a"]()
+		more = append(more, accepted)
+	}
+	for range 2 {
+		_, accepted := connectAs["host-b"]()
+		testenv.Must(t, <-accepted)
+	}
+	for _, accepted := range more {
+		select {
+		case err := <-accepted:
+			t.Errorf("a third connection of host-a was accepted: %v", err)
+		default:
+		}
+	}
+
+	testenv.Must(t, first.Close())
+	testenv.Eventually(t, "one that waited is accepted when another ends", func() bool {
+		for _, accepted := range more {
+			select {
+			case err := <-accepted:
+				return err == nil
+			default:
+			}
+		}
+		return false
+	})
+}
+
+func TestAProbeOfThePortIsNoFailedHandshake(t *testing.T) {
+	authority := testenv.NewAuthority(t, t.TempDir())
+	address, failed := serveMost(t, authority, 8)
+	for range 3 {
+		conn, err := net.Dial("tcp", address)
+		testenv.Must(t, err)
+		testenv.Must(t, conn.(*net.TCPConn).CloseWrite())
+		_, _ = io.Copy(io.Discard, conn) // until the listener closes its side
+		testenv.Must(t, conn.Close())
+	}
+	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+	testenv.Must(t, err)
+	_, _ = io.Copy(io.Discard, conn)
+	testenv.Must(t, conn.Close())
+	testenv.Eventually(t, "the one without a certificate has failed", func() bool { return failed.Load() > 0 })
+	if got := failed.Load(); got != 1 {
+		t.Errorf("%d handshakes failed", got)
+	}
+}
