@@ -1,5 +1,5 @@
-// Package definitions holds the hook definitions, ready to be read and copied. Installing
-// fills in paths and settings.
+// Package definitions holds the hook definitions. They can be copied as they are; install fills in
+// paths and settings.
 package definitions
 
 import "embed"

@@ -1,5 +1,5 @@
-// Package units holds the systemd units, ready to be read and copied, for the system and
-// for a user. Installing fills in paths and settings.
+// Package units holds the systemd units for the system and for a user. They can be copied as they
+// are; install fills in paths and settings.
 package units
 
 import "embed"
