@@ -1,4 +1,4 @@
-// Caches the advertisements of upload-pack with protocol 2.
+// Caches upload-pack's advertisements for protocol version 2.
 
 package gate
 
@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// keptFor bounds the age of a cached advertisement, in case git's output depends on more
-// than the pinned environment and the version.
+// keptFor is how long git's output is cached at most, since it may depend on more than git's
+// environment and the files of an advertisementVersion.
 const keptFor = time.Minute
 
-// advertisements caches one advertisement for each repository, by path. With protocol 2 it
-// lists capabilities and no refs, and stays the same until git or the repository's
-// configuration changes.
+// advertisements caches one advertisement for each repository, by the repository's path. An
+// advertisement of version 2 lists capabilities and no refs, so it stays the same until git or the
+// repository's configuration changes.
 type advertisements struct {
 	mu   sync.Mutex
 	kept map[string]advertisement
@@ -30,7 +30,8 @@ type advertisement struct {
 
 type advertisementVersion struct{ git, config fileVersion }
 
-// fileVersion identifies a file and its content: it changes if either does.
+// fileVersion identifies a file and its content. Another file, or other content, has another
+// fileVersion.
 type fileVersion struct {
 	device, inode  uint64
 	size           int64
@@ -46,7 +47,7 @@ func versionOf(path string) (fileVersion, error) {
 	return fileVersion{uint64(stat.Dev), stat.Ino, stat.Size, stat.Mtim, stat.Ctim}, nil
 }
 
-// advertisementVersion returns the version of this git's advertisement of a repository.
+// advertisementVersion returns the version of git's present advertisement of a repository.
 func (r *runner) advertisementVersion(repo repository) (v advertisementVersion, err error) {
 	if v.git, err = versionOf(r.program); err == nil {
 		v.config, err = versionOf(filepath.Join(repo.path, "config"))
@@ -54,7 +55,8 @@ func (r *runner) advertisementVersion(repo repository) (v advertisementVersion, 
 	return v, err
 }
 
-// find returns the cached advertisement, if it is of this version and not too old.
+// find returns the cached advertisement. ok is false if there is none, or if it is of another
+// version or too old.
 func (a *advertisements) find(repo repository, version advertisementVersion) (text []byte, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

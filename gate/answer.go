@@ -1,5 +1,5 @@
-// Copies git's answers to the client, without paths of this machine, and adds a line where git's
-// own message does not name the limit that was met.
+// Copies git's answers to the client, without paths of this machine. If git had too little memory,
+// it adds a message that names the limit.
 
 package gate
 
@@ -11,33 +11,35 @@ import (
 	"sync"
 )
 
-// answerBuffers is a pool. Each buffer holds at least a packet of git's, so that a packet is
-// read and written at once.
+// answerBuffers is a pool of readers. Each has a buffer that holds any packet of git's, so that a
+// packet is written at once.
 var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 128<<10) }}
 
-// copyAnswer copies git's output to the client, as it comes. Error and progress messages
-// in it (side bands 2 and 3, and ERR packets) may name the repository's path on this
-// machine, which is replaced with a dot; they are also written to messages, unchanged. If they
-// say that git has too little memory, a message that names the limit follows. If messages is nil,
-// the output is an answer that another gate has cleaned, and stays as it is. copyAnswer returns an
-// error if the client did not get everything. It does not report how git ended.
+// copyAnswer copies git's output to the client, as it comes. In error and progress messages (side
+// bands 2 and 3, and ERR packets), it replaces repo, the repository's path on this machine, with a
+// dot. It also writes these messages, unchanged, to the parameter messages. If they say that git
+// has too little memory, it sends the client a hint.
+//
+// If messages is nil, the output comes from another gate, which has replaced the path already, and
+// is copied as it is. copyAnswer returns an error if the client did not get everything. It does not
+// report how git ended.
 func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {
 		n, err := w.Write(p)
 		written += int64(n)
-		if err == nil && out.Buffered() == 0 { // git is not ahead of us
+		if err == nil && out.Buffered() == 0 { // git has written no more yet
 			err = flush()
 		}
 		return err
 	}
 
-	banded, explained := false, false // by messages of side band 2
+	banded, explained := false, false // side band 2 is in use; the hint was sent
 	for {
 		header, err := out.Peek(4)
 		length, isPacket := packetLength(header)
 		if err != nil || !isPacket {
-			break // its end, or a pack for a client without side bands
+			break // the end of the output, or a pack without side bands
 		}
 		packet, err := out.Peek(max(4, length))
 		if err != nil {
@@ -64,7 +66,7 @@ func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages 
 			}
 		}
 
-		_, _ = out.Discard(whole) // the bytes stay where they are until the next read
+		_, _ = out.Discard(whole) // packet stays valid until the next read
 		if err := send(packet); err != nil {
 			return written, err
 		}
@@ -91,14 +93,15 @@ func isMessage(content []byte) bool {
 	return len(content) > 0 && (content[0] == 2 || content[0] == 3) || bytes.HasPrefix(content, []byte("ERR "))
 }
 
-// endsMessages reports whether a client that knows side bands reads no message after this
-// packet: it is a flush packet or a fatal error.
+// endsMessages reports whether a packet is a flush packet or a fatal error. After either, a client
+// that knows side bands reads no message.
 func endsMessages(content []byte) bool { return len(content) == 0 || content[0] == 3 }
 
 const memoryHint = "terok-gate: git has too little memory here: see --git-memory of terok-gate serve\n"
 
-// serviceLine returns the line that precedes git's advertisement, empty for version 2. It goes
-// by git's output, not by the request: receive-pack answers version 2 with version 0.
+// serviceLine returns the line that precedes git's advertisement, or "" for protocol version 2. The
+// beginning of git's output shows the version. The request does not: receive-pack answers a request
+// for version 2 with version 0.
 func serviceLine(s service, begins []byte) string {
 	if bytes.HasPrefix(begins, versionTwo) {
 		return ""

@@ -1,9 +1,9 @@
-// Judges pushes of append-only tokens, which may neither delete a ref nor force one.
+// Judges pushes with append-only tokens. These tokens may neither delete nor force a ref.
 //
-// Only the pushed objects show whether a branch is forced. So the gate judges when git has received
-// them, while they are in git's quarantine, and a refused push leaves nothing behind. A commit's
-// ancestors never change, so the judgement still holds when git makes these moves. The gate then
-// refuses all other moves of existing refs.
+// Only the pushed objects show whether a branch is forced. So the gate judges a push when its
+// objects are in git's quarantine, and a refused push leaves nothing behind. A commit's ancestors
+// never change, so the judgement still holds when git moves the refs. At that time, the gate
+// refuses any move of an existing ref that it has not found to go forward.
 
 package gate
 
@@ -18,8 +18,8 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// mostForwards is how many existing refs a push with such a token may move: git is started
-// for each.
+// mostForwards is how many existing refs a push with an append-only token may move. The gate starts
+// git for each of these refs.
 const mostForwards = 100
 
 var tooManyForwards = &refusal{
@@ -32,13 +32,14 @@ func losing(ref string) *refusal {
 	return &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the token may only add: %.200s must not be deleted or forced", printable.Line(ref))}
 }
 
-// loses reports whether a move loses the ref's old object for certain, without a look at the
-// objects: the move deletes the ref, or moves an existing tag. If m.ref is symbolic, name is the ref that it stands for.
+// loses reports whether a move certainly loses the ref's old object, because it deletes the ref or
+// moves an existing tag. For other moves, only the objects show this. name is m.ref or, if m.ref is
+// symbolic, the ref that m.ref stands for.
 func loses(m move, name string) bool {
 	return isZero(m.new) || strings.HasPrefix(name, "refs/tags/") && !isZero(m.old)
 }
 
-// moved returns the number of existing refs that are to move.
+// moved returns the number of existing refs that the commands would move.
 func (c commands) moved() (number int) {
 	for m := range c.all() {
 		if !isZero(m.old) {
@@ -48,16 +49,17 @@ func (c commands) moved() (number int) {
 	return number
 }
 
-// forwards are moves from a commit to a descendant of it: the old object and the new one.
+// forwards are moves from a commit to the same commit or a descendant. A key is the old object and
+// the new one.
 type forwards map[[2]string]struct{}
 
-// have reports whether the move is one of them, or creates its ref.
+// have reports whether the move is one of the forwards, or creates its ref.
 func (f forwards) have(m move) bool {
 	_, is := f[[2]string{m.old, m.new}]
 	return is || isZero(m.old)
 }
 
-// forwardsOf returns the moves of a push that are forwards.
+// forwardsOf returns those moves of a push that go forward.
 func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine string, asked commands) (forwards, error) {
 	commits, err := g.commits(ctx, repo, quarantine, asked)
 	if err != nil {
@@ -80,11 +82,11 @@ func (g *Gate) forwardsOf(ctx context.Context, repo repository, quarantine strin
 	return found, nil
 }
 
-// commits returns the commits among the old and new objects of existing refs. A tag object is not
-// among them: git merge-base would take it as the commit that it names.
+// commits returns the commits among the old and new objects of existing refs. It leaves out tag
+// objects, since git merge-base would take a tag object as the commit that the tag names.
 func (g *Gate) commits(ctx context.Context, repo repository, quarantine string, asked commands) (map[string]bool, error) {
 	git := g.commandWith(repo, quarantine, "cat-file", "--batch-check=%(objectname) %(objecttype)")
-	var objects strings.Builder // less than a pipe holds: see mostForwards
+	var objects strings.Builder // fits into a pipe: see mostForwards
 	for m := range asked.all() {
 		if !isZero(m.old) {
 			fmt.Fprintf(&objects, "%s\n%s\n", m.old, m.new)
@@ -118,12 +120,12 @@ func (g *Gate) isAncestor(ctx context.Context, repo repository, quarantine, old,
 	return err == nil, err
 }
 
-// commandWith returns a git command that also sees the objects in a quarantine, and ignores
-// replacements of commits (git-replace(1)).
+// commandWith returns a git command that also sees the objects in a quarantine, unless quarantine
+// is "". The command ignores replacements of objects (git-replace(1)).
 func (g *Gate) commandWith(repo repository, quarantine string, args ...string) *command {
 	git := g.git.command(repo, itself(repo), "", args...)
 	git.cmd.Env = append(git.cmd.Env, "GIT_NO_REPLACE_OBJECTS=1")
-	if quarantine != "" { // relative to the repository: a colon in a path would end it
+	if quarantine != "" { // a relative path, since a colon in the repository's path would end it
 		git.cmd.Env = append(git.cmd.Env, "GIT_ALTERNATE_OBJECT_DIRECTORIES=objects/"+quarantine)
 	}
 	return git

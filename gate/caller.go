@@ -1,4 +1,4 @@
-// Defines the caller of a request, what the request may do, and for how long it may go on.
+// Defines the caller of a request, what the request may do, and how long the request may go on.
 
 package gate
 
@@ -8,15 +8,15 @@ import (
 	"terok-gate-hook/store"
 )
 
-// caller is who a request is served for.
+// caller describes the owner of a request's token.
 type caller struct {
-	store.Grant        // of the token, or the project that a host vouches for
+	store.Grant        // the token's, or the project and task that a host vouches for
 	Container   string // empty if the token belongs to none
 	Fingerprint string
-	Host        string // that vouches for the container; empty if the token was shown here
+	Host        string // the host that vouches for the request; empty if this gate judges the token
 }
 
-// token identifies the caller's token among those of all hosts.
+// token identifies the caller's token among the tokens of all hosts.
 func (c caller) token() string {
 	if c.Host == "" {
 		return c.Fingerprint
@@ -24,10 +24,10 @@ func (c caller) token() string {
 	return c.Host + " " + c.Fingerprint
 }
 
-// itself is the caller for whom the gate runs git for its own purposes.
+// itself returns the caller of git commands that the gate runs for its own purposes.
 func itself(repo repository) caller { return caller{Grant: store.Grant{Project: repo.project}} }
 
-// permit is what a request may do, by the judgement of [Gate.judge].
+// permit is the judgement of [Gate.judge] on a request.
 type permit struct {
 	who    caller
 	may    rights
@@ -40,16 +40,16 @@ type rights struct {
 	store.Limits
 }
 
-// standing reports whether a request that was allowed still is.
+// standing reports whether a request that was allowed is still allowed.
 type standing interface {
 	// still returns nil if the request may go on now, and otherwise an error with the reason.
 	still() error
-	// while returns a context that is done when ctx is, or when the request may no longer go
-	// on, with the reason as its cause. The caller must call release.
+	// while returns a context that is done when ctx is done, or when the request may no longer go
+	// on. The cause of the context is the reason. The caller must call release.
 	while(ctx context.Context) (valid context.Context, release func())
 }
 
-// byToken is the standing of a request that shows a token.
+// byToken is the standing of a request whose token this gate has judged.
 type byToken struct {
 	tokens *store.Reader
 	pass   store.Pass

@@ -1,5 +1,5 @@
-// Cleans up after pushes: unfinished ones when the gate starts, and finished ones when no push
-// to the repository is under way.
+// Cleans up after pushes. When the gate starts, it removes what unfinished pushes left. When the
+// last push to a repository has ended, it has git pack the repository's objects.
 
 package gate
 
@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// cleaner cleans up what pushes leave in a repository, when the last of those under way
-// there has ended.
+// cleaner knows the pushes under way, and has git pack a repository's objects when the last push to
+// it has ended.
 type cleaner struct {
 	git *runner
 	ctx context.Context // ends the cleaning
@@ -24,8 +24,8 @@ func newCleaner(ctx context.Context, git *runner) *cleaner {
 	return &cleaner{git: git, ctx: ctx, to: map[string]*pushesTo{}}
 }
 
-// cleanUp removes what unfinished pushes left when an earlier gate was killed or the machine
-// crashed.
+// cleanUp removes what is left of pushes that were under way when an earlier gate was killed or the
+// machine crashed.
 func cleanUp(repos string) error {
 	projects, err := Projects(repos)
 	if err != nil {
@@ -57,8 +57,8 @@ func (c *cleaner) begin(repo repository) {
 	c.to[repo.path].underWay++
 }
 
-// enter waits until a push may move refs: in each repository one push does so at a time. leave
-// lets the next one in.
+// enter waits until a push may move refs. In each repository, one push at a time does so. leave
+// lets the next push move its refs.
 func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err error) {
 	c.mu.Lock()
 	moving := c.to[repo.path].moving
@@ -72,8 +72,9 @@ func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err
 	}
 }
 
-// end records that a push has ended, and whether it moved a ref. If no other push is under way, and
-// one has moved a ref since git last packed the repository's objects, git packs them again.
+// end records that a push has ended, and whether it moved a ref. When no other push to the
+// repository is under way, git packs the repository's objects if a push has moved a ref since they
+// were last packed.
 func (c *cleaner) end(repo repository, moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

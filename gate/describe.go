@@ -1,5 +1,5 @@
-// Describes the gate's part among gates on several machines, for doctor: its certificate, the
-// hosts that may vouch, and whether the gate with the repositories serves it.
+// Describes to doctor how the gate works with gates on other machines: the gate's certificate, the
+// hosts that may vouch, and whether the gate with the repositories serves this gate.
 
 package gate
 
@@ -21,10 +21,10 @@ import (
 	"terok-gate-hook/internal/voucher"
 )
 
-// tryPatience is how long the other gate may take when it is tried. doctor waits five seconds.
+// tryPatience is how long try may take. doctor waits five seconds for the gate's description.
 const tryPatience = 4 * time.Second
 
-// describe returns what the gate says of itself at its control socket.
+// describe returns the gate's description of itself, for a question at its control socket.
 func (g *Gate) describe(asked control.Request) (self control.Gate) {
 	if g.elsewhere != nil {
 		self.RepositoryGate = string(g.elsewhere.url)
@@ -109,7 +109,7 @@ func (e *elsewhere) try(ctx context.Context, project string) (t control.Tried) {
 		return fails(control.Refused, err)
 	}
 	sent := time.Now()
-	_ = request.Write(conn) // the answer, or an alert of TLS, says why it fails
+	_ = request.Write(conn) // if this fails, the answer or a TLS alert says why
 	answer, err := readAnswer(bufio.NewReader(io.LimitReader(conn, headerLimit)), request)
 	if err != nil {
 		return fails(faultOf(err), err)
@@ -145,7 +145,7 @@ func trial(address, project string) (*http.Request, error) {
 	}.Set(request.Header)
 }
 
-// faultOf returns what an error in connecting to the other gate means.
+// faultOf returns the kind of an error in connecting to the other gate.
 func faultOf(err error) control.Fault {
 	var name *net.DNSError
 	var stranger *tls.CertificateVerificationError
@@ -163,8 +163,9 @@ func faultOf(err error) control.Fault {
 	return control.Unreachable
 }
 
-// aheadOf returns how far the clock of an answer's Date, which has whole seconds, is ahead. It is 0
-// if the clocks may be the same.
+// aheadOf returns how far the other gate's clock is ahead of ours, by the Date of its answer. It
+// returns 0 if the clocks may agree: a Date has whole seconds, and was made at some time between
+// sent and received.
 func aheadOf(sent, received, date time.Time) time.Duration {
 	switch {
 	case date.After(received):

@@ -1,5 +1,4 @@
-// Refuses pushes while the disk of the repositories, where the token file may be too, is nearly
-// full.
+// Refuses pushes while the repositories' disk is nearly full. The token file may be on that disk.
 
 package gate
 
@@ -10,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mostFree is how much a large disk needs free by default, in bytes.
+// mostFree is how many bytes must be free by default on a large disk.
 const mostFree = 1 << 30
 
 // checkSpace returns an error if a repository's disk is nearly full. Pushes in progress go on,
@@ -28,9 +27,10 @@ func (g *Gate) checkSpace(repo repository) error {
 
 var nearlyFull = &refusal{code: http.StatusInsufficientStorage, text: "the gate's disk is nearly full: no push is taken until there is space"}
 
-// isNearlyFull reports whether a disk has fewer bytes free than it needs or, if its file system
-// counts inodes, less than a twentieth of these free. If needs is 0, the default, the disk needs
-// a twentieth of its size, 1 GiB at most. If needs is negative, no disk is nearly full.
+// isNearlyFull reports whether a disk has fewer than needs bytes free, or less than a twentieth of
+// its inodes. If needs is 0, a twentieth of the disk's size must be free, or 1 GiB if that is less.
+// If needs is negative, no disk is nearly full. A file system that does not count inodes has enough
+// of them.
 func isNearlyFull(disk *unix.Statfs_t, needs int64) bool {
 	if needs < 0 {
 		return false

@@ -1,5 +1,5 @@
-// Hands requests on to the gate that has the repositories, on another machine. This gate has
-// judged them, and vouches for them; the token stays here.
+// Hands requests on to the gate with the repositories, on another machine. This gate has judged the
+// requests, and vouches for them. It does not send their tokens.
 
 package gate
 
@@ -29,22 +29,22 @@ type elsewhere struct {
 	url      mtls.URL
 	identity *mtls.Identity
 
-	failures rate.Sometimes // which are logged
+	failures rate.Sometimes // which failures are logged
 }
 
-// errUnanswered ends a request to which the gate with the repositories gives no answer, or one that
+// errUnanswered ends a request if the gate with the repositories gives no answer, or an answer that
 // no gate would give.
 var errUnanswered = errors.New("the gate with the repositories does not answer")
 
 var unanswered = &refusal{code: http.StatusBadGateway, text: errUnanswered.Error() + ": try again in a moment"}
 
-// report logs why the other gate does not answer, at most once a minute, since containers can ask
-// often.
+// report logs why the other gate does not answer. It does so at most once a minute, since
+// containers can send many requests.
 func (e *elsewhere) report(err error) {
 	e.failures.Do(func() { slog.Error("request failed", "error", err) })
 }
 
-// serveElsewhere serves a request that is allowed.
+// serveElsewhere serves an allowed request, by handing it on to the gate with the repositories.
 func (v *visit) serveElsewhere() error {
 	if v.asked.advertise {
 		_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{}) // see visit.advertise
@@ -63,7 +63,7 @@ func (v *visit) serveElsewhere() error {
 	return v.withBody(v.handOn)
 }
 
-// handOn sends the request to the other gate, and its answer to the client.
+// handOn sends the request to the other gate, and that gate's answer to the client.
 func (v *visit) handOn(ctx context.Context) error {
 	address := v.gate.elsewhere.url.Address(v.asked.project)
 	request, err := v.vouchedRequest(address)
@@ -71,7 +71,8 @@ func (v *visit) handOn(ctx context.Context) error {
 		return err
 	}
 
-	// The gates of many hosts can connect at once: then this is a turn to wait for, too.
+	// If the gates of many hosts connect at once, connecting takes long. So it may take as long as
+	// the wait for a slot.
 	connecting, done := context.WithTimeout(ctx, v.gate.slots.patience)
 	defer done()
 	conn, err := v.gate.elsewhere.identity.Dial(connecting, address)
@@ -87,7 +88,7 @@ func (v *visit) handOn(ctx context.Context) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { v.cut(ctx, conn) })()
 
-	// If the client's body breaks off, the connection is cut, so that the other gate does not take
+	// If the client's body breaks off, the connection is cut. Otherwise the other gate could take
 	// half a request for a whole one.
 	body := &noting{Reader: v.body}
 	sent := make(chan struct{})
@@ -124,8 +125,8 @@ func (v *visit) handOn(ctx context.Context) error {
 	return answerErr
 }
 
-// vouchedRequest returns the request for the other gate. Of what the client's headers said, it
-// contains only what this gate has parsed, and the encoding and length of the body.
+// vouchedRequest returns the request for the other gate. Of the client's headers, it contains only
+// the version of the protocol, as this gate has parsed it, and the encoding and length of the body.
 func (v *visit) vouchedRequest(address string) (*http.Request, error) {
 	header := http.Header{"User-Agent": {"terok-gate"}}
 	if v.asked.protocol != "" {
@@ -147,16 +148,16 @@ func (v *visit) vouchedRequest(address string) (*http.Request, error) {
 	}
 
 	request := &http.Request{Method: v.r.Method, URL: &path, Host: address, Header: header, Close: true}
-	if !v.asked.advertise { // a body there counts for nothing, and is not sent
+	if !v.asked.advertise { // the body of such a request is ignored
 		request.ContentLength = v.r.ContentLength
 	}
 	return request, nil
 }
 
-// voucher is what the other gate is told of the request.
+// voucher returns what the other gate is told about the request.
 func (v *visit) voucher() voucher.Voucher {
 	task, container := v.who.Task, v.who.Container
-	if store.CheckName(task) != nil { // another program's entry
+	if store.CheckName(task) != nil { // the token's entry is from another program
 		task = "unknown"
 	}
 	if store.CheckName(container) != nil {
@@ -168,9 +169,9 @@ func (v *visit) voucher() voucher.Voucher {
 	}
 }
 
-// passAnswer sends the client the answer that comes on the connection.
+// passAnswer reads the other gate's answer from conn and sends it to the client.
 func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
-	begins := &io.LimitedReader{R: conn, N: headerLimit} // http.ReadResponse has no limit
+	begins := &io.LimitedReader{R: conn, N: headerLimit} // http.ReadResponse does not limit headers
 	answer, err := readAnswer(bufio.NewReader(begins), request)
 	begins.N = math.MaxInt64
 	if err != nil {
@@ -200,8 +201,8 @@ func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
 	return nil
 }
 
-// readAnswer reads an answer up to its body. An answer must say where its body ends: otherwise
-// one that was cut short would look whole.
+// readAnswer reads an answer up to its body. An answer must say where its body ends: otherwise an
+// answer that was cut short would look complete.
 func readAnswer(r *bufio.Reader, request *http.Request) (*http.Response, error) {
 	answer, err := http.ReadResponse(r, request)
 	if err == nil && answer.StatusCode == http.StatusContinue {
@@ -216,7 +217,8 @@ func readAnswer(r *bufio.Reader, request *http.Request) (*http.Response, error) 
 	return answer, nil
 }
 
-// refusalFrom returns the refusal that the other gate has answered with.
+// refusalFrom returns the refusal that the other gate's answer contains, or an error wrapping
+// errUnanswered if no gate would answer so.
 func refusalFrom(answer *http.Response) error {
 	const longest = 4 << 10
 	text, err := io.ReadAll(io.LimitReader(answer.Body, longest))
@@ -230,9 +232,9 @@ func refusalFrom(answer *http.Response) error {
 	return refused
 }
 
-// cut ends the request at the other gate, when its context is done.
+// cut ends the request at the other gate. It is called when ctx is done.
 func (v *visit) cut(ctx context.Context, conn *mtls.Conn) {
-	if context.Cause(ctx) == context.Canceled { // the client has gone away, perhaps with all that it needs
+	if context.Cause(ctx) == context.Canceled { // the client has gone away, perhaps because it has all that it needs
 		v.w.leave()
 		time.AfterFunc(goneGrace, conn.Cut)
 		return
@@ -241,7 +243,7 @@ func (v *visit) cut(ctx context.Context, conn *mtls.Conn) {
 	v.w.interrupt()
 }
 
-// noting is a reader that keeps the error that it has returned, unless that was io.EOF.
+// noting is a reader that keeps the last error of Read, except io.EOF.
 type noting struct {
 	io.Reader
 	err error

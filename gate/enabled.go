@@ -1,5 +1,6 @@
-// Honours the settings of a repository that no program of git's reads except its own HTTP server,
-// git-http-backend(1).
+// Honours settings in a repository's configuration that upload-pack and receive-pack do not read:
+// http.uploadpack and http.receivepack, which git's own HTTP server reads (git-http-backend(1)).
+// Removes signed pushes from what git offers.
 
 package gate
 
@@ -17,7 +18,8 @@ import (
 	"time"
 )
 
-// disabled caches which services each repository's configuration disables, by path.
+// disabled caches which services each repository's configuration disables, by the repository's
+// path.
 type disabled struct {
 	mu    sync.Mutex
 	known map[string]services
@@ -26,14 +28,14 @@ type disabled struct {
 type services struct {
 	version       advertisementVersion
 	at            time.Time
-	fetch, pushes bool // are disabled
+	fetch, pushes bool // true if disabled
 }
 
 func disabledService(s service) *refusal {
 	return &refusal{code: http.StatusForbidden, text: "the repository's configuration disables this: http." + strings.ReplaceAll(s.command(), "-", "") + " is false"}
 }
 
-// check returns the refusal of a service that the repository's configuration disables by
+// check returns a refusal if the repository's configuration disables the service, by
 // http.uploadpack or http.receivepack.
 func (d *disabled) check(ctx context.Context, git *runner, repo repository, who caller, asked service) error {
 	version, err := git.advertisementVersion(repo)
@@ -64,7 +66,7 @@ func (d *disabled) check(ctx context.Context, git *runner, repo repository, who 
 }
 
 // disabledIn returns which services the configuration disables. It starts git only if the
-// configuration may mention them.
+// configuration may contain these settings.
 func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (fetch, pushes bool, err error) {
 	text, err := os.ReadFile(filepath.Join(repo.path, "config"))
 	if err != nil {
@@ -94,9 +96,9 @@ func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (
 	return fetch, pushes, err
 }
 
-// withoutSigning returns the advertisement of receive-pack without push-cert, which the gate does
-// not accept. git offers push-cert if a repository's configuration sets receive.certNonceSeed, and
-// no other setting can prevent that.
+// withoutSigning returns the advertisement of receive-pack without push-cert, since the gate does
+// not accept signed pushes. git offers push-cert if a repository's configuration sets
+// receive.certNonceSeed, and no other setting can prevent that.
 func withoutSigning(out io.ReadCloser) io.ReadCloser {
 	return &unsigned{ReadCloser: out}
 }
@@ -105,7 +107,7 @@ func withoutSigning(out io.ReadCloser) io.ReadCloser {
 type unsigned struct {
 	io.ReadCloser
 	begun bool
-	left  bytes.Buffer // read ahead, and not yet returned
+	left  bytes.Buffer // what was read ahead and not yet returned
 }
 
 func (u *unsigned) Read(p []byte) (int, error) {
@@ -119,7 +121,8 @@ func (u *unsigned) Read(p []byte) (int, error) {
 	return u.ReadCloser.Read(p)
 }
 
-// begin reads up to the capabilities. Anything but packets is left as it is.
+// begin reads up to the first packet with capabilities. If git's output is not packets, begin
+// leaves it as it is.
 func (u *unsigned) begin() {
 	for {
 		var raw bytes.Buffer

@@ -1,5 +1,5 @@
-// Makes the environment and settings that git runs with, such as how large a push may be, and
-// chooses git's program.
+// Makes git's environment, which contains git's settings, such as the size limit of a push. Finds
+// git's program.
 
 package gate
 
@@ -14,10 +14,10 @@ import (
 	"terok-gate-hook/store"
 )
 
-// environment returns git's environment. It contains nothing from a request's headers but the
-// version of the protocol, and git reads no configuration of a user or of the machine. The settings
-// here override the repository's configuration. The advertisement of upload-pack depends only on
-// them and on the object format.
+// environment returns git's environment. Of a container's request, it contains only the version of
+// the protocol. It makes git ignore the configuration of users and of the machine, and the settings
+// in it override the repository's configuration. upload-pack's advertisement depends only on these
+// settings and on the object format.
 func environment(path string, maxPush int64, repo repository, who caller, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
@@ -32,7 +32,7 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 		"GIT_ATTR_NOSYSTEM=1",
 		"GIT_CONFIG_GLOBAL=/dev/null",
 		"GIT_NO_LAZY_FETCH=1",
-		// For the reflog, where there is one.
+		// For the reflog, if the repository has one.
 		"GIT_COMMITTER_NAME=" + task,
 		"GIT_COMMITTER_EMAIL=" + container + "@" + who.Project,
 	}
@@ -41,28 +41,29 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 	}
 	config := [][2]string{
 		{"safe.directory", repo.path},
-		{"core.hooksPath", "/dev/null"}, // a push has another
+		{"core.hooksPath", "/dev/null"}, // a push gets another path in git's arguments
 
 		{"receive.maxInputSize", strconv.FormatInt(maxPush, 10)},
 		{"transfer.fsckObjects", "true"},
 		{"receive.advertisePushOptions", "false"},
-		{"receive.advertiseAtomic", "true"}, // without it, git ignores what commands.forGit adds
+		{"receive.advertiseAtomic", "true"}, // otherwise git ignores the capability that commands.forGit adds
 		{"receive.autogc", "false"},         // the gate's work: see cleaning.go
 		{"gc.autoDetach", "false"},
 		{"maintenance.autoDetach", "false"},
 
-		// Objects and refs are on the disk before a push has succeeded. git syncs no loose
-		// object and no ref otherwise.
+		// So that a push's objects and refs are on the disk before the push succeeds. By default,
+		// git syncs neither loose objects nor refs.
 		{"core.fsync", "objects,derived-metadata,reference"},
 		{"core.fsyncMethod", "fsync"},
 
-		// So that large repositories fit into the limit of memory: the stacks of threads count, and
-		// git reads a blob above the threshold in parts, and does not compare it with others.
+		// So that git serves large repositories within its limit of memory. The stacks of its
+		// threads count. It reads a blob above the threshold in parts, and does not compare it with
+		// other blobs.
 		{"pack.threads", "4"},
 		{"pack.windowMemory", "128m"},
 		{"core.bigFileThreshold", "64m"},
 
-		{"transfer.hideRefs", "refs/terok"}, // what is kept: see keep.go
+		{"transfer.hideRefs", "refs/terok"}, // the kept tips: see keep.go
 		{"transfer.advertiseSID", "false"},
 		{"transfer.advertiseObjectInfo", "false"},
 		{"promisor.advertise", "false"},
@@ -76,7 +77,7 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 		{"uploadpackfilter.tree.allow", "true"},
 		{"uploadpackfilter.object:type.allow", "true"},
 		{"uploadpackfilter.combine.allow", "true"},
-		// With protocol 2 git serves any object anyway, and a partial clone needs it.
+		// A partial clone needs this. With protocol 2, git serves any object anyway.
 		{"uploadpack.allowAnySHA1InWant", "true"},
 		{"uploadpack.allowRefInWant", "false"},
 		{"uploadpack.allowSidebandAll", "false"},
@@ -98,7 +99,7 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 	return env
 }
 
-// findGit returns git's path and the PATH that it is run with.
+// findGit returns the path of git's program, and the PATH for git's environment.
 func findGit() (git, path string, err error) {
 	if git, err = exec.LookPath("git"); err != nil {
 		return "", "", fmt.Errorf("find git: %w: install it", err)

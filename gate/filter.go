@@ -11,20 +11,22 @@ import (
 )
 
 const (
-	mostFilters   = 4 // that are combined: git clients combine two
+	mostFilters   = 4 // in a combined filter; git's clients combine two
 	longestFilter = 200
 )
 
 var badFilter = &refusal{code: http.StatusBadRequest, text: "the filter has too many parts"}
 
-// filtered is a request to upload-pack on its way to git. It ends with the error badFilter before
-// a filter that combines more than a few others: git keeps data for each of these and each object
-// (8,000 of tree:9 on 20,000 files: 4 GB, git 2.39.5), and none of git's settings limits their
-// number. Settings in environment.go limit their kinds.
+// filtered is a request to upload-pack on its way to git. If a filter in the request combines more
+// than mostFilters others, filtered ends with the error badFilter before that filter.
+//
+// git keeps data for each object and each of the combined filters: 8,000 times tree:9 on 20,000
+// files took 4 GB (git 2.39.5). git has no setting for the number of filters. Settings in
+// environment.go limit their kinds.
 type filtered struct {
 	from *bufio.Reader
-	left int   // bytes of the packet that is being read
-	bad  error // the error that ended it, which every further Read returns
+	left int   // the unread bytes of the packet that is being read
+	bad  error // what ended the request; every further Read returns it
 }
 
 func newFiltered(r io.Reader) *filtered { return &filtered{from: bufio.NewReaderSize(r, 4<<10)} }
@@ -34,7 +36,7 @@ const (
 	lookAhead  = 4 + len(filterLine) + longestFilter + 1
 )
 
-// Read reads as many packets as it can without waiting, one at least.
+// Read waits only if it has read nothing yet.
 func (f *filtered) Read(p []byte) (n int, err error) {
 	for n < len(p) {
 		if n > 0 && f.from.Buffered() < lookAhead {
@@ -59,7 +61,7 @@ func (f *filtered) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// next looks at the beginning of a packet.
+// next examines the beginning of the next packet, before the packet is read.
 func (f *filtered) next() error {
 	header, err := f.from.Peek(4)
 	if len(header) < 4 {
@@ -67,7 +69,7 @@ func (f *filtered) next() error {
 	}
 	length, ok := packetLength(header)
 	if !ok {
-		return malformed // or git would say so
+		return malformed
 	}
 
 	length = max(4, length)
@@ -80,9 +82,9 @@ func (f *filtered) next() error {
 	return nil
 }
 
-// isAdmitted reports whether a filter has no more than a few parts. A client encodes characters,
-// with a %, only in a combination within a combination, and in kinds of filters that are not
-// served.
+// isAdmitted reports whether a filter is short and has at most mostFilters parts. It admits no %:
+// clients encode characters only in a combination within a combination, and in kinds of filters
+// that are not served.
 func isAdmitted(filter string) bool {
 	return len(filter) <= longestFilter && !strings.Contains(filter, "%") && strings.Count(filter, "+") < mostFilters
 }

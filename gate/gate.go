@@ -1,4 +1,4 @@
-// Makes, runs and stops the gate, an http.Handler that is made of the other files' parts.
+// Makes, runs and stops the gate.
 
 package gate
 
@@ -46,21 +46,21 @@ type Gate struct {
 
 	vouchedUses vouchedUses
 
-	// One of the two.
+	// One of these two is nil.
 	*repositories
 	elsewhere *elsewhere
 
 	server      *http.Server
 	hostsServer *http.Server    // for gates of containers' hosts
-	handshakes  rate.Sometimes  // which of those that fail are logged
-	ctx         context.Context // of all that is under way
+	handshakes  rate.Sometimes  // which failed handshakes are logged
+	ctx         context.Context // of all requests and of the cleaning
 	cut         context.CancelCauseFunc
 
-	hearing context.Context // hooks
+	hearing context.Context // hooks are answered until it is done
 	deafen  context.CancelFunc
 }
 
-// repositories are a directory of repositories, with what serves them.
+// repositories are a directory of repositories, and what the gate needs to serve them.
 type repositories struct {
 	repos string // the directory
 	lock  *flock.Flock
@@ -74,17 +74,18 @@ type repositories struct {
 	disabled       disabled
 }
 
-// SaveMemory makes Go collect garbage more often as the program's memory grows: the commands of
-// many refused pushes soon become garbage. Call it in a program that does nothing else.
+// SaveMemory makes Go collect garbage more often as the program's memory grows, since the commands
+// of many refused pushes soon become garbage. Call it only in a program that does nothing but serve
+// a gate.
 func SaveMemory() { debug.SetMemoryLimit(64 << 20) }
 
-// errStopping cuts requests that are still in progress when the gate has waited long enough.
+// errStopping cuts the requests that are still in progress when [Gate.Stop] stops waiting.
 var errStopping = errors.New("the gate stops")
 
-// New returns a gate over a directory of repositories, in which it keeps a directory of its
-// own, .hooks. It cleans up after an earlier gate that was killed. It returns an error while
-// another gate serves the directory. With a RepositoryGate, it returns a gate that hands
-// requests on to that one.
+// New returns a gate that serves a directory of repositories, and makes the directory .hooks there.
+// It cleans up after an earlier gate that was killed. It returns an error if another gate serves
+// the directory. If there is a RepositoryGate, New instead returns a gate that hands requests on to
+// the RepositoryGate.
 func New(s Settings) (_ *Gate, err error) {
 	g := &Gate{
 		hosts: s.Hosts, maxPush: cmp.Or(s.MaxPush, DefaultMaxPush), stall: cmp.Or(s.Stall, defaultStall),
@@ -168,7 +169,8 @@ func openRepositories(ctx context.Context, s Settings) (_ *repositories, err err
 	return r, nil
 }
 
-// newServer returns a server of the gate that takes headers of that length.
+// newServer returns an HTTP server for the gate. headers is how long the headers of a request may
+// be.
 func (g *Gate) newServer(headers int) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -177,11 +179,11 @@ func (g *Gate) newServer(headers int) *http.Server {
 		Protocols:         &protocols,
 		BaseContext:       g.networks.ContextOf,
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       g.stall, // both are moved on while something moves: see stream.go
+		ReadTimeout:       g.stall, // each read and write begins these two anew: see stream.go
 		WriteTimeout:      g.stall,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headers,
-		// OPTIONS * has the answer of anything else that is not there.
+		// OPTIONS * is refused like any other path that the gate does not serve.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
@@ -193,14 +195,14 @@ func (g *Gate) Serve(l net.Listener) error {
 	return g.serve(g.server, networks.Limited(l, connections, connections, nil))
 }
 
-// ServeHosts is Serve for the gates of containers' hosts, which vouch for requests: see
-// [mtls.Listen]. No other client is served there.
+// ServeHosts is [Gate.Serve] for the gates of containers' hosts, which vouch for requests. It
+// serves no other clients. [mtls.Listen] makes the listener.
 func (g *Gate) ServeHosts(l *net.TCPListener) error {
 	return g.serve(g.hostsServer, g.identity.NewListener(l, connections, g.noteHandshake))
 }
 
-// noteHandshake counts a handshake that has failed, and logs it if none was for a minute: any
-// client can cause one.
+// noteHandshake counts a failed handshake. It logs at most one a minute, since any client can make
+// a handshake fail.
 func (g *Gate) noteHandshake(err error) {
 	g.counts.handshakes.Inc()
 	g.handshakes.Do(func() {
@@ -208,7 +210,7 @@ func (g *Gate) noteHandshake(err error) {
 	})
 }
 
-// serve serves a listener, and counts it.
+// serve serves a listener, and counts it in the metrics meanwhile.
 func (g *Gate) serve(server *http.Server, l net.Listener) error {
 	g.counts.listeners.Inc()
 	defer g.counts.listeners.Dec()
@@ -219,11 +221,12 @@ func (g *Gate) serve(server *http.Server, l net.Listener) error {
 }
 
 // ServeControl answers hooks, and programs that ask about containers, until the gate stops. The
-// socket is of type SOCK_SEQPACKET. Only processes of the gate's own user and of root are
-// answered.
+// listener's socket must be of type SOCK_SEQPACKET. ServeControl answers only processes of the
+// gate's own user and of root.
 func (g *Gate) ServeControl(l *net.UnixListener) { g.networks.ServeControl(g.hearing, l) }
 
-// noService refuses a hook that asks for a service of the host: terok-gate forward serves those.
+// noService refuses a hook that asks for a service of the host: terok-gate forward serves these
+// services, and the gate does not.
 func noService(r control.Request) error {
 	if r.Service != "" {
 		return fmt.Errorf("%w: the gate serves no service of the host", control.Malformed)
@@ -231,15 +234,16 @@ func noService(r control.Request) error {
 	return nil
 }
 
-// Stop stops accepting requests, waits for those in progress until ctx is done, then cuts them,
-// and returns when all git processes have ended. With a Keeper, hooks are still answered
-// meanwhile: the next gate serves what they hand over.
+// Stop stops accepting requests, and waits for those in progress. When ctx is done, it cuts the
+// requests that are left. It returns when all git processes have ended. If there is a Keeper, the
+// gate answers hooks while Stop waits for requests, since the next gate serves the containers that
+// these hooks hand over.
 func (g *Gate) Stop(ctx context.Context) {
 	if g.shutDown(ctx) != nil {
 		g.cut(errStopping)
 		_ = g.shutDown(context.Background())
 	}
-	g.cut(errStopping) // the cleaning after pushes
+	g.cut(errStopping) // ends the cleaning
 	g.deafen()
 	g.networks.Stop()
 	if g.repositories != nil {
@@ -249,7 +253,8 @@ func (g *Gate) Stop(ctx context.Context) {
 	g.summary.End()
 }
 
-// shutDown stops both servers, and waits until ctx is done for the requests under way.
+// shutDown stops both servers, and waits for the requests under way. It returns an error if ctx is
+// done before they have ended.
 func (g *Gate) shutDown(ctx context.Context) error {
 	hosts := make(chan error, 1)
 	go func() { hosts <- g.hostsServer.Shutdown(ctx) }()
@@ -257,7 +262,8 @@ func (g *Gate) shutDown(ctx context.Context) error {
 }
 
 // lockRepos reserves the directory of repositories for this gate, until the lock is closed or the
-// program ends. There can be only one: git's hooks in it are links to the gate's program.
+// program ends. Two gates cannot serve the directory, since git's hooks in it are links to the
+// program of one gate.
 func lockRepos(repos string) (*flock.Flock, error) {
 	path := filepath.Join(repos, ".lock")
 	lock := flock.New(path, flock.SetPermissions(0o600))
@@ -270,15 +276,15 @@ func lockRepos(repos string) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// writeTrail writes a line to the trail. The gate goes on if that fails, and logs the error.
+// writeTrail writes a line to the trail. If that fails, it logs the error, and the gate goes on.
 func (g *Gate) writeTrail(e trail.Event) {
 	if err := g.trail(e); err != nil {
 		slog.Error("write the trail", "error", err)
 	}
 }
 
-// Restore goes on where the last gate ended. The files are those that its Keeper kept, with the
-// names under which they were kept. Restore closes them.
+// Restore serves the containers that the last gate served. files are what the last gate's Keeper
+// kept, with the names under which it kept them. Restore closes the files.
 func (g *Gate) Restore(files []*os.File) { g.networks.Restore(files) }
 
 // Metrics serves the gate's metrics for Prometheus. They contain no secret, but containers

@@ -1,4 +1,4 @@
-// Runs git, in a process group of its own, from its start to its end.
+// Runs git commands, each in a process group of its own.
 
 package gate
 
@@ -22,19 +22,19 @@ import (
 )
 
 const (
-	// A process that was sent SIGTERM has this long before it is killed. git needs a few
-	// milliseconds to end its children first.
+	// How long git may go on after SIGTERM before it is killed. It first ends its children, which
+	// takes a few milliseconds.
 	termGrace = 50 * time.Millisecond
-	// A process that may hold locks of refs first removes these: a thousand take 20 ms. A lock
-	// that is left behind keeps its ref from ever moving again.
+	// How long a git that may hold locks of refs may go on after SIGTERM. It first removes the
+	// locks: a thousand take 20 ms. A ref whose lock is left behind never moves again.
 	lockGrace = 10 * time.Second
-	// A process whose client went away has this long to notice that and clean up by itself.
+	// How long git may go on after its client went away, to clean up by itself.
 	goneGrace = time.Second
 )
 
-// starter starts processes on one thread that lives as long as the gate: a
-// parent-death signal comes when the *thread* ends that started the process (prctl(2)),
-// and Go ends threads when it likes.
+// starter starts processes on one thread that lives as long as the program. A process gets its
+// parent-death signal when the thread that started it ends (prctl(2)), and Go may end any other
+// thread at any time.
 type starter chan func()
 
 func newStarter() starter {
@@ -58,10 +58,10 @@ func (s starter) start(cmd *exec.Cmd) (err error) {
 	return err
 }
 
-// AdoptOrphans makes this program the parent of processes that its children have started, when
-// these children have ended (PR_SET_CHILD_SUBREAPER, prctl(2)). Otherwise process 1 would become
-// the parent, and a request that is cut could not wait until those processes have ended. The gate
-// waits only for orphans of git's, so this is for a program that starts nothing else.
+// AdoptOrphans makes this program the parent of its orphaned descendants (PR_SET_CHILD_SUBREAPER,
+// prctl(2)). Otherwise process 1 would become their parent, and a request that is cut could not
+// wait until they have ended. The gate waits only for git's orphans, so call AdoptOrphans only in a
+// program that starts nothing but git.
 func AdoptOrphans() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the parent of orphans: %w", err)
@@ -69,11 +69,11 @@ func AdoptOrphans() error {
 	return nil
 }
 
-// runner runs git: in an environment of its own, and with limits.
+// runner runs git with the environment that environment.go makes, and with limits.
 type runner struct {
-	program string // git's binary
+	program string // the path of git's program
 	path    string // PATH
-	memory  uint64 // that each process of git's may have
+	memory  uint64 // how many bytes each process of git's may have
 	maxPush int64
 	starter starter
 }
@@ -85,16 +85,15 @@ func newRunner(program, path string, memory, maxPush int64) *runner {
 	}
 }
 
-// command is a running git, with all that it has started, in a process group of
-// its own.
+// command is a running git, with all processes that it has started, in a process group of its own.
 type command struct {
-	in     io.WriteCloser // nil if it is given nothing to read
+	in     io.WriteCloser // nil if git gets no input
 	out    io.ReadCloser
-	errors tail // its messages, to us or to the client
+	errors tail // git's messages, to us or to the client
 
 	cmd        *exec.Cmd
 	mu         sync.Mutex
-	over       bool // reaped: another process group may have its number by now
+	over       bool // git was reaped: another process group may have its number by now
 	killer     *time.Timer
 	quarantine string // the name of a push's quarantine directory; empty if none was seen
 }
@@ -106,8 +105,8 @@ func (r *runner) start(repo repository, who caller, protocol string, args ...str
 	return c, c.start(r.starter, r.memory)
 }
 
-// startReading starts git with a pipe to read from. If talk is not nil, it is git's
-// descriptor 3.
+// startReading is start for a git that reads its input from a pipe, c.in. If talk is not nil, it
+// becomes git's descriptor 3.
 func (r *runner) startReading(repo repository, who caller, protocol string, talk *os.File, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	if talk != nil {
@@ -125,9 +124,9 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 	c.cmd.Dir = repo.path
 	c.cmd.Env = environment(r.path, r.maxPush, repo, who, protocol)
 	c.cmd.Stderr = &c.errors
-	// In case a process outlives the group and holds standard error open.
+	// Wait must return even if a process outlives the group and holds standard error open.
 	c.cmd.WaitDelay = time.Second
-	// With SIGKILL, git's children would go on until they notice that git is gone.
+	// After SIGKILL, git's children would go on until they notice that git has ended.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	return c
 }
@@ -157,13 +156,13 @@ func memoryLimit(most int64) uint64 {
 	return min(uint64(most), own.Max)
 }
 
-// limitMemory limits the memory of git, and of each process that it starts. Files that are
-// mapped for reading do not count.
+// limitMemory limits the memory of git, and of each process that it starts. Files that are mapped
+// for reading do not count.
 //
-// git is running already. If the gate set the limit before starting git, the limit would be
-// the gate's own, too; and a program that sets the limit and then becomes git would take as long
-// as git itself takes to begin (0.6 to 2 ms). But git has been sent nothing yet, and takes a
-// millisecond before it starts another program.
+// git is running already. If the gate set the limit before it starts git, the limit would also
+// apply to the gate. A program that sets the limit and then executes git would take as long to
+// begin as git does (0.6 to 2 ms). The limit still comes in time: git has been sent nothing yet,
+// and takes a millisecond before it starts another program.
 func limitMemory(pid int, most uint64) error {
 	limit := unix.Rlimit{Cur: most, Max: most}
 	if err := unix.Prlimit(pid, unix.RLIMIT_DATA, &limit, nil); err != nil {
@@ -180,7 +179,7 @@ func (c *command) closeIn() {
 	}
 }
 
-// output returns what the command prints.
+// output returns what the command prints, 16 MiB at most. When ctx is done, it cuts the command.
 func (c *command) output(ctx context.Context) ([]byte, error) {
 	const most = 16 << 20
 	stop := context.AfterFunc(ctx, c.cut)
@@ -264,9 +263,9 @@ func (c *command) signal(s syscall.Signal) {
 	}
 }
 
-// wait waits until the command has ended, kills what is left of its group, and waits for that
-// too. It is called when the command's output has ended. The error says how the command ended,
-// with the end of its messages.
+// wait waits until the command has ended, kills the rest of its process group, and waits until that
+// has ended, too. Call it when the command's output has ended. An error contains the end of the
+// command's messages.
 func (c *command) wait() error {
 	// Until cmd.Wait below, the leader stays a zombie, so no other group gets this group's number.
 	for unix.Waitid(unix.P_PID, c.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
@@ -282,8 +281,7 @@ func (c *command) wait() error {
 
 	err := c.cmd.Wait()
 
-	// A process that was killed takes a moment to end. Those that the leader had started are our
-	// children now: see AdoptOrphans.
+	// A killed process takes a moment to end. The leader's children are ours now: see AdoptOrphans.
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
 		reaped, err := unix.Wait4(-c.cmd.Process.Pid, nil, unix.WNOHANG, nil)
 		if err != nil && err != unix.EINTR {
@@ -305,8 +303,8 @@ func (c *command) wait() error {
 	return err
 }
 
-// tail keeps the end of what is written to it. A client may have chosen the text, so it is
-// quoted in the log, and is not a part of any answer.
+// tail keeps the end of what is written to it. A client may have chosen the text, so the text is
+// quoted in the log, and is never part of an answer.
 type tail struct {
 	mu   sync.Mutex
 	kept []byte
@@ -326,7 +324,7 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 // shortOfMemory reports whether git said that it needs more memory than it may have. Only the
-// words of its messages show that.
+// wording of git's messages shows that.
 func (t *tail) shortOfMemory() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

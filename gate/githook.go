@@ -1,18 +1,20 @@
-// Runs as git's hooks. They send messages over descriptor 3, to the gate that started git:
+// Runs as git's hooks, which send messages over descriptor 3, to the gate that started git:
 //
 //	pre-receive             "ask", then the name of git's quarantine, if it has one
 //	reference-transaction   "prepared", then "OLD NEW REF" for each ref
 //	                        "committed"
 //	                        "aborted"
 //
-// Each ends in an empty line. The gate answers with a line: "yes", or why not.
+// Each message ends with an empty line. The gate answers each with one line: "yes", or the reason
+// why git may not go on.
 //
-// git runs reference-transaction with refs that are locked and compared (prepared), and
-// again when they have moved, before it tells the client (committed). A push is one
-// transaction if it is atomic; otherwise, git before 2.51 makes one for each ref.
+// git runs reference-transaction when it has locked the refs and compared their old values
+// (prepared). It runs the hook again when the refs have moved, before it tells the client
+// (committed). A push is one transaction if it is atomic. Otherwise, git before 2.51 makes a
+// transaction for each ref.
 //
-// The gate passes nothing to the hooks in the environment: a user who can look at git's processes
-// can read it.
+// The gate passes nothing to the hooks in the environment, since a user who can look at git's
+// processes can read their environment.
 
 package gate
 
@@ -30,8 +32,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunHook runs a hook, if the program was called as one by its name, and returns its
-// exit status. A program that serves a gate calls it first thing.
+// RunHook runs the hook with the name by which the program was called, and returns the hook's exit
+// status. isHook is false if there is no such hook. A program that serves a gate calls RunHook
+// first.
 func RunHook(name string) (status int, isHook bool) {
 	hook := map[string]func(gate *os.File) error{
 		"pre-receive": preReceive, "reference-transaction": referenceTransaction,
@@ -40,7 +43,7 @@ func RunHook(name string) (status int, isHook bool) {
 		return 0, false
 	}
 	if err := hook(os.NewFile(3, "gate")); err != nil {
-		fmt.Fprintln(os.Stderr, err) // git shows that of pre-receive to the client
+		fmt.Fprintln(os.Stderr, err) // git shows the client what pre-receive prints
 		return 1, true
 	}
 	return 0, true
@@ -73,16 +76,16 @@ func referenceTransaction(gate *os.File) error {
 	return ask(gate, state+"\n"+string(refs))
 }
 
-// movesOf reads the refs of a transaction. It leaves out HEAD, which git names in addition to the
-// branch that moves. It also leaves out refs whose old and new objects are both zeroes: packed refs,
-// which git removes in a transaction within the transaction, and symbolic refs, which git 2.47 names
-// in addition to the refs that they stand for.
+// movesOf reads the moves of a transaction's refs. It leaves out HEAD, which git names in addition
+// to the branch that moves. It also leaves out moves from zeroes to zeroes. git names such a move
+// for a packed ref that it removes in a transaction within the transaction. git 2.47 also does so
+// for a symbolic ref, in addition to the ref that the symbolic ref stands for.
 func movesOf(r io.Reader) (refs moves, err error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		m, ok := parseMove(lines.Text())
 		if !ok {
-			continue // a ref that becomes symbolic, which no push can do
+			continue // a ref that becomes symbolic: no push can do that
 		}
 		if m.ref != "HEAD" && !(isZero(m.old) && isZero(m.new)) {
 			refs = append(append(refs, lines.Bytes()...), '\n')
@@ -91,7 +94,7 @@ func movesOf(r io.Reader) (refs moves, err error) {
 	return refs, lines.Err()
 }
 
-// ask sends the gate a message, and returns nil if it answers yes.
+// ask sends the gate a message. It returns nil if the gate answers yes.
 func ask(gate *os.File, message string) error {
 	if _, err := io.WriteString(gate, message+"\n"); err != nil {
 		return errors.New("terok-gate cannot be reached; try again in a moment")
@@ -113,8 +116,8 @@ type conversation struct {
 	ended   chan struct{}
 }
 
-// converse begins a conversation with git's hooks. theirs is the hooks' end of it, for git's
-// descriptor 3.
+// converse begins a conversation with git's hooks. theirs is the hooks' end, for git's descriptor
+// 3.
 func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -135,8 +138,8 @@ func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 	return c, theirs, nil
 }
 
-// listen answers the hooks. If refs have moved and that cannot be recorded, it leaves the hook
-// without an answer until git is ended: with one, git would report success to the client.
+// listen answers the hooks. If refs have moved but the moves cannot be recorded, listen gives no
+// answer, since git would then report success to the client. The hook waits until git is ended.
 func (c *conversation) listen(t *transaction) {
 	defer close(c.ended)
 	lines := bufio.NewReader(c.conn)
@@ -188,10 +191,10 @@ func hear(lines *bufio.Reader) (state string, said moves, err error) {
 	}
 }
 
-// end waits until the hooks' messages have been read to the end. It is called when git and all that
-// it started have ended.
+// end waits until the hooks' messages have been read to the end. Call it when git, and all
+// processes that git started, have ended.
 func (c *conversation) end() {
-	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // another process may still hold it open
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // another process may still hold the hooks' end
 	<-c.ended
 	c.conn.Close()
 }

@@ -1,4 +1,4 @@
-// Points HEAD of a repository without branches at the first branch that is pushed.
+// Points a repository's HEAD at the first branch that is pushed.
 
 package gate
 
@@ -11,9 +11,10 @@ import (
 	"terok-gate-hook/store"
 )
 
-// nameHead sets HEAD to a branch that a push has made, if HEAD names a branch that does not exist:
-// a clone would be empty otherwise. It prefers main, then master, then the first. A limited token
-// does not decide this if the repository has other branches.
+// nameHead points HEAD at a branch that a push has created, if HEAD names a branch that does not
+// exist. Otherwise, a clone would check out nothing. nameHead prefers main, then master, then the
+// first branch of the push. A push with a limited token changes HEAD only if the repository has no
+// other branches.
 func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[move]) {
 	branch := firstBranch(moved)
 	if branch == "" || !g.headIsUnborn(repo) || limits.Limited() && g.hasOtherBranches(repo, moved) {
@@ -24,7 +25,8 @@ func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[mov
 	}
 }
 
-// firstBranch returns the branch for HEAD among those that were made, if any was.
+// firstBranch returns the branch for HEAD among those that a push has created, or "" if it has
+// created none.
 func firstBranch(moved iter.Seq[move]) (branch string) {
 	rank := map[string]int{"refs/heads/main": 2, "refs/heads/master": 1}
 	for m := range moved {
@@ -36,7 +38,8 @@ func firstBranch(moved iter.Seq[move]) (branch string) {
 	return branch
 }
 
-// hasOtherBranches reports whether there are branches beside those that a push has made.
+// hasOtherBranches reports whether there are branches besides those that a push has created. If it
+// cannot find out, it returns true.
 func (g *Gate) hasOtherBranches(repo repository, moved iter.Seq[move]) bool {
 	made := 0
 	for m := range moved {

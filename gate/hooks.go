@@ -15,10 +15,11 @@ import (
 // gitHooks are the hooks of git's that are links to the gate's program.
 var gitHooks = []string{"pre-receive", "reference-transaction"}
 
-// hooks is the directory's path.
+// hooks is the path of the directory of git's hooks.
 type hooks string
 
-// make puts the links in place, without a moment at which there are none.
+// make makes the directory and the links. A link that exists is replaced in one step, so that git
+// always finds one.
 func (h hooks) make() error {
 	self, err := os.Executable()
 	if err != nil {
@@ -41,15 +42,15 @@ func (h hooks) make() error {
 		}
 	}
 
-	// An earlier version of the gate made this one.
+	// An earlier version of the gate made this link.
 	if err := os.Remove(filepath.Join(string(h), "post-receive")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return h.check()
 }
 
-// check must succeed before a push: git silently skips a hook that is missing or not
-// executable.
+// check returns an error if a hook is missing or not executable. Call it before a push, since git
+// silently skips such a hook.
 func (h hooks) check() error {
 	for _, hook := range gitHooks {
 		link := filepath.Join(string(h), hook)

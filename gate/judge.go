@@ -9,11 +9,12 @@ import (
 	"terok-gate-hook/store"
 )
 
-// judge returns whose token the request shows, and what that token allows in the project that is
-// asked for. If the request is not allowed, judge returns a refusal. The token is the Basic
-// user name, unless it is withheld; the password counts for nothing.
+// judge returns the caller of a request, and what the caller's token allows in the project that is
+// asked for. If the request is not allowed, judge returns a refusal. The token is the Basic user
+// name, unless the container's token is withheld. The password is ignored.
 //
-// The repository is looked for only afterwards, so a refusal does not reveal whether there is one.
+// The gate looks for the repository only afterwards, so a refusal does not reveal whether the
+// repository exists.
 func (g *Gate) judge(r *http.Request, asked route) (p permit, _ *refusal) {
 	if r.TLS != nil {
 		return g.judgeVoucher(r, asked)
@@ -42,8 +43,8 @@ func (r route) use() store.Use {
 	return store.Use{Project: r.project, Push: r.service == receivePack}
 }
 
-// identify returns the rights of the token that the request shows or, in the network of a
-// container that does not know its token, the rights of that token.
+// identify returns the pass of the token that the request shows. In the network of a container
+// whose token is withheld, it returns the pass of that token.
 func (g *Gate) identify(r *http.Request) (store.Pass, *refusal) {
 	if key, withheld := g.networks.Only(networks.Of(r.Context())); withheld {
 		if who, ok := g.tokens.FindKey(key); ok {

@@ -1,9 +1,11 @@
-// Keeps for a while the old tips of refs that a push deletes or forces: below refs/terok/kept,
-// which clients do not see. A tip is kept before the ref moves, and dropped if it does not move.
+// Keeps the old tips of refs that a push deletes or forces, for a while, by refs below
+// refs/terok/kept. Clients do not see these refs. A tip is kept before its ref moves, and dropped
+// if the ref does not move.
 //
-// The gate starts another git to make these refs, while the push's transaction holds its locks: no
-// ref can be made from within git's quarantine. The refs are hidden, but their objects are not
-// secret: with protocol 2, git serves any object to a client that knows its id.
+// The gate starts another git to make the kept refs, since no ref can be made from within git's
+// quarantine. It does so while the push's transaction holds its locks. The kept refs are hidden,
+// but their objects are not secret: with protocol 2, git serves any object to a client that knows
+// the object's id.
 
 package gate
 
@@ -25,8 +27,8 @@ import (
 )
 
 const (
-	mostKept    = 1000 // old tips of a task, since the gate was started
-	packKept    = 256  // old tips, after which the refs of a repository are packed
+	mostKept    = 1000 // how many old tips of a task are kept while the gate runs
+	packKept    = 256  // after how many kept tips a repository's refs are packed
 	expireEvery = time.Hour
 )
 
@@ -35,7 +37,8 @@ var (
 	cannotKeep  = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot keep what the push deletes or forces"}
 )
 
-// keptTip is an old tip that is kept for a push.
+// keptTip is an old tip that is kept for a push: name is the kept ref, and ref is the ref that the
+// push moves.
 type keptTip struct{ name, object, ref string }
 
 // keeping counts kept tips.
@@ -44,7 +47,7 @@ type keeping struct {
 
 	mu      sync.Mutex
 	ofTask  map[[3]string]int // by host, project and task
-	loose   map[string]int    // kept refs since a repository's refs were last packed, by its path
+	loose   map[string]int    // kept refs that are not packed yet, by the repository's path
 	written int
 }
 
@@ -52,16 +55,16 @@ func newKeeping(expireAfter time.Duration) *keeping {
 	return &keeping{expireAfter: expireAfter, ofTask: map[[3]string]int{}, loose: map[string]int{}}
 }
 
-// admit adds more, which may be negative, to the number of a task's kept tips. If there would be
+// admit adds number, which may be negative, to the count of a task's kept tips. If there would be
 // too many, it adds nothing and returns false.
-func (k *keeping) admit(who caller, more int) bool {
+func (k *keeping) admit(who caller, number int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	task := [3]string{who.Host, who.Project, who.Task}
-	if more > 0 && k.ofTask[task]+more > mostKept {
+	if number > 0 && k.ofTask[task]+number > mostKept {
 		return false
 	}
-	k.ofTask[task] += more
+	k.ofTask[task] += number
 	return true
 }
 
@@ -73,18 +76,20 @@ func (k *keeping) number() int {
 	return k.written
 }
 
-// packs counts more kept refs in a repository, and reports whether it is time to pack its refs.
-func (k *keeping) packs(repo repository, more int) bool {
+// packs adds number to the count of a repository's kept refs that are not packed. It reports
+// whether it is time to pack the repository's refs, and then begins to count anew.
+func (k *keeping) packs(repo repository, number int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.loose[repo.path] += more; k.loose[repo.path] < packKept {
+	if k.loose[repo.path] += number; k.loose[repo.path] < packKept {
 		return false
 	}
 	delete(k.loose, repo.path)
 	return true
 }
 
-// keep keeps the old tips that would be lost by these moves. An append-only token cannot lose any.
+// keep keeps the old tips that these moves would lose. With an append-only token, no move loses a
+// tip.
 func (t *transaction) keep(refs moves) error {
 	if t.may.AppendOnly {
 		return nil
@@ -113,7 +118,8 @@ func (t *transaction) keep(refs moves) error {
 	return nil
 }
 
-// notKept returns the refusal of a push whose old tips cannot be kept.
+// notKept returns the refusal of a push whose old tips cannot be kept because of err, or nil if err
+// is nil.
 func (t *transaction) notKept(err error) error {
 	switch {
 	case err == nil:
@@ -126,14 +132,14 @@ func (t *transaction) notKept(err error) error {
 	return cannotKeep
 }
 
-// lostBy returns the moves that leave an old tip behind:
+// lostBy returns the moves that lose an old tip:
 //
 //   - every deletion of a ref, and every move of a tag;
-//   - a move of a branch, if no new tip has the old one in its history;
-//   - a move of any other ref, if no new tip has the old one in its history, or if the old tip is
-//     not a commit: a tag object may be the last thing that led to some commits.
+//   - a move of a branch, if no new tip has the old tip in its history;
+//   - a move of any other ref, if no new tip has the old tip in its history, or if the old tip is
+//     not a commit: a tag object may have been the last thing that led to some commits.
 //
-// git is not started for a push that only creates refs, or adds a few commits to a branch.
+// lostBy does not start git for a push that only creates refs, or adds a few commits to a branch.
 func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	var asked, others strings.Builder
 	perhaps, budget := 0, 0
@@ -179,18 +185,18 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	return lost, nil
 }
 
-// addNonCommits adds to a set those of the objects that are not commits.
-func (g *Gate) addNonCommits(ctx context.Context, repo repository, objects string, to map[string]bool) error {
+// addNonCommits adds those objects that are not commits to the set.
+func (g *Gate) addNonCommits(ctx context.Context, repo repository, objects string, set map[string]bool) error {
 	git := g.commandWith(repo, "", "cat-file", "--batch-check=%(objecttype) %(objectname)")
 	return g.answers(ctx, git, objects, func(line string) {
 		if kind, id, _ := strings.Cut(line, " "); kind != "commit" {
-			to[id] = true
+			set[id] = true
 		}
 	})
 }
 
-// leftBehind reads a commit from each line of asked, and returns the commits that are not in the
-// history of any of those marked with a ^. It starts one git for all.
+// leftBehind takes lines with a commit each; some commits are marked with a ^. It returns the
+// unmarked commits that are in no marked commit's history. It starts git once.
 func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (left map[string]bool, err error) {
 	left = map[string]bool{}
 	wanted := map[string]bool{}
@@ -205,7 +211,7 @@ func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (l
 	return left, err
 }
 
-// answers starts git, writes the questions to it, and calls line with each line that it prints.
+// answers starts git, writes asked to its input, and calls line with each line that git prints.
 func (g *Gate) answers(ctx context.Context, git *command, asked string, line func(string)) (err error) {
 	if git.in, err = git.cmd.StdinPipe(); err != nil {
 		return err
@@ -216,7 +222,7 @@ func (g *Gate) answers(ctx context.Context, git *command, asked string, line fun
 	defer context.AfterFunc(ctx, git.cut)()
 	go func() {
 		defer git.closeIn()
-		_, _ = io.WriteString(git.in, asked) // if git ends early, it says so
+		_, _ = io.WriteString(git.in, asked) // git.lines returns an error if git ends early
 	}()
 	err = git.lines(line)
 	if ctx.Err() != nil {
@@ -225,7 +231,8 @@ func (g *Gate) answers(ctx context.Context, git *command, asked string, line fun
 	return err
 }
 
-// takeBack drops the old tips that were kept for refs that have stayed where they were.
+// takeBack drops the tips that were kept for refs that did not move. stayed reports whether a ref
+// did not move.
 func (t *transaction) takeBack(stayed func(ref string) bool) {
 	var commands strings.Builder
 	back := 0
@@ -244,14 +251,14 @@ func (t *transaction) takeBack(stayed func(ref string) bool) {
 	t.kept = nil
 }
 
-// packKept packs the refs of the repository if many tips were kept there since they were last packed.
+// packKept packs the repository's refs if many of the kept refs are not packed yet.
 func (t *transaction) packKept() {
 	if t.gate.kept.packs(t.repo, len(t.kept)) {
 		t.gate.cleaner.cleaning.Go(func() { _ = t.gate.ask(t.repo, "pack-refs", "--all") })
 	}
 }
 
-// keeps reports whether there could be kept tips in the repository, without starting git.
+// keeps reports, without starting git, whether the repository may have kept tips.
 func (repo repository) keeps() bool {
 	if _, err := os.Lstat(filepath.Join(repo.path, "refs/terok/kept")); err == nil {
 		return true
@@ -260,7 +267,7 @@ func (repo repository) keeps() bool {
 	return bytes.Contains(packed, []byte(" refs/terok/kept/"))
 }
 
-// updateRefs runs commands of git update-ref, all or none.
+// updateRefs runs commands of git update-ref in one transaction.
 func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string) error {
 	git, err := g.git.startReading(repo, itself(repo), "", nil,
 		"update-ref", "--no-deref", "-z", "--stdin")
@@ -271,14 +278,14 @@ func (g *Gate) updateRefs(ctx context.Context, repo repository, commands string)
 		defer git.closeIn()
 		in := bufio.NewWriter(git.in)
 		_, _ = in.WriteString(commands)
-		_ = in.Flush() // if git ends early, it says so
+		_ = in.Flush() // git.output returns an error if git ends early
 	}()
 	_, err = git.output(ctx)
 	return err
 }
 
-// expireKept drops old kept tips in all repositories, again and again until the gate stops. It also
-// packs the repositories' objects: the gate otherwise does that only after pushes, and some
+// expireKept drops the expired tips in all repositories, once an hour until the gate stops. It also
+// has git pack the repositories' objects. Otherwise the gate does so only after pushes, and some
 // repositories get objects only by syncs.
 func (g *Gate) expireKept() {
 	again := time.NewTicker(expireEvery)
@@ -304,7 +311,7 @@ func (g *Gate) expireKept() {
 	}
 }
 
-// expireKeptOf drops the tips of a project that have been kept since before the cutoff.
+// expireKeptOf drops the tips of a project that were kept before the cutoff.
 func (g *Gate) expireKeptOf(project string, cutoff time.Time) error {
 	repo, err := findRepository(g.repos, project)
 	if err != nil || !repo.keeps() {
@@ -317,7 +324,7 @@ func (g *Gate) expireKeptOf(project string, cutoff time.Time) error {
 	}
 	defer context.AfterFunc(g.ctx, git.cut)()
 	var commands strings.Builder
-	err = git.lines(func(line string) { // not git.output, which is limited: there may be many refs
+	err = git.lines(func(line string) { // there may be more refs than git.output reads
 		for _, k := range desk.ParseKept(line) {
 			if k.Time.Before(cutoff) {
 				commands.WriteString(desk.RefCommand(k.Name, k.Commit, ""))

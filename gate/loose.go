@@ -1,5 +1,5 @@
-// Reads a push's new commits without starting git. That works for small pushes, whose objects git
-// stores as loose files.
+// Reads a push's new commits without starting git. That works for small pushes: git stores their
+// objects as loose files.
 
 package gate
 
@@ -16,11 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mostRead is how many commits of a push are read before git is asked.
+// mostRead is how many commits of a push are read at most before git is asked.
 const mostRead = 64
 
-// isForward reports whether the commit old is known to be in the history of new: false may mean
-// that this was not found out. It reads at most budget commits, and subtracts those that it reads.
+// isForward reports whether it has found the commit old in the history of the commit new. If it has
+// not, git may still find it there. isForward reads at most budget commits, and subtracts their
+// number from budget.
 func (repo repository) isForward(old, new string, budget *int) bool {
 	for next := []string{new}; len(next) > 0 && *budget > 0; *budget-- {
 		id := next[0]
@@ -32,8 +33,8 @@ func (repo repository) isForward(old, new string, budget *int) bool {
 	return false
 }
 
-// hasWholeHistories reports whether the parents of every commit are those that it names: a shallow
-// clone and grafts give some commits others.
+// hasWholeHistories reports whether every commit's parents are those that the commit names. In a
+// shallow clone, or with grafts, git takes other parents for some commits.
 func (repo repository) hasWholeHistories() bool {
 	for _, file := range []string{"shallow", "info/grafts"} {
 		if _, err := os.Lstat(filepath.Join(repo.path, file)); !errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +44,7 @@ func (repo repository) hasWholeHistories() bool {
 	return true
 }
 
-// parents returns the parents of a commit that has a file of its own, and otherwise none.
+// parents returns the parents of a commit if it is a loose file, and otherwise nil.
 func (repo repository) parents(id string) (parents []string) {
 	if len(id) < 3 {
 		return nil
@@ -59,7 +60,7 @@ func (repo repository) parents(id string) (parents []string) {
 		return nil
 	}
 
-	// The names of a commit's parents fit into this, unless it has hundreds.
+	// The ids of up to 300 parents fit into this.
 	text, _ := io.ReadAll(io.LimitReader(unpacked, 16<<10))
 	header, text, _ := bytes.Cut(text, []byte{0})
 	if !bytes.HasPrefix(header, []byte("commit ")) {

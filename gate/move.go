@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// move is a ref that a push moves: created, if its old object is all zeroes, and
-// deleted, if its new one is.
+// move is a ref that a push moves, with its old and its new object. If the old object is all
+// zeroes, the push creates the ref. If the new object is, the push deletes the ref.
 type move struct{ old, new, ref string }
 
 // parseMove reads "OLD NEW REF".
@@ -28,7 +28,8 @@ func isObjectID(s string) bool {
 // isZero reports whether an object id stands for no object.
 func isZero(id string) bool { return strings.Trim(id, "0") == "" }
 
-// moves are lines "OLD NEW REF": a push has tens of thousands, at most.
+// moves are lines "OLD NEW REF". A push may have tens of thousands, so they are parsed only when
+// they are used.
 type moves []byte
 
 func (m moves) all() iter.Seq[move] {

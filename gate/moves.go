@@ -1,5 +1,5 @@
-// Judges and records the refs that a push moves. git's hook reports them from within git's
-// transaction: they may not be the ones that the client named.
+// Judges and records the refs that a push moves, as git's hook reports them from within git's
+// transaction. They can differ from the refs that the client named.
 
 package gate
 
@@ -20,31 +20,31 @@ import (
 	"terok-gate-hook/store"
 )
 
-// transaction is a transaction of git's, which moves all refs of a push, or none. Its lines in
-// the trail are true even if git is ended at any moment:
+// transaction is git's transaction for a push. It moves all refs of the push, or none. Its lines in
+// the trail are true at whatever moment git is ended:
 //
-//   - When the gate is asked, git has locked the refs and compared their old values.
-//   - Before git may go on, the trail has a line for each ref, with the event "moving".
+//   - When git's hook asks the gate, git has locked the refs and compared their old values.
+//   - Before git may move the refs, the trail has a line for each ref, with the event "moving".
 //   - Before git may tell the client, the trail has a line for each ref, with the event "moved".
-//   - If git is ended between the two, the gate reads the refs again. Meanwhile, no other push
-//     through the gate moves a ref of the repository.
+//   - If git is ended between these two moments, the gate reads the refs to find out which of them
+//     have moved. Until then, no other push through the gate moves a ref of the repository.
 type transaction struct {
 	gate *Gate
 	repo repository
 	permit
-	about func() trail.Event // the fields that all its lines share
+	about func() trail.Event // returns the fields that all lines of the push share
 	ctx   context.Context    // of the push
 	fail  context.CancelCauseFunc
 	asked commands
 	names map[string]present
 
-	forwards forwards // of a token that may only add
-	lost     string   // the ref that a push with such a token would delete or force
+	forwards forwards // of a push with an append-only token
+	lost     string   // the ref that a push with an append-only token would delete or force
 	refs     moves
 	kept     []keptTip
 	state    transactionState
-	refused  *refusal // if the gate does not let git go on
-	over     error    // why the token no longer allows the push, if git was told that before the cut
+	refused  *refusal // why the gate did not let git go on
+	over     error    // why the token no longer allows the push, if the gate found that when git asked
 	leave    func()   // lets other pushes move refs
 	number   int      // of refs that have moved
 }
@@ -54,7 +54,7 @@ type transactionState int
 const (
 	idle  transactionState = iota
 	begun                  // git may move the refs
-	done                   // it has, or has not
+	done                   // git has moved the refs, or given up
 )
 
 var (
@@ -90,8 +90,8 @@ func (t *transaction) prepared(refs moves) error {
 	return nil
 }
 
-// received decides whether the push's objects may leave git's quarantine. quarantine is its name,
-// or "" if the push has brought none.
+// received decides whether the push's objects may leave git's quarantine. quarantine is the name of
+// the quarantine's directory, or "" if the push has no objects.
 func (t *transaction) received(quarantine string) error {
 	if err := t.mayMove(nil); err != nil || !t.may.AppendOnly {
 		return err
@@ -120,8 +120,8 @@ func (t *transaction) cut() error {
 	return cmp.Or(endOfUse(context.Cause(t.ctx)), store.ErrRevoked)
 }
 
-// mayMove judges the refs by their real names: after the push was judged, a symbolic ref may have
-// been made, or pointed at another ref.
+// mayMove judges the token again, and the refs by the names that git reports. Since the push was
+// first judged, a symbolic ref may have been made, or pointed at another ref.
 func (t *transaction) mayMove(refs moves) error {
 	if t.ctx.Err() != nil {
 		return t.cut()
@@ -175,7 +175,8 @@ func (t *transaction) end() {
 	t.leave()
 }
 
-// settle finds out which refs have moved if git was ended before it could report that.
+// settle finds out which refs have moved, if git was ended before it reported the end of the
+// transaction.
 func (t *transaction) settle() {
 	if t.state != begun {
 		return
@@ -183,7 +184,7 @@ func (t *transaction) settle() {
 	defer t.end()
 
 	now, err := t.gate.present(context.Background(), t.repo, t.refs.all())
-	for tries := 1; err != nil && tries < 3; tries++ { // what killed the push's git may kill this one, too
+	for tries := 1; err != nil && tries < 3; tries++ { // what killed the push's git may kill this git, too
 		now, err = t.gate.present(context.Background(), t.repo, t.refs.all())
 	}
 	if err != nil {
@@ -198,15 +199,15 @@ func (t *transaction) settle() {
 			moved = fmt.Appendf(moved, "%s %s %s\n", m.old, m.new, m.ref)
 			t.number++
 		}
-		stayed[m.ref] = is == m.old // else a sync may have moved it on
+		stayed[m.ref] = is == m.old // if it is neither old nor new, a sync may have moved it since
 	}
 	t.takeBack(func(ref string) bool { return stayed[ref] })
 	t.refs = moved
 	_ = t.tell(trail.Moved, moved)
 }
 
-// without returns the moves without those of symbolic refs that the push names: git before 2.50
-// reports these in addition to the refs that they point to.
+// without leaves out the moves of symbolic refs that the push names. git before 2.50 reports these
+// moves in addition to those of the refs that the symbolic refs point to.
 func (t *transaction) without(refs moves) (real moves) {
 	for line := range bytes.Lines(refs) {
 		_, ref, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" refs/"))
@@ -249,7 +250,7 @@ func (t *transaction) tell(event string, refs moves) error {
 // present is the present state of a ref that a push names.
 type present struct {
 	object    string // empty for none
-	standsFor string // the ref that a symbolic one names, in the end
+	standsFor string // for a symbolic ref, the ref that it finally points to
 }
 
 // present returns the present state of the refs that a push names. It leaves out refs that do not
@@ -295,9 +296,9 @@ func (g *Gate) present(ctx context.Context, repo repository, refs iter.Seq[move]
 // damaged is the reason why a ref that names a missing object is not deleted.
 const damaged = "the object that the ref names is missing: the repository is damaged"
 
-// missing returns the first ref that is to be deleted although its object is missing, or "". git
-// deletes such a ref without comparing its old value, and reports no old value to its hook. The
-// gate could not tell it from a packed ref, which git also reports without one.
+// missing returns the first ref that the push would delete and whose object is missing, or "". git
+// would delete such a ref without comparing the old value, and would report zeroes to its hook. The
+// gate could not tell this from a packed ref, for which git also reports zeroes.
 func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]) (ref string, err error) {
 	deleted := func(yield func(move) bool) {
 		for m := range refs {
@@ -326,7 +327,7 @@ func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]
 		for m := range deleted {
 			fmt.Fprintln(in, m.old)
 		}
-		_ = in.Flush() // if git ends early, it says so
+		_ = in.Flush() // git.lines returns an error if git ends early
 	}()
 	n, first := 0, -1
 	err = git.lines(func(line string) {
@@ -354,12 +355,12 @@ func (g *Gate) missing(ctx context.Context, repo repository, refs iter.Seq[move]
 }
 
 // whyNot returns the reason why a ref may not move, or "". outside is the text for refs that the
-// limits do not permit: the caller makes it only once, since it is long and a push may name 40,000
-// such refs.
-func whyNot(limits store.Limits, outside string, m move, is present) string {
+// limits do not permit. The caller makes outside only once, since it is long and a push may name
+// 40,000 such refs.
+func whyNot(limits store.Limits, outside string, m move, now present) string {
 	name := m.ref
-	if is.standsFor != "" {
-		name = is.standsFor
+	if now.standsFor != "" {
+		name = now.standsFor
 	}
 
 	switch {
@@ -369,7 +370,7 @@ func whyNot(limits store.Limits, outside string, m move, is present) string {
 		return losing(m.ref).text
 	case isZero(m.old) && isZero(m.new):
 		return "the ref to delete does not exist"
-	case is.object != m.old && !(is.object == "" && isZero(m.old)):
+	case now.object != m.old && !(now.object == "" && isZero(m.old)):
 		return "the ref has moved meanwhile: fetch first"
 	}
 	return ""

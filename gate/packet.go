@@ -13,8 +13,8 @@ import (
 
 var errMalformed = errors.New("malformed commands of a push")
 
-// readPacket reads one packet and copies it to raw. A flush packet is nil; the other special
-// packets have no place in a push.
+// readPacket reads one packet and copies it to raw. It returns the packet's content, which is nil
+// for a flush packet. Other special packets are errors, since a push has none.
 func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 	var header [4]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
@@ -36,7 +36,8 @@ func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 	return raw.Bytes()[raw.Len()-(length-4):], nil
 }
 
-// packetLength parses a packet's first four bytes: its length, which includes these four.
+// packetLength returns the length of a packet, which its first four bytes contain. These four
+// count, too.
 func packetLength(header []byte) (length int, ok bool) {
 	const largest = 65520
 	for _, digit := range header {

@@ -1,4 +1,4 @@
-// Which processes a request costs, and that none is left of it.
+// Tests how many git processes a request starts, and that none is left afterwards.
 
 package gate_test
 

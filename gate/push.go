@@ -1,5 +1,5 @@
-// Parses the commands of a push, which precede its pack (gitprotocol-pack(5), "Reference Update
-// Request"), and writes the report of a push that is refused.
+// Parses the commands of a push (gitprotocol-pack(5), "Reference Update Request"), and writes the
+// report of a push that is refused.
 
 package gate
 
@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	commandsLimit = 4 << 20 // some 40,000 refs; 64 pushes hold them at once
+	commandsLimit = 4 << 20 // about 40,000 refs; 64 pushes at once may have as many
 	longestRef    = 4096    // PATH_MAX: git keeps refs in files
 )
 
 var errTooLarge = errors.New("too large")
 
-// commands are those of a push, as they were sent.
+// commands are the commands of a push, as the client sent them.
 type commands struct {
 	raw          []byte
 	first        [2]int // where the first command's packet begins and ends
@@ -32,8 +32,8 @@ type commands struct {
 	capabilities string
 }
 
-// readCommands reads up to the first flush packet. It is stricter than git: it returns an error
-// for anything that git might read differently.
+// readCommands reads the commands of a push, up to the first flush packet. It is stricter than git:
+// it returns an error for anything that git might read differently.
 func readCommands(r *bufio.Reader) (c commands, err error) {
 	var raw bytes.Buffer
 	for {
@@ -66,7 +66,7 @@ func readCommands(r *bufio.Reader) (c commands, err error) {
 	}
 }
 
-// parseCommand reads one command: "OLD NEW REF", and after a NUL the client's capabilities.
+// parseCommand parses one command: "OLD NEW REF" and, after a NUL, the client's capabilities.
 func parseCommand(packet []byte) (m move, capabilities string, err error) {
 	line, capabilities, _ := strings.Cut(string(packet), "\x00")
 	m, ok := parseMove(strings.TrimSuffix(line, "\n"))
@@ -93,9 +93,9 @@ func (c commands) all() iter.Seq[move] {
 	}
 }
 
-// forGit returns the commands for git: the same, with the capability atomic, so that git moves all
-// refs in one transaction, or none. This capability comes before the client's own: git reads
-// capabilities only up to a NUL, and the client may have sent one at their end or among them.
+// forGit returns the commands with the capability atomic added, so that git moves all refs in one
+// transaction, or none. atomic comes before the client's capabilities, since git reads capabilities
+// only up to a NUL, and the client's may contain a NUL.
 func (c commands) forGit() io.Reader {
 	const atomic = "atomic "
 	command, capabilities, _ := strings.Cut(string(c.raw[c.first[0]+4:c.first[1]]), "\x00")
@@ -109,16 +109,17 @@ func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }
 
-// mostNamed is how many refs of a refused push have their reason in full.
+// mostNamed is for how many refs of a refused push the report has the reason in full.
 const mostNamed = 10
 
-// refuse answers a push with a report of git's protocol, in which each ref has the reason why it
-// does not move. Git shows no text of any other answer to a push. As a push may name 40,000 refs,
-// only the first few that are refused have their reason in full, and the report is written while
-// it is made.
+// refuse answers a push with a report in git's protocol. The report has the reason why each ref
+// does not move. git's client shows the text of no other answer to a push.
+//
+// A push may name 40,000 refs. So only the first mostNamed refs that are refused have their reason
+// in full, and refuse writes the report while it makes it.
 func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	banded := c.can("side-band-64k")
-	const largest = 65515 // of side band 1
+	const largest = 65515 // bytes in a packet of side band 1
 	out := bufio.NewWriter(w)
 	var report bytes.Buffer
 	send := func(atLeast int) {
@@ -128,7 +129,7 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 				fmt.Fprintf(out, "%04x\x01", 4+1+len(part))
 				_, _ = out.Write(part)
 			} else {
-				_, _ = out.Write(report.Next(report.Len())) // taken out even if the client has gone
+				_, _ = out.Write(report.Next(report.Len())) // an error is kept for out.Flush
 			}
 		}
 	}
@@ -161,8 +162,8 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 	return out.Flush()
 }
 
-// outsideOf returns the text of the refusal of a ref that the limits do not permit. It names the
-// refs that they permit.
+// outsideOf returns the text for a ref that the limits do not permit. The text names the refs that
+// they permit.
 func outsideOf(limits store.Limits) string {
 	const longest = 1000
 	return fmt.Sprintf("the token may push to %.*s", longest, printable.Line(limits.Pushes()))

@@ -1,9 +1,10 @@
 // Removes quarantine directories that killed pushes left behind. In such a directory,
-// <repository>/objects/tmp_objdir-incoming-*, git keeps the objects of a push until its
-// pre-receive hook has agreed; a git that a signal ends leaves it behind (since 2.39).
+// <repository>/objects/tmp_objdir-incoming-*, git keeps the objects of a push until its pre-receive
+// hook has agreed. If a signal ends git, git leaves the directory behind (from 2.39 on).
 //
-// The gate removes only those that its own pushes made: a push by path, or one that another gate
-// serves, would fail without its directory.
+// While the gate runs, it removes only the directories of its own pushes that have ended. When it
+// starts, it removes its user's directories in those repositories in which no process of that user
+// works. A push by path, or through another gate, would fail without its directory.
 
 package gate
 
@@ -20,13 +21,13 @@ import (
 
 const quarantinePrefix = "tmp_objdir-incoming-"
 
-// quarantineOf returns the name of the directory that a receive-pack has made, or "" if none can be
-// seen. It finds the name in the environment of receive-pack's children: during nearly all of a push
-// receive-pack has one, which unpacks objects, checks them, or is a hook.
+// quarantineOf returns the name of the directory that the receive-pack with this process id has
+// made, or "" if it finds none. The name is in the environment of receive-pack's children: during
+// nearly all of a push, receive-pack has a child that unpacks or checks objects, or is a hook.
 func quarantineOf(receivePack int) (name string) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", receivePack))
 	for _, list := range lists {
-		children, _ := os.ReadFile(list) // it may have ended
+		children, _ := os.ReadFile(list) // receive-pack may have ended
 		for _, child := range strings.Fields(string(children)) {
 			environment, _ := os.ReadFile("/proc/" + child + "/environ")
 			for _, variable := range bytes.Split(environment, []byte{0}) {
@@ -60,8 +61,8 @@ func (r repository) removeAbandoned() {
 		}
 	}
 
-	// Processes are looked for only now, after the listing: a directory whose maker lives is
-	// spared, and one that is made later is not on the list.
+	// Processes are looked for after the listing. So a listed directory is spared if its maker
+	// lives, and a directory that is made later is not on the list.
 	if len(ours) == 0 || r.isWorkedIn() {
 		return
 	}
@@ -70,8 +71,8 @@ func (r repository) removeAbandoned() {
 	}
 }
 
-// isWorkedIn reports whether a process of our user may be a receive-pack in the repository: its
-// working directory is the repository.
+// isWorkedIn reports whether a process of our user may be a receive-pack in the repository. A
+// receive-pack has the repository as its working directory.
 func (r repository) isWorkedIn() bool {
 	var repo unix.Stat_t
 	if unix.Stat(r.path, &repo) != nil {
@@ -90,7 +91,7 @@ func (r repository) isWorkedIn() bool {
 			if cwd.Dev == repo.Dev && cwd.Ino == repo.Ino {
 				return true
 			}
-		case unix.EACCES, unix.EPERM: // it has capabilities that we lack
+		case unix.EACCES, unix.EPERM: // the process has capabilities that we lack
 			if name, _ := os.ReadFile(process + "/comm"); bytes.HasPrefix(name, []byte("git")) {
 				return true
 			}

@@ -1,5 +1,5 @@
-// Defines the answers to requests that the gate refuses, with their texts, and writes them. Most
-// pushes that are too large are refused by git itself: its limit is in environment.go.
+// Defines and writes the answers to requests that the gate refuses. git itself refuses most pushes
+// that are too large: the limit is in environment.go.
 
 package gate
 
@@ -12,15 +12,15 @@ import (
 	"terok-gate-hook/store"
 )
 
-// refusal is an answer to a request that is refused. git shows the text to its user, as
-// "remote: …", so the text names nothing that the client does not know.
+// refusal is the answer to a request that is refused. git shows the text to its user, as "remote:
+// …", so the text contains nothing that the client must not know.
 type refusal struct {
 	code   int
 	text   string
-	header [2]string // one more header, if it has a name
+	header [2]string // name and value of one more header; the name is empty if there is none
 }
 
-// Refusals that need no details of the request.
+// These refusals are the same for every request.
 var (
 	notFound     = &refusal{code: http.StatusNotFound, text: "not found"}
 	misdirected  = &refusal{code: http.StatusMisdirectedRequest, text: "this gate has another name: see --host of terok-gate serve"}
@@ -35,14 +35,14 @@ var (
 	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate stops"}
 )
 
-// endsOfUse are the errors that say why a token may not be used, or may no longer be used, and why
-// a host may not vouch.
+// endsOfUse are the reasons why a token may not be used, or may no longer be used, and why a host
+// may not vouch.
 var endsOfUse = []error{
 	store.ErrFrozen, store.ErrFreezesWrong, store.ErrNotTheirs, store.ErrReadOnly, store.ErrReadOnlyHere,
 	store.ErrRevoked, store.ErrDied, store.ErrChanged, errNotVouched, errCertificateEnded,
 }
 
-// endOfUse returns the one of [endsOfUse] that the error wraps, or nil.
+// endOfUse returns the error in [endsOfUse] that err wraps, or nil.
 func endOfUse(err error) error {
 	for _, end := range endsOfUse {
 		if errors.Is(err, end) {
@@ -52,7 +52,7 @@ func endOfUse(err error) error {
 	return nil
 }
 
-// refusalOf returns the refusal of a use of a token that is not allowed, for one of [endsOfUse].
+// refusalOf returns the refusal of a request, for a reason in [endsOfUse].
 func refusalOf(end error) *refusal {
 	if end == store.ErrRevoked || end == store.ErrDied {
 		return forbidden

@@ -1,4 +1,5 @@
-// Finds, lists and syncs repositories in the directory of repositories, one for each project.
+// Finds and lists the repositories, one for each project, and writes their refs through to the
+// disk.
 
 package gate
 
@@ -14,10 +15,10 @@ import (
 	"terok-gate-hook/internal/control"
 )
 
-// repository is a bare repository of the directory.
+// repository is the bare repository of a project.
 type repository struct {
 	project string
-	path    string // no symbolic link in it: git compares it with safe.directory
+	path    string // without symbolic links: git compares it with safe.directory
 }
 
 var errNoRepository = errors.New("no repository")
@@ -34,12 +35,12 @@ func findRepository(repos, project string) (repository, error) {
 	return repository{project: project, path: path}, nil
 }
 
-// sync makes refs that have moved outlive a power cut: git syncs their files, but not the
-// directories in which it renames the files (git 2.55, core.fsync).
+// sync makes moved refs survive a power cut. git syncs their files, but not the directories in
+// which it renames the files (git 2.55, core.fsync).
 func (repo repository) sync(refs moves) error {
 	const most = 64 // syncing the whole file system is as fast as syncing more directories
 	sync := unix.Fsync
-	dirs := map[string]bool{repo.path: true} // packed-refs is there
+	dirs := map[string]bool{repo.path: true} // the directory of packed-refs
 	for m := range refs.all() {
 		if len(dirs) > most {
 			sync, dirs = unix.Syncfs, map[string]bool{repo.path: true}
@@ -56,7 +57,8 @@ func (repo repository) sync(refs moves) error {
 	return nil
 }
 
-// syncDir syncs a directory or, if git has removed it with its last ref, the one above it.
+// syncDir syncs a directory. If git has removed it with its last ref, syncDir syncs the nearest
+// directory above it.
 func syncDir(dir string, sync func(fd int) error) error {
 	d, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {

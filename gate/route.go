@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// service is one of git's two services, named as the program that serves it.
+// service is one of git's two services, with the name of the program that serves it.
 type service string
 
 const (
@@ -27,7 +27,7 @@ type route struct {
 	protocol  string // for GIT_PROTOCOL, empty for version 0
 }
 
-// command returns the git command that serves it.
+// command returns the git command that serves the service.
 func (s service) command() string { return strings.TrimPrefix(string(s), "git-") }
 
 // contentType returns the content type of git's answer.
@@ -38,13 +38,13 @@ func (r route) contentType() string {
 	return "application/x-" + string(r.service) + "-result"
 }
 
-// routeOf reads what a request asks for: the four requests of git's smart protocol
-// (gitprotocol-http(5)) and nothing else.
+// routeOf parses a request. It accepts the four requests of git's smart protocol
+// (gitprotocol-http(5)), and refuses all others.
 //
 // Paths are compared as they were sent: a path that needs decoding is not found.
 func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
-	project := strings.TrimSuffix(name, ".git") // people leave it out
+	project := strings.TrimSuffix(name, ".git") // people leave the suffix out
 	if store.CheckName(project) != nil {
 		return route{}, notFound
 	}
@@ -65,16 +65,16 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 	if r.Method != method {
 		return route{}, wrongMethod(method)
 	}
-	// The name does not matter if the client has shown a certificate.
+	// The Host header does not matter if the client has shown a certificate.
 	if r.URL.Host != "" || r.TLS == nil && !isOurs(r.Host, hosts) {
 		return route{}, misdirected
 	}
 	return asked, nil
 }
 
-// isOurs reports whether a Host header names the gate, by an address or by one of the gate's names.
-// An attacker may have made any other name resolve to the gate's address, so that a browser sends
-// requests in its user's name.
+// isOurs reports whether a Host header is an address or one of the gate's names. An attacker can
+// make any other name resolve to the gate's address, and so make a browser send requests to the
+// gate.
 func isOurs(host string, hosts []string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -83,8 +83,8 @@ func isOurs(host string, hosts []string) bool {
 	return net.ParseIP(host) != nil || host == "localhost" || slices.Contains(hosts, host)
 }
 
-// protocolOf returns the highest protocol version in the client's header, as git writes it. The
-// header is a list of keys and values, and git gets nothing else of it.
+// protocolOf returns the highest protocol version in the header Git-Protocol, such as version=2.
+// That header is a list of keys and values, and git gets nothing else from it.
 func protocolOf(h http.Header) string {
 	version := ""
 	for _, key := range strings.Split(h.Get("Git-Protocol"), ":") {

@@ -16,29 +16,30 @@ import (
 type Settings struct {
 	Repos  string        // the directory of <project>.git; not used if there is a RepositoryGate
 	Tokens *store.Reader // the valid tokens
-	Hosts  []string      // names that the gate is known by, beside addresses and localhost
+	Hosts  []string      // names of the gate, besides addresses and localhost
 
 	PerToken int   // requests at once of one token
 	Together int   // requests at once of all tokens
 	MaxPush  int64 // bytes of a push's pack
 	Free     int64 // bytes that must be free on a repository's disk before a push; negative for no limit
 
-	GitMemory int64 // bytes that each process of git's may have
+	GitMemory int64 // bytes of memory that each process of git's may have
 
 	Keep time.Duration // how long old tips of deleted and forced refs are kept; default [desk.KeepFor]
 
 	Patience time.Duration // how long a request waits for a slot before it is refused; default a minute
 	Stall    time.Duration // how long a client may neither read nor send anything; default two minutes
 
-	// Trail gets every event. It may be called by many goroutines at once. A push that it
-	// returns an error for is refused.
+	// Trail gets every event. Many goroutines may call it at once. If it returns an error for the
+	// events "moving" of a push, the push is refused.
 	Trail func(...trail.Event) error
 
-	// RepositoryGate is the gate that has the repositories, on another machine; empty for none.
-	// Identity is how this gate and gates on other machines identify each other.
+	// RepositoryGate is the gate with the repositories, on another machine. It is empty if this
+	// gate has the repositories.
 	RepositoryGate mtls.URL
-	Identity       *mtls.Identity
-	// Vouching are the hosts whose gates are served at [Gate.ServeHosts].
+	// Identity identifies this gate to gates on other machines, and checks their identities.
+	Identity *mtls.Identity
+	// Vouching are the hosts whose gates [Gate.ServeHosts] serves.
 	Vouching *voucher.Hosts
 
 	// Keeper keeps what the next gate needs to go on in containers' networks; nil for none.
@@ -67,5 +68,5 @@ const (
 
 	hostHeaderLimit = 64 << 10 // for requests of another gate, which have a voucher
 
-	logInterval = time.Minute // between two errors in the log of a kind that clients can cause
+	logInterval = time.Minute // between two log lines about one kind of error that clients can cause
 )

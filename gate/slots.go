@@ -1,10 +1,11 @@
-// Limits how many requests are served at once, of each token and in all. The others wait for
-// a slot.
+// Limits how many requests are served at once, of each token and in all. Other requests wait for a
+// slot.
 //
-// Slots are shared out by project, so that no project's containers can lock out another's. A
-// project's share is an equal part of all slots, with room for one more project. The last
-// eighth of the slots is reserved for projects that hold less than their share. If such a
-// project still has to wait, the slowest request of a project that holds more is cut.
+// The slots are shared out between projects, so that the containers of one project cannot lock out
+// those of another project. A project's share is the number of slots, divided by the number of
+// projects that have requests plus one. The last eighth of the slots is reserved for projects that
+// hold less than their share. If such a project still has to wait, a request of a project that
+// holds more than its share is cut: the slowest.
 
 package gate
 
@@ -20,12 +21,12 @@ import (
 // errOverShare cuts a request whose slot another project needs.
 var errOverShare = errors.New("cut to free its slot for another project")
 
-// preemptInterval is the time between two ticks. A request waits for one or two ticks before
-// another is cut for it. A fetch takes three slots in succession, and all three are to begin
-// within five seconds.
+// preemptInterval is the time between two ticks. A request waits for one to two intervals before
+// another request is cut for it. A fetch consists of three requests in succession, and the last
+// must have its slot within five seconds.
 const preemptInterval = 500 * time.Millisecond
 
-// retryAfter is how long a client that got no slot is asked to wait.
+// retryAfter is how long a client is asked to wait if its request got no slot, or lost it.
 const retryAfter = 5 * time.Second
 
 type slots struct {
@@ -49,7 +50,7 @@ type claim struct {
 
 	begun  chan struct{} // closed when the request has its slot
 	seen   int64         // the progress at the last tick
-	ticked bool          // it already waited, or already held its slot, at the last tick
+	ticked bool          // at the last tick, the request already waited, or already held its slot
 	isCut  bool
 }
 
@@ -60,9 +61,9 @@ func newSlots(perToken, together int, patience time.Duration) *slots {
 	}
 }
 
-// acquire waits for a slot for the project and the token. The request may go on until its
-// context is done, with errOverShare as the cause if another project needs the slot. done
-// releases it.
+// acquire waits for a slot for a request of the project and the token. The request may go on until
+// valid is done. The cause is errOverShare if another project needs the slot. done releases the
+// slot.
 func (t *slots) acquire(ctx context.Context, project, token string, progress func() int64) (valid context.Context, done func(), err error) {
 	valid, cut := context.WithCancelCause(ctx)
 	one := &claim{project: project, token: token, progress: progress, cut: cut, begun: make(chan struct{})}
@@ -153,7 +154,7 @@ func (t *slots) comesBefore(one, other *claim) bool {
 	return t.ofToken[one.token] < t.ofToken[other.token]
 }
 
-// share returns how many slots each project would have if one more came.
+// share returns how many slots each project would have if there were one more project.
 func (t *slots) share() int { return max(1, t.together/(len(t.requests)+1)) }
 
 // preempt calls cutSlowest at every tick, for as long as requests wait.
@@ -172,9 +173,8 @@ func (t *slots) preempt() {
 	}
 }
 
-// cutSlowest cuts a request for each waiting one that already waited at the last tick and whose
-// project holds less than its share. It first cuts the requests that have moved the fewest bytes
-// since that tick.
+// cutSlowest makes room for the requests that already waited at the last tick, and whose projects
+// hold less than their share. For each of them, it cuts the request that slowest returns.
 func (t *slots) cutSlowest() {
 	willHave, free := maps.Clone(t.ofProject), 0
 	for _, one := range t.held {
@@ -209,8 +209,9 @@ func (t *slots) cutSlowest() {
 	}
 }
 
-// slowest returns the slowest request of the projects that have more than their share, nil
-// if there is none. One that has begun since the last tick is not judged yet.
+// slowest returns, of the requests of projects that have more than their share, the request that
+// has moved the fewest bytes since the last tick, or nil. It leaves out requests that got their
+// slot since that tick.
 func (t *slots) slowest(has map[string]int, share int) (slowest *claim) {
 	var least int64
 	for _, one := range t.held {
@@ -224,7 +225,7 @@ func (t *slots) slowest(has map[string]int, share int) (slowest *claim) {
 	return slowest
 }
 
-// count adds to the number of a key, and deletes the number if it becomes zero.
+// count adds to the number of a key, and deletes the key if its number becomes zero.
 func count(numbers map[string]int, key string, add int) {
 	if numbers[key] += add; numbers[key] == 0 {
 		delete(numbers, key)

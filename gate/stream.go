@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// errClientGone ends a request whose client went away, or stalls.
+// errClientGone ends a request whose client went away or stalls.
 var errClientGone = errors.New("the client went away")
 
 // gone returns an error wrapping errClientGone and err, or nil if err is nil.
@@ -26,14 +26,14 @@ func gone(err error) error {
 	return fmt.Errorf("%w: %w", errClientGone, err)
 }
 
-// incoming is the body of a request, unpacked.
+// incoming is the body of a request, as the gate reads it.
 type incoming struct {
 	*bufio.Reader
 	wire *wire
 }
 
-// receive begins to read the request's body. If it finds that the body is malformed, it returns
-// the body with the error, so that the caller can tell whether it was read to its end.
+// receive begins to read the request's body, and unpacks it. If the body is malformed, receive
+// returns the body with the error, so that the caller can ask whether the body was read to its end.
 func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	wire, err := newWire(r, w)
 	if err != nil {
@@ -52,13 +52,13 @@ func receive(r *http.Request, w *outgoing, s service) (*incoming, error) {
 	buffer := 64 << 10
 	if s == uploadPack {
 		unpacked = newFiltered(&atMost{unpacked, maxFetch})
-		buffer = 4 << 10 // most such bodies fit into this
+		buffer = 4 << 10 // most bodies for upload-pack fit into this
 	}
 	body.Reader = bufio.NewReaderSize(unpacked, buffer)
 	return body, nil
 }
 
-// receiveAsSent begins to read the request's body, and unpacks nothing.
+// receiveAsSent begins to read the request's body, and does not unpack it.
 func receiveAsSent(r *http.Request, w *outgoing, _ service) (*incoming, error) {
 	wire, err := newWire(r, w)
 	if err != nil {
@@ -67,8 +67,8 @@ func receiveAsSent(r *http.Request, w *outgoing, _ service) (*incoming, error) {
 	return &incoming{bufio.NewReaderSize(wire, 64<<10), wire}, nil
 }
 
-// to copies the body to git. When git reads no more, the rest of the body is discarded: the client
-// does not read an answer before it has sent everything.
+// to copies the body to git. If git stops reading, to discards the rest of the body, since the
+// client reads no answer before it has sent everything.
 func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	_, err := b.WriteTo(git)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
@@ -77,7 +77,8 @@ func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	return err
 }
 
-// discard reads the body to its end, up to a limit.
+// discard reads the body to its end. most is its limit in bytes, beyond which it returns
+// errTooLarge.
 func (b *incoming) discard(most int64) error {
 	_, err := io.CopyN(io.Discard, b, most)
 	switch err {
@@ -103,7 +104,7 @@ func (b *incoming) ended() bool {
 	return ended
 }
 
-// wire is a body as it arrives, not yet unpacked.
+// wire is a body as it arrives, before it is unpacked.
 type wire struct {
 	body        io.Reader
 	stall       time.Duration
@@ -117,8 +118,8 @@ type wire struct {
 
 func newWire(r *http.Request, w *outgoing) (*wire, error) {
 	control := http.NewResponseController(w)
-	// git reads and writes at once. Without this, Go reads and throws away what is left
-	// of the body at the first write.
+	// git may write before it has read everything. Without full duplex, Go discards the rest of the
+	// body at the first write.
 	if err := control.EnableFullDuplex(); err != nil {
 		return nil, err
 	}
@@ -176,19 +177,18 @@ func (r *atMost) Read(p []byte) (int, error) {
 
 // outgoing is the answer to a request.
 //
-// A client may close the connection when it has the last byte that it needs, and many do.
-// Packets that only end an answer, or are for a person to read, may then be left out: failing
-// to send them is not an error.
+// Many clients close the connection when they have the last byte that they need. So it is no error
+// if a packet cannot be sent that only ends an answer or is for a person to read.
 type outgoing struct {
 	http.ResponseWriter
 	stall time.Duration
-	begun bool
+	begun bool // begin was called
 
 	mu          sync.Mutex
 	bytes       int64
-	began       bool // to write
-	writing     bool
-	left        bool // the client has gone
+	began       bool // a write has begun, now or earlier
+	writing     bool // a write has begun and not ended
+	left        bool // the client has gone away
 	interrupted bool
 
 	unsent bool // something that the client needs may still be in a buffer
@@ -245,8 +245,8 @@ func (w *outgoing) FlushError() error {
 	return nil
 }
 
-// start begins a write of n bytes, which must not take long. left reports whether the client
-// has gone.
+// start records that a write of n bytes begins, and sets its deadline. left reports whether the
+// client has gone away.
 func (w *outgoing) start(n int) (left bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -268,7 +268,7 @@ func (w *outgoing) stop() {
 	w.writing = false
 }
 
-// leave records that the client has gone, and ends a write that waits for it.
+// leave records that the client has gone away, and ends a write that waits for the client.
 func (w *outgoing) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -278,7 +278,7 @@ func (w *outgoing) leave() {
 	}
 }
 
-// sent returns how many bytes were written so far, sent or not.
+// sent returns how many bytes were written so far, even if they were not sent.
 func (w *outgoing) sent() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()

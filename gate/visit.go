@@ -31,17 +31,18 @@ type visit struct {
 	asked route
 	permit
 	repo repository
-	body *incoming // of a POST
+	body *incoming // the body of a POST
 
-	event string // the trail's event if the request succeeds; empty if it is not recorded
+	event string // the trail's event if the request succeeds; empty if a success is not recorded
 	bytes int64  // fetched or pushed
-	ref   string // the ref of a push that is refused
+	ref   string // the first ref for which a push is refused
 	refs  int    // number of refs that the push has moved
 	ended error  // how git ended, if the client has an answer already
 }
 
-// longestRecorded is how many bytes of a refused ref's name go into the trail. Refusals cost a
-// client nothing: with long names, it could fill the trail's files, which are bounded.
+// longestRecorded is how many bytes of a refused ref's name go into the trail. Refused pushes cost
+// a client little, and the size of the trail's files is limited: with long names, a client could
+// soon fill them.
 const longestRecorded = 256
 
 // ServeHTTP answers a request and records it.
@@ -52,8 +53,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.end(v.serve())
 }
 
-// serve answers a request that is allowed. For any other, it returns the refusal before it starts
-// a program.
+// serve answers a request that is allowed. For any other request, it returns the refusal before a
+// program is started.
 func (v *visit) serve() error {
 	var refused *refusal
 	if v.asked, refused = routeOf(v.r, v.gate.hosts); refused != nil {
@@ -97,8 +98,8 @@ func (v *visit) serveHere() error {
 	return v.withBody(v.fetch)
 }
 
-// awaitBody calls receive, which begins to read the body of a POST, and waits for the body's first
-// byte. It answers a request that only asks whether it is authorized.
+// awaitBody begins to read the body of a POST, by a call of receive, and waits for the body's first
+// byte. If the request is a probe (see isProbe), awaitBody answers it.
 func (v *visit) awaitBody(receive func(*http.Request, *outgoing, service) (*incoming, error)) (answered bool, err error) {
 	if refused := checkBody(v.r, v.asked, v.gate.maxPush); refused != nil {
 		return false, refused
@@ -119,7 +120,8 @@ func (v *visit) awaitBody(receive func(*http.Request, *outgoing, service) (*inco
 	return false, nil
 }
 
-// withBody is withSlot for a request with a body. The end of ctx ends the reading of the body.
+// withBody is withSlot for a request with a body. When do's ctx is done, the body is no longer
+// read.
 func (v *visit) withBody(do func(ctx context.Context) error) error {
 	return v.withSlot(func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, v.body.interrupt)()
@@ -127,8 +129,8 @@ func (v *visit) withBody(do func(ctx context.Context) error) error {
 	})
 }
 
-// withSlot calls do once the request has a slot. ctx is done when the token no longer allows
-// the request or another project needs the slot.
+// withSlot calls do when the request has a slot. do's ctx is done when the client goes away, the
+// token no longer allows the request, or another project needs the slot.
 func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	ctx, release := v.stands.while(v.r.Context())
 	defer release()
@@ -150,8 +152,8 @@ func (v *visit) progress() int64 {
 	return bytes
 }
 
-// isProbe reports whether the body is a flush packet and nothing else. With such a request,
-// git finds out whether it is authorized before it sends a body that it cannot send again.
+// isProbe reports whether the body is a flush packet and nothing else. By such a request, git finds
+// out whether it is authorized, before it sends a body that it cannot send again.
 func (v *visit) isProbe() bool {
 	if v.r.ContentLength != 4 {
 		return false
@@ -162,8 +164,8 @@ func (v *visit) isProbe() bool {
 
 // advertise answers with the refs or, with protocol 2, with git's capabilities.
 func (v *visit) advertise() error {
-	// There is no body, so no read deadline is needed; the server's background read detects
-	// that the client has gone away.
+	// There is no body to read. The server still reads in the background, to notice that the client
+	// has gone away, and must not meet a deadline.
 	_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{})
 	arguments := []string{v.asked.service.command(), "--stateless-rpc", "--http-backend-info-refs", v.repo.path}
 	if v.asked.service == uploadPack && v.asked.protocol == "version=2" {
@@ -182,8 +184,8 @@ func (v *visit) advertise() error {
 	})
 }
 
-// advertiseKept answers with an advertisement of protocol 2, which stays the same for as
-// long as the repository's configuration does.
+// advertiseKept answers with an advertisement of protocol 2. It runs git only if no advertisement
+// is cached.
 func (v *visit) advertiseKept(arguments []string) error {
 	version, err := v.gate.git.advertisementVersion(v.repo)
 	if err != nil {
@@ -229,8 +231,8 @@ func (v *visit) fetch(ctx context.Context) error {
 	return v.exchange(ctx, git)
 }
 
-// asksForRefs reports whether a POST to upload-pack only lists refs, as ls-refs of protocol 2 does,
-// and so is no fetch.
+// asksForRefs reports whether a POST to upload-pack is the command ls-refs of protocol 2, which
+// only lists refs and so is no fetch.
 func (v *visit) asksForRefs() bool {
 	begins, _ := v.body.Peek(len("0014command=ls-refs"))
 	return bytes.HasSuffix(begins, []byte("command=ls-refs"))
@@ -284,8 +286,8 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 }
 
 // judgePush returns a refusal if the push may not move one of its refs, with a function that
-// returns what to report on each ref. It returns nil if all may move. It looks up the refs' present
-// state in names.
+// returns the reason for each ref, "" if there is none. It returns nil if all refs may move. names
+// has the present state of the refs.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
 	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil
@@ -350,18 +352,18 @@ func (v *visit) receivePush(ctx context.Context, asked commands, names map[strin
 	return v.pushOutcome(ctx, t, hooks.refused, err)
 }
 
-// pushOutcome returns the outcome of a push, from how git's exchange with the client ended and
-// whether the gate refused to let refs move. If git has not told the client of the refusal,
-// pushOutcome does.
+// pushOutcome returns the outcome of a push. err is how git's exchange with the client ended.
+// refused reports whether the gate refused to let pre-receive go on. If the gate has refused the
+// push, and git could not tell the client, pushOutcome does.
 func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, err error) error {
 	switch {
 	case refused && t.refused != nil && err == nil:
 		v.ref = t.lost
 		return t.refused // git has reported it
 	case err == nil && refused:
-		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git was quicker than the cut
+		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git reported it before it was cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
-		v.ended = nil // git has ended without a word to the client
+		v.ended = nil // git has ended without an answer to the client
 		return v.refusePush(ctx, t.asked, t.refused, func(move) string { return t.refused.text })
 	}
 
@@ -371,9 +373,9 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, e
 	return err
 }
 
-// refusePush answers a push that is refused, with a report in git's protocol if the client
-// supports that. It answers after the client has sent its pack, since the client does not read
-// earlier. A client that does not read the answer keeps its slot no longer than ctx lasts.
+// refusePush answers a push that is refused, with a report in git's protocol if the client supports
+// reports. It answers only when the client has sent its pack, since the client reads no answer
+// earlier. A client that does not read the answer keeps its slot only until ctx is done.
 func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal, whyNot func(move) string) error {
 	if !asked.can("report-status") && !asked.can("report-status-v2") {
 		return refused
@@ -396,8 +398,8 @@ func (v *visit) refusePush(ctx context.Context, asked commands, refused *refusal
 	return refused
 }
 
-// uncut is a writer that fails once the request has been cut. It ignores a plain cancellation,
-// by a client that has gone away: then the write itself fails.
+// uncut is a writer that fails when the request has been cut. If ctx is done only because the
+// client has gone away, uncut still writes: then the write itself fails.
 type uncut struct {
 	ctx context.Context
 	io.Writer
@@ -432,8 +434,8 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // interrupt ends an exchange whose context is done.
 func (v *visit) interrupt(ctx context.Context, git *command) {
-	// The client has gone away: git gets a moment to finish. But if the client is another gate, its
-	// going away is how it cuts the request, so git is cut as well.
+	// The client has gone away, so git gets a moment to finish. If the client is another gate, it
+	// went away to cut the request, so git is cut.
 	if context.Cause(ctx) == context.Canceled && v.who.Host == "" {
 		v.w.leave()
 		git.leave()
@@ -444,8 +446,8 @@ func (v *visit) interrupt(ctx context.Context, git *command) {
 	v.w.interrupt()
 }
 
-// sendBody begins to send git the request's body, if there is one. The channel gets one
-// value, when the sending has ended.
+// sendBody begins to send git the request's body, if there is one. The channel gets one value when
+// the sending has ended: its error.
 func (v *visit) sendBody(git *command) <-chan error {
 	sent := make(chan error, 1)
 	if v.body == nil {
@@ -464,8 +466,8 @@ func (v *visit) sendBody(git *command) <-chan error {
 	return sent
 }
 
-// sendAnswer sends the client what git prints, and closes git's output. If the client does
-// not take it, git and the request's body end early.
+// sendAnswer sends the client what git prints, and closes git's output. If that fails, sendAnswer
+// ends git and the reading of the request's body.
 func (v *visit) sendAnswer(ctx context.Context, git *command) error {
 	defer git.out.Close()
 	out := answerBuffers.Get().(*bufio.Reader)
@@ -504,7 +506,8 @@ func (v *visit) passOutput(git *command, out *bufio.Reader, begins []byte) (err 
 	return err
 }
 
-// outcome returns the outcome of an exchange, from how its three parts have ended.
+// outcome returns the outcome of an exchange, from the errors of git, of the answer and of the
+// request's body.
 func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) error {
 	switch {
 	case v.w.begun && gitErr == nil && answerErr == nil && sentErr == nil:
@@ -521,7 +524,7 @@ func (v *visit) outcome(ctx context.Context, gitErr, answerErr, sentErr error) e
 		return gitErr
 	}
 
-	v.w.begin(v.asked) // there may be nothing to say
+	v.w.begin(v.asked) // git may have printed nothing
 	v.ended = gitErr   // git has told the client what the client may know
 	return nil
 }
@@ -532,7 +535,7 @@ func (v *visit) end(err error) {
 
 	code := v.refuse(refused)
 	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
-	if v.stands != nil && v.who.Host != "" { // a name that the operator gave: see --vouch
+	if v.stands != nil && v.who.Host != "" { // only names that the operator gave with --vouch are counted
 		v.gate.counts.vouched.WithLabelValues(v.who.Host, strconv.Itoa(code)).Inc()
 	}
 	v.record(e)
@@ -542,8 +545,7 @@ func (v *visit) end(err error) {
 	}
 }
 
-// result returns the request's line in the trail, and the answer to a request that has
-// failed.
+// result returns the request's line in the trail and, if the request has failed, the answer to it.
 func (v *visit) result(err error) (e trail.Event, refused *refusal) {
 	e = v.about()
 	e.Event, e.Bytes, e.Refs, e.Ref = v.event, v.bytes, v.refs, v.ref
@@ -589,7 +591,8 @@ func (v *visit) result(err error) (e trail.Event, refused *refusal) {
 // returns the code of the answer.
 func (v *visit) refuse(refused *refusal) (code int) {
 	if v.body != nil && !v.body.ended() {
-		// Go's server panics if it goes on with the connection after full duplex.
+		// After full duplex, Go's server would panic if it read another request from the
+		// connection.
 		v.w.Header().Set("Connection", "close")
 	}
 	if refused == nil || v.w.begun {
@@ -626,9 +629,9 @@ func (v *visit) record(e trail.Event) {
 	}
 }
 
-// origin is the key by which events are summarized: the token or, without a valid one, the
-// container's network. Summaries by invalid tokens or clients' addresses would limit nothing: a
-// client can invent any number of tokens, and use any number of loopback addresses.
+// origin returns the key by which events are summarized: the token or, if no valid token was shown,
+// the container's network. Invalid tokens and clients' addresses are no keys, since a client can
+// invent any number of tokens, and use any number of loopback addresses.
 func (v *visit) origin() string {
 	if v.who.Project != "" {
 		return "token " + v.who.token()

@@ -1,6 +1,6 @@
-// Authorizes requests that the gate on a container's host hands on. That gate has judged the
-// token, which does not come here; what the request may do stands in a voucher. The host is
-// known by the certificate of the connection.
+// Authorizes requests that the gate on a container's host hands on. That gate has judged the token,
+// and does not send it. A voucher in the request says what the request may do. The connection's
+// certificate identifies the host.
 
 package gate
 
@@ -23,8 +23,8 @@ var (
 	errCertificateEnded = errors.New("the certificate of the container's host has ended")
 )
 
-// judgeVoucher is [Gate.judge] for a request that comes with a host's certificate. A token that
-// it shows counts for nothing.
+// judgeVoucher is [Gate.judge] for a request that comes with a host's certificate. It ignores a
+// token in the request.
 func (g *Gate) judgeVoucher(r *http.Request, asked route) (p permit, _ *refusal) {
 	certificate := r.TLS.PeerCertificates[0]
 	if len(certificate.DNSNames) > 0 {
@@ -57,8 +57,8 @@ func (g *Gate) judgeVoucher(r *http.Request, asked route) (p permit, _ *refusal)
 	return p, nil
 }
 
-// byVoucher is the standing of a request that a host vouches for. If its token ends, the host
-// cuts the connection.
+// byVoucher is the standing of a request that a host vouches for. It does not judge the token: when
+// the token is no longer valid, the host's gate cuts the connection.
 type byVoucher struct {
 	gate        *Gate
 	who         caller
@@ -97,7 +97,7 @@ func (b byVoucher) while(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// vouchedUses are the requests under way that hosts vouch for.
+// vouchedUses are the requests that hosts vouch for and that are under way.
 type vouchedUses struct {
 	mu       sync.Mutex
 	all      map[*vouchedUse]struct{}
@@ -109,8 +109,8 @@ type vouchedUse struct {
 	cancel context.CancelCauseFunc
 }
 
-// watchVouched cuts what may no longer go on, while there are requests that hosts vouch for. It
-// looks at the files once for all of them.
+// watchVouched cuts requests that hosts vouch for when they may no longer go on. It returns when no
+// such request is under way. At each tick, it looks at the files once for all requests.
 func (g *Gate) watchVouched() {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
