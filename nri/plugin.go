@@ -27,7 +27,7 @@ const again = 200 * time.Millisecond
 
 type plugin struct {
 	allowed   allowed
-	place     engines.Place // has the file of devices
+	place     engines.Place // where the file of devices is
 	connected atomic.Bool
 }
 

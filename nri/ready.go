@@ -83,8 +83,8 @@ func (w *watch) check() error {
 	return w.attach(settings)
 }
 
-// attach gives a gate that has just started the listeners of the gate before it. In a pod, there is
-// no service manager that keeps them.
+// attach gives the listeners of the last gate to a gate that has just started. In a pod, no service
+// manager keeps them.
 func (w *watch) attach(settings hook.Settings) error {
 	var socket unix.Stat_t
 	if err := unix.Stat(settings.GateSocket, &socket); err != nil {

@@ -27,7 +27,7 @@ const taint = "terok.dev/not-ready"
 // cluster is Kubernetes' API, as a pod reaches it.
 type cluster struct {
 	url    string
-	token  string // the path of the file with the token, which is renewed
+	token  string // the path of the token's file, which Kubernetes renews
 	client *http.Client
 }
 
@@ -78,7 +78,7 @@ func (c *cluster) setTaint(ctx context.Context, name string, want bool) error {
 	if want {
 		taints = append(taints, map[string]any{"key": taint, "effect": "NoSchedule"})
 	}
-	// A patch with the version fails if the node has changed.
+	// The patch has the version, so it fails if the node has changed.
 	patch := map[string]any{
 		"metadata": map[string]any{"resourceVersion": node.Metadata.ResourceVersion},
 		"spec":     map[string]any{"taints": taints},

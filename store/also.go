@@ -15,20 +15,20 @@ import (
 // [AccessRead], or [AccessWrite] within the token's limits.
 //
 // In the token file, they are the value of the key "also". An unlimited entry has that key itself;
-// a limited entry has it in its "limited":
+// a limited entry has it in the value of "limited":
 //
 //	"also": {"lib": "read", "tools": "write"}
 //
 // A gate that does not know the key serves only the token's own project. If the token is limited,
-// such a gate refuses it.
+// such a gate refuses the token.
 type Also map[string]string
 
 // MostAlso is the largest number of other projects that a token can be for.
 const MostAlso = 32
 
-// Check returns an error if a token of the project own must not be issued for these other projects.
-// Its errors quote names safely.
-func (a Also) Check(own string) error {
+// Check returns an error if a token of ownProject must not be issued for these other projects. Its
+// errors quote names safely.
+func (a Also) Check(ownProject string) error {
 	if len(a) > MostAlso {
 		return fmt.Errorf("%d other projects: at most %d are allowed", len(a), MostAlso)
 	}
@@ -36,7 +36,7 @@ func (a Also) Check(own string) error {
 		if err := CheckName(project); err != nil {
 			return fmt.Errorf("other project %w", err)
 		}
-		if project == own {
+		if project == ownProject {
 			return fmt.Errorf("other project %q is the token's own", project)
 		}
 		if access != AccessRead && access != AccessWrite {
@@ -57,10 +57,10 @@ func (a Also) With(access string) []string {
 	return projects
 }
 
-// parseAlso parses the value of the key "also" in an entry of the project own. ok is false if any
-// part of the value is not understood.
-func parseAlso(value json.RawMessage, own string) (also Also, ok bool) {
-	if !readInto(&also, value) || also.Check(own) != nil {
+// parseAlso parses the value of the key "also" in an entry of ownProject. ok is false if any part
+// of the value is not understood.
+func parseAlso(value json.RawMessage, ownProject string) (also Also, ok bool) {
+	if !readInto(&also, value) || also.Check(ownProject) != nil {
 		return nil, false
 	}
 	return also, true
@@ -81,11 +81,11 @@ func (p Pass) In(project string) (Limits, bool) {
 	return limitsIn(project, p.Project, p.Limits, p.Also)
 }
 
-// limitsIn returns what a token of the project own allows in a project, and false if the token is
-// not for that project. The token's limits apply in the other projects, too, so that none of them
-// allows more than the token's own.
-func limitsIn(project, own string, limits Limits, also Also) (Limits, bool) {
-	if project != own {
+// limitsIn returns what a token of ownProject allows in a project, and false if the token is not
+// for that project. The token's limits apply in all its projects, so that no other project allows
+// more than its own.
+func limitsIn(project, ownProject string, limits Limits, also Also) (Limits, bool) {
+	if project != ownProject {
 		switch also[project] {
 		case AccessWrite:
 		case AccessRead:

@@ -9,8 +9,8 @@
 // ms with encoding/json; with 10 tokens, it takes 0.01 ms and 0.4 ms (BenchmarkEdit). This reader
 // also locates each entry, so that an edit can copy the entries that stay.
 //
-// It is not a JSON parser: it rejects a file that is not in canonical form, which scan.go then
-// reads with encoding/json. A file that it accepts has the same content for encoding/json, as
+// This reader is not a JSON parser: it rejects a file that is not in canonical form, which scan.go
+// then reads with encoding/json. A file that it accepts has the same content for encoding/json, as
 // FuzzCanonicalForm checks. Code for a new key of an entry must be added here and in scan.go.
 
 package store
@@ -29,12 +29,14 @@ type canonicalScanner struct {
 	item item // the last member read
 
 	// Most processes have the same machine, boot and namespaces. last has those of the process read
-	// last, and place is the text from which they were read, with the brace before and the commas.
+	// last, and place is the text from which they were read, from the brace to the comma after
+	// them.
 	last  Process
 	place []byte
 }
 
-// scan reads the whole text. It returns false if the text is not in canonical form.
+// scan reads the whole text, and calls visit for each member. It returns false if the text is not
+// in canonical form.
 func (s *canonicalScanner) scan(visit func(*item)) (members []member, ok bool) {
 	if s.literal("{}\n") {
 		return nil, s.at == len(s.text)
@@ -231,9 +233,9 @@ func (s *canonicalScanner) push(parsed *limitedJSON) bool {
 	})
 }
 
-// also reads the other projects of a limited entry of the project own. The other projects must be
-// in order, so that none occurs twice.
-func (s *canonicalScanner) also(own []byte, parsed *limitedJSON) bool {
+// also reads the other projects of a limited entry of ownProject. The other projects must be in
+// order, so that none occurs twice.
+func (s *canonicalScanner) also(ownProject []byte, parsed *limitedJSON) bool {
 	if !s.literal("{") {
 		return false
 	}
@@ -248,7 +250,7 @@ func (s *canonicalScanner) also(own []byte, parsed *limitedJSON) bool {
 		}
 
 		project, ok := s.string()
-		if !ok || !isName(project) || bytes.Compare(project, last) <= 0 || bytes.Equal(project, own) || !s.literal(": ") {
+		if !ok || !isName(project) || bytes.Compare(project, last) <= 0 || bytes.Equal(project, ownProject) || !s.literal(": ") {
 			return false
 		}
 		last = project
@@ -390,7 +392,7 @@ func (s *canonicalScanner) string() (text []byte, ok bool) {
 
 // plain counts the bytes below the lowest special one: a quote, a backslash, a control character or
 // a byte that is not ASCII. Each of the four terms has the high bit set in special bytes of one
-// kind. A borrow can set it wrongly in a byte above a special one, but never below.
+// kind. A borrow can also set the high bit of a byte above a special one, but never of one below.
 func plain(eight uint64) int {
 	const ones, high = 0x0101010101010101, 0x8080808080808080
 	quote, backslash := eight^'"'*ones, eight^'\\'*ones

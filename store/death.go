@@ -13,9 +13,9 @@ import (
 // another machine or to another pid or time namespace, or because /proc hides it.
 var ErrUnseen = errors.New("the process cannot be seen from here")
 
-// OnDeath calls died once, when the process has died. The call is made by a new goroutine or, if
-// the process is already dead, before OnDeath returns. The wait takes a descriptor, and ends when
-// the process dies or the caller calls forget.
+// OnDeath calls died once, when the process has died. If the process is already dead, OnDeath
+// itself makes the call; otherwise, a new goroutine does. The wait takes a descriptor, and ends
+// when the process dies or the caller calls forget.
 //
 // If OnDeath returns an error, died is never called. The error wraps [ErrUnseen], or has a cause
 // that may pass, such as a lack of descriptors.
@@ -52,7 +52,7 @@ func (p *Process) OnDeath(died func()) (forget func(), err error) {
 }
 
 // waitReadable waits until the file polls readable. It returns an error if the file is closed
-// before.
+// first.
 func waitReadable(file *os.File) error {
 	conn, err := file.SyscallConn()
 	if err != nil {

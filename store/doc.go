@@ -1,7 +1,7 @@
 // Package store keeps git-gate tokens in the token file, tokens.json.
 //
 // The file is shared with programs that are not ours: a Python orchestrator writes it, a gate
-// server reads it. The package promises them and its callers:
+// server reads it. The package promises these programs and its callers:
 //
 //   - The file is one JSON object that maps each token to its grant, in UTF-8, indented by two
 //     spaces. Entries and keys that this package does not know are carried over with their
@@ -21,7 +21,8 @@
 //
 // The attacker chooses projects, tasks and container ids. The owner of the token file's directory
 // is trusted with the tokens, since they can replace the file anyway. If root works in another
-// user's directory, that user cannot make root change anything outside it. Every directory above
-// must belong to root (or to the user of a rootless engine): its owner could replace the token
-// file's directory with a symbolic link.
+// user's directory, that user cannot make root change anything outside this directory.
+//
+// Every ancestor of the token file's directory must belong to root (or to the user of a rootless
+// engine). The owner of an ancestor could put a symbolic link in the place of the directory.
 package store

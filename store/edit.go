@@ -33,8 +33,8 @@ type edited struct {
 	forbid  bool // some entry forbids the change
 }
 
-// looks is the largest number of doubtful processes that a change checks. So many checks take as
-// long as the fsync(2) of the change, and a few changes are enough to check a hundred processes.
+// looks is the largest number of doubtful processes that a change checks. That many checks take as
+// long as the change's fsync(2), and a few changes are enough to check a hundred processes.
 const looks = 32
 
 // apply edits a token file's content. Entries that stay keep their bytes and their order.

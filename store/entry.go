@@ -15,7 +15,7 @@ type Entry struct {
 	Limits
 	Also      Also      // projects besides the grant's
 	Scope     bool      // the entry has a scope: see entryJSON
-	Container string    // the full container id; empty if the token belongs to none
+	Container string    // the full container id; empty if the token belongs to no container
 	Created   time.Time // when Issue wrote a token with a container or process; zero for other tokens
 	Process   *Process  // the process that the token lives and dies with, or nil
 	Gate      *Attached // how the gate listens in the container's network, or nil

@@ -32,7 +32,7 @@ import (
 // user could have written it, everything is frozen.
 type Freezes struct {
 	All        bool              `json:"all,omitempty"`
-	Containers map[string]string `json:"containers,omitempty"` // the name by the id; empty if not known
+	Containers map[string]string `json:"containers,omitempty"` // from id to name; the name is empty if not known
 	Projects   []string          `json:"projects,omitempty"`   // in order
 
 	unknown bool // the file could not be read
@@ -47,16 +47,16 @@ var (
 	ErrFreezesWrong = errors.New("everything is frozen: the file that says what is frozen cannot be read")
 )
 
-// Check returns [ErrFrozen] or [ErrFreezesWrong] if a token must not be served in the project
-// asked, and nil otherwise. container and own are those of the token; container is empty if the
-// token belongs to no container.
-func (f *Freezes) Check(container, own, asked string) error {
+// Check returns [ErrFrozen] or [ErrFreezesWrong] if askedProject must not be served to a token, and
+// nil otherwise. container and ownProject are the token's; container is empty if the token belongs
+// to no container.
+func (f *Freezes) Check(container, ownProject, askedProject string) error {
 	switch {
 	case f == nil:
 		return nil
 	case f.unknown:
 		return ErrFreezesWrong
-	case f.All, f.hasProject(own), f.hasProject(asked):
+	case f.All, f.hasProject(ownProject), f.hasProject(askedProject):
 		return ErrFrozen
 	}
 	if _, frozen := f.Containers[container]; frozen {

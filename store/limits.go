@@ -194,7 +194,7 @@ func matchRef(pattern, ref string) bool {
 }
 
 // parseLimited parses the value of the key "limited". ok is false if any key in it is not
-// understood, since that key might be a limit. The entry then does not count.
+// understood, since that key might be a limit. In that case, the entry does not count.
 func parseLimited(value json.RawMessage) (project string, limits Limits, also Also, ok bool) {
 	s := canonicalScanner{text: value}
 	if parsed := (limitedJSON{}); s.limited(&parsed) && s.at == len(value) {

@@ -103,7 +103,7 @@ type HeldError struct {
 	Lock    string        // the lock file's path
 	Limit   time.Duration // how long the change waited
 	PID     int           // of the process that took the lock; 0 if that process cannot be seen from here
-	Program string        // the name that this process chose for itself; empty if the process is gone
+	Program string        // the name of that process, which the process can choose; empty if the process is gone
 }
 
 func (e *HeldError) Error() string {
@@ -152,13 +152,13 @@ func holderOf(path string) (pid int, program string) {
 	return 0, ""
 }
 
-// createLock makes sure that there is a lock file, and that the token file's owner can open it (the
-// directory's owner, if there is no token file). It creates the lock file with mode 0600. Lock
-// files are never removed.
+// createLock makes sure that there is a lock file, and that the token file's owner can open it. If
+// there is no token file, the directory's owner must be able to. createLock creates the lock file
+// with mode 0600. Lock files are never removed.
 //
 // In another user's directory, root gives that user the lock file. The user may have put a hard
-// link to some other file of root's in its place, so root gives away only an empty regular file
-// that has a single name.
+// link to some other file of root's in the lock file's place, so root gives away only an empty
+// regular file that has a single name.
 func (f directory) createLock(name, tokenFile string) error {
 	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {

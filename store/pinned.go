@@ -1,4 +1,4 @@
-// Pins a process: opens descriptors that belong to that process even if its pid is reused.
+// Pins a process: opens descriptors that stay with the process even if its pid is reused.
 
 package store
 

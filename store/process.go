@@ -1,4 +1,4 @@
-// Describes processes, and finds out which are provably dead. Only then does a sweep revoke a
+// Describes processes, and proves that a process is dead. Without that proof, a sweep revokes no
 // token.
 
 package store
@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process identifies a process that a token is tied to, among those of all boots and machines. A
-// pid alone does not identify one: pids are reused, especially after a reboot.
+// Process identifies a process that a token is tied to, among all processes of all boots and
+// machines. A pid is not enough: pids are reused, especially after a reboot.
 type Process struct {
 	Machine string `json:"machine"` // machine-id(5); empty if there is none
 	Boot    string `json:"boot"`    // /proc/sys/kernel/random/boot_id
@@ -144,8 +144,8 @@ func (j judge) endsWithBoot(p *Process) bool {
 	return life == Dead
 }
 
-// glance is Life at a tenth of the cost. It cannot judge a process if any process, this one or
-// another, has its pid now: sure is then false.
+// glance is Life at a tenth of the cost. If any process has the pid now, this one or another,
+// glance cannot judge the process, and sure is false.
 func (p *Process) glance() (life Life, sure bool) {
 	j := here()
 	if life, sure := j.byDescription(p); sure {
@@ -186,8 +186,8 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	return pidfd, life, nil
 }
 
-// lifeOf returns whether this process is alive. pidfd was opened by its pid, and may be that of a
-// later process.
+// lifeOf returns whether this process is alive. pidfd was opened with this process's pid, and may
+// belong to a later process with that pid.
 func (p *Process) lifeOf(pidfd int) Life {
 	inode, err := pidfdInode(pidfd)
 	same, known := inode == p.Inode, err == nil && inode != 0 && p.Inode != 0

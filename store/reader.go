@@ -1,5 +1,5 @@
-// Reads the token file for a gate or a forwarder: looks up what a token allows, and tells when the
-// token no longer allows it.
+// Reads the token file for a gate or a forwarder: looks up what a token allows, and cancels uses
+// that the token no longer allows.
 
 package store
 
@@ -52,7 +52,7 @@ type tokenHash [sha256.Size]byte
 // the key is not the one in the key.
 const hashedPrefix = "sha256:"
 
-// Pass describes a valid token. [Pass.For] returns what it allows.
+// Pass describes a valid token. [Pass.For] returns what the pass allows.
 type Pass struct {
 	Grant
 	Limits      Limits

@@ -133,7 +133,7 @@ func (f directory) fill(fd int, name string, content [][]byte, old *unix.Stat_t)
 		err = setNewMtime(fd, old)
 	}
 	if err == nil {
-		// Otherwise, the rename may survive a power cut, and the content be lost.
+		// Without this, a power cut may leave the rename done and the content lost.
 		err = os.NewSyscallError("sync", unix.Fsync(fd))
 	}
 	if err != nil {

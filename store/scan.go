@@ -86,10 +86,10 @@ func (it *item) entry() Entry {
 	return e
 }
 
-// scan reads the whole content of a token file. It calls begin, and then calls the function that
-// begin returned with an item for each member. An item is valid until the next one. scan first
-// tries to read the canonical form (canonical.go). If any part is not in that form, scan starts
-// again with encoding/json, and calls begin again.
+// scan reads the whole content of a token file. It calls begin, and then calls the returned
+// function with an item for each member. An item is valid until the next one. scan first tries to
+// read the canonical form (canonical.go). If any part is not in that form, scan starts again with
+// encoding/json, and calls begin again.
 func scan(content []byte, begin func() func(*item)) (index, error) {
 	s := &canonicalScanner{text: content}
 	if members, ok := s.scan(begin()); ok {

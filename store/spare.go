@@ -2,11 +2,11 @@
 //
 // Beside the token file is a spare, a file of zeroes whose blocks are allocated. If there is no
 // space for a new temporary file, the spare becomes the temporary file: it is overwritten in place,
-// and then renamed to the token file like any other. A change that only revokes tokens always fits
-// into it.
+// and then renamed to the token file like any other temporary file. A change that only revokes
+// tokens always fits into the spare.
 //
-// This does not work on a file system that allocates new blocks for writes in place. It may fail
-// the second time if another program takes every block that becomes free.
+// This does not work on a file system that allocates new blocks for writes in place. It may not
+// work twice in a row if another program takes every block that becomes free.
 
 package store
 
@@ -77,8 +77,8 @@ func (f directory) keepSpare(name string, size int) {
 	defer unix.Close(fd)
 
 	// The owner is set before the blocks are allocated, in case this writer is killed in between.
-	// The next writer replaces a spare without blocks. It would keep a spare of full size and the
-	// wrong owner, which is useless.
+	// The next writer replaces a spare that is too short, but keeps one of the wrong owner, which
+	// is useless.
 	if int(owned.Uid) != unix.Geteuid() {
 		err = unix.Fchown(fd, int(owned.Uid), -1)
 	}

@@ -293,8 +293,8 @@ func (f File) change(e edit) (done edited, err error) {
 	return done, err
 }
 
-// processHasEnded reports whether the process of the added entry has ended. It is true if that
-// cannot be found out for a pinned process.
+// processHasEnded reports whether the process of the added entry has ended. It also returns true if
+// a pinned process cannot be polled.
 func (e edit) processHasEnded() bool {
 	if e.pinned == nil {
 		return e.add.Process.Life() == Dead

@@ -40,7 +40,7 @@ type tied struct {
 	dead      atomic.Bool
 	forget    func() // ends the watch; nil if there is none
 	unwatched bool   // it is alive, but cannot be watched for now
-	seen      int    // the last look at the file that found the token
+	seen      int    // the last look that found the token in the file
 }
 
 func newProcesses() *processes {
