@@ -3,8 +3,7 @@
 //
 //   - A connection is only ever made to the address of a service, for a container whose token
 //     names that service, while the token is valid and the container's process lives.
-//   - When the token or the process ends, or the token no longer names the service, both ends of
-//     the connection are cut.
+//   - When the token may no longer be used for the service, both ends of the connection are cut.
 //   - Data arrives as it was sent, and is not inspected. Each end closes its own direction.
 //   - A container that floods its listener, or does not read, takes descriptors and some memory,
 //     within the limits of package networks. It never costs another container a connection.

@@ -60,7 +60,7 @@ type State string
 const (
 	Live      State = "live"      // its process lives, or it has neither process nor container
 	Orphan    State = "orphan"    // its process is provably dead
-	Unsure    State = "unknown"   // its process can be proved neither alive nor dead from here
+	Unsure    State = "unknown"   // it is not known whether its process lives
 	Malformed State = "malformed" // its limits are not understood
 )
 

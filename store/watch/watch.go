@@ -30,8 +30,8 @@ const (
 // It calls report with the tokens that a sweep revoked, and with each error that differs from the
 // last one. After an error, it tries again a second later. So while the file cannot be followed,
 // Tokens reads the file every second. If a process cannot be watched, for example for lack of
-// descriptors, it reports an error that names the token, and checks such processes in turn. It
-// returns an error only if it cannot start.
+// descriptors, it reports an error that names the token, and checks such processes in turn.
+// Tokens returns an error only if it cannot start.
 func Tokens(ctx context.Context, file store.File, report func(revoked []store.Entry, err error)) error {
 	path, err := filepath.Abs(file.Path)
 	if err != nil {
