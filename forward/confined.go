@@ -1,4 +1,4 @@
-// Checks that a firewall keeps the forwarder from all addresses but those of its services.
+// Checks that a firewall lets the forwarder reach only the addresses of its services.
 
 package forward
 
@@ -10,13 +10,12 @@ import (
 	"syscall"
 )
 
-// ErrNotConfined reports that nothing keeps this process from addresses that are not those of
-// its services.
+// ErrNotConfined reports that this process can reach addresses that are not those of its services.
 var ErrNotConfined = errors.New("no firewall keeps terok-gate forward from addresses other than those of its services")
 
-// CheckConfined tries to send a datagram to a loopback address that no service has. That fails
-// if a firewall lets this process reach only the services, as IPAddressDeny= of systemd does. If
-// it succeeds, CheckConfined returns an error wrapping [ErrNotConfined].
+// CheckConfined tries to send a datagram to a loopback address that no service has. A firewall that
+// lets this process reach only the services, such as IPAddressDeny= of systemd, prevents that. If
+// the datagram is sent, CheckConfined returns an error wrapping [ErrNotConfined].
 func CheckConfined(services map[string]Target) error {
 	other := otherAddress(services)
 	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(other))

@@ -1,5 +1,5 @@
-// Serves one connection: authorizes it, connects it to the service, copies both ways, cuts it when
-// the right to it ends, and records it in the trail.
+// Serves one connection: authorizes it, connects it to the service, copies in both directions, and
+// records it in the trail. Cuts it when the right to use the service ends.
 
 package forward
 
@@ -21,8 +21,9 @@ const dialPatience = 10 * time.Second
 
 var errNotAllowed = errors.New("no container in this network may use the service")
 
-// connect connects a client to the service of its listener, and records the result. A client that
-// cannot be connected is reset, so that it does not mistake the failure for an empty answer.
+// connect connects the client of a listener to the service of that listener, and records the
+// result. If it cannot connect the client, it resets the connection, so that the client does not
+// take the failure for an empty answer.
 func (f *Forwarder) connect(there *networks.Network, client net.Conn) {
 	began := time.Now()
 	f.counts.underWay.Inc()
@@ -79,10 +80,12 @@ func (f *Forwarder) record(e trail.Event) {
 	f.summary.Add(origin, e.Service, e)
 }
 
-// judge returns the pass of a container in the network that may use the service that is served
-// there, and a context that lasts as long as any container there may use it. If none may, it returns
-// an error. Containers that share the network cannot be told apart, so if one loses the right,
-// another's is used.
+// judge returns the pass of a container in the listener's network that may use the listener's
+// service, and a context that lasts as long as any container there may use the service. If none
+// may, it returns an error.
+//
+// Containers that share a network cannot be told apart. If one of them loses the right to use the
+// service, judge relies on the right of another.
 func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func(), err error) {
 	while, cancel := context.WithCancelCause(f.ctx)
 	who, err = f.rely(while, cancel, there)
@@ -92,9 +95,9 @@ func (f *Forwarder) judge(there *networks.Network) (while context.Context, who s
 	return while, who, func() { cancel(nil) }, err
 }
 
-// rely returns the pass of a container in the network that may use the service, and an error if
-// there is none. When that container loses the right, rely looks for another one, and cancels the
-// context if there is none.
+// rely returns the pass of a container in the listener's network that may use the service, or an
+// error if there is no such container. When the container loses that right, rely looks for another
+// one. If it finds none, it cancels the context.
 func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (_ store.Pass, why error) {
 	why = errNotAllowed
 	for _, member := range f.networks.Members(there) {
@@ -133,8 +136,8 @@ type pair struct {
 	sent, received  atomic.Int64 // bytes to and from the service
 }
 
-// copy copies both ways until both ends are closed. If an end fails, both are reset, and copy
-// returns the error.
+// copy copies in both directions until both ends are closed. If an end fails, copy resets both ends
+// and returns the error.
 func (p *pair) copy() error {
 	sent := make(chan error, 1)
 	go func() { sent <- p.copyHalf(p.service, p.client, &p.sent) }()
@@ -148,8 +151,8 @@ func (p *pair) copy() error {
 	return nil
 }
 
-// copyHalf copies one way until the source has closed its end, and then closes the other end for
-// writing.
+// copyHalf copies in one direction until the source has closed its end. Then it closes the
+// destination for writing.
 func (p *pair) copyHalf(to, from net.Conn, bytes *atomic.Int64) error {
 	n, err := splice(networks.Plain(to), networks.Plain(from))
 	bytes.Add(n)
@@ -158,7 +161,7 @@ func (p *pair) copyHalf(to, from net.Conn, bytes *atomic.Int64) error {
 		return err
 	}
 	if half, ok := networks.Plain(to).(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite() // if that end is gone, the other half returns the error
+		_ = half.CloseWrite() // if that end is gone, the copy in the other direction returns the error
 	}
 	return nil
 }
@@ -174,7 +177,8 @@ func (p *pair) close() {
 	p.service.Close()
 }
 
-// reset closes a connection at once, by a TCP reset, so that its peer can tell that it was cut.
+// reset closes a connection at once, by a TCP reset, so that the peer can tell that the connection
+// was cut.
 func reset(conn net.Conn) {
 	if tcp, ok := networks.Plain(conn).(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)

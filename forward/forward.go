@@ -1,5 +1,5 @@
-// Makes, runs and stops the forwarder, which accepts connections in containers' networks. How many
-// connections a network may have at once is set in internal/networks.
+// Makes, runs and stops the forwarder, which accepts connections in containers' networks. Package
+// networks limits how many connections a network may have at once.
 
 package forward
 
@@ -30,10 +30,10 @@ type Settings struct {
 	Services map[string]Target
 	Tokens   *store.Reader // the valid tokens
 
-	// Trail gets every event. It may be called by many goroutines at once.
+	// Trail is called with every event, and by many goroutines at once. It may be nil.
 	Trail func(...trail.Event) error
 
-	// Keeper, unless it is nil, keeps what the next forwarder needs to go on serving containers.
+	// Keeper keeps what the next forwarder needs to serve the same containers. It may be nil.
 	Keeper networks.Keeper
 }
 
@@ -56,7 +56,7 @@ type Forwarder struct {
 	connections sync.WaitGroup
 }
 
-// errStopping cuts connections that last longer than the forwarder's patience.
+// errStopping is the reason for which connections are cut when the forwarder stops.
 var errStopping = errors.New("terok-gate forward stops")
 
 // New returns a forwarder that serves no container yet.
@@ -72,7 +72,7 @@ func New(s Settings) (f *Forwarder, err error) {
 	return f, err
 }
 
-// takes returns an error unless a hook asks for one of the forwarder's services.
+// takes returns an error if the request is for a service that the forwarder does not have.
 func (f *Forwarder) takes(r control.Request) error {
 	if _, has := f.Services[r.Service]; !has {
 		return fmt.Errorf("%w: %.64q", control.NoService, r.Service)
@@ -95,8 +95,8 @@ func (f *Forwarder) try(service string) error {
 	return conn.Close()
 }
 
-// tryPatience is how long a service may take to accept a connection that only tries it. The
-// control socket's clients wait for little longer.
+// tryPatience is how long a service may take to accept the connection of try. Clients of the
+// control socket wait only a little longer.
 const tryPatience = 3 * time.Second
 
 // ServeControl answers hooks, and programs that ask about containers, until the forwarder stops.
@@ -104,13 +104,13 @@ const tryPatience = 3 * time.Second
 // are answered.
 func (f *Forwarder) ServeControl(l *net.UnixListener) { f.networks.ServeControl(f.hearing, l) }
 
-// Restore goes on where the last forwarder ended. The files are those that its Keeper kept, with
-// the names under which they were kept. Restore closes them.
+// Restore continues the work of the last forwarder. The files are those that the Keeper of that
+// forwarder kept, with the same names. Restore closes them.
 func (f *Forwarder) Restore(files []*os.File) { f.networks.Restore(files) }
 
-// Stop stops accepting connections, waits for the open ones until ctx is done, and then cuts
-// them. With a Keeper, hooks are still answered meanwhile, and new connections wait in the kernel
-// for the next forwarder.
+// Stop stops accepting connections, waits for the open ones until ctx is done, and then cuts them.
+// If there is a Keeper, hooks are still answered during the wait, and new connections wait in the
+// kernel for the next forwarder.
 func (f *Forwarder) Stop(ctx context.Context) {
 	f.mu.Lock()
 	f.stop()
@@ -136,7 +136,7 @@ func (f *Forwarder) Metrics() http.Handler {
 	return promhttp.HandlerFor(f.counts.registry, promhttp.HandlerOpts{})
 }
 
-// serve accepts and connects the clients of a listener, until that is closed or the forwarder
+// serve accepts and connects a listener's clients, until the listener is closed or the forwarder
 // stops.
 func (f *Forwarder) serve(there *networks.Network) error {
 	if !f.accept() {
@@ -163,7 +163,7 @@ func (f *Forwarder) serve(there *networks.Network) error {
 	}
 }
 
-// accept adds an acceptor, unless the forwarder stops.
+// accept adds an acceptor. It returns false if the forwarder stops.
 func (f *Forwarder) accept() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -174,7 +174,8 @@ func (f *Forwarder) accept() bool {
 	return true
 }
 
-// writeTrail writes a line to the trail. The forwarder goes on if that fails, and logs the error.
+// writeTrail writes a line to the trail. If that fails, it logs the error, and the forwarder goes
+// on.
 func (f *Forwarder) writeTrail(e trail.Event) {
 	if f.Trail == nil {
 		return

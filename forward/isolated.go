@@ -1,4 +1,4 @@
-// Keeps the forwarder from the other processes of its user.
+// Keeps the forwarder out of its user's other processes.
 
 package forward
 
@@ -9,13 +9,13 @@ import (
 	"github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
 
-// Isolate keeps this process, for good, from the memory, files and root directories that other
-// processes of its user have in /proc: those of the gate would lead to the repositories, which the
-// forwarder's unit hides. It returns an error if the kernel has no Landlock (Linux 5.13).
+// Isolate ends this process's access through /proc to the memory, files and root directories of its
+// user's other processes, for good. Those of the gate would lead to the repositories, which the
+// forwarder's unit hides. Isolate returns an error if the kernel has no Landlock (Linux 5.13).
 //
-// A process in a Landlock domain may not trace one outside of it (landlock(7)), and the kernel asks
-// the same for these files. The domain needs to restrict something else: that no block devices are
-// made.
+// A process in a Landlock domain may not trace a process outside that domain (landlock(7)), and the
+// kernel requires the right to trace for these parts of /proc. A domain must restrict something:
+// this one forbids only making block devices.
 func Isolate() error {
 	some := landlock.Config{HandledAccessFS: syscall.AccessFSMakeBlock}
 	if err := some.RestrictPaths(); err != nil {

@@ -48,7 +48,7 @@ func rawConn(conn net.Conn) (syscall.RawConn, error) {
 	return socket.SyscallConn()
 }
 
-// pipe has what was taken from one socket and not yet given to the other.
+// pipe holds the data that was taken from one socket and not yet given to the other.
 type pipe struct{ read, write int }
 
 // pipes is a pool of empty pipes. A finalizer closes those that the pool drops.
@@ -93,7 +93,7 @@ func fill(source syscall.RawConn) (p *pipe, n int64, err error) {
 			return true
 		}
 		pipes.Put(p)
-		p = nil // it may be another's, or closed, before this is called again
+		p = nil // the pool may give it to another connection, or close it
 		return err != unix.EAGAIN
 	})
 	if closed != nil {

@@ -12,11 +12,11 @@ import (
 	"terok-gate-hook/store"
 )
 
-// allowed holds, for each namespace, the patterns (path.Match) of the projects that its pods
-// may name. A namespace that is not in it may name none.
+// allowed holds, for each namespace, the patterns (path.Match) of the projects that its pods may
+// name. If it lacks a namespace, the pods of that namespace may name no project.
 type allowed map[string][]string
 
-// Set adds the patterns of an --allow.
+// Set adds the patterns in a value of the flag --allow.
 func (a allowed) Set(value string) error {
 	fields := strings.Fields(value)
 	if len(fields) == 0 {

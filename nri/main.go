@@ -1,13 +1,14 @@
-// terok-nri is a plugin of the container engine (NRI) on a Kubernetes node. It gives the
-// containers of annotated pods the device terok.dev/project=annotated, which runs the hooks.
+// terok-nri is a plugin of the container engine (NRI) on a Kubernetes node. It gives the containers
+// of annotated pods the device terok.dev/project=annotated, which runs the hooks.
 //
-// The promise: a container of a pod with our annotations gets the device, or is not created,
-// and the pod's events say why. A pod without them is left alone. Engines go on without a
-// plugin that is not connected: then such a container has no gate, never another's. So the
-// plugin also keeps pods away from a node that is not ready, by a taint.
+// The promise: a container of a pod with our annotations gets the device. Otherwise, it is not
+// created, and the pod's events say why. A pod without our annotations is left alone.
 //
-// Seen with containerd 2.1, whose NRI knows devices; containerd before 2.1 and CRI-O before
-// 1.34 ignore them.
+// If the plugin is not connected, engines create containers without it. Such a container has no
+// gate; it never has another container's. So the plugin also puts a taint on a node that is not
+// ready, which keeps pods away.
+//
+// Seen with containerd 2.1. NRI of containerd before 2.1 and of CRI-O before 1.34 ignores devices.
 package main
 
 import (
@@ -32,9 +33,9 @@ const usage = `terok-nri gives the containers of annotated pods a token for tero
 
    terok-nri --allow team-a='demo*' --allow team-a=lib --allow team-b=web
 
-A pod names its project by the annotations terok.project and terok.task. Its namespace may
-name the projects that a pattern after --allow matches, and no others. One --allow may hold
-several NAMESPACE=PATTERN, with blanks between them.
+A pod names its project by the annotations terok.project and terok.task. The pods of a namespace
+may name only projects that match a pattern of that namespace. One --allow may hold several
+NAMESPACE=PATTERN, with blanks between them.
 
 `
 
@@ -86,9 +87,9 @@ func run(args []string) error {
 		watch.setTaint = func(ctx context.Context, on bool) error { return api.setTaint(ctx, *node, on) }
 	}
 
-	logrus.SetLevel(logrus.WarnLevel) // of NRI's package, which logs by it
+	logrus.SetLevel(logrus.WarnLevel) // NRI's package logs with logrus
 	slog.Info("serving the engine", "socket", *socket, "allow", allowed.String())
-	// When told to end, the plugin stays connected until the taint is back.
+	// At the end, the plugin stays connected until the taint is back on the node.
 	connected, disconnect := context.WithCancel(context.Background())
 	go func() {
 		defer disconnect()

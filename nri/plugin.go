@@ -27,12 +27,12 @@ const again = 200 * time.Millisecond
 
 type plugin struct {
 	allowed   allowed
-	place     engines.Place // whose file has the device
+	place     engines.Place // where the file of devices is
 	connected atomic.Bool
 }
 
-// CreateContainer is called before the engine creates a container. An error refuses it, and
-// stands in the pod's events.
+// CreateContainer is called before the engine creates a container. If it returns an error, the
+// container is not created, and the error is in the pod's events.
 func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 	adjustment, err := p.adjust(pod, c)
 	name := []any{"namespace", pod.GetNamespace(), "pod", pod.GetName(), "container", c.GetName()}
@@ -46,9 +46,10 @@ func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 	return adjustment, nil, nil
 }
 
-// adjust returns what the container gets, nil for a container that is left alone.
+// adjust returns the changes to a container, or nil if the container is left alone.
 func (p *plugin) adjust(pod *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, error) {
-	// What a container asks for is read without the device first: most ask for nothing.
+	// The annotations are read first without the device's settings: most containers ask for
+	// nothing.
 	if _, asked, err := (hook.Settings{}).PodContainer(pod.GetAnnotations(), c.GetName(), nil); !asked {
 		return nil, err
 	}
@@ -69,7 +70,7 @@ func (p *plugin) adjust(pod *api.PodSandbox, c *api.Container) (*api.ContainerAd
 	for annotation, value := range asked.Annotations {
 		adjustment.AddAnnotation(annotation, value)
 	}
-	// The hook must read what was judged here, and nothing else: engines can pass on the annotations
+	// The hook must read only the annotations that were judged here. Engines can also pass on those
 	// of the pod, and those of a device plugin.
 	for annotation := range c.GetAnnotations() {
 		base, _, _ := strings.Cut(annotation, "/")
@@ -85,7 +86,8 @@ func (p *plugin) adjust(pod *api.PodSandbox, c *api.Container) (*api.ContainerAd
 	return adjustment, nil
 }
 
-// device returns the settings of the device's hook, which must be there.
+// device returns the settings of the device's hook. It returns an error if the device or the hook
+// is missing.
 func (p *plugin) device() (hook.Settings, error) {
 	devices, program, err := p.place.ReadDevices()
 	if err != nil {
@@ -131,7 +133,7 @@ func (p *plugin) serveOnce(ctx context.Context, socket string) error {
 	defer watched.Close()
 
 	s, err := stub.New(p, stub.WithPluginName("terok"), stub.WithPluginIdx("50"), stub.WithConnection(watched),
-		// Engines whose NRI has no such policy go on without a plugin that does not answer.
+		// An engine whose NRI has no such policy goes on if the plugin does not answer.
 		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true}))
 	if err != nil {
 		return err
@@ -139,7 +141,7 @@ func (p *plugin) serveOnce(ctx context.Context, socket string) error {
 	ran := make(chan error, 1)
 	go func() { ran <- s.Run(ctx) }()
 
-	// NRI's own Run waits for ever if the connection ends before the engine has configured it.
+	// NRI's Run waits for ever if the connection ends before the engine has configured the plugin.
 	select {
 	case err = <-ran:
 	case <-watched.ended:
@@ -155,7 +157,7 @@ func (p *plugin) Synchronize(context.Context, []*api.PodSandbox, []*api.Containe
 	return nil, nil
 }
 
-// watched is a connection that says when it has ended.
+// watched is a connection that closes the channel ended when it can no longer be read.
 type watched struct {
 	net.Conn
 	once  sync.Once

@@ -18,17 +18,17 @@ import (
 // every is how often the node is checked.
 const every = time.Second
 
-// watch is what watches a node.
+// watch watches a node.
 type watch struct {
 	plugin   *plugin
 	setTaint func(ctx context.Context, on bool) error // nil for a node that gets no taint
 
-	gate uint64 // the inode of the control socket of the gate that has been seen last
-	said string
+	gate uint64 // the inode of the control socket of the last gate that was seen
+	said string // the last message of say, with its reason
 }
 
-// run watches the node, and keeps the taint on it while it is not ready, until the context
-// ends. Then it puts the taint back.
+// run watches the node until the context ends. It keeps the taint on the node while the node is not
+// ready, and puts the taint back at the end.
 func (w *watch) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := w.check()
@@ -60,7 +60,7 @@ func (w *watch) taint(ctx context.Context, on bool) {
 	}
 }
 
-// say logs what has changed.
+// say logs a message with its reason, unless both are those of the last call.
 func (w *watch) say(what string, err error) {
 	if now := fmt.Sprint(what, err); now != w.said {
 		slog.Info(what, "reason", err)
@@ -68,13 +68,13 @@ func (w *watch) say(what string, err error) {
 	}
 }
 
-// check returns why a pod with our annotations would not get a gate.
+// check returns an error if a pod with our annotations would not get a gate.
 func (w *watch) check() error {
 	if !w.plugin.connected.Load() {
 		return errors.New("the engine is not connected")
 	}
 	settings, err := w.plugin.device()
-	if err != nil || settings.GateSocket == "" { // a gate elsewhere
+	if err != nil || settings.GateSocket == "" { // without a socket, the gate is elsewhere
 		return err
 	}
 	if _, err := control.Ask(settings.GateSocket, time.Now().Add(time.Second), control.Request{}); err != nil {
@@ -83,8 +83,8 @@ func (w *watch) check() error {
 	return w.attach(settings)
 }
 
-// attach gives a gate that has started the listeners that its predecessor had: in a pod there
-// is no service manager that keeps them.
+// attach gives the listeners of the last gate to a gate that has just started. In a pod, no service
+// manager keeps them.
 func (w *watch) attach(settings hook.Settings) error {
 	var socket unix.Stat_t
 	if err := unix.Stat(settings.GateSocket, &socket); err != nil {

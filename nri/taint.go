@@ -1,4 +1,4 @@
-// Keeps a taint on a Kubernetes node: a pod's container could start there without a gate.
+// Puts a taint on a Kubernetes node where containers could start without a gate.
 
 package main
 
@@ -27,7 +27,7 @@ const taint = "terok.dev/not-ready"
 // cluster is Kubernetes' API, as a pod reaches it.
 type cluster struct {
 	url    string
-	token  string // a file, which is renewed
+	token  string // the path of the token's file, which Kubernetes renews
 	client *http.Client
 }
 
@@ -54,8 +54,8 @@ func newCluster(url, ca, token string) (*cluster, error) {
 	return &cluster{url, token, &http.Client{Transport: transport, Timeout: 10 * time.Second}}, nil
 }
 
-// setTaint puts the taint on a node or takes it off, if it is not as wanted. It changes
-// nothing that another has changed meanwhile, and returns an error then.
+// setTaint puts the taint on a node or takes it off, unless the node is as wanted. If another
+// client changes the node meanwhile, setTaint changes nothing and returns an error.
 func (c *cluster) setTaint(ctx context.Context, name string, want bool) error {
 	var node struct {
 		Metadata struct {
@@ -78,7 +78,7 @@ func (c *cluster) setTaint(ctx context.Context, name string, want bool) error {
 	if want {
 		taints = append(taints, map[string]any{"key": taint, "effect": "NoSchedule"})
 	}
-	// With the version in it, a patch fails if the node has changed.
+	// The patch has the version, so it fails if the node has changed.
 	patch := map[string]any{
 		"metadata": map[string]any{"resourceVersion": node.Metadata.ResourceVersion},
 		"spec":     map[string]any{"taints": taints},
@@ -86,7 +86,7 @@ func (c *cluster) setTaint(ctx context.Context, name string, want bool) error {
 	return c.do(ctx, http.MethodPatch, path, patch, nil)
 }
 
-// do makes a request with body, and reads the answer into result, unless they are nil.
+// do makes a request with body as JSON, and parses the answer into result, unless result is nil.
 func (c *cluster) do(ctx context.Context, method, path string, body, result any) error {
 	token, err := os.ReadFile(c.token)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Defines the other projects that a token is for: their largest number, the access to each, and
-// their form in the token file.
+// Defines the projects that a token is for besides its own: their largest number, the access to
+// each, and their form in the token file.
 
 package store
 
@@ -11,24 +11,24 @@ import (
 	"strings"
 )
 
-// Also are the projects that a token is for besides its own, with the access to each:
+// Also are the projects that a token is for besides its own, each with the access to it:
 // [AccessRead], or [AccessWrite] within the token's limits.
 //
-// In the token file they are the value of the key "also", in an entry or, if that is limited, in
-// its "limited":
+// In the token file, they are the value of the key "also". An unlimited entry has that key itself;
+// a limited entry has it in the value of "limited":
 //
 //	"also": {"lib": "read", "tools": "write"}
 //
-// A gate that does not know the key serves the token's own project alone, or refuses the
-// token if it is limited.
+// A gate that does not know the key serves only the token's own project. If the token is limited,
+// such a gate refuses the token.
 type Also map[string]string
 
 // MostAlso is the largest number of other projects that a token can be for.
 const MostAlso = 32
 
-// Check reports why a token must not be issued for these projects besides its own. Its errors
-// quote names safely.
-func (a Also) Check(own string) error {
+// Check returns an error if a token of ownProject must not be issued for these other projects. Its
+// errors quote names safely.
+func (a Also) Check(ownProject string) error {
 	if len(a) > MostAlso {
 		return fmt.Errorf("%d other projects: at most %d are allowed", len(a), MostAlso)
 	}
@@ -36,7 +36,7 @@ func (a Also) Check(own string) error {
 		if err := CheckName(project); err != nil {
 			return fmt.Errorf("other project %w", err)
 		}
-		if project == own {
+		if project == ownProject {
 			return fmt.Errorf("other project %q is the token's own", project)
 		}
 		if access != AccessRead && access != AccessWrite {
@@ -46,7 +46,7 @@ func (a Also) Check(own string) error {
 	return nil
 }
 
-// With returns the projects that have the access given, in order.
+// With returns the projects with this access, in order.
 func (a Also) With(access string) []string {
 	var projects []string
 	for _, project := range slices.Sorted(maps.Keys(a)) {
@@ -57,34 +57,35 @@ func (a Also) With(access string) []string {
 	return projects
 }
 
-// parseAlso reads the value of the key "also" of an entry, whose own project is own. ok is false
-// if any part of the value is not understood.
-func parseAlso(value json.RawMessage, own string) (also Also, ok bool) {
-	if !readInto(&also, value) || also.Check(own) != nil {
+// parseAlso parses the value of the key "also" in an entry of ownProject. ok is false if any part
+// of the value is not understood.
+func parseAlso(value json.RawMessage, ownProject string) (also Also, ok bool) {
+	if !readInto(&also, value) || also.Check(ownProject) != nil {
 		return nil, false
 	}
 	return also, true
 }
 
-// projectPlaceholder stands in a pattern for the project that is pushed to, where a token
-// may push to several.
+// projectPlaceholder, in a pattern, stands for the project that is pushed to: a token may push to
+// several.
 const projectPlaceholder = "{project}"
 
-// In returns what the token allows in a project, if it is for that project.
+// In returns what the entry's token allows in a project, and false if the token is not for that
+// project.
 func (e Entry) In(project string) (Limits, bool) {
 	return limitsIn(project, e.Project, e.Limits, e.Also)
 }
 
-// In returns what the token allows in a project, if it is for that project.
+// In returns what the token allows in a project, and false if the token is not for that project.
 func (p Pass) In(project string) (Limits, bool) {
 	return limitsIn(project, p.Project, p.Limits, p.Also)
 }
 
-// limitsIn returns what a token allows in a project, given the token's own project, its limits and
-// its other projects. The limits apply to all of them, so that no other project allows more than
-// the token's own.
-func limitsIn(project, own string, limits Limits, also Also) (Limits, bool) {
-	if project != own {
+// limitsIn returns what a token of ownProject allows in a project, and false if the token is not
+// for that project. The token's limits apply in all its projects, so that no other project allows
+// more than its own.
+func limitsIn(project, ownProject string, limits Limits, also Also) (Limits, bool) {
+	if project != ownProject {
 		switch also[project] {
 		case AccessWrite:
 		case AccessRead:

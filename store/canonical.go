@@ -1,17 +1,17 @@
-// Reading a token file in canonical form, which is the form that this package writes: an
-// object indented by two spaces, strings in ASCII without escapes, whole numbers, true and
-// false, no array but the lists of a limit, no empty object. No key that we use occurs twice or
-// has a value of another type. The Python programs write this form too, unless a name has
-// letters beyond ASCII.
+// Reads a token file in canonical form, the form that this package writes: an object indented by
+// two spaces, with strings in ASCII without escapes, whole numbers, true and false. The only arrays
+// are the lists of a limit, and no object in an entry is empty. No key that this reader interprets
+// occurs twice or has a value of the wrong type. The Python programs write this form, too, if all
+// names are in ASCII.
 //
-// It exists because encoding/json is too slow for a container's start: every start and
-// stop reads the whole file while it holds the lock. To edit a file of 1,000 tokens takes
-// 0.5 ms with this reader and 25 ms with encoding/json, 10 tokens take 0.01 ms and 0.4 ms
-// (BenchmarkEdit). It also locates each entry, so that an edit can copy those that stay.
+// encoding/json is too slow for a container's start: every start and stop reads the whole file
+// while it holds the lock. An edit of a file of 1,000 tokens takes 0.5 ms with this reader and 25
+// ms with encoding/json; with 10 tokens, it takes 0.01 ms and 0.4 ms (BenchmarkEdit). This reader
+// also locates each entry, so that an edit can copy the entries that stay.
 //
-// It is not a JSON parser. It rejects everything that is not in canonical form, and scan.go then
-// reads the file with encoding/json. It reads what it accepts exactly as encoding/json does;
-// FuzzCanonicalForm compares the two. A new key of an entry must be added to both files.
+// This reader is not a JSON parser: it rejects a file that is not in canonical form, which scan.go
+// then reads with encoding/json. A file that it accepts has the same content for encoding/json, as
+// FuzzCanonicalForm checks. Code for a new key of an entry must be added here and in scan.go.
 
 package store
 
@@ -21,20 +21,22 @@ import (
 	"math/bits"
 )
 
-// canonicalScanner reads a text from its current position. Its methods return false if the
-// text does not continue with what they read.
+// canonicalScanner reads a text from its current position. A method returns false if the text does
+// not continue with what the method reads.
 type canonicalScanner struct {
 	text []byte
 	at   int
 	item item // the last member read
 
-	// Most processes share machine, boot and namespaces. last has those of the process that was
-	// read last, and place is the text that they were read from, with brace and commas.
+	// Most processes have the same machine, boot and namespaces. last has those of the process read
+	// last, and place is the text from which they were read, from the brace to the comma after
+	// them.
 	last  Process
 	place []byte
 }
 
-// scan reads the whole text. It returns false if the text is not in canonical form.
+// scan reads the whole text, and calls visit for each member. It returns false if the text is not
+// in canonical form.
 func (s *canonicalScanner) scan(visit func(*item)) (members []member, ok bool) {
 	if s.literal("{}\n") {
 		return nil, s.at == len(s.text)
@@ -186,7 +188,8 @@ func (s *canonicalScanner) process() bool {
 	}
 }
 
-// limited reads the value of the key "limited" into parsed, unless parsed is nil.
+// limited reads the value of the key "limited". It stores the value in parsed, unless parsed is
+// nil.
 func (s *canonicalScanner) limited(parsed *limitedJSON) bool {
 	if !s.literal("{\n      \"project\": ") {
 		return false
@@ -230,9 +233,9 @@ func (s *canonicalScanner) push(parsed *limitedJSON) bool {
 	})
 }
 
-// also reads the other projects of a limited entry, whose own project is own. They must be in
-// order, so that none comes twice.
-func (s *canonicalScanner) also(own []byte, parsed *limitedJSON) bool {
+// also reads the other projects of a limited entry of ownProject. The other projects must be in
+// order, so that none occurs twice.
+func (s *canonicalScanner) also(ownProject []byte, parsed *limitedJSON) bool {
 	if !s.literal("{") {
 		return false
 	}
@@ -247,7 +250,7 @@ func (s *canonicalScanner) also(own []byte, parsed *limitedJSON) bool {
 		}
 
 		project, ok := s.string()
-		if !ok || !isName(project) || bytes.Compare(project, last) <= 0 || bytes.Equal(project, own) || !s.literal(": ") {
+		if !ok || !isName(project) || bytes.Compare(project, last) <= 0 || bytes.Equal(project, ownProject) || !s.literal(": ") {
 			return false
 		}
 		last = project
@@ -265,7 +268,8 @@ func (s *canonicalScanner) also(own []byte, parsed *limitedJSON) bool {
 	}
 }
 
-// list reads an array that is not empty, with one element on each line after this indent.
+// list reads an array that is not empty, with each element on a line of its own. indent is the line
+// break and the spaces before the closing bracket.
 func (s *canonicalScanner) list(indent string, element func() bool) bool {
 	if !s.literal("[") {
 		return false
@@ -280,13 +284,15 @@ func (s *canonicalScanner) list(indent string, element func() bool) bool {
 	}
 }
 
-// other reads a key that we do not use, with its value, in an object with this indent.
+// other reads a key that this reader does not interpret, and its value. indent is the number of
+// spaces before the key.
 func (s *canonicalScanner) other(indent int) bool {
 	_, ok := s.string()
 	return ok && s.literal(": ") && s.value(indent)
 }
 
-// value reads a value that this reader does not look into, in an object with this indent.
+// value reads a value that this reader does not interpret: a string, whole number, object, true or
+// false. indent is the number of spaces before the key of the value.
 func (s *canonicalScanner) value(indent int) bool {
 	switch s.peek(0) {
 	case '"':
@@ -318,7 +324,8 @@ func (s *canonicalScanner) value(indent int) bool {
 	}
 }
 
-// peek returns the byte this far ahead, or 0 beyond the end of the text.
+// peek returns the byte at this distance from the current position, or 0 beyond the end of the
+// text.
 func (s *canonicalScanner) peek(ahead int) byte {
 	if s.at+ahead >= len(s.text) {
 		return 0
@@ -336,7 +343,8 @@ func (s *canonicalScanner) literal(text string) bool {
 	return true
 }
 
-// once reads the string of a key that may occur once.
+// once reads the value of a key, which must be a string. It returns false if the key has occurred
+// before.
 func (s *canonicalScanner) once(text *[]byte) (ok bool) {
 	if *text != nil {
 		return false
@@ -345,7 +353,8 @@ func (s *canonicalScanner) once(text *[]byte) (ok bool) {
 	return ok
 }
 
-// sameString reads a string. If it is equal to last, as it probably is, last is returned to save a copy.
+// sameString reads a string. If the string equals last, as it usually does, sameString returns last
+// itself, to save a copy.
 func (s *canonicalScanner) sameString(last string) (text string, ok bool) {
 	read, ok := s.string()
 	if string(read) == last {
@@ -381,9 +390,9 @@ func (s *canonicalScanner) string() (text []byte, ok bool) {
 	return s.text[start:end], true
 }
 
-// plain counts the bytes, from the lowest up, before the first that is a quote, a
-// backslash, a control character or not ASCII. Each term has the high bit of such bytes
-// set; a borrow can set it wrongly above one of them, never below.
+// plain counts the bytes below the lowest special one: a quote, a backslash, a control character or
+// a byte that is not ASCII. Each of the four terms has the high bit set in special bytes of one
+// kind. A borrow can also set the high bit of a byte above a special one, but never of one below.
 func plain(eight uint64) int {
 	const ones, high = 0x0101010101010101, 0x8080808080808080
 	quote, backslash := eight^'"'*ones, eight^'\\'*ones

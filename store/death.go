@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// ErrUnseen reports that a process cannot be judged from here: it belongs to another
-// machine, or to another pid or time namespace, or /proc hides it.
+// ErrUnseen reports that a process cannot be judged from here, for example because it belongs to
+// another machine or to another pid or time namespace, or because /proc hides it.
 var ErrUnseen = errors.New("the process cannot be seen from here")
 
-// OnDeath calls died once, when the process has died: from a goroutine of its own or, if the
-// process is dead already, before OnDeath returns. The wait takes a descriptor, and ends with
-// the process's death or when the caller calls forget.
+// OnDeath calls died once, when the process has died. If the process is already dead, OnDeath
+// itself makes the call; otherwise, a new goroutine does. The wait takes a descriptor, and ends
+// when the process dies or the caller calls forget.
 //
-// If OnDeath returns an error, died is never called. The error wraps [ErrUnseen], or has a
-// cause that may pass, such as a lack of descriptors.
+// If OnDeath returns an error, died is never called. The error wraps [ErrUnseen], or has a cause
+// that may pass, such as a lack of descriptors.
 func (p *Process) OnDeath(died func()) (forget func(), err error) {
 	nothing := func() {}
 
@@ -51,7 +51,8 @@ func (p *Process) OnDeath(died func()) (forget func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// waitReadable returns an error if the file is closed before it polls readable.
+// waitReadable waits until the file polls readable. It returns an error if the file is closed
+// first.
 func waitReadable(file *os.File) error {
 	conn, err := file.SyscallConn()
 	if err != nil {

@@ -22,7 +22,7 @@ const (
 type edit struct {
 	fate   func(*item) fate // of each well-formed entry
 	add    *Entry           // to append, or nil
-	pinned *Pinned          // the process of that entry; nil if it is not held open
+	pinned *Pinned          // the process of the entry to append; nil if it is not held open
 }
 
 // edited is the result of a change.
@@ -33,16 +33,16 @@ type edited struct {
 	forbid  bool // some entry forbids the change
 }
 
-// looks is how many doubtful processes a change checks at most. These checks cost as much as the
-// change's fsync(2), and a few changes are enough to check a hundred processes.
+// looks is the largest number of doubtful processes that a change checks. That many checks take as
+// long as the change's fsync(2), and a few changes are enough to check a hundred processes.
 const looks = 32
 
 // apply edits a token file's content. Entries that stay keep their bytes and their order.
 //
-// If a key occurs twice, the last entry counts and decides for both: when the last goes, the
-// first must not become valid.
+// If a key occurs twice, only the last entry counts. When that one goes, the earlier ones go as
+// well, since they must not become valid.
 func (e edit) apply(content []byte) (edited, error) {
-	fates := map[int]fate{} // of members that do not simply stay
+	fates := map[int]fate{} // by place, of members that do not simply stay
 	var doubts []int
 	x, err := scan(content, func() func(*item) {
 		clear(fates)
@@ -105,7 +105,7 @@ func (e edit) apply(content []byte) (edited, error) {
 			cut = append(cut, at)
 		}
 
-		// A token that is issued again is reported too, if its old entry was to go.
+		// An entry that the new one replaces is reported, too, if it was to go.
 		if counts == at || counts == added && fates[at] == goes {
 			switch fates[at] {
 			case goes:
@@ -122,8 +122,8 @@ func (e edit) apply(content []byte) (edited, error) {
 	return done, err
 }
 
-// inTurn returns at most [looks] of the places: if there are more, consecutive ones from a random
-// start, so that each gets its turn.
+// inTurn returns at most [looks] of the places. If there are more, it returns consecutive ones from
+// a random start, so that each place gets its turn in some change.
 func inTurn(places []int) []int {
 	n := len(places)
 	if n <= looks {
@@ -133,8 +133,8 @@ func inTurn(places []int) []int {
 	return append(slices.Clone(places[from:min(from+looks, n)]), places[:max(0, from+looks-n)]...)
 }
 
-// splice returns the content without the members at these places, which are in ascending
-// order, and with the entry appended.
+// splice returns the content without the members at the places in cut, which are in ascending
+// order. It appends the entry to add, if there is one.
 func (x index) splice(cut []int, add *Entry) (pieces [][]byte, err error) {
 	between := "{\n  "
 	put := func(text []byte) {

@@ -1,4 +1,4 @@
-// Defines an entry of the token file, one for each token, and its form there.
+// Defines an entry, which describes one token, and the form of an entry in the token file.
 
 package store
 
@@ -10,31 +10,31 @@ import (
 
 // Entry is one token of the token file, with its grant, limits and container.
 type Entry struct {
-	Token Token // or its key ([Token.Key]), from which readers of the file cannot learn the token
+	Token Token // or its key ([Token.Key]), which does not reveal the token to readers of the file
 	Grant
 	Limits
 	Also      Also      // projects besides the grant's
 	Scope     bool      // the entry has a scope: see entryJSON
-	Container string    // the full container id; empty if the token belongs to none
-	Created   time.Time // zero if the token belongs to no container, or another program wrote it; set by Issue
+	Container string    // the full container id; empty if the token belongs to no container
+	Created   time.Time // when Issue wrote a token with a container or process; zero for other tokens
 	Process   *Process  // the process that the token lives and dies with, or nil
 	Gate      *Attached // how the gate listens in the container's network, or nil
-	Malformed bool      // it has limits that are not understood: see [Entry.State]
+	Malformed bool      // the limits are not understood: see [Entry.State]
 }
 
-// Attached says that the gate, and services of the host, listen in a container's own network.
+// Attached describes where the gate and services of the host listen in a container's own network.
 type Attached struct {
-	Listen   string `json:"listen"`   // host:port there
-	Withheld bool   `json:"withheld"` // the container does not know its token: the gate asks for none there
+	Listen   string `json:"listen"`   // host:port of the gate there
+	Withheld bool   `json:"withheld"` // the container does not know its token, and the gate asks for none at Listen
 	// Network is the cookie of the network namespace (SO_NETNS_COOKIE), 0 if it is not known.
 	Network uint64 `json:"network,omitempty"`
-	// Services are the services of the host that the container may use, with the host:port
-	// where each is in that network.
+	// Services are the services of the host that the container may use, each with its host:port
+	// in the container's network.
 	Services map[string]string `json:"services,omitempty"`
 }
 
-// ListenFor returns the host:port of a service of the host in the container's network or, for
-// the service "", of the gate there. It is empty for a service that the container may not use.
+// ListenFor returns the host:port of a service of the host in the container's network, or "" if the
+// container may not use the service. The service "" stands for the gate.
 func (a *Attached) ListenFor(service string) string {
 	switch {
 	case a == nil:
@@ -45,7 +45,8 @@ func (a *Attached) ListenFor(service string) string {
 	return a.Services[service]
 }
 
-// Is reports whether the entry is the token's. A key is not accepted in place of its token.
+// Is reports whether the entry belongs to the token. A token's key is not accepted in place of the
+// token.
 func (e Entry) Is(token Token) bool {
 	if e.Token.isKey() {
 		return string(e.Token) == token.hash()
@@ -57,18 +58,18 @@ func (e Entry) Is(token Token) bool {
 type State string
 
 const (
-	Live      State = "live"      // its process lives, or it belongs to no container
+	Live      State = "live"      // its process lives, or it has neither process nor container
 	Orphan    State = "orphan"    // its process is provably dead
-	Unsure    State = "unknown"   // whether its process lives cannot be proved from here
+	Unsure    State = "unknown"   // it is not known whether its process lives
 	Malformed State = "malformed" // its limits are not understood
 )
 
-// Counts reports whether a gate honours tokens of this state. A token whose process cannot
-// be judged counts until it is revoked.
+// Counts reports whether a gate honours a token in this state. A token whose process cannot be
+// judged counts until the token is revoked.
 func (s State) Counts() bool { return s == Live || s == Unsure }
 
-// State returns the state of the entry. The gate and all reports use it, so that
-// they agree on which tokens count and which containers live.
+// State returns the state of the entry. The gate and all reports use this method, so that they
+// agree on which tokens count and which containers live.
 func (e Entry) State() State {
 	life := e.Process.Life()
 	switch {
@@ -82,12 +83,12 @@ func (e Entry) State() State {
 	return Unsure
 }
 
-// entryJSON is the form of an entry in the file. Scope repeats the project: the original gate
-// reads project, but its later versions accept only entries with a scope. The original programs
-// write project and task alone, and so do we if nothing else is needed. A limited entry has
-// neither project nor scope.
+// entryJSON is the form of an entry in the file. Scope repeats the project: earlier versions of the
+// original gate read the project, and later ones accept only entries with a scope. The original
+// programs write only project and task, and so do we for an entry that has nothing else. A limited
+// entry has neither project nor scope.
 type entryJSON struct {
-	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json needs long for each new type
+	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json is slow when it first sees a type
 	Project   string   `json:"project,omitempty"`
 	Task      string   `json:"task"`
 	Scope     string   `json:"scope,omitempty"`

@@ -1,5 +1,6 @@
-// Reads and writes the file of frozen containers and projects, which are served nothing until they
-// are thawed, and checks whether a token's container or project is frozen.
+// Reads and writes the file of frozen containers and projects, and checks whether a token's
+// container or project is frozen. A frozen container or project is served nothing until it is
+// thawed.
 
 package store
 
@@ -20,18 +21,18 @@ import (
 )
 
 // Freezes are the containers and projects that are served nothing for now. A freeze changes no
-// entry of the token file, so that a thaw restores exactly what was, and so that a container
-// that starts again is still frozen.
+// entry of the token file: a thaw restores exactly what was before, and a frozen container that is
+// restarted is still frozen.
 //
 // The operator sets them. They are in the file [FreezesName] beside the token file:
 //
 //	{"all": true, "containers": {"<id>": "<name>"}, "projects": ["demo"]}
 //
-// No file means that nothing is frozen. A file that is not understood as a whole, or that
-// another user could have written, freezes everything.
+// Without that file, nothing is frozen. If any part of the file is not understood, or if another
+// user could have written it, everything is frozen.
 type Freezes struct {
 	All        bool              `json:"all,omitempty"`
-	Containers map[string]string `json:"containers,omitempty"` // by id; their names, as far as known
+	Containers map[string]string `json:"containers,omitempty"` // from id to name; the name is empty if not known
 	Projects   []string          `json:"projects,omitempty"`   // in order
 
 	unknown bool // the file could not be read
@@ -46,16 +47,16 @@ var (
 	ErrFreezesWrong = errors.New("everything is frozen: the file that says what is frozen cannot be read")
 )
 
-// Check returns [ErrFrozen] or [ErrFreezesWrong] if a token of this container and project must
-// not be served in the project asked for, and nil otherwise. The container is empty for a token
-// that belongs to none.
-func (f *Freezes) Check(container, own, asked string) error {
+// Check returns [ErrFrozen] or [ErrFreezesWrong] if askedProject must not be served to a token, and
+// nil otherwise. container and ownProject are the token's; container is empty if the token belongs
+// to no container.
+func (f *Freezes) Check(container, ownProject, askedProject string) error {
 	switch {
 	case f == nil:
 		return nil
 	case f.unknown:
 		return ErrFreezesWrong
-	case f.All, f.hasProject(own), f.hasProject(asked):
+	case f.All, f.hasProject(ownProject), f.hasProject(askedProject):
 		return ErrFrozen
 	}
 	if _, frozen := f.Containers[container]; frozen {
@@ -98,8 +99,8 @@ func (f File) Freezes() (*Freezes, error) {
 	return freezes, err
 }
 
-// EditFreezes changes what is frozen, in one transaction under the token file's lock. If edit
-// returns false, nothing is written.
+// EditFreezes changes what is frozen, in one transaction under the token file's lock. It writes
+// nothing if edit returns false.
 func (f File) EditFreezes(edit func(*Freezes) (changed bool)) error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return fmt.Errorf("create the token file's directory: %w", err)
@@ -132,7 +133,8 @@ func freezesBeside(tokenFile string) string {
 	return filepath.Join(dir, FreezesName)
 }
 
-// readFreezes reads the file. If it returns an error, the freezes that it returns freeze everything.
+// readFreezes reads the file at this path. If it returns an error, the freezes that it returns
+// freeze everything.
 func readFreezes(path string) (*Freezes, *unix.Stat_t, error) {
 	parent, _ := split(path)
 	dir, err := openDirectory(parent)
@@ -163,8 +165,8 @@ func (f directory) readFreezes() (*Freezes, tokenFile, error) {
 	return freezes, file, err
 }
 
-// checkOperators returns an error if a user other than root, ourselves and the directory's
-// owner could have written the file.
+// checkOperators returns an error if the file could have been written by a user other than root,
+// our own user and the directory's owner.
 func (f directory) checkOperators(file *unix.Stat_t) error {
 	above, err := f.stat(".")
 	switch {
@@ -178,8 +180,8 @@ func (f directory) checkOperators(file *unix.Stat_t) error {
 	return nil
 }
 
-// parseFreezes reads the file's content, as a whole or not at all: a key that is not known
-// might freeze something.
+// parseFreezes parses the file's content. It returns an error if any key is not known, since that
+// key might freeze something.
 func parseFreezes(content []byte) (*Freezes, error) {
 	in := json.NewDecoder(bytes.NewReader(content))
 	in.DisallowUnknownFields()
@@ -206,15 +208,17 @@ func parseFreezes(content []byte) (*Freezes, error) {
 // Frozen returns the ids of the frozen containers, in order.
 func (f *Freezes) Frozen() []string { return slices.Sorted(maps.Keys(f.Containers)) }
 
-// freezesFile follows the file of freezes. It is read again when it has changed.
+// freezesFile keeps the freezes as they were last read, and reads their file again when it has
+// changed.
 type freezesFile struct {
 	path  string
-	known *Freezes // nil if it was not read yet
+	known *Freezes // nil before the first read
 	seen  FileVersion
 	err   error
 }
 
-// look reads the file if it is not the one that was last read, and reports whether it did.
+// look reads the file, unless it is unchanged since it was last read without an error. It reports
+// whether it has read the file.
 func (f *freezesFile) look() (again bool) {
 	if f.known != nil && f.err == nil && f.seen.IsAt(f.path, unix.AT_SYMLINK_NOFOLLOW) {
 		return false

@@ -1,4 +1,4 @@
-// Defines the limits of tokens, matches refs with them, and parses their form in the token file.
+// Defines the limits of a token, checks refs against them, and parses their form in the token file.
 
 package store
 
@@ -9,33 +9,33 @@ import (
 	"strings"
 )
 
-// Limits narrow what a token allows. The zero value allows everything.
+// Limits narrow what a token allows. The zero value is that of a token without limits.
 //
-// A limited entry has neither project nor scope of its own, so that a gate that knows
-// nothing of limits does not take it for an unlimited one:
+// A limited entry has no key "project" or "scope" beside "limited": a gate that does not know
+// limits must not take it for an unlimited entry.
 //
 //	"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}
 //
-// The access is one of [AccessRead], [AccessAppend] and [AccessWrite]. The key "also" can
-// follow ([Also]).
+// The access is one of [AccessRead], [AccessAppend] and [AccessWrite]. The key "also" can follow
+// ([Also]).
 type Limits struct {
 	ReadOnly bool
-	// AppendOnly refuses pushes that delete a ref, or move it so that what it named is lost.
+	// AppendOnly refuses pushes that delete a ref, or move it so that its old object is lost.
 	AppendOnly bool
-	// Push are lists of patterns. A ref may be pushed to if it matches one pattern of
-	// each list; without lists, any ref may. In a token's entry, {project} in a pattern stands
-	// for the project that is pushed to ([Entry.In]).
+	// Push are lists of patterns. A ref may be pushed to if it matches at least one pattern of each
+	// list. Without lists, branches, tags and notes may be pushed to. In a token's entry, {project}
+	// in a pattern stands for the project that is pushed to ([Entry.In]).
 	Push [][]string
 }
 
-// What a token may do, each more than the one before it.
+// The values of access, each of which allows more than the one before.
 const (
 	AccessRead   = "read"   // fetch
 	AccessAppend = "append" // push as well, but neither delete nor force
 	AccessWrite  = "write"
 )
 
-// limitedJSON is the form of limits in the file.
+// limitedJSON is the value of the key "limited" in the file.
 type limitedJSON struct {
 	Project string     `json:"project"`
 	Access  string     `json:"access"`
@@ -50,7 +50,7 @@ func (l Limits) of(project string, also Also) *limitedJSON {
 // Limited reports whether there is any limit.
 func (l Limits) Limited() bool { return l.Access() != AccessWrite || len(l.Push) > 0 }
 
-// Access returns the access in a word.
+// Access returns [AccessRead], [AccessAppend] or [AccessWrite].
 func (l Limits) Access() string {
 	switch {
 	case l.ReadOnly:
@@ -61,7 +61,7 @@ func (l Limits) Access() string {
 	return AccessWrite
 }
 
-// SetAccess sets the access, and reports whether the word is a valid one.
+// SetAccess sets the access. It returns false if the access is not valid.
 func (l *Limits) SetAccess(access string) bool {
 	l.ReadOnly, l.AppendOnly = access == AccessRead, access == AccessAppend
 	return l.Access() == access
@@ -86,8 +86,8 @@ func (l Limits) Pushes() string {
 // MostPatterns is the largest number of patterns in a list.
 const MostPatterns = 16
 
-// Check reports why limits must not be issued. A container's annotations choose a
-// list: it must not be long, and must be in the form that canonical.go reads fast.
+// Check returns an error if the limits must not be issued. A container's annotations can choose a
+// list, so it must be short, and in the form that canonical.go reads fast.
 func (l Limits) Check() error {
 	for _, list := range l.Push {
 		switch {
@@ -105,7 +105,8 @@ func (l Limits) Check() error {
 	return nil
 }
 
-// CheckPattern reports why a pattern must not be issued. Its errors do not repeat the pattern.
+// CheckPattern returns an error if a pattern must not be issued. Its errors do not repeat the
+// pattern.
 func CheckPattern(pattern string) error {
 	const longest = 400
 	if len(pattern) > longest {
@@ -135,15 +136,16 @@ func isPlain(c rune) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// anyRef is the list that applies if there is none: the namespaces in which git users share
+// anyRef is the list that applies to limits without lists: the namespaces in which git users share
 // refs.
 var anyRef = []string{"refs/heads/**", "refs/tags/**", "refs/notes/**"}
 
-// neverPushed are refs that no list can allow. A pushed replacement would show readers of the
-// repository other content than the branch has (git-replace(1)).
+// neverPushed are refs that no list can allow. If a replacement (git-replace(1)) were pushed,
+// readers of the repository would see other content than the branch has. The refs below refs/terok
+// are terok-gate's own.
 var neverPushed = []string{"refs/replace/**", "refs/terok/**"}
 
-// MayPush reports whether a push to the ref, by its full name, is within the limits.
+// MayPush reports whether the limits allow pushes to the ref with this full name.
 func (l Limits) MayPush(ref string) bool {
 	if l.ReadOnly || matchesOne(neverPushed, ref) {
 		return false
@@ -172,8 +174,8 @@ func matchesOne(patterns []string, ref string) bool {
 	return false
 }
 
-// matchRef reports whether the pattern, a full ref name, stands for the ref: "*" for one
-// part between slashes, a last "**" for everything below.
+// matchRef reports whether the ref, by its full name, matches the pattern. "*" stands for one part
+// between slashes, and "**" at the end for one or more parts.
 func matchRef(pattern, ref string) bool {
 	for {
 		if pattern == "**" {
@@ -191,8 +193,8 @@ func matchRef(pattern, ref string) bool {
 	}
 }
 
-// parseLimited reads the limits of an entry. ok is false if any key is not understood, since
-// that key might be a limit; the entry then does not count.
+// parseLimited parses the value of the key "limited". ok is false if any key in it is not
+// understood, since that key might be a limit. In that case, the entry does not count.
 func parseLimited(value json.RawMessage) (project string, limits Limits, also Also, ok bool) {
 	s := canonicalScanner{text: value}
 	if parsed := (limitedJSON{}); s.limited(&parsed) && s.at == len(value) {
@@ -225,8 +227,8 @@ func parseLimited(value json.RawMessage) (project string, limits Limits, also Al
 	return project, limits, also, len(keys) == known
 }
 
-// readInto reads a JSON value. It returns false if the value is absent, null, or of another
-// type.
+// readInto parses a JSON text into the variable that value points to. It returns false if the text
+// is empty, null, or of another type.
 func readInto(value any, text json.RawMessage) bool {
 	return len(text) > 0 && string(text) != "null" && json.Unmarshal(text, value) == nil
 }

@@ -1,5 +1,4 @@
-// Takes the lock that every program holds while it writes a token file, including programs that are
-// not ours, and sets how long to wait for it unless --lock-timeout says otherwise.
+// Takes the lock that every program, ours or not, holds while it writes a token file.
 
 package store
 
@@ -38,9 +37,9 @@ func (f File) underLock(do func(dir directory, name string) error) error {
 	return do(dir, name)
 }
 
-// lock takes the exclusive lock and returns a function that releases it. It waits in a
-// blocking flock(2) rather than polling, so that a waiter costs nothing and gets the lock as
-// soon as it is free.
+// lock takes the exclusive lock and returns a function that releases it. It waits in a blocking
+// flock(2) and does not poll, so that a waiter costs nothing and gets the lock as soon as the lock
+// is free.
 func (f File) lock(dir directory, name string) (unlock func(), err error) {
 	path := f.Path + ".lock"
 	fail := func(err error) (func(), error) { return nil, fmt.Errorf("lock file %s: %w", path, err) }
@@ -48,11 +47,11 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 		return fail(err)
 	}
 
-	// The file is opened for writing too: NFS grants no exclusive lock on a file that is not.
+	// The file is opened for writing, too: otherwise, NFS grants no exclusive lock on it.
 	lock := flock.New(path, flock.SetFlag(os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK))
 	unlock = func() { lock.Unlock() }
 
-	// The lock is usually free. Trying first then saves a second thread.
+	// The lock is usually free, and a try without waiting needs no second thread.
 	if locked, err := lock.TryLock(); err != nil || locked {
 		if err != nil {
 			return fail(err)
@@ -89,8 +88,9 @@ func (f File) lock(dir directory, name string) (unlock func(), err error) {
 	}
 }
 
-// CheckLock takes the lock as a change would and releases it, and returns the same error as
-// the change would. It does not create a lock file: without one, no process holds the lock.
+// CheckLock takes the lock as a change would, and releases it. If it cannot take the lock, it
+// returns the error that the change would return. It does not create a lock file: if there is none,
+// no process holds the lock.
 func (f File) CheckLock() error {
 	if _, err := os.Lstat(f.Path + ".lock"); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -102,8 +102,8 @@ func (f File) CheckLock() error {
 type HeldError struct {
 	Lock    string        // the lock file's path
 	Limit   time.Duration // how long the change waited
-	PID     int           // of the process that took the lock; 0 if it cannot be seen from here
-	Program string        // the name of that process, which it can choose; empty if it is gone
+	PID     int           // of the process that took the lock; 0 if that process cannot be seen from here
+	Program string        // the name of that process, which the process can choose; empty if the process is gone
 }
 
 func (e *HeldError) Error() string {
@@ -139,8 +139,8 @@ func holderOf(path string) (pid int, program string) {
 	for line := range strings.Lines(string(locks)) {
 		var n, pid int
 		var major, minor, held uint64
-		// The device is not compared, since btrfs shows another one here than in stat(2). A
-		// pid outside our namespace shows as 0 or less.
+		// The device is not compared, since btrfs shows a different one here than in stat(2). A
+		// process outside our pid namespace has a pid of 0 or less here.
 		_, err := fmt.Sscanf(line, "%d: FLOCK ADVISORY WRITE %d %x:%x:%d", &n, &pid, &major, &minor, &held)
 		if err != nil || held != inode || pid <= 0 {
 			continue
@@ -152,12 +152,13 @@ func holderOf(path string) (pid int, program string) {
 	return 0, ""
 }
 
-// createLock makes sure that the lock file exists and that the owner of the token file can open
-// it too, or the directory's owner if there is no token file. It is mode 0600 and never removed.
+// createLock makes sure that there is a lock file, and that the token file's owner can open it. If
+// there is no token file, the directory's owner must be able to. createLock creates the lock file
+// with mode 0600. Lock files are never removed.
 //
-// In a user's directory, root gives a lock file of its own to that user, who may have put a hard
-// link to another file of root's there. So root gives away only an empty regular file that has no
-// other name.
+// In another user's directory, root gives that user the lock file. The user may have put a hard
+// link to some other file of root's in the lock file's place, so root gives away only an empty
+// regular file that has a single name.
 func (f directory) createLock(name, tokenFile string) error {
 	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -171,7 +172,7 @@ func (f directory) createLock(name, tokenFile string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if int(owned.Uid) != os.Geteuid() {
 			if err := mapped(owned.Uid, 0); err != nil {
-				return err // before creating a lock file that the owner cannot open
+				return err // the owner could not open a lock file: create none
 			}
 		}
 
@@ -199,8 +200,8 @@ func (f directory) createLock(name, tokenFile string) error {
 		return nil // it may be a hard link to an unrelated file
 	}
 
-	// Anyone who can open the file can hold the lock indefinitely. Another program may
-	// have created it with a wider mode.
+	// Anyone who can open the file can hold the lock indefinitely, and another program may have
+	// created it with a wider mode.
 	if stat.Mode&0o007 != 0 {
 		_ = unix.Fchmod(fd, stat.Mode&0o770) // may fail: the file can belong to another user
 	}

@@ -1,4 +1,4 @@
-// Pins a process: its descriptors name the same process even if its pid is reused.
+// Pins a process: opens descriptors that stay with the process even if its pid is reused.
 
 package store
 
@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pinned is a process that is held open, by its pidfd and by its directory in /proc. Its
-// pid can be reused once it has ended, its descriptors cannot: reading through them
-// yields this process's data or an error.
+// Pinned is a process that is held open by its pidfd and by its directory in /proc. Once the
+// process has ended, its pid can be reused, but a read through these descriptors never yields
+// another process's data.
 type Pinned struct {
 	Process Process
 	pidfd   int
@@ -43,8 +43,8 @@ func ProcessOf(pid int) (*Process, error) {
 	return &p.Process, nil
 }
 
-// Pin opens a process that was described before. It returns [ErrEnded] if the process is
-// dead and [ErrUnseen] if it cannot be judged from here.
+// Pin opens a process that was described before. It returns [ErrEnded] if the process is dead, and
+// [ErrUnseen] if the process cannot be judged from here.
 func (p *Process) Pin() (*Pinned, error) {
 	pidfd, life, err := p.open()
 	switch {
@@ -91,8 +91,8 @@ func (j judge) pin(pid int) (p *Pinned, err error) {
 	return p, nil
 }
 
-// openProc opens the directory in /proc. It polls the pidfd afterwards: if the process has not
-// ended by then, the directory is its own, and not that of a later process with the same pid.
+// openProc opens the process's directory in /proc, and then polls the pidfd. If the process has not
+// ended by then, the directory belongs to this process and not to a later one with the same pid.
 func (p *Pinned) openProc() (err error) {
 	p.proc, err = openAt(unix.AT_FDCWD, fmt.Sprintf("/proc/%d", p.Process.PID), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -113,7 +113,7 @@ func (p *Pinned) Close() {
 	}
 }
 
-// Pidfd returns the pidfd, for setns(2). It is closed by Close.
+// Pidfd returns the pidfd, for setns(2). Close closes it.
 func (p *Pinned) Pidfd() int { return p.pidfd }
 
 // Ended reports whether every thread of the process has ended.

@@ -1,4 +1,4 @@
-// Describes processes, and proves that one is dead, which a sweep requires before it revokes a
+// Describes processes, and proves that a process is dead. Without that proof, a sweep revokes no
 // token.
 
 package store
@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process identifies one process of one boot of one machine, which a token is tied to. A
-// pid alone does not: it is reused, especially after a reboot.
+// Process identifies a process that a token is tied to, among all processes of all boots and
+// machines. A pid is not enough: pids are reused, especially after a reboot.
 type Process struct {
 	Machine string `json:"machine"` // machine-id(5); empty if there is none
 	Boot    string `json:"boot"`    // /proc/sys/kernel/random/boot_id
@@ -32,8 +32,8 @@ type Process struct {
 // Life says whether a process is provably alive or dead.
 type Life int
 
-// A process is Unknown without proof. A lack of permission, a hidden /proc, another machine
-// or another pid or time namespace prove nothing.
+// A process is Unknown if there is no proof. Nothing is proved if a permission is lacking, if /proc
+// is hidden, or if the process belongs to another machine or to another pid or time namespace.
 const (
 	Unknown Life = iota
 	Alive
@@ -58,7 +58,8 @@ type judge struct {
 	unsure                       error // the first error in reading the above, other than fs.ErrNotExist
 }
 
-// here returns the judge of this process. It is made when first needed, not at start.
+// here returns the judge of this process. The judge is made at the first call, not at the start of
+// the program.
 var here = sync.OnceValue(func() judge {
 	var j judge
 	note := func(err error) {
@@ -92,7 +93,7 @@ var here = sync.OnceValue(func() judge {
 	return j
 })
 
-// life reports whether the process is alive, dead, or cannot be judged from here.
+// life returns Alive, Dead, or Unknown if the process cannot be judged from here.
 func (j judge) life(p *Process) Life {
 	pidfd, life, _ := j.open(p)
 	if pidfd >= 0 {
@@ -101,8 +102,8 @@ func (j judge) life(p *Process) Life {
 	return life
 }
 
-// canDescribe returns an error if a description made here would lack a part. The machine's
-// id may be missing, since the boot's id identifies the machine until the next boot.
+// canDescribe returns an error if a description made here would lack a part that is needed. The
+// machine's id is not needed, since the boot's id identifies the machine until the next boot.
 func (j judge) canDescribe() error {
 	switch {
 	case j.unsure != nil:
@@ -117,11 +118,12 @@ func (j judge) canDescribe() error {
 	return nil
 }
 
-// byDescription judges a process by its description alone, without examining the process. sure
-// means that examining it from here could not tell more.
+// byDescription judges a process without examining it, by its description alone. sure is true if an
+// examination from here could not tell more.
 //
-// A boot id is random, so two processes with the same one are on the same machine. The machine id
-// is needed only if the boot ids differ: it tells another boot of this machine from another machine.
+// Boot ids are random, so two processes with the same boot id are on the same machine. If the boot
+// ids differ, the machine id tells whether the process belongs to another boot of this machine or
+// to another machine.
 func (j judge) byDescription(p *Process) (life Life, sure bool) {
 	switch {
 	case p == nil || p.PID <= 0 || p.Boot == "" || j.boot == "":
@@ -134,32 +136,33 @@ func (j judge) byDescription(p *Process) (life Life, sure bool) {
 	return Unknown, false
 }
 
-// endsWithBoot reports whether the next boot of this machine proves the process dead. It proves
-// nothing without the machine's id, or about a process of another machine.
+// endsWithBoot reports whether the next boot of this machine will prove the process dead. It is
+// false if the machine's id is not known, and for a process of another machine.
 func (j judge) endsWithBoot(p *Process) bool {
 	j.boot = "the next"
 	life, _ := j.byDescription(p)
 	return life == Dead
 }
 
-// glance is Life at a tenth of the cost. sure is false if any process has the pid, whether
-// this one or another.
+// glance is Life at a tenth of the cost. If any process has the pid now, this one or another,
+// glance cannot judge the process, and sure is false.
 func (p *Process) glance() (life Life, sure bool) {
 	j := here()
 	if life, sure := j.byDescription(p); sure {
 		return life, true
 	}
-	// getpgid(2) fails as kill(2) with signal 0 does, at half the cost.
+	// Like kill(2) with signal 0, getpgid(2) fails if no process has the pid. It takes half the
+	// time.
 	if _, err := unix.Getpgid(p.PID); !errors.Is(err, unix.ESRCH) {
 		return Unknown, false
 	}
 	return j.life(p), true
 }
 
-// open does what Life does, and opens the process if it is alive: the caller must close pidfd,
-// which is -1 otherwise. A pidfd polls readable once the process has ended (pidfd_open(2)). An
-// error says why a process that may be alive could not be opened, such as a lack of descriptors;
-// in that case, life is what can be told without a pidfd.
+// open returns what Life does, and opens the process if it is alive. The caller must then close
+// pidfd; otherwise, pidfd is -1. A pidfd polls readable once the process has ended (pidfd_open(2)).
+// If a process that may be alive cannot be opened, for example for lack of descriptors, open
+// returns Unknown and an error.
 func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	if life, sure := j.byDescription(p); sure {
 		return -1, life, nil
@@ -183,7 +186,8 @@ func (j judge) open(p *Process) (pidfd int, life Life, err error) {
 	return pidfd, life, nil
 }
 
-// lifeOf returns whether this process is alive, given a pidfd that was opened with its pid.
+// lifeOf returns whether this process is alive. pidfd was opened with this process's pid, and may
+// belong to a later process with that pid.
 func (p *Process) lifeOf(pidfd int) Life {
 	inode, err := pidfdInode(pidfd)
 	same, known := inode == p.Inode, err == nil && inode != 0 && p.Inode != 0
@@ -193,9 +197,9 @@ func (p *Process) lifeOf(pidfd int) Life {
 		same, known = start == p.Start, err == nil
 	}
 
-	// This is checked last: if the process has not ended by now, the stat that was read above
-	// was its own. A pidfd polls readable once every thread has ended, reaped or not
-	// (pidfd_open(2)); state Z in stat comes earlier, when only the leader has.
+	// The pidfd is polled last: if its process has not ended by now, the stat that was read above
+	// belonged to that process. A pidfd polls readable once every thread has ended, reaped or not
+	// (pidfd_open(2)). State Z in stat comes earlier, when only the leader has ended.
 	over, err := readable(pidfd)
 	switch {
 	case over, known && !same:
@@ -224,8 +228,8 @@ func pidfdInode(pidfd int) (uint64, error) {
 // pidfs is set once a pidfd was found to be on pidfs.
 var pidfs atomic.Bool
 
-// readSmall is os.ReadFile for a small file of the kernel, with half the system calls. The
-// path is relative to the directory with this descriptor, as in openat(2).
+// readSmall is os.ReadFile for a small file of the kernel, with half the system calls. The path is
+// relative to the directory with the descriptor dir, as in openat(2).
 func readSmall(dir int, path string) ([]byte, error) {
 	fd, err := openAt(dir, path, unix.O_RDONLY, 0)
 	if err != nil {
@@ -240,8 +244,8 @@ func readSmall(dir int, path string) ([]byte, error) {
 	return content, nil
 }
 
-// startTime returns field 22 of the /proc/<pid>/stat at this path. Field 2, the command's
-// name, may contain spaces and parentheses, so the fields are counted from its end.
+// startTime returns field 22 of a /proc/<pid>/stat, at this path. Field 2, the command's name, may
+// contain spaces and parentheses, so fields are counted from the end of that name.
 func startTime(dir int, path string) (uint64, error) {
 	stat, err := readSmall(dir, path)
 	if err != nil {
@@ -270,9 +274,9 @@ func readable(fd int) (bool, error) {
 }
 
 // procIsOurs reports whether /proc was mounted in our pid namespace, given the content of
-// /proc/self/status. NSpid there lists our pids from the mount's namespace down to our own
-// (proc_pid_status(5)). If these two namespaces are the same, the list is a single pid, the one
-// that getpid(2) returns.
+// /proc/self/status. NSpid in that file lists our pids, from the one in the namespace of the mount
+// down to the one in our own (proc_pid_status(5)). If the two namespaces are the same, the list has
+// a single pid, the one that getpid(2) returns.
 func procIsOurs(status string) bool {
 	for line := range strings.Lines(status) {
 		if pids, ok := strings.CutPrefix(line, "NSpid:"); ok {

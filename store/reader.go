@@ -1,4 +1,5 @@
-// Reads the token file for a gate: what a token allows now, and for how long.
+// Reads the token file for a gate or a forwarder: looks up what a token allows, and cancels uses
+// that the token no longer allows.
 
 package store
 
@@ -19,12 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reader returns what a token allows according to the token file and the [Freezes] at that
-// moment. If the token file is missing or not a JSON object, no token is valid.
+// Reader returns what a token allows at the moment of a call, according to the token file and the
+// [Freezes]. If the token file is missing or not a JSON object, no token is valid.
 //
-// Each call checks both files, and reads one again if its device, inode, size or times have
-// changed. While a context of [Reader.While] is in use, they are checked a hundred times
-// a second. A Reader is safe for concurrent use.
+// Each call checks both files, and reads a file again if its device, inode, size or times have
+// changed. While a context of [Reader.While] is in use, the Reader also checks the files a hundred
+// times a second. A Reader is safe for concurrent use.
 type Reader struct {
 	path   string
 	report func(error)
@@ -46,12 +47,12 @@ type Reader struct {
 // nothing about the token.
 type tokenHash [sha256.Size]byte
 
-// hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token.
-// Such a key is not accepted as a token: it has a colon, which no Basic user name has, and its own
-// SHA-256 is not the one that it contains.
+// hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token. Such a
+// key is not accepted as a token: it has a colon, which no Basic user name has, and the SHA-256 of
+// the key is not the one in the key.
 const hashedPrefix = "sha256:"
 
-// Pass describes a valid token. [Pass.For] returns what it allows.
+// Pass describes a valid token. [Pass.For] returns what the pass allows.
 type Pass struct {
 	Grant
 	Limits      Limits
@@ -65,16 +66,16 @@ type Pass struct {
 	freezes *Freezes // as they were when the pass was found
 }
 
-// reliance is one use of a pass, by [Reader.While].
+// reliance is one use of a pass that [Reader.While] watches over.
 type reliance struct {
 	pass   Pass
 	use    Use
 	cancel context.CancelCauseFunc
 }
 
-// Reader returns a reader of the token file. It calls report with the error if that file or the
-// freezes cannot be read, once for the same error, and with nil when both can be read again. An
-// error about the freezes wraps [ErrFreezesWrong].
+// Reader returns a reader of the token file. The reader calls report with an error if that file or
+// the freezes cannot be read, and with nil when both can be read again. It does not repeat the last
+// error. An error about the freezes wraps [ErrFreezesWrong].
 func (f File) Reader(report func(error)) *Reader {
 	return &Reader{
 		path: f.Path, report: report, relied: map[*reliance]struct{}{},
@@ -85,8 +86,8 @@ func (f File) Reader(report func(error)) *Reader {
 // Path returns the path of the token file.
 func (r *Reader) Path() string { return r.path }
 
-// Find returns what the token allows now, and whether it is valid. A token whose process is
-// proved dead is not valid, even before a sweep. Neither is a token with a colon, since a colon
+// Find returns what the token allows now, and false if the token is not valid. A token is not valid
+// if its process is proved dead, even before a sweep, or if the token has a colon, since a colon
 // ends a Basic user name.
 func (r *Reader) Find(token string) (Pass, bool) {
 	if strings.Contains(token, ":") {
@@ -104,7 +105,8 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 	return r.find(hash)
 }
 
-// Still returns nil if a use that the pass allowed may go on, and otherwise why it may not.
+// Still returns nil if a use that the pass allowed may go on, and otherwise an error with the
+// reason.
 func (r *Reader) Still(p Pass, use Use) error {
 	now, ok := r.find(p.hash)
 	if !ok {
@@ -125,8 +127,9 @@ func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	return passOf(hash, e, freezes), e.State().Counts()
 }
 
-// entry returns an entry of the file, if it is well formed. It keeps the parsed entry: every request
-// asks for its token's, and an entry with many projects or patterns takes long to parse.
+// entry returns the entry of the token with this hash, if the entry is well formed. It parses an
+// entry only once: every request looks up its token's entry, and an entry with many projects or
+// patterns takes long to parse.
 func (r *Reader) entry(hash tokenHash) (Entry, bool) {
 	if e, ok := r.parsed[hash]; ok {
 		return e, true
@@ -142,11 +145,12 @@ func (r *Reader) entry(hash tokenHash) (Entry, bool) {
 	return e, ok
 }
 
-// While returns a context that is done when ctx is, or when a use that the pass allows may no
-// longer go on, with the reason as its cause. The caller must call release.
+// While returns a context for a use that the pass allows. The context is done when ctx is done, or
+// when the use may no longer go on; in that case, the context's cause is the reason. The caller
+// must call release.
 func (r *Reader) While(ctx context.Context, p Pass, use Use) (valid context.Context, release func()) {
 	valid, cancel := context.WithCancelCause(ctx)
-	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // on an error, only a revocation ends the use
+	forget, _ := p.Process.OnDeath(func() { cancel(ErrDied) }) // on an error, the use goes on until the token is revoked
 	one := &reliance{pass: p, use: use, cancel: cancel}
 
 	r.mu.Lock()
@@ -168,8 +172,8 @@ func (r *Reader) While(ctx context.Context, p Pass, use Use) (valid context.Cont
 	}
 }
 
-// watch checks the files while any context of While is in use. It does not use inotify(7),
-// which reports neither a replaced directory nor writes of another machine.
+// watch checks the files while any context of While is in use. It does not use inotify(7), which
+// does not report that a directory was replaced or that another machine wrote a file.
 func (r *Reader) watch() {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -193,7 +197,7 @@ func (r *Reader) Freezes() *Freezes {
 	return r.freezes.known
 }
 
-// Tokens returns how many entries the file has, and when it was last read.
+// Tokens returns how many entries the token file has, and when that file was last read.
 func (r *Reader) Tokens() (number int, readAt time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -201,15 +205,16 @@ func (r *Reader) Tokens() (number int, readAt time.Time) {
 	return len(r.entries), r.readAt
 }
 
-// InNetwork returns the entries of the containers whose gate listens in this network
-// namespace ([Attached].Network), with the keys of their tokens.
+// InNetwork returns the entries of the containers whose gate listens in this network namespace
+// ([Attached].Network). The entries have keys in place of tokens.
 func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	r.mu.Lock()
 	r.look()
 	content, entries := r.content, r.entries
 	r.mu.Unlock()
 
-	// Most networks have no entry, and of thousands of entries few need to be parsed.
+	// Most networks have no entry. If there are thousands of entries, only those that contain the
+	// number are parsed.
 	number := strconv.AppendUint(nil, cookie, 10)
 	if cookie == 0 || !bytes.Contains(content, number) {
 		return nil
@@ -228,8 +233,8 @@ func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	return found
 }
 
-// look reads the token file and the freezes again if they have changed, and then checks every use
-// in progress.
+// look reads the token file and the freezes again if they have changed. After a change, it checks
+// every use in progress.
 func (r *Reader) look() {
 	tokens, freezes := r.lookTokens(), r.freezes.look()
 	if !tokens && !freezes {
@@ -242,8 +247,8 @@ func (r *Reader) look() {
 	}
 }
 
-// lookTokens reads the token file if it is not the one that was last read, and reports whether
-// its content has changed.
+// lookTokens reads the token file, unless it is surely the version that was last read. It reports
+// whether the content has changed or cannot be read.
 func (r *Reader) lookTokens() (changed bool) {
 	if r.seen.Exists() && r.seen.IsAt(r.path, unix.AT_SYMLINK_NOFOLLOW) {
 		return false
@@ -268,7 +273,7 @@ func (r *Reader) lookTokens() (changed bool) {
 	return true
 }
 
-// check cancels the context of a use that the token file, or the freezes, no longer allow.
+// check cancels the context of a use if the token file or the freezes no longer allow that use.
 func (r *Reader) check(one *reliance) {
 	now, ok := r.entry(one.pass.hash)
 	if !ok || now.Malformed {
@@ -292,7 +297,7 @@ func (r *Reader) reportOnce(err error) {
 	}
 }
 
-// readTokenFile reads the token file, which must be there.
+// readTokenFile reads the token file. If there is none, it returns an error.
 func readTokenFile(path string) (tokenFile, error) {
 	dir, name := split(path)
 	directory, err := openDirectory(dir)
@@ -326,17 +331,18 @@ func hashed(content []byte) (map[tokenHash]json.RawMessage, error) {
 	return entries, nil
 }
 
-// hashOfKey returns the SHA-256 of the token that a key of the token file is or stands for.
+// hashOfKey returns the SHA-256 of the token that has this key in the token file. The key is the
+// token itself or, after hashedPrefix, the SHA-256. ok is false if the key is neither.
 func hashOfKey(key []byte) (hash tokenHash, ok bool) {
 	if digits, hashed := bytes.CutPrefix(key, []byte(hashedPrefix)); hashed {
 		n, err := hex.Decode(hash[:], digits[:min(len(digits), 2*len(hash))])
 		return hash, err == nil && n == len(hash) && bytes.Equal(digits, bytes.ToLower(digits)) && len(digits) == 2*n
 	}
-	// An empty token would accept requests without a user name.
+	// If an empty token counted, requests without a user name would be accepted.
 	return sha256.Sum256(key), len(key) > 0
 }
 
-// entryOf reads an entry, if it is well formed.
+// entryOf parses the value of an entry, and reports whether the entry is well formed.
 func entryOf(value json.RawMessage) (Entry, bool) {
 	it := plainItem(value, member{token: []byte{}, end: len(value)})
 	return it.entry(), it.wellFormed()

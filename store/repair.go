@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// Leftover returns the path of the temporary file that a killed process left, or an empty
-// path. The file holds tokens. The next writer removes it, or this call if remove is set.
+// Leftover returns the path of the temporary file that a killed writer left, or "" if there is
+// none. The file holds tokens. Leftover removes the file if remove is set; otherwise the next
+// writer does.
 func (f File) Leftover(remove bool) (path string, err error) {
 	path = filepath.Join(filepath.Dir(f.Path), temporaryName(filepath.Base(f.Path)))
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -33,9 +34,9 @@ func (f File) Leftover(remove bool) (path string, err error) {
 	return path, err
 }
 
-// SetAside renames a token file that is not a JSON object and returns its new path, beside
-// the old one. As before, no token is valid, but new ones can be issued. It leaves a valid
-// file in place and returns an error.
+// SetAside renames a token file that is not a JSON object, and returns its new path in the same
+// directory. Until new tokens are issued, no token is valid, as before. If the file is a JSON
+// object, SetAside returns an error and leaves the file in place.
 func (f File) SetAside() (path string, err error) {
 	path = f.Path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")
 	err = f.underLock(func(dir directory, name string) error {

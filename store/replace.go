@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sizeLimit is the largest size of a token file, enough for some hundred thousand tokens.
-// A sparse file of terabytes costs its owner nothing, and reading it would use up the
-// machine's memory.
+// sizeLimit is the largest size of a token file, enough for some hundred thousand tokens. Without a
+// limit, a sparse file of terabytes, which costs its owner nothing, would use up the machine's
+// memory when it is read.
 const sizeLimit = 64 << 20
 
 // tokenFile is a token file as it was read.
@@ -67,16 +67,16 @@ func readAll(fd, size, limit int) ([]byte, error) {
 	}
 }
 
-// replace replaces the old token file with one that has this content. If durable is set, it
-// also syncs the directory, so that the change outlives a power cut. If mustFit is set, it uses
-// the spare when the disk is full.
+// replace replaces the old token file with one that has this content. If durable is set, it also
+// syncs the directory, so that the change outlives a power cut. If mustFit is set and the disk is
+// full, it uses the spare.
 func (f directory) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
 	size := 0
 	for _, piece := range content {
 		size += len(piece)
 	}
 	if size > sizeLimit {
-		// No program could read a file of this size, so none could make it smaller.
+		// Our programs refuse to read a larger file, so they could not make it smaller.
 		return fmt.Errorf("would grow to more than %d bytes: revoke tokens first", sizeLimit)
 	}
 
@@ -107,7 +107,7 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 	return nil
 }
 
-// create creates a temporary file. It removes one that a killed process left.
+// create creates the temporary file, in place of one that a killed writer may have left.
 func (f directory) create(name string) (fd int, err error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	fd, err = openAt(f.fd, name, flags, 0o600)
@@ -133,7 +133,7 @@ func (f directory) fill(fd int, name string, content [][]byte, old *unix.Stat_t)
 		err = setNewMtime(fd, old)
 	}
 	if err == nil {
-		// Otherwise, after a power cut, a file system may have the rename and not the content.
+		// Without this, a power cut may leave the rename done and the content lost.
 		err = os.NewSyscallError("sync", unix.Fsync(fd))
 	}
 	if err != nil {
@@ -179,10 +179,10 @@ func writeAll(fd int, pieces [][]byte) error {
 // the old one. One writer at a time holds the lock, so one name is enough.
 func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
-// keepOwnerAndMode gives the file the owner, group and mode of the old one. If there is no
-// old one, the mode is 0600 and the owner is the directory's: the gate server's user, for
-// example, when root issues the first token. A group without rights is kept only if we may
-// give files to it.
+// keepOwnerAndMode gives the new file the owner, group and mode of the old one. If there is no old
+// file, the mode is 0600 and the owner is the directory's: the gate server's user, for example,
+// when root issues the first token. If the mode gives the group no rights, it is no error that the
+// group cannot be kept.
 func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	var have unix.Stat_t
 	if err := unix.Fstat(fd, &have); err != nil {
@@ -206,8 +206,9 @@ func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 			return err
 		}
 		err := unix.Fchown(fd, int(uid), int(gid))
-		// Losing a group without rights does no harm. A file that root's hook made for the
-		// gate's user has root's group, which that user cannot keep in a sweep.
+		// A group without rights may be lost without harm. A sweep by the gate's user loses one if
+		// root's hook made the old file: that file has root's group, to which the gate's user
+		// cannot give a file.
 		if err != nil && (uid != have.Uid || mode&0o070 != 0) {
 			return fmt.Errorf("keep owner and group %d:%d: %w", uid, gid, err)
 		}
@@ -223,9 +224,9 @@ func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 
 // mapped returns an error if the owner or group is not mapped into this user namespace.
 //
-// Such an id reads as the overflow id, usually 65534. That number may itself be mapped, to
-// another id: chown(2) would succeed and give the file away (seen in podman's rootless user
-// namespace, Linux 6.18).
+// An id that is not mapped shows as the overflow id, usually 65534. That number can itself be
+// mapped to another id: chown(2) would then succeed and give the file to the wrong user (seen in
+// podman's rootless user namespace, Linux 6.18).
 func mapped(uid, gid uint32) error {
 	inside, err := InUserNamespace()
 	if err != nil {
@@ -238,13 +239,13 @@ func mapped(uid, gid uint32) error {
 	return nil
 }
 
-// setNewMtime sets the modification time to now, or to a time just later than that of the
-// old file. Two replacements within a clock tick would otherwise get the same time, and a
-// gate server would not notice the second. The time is read back because file systems
-// round it (to a second on ext4 with 128-byte inodes, to two on FAT).
+// setNewMtime sets the modification time to now or, if that is not later than the old file's time,
+// to just after the old file's time. Otherwise, two replacements within a clock tick would have the
+// same time, and a gate server would not notice the second. The time is read back because file
+// systems round it (to a second on ext4 with 128-byte inodes, to two on FAT).
 //
-// If a wrong clock has once set the latest time that the file system can store, no later
-// one is possible. The time is then set to now, which at least differs.
+// If the old file has the latest time that the file system can store, as a wrong clock may have
+// set, no later time is possible. The new file then gets an earlier time, which at least differs.
 func setNewMtime(fd int, old *unix.Stat_t) error {
 	now := time.Now()
 	if old == nil {
@@ -276,8 +277,8 @@ func setNewMtime(fd int, old *unix.Stat_t) error {
 	return err
 }
 
-// setMtime is os.Chtimes by descriptor, since the directory's owner may have put another
-// file under the name. It returns the time as the file system stored it.
+// setMtime sets the modification time of a file by its descriptor: under the file's name, the
+// directory's owner may have put another file. It returns the time as the file system stored it.
 func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 	modified, err := unix.TimeToTimespec(mtime)
 	if err == nil {
@@ -294,8 +295,8 @@ func setMtime(fd int, mtime time.Time) (kept time.Time, err error) {
 	return time.Unix(stat.Mtim.Unix()), nil
 }
 
-// InUserNamespace reports whether this process's user ids differ from the kernel's: whether
-// uid_map is anything but the identity (user_namespaces(7)).
+// InUserNamespace reports whether user ids in this process differ from the kernel's. They do if
+// uid_map is not the identity (user_namespaces(7)).
 func InUserNamespace() (bool, error) {
 	m, err := readSmall(unix.AT_FDCWD, "/proc/self/uid_map")
 	if err != nil {
@@ -304,7 +305,7 @@ func InUserNamespace() (bool, error) {
 	return strings.Join(strings.Fields(string(m)), " ") != "0 0 4294967295", nil
 }
 
-// isOverflowID reports whether the id is the one that the kernel shows for unmapped ids.
+// isOverflowID reports whether the id is the one that the kernel shows for ids that are not mapped.
 func isOverflowID(id uint32, kind string) bool {
 	overflow, err := readSmall(unix.AT_FDCWD, "/proc/sys/kernel/overflow"+kind)
 	if err != nil {

@@ -11,18 +11,19 @@ import (
 	"slices"
 )
 
-// Rights are what a token allows: what may be done in its own project and in others, within its
-// limits, and which services of the host may be used.
+// Rights are what a token allows in its own project, in other projects and with services of the
+// host.
 type Rights struct {
-	Project  string // the token's own, which does not change
+	Project  string // the token's own; it must not be changed
 	Limits   Limits
 	Also     Also
 	Services map[string]string // as in [Attached]; they can only be taken away
 }
 
 // ChangeRights changes the rights of a container's tokens, in one transaction, and returns the
-// changed entries. Everything else in an entry is carried over, also keys that this package does not
-// know. If edit returns an error, or leaves rights that must not be issued, nothing changes.
+// changed entries. Everything else in an entry is carried over, including keys that this package
+// does not know. If edit returns an error, or makes rights that must not be issued, ChangeRights
+// returns an error and changes nothing.
 func (f File) ChangeRights(container string, edit func(*Rights) error) (changed []Entry, err error) {
 	err = f.underLock(func(dir directory, name string) error {
 		file, err := dir.read(name)
@@ -47,8 +48,9 @@ func (f File) ChangeRights(container string, edit func(*Rights) error) (changed 
 	return changed, err
 }
 
-// changeRights changes the rights of the container's entries. It returns the new texts of their
-// members, each by the offset at which the member begins in the content, and the changed entries.
+// changeRights changes the rights of the container's entries. It returns the changed entries, and
+// the new texts of their members. The key of a text is the offset in the content at which the old
+// text begins.
 func (x index) changeRights(container string, edit func(*Rights) error) (texts map[int][]byte, changed []Entry, err error) {
 	texts = map[int][]byte{}
 	for _, m := range x.last() {
@@ -94,8 +96,8 @@ func (x index) changeRights(container string, edit func(*Rights) error) (texts m
 	return texts, changed, nil
 }
 
-// checkServices returns an error if the rights have services that the entry lacks: nothing
-// listens for these in the container's network.
+// checkServices returns an error if the rights have a service that the entry lacks: in the
+// container's network, nothing listens for such a service.
 func (r Rights) checkServices(e Entry) error {
 	for name, listen := range r.Services {
 		if e.Gate == nil || e.Gate.Services[name] != listen {
@@ -105,7 +107,7 @@ func (r Rights) checkServices(e Entry) error {
 	return nil
 }
 
-// in returns an entry's text with these rights in place of the entry's.
+// in returns the text of the entry e with these rights in place of the old ones.
 func (r Rights) in(text []byte, e Entry) ([]byte, error) {
 	names, values, err := inOrder(text)
 	if err != nil {
@@ -150,7 +152,7 @@ func (r Rights) in(text []byte, e Entry) ([]byte, error) {
 	return indented.Bytes(), err
 }
 
-// objectOf returns a JSON object of the names that have a value, in their order.
+// objectOf returns a JSON object of the names that have a value, in the order of names.
 func objectOf(names []string, values map[string]json.RawMessage) ([]byte, error) {
 	var text bytes.Buffer
 	for _, name := range names {
@@ -167,7 +169,8 @@ func objectOf(names []string, values map[string]json.RawMessage) ([]byte, error)
 	return fmt.Appendf(nil, "{%s}", bytes.TrimPrefix(text.Bytes(), []byte(","))), nil
 }
 
-// withServices returns the text of an entry's gate with these services in the place of its own.
+// withServices returns an entry's value of the key "gate", with these services in place of the old
+// ones.
 func withServices(gate []byte, services map[string]string) ([]byte, error) {
 	names, values, err := inOrder(gate)
 	if err != nil {
@@ -182,7 +185,7 @@ func withServices(gate []byte, services map[string]string) ([]byte, error) {
 	return objectOf(names, values)
 }
 
-// inOrder returns the keys of a JSON object in their order, each once, and its values.
+// inOrder returns the keys of a JSON object, in order and each once, and the values by key.
 func inOrder(text []byte) (names []string, values map[string]json.RawMessage, err error) {
 	if err := json.Unmarshal(text, &values); err != nil {
 		return nil, nil, err
@@ -207,7 +210,8 @@ func inOrder(text []byte) (names []string, values map[string]json.RawMessage, er
 	return names, values, nil
 }
 
-// with returns the content with each text in place of the member that begins at the text's offset.
+// with returns the content with new texts in place of members. The key of a text is the offset at
+// which its member begins.
 func (x index) with(texts map[int][]byte) (pieces [][]byte) {
 	from := 0
 	for _, m := range x.members {

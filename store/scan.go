@@ -16,37 +16,36 @@ import (
 // index locates the members of a token file's object in its content.
 type index struct {
 	content   []byte
-	canonical *canonicalScanner // reads the content; nil if it is not in the canonical form
+	canonical *canonicalScanner // reads the content; nil if the content is not in canonical form
 	members   []member
 }
 
-// member is one key of the object with its value. A key that is not valid Unicode, such
-// as half a surrogate pair, cannot be a token: the member is carried over, no matter what its
-// value.
+// member is a key of the object and its value. A key that is not valid Unicode, such as half a
+// surrogate pair, cannot be a token: its member is carried over, whatever the value is.
 type member struct {
 	token             []byte // the key, decoded; nil if it is not valid Unicode
 	start, value, end int    // content[start:end] is the key and its value
 }
 
-// item is a parsed member: an entry, if it is well formed. Its slices may be parts of the
-// content, and then keep all of it in memory.
+// item is a parsed member. If it is well formed, it is an entry. Its slices may be parts of the
+// content, and then the whole content stays in memory with them.
 type item struct {
 	member
 	project, scope, task, container, created []byte // nil: absent, or not a string
-	limited                                  []byte // the value of that key; nil: absent, or not understood
-	malformed                                bool   // it has limits that are not understood
+	limited                                  []byte // the value of "limited"; nil: absent, or not understood
+	malformed                                bool   // the limits are not understood
 	tied                                     bool
 	process                                  Process
-	also, gate                               []byte // the value of that key, whatever it is
+	also, gate                               []byte // the values of these keys, of any type
 }
 
-// wellFormed reports whether the item is an entry: its project, or else its scope, is a
-// string, or else it is limited in a way that we know.
+// wellFormed reports whether the item is an entry: it has a project or a scope that is a string, or
+// limits that are understood.
 func (it *item) wellFormed() bool {
 	return it.token != nil && (it.project != nil || it.scope != nil || it.limited != nil)
 }
 
-// entry returns the item as an Entry, which keeps nothing of the content.
+// entry returns the item as an Entry, which shares no memory with the content.
 func (it *item) entry() Entry {
 	e := Entry{
 		Token: Token(it.token), Grant: Grant{Project: string(it.project), Task: string(it.task)},
@@ -79,7 +78,7 @@ func (it *item) entry() Entry {
 				readInto(&attached.Network, number)
 			}
 			if services, has := gate["services"]; has && !readInto(&attached.Services, services) {
-				attached.Services = nil // it was read in part
+				attached.Services = nil // a part of it may have been read
 			}
 			e.Gate = &attached
 		}
@@ -87,9 +86,9 @@ func (it *item) entry() Entry {
 	return e
 }
 
-// scan reads a whole token file's content. It calls begin, and then calls the function that begin
-// returned for each member, with an item that is valid until the next call. It first tries to read
-// the canonical form (canonical.go). If anything is not in that form, it starts again with
+// scan reads the whole content of a token file. It calls begin, and then calls the returned
+// function with an item for each member. An item is valid until the next one. scan first tries to
+// read the canonical form (canonical.go). If any part is not in that form, scan starts again with
 // encoding/json, and calls begin again.
 func scan(content []byte, begin func() func(*item)) (index, error) {
 	s := &canonicalScanner{text: content}
@@ -109,7 +108,8 @@ func (x index) item(m member) *item {
 	return &it
 }
 
-// last returns the members that count: if a key occurs twice, the last one, as in Python.
+// last returns the members that count. If a key occurs twice, only its last member counts, as in
+// Python.
 func (x index) last() []member {
 	// Usually no key occurs twice, and hashes are enough to see that.
 	seed, seen := maphash.MakeSeed(), make(map[uint64]struct{}, len(x.members))
@@ -176,11 +176,12 @@ func scanPlain(content []byte, visit func(*item)) ([]member, error) {
 	return members, nil
 }
 
-// plainItem reads a member that any program may have written. Keys of the wrong type count
-// as absent: an entry whose process does not parse is tied to none, and never swept.
+// plainItem reads a member in any form of JSON. A key whose value has the wrong type counts as
+// absent, except "limited". An entry whose process does not parse is therefore tied to no process,
+// and never swept.
 //
-// The fields are read one by one because encoding/json matches the keys of a struct
-// regardless of case, and the Python programs do not.
+// The fields are read one by one because encoding/json matches the keys of a struct regardless of
+// case, and the Python programs do not.
 func plainItem(content []byte, m member) item {
 	it := item{member: m}
 	keys, ok := valuesOf(content[m.value:m.end])

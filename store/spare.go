@@ -1,12 +1,12 @@
 // Reserves space for the next token file, so that a token can be revoked when the disk is full.
 //
-// Beside the token file is a spare, a file of zeroes whose blocks are allocated. If
-// there is no space for a new token file, the spare becomes the temporary file: it is
-// written in place, and renamed to the token file like any other. A change that only
-// revokes tokens always fits into it.
+// Beside the token file is a spare, a file of zeroes whose blocks are allocated. If there is no
+// space for a new temporary file, the spare becomes the temporary file: it is overwritten in place,
+// and then renamed to the token file like any other temporary file. A change that only revokes
+// tokens always fits into the spare.
 //
-// Not promised: that this works on a file system that allocates new blocks for writes in
-// place, or twice in a row while another program takes every block that becomes free.
+// This does not work on a file system that allocates new blocks for writes in place. It may not
+// work twice in a row if another program takes every block that becomes free.
 
 package store
 
@@ -23,12 +23,13 @@ func spareName(name string) string { return "." + name + ".spare" }
 // isFull reports whether the disk, or the owner's quota, is full.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// takeSpare renames the spare to the temporary file, for content of this size, and returns
-// it open for writing. It truncates a longer spare; the remaining blocks stay allocated.
+// takeSpare renames the spare to the temporary file, for content of this size, and returns it open
+// for writing. If the spare is longer, takeSpare truncates it; the blocks that remain stay
+// allocated.
 //
-// In another user's directory, any file may be in the spare's place: takeSpare returns an
-// error if the file has a second name (a hard link), or if its mode or owner shows that another
-// user could have opened it.
+// In another user's directory, any file may be in the spare's place. takeSpare returns an error if
+// the file has a second name (a hard link), or if its mode or owner shows that another user could
+// have opened it.
 func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	spare := spareName(name)
 	fd, stat, err := f.openRegular(spare, unix.O_WRONLY)
@@ -54,8 +55,9 @@ func (f directory) takeSpare(name string, size int) (fd int, err error) {
 	return fd, nil
 }
 
-// keepSpare makes sure that there is a spare for a token file of this size, which the token
-// file's owner can use too. Only later changes need it, so errors are ignored.
+// keepSpare makes sure that there is a spare for a token file of this size. It gives a new spare to
+// the token file's owner, who may need it, too. It ignores errors, since only later changes need
+// the spare.
 func (f directory) keepSpare(name string, size int) {
 	spare := spareName(name)
 	there, err := f.stat(spare)
@@ -74,8 +76,9 @@ func (f directory) keepSpare(name string, size int) {
 	}
 	defer unix.Close(fd)
 
-	// The owner comes first, in case this writer is killed here: a spare without blocks is
-	// made again, one of the wrong owner would stay and be useless.
+	// The owner is set before the blocks are allocated, in case this writer is killed in between.
+	// The next writer replaces a spare that is too short, but keeps one of the wrong owner, which
+	// is useless.
 	if int(owned.Uid) != unix.Geteuid() {
 		err = unix.Fchown(fd, int(owned.Uid), -1)
 	}
@@ -90,8 +93,8 @@ func (f directory) keepSpare(name string, size int) {
 	}
 }
 
-// allocate grows a file to this size with allocated blocks (fallocate(2)). Where the file
-// system cannot do that, it writes zeroes.
+// allocate grows a file to this size with allocated blocks (fallocate(2)). If the file system
+// cannot do that, it writes zeroes.
 func allocate(fd, size int) error {
 	for {
 		err := unix.Fallocate(fd, 0, 0, int64(size))

@@ -1,4 +1,4 @@
-// The token file: where it is by default, and the calls that issue, list and revoke its tokens.
+// Issues, lists and revokes the tokens of a token file, and finds the default token file.
 
 package store
 
@@ -14,25 +14,24 @@ import (
 
 // Errors that this package's errors wrap ([errors.Is]).
 var (
-	ErrCorrupt   = errors.New("not a JSON object")     // the token file
-	ErrNoDefault = errors.New("no default token file") // one must be named
+	ErrCorrupt   = errors.New("not a JSON object")     // a token file's content
+	ErrNoDefault = errors.New("no default token file") // the caller must name one
 )
 
-// File is a token file. It need not exist: it then holds no token, and the first
-// token to be issued creates it and its directories.
+// File is a token file. If the file does not exist, it holds no token, and the first token to be
+// issued creates it and its directories.
 type File struct {
 	Path        string        // see [TokenFilePath] for the default
-	LockTimeout time.Duration // how long a change waits for the lock; 0 is [DefaultLockTimeout]
+	LockTimeout time.Duration // how long a change waits for the lock; 0 means [DefaultLockTimeout]
 }
 
 // TokenFilePath returns the token file that the programs sharing it agree on:
-// $TEROK_SANDBOX_STATE_DIR/gate/tokens.json, else for root
-// /var/lib/terok/sandbox/gate/tokens.json, else
-// ${XDG_DATA_HOME:-~/.local/share}/terok/sandbox/gate/tokens.json.
+// $TEROK_SANDBOX_STATE_DIR/gate/tokens.json, else for root /var/lib/terok/sandbox/gate/tokens.json,
+// else ${XDG_DATA_HOME:-~/.local/share}/terok/sandbox/gate/tokens.json.
 //
-// There is no default inside a user namespace ([ErrNoDefault]): a rootless engine runs
-// hooks there as uid 0 with another user's HOME or none, and prestart and poststop
-// would not agree.
+// There is no default inside a user namespace ([ErrNoDefault]). A rootless engine runs hooks there
+// as uid 0, with another user's HOME or none, so the prestart and poststop hooks of a container
+// could find different files.
 func TokenFilePath() (string, error) {
 	inside, err := InUserNamespace()
 	if err != nil {
@@ -83,17 +82,17 @@ func (f File) CreateToken(project, task string) (Token, error) {
 	return token, err
 }
 
-// RevokeTokenForTask revokes every token of the project and task, of any issuer, and
-// returns the revoked entries. It is no error if there are none.
+// RevokeTokenForTask revokes every token of the project and task, no matter which program issued
+// it, and returns the revoked entries. If there are none, it returns no error.
 func (f File) RevokeTokenForTask(project, task string) ([]Entry, error) {
 	return f.Revoke(func(e Entry) bool { return e.Project == project && e.Task == task })
 }
 
-// Issue makes the entry's token valid. In the same transaction it revokes earlier
-// tokens of the same container and those whose process is dead; revoked lists both.
+// Issue makes the entry's token valid. In the same transaction, it revokes earlier tokens of the
+// same container, and tokens whose process it finds dead. revoked has all of these.
 //
-// An error before the rename leaves the file as it was. After the rename, only the directory's
-// fsync can fail: the token is then valid, but might not survive a power cut.
+// If Issue fails before the rename, the file is as it was. After the rename, only the fsync of the
+// directory can fail: the token is then valid, but might not survive a power cut.
 func (f File) Issue(e Entry) (revoked []Entry, err error) { return f.issue(e, nil, goes) }
 
 // IssueTo is Issue for a token that lives and dies with a process. It fails if the process
@@ -103,10 +102,10 @@ func (f File) IssueTo(process *Pinned, e Entry) (revoked []Entry, err error) {
 	return f.issue(e, process, goes)
 }
 
-// ErrIssued is in the chain of an error of [File.IssueOnceTo] if the process has a token.
+// ErrIssued reports that the process has a token in this container already ([File.IssueOnceTo]).
 var ErrIssued = errors.New("the container has a token already")
 
-// IssueOnceTo is IssueTo for a process that has no token yet in this container. If it has
+// IssueOnceTo is IssueTo for a process that has no token in this container yet. If the process has
 // one, IssueOnceTo returns an error wrapping [ErrIssued] and changes nothing.
 func (f File) IssueOnceTo(process *Pinned, e Entry) (revoked []Entry, err error) {
 	e.Process = &process.Process
@@ -143,11 +142,12 @@ func (f File) issue(e Entry, pinned *Pinned, ofSame fate) (revoked []Entry, err 
 	return done.gone, err
 }
 
-// RevokeContainer revokes the tokens of a container that stopped, and sweeps: it
-// revokes the tokens of every container whose process is dead. It spares a token
-// of this container whose process is provably alive, which belongs to the
-// container's next life: a late poststop hook can run after the next prestart.
-// nextLife reports whether there is such a token.
+// RevokeContainer revokes the tokens of a container that has stopped, and the tokens of other
+// containers whose process it finds dead.
+//
+// It spares a token of this container whose process is provably alive, and reports in nextLife
+// whether there is one. Such a token belongs to the container's next life, since a late poststop
+// hook can run after the next prestart.
 func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err error) {
 	done, err := f.change(edit{fate: func(it *item) fate {
 		switch {
@@ -161,9 +161,9 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 	return done.gone, done.spared, err
 }
 
-// sweepFate is the fate of an entry when another change sweeps in passing. If no process
-// has the pid now, the entry goes. If one does, it must be opened to tell whether it is the
-// same process, and a change does that for at most [looks] entries.
+// sweepFate returns the fate of an entry in a change that also sweeps. If no process has the pid
+// now, the entry goes. If some process has the pid, it must be opened to tell whether it is the
+// same process; a change opens at most [looks] processes.
 func (it *item) sweepFate() fate {
 	if !it.tied {
 		return stays
@@ -177,7 +177,7 @@ func (it *item) sweepFate() fate {
 	return stays
 }
 
-// life returns whether the item's process is alive.
+// life returns whether the item's process is alive. Without a process, it returns Unknown.
 func (it *item) life() Life {
 	if !it.tied {
 		return Unknown
@@ -185,8 +185,8 @@ func (it *item) life() Life {
 	return it.process.Life()
 }
 
-// Sweep revokes the orphans: the tokens whose process is provably dead. A token
-// that no process is tied to is never swept.
+// Sweep revokes the orphans: the tokens whose process is provably dead. A token that is tied to no
+// process is never swept.
 func (f File) Sweep() (revoked []Entry, err error) {
 	done, err := f.change(edit{fate: func(it *item) fate {
 		if it.life() == Dead {
@@ -217,8 +217,8 @@ func (f File) Entries() ([]Entry, error) {
 	return entries, err
 }
 
-// Each visits the file's well-formed entries, in their order there. It takes no lock.
-// A file that is not a JSON object is an error, and none of it is visited.
+// Each calls visit for the file's well-formed entries, in the order of the file. It takes no lock.
+// If the file is not a JSON object, Each returns an error and visits no entry.
 func (f File) Each(visit func(Entry)) error {
 	path, name := split(f.Path)
 	dir, err := openDirectory(path)
@@ -252,8 +252,8 @@ func (f File) each(dir directory, name string, visit func(Entry)) error {
 	return nil
 }
 
-// change is a transaction: it reads the file, edits it and commits, if that changes
-// anything, all under the lock.
+// change is a transaction under the lock: it reads the file, edits the content, and replaces the
+// file if the content has changed.
 func (f File) change(e edit) (done edited, err error) {
 	if e.add == nil {
 		if _, err := os.Lstat(f.Path); errors.Is(err, fs.ErrNotExist) {
@@ -261,8 +261,9 @@ func (f File) change(e edit) (done edited, err error) {
 		}
 	}
 	err = f.underLock(func(dir directory, name string) error {
-		// Checked under the lock: a hook whose runtime was killed may run late, when the
-		// container has started again. It must not revoke the newer token as an earlier one.
+		// This is checked under the lock. A hook whose runtime was killed may run late, when the
+		// container has started again. Such a hook must not revoke the newer token, which it would
+		// take for an earlier one.
 		if e.add != nil && e.processHasEnded() {
 			return ErrEnded
 		}
@@ -292,7 +293,8 @@ func (f File) change(e edit) (done edited, err error) {
 	return done, err
 }
 
-// processHasEnded reports whether the process of the added entry has ended.
+// processHasEnded reports whether the process of the added entry has ended. It also returns true if
+// a pinned process cannot be polled.
 func (e edit) processHasEnded() bool {
 	if e.pinned == nil {
 		return e.add.Process.Life() == Dead
@@ -301,9 +303,9 @@ func (e edit) processHasEnded() bool {
 	return over || err != nil
 }
 
-// outlivesBoot reports whether a change adds or revokes a token that would still be valid
-// after a reboot, so that the change must be durable. Any other token is void after a power cut,
-// whether the old or the new file survives it.
+// outlivesBoot reports whether a change adds or revokes a token that would still be valid after a
+// reboot. Such a change must be durable. Any other token is void after a power cut, whether the old
+// or the new file survives.
 func (e edit) outlivesBoot(gone []Entry) bool {
 	return e.add != nil && !here().endsWithBoot(e.add.Process) ||
 		slices.ContainsFunc(gone, func(e Entry) bool { return !here().endsWithBoot(e.Process) })

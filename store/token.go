@@ -1,5 +1,5 @@
-// Tokens and grants, and the checks that they pass before they are issued: the form and length of
-// tokens and of the names of projects and tasks.
+// Defines tokens and grants, and checks them before they are issued: the form of the token, and the
+// names of the project and the task.
 
 package store
 
@@ -13,9 +13,8 @@ import (
 	"strings"
 )
 
-// Token is a secret: "terok-g-" and 32 lower-case hex digits, 128 bits from the
-// system's random source. Formatted by package fmt it shows its fingerprint;
-// string(token) is the secret itself.
+// Token is a secret: "terok-g-" and 32 lower-case hex digits, 128 bits from the system's random
+// source. Package fmt shows only its fingerprint; string(token) is the secret itself.
 type Token string
 
 const tokenPrefix = "terok-g-"
@@ -29,8 +28,8 @@ func NewToken() (Token, error) {
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
 }
 
-// check reports why a token must not be issued: an empty one would open the gate to
-// requests that name no user.
+// check returns an error if the token must not be issued. An empty token, for example, would open
+// the gate to requests that name no user.
 func (t Token) check() error {
 	if t.isKey() {
 		return nil
@@ -42,8 +41,8 @@ func (t Token) check() error {
 	return nil
 }
 
-// Fingerprint names the token without giving it away: the first 8 hex digits of
-// its SHA-256, which a key has too.
+// Fingerprint identifies the token without revealing it: it returns the first 8 hex digits of the
+// SHA-256. The key of a token has the same fingerprint.
 func (t Token) Fingerprint() string {
 	return t.Key()[len(hashedPrefix):][:8]
 }
@@ -51,8 +50,8 @@ func (t Token) Fingerprint() string {
 // IsFingerprint reports whether the text has the form of a token's fingerprint.
 func IsFingerprint(text string) bool { return len(text) == 8 && isHex(text) }
 
-// Key names the token in full without giving it away: its SHA-256, in the form that the token
-// file can hold in place of the token. The key of a key is that key.
+// Key returns the token's SHA-256, in the form in which the token file can hold it in place of the
+// token. The key of a key is that key.
 func (t Token) Key() string {
 	if t.isKey() {
 		return string(t)
@@ -81,15 +80,15 @@ func (t Token) String() string { return t.Fingerprint() }
 // GoString returns the fingerprint too.
 func (t Token) GoString() string { return t.Fingerprint() }
 
-// Grant names the project that a token opens, and the task that it is for.
+// Grant names the project and the task that a token is for.
 type Grant struct {
 	Project string
 	Task    string
 }
 
-// Check reports why a grant must not be issued. Project and task end up in URLs,
-// an env file and a shell, so both match [A-Za-z0-9][A-Za-z0-9._-]{0,127}. A
-// container's annotations choose them; a project "*" would open every repository.
+// Check returns an error if the grant must not be issued. A container's annotations choose project
+// and task, which end up in URLs, an env file and a shell. So both must match
+// [A-Za-z0-9][A-Za-z0-9._-]{0,127}. A project "*" would open every repository.
 func (g Grant) Check() error {
 	if err := CheckName(g.Project); err != nil {
 		return fmt.Errorf("project %w", err)
@@ -103,8 +102,8 @@ func (g Grant) Check() error {
 // LongestName is the largest length of a project or task, in bytes.
 const LongestName = 128
 
-// CheckName reports why a project or task must not be issued. Its errors quote the
-// value safely, cut to a length that fits a log line.
+// CheckName returns an error if a project or task must not have this name. Its errors quote the
+// name safely, cut to a length that fits a log line.
 func CheckName(s string) error {
 	switch {
 	case isName(s):

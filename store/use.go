@@ -1,4 +1,4 @@
-// Decides whether a token may be used for a request, or for a connection to a service, now.
+// Decides whether a token may now be used for a request or for a connection to a service.
 
 package store
 
@@ -14,12 +14,12 @@ type Use struct {
 	Push    bool
 
 	Service string // its name; empty for git
-	Listen  string // the address in the container's network that the service listens at
+	Listen  string // the service's address in the container's network
 }
 
-// Reasons why a token may not be used, besides [ErrFrozen] and [ErrFreezesWrong]. The last
-// three are for uses that were allowed and no longer are, as the [context.Cause] of
-// [Reader.While] and the error of [Reader.Still].
+// Reasons why a token may not be used, besides [ErrFrozen] and [ErrFreezesWrong]. The last three
+// are the reasons why a use that was allowed may not go on: [Reader.Still] returns them, or they
+// are the [context.Cause] of a context of [Reader.While].
 var (
 	ErrNotTheirs    = errors.New("the token is for another project")
 	ErrNoService    = errors.New("the token is not for this service")
@@ -31,9 +31,9 @@ var (
 	ErrChanged = errors.New("the token's limits for pushes were changed")
 )
 
-// For returns what the pass allows for a use, or an error if it does not allow the use. No other
-// function decides this: a use goes on as long as For, called on the token's current pass, allows
-// it as before.
+// For returns the limits for a use, or an error if the pass does not allow the use. No other
+// function decides this. A use in progress goes on only while For allows it with the token's
+// current pass.
 func (p Pass) For(use Use) (Limits, error) {
 	if use.Service != "" {
 		if listen, ok := p.Services[use.Service]; !ok || listen != use.Listen {
@@ -59,8 +59,8 @@ func (p Pass) For(use Use) (Limits, error) {
 	return limits, nil
 }
 
-// stillFor returns nil if this pass still allows a use that an earlier pass of the token has allowed.
-// A push may go on only if its limits have not changed.
+// stillFor returns nil if this pass still allows a use that an earlier pass of the token allowed,
+// and otherwise an error with the reason. A push may go on only if its limits have not changed.
 func (p Pass) stillFor(use Use, earlier Pass) error {
 	same := p.Grant == earlier.Grant && p.Container == earlier.Container && reflect.DeepEqual(p.Process, earlier.Process)
 	if !same {

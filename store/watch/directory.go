@@ -18,7 +18,7 @@ type followedDirectory struct {
 	watcher *fsnotify.Watcher // nil while the machine has no inotify instance left
 }
 
-// follow watches the directory again, since another one may have taken its place.
+// follow renews the watch, since another directory may now be at the path.
 func (f *followedDirectory) follow() error {
 	if f.watcher == nil {
 		watcher, err := fsnotify.NewWatcher()
@@ -29,7 +29,7 @@ func (f *followedDirectory) follow() error {
 	}
 
 	if f.watched != "" {
-		_ = f.watcher.Remove(f.watched) // an error means that it is gone
+		_ = f.watcher.Remove(f.watched) // an error means that the directory is gone
 		f.watched = ""
 	}
 
@@ -49,13 +49,14 @@ func (f *followedDirectory) follow() error {
 	}
 }
 
-// concerns reports whether an event can be about this file of the directory. Events of other
-// files in the directory, such as the lock, are not.
+// concerns reports whether an event can be about this file. It is false for an event of another
+// file in the directory, such as the lock file.
 func (f *followedDirectory) concerns(event fsnotify.Event, file string) bool {
 	return f.watched != f.path || event.Name == f.watched || event.Name == file
 }
 
-// events returns a channel that never sends while nothing can be watched.
+// events returns the channel of events, or nil while nothing can be watched: a nil channel never
+// sends.
 func (f *followedDirectory) events() <-chan fsnotify.Event {
 	if f.watcher == nil {
 		return nil

@@ -17,11 +17,11 @@ const (
 	// spares is the number of descriptors for everything but processes: the token file, its
 	// directory and lock, a new file, events, a log.
 	spares = 32
-	// turn is how many unwatched processes one look checks.
+	// turn is the largest number of unwatched processes that one look at the file checks.
 	turn = 1000
 )
 
-// processes holds the processes that the file's tokens are tied to. It is for one goroutine.
+// processes holds the processes that the file's tokens are tied to. Only one goroutine may use it.
 type processes struct {
 	died chan struct{} // receives after a watched process has died
 
@@ -29,7 +29,7 @@ type processes struct {
 	look      int           // counts the looks at the file
 	watched   int           // the number of watched processes, each with a descriptor
 	unwatched int           // the number of living processes that cannot be watched, for example for lack of descriptors
-	next      int           // the first of the unwatched processes to check next
+	next      int           // how many of the unwatched processes the next look skips
 	untold    []store.Token // tokens that newlyUnwatched has not reported yet
 	why       error         // why their processes cannot be watched
 }
@@ -40,15 +40,15 @@ type tied struct {
 	dead      atomic.Bool
 	forget    func() // ends the watch; nil if there is none
 	unwatched bool   // it is alive, but cannot be watched for now
-	seen      int    // the last look at the file that saw it
+	seen      int    // the last look that found the token in the file
 }
 
 func newProcesses() *processes {
 	return &processes{died: make(chan struct{}, 1), tied: map[store.Token]*tied{}}
 }
 
-// follow watches the living processes of the file's tokens and no others, and counts the
-// dead among them.
+// follow watches the living processes of the file's tokens, and ends the watch of all other
+// processes. dead is the number of tokens whose process has died.
 func (p *processes) follow(file store.File) (dead int, err error) {
 	p.look++
 
@@ -110,8 +110,8 @@ func (p *processes) follow(file store.File) (dead int, err error) {
 	return dead, nil
 }
 
-// mostWatched returns how many processes may be watched at once. The Go runtime has raised the soft
-// limit of descriptors to the hard one (package os, at start).
+// mostWatched returns how many processes may be watched at once. When the program started, Go's
+// package os raised the soft limit of descriptors to the hard limit.
 func mostWatched() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -158,8 +158,8 @@ func (p *processes) sawDie(e store.Entry) bool {
 	return t != nil && t.dead.Load() && e.Process != nil && *e.Process == t.process
 }
 
-// newlyUnwatched returns an error that names the tokens whose processes cannot be watched and
-// that were not named before.
+// newlyUnwatched returns an error that names the tokens whose processes cannot be watched, except
+// those that it has named before. It returns nil if there are none.
 func (p *processes) newlyUnwatched() error {
 	if len(p.untold) == 0 {
 		return nil

@@ -1,8 +1,8 @@
-// Package watch revokes a token the moment its process dies, for long-running programs.
+// Package watch revokes a token as soon as its process dies, in a long-running program.
 //
 // It holds a pidfd for each living process that a token is tied to, as far as there are
-// descriptors, and follows the token file through changes by any program, also when the file
-// or its directory is created, removed or replaced. It sleeps while nothing happens.
+// descriptors. It follows changes of the token file by any program, even if the file or its
+// directory is created, removed or replaced. It sleeps while nothing happens.
 package watch
 
 import (
@@ -15,22 +15,23 @@ import (
 )
 
 const (
-	// again is the interval of looks while events cannot be relied on.
+	// again is the interval between looks at the file after an error, and while some process cannot
+	// be watched.
 	again = time.Second
-	// rests is how long a change of the file waits for the next look, in multiples of the
-	// time that the last look took. Otherwise, frequent changes of a large file would keep a
-	// core busy. Deaths do not wait.
+	// rests is the shortest pause between a look and the next one that a change of the file causes,
+	// in multiples of the time that the look took. Otherwise, frequent changes of a large file
+	// would keep a core busy. A death causes a look at once.
 	rests = 9
 )
 
-// Tokens sweeps until ctx is done: at once, and whenever a process that a token is tied to
-// dies, even if its exit status is not collected. When ctx is done, it sweeps a last time.
+// Tokens sweeps at once, and whenever a process that a token is tied to dies, even if the exit
+// status is not collected. When ctx is done, it sweeps a last time and returns.
 //
-// It calls report for each sweep that revoked tokens, and for errors, once for the same
-// error. After an error it continues a second later, and while the file cannot be followed
-// it reads the file every second. If a process cannot be watched, for lack of descriptors
-// for example, it reports an error that names the token, and checks such processes in turn.
-// It returns an error only if it cannot start.
+// It calls report with the tokens that a sweep revoked, and with each error that differs from the
+// last one. After an error, it tries again a second later. So while the file cannot be followed,
+// Tokens reads the file every second. If a process cannot be watched, for example for lack of
+// descriptors, it reports an error that names the token, and checks such processes in turn.
+// Tokens returns an error only if it cannot start.
 func Tokens(ctx context.Context, file store.File, report func(revoked []store.Entry, err error)) error {
 	path, err := filepath.Abs(file.Path)
 	if err != nil {
@@ -76,15 +77,15 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 		for stirred, changed := false, false; !stirred; {
 			select {
 			case <-ctx.Done():
-				// This also revokes the tokens of processes that died just now, before
-				// their callbacks ran.
+				// This also revokes the tokens of processes that have just died, and whose
+				// callbacks have not run yet.
 				reportAll(file.Sweep())
 				return nil
 			case <-processes.died:
 				stirred = true
 			case <-timer.C:
 				stirred = true
-			case <-directory.errors(): // events were lost: look
+			case <-directory.errors(): // events were lost, so a look is due
 				stirred = true
 			case <-rested:
 				rested = nil
@@ -96,10 +97,10 @@ func Tokens(ctx context.Context, file store.File, report func(revoked []store.En
 	}
 }
 
-// sweep brings what is watched up to date with the token file, and revokes the tokens
-// of the dead.
+// sweep watches the processes that the token file names now, and revokes the tokens of those that
+// have died.
 func sweep(file store.File, directory *followedDirectory, processes *processes) (revoked []store.Entry, err error) {
-	followErr := directory.follow() // before reading, so that no change is missed in between
+	followErr := directory.follow() // before the file is read, so that no change after the read is missed
 	dead, err := processes.follow(file)
 	if err == nil && dead > 0 {
 		revoked, err = file.Revoke(processes.sawDie)
