@@ -50,7 +50,7 @@ func (a *account) checkTokenFile(path string) error {
 	}
 
 	closed := owner.ClosedTo(dir, a.uid, a.gid)
-	var roots, others []string // paths that the gate's user does not have; root may give away only roots
+	var roots, others []string // paths for which has is false; only roots may be given to the gate's user
 	for _, path := range []string{dir, path, path + ".lock"} {
 		info, err := os.Lstat(path)
 		switch {
@@ -115,11 +115,11 @@ func (a *account) has(info fs.FileInfo) bool {
 }
 
 // OthersFile returns the name of a file beside the token file that does not belong to the user, or
-// "" if there is none. It ignores files that a writer of the token file makes. The user could replace
-// another user's file in a directory of the user's own: so /root, for example, is never given to the
-// gate's user.
+// "" if there is none. The directory of such a file must not be given to the user, who could then
+// replace the file: so /root, for example, is never given to the gate's user. Files that a writer of
+// the token file makes do not count.
 func OthersFile(tokenFile string, user uint32) string {
-	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a directory that is not there has none
+	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a missing directory has none
 	for _, f := range files {
 		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), filepath.Base(tokenFile)) {
 			continue

@@ -22,7 +22,7 @@ func ContainerNames(ctx context.Context) (map[string]string, error) {
 	defer cancel()
 
 	cmd := exec.CommandContext(ctx, "podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")
-	// On SIGTERM, unlike SIGKILL, podman does not end while it holds a lock.
+	// Unlike SIGKILL, SIGTERM does not end podman while it holds a lock.
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = time.Second // a child of podman's may still hold our pipe
 	out, err := cmd.Output()

@@ -2,9 +2,9 @@
 // device for each project, and one for containers whose annotations name project and task.
 // hook/device.go chooses the environment variables that a device gives.
 //
-// Engines run the hooks in the file as root, or as the user of a rootless engine, so no other user
-// may be able to change the file. For a single bad name in a file, engines drop the whole file. So
-// the CDI project's own package checks a new file before it replaces the old one.
+// Engines run the hooks in the file as root or, if rootless, as their user. No other user may be able
+// to change the file. For a single bad name in it, engines drop the whole file. So the CDI project's own
+// package checks a new file before it replaces the old one.
 
 package engines
 
@@ -57,7 +57,7 @@ func (p Place) UpdateDevices() (left []string, err error) {
 		return nil, err
 	}
 
-	// Meanwhile another command may make a repository, and may write the file before us. So write
+	// While this command works, another one may make a repository, and write the file first. So write
 	// the file again until the repositories are the same before and after.
 	for {
 		projects, err := r.projects()
@@ -132,8 +132,8 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 }
 
 // deviceSettings returns the settings of the hooks of a device. If there is a control socket, the token
-// is withheld, unless install was given --token. Git then does not need the environment that a device
-// gives the container's first process, and which docker exec does not get.
+// is withheld, unless install was given --token. Git then does not need the device's environment, which the
+// container's first process gets, but docker exec does not.
 func (r Registration) deviceSettings() hook.Settings {
 	settings := r.Settings
 	settings.WithholdToken = settings.GateSocket != "" && !r.Token

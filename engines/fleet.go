@@ -122,7 +122,7 @@ func (a *account) checkReads(path string, secret bool) error {
 	hidden := fs.FileMode(0)
 	if secret {
 		hidden = 0o007
-		if owner.GID(info) != int(a.gid) || a.name == "" { // only the own group of the gate's user may read the key
+		if owner.GID(info) != int(a.gid) || a.name == "" { // no group may read the key, except the gate's own
 			hidden = 0o077
 		}
 	}

@@ -30,8 +30,8 @@ func (r Registration) GateByDefault() bool {
 	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
 }
 
-// MakeRepos makes a directory of repositories before install has made one, unless it exists. The
-// gate's default directory gets the gate's user as its owner, if that user exists already.
+// MakeRepos makes a missing directory of repositories before install is run. The gate's default
+// directory is given to the gate's user, if that user exists already.
 func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	if _, err := os.Stat(repos); !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -3,7 +3,7 @@
 //
 // It changes no files of others: it replaces or removes a file only if the content says that the
 // file is ours. It asks podman for the directories of hook definitions, because podman reads
-// containers.conf, which names them, from many places (containers.conf(5)).
+// the list of them from containers.conf files in many places (containers.conf(5)).
 package engines
 
 import (

@@ -143,8 +143,8 @@ func commandLine(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
-// unitQuote quotes a word for a unit (systemd.syntax(7)). Its escapes of quotes, backslashes and %
-// mean the same in commands and in lists of paths. Its escapes of other bytes do not: in a list of paths, a
+// unitQuote quotes a word for a unit (systemd.syntax(7)). The escapes of quotes, backslashes and %
+// mean the same in commands and in lists of paths. The escapes of other bytes do not: in a list of paths, a
 // backslash only makes the next character an ordinary one. [checkUnitPath] refuses paths with such bytes.
 func unitQuote(word string) string {
 	var quoted strings.Builder

@@ -191,8 +191,8 @@ func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 }
 
 // privateModules returns GOPRIVATE, which makes Go fetch modules in these repositories directly
-// with git, without a proxy or a checksum database. The value begins with that of the
-// container's own GOPRIVATE.
+// with git, without a proxy or a checksum database. The container's own
+// GOPRIVATE comes first in the value.
 func privateModules(env []string, addresses map[string]address) []variable {
 	var patterns []string
 	if own, _ := lookUp(env, "GOPRIVATE"); own != "" && printable(own) {

@@ -3,9 +3,10 @@
 // The container's author can choose where a hook's output goes: crun appends it to any
 // file of the host that the annotation run.oci.hooks.stderr names, and before podman
 // 4.6 an image can carry that annotation. (With podman 4.3.1 and crun 1.8.1, a hook's
-// error could be appended to a shell's start-up file in this way, and run code on the host.) No quoting is safe in a file whose
-// reader is unknown. So an error has two texts: one to print, made of constants and
-// reasons, and one for the log, which has the values too.
+// error could be appended to a shell's start-up file in this way, and run code on the
+// host.) No quoting is safe in a file whose reader is unknown. So an error has two texts:
+// one to print, made of constants and reasons, and one for the log, which has the values
+// too.
 
 package hook
 

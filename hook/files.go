@@ -154,7 +154,7 @@ func noProxyVariables(env []string, host string) []variable {
 	return variables
 }
 
-// checkGateURL refuses a URL that is not one of a gate, or that would need quoting in a shell, in git's
+// checkGateURL refuses a URL that no gate can have, or that would need quoting in a shell, in git's
 // configuration or in systemd's files.
 func checkGateURL(s string) error {
 	const form = "is not of the form http[s]://host[:port][/path]"

@@ -12,8 +12,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gitPointers are the variables that make git read the files beside gate.env. The earlier
-// value of a variable stays in force.
+// gitPointers are the variables that make git read the files beside gate.env. The
+// container's own values of these variables stay in force as well.
 //
 // One variable is enough for each file. GIT_CONFIG_COUNT is avoided: programs that filter the
 // environment by name may drop GIT_CONFIG_KEY_0 alone, and then git fails.
@@ -158,7 +158,7 @@ func credential(token store.Token) []byte {
 // The empty extraHeader and helper clear the values that a repository has for the gate's URL, for
 // example from an earlier container. Without followRedirects = false, git would follow a redirect of its
 // first request to another server, and send the token there with the next requests (seen
-// with git 2.39.5). The empty proxy overrides the one in the environment, which podman
+// with git 2.39.5). The empty proxy overrides the environment's proxy, which podman
 // copies from the host.
 //
 // These settings are for the gate's URL, so they take precedence over settings for all URLs.
@@ -186,7 +186,7 @@ func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 }
 
 // gitIdentity returns a system configuration for git with the identity of the container's
-// commits. It first includes the file base, unless base is empty.
+// commits. The configuration first includes the file base, unless base is empty.
 func gitIdentity(identity, base string, grant store.Grant, container string) (config []byte) {
 	for placeholder, name := range map[string]string{"{project}": grant.Project, "{task}": grant.Task, "{container}": container} {
 		identity = strings.ReplaceAll(identity, placeholder, name) // no name has a brace
@@ -213,7 +213,8 @@ func splitIdentity(identity string) (name, email string, err error) {
 	return name, email, nil
 }
 
-// hasLetter reports whether s has more than the characters that git strips from a name.
+// hasLetter reports whether s has a letter, a digit or a character that is not ASCII. Git refuses a name
+// that has only characters that git strips.
 func hasLetter(s string) bool {
 	return strings.ContainsFunc(s, func(c rune) bool { return c > 0x7f || plain(string(c), "") })
 }

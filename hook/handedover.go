@@ -29,8 +29,7 @@ type record struct {
 }
 
 // remember records that the gate serves the container of an entry, and that terok-gate forward serves
-// the container's services.
-// Each life of a container has a record of its own.
+// the container's services. Each life of a container has a record of its own.
 func (s Settings) remember(entry store.Entry) error {
 	r := record{s.handing(entry), entry.Gate.Services}
 	r.Version = control.Version

@@ -68,7 +68,7 @@ func (in *injection) ownedBy(user specs.User) (err error) {
 }
 
 // checkMountNamespace refuses a process that shares our mount namespace or the host's: the
-// directory would appear there.
+// injected directory would appear there.
 func checkMountNamespace(process *store.Pinned) error {
 	switch shared, err := sharesWithHost(process, "mnt"); {
 	case err != nil:

@@ -180,8 +180,8 @@ func onThreadOfItsOwn(f func() error) error {
 }
 
 // openMountPoint returns a handle of MountPath in the root file system. If MountPath does not exist,
-// openMountPoint creates it. The attacker is the image's author, who may have put symbolic links there:
-// they are resolved inside the root file system, as the container will see them. Nothing outside the
+// openMountPoint creates it. The attacker is the image's author, who may have put symbolic links there.
+// They are resolved inside the root file system, as the container will see them. Nothing outside the
 // root file system is opened, created or changed.
 func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -230,7 +230,7 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	return point, nil
 }
 
-// openDirectoryInRoot opens a directory on the way to the mount point, or the last one, the mount
+// openDirectoryInRoot opens a directory on the way to the mount point or, with last, the mount
 // point itself. The mount point must not be a symbolic link: with such a link, an image could make us
 // mount over /proc, /etc or the root.
 func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {

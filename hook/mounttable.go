@@ -58,8 +58,8 @@ func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 }
 
 // mountsKnown caches, by id, the mounts that this thread has looked up. The kernel's table of
-// mounts is slow to read: each mount in it costs 2.4 µs (Linux 6.18), and before pivot_root(2) it
-// has a copy of all the host's mounts, several for each running container.
+// mounts is slow to read: each mount in it costs 2.4 µs (Linux 6.18). Before pivot_root(2), the
+// table has a copy of all the host's mounts, several for each running container.
 type mountsKnown map[uint64]*mountinfo.Info
 
 // under returns the mount that the file is on.

@@ -55,8 +55,8 @@ func ofContainer(annotations map[string]string, findName func() (string, error))
 //
 // Podman calls the container NAME of a pod POD-NAME. The match is not exact, since the pod's name
 // may have dashes too: POD-b-a can be the container b-a of POD or the container a of POD-b. An
-// annotation for "a" applies to both, unless there is one for "b-a". This is of no use to an attacker:
-// the pod's author writes the annotations and names the containers.
+// annotation for "a" applies to both, unless there is one for "b-a". An inexact match is of no use to an
+// attacker: the pod's author writes the annotations and names the containers.
 //
 // The hook cannot learn the pod's name: podman's storage does not have it, and the annotation
 // io.kubernetes.cri-o.SandboxID leads only to the infra container, which is named after the pod's

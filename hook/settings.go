@@ -60,7 +60,7 @@ type Settings struct {
 	Annotated bool
 
 	// Projects is the path of a file with the addresses that projects have at forges, or empty. If git in
-	// a container is given such an address, it uses the gate instead.
+	// a container is given such an address, git uses the gate instead.
 	Projects string
 }
 
@@ -136,7 +136,7 @@ var Flags = []Flag{
 	{Name: "env-dir", Usage: "write the env file on the host instead, to `D`/<container id>.env", Path: true,
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 
-	{Name: "project", Usage: "the project `P` of every container that the hook runs for; a container whose annotation names another is refused",
+	{Name: "project", Usage: "the project `P` of every container that the hook runs for; a container whose annotation names another project is refused",
 		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.Project }},
 	{Name: "task-id", Usage: "without annotation terok.task, take the first 12 digits of the container's id as the task",
 		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.TaskID }},
