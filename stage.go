@@ -1,8 +1,8 @@
 // The command line of a stage: its arguments, its output and its exit status.
 //
 // Results go to standard output, everything else to standard error. An error is one line,
-// "terok-gate-hook: <stage>: <what>: <why>", and goes to the audit trail as well, since a
-// hook's standard error may be lost. The exit status is 0 for done, 1 for failed and 2 for
+// "terok-gate-hook: <stage>: <what>: <why>". The error goes to the audit trail as well, since
+// a hook's standard error may be lost. The exit status is 0 for done, 1 for failed and 2 for
 // a usage error.
 
 package main
@@ -48,8 +48,8 @@ type call struct {
 
 // run runs the stage that the arguments name, and returns the exit status.
 func run(args []string) (status int) {
-	// A closed standard output is an error to report, not a reason to die between
-	// a commit and its report.
+	// A write to a closed standard output must return an error. SIGPIPE would end the process
+	// after the token file has changed, and before the audit trail says so.
 	signal.Ignore(syscall.SIGPIPE)
 
 	switch {
@@ -80,8 +80,8 @@ func run(args []string) (status int) {
 	return exitDone
 }
 
-// parse reads the command line and the environment. What the call holds is filled in as
-// far as it was understood, so that an error is recorded where it should be.
+// parse reads the command line and the environment. If it fails, the call has the settings
+// that were understood: they say to which log file the error goes.
 func parse(args []string) (c call, err error) {
 	envErr := c.settings.ReadEnvironment()
 	c.stage, err = c.settings.ReadArgs(args)
@@ -136,15 +136,15 @@ func (c *call) do() (err error) {
 	}
 	c.out, err = start(os.Stdin)
 	if err == nil && c.out.EnvFile != "" {
-		// The token stays valid even if this cannot be printed.
+		// The token stays valid even if the path cannot be printed.
 		fmt.Println(c.out.EnvFile)
 	}
 	return err
 }
 
-// endAfter ends the process with an error when a stage takes longer than the limit, before
-// the runtime kills it without one. For the stage that is the same as being killed. Until
-// then it takes neither a goroutine nor a second thread.
+// endAfter ends the process with an error if the stage takes longer than limit. A little later,
+// the runtime would kill the process, without an error. Until the limit, the timer needs neither a
+// goroutine nor a second thread.
 func (c *call) endAfter(limit time.Duration) *time.Timer {
 	return time.AfterFunc(limit, func() {
 		late := call{stage: c.stage, settings: c.settings}
@@ -203,8 +203,8 @@ func (c *call) record(err error) {
 	c.write(event)
 }
 
-// write adds an event to the audit trail. If that fails, the error is printed and the
-// stage's result stands: the event has already happened.
+// write adds an event to the audit trail. If it fails, it prints the error, and the stage's
+// result stands: the event has already happened.
 func (c *call) write(e trail.Event) {
 	if err := trail.Write(cmp.Or(c.settings.LogFile, trail.DefaultFile()), e); err != nil {
 		printError(err)
@@ -216,15 +216,15 @@ func printError(err error) {
 	fmt.Fprintln(os.Stderr, "terok-gate-hook: "+printable.Line(err.Error()))
 }
 
-// drainStdin reads the state if a usage error comes before that. crun 1.8.1 dies of SIGPIPE
-// when a hook ends without reading its state, and reports the signal instead of our error.
+// drainStdin reads the state that a stage leaves unread after a usage error. If a hook ends without
+// reading its state, crun 1.8.1 dies of SIGPIPE, and reports the signal instead of our error.
 func drainStdin() {
 	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
 		_, _ = io.CopyN(io.Discard, os.Stdin, 1<<20)
 	}
 }
 
-// help is the usage text. Its flags are those of hook.Flags.
+// help returns the usage text, with the flags in hook.Flags.
 func help() string {
 	var text strings.Builder
 	text.WriteString(`People use terok-gate: "terok-gate install" has podman call this program, and
@@ -236,7 +236,8 @@ terok-gate-hook is what container runtimes call at the stages of a container's l
   terok-gate-hook [FLAG]... poststop [FLAG]... < state.json      revokes it
   terok-gate-hook [FLAG]... precreate [FLAG]... < config.json    adds pointers to the configuration
 
-createRuntime is prestart for a container that asks for a device: at most once in its life.
+createRuntime does what prestart does, for a container that asks for a device. It refuses a
+container that already has a token.
 `)
 
 	section := func(title string, wanted func(hook.Flag) bool) {

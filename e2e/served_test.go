@@ -104,7 +104,7 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 			before := a.files(t)
 			if a.user == "root" {
 				out, err := m.sh("root", "terok-gate install --allow-project 'demo*'")
-				_, remedy, _ := strings.Cut(strings.TrimSpace(out), "and there is none: ")
+				_, remedy, _ := strings.Cut(strings.TrimSpace(out), "which does not exist: ")
 				if err == nil || remedy == "" || a.files(t) != before {
 					t.Fatalf("without the gate's user, install says %q", out)
 				}

@@ -31,15 +31,15 @@ func gateAccount() (*account, error) {
 		if _, err := os.Stat(packages); err == nil {
 			remedy = printable.Shell("systemd-sysusers", packages)
 		}
-		return nil, fmt.Errorf("the gate runs as user %s, and there is none: %s", GateUser, remedy)
+		return nil, fmt.Errorf("the gate runs as user %s, which does not exist: %s", GateUser, remedy)
 	}
 	uid, uidErr := strconv.ParseUint(u.Uid, 10, 32)
 	gid, gidErr := strconv.ParseUint(u.Gid, 10, 32)
 	return &account{u.Username, uint32(uid), uint32(gid)}, errors.Join(uidErr, gidErr)
 }
 
-// checkTokenFile refuses a token file that the gate's user could not read or sweep. It
-// suggests no change to files of other users.
+// checkTokenFile returns an error if the gate's user could not read or sweep the token file. The
+// error suggests no change to files of other users.
 func (a *account) checkTokenFile(path string) error {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -50,7 +50,7 @@ func (a *account) checkTokenFile(path string) error {
 	}
 
 	closed := owner.ClosedTo(dir, a.uid, a.gid)
-	var roots, others []string // paths that are not the gate's
+	var roots, others []string // paths for which has is false; only roots may be given to the gate's user
 	for _, path := range []string{dir, path, path + ".lock"} {
 		info, err := os.Lstat(path)
 		switch {
@@ -88,9 +88,9 @@ func (a *account) checkTokenFile(path string) error {
 	return fmt.Errorf("%s: %s", text, strings.Join(remedies, " && "))
 }
 
-// LetIn returns the command by which root lets a group, and no other user, enter directories
-// that are closed to it. It is empty if that would expose more than the next directory:
-// if one of them does not belong to root alone, or has other files in it.
+// LetIn returns the command by which root lets a group enter directories that are closed to the
+// group. It returns "" if the command would expose more than the way through the directories: each
+// must belong to root, be closed to all others, and have a single entry.
 func LetIn(group string, closed []string) string {
 	for _, dir := range closed {
 		info, err := os.Lstat(dir)
@@ -107,19 +107,19 @@ func LetIn(group string, closed []string) string {
 		printable.Shell(append([]string{"chmod", "g+x"}, closed...)...)
 }
 
-// has reports whether a file belongs to the user, and the user can replace it with a file that gives
-// others the same rights: if the file's group has any rights, it must be the user's group.
+// has reports whether a file belongs to the user, and the user can replace it without changing
+// others' rights: a group that has rights to the file must be the user's group.
 func (a *account) has(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)
 	return stat.Uid == a.uid && (stat.Gid == a.gid || info.IsDir() || info.Mode()&0o070 == 0)
 }
 
-// OthersFile returns a file beside the token file that does not belong to the user, empty
-// if there is none. Files that a writer of the token file makes do not count. If the directory were
-// given to the user, the user could replace the other file: so /root, for example, is never given to
-// the gate.
+// OthersFile returns the name of a file beside the token file that does not belong to the user, or
+// "" if there is none. The directory of such a file must not be given to the user, who could then
+// replace the file: so /root, for example, is never given to the gate's user. Files that a writer of
+// the token file makes do not count.
 func OthersFile(tokenFile string, user uint32) string {
-	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a directory that is not there has none
+	files, _ := os.ReadDir(filepath.Dir(tokenFile)) // a missing directory has none
 	for _, f := range files {
 		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), filepath.Base(tokenFile)) {
 			continue

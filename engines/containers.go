@@ -14,18 +14,17 @@ import (
 )
 
 // ContainerNames returns the names of all containers that podman has for this user, by
-// container id. Podman waits for a container that is starting, so it gets a few seconds to
-// answer.
+// container id. It waits for podman for a few seconds, since podman waits for containers that
+// are starting.
 func ContainerNames(ctx context.Context) (map[string]string, error) {
 	const patience = 3 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 
 	cmd := exec.CommandContext(ctx, "podman", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")
-	// Not SIGKILL: on SIGTERM podman ends when it holds no lock. A child of it may keep
-	// our pipe open for longer.
+	// Unlike SIGKILL, SIGTERM does not end podman while it holds a lock.
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = time.Second // a child of podman's may still hold our pipe
 	out, err := cmd.Output()
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("podman ps did not answer within %v", patience)

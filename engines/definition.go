@@ -29,8 +29,9 @@ type Definition struct {
 	Stages []string `json:"stages"`
 }
 
-// calledName returns the name that the program is called by, empty if there is none. It
-// leaves out the hint in parentheses that our definitions add for readers of podman's errors.
+// calledName returns the name by which the program is called, its first argument, or "" if there is
+// none. It leaves out the hint in parentheses that our definitions add to the name for readers of
+// podman's errors.
 func (d Definition) calledName() string {
 	if len(d.Hook.Args) == 0 {
 		return ""
@@ -44,16 +45,16 @@ type Registered struct {
 	Path string
 	Definition
 	Settings hook.Settings // of the stage, as far as its arguments were understood
-	Err      error         // why some of them were not understood
+	Err      error         // why an argument was not understood; nil if all were
 }
 
-// runsAt reports whether the definition is for the stage.
+// runsAt reports whether the definition is for the stage. One for createRuntime is for prestart, too.
 func (r Registered) runsAt(stage string) bool {
 	return slices.Contains(r.Stages, stage) || stage == "prestart" && slices.Contains(r.Stages, "createRuntime")
 }
 
-// DefinitionsIn returns our definitions in these directories. As with podman, a later one
-// replaces an earlier one of the same name.
+// DefinitionsIn returns our definitions in these directories. As podman does, it takes only the
+// last of several definitions with the same name.
 func DefinitionsIn(dirs []string) []Registered {
 	byName := map[string]string{}
 	for _, dir := range dirs {
@@ -65,7 +66,7 @@ func DefinitionsIn(dirs []string) []Registered {
 }
 
 // ours returns the definitions that run our program, even if another program wrote them. It
-// leaves out definitions that cannot be read: podman reports those, and starts no container.
+// leaves out definitions that cannot be read: podman reports them, and starts no container.
 func ours(paths []string) (ours []Registered) {
 	for _, path := range paths {
 		content, err := ReadSmall(path)
@@ -84,7 +85,7 @@ func ours(paths []string) (ours []Registered) {
 	return ours
 }
 
-// isOwn reports whether only this user and root can have written the file.
+// isOwn reports whether the file belongs to this user or root, and is not world-writable.
 func isOwn(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {

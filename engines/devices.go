@@ -1,10 +1,10 @@
-// Writes the projects as devices (CDI), which Docker, containerd, CRI-O and podman read:
-// one device for each repository, and one for containers that are annotated. The environment
-// variables that a device gives are chosen in hook/device.go.
+// Writes the file of devices (CDI) that Docker, containerd, CRI-O and podman read. It has one
+// device for each project, and one for containers whose annotations name project and task.
+// hook/device.go chooses the environment variables that a device gives.
 //
-// The hooks in the file run as root, so only root may be able to write it. Engines drop a
-// whole file for a single bad name in it, so it is checked by the CDI project's own package
-// before it replaces the old one.
+// Engines run the hooks in the file as root or, if rootless, as their user. No other user may be able
+// to change the file. For a single bad name in it, engines drop the whole file. So the CDI project's own
+// package checks a new file before it replaces the old one.
 
 package engines
 
@@ -29,22 +29,22 @@ import (
 	"terok-gate-hook/internal/owner"
 )
 
-// DeviceKind is what engines call our devices: DeviceKind=PROJECT.
+// DeviceKind is the kind of our devices. A device's full name is DeviceKind=PROJECT.
 const DeviceKind = "terok.dev/project"
 
 // AnnotatedDevice is the device of containers whose annotations name project and task.
 const AnnotatedDevice = "annotated"
 
-// devicesLimit is the largest file of devices that is read, in bytes: some 20,000 projects.
+// devicesLimit is the size in bytes of the largest file of devices that is read. It is enough for
+// some 20,000 projects.
 const devicesLimit = 16 << 20
 
 const devicesName = "terok.json"
 
 func readDevicesFile(path string) ([]byte, error) { return readAtMost(path, devicesLimit) }
 
-// UpdateDevices rewrites the file of devices from the directory of repositories, if install
-// has written one. It is called after a repository was made, renamed or removed. It returns
-// the projects that cannot be devices, because CDI does not allow their names.
+// UpdateDevices rewrites the file of devices, if install has written one, after a repository was
+// made, renamed or removed. It returns the projects that cannot be devices because of their names.
 func (p Place) UpdateDevices() (left []string, err error) {
 	if _, err := os.Lstat(p.Devices); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -57,8 +57,8 @@ func (p Place) UpdateDevices() (left []string, err error) {
 		return nil, err
 	}
 
-	// Another command may make a repository and write the file meanwhile. So read the repositories
-	// again after writing, until they have not changed.
+	// While this command works, another one may make a repository, and write the file first. So write
+	// the file again until the repositories are the same before and after.
 	for {
 		projects, err := r.projects()
 		if err != nil {
@@ -78,7 +78,7 @@ func (p Place) UpdateDevices() (left []string, err error) {
 }
 
 // projectsIn returns the projects that have a repository in the directory, in order. A
-// directory that is not there has none.
+// missing directory has none.
 func projectsIn(repos string) (projects []string, err error) {
 	projects, err = control.Projects(repos)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -123,7 +123,7 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 		})
 	}
 
-	// The oldest version that has all of this: an engine drops a file of a version unknown to it.
+	// The oldest version that suffices: an engine drops a file whose version it does not know.
 	if spec.Version, err = specs.MinimumRequiredVersion(&spec); err != nil {
 		return File{}, nil, err
 	}
@@ -131,9 +131,9 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 	return File{Path: place.Devices, Content: append(content, '\n'), check: checkDevices}, left, err
 }
 
-// deviceSettings returns the settings of the hooks of a device. The token is withheld where
-// that is possible, unless install was given --token: docker exec does not get the environment that
-// a device gives the container's first process, and with the token withheld git needs none of it.
+// deviceSettings returns the settings of the hooks of a device. If there is a control socket, the token
+// is withheld, unless install was given --token. Git then does not need the device's environment, which the
+// container's first process gets, but docker exec does not.
 func (r Registration) deviceSettings() hook.Settings {
 	settings := r.Settings
 	settings.WithholdToken = settings.GateSocket != "" && !r.Token
@@ -173,9 +173,9 @@ func CheckDevicesOwner(path string) error {
 	return nil
 }
 
-// isOfOwnGroup reports whether the file's group is this user's alone: useradd(8) makes such a group
-// for each user, and after a log-in on Debian that group may write to directories that the user makes.
-// Root's group does not count, since it may have other members.
+// isOfOwnGroup reports whether the file's group is the one that useradd(8) makes for this user alone,
+// with the user's name. After a log-in on Debian, that group may write to directories that the user
+// makes. Root's group does not count, since it may have other members.
 func isOfOwnGroup(info fs.FileInfo) bool {
 	own, err := user.Current()
 	if err != nil || os.Geteuid() == 0 || own.Gid != strconv.Itoa(owner.GID(info)) {
@@ -185,8 +185,9 @@ func isOfOwnGroup(info fs.FileInfo) bool {
 	return err == nil && group.Name == own.Username
 }
 
-// ReadDevices reads the file of devices back, as engines do: its devices by name, each with what
-// its hook is told, and the program of their hooks. There are none if there is no file.
+// ReadDevices reads the file of devices back, as engines do. It returns the settings of each device's
+// hook, by the name of the device, and the program that the hooks run. If there is no file, it returns
+// no devices.
 func (p Place) ReadDevices() (devices map[string]hook.Settings, program string, err error) {
 	content, err := readDevicesFile(p.Devices)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -231,8 +232,7 @@ func isDevices(content []byte) bool {
 	return json.Unmarshal(content, &spec) == nil && spec.Kind == DeviceKind
 }
 
-// NoDevices returns the projects that have a repository and could be a device, but are not
-// among the devices.
+// NoDevices returns the projects that could be devices, but are not among these.
 func (p Place) NoDevices(devices map[string]hook.Settings) (missing []string, err error) {
 	r, there, err := p.Registration()
 	if err != nil || !there {

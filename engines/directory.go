@@ -19,14 +19,15 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// directory is a directory that belongs to the gate.
+// directory is a directory that belongs to the gate's user.
 type directory struct {
 	path  string
 	owner *account // nil: this user
 }
 
-// isThere reports whether the directory exists, and refuses one that does not belong to its
-// owner, or that other users could replace.
+// isThere reports whether the directory exists. Another kind of file at its path is an error. If the
+// owner is not this user, it is also an error if the directory belongs to another user or is closed to
+// the owner, or if another user could replace it.
 func (f directory) isThere() (bool, error) {
 	info, err := os.Stat(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,7 +46,7 @@ func (f directory) isThere() (bool, error) {
 	}
 
 	if owner.UID(info) != int(f.owner.uid) {
-		return false, fmt.Errorf("%s is not the gate's, which runs as user %s: %s", f.path, f.owner.name,
+		return false, fmt.Errorf("%s does not belong to the gate, which runs as user %s: %s", f.path, f.owner.name,
 			printable.Shell("chown", "-R", "-h", "--from=root", f.owner.name, f.path))
 	}
 	if closed := owner.ClosedTo(f.path, f.owner.uid, f.owner.gid); len(closed) > 0 {
@@ -55,8 +56,8 @@ func (f directory) isThere() (bool, error) {
 	return true, nil
 }
 
-// checkAbove refuses a directory that another user could redirect, because that user owns
-// the directory itself or one on the way to it.
+// checkAbove returns an error if the directory, or one on the way to it, belongs to a user other than
+// root and the owner: such a user could redirect the path.
 func (f directory) checkAbove() error {
 	if f.owner == nil {
 		return nil
@@ -74,20 +75,20 @@ func (f directory) checkAbove() error {
 }
 
 // canBeExchanged reports whether the owner could replace a directory on the way to this one
-// with a link.
+// with a symbolic link.
 func (f directory) canBeExchanged() bool {
 	way, err := owner.Way(f.path)
 	return err != nil || slices.ContainsFunc(way, func(s owner.Step) bool { return s.UID() == int(f.owner.uid) })
 }
 
-// make makes the directory, with mode 0700. If root makes missing directories above it, all
-// users may pass them, since the gate's user must.
+// make makes the directory, with mode 0700. Directories above it that root makes have mode 0755, since
+// the gate's user must pass through them.
 func (f directory) make(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return os.MkdirAll(f.path, 0o700)
 	}
 
-	// Where the owner can put links, root neither makes anything nor gives anything away.
+	// Where the owner can put symbolic links, the owner makes the directory: root would follow them.
 	if f.owner != nil && f.canBeExchanged() {
 		cmd := exec.CommandContext(ctx, "mkdir", "-p", "-m", "0700", f.path)
 		untrusted.As(cmd, f.owner.uid, f.owner.gid)

@@ -1,5 +1,5 @@
 // Writes the files of an installation, each as a whole or not at all, and distinguishes them
-// from files of others. Anything may be in their place, even a fifo or an endless file.
+// from files of others. Anything may be at their paths, even a fifo or an endless file.
 
 package engines
 
@@ -25,10 +25,10 @@ const mark = "# Written by terok-gate install; terok-gate uninstall removes it.\
 type File struct {
 	Path    string
 	Content []byte
-	check   func(path string) error // of the new file, before it is in place; nil for none
+	check   func(path string) error // checks the new file before it replaces the old one; may be nil
 }
 
-// isOurs reports whether we wrote the file. If there is none, it is ours to write.
+// isOurs reports whether we wrote the file, or may write it because there is none.
 func isOurs(path string) (bool, error) {
 	read := ReadSmall
 	if filepath.Base(path) == devicesName {
@@ -52,7 +52,7 @@ func isOurs(path string) (bool, error) {
 // errStrange is wrapped by errors about a file that neither podman nor this package can have written.
 var errStrange = errors.New("is not a regular file of at most 1 MiB")
 
-// ReadSmall reads a regular file of at most a megabyte, and refuses others without blocking:
+// ReadSmall reads a regular file of at most 1 MiB, and refuses others without blocking:
 // a fifo may have no writer, and a sparse file can be larger than our memory.
 func ReadSmall(path string) ([]byte, error) { return readAtMost(path, 1<<20) }
 
@@ -76,8 +76,8 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, limit))
 }
 
-// Write writes the file as a whole or not at all, readable to all: it holds no secret,
-// and podman starts no container while a definition is broken.
+// Write writes the file as a whole or not at all: podman starts no container while a definition is
+// broken. All users may read the file, which holds no secret.
 func (f File) Write() error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Sets up a gate that works with gates on other machines, and checks the certificate by which
-// they know it.
+// Sets up a gate that works with gates on other machines: checks its certificate and other files, and
+// gives its unit access to them and to the network.
 
 package engines
 
@@ -17,12 +17,12 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Fleet is what terok-gate serve is told of gates on other machines. Paths are absolute.
+// Fleet holds the flags of terok-gate serve that are about gates on other machines. Paths are absolute.
 type Fleet struct {
 	RepositoryGate string // the URL of the gate with the repositories; empty: this gate has them
-	Listen         string // where the gate serves those of containers' hosts; empty: nowhere
-	VouchFile      string // which of those hosts may vouch for which projects
-	Cert, Key, CA  string // files
+	Listen         string // the address at which the gate serves the gates of containers' hosts; empty: none
+	VouchFile      string // the file that says which hosts may vouch for which projects
+	Cert, Key, CA  string // PEM files
 }
 
 // fleetFlag is a flag of terok-gate serve, and of install.
@@ -32,7 +32,7 @@ type fleetFlag struct {
 	Path  bool
 }
 
-// Flags returns the flags that set it.
+// Flags returns the flags, each with the field that it sets.
 func (f *Fleet) Flags() []fleetFlag {
 	return []fleetFlag{
 		{"repository-gate", &f.RepositoryGate, false},
@@ -41,7 +41,7 @@ func (f *Fleet) Flags() []fleetFlag {
 	}
 }
 
-// Args returns the arguments that set it.
+// Args returns the arguments that set the fields.
 func (f Fleet) Args() (args []string) {
 	for _, flag := range f.Flags() {
 		if *flag.Value != "" {
@@ -51,7 +51,7 @@ func (f Fleet) Args() (args []string) {
 	return args
 }
 
-// IsNone reports whether the gate works with no other.
+// IsNone reports whether the gate works with no other gate.
 func (f Fleet) IsNone() bool { return f.RepositoryGate == "" && f.Listen == "" }
 
 // files returns the paths of the files.
@@ -64,17 +64,17 @@ func (f Fleet) files() (paths []string) {
 	return paths
 }
 
-// check reports why the gate, which runs as this user (nil for ours), could not use its files, or
-// why the other gate would refuse them.
-func (f Fleet) check(gates *account) error {
+// check returns an error if the gate could not use its files as this user (nil: ours), or if the
+// other gate would refuse its certificate.
+func (f Fleet) check(runsAs *account) error {
 	if f.IsNone() {
 		return nil
 	}
-	if gates == nil {
-		gates = &account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
+	if runsAs == nil {
+		runsAs = &account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
 	}
 	for _, path := range f.files() {
-		if err := gates.checkReads(path, path == f.Key); err != nil {
+		if err := runsAs.checkReads(path, path == f.Key); err != nil {
 			return err
 		}
 	}
@@ -94,8 +94,8 @@ func (f Fleet) check(gates *account) error {
 	return err
 }
 
-// checkReads refuses a file that the user cannot read, or that another user than root can
-// replace. A secret may have no other readers.
+// checkReads returns an error if the user cannot read the file, or if any other user except root can
+// replace it. If the file is secret, no other user except root may be able to read it.
 func (a *account) checkReads(path string, secret bool) error {
 	inside, err := store.InUserNamespace()
 	if err != nil {
@@ -122,13 +122,13 @@ func (a *account) checkReads(path string, secret bool) error {
 	hidden := fs.FileMode(0)
 	if secret {
 		hidden = 0o007
-		if owner.GID(info) != int(a.gid) || a.name == "" { // a group of that user alone may read it
+		if owner.GID(info) != int(a.gid) || a.name == "" { // no group may read the key, except the gate's own
 			hidden = 0o077
 		}
 	}
 	switch {
 	case len(closed) > 0 && a.uid != 0:
-		return fmt.Errorf("%s: directory %s is closed to the gate, which runs as user %s: have the file in another, such as /etc/terok-gate", path, closed[0], a.name)
+		return fmt.Errorf("%s: directory %s is closed to the gate, which runs as user %s: have the file in another directory, such as /etc/terok-gate", path, closed[0], a.name)
 	case info.Mode()&hidden != 0:
 		return fmt.Errorf("%s: others than the gate can read the key: %s", path, printable.Shell("chmod", "go-rwx", path))
 	case a.uid != 0 && !owner.May(info, a.uid, a.gid, 0o4):
@@ -137,7 +137,7 @@ func (a *account) checkReads(path string, secret bool) error {
 	return nil
 }
 
-// connect gives the unit of the gate its network and files.
+// connect gives the gate's unit access to the network and to the files.
 func (f Fleet) connect(unit string) string {
 	if f.IsNone() {
 		return unit

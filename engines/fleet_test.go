@@ -78,7 +78,7 @@ func TestTheGatesCertificateAndKeyMustBeItsOwn(t *testing.T) {
 		{"another user's", "touch tls/key; chmod 600 tls/key; chown 4321 tls/key", "another user can replace it, by way of DIR/tls/key"},
 		{"in another user's directory", "touch tls/key; chmod 600 tls/key; chown 1234 tls/key; chown 4321 tls", "another user can replace it, by way of DIR/tls"},
 		{"where all can write", "touch tls/key; chmod 600 tls/key; chown 1234 tls/key; chmod 777 tls", "another user can replace it, by way of DIR/tls"},
-		{"in a closed directory", "touch tls/key; chmod 600 tls/key; chown 1234 tls/key; chmod 700 tls", "directory DIR/tls is closed to the gate, which runs as user gates: have the file in another, such as /etc/terok-gate"},
+		{"in a closed directory", "touch tls/key; chmod 600 tls/key; chown 1234 tls/key; chmod 700 tls", "directory DIR/tls is closed to the gate, which runs as user gates: have the file in another directory, such as /etc/terok-gate"},
 		{"none", "", "no such file or directory"},
 		{"a fifo", "mkfifo tls/key", "DIR/tls/key is not a regular file"},
 	} {

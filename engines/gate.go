@@ -14,31 +14,31 @@ import (
 
 const gateBinary = "terok-gate"
 
-// GateUser is the user that root's gate runs as, where there is a systemd.
+// GateUser is the user that root's gate runs as, if systemd runs the gate.
 const GateUser = "terok-gate"
 
-// GateLog is the log file of root's gate, which must not write to the log file of root's hooks. Its
-// directory belongs to the gate, and the directory above that to root.
+// GateLog is the log file of root's gate. (The gate must not write to the log file of root's hooks.)
+// The gate's user owns the directory of the log file, and root the directory above it.
 const GateLog = "/var/log/terok-gate/gate/trail.log"
 
 // GateBinary returns the path of the gate's program, beside the hook's.
 func (r Registration) GateBinary() string { return filepath.Join(filepath.Dir(r.Binary), gateBinary) }
 
-// GateByDefault reports whether install sets up a gate of ours unless told otherwise, that
-// is, whether no other gate is named.
+// GateByDefault reports whether no other gate is named: install then sets up a gate of ours unless
+// told otherwise.
 func (r Registration) GateByDefault() bool {
 	return r.Settings.GateURL == "" && r.Settings.GateSocket == ""
 }
 
-// MakeRepos makes a directory of repositories before install does, unless it exists. At the
-// gate's usual place it belongs to the gate's user, if that user exists already.
+// MakeRepos makes a missing directory of repositories before install is run. The gate's default
+// directory is given to the gate's user, if that user exists already.
 func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	if _, err := os.Stat(repos); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	f := directory{path: repos}
 	if repos == p.Repos && !p.User && p.Systemd {
-		f.owner, _ = gateAccount() // without that user, install says how to make it
+		f.owner, _ = gateAccount() // if there is no such user, install says how to make one
 	}
 	if err := f.checkAbove(); err != nil {
 		return err
@@ -46,8 +46,8 @@ func (p Place) MakeRepos(ctx context.Context, repos string) error {
 	return f.make(ctx)
 }
 
-// gateDirectories returns the directories to be made for the gate. An error says what else
-// the gate needs before it can run, on this machine.
+// gateDirectories returns the directories to be made for the gate. An error says what else the gate
+// needs on this machine.
 func (r Registration) gateDirectories(place Place) (missing []directory, err error) {
 	if _, err := exec.LookPath("git"); err != nil && r.Fleet.RepositoryGate == "" {
 		return nil, fmt.Errorf("the gate runs git: %w: install it", err)
@@ -56,17 +56,17 @@ func (r Registration) gateDirectories(place Place) (missing []directory, err err
 		return nil, fmt.Errorf("the directory for the gate's socket: %w: set XDG_RUNTIME_DIR to a directory of your own, for podman and terok-gate serve too", err)
 	}
 
-	var gates *account
+	var runsAs *account
 	if !place.User && place.Systemd {
-		if gates, err = gateAccount(); err != nil {
+		if runsAs, err = gateAccount(); err != nil {
 			return nil, err
 		}
-		if err := gates.checkTokenFile(r.Settings.Tokens.Path); err != nil {
+		if err := runsAs.checkTokenFile(r.Settings.Tokens.Path); err != nil {
 			return nil, err
 		}
 	}
 
-	if err := r.Fleet.check(gates); err != nil {
+	if err := r.Fleet.check(runsAs); err != nil {
 		return nil, err
 	}
 
@@ -75,7 +75,7 @@ func (r Registration) gateDirectories(place Place) (missing []directory, err err
 		paths = append([]string{r.Repos}, paths...)
 	}
 	for _, path := range paths {
-		f := directory{path, gates}
+		f := directory{path, runsAs}
 		is, err := f.isThere()
 		if err != nil {
 			return nil, err

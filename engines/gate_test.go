@@ -65,7 +65,7 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 		{"with those above", "", "755 0 a, 700 1234 a/b"},
 		{"in a directory of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
 		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
-		{"root's", "mkdir -p a/b", "a/b is not the gate's, which runs as user gates: chown -R -h --from=root gates DIR/a/b"},
+		{"root's", "mkdir -p a/b", "a/b does not belong to the gate, which runs as user gates: chown -R -h --from=root gates DIR/a/b"},
 		{"another user's", "mkdir -p a/b; chown 4321 a/b", "DIR/a/b belongs to another user"},
 		{"by a link in a directory of another user's", "mkdir theirs a; chown 4321 theirs; mkdir b; ln -s ../theirs/b a/b; ln -s ../b theirs/b; chown 1234 b", "DIR/theirs belongs to another user"},
 		{"in a directory that is closed", "mkdir -p -m 700 a a/b; chown 1234 a/b", "chgrp -h gates DIR/a && chmod g+x DIR/a"},

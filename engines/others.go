@@ -13,8 +13,8 @@ type other struct {
 	name     string
 	program  string // in PATH or in /usr/sbin
 	socket   string // of the system's engine
-	ofUser   string // a user's own program, empty if the engine has no rootless mode that reads the user's devices
-	settings string // what it may need in its own settings to read devices
+	ofUser   string // the program in rootless mode; empty if there is none that reads the user's devices
+	settings string // what may be needed in the engine's settings so that it reads devices
 }
 
 var others = []other{
@@ -40,15 +40,15 @@ func (p Place) others() (found []other) {
 	return found
 }
 
-// hasOwnDocker reports whether this user runs Docker, or could: its program is in PATH or, if it is
-// elsewhere, as Debian's is, the user has set Docker up.
+// hasOwnDocker reports whether rootless Docker's program is in PATH, or the user has set Docker up.
+// (Debian's program is not in PATH.)
 func (p Place) hasOwnDocker(program string) bool {
 	_, err := exec.LookPath(program)
 	return err == nil || exists(filepath.Join(p.Runtime, "docker.sock")) || exists(p.unit("docker.service"))
 }
 
-// Served returns, for each engine that is here, how containers of a project are started with
-// it, and what it may need for that.
+// Served returns a line for each engine on this machine: how it starts containers of a project, and
+// which settings it may need.
 func (p Place) Served() (lines []string) {
 	if HasPodman() {
 		line := "podman: containers with annotations terok.project and terok.task"

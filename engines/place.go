@@ -20,12 +20,12 @@ type Place struct {
 	Repos   string // the gate's directory of repositories
 	Control string // the gate's control socket
 	User    bool   // of one user, not of the system
-	Moved   bool   // that user's XDG_CONFIG_HOME names a directory other than ~/.config
-	Runtime string // XDG_RUNTIME_DIR of that user
+	Moved   bool   // the user's XDG_CONFIG_HOME names a directory other than ~/.config
+	Runtime string // the user's XDG_RUNTIME_DIR
 	Systemd bool   // there is a systemd that could run a unit
 }
 
-// OwnPlace is where this user installs.
+// OwnPlace returns the place at which this user installs.
 func OwnPlace() (Place, error) {
 	if os.Geteuid() == 0 {
 		return systemPlace(), nil
@@ -33,13 +33,13 @@ func OwnPlace() (Place, error) {
 	return userPlace()
 }
 
-// systemPlace is where root installs, for root's podman. Not below /usr, which can
-// be read-only (podman machine, Fedora CoreOS) and belongs to packages. And not in
-// oci/hooks.d: CRI-O (1.34.0) and NRI's hook-injector, if they read that directory, do
-// not start if a definition in it is for a stage that only podman knows.
+// systemPlace returns the place at which root installs. It is not below /usr, which belongs to
+// packages and can be read-only (podman machine, Fedora CoreOS). Definitions are not in oci/hooks.d,
+// which CRI-O (1.34.0) and NRI's hook-injector can read, too: neither starts if a definition there is
+// for a stage that only podman knows.
 func systemPlace() Place {
 	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
-	repos, _ := control.DefaultRepos()       // root has one
+	repos, _ := control.DefaultRepos()       // no error for root
 	return Place{
 		Hooks:   "/etc/containers/oci/podman-hooks.d",
 		DropIn:  "/etc/containers/containers.conf.d/99-terok-gate.conf",
@@ -51,7 +51,7 @@ func systemPlace() Place {
 	}
 }
 
-// userPlace is where a user installs, for the user's own rootless podman.
+// userPlace returns the place at which a user installs, for the user's rootless engines.
 func userPlace() (Place, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -99,14 +99,14 @@ func (p Place) definitionPaths() []string { return glob(p.Hooks, definitionPrefi
 // unit returns the path of a unit.
 func (p Place) unit(name string) string { return filepath.Join(p.Units, name) }
 
-// unitPaths returns the paths of a unit and of the link that enables it. Where systemd runs,
-// it removes the link itself.
+// unitPaths returns the paths of a unit and of the links that enable it. (If systemd runs, systemctl
+// removes the links.)
 func (p Place) unitPaths(name string) []string {
 	return append(glob(p.Units, "*.wants/"+name), p.unit(name))
 }
 
-// glob returns the paths in the directory that match the pattern. The directory's own name is not
-// taken for a pattern.
+// glob returns the paths in the directory that match the pattern. The directory's name
+// is no pattern.
 func glob(dir, pattern string) []string {
 	names, _ := fs.Glob(os.DirFS(dir), pattern) // fails for a bad pattern only
 	for i, name := range names {

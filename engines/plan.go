@@ -17,7 +17,7 @@ import (
 type Plan struct {
 	Write  []File
 	Remove []string
-	Left   []string // projects that cannot be devices, because CDI does not allow their names
+	Left   []string // projects that cannot be devices because of their names
 	make   []directory
 	place  Place
 	podman bool // podman is here
@@ -34,26 +34,25 @@ func (p Plan) Make() (directories []string) {
 	return directories
 }
 
-// ForeignError says that files of others are where ours would be written. Files are the ones
-// that would be written, not those that exist.
+// ForeignError says that files of others are where ours would be written. Files are ours, not theirs.
 type ForeignError struct{ Files []File }
 
 func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
 
-// ErrAnyProject is in the chain of an error that says that podman would let the author of
-// an image choose the project.
+// ErrAnyProject is wrapped by an error about a podman that would let the author of an image choose
+// the project.
 var ErrAnyProject = errors.New("the author of an image can choose the project, by annotating the image")
 
-// ErrWider is in the chain of an error that names a definition in force, and the projects that it
-// admits: the new hooks would replace it and admit any project.
+// ErrWider is wrapped by an error that names a definition in force, and the projects that it admits:
+// the new hooks would replace that definition, and would admit any project.
 var ErrWider = errors.New("the new hooks would take its place and admit any project")
 
-// Plan plans to register the hooks at the place. Podman is asked, nothing is changed.
+// Plan plans to register the hooks at the place. It asks podman, and changes nothing.
 func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	plan := Plan{place: place, podman: HasPodman()}
 	others := place.others()
 	var lists *hookLists
-	// Without any engine, it is an error that podman is missing, unless the gate serves other machines.
+	// If there is no other engine, podman must be there, unless the gate serves other machines.
 	if plan.podman || len(others) == 0 && r.Fleet.Listen == "" {
 		var err error
 		if lists, err = r.listsOfPodman(ctx, place); err != nil {
@@ -100,7 +99,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	return plan, nil
 }
 
-// listsOfPodman checks that podman can have the hooks, and returns its lists of hook
+// listsOfPodman checks that podman can run the hooks safely, and returns its lists of hook
 // directories.
 func (r Registration) listsOfPodman(ctx context.Context, place Place) (*hookLists, error) {
 	major, minor, err := Version(ctx)
@@ -111,8 +110,8 @@ func (r Registration) listsOfPodman(ctx context.Context, place Place) (*hookList
 		return nil, fmt.Errorf("with podman %d.%d, %w", major, minor, ErrAnyProject)
 	}
 	if place.Moved && !passesEnvironment(major, minor) {
-		return nil, fmt.Errorf("XDG_CONFIG_HOME is set, and the clean-up of podman %d.%d does not see it: it would run no poststop hook: "+
-			"unset it, for podman too (podman 4.8 fixes this)", major, minor)
+		return nil, fmt.Errorf("podman %d.%d does not pass XDG_CONFIG_HOME on to its clean-up, which would run no poststop hook: "+
+			"unset the variable, for podman too (podman 4.8 fixes this)", major, minor)
 	}
 
 	lists := hookLists{append: listsAppend(major, minor)}
@@ -140,9 +139,9 @@ func checkOurs(files []File) error {
 	return nil
 }
 
-// checkWhatItReplaces returns an error if the new hooks would admit all projects, and a definition in force
-// that they replace admits only some. Of definitions with the same name, podman runs only the one in the
-// last directory, which is ours. So it would no longer run a package's definition or, for a user, root's.
+// checkWhatItReplaces returns an error if the new hooks would admit all projects, and replace a definition
+// in force that admits only some, such as a package's or, for a user, root's. Of definitions with the same
+// name, podman runs only the one in the last directory, which is ours.
 func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	if len(r.Settings.AllowProjects) > 0 {
 		return nil
@@ -155,14 +154,14 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	return nil
 }
 
-// Removal plans to remove everything that install wrote there. The hooks go first: they need
-// the gate.
+// Removal plans to remove all files that install and sync wrote there. The hooks go first, since they
+// need the gate.
 func (p Place) Removal() (Plan, error) {
 	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn, p.Devices}, p.syncPaths(), p.unitPaths(ForwardUnitName), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))
 	return Plan{place: p, Remove: paths}, err
 }
 
-// installed returns the paths at which there are files of ours.
+// installed returns those of the paths at which there are files of ours.
 func installed(paths []string) (ours []string, err error) {
 	for _, path := range paths {
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -179,8 +178,8 @@ func installed(paths []string) (ours []string, err error) {
 	return ours, nil
 }
 
-// CarryOut makes the changes, and calls did after each one. It fails if podman does not
-// read what was written.
+// CarryOut makes the changes, and calls did after each one. It fails if podman then
+// does not read the hook definitions.
 func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error {
 	for _, f := range p.make {
 		if err := f.make(ctx); err != nil {
@@ -195,7 +194,7 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 		}
 		did("wrote", f.Path)
 		unit := filepath.Base(f.Path)
-		if !p.place.Systemd || !slices.Contains(allUnits, unit) || unit == SyncUnitName { // which its timer starts
+		if !p.place.Systemd || !slices.Contains(allUnits, unit) || unit == SyncUnitName { // the timer starts that one
 			continue
 		}
 		if err := p.place.start(ctx, unit); err != nil {
@@ -212,8 +211,8 @@ func (p Plan) CarryOut(ctx context.Context, did func(what, which string)) error 
 	return p.remove(ctx, did)
 }
 
-// remove removes the files. It stops the service of a unit first, and makes systemd forget it
-// afterwards. After a failure it goes on with the rest.
+// remove removes the files. It stops each unit before it removes the unit's file, and at the end makes
+// systemd forget the units. After a failure, it goes on with the rest.
 func (p Plan) remove(ctx context.Context, did func(what, which string)) (err error) {
 	var stopped []string
 	for _, path := range p.Remove {

@@ -1,9 +1,9 @@
-// Package engines registers the hooks with podman, for the system or for one user, and
-// removes them again.
+// Package engines registers the hooks with podman and other engines, for the system or for one
+// user, and removes them again. It has systemd run the gate and the other services.
 //
-// It changes no files of others: a file that it writes is new or was written by it, and
-// carries its name. It asks podman for the directories of hook definitions, because
-// containers.conf is read from many places (containers.conf(5)).
+// It changes no files of others: it replaces or removes a file only if the content says that the
+// file is ours. It asks podman for the directories of hook definitions, because podman reads
+// the list of them from containers.conf files in many places (containers.conf(5)).
 package engines
 
 import (
@@ -42,18 +42,18 @@ func ImagesAnnotate(major, minor int) bool { return isBefore(major, minor, 4, 6)
 // do (seen with 5.4.2 and 6.1.1).
 func passesEnvironment(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
 
-// listsAppend reports whether a list in containers.conf can say {append=true}: since 4.8
-// (containers/common 0.57). An older podman does not start with such a list.
+// listsAppend reports whether a list in containers.conf can say {append=true}: possible since 4.8
+// (containers/common 0.57). With such a list, an older podman does not start.
 func listsAppend(major, minor int) bool { return !isBefore(major, minor, 4, 8) }
 
 func isBefore(major, minor, otherMajor, otherMinor int) bool {
 	return major < otherMajor || major == otherMajor && minor < otherMinor
 }
 
-// HookDirs returns the directories that podman reads hook definitions from, in the order
-// in which a later definition replaces an earlier one of the same name. Podman writes
-// them to its debug log when it starts a container. So HookDirs starts one, which cannot run: its root file
-// system is empty.
+// HookDirs returns the directories from which podman reads hook definitions, in podman's order: a
+// definition replaces those of the same name in earlier directories. Podman writes the directories to
+// its debug log when it starts a container. So HookDirs starts a container, whose root file system is
+// empty so that nothing runs.
 func HookDirs(ctx context.Context) ([]string, error) {
 	empty, err := os.MkdirTemp("", "terok-gate-probe-")
 	if err != nil {

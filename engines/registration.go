@@ -1,5 +1,5 @@
-// Writes a registration of the hooks to definitions (made from those in hooks.d), a drop-in
-// and a unit, and reads it back from them. It is stored nowhere else.
+// Writes a registration of the hooks: definitions (made from those in hooks.d), a drop-in and units.
+// Reads the registration back from these files, since it is stored nowhere else.
 
 package engines
 
@@ -28,13 +28,13 @@ type Registration struct {
 	Gate     bool          // systemd is to run terok-gate, which is beside Binary, at Settings.GateSocket
 	Repos    string        // the gate's directory of repositories
 	Fleet    Fleet         // what the gate is told of gates on other machines
-	Token    bool          // containers that ask for a device know their token
+	Token    bool          // containers that ask for a device get their token; it is not withheld
 	Watch    bool          // systemd is to run reap --watch, if no gate of ours sweeps
 }
 
 // Registration reads back the settings of the last install. If nothing is installed, only
-// Watch is set. An error says what could not be understood; the rest is returned with it,
-// except what other users may have written.
+// Watch is set. An error says what could not be understood. With the error, it returns the settings
+// that were understood, unless other users may have written them.
 func (p Place) Registration() (r Registration, there bool, err error) {
 	definitions := ours(p.definitionPaths())
 	if len(definitions) == 0 {
@@ -62,7 +62,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 	gate := slices.Contains(units, p.unit(GateUnitName))
 	r = Registration{Binary: d.Hook.Path, Settings: d.Settings, Gate: gate, Watch: gate || len(units) > 0}
 	if gate {
-		unit, _ := ReadSmall(p.unit(GateUnitName)) // it is ours
+		unit, _ := ReadSmall(p.unit(GateUnitName)) // installed has read it
 		r.Repos = valueInUnit(string(unit), "repos")
 		for _, flag := range r.Fleet.Flags() {
 			*flag.Value = valueInUnit(string(unit), flag.Name)
@@ -112,9 +112,9 @@ func (r Registration) InstallArgs() []string {
 	return args
 }
 
-// files returns the files that register the hooks, in the order in which they are to be
-// written: the gate runs before there are hooks that ask for it. lists is nil without podman;
-// definitions are written all the same, since they hold the settings.
+// files returns the files that register the hooks, in the order in which they are to be written:
+// the gate must run before there are hooks that ask for it. lists is nil if there is no podman.
+// Definitions are written even then, since they hold the settings.
 func (r Registration) files(place Place, lists *hookLists) ([]File, error) {
 	files, err := r.Definitions(place.Hooks)
 	if err != nil {
@@ -141,17 +141,18 @@ func (r Registration) files(place Place, lists *hookLists) ([]File, error) {
 	return append(files, units...), nil
 }
 
-// hookLists says how to tell a podman where hook definitions are.
+// hookLists describes podman's lists of directories with hook definitions.
 type hookLists struct {
-	inForce []string // the directories that it reads now
-	append  bool     // its lists can be added to
+	inForce []string // the directories that podman reads now
+	append  bool     // a list can say {append=true}
 }
 
-// with returns a drop-in for containers.conf that adds the directory to the list.
+// with returns a drop-in for containers.conf that adds the directory to those in force.
 //
 // A list that says {append=true} is added to the lists before it, and later lists are added to it,
 // unless they say {append=false} (seen with podman 5.4 and 6.1, where drop-ins of vendors can come
-// later). A plain list replaces those before it, so the drop-in repeats what is in force.
+// later). Where no list can say so, a list replaces those before it, and the drop-in repeats the
+// directories in force.
 func (l hookLists) with(dir string) []byte {
 	var items []string
 	if !l.append {
@@ -196,7 +197,7 @@ func (r Registration) definition(name string) ([]byte, error) {
 	stage := d.Stages[0]
 	d.Hook.Path = r.Binary
 	d.Hook.Timeout = max(d.Hook.Timeout, int(math.Ceil(r.Settings.Timeout().Seconds())))
-	// The first argument is the program's name. When a precreate hook fails, podman shows it.
+	// The first argument is the program's name and a hint, which podman shows when a precreate hook fails.
 	d.Hook.Args = append(d.Hook.Args[:1:1], r.Settings.Args(stage)...)
 	content, err := json.MarshalIndent(d, "", "  ")
 	return append(content, '\n'), err

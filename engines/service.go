@@ -1,4 +1,4 @@
-// Runs the gate, or reap --watch, as a service of systemd, and makes its unit.
+// Makes the units of the gate, of forward and of reap --watch, and has systemd run them.
 
 package engines
 
@@ -20,8 +20,8 @@ import (
 	units "terok-gate-hook/systemd"
 )
 
-// The units that install can write. Either the gate runs or reap --watch, because the gate revokes tokens
-// as reap --watch does. Services of the host need the gate.
+// The units that install can write. The gate revokes tokens as reap --watch does, so only one of the two
+// runs. Forward runs beside the gate.
 const (
 	WatchUnitName   = "terok-gate-reap.service"
 	GateUnitName    = "terok-gate.service"
@@ -46,8 +46,8 @@ func (r Registration) units() []string {
 	return nil
 }
 
-// unit returns the unit of this name from the directory systemd/ of the sources, with our program and
-// files.
+// unit returns the unit of this name from the directory systemd/ of the sources, with the paths of our
+// program and files.
 func (r Registration) unit(name string, place Place) ([]byte, error) {
 	template := "system/" + name
 	if place.User {
@@ -86,7 +86,7 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	runs := slices.Concat([]string{r.GateBinary()}, settings.Args(command), flags)
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
 
-	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // for which systemd makes the directory
+	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // systemd makes the directories of these two
 		writes = append(writes, log)
 	}
 	var writable []string
@@ -109,8 +109,8 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	return []byte(mark + unit), nil
 }
 
-// confine lets the unit of terok-gate forward reach its services. If the unit is the system's, it reaches no
-// other address, and not the repositories.
+// confine lets the unit of terok-gate forward reach its services. A system unit then reaches no other
+// address, and no repositories.
 func (r Registration) confine(unit string) string {
 	var addresses []string
 	for _, given := range r.Settings.Services {
@@ -143,9 +143,9 @@ func commandLine(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
-// unitQuote quotes a word for a unit (systemd.syntax(7)). What it escapes means the same in
-// commands and in lists of paths, where a backslash only makes the next character an ordinary one:
-// other characters stand as they are. ([Registration.unit] refuses the paths for which that fails.)
+// unitQuote quotes a word for a unit (systemd.syntax(7)). The escapes of quotes, backslashes and %
+// mean the same in commands and in lists of paths. The escapes of other bytes do not: in a list of paths, a
+// backslash only makes the next character an ordinary one. [checkUnitPath] refuses paths with such bytes.
 func unitQuote(word string) string {
 	var quoted strings.Builder
 	for i := 0; i < len(word); {
@@ -182,9 +182,9 @@ func valueInUnit(unit, flag string) string {
 	return strings.NewReplacer("%%", "%", "$$", "$").Replace(value)
 }
 
-// existingDirectory returns the nearest existing directory above the file: a directory that a service may
-// write to must exist when the service starts, even if the file's own directory is made later. Where
-// directories come and go, at a reboot say, it returns one that stays.
+// existingDirectory returns the nearest existing directory above the file. ReadWritePaths= needs a
+// directory that exists when the service starts, and the file's directory may be made later. Below
+// /var/lib, /var/tmp, /tmp and /run, where directories may vanish, it returns that directory.
 func existingDirectory(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
@@ -208,7 +208,7 @@ func replaceLine(text, key, value string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Lingers reports whether the user's service manager runs on after the last log-out
+// Lingers reports whether the user's service manager keeps running after the last log-out
 // (loginctl(1), enable-linger).
 func Lingers() bool {
 	self, err := user.Current()
@@ -222,7 +222,7 @@ func Lingers() bool {
 // start starts a unit, now and at every boot or log-in.
 func (p Place) start(ctx context.Context, unit string) error {
 	for _, args := range [][]string{
-		{"daemon-reload"}, {"enable", unit}, {"restart", unit}, // it may run with other flags
+		{"daemon-reload"}, {"enable", unit}, {"restart", unit}, // the unit may be running with other flags
 	} {
 		if _, err := p.systemctl(ctx, args...); err != nil {
 			return err
@@ -232,7 +232,7 @@ func (p Place) start(ctx context.Context, unit string) error {
 }
 
 // WatchState returns the properties ActiveState and ExecStart of the unit of reap --watch,
-// one a line.
+// each on a line.
 func (p Place) WatchState(ctx context.Context) (properties string, err error) {
 	return p.show(ctx, WatchUnitName)
 }

@@ -2,7 +2,7 @@
 // (insteadOf).
 //
 // The addresses are in a file of the operator's: see [Settings.Projects]. A container can do
-// without them, so an error in the file never keeps it from starting.
+// without these addresses, so an error in the file never keeps it from starting.
 
 package hook
 
@@ -20,22 +20,22 @@ import (
 	"terok-gate-hook/store"
 )
 
-// address is a project's entry in the file. It may have other keys.
+// address is a project's entry in the file. The entry may have other keys as well.
 type address struct {
 	Source string `json:"source"` // as the operator gave it; empty, or of any form
 
 	// The parts of a forge's address. The scheme is empty if there is none.
 	Scheme string `json:"scheme"` // https or ssh
 	Host   string `json:"host"`
-	Port   string `json:"port"` // if not the scheme's own
+	Port   string `json:"port"` // empty for the scheme's default
 	Path   string `json:"path"` // without .git
 }
 
 // addressesLimit is the largest size of the file, in bytes.
 const addressesLimit = 4 << 20
 
-// addresses returns the addresses of the projects that a container may use, even with an error.
-// The error says which were left out.
+// addresses returns the addresses of the projects that a container may use. An error says which
+// addresses were left out; the others are returned with it.
 func (s Settings) addresses(want request) (map[string]address, error) {
 	if s.Projects == "" || s.URL() == "" {
 		return nil, nil
@@ -74,8 +74,9 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 	return granted, nil
 }
 
-// readAddresses reads the file. It must belong to root or to the hook's own user, and others must
-// not be able to write it: they could make a container fetch another repository than it asks for.
+// readAddresses reads the file. The file must belong to root or to the hook's own user, and no other
+// user may be able to write to it: such a user could make git in a container fetch a repository other
+// than the one that git was told to fetch.
 func readAddresses(path string) (all map[string]json.RawMessage, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -167,19 +168,19 @@ func (a address) forms() (forms []string) {
 
 // rewriting returns the git configuration that replaces these addresses with the gate's.
 //
-// Git compares the beginnings of addresses (git-config(1), url.<base>.insteadOf), and replaces the
-// longest that matches. So each form is there with .git, too.
+// Git replaces the longest insteadOf value that an address begins with (git-config(1),
+// url.<base>.insteadOf). So each form is there with .git, too.
 //
-// Git appends what is left of an address that is longer. The gate's address ends in .git, so this
-// makes no usual project name: if .../lib is known, .../library becomes lib.gitrary. The gate
-// authorizes that name like any other.
+// Git appends the rest of the address to the gate's address. That address ends in .git, so the result is no
+// usual project name: if .../lib is known, .../library becomes lib.gitrary. The gate authorizes that
+// name like any other.
 func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	for _, project := range slices.Sorted(maps.Keys(addresses)) {
 		config = fmt.Appendf(config, "[url %q]\n", gateURL+"/"+project+".git")
 		forms := addresses[project].forms()
 		for _, end := range []string{"\n", ".git\n"} {
-			for _, form := range forms { // hundreds, and the container's start waits: no fmt
+			for _, form := range forms { // without fmt: there are hundreds, and the container's start waits
 				config = append(config, "\tinsteadOf = "...)
 				config = append(config, form...)
 				config = append(config, end...)
@@ -190,7 +191,8 @@ func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 }
 
 // privateModules returns GOPRIVATE, which makes Go fetch modules in these repositories directly
-// with git, without a proxy or a checksum database. Its value begins with the container's own.
+// with git, without a proxy or a checksum database. The container's own
+// GOPRIVATE comes first in the value.
 func privateModules(env []string, addresses map[string]address) []variable {
 	var patterns []string
 	if own, _ := lookUp(env, "GOPRIVATE"); own != "" && printable(own) {

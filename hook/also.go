@@ -1,5 +1,5 @@
 // Reads which projects a container asks for besides its own, and decides whether to admit them.
-// How many it may name is set in store/also.go.
+// store/also.go sets how many it may name.
 
 package hook
 
@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// errNotReadable is in the chain of a refusal because of [Settings.AllowReads].
+// errNotReadable is wrapped by a refusal because of [Settings.AllowReads].
 var errNotReadable = errors.New("not among those that are admitted for reading")
 
 // also returns the projects that the annotations ask for besides the container's own.
@@ -44,11 +44,11 @@ func (s Settings) also(annotations map[string]string, own string) (store.Also, e
 	return also, nil
 }
 
-// isBetweenNames reports whether c separates names of projects. Podman before 5.0 splits
-// --annotation at commas.
+// isBetweenNames reports whether c separates names. Spaces do so as well as commas, since podman before
+// 5.0 splits --annotation at commas.
 func isBetweenNames(c rune) bool { return c == ',' || c == ' ' }
 
-// checkAnother refuses the container's own project, a project that is named twice, and one too many.
+// checkAnother refuses the container's own project, a project that is named twice, and a project too many.
 func checkAnother(project, own string, also store.Also) error {
 	if project == own {
 		return instead("names the container's own project, which is in terok.project",

@@ -33,7 +33,7 @@ var (
 
 // Attach makes the gate serve the network of a living container again. The entry should come
 // from [Settings.HandedOver]. If the gate serves the container already, nothing changes. An error
-// that has a remedy wraps one of those above.
+// that has a remedy wraps one of the errors above.
 func (s Settings) Attach(entry store.Entry) (err error) {
 	defer func() { err = printableError(err) }()
 	s.GateListen = entry.Gate.Listen
@@ -54,7 +54,7 @@ func (s Settings) Attach(entry store.Entry) (err error) {
 }
 
 // attachFirst makes the gate serve the network of a container that starts. It writes the
-// network to the entry, and records for Attach that the gate serves it.
+// network to the entry, and records for Attach that the gate serves the container.
 func (s Settings) attachFirst(entry store.Entry, process *store.Pinned) (err error) {
 	if process == nil {
 		return s.notAttached(failure("the container has no process"))
@@ -93,9 +93,9 @@ func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint
 }
 
 // hand hands over the listener that the request asks for. The address may be taken for a moment, by
-// a neighbour's listener that is being handed over or closed, and the gate may be restarting. So with
-// retry, hand tries again, and stops when half of the gate's time is left before the deadline: the
-// last try needs time for its answer.
+// a neighbour's listener that is being handed over or closed, or the gate may be restarting: with
+// retry, hand then tries again. Half of the gate's time before the deadline is kept for the answer to
+// the last try.
 func (s Settings) hand(socket string, deadline time.Time, process *store.Pinned, request control.Request, retry bool) (network uint64, err error) {
 	lastTry := deadline.Add(-s.gateTimeout() / 2)
 	for {
@@ -136,8 +136,8 @@ func handListener(gate string, deadline time.Time, process *store.Pinned, reques
 	return network, control.Hand(gate, deadline, socket, request)
 }
 
-// forHook turns an error of the gate's into one that may be printed. The gate's own words
-// go to the log.
+// forHook turns an error of the gate into one that may be printed. The gate's own words go only to
+// the log.
 func forHook(err error) error {
 	var refusal control.Refusal
 	switch {
@@ -169,8 +169,8 @@ func known(err error) error {
 // is taken, the socket does not listen: it only shows the gate which namespace is meant.
 //
 // The attacker is root of the container, who cannot take the address while the socket
-// listens: that would need SO_REUSEPORT on both sockets. SO_REUSEADDR allows binding again
-// after connections that the gate closed first (ip(7)).
+// listens: that would need SO_REUSEPORT on both sockets. SO_REUSEADDR lets a new socket bind to the
+// address while connections that the gate closed first still linger (ip(7)).
 func listenIn(process *store.Pinned, at netip.AddrPort) (socket int, err error) {
 	err = onThreadOfItsOwn(func() error {
 		if err := unix.Setns(process.Pidfd(), unix.CLONE_NEWNET); err != nil {
@@ -202,7 +202,7 @@ func listenIn(process *store.Pinned, at netip.AddrPort) (socket int, err error) 
 // backlog is how many connections may wait while the gate is busy or being replaced.
 const backlog = 256
 
-// newSocket returns a TCP socket that blocks on nothing and may reuse an address.
+// newSocket returns a TCP socket that does not block and may reuse an address.
 func newSocket() (int, error) {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err == nil {
@@ -213,7 +213,7 @@ func newSocket() (int, error) {
 	return socket, err
 }
 
-// checkAlone refuses a container whose configuration puts it into another one's network.
+// checkAlone refuses a container whose configuration puts it into another container's network.
 // For a network of the container's own, podman makes a file netns-<uuid> in a directory
 // netns (containers/common, pkg/netns). The path of another container's network names the process
 // of that container.

@@ -13,8 +13,8 @@ import (
 )
 
 // ofDevice returns the annotations with the device's project added and, with [Settings.TaskID],
-// a task. A container that asks for a device needs a gate: if its annotations are missing or
-// contradict the device, it is refused, instead of starting without a gate.
+// a task. A container that asks for a device needs a gate, so it is refused if its annotations are
+// missing or contradict the device.
 func (s Settings) ofDevice(annotations map[string]string, id string) (map[string]string, error) {
 	project, hasProject := annotations[ProjectAnnotation]
 	task, hasTask := annotations[TaskAnnotation]
@@ -49,8 +49,8 @@ func (s Settings) ofDevice(annotations map[string]string, id string) (map[string
 }
 
 // sharesPod reports whether a container that asked for a device is in a pod, whose
-// containers share a network: without a token, the gate could not tell them apart. A container's
-// author who forges such an annotation only makes the gate ask for the token.
+// containers share a network: without a token, the gate could not tell them apart. By forging
+// the annotation of a pod, a container's author only makes the gate ask for the token.
 func (s Settings) sharesPod(annotations map[string]string) bool {
 	if s.Project == "" && !s.Annotated {
 		return false
@@ -64,8 +64,8 @@ func (s Settings) sharesPod(annotations map[string]string) bool {
 }
 
 // DeviceEnvironment returns the variables that a device gives its containers. If project is
-// empty, the device is for several projects. CDI replaces variables of the same name, so
-// git's variables are left out if the token is withheld: git needs none of them then.
+// empty, the device is for several projects. CDI replaces the container's variables of the same
+// names, so git's variables are left out if the token is withheld: git does not need them then.
 func (s Settings) DeviceEnvironment(project string) ([]string, error) {
 	var env []string
 	if !s.WithholdToken {

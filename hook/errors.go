@@ -2,10 +2,11 @@
 //
 // The container's author can choose where a hook's output goes: crun appends it to any
 // file of the host that the annotation run.oci.hooks.stderr names, and before podman
-// 4.6 an image can carry that annotation. (With podman 4.3.1 and crun 1.8.1, this wrote to
-// a shell's start-up file, and ran code on the host.) No quoting is safe in a file whose
-// reader is unknown. So an error has two texts: one to print, made of constants and
-// reasons, and one for the log, which has the values too.
+// 4.6 an image can carry that annotation. (With podman 4.3.1 and crun 1.8.1, a hook's
+// error could be appended to a shell's start-up file in this way, and run code on the
+// host.) No quoting is safe in a file whose reader is unknown. So an error has two texts:
+// one to print, made of constants and reasons, and one for the log, which has the values
+// too.
 
 package hook
 
@@ -17,7 +18,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// ErrRefused is in the chain of an error if the container may not have what its
+// ErrRefused is wrapped by an error that says that the container may not have what its
 // annotations ask for.
 var ErrRefused = errors.New("refused")
 
@@ -27,9 +28,9 @@ type Error struct {
 	full    error
 }
 
-// text may be printed. A constant becomes a text by itself, but any other string must be
-// converted. Only settings, a checked container id, our own numbers and the kernel's names
-// of errors are converted.
+// text is a string that may be printed. A constant string is a text without a conversion; any other
+// string needs one. Only settings, a checked container id, our own words and numbers, and the kernel's
+// names of errors are converted.
 type text string
 
 // Error returns the text to print. It is made of our words and the kernel's, and holds
@@ -40,7 +41,7 @@ func (e *Error) Error() string { return string(e.printed) }
 func (e *Error) Detail() string { return e.full.Error() }
 
 // Is reports whether target is in the chain of the full error. There is no Unwrap, which
-// would give that error away.
+// would give the full error away.
 func (e *Error) Is(target error) bool { return errors.Is(e.full, target) }
 
 // Detail returns the text of any error, a stage's or another one, for the log.

@@ -173,7 +173,7 @@ func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 		{"a link in the place of the directory", func(t *testing.T, c *container) []mount {
 			link(t, c, "/run/terok")
 			return nil
-		}, inject + "/run/terok in the container's root file system: is not a directory, or a symbolic link", ""},
+		}, inject + "/run/terok in the container's root file system: is a symbolic link, or not a directory", ""},
 		{"a volume's mount point", func(t *testing.T, c *container) []mount {
 			link(t, c, "/run") // where podman mounts a volume for /run then
 			volume, target := filepath.Join(c.outside, "directory"), filepath.Join(c.rootfs, outside)

@@ -24,9 +24,9 @@ type variable struct{ name, value string }
 // files returns the files for the container with the id container, whose own environment is
 // env. If token is empty, no file holds a token.
 //
-// The token is in other files than git's configuration, which every user may read: a process
-// can become another user, and if that user could not read the configuration, every git command,
-// even git status, would fail.
+// Git's configuration does not hold the token, so that every user may read it. A process can become
+// another user: if that user could not read the configuration, every git command would fail, even
+// git status.
 func (s Settings) files(want request, token store.Token, container string, env []string) ([]file, error) {
 	if s.URL() == "" {
 		return []file{{name: "gate.env", content: envFile(s.variables(want, token, env))}}, nil
@@ -71,8 +71,8 @@ func (s Settings) variables(want request, token store.Token, env []string) []var
 	return append(variables, s.noProxy(env)...)
 }
 
-// envFile returns the content of gate.env. A POSIX shell and systemd's EnvironmentFile= read
-// the same from it, and so does podman's --env-file unless a value needs quoting.
+// envFile returns the content of gate.env. A POSIX shell and systemd's EnvironmentFile= read the same
+// values from it. Podman's --env-file does so for values that need no quoting.
 func envFile(variables []variable) (content []byte) {
 	for _, v := range variables {
 		value := v.value
@@ -97,7 +97,7 @@ func quoted(value, escaped string) string {
 	return string(append(quoted, '"'))
 }
 
-// addressVariables returns the URLs of the gate and of the project's repository. They do not
+// addressVariables returns the URLs of the gate and of the project's repository. The URLs do not
 // hold the token: git would write it into .git/config.
 func addressVariables(gateURL string, grant store.Grant) []variable {
 	gateURL = strings.TrimSuffix(gateURL, "/")
@@ -108,9 +108,8 @@ func addressVariables(gateURL string, grant store.Grant) []variable {
 }
 
 // rightsVariables returns variables that say what the container may do in its own project, and
-// which other projects it may use, so that it need not find out by trying. A push is allowed to
-// a ref that matches one pattern of each list. Commas separate patterns and projects, and colons
-// separate lists: a pattern contains neither.
+// which other projects it may use. In TEROK_PUSH, a ref must match one pattern of each list. Commas
+// separate patterns and projects, and colons separate lists: a pattern contains neither.
 func rightsVariables(want request) []variable {
 	limits, _ := store.Entry{Grant: want.Grant, Limits: want.Limits}.In(want.Project)
 	variables := []variable{{"TEROK_ACCESS", limits.Access()}}
@@ -130,9 +129,9 @@ func rightsVariables(want request) []variable {
 }
 
 // noProxyVariables returns variables that keep requests to a host away from the proxies that
-// the container's environment names: podman passes the machine's proxies in, and they cannot
-// reach a host in the container's own network. Earlier entries of the variables stay, unless they
-// need quoting. Both names are set, since some programs read one and some the other.
+// the container's environment names. (Podman passes the machine's proxies in, which cannot reach a
+// host in the container's own network.) Entries that the variables have already stay, unless they need
+// quoting. Both no_proxy and NO_PROXY are set, since programs differ in which they read.
 func noProxyVariables(env []string, host string) []variable {
 	lists := map[string]string{}
 	for _, entry := range env {
@@ -155,8 +154,8 @@ func noProxyVariables(env []string, host string) []variable {
 	return variables
 }
 
-// checkGateURL refuses a URL that would need quoting in a shell, in git's configuration or
-// in systemd's.
+// checkGateURL refuses a URL that no gate can have, or that would need quoting in a shell, in git's
+// configuration or in systemd's files.
 func checkGateURL(s string) error {
 	const form = "is not of the form http[s]://host[:port][/path]"
 	u, err := url.Parse(s)

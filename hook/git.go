@@ -12,20 +12,20 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gitPointers are the variables that make git read the files beside gate.env. The earlier
-// value of a variable stays in force.
+// gitPointers are the variables that make git read the files beside gate.env. The
+// container's own values of these variables stay in force as well.
 //
 // One variable is enough for each file. GIT_CONFIG_COUNT is avoided: programs that filter the
 // environment by name may drop GIT_CONFIG_KEY_0 alone, and then git fails.
 type gitPointers struct {
-	// parameters is GIT_CONFIG_PARAMETERS, which git -c sets too. It overrides a
-	// repository's configuration, and GIT_CONFIG_NOSYSTEM does not turn it off. Git does not
-	// document it; tests try it with every version of git that we can get.
+	// parameters is the value of GIT_CONFIG_PARAMETERS, which git -c sets, too. This variable
+	// overrides a repository's configuration, and GIT_CONFIG_NOSYSTEM does not turn it off. Git does
+	// not document the variable; tests try it with every version of git that we can get.
 	parameters string
 	include    string // our own entry in parameters
 
-	// GIT_CONFIG_SYSTEM points to gitidentity. A user's and a repository's configuration
-	// override it: an identity is a default, not a limit.
+	// With identity, GIT_CONFIG_SYSTEM points to gitidentity. A user's and a repository's
+	// configuration override that file: an identity is a default, not a limit.
 	identity bool
 	file     string // gitidentity
 	system   string // the file that gitidentity includes first; empty for none
@@ -61,7 +61,7 @@ func (s Settings) gitPointers(env []string) (p gitPointers, err error) {
 	if p.replaced {
 		p.system = p.replaces
 	}
-	// If an include cannot name the container's own file, that stays in force without our identity.
+	// If no include can name the container's own file, that file stays in force, without our identity.
 	p.identity = s.identity() != "" && (p.system == "" || path.IsAbs(p.system) && printable(p.system))
 	return p, nil
 }
@@ -102,7 +102,8 @@ func (p gitPointers) unquoted() string {
 		"TEROK_UNQUOTED=\"\n" + parametersName + "=" + p.include + "\n\"\n"
 }
 
-// addParameter returns a value of GIT_CONFIG_PARAMETERS with the parameter as its last entry.
+// addParameter returns the value of GIT_CONFIG_PARAMETERS with the parameter as its last entry. A value
+// that git rejects is an error.
 func addParameter(value, parameter string) (string, error) {
 	const blank = " \t\r\n"
 	for rest := value; rest != ""; rest = strings.TrimLeft(rest, blank) {
@@ -129,7 +130,8 @@ func addParameter(value, parameter string) (string, error) {
 }
 
 // skipQuoted returns what follows a word that git has quoted (sq_quote_buf in its quote.c).
-// The word is in single quotes, which are closed around each quote and exclamation mark.
+// The word is in single quotes, which end before each quote and exclamation mark in it, and begin again
+// after that.
 func skipQuoted(s string) (rest string, ok bool) {
 	if !strings.HasPrefix(s, "'") {
 		return s, false
@@ -151,13 +153,13 @@ func credential(token store.Token) []byte {
 }
 
 // gitConfig returns the configuration that makes git send the token to the gate and nowhere
-// else. It holds no secret.
+// else. The configuration holds no secret.
 //
 // The empty extraHeader and helper clear the values that a repository has for the gate's URL, for
 // example from an earlier container. Without followRedirects = false, git would follow a redirect of its
 // first request to another server, and send the token there with the next requests (seen
-// with git 2.39.5). The empty proxy overrides the environment's, which podman copies from
-// the host.
+// with git 2.39.5). The empty proxy overrides the environment's proxy, which podman
+// copies from the host.
 //
 // These settings are for the gate's URL, so they take precedence over settings for all URLs.
 // They come from GIT_CONFIG_PARAMETERS, so they also take precedence over a repository's own
@@ -184,7 +186,7 @@ func gitConfig(gateURL, mountPath string, withToken bool) []byte {
 }
 
 // gitIdentity returns a system configuration for git with the identity of the container's
-// commits. It first includes the file base, unless base is empty.
+// commits. The configuration first includes the file base, unless base is empty.
 func gitIdentity(identity, base string, grant store.Grant, container string) (config []byte) {
 	for placeholder, name := range map[string]string{"{project}": grant.Project, "{task}": grant.Task, "{container}": container} {
 		identity = strings.ReplaceAll(identity, placeholder, name) // no name has a brace
@@ -211,7 +213,8 @@ func splitIdentity(identity string) (name, email string, err error) {
 	return name, email, nil
 }
 
-// hasLetter reports whether s has more than the characters that git strips from a name.
+// hasLetter reports whether s has a letter, a digit or a character that is not ASCII. Git refuses a name
+// that has only characters that git strips.
 func hasLetter(s string) bool {
 	return strings.ContainsFunc(s, func(c rune) bool { return c > 0x7f || plain(string(c), "") })
 }

@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// errNotAdmitted is in the chain of a refusal because of [Settings.AllowProjects].
+// errNotAdmitted is wrapped by a refusal because of [Settings.AllowProjects].
 var errNotAdmitted = errors.New("not among those that are admitted")
 
 // request is what a container asks for.
@@ -24,11 +24,11 @@ type request struct {
 	services []Service
 	mode     fs.FileMode // for its files that hold a secret
 
-	addresses map[string]address // of its projects at forges; git fetches them from the gate instead
+	addresses map[string]address // of its projects at forges, in whose place git uses the gate's
 }
 
-// request reads the annotations. asked is false for a container that has neither project
-// nor task, and so wants no token. Without an error, everything that is asked for is
+// request reads the annotations. asked is false if they have neither project nor task: the
+// container then wants no token. Without an error, everything that is asked for is
 // admitted. With an error, the grant says what was asked for, and is for the log only.
 func (s Settings) request(annotations map[string]string) (want request, asked bool, err error) {
 	project, hasProject := annotations[ProjectAnnotation]

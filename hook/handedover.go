@@ -1,7 +1,7 @@
 // Records which containers have been handed over to the gate, so that attach can hand them
 // over again to a gate that has lost its listeners. Root enters the networks that records
-// name, so only the hooks' user may write records. They are in a directory of their own, not in
-// the token file, which the gate's user can write.
+// name, so only the hooks' user may write records. The records are not in the token file, since
+// the gate's user can write to that.
 
 package hook
 
@@ -21,15 +21,15 @@ import (
 	"terok-gate-hook/store"
 )
 
-// record is what is written about a container: the request to the gate, and the addresses in the
-// container of its services of the host.
+// record is what is written about a container: the request to the gate, and the services of the host
+// that the container may use, each with its address in the container.
 type record struct {
 	control.Request
 	Services map[string]string `json:"services,omitempty"`
 }
 
-// remember records that the gate serves an entry's container, and terok-gate forward its services.
-// Each life of a container has a record of its own.
+// remember records that the gate serves the container of an entry, and that terok-gate forward serves
+// the container's services. Each life of a container has a record of its own.
 func (s Settings) remember(entry store.Entry) error {
 	r := record{s.handing(entry), entry.Gate.Services}
 	r.Version = control.Version
@@ -75,7 +75,7 @@ func (s Settings) forget(container string) error {
 
 // HandedOver returns the living containers that hooks have handed over to the gate, as
 // entries with the tokens' keys, and removes the records of dead ones. An error names the
-// records that could not be read; the others are returned all the same.
+// records that could not be read; the containers of the others are returned with it.
 func (s Settings) HandedOver() (living []store.Entry, err error) {
 	var broken []error
 	err = s.eachRecord(func(dir *os.File, name string) error {
@@ -118,7 +118,7 @@ func (s Settings) eachRecord(visit func(dir *os.File, name string) error) error 
 	return err
 }
 
-// openRecords opens the directory of records, after creating it if create is set. It refuses
+// openRecords opens the directory of records. With create, it first makes a missing one. It refuses
 // a directory that another user could write to: that user would decide in which networks the
 // gate gets listeners.
 func openRecords(socket string, create bool) (dir int, err error) {

@@ -1,12 +1,12 @@
 // Package hook does what the container runtime asks for at each stage of a
 // container's life: at prestart (or createRuntime) it gives the container a token,
-// at poststop it takes the token back.
+// at poststop it revokes the token.
 //
-// The promise: a token is valid exactly while its container lives. To keep it,
-// prestart injects first and commits last. A crash or an error before the commit
-// leaves the token file untouched: the container never starts, and a token that was
-// put into it was never valid. Any failure is an error, so that the runtime never
-// starts a container that expects a gate and has none.
+// The promise: a token is valid exactly while its container lives. So prestart first
+// puts the token into the container, and adds it to the token file last. After a crash
+// or an error before that, the container never starts, and a token that is in it was
+// never valid. Any failure is an error, so that the runtime never starts a container
+// that expects a gate and has none.
 //
 // Facts about runtimes were seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5 on
 // Linux 6.18. The attacker is anyone who may annotate a container or decides what its
@@ -23,7 +23,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Outcome describes what a stage did. On an error, it is filled in as far as the stage came.
+// Outcome describes what a stage did. After an error, it describes what was done before the error.
 type Outcome struct {
 	Container string        // the container id
 	Grant     store.Grant   // what the annotations ask for
@@ -40,9 +40,9 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 	return s.start(stdin, false)
 }
 
-// CreateRuntime is Prestart for the stage at which a device's hook runs (runtime-spec,
+// CreateRuntime does what Prestart does, at the stage at which a device's hook runs (runtime-spec,
 // config.md "createRuntime Hooks"). It refuses a container that already has a token in this
-// life: otherwise, of two devices, the last one would win.
+// life: of two devices, the container would otherwise get the project of the last one.
 func (s Settings) CreateRuntime(stdin io.Reader) (out Outcome, err error) {
 	return s.start(stdin, true)
 }
@@ -115,7 +115,7 @@ func (s Settings) start(stdin io.Reader, once bool) (out Outcome, err error) {
 		entry.Gate = &store.Attached{Listen: s.gateListen(), Withheld: s.WithholdToken, Services: s.listening(want.services)}
 		if err := s.attachFirst(entry, process); err != nil {
 			takeBack()
-			if once && s.hasToken(entry) { // that is why the gate refused
+			if once && s.hasToken(entry) { // the gate refused because of that token
 				err = errTwice()
 			}
 			return out, err
@@ -141,7 +141,7 @@ func (s Settings) start(stdin io.Reader, once bool) (out Outcome, err error) {
 	return out, nil
 }
 
-// errTwice refuses a container that has a token in this life.
+// errTwice returns the refusal of a container that already has a token in this life.
 func errTwice() error {
 	return refused(instead(text(store.ErrIssued.Error())+": ask for one device terok.dev/project, and for other projects with the annotations terok.read and terok.write", store.ErrIssued))
 }
@@ -154,7 +154,7 @@ func (s Settings) hasToken(entry store.Entry) (has bool) {
 	return has
 }
 
-// Poststop reads the state of a container that has stopped and revokes its tokens. It may
+// Poststop reads the state of a container that has stopped, and revokes the container's tokens. It may
 // run twice, late, or with an empty environment, and needs no annotations.
 func (s Settings) Poststop(stdin io.Reader) (out Outcome, err error) {
 	defer func() { err = printableError(err) }()

@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// errNoEnvDir is in the chain of an error if no directory for env files was given and there
-// is no default.
+// errNoEnvDir is wrapped by an error that says that no directory for env files was given, and that
+// there is no default.
 var errNoEnvDir = errors.New("no directory for env files: XDG_RUNTIME_DIR is not set")
 
 // hostDir returns the directory for env files on the host.
@@ -24,7 +24,7 @@ func (s Settings) hostDir() (string, error) {
 		return s.EnvDir, nil
 	}
 
-	// Uid 0 of a rootless engine's user namespace is not root.
+	// In the user namespace of a rootless engine, uid 0 is not root.
 	inside, err := store.InUserNamespace()
 	if err != nil {
 		return "", err
@@ -41,9 +41,9 @@ func (s Settings) hostDir() (string, error) {
 	return "", instead(text(errNoEnvDir.Error()), errNoEnvDir)
 }
 
-// isRoots reports whether only root can replace the directory, or create it if it does not
-// exist. It is stricter than owner.Way, whose package is not compiled into the hook: isRoots
-// refuses every symbolic link, and looks above directories that are missing.
+// isRoots reports whether only root can replace the directory, or create it if it does not exist. It
+// is false if any part of the path is a symbolic link. (owner.Way allows links, but package owner is not
+// compiled into the hook.)
 func isRoots(dir string) bool {
 	// In a sticky directory such as /tmp, others cannot replace root's files, but they can
 	// create a file that does not exist yet.

@@ -19,10 +19,10 @@ type idMap []idRange
 
 type idRange struct{ inside, ours, length uint64 }
 
-// idsOf reads the id maps of the process. The kernel shows them relative to the reader's
-// user namespace or, if reader and process share one, relative to its parent: in that case
-// nothing needs translating. config.json's mappings cannot be used instead: they are wrong when
-// a container joins another's user namespace (podman --userns=container:).
+// idsOf reads the id maps of the process. The kernel shows them relative to our user namespace, unless
+// the process is in our user namespace: in that case nothing needs translating. The mappings in
+// config.json cannot be used instead: they are wrong when a container joins another container's user
+// namespace (podman --userns=container:).
 func idsOf(process *store.Pinned) (idMaps, error) {
 	theirs, err := process.Link("ns/user")
 	if err != nil {
@@ -70,7 +70,7 @@ func parseIDMap(content string) (idMap, error) {
 	return m, nil
 }
 
-// ours translates an id of the container's to our user namespace.
+// ours translates an id in the container to the id in our user namespace.
 func (m idMap) ours(id uint32) (int, error) {
 	if m == nil {
 		return int(id), nil

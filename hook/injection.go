@@ -23,9 +23,9 @@ type injection struct {
 	ids      idMaps      // of the container
 }
 
-// readInjection returns the injection for a container. The container's process is alive and
-// waits for the hook; its root file system is complete but not yet its root (crun and runc
-// run prestart and createRuntime hooks before pivot_root(2)).
+// readInjection returns the injection for a container. The container's process is alive and waits for
+// the hook. The container's root file system is complete, but the process has not entered it: crun and
+// runc run prestart and createRuntime hooks before pivot_root(2).
 func (s Settings) readInjection(state specs.State, process *store.Pinned, want request, token store.Token) (in injection, err error) {
 	config, err := readConfiguration(state.Bundle)
 	if err != nil {
@@ -68,7 +68,7 @@ func (in *injection) ownedBy(user specs.User) (err error) {
 }
 
 // checkMountNamespace refuses a process that shares our mount namespace or the host's: the
-// directory would appear there.
+// injected directory would appear there.
 func checkMountNamespace(process *store.Pinned) error {
 	switch shared, err := sharesWithHost(process, "mnt"); {
 	case err != nil:
@@ -80,8 +80,8 @@ func checkMountNamespace(process *store.Pinned) error {
 	return nil
 }
 
-// sharesWithHost reports whether a process is in the same namespace of a kind
-// (namespaces(7)) as we or the host are.
+// sharesWithHost reports whether a process is in our namespace of a kind (namespaces(7)), or in the
+// host's.
 func sharesWithHost(process *store.Pinned, kind string) (bool, error) {
 	namespace, err := process.Link("ns/" + kind)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // PodContainer is what one container of a Kubernetes pod asks for.
 type PodContainer struct {
 	Annotations map[string]string // the pod's annotations that apply to the container, for its hook to read
-	Projects    []string          // that these annotations name, the container's own project first
+	Projects    []string          // the projects that these annotations name, the container's own first
 	Env         []string          // the container's environment with the variables that Precreate adds
 }
 

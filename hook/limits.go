@@ -17,9 +17,9 @@ const useAccess = "use " + store.AccessRead + " or " + store.AccessAppend
 
 const usePatterns = "use full ref names such as refs/heads/agent/*, at most 16, with commas between them"
 
-// limits returns the settings' limits together with the annotations': a container can narrow
-// its own rights, never widen them. The limits apply to each project that it may write. If there
-// are such projects besides its own, {project} stays in the patterns, and the gate fills it in.
+// limits returns the limits of the settings and of the annotations together: a container can narrow
+// its own rights, never widen them. The limits apply to each project that the container may write. If
+// there are several, {project} stays in the patterns, and the gate fills in the project of each push.
 func (s Settings) limits(annotations map[string]string, grant store.Grant, also store.Also) (limits store.Limits, err error) {
 	if len(also.With(store.AccessWrite)) > 0 {
 		grant.Project = "{project}"

@@ -1,5 +1,5 @@
-// Injects into the container: mounts a small tmpfs, read-only, in the container's mount
-// namespace. The token never reaches the container's storage, and it disappears with the
+// Injects files into the container: mounts a small tmpfs, read-only, in the container's mount
+// namespace. The token never reaches the container's storage, and disappears with the
 // namespace, even without any clean-up.
 
 package hook
@@ -74,8 +74,8 @@ func newDirectory(label string, size int) (mount int, err error) {
 // fill writes the files and makes the tmpfs read-only. The tmpfs is attached only afterwards,
 // so the container never sees an incomplete directory.
 func (in injection) fill(directory int) error {
-	// If another goroutine forked meanwhile, its child would keep a file open for writing
-	// until it executes its program, and the tmpfs could not be made read-only (EBUSY).
+	// If another goroutine forked meanwhile, the child would keep a file open for writing until the
+	// child executes its program. Until then, the tmpfs could not be made read-only (EBUSY).
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 
@@ -126,9 +126,8 @@ func (in injection) writeTo(fd int, f file) error {
 // attach enters the container's mount namespace and moves the tmpfs to its mount point
 // inside the root file system.
 //
-// For setns(2) it needs a thread that shares its file-system attributes (root, working
-// directory, umask) with no other. The thread is used for nothing else, and ends with the
-// goroutine.
+// setns(2) needs a thread that shares its file-system attributes (root, working directory, umask)
+// with no other thread. The thread is used for nothing else.
 func (in injection) attach(directory int) error {
 	return onThreadOfItsOwn(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -180,10 +179,10 @@ func onThreadOfItsOwn(f func() error) error {
 	return <-done
 }
 
-// openMountPoint returns a handle of MountPath in the root file system, and creates it if it
-// does not exist. The attacker is the image's author: symbolic links are resolved inside the
-// root file system, as the container will see them, and nothing outside it is opened,
-// created or changed, wherever they point.
+// openMountPoint returns a handle of MountPath in the root file system. If MountPath does not exist,
+// openMountPoint creates it. The attacker is the image's author, who may have put symbolic links there.
+// They are resolved inside the root file system, as the container will see them. Nothing outside the
+// root file system is opened, created or changed.
 func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, error) {
 	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -194,9 +193,9 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 		return nil, because(text(path)+" in the container's root file system", err)
 	}
 
-	// One directory at a time, so that each new one is made in a directory that was checked.
-	// New ones belong to the container's root user: podman commit fails on files whose owner
-	// the container cannot map.
+	// One directory at a time, so that each new directory is made in one that was checked.
+	// New directories belong to the container's root user: podman commit fails on files whose
+	// owner the container cannot map.
 	path := ""
 	point, err := openInRoot(root, "/")
 	if err != nil {
@@ -231,15 +230,16 @@ func openMountPoint(rootfs string, ids idMaps, known mountsKnown) (*os.File, err
 	return point, nil
 }
 
-// openDirectoryInRoot opens a directory on the way to the mount point. The last one must
-// not be a symbolic link: an image could use it to make us mount over /proc, /etc or the root.
+// openDirectoryInRoot opens a directory on the way to the mount point or, with last, the mount
+// point itself. The mount point must not be a symbolic link: with such a link, an image could make us
+// mount over /proc, /etc or the root.
 func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.File, error) {
 	if !last {
 		return openInRoot(root, path)
 	}
 	fd, err := unix.Openat(int(parent.Fd()), filepath.Base(path), unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, failure("is not a directory, or a symbolic link")
+		return nil, failure("is a symbolic link, or not a directory")
 	}
 	if err != nil {
 		return nil, err
@@ -247,9 +247,9 @@ func openDirectoryInRoot(root, parent *os.File, path string, last bool) (*os.Fil
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openInRoot opens a path as if root were the root directory, also through symbolic links and
-// ".." in it. It uses openat2(2) alone: kernels without openat2(2) lack mount_setattr(2), too,
-// which an injection needs. (pathrs-lite supports older kernels, but mounts and unmounts a
+// openInRoot opens a path as if root were the root directory, even if the path has symbolic links or
+// "..". It needs openat2(2): kernels without openat2(2) also lack mount_setattr(2), without which there
+// is no injection. (pathrs-lite supports older kernels, but mounts and unmounts a
 // proc for each file.)
 func openInRoot(root *os.File, path string) (*os.File, error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
@@ -287,7 +287,7 @@ func makeDirectory(parent *os.File, name string, ids idMaps) error {
 		return err
 	}
 	defer unix.SetfsgidRetGid(ours)
-	if ours, err = unix.SetfsuidRetUid(uid); err != nil { // if uid is not 0, drops the capabilities that matter
+	if ours, err = unix.SetfsuidRetUid(uid); err != nil { // if uid is not 0, this drops the capabilities that matter
 		return err
 	}
 	defer unix.SetfsuidRetUid(ours)

@@ -28,16 +28,16 @@ func checkPropagation(m *mountinfo.Info) error {
 }
 
 // checkNewDirectory refuses a new directory in parent if parent is on a bind mount or a
-// volume. Such a mount may be meant to be read-only, but crun makes it so only after our hook
-// (seen with crun 1.8.1); and if the container's root is the host's root, no permissions keep
-// it from writing there. So a directory is made only on the root file system, or on a tmpfs of
-// the container's own.
+// volume. Such a mount may be meant to be read-only, but crun makes it read-only only after our
+// hook (seen with crun 1.8.1). If the container's root is the host's root, no permissions keep
+// makeDirectory from writing there. So a directory is made only on the root file system, or on a
+// tmpfs of the container's own.
 func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 	m, err := known.under(parent)
 	if err != nil {
 		return err
 	}
-	// attach would refuse this too, but only after the directory was made.
+	// attach would refuse such a mount, too, but only after the directory was made.
 	if err := checkPropagation(m); err != nil {
 		return err
 	}
@@ -58,8 +58,8 @@ func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {
 }
 
 // mountsKnown caches, by id, the mounts that this thread has looked up. The kernel's table of
-// mounts is slow to read: each mount in it costs 2.4 µs (Linux 6.18), and before pivot_root(2) it
-// has a copy of all the host's mounts, several for each running container.
+// mounts is slow to read: each mount in it costs 2.4 µs (Linux 6.18). Before pivot_root(2), the
+// table has a copy of all the host's mounts, several for each running container.
 type mountsKnown map[uint64]*mountinfo.Info
 
 // under returns the mount that the file is on.

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ofContainer returns the annotations that apply to one container. Those that name the
-// container override those for the whole pod; those that name another one are left out. It
-// calls findName to get the container's name, but only if an annotation of ours names a container.
+// ofContainer returns the annotations that apply to one container. Of our annotations, one that names
+// the container overrides one for the whole pod, and one that names another container is left out.
+// ofContainer calls findName for the container's name only if an annotation of ours names a container.
 func ofContainer(annotations map[string]string, findName func() (string, error)) (map[string]string, error) {
 	var names []string // of containers, in annotations
 	for annotation := range annotations {
@@ -51,12 +51,12 @@ func ofContainer(annotations map[string]string, findName func() (string, error))
 	return meant, nil
 }
 
-// nameInPod returns the longest of the annotations' names that matches the container's name.
+// nameInPod returns the longest name in the annotations that matches the container's name, called.
 //
 // Podman calls the container NAME of a pod POD-NAME. The match is not exact, since the pod's name
 // may have dashes too: POD-b-a can be the container b-a of POD or the container a of POD-b. An
-// annotation for "a" applies to both, unless there is one for "b-a". This is of no use to an attacker:
-// the pod's author writes the annotations and names the containers.
+// annotation for "a" applies to both, unless there is one for "b-a". An inexact match is of no use to an
+// attacker: the pod's author writes the annotations and names the containers.
 //
 // The hook cannot learn the pod's name: podman's storage does not have it, and the annotation
 // io.kubernetes.cri-o.SandboxID leads only to the infra container, which is named after the pod's
@@ -119,7 +119,7 @@ func nameIn(path, id string) (string, error) {
 }
 
 // storageOf returns the directories in which podman's storage may describe the container
-// with this root file system: DRIVER-containers beside each directory DRIVER above it.
+// with this root file system: for each directory DRIVER above root, DRIVER-containers beside it.
 func storageOf(root string) (dirs []string) {
 	for dir := filepath.Dir(root); dir != "/" && dir != "."; dir = filepath.Dir(dir) {
 		if containers := dir + "-containers"; isDirectory(containers) {

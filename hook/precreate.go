@@ -15,13 +15,13 @@ import (
 )
 
 // Precreate reads a container's configuration and returns it with variables added to the
-// environment of the container's process. They give the path of gate.env and, with a gate URL,
-// the addresses of the gate and of services, and they make git use the gate. They never hold the
+// environment of the container's process. The variables give the path of gate.env and, with a gate
+// URL, the addresses of the gate and of services. They also make git use the gate. They never hold the
 // token, because podman inspect shows the configuration.
 //
-// If the container already has a variable, its value stays, with three exceptions: an
-// entry is added to GIT_CONFIG_PARAMETERS and to no_proxy, and GIT_CONFIG_SYSTEM names our
-// file, which includes the file that it named before.
+// A variable that the container already has keeps its value, with three exceptions.
+// GIT_CONFIG_PARAMETERS and no_proxy (in either case) get a further entry. GIT_CONFIG_SYSTEM names our
+// file, which includes the file that the variable named before.
 //
 // Everything else passes through unchanged, including what our version of the runtime-spec
 // does not know. A configuration without our annotations is returned byte for byte.
@@ -112,10 +112,9 @@ func checkRuntimesAnnotations(annotations map[string]string) error {
 	return nil
 }
 
-// containerIn returns the container's id, for the log and nothing else. The
-// configuration has no field for it, but podman's has it at the end of the cgroup's path,
-// if there is one, and in the path of the file that is mounted as .containerenv (seen with
-// 4.3.1).
+// containerIn returns the container's id, for the log and nothing else. The configuration has no
+// field for the id. Podman 4.3.1 writes the id at the end of the cgroup's path, if there is a cgroup,
+// and into the path of the file that is mounted as .containerenv.
 func containerIn(config []byte) string {
 	var has struct {
 		Linux  struct{ CgroupsPath string }
@@ -167,7 +166,7 @@ func (s Settings) addPointers(env []string, want request) ([]string, error) {
 		}
 		replaced = append(append(replaced, git.variables()...), git.remembered()...)
 	}
-	// Each name may occur only once: programs differ in which of two they take.
+	// Each name may occur only once: programs differ in which of two entries they take.
 	for _, v := range replaced {
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, v.name+"=") })
 		env = append(env, v.name+"="+v.value)

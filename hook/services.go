@@ -1,6 +1,6 @@
-// Reads the services of the host from the settings, and those that a container asks for from
-// its annotations, and decides whether to admit these. A service is a TCP or unix socket of the
-// host that terok-gate forward connects a container to, in the container's own network.
+// Reads from the settings which services the host has, and from the annotations which of them a
+// container asks for, and decides whether to admit these. A service is a TCP or unix socket of the
+// host. In the container's own network, terok-gate forward connects the container to the service.
 
 package hook
 
@@ -20,7 +20,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// errNoService is in the chain of a refusal because of [Settings.AllowServices].
+// errNoService is wrapped by a refusal because of [Settings.AllowServices].
 var errNoService = errors.New("not among those that the project may use")
 
 // mostServices is the largest number of services.
@@ -74,8 +74,8 @@ func ParseService(given string) (s Service, err error) {
 	return s, nil
 }
 
-// isServiceName reports whether a service may have the name. Different names give different
-// names of variables in serviceVariables.
+// isServiceName reports whether a service may have the name. Different services have
+// different variables in serviceVariables.
 func isServiceName(name string) bool {
 	for i := range len(name) {
 		c := name[i]
@@ -213,7 +213,7 @@ func checkAllowService(given string, known map[string]bool) error {
 }
 
 // attachServices makes terok-gate forward serve the services of an entry in the container's
-// network. It retries as attach does, if retry is set.
+// network. With retry, it tries again as hand does.
 func (s Settings) attachServices(entry store.Entry, process *store.Pinned, retry bool) error {
 	socket := control.ForwardSocket(s.GateSocket)
 	deadline := time.Now().Add(s.gateTimeout())
@@ -227,7 +227,7 @@ func (s Settings) attachServices(entry store.Entry, process *store.Pinned, retry
 	return nil
 }
 
-// ofForward turns an error of terok-gate forward into one that may be printed.
+// ofForward turns an error of terok-gate forward into an error that may be printed.
 func ofForward(err error) error {
 	var refusal control.Refusal
 	switch {

@@ -1,7 +1,7 @@
-// Defines the settings of a stage with their defaults, its time limits, and the form that the
-// settings have on its command line. Package engines writes that form into a hook definition, the
-// stage reads it, and install, doctor and others read it back from the definition. No other file
-// knows that form.
+// Defines the settings of a stage with their defaults, the stage's time limits, and the form of the
+// settings on a command line. Package engines writes such a command line into a hook definition. The
+// stage reads the command line, and install, doctor and others read it back from the definition.
+// Only this file knows its form.
 
 package hook
 
@@ -30,7 +30,7 @@ type Settings struct {
 	LogFile       string     // default that of package trail
 	AllowProjects []string   // shell patterns (path.Match); if there are any, a project must match one
 	AllowReads    []string   // shell patterns of further projects, which containers of other projects may read
-	EnvMode       string     // of the files in the container; default 0400
+	EnvMode       string     // of the container's files that hold a secret; default 0400
 	GateURL       string     // the gate's URL as the container reaches it; empty if not known
 	EnvDir        string     // inject on the host, into this directory, even if there is a container process
 	Identity      *string    // NAME <EMAIL> of the container's commits; default [defaultIdentity]; empty for none
@@ -43,24 +43,24 @@ type Settings struct {
 	// networks. It is empty for a gate elsewhere.
 	GateSocket    string
 	GateListen    string        // where the gate listens in the container's network; default [GateListen]
-	GateTimeout   time.Duration // for the gate's answer, with half of it for new tries; default two seconds; not a flag
-	WithholdToken bool          // from the container, which the gate recognizes by its network
+	GateTimeout   time.Duration // for the gate's answer; new tries begin in its first half only; default two seconds; not a flag
+	WithholdToken bool          // from the container: the gate recognizes the container by its network
 
-	// Services are services of the host, each of the form that [ParseService] reads, and
-	// AllowServices say which projects may use them, each of the form PATTERN=NAME[,NAME]. They need
+	// Services are services of the host, each of the form that [ParseService] reads. AllowServices
+	// say which projects may use which services, each in the form PATTERN=NAME[,NAME]. Services need
 	// a gate socket.
 	Services      []string
 	AllowServices []string
 
 	// For containers that ask for a device (CDI). Project is the device's project. With TaskID,
-	// the task of a container without the task's annotation is made of the first digits of its id.
+	// a container without annotation terok.task has the first digits of its id as its task.
 	// With Annotated, a container without annotations for project and task is refused.
 	Project   string
 	TaskID    bool
 	Annotated bool
 
-	// Projects is a file with the addresses that projects have at forges. Git in a container fetches
-	// from the gate when it is given such an address. It is empty if there is no such file.
+	// Projects is the path of a file with the addresses that projects have at forges, or empty. If git in
+	// a container is given such an address, git uses the gate instead.
 	Projects string
 }
 
@@ -136,7 +136,7 @@ var Flags = []Flag{
 	{Name: "env-dir", Usage: "write the env file on the host instead, to `D`/<container id>.env", Path: true,
 		stages: []string{"prestart", "poststop"}, field: func(s *Settings) any { return &s.EnvDir }},
 
-	{Name: "project", Usage: "the project `P` of every container that the hook runs for; a container whose annotation names another is refused",
+	{Name: "project", Usage: "the project `P` of every container that the hook runs for; a container whose annotation names another project is refused",
 		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.Project }},
 	{Name: "task-id", Usage: "without annotation terok.task, take the first 12 digits of the container's id as the task",
 		stages: []string{"createRuntime"}, field: func(s *Settings) any { return &s.TaskID }},
@@ -305,8 +305,8 @@ func (s *Settings) ReadEnvironment() error {
 }
 
 // ReadArgs reads the arguments of a stage, and returns the stage's name. After an error, it
-// still reads as much as it can, so that the error is logged to the right file. The error
-// holds no token.
+// still reads what it can of the common flags, so that the error is logged to the right file. The
+// error holds no token.
 func (s *Settings) ReadArgs(args []string) (stage string, err error) {
 	rest, err := s.readCommon(args)
 	switch {
@@ -377,7 +377,7 @@ func asTyped(err error) error {
 	return err
 }
 
-// quoteArgument quotes an argument, and returns only the fingerprint of a token.
+// quoteArgument quotes an argument. Of an argument that is a token, it returns only the fingerprint.
 func quoteArgument(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
 		return "token " + store.Token(arg).Fingerprint()
@@ -495,8 +495,8 @@ func (s Settings) checkGateSocket() error {
 }
 
 // Deadline returns how long a stage may take before it gives up: ten seconds more than its
-// waits for the lock, for the gate and for terok-gate forward. It is for waits that have no limit
-// of their own, such as for a standard input that never ends or a file system that hangs.
+// waits for the lock, for the gate and for terok-gate forward. It ends waits that have no
+// limit of their own, such as for a standard input that never ends or a file system that hangs.
 func (s Settings) Deadline() time.Duration {
 	longest := cmp.Or(s.Tokens.LockTimeout, store.DefaultLockTimeout) + 10*time.Second
 	if s.GateSocket != "" {
@@ -508,8 +508,8 @@ func (s Settings) Deadline() time.Duration {
 	return longest
 }
 
-// Timeout returns how long the runtime waits for a stage, according to its definition. That
-// is longer than the stage's own deadline, because a hook that is killed reports no error.
+// Timeout returns the time limit in a stage's hook definition, after which the runtime kills the
+// stage. It is longer than the deadline, because a killed stage reports no error.
 func (s Settings) Timeout() time.Duration { return s.Deadline() + 10*time.Second }
 
 func (s Settings) envMode() string            { return cmp.Or(s.EnvMode, defaultEnvMode) }

@@ -16,7 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Real states have a few kilobytes, and configurations about ten.
+// Real states have a few kilobytes, real configurations about ten.
 const (
 	stateLimit = 1 << 20
 	// Podman writes poststop's state, and escapes more than crun does: one byte of an
@@ -35,11 +35,11 @@ func readState(r io.Reader, limit int64) (specs.State, error) {
 	return state, err
 }
 
-// readStopped reads and checks the state of a container that has stopped. It has no process,
-// so its pid means nothing: gVisor's runsc writes -1.
+// readStopped reads and checks the state of a container that has stopped. The container has no
+// process, so the pid in the state means nothing: gVisor's runsc writes -1.
 func readStopped(r io.Reader) (specs.State, error) { return readStateOf(r, stoppedLimit) }
 
-// otherKernel is the likely reason if a container has no process of this kernel's.
+// otherKernel is the likely reason if a container has no process of this kernel.
 const otherKernel = " (runtimes such as runsc of gVisor and Kata, which run containers on another kernel, are not supported: use runc or crun)"
 
 func readStateOf(r io.Reader, limit int64) (specs.State, error) {
@@ -62,7 +62,7 @@ func readStateOf(r io.Reader, limit int64) (specs.State, error) {
 	return state, nil
 }
 
-// notJSON keeps an error of encoding/json for the log, because it quotes the input.
+// notJSON keeps an error of encoding/json for the log, because such an error quotes the input.
 func notJSON(err error) error { return instead("not the JSON that it should be", err) }
 
 // checkContainerID admits the ids that crun and runc admit, if they are short enough for
@@ -108,7 +108,7 @@ func readConfiguration(bundle string) (configuration, error) {
 	path := filepath.Join(bundle, "config.json")
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Some engines do not start crun in the bundle; podman does.
+		// Podman starts crun in the bundle, but some engines do not.
 		const hint = " (crun 1.27 to 1.29.1 names the directory that it was started in)"
 		return config, instead("bundle: the directory that the state names has no config.json"+hint, fmt.Errorf("bundle: %w%s", err, hint))
 	}

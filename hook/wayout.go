@@ -1,5 +1,5 @@
-// Says how to resolve an error, by which flag for example. The packages that make the errors
-// do not know the flags.
+// Says how to resolve an error, for example by which flag. Some packages that make errors do not know
+// the flags.
 
 package hook
 
