@@ -259,7 +259,7 @@ func TestDoctorNamesTheDirectoryThatKeepsTheGateOut(t *testing.T) {
 	open(t, p.directory)
 	closed := filepath.Dir(p.directory)
 	must(t, os.Chmod(closed, 0o700))
-	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "nobody" }), "gate-user", Broken, closed+" is closed to it")
+	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "nobody" }), "gate-user", Broken, closed+" is closed to that user")
 }
 
 func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
@@ -457,10 +457,10 @@ func TestDoctorAsksWhetherTheGateKnowsHashedAndLimitedTokens(t *testing.T) {
 		settings hook.Settings
 		remedy   string
 	}{
-		{hook.Settings{}, "is the URL the gate's own?"},
-		{hook.Settings{Hashed: true}, "is it terok-gate?"},
-		{hook.Settings{Access: "read"}, "is it terok-gate?"},
-		{hook.Settings{Push: []string{"refs/**"}}, "is it terok-gate?"},
+		{hook.Settings{}, "check that the URL is that of the gate"},
+		{hook.Settings{Hashed: true}, "only terok-gate takes hashed or limited tokens"},
+		{hook.Settings{Access: "read"}, "only terok-gate takes hashed or limited tokens"},
+		{hook.Settings{Push: []string{"refs/**"}}, "only terok-gate takes hashed or limited tokens"},
 	} {
 		var found []Finding
 		e := examination{check: "gate", settings: row.settings, report: func(f Finding) { found = append(found, f) }}

@@ -107,9 +107,9 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 		state        State
 		text, remedy string
 	}{
-		{"it serves this host", nil, nil, OK, "PORT serves this host, host-a; certificates here are valid until DAY, of the authority until ", ""},
+		{"it serves this host", nil, nil, OK, "PORT serves this host, host-a; this gate's certificate is valid until DAY, the authority's until ", ""},
 		{"its name cannot be resolved", nil, func(t *testing.T, p *fleetPatient) { p.url = "https://repos.invalid:9419" },
-			Broken, "the name of repos.invalid:9419 cannot be resolved on this machine: ", "name it in DNS or /etc/hosts, or name another: "},
+			Broken, "the name of repos.invalid:9419 cannot be resolved on this machine: ", "add the name to DNS or /etc/hosts, or give another one: "},
 		{"nothing listens", nil, func(t *testing.T, p *fleetPatient) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			must(t, err)
@@ -157,12 +157,12 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 		}, nil,
 			Broken, "PORT does not let this host vouch for project demo", "add this line to the file of --vouch-file: host-a=demo"},
 		{"it has no such project", func(t *testing.T, p *fleetPatient) { must(t, os.RemoveAll(filepath.Join(p.repos, "demo.git"))) }, nil,
-			Warning, "PORT serves this host, and has no project demo", "on the machine with the repositories: terok-gate add demo; or try another project: "},
+			Warning, "PORT serves this host, but has no project demo", "on the machine with the repositories: terok-gate add demo; or try another project: "},
 		{"everything is frozen there", nil, func(t *testing.T, p *fleetPatient) {
 			must(t, store.File{Path: p.tokens}.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
 		}, Broken, "PORT refuses this host: ", "on that machine: terok-gate doctor"},
-		{"its clock is ahead", func(_ *testing.T, p *fleetPatient) { p.clock = time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s ahead of this one", "timedatectl set-ntp true"},
-		{"its clock is behind", func(_ *testing.T, p *fleetPatient) { p.clock = -time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s behind this one", "timedatectl set-ntp true"},
+		{"its clock is ahead", func(_ *testing.T, p *fleetPatient) { p.clock = time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s ahead of this machine's", "timedatectl set-ntp true"},
+		{"its clock is behind", func(_ *testing.T, p *fleetPatient) { p.clock = -time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s behind this machine's", "timedatectl set-ntp true"},
 		{"its clock is a little ahead", func(_ *testing.T, p *fleetPatient) { p.clock = 50 * time.Second }, nil, OK, "PORT serves this host", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -204,7 +204,7 @@ func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
 		state State
 		text  string
 	}{
-		{"all is well", nil, OK, "hosts that may vouch: host-a; certificates here are valid until "},
+		{"all is well", nil, OK, "hosts that may vouch: host-a; this gate's certificate is valid until "},
 		{"many hosts", func(t *testing.T, p *fleetPatient) { must(t, os.WriteFile(p.vouch, []byte(many.String()), 0o600)) },
 			OK, "hosts that may vouch: host-000.a-rather-long-name.example, host-001."},
 		{"no host", func(t *testing.T, p *fleetPatient) { must(t, os.WriteFile(p.vouch, nil, 0o600)) }, Warning, "no host may vouch, so none is served"},

@@ -198,7 +198,7 @@ func findAsUser(t *testing.T, roots string) {
 	if len(e.definitions) != 1 {
 		t.Fatalf("definitions %+v", e.definitions)
 	}
-	if why := e.notForUs(&e.definitions[0]); !strings.Contains(why, "asks for the gate at "+socket+", which is another user's") {
+	if why := e.notForUs(&e.definitions[0]); !strings.Contains(why, "asks the gate at "+socket+", which is another user's") {
 		t.Errorf("of root's hooks doctor says %q", why)
 	}
 	if got, want := e.install(), "/usr/bin/terok-gate install --allow-project 'd*'"; got != want {

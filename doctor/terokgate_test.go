@@ -174,9 +174,9 @@ func (s *served) answers(t *testing.T, answer string) {
 func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	s := newServed(t)
 	s.answers(t, `{"version": 2, "refused": "version", "detail": "1, and not 2"}`)
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "does not understand terok-gate-hook, which is another version")
 	s.answers(t, `{"version": 1, "refused": "malformed", "detail": "0 sockets"}`) // the first version knew no questions
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "does not understand terok-gate-hook, which is another version")
 	s.answers(t, `{"version": 1, "refused": "failed", "detail": "user 7 may not use the control socket"}`)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, `the gate refuses: failed: "user 7 may not use the control socket"`)
 	s.answers(t, `hello`)
@@ -186,7 +186,7 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	s.answers(t, other)
 	found := s.check("terok-gate")
 	finds(t, found, "terok-gate", Warning, "the gate that runs is v0, and terok-gate-hook is "+version.String())
-	if want := "end it, start it again: "; !strings.HasPrefix(found[0].Remedy, want) {
+	if want := "end it and start it again: "; !strings.HasPrefix(found[0].Remedy, want) {
 		t.Errorf("an old one that goes on after an upgrade: %+v", found)
 	}
 	s.installGate(t, "v0")
