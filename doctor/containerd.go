@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// containerd checks containerd's settings for pods. Docker comes with a containerd. So if Docker is installed,
-// the settings are checked only if kubelet, crictl or nerdctl is installed, too.
+// containerd checks containerd's settings for pods. Docker comes with a containerd. So if Docker is
+// installed, the settings are checked only if kubelet, crictl or nerdctl is installed, too.
 func (e *examination) containerd() {
 	others := e.Place.OtherEngines()
 	talks := slices.ContainsFunc([]string{"kubelet", "crictl", "nerdctl"}, func(name string) bool {

@@ -68,8 +68,8 @@ func (e *examination) dockerProbe() {
 	e.reached(&p)
 }
 
-// deviceToTry returns the first project that has a device and that the hooks admit, or "" if there is none. If
-// the doctor was given a project, no other counts.
+// deviceToTry returns the first project that has a device and that the hooks admit, or "" if there is none.
+// If the doctor was given a project, no other counts.
 func (e *examination) deviceToTry() string {
 	for _, project := range e.devicesOf {
 		if (e.Project == "" || e.Project == project) && e.settings.Admits(project) {

@@ -145,10 +145,10 @@ func (e *examination) notInForce(reads string) {
 		fmt.Sprintf("there, add %q to hooks_dir", e.Place.Hooks))
 }
 
-// settersOfHooksDir returns the configuration files that set hooks_dir in any version of podman. Up to podman 5,
-// files are read directory by directory; podman 6 reads one containers.conf, and drop-ins sorted by name. A
-// list replaces the lists before it. But from podman 4.8 on, a list that says {append=true}, as install's
-// does, is replaced only by a later list that says {append=false}.
+// settersOfHooksDir returns the configuration files that set hooks_dir in any version of podman. Up to
+// podman 5, files are read directory by directory; podman 6 reads one containers.conf, and drop-ins sorted
+// by name. A list replaces the lists before it. But from podman 4.8 on, a list that says {append=true}, as
+// install's does, is replaced only by a later list that says {append=false}.
 func settersOfHooksDir() (files []string) {
 	directories := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {

@@ -67,7 +67,8 @@ func (e *examination) logFile(file string) bool {
 	return true
 }
 
-// complaints reports what hooks refused or failed to do within a day, as recorded in the file and the journal.
+// complaints reports what hooks refused or failed to do within a day, as recorded in the file and the
+// journal.
 func (e *examination) complaints(file string) {
 	places := "the journal"
 	if file != "" {

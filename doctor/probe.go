@@ -207,8 +207,8 @@ func allowing(patterns []string) (flags []string) {
 	return flags
 }
 
-// probeProject returns the project that the doctor was given, or else one that the hooks admit, preferably one
-// that exists. It returns "" if it finds none.
+// probeProject returns the project that the doctor was given, or else one that the hooks admit, preferably
+// one that exists. It returns "" if it finds none.
 func (e *examination) probeProject() string {
 	if e.Project != "" {
 		return e.Project

@@ -32,8 +32,8 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	return asRoot(words...)
 }
 
-// asUser returns a remedy with a command that runs as a user. Root must not run the command itself: the user's
-// directories may contain traps.
+// asUser returns a remedy with a command that runs as a user. Root must not run the command itself: the
+// user's directories may contain traps.
 func asUser(uid int, words ...string) string {
 	if uid == os.Geteuid() {
 		return printable.Shell(words...)
@@ -51,8 +51,8 @@ func chown(user string, paths ...string) string {
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
 // takeOver returns the command by which root takes a directory from another user. It returns fallback if a
-// file in the directory does not belong to root or us. It also returns fallback if path is a file: the content
-// would still be the other user's.
+// file in the directory does not belong to root or us. It also returns fallback if path is a file: the
+// content would still be the other user's.
 func takeOver(path, fallback string) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {
@@ -109,10 +109,10 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// install returns the command that registers the hooks again, with these flags. The command keeps the settings
-// of the last install. If there was none, or its settings cannot be read or are invalid, the command spells
-// out the settings in force. The command never admits more projects than before: if those are unknown, the
-// user has to choose.
+// install returns the command that registers the hooks again, with these flags. The command keeps the
+// settings of the last install. If there was none, or its settings cannot be read or are invalid, the
+// command spells out the settings in force. The command never admits more projects than before: if those
+// are unknown, the user has to choose.
 func (e *examination) install(flags ...string) string {
 	before, there, err := e.Place.Registration()
 	err = cmp.Or(err, before.Settings.Check())

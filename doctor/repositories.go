@@ -70,7 +70,8 @@ func (e *examination) repositories() {
 	}
 }
 
-// reposDirectory returns the directory of repositories that the gate serves or, if no gate answers, would serve.
+// reposDirectory returns the directory of repositories that the gate serves or, if no gate answers, would
+// serve.
 func (e *examination) reposDirectory() string {
 	if e.theGate != nil {
 		return e.theGate.Repos
@@ -87,8 +88,8 @@ func (e *examination) reposToBe() string {
 	return e.Place.Repos
 }
 
-// reposAreTheGates reports whether the directory of repositories exists, belongs to the gate's user, and cannot
-// be changed or replaced by others.
+// reposAreTheGates reports whether the directory of repositories exists, belongs to the gate's user, and
+// cannot be changed or replaced by others.
 func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
 
@@ -131,14 +132,14 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 // isRoots reports whether we are root and the file is root's. If so, a remedy may give the file to the gate.
 func isRoots(info fs.FileInfo) bool { return os.Geteuid() == 0 && owner.UID(info) == 0 }
 
-// giveRoots returns the command that gives a directory, and all of root's files in it, to a user. Files of other
-// users keep their owner.
+// giveRoots returns the command that gives a directory, and all of root's files in it, to a user. Files of
+// other users keep their owner.
 func giveRoots(uid int, path string) string {
 	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
 }
 
-// isClosed returns true if the gate's user cannot enter a directory above the repositories. If so, its finding
-// says how to let the user in.
+// isClosed returns true if the gate's user cannot enter a directory above the repositories. If so, its
+// finding says how to let the user in.
 func (e *examination) isClosed(repos string, uid int, fixes func(string) string) bool {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if uid == 0 || err != nil {

@@ -164,8 +164,8 @@ func (l *localVFS) Readlink(path string) (string, error) {
 	return os.Readlink(path)
 }
 
-// directories checks every directory and link on the path of the token file's directory. The attacker is a user
-// who can change one of them, and so replace the token file.
+// directories checks every directory and link on the path of the token file's directory. The attacker is a
+// user who can change one of them, and so replace the token file.
 func (e *examination) directories(dir string) (fine bool) {
 	way, err := owner.Way(dir)
 	if err != nil {
