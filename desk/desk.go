@@ -103,7 +103,7 @@ func (d *Desk) make(ctx context.Context) error {
 	return os.Rename(unfinished, final)
 }
 
-// gateKey is the key, in a desk's configuration, of the path of the gate's repository.
+// gateKey is the configuration key under which a desk keeps the path of the gate's repository.
 const gateKey = "terok.gate"
 
 // checkGate returns an error if the desk is for another repository than d.Gate. The desk records what that

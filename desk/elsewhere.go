@@ -29,8 +29,8 @@ func SetAside(ctx context.Context, directory, project string) (undo func() error
 }
 
 // Rename renames a project's desk, replacing a desk that already has the new name. If no desk has the old
-// name, a desk with the new name stays. In both cases, Rename records repository in the desk, as the path of
-// the gate's repository. Rename waits until no other process works in the old desk.
+// name, a desk with the new name stays. In both cases, Rename records in the desk the new path of the gate's
+// repository. Rename waits until no other process works in the old desk.
 func Rename(ctx context.Context, directory, old, new, repository string) (undo func() error, err error) {
 	undo, err = renameDesk(ctx, directory, old, pathOf(directory, old), pathOf(directory, new))
 	if err != nil || !isThere(pathOf(directory, new)) {

@@ -1,4 +1,4 @@
-// Fills a new repository from its source, and changes the source of an existing one (add).
+// Fills a new repository from its source, and changes the source of an existing repository (add).
 
 package desk
 

@@ -1,4 +1,4 @@
-// Decides what sync does with each of the gate's refs, by a three-way merge with upstream's.
+// Decides what sync does with each of the gate's refs, by a three-way merge with upstream's refs.
 
 package desk
 
@@ -13,7 +13,7 @@ const (
 	follow                 // set the ref to what upstream has, and keep the old tip
 	forward                // move the ref forward to what upstream has
 	ahead                  // containers have moved the ref, but upstream has not
-	theirs                 // upstream has never had the ref
+	theirs                 // only the gate has the ref, and upstream never had it
 	waits                  // upstream and containers have moved the ref: the operator decides
 )
 

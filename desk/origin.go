@@ -100,7 +100,7 @@ const TransferWithin = time.Hour
 // ErrTooSlow is returned if a fetch or a push takes too long.
 var ErrTooSlow = errors.New("upstream is too slow")
 
-// transfer is [Desk.speak] for a command that fetches or pushes. The command gets a context that ends when it
+// transfer is [Desk.speak] for a command that fetches or pushes. The command's context ends when the transfer
 // takes too long.
 func (d *Desk) transfer(ctx context.Context, command func(ctx context.Context, address string) *exec.Cmd, service string) error {
 	within := cmp.Or(d.Timeout, TransferWithin)

@@ -26,7 +26,7 @@ type Offer struct {
 	To     string // upstream's branch or tag
 	Old    string // the present object of To; "" if it does not exist
 	Ahead  int    // number of commits that To lacks; if To is new or a tag, that upstream's default branch lacks
-	Behind int    // number of commits that To would lose, with force
+	Behind int    // number of commits that To would lose; if it is not 0, Release needs force
 
 	desk *Desk
 	at   string // the present object of Ref
@@ -278,9 +278,9 @@ func (o *Offer) Release(ctx context.Context, force bool, w io.Writer) error {
 }
 
 // push pushes the object with --force-with-lease: the push fails if upstream's ref has moved since the
-// offer was made. A lease does not keep commits from being lost without force: Release has checked that
-// before. Upstream's messages are passed on to w. If the push succeeds, so are git's; if it fails, the
-// error says why.
+// offer was made. The lease alone would let upstream lose commits, so Release has checked force before.
+// Upstream's messages are passed on to w. If the push succeeds, so are git's messages; if it fails, the error
+// says why.
 func (o *Offer) push(ctx context.Context, w io.Writer) error {
 	status := untrusted.Output{}
 	lines := &saidByUpstream{to: printable.Writer(w)}
@@ -336,7 +336,7 @@ func (s *saidByUpstream) Write(text []byte) (int, error) {
 // passOn passes on the lines that were kept.
 func (s *saidByUpstream) passOn() { _, _ = s.to.Write(append(s.kept.Bytes(), s.begun...)) }
 
-// keepLost keeps what upstream is about to lose in the desk, and drops what the desk has kept for long
+// keepLost keeps in the desk what upstream is about to lose, and drops what the desk has kept for long
 // enough.
 func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	known, err := d.refs(ctx)

@@ -243,7 +243,7 @@ func addressOf(source string) Source {
 	if isURL {
 		host, path, _ = strings.Cut(rest, "/")
 	} else {
-		// As git reads it: a colon before any slash.
+		// Git's short form of an ssh address: a colon before any slash.
 		scheme = "ssh"
 		host, path, isURL = strings.Cut(source, ":")
 	}

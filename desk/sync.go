@@ -209,8 +209,8 @@ func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) err
 	return s.remember(ctx, p.last)
 }
 
-// incoming returns commands that delete the refs below refs/terok/incoming: this sync's, and
-// those of an earlier one that was killed.
+// incoming returns commands that delete the refs below refs/terok/incoming: those of this sync, and those
+// of an earlier sync that was killed.
 func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (commands []string, err error) {
 	if len(moves) > 0 {
 		if gate, _, err = s.Gate.refs(ctx); err != nil {

@@ -106,9 +106,9 @@ func (e *examination) arguments(d engines.Registered) {
 	}
 }
 
-// writers returns a user who can change or replace the file that a path leads to; the file, directory or
-// link on the path that this user can change; and the remedy, which may be fallback: see [takeOver]. All
-// three are empty if only root, we and the users in trusted can change the file.
+// writers returns a user who can change or replace the file that a path leads to; where this user can do so,
+// which is at the file, or at a directory or link above it; and the remedy, which may be fallback: see
+// [takeOver]. All three are empty if there is no such user other than root, us and those in trusted.
 func writers(path, fallback string, trusted ...int) (who, where, remedy string) {
 	way, err := owner.Way(path)
 	if err != nil {
@@ -125,7 +125,7 @@ func writers(path, fallback string, trusted ...int) (who, where, remedy string) 
 	return "", "", ""
 }
 
-// changeable reports whether a user other than root and us can change or replace the file.
+// changeable reports whether any user other than root and us can change or replace the file.
 func changeable(path string) bool {
 	who, _, _ := writers(path, "")
 	return who != ""

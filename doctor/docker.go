@@ -117,8 +117,8 @@ func (e *examination) dockerSocket() string {
 	return "/run/docker.sock"
 }
 
-// dockerArgs returns the arguments of a docker command, after the flag for the socket, which overrides the
-// user's docker context.
+// dockerArgs returns the arguments of a docker command, after the flag for the daemon's socket. The flag
+// overrides the user's docker context.
 func (e *examination) dockerArgs(args ...string) []string {
 	return append([]string{"--host", "unix://" + e.dockerSocket()}, args...)
 }

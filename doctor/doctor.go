@@ -146,7 +146,7 @@ func (e *examination) broken(text, remedy string) {
 	e.report(Finding{Check: e.check, State: Broken, Text: text, Remedy: remedy})
 }
 
-// stop makes Examine skip the checks that need this check: they would repeat its finding or make no sense.
+// stop makes Examine skip the checks that need this check: they would repeat the finding or make no sense.
 func (e *examination) stop() { e.stopped[e.check] = true }
 
 // fix reports a problem that the function repair can fix. If the doctor is to repair, fix calls repair, and

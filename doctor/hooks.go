@@ -93,7 +93,7 @@ func (e *examination) hooks() {
 	}
 }
 
-// hooksOfDevices takes the settings from the device that has all of them.
+// hooksOfDevices takes the settings from the device for annotated containers, which has all settings.
 func (e *examination) hooksOfDevices() {
 	devices, _, _ := e.Place.ReadDevices() // the check of the devices reports errors
 	annotated, there := devices[engines.AnnotatedDevice]

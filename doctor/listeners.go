@@ -1,4 +1,4 @@
-// Checks that the gate serves every living container that started with it.
+// Checks that the gate serves all living containers that may use the gate.
 
 package doctor
 
@@ -37,8 +37,8 @@ func (e *examination) listeners() {
 	}
 }
 
-// whoIsServed sorts the living containers that may use a service: the program at the control socket says
-// which of them it serves. The service "" is the gate.
+// whoIsServed divides the living containers that may use a service into those that the program at the control
+// socket serves, and the unserved ones. The service "" is the gate.
 func (e *examination) whoIsServed(socket, service string) (served, unserved []store.Entry, err error) {
 	for _, entry := range e.living() {
 		listen := entry.Gate.ListenFor(service)

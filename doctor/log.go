@@ -48,7 +48,7 @@ func (e *examination) logFile(file string) bool {
 		return false
 	}
 
-	// Hooks do not follow a link in the log's place, so the file behind it is not the log.
+	// Hooks do not follow a link in the log's place, so the file behind the link is not the log.
 	info, err := os.Lstat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

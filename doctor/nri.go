@@ -50,8 +50,8 @@ func ofRoot(name string) (process string) {
 }
 
 // connectedToEngine reports whether NRI's socket has a connection from the network namespace of the process.
-// The engine's end of a connection has the socket's path, and the kernel lists it in the network namespace of
-// the program that has connected (proc_net(5); Linux 6.18).
+// The engine's end of a connection has the socket's path, and the kernel lists this end in the network
+// namespace of the program that has connected (proc_net(5); Linux 6.18).
 func connectedToEngine(process string) bool {
 	const connected = "03"
 	sockets, _ := os.ReadFile(filepath.Join(process, "net/unix"))

@@ -66,7 +66,7 @@ func (e *examination) reached(p *probed) {
 }
 
 // atOurGate reports whether the gate to try is the one at the hooks' socket, which listens in containers'
-// networks. It is not if the doctor was given a gate's URL.
+// networks. If the doctor was given a URL, the gate to try is the one there.
 func (e *examination) atOurGate() bool {
 	return e.settings.GateSocket != "" && e.told.GateURL == ""
 }

@@ -51,8 +51,8 @@ func chown(user string, paths ...string) string {
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
 // takeOver returns the command by which root takes a directory from another user. It returns fallback if a
-// file in the directory does not belong to root or us. It also returns fallback if path is a file: the
-// content would still be the other user's.
+// file in the directory belongs to a user other than root and us. It also returns fallback if path is a file:
+// the content would still be the other user's.
 func takeOver(path, fallback string) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {
@@ -111,8 +111,8 @@ func sameFile(a, b string) bool {
 
 // install returns the command that registers the hooks again, with these flags. The command keeps the
 // settings of the last install. If there was none, or its settings cannot be read or are invalid, the
-// command spells out the settings in force. The command never admits more projects than before: if those
-// are unknown, the user has to choose.
+// command spells out the settings in force. The command never admits more projects than before: if it is
+// unknown which, the user has to choose.
 func (e *examination) install(flags ...string) string {
 	before, there, err := e.Place.Registration()
 	err = cmp.Or(err, before.Settings.Check())
@@ -169,8 +169,8 @@ func (e *examination) installLike(definitions []engines.Registered) string {
 	return like.install()
 }
 
-// withFlags adds flags with their values to the words of an install command: flags that all commands have
-// before the word install, and other flags at the end.
+// withFlags adds flags with their values to the words of an install command. Flags of all commands go
+// before the word install, and other flags to the end.
 func withFlags(install, flags []string) []string {
 	install = slices.Clone(install)
 	for i := 0; i < len(flags); i += 2 {
