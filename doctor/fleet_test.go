@@ -22,7 +22,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// fleetPatient is a container's host, and a gate with the repository demo, which it may reach.
+// fleetPatient is a host of containers, and a gate with the repository demo, which the host may reach.
 type fleetPatient struct {
 	*served
 	authority *testenv.Authority
@@ -44,7 +44,7 @@ func newFleetPatient(t *testing.T) *fleetPatient {
 	return p
 }
 
-// settingsOf are those of the gate with the repositories.
+// settingsOf returns the settings of the gate with the repositories.
 func (p *fleetPatient) settingsOf(t *testing.T) gate.Settings {
 	t.Helper()
 	hosts, err := voucher.NewHosts(nil, p.vouch)
@@ -82,7 +82,7 @@ func (p *fleetPatient) startRepos(t *testing.T) {
 	go func() { _ = server.Serve(tls.NewListener(l, settings.Identity.Server())) }()
 }
 
-// checkFleet starts the host's gate and has doctor check it.
+// checkFleet starts the host's gate, and makes doctor check it.
 func (p *fleetPatient) checkFleet(t *testing.T) []Finding {
 	t.Helper()
 	url, err := mtls.ParseURL(p.url)
@@ -228,7 +228,7 @@ func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
 	}
 }
 
-// Whether the gate has repositories is known while it does not run, too.
+// Doctor knows whether the gate has repositories even if the gate does not run.
 func TestDoctorKnowsTheGateOfAHostThatDoesNotRun(t *testing.T) {
 	s := newServed(t)
 	must(t, os.Remove(s.repos))

@@ -54,8 +54,7 @@ func (s *served) installGate(t *testing.T, version string) {
 	must(t, os.WriteFile(filepath.Join(s.bin, "terok-gate"), []byte("#!/bin/sh\necho 'terok-gate version "+version+"'\n"), 0o755))
 }
 
-// start starts a gate that reads a token file. stop leaves its socket behind, as a killed gate
-// does.
+// start starts a gate that reads a token file. stop leaves the gate's socket behind, as a killed gate does.
 func (s *served) start(t *testing.T, tokens string) (stop func()) {
 	t.Helper()
 	return s.startGate(t, gate.Settings{Repos: s.repos, Tokens: store.File{Path: tokens}.Reader(func(error) {})})
@@ -153,7 +152,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 	}
 }
 
-// answers starts a server at the control socket that is not a gate of this version.
+// answers starts a server at the control socket that gives the same answer to every request.
 func (s *served) answers(t *testing.T, answer string) {
 	t.Helper()
 	l := s.listen(t)
@@ -350,7 +349,7 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	}
 }
 
-// forward starts terok-gate forward for these services. stop leaves its socket behind.
+// forward starts terok-gate forward for these services. stop leaves the socket behind.
 func (s *served) forward(t *testing.T, services map[string]forward.Target) (stop func()) {
 	t.Helper()
 	f, err := forward.New(forward.Settings{Services: services, Tokens: store.File{Path: s.tokens}.Reader(func(error) {})})
