@@ -90,10 +90,10 @@ func (e *examination) arguments(d engines.Registered) {
 	switch {
 	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
 		// Install wrote this definition, and keeps its other settings.
-		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
+		e.broken(fmt.Sprintf("%s runs %s with arguments that this program does not accept: %v", d.Path, d.Hook.Path, err),
 			e.ourselves("install", "--"+wrong.Name, "")+", which sets the default again, or give another value")
 	case err != nil:
-		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err), e.install())
+		e.broken(fmt.Sprintf("%s runs %s with arguments that this program does not accept: %v", d.Path, d.Hook.Path, err), e.install())
 	case slices.Contains(d.Stages, "precreate"): // needs no token file
 		e.ok(fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path))
 	case file == "" && e.Place.User:

@@ -77,7 +77,7 @@ func (e *examination) hooks() {
 			if other := seen[stage]; other != "" {
 				complete = false
 				e.broken(fmt.Sprintf("%s runs twice: %s and %s", stage, other, d.Path),
-					fmt.Sprintf("keep the one that says what you want, and remove the other: %s, or %s", printable.Shell("rm", other), printable.Shell("rm", d.Path)))
+					fmt.Sprintf("keep the definition that you want, and remove the other: %s, or %s", printable.Shell("rm", other), printable.Shell("rm", d.Path)))
 			}
 			seen[stage] = d.Path
 		}
