@@ -12,7 +12,8 @@ import (
 // (git-remote-fd(1)).
 const peerAddress = "fd::3,4"
 
-// connect runs a command in the desk that speaks to peerAddress, and its peer.
+// connect runs two commands that speak to each other: here, in the desk, speaks to peerAddress; peer speaks
+// to its standard input and output.
 func connect(here, peer *exec.Cmd) error {
 	toPeer, fromHere, err := os.Pipe()
 	if err != nil {
@@ -53,5 +54,5 @@ func connect(here, peer *exec.Cmd) error {
 	case err != nil:
 		return err
 	}
-	return nil // git in the desk has received all that it asked for, even if its peer failed afterwards
+	return nil // if git in the desk has succeeded, a failure of its peer came too late to matter
 }

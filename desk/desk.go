@@ -103,11 +103,11 @@ func (d *Desk) make(ctx context.Context) error {
 	return os.Rename(unfinished, final)
 }
 
-// gateKey is the key of a desk's configuration that names the gate's repository.
+// gateKey is the configuration key under which a desk keeps the path of the gate's repository.
 const gateKey = "terok.gate"
 
-// checkGate returns an error if the desk is for another repository: with the record of what that
-// repository has taken from upstream, sync would delete refs of this one.
+// checkGate returns an error if the desk is for another repository than d.Gate. The desk records what that
+// repository has taken from upstream, so sync would delete refs that d.Gate has not taken.
 func (d *Desk) checkGate(ctx context.Context) error {
 	is, err := output(d.local(ctx, "config", "--get", gateKey))
 	if err != nil {
@@ -119,7 +119,7 @@ func (d *Desk) checkGate(ctx context.Context) error {
 	return nil
 }
 
-// lock waits until nothing else works in the desk.
+// lock waits for the desk's lock, and takes it.
 func (d *Desk) lock(ctx context.Context) (unlock func(), err error) {
 	unlock, err = lockFile(ctx, filepath.Join(d.Directory, "."+d.Project+".lock"))
 	if err != nil {
@@ -143,7 +143,7 @@ func (d *Desk) startRefs(ctx context.Context) func() (refs, error) {
 	}
 }
 
-// update moves refs of the desk, all or none.
+// update runs commands of [RefCommand] on the desk's refs, all or none.
 func (d *Desk) update(ctx context.Context, commands string) error {
 	if commands == "" {
 		return nil
@@ -171,8 +171,8 @@ func (d *Desk) isCommit(ctx context.Context, id string) (bool, error) {
 	return kind == "commit", err
 }
 
-// pack packs the desk's objects, if there are many files of them. The desk is locked, so
-// meanwhile nothing can begin to refer to an object that git drops.
+// pack packs the desk's objects if they are in many files. The caller holds the desk's lock, so no other
+// process can begin to refer to an object that git drops.
 func (d *Desk) pack(ctx context.Context) error {
 	err := finish(d.local(ctx, "-c", "gc.auto=6700", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"))
 	if err != nil {
@@ -181,8 +181,8 @@ func (d *Desk) pack(ctx context.Context) error {
 	return nil
 }
 
-// removeUnfinished removes packs that were received only in part, which git leaves on the disk.
-// Nothing else fetches to the desk, which is locked.
+// removeUnfinished removes packs that were received only in part, which git leaves on the disk. The caller
+// holds the desk's lock, so no other fetch is writing such a pack.
 func (d *Desk) removeUnfinished() {
 	packs, _ := filepath.Glob(filepath.Join(d.path, "objects/pack/tmp_*"))
 	for _, unfinished := range packs {
@@ -190,7 +190,8 @@ func (d *Desk) removeUnfinished() {
 	}
 }
 
-// fetchGate fetches objects from the gate, and keeps each with a ref that is named after its id.
+// fetchGate fetches objects from the gate, and makes a ref for each, named after the object's id. known are
+// the desk's refs: an object that has such a ref is not fetched again.
 func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 	var wanted strings.Builder
 	for _, id := range ids {
@@ -211,7 +212,7 @@ func (d *Desk) fetchGate(ctx context.Context, ids []string, known refs) error {
 	return nil
 }
 
-// count counts commits.
+// count returns the number of commits that git rev-list lists.
 func (d *Desk) count(ctx context.Context, args ...string) (int, error) {
 	out, err := output(d.local(ctx, append([]string{"rev-list", "--count"}, args...)...))
 	if err != nil {

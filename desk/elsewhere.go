@@ -12,7 +12,7 @@ import (
 
 func pathOf(directory, project string) string { return filepath.Join(directory, project+".git") }
 
-// asideOf returns the path of a desk that is about to be removed.
+// asideOf returns the path to which SetAside moves a desk.
 func asideOf(directory, project string) string {
 	return filepath.Join(directory, "."+project+".git.removed")
 }
@@ -22,15 +22,15 @@ func Remove(directory, project string) error {
 	return errors.Join(os.RemoveAll(pathOf(directory, project)), os.RemoveAll(asideOf(directory, project)))
 }
 
-// SetAside takes a project's desk away, until undo gives it back or [Remove] removes it. It
-// waits until nothing else works in the desk.
+// SetAside takes a project's desk away, until undo brings the desk back or [Remove] removes it. SetAside
+// waits until no other process works in the desk.
 func SetAside(ctx context.Context, directory, project string) (undo func() error, err error) {
 	return renameDesk(ctx, directory, project, pathOf(directory, project), asideOf(directory, project))
 }
 
-// Rename renames a project's desk, and records the new path of the gate's repository there. A desk
-// that already has the new name is replaced. If none has the old name, the desk with the new name
-// stays, and the path is recorded there. Rename waits until nothing else works in the desk.
+// Rename renames a project's desk, replacing a desk that already has the new name. If no desk has the old
+// name, a desk with the new name stays. In both cases, Rename records in the desk the new path of the gate's
+// repository. Rename waits until no other process works in the old desk.
 func Rename(ctx context.Context, directory, old, new, repository string) (undo func() error, err error) {
 	undo, err = renameDesk(ctx, directory, old, pathOf(directory, old), pathOf(directory, new))
 	if err != nil || !isThere(pathOf(directory, new)) {
@@ -48,7 +48,7 @@ func Rename(ctx context.Context, directory, old, new, repository string) (undo f
 	return func() error { return errors.Join(finish(d.local(ctx, "config", gateKey, was)), undo()) }, nil
 }
 
-// renameDesk renames a directory, if it is there.
+// renameDesk renames a project's desk, if there is one, from one path to another, under the desk's lock.
 func renameDesk(ctx context.Context, directory, project, from, to string) (undo func() error, err error) {
 	nothing := func() error { return nil }
 	if !isThere(from) {

@@ -86,8 +86,7 @@ func TestARestoreThatIsKilledLosesNothing(t *testing.T) {
 	}
 }
 
-// gitThatLies has the gate's git take pushes for a copy of its repository, and report them as
-// done.
+// gitThatLies makes the gate's git push into a copy of the repository instead, and report success.
 func (w *world) gitThatLies(repo string) (honest func()) {
 	w.Helper()
 	git, err := exec.LookPath("git")
@@ -180,8 +179,8 @@ exec sh -c "git ${last#git-}"
 	}
 }
 
-// onFullDisk runs a test with a file system of its own for a directory. fill leaves so many
-// bytes of it free.
+// onFullDisk runs a test with a small file system mounted at a directory. fill fills the file system except
+// for free bytes.
 func onFullDisk(t *testing.T, w *world, dir string, test func(fill func(free int64))) {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -221,10 +220,10 @@ func onFullDisk(t *testing.T, w *world, dir string, test func(fill func(free int
 	<-done
 }
 
-// fullness is how much is free when a step is tried, until it succeeds.
+// fullness lists how many bytes are free at each try.
 var fullness = []int64{0, 4 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10, 48 << 10, 64 << 10, 96 << 10, 128 << 10, 256 << 10, 4 << 20}
 
-// untilThereIsSpace tries with more and more space. What fails is one line.
+// untilThereIsSpace tries with more and more space until it succeeds. Each error must be one line.
 func untilThereIsSpace(t *testing.T, fill func(int64), try func() error, check func()) {
 	t.Helper()
 	failures := 0

@@ -1,4 +1,4 @@
-// Fills a new repository from its source, and changes the source of an existing one (add).
+// Fills a new repository from its source, and changes the source of an existing repository (add).
 
 package desk
 
@@ -47,9 +47,9 @@ func (d *Desk) Filled(ctx context.Context, path string) error {
 	return finish(d.local(ctx, "config", gateKey, path))
 }
 
-// Adopt fetches what upstream has, for a repository that had no source or another one. It drops
-// the record of what the other source had: the next sync must not delete or force a ref because
-// this source lacks it.
+// Adopt fetches what upstream has, for a repository that had another source or none. It drops the record of
+// what the gate took from the other source. With that record, the next sync would delete or force refs only
+// because the two sources differ.
 func (d *Desk) Adopt(ctx context.Context) error {
 	unlock, err := d.lock(ctx)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// sshForge has the world's forge be reached by ssh, on loopback, with keys of its own.
+// sshForge serves the world's forge by ssh, on loopback, with new keys.
 func sshForge(t *testing.T, w *world) (source, knownHosts string) {
 	sshd := testenv.Tool(t, "sshd")
 	testenv.Need(t, "ssh", "ssh-keygen")
@@ -81,7 +81,7 @@ KbdInteractiveAuthentication no
 	return fmt.Sprintf("ssh://%s@127.0.0.1:%s%s", me.Username, port, w.forge), knownHosts
 }
 
-// trust has ssh know the host on a port by a key.
+// trust makes ssh accept a key for the server on a port of loopback.
 func trust(t *testing.T, knownHosts, port, key string) {
 	t.Helper()
 	text, err := os.ReadFile(key)
@@ -98,7 +98,7 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// httpsForge has the forge be reached by https, for those who know the password.
+// httpsForge serves the world's forge by https, with a password.
 func httpsForge(t *testing.T, w *world) (source, certificate string) {
 	w.git("--git-dir", w.forge, "config", "http.receivepack", "true")
 	address, pem := testenv.HTTPSForge{Directory: filepath.Dir(w.forge), Admit: func(out http.ResponseWriter, r *http.Request) bool {
@@ -120,7 +120,7 @@ func httpsForge(t *testing.T, w *world) (source, certificate string) {
 	return address + "/" + filepath.Base(w.forge), certificate
 }
 
-// bothWays brings a commit in and another one out.
+// bothWays syncs one commit and releases another.
 func (w *world) bothWays(source string) {
 	w.Helper()
 	s := w.settings()
@@ -148,7 +148,7 @@ func (w *world) bothWays(source string) {
 	}
 }
 
-// cannotBeReached checks that a sync is one line of an error, and changes nothing.
+// cannotBeReached checks that a sync fails with an error of one line, and changes nothing.
 func (w *world) cannotBeReached(source, why string) {
 	w.Helper()
 	s := w.settings()
@@ -280,7 +280,7 @@ func TestTheOperatorsSettingsDoNotChangeWhatIsDone(t *testing.T) {
 	}
 }
 
-// setWithout is set, without the environment that git looks for a repository in.
+// setWithout is set, without the variables that would lead git to another repository.
 func (w *world) setWithout(repo, ref, name string) {
 	w.Helper()
 	for _, variable := range []string{"GIT_DIR", "GIT_NAMESPACE"} {

@@ -16,18 +16,18 @@ import (
 type Gate struct {
 	Repository
 
-	// Record, unless it is nil, is called before refs move and again when they have moved. If
-	// the first call returns an error, they do not move.
+	// Record is called before refs move, and again when they have moved. If the first call returns an
+	// error, the refs do not move. Record may be nil.
 	Record func(moved bool, changes []Change) error `json:"-"`
 }
 
-// Change describes what became of one of the gate's refs.
+// Change describes what becomes of one of the gate's refs.
 type Change struct {
 	Ref  string `json:"ref"`
-	Old  string `json:"old,omitempty"`  // empty if it did not exist before
-	New  string `json:"new,omitempty"`  // empty if it was deleted
+	Old  string `json:"old,omitempty"`  // empty if the ref did not exist
+	New  string `json:"new,omitempty"`  // empty if the ref is deleted
 	Kept string `json:"kept,omitempty"` // the ref that keeps the old tip
-	Why  string `json:"why,omitempty"`  // why it waits, if it does
+	Why  string `json:"why,omitempty"`  // why the ref waits for the operator's decision, if it does
 }
 
 // refs returns the repository's refs, and the branch that HEAD names there.
@@ -70,9 +70,8 @@ func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// move moves refs of the gate's repository, all or none, and runs the commands, which are those of
-// [RefCommand], in the same transaction. If a change's Kept is [keep], its old tip is kept, and the
-// name of the ref that keeps the tip is filled in.
+// move moves refs of the gate's repository, and runs commands of [RefCommand], in one transaction. If a
+// change's Kept is [keep], move keeps the old tip, and sets Kept to the name of the ref that keeps the tip.
 func (g Gate) move(ctx context.Context, changes []Change, commands ...string) error {
 	if len(changes) == 0 && len(commands) == 0 {
 		return nil
@@ -102,10 +101,11 @@ func (g Gate) move(ctx context.Context, changes []Change, commands ...string) er
 	return g.record(true, changes)
 }
 
-// errNotMoved wraps git's refusal, perhaps because a container has moved a ref in the meantime.
+// errNotMoved is returned, with git's error, if git did not move the refs: a container may have moved one of
+// them in the meantime.
 var errNotMoved = errors.New("move the gate's refs")
 
-// keep stands for the name of a kept ref that is not known yet.
+// keep, as a [Change]'s Kept, makes [Gate.move] keep the old tip.
 const keep = "keep"
 
 func (g Gate) record(moved bool, changes []Change) error {

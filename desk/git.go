@@ -1,5 +1,4 @@
-// Runs git: in the desk, with or without the operator's settings, and in another repository, as
-// the owner of that repository.
+// Runs git in the desk, with or without the operator's settings, and in other repositories, as their owners.
 
 package desk
 
@@ -28,8 +27,8 @@ type User struct {
 	Home     string
 }
 
-// Repository is a repository that its own user reads and writes: the gate's, or a
-// directory that is a project's source.
+// Repository is a repository in which git runs as the repository's owner: the gate's, or a directory that
+// is a project's source.
 type Repository struct {
 	Path string
 	As   *User // nil: the user who runs this program
@@ -38,8 +37,8 @@ type Repository struct {
 // setting is a line of git's configuration.
 type setting struct{ name, value string }
 
-// environment returns an environment in which git depends on nothing but the settings: it reads
-// no configuration of a user or the machine and no replace refs, and fetches no missing objects.
+// environment returns an environment with these settings for git. With it, git reads no configuration of a
+// user or the machine, ignores replace refs, and fetches no missing objects.
 func environment(settings []setting) []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"),
@@ -62,7 +61,7 @@ func environment(settings []setting) []string {
 	return env
 }
 
-// quiet keeps git from doing more than it was told to.
+// quiet makes git do no more than it was told to, and do that durably.
 var quiet = []setting{
 	{"core.hooksPath", "/dev/null"},
 	{"core.attributesFile", "/dev/null"},
@@ -74,10 +73,10 @@ var quiet = []setting{
 
 // hostile overrides what a repository's own configuration could make git run or refuse.
 var hostile = slices.Concat(quiet, []setting{
-	{"safe.directory", "*"}, // its owner runs git
+	{"safe.directory", "*"}, // git runs as the repository's owner
 	{"core.alternateRefsCommand", "true"},
 	{"receive.autogc", "false"},
-	{"receive.fsckObjects", "false"}, // upstream's history is its owner's choice
+	{"receive.fsckObjects", "false"}, // upstream's history may have faults: see forOrigin
 	{"receive.denyNonFastForwards", "false"},
 	{"receive.denyDeletes", "false"},
 	{"receive.advertisePushOptions", "false"},
@@ -86,8 +85,8 @@ var hostile = slices.Concat(quiet, []setting{
 	{"uploadpack.allowAnySHA1InWant", "true"},
 }, disabledHooks())
 
-// disabledHooks stops the hooks that a repository's configuration names (git 2.55), which
-// core.hooksPath does not stop.
+// disabledHooks returns settings that stop hooks named in a repository's configuration (git 2.55):
+// core.hooksPath does not stop these.
 func disabledHooks() (settings []setting) {
 	for _, event := range []string{
 		"pre-receive", "update", "post-receive", "post-update", "reference-transaction",
@@ -98,9 +97,8 @@ func disabledHooks() (settings []setting) {
 	return settings
 }
 
-// gitCommand returns a git command. When the context ends, git and all processes that it has
-// started are sent SIGTERM: git removes its lock files, but would leave behind an ssh that waits
-// for a server.
+// gitCommand returns a git command. When the context ends, git and all processes below it are sent SIGTERM.
+// Git alone would remove its lock files, but leave behind an ssh that waits for a server.
 func gitCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Cancel = func() error {
@@ -128,14 +126,14 @@ func descendants(pid int) (all []int) {
 	return all
 }
 
-// git returns a git command in the repository, run as its user.
+// git returns a git command in the repository, which runs as the repository's owner.
 func (r Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 	return r.run(ctx, environment(hostile), slices.Concat([]string{"--git-dir", r.Path}, args)...)
 }
 
-// run returns git with the arguments, as the repository's user, in a session of its own. It
-// speaks git's protocol 0: with protocol 2, upload-pack waits for the end of its input, but its
-// peer at the other end of [connect] keeps that open until upload-pack ends.
+// run returns a git command that runs as the repository's owner, in a session of its own. The environment
+// must not ask for git's protocol 2: upload-pack would wait for the end of its input, and its peer in
+// [connect] keeps that input open until upload-pack ends.
 func (r Repository) run(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := gitCommand(ctx, args...)
 	cmd.Dir = "/" // our working directory may be gone
@@ -161,7 +159,7 @@ func (d *Desk) local(ctx context.Context, args ...string) *exec.Cmd {
 
 // forOrigin overrides those of the operator's settings that would change what a command does.
 var forOrigin = slices.Concat(quiet, []setting{
-	{"fetch.fsckObjects", "false"}, // an old history has faults that cannot be fixed
+	{"fetch.fsckObjects", "false"}, // an old history can have faults that cannot be fixed
 	{"fetch.recurseSubmodules", "false"},
 	{"fetch.writeCommitGraph", "false"},
 	{"push.followTags", "false"},
@@ -233,7 +231,7 @@ func finish(cmd *exec.Cmd) error {
 	return failure(cmd.Run(), said)
 }
 
-// keepErrors returns a copy of what a command writes to standard error.
+// keepErrors makes a command write its standard error to the returned output, too.
 func keepErrors(cmd *exec.Cmd) *untrusted.Output {
 	var said untrusted.Output
 	if cmd.Stderr == nil {
@@ -251,7 +249,7 @@ func failure(err error, messages *untrusted.Output) error {
 	}
 	var lines []string
 	for line := range strings.SplitSeq(messages.String(), "\n") {
-		// ssh draws boxes of @ around its warnings.
+		// Left out: the boxes of @ that ssh draws around its warnings.
 		if line = strings.TrimSpace(line); strings.Trim(line, "@") != "" {
 			lines = append(lines, line)
 		}
@@ -271,7 +269,7 @@ func answer(cmd *exec.Cmd) (bool, error) {
 	return err == nil, err
 }
 
-// copyTo runs a command that prints to w.
+// copyTo runs a command with w as its standard output.
 func copyTo(w io.Writer, cmd *exec.Cmd) error {
 	cmd.Stdout = w
 	return finish(cmd)

@@ -12,8 +12,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// hostileGate has the gate's repository be as hostile as its user can make it. Whatever runs
-// of it leaves a file.
+// hostileGate makes the gate's repository as hostile as the gate's user can. If one of the repository's
+// programs runs, it writes to the file ran.
 func hostileGate(w *world) (ran string) {
 	// Git in the repository shows something harmless in the place of the branch.
 	harmless := w.commit("harmless", "b")
@@ -288,8 +288,8 @@ func TestTheGatesSideRunsAsTheGatesUser(t *testing.T) {
 	}
 }
 
-// Guards against: a directory of desks, or one on the way to it, that another user has made
-// first, with a desk whose configuration names a program.
+// Guards against: another user who makes the directory of desks, or a directory above it, before the operator
+// does, with a desk whose configuration names a program.
 func TestADeskThatAnotherUserCanChangeIsNotOpened(t *testing.T) {
 	testenv.NeedRoot(t)
 	const other = 65534
@@ -323,7 +323,7 @@ func TestADeskThatAnotherUserCanChangeIsNotOpened(t *testing.T) {
 	}
 }
 
-// linkAs has a user's symbolic link be at the path, to what was there.
+// linkAs renames the file at the path, and puts a user's symbolic link to it in its place.
 func linkAs(path string, uid int) error {
 	if err := os.Rename(path, path+".real"); err != nil {
 		return err
@@ -334,8 +334,7 @@ func linkAs(path string, uid int) error {
 	return os.Lchown(path, uid, uid)
 }
 
-// Guards against: a directory with the name of an address, below the one in which the
-// operator runs a command.
+// Guards against: a directory with the name of an address in the operator's working directory.
 func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
 	w := history(t)
 	w.sync()
@@ -361,8 +360,8 @@ func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
 	}
 }
 
-// Guards against: a source that is another user's directory, whose hooks run as the operator
-// at a release. Git itself refuses to push there.
+// Guards against: a release to another user's directory, whose hooks would run as the operator. Git itself
+// refuses to push there.
 func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
 	testenv.NeedRoot(t)
 	const other = 65534
@@ -396,9 +395,8 @@ func TestNoHookOfAnotherUsersSourceRuns(t *testing.T) {
 	}
 }
 
-// Guards against: a source that is made a directory of another user's after the operator's
-// command has looked whose it is. It was served by git as the operator, whom its alternates
-// lead anywhere.
+// Guards against: a source that becomes another user's directory after the operator's command has looked
+// whose it is. Git served that directory as the operator, and its alternates could lead anywhere.
 func TestASourceThatBecomesADirectoryLaterIsNotServedAsTheOperator(t *testing.T) {
 	testenv.NeedRoot(t)
 	const other = 65534
@@ -417,8 +415,9 @@ func TestASourceThatBecomesADirectoryLaterIsNotServedAsTheOperator(t *testing.T)
 	}
 }
 
-// Guards against: a merge of two branches that upstream has merged as well, with the content
-// of one of them. Compared with that one it changes nothing, and it undoes the other.
+// Guards against: a merge of two branches that upstream has merged as well, but with the content of only
+// one of the branches. Compared with that branch, the merge changes nothing, but it undoes the other
+// branch.
 func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
 	w := history(t)
 	w.commit("one", "a")

@@ -23,7 +23,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// hostileForge serves the world's forge by http, but for what lie answers first.
+// hostileForge serves the world's forge by http, except for requests that lie answers.
 func hostileForge(w *world, lie func(out http.ResponseWriter, r *http.Request) (answered bool)) Settings {
 	w.Setenv("HOME", w.TempDir())
 	w.Setenv("XDG_CONFIG_HOME", "")
@@ -51,7 +51,8 @@ func hostileForge(w *world, lie func(out http.ResponseWriter, r *http.Request) (
 // packet is a line of git's protocol (gitprotocol-common(5)).
 func packet(text string) string { return fmt.Sprintf("%04x%s", len(text)+4, text) }
 
-// advertising lies about the forge's refs, in git's protocol 0: an object and a name in each line.
+// advertising lists refs that the forge does not have, in git's protocol 0. Each line has an object and a
+// name.
 func advertising(head string, lines ...string) func(http.ResponseWriter, *http.Request) bool {
 	return func(out http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/info/refs") {
@@ -70,7 +71,7 @@ func advertising(head string, lines ...string) func(http.ResponseWriter, *http.R
 	}
 }
 
-// attempt syncs, and looks at the forge's branch as review does. Errors are one line.
+// attempt syncs and reviews, and checks that both succeed or both fail. An error must be one line.
 func (w *world) attempt(s Settings) error {
 	w.Helper()
 	d, err := Open(w.Context(), s)
@@ -125,8 +126,8 @@ func TestNamesThatAForgeMakesUpLeadNowhere(t *testing.T) {
 	}
 }
 
-// Guards against: a forge that has the operator's git fetch from another host, or push there,
-// with the credentials that the operator has for that one.
+// Guards against: a forge that makes the operator's git fetch from another host, or push there, with the
+// operator's credentials for that host.
 func TestAForgeLeadsNowhereElse(t *testing.T) {
 	secret := newWorld(t)
 	secret.commit("secret")
@@ -192,7 +193,7 @@ func TestAForgeThatAsksForAPasswordIsOneLine(t *testing.T) {
 	}
 }
 
-// pack returns a pack with objects, each of a type and a content.
+// pack returns a pack of objects, which are pairs of a type and a content.
 func pack(objects ...[2]string) []byte {
 	types := map[string]byte{"commit": 1, "tree": 2, "blob": 3}
 	var out bytes.Buffer
@@ -219,7 +220,7 @@ func objectID(kind, content string) string {
 	return fmt.Sprintf("%x", sha1.Sum([]byte(fmt.Sprintf("%s %d\x00%s", kind, len(content), content))))
 }
 
-// sending answers a fetch with a pack, after what the forge says.
+// sending answers a fetch with the forge's message said, and then with a pack.
 func sending(out http.ResponseWriter, said string, content []byte) {
 	out.Header().Set("Content-Type", "application/x-git-upload-pack-result")
 	fmt.Fprint(out, packet("NAK\n")+packet("\x02"+said))
@@ -362,7 +363,7 @@ func bodyFetches(r *http.Request) bool {
 	return bytes.Contains(body, []byte("command=fetch"))
 }
 
-// Guards against: an ssh that waits for a server which hangs, after its git was given up.
+// Guards against: an ssh that still waits for a hanging server after git was ended.
 func TestAForgeThatIsGivenUpLeavesNoProcess(t *testing.T) {
 	w := history(t)
 	dir := t.TempDir()

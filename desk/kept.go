@@ -1,4 +1,4 @@
-// Names the refs that keep old tips, refs/terok/kept/<time>-<number>/<ref>, and parses such names.
+// Makes and parses the names of refs that keep old tips: refs/terok/kept/<time>-<number>/<ref>.
 
 package desk
 
@@ -16,14 +16,14 @@ const keptTime = "20060102T150405Z"
 
 // Kept is an old tip of a ref that was deleted, or moved other than forward.
 type Kept struct {
-	Ref    string    `json:"ref"`    // what it was the tip of
+	Ref    string    `json:"ref"`    // the ref that had this tip
 	Commit string    `json:"commit"` // the old tip; it may be an annotated tag
 	Time   time.Time `json:"time"`   // when the ref was deleted or moved
-	Name   string    `json:"name"`   // the ref that keeps it
+	Name   string    `json:"name"`   // the ref that keeps the old tip
 }
 
-// NewKept returns the name of a ref that keeps the old tip of another one. Two names with the
-// same time need different numbers.
+// NewKept returns the name of a ref to keep an old tip of ref. Two names with the same time need different
+// numbers.
 func NewKept(ref string, at time.Time, number int) string {
 	at = at.UTC()
 	return fmt.Sprintf("%s%s-%09d/%s", keptPrefix, at.Format(keptTime), at.Nanosecond()+number, ref)
@@ -53,7 +53,8 @@ func keptIn(all refs) (kept []Kept) {
 	return kept
 }
 
-// ParseKept returns the kept refs among lines of an object id and a ref name, newest first.
+// ParseKept parses lines of an object id and a ref name, and returns the old tips that these refs keep,
+// newest first. If a line has another form, it returns nil.
 func ParseKept(text string) []Kept {
 	all, err := parseRefs(text)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// killedAt, in the environment, has the test binary do something and be killed: its value is
-// what, see [killed].
+// killedAt is an environment variable that makes the test binary do what its value says, and be killed: see
+// [killed].
 const killedAt = "TEROK_TEST_KILLED_AT"
 
 func TestMain(m *testing.M) {
@@ -27,14 +27,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// killed is what a process does that is killed.
+// killed says what a process does until it is killed.
 type killed struct {
 	Settings
 	Do  string // sync, release or restore
-	Ref string // which
+	Ref string // the ref to restore or release
 }
 
-// untilKilled does it, with the stand-in for git on the PATH that knows whom to kill.
+// untilKilled does what killedAt says, after it has told the stand-in for git which process to kill: this
+// one.
 func untilKilled(what string) (status int) {
 	var k killed
 	err := json.Unmarshal([]byte(what), &k)

@@ -1,4 +1,4 @@
-// Decides what sync does with each of the gate's refs, by a three-way merge with upstream's.
+// Decides what sync does with each of the gate's refs, by a three-way merge with upstream's refs.
 
 package desk
 
@@ -8,18 +8,18 @@ import "strings"
 type verdict int
 
 const (
-	same    verdict = iota // gate and upstream have the same, or neither has anything
-	create                 // upstream has it, and the gate does not
-	follow                 // set it to what upstream has, and keep the old tip
-	forward                // move it forward to what upstream has
-	ahead                  // containers have moved it, upstream has not
-	theirs                 // only the gate has it: upstream never had it
-	waits                  // upstream and containers have moved it, so the operator decides
+	same    verdict = iota // gate and upstream have the same value, or none
+	create                 // the gate does not have the ref, and gets upstream's value
+	follow                 // set the ref to what upstream has, and keep the old tip
+	forward                // move the ref forward to what upstream has
+	ahead                  // containers have moved the ref, but upstream has not
+	theirs                 // only the gate has the ref, and upstream never had it
+	waits                  // upstream and containers have moved the ref: the operator decides
 )
 
-// judge decides about a ref from three values: upstream's (origin), the one of upstream's that the
-// gate took last (last), and the gate's (gate); "" means that there is none. isForward reports
-// whether upstream's value has the gate's in its history.
+// judge decides about a ref from three values: origin is upstream's, gate is the gate's, and last is the
+// value that the gate last took from upstream. "" means that there is no value. isForward reports whether
+// gate is in the history of origin.
 func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, error) {
 	switch {
 	case origin == gate:
@@ -46,8 +46,8 @@ func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, 
 	return waits, nil
 }
 
-// inTheWay returns an existing ref because of which git cannot create ref, or "": git allows no
-// ref below another.
+// inTheWay returns an existing ref that keeps git from creating ref, or "" if there is none. Git allows no
+// ref below another: beside a ref a, there can be no ref a/b.
 func inTheWay(ref string, all refs, parents map[string]string) string {
 	for i := strings.LastIndexByte(ref, '/'); i > 0; i = strings.LastIndexByte(ref[:i], '/') {
 		if all[ref[:i]] != "" {
@@ -57,7 +57,7 @@ func inTheWay(ref string, all refs, parents map[string]string) string {
 	return parents[ref]
 }
 
-// parentsOf returns, for each directory of refs, the first of the refs in it.
+// parentsOf returns, for each directory of refs, the first ref below it by name.
 func parentsOf(all refs) map[string]string {
 	parents := map[string]string{}
 	for ref := range all {

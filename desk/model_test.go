@@ -17,8 +17,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// family is the commits of the model, with their parents: upstream's and containers' are
-// not told apart.
+// family lists the commits of the model, with their parents. Upstream and containers use the same commits.
 var family = []struct{ name, parent string }{
 	{"a", ""}, {"b", "a"}, {"c", "b"}, {"d", "c"}, {"x", "a"}, {"y", "b"}, {"z", "x"},
 }
@@ -32,7 +31,7 @@ func descends(of, from string) bool {
 	return of != ""
 }
 
-// model is what should be: commits by ref, "" is none.
+// model has the expected state of the repositories: commits by ref; "" means that there is no ref.
 type model struct {
 	*world
 	forge, gate, last map[string]string
@@ -42,7 +41,7 @@ type model struct {
 
 var modelRefs = []string{"refs/heads/main", "refs/heads/topic", "refs/tags/v1"}
 
-// sync is the table of a sync, for one ref.
+// sync is what a sync does with one ref.
 func (m *model) sync(ref string, reset bool) {
 	o, l, g := m.forge[ref], m.last[ref], m.gate[ref]
 	takes := false
@@ -176,7 +175,7 @@ func TestNoOrderOfEventsLosesACommit(t *testing.T) {
 	})
 }
 
-// containerPushes has a container push, force or delete: the gate keeps the old tip.
+// containerPushes is a container's push, force or delete. The gate keeps the old tip.
 func (m *model) containerPushes(ref, to string) {
 	old := m.gate[ref]
 	if old == to {
@@ -217,8 +216,8 @@ func (m *model) release(rt *rapid.T, ref string, force bool) {
 	}
 }
 
-// killedSync syncs in a process that is killed when it starts its nth process of git's.
-// Each ref is where it was, or where it was to go.
+// killedSync syncs in a process that is killed when it starts git for the nth time. Then each ref must have
+// its old value or the intended new one.
 func (m *model) killedSync(standIn string, n int) {
 	m.Helper()
 	m.killedAt(standIn, n, killed{Settings: m.settings(), Do: "sync"})
@@ -234,8 +233,8 @@ func (m *model) killedSync(standIn string, n int) {
 	}
 }
 
-// killedAt does something in a process that is killed when it starts its nth process of git's,
-// and reports whether it was: it may have been done before.
+// killedAt does something in a process that is killed when it starts git for the nth time. It reports whether
+// the process was killed, and not done before that.
 func (w *world) killedAt(standIn string, n int, what killed) bool {
 	w.Helper()
 	text, err := json.Marshal(what)
@@ -256,9 +255,8 @@ func (w *world) killedAt(standIn string, n int, what killed) bool {
 	return err != nil
 }
 
-// gitThatKills returns a directory with a stand-in for git, which counts how often it is
-// started, and kills the process whose id the file there has once the limit is reached, if
-// that has started it.
+// gitThatKills returns a directory with a stand-in for git, which counts its starts. At the start whose
+// number is in the file limit, it kills its parent, if that is the process whose id is in the file pid.
 func gitThatKills(t *testing.T) (dir string) {
 	testenv.Need(t, "git")
 	git, err := exec.LookPath("git")
@@ -321,7 +319,7 @@ func TestAContainerThatPushesDuringASyncWinsOrLosesWhole(t *testing.T) {
 	}
 }
 
-// both fails as the check does, and has what only the test has.
+// both fails through the property check, and has the other methods of the test.
 type both struct {
 	testing.TB
 	rapid *rapid.T

@@ -21,8 +21,8 @@ type origin struct {
 	head string // its default branch; "" if it has none
 }
 
-// fetchOrigin lists upstream's refs. Only if these differ from the desk's copy, it makes a second
-// connection, and fetches them. known are the desk's refs before the fetch.
+// fetchOrigin lists upstream's refs and, if they differ from the desk's copy, fetches them over a second
+// connection. known are the desk's refs before the fetch.
 func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error) {
 	wait := d.startRefs(ctx)
 	o, err = d.listOrigin(ctx)
@@ -46,7 +46,7 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 		return o, nil, err
 	}
 
-	// Upstream may have moved since.
+	// Upstream's refs may have moved since they were listed.
 	fetched, err := d.refs(ctx)
 	o.refs = fetched.below(originPrefix, "refs/")
 	if o.refs[o.head] == "" {
@@ -55,7 +55,7 @@ func (d *Desk) fetchOrigin(ctx context.Context) (o origin, known refs, err error
 	return o, known, err
 }
 
-// listWithin is how long upstream may take to list its refs.
+// listWithin is how long upstream may take by default to list its refs.
 const listWithin = 5 * time.Minute
 
 // ErrNoAnswer is returned if upstream takes too long to list its refs.
@@ -94,14 +94,14 @@ func (d *Desk) listOrigin(ctx context.Context) (origin, error) {
 	return o, nil
 }
 
-// TransferWithin is how long upstream may take by default to send or to take what it is asked for.
+// TransferWithin is how long a fetch or a push may take by default.
 const TransferWithin = time.Hour
 
-// ErrTooSlow is returned if upstream takes too long to send or to take what it is asked for.
+// ErrTooSlow is returned if a fetch or a push takes too long.
 var ErrTooSlow = errors.New("upstream is too slow")
 
-// transfer is speak for a command that fetches or pushes. Its context ends when upstream takes
-// too long.
+// transfer is [Desk.speak] for a command that fetches or pushes. The command's context ends when the transfer
+// takes too long.
 func (d *Desk) transfer(ctx context.Context, command func(ctx context.Context, address string) *exec.Cmd, service string) error {
 	within := cmp.Or(d.Timeout, TransferWithin)
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%w: not done within %s: see --timeout", ErrTooSlow, within))
@@ -113,10 +113,10 @@ func (d *Desk) transfer(ctx context.Context, command func(ctx context.Context, a
 	return err
 }
 
-// speak runs a command in the desk that speaks to a service of upstream's git. If the source is
-// a directory, the service runs as its owner, without the operator's settings. A push runs the
-// directory's hooks, so git accepts the push only if the directory belongs to the user who runs git,
-// or if the operator's configuration trusts the directory.
+// speak runs a command in the desk that speaks to a service of upstream's git. If the source is a directory,
+// the service runs as SourceAs says, without the operator's settings. A push runs the directory's hooks. If
+// the directory belongs to another user than the service, git therefore accepts a push only if the operator's
+// configuration trusts the directory.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
 	if !d.Local {
 		err := finish(command(d.Source))
@@ -137,8 +137,7 @@ func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd
 	return connect(command(peerAddress), served.run(ctx, environment(settings), service, served.Path))
 }
 
-// safeDirectory names other users' directories in which git may do what their configuration
-// says (git-config(1)).
+// safeDirectory is the setting that lists directories of other users in which git may run (git-config(1)).
 const safeDirectory = "safe.directory"
 
 // trusted returns the directories that the operator's own configuration trusts.

@@ -12,18 +12,18 @@ import (
 // refs are object ids by full ref name.
 type refs map[string]string
 
-// refFormat is what parseRefs reads.
+// refFormat is the format that parseRefs reads.
 const refFormat = "--format=%(objectname) %(refname)"
 
 // listRefs runs a command that prints an object id and a name in each line.
 func listRefs(cmd *exec.Cmd) (refs, error) { return startRefs(cmd)() }
 
-// refsLimit is how many bytes of refs are read. It is this high because containers choose names of
-// up to 4,000 bytes, of which the gate may keep 1,000 for each task: a few such tasks must not make
-// the operator's commands fail.
+// refsLimit limits how many bytes of refs are read. Containers can choose names of up to 4,000 bytes, and the
+// gate may keep 1,000 refs for each task. Several such tasks must not make the operator's commands fail.
 const refsLimit = 512 << 20
 
-// startRefs starts a command as listRefs runs it, and returns a function that waits for the refs.
+// startRefs starts a command that prints refs, as listRefs runs it, and returns a function that waits for
+// them.
 func startRefs(cmd *exec.Cmd) (wait func() (refs, error)) {
 	text := start(cmd, refsLimit)
 	return func() (refs, error) {
@@ -63,7 +63,7 @@ func IsFullID(text string) bool {
 	return (len(text) == 40 || len(text) == 64) && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// isID reports whether the text is the full id of an object. All zeros mean that there is none.
+// isID reports whether the text is the full id of an object. An id of zeros means that there is no object.
 func isID(text string) bool { return IsFullID(text) && strings.Trim(text, "0") != "" }
 
 // checkRef returns an error unless the name is a full ref name by the rules of
@@ -90,7 +90,7 @@ func FullRef(name string) (string, error) {
 	return name, checkRef(name)
 }
 
-// ShortRef returns a branch's name, and any other ref as it is.
+// ShortRef returns the short name of a branch, and the full name of any other ref.
 func ShortRef(ref string) string { return strings.TrimPrefix(ref, heads) }
 
 const (
@@ -104,8 +104,8 @@ const (
 	incomingPrefix = "refs/terok/incoming/"
 )
 
-// RefCommand returns a command for git update-ref -z --stdin. With old "" it creates the ref,
-// with new "" it deletes it.
+// RefCommand returns a command for git update-ref -z --stdin. If old is "", the command creates the ref; if
+// new is "", the command deletes the ref.
 func RefCommand(ref, old, new string) string {
 	switch {
 	case old == "":

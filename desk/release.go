@@ -26,7 +26,7 @@ type Offer struct {
 	To     string // upstream's branch or tag
 	Old    string // the present object of To; "" if it does not exist
 	Ahead  int    // number of commits that To lacks; if To is new or a tag, that upstream's default branch lacks
-	Behind int    // number of commits that To would lose; only force takes them
+	Behind int    // number of commits that To would lose; if it is not 0, Release needs force
 
 	desk *Desk
 	at   string // the present object of Ref
@@ -41,8 +41,8 @@ var (
 	ErrMoved   = errors.New("the gate's branch or tag has moved since it was shown")
 )
 
-// Offer fetches the gate's branch or tag and the branch or tag of upstream that it could be pushed
-// to, and compares them. Both are full ref names: ref in the gate, and target in upstream.
+// Offer fetches ref, a branch or tag of the gate, and target, a branch or tag of upstream that ref could be
+// pushed to, and compares them. Both are full ref names.
 func (d *Desk) Offer(ctx context.Context, ref, target string) (*Offer, error) {
 	for _, name := range []string{ref, target} {
 		if !strings.HasPrefix(name, heads) && !isTag(name) || checkRef(name) != nil {
@@ -107,9 +107,9 @@ func (o *Offer) Takes() bool {
 	return o.Behind > 0 || isTag(o.To) && o.Old != "" && o.Old != o.Object
 }
 
-// Log writes the commits that upstream lacks, after the annotated tag if that is pushed. All
-// that they contain is made safe for a terminal. If the function pushed returns text
-// for a commit, Log adds it as a line below the commit's id.
+// Log writes the commits that upstream lacks. If the object is an annotated tag, Log writes the tag first.
+// All output is made safe for a terminal. If the function pushed returns text for a commit, Log adds the
+// text as a line below the commit's id. pushed may be nil.
 func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string) string) error {
 	for object := o.Object; object != o.Commit; {
 		text, err := output(o.desk.local(ctx, "cat-file", "tag", object))
@@ -147,8 +147,8 @@ func (o *Offer) log(ctx context.Context, w io.Writer, tip, without string) error
 	return copyTo(printable.Writer(w), o.desk.local(ctx, append(args, "--")...))
 }
 
-// pushedLines adds a line after each line that begins a commit. No other line of a log can begin
-// so, since commit messages are indented.
+// pushedLines adds what pushed returns for a commit below the line with the commit's id. No other line of a
+// log can look like that line, since commit messages are indented.
 type pushedLines struct {
 	w      io.Writer
 	pushed func(commit string) string
@@ -180,10 +180,10 @@ func (p *pushedLines) flush() error {
 	return err
 }
 
-// Diff writes what the commit changes, compared with the commit where its history left
-// upstream's. If there are several such commits, because of merges, Diff compares with each: a merge
-// that undoes another change might show nothing if compared with only one of them. No attribute and
-// no setting hides anything, and all of the output is made safe for a terminal.
+// Diff writes what the commit changes, compared with the commit where its history left upstream's. Because of
+// merges, there may be several such commits. Diff then compares with each of them: compared with only one, a
+// merge that undoes a change might show nothing. No attribute or setting hides anything. All output is made
+// safe for a terminal.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -209,7 +209,7 @@ func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// bases returns the commits where the history left upstream's, the best one first.
+// bases returns the commits where the commit's history left upstream's, the best first.
 func (o *Offer) bases(ctx context.Context) ([]string, error) {
 	if o.base == "" {
 		return nil, nil
@@ -221,8 +221,8 @@ func (o *Offer) bases(ctx context.Context) ([]string, error) {
 	return strings.Fields(bases), nil
 }
 
-// FirstWith returns, for each commit that upstream lacks, the index in tips of the first one whose
-// history contains the commit. The tips are objects of the gate.
+// FirstWith returns, for each commit that upstream lacks, the index of the first tip whose history contains
+// the commit. The tips are objects of the gate.
 func (o *Offer) FirstWith(ctx context.Context, tips []string) (map[string]int, error) {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -238,9 +238,9 @@ func unrelated(err error) bool {
 	return errors.As(err, &exit) && exit.ExitCode() == 1
 }
 
-// Release pushes the object to upstream's branch or tag, unless this, or the gate's branch or tag,
-// has moved since the offer was made. Upstream loses commits or a tag only with force. Release
-// writes upstream's messages to w, made safe for a terminal.
+// Release pushes the object to upstream's branch or tag. It fails if upstream's or the gate's branch or tag
+// has moved since the offer was made. Upstream can lose commits or a tag only with force. Release writes
+// upstream's messages to w, made safe for a terminal.
 func (o *Offer) Release(ctx context.Context, force bool, w io.Writer) error {
 	d := o.desk
 	switch {
@@ -277,9 +277,10 @@ func (o *Offer) Release(ctx context.Context, force bool, w io.Writer) error {
 	return d.released(ctx, o)
 }
 
-// push pushes the object with --force-with-lease, which names what upstream's ref was when the
-// offer was made. A lease does not check that nothing is lost without force: Release has done
-// that before. Upstream's messages are passed on to w; git's own are in the error.
+// push pushes the object with --force-with-lease: the push fails if upstream's ref has moved since the
+// offer was made. The lease alone would let upstream lose commits, so Release has checked force before.
+// Upstream's messages are passed on to w. If the push succeeds, so are git's messages; if it fails, the error
+// says why.
 func (o *Offer) push(ctx context.Context, w io.Writer) error {
 	status := untrusted.Output{}
 	lines := &saidByUpstream{to: printable.Writer(w)}
@@ -303,9 +304,8 @@ func (o *Offer) push(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// saidByUpstream passes on the lines that upstream sends, and keeps those of git or ssh, which
-// are a part of the error if there is one. A line that cannot be passed on does
-// not make the push fail.
+// saidByUpstream passes on the lines that upstream sends, and keeps the lines of git and ssh until passOn is
+// called. A line that cannot be passed on does not make the push fail.
 type saidByUpstream struct {
 	to    io.Writer
 	begun []byte // the beginning of a line
@@ -336,8 +336,8 @@ func (s *saidByUpstream) Write(text []byte) (int, error) {
 // passOn passes on the lines that were kept.
 func (s *saidByUpstream) passOn() { _, _ = s.to.Write(append(s.kept.Bytes(), s.begun...)) }
 
-// keepLost keeps at the desk what upstream is about to lose, and drops what has been kept for
-// long enough.
+// keepLost keeps in the desk what upstream is about to lose, and drops what the desk has kept for long
+// enough.
 func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	known, err := d.refs(ctx)
 	if err != nil {
@@ -353,8 +353,8 @@ func (d *Desk) keepLost(ctx context.Context, o *Offer) error {
 	return d.update(ctx, commands)
 }
 
-// released records in the desk what upstream has now and, if the gate's ref has the same name, that
-// the gate has taken it.
+// released records in the desk that upstream's ref is the object now and, if the gate's ref has the same
+// name, that the gate has taken the object from upstream.
 func (d *Desk) released(ctx context.Context, o *Offer) error {
 	known, err := d.refs(ctx)
 	if err != nil {

@@ -19,7 +19,7 @@ func (w *world) offer(ref, to string) *Offer {
 	return o
 }
 
-// shown is all that an offer shows.
+// shown returns all that an offer shows.
 func (w *world) shown(o *Offer) string {
 	w.Helper()
 	var out strings.Builder
@@ -238,8 +238,8 @@ func TestWhatIsKeptIsKeptForItsTime(t *testing.T) {
 	}
 }
 
-// Guards against: git's own words, which name a descriptor in the place of the source, and a
-// refusal that is printed twice.
+// Guards against: messages of git that name a descriptor instead of the source, and a refusal that is printed
+// twice.
 func TestAReleaseToADirectorySaysOnceWhyItIsRefused(t *testing.T) {
 	const why = "branch is currently checked out"
 	w := history(t)

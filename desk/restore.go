@@ -14,9 +14,9 @@ func (g Gate) Kept(ctx context.Context) ([]Kept, error) {
 	return keptIn(all), err
 }
 
-// Restore sets the ref called name to what it was before it was last deleted or forced. If name is
-// that of a kept ref, Restore sets the original ref to the old tip that was kept. The present tip is
-// kept in turn.
+// Restore sets the ref called name to what the ref was before it was last deleted or forced. If name is
+// that of a ref that keeps an old tip, Restore sets the original ref to that tip. The present tip of the
+// ref is kept in turn.
 func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	all, _, err := g.refs(ctx)
 	if err != nil {
@@ -40,8 +40,8 @@ func (g Gate) Restore(ctx context.Context, name string) (Change, error) {
 	return Change{}, fmt.Errorf("no old tips of %s are kept", ShortRef(name))
 }
 
-// Forget drops all old tips of the ref called name. If name is that of a kept ref, it drops only the
-// tip that this ref keeps. It returns what it has dropped.
+// Forget drops all old tips of the ref called name. If name is that of a ref that keeps an old tip, Forget
+// drops only that tip. It returns what it has dropped.
 func (g Gate) Forget(ctx context.Context, name string) ([]Kept, error) {
 	dropped, err := g.drop(ctx, func(k Kept) bool { return k.Ref == name || k.Name == name })
 	if err == nil && len(dropped) == 0 {

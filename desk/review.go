@@ -1,4 +1,4 @@
-// Lists the branches that containers pushed and upstream lacks (review).
+// Lists the gate's branches with commits that upstream lacks (review).
 
 package desk
 
@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// Branch is one of the gate's branches, with commits that upstream lacks.
+// Branch describes one of the gate's branches that has commits that upstream lacks.
 type Branch struct {
 	Ref     string    `json:"ref"`
 	Commit  string    `json:"commit"`
-	Base    string    `json:"base"`   // upstream's branch that it is compared with; empty if there is none
+	Base    string    `json:"base"`   // upstream's branch to compare with; empty if there is none
 	Ahead   int       `json:"ahead"`  // number of commits that the base lacks
 	Behind  int       `json:"behind"` // number of the base's commits that the branch lacks
-	Author  string    `json:"author"` // of the last commit, by its own account
+	Author  string    `json:"author"` // of the last commit, as the commit says
 	Subject string    `json:"subject"`
 	Time    time.Time `json:"time"`
 }
@@ -57,9 +57,9 @@ func (d *Desk) Review(ctx context.Context) (branches []Branch, err error) {
 	return branches, nil
 }
 
-// look fetches what upstream has, and from the gate a branch or tag. If branch is "", it fetches all
-// of the gate's branches with a tip that none of upstream's refs has.
-func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, err error) {
+// look fetches what upstream has, and one branch or tag of the gate's, the ref called wanted. If wanted is
+// "", look fetches all of the gate's branches whose tip is not the tip of one of upstream's refs.
+func (d *Desk) look(ctx context.Context, wanted string) (o origin, gate refs, err error) {
 	o, known, err := d.fetchOrigin(ctx)
 	if err != nil {
 		return o, nil, fmt.Errorf("fetch %s: %w", d.Source, err)
@@ -75,7 +75,7 @@ func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, er
 		upstreams[id] = true
 	}
 	for ref, id := range all {
-		if branch == ref || branch == "" && strings.HasPrefix(ref, heads) && !upstreams[id] {
+		if wanted == ref || wanted == "" && strings.HasPrefix(ref, heads) && !upstreams[id] {
 			gate[ref] = id
 		}
 	}
@@ -89,13 +89,13 @@ func (d *Desk) look(ctx context.Context, branch string) (o origin, gate refs, er
 	if err := d.fetchGate(ctx, ids, known); err != nil {
 		return o, nil, err
 	}
-	if branch == "" {
+	if wanted == "" {
 		err = d.forget(ctx, known, ids)
 	}
 	return o, gate, err
 }
 
-// forget drops reviewed commits that are not among those still to be reviewed.
+// forget drops the desk's refs in refs/terok/gate, except those of the commits that are still to be reviewed.
 func (d *Desk) forget(ctx context.Context, known refs, still []string) error {
 	var commands string
 	for id := range known.below(gatePrefix, "") {
@@ -137,7 +137,7 @@ func (d *Desk) describe(ctx context.Context, o origin, b *Branch) (err error) {
 	return nil
 }
 
-// apart counts the commits that are only in the history of a, and those that are only in that of b.
+// apart counts the commits that are only in the history of a, and those that are only in the history of b.
 func (d *Desk) apart(ctx context.Context, a, b string) (ofA, ofB int, err error) {
 	out, err := output(d.local(ctx, "rev-list", "--count", "--left-right", a+"..."+b))
 	if err != nil {

@@ -1,4 +1,4 @@
-// Parses, checks and stores the addresses that projects come from: projects.json, which the hook
+// Parses and checks the addresses of projects' sources, and stores them in projects.json, which the hook
 // reads as well.
 
 package desk
@@ -36,16 +36,16 @@ type Source struct {
 	// no .git.
 	Scheme string `json:"scheme,omitempty"` // https or ssh
 	Host   string `json:"host,omitempty"`
-	Port   string `json:"port,omitempty"` // other than the scheme's own
+	Port   string `json:"port,omitempty"` // empty if it is the scheme's default
 	Path   string `json:"path,omitempty"`
 }
 
 // SourcesFile returns the path of the file of sources, which is beside the desks.
 func SourcesFile(directory string) string { return filepath.Join(directory, "projects.json") }
 
-// Sources returns the sources of all projects that have one: none if the file does not exist. It
-// returns an error if a user other than root and the caller can change the file: git connects to
-// the addresses in it, with the operator's keys.
+// Sources returns the sources of all projects that have one. If the file of sources does not exist, no
+// project has a source. Sources returns an error if a user other than root and the caller can change the
+// file: git connects to the addresses in the file with the operator's keys.
 func Sources(directory string) (map[string]Source, error) {
 	path := SourcesFile(directory)
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
@@ -92,8 +92,8 @@ func Remember(directory, project, source string) error {
 	})
 }
 
-// RenameSource records a project's source under its new name, and replaces the source of a project
-// that already has this name.
+// RenameSource records a project's source under the project's new name. A source that was recorded under
+// the new name is dropped.
 func RenameSource(directory, old, new string) error {
 	return changeSources(directory, func(all map[string]Source) (changed bool) {
 		source, has := all[old]
@@ -115,9 +115,9 @@ func BeginSources(directory string) error {
 	})
 }
 
-// Reserve waits until no other program adds a project of this name, and keeps others from it until
-// release is called. A project without a source makes no directory of desks: if there is none,
-// nothing is reserved.
+// Reserve waits until no other program adds a project of this name, and keeps other programs from doing so
+// until release is called. For a project without a source, Reserve makes no directory of desks; if there is
+// no such directory, it reserves nothing.
 func Reserve(ctx context.Context, directory, project, source string) (release func(), err error) {
 	if source == "" && !isThere(directory) {
 		return func() {}, nil
@@ -137,8 +137,9 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	return func() { _ = lock.Close() }, nil
 }
 
-// changeSources calls change under a lock, and writes the sources if change reports that they have
-// changed. It first calls change with a copy: if nothing would change, it makes no directory or file.
+// changeSources calls change under a lock, and writes the sources if change reports that they have changed.
+// Before that, it calls change with a copy, without the lock: if nothing would change, it makes no
+// directory or file.
 func changeSources(directory string, change func(all map[string]Source) (changed bool)) error {
 	if before, err := Sources(directory); err != nil || !change(maps.Clone(before)) {
 		return err
@@ -163,8 +164,8 @@ func changeSources(directory string, change func(all map[string]Source) (changed
 	return durable.Replace(SourcesFile(directory), append(text, '\n'), 0o600, nil)
 }
 
-// makeDirectory makes the directory of desks. Directories that root makes above it can be entered
-// by other users: the gate's user has the token file there.
+// makeDirectory makes the directory of desks. If root makes directories above it, other users can enter
+// these: the gate's user has the token file there.
 func makeDirectory(directory string) error {
 	if os.Geteuid() == 0 {
 		defer syscall.Umask(syscall.Umask(0o022))
@@ -178,9 +179,9 @@ func makeDirectory(directory string) error {
 	return CheckDirectory(directory)
 }
 
-// CheckDirectory returns an error if a user other than root and the caller can replace a
-// directory of desks, or anything in it: git runs programs that a desk's configuration names.
-// Directories that do not exist yet are not checked.
+// CheckDirectory returns an error if a user other than root and the caller can replace a directory of
+// desks, or anything in the directory. Such a user could make git run any program, by a desk's
+// configuration. Directories that do not exist yet are not checked.
 func CheckDirectory(directory string) error {
 	inside, err := store.InUserNamespace()
 	if err != nil {
@@ -200,8 +201,8 @@ func CheckDirectory(directory string) error {
 }
 
 // IsDirectory reports whether a source is a directory. A source with a colon before any slash
-// is an address, even if there is a directory of that name: another user may have made that in
-// the caller's working directory.
+// is an address, even if there is a directory of that name: another user may have made that directory
+// in the caller's working directory.
 func IsDirectory(source string) bool {
 	before, _, hasColon := strings.Cut(source, ":")
 	if hasColon && !strings.Contains(before, "/") {
@@ -211,8 +212,8 @@ func IsDirectory(source string) bool {
 	return err == nil && info.IsDir()
 }
 
-// CheckSource returns an error for an address that holds a secret, which would be written to a
-// file, and printed. It reads the address as git does, which accepts more than valid URLs.
+// CheckSource returns an error for an address that holds a secret, since addresses are written to a file and
+// printed. It parses the address as git does, which accepts more than valid URLs.
 func CheckSource(source string) error {
 	before, rest, isURL := strings.Cut(source, "://")
 	if !isURL {
@@ -227,7 +228,7 @@ func CheckSource(source string) error {
 	return nil
 }
 
-// looksLikeToken reports whether the user of an https address looks like a token, not a name.
+// looksLikeToken reports whether the user in an https address looks like a token.
 func looksLikeToken(user string) bool {
 	return len(user) >= 20 || slices.ContainsFunc([]string{"ghp_", "gho_", "ghs_", "github_pat_", "glpat-"}, func(prefix string) bool {
 		return strings.HasPrefix(user, prefix)
@@ -242,7 +243,7 @@ func addressOf(source string) Source {
 	if isURL {
 		host, path, _ = strings.Cut(rest, "/")
 	} else {
-		// As git reads it: a colon before any slash.
+		// Git's short form of an ssh address: a colon before any slash.
 		scheme = "ssh"
 		host, path, isURL = strings.Cut(source, ":")
 	}
@@ -267,7 +268,7 @@ func addressOf(source string) Source {
 	return s
 }
 
-// DefaultDirectory returns the default directory of root's desks, or of the user's.
+// DefaultDirectory returns the default directory of desks for the user who runs this program.
 func DefaultDirectory() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok/desk", nil

@@ -118,7 +118,7 @@ func TestSourcesBeginAsNoneAndStay(t *testing.T) {
 	}
 }
 
-// The gate's user has its token file beside root's desks, below a directory that either makes.
+// The gate's user has the token file beside root's desks, and needs to enter the directory above both.
 func TestOtherUsersMayPassWhatRootMakesAboveTheDesks(t *testing.T) {
 	testenv.NeedRoot(t)
 	above := filepath.Join(t.TempDir(), "terok")

@@ -17,11 +17,11 @@ import (
 type Synced struct {
 	Moved []Change // refs of the gate's that have moved
 	Waits []Change // refs that wait for the operator's decision
-	Head  string   // what HEAD names now; "" if that has not changed
+	Head  string   // what HEAD was set to; "" if HEAD has not changed
 }
 
-// Sync brings upstream's commits in. The refs in reset, which are full names, are set to what
-// upstream has, whatever containers did; old tips are kept.
+// Sync brings upstream's commits in. It sets the refs in reset, which are full names, to what upstream has,
+// even if containers have moved them, and keeps their old tips.
 //
 // The gate's refs move in transactions: a container's push at the same time succeeds or fails as
 // a whole. If Sync is killed or fails, each ref has either its old value or the intended new one, and
@@ -43,8 +43,8 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 		return done, err
 	}
 	for {
-		// A deleted ref may have made room for another one, and a container's push may have
-		// stopped a round: both take another round.
+		// Another round is needed if a deleted ref may have made room for a new one, or if a container's
+		// push has stopped this round.
 		more, err := s.round(ctx)
 		if err == nil && !more && len(s.done.Moved) > 0 {
 			err = d.pack(ctx)
@@ -98,8 +98,8 @@ func (s *syncing) round(ctx context.Context) (more bool, err error) {
 	return len(p.moves)+len(p.deletes) > 0, nil
 }
 
-// again reports whether a round that has failed should be tried again, since a container has
-// moved a ref in the meantime. If none has, again returns the cause.
+// again reports whether to try another round because a container moved a ref during the round that failed. If
+// none did, or if too many rounds in a row have failed, again returns the cause.
 func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, error) {
 	const most = 20
 	now, _, err := s.Gate.refs(ctx)
@@ -113,7 +113,7 @@ func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, er
 	return false, cause
 }
 
-// checkReset returns an error if a ref that is to be reset exists on neither side.
+// checkReset returns an error if a ref to reset exists neither in upstream nor in the gate.
 func (s *syncing) checkReset(ctx context.Context) error {
 	if len(s.reset) == 0 {
 		return nil
@@ -209,8 +209,8 @@ func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) err
 	return s.remember(ctx, p.last)
 }
 
-// incoming returns commands that delete the refs below refs/terok/incoming: this sync's, and
-// those of an earlier one that was killed.
+// incoming returns commands that delete the refs below refs/terok/incoming: those of this sync, and those
+// of an earlier sync that was killed.
 func (s *syncing) incoming(ctx context.Context, gate refs, moves []Change) (commands []string, err error) {
 	if len(moves) > 0 {
 		if gate, _, err = s.Gate.refs(ctx); err != nil {
@@ -252,7 +252,7 @@ func (s *syncing) remember(ctx context.Context, taken refs) error {
 			there += RefCommand(name, last, id)
 		}
 	}
-	// Delete first: a deleted ref may be in the way of another one.
+	// Delete first: a deleted ref may be in the way of a new one.
 	if err := s.update(ctx, gone); err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (s *syncing) remember(ctx context.Context, taken refs) error {
 	return nil
 }
 
-// missingIn returns the new tips that none of the gate's refs names.
+// missingIn returns the new tips to which none of the gate's refs points.
 func missingIn(gate refs, moves []Change) (ids []string) {
 	has := map[string]bool{}
 	for _, id := range gate {
@@ -282,7 +282,7 @@ func missingIn(gate refs, moves []Change) (ids []string) {
 	return ids
 }
 
-// union returns the names of all, sorted.
+// union returns the names of all these refs, sorted.
 func union(all ...refs) []string {
 	names := map[string]bool{}
 	for _, some := range all {

@@ -229,7 +229,7 @@ func TestADeskIsForOneRepository(t *testing.T) {
 	}
 }
 
-// Guards against: a desk with a file for each object, or a pack for each sync, for ever.
+// Guards against: a desk that gets a file for each object, or a pack for each sync, and is never packed.
 func TestADeskIsPacked(t *testing.T) {
 	w := history(t)
 	w.sync()

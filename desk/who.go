@@ -17,10 +17,10 @@ func (g Gate) Tips(ctx context.Context) (map[string]string, error) {
 	return all.branchesAndTags(), err
 }
 
-// Find returns the full id of an object in the gate's repository: of the only commit whose id begins
-// with text or, if text is a branch or a full ref name, of its tip. It returns a full id as it is,
-// even if the repository lacks it. Text that looks like the beginning of an id is never taken for a
-// branch, since containers choose the names of branches.
+// Find returns the full id of the object that text names in the gate's repository. The beginning of an id,
+// of 4 digits or more, names the only commit whose id begins with it. A branch or a full ref name names its
+// tip. A full id is returned as it is, even if the repository lacks the object. Text that looks like the
+// beginning of an id is never taken for a branch, since containers choose the names of branches.
 func (g Gate) Find(ctx context.Context, text string) (string, error) {
 	if isID(text) {
 		return text, nil
@@ -59,8 +59,8 @@ func (g Gate) tip(ctx context.Context, name string) (string, error) {
 	return "", fmt.Errorf("%q is neither a commit id nor a branch in the gate", name)
 }
 
-// Containing returns the tips that are the object or, if it is a commit, have it in their
-// history. A tip that the gate no longer has is left out.
+// Containing reports, for each tip, whether it is the object or, if the object is a commit, has the commit
+// in its history. A tip that the gate no longer has is left out.
 func (g Gate) Containing(ctx context.Context, object string, tips []string) (map[string]bool, error) {
 	containing := map[string]bool{object: true}
 	commits, err := g.commits(ctx, append(slices.Clone(tips), object))
@@ -78,8 +78,8 @@ func (g Gate) Containing(ctx context.Context, object string, tips []string) (map
 	return containing, nil
 }
 
-// commits returns the commit of each object: of a commit, the commit itself, and of an annotated tag,
-// the commit that the tag names. Other objects are left out.
+// commits returns a commit for each object: for a commit, the commit itself, and for an annotated tag, the
+// commit that the tag names. Other objects are left out.
 func (g Gate) commits(ctx context.Context, objects []string) (map[string]string, error) {
 	var asked strings.Builder
 	for _, id := range objects {
@@ -131,8 +131,8 @@ func (g Gate) descendants(ctx context.Context, commit string, tips []string) (ma
 	return later, lines.Err()
 }
 
-// firstWith returns, for each commit that is in the history of the tips but not of excluded commits,
-// the index of the first tip that has the commit in its history.
+// firstWith returns, for each commit in the history of the tips, the index of the first tip that has the
+// commit in its history. Commits in the history of excluded are left out.
 func (g Gate) firstWith(ctx context.Context, tips, excluded []string) (map[string]int, error) {
 	commits, err := g.commits(ctx, tips)
 	if err != nil || len(commits) == 0 {

@@ -34,7 +34,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// git runs git as somebody who has no settings.
+// git runs git without a user's or the machine's settings.
 func (w *world) git(args ...string) string {
 	w.Helper()
 	out, err := w.try(args...)
@@ -52,7 +52,7 @@ func (w *world) try(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// commit makes a commit with a file, under a name, on others, and returns its id.
+// commit makes a commit with a file, both called name, and returns the commit's id.
 func (w *world) commit(name string, parents ...string) string {
 	w.Helper()
 	content := filepath.Join(w.work, "content")
@@ -74,7 +74,7 @@ func (w *world) commit(name string, parents ...string) string {
 	return w.named[name]
 }
 
-// id returns the commit of a name; "" has none.
+// id returns the id of the commit called name, or "" if name is "".
 func (w *world) id(name string) string {
 	if name == "" {
 		return ""
@@ -86,7 +86,7 @@ func (w *world) id(name string) string {
 	return id
 }
 
-// name is what the commit is called.
+// name returns the name of the commit with this id, or the id if the commit has no name.
 func (w *world) name(id string) string {
 	for name, is := range w.named {
 		if is == id {
@@ -96,7 +96,7 @@ func (w *world) name(id string) string {
 	return id
 }
 
-// set has a ref of a repository be a commit, or not be there.
+// set sets a ref of a repository to the commit called name, or deletes the ref if name is "".
 func (w *world) set(repo, ref, name string) {
 	w.Helper()
 	id := w.id(name)
@@ -107,7 +107,7 @@ func (w *world) set(repo, ref, name string) {
 	w.git("-C", w.work, "push", "--quiet", repo, fmt.Sprintf("+%s:%s", id, ref))
 }
 
-// at returns what a ref of a repository is, by name.
+// at returns the name of the commit to which a ref of a repository points, or "" if there is no such ref.
 func (w *world) at(repo, ref string) string {
 	out, err := w.try("--git-dir", repo, "rev-parse", "--quiet", "--verify", ref)
 	if err != nil {
@@ -116,7 +116,7 @@ func (w *world) at(repo, ref string) string {
 	return w.name(out)
 }
 
-// kept returns the commits that the gate keeps of a ref, by name, newest first.
+// kept returns the names of the old tips that the gate keeps for a ref, newest first.
 func (w *world) kept(ref string) (names []string) {
 	all, err := parseRefs(w.git("--git-dir", w.gate, "for-each-ref", refFormat, keptPrefix))
 	if err != nil {

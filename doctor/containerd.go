@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// containerd checks the settings of containerd as an engine for pods. Docker brings a containerd along, so
-// beside Docker it is checked only if kubelet, crictl or nerdctl is installed, too.
+// containerd checks containerd's settings for pods. Docker comes with a containerd. So if Docker is
+// installed, the settings are checked only if kubelet, crictl or nerdctl is installed, too.
 func (e *examination) containerd() {
 	others := e.Place.OtherEngines()
 	talks := slices.ContainsFunc([]string{"kubelet", "crictl", "nerdctl"}, func(name string) bool {
@@ -41,7 +41,7 @@ func (e *examination) containerd() {
 	e.ok(version + " reads " + filepath.Dir(e.Place.Devices))
 }
 
-// containerdVersion returns the version in the output of containerd --version, its third word.
+// containerdVersion returns the version, which is the third word in the output of containerd --version.
 func containerdVersion(out string) string {
 	words := strings.Fields(out)
 	if len(words) < 3 {
@@ -50,8 +50,8 @@ func containerdVersion(out string) string {
 	return words[2]
 }
 
-// containerdReads returns why the CRI plugin does not have our devices, and the remedy; both are
-// empty if it has, or if there is no such plugin. The settings are those in force.
+// containerdReads returns why the CRI plugin does not read our devices, and the remedy. Both are empty if the
+// plugin reads them or is disabled. settings is the output of containerd config dump.
 func (e *examination) containerdReads(version, settings string) (text, remedy string) {
 	if regexp.MustCompile(`(?m)^disabled_plugins = \[[^\]]*cri`).MatchString(settings) {
 		return "", ""

@@ -11,8 +11,8 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// containers looks for containers that were made with --hooks-dir on podman's command
-// line, which podman forgets at a restart.
+// containers looks for containers that were made with --hooks-dir on podman's command line: podman forgets
+// this flag when it starts the container again.
 func (e *examination) containers() {
 	if e.noPodman {
 		return
@@ -56,7 +56,7 @@ func (e *examination) containers() {
 func hooksDirs(command []string) (dirs []string) {
 	const flag = "--hooks-dir"
 	for i, arg := range command {
-		// Flags of podman's own stand first; what comes later may be the container's.
+		// Podman's own flags come first; later words may be for the container's program.
 		if arg == "run" || arg == "create" || arg == "container" {
 			break
 		}

@@ -1,5 +1,5 @@
-// Checks the programs that hook definitions and the file of devices run, and the arguments of those
-// programs.
+// Checks the programs that hook definitions and the file of devices name, and the arguments in hook
+// definitions.
 
 package doctor
 
@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// definition checks what the definitions run.
+// definition checks the programs and arguments in hook definitions.
 func (e *examination) definition() {
 	faulty := map[string]bool{}
 	for _, d := range e.definitions {
@@ -35,13 +35,14 @@ func (e *examination) definition() {
 	}
 }
 
-// program checks the program that a file makes engines run, and reports whether it is in order.
+// program checks the program that a hook definition or the file of devices names, and reports whether the
+// program is in order.
 func (e *examination) program(file, program string) bool {
 	runs := fmt.Sprintf("%s runs %s", file, program)
 	info, err := os.Stat(program)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		// Podman passes over such a definition, and says so in its debug log alone.
+		// Podman skips such a definition, and says so only in its debug log.
 		e.broken(runs+", which does not exist", e.install())
 		e.stop()
 		return false
@@ -57,7 +58,7 @@ func (e *examination) program(file, program string) bool {
 
 	for _, f := range []struct{ path, elsewhere string }{{file, e.install()}, {program, e.programsElsewhere()}} {
 		if who, where, remedy := writers(f.path, f.elsewhere); who != "" {
-			text := fmt.Sprintf("%s can change %s, which engines run for you", who, f.path)
+			text := fmt.Sprintf("%s can change %s, and so make engines run anything for you", who, f.path)
 			if where != f.path {
 				text += ", by way of " + where
 			}
@@ -73,7 +74,7 @@ func (e *examination) program(file, program string) bool {
 	}
 	if !same {
 		e.warn(runs+", which is another version than "+e.Binary,
-			fmt.Sprintf("%s, for engines to run this version; or examine the other: %s", e.install(), printable.Shell(program, "doctor")))
+			fmt.Sprintf("%s, to make engines run this version; to examine the other version: %s", e.install(), printable.Shell(program, "doctor")))
 		return false
 	}
 
@@ -88,11 +89,11 @@ func (e *examination) arguments(d engines.Registered) {
 
 	switch {
 	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
-		// Install keeps the other settings, if the definition is one of its own.
-		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err),
+		// Install wrote this definition, and keeps its other settings.
+		e.broken(fmt.Sprintf("%s runs %s with arguments that this program does not accept: %v", d.Path, d.Hook.Path, err),
 			e.ourselves("install", "--"+wrong.Name, "")+", which sets the default again, or give another value")
 	case err != nil:
-		e.broken(fmt.Sprintf("%s runs %s, which does not accept its arguments: %v", d.Path, d.Hook.Path, err), e.install())
+		e.broken(fmt.Sprintf("%s runs %s with arguments that this program does not accept: %v", d.Path, d.Hook.Path, err), e.install())
 	case slices.Contains(d.Stages, "precreate"): // needs no token file
 		e.ok(fmt.Sprintf("%s runs %s", d.Path, d.Hook.Path))
 	case file == "" && e.Place.User:
@@ -105,9 +106,9 @@ func (e *examination) arguments(d engines.Registered) {
 	}
 }
 
-// writers returns a user who can change or replace the file that a path leads to, the directory or link
-// that lets them, and the remedy. The results are empty if only root, this user and the users in trusted
-// can. The remedy is fallback if the other user must keep what is theirs.
+// writers returns a user who can change or replace the file that a path leads to; where this user can do so,
+// which is at the file, or at a directory or link above it; and the remedy, which may be fallback: see
+// [takeOver]. All three are empty if there is no such user other than root, us and those in trusted.
 func writers(path, fallback string, trusted ...int) (who, where, remedy string) {
 	way, err := owner.Way(path)
 	if err != nil {
@@ -124,7 +125,7 @@ func writers(path, fallback string, trusted ...int) (who, where, remedy string) 
 	return "", "", ""
 }
 
-// changeable reports whether a user other than root and this one can change the file.
+// changeable reports whether any user other than root and us can change or replace the file.
 func changeable(path string) bool {
 	who, _, _ := writers(path, "")
 	return who != ""

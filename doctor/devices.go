@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// devices checks that the file is root's, that its hooks can run and ask the gate that is
-// installed, and that it has every repository. It reports nothing if the file does not exist and no
-// engine other than podman is here to read it.
+// devices checks that no other user can change the file of devices, that the hooks in the file can run and
+// ask the installed gate, and that each repository has a device. It reports nothing if there is neither a
+// file nor an engine, other than podman, to read it.
 func (e *examination) devices() {
 	file := e.Place.Devices
 	if file == "" {
@@ -45,7 +45,7 @@ func (e *examination) devices() {
 
 	r, there, err := e.Place.Registration()
 	if err != nil || !there {
-		e.broken(file+" is there, and the rest of the installation is not", e.install())
+		e.broken(file+" exists, but the rest of the installation does not", e.install())
 		e.stop()
 		return
 	}
@@ -54,7 +54,7 @@ func (e *examination) devices() {
 	}
 	for name, settings := range devices {
 		if settings.GateSocket != r.Settings.GateSocket || settings.Tokens.Path != r.Settings.Tokens.Path {
-			e.broken(fmt.Sprintf("device %s in %s asks another gate than was installed", name, file), e.install())
+			e.broken(fmt.Sprintf("device %s in %s asks another gate than the installed one", name, file), e.install())
 			return
 		}
 		if name != engines.AnnotatedDevice {
@@ -75,8 +75,8 @@ func (e *examination) devices() {
 	e.ok(fmt.Sprintf("%d in %s", len(devices), file))
 }
 
-// devicesOfOurs returns the remedy if another user can change the file of devices. If the user can change
-// only the file, not its directory, the remedy is anew: the file may say anything by now.
+// devicesOfOurs returns the remedy if another user can change the file of devices. If this user cannot change
+// the file's directory, the remedy is anew, since the file may contain anything by now.
 func devicesOfOurs(file, anew string) string {
 	dir := filepath.Dir(file)
 	if engines.CheckDevicesOwner(dir) == nil {

@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// dockerInfo is what docker info says of its daemon. Docker lists devices from 28.2 on.
+// dockerInfo is a part of what docker info prints. DiscoveredDevices is there from Docker 28.2 on.
 type dockerInfo struct {
 	ServerVersion     string
 	CDISpecDirs       []string
@@ -51,8 +51,8 @@ func (e *examination) docker() {
 	e.ok("Docker " + info.ServerVersion + " reads " + filepath.Dir(e.Place.Devices))
 }
 
-// dockerReads returns why a daemon does not have our devices, and the remedy; both are empty
-// if it has.
+// dockerReads returns why a daemon does not read our devices, and the remedy. Both are empty if the daemon
+// reads them.
 func (e *examination) dockerReads(info dockerInfo) (text, remedy string) {
 	version, dir := "Docker "+info.ServerVersion, filepath.Dir(e.Place.Devices)
 	var major, minor int
@@ -80,8 +80,9 @@ func (e *examination) dockerReads(info dockerInfo) (text, remedy string) {
 	return "", ""
 }
 
-// setDocker returns the remedy that makes the daemon read our devices, in addition to those in other
-// directories: a command if Docker has no settings yet, otherwise the lines to add to them.
+// setDocker returns the remedy that makes the daemon read our devices: a command if Docker has no settings
+// yet, otherwise the settings to add. features says whether to set features.cdi; others are the directories
+// that the daemon already reads.
 func (e *examination) setDocker(features bool, others []string) string {
 	var settings []string
 	if features {
@@ -100,7 +101,7 @@ func (e *examination) setDocker(features bool, others []string) string {
 		printable.Shell(file), e.startDocker("restart"))
 }
 
-// dockerSettings returns the daemon's usual file of settings.
+// dockerSettings returns the usual path of the daemon's settings.
 func (e *examination) dockerSettings() string {
 	if e.Place.User {
 		return filepath.Join(filepath.Dir(filepath.Dir(e.Place.Devices)), "docker/daemon.json")
@@ -108,7 +109,7 @@ func (e *examination) dockerSettings() string {
 	return "/etc/docker/daemon.json"
 }
 
-// dockerSocket returns where the system's daemon listens, or this user's.
+// dockerSocket returns the socket of the system's daemon or, for a rootless engine, of the user's daemon.
 func (e *examination) dockerSocket() string {
 	if e.Place.User {
 		return filepath.Join(e.Place.Runtime, "docker.sock")
@@ -116,8 +117,8 @@ func (e *examination) dockerSocket() string {
 	return "/run/docker.sock"
 }
 
-// dockerArgs returns the arguments of a docker command for the daemon at dockerSocket, whatever the
-// user's context is.
+// dockerArgs returns the arguments of a docker command, after the flag for the daemon's socket. The flag
+// overrides the user's docker context.
 func (e *examination) dockerArgs(args ...string) []string {
 	return append([]string{"--host", "unix://" + e.dockerSocket()}, args...)
 }
@@ -129,7 +130,7 @@ func (e *examination) startDocker(verb string) string {
 	return e.systemctl("docker.service", verb)
 }
 
-// dockerError returns why docker info failed. The daemon's error is in its output.
+// dockerError returns why docker info failed. An error of the daemon is in the output.
 func dockerError(out string, err error) string {
 	var info struct{ ServerErrors []string }
 	if json.Unmarshal([]byte(out), &info) == nil && len(info.ServerErrors) > 0 {
@@ -141,8 +142,8 @@ func dockerError(out string, err error) string {
 	return "it does not say its version"
 }
 
-// otherBroken reports that an engine other than podman does not read our devices. If podman is here, too,
-// that is only a warning: the other engine may not be meant to read them.
+// otherBroken reports that an engine other than podman does not read our devices. If podman is here, too, the
+// finding is only a warning: perhaps the other engine need not read them.
 func (e *examination) otherBroken(text, remedy string) {
 	if e.noPodman {
 		e.broken(text, remedy)

@@ -30,10 +30,10 @@ func (e *examination) dockerProbe() {
 	project := e.deviceToTry()
 	if project == "" {
 		if e.repositoryGate() != "" {
-			e.warn("not tried: the hooks admit no project by name, so none has a device", e.ourselves("install", "--allow-project")+" PROJECT, the first of the whole new list")
+			e.warn("not tried: the hooks admit no project by name, so none has a device", e.ourselves("install", "--allow-project")+" PROJECT, with this flag for each project: the new list replaces the old one")
 			return
 		}
-		e.warn("not tried: no project that the hooks admit has a device", e.add(e.reposDirectory(), "PROJECT")+", or PROJECT and where to copy it from: a directory or a URL")
+		e.warn("not tried: no project that the hooks admit has a device", e.add(e.reposDirectory(), "PROJECT")+", and append the directory or URL of an existing repository, if there is one")
 		return
 	}
 
@@ -61,15 +61,15 @@ func (e *examination) dockerProbe() {
 		e.broken(fmt.Sprintf("a container with a device starts without %s/gate.env: the hooks do not run", hook.MountPath), e.install())
 		return
 	case !e.forgets(name):
-		e.broken("the container is gone and its token is not: neither gate nor poststop hook removes it", e.install()+" && "+e.ourselves("reap"))
+		e.broken("the container is gone, but its token is not: neither the gate nor the poststop hook removes it", e.install()+" && "+e.ourselves("reap"))
 		return
 	}
-	e.ok("a container of Docker's gets its token and loses it")
+	e.ok("a Docker container gets its token and loses it")
 	e.reached(&p)
 }
 
-// deviceToTry returns a project that has a device and that the hooks admit: the one that was
-// asked for, or the first; empty if there is none.
+// deviceToTry returns the first project that has a device and that the hooks admit, or "" if there is none.
+// If the doctor was given a project, no other counts.
 func (e *examination) deviceToTry() string {
 	for _, project := range e.devicesOf {
 		if (e.Project == "" || e.Project == project) && e.settings.Admits(project) {
@@ -79,8 +79,8 @@ func (e *examination) deviceToTry() string {
 	return ""
 }
 
-// forgets reports whether the token of a task that has ended is removed. With Docker that
-// takes up to half a second.
+// forgets reports whether the token of a task that has ended is removed within 5 seconds. With Docker, the
+// removal takes up to half a second.
 func (e *examination) forgets(task string) bool {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		entries, err := e.tokens.Entries()
@@ -93,8 +93,8 @@ func (e *examination) forgets(task string) bool {
 	}
 }
 
-// runDockerProbe runs the probe's container. Errors of Docker are in the result; any other is
-// returned.
+// runDockerProbe runs the probe's container. It returns an error if it cannot make a temporary directory. All
+// other errors are in the result.
 func (e *examination) runDockerProbe(name, project string) (probed, error) {
 	p := probed{project: project}
 	if e.GateURL != "" {
@@ -128,12 +128,12 @@ func (e *examination) runDockerProbe(name, project string) (probed, error) {
 	device := []string{"--device", engines.DeviceKind + "=" + project, "--annotation", hook.TaskAnnotation + "=" + name} // no other token has this task
 
 	defer func() {
-		if e.ctx.Err() != nil { // we were interrupted, and docker run with us
+		if e.ctx.Err() != nil { // an interrupt ends docker run, too, but perhaps not the container
 			_ = exec.Command("docker", e.dockerArgs("rm", "--force", name)...).Run()
 		}
 	}()
 
-	script := []string{"sh", "-c", probeScript, "probe", hook.MountPath, p.repository, "precreate"} // a device sets variables, as that stage does
+	script := []string{"sh", "-c", probeScript, "probe", hook.MountPath, p.repository, "precreate"} // a device sets the same variables as the precreate hook
 	out, err := e.command("docker", e.dockerArgs(slices.Concat(run, device, root, script)...)...)
 	p.lines, p.err = strings.Split(strings.TrimSpace(out), "\n"), err
 	if err != nil && !p.saw("env") {
@@ -142,8 +142,8 @@ func (e *examination) runDockerProbe(name, project string) (probed, error) {
 	return p, nil
 }
 
-// importHost makes an image of the root file system for the host's programs. It returns the arguments
-// with which docker run mounts the programs there, the image last, and the image.
+// importHost makes an image with the root file system of [hostPrograms]. It returns arguments for docker run,
+// which mount the host's programs and end with the image, and the image.
 func (e *examination) importHost(directory string) (root []string, image string, err error) {
 	rootfs := filepath.Join(directory, "rootfs")
 	if root, err = hostPrograms(rootfs); err != nil {

@@ -1,7 +1,7 @@
 // Package doctor examines an installation, from podman, Docker or containerd to the gate, and
 // reports what is wrong and how to fix it.
 //
-// It is a table of checks, with one file per subject. To add a check, add a row and a function.
+// The package is a table of checks, with a file for each subject. To add a check, add a row and a function.
 package doctor
 
 import (
@@ -17,15 +17,15 @@ import (
 	"terok-gate-hook/store"
 )
 
-// check is one subject to examine. Its findings have its name.
+// check is one subject to examine. All of its findings have the check's name.
 type check struct {
 	name  string
 	needs []string // checks that must have run without calling [examination.stop]
 	run   func(*examination)
 }
 
-// checks run in this order. A check may use the results of the checks that it needs. Results
-// of others may still be zero values.
+// checks run in this order. A check may use the results of the checks that it needs. The results of
+// other checks may still be zero values.
 var checks = []check{
 	{"kernel", nil, (*examination).kernel},
 	{"machine-id", nil, (*examination).machineID},
@@ -75,31 +75,30 @@ const (
 	Fixed   State = "fixed" // was broken or a warning until now
 )
 
-// Finding is one result of a check, which can have several.
+// Finding is a result of a check. A check can have several results.
 type Finding struct {
 	Check  string `json:"check"`
 	State  State  `json:"state"`
 	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"` // what fixes it
+	Remedy string `json:"remedy,omitempty"` // how to fix the problem
 }
 
-// Doctor examines the installation of one user, root or another.
+// Doctor examines the installation of one user, who may be root.
 type Doctor struct {
 	Place     engines.Place
 	Binary    string // absolute path of terok-gate-hook
 	TokenFile string // empty: what the definitions name, or else the default
 	LogFile   string // empty: what the definitions name
 	GateURL   string // empty: what the definitions name
-	GateUser  string // the user that the gate server runs as; empty: not checked
+	GateUser  string // the user that the gate runs as; empty: the user of the hooks' gate, if there is one
 	Project   string // the probe's; empty: one that the definitions admit
 	Network   string // the probe's, as podman run --network takes it; empty: podman's default
-	Image     string // the probe's; empty: an empty one that borrows the host's programs
+	Image     string // the probe's; empty: no image, but the host's programs
 	Repair    bool   // fix what is safe to fix
 }
 
-// Examine runs every check that makes sense here, and reports what each finds. It
-// starts containers that only try the hooks and the gate, and changes nothing but what it is told to
-// repair.
+// Examine runs all checks that make sense here, and reports their findings. It starts containers that only
+// try the hooks and the gate. It changes nothing, unless Repair is set.
 func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	e := examination{Doctor: d, told: d, ctx: ctx, report: report, stopped: map[string]bool{}}
 	for _, c := range checks {
@@ -112,25 +111,25 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 	}
 }
 
-// examination is one run of a doctor, with its results so far. The checks of the hooks and
-// of the token file fill in settings that the doctor was not given.
+// examination is one run of a doctor, with its results so far. Some checks fill in settings that the doctor
+// was not given.
 type examination struct {
 	Doctor
-	told    Doctor // as it was, before any check
+	told    Doctor // the doctor as it was before any check
 	ctx     context.Context
 	report  func(Finding)
-	check   string          // name of the one that runs
+	check   string          // name of the check that runs
 	stopped map[string]bool // names of checks that called stop
 
 	// Results, each with the check that sets it.
-	noPodman       bool                 // podman: there is none, and another engine is here
+	noPodman       bool                 // podman: it is not installed, and need not be
 	imagesAnnotate bool                 // podman: an image can choose the project
-	definitions    []engines.Registered // hooks: ours, that podman reads
-	settings       hook.Settings        // hooks: what prestart was told
-	tokens         store.File           // token-file
+	definitions    []engines.Registered // hooks: our definitions that podman reads
+	settings       hook.Settings        // hooks: the settings in force
+	tokens         store.File           // token-file: the file that was examined
 	theGate        *control.Gate        // terok-gate: what the gate at the hooks' socket says of itself
-	devicesOf      []string             // devices: projects that have one
-	projects       []string             // repositories: those that are there
+	devicesOf      []string             // devices: projects that have a device
+	projects       []string             // repositories: projects that have a repository
 	noProbe        string               // gate-user: why a probe would do harm
 	probed         *probed              // probe: what the container said
 }
@@ -147,12 +146,11 @@ func (e *examination) broken(text, remedy string) {
 	e.report(Finding{Check: e.check, State: Broken, Text: text, Remedy: remedy})
 }
 
-// stop skips the checks that need this one: they would repeat its finding, or make no
-// sense.
+// stop makes Examine skip the checks that need this check: they would repeat the finding or make no sense.
 func (e *examination) stop() { e.stopped[e.check] = true }
 
-// fix reports a problem that repair can fix. If doctor is to repair, it calls repair, and reports whether
-// that has fixed the problem.
+// fix reports a problem that the function repair can fix. If the doctor is to repair, fix calls repair, and
+// reports the outcome.
 func (e *examination) fix(state State, text, remedy string, repair func() (done string, err error)) {
 	if !e.Repair {
 		e.report(Finding{Check: e.check, State: state, Text: text, Remedy: remedy + " (doctor --repair does it)"})
@@ -166,8 +164,8 @@ func (e *examination) fix(state State, text, remedy string, repair func() (done 
 	e.report(Finding{Check: e.check, State: Fixed, Text: text + ": " + done})
 }
 
-// command runs a program and returns what it writes to standard output. The probe's
-// image may be hostile, so the output is limited.
+// command runs a program and returns its standard output. The output is limited, since the probe's image
+// may be hostile.
 func (e *examination) command(name string, args ...string) (string, error) {
 	var stdout, stderr untrusted.Output
 	cmd := exec.CommandContext(e.ctx, name, args...)

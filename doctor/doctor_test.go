@@ -26,7 +26,7 @@ import (
 
 const grant = `{"project": "demo", "task": "1"}`
 
-// patient is a healthy token file and log file, for a test to do something to.
+// patient is a healthy token file and log file, which a test then damages.
 type patient struct{ directory, tokens, log string }
 
 func newPatient(t *testing.T) patient {
@@ -245,7 +245,7 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
 
-// open lets all users pass through the directories above this one.
+// open lets all users enter the directories above this one.
 func open(t *testing.T, directory string) {
 	t.Helper()
 	for dir := filepath.Dir(directory); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -259,7 +259,7 @@ func TestDoctorNamesTheDirectoryThatKeepsTheGateOut(t *testing.T) {
 	open(t, p.directory)
 	closed := filepath.Dir(p.directory)
 	must(t, os.Chmod(closed, 0o700))
-	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "nobody" }), "gate-user", Broken, closed+" is closed to it")
+	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "nobody" }), "gate-user", Broken, closed+" is closed to that user")
 }
 
 func TestRepairMendsWhatIsSafeToMend(t *testing.T) {
@@ -341,8 +341,8 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// A kernel before 5.12 does not know mount_setattr(2), and one before 5.14 does not know
-// SO_NETNS_COOKIE. This one is made to say so.
+// Linux before 5.12 has no mount_setattr(2), and Linux before 5.14 has no SO_NETNS_COOKIE. The test makes
+// this kernel answer as these do.
 func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
 	for _, row := range []struct {
 		syscall uint32
@@ -359,7 +359,7 @@ func TestDoctorFindsAKernelThatIsTooOld(t *testing.T) {
 }
 
 // onAThread runs a test on a thread of its own, which ends with the test, so that changes to
-// the thread end too.
+// the thread end, too.
 func onAThread(t *testing.T, test func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -400,7 +400,7 @@ func noError(t *testing.T, err error) {
 	}
 }
 
-// hideSyscall has the kernel answer this thread ENOSYS (seccomp(2)).
+// hideSyscall makes the kernel answer a system call of this thread with ENOSYS (seccomp(2)).
 func hideSyscall(number uint32) error {
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
@@ -451,16 +451,16 @@ func TestDoctorHasNothingAgainstLimitedTokensOfOurOwn(t *testing.T) {
 	finds(t, p.examine(t, nil), "limits", OK, "tokens with limits: 1, hashed: 1")
 }
 
-// A gate that is not ours refuses such tokens, with the words for a wrong URL.
+// A gate other than terok-gate refuses hashed and limited tokens with the answer for a wrong URL.
 func TestDoctorAsksWhetherTheGateKnowsHashedAndLimitedTokens(t *testing.T) {
 	for _, row := range []struct {
 		settings hook.Settings
 		remedy   string
 	}{
-		{hook.Settings{}, "is the URL the gate's own?"},
-		{hook.Settings{Hashed: true}, "is it terok-gate?"},
-		{hook.Settings{Access: "read"}, "is it terok-gate?"},
-		{hook.Settings{Push: []string{"refs/**"}}, "is it terok-gate?"},
+		{hook.Settings{}, "check that the URL is that of the gate"},
+		{hook.Settings{Hashed: true}, "only terok-gate takes hashed or limited tokens"},
+		{hook.Settings{Access: "read"}, "only terok-gate takes hashed or limited tokens"},
+		{hook.Settings{Push: []string{"refs/**"}}, "only terok-gate takes hashed or limited tokens"},
 	} {
 		var found []Finding
 		e := examination{check: "gate", settings: row.settings, report: func(f Finding) { found = append(found, f) }}
@@ -472,7 +472,7 @@ func TestDoctorAsksWhetherTheGateKnowsHashedAndLimitedTokens(t *testing.T) {
 	}
 }
 
-// hold adds a token of a container, whose process lives as long as the test.
+// hold adds a token for a container. The container's process lives as long as the test.
 func hold(t *testing.T, p patient, container string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "600")

@@ -29,7 +29,7 @@ func (e *examination) fleet() {
 		e.broken("other gates refuse this gate: "+fleet.Problem, oneAuthority)
 	}
 
-	until := "certificates here are valid until " + day(fleet.Certificate) + ", of the authority until " + day(fleet.Authority)
+	until := "this gate's certificate is valid until " + day(fleet.Certificate) + ", the authority's until " + day(fleet.Authority)
 	if fleet.Listens {
 		if e.hostsVouch(fleet) && fine {
 			e.ok(fmt.Sprintf("hosts that may vouch: %s; %s", listed(fleet.Hosts, fleet.More), until))
@@ -45,20 +45,20 @@ func (e *examination) fleet() {
 	}
 	tried := gate.Fleet.Tried
 	if e.isServed(fleet.Name, cmp.Or(project, probeTask), tried) && e.isValid("the certificate of "+tried.Address, tried.Certificate) && fine {
-		e.ok(fmt.Sprintf("%s serves this host, %s; %s, there until %s", tried.Address, fleet.Name, until, day(tried.Certificate)))
+		e.ok(fmt.Sprintf("%s serves this host, %s; %s, that of %s until %s", tried.Address, fleet.Name, until, tried.Address, day(tried.Certificate)))
 	}
 	if tried.Ahead.Abs() >= mostApart {
 		direction := "ahead of"
 		if tried.Ahead < 0 {
 			direction = "behind"
 		}
-		e.warn(fmt.Sprintf("the clock of %s is %s %s this one: certificates seem to begin late or to end early", tried.Address, tried.Ahead.Abs().Round(10*time.Second), direction),
+		e.warn(fmt.Sprintf("the clock of %s is %s %s this machine's: certificates seem to begin late or to end early", tried.Address, tried.Ahead.Abs().Round(10*time.Second), direction),
 			"on the machine whose clock is wrong: "+printable.Shell("timedatectl", "set-ntp", "true"))
 	}
 }
 
-// repositoryGate returns the URL of the gate that has the repositories of the hooks' gate, empty if
-// they are on this machine.
+// repositoryGate returns the URL of the gate with the repositories, or "" if the repositories are on this
+// machine.
 func (e *examination) repositoryGate() string {
 	if e.theGate != nil {
 		return e.theGate.RepositoryGate
@@ -68,10 +68,10 @@ func (e *examination) repositoryGate() string {
 }
 
 // oneAuthority is the remedy for certificates that gates do not accept.
-const oneAuthority = "have the authority of all gates issue a new certificate: see MANY MACHINES in terok-gate(8)"
+const oneAuthority = "issue a new certificate with the authority of all gates: see MANY MACHINES in terok-gate(8)"
 
-// isServed reports whether the gate with the repositories serves this host, and says which end
-// refuses if it does not.
+// isServed reports whether the gate with the repositories serves this host. If it does not, the finding names
+// the end that refuses.
 func (e *examination) isServed(host, project string, tried *control.Tried) bool {
 	at, there := tried.Address, "on that machine: terok-gate doctor"
 	because := ": " + tried.Detail
@@ -79,7 +79,7 @@ func (e *examination) isServed(host, project string, tried *control.Tried) bool 
 	case "":
 		return true
 	case control.NoName:
-		e.broken("the name of "+at+" cannot be resolved on this machine"+because, "name it in DNS or /etc/hosts, or name another: "+e.ourselves("install", "--repository-gate")+" URL")
+		e.broken("the name of "+at+" cannot be resolved on this machine"+because, "add the name to DNS or /etc/hosts, or give another one: "+e.ourselves("install", "--repository-gate")+" URL")
 	case control.NotThere:
 		e.broken("no gate listens at "+at+because, there)
 	case control.Stranger:
@@ -87,9 +87,9 @@ func (e *examination) isServed(host, project string, tried *control.Tried) bool 
 	case control.NotKnown:
 		e.broken(at+" refuses this gate's certificate"+because, oneAuthority+"; and see that the clocks of both machines are right")
 	case control.NotVouching:
-		e.broken(fmt.Sprintf("%s does not let this host vouch for project %s", at, project), "if it should, on that machine add this line to the file of --vouch-file: "+printable.Shell(host+"="+project))
+		e.broken(fmt.Sprintf("%s does not let this host vouch for project %s", at, project), "to allow it, on that machine add this line to the file of --vouch-file: "+printable.Shell(host+"="+project))
 	case control.NoProject:
-		e.warn(fmt.Sprintf("%s serves this host, and has no project %s", at, project), e.add("", project)+"; or try another project: "+e.again("--project")+" PROJECT")
+		e.warn(fmt.Sprintf("%s serves this host, but has no project %s", at, project), e.add("", project)+"; or try another project: "+e.again("--project")+" PROJECT")
 	case control.Refused:
 		e.broken(at+" refuses this host"+because, there)
 	default:
@@ -120,11 +120,11 @@ func listed(names []string, more int) string {
 	return list
 }
 
-// isValid reports whether a certificate is valid, and will be for some time. It says nothing of a
-// certificate that is not known.
+// isValid reports whether a certificate is valid and does not end soon; if not, it makes a finding. For an
+// unknown certificate, it returns true.
 func (e *examination) isValid(what string, v control.Validity) bool {
 	now := time.Now()
-	soon := min(7*24*time.Hour, v.Until.Sub(v.From)/5) // who renews certificates does so at two thirds
+	soon := min(7*24*time.Hour, v.Until.Sub(v.From)/5) // certificates are usually renewed after two thirds of their life
 	switch left := v.Until.Sub(now); {
 	case v.Until.IsZero():
 	case now.Before(v.From):

@@ -22,7 +22,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// fleetPatient is a container's host, and a gate with the repository demo, which it may reach.
+// fleetPatient is a host of containers, and a gate with the repository demo, which the host may reach.
 type fleetPatient struct {
 	*served
 	authority *testenv.Authority
@@ -44,7 +44,7 @@ func newFleetPatient(t *testing.T) *fleetPatient {
 	return p
 }
 
-// settingsOf are those of the gate with the repositories.
+// settingsOf returns the settings of the gate with the repositories.
 func (p *fleetPatient) settingsOf(t *testing.T) gate.Settings {
 	t.Helper()
 	hosts, err := voucher.NewHosts(nil, p.vouch)
@@ -82,7 +82,7 @@ func (p *fleetPatient) startRepos(t *testing.T) {
 	go func() { _ = server.Serve(tls.NewListener(l, settings.Identity.Server())) }()
 }
 
-// checkFleet starts the host's gate and has doctor check it.
+// checkFleet starts the host's gate, and makes doctor check it.
 func (p *fleetPatient) checkFleet(t *testing.T) []Finding {
 	t.Helper()
 	url, err := mtls.ParseURL(p.url)
@@ -107,9 +107,9 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 		state        State
 		text, remedy string
 	}{
-		{"it serves this host", nil, nil, OK, "PORT serves this host, host-a; certificates here are valid until DAY, of the authority until ", ""},
+		{"it serves this host", nil, nil, OK, "PORT serves this host, host-a; this gate's certificate is valid until DAY, the authority's until ", ""},
 		{"its name cannot be resolved", nil, func(t *testing.T, p *fleetPatient) { p.url = "https://repos.invalid:9419" },
-			Broken, "the name of repos.invalid:9419 cannot be resolved on this machine: ", "name it in DNS or /etc/hosts, or name another: "},
+			Broken, "the name of repos.invalid:9419 cannot be resolved on this machine: ", "add the name to DNS or /etc/hosts, or give another one: "},
 		{"nothing listens", nil, func(t *testing.T, p *fleetPatient) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			must(t, err)
@@ -157,12 +157,12 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 		}, nil,
 			Broken, "PORT does not let this host vouch for project demo", "add this line to the file of --vouch-file: host-a=demo"},
 		{"it has no such project", func(t *testing.T, p *fleetPatient) { must(t, os.RemoveAll(filepath.Join(p.repos, "demo.git"))) }, nil,
-			Warning, "PORT serves this host, and has no project demo", "on the machine with the repositories: terok-gate add demo; or try another project: "},
+			Warning, "PORT serves this host, but has no project demo", "on the machine with the repositories: terok-gate add demo; or try another project: "},
 		{"everything is frozen there", nil, func(t *testing.T, p *fleetPatient) {
 			must(t, store.File{Path: p.tokens}.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
 		}, Broken, "PORT refuses this host: ", "on that machine: terok-gate doctor"},
-		{"its clock is ahead", func(_ *testing.T, p *fleetPatient) { p.clock = time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s ahead of this one", "timedatectl set-ntp true"},
-		{"its clock is behind", func(_ *testing.T, p *fleetPatient) { p.clock = -time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s behind this one", "timedatectl set-ntp true"},
+		{"its clock is ahead", func(_ *testing.T, p *fleetPatient) { p.clock = time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s ahead of this machine's", "timedatectl set-ntp true"},
+		{"its clock is behind", func(_ *testing.T, p *fleetPatient) { p.clock = -time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s behind this machine's", "timedatectl set-ntp true"},
 		{"its clock is a little ahead", func(_ *testing.T, p *fleetPatient) { p.clock = 50 * time.Second }, nil, OK, "PORT serves this host", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -204,7 +204,7 @@ func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
 		state State
 		text  string
 	}{
-		{"all is well", nil, OK, "hosts that may vouch: host-a; certificates here are valid until "},
+		{"all is well", nil, OK, "hosts that may vouch: host-a; this gate's certificate is valid until "},
 		{"many hosts", func(t *testing.T, p *fleetPatient) { must(t, os.WriteFile(p.vouch, []byte(many.String()), 0o600)) },
 			OK, "hosts that may vouch: host-000.a-rather-long-name.example, host-001."},
 		{"no host", func(t *testing.T, p *fleetPatient) { must(t, os.WriteFile(p.vouch, nil, 0o600)) }, Warning, "no host may vouch, so none is served"},
@@ -228,7 +228,7 @@ func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
 	}
 }
 
-// Whether the gate has repositories is known while it does not run, too.
+// Doctor knows whether the gate has repositories even if the gate does not run.
 func TestDoctorKnowsTheGateOfAHostThatDoesNotRun(t *testing.T) {
 	s := newServed(t)
 	must(t, os.Remove(s.repos))

@@ -13,11 +13,11 @@ import (
 	"terok-gate-hook/store"
 )
 
-// forgotten compares the living tokens with the containers that podman knows. A container
-// can end its main thread and go on in another. The runtime then considers it dead and kills
-// nothing, podman stop leaves it in the state "stopping" indefinitely, and a second rm --force
-// forgets it (seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5; 5.4 does not forget). Its
-// process is alive, and so its token stays valid.
+// forgotten compares the living tokens with the containers that podman knows. A container's process can end
+// its main thread and go on in another thread. Then the runtime considers the container dead and kills
+// nothing. podman stop leaves the container in the state "stopping" indefinitely, and a second podman rm
+// --force forgets it (seen with podman 4.3.1, crun 1.8.1 and runc 1.1.5; podman 5.4 does not forget it). The
+// process is alive, so the token stays valid.
 func (e *examination) forgotten() {
 	if e.noPodman {
 		return
@@ -61,7 +61,7 @@ func (e *examination) forgotten() {
 		}
 
 		fine = false
-		e.warn(fmt.Sprintf("%s, but its process %d lives and holds a token; if no other engine runs it, take its token away", says, pid),
+		e.warn(fmt.Sprintf("%s, but its process %d lives and holds a token; if no other engine runs the container, take its token away", says, pid),
 			e.ourselves("revoke", "--container", id))
 	}
 
@@ -70,12 +70,11 @@ func (e *examination) forgotten() {
 	}
 }
 
-// livingContainers returns the pids of the containers whose token is tied to a living
-// process, by id.
+// livingContainers returns, by id, the pid of each container whose token is tied to a living process.
 func (e *examination) livingContainers() map[string]int {
 	entries, err := e.tokens.Entries()
 	if err != nil {
-		return nil // said already
+		return nil // reported already
 	}
 	living := map[string]int{}
 	for _, entry := range entries {
@@ -86,8 +85,8 @@ func (e *examination) livingContainers() map[string]int {
 	return living
 }
 
-// mainThreadEnded reports whether the state of a process is that of a zombie. It is the state of its main
-// thread: another thread may live (proc_pid_stat(5)).
+// mainThreadEnded reports whether the main thread of a process has ended: the state in /proc/PID/stat is that
+// of the main thread (proc_pid_stat(5)). Another thread may still run.
 func mainThreadEnded(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, after, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Podman says what the row tells it to of a container whose process lives.
+// The container's process lives, and podman says of the container what the row says.
 func TestDoctorComparesLivingTokensWithWhatPodmanKnows(t *testing.T) {
 	for _, row := range []struct {
 		podman string // prints its containers and their states

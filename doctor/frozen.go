@@ -1,4 +1,4 @@
-// Checks what is frozen.
+// Reports frozen containers and projects.
 
 package doctor
 

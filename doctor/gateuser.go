@@ -21,7 +21,7 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// othersPatience is how long a program may take that runs as another user, who can suspend it.
+// othersPatience limits how long a program may take when it runs as another user: that user can suspend it.
 const othersPatience = 10 * time.Second
 
 // gateUser checks, as the gate's user, that the gate can read the token file.
@@ -36,7 +36,7 @@ func (e *examination) gateUser() {
 		groups, err = account.GroupIds()
 	}
 	if err != nil {
-		e.broken(err.Error(), e.ourselves("doctor", "--gate-user")+" USER, the one that the gate server runs as")
+		e.broken(err.Error(), e.ourselves("doctor", "--gate-user")+" USER, where USER is the user that the gate runs as")
 		return
 	}
 
@@ -49,7 +49,7 @@ func (e *examination) gateUser() {
 
 	file, err := os.Lstat(e.TokenFile)
 	if err == nil && !file.Mode().IsRegular() {
-		return // reported already; and a link's target must not be given away
+		return // reported already; the remedies below must not give away the target of a link
 	}
 
 	directory := filepath.Dir(e.TokenFile)
@@ -77,14 +77,14 @@ func (e *examination) gateUser() {
 	e.cannotRead(account, id, allowed, elsewhere)
 }
 
-// cannotRead reports why the gate's user cannot read the token file. The function allowed asks the kernel,
-// as that user.
+// cannotRead reports why the gate's user cannot read the token file. The function allowed asks the kernel as
+// the gate's user.
 func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(what, path string) bool, elsewhere string) {
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	directory := filepath.Dir(e.TokenFile)
 
 	var closed []string
-	// Unlike owner.ClosedTo, the kernel also knows access control lists.
+	// The kernel knows access control lists, which owner.ClosedTo does not.
 	for above := filepath.Dir(realPath(directory)); above != "/"; above = filepath.Dir(above) {
 		if !allowed("-x", above) {
 			closed = append(closed, above)
@@ -92,15 +92,15 @@ func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(w
 	}
 	if len(closed) > 0 {
 		remedy := elsewhere
-		if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
+		if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // the group is that user's alone
 			remedy = cmp.Or(engines.LetIn(group.Name, closed), elsewhere)
 		}
-		e.broken(fmt.Sprintf("%s: %s is closed to it", text, closed[0]), remedy)
+		e.broken(fmt.Sprintf("%s: %s is closed to that user", text, closed[0]), remedy)
 		return
 	}
 
 	if other := engines.OthersFile(e.TokenFile, id[0]); other != "" {
-		e.broken(fmt.Sprintf("%s, and its directory must keep its owner, since %s is in it too", text, other), elsewhere)
+		e.broken(fmt.Sprintf("%s, and the directory must keep its owner, since %s is in it, too", text, other), elsewhere)
 		return
 	}
 	if !mayGive(int(id[0]), directory, e.TokenFile) {
@@ -108,11 +108,11 @@ func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(w
 		return
 	}
 
-	e.broken(text, chown(e.GateUser, realPath(directory), e.TokenFile)) // each new token file keeps the owner of the old
+	e.broken(text, chown(e.GateUser, realPath(directory), e.TokenFile)) // each new token file keeps the owner of the one before
 }
 
-// tokenFileToBe checks that a token file that does not exist yet will belong to the gate's user. id has the
-// ids of that user and of the user's groups.
+// tokenFileToBe checks that a token file that does not exist yet will belong to the gate's user. id is that
+// user's uid, and then the gids of the user's groups.
 func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
 	if directory, err := os.Stat(directory); int(id[0]) == os.Geteuid() || err == nil && owner.UID(directory) == int(id[0]) {
 		e.ok("the token file will belong to user " + e.GateUser)
@@ -127,8 +127,8 @@ func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
 	e.warn(e.TokenFile+" is not there yet, and will belong to the owner of its directory", remedy)
 }
 
-// mayGive reports whether each file that exists belongs to root, to us or to the user uid. Files of other
-// users are not given away.
+// mayGive reports whether each of the files that exist belongs to root, us or the user uid. Remedies do not
+// give away files of other users.
 func mayGive(uid int, paths ...string) bool {
 	for _, path := range paths {
 		info, err := os.Lstat(realPath(path))

@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// registered returns the definition for the stage, nil if there is none.
+// registered returns the definition for the stage, or nil if there is none.
 func (e *examination) registered(stage string) *engines.Registered {
 	for i, d := range e.definitions {
 		if slices.Contains(d.Stages, stage) || stage == "prestart" && slices.Contains(d.Stages, "createRuntime") {
@@ -25,8 +25,8 @@ func (e *examination) registered(stage string) *engines.Registered {
 	return nil
 }
 
-// hooks asks podman which definitions it reads. Without podman, the devices have the settings
-// in force.
+// hooks asks podman which definitions it reads. Without podman, the settings in force are those of the
+// devices.
 func (e *examination) hooks() {
 	if e.noPodman {
 		e.hooksOfDevices()
@@ -51,7 +51,7 @@ func (e *examination) hooks() {
 	first := cmp.Or(e.registered("prestart"), &e.definitions[0])
 	e.settings = first.Settings
 	if theirs := e.notForUs(first); theirs != "" {
-		// Everything after this would fail too, for this one reason.
+		// All further checks would fail for the same reason.
 		e.broken("podman reads hooks that are not yours: "+theirs, e.install())
 		e.stop()
 		return
@@ -77,7 +77,7 @@ func (e *examination) hooks() {
 			if other := seen[stage]; other != "" {
 				complete = false
 				e.broken(fmt.Sprintf("%s runs twice: %s and %s", stage, other, d.Path),
-					fmt.Sprintf("keep the one that says what you want, and remove the other: %s, or %s", printable.Shell("rm", other), printable.Shell("rm", d.Path)))
+					fmt.Sprintf("keep the definition that you want, and remove the other: %s, or %s", printable.Shell("rm", other), printable.Shell("rm", d.Path)))
 			}
 			seen[stage] = d.Path
 		}
@@ -93,9 +93,9 @@ func (e *examination) hooks() {
 	}
 }
 
-// hooksOfDevices takes the settings from the device that has all of them.
+// hooksOfDevices takes the settings from the device for annotated containers, which has all settings.
 func (e *examination) hooksOfDevices() {
-	devices, _, _ := e.Place.ReadDevices() // the check of the devices reports an error
+	devices, _, _ := e.Place.ReadDevices() // the check of the devices reports errors
 	annotated, there := devices[engines.AnnotatedDevice]
 	if !there {
 		e.stop()
@@ -105,7 +105,7 @@ func (e *examination) hooksOfDevices() {
 	e.fillIn()
 }
 
-// fillIn takes from the settings in force what the doctor was not told.
+// fillIn takes settings that the doctor was not given from the settings in force.
 func (e *examination) fillIn() {
 	e.LogFile = cmp.Or(e.LogFile, e.settings.LogFile)
 	e.GateURL = cmp.Or(e.GateURL, e.settings.URL())
@@ -122,7 +122,7 @@ func (e *examination) notForUs(d *engines.Registered) string {
 		return fmt.Sprintf("%s keeps its tokens in %s, where you cannot write", d.Path, file)
 	}
 	if socket := d.Settings.GateSocket; socket != "" && !isOurs(filepath.Dir(socket)) {
-		return fmt.Sprintf("%s asks for the gate at %s, which is another user's", d.Path, socket)
+		return fmt.Sprintf("%s asks the gate at %s, which is another user's", d.Path, socket)
 	}
 	return ""
 }
@@ -145,10 +145,10 @@ func (e *examination) notInForce(reads string) {
 		fmt.Sprintf("there, add %q to hooks_dir", e.Place.Hooks))
 }
 
-// settersOfHooksDir returns the configuration files, of any version of podman, that set
-// hooks_dir. Up to podman 5, files are read directory by directory; podman 6 reads one containers.conf,
-// and drop-ins sorted by name. A list replaces an earlier one. From podman 4.8 on, a list that says
-// {append=true}, as install's does, is replaced only by a later list that says {append=false}.
+// settersOfHooksDir returns the configuration files that set hooks_dir in any version of podman. Up to
+// podman 5, files are read directory by directory; podman 6 reads one containers.conf, and drop-ins sorted
+// by name. A list replaces the lists before it. But from podman 4.8 on, a list that says {append=true}, as
+// install's does, is replaced only by a later list that says {append=false}.
 func settersOfHooksDir() (files []string) {
 	directories := []string{"/usr/share/containers", "/etc/containers"}
 	if config, err := os.UserConfigDir(); err == nil {

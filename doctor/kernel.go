@@ -13,10 +13,10 @@ import (
 func (e *examination) kernel() {
 	const remedy = "use Linux 5.14 or later"
 	var name unix.Utsname
-	_ = unix.Uname(&name) // fails for a bad address only (uname(2))
+	_ = unix.Uname(&name) // fails only for a bad address (uname(2))
 	release := "Linux " + unix.ByteSliceToString(name.Release[:])
 
-	// Called without a mount, it fails anyway: with ENOSYS only if the kernel lacks it.
+	// Without a mount, this call always fails, but with ENOSYS only if the kernel lacks it.
 	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
 		e.broken(release+" cannot mount a directory into a container: it has no mount_setattr(2)", remedy)
 		return
@@ -29,11 +29,11 @@ func (e *examination) kernel() {
 	e.ok(release)
 }
 
-// hasNetworkCookies reports whether a socket can name its network namespace.
+// hasNetworkCookies reports whether the kernel has SO_NETNS_COOKIE.
 func hasNetworkCookies() bool {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return true // says nothing about the option
+		return true // this error says nothing about the option
 	}
 	defer unix.Close(socket)
 

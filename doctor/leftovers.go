@@ -1,4 +1,4 @@
-// Finds files that killed hooks and commands left behind.
+// Finds files and containers that killed hooks and commands left behind.
 
 package doctor
 
@@ -13,7 +13,7 @@ func (e *examination) leftovers() {
 	path, err := e.tokens.Leftover(false)
 	switch {
 	case err != nil && path != "":
-		return // the lock is held, said already
+		return // the lock is held: reported already
 	case path != "":
 		fine = false
 		e.fix(Warning, path+", with tokens in it, was left by a writer that was killed", "the next hook removes it", func() (string, error) {
@@ -22,7 +22,7 @@ func (e *examination) leftovers() {
 		})
 	}
 
-	// A probe container that runs belongs to another doctor, and ends by itself.
+	// A probe container that still runs belongs to another doctor, and ends by itself.
 	names, err := e.command("podman", "ps", "--all", "--filter", "name=^"+probeName,
 		"--filter", "status=created", "--filter", "status=exited", "--format", "{{.Names}}")
 	if err == nil && strings.TrimSpace(names) != "" {

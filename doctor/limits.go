@@ -12,7 +12,7 @@ func (e *examination) limits() {
 	limited, hashed, others := 0, 0, 0
 
 	err := e.tokens.Each(func(entry store.Entry) {
-		isHashed := entry.Token.Key() == string(entry.Token) // which no Python program writes
+		isHashed := entry.Token.Key() == string(entry.Token) // Python programs write no hashed tokens
 		if entry.Limited() {
 			limited++
 		}
@@ -24,7 +24,7 @@ func (e *examination) limits() {
 		}
 	})
 	if err != nil {
-		return // said already
+		return // reported already
 	}
 
 	if others == 0 || limited+hashed == 0 {
@@ -32,8 +32,8 @@ func (e *examination) limits() {
 		return
 	}
 
-	// Tokens from create look like those of the Python programs, also to those programs.
-	e.warn(fmt.Sprintf("tokens with limits: %d, hashed: %d, beside tokens that a Python program may have written: %d. Such a program honours neither; "+
-		"at its next write it removes those with limits, which its revoke does not find", limited, hashed, others),
+	// Tokens of terok-gate create look like those of the Python programs, so the user must decide.
+	e.warn(fmt.Sprintf("tokens with limits: %d, hashed: %d, beside tokens that a Python program may have written: %d. Such a program accepts neither; "+
+		"its revoke does not find tokens with limits, and its next write removes them", limited, hashed, others),
 		"if such a program writes this file, give the hooks and their gate another file: "+e.self("F", "install")+"; if terok-gate create made those tokens, do nothing")
 }

@@ -1,4 +1,4 @@
-// Checks that the gate serves every living container that started with it.
+// Checks that the gate serves all living containers that may use the gate.
 
 package doctor
 
@@ -37,8 +37,8 @@ func (e *examination) listeners() {
 	}
 }
 
-// whoIsServed asks the program at a control socket which containers it serves, of the living ones that
-// may use a service. The service "" is the gate.
+// whoIsServed divides the living containers that may use a service into those that the program at the control
+// socket serves, and the unserved ones. The service "" is the gate.
 func (e *examination) whoIsServed(socket, service string) (served, unserved []store.Entry, err error) {
 	for _, entry := range e.living() {
 		listen := entry.Gate.ListenFor(service)
@@ -62,16 +62,16 @@ func (e *examination) whoIsServed(socket, service string) (served, unserved []st
 	return served, unserved, nil
 }
 
-// notDisplaced returns the unserved containers, except those in which another program listens in the
-// place of the service, or of the gate for the service "". It reports each of these; exposed is what the
-// other program may receive.
+// notDisplaced returns the unserved containers in which no other program listens at the service's address.
+// It reports the other unserved containers; exposed is what the program there may receive. The service "" is
+// the gate.
 func (e *examination) notDisplaced(served, unserved []store.Entry, service, exposed string) (without []store.Entry) {
 	before := "the gate"
 	if service != "" {
 		before = "terok-gate forward"
 	}
 	for _, entry := range unserved {
-		// In a pod, what listens may be our own listener for another container.
+		// In a pod, our own listener for another container may listen there.
 		ours := slices.ContainsFunc(served, func(s store.Entry) bool { return network(s) == network(entry) })
 		listen := entry.Gate.ListenFor(service)
 		if ours || !isListenedAt(entry.Process.PID, listen) {
@@ -79,12 +79,12 @@ func (e *examination) notDisplaced(served, unserved []store.Entry, service, expo
 			continue
 		}
 		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive %s", named(entry), listen, exposed),
-			"restart the container, in which "+before+" then listens first: "+printable.Shell("podman", "restart", "--", entry.Container))
+			"restart the container, so that "+before+" listens there first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
 	return without
 }
 
-// network returns the network namespace of a container, empty if it cannot be seen.
+// network returns the network namespace of a container, or "" if it cannot be read.
 func network(entry store.Entry) string {
 	name, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", entry.Process.PID))
 	return name
@@ -92,7 +92,7 @@ func network(entry store.Entry) string {
 
 // living returns the entries of living containers that have the gate in their networks.
 func (e *examination) living() (living []store.Entry) {
-	_ = e.tokens.Each(func(entry store.Entry) { // an error was said already
+	_ = e.tokens.Each(func(entry store.Entry) { // an error was reported already
 		if entry.Gate != nil && entry.State() == store.Live {
 			living = append(living, entry)
 		}
@@ -114,7 +114,7 @@ func named(entries ...store.Entry) string {
 	return strings.Join(names, ", ")
 }
 
-// isListenedAt reports whether a program listens at an IPv4 address in a process's network
+// isListenedAt reports whether a program listens at an IPv4 address in the network namespace of a process
 // (proc_pid_net(5)).
 func isListenedAt(pid int, listen string) bool {
 	at, err := netip.ParseAddrPort(listen)

@@ -1,4 +1,4 @@
-// Checks the hooks' log file, which is the trail (internal/trail), and reports their last errors.
+// Checks the hooks' log file, which is the trail (internal/trail), and reports the hooks' last errors.
 
 package doctor
 
@@ -28,7 +28,7 @@ func (e *examination) log() {
 	}
 }
 
-// elsewhere says where hooks log that have no log file.
+// elsewhere says where hooks without a log file record refusals.
 func elsewhere() string {
 	if trail.HasSystemLog() {
 		return "only in the system log"
@@ -40,7 +40,7 @@ func elsewhere() string {
 func (e *examination) logFile(file string) bool {
 	directory := filepath.Dir(file)
 	if _, err := os.Stat(directory); errors.Is(err, fs.ErrNotExist) {
-		return true // made with the file
+		return true // hooks make it together with the file
 	}
 
 	if err := trail.CheckFile(file); errors.Is(err, fs.ErrPermission) {
@@ -48,7 +48,7 @@ func (e *examination) logFile(file string) bool {
 		return false
 	}
 
-	// Hooks do not follow a link in the log's place, so the file behind it is not the log.
+	// Hooks do not follow a link in the log's place, so the file behind the link is not the log.
 	info, err := os.Lstat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -67,7 +67,8 @@ func (e *examination) logFile(file string) bool {
 	return true
 }
 
-// complaints reports what hooks refused, or failed to do, within a day, from the file and the journal.
+// complaints reports what hooks refused or failed to do within a day, as recorded in the file and the
+// journal.
 func (e *examination) complaints(file string) {
 	places := "the journal"
 	if file != "" {
@@ -95,7 +96,7 @@ func (e *examination) complaints(file string) {
 	}
 }
 
-// why returns the command that shows everything that hooks have refused.
+// why returns the command that shows all refusals and failures of hooks.
 func (e *examination) why() string {
 	if e.told.LogFile != "" {
 		return e.ourselves("--log-file", e.told.LogFile, "why")
@@ -106,8 +107,7 @@ func (e *examination) why() string {
 // mostComplaints is how many of the last complaints are shown.
 const mostComplaints = 3
 
-// reason returns the hooks' error for a task that they refused or failed, empty if none is
-// found.
+// reason returns the last error of hooks for a task, or "" if there is none.
 func (e *examination) reason(task string) string {
 	events, _ := trail.Complaints(e.ctx, cmp.Or(e.LogFile, trail.DefaultFile()))
 	for _, event := range slices.Backward(events) {

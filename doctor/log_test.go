@@ -9,8 +9,7 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// Root's hooks have a default log file, which need not be there. A rootless engine's have
-// none.
+// Root's hooks have a default log file, which need not exist. The hooks of a rootless engine have no default.
 func TestDoctorLooksWhereTheHooksWriteByDefault(t *testing.T) {
 	testenv.NeedRoot(t)
 	onAThread(t, func() {

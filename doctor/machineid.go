@@ -33,9 +33,8 @@ func (e *examination) machineID() {
 		return
 	}
 
-	// systemd-machine-id-setup(1) makes such an id, too, but does not replace "uninitialized"
-	// (systemd 257).
+	// systemd-machine-id-setup(1) does not replace the text "uninitialized" (systemd 257).
 	remedy := asRoot("sh", "-c", "tr -d - </proc/sys/kernel/random/uuid >"+path)
-	e.warn(fmt.Sprintf("%s %s: until the next reboot, the tokens of dead containers are swept; after it, containers that "+
-		"ran before cannot be proved dead, and their tokens stay valid", path, wrong), remedy)
+	e.warn(fmt.Sprintf("%s %s: until the next reboot, the tokens of dead containers are swept; after a reboot, containers that "+
+		"ran before it cannot be proved dead, and their tokens stay valid", path, wrong), remedy)
 }

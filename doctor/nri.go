@@ -1,4 +1,4 @@
-// Checks that terok-nri, which gives pods the gate, is connected on a Kubernetes node.
+// Checks that terok-nri, which gives pods the gate, is connected to the engine of a Kubernetes node.
 
 package doctor
 
@@ -18,17 +18,17 @@ func (e *examination) nri() {
 	plugin := ofRoot("terok-nri")
 	switch {
 	case plugin == "":
-		e.warn("a kubelet runs, and no terok-nri: pods that ask for a project start without a gate", "kubectl --namespace terok rollout status daemonset/terok-node")
+		e.warn("a kubelet runs, but terok-nri does not: pods that ask for a project start without a gate", "kubectl --namespace terok rollout status daemonset/terok-node")
 	case !connectedToEngine(plugin):
-		e.broken("terok-nri runs, and is not connected to the engine: pods that ask for a project start without a gate", "kubectl --namespace terok logs daemonset/terok-node --container nri")
+		e.broken("terok-nri runs, but is not connected to the engine: pods that ask for a project start without a gate", "kubectl --namespace terok logs daemonset/terok-node --container nri")
 	default:
 		e.ok("terok-nri is connected to the engine")
 	}
 }
 
-// ofRoot returns the directory in /proc of a process of root's with this name, empty if there is none on
-// this machine. Processes of containers do not count: a container may be a machine of its own, as
-// kind's nodes are.
+// ofRoot returns the directory in /proc of a process of root's with this name, or "" if there is none. A
+// process in another pid namespace does not count: it may be in a container that is a node of its own, as
+// with kind.
 func ofRoot(name string) (process string) {
 	ours, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
@@ -49,9 +49,9 @@ func ofRoot(name string) (process string) {
 	return ""
 }
 
-// connectedToEngine reports whether there is a connection to NRI's socket from the network of the process:
-// the kernel lists the engine's end, which has the socket's path, in the network of the other end
-// (proc_net(5); Linux 6.18).
+// connectedToEngine reports whether NRI's socket has a connection from the network namespace of the process.
+// The engine's end of a connection has the socket's path, and the kernel lists this end in the network
+// namespace of the program that has connected (proc_net(5); Linux 6.18).
 func connectedToEngine(process string) bool {
 	const connected = "03"
 	sockets, _ := os.ReadFile(filepath.Join(process, "net/unix"))

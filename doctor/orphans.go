@@ -12,7 +12,7 @@ import (
 func (e *examination) orphans() {
 	entries, err := e.tokens.Entries()
 	if err != nil {
-		return // said already
+		return // reported already
 	}
 	orphans := slices.DeleteFunc(entries, func(entry store.Entry) bool { return entry.State() != store.Orphan })
 	if len(orphans) == 0 {

@@ -17,9 +17,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Files of other users of the machine, and doctor's remedies for them.
+// Tests files of other users, and doctor's remedies for such files.
 
-// shared returns a directory of root's that every user may pass, in which it has run a script.
+// shared runs a script in a new directory of root's, which every user may enter, and returns the directory.
 func shared(t *testing.T, script string) string {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -40,8 +40,8 @@ func run(t *testing.T, dir, script string) {
 	}
 }
 
-// A path may lead over a link to a directory of another user's, who can put another token file
-// there. Without the link doctor has always said so.
+// A link may lead to a directory of another user's, who can put another token file there. Doctor must see
+// this behind a link, too.
 func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 	for name, row := range map[string]struct {
 		make  string
@@ -63,8 +63,7 @@ func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 	}
 }
 
-// Root may take over a directory that holds no other user's files. A home stays with its
-// owner.
+// Root may take over a directory without files of other users. A home directory keeps its owner.
 func TestARemedyTakesNothingFromItsOwner(t *testing.T) {
 	for name, row := range map[string]struct{ make, want string }{
 		"an empty directory":       {"mkdir -p theirs/gate; chown 1234 theirs", "chown -h root DIR/theirs"},
@@ -89,7 +88,7 @@ func TestARemedyTakesNothingFromItsOwner(t *testing.T) {
 	}
 }
 
-// The gate's user gets what is root's, for its work, and no other user's file.
+// The gate's user gets files of root's that the gate needs, but no other user's file.
 func TestARemedyGivesTheGateNothingOfAnotherUsers(t *testing.T) {
 	dir := shared(t, "mkdir gate; echo '{}' >gate/tokens.json; chmod 600 gate/tokens.json; chown 1234 gate/tokens.json")
 	found := newPatient(t).examine(t, func(d *Doctor) { d.TokenFile, d.GateUser = filepath.Join(dir, "gate/tokens.json"), "nobody" })
@@ -156,12 +155,11 @@ func TestAClosedRepositoryIsOpenedAgain(t *testing.T) {
 	}
 }
 
-// asUserVar, in the environment, has the test below be the user's half of itself.
+// asUserVar is an environment variable that makes the test below run its part as a user.
 const asUserVar = "TEROK_TEST_ROOTS_HOOKS"
 
-// A user under root's hooks is told to install hooks of that user's own, with a gate of that
-// user's own. Nothing of root's is given to the user: not the gate's socket, nor the directory
-// of root's tokens.
+// If only root's hooks are installed, a user is told to install hooks and a gate of that user's own. The
+// user is given neither root's gate socket nor the directory of root's tokens.
 func TestAUserUnderRootsHooksIsGivenNothingOfRoots(t *testing.T) {
 	if roots := os.Getenv(asUserVar); roots != "" {
 		findAsUser(t, roots)
@@ -198,7 +196,7 @@ func findAsUser(t *testing.T, roots string) {
 	if len(e.definitions) != 1 {
 		t.Fatalf("definitions %+v", e.definitions)
 	}
-	if why := e.notForUs(&e.definitions[0]); !strings.Contains(why, "asks for the gate at "+socket+", which is another user's") {
+	if why := e.notForUs(&e.definitions[0]); !strings.Contains(why, "asks the gate at "+socket+", which is another user's") {
 		t.Errorf("of root's hooks doctor says %q", why)
 	}
 	if got, want := e.install(), "/usr/bin/terok-gate install --allow-project 'd*'"; got != want {

@@ -12,8 +12,8 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// userNamespaces checks that podman can make the user namespaces that a rootless engine
-// needs. Without subordinate ids podman has a single user id, which is too few for most images.
+// userNamespaces checks that podman can make the user namespaces that a rootless engine needs. Without
+// subordinate ids, podman can use only one user id, and most images need more.
 func (e *examination) userNamespaces() {
 	if !e.Place.User || !engines.HasPodman() {
 		return
@@ -34,7 +34,7 @@ func (e *examination) userNamespaces() {
 	e.ok("user namespaces and subordinate ids")
 }
 
-// wayToUserNamespaces returns the remedy for the usual reasons of a failure.
+// wayToUserNamespaces returns the remedy if podman cannot make user namespaces, for the usual reasons.
 func wayToUserNamespaces() string {
 	if _, err := exec.LookPath("newuidmap"); err != nil {
 		return packages([]string{"uidmap"}, []string{"shadow-utils"}, "install newuidmap(1)")
@@ -52,8 +52,8 @@ func wayToUserNamespaces() string {
 	return "fix podman first; to see more: podman --log-level debug unshare true"
 }
 
-// firstFreeID returns the first id of at least 100000, useradd(8)'s own default, above all
-// ids that these files assign: two users must not share one.
+// firstFreeID returns the first id that is above all ids that these files assign, and at least 100000, the
+// default of useradd(8). Two users must not share a subordinate id.
 func firstFreeID(files ...string) uint64 {
 	first := uint64(100000)
 	for _, file := range files {

@@ -23,10 +23,11 @@ const (
 	probeTask = "terok-gate-doctor"
 )
 
-// probeScript prints what the container's process sees, one line for each thing. Its arguments are the
-// directory with gate.env; the repository, empty if git is not to try it; and how git knows the gate:
-// "precreate", as the precreate hook has set it up; "env", by the variables in gate.env; or "helper", by a
-// credential helper, if the hooks know another gate.
+// probeScript prints a line for each thing that it finds in the container. Its arguments are:
+//   - the directory with gate.env;
+//   - the repository, empty if git is not to try it;
+//   - what gives git the token: "precreate", the precreate hook; "env", the variables in gate.env; or
+//     "helper", a credential helper, if the gate to try is not that of the hooks.
 const probeScript = `
 [ -r "$1/gate.env" ] || exit 0
 echo env
@@ -48,12 +49,12 @@ else
 fi
 `
 
-// probed holds the output of the probe's container, and how podman run ended.
+// probed holds the output of the probe's container, and how podman run or docker run ended.
 type probed struct {
 	project, repository string // repository: empty if the gate was not to be tried
 	lines               []string
 	err                 error
-	plain               error // of the same container without annotations, if this one did not start
+	plain               error // of the same container without the hooks, if the probe's container did not start
 }
 
 func (p probed) saw(line string) bool { return slices.Contains(p.lines, line) }
@@ -68,13 +69,13 @@ func (e *examination) probe() {
 		return
 	}
 	if e.registered("prestart") == nil {
-		return // said already
+		return // reported already
 	}
 
 	project := e.probeProject()
 	switch {
 	case project == "":
-		e.warn("not tried: no project is known that the hooks admit", e.again("--project", "P"))
+		e.warn("not tried: no project that the hooks admit is known", e.again("--project", "P"))
 		return
 	case !e.settings.Admits(project):
 		e.broken(fmt.Sprintf("the hooks do not admit project %s, only %s", project, strings.Join(e.settings.AllowProjects, " ")),
@@ -115,7 +116,7 @@ func (e *examination) probe() {
 		return
 	}
 	if slices.ContainsFunc(entries, func(entry store.Entry) bool { return entry.Task == name }) {
-		e.broken("the container is gone and its token is not: the poststop hook does not run", e.install()+" && "+e.ourselves("reap"))
+		e.broken("the container is gone, but its token is not: the poststop hook does not run", e.install()+" && "+e.ourselves("reap"))
 		return
 	}
 
@@ -123,8 +124,7 @@ func (e *examination) probe() {
 	e.probed = &p
 }
 
-// runProbe runs the probe's container. Errors of podman are in the result; any
-// other is returned.
+// runProbe runs the probe's container. Errors of podman are in the result; all other errors are returned.
 func (e *examination) runProbe(name, project string) (probed, error) {
 	p := probed{project: project}
 	directory, err := os.MkdirTemp("", probeName)
@@ -132,7 +132,7 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 		return p, err
 	}
 	defer os.RemoveAll(directory)
-	if err := os.Chmod(directory, 0o755); err != nil { // the container's root may be another user
+	if err := os.Chmod(directory, 0o755); err != nil { // the container's root may be another user here
 		return p, err
 	}
 
@@ -170,7 +170,7 @@ func (e *examination) runProbe(name, project string) (probed, error) {
 	}
 
 	defer func() {
-		if e.ctx.Err() != nil { // we were interrupted, and podman with us
+		if e.ctx.Err() != nil { // an interrupt ends podman, too, but perhaps not the container
 			_ = exec.Command("podman", "rm", "--force", "--ignore", "--time", "0", name).Run()
 		}
 	}()
@@ -199,7 +199,7 @@ func (e *examination) wayToAContainer() string {
 	return "fix podman first; or name an image: " + e.again("--image", "IMAGE")
 }
 
-// allowing returns install's flags for projects.
+// allowing returns install's flags that admit the projects.
 func allowing(patterns []string) (flags []string) {
 	for _, pattern := range patterns {
 		flags = append(flags, "--allow-project", pattern)
@@ -207,13 +207,14 @@ func allowing(patterns []string) (flags []string) {
 	return flags
 }
 
-// probeProject returns a project that the patterns admit, preferably one that exists.
+// probeProject returns the project that the doctor was given, or else one that the hooks admit, preferably
+// one that exists. It returns "" if it finds none.
 func (e *examination) probeProject() string {
 	if e.Project != "" {
 		return e.Project
 	}
 	var candidates []string
-	if entries, err := e.tokens.Entries(); err == nil && e.Image == "" { // an image may be hostile
+	if entries, err := e.tokens.Entries(); err == nil && e.Image == "" { // a hostile image must not get a token for a project in use
 		candidates = slices.Clone(e.projects)
 		for _, entry := range entries {
 			candidates = append(candidates, entry.Project)
@@ -230,11 +231,11 @@ func (e *examination) probeProject() string {
 	return ""
 }
 
-// hostPrograms makes a root file system for the host's programs, and returns the arguments with
-// which podman run or docker run mounts them there, read-only, and nothing else of the host. (Rootless
-// podman 4.3.1 cannot mount the whole host as --rootfs /:O.)
+// hostPrograms makes a root file system, and returns arguments of podman run or docker run that mount the
+// host's programs there, read-only, and nothing else of the host. (Rootless podman 4.3.1 cannot mount the
+// whole host as --rootfs /:O.)
 func hostPrograms(rootfs string) (args []string, err error) {
-	args = []string{"--security-opt", "label=disable"} // SELinux labels nothing here for a container
+	args = []string{"--security-opt", "label=disable"} // the host's programs have no SELinux labels for containers
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "nix", "etc/alternatives", "etc/nsswitch.conf", "etc/ssl", "etc/pki", "etc/crypto-policies"} {
 		there, here := "/"+name, filepath.Join(rootfs, name)
 		info, err := os.Lstat(there)

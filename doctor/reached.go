@@ -1,4 +1,4 @@
-// Reports how git reached the gate in a probe's container.
+// Reports whether git in a probe's container reached the gate.
 
 package doctor
 
@@ -11,7 +11,7 @@ import (
 
 func (e *examination) gate() { e.reached(e.probed) }
 
-// reached reports how git reached the gate in a probe's container.
+// reached reports whether git in a probe's container reached the gate, and why it did not.
 func (e *examination) reached(p *probed) {
 	const table = "see “How a container reaches a gate” in other-gates.md, in /usr/share/doc/terok-gate-hook or docs of the sources"
 	if p == nil || p.repository == "" {
@@ -53,20 +53,20 @@ func (e *examination) reached(p *probed) {
 	case said("not found"):
 		e.broken(text, "the gate answers, but has no project "+p.project+": make its repository there, or "+e.again("--project", "P"))
 	case said("Authentication failed"), said("could not read Username"):
-		e.broken(text, "the gate does not know the token: it must be told to read "+printable.Shell(e.TokenFile))
+		e.broken(text, "the gate does not know the token: make the gate read "+printable.Shell(e.TokenFile))
 	case said("403") && (e.settings.Hashed || e.settings.Limits()):
-		e.broken(text, "is it terok-gate? No other gate takes tokens that are hashed or limited. If it is terok-gate, is the URL the gate's own?")
+		e.broken(text, "only terok-gate takes hashed or limited tokens; if the gate is terok-gate, check that the URL is that of the gate")
 	case said("403"):
-		e.broken(text, "the gate knows the token, but not for this URL: is the URL the gate's own?")
+		e.broken(text, "the gate knows the token, but not for this URL: check that the URL is that of the gate")
 	case said("resolve host"):
-		e.broken(text, "containers on this network do not know that name: "+table+", and "+e.again("--network", "NETWORK"))
+		e.broken(text, "containers on this network cannot resolve that name: "+table+", and "+e.again("--network", "NETWORK"))
 	default:
 		e.broken(text, "start the gate where containers on their network reach it: "+table+", and "+e.again("--network", "NETWORK"))
 	}
 }
 
 // atOurGate reports whether the gate to try is the one at the hooks' socket, which listens in containers'
-// networks, and not one whose URL the doctor was told.
+// networks. If the doctor was given a URL, the gate to try is the one there.
 func (e *examination) atOurGate() bool {
 	return e.settings.GateSocket != "" && e.told.GateURL == ""
 }

@@ -32,8 +32,8 @@ func asOwner(info fs.FileInfo, words ...string) string {
 	return asRoot(words...)
 }
 
-// asUser returns a remedy with a command for a user to run: in that user's directories, there may be
-// traps for root.
+// asUser returns a remedy with a command that runs as a user. Root must not run the command itself: the
+// user's directories may contain traps.
 func asUser(uid int, words ...string) string {
 	if uid == os.Geteuid() {
 		return printable.Shell(words...)
@@ -41,19 +41,18 @@ func asUser(uid int, words ...string) string {
 	return asRoot(append([]string{"runuser", "-u", userName(uid), "--"}, words...)...)
 }
 
-// chown returns the command that gives files to a user. It does not follow links: a user who
-// can write to the directory may put one there, to /etc/shadow say, before the command is
-// pasted.
+// chown returns the command that gives files to a user. The command does not follow links: a user who can
+// write to a file's directory may put a link there, to /etc/shadow say, before the command is pasted.
 func chown(user string, paths ...string) string {
 	return printable.Shell(append([]string{"chown", "-h", user}, paths...)...)
 }
 
-// chownAsRoot is chown for root to run.
+// chownAsRoot is [chown] as a remedy that only root can run.
 func chownAsRoot(user, path string) string { return asRoot("chown", "-h", user, path) }
 
-// takeOver returns a command by which root takes a directory from another user, if all files in it
-// belong to root or us. Otherwise, and for a file, whose content is the other user's, it returns
-// fallback.
+// takeOver returns the command by which root takes a directory from another user. It returns fallback if a
+// file in the directory belongs to a user other than root and us. It also returns fallback if path is a file:
+// the content would still be the other user's.
 func takeOver(path, fallback string) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {
@@ -101,7 +100,7 @@ func called(name, path string) string {
 	return path
 }
 
-// ourselves returns a command of terok-gate, for the token file that the doctor was told.
+// ourselves returns a command of terok-gate, with the token file that the doctor was given, if any.
 func (e *examination) ourselves(args ...string) string { return e.self(e.told.TokenFile, args...) }
 
 func sameFile(a, b string) bool {
@@ -110,10 +109,10 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// install returns the command that registers the hooks again, with these flags. It keeps the
-// settings of the last install; if they cannot be read back, or would not be accepted, the
-// command spells out the settings in force. It never admits more projects than before: if
-// those are unknown, the reader has to choose.
+// install returns the command that registers the hooks again, with these flags. The command keeps the
+// settings of the last install. If there was none, or its settings cannot be read or are invalid, the
+// command spells out the settings in force. The command never admits more projects than before: if it is
+// unknown which, the user has to choose.
 func (e *examination) install(flags ...string) string {
 	before, there, err := e.Place.Registration()
 	err = cmp.Or(err, before.Settings.Check())
@@ -156,8 +155,8 @@ func (e *examination) install(flags ...string) string {
 	return remedy + e.ourselves(args...)
 }
 
-// isOurs reports whether we may have a gate's socket in a directory: root anywhere, another
-// user in a directory of that user's own.
+// isOurs reports whether a gate of ours may have its socket in a directory: root's gate in any directory,
+// another user's only in that user's own directory.
 func isOurs(dir string) bool {
 	info, err := os.Stat(dir)
 	return os.Geteuid() == 0 || err == nil && owner.UID(info) == os.Geteuid()
@@ -170,8 +169,8 @@ func (e *examination) installLike(definitions []engines.Registered) string {
 	return like.install()
 }
 
-// withFlags adds flags with their values to the words of an install command, each where it belongs: flags
-// of all commands stand before the word install.
+// withFlags adds flags with their values to the words of an install command. Flags of all commands go
+// before the word install, and other flags to the end.
 func withFlags(install, flags []string) []string {
 	install = slices.Clone(install)
 	for i := 0; i < len(flags); i += 2 {
@@ -184,12 +183,12 @@ func withFlags(install, flags []string) []string {
 	return install
 }
 
-// allowing returns an install command for which the reader has to choose the projects.
+// allowing returns an install command in which the user has to fill in the projects.
 func (e *examination) allowing(install []string) string {
 	return e.ourselves(append(install, "--allow-project")...) + " PATTERN, where PATTERN names the projects that containers may ask for: 'demo-*', say"
 }
 
-// again returns the doctor command as it was called, with more flags.
+// again returns the command that examines the same things again, with more flags.
 func (e *examination) again(flags ...string) string {
 	args := []string{"doctor"}
 	for _, f := range [][2]string{
@@ -203,7 +202,8 @@ func (e *examination) again(flags ...string) string {
 	return e.ourselves(append(args, flags...)...)
 }
 
-// packages returns the command that installs packages, by their names on Debian or on Fedora.
+// packages returns the command that installs packages, by their names on Debian or Fedora. On other systems,
+// it returns elsewhere.
 func packages(debian, fedora []string, elsewhere string) string {
 	if _, err := exec.LookPath("apt-get"); err == nil {
 		return asRoot(append([]string{"apt-get", "install"}, debian...)...)

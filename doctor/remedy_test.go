@@ -92,9 +92,8 @@ func TestARemedyCanBePasted(t *testing.T) {
 	}
 }
 
-// If a definition is not install's own, install does not know its list of projects, and the
-// definition that it writes takes precedence. A change of another setting must not lose the
-// list.
+// Install does not know the list of projects of a definition that it did not write, and its new definition
+// takes precedence over that one. A change of another setting must not lose the list.
 func TestFixingTheirDefinitionAdmitsNoMoreThanBefore(t *testing.T) {
 	ours, theirs := t.TempDir(), t.TempDir()
 	path := filepath.Join(theirs, "99-terok-gate-prestart.json")
@@ -126,8 +125,7 @@ func TestFixingTheirDefinitionAdmitsNoMoreThanBefore(t *testing.T) {
 	}
 }
 
-// The directory's owner can put anything in the token file's place, before doctor looks or
-// after.
+// The directory's owner can replace the token file by anything, before or after doctor looks at it.
 func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 	testenv.NeedRoot(t)
 	const nobody = 65534
@@ -197,7 +195,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 	}
 }
 
-// choice is what a remedy says beside its command.
+// choice matches what a remedy says besides its command.
 var choice = regexp.MustCompile(`^if the gate .*; if not: |(; |, or | \(doctor).*`)
 
 // A remedy must not register hooks that admit more projects than the present ones.

@@ -24,7 +24,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// mostRepositories is how many repositories are looked at: for each, git is run.
+// mostRepositories limits how many repositories are looked at, since git runs for each.
 const mostRepositories = 200
 
 func (e *examination) repositories() {
@@ -62,7 +62,7 @@ func (e *examination) repositories() {
 	switch n := len(e.projects); {
 	case !fine:
 	case n == 0:
-		e.warn("there is no repository in "+repos, e.add(repos, "PROJECT")+", or PROJECT and where to copy it from: a directory or a URL")
+		e.warn("there is no repository in "+repos, e.add(repos, "PROJECT")+", and append the directory or URL of an existing repository, if there is one")
 	case n > mostRepositories:
 		e.ok(fmt.Sprintf("%s, repositories: %d, of which %d were looked at", repos, n, mostRepositories))
 	default:
@@ -70,8 +70,8 @@ func (e *examination) repositories() {
 	}
 }
 
-// reposDirectory returns the directory that the gate says it serves, or else the one that it
-// would serve.
+// reposDirectory returns the directory of repositories that the gate serves or, if no gate answers, would
+// serve.
 func (e *examination) reposDirectory() string {
 	if e.theGate != nil {
 		return e.theGate.Repos
@@ -79,7 +79,7 @@ func (e *examination) reposDirectory() string {
 	return e.reposToBe()
 }
 
-// reposToBe returns the directory that a gate would serve.
+// reposToBe returns the directory of repositories in the settings of the gate's service, or else the default.
 func (e *examination) reposToBe() string {
 	if _, after, ok := strings.Cut(e.gateUnit(), " --repos "); ok {
 		repos, _, _ := strings.Cut(after, " ")
@@ -88,12 +88,12 @@ func (e *examination) reposToBe() string {
 	return e.Place.Repos
 }
 
-// reposAreTheGates reports whether the directory exists, belongs to the gate's user and is
-// writable to no other.
+// reposAreTheGates reports whether the directory of repositories exists, belongs to the gate's user, and
+// cannot be changed or replaced by others.
 func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
 
-	// Another user's gate may be hostile, and name /etc or a link that leads there.
+	// Another user's gate may be hostile, and name /etc, or a link to it, for the remedy to change.
 	fixes := func(remedy string) string {
 		if to := e.reposToBe(); uid != 0 && uid != os.Geteuid() && (repos != to || realPath(to) != to) {
 			return owners(repos)
@@ -129,17 +129,17 @@ func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	return true
 }
 
-// isRoots reports whether we are root and own the file, so that root may give it to the gate.
+// isRoots reports whether we are root and the file is root's. If so, a remedy may give the file to the gate.
 func isRoots(info fs.FileInfo) bool { return os.Geteuid() == 0 && owner.UID(info) == 0 }
 
-// giveRoots returns the command that gives root's files in a directory, and the directory, to
-// a user. Files of others keep their owner.
+// giveRoots returns the command that gives a directory, and all of root's files in it, to a user. Files of
+// other users keep their owner.
 func giveRoots(uid int, path string) string {
 	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
 }
 
-// isClosed returns true if the gate's user cannot enter a directory above the repositories. It then
-// reports that, and how to let the user in.
+// isClosed returns true if the gate's user cannot enter a directory above the repositories. If so, its
+// finding says how to let the user in.
 func (e *examination) isClosed(repos string, uid int, fixes func(string) string) bool {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if uid == 0 || err != nil {
@@ -150,7 +150,7 @@ func (e *examination) isClosed(repos string, uid int, fixes func(string) string)
 		return false
 	}
 	remedy := owners(repos)
-	if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // that user's alone
+	if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // the group is that user's alone
 		remedy = cmp.Or(engines.LetIn(group.Name, closed), remedy)
 	}
 	e.broken(fmt.Sprintf("directory %s is closed to the gate, which runs as user %s and needs %s", closed[0], account.Username, repos), fixes(remedy))
@@ -177,7 +177,7 @@ func (e *examination) repository(path, project string, uid int) bool {
 	info, err := os.Stat(path)
 	give := anew + e.add(filepath.Dir(path), project) + ", and append a directory or a URL to copy it from"
 	linked := realPath(path) != filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
-	if err == nil && isRoots(info) && !linked { // the gate can have put any link there
+	if err == nil && isRoots(info) && !linked { // the gate may have put a link to anything there
 		give = giveRoots(uid, path)
 	}
 
@@ -211,8 +211,8 @@ func (e *examination) repository(path, project string, uid int) bool {
 	return true
 }
 
-// closedPart returns a part of a repository that its owner has no permission for, so that git
-// sees no repository there. It is empty if there is no such part.
+// closedPart returns a file or directory in a repository that the owner lacks permissions for, or "" if there
+// is none. Without these permissions, git sees no repository.
 func closedPart(path string) string {
 	for _, part := range []string{"", "HEAD", "config", "objects", "refs"} {
 		part = filepath.Join(path, part)
@@ -231,8 +231,8 @@ func closedPart(path string) string {
 	return ""
 }
 
-// isBare reports whether git takes a repository for a bare one. Git runs as the gate's user: the
-// repository's configuration may tell it to do anything.
+// isBare asks git whether a repository is bare. Git runs as the gate's user, since the repository's
+// configuration may make git do anything.
 func (e *examination) isBare(path string, uid int) (bool, error) {
 	ctx, cancel := context.WithTimeout(e.ctx, othersPatience)
 	defer cancel()

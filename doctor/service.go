@@ -49,10 +49,10 @@ func (e *examination) service() {
 	e.ok(engines.WatchUnitName + " runs")
 }
 
-// gateSweeps reports that with a gate of ours no other watch is needed.
+// gateSweeps is the check for hooks with a gate of ours: the gate itself revokes orphans.
 func (e *examination) gateSweeps() {
 	switch {
-	case e.theGate == nil: // said already
+	case e.theGate == nil: // reported already
 	case e.Place.User && strings.Contains(e.gateUnit(), "ActiveState=active") && !engines.Lingers():
 		e.warn(engines.GateUnitName+" and your containers end when you log out", "loginctl enable-linger")
 	default:

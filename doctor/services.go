@@ -1,5 +1,5 @@
-// Checks that terok-gate forward answers hooks, reaches its services of the host, and serves them to
-// every living container that started with them.
+// Checks that terok-gate forward answers hooks, reaches its services of the host, and serves them to all
+// living containers that may use them.
 
 package doctor
 
@@ -40,7 +40,7 @@ func (e *examination) services() {
 	var reached []string
 	for _, given := range e.settings.Services {
 		service, err := hook.ParseService(given)
-		if err != nil { // said by the check of definitions
+		if err != nil { // reported by the check of definitions
 			continue
 		}
 		if e.reaches(socket, service) {
@@ -68,7 +68,7 @@ func (e *examination) reaches(socket string, service hook.Service) bool {
 
 	conn, err := net.DialTimeout(service.Network, service.Address, 3*time.Second)
 	if err != nil {
-		e.warn(fmt.Sprintf("service %s: %v", service.Name, err), "start it there, or give install another address with --service, which replaces the whole list; to see the list: "+e.ourselves("install", "--show"))
+		e.warn(fmt.Sprintf("service %s: %v", service.Name, err), "start the service there, or give install another address with --service, which replaces the whole list; to see the list: "+e.ourselves("install", "--show"))
 		return false
 	}
 	conn.Close()
@@ -81,8 +81,8 @@ func (e *examination) reaches(socket string, service hook.Service) bool {
 	return false
 }
 
-// listensFor reports the living containers that may use a service but in whose networks nothing
-// listens for it. It returns false if terok-gate forward gives no answer.
+// listensFor reports the living containers that may use a service but are not served. It returns false if
+// terok-gate forward does not answer.
 func (e *examination) listensFor(socket, service string) bool {
 	served, unserved, err := e.whoIsServed(socket, service)
 	if err != nil {
@@ -107,7 +107,8 @@ func (e *examination) noForward(socket string, err error) {
 	e.broken("terok-gate forward does not answer: "+reason+"; without terok-gate forward, no container that asks for a service starts", e.startForward())
 }
 
-// forwardUnit returns systemd's state of the service of terok-gate forward, empty if it knows none.
+// forwardUnit returns systemd's state of the service that runs terok-gate forward, or "" if systemd knows no
+// such service.
 func (e *examination) forwardUnit() string {
 	if !e.Place.Systemd {
 		return ""
@@ -119,7 +120,7 @@ func (e *examination) forwardUnit() string {
 	return says
 }
 
-// startForward returns the command that starts a terok-gate forward that does not run.
+// startForward returns the command that starts terok-gate forward, which does not answer.
 func (e *examination) startForward() string {
 	switch unit := e.forwardUnit(); {
 	case strings.Contains(unit, "ActiveState=active"):
@@ -135,7 +136,7 @@ func (e *examination) startForward() string {
 // restartForward returns the command that replaces a running terok-gate forward.
 func (e *examination) restartForward() string {
 	if e.forwardUnit() == "" {
-		return "end it, start it again: " + e.forwardByHand() + ", in a terminal of its own; and then: " + e.ourselves("attach")
+		return "end it and start it again: " + e.forwardByHand() + ", in a terminal of its own; and then: " + e.ourselves("attach")
 	}
 	return e.systemctl(engines.ForwardUnitName, "restart")
 }

@@ -17,7 +17,7 @@ func (e *examination) sync() {
 
 	const active = "ActiveState=active"
 	switch {
-	case !there: // nobody has asked for it
+	case !there: // install was not asked for a timer
 	case err != nil || !strings.Contains(timer, active):
 		e.warn(engines.SyncTimerName+" does not run: upstream's commits do not come in", e.systemctl(engines.SyncTimerName, "enable", "--now"))
 	case strings.Contains(sync, "ActiveState=failed"):

@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// Guards against: a timer that fails each time, or that was stopped, and nobody who says so.
+// Guards against: a timer that was stopped, or whose service fails each time, without a finding.
 func TestDoctorFindsASyncThatFailsOrDoesNotRun(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))

@@ -23,8 +23,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// terokGate asks the gate for its version and settings. If hooks have a gate socket, no container
-// starts without that gate.
+// terokGate asks the gate at the hooks' socket for its version and settings. Without this gate, no container
+// that asks for a project starts.
 func (e *examination) terokGate() {
 	socket := e.settings.GateSocket
 	if socket == "" {
@@ -76,7 +76,7 @@ func (e *examination) terokGate() {
 	}
 }
 
-// gateProgram reports whether only root and this user can change the gate's program.
+// gateProgram reports whether only root and we can change the gate's program.
 func (e *examination) gateProgram() bool {
 	who, where, remedy := writers(e.gateBinary(), e.programsElsewhere())
 	if who != "" {
@@ -89,14 +89,14 @@ func (e *examination) gateProgram() bool {
 	return who == ""
 }
 
-// ask asks the gate, or terok-gate forward, at a control socket. A healthy one answers within a
-// millisecond or, if it first tries a service, as soon as it has tried it.
+// ask asks the gate or terok-gate forward at a control socket. If healthy, the program answers within a
+// millisecond, or as soon as it has tried the service or gate that the request is about.
 func ask(socket string, about control.Request) (control.Gate, error) {
 	return control.Ask(socket, time.Now().Add(5*time.Second), about)
 }
 
-// controlDirectory reports whether no other user can put a gate in the socket's place. It
-// returns true if there is no such directory, since there is no gate either.
+// controlDirectory reports whether the directory of the gate's socket is safe from other users, who could put
+// another gate there. If the directory does not exist, there is no gate, and it returns true.
 func (e *examination) controlDirectory(dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -146,7 +146,7 @@ func holdsOnly(dir, name string) bool {
 	return err == nil && (len(files) == 0 || len(files) == 1 && files[0].Name() == name)
 }
 
-// gateUID returns the user that the gate runs as, or else the one that it would run as.
+// gateUID returns the uid that the gate runs as or, if no gate answers, would run as.
 func (e *examination) gateUID() int {
 	name := e.GateUser
 	switch {
@@ -170,7 +170,7 @@ func (e *examination) noGate(err error) {
 
 	switch {
 	case errors.Is(err, control.UnknownVersion), errors.Is(err, control.Malformed):
-		e.broken(fmt.Sprintf("the gate at %s is another version than terok-gate-hook, which it does not understand", socket), e.bothPrograms()+", and then: "+e.restartGate())
+		e.broken(fmt.Sprintf("the gate at %s does not understand terok-gate-hook, which is another version", socket), e.bothPrograms()+", and then: "+e.restartGate())
 		return
 	case errors.As(err, &refusal):
 		e.broken(fmt.Sprintf("the gate at %s: %v", socket, err), e.gateSays())
@@ -198,7 +198,7 @@ func (e *examination) noGate(err error) {
 	e.broken(runs, e.startGate())
 }
 
-// gateBinary returns the path of the gate's program, which belongs beside that of the hooks.
+// gateBinary returns the path of the gate's program, which belongs beside the hooks' program.
 func (e *examination) gateBinary() string {
 	binary := e.Binary
 	if prestart := e.registered("prestart"); prestart != nil {
@@ -207,7 +207,7 @@ func (e *examination) gateBinary() string {
 	return filepath.Join(filepath.Dir(binary), "terok-gate")
 }
 
-// gateVersion returns the version of the gate's program, empty if it cannot be known.
+// gateVersion returns the version of the gate's program, or "" if it is unknown.
 func (e *examination) gateVersion() string {
 	if changeable(e.gateBinary()) { // another user's program may say anything
 		return ""
@@ -219,13 +219,13 @@ func (e *examination) gateVersion() string {
 	return strings.TrimSpace(strings.TrimPrefix(out, "terok-gate version "))
 }
 
-// bothPrograms returns the remedy for half an upgrade.
+// bothPrograms returns the remedy if only one of the two programs was upgraded.
 func (e *examination) bothPrograms() string {
 	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
 }
 
-// gateStarts checks a gate that install has set up without getting as far as the hooks: it writes these
-// only after it has started the gate.
+// gateStarts checks the gate if an install has not finished: install writes the hooks' definitions only after
+// it has started the gate.
 func (e *examination) gateStarts() {
 	unit := e.gateUnit()
 	if unit == "" || strings.Contains(unit, "ActiveState=active") {
@@ -237,7 +237,7 @@ func (e *examination) gateStarts() {
 	}
 }
 
-// gateUnit returns systemd's state of the gate's service, empty if it knows none.
+// gateUnit returns systemd's state of the gate's service, or "" if systemd knows no such service.
 func (e *examination) gateUnit() string {
 	if !e.Place.Systemd {
 		return ""
@@ -249,7 +249,7 @@ func (e *examination) gateUnit() string {
 	return says
 }
 
-// startGate returns the command that starts a gate that does not run.
+// startGate returns the command that starts the gate, which does not answer.
 func (e *examination) startGate() string {
 	unit := e.gateUnit()
 	switch {
@@ -261,11 +261,11 @@ func (e *examination) startGate() string {
 	return e.systemctl(engines.GateUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(engines.GateUnitName, "status")
 }
 
-// restartGate returns the command that replaces a running gate. Systemd keeps its containers'
-// listeners.
+// restartGate returns the command that replaces a running gate. Systemd meanwhile keeps the listeners in
+// containers' networks.
 func (e *examination) restartGate() string {
 	if unit := e.gateUnit(); unit == "" {
-		return "end it, start it again: " + e.serve() + ", in a terminal of its own; and then: " + e.ourselves("attach")
+		return "end it and start it again: " + e.serve() + ", in a terminal of its own; and then: " + e.ourselves("attach")
 	}
 	return e.systemctl(engines.GateUnitName, "restart")
 }
@@ -299,7 +299,7 @@ func (e *examination) gateCommand(args ...string) string {
 	return printable.Shell(append([]string{called("terok-gate", e.gateBinary())}, args...)...)
 }
 
-// gateSays returns how to see the gate's messages.
+// gateSays returns a remedy that shows the gate's messages.
 func (e *examination) gateSays() string {
 	if e.gateUnit() == "" {
 		return "see what the gate says on its standard error"
@@ -319,7 +319,7 @@ func (e *examination) hooksTokenFile() (string, error) {
 	return store.TokenFilePath()
 }
 
-// samePlace reports whether two paths lead to one file, or would if it existed.
+// samePlace reports whether two paths lead to the same file, which need not exist.
 func samePlace(a, b string) bool {
 	return filepath.Join(realPath(filepath.Dir(a)), filepath.Base(a)) == filepath.Join(realPath(filepath.Dir(b)), filepath.Base(b))
 }

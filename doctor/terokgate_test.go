@@ -54,8 +54,7 @@ func (s *served) installGate(t *testing.T, version string) {
 	must(t, os.WriteFile(filepath.Join(s.bin, "terok-gate"), []byte("#!/bin/sh\necho 'terok-gate version "+version+"'\n"), 0o755))
 }
 
-// start starts a gate that reads a token file. stop leaves its socket behind, as a killed gate
-// does.
+// start starts a gate that reads a token file. stop leaves the gate's socket behind, as a killed gate does.
 func (s *served) start(t *testing.T, tokens string) (stop func()) {
 	t.Helper()
 	return s.startGate(t, gate.Settings{Repos: s.repos, Tokens: store.File{Path: tokens}.Reader(func(error) {})})
@@ -153,7 +152,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 	}
 }
 
-// answers starts a server at the control socket that is not a gate of this version.
+// answers starts a server at the control socket that gives the same answer to every request.
 func (s *served) answers(t *testing.T, answer string) {
 	t.Helper()
 	l := s.listen(t)
@@ -174,9 +173,9 @@ func (s *served) answers(t *testing.T, answer string) {
 func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	s := newServed(t)
 	s.answers(t, `{"version": 2, "refused": "version", "detail": "1, and not 2"}`)
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "does not understand terok-gate-hook, which is another version")
 	s.answers(t, `{"version": 1, "refused": "malformed", "detail": "0 sockets"}`) // the first version knew no questions
-	finds(t, s.check("terok-gate"), "terok-gate", Broken, "is another version than terok-gate-hook, which it does not understand")
+	finds(t, s.check("terok-gate"), "terok-gate", Broken, "does not understand terok-gate-hook, which is another version")
 	s.answers(t, `{"version": 1, "refused": "failed", "detail": "user 7 may not use the control socket"}`)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, `the gate refuses: failed: "user 7 may not use the control socket"`)
 	s.answers(t, `hello`)
@@ -186,7 +185,7 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	s.answers(t, other)
 	found := s.check("terok-gate")
 	finds(t, found, "terok-gate", Warning, "the gate that runs is v0, and terok-gate-hook is "+version.String())
-	if want := "end it, start it again: "; !strings.HasPrefix(found[0].Remedy, want) {
+	if want := "end it and start it again: "; !strings.HasPrefix(found[0].Remedy, want) {
 		t.Errorf("an old one that goes on after an upgrade: %+v", found)
 	}
 	s.installGate(t, "v0")
@@ -350,7 +349,7 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	}
 }
 
-// forward starts terok-gate forward for these services. stop leaves its socket behind.
+// forward starts terok-gate forward for these services. stop leaves the socket behind.
 func (s *served) forward(t *testing.T, services map[string]forward.Target) (stop func()) {
 	t.Helper()
 	f, err := forward.New(forward.Settings{Services: services, Tokens: store.File{Path: s.tokens}.Reader(func(error) {})})

@@ -1,4 +1,4 @@
-// Checks the token file, its lock, and who can replace it.
+// Checks the token file, who can replace it, and its lock.
 
 package doctor
 
@@ -40,10 +40,11 @@ func (e *examination) tokenFile() {
 	}
 
 	path := e.TokenFile
-	// A healthy lock is held for milliseconds.
+	// A healthy writer holds the lock for milliseconds.
 	e.tokens = store.File{Path: path, LockTimeout: 2 * time.Second}
 
-	// This comes first and does not touch the file: if its server is gone, that would make doctor hang.
+	// This check comes first, and does not touch the file: if the server of a network file system is gone, a
+	// look at the file would make doctor hang.
 	mount, err := networkMount(path)
 	if err != nil {
 		e.broken(fmt.Sprintf("mount of %s: %v", path, err), asRoot("mount", "-t", "proc", "proc", "/proc"))
@@ -60,11 +61,11 @@ func (e *examination) tokenFile() {
 	fine := e.directories(filepath.Dir(path))
 	info, err := os.Lstat(path)
 	if errors.Is(err, unix.ENOTDIR) {
-		return // said already
+		return // reported already
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if fine {
-			e.ok(path + " is not there yet: the first container's token makes it")
+			e.ok(path + " is not there yet: the hooks of the first container make it")
 		}
 		return
 	}
@@ -106,7 +107,7 @@ func (e *examination) modeAndOwner(path string, info fs.FileInfo) (fine bool) {
 		text := fmt.Sprintf("%s belongs to user %s", path, userName(uid))
 		away := aside(path) + "; the tokens in it are not valid then"
 		if os.Geteuid() != 0 {
-			e.broken(text+", and the hooks, as you, cannot replace it", away)
+			e.broken(text+", and the hooks, which run as you, cannot replace it", away)
 		} else {
 			e.warn(text, e.isItTheGates(uid, away))
 		}
@@ -114,8 +115,8 @@ func (e *examination) modeAndOwner(path string, info fs.FileInfo) (fine bool) {
 	return fine
 }
 
-// networkMount returns the network file system that the path, with its symbolic links followed, is on or
-// leads over; nil if there is none.
+// networkMount follows the path, and returns the first network file system that it comes to, or nil if there
+// is none.
 func networkMount(path string) (*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -129,7 +130,7 @@ func networkMount(path string) (*mountinfo.Info, error) {
 	return nil, err
 }
 
-// localVFS looks at no file of a network file system. If it is asked to, it remembers the file system.
+// localVFS refuses to look at a file on a network file system, and remembers that file system.
 type localVFS struct {
 	mounts  []*mountinfo.Info
 	network *mountinfo.Info
@@ -137,7 +138,7 @@ type localVFS struct {
 
 func (l *localVFS) check(path string) error {
 	var on *mountinfo.Info
-	for _, m := range l.mounts { // later ones lie on top
+	for _, m := range l.mounts { // later mounts lie on top
 		if inside, err := filepath.Rel(m.Mountpoint, path); err == nil && filepath.IsLocal(inside) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
 			on = m
 		}
@@ -163,8 +164,8 @@ func (l *localVFS) Readlink(path string) (string, error) {
 	return os.Readlink(path)
 }
 
-// directories checks every directory and link on a directory's path. The attacker is a user
-// who can change one of them, and so put another token file there.
+// directories checks every directory and link on the path of the token file's directory. The attacker is a
+// user who can change one of them, and so replace the token file.
 func (e *examination) directories(dir string) (fine bool) {
 	way, err := owner.Way(dir)
 	if err != nil {
@@ -182,8 +183,8 @@ func (e *examination) directories(dir string) (fine bool) {
 	return fine
 }
 
-// directory checks one directory or link of the token file's path; last says whether it is the token
-// file's own directory.
+// directory checks one directory or link on the path of the token file. last is true for the directory that
+// holds the file.
 func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 	fine = true
 	what := "directory"
@@ -218,7 +219,7 @@ func (e *examination) directory(step owner.Step, last bool) (fine bool) {
 	return fine
 }
 
-// canReplace reports whether we can put another file in the place of this one.
+// canReplace reports whether we can make or replace the file.
 func canReplace(file string) bool {
 	directory := filepath.Dir(file)
 	for directory != "/" && errors.Is(unix.Access(directory, unix.F_OK), unix.ENOENT) {
@@ -239,22 +240,22 @@ func (e *examination) lock() {
 	if errors.As(err, &held) {
 		const care = "if it is stuck; never remove the lock file"
 		remedy = "end that process " + care
-		if held.Program == "" { // the process that took the lock is gone, and another one has it
+		if held.Program == "" { // the process that took the lock is gone, and another process holds it
 			remedy = fmt.Sprintf("see who has it open: %s; end that process %s", asRoot("fuser", "-v", path), care)
 		}
 	} else if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-		remedy = printable.Shell("mv", path, path+".away") // no writer can hold that
+		remedy = printable.Shell("mv", path, path+".away") // no writer holds a lock on that
 	}
 	e.broken(err.Error(), remedy)
 }
 
-// isItTheGates returns the remedy for root, who may have given the file to the gate's user.
+// isItTheGates returns root's remedy for a file or directory of another user, who may be the gate's user.
 func (e *examination) isItTheGates(uid int, ifNot string) string {
 	return fmt.Sprintf("if the gate runs as that user: %s; if not: %s", e.again("--gate-user", userName(uid)), ifNot)
 }
 
-// realPath returns the directory that a path leads to: chown -h on a link would not change the
-// owner of the directory.
+// realPath returns the directory that a path leads to. A remedy must name this directory, since chown -h does
+// not follow links.
 func realPath(dir string) string {
 	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
 		return resolved

@@ -37,10 +37,10 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 	}
 
 	says := map[string]string{ // what a command prints, beside that it succeeds
-		"repos# terok-gate doctor":    "✓ fleet: hosts that may vouch: host-a, host-b; certificates here are valid until ",
+		"repos# terok-gate doctor":    "✓ fleet: hosts that may vouch: host-a, host-b; this gate's certificate is valid until ",
 		"host-a# terok-gate doctor":   "✓ fleet: repos:9419 serves this host, host-a; ",
 		"host-b$ terok-gate doctor":   "✓ fleet: repos:9419 serves this host, host-b; ",
-		"host-b$ ! terok-gate doctor": "✗ fleet: repos:9419 does not let this host vouch for project demo → if it should, on that machine add this line to the file of --vouch-file: ",
+		"host-b$ ! terok-gate doctor": "✗ fleet: repos:9419 does not let this host vouch for project demo → to allow it, on that machine add this line to the file of --vouch-file: ",
 	}
 	ca, ran, uninstalled := t.TempDir(), 0, false
 	for _, line := range regexp.MustCompile(`(?m)^(ca|repos|host-a|host-b)([#$]) (.*)$`).FindAllStringSubmatch(string(page), -1) {

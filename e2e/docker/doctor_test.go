@@ -72,7 +72,7 @@ func TestDoctorsRemediesAreRightWhenPasted(t *testing.T) {
 		{"a directory that others may write", "chmod 777 /etc/cdi", "devices", "broken", "mode 0777 of /etc/cdi"},
 		{"half a file", "truncate -s 100 " + file, "devices", "broken", "unexpected end of JSON"},
 		{"a name that CDI refuses", `sed -i 's,"name": "demo","name": "demo.",' ` + file, "devices", "broken", "engines drop the whole file"},
-		{"another gate's socket", `sed -i 's,/run/terok-gate/control,/run/other/control,' ` + file, "devices", "broken", "asks another gate than was installed"},
+		{"another gate's socket", `sed -i 's,/run/terok-gate/control,/run/other/control,' ` + file, "devices", "broken", "asks another gate than the installed one"},
 		{"another project's file", `sed -i 's,terok.dev/project,example.com/other,' ` + file, "devices", "broken", "was not written by terok-gate install"},
 		{"no device", `terok-gate add late >/dev/null && sed -i 's,"name": "late","name": "early",' ` + file, "devices", "warning", "repositories without a device: late"},
 	} {

@@ -395,7 +395,7 @@ func TestDoctorSaysWhetherTheNodesPodsGetTheGate(t *testing.T) {
 		t.Errorf("%v %s", err, out)
 	}
 	nri.Kill(t)
-	if out := node.Must(t, "terok-gate doctor"); !strings.Contains(out, "! nri: a kubelet runs, and no terok-nri") {
+	if out := node.Must(t, "terok-gate doctor"); !strings.Contains(out, "! nri: a kubelet runs, but terok-nri does not") {
 		t.Error(out)
 	}
 	testenv.Must(t, startPlugin())
