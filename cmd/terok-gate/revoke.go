@@ -51,8 +51,8 @@ func revoke(c *cli.Context) error {
 	return adviseOfOthers(file, c.String("project"))
 }
 
-// adviseOfOthers says how many tokens of other projects are for this project as well: they
-// are not revoked with its own.
+// adviseOfOthers prints how many tokens of other projects are for this project as well, since
+// revoke leaves such tokens.
 func adviseOfOthers(file store.File, project string) error {
 	if project == "" {
 		return nil
@@ -70,7 +70,7 @@ func adviseOfOthers(file store.File, project string) error {
 	return err
 }
 
-// toRevoke returns which tokens the command line means.
+// toRevoke returns a function that reports whether the command line means an entry's token.
 func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, err error) {
 	project, task, container := c.String("project"), c.String("task"), c.String("container")
 	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
@@ -100,11 +100,11 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	return func(e store.Entry) bool { return e.Is(token) }, err
 }
 
-// containerID returns the id of the container that is named by its full id, by the
-// beginning of the id that list shows, or by its name. A full id is taken even if no token
-// belongs to it; a name that no container has is an error.
+// containerID returns the full id of a container. called is the container's name or its id, of which
+// the beginning that list shows is enough. A full id is accepted even if no token belongs to it. A name
+// that no container has is an error.
 func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
-	var ids []string // that begin with it
+	var ids []string // those that begin with called
 	err = file.Each(func(e store.Entry) {
 		begins := e.Container == called || len(called) >= shortID && strings.HasPrefix(e.Container, called)
 		if begins && !slices.Contains(ids, e.Container) {

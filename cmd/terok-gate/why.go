@@ -31,13 +31,13 @@ func whyCommand() *cli.Command {
 	}
 }
 
-// mostReasons is how many refusals why prints.
+// mostReasons is the largest number of refusals that why prints.
 const mostReasons = 10
 
 func why(c *cli.Context) error {
 	file := logFile(c.String("log-file"))
 	events, err := trail.Complaints(c.Context, file)
-	names, _ := engines.ContainerNames(c.Context) // without podman, ids have to do
+	names, _ := engines.ContainerNames(c.Context) // without podman, ids are printed
 	frozen := printFrozen(c, names)
 	if c.Args().Present() {
 		called := c.Args().First()
@@ -55,8 +55,8 @@ func why(c *cli.Context) error {
 	return err
 }
 
-// printFrozen prints which of the containers that the command line means are frozen, and reports whether
-// any is.
+// printFrozen prints which of the containers that the command line means are frozen, or why it cannot
+// tell. It reports whether it has printed anything.
 func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	file, err := tokenFile(c)
 	if err != nil {
@@ -81,8 +81,8 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	return found
 }
 
-// isCalled reports whether the argument is the container's name, its id or the beginning of
-// its id.
+// isCalled reports whether called is the container's name or its id, of which the beginning that list
+// shows is enough.
 func isCalled(id, called string, names map[string]string) bool {
 	return id != "" && (names[id] == called || len(called) >= shortID && strings.HasPrefix(id, called))
 }
@@ -104,8 +104,8 @@ func printReason(w io.Writer, e trail.Event, names map[string]string) {
 	}
 }
 
-// admittedBy finds the flag of install that did not admit what a container asked for. A command
-// to paste would be wrong here: the container's author would choose what the command admits.
+// admittedBy finds the flag of install that did not admit what a container asked for. why prints no
+// command to paste, since the container's author would choose what the command admits.
 var admittedBy = regexp.MustCompile(`--allow-[a-z]+$`)
 
 // placesOf names the places that why searches.
