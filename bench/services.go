@@ -42,7 +42,7 @@ type flood struct {
 	ForwardMB float64
 }
 
-// paths to the service take turns in this order.
+// paths are the ways to the service. They take turns in this order.
 var paths = []string{"direct", "forward", "proxyd"}
 
 // smallRequests are kinds of small requests.

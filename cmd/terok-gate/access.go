@@ -43,8 +43,8 @@ func access(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	called := c.Args().First()
-	id, err := containerNamed(c, file, called)
+	arg := c.Args().First()
+	id, err := containerNamed(c, file, arg)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func access(c *cli.Context) error {
 	case err != nil:
 		return err
 	case len(tokens.rows) == 0:
-		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows those with tokens", misuse.Quote(called))
+		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows those with tokens", misuse.Quote(arg))
 	case c.Bool("json"):
 		return printJSON(os.Stdout, tokens)
 	}

@@ -204,7 +204,7 @@ func addSource(c *cli.Context, project, source string) error {
 }
 
 // adopt makes or updates the project's desk for a source, and records the source. isFirst means
-// that the project has had none.
+// that the project has no source yet.
 func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirst bool) (err error) {
 	if isFirst {
 		// A desk that an earlier project of this name has left is removed.

@@ -125,9 +125,9 @@ func (t freezable) means(e store.Entry) bool {
 
 // containerNamed calls containerID for an argument of the command line, and adds to an error how to
 // find the container.
-func containerNamed(c *cli.Context, file store.File, called string) (id string, err error) {
-	if id, err = containerID(c.Context, file, called); err != nil {
-		return "", fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+func containerNamed(c *cli.Context, file store.File, arg string) (id string, err error) {
+	if id, err = containerID(c.Context, file, arg); err != nil {
+		return "", fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(arg), err)
 	}
 	return id, nil
 }
@@ -153,40 +153,40 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 		return freezable{project: project}, nil
 	}
 
-	called := c.Args().First()
+	arg := c.Args().First()
 	if !frozen {
-		switch ids, err := frozenAs(file, called); {
+		switch ids, err := frozenAs(file, arg); {
 		case err != nil:
 			return freezable{}, err
 		case len(ids) == 1:
 			return freezable{id: ids[0]}, nil
 		case len(ids) > 1:
-			return freezable{}, fmt.Errorf("%s: several frozen containers have this name: give a full id, such as %s", misuse.Quote(called), printable.Line(ids[0]))
+			return freezable{}, fmt.Errorf("%s: several frozen containers have this name: give a full id, such as %s", misuse.Quote(arg), printable.Line(ids[0]))
 		}
 	}
 
-	id, err := containerNamed(c, file, called)
+	id, err := containerNamed(c, file, arg)
 	if err != nil {
 		return freezable{}, err
 	}
-	if id == called {
-		called = ""
+	if id == arg {
+		arg = ""
 	}
-	return freezable{id: id, name: called}, nil
+	return freezable{id: id, name: arg}, nil
 }
 
-// frozenAs returns the ids of the frozen containers whose name is called, or whose id begins with it. If
-// called is the full id of a frozen container, frozenAs returns only that id.
-func frozenAs(file store.File, called string) (ids []string, err error) {
+// frozenAs returns the ids of the frozen containers whose name is arg, or whose id begins with arg. If
+// arg is the full id of a frozen container, frozenAs returns only that id.
+func frozenAs(file store.File, arg string) (ids []string, err error) {
 	freezes, err := file.Freezes()
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range freezes.Frozen() {
-		if id == called {
+		if id == arg {
 			return []string{id}, nil
 		}
-		if isCalled(id, called, freezes.Containers) {
+		if isCalled(id, arg, freezes.Containers) {
 			ids = append(ids, id)
 		}
 	}

@@ -27,7 +27,7 @@ type places struct {
 	clients []net.Listener
 	hooks   []*net.UnixListener
 	hosts   *net.TCPListener // for the gates of containers' hosts; nil for none
-	kept    []*os.File       // files for containers' networks that the last gate left with the service manager
+	kept    []*os.File       // what the last gate left with the service manager, for its containers' networks
 }
 
 // listen takes the listeners that a service manager has passed (sd_listen_fds(3)), and opens those

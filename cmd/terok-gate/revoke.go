@@ -100,13 +100,13 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	return func(e store.Entry) bool { return e.Is(token) }, err
 }
 
-// containerID returns the full id of a container. called is the container's name or its id, of which
-// the beginning that list shows is enough. A full id is accepted even if no token belongs to it. A name
-// that no container has is an error.
-func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
-	var ids []string // those that begin with called
+// containerID returns the full id of a container. arg is the container's name, its id, or at least the
+// beginning of its id that list shows. A full id is accepted even if no token belongs to it. A name that
+// no container has is an error.
+func containerID(ctx context.Context, file store.File, arg string) (id string, err error) {
+	var ids []string // tokens' containers whose ids begin with arg
 	err = file.Each(func(e store.Entry) {
-		begins := e.Container == called || len(called) >= shortID && strings.HasPrefix(e.Container, called)
+		begins := e.Container == arg || len(arg) >= shortID && strings.HasPrefix(e.Container, arg)
 		if begins && !slices.Contains(ids, e.Container) {
 			ids = append(ids, e.Container)
 		}
@@ -115,19 +115,19 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 	switch {
 	case err != nil:
 		return "", err
-	case slices.Contains(ids, called):
-		return called, nil
+	case slices.Contains(ids, arg):
+		return arg, nil
 	case len(ids) == 1:
 		return ids[0], nil
 	case len(ids) > 1:
 		return "", errors.New("more than one container's id begins with it")
-	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
-		return called, nil
+	case len(arg) == 64 && strings.Trim(arg, "0123456789abcdef") == "":
+		return arg, nil
 	}
 
 	names, err := engines.ContainerNames(ctx)
 	for id, name := range names {
-		if name == called {
+		if name == arg {
 			return id, nil
 		}
 	}

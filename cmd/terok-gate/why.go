@@ -40,10 +40,10 @@ func why(c *cli.Context) error {
 	names, _ := engines.ContainerNames(c.Context) // without podman, ids are printed
 	frozen := printFrozen(c, names)
 	if c.Args().Present() {
-		called := c.Args().First()
-		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, called, names) })
+		arg := c.Args().First()
+		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, arg, names) })
 		if len(events) == 0 && !frozen && err == nil {
-			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, terok-gate why prints those of all containers", misuse.Quote(called), placesOf(file))
+			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, terok-gate why prints those of all containers", misuse.Quote(arg), placesOf(file))
 		}
 	}
 	if len(events) == 0 && !frozen && err == nil {
@@ -68,10 +68,10 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 		return true
 	}
 
-	called := c.Args().First()
+	arg := c.Args().First()
 	_ = file.Each(func(e store.Entry) {
 		reason := freezes.Check(e.Container, e.Project, e.Project)
-		if reason == nil || e.Container == "" || called != "" && !isCalled(e.Container, called, names) {
+		if reason == nil || e.Container == "" || arg != "" && !isCalled(e.Container, arg, names) {
 			return
 		}
 		found = true
@@ -81,10 +81,10 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	return found
 }
 
-// isCalled reports whether called is the container's name or its id, of which the beginning that list
-// shows is enough.
-func isCalled(id, called string, names map[string]string) bool {
-	return id != "" && (names[id] == called || len(called) >= shortID && strings.HasPrefix(id, called))
+// isCalled reports whether arg is the container's name, its id, or at least the beginning of its id
+// that list shows.
+func isCalled(id, arg string, names map[string]string) bool {
+	return id != "" && (names[id] == arg || len(arg) >= shortID && strings.HasPrefix(id, arg))
 }
 
 // printReason prints which container was refused, when, and why.
