@@ -23,7 +23,7 @@ type cuts series
 
 const (
 	toClient = "the client's connection"
-	toGit    = "the last process of git's"
+	toGit    = "the last git process"
 )
 
 func (h *house) cuts(rounds int) (cuts, error) {

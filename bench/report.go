@@ -148,10 +148,10 @@ func (r gateResults) table(p func(format string, a ...any)) {
 
 	attach := series(r.Attach)
 	p("| attach: from entering the container's network to the gate's yes | %.2f ms | 1 ms |", attach.median(alone))
-	p("| a whole `prestart` with it; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
+	p("| a whole `prestart` with attach; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
 	cuts := series(r.Cuts)
 	p("| from a process's death to the end of its fetch, for the client | %.0f ms, %.0f at most of %d | 50 ms, 100 at most |", cuts.median(toClient), largest(cuts[toClient]), len(cuts[toClient]))
-	p("| the same, until git is gone | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
+	p("| from a process's death until the gate's git for it has ended | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
 
 	v := r.Revoking
 	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
