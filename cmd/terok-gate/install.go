@@ -35,7 +35,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 		// the flags of install itself.
 		Flags: slices.Concat(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }), fleetFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
-			&cli.BoolFlag{Name: "no-watch", Usage: "with --no-gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "if no gate is set up, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "token", Usage: "give the token also to containers that ask for a device, such as Docker's; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),

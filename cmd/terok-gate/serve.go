@@ -32,7 +32,7 @@ func serveCommand() *cli.Command {
 		Usage: "serve the repositories of a directory to clients with a valid token",
 		Flags: append(fleetFlags(),
 			reposFlag(),
-			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks request at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must belong to the gate's user, with mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
+			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, at the request of hooks that connect to the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must belong to the gate's user, with mode 0700; default, without --listen and --tls-listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that other machines can reach, although tokens can be read on the way"},
 			&cli.StringSliceFlag{Name: "vouch", Usage: "serve the gate whose certificate names HOST, for projects that match PATTERN: `HOST=PATTERN`; may be given more than once"},
