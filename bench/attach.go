@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// attached is how long it takes to make the gate serve a container's network, in milliseconds:
-// a whole prestart that does so, one that does not, and that step alone, from entering the
-// network to the gate's positive answer.
+// attached is how long it takes, in milliseconds, to make the gate serve a container's network:
+// from entering the network to the gate's positive answer. It is also how long a whole prestart
+// takes with that step, and without it.
 type attached series
 
 const (

@@ -21,7 +21,8 @@ const chartStyle = `<style>
   }
 </style>`
 
-// chart draws the time of a start over the tokens in the file, both in powers of ten.
+// chart draws how long a container's start takes, by the number of tokens in the file. Both axes
+// are logarithmic.
 func (r results) chart() []byte {
 	const (
 		width, height            = 720, 400
@@ -61,7 +62,7 @@ func (r results) chart() []byte {
 	lines := []struct {
 		class, program, name string
 	}{{"python", "python prestart", "Python"}, {"floor", "floor", "the floor"}, {"ours", "prestart", "terok-gate-hook"}}
-	below := math.Inf(-1) // where the last name stands: names must not overlap
+	below := math.Inf(-1) // where the last name was drawn, since names must not overlap
 	for _, line := range lines {
 		p(`<g class="%s">`, line.class)
 		points := ""
@@ -88,7 +89,7 @@ func (r results) chart() []byte {
 	return b.Bytes()
 }
 
-// chart draws how many requests a second each server answers, in powers of ten.
+// chart draws how many requests a second each server answers, on a logarithmic axis.
 func (r gateResults) chart() []byte {
 	const (
 		width, height            = 720, 340

@@ -1,5 +1,5 @@
-// Measures whole commands of a client's git with each server, and counts the processes of git's that
-// the server starts for them.
+// Measures whole commands of a client's git with each server, and counts the git processes that the
+// server starts for them.
 
 package main
 
@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// commands is what whole commands of a client's git took, in milliseconds, and how many
-// processes of git's the server ran for each.
+// commands is how long whole commands of a client's git took, in milliseconds, and how many git
+// processes the server started for each.
 type commands struct {
 	Took      map[string]series         // by command
 	Processes map[string]map[string]int // by command and server
@@ -29,7 +29,7 @@ const (
 	shallow  = "git clone --depth 1"
 )
 
-// command returns a command of a client, for a server.
+// command returns a client's git command for a server.
 func (h *house) command(name, server string) *exec.Cmd {
 	url := h.url(server, h.token, small)
 	if name == lsRemote {
@@ -69,7 +69,7 @@ func (h *house) commands(rounds int) (commands, error) {
 	return c, nil
 }
 
-// gits counts the git programs that these processes start while a command runs.
+// gits runs a command, and counts the git programs that these processes start meanwhile.
 func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error) {
 	trace := filepath.Join(h.dir, "trace")
 	strace := exec.Command("strace", "-f", "-qqq", "-e", "trace=execve", "-e", "signal=none", "-o", trace)
@@ -96,7 +96,7 @@ func (h *house) gits(command *exec.Cmd, processes []int) (number int, err error)
 	return len(startedGit.FindAll(text, -1)), errors.Join(err, readErr)
 }
 
-// startedGit matches a line of strace's in which a process has begun to execute a program of git's.
+// startedGit matches a line of strace's output that says that a process has executed a git program.
 var startedGit = regexp.MustCompile(`(?m)execve\("[^"]*/git[^"/]*".* = 0$`)
 
 // traced reports whether all threads of a process are traced.
@@ -131,7 +131,7 @@ func (c commands) String() (text string) {
 		for _, server := range servers {
 			text += fmt.Sprintf(" %s %.1f ms;", server, c.Took[name].median(server))
 		}
-		text += fmt.Sprintf(" processes of git's: gate %d, nginx %d\n", c.Processes[name]["gate"], c.Processes[name]["nginx"])
+		text += fmt.Sprintf(" git processes: gate %d, nginx %d\n", c.Processes[name]["gate"], c.Processes[name]["nginx"])
 	}
 	return strings.TrimSuffix(text, "\n")
 }

@@ -1,4 +1,4 @@
-// Many hooks at once, as when many containers start at once.
+// Measures many hooks at once, as when many containers start together.
 
 package main
 
@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crowd is how long so many programs took that were started at once, each for a container of its
-// own: until all had ended, and the slowest of them.
+// crowd is how long programs took that were started at once, each for a container of its own:
+// UntilAll is the time until all had ended, and Slowest the time of the slowest one.
 type crowd struct {
 	Tokens, Hooks     int
 	UntilAll, Slowest series
 }
 
-// inCrowds are the programs, in the order in which tables show them.
+// inCrowds are the programs of a crowd, in the order in which tables show them.
 var inCrowds = []string{"floor", "prestart", "poststop", "python prestart", "python poststop"}
 
 func (w *world) crowd(tokens, hooks, rounds int) (crowd, error) {

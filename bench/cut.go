@@ -16,14 +16,14 @@ import (
 	"terok-gate-hook/store"
 )
 
-// cuts is the time from a process's death to the end of a fetch of the large repository with its
-// token, in milliseconds: until the client's connection ends, and until no process of git's is
+// cuts is how long a fetch of the large repository goes on after the death of the process whose
+// token it uses, in milliseconds: until the client's connection ends, and until no git process is
 // left. Only the gate sweeps: no reap --watch runs beside it.
 type cuts series
 
 const (
 	toClient = "the client's connection"
-	toGit    = "the last process of git's"
+	toGit    = "the last git process"
 )
 
 func (h *house) cuts(rounds int) (cuts, error) {
@@ -98,7 +98,7 @@ func (h *house) cut(took series, repo, fetch string) error {
 	return nil
 }
 
-// busy reports whether a process works in a directory.
+// busy reports whether any process has this working directory.
 func busy(directory string) bool {
 	all, _ := filepath.Glob("/proc/[0-9]*/cwd")
 	return slices.ContainsFunc(all, func(link string) bool {

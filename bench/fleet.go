@@ -1,5 +1,4 @@
-// The gates of hosts that hand requests on to a gate with the repositories, beside a gate that has
-// them itself.
+// Measures what it costs that a host's gate hands requests on to a gate with the repositories.
 
 package main
 
@@ -23,50 +22,51 @@ import (
 	"terok-gate-hook/store"
 )
 
-// fleet compares a gate that hands requests on with one that does not, over the same
-// repositories, all on this machine.
+// fleet compares a gate that hands requests on with a gate that answers them itself. Both serve
+// the same repositories, and all gates run on this machine.
 type fleet struct {
-	Took map[string]series // in milliseconds, by what is done and the gate
+	Took map[string]series // in milliseconds: for each action, by gate
 	Many manyHosts
 	Load [2]string // average, before and after
 }
 
-// manyHosts is a clone of the small repository in each container of many hosts, all at once. The
-// clients send what git sends, and are part of the bench: 2,000 of git's processes would leave the
-// gates no processor time, and each host of a fleet has processors of its own.
+// manyHosts is what it takes to clone the small repository in each container of many hosts at once.
+// The bench itself sends what git would send: 2,000 git processes would leave the gates no processor
+// time, while in a real fleet each host has its own processors.
 type manyHosts struct {
-	Hosts, Containers int     // of each host
+	Hosts, Containers int     // hosts, and containers of each host
 	Seconds           float64 // until all are done
 	Failed            int
-	ReposMB, HostMB   float64 // of memory, the most that the gate with the repositories and any other had
-	Own, Git, HostOwn float64 // processor time in seconds: of that gate, of its git, of all other gates
+	ReposMB, HostMB   float64 // memory at its peak: of the gate with the repositories, of the host's gate with the most
+	Own, Git, HostOwn float64 // processor time in seconds: of the gate with the repositories, of its git, of all hosts' gates
 }
 
-// What is compared. Its name is the same in tables.
+// The compared actions, by the names that tables show.
 const (
 	attachIn = "attach"
 	startIn  = "a whole `prestart` that attaches"
 	listIn   = "`git ls-remote`"
-	firstIn  = "the first `git ls-remote` of a gate's certificate"
+	firstIn  = "the first `git ls-remote` with a new certificate"
 	cloneIn  = "a clone of 200 MiB"
 	pushIn   = "a push of 200 MiB"
 )
 
-// The gates: the house's own, and that of a host.
+// The compared gates: the house's own, and the first host's.
 const (
 	local   = "gate"
 	handsOn = "host-0"
 )
 
-// inTurn returns the gates in an order that chance decides.
+// inTurn returns the compared gates in random order.
 func inTurn() []string {
 	gates := []string{local, handsOn}
 	rand.Shuffle(len(gates), func(i, j int) { gates[i], gates[j] = gates[j], gates[i] })
 	return gates
 }
 
-// fleetGates are a gate with copies of the house's repositories, and gates of hosts, host-0 and
-// on, whose addresses are the house's. host-0 has the house's token file.
+// fleetGates are a gate with copies of the house's repositories, and the gates of hosts: host-0,
+// host-1 and so on. The hosts' addresses are in the house's map of addresses. host-0 has the
+// house's token file.
 type fleetGates struct {
 	*house
 	w       *world
@@ -76,7 +76,8 @@ type fleetGates struct {
 	hosts   []*exec.Cmd
 }
 
-// openFleet starts the gate with the repositories and that of host-0. hosts are to come.
+// openFleet starts the gate with the repositories, which serves this many hosts, and the gate of
+// host-0. openHost starts the others.
 func (h *house) openFleet(w *world, hosts int) (f *fleetGates, err error) {
 	f = &fleetGates{house: h, w: w, dir: filepath.Join(h.dir, "fleet")}
 	if err := os.MkdirAll(f.path("repos"), 0o755); err != nil {
@@ -104,7 +105,7 @@ func (h *house) openFleet(w *world, hosts int) (f *fleetGates, err error) {
 	return f, f.openHost(h.tokens)
 }
 
-// openHost starts the gate of one host more.
+// openHost starts the gate of the next host.
 func (f *fleetGates) openHost(tokens store.File) (err error) {
 	name := hostName(len(f.hosts))
 	if f.addresses[name], err = freeAddress(); err != nil {
@@ -128,7 +129,8 @@ func (f *fleetGates) control(name string) string {
 	return f.path(name + "/control/gate")
 }
 
-// startGate starts a gate with a certificate, and returns when it serves at an address.
+// startGate makes a gate's certificate, starts the gate, and returns when something listens at
+// address.
 func (f *fleetGates) startGate(name string, tokens store.File, address string, args ...string) (*exec.Cmd, error) {
 	if err := f.certify(name); err != nil {
 		return nil, err
@@ -173,8 +175,9 @@ func (w *world) fleet(h *house, rounds int) (r fleet, err error) {
 	return r, err
 }
 
-// starts measures how soon a gate is in a container's network, alone and in a whole start. An attach
-// takes half a millisecond or a whole one, so the median of 120 differed by 7 % from run to run.
+// starts measures how long it takes until a gate serves a container's network: that step alone, and
+// a whole prestart. An attach takes half a millisecond or a whole one, so the median of 120 differed
+// by 7 % from run to run.
 func (f *fleetGates) starts(took map[string]series, rounds int) error {
 	for i := range 15 * rounds {
 		for _, gate := range inTurn() {
@@ -213,13 +216,14 @@ func (f *fleetGates) startOnce(took series, gate, what, id string) error {
 	return err
 }
 
-// lists measures a container's first command, in a new TLS session and in one that is resumed.
+// lists measures git ls-remote. A gate that hands requests on makes a new TLS session for the
+// first one, and resumes that session for the second.
 func (f *fleetGates) lists(took map[string]series, rounds int) error {
 	for range rounds {
 		for _, what := range []string{firstIn, listIn} {
 			for _, gate := range inTurn() {
 				if what == firstIn {
-					if err := f.certify(handsOn); err != nil { // sessions go with the certificate
+					if err := f.certify(handsOn); err != nil { // with a new certificate, the gate resumes no earlier session
 						return err
 					}
 				}
@@ -272,7 +276,7 @@ func (f *fleetGates) transfers(took map[string]series, rounds int) error {
 	return nil
 }
 
-// atOnce has containers of many hosts clone at once, each with a token of its own.
+// atOnce makes containers of many hosts clone at once, each with a token of its own.
 func (f *fleetGates) atOnce(hosts, containers int) (m manyHosts, err error) {
 	m = manyHosts{Hosts: hosts, Containers: containers}
 	var clients []cloning
@@ -329,8 +333,8 @@ func (f *fleetGates) atOnce(hosts, containers int) (m manyHosts, err error) {
 // cloning is a client of a gate.
 type cloning struct{ address, token string }
 
-// clone does what git does for a clone, with protocol 2 and on one connection, and returns an error
-// unless the pack is whole.
+// clone sends the requests of a git clone, with protocol 2 and on one connection. If the pack in the
+// answer is not whole, it returns an error.
 func (c cloning) clone() error {
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
@@ -344,7 +348,7 @@ func (c cloning) clone() error {
 	}
 	tip, _, isFirst := strings.Cut(refs[4:], " refs/heads/")
 	if !isFirst {
-		return fmt.Errorf("it lists %.100q", refs)
+		return fmt.Errorf("the gate lists %.100q", refs)
 	}
 
 	answer, err := c.ask(client, http.MethodPost, "git-upload-pack", packet("command=fetch\n")+"0001"+packet("no-progress\n")+packet("want "+tip+"\n")+packet("done\n")+"0000")
@@ -355,7 +359,7 @@ func (c cloning) clone() error {
 	for rest := answer; len(rest) >= 4; {
 		length, err := strconv.ParseUint(rest[:4], 16, 16)
 		if err != nil || int(length) > len(rest) {
-			return fmt.Errorf("it sends %.100q", rest)
+			return fmt.Errorf("the gate sends %.100q", rest)
 		}
 		if length > 5 && rest[4] == 1 {
 			pack = append(pack, rest[5:length]...)
@@ -364,7 +368,7 @@ func (c cloning) clone() error {
 	}
 	end := len(pack) - sha1.Size
 	if end < 0 || sha1.Sum(pack[:end]) != [sha1.Size]byte(pack[end:]) {
-		return fmt.Errorf("it sends no whole pack in %.100q", answer)
+		return fmt.Errorf("the gate sends no whole pack in %.100q", answer)
 	}
 	return nil
 }
@@ -402,7 +406,7 @@ func (f *fleetGates) hostsOwn() (sum float64) {
 	return sum
 }
 
-// fleetGoals are what is compared, with the most times that it may take if it is handed on.
+// fleetGoals are the goals: an action may take at most this many times as long if it is handed on.
 var fleetGoals = []struct {
 	what string
 	most float64
@@ -416,7 +420,7 @@ func (r fleet) String() (text string) {
 		text += fmt.Sprintf("%s: %.2f ms, handed on %.2f ms (%.2f)\n", of.what, here, there, there/here)
 	}
 	m := r.Many
-	return text + fmt.Sprintf("%s that clone at once: %.1f s, %d failed; memory at its peak: %.0f MB, and %.0f at the hosts; processor time: %.1f s, git's there %.1f s, the hosts' gates' %.1f s",
+	return text + fmt.Sprintf("%s that clone at once: %.1f s, %d failed; memory at its peak: the gate %.0f MB, a host's gate %.0f MB; processor time: the gate %.1f s, its git %.1f s, the hosts' gates %.1f s",
 		m.who(), m.Seconds, m.Failed, m.ReposMB, m.HostMB, m.Own, m.Git, m.HostOwn)
 }
 
@@ -424,12 +428,12 @@ func (m manyHosts) who() string {
 	return fmt.Sprintf("%d hosts with %d containers each", m.Hosts, m.Containers)
 }
 
-// table writes what it costs that the repositories are at another gate.
+// table writes the results, beside the goals.
 func (r fleet) table(p func(format string, a ...any)) {
 	p("")
 	p("# What a gate elsewhere costs")
 	p("")
-	p("The local gate, and one that hands requests on over TLS to a gate with the same repositories, in turns; medians in milliseconds. All run on this machine: the other machines' processor time is missing. Load average %s before, %s after.", r.Load[0], r.Load[1])
+	p("The local gate, and one that hands requests on over TLS to a gate with the same repositories, in turns; medians in milliseconds. All gates run on this machine and share its processors. Load average %s before, %s after.", r.Load[0], r.Load[1])
 	p("")
 	p("| | local | handed on | times | goal |")
 	p("|---|---|---|---|---|")
@@ -444,6 +448,6 @@ func (r fleet) table(p func(format string, a ...any)) {
 	p("| %s that clone at once | measured | goal |", m.who())
 	p("|---|---|---|")
 	p("| all done | %.1f s, %d failed | none fails |", m.Seconds, m.Failed)
-	p("| memory of the gate with the repositories, at its peak; of a host's, the largest | %.0f MB; %.0f MB | under 100 MB |", m.ReposMB, m.HostMB)
+	p("| memory at its peak: the gate with the repositories; the host's gate with the most | %.0f MB; %.0f MB | under 100 MB |", m.ReposMB, m.HostMB)
 	p("| processor time for a clone: the gate with the repositories; git there; the host's gate | %.1f ms; %.1f ms; %.1f ms | |", 1000*m.Own/clones, 1000*m.Git/clones, 1000*m.HostOwn/clones)
 }

@@ -1,4 +1,4 @@
-// The gate's part: its results, and which of them are measured.
+// Measures the gate, part by part.
 
 package main
 

@@ -33,7 +33,7 @@ type house struct {
 // The repositories.
 const (
 	small = "small" // a hundred commits, fifty branches
-	large = "large" // 200 files of a MiB that nothing compresses
+	large = "large" // 200 files of a MiB each, which nothing compresses
 	empty = "empty"
 )
 
@@ -108,7 +108,8 @@ func (h *house) issue(e store.Entry) (string, error) {
 	return string(token), err
 }
 
-// start starts a server that ends, with all that it started, when the house is closed.
+// start starts a server. When the house is closed, the server and all processes that it has
+// started end.
 func (h *house) start(cmd *exec.Cmd) error {
 	log, err := os.Create(filepath.Join(h.dir, fmt.Sprintf("%d-%s.log", len(h.ends), filepath.Base(cmd.Path))))
 	if err != nil {
@@ -168,7 +169,7 @@ func (h *house) startNginx(address string, _ *world) error {
 		return err
 	}
 
-	// As many processes as there are clients at once.
+	// fcgiwrap gets one process for each client that asks at the same time.
 	h.fcgiwrap = exec.Command("fcgiwrap", "-c", fmt.Sprint(atOnce), "-s", "unix:"+filepath.Join(h.dir, "fcgiwrap"))
 	if err := h.start(h.fcgiwrap); err != nil {
 		return err
@@ -235,8 +236,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// url returns the URL for git. For git alone it is a file:// URL, with which git does the
-// same work, over a pipe instead of the network.
+// url returns a project's URL at a server. For the floor, which is git alone, it is a file://
+// URL: git does the same work, over a pipe instead of the network.
 func (h *house) url(server, token, project string) string {
 	if server == "floor" {
 		return "file://" + filepath.Join(h.repos, project+".git")
@@ -266,7 +267,8 @@ func done(cmd *exec.Cmd) error {
 
 func initBare(path string) error {
 	return errors.Join(done(git("/", "init", "--quiet", "--bare", "--initial-branch=main", path)),
-		// The gate makes git check the objects that are pushed, so the other servers do, too.
+		// The gate makes git check pushed objects. With this setting, git does so for the other
+		// servers, too.
 		done(git(path, "config", "receive.fsckObjects", "true")))
 }
 

@@ -1,14 +1,14 @@
-// bench compares the hook and the gate with the best that they could be, and with other
-// programs. For the hook: the floor, a program that makes only the system calls that a
-// durable change needs (bench/floor), a Python program, a shell script, and no hook. For
-// the gate: git with nothing around it, nginx, and a Python gate. See README.md.
+// bench compares the hook and the gate with the best that is possible, and with other
+// programs. For the hook, the best is bench/floor, a program that makes only the system calls
+// that a durable change needs; the others are a Python program, a shell script, and no hook.
+// For the gate, the best is git alone; the others are nginx and a Python gate. See README.md.
 //
 //	go run ./bench                                     # everything, into results.md, results.json and the charts
 //	go run ./bench -only stages -tokens 10,1000        # a part, printed only
-//	go run ./bench -only gate -write                   # a part anew; the others stay as they were
+//	go run ./bench -only gate -write                   # a part anew; the others keep their results
 //
 // Run it as root, on a machine that does nothing else. Programs that are compared take
-// turns, so that whatever else the machine does slows them all down.
+// turns, so that other load on the machine slows all of them down.
 package main
 
 import (
@@ -31,7 +31,7 @@ func main() {
 	}
 }
 
-// results are the measurements, in milliseconds, by program.
+// results are all measurements. Times are in milliseconds, by program.
 type results struct {
 	Machine   string
 	Load      [2]string // average, before and after
@@ -76,7 +76,7 @@ var (
 
 func run() error {
 	tokens := flag.String("tokens", "10,1000,10000,100000", "`sizes` of the token file")
-	rounds := flag.Int("rounds", 40, "how often each program runs, less for large files")
+	rounds := flag.Int("rounds", 40, "how often each program runs; less often with a large file")
 	only := flag.String("only", "", "the `parts` to measure, of "+strings.Join(parts, ",")+", or of the gate's "+strings.Join(gateParts, ",")+"; printed only")
 	write := flag.Bool("write", false, "with -only, also write the results, beside the earlier ones of the other parts")
 	binaries := map[string]*string{}
@@ -128,8 +128,8 @@ func run() error {
 	return r.write("bench")
 }
 
-// buildAll builds the programs to measure into a directory and returns their paths, with the
-// given binaries in place of those built here.
+// buildAll builds the programs to measure into a directory, and returns their paths. For a given
+// binary, it returns that binary's path instead.
 func buildAll(dir string, given map[string]*string) (map[string]string, error) {
 	programs := map[string]string{
 		"floor": "terok-gate-hook/bench/floor", "reads": "terok-gate-hook/bench/reads", "hook": "terok-gate-hook",
@@ -150,7 +150,7 @@ func buildAll(dir string, given map[string]*string) (map[string]string, error) {
 	return programs, nil
 }
 
-// measure measures one of the parts and prints it. sizes are those of the token file.
+// measure measures a part and prints the results. sizes are the numbers of tokens in the file.
 func (w *world) measure(part string, r *results, sizes []string, rounds int, wanted func(parts ...string) bool) (err error) {
 	switch part {
 	case "stages":
@@ -211,7 +211,7 @@ func (r results) write(dir string) error {
 	return nil
 }
 
-// build builds a program of this module, given by its import path, as it is released and
+// build builds a program of this module, named by its import path, as releases are built and
 // installed.
 func build(binary, program string, flags ...string) error {
 	linked := binary + ".linked"
@@ -222,8 +222,9 @@ func build(binary, program string, flags ...string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", build.Args, err, out)
 	}
-	// The linker writes page by page, through a mapping. Installation copies a program in larger
-	// pieces, which the page cache keeps as they are, so it starts a tenth faster. Copy it as well.
+	// The linker writes a program page by page, through a mapping. Installation copies it in larger
+	// pieces, which the page cache keeps as they are. The copy starts a tenth faster, so it is what
+	// the bench measures.
 	content, err := os.ReadFile(linked)
 	if err != nil {
 		return err
@@ -255,7 +256,7 @@ func machine() string {
 	return fmt.Sprintf("%s, %s cores, %s", strings.TrimSpace(string(kernel)), strings.TrimSpace(string(cores)), strings.TrimSpace(string(version)))
 }
 
-// load returns how many processes wanted to run in the last minute.
+// load returns the load average of the last minute.
 func load() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -1,4 +1,4 @@
-// The memory of commands that read a large token file.
+// Measures the memory of commands that read a large token file.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// memory is the most memory that a command took, in MB and in sizes of the token file that it read.
+// memory is the most memory that a command took, in MB and as a multiple of the token file's size.
 type memory struct {
 	Command string
 	MB      float64
@@ -31,7 +31,8 @@ func (w *world) memory(tokens int) (all []memory, err error) {
 		return nil, err
 	}
 
-	// A child inherits our own peak until it executes its program, so ours is reset first.
+	// A child shares the bench's memory until it executes its program, so the bench's peak counts as
+	// the child's. It is reset first.
 	debug.FreeOSMemory()
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
 		return nil, err

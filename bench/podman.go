@@ -1,4 +1,4 @@
-// The time that the hooks add to podman run.
+// Measures the time that the hooks add to podman run.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// podmans prints the medians.
+// podmans returns a line for each median.
 func podmans(measured map[string]series) (text string) {
 	for runtime, took := range measured {
 		for variant := range took {
@@ -21,8 +21,8 @@ func podmans(measured map[string]series) (text string) {
 	return text
 }
 
-// podman measures `podman run --rm true` with both of our hooks, with two that only read
-// their input, and with none. It uses nothing of the machine's podman.
+// podman measures `podman run --rm true` with both of our hooks, with two hooks that only read
+// their input, and with no hook. It does not touch the storage of the machine's podman.
 func (w *world) podman(rounds int) (map[string]series, error) {
 	dir := filepath.Join(w.dir, "podman")
 	rootfs := filepath.Join(dir, "rootfs")
@@ -70,7 +70,7 @@ func (w *world) podman(rounds int) (map[string]series, error) {
 			}
 		}
 
-		// The settings are those of scripts/try, which says why.
+		// scripts/try has these settings, too, and gives the reasons.
 		conf := fmt.Sprintf(`[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 pids_limit = 0
@@ -101,7 +101,7 @@ hooks_dir = [%q]
 				if out, err := podman.CombinedOutput(); err != nil {
 					return nil, fmt.Errorf("%v: %w: %s", podman.Args, err, out)
 				}
-				if round > 0 { // the first one makes podman's storage
+				if round > 0 { // the first round makes podman's storage
 					took.add(variant, time.Since(start))
 				}
 			}

@@ -1,4 +1,4 @@
-// results.md: the measurements as tables.
+// Writes results.md: the measurements as tables.
 
 package main
 
@@ -17,7 +17,7 @@ func (r results) table() []byte {
 
 	p("# What the hook costs")
 	p("")
-	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, %s after, much of which is our own.",
+	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, %s after, much of which is the bench itself.",
 		r.Machine, r.Load[0], r.Load[1])
 	p("")
 	p("| tokens in the file | floor | `prestart` | `poststop` | Python, start | Python, end | shell, start | shell, end |")
@@ -93,7 +93,7 @@ func (r results) table() []byte {
 func (r gateResults) table(p func(format string, a ...any)) {
 	p("# What the gate costs")
 	p("")
-	p("Over the same repositories, in memory, in turns; medians. The floor is git alone: its process without a client for requests, a `file://` URL for commands. %s. Load average %s before, %s after.", r.Machine, r.Load[0], r.Load[1])
+	p("All servers have the same repositories, in memory, and take turns; medians. The floor is git alone: for requests, its process without a client; for commands, a `file://` URL. %s. Load average %s before, %s after.", r.Machine, r.Load[0], r.Load[1])
 
 	p("")
 	p("| requests a second for `info/refs` | floor | gate | nginx, fcgiwrap | Python | gate / floor | gate / nginx | gate / Python | goal |")
@@ -111,11 +111,11 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	}
 
 	p("")
-	p("The gate's own processor time with protocol 0: %.2f of git's with 1 client, %.2f with %d (goal: 0.5 at most). With protocol 2 the advertisement is kept, and git is not started.",
+	p("The gate's own processor time with protocol 0: %.2f of git's with 1 client, %.2f with %d (goal: 0.5 at most). With protocol 2, the gate keeps the advertisement and does not start git.",
 		median(r.Requests.OwnTime[1]), median(r.Requests.OwnTime[atOnce]), atOnce)
 
 	p("")
-	p("| whole command, ms | `file://` | gate | nginx, fcgiwrap | Python | gate / nginx | processes of git's: gate, nginx | goal |")
+	p("| whole command, ms | `file://` | gate | nginx, fcgiwrap | Python | gate / nginx | git processes: gate, nginx | goal |")
 	p("|---|---|---|---|---|---|---|---|")
 	for _, name := range []string{lsRemote, shallow} {
 		s, processes := r.Commands.Took[name], r.Commands.Processes[name]
@@ -148,10 +148,10 @@ func (r gateResults) table(p func(format string, a ...any)) {
 
 	attach := series(r.Attach)
 	p("| attach: from entering the container's network to the gate's yes | %.2f ms | 1 ms |", attach.median(alone))
-	p("| a whole `prestart` with it; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
+	p("| a whole `prestart` with attach; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
 	cuts := series(r.Cuts)
 	p("| from a process's death to the end of its fetch, for the client | %.0f ms, %.0f at most of %d | 50 ms, 100 at most |", cuts.median(toClient), largest(cuts[toClient]), len(cuts[toClient]))
-	p("| the same, until git is gone | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
+	p("| from a process's death until the gate's git for it has ended | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
 
 	v := r.Revoking
 	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
@@ -168,7 +168,7 @@ func (r gateResults) table(p func(format string, a ...any)) {
 // table writes what a sync with nothing new costs.
 func (s synced) table(p func(format string, a ...any)) {
 	p("")
-	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | processes of git's; with 10 branches | goal |", thousands(s.Branches))
+	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | git processes; with 10 branches | goal |", thousands(s.Branches))
 	p("|---|---|---|---|---|---|")
 	fetch, sync := s.Took.median(fetching), s.Took.median(syncing)
 	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times, no process more |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
@@ -194,12 +194,12 @@ func (s services) table(p func(format string, a ...any)) {
 		p("| from a container's %s to the cut of its connection | %.0f ms, %.0f at most of %d | 100 ms at most |", reason, s.Cuts.median(reason), largest(s.Cuts[reason]), len(s.Cuts[reason]))
 	}
 	f := s.Flood
-	p("| a request while another container begins %.0f connections a second, does not read and keeps idle ones | %.2f ms; %.2f when that is quiet (%.1f times) | 2 times |", median(f.PerSecond),
+	p("| a request while another container begins %.0f connections a second, and keeps connections that it does not read or use | %.2f ms; %.2f when that is quiet (%.1f times) | 2 times |", median(f.PerSecond),
 		f.Took.median(flooded), f.Took.median(quiet), f.Took.median(flooded)/f.Took.median(quiet))
 	p("| `terok-gate forward`'s memory at its peak | %.0f MB | under 30 MB |", f.ForwardMB)
 }
 
-// thousands writes a number with commas.
+// thousands returns a number with commas.
 func thousands(n int) string {
 	if n < 1000 {
 		return fmt.Sprint(n)

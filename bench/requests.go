@@ -1,4 +1,4 @@
-// Requests a second at each server.
+// Measures how many requests a second each server answers.
 
 package main
 
@@ -19,17 +19,17 @@ import (
 // atOnce is the number of clients in measurements of many clients.
 const atOnce = 16
 
-// requests is how often a second each server lists a repository's refs, which is the first request
-// of every clone, fetch and push. A client keeps its connection, as git does, and asks again when it
-// has the answer.
+// requests is how often a second each server lists a repository's refs. That is the first request of
+// every clone, fetch and push. A client keeps its connection, as git does, and asks again when it has
+// the answer.
 type requests struct {
 	PerSecond map[string]series // by what is asked
-	// The gate's own processor time divided by git's, by the number of clients, with protocol 0, for
-	// which git is started for each request.
+	// The gate's own processor time divided by git's, by the number of clients. This is for protocol
+	// 0, with which the gate starts git for each request.
 	OwnTime map[int][]float64
 }
 
-// asked are what clients ask for.
+// asked are the kinds of requests.
 var asked = []struct {
 	name     string
 	protocol int
@@ -63,7 +63,8 @@ func (h *house) requests(rounds int, length time.Duration) (requests, error) {
 	return r, nil
 }
 
-// ask makes clients ask a server for the time length, and returns how many answers it gave a second.
+// ask makes clients ask a server as often as they can for the given time, and returns how many
+// answers a second they got.
 func (h *house) ask(server string, protocol, clients int, length time.Duration) (perSecond float64, err error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}}
 	defer client.CloseIdleConnections()
@@ -98,8 +99,7 @@ func (h *house) ask(server string, protocol, clients int, length time.Duration) 
 	return float64(answers.Load()) / took.Seconds(), nil
 }
 
-// askOnce asks for the refs of the small repository. The floor is git's own process, without
-// a client.
+// askOnce asks for the refs of the small repository. For the floor, it only runs git.
 func (h *house) askOnce(client *http.Client, server string, protocol int) error {
 	var answer []byte
 	if server == "floor" {
@@ -132,7 +132,7 @@ func (h *house) askOnce(client *http.Client, server string, protocol int) error 
 		}
 	}
 
-	// Every answer ends like this, in either version.
+	// Every answer ends like this, in both versions of the protocol.
 	if !bytes.HasSuffix(answer, []byte("\n0000")) || bytes.Contains(answer, []byte("version 2")) != (protocol == 2) {
 		return fmt.Errorf("unexpected answer %.200q", answer)
 	}

@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// revoking is how long a request takes while tokens are revoked, and while nothing happens, in
-// milliseconds: the slowest and the median request of each round.
+// revoking is how long the slowest and the median request of each round take, in milliseconds:
+// while tokens are revoked, and while nothing happens.
 type revoking struct {
 	Tokens          int
 	Slowest, Median series

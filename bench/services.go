@@ -1,4 +1,4 @@
-// Requests to a service of the host, from a container's network and directly.
+// Measures requests to a service of the host, from a container's network and directly.
 
 package main
 
@@ -22,26 +22,27 @@ import (
 	"terok-gate-hook/store"
 )
 
-// services are how long a container's requests to a service of the host take. The service is nginx,
-// which answers with a few bytes itself, passes the request on to another server after adding a
-// key, or sends a large file. It is reached directly, through terok-gate forward, and through
-// systemd-socket-proxyd, which has a listener in a network like a container's.
+// services is how long requests to a service of the host take. The service is nginx: it answers with
+// a few bytes itself, adds a key and passes the request on to another server, or sends a large file.
+// A client reaches it directly, through terok-gate forward, or through systemd-socket-proxyd with a
+// listener in a network like a container's.
 type services struct {
 	Small map[string]series // a small request, in milliseconds, by the kind
 	Bulk  series            // the large file, in milliseconds
-	Own   []float64         // terok-gate forward's own processor time for the large file, in seconds
+	Own   []float64         // terok-gate forward's processor time for the small requests and the large file, in seconds
 	Cuts  series            // until a connection is reset, in milliseconds, by the reason
 	Flood flood
 }
 
-// flood is how long a container's requests take, on new connections, while another one floods.
+// flood is how long a container's requests on new connections take while another container floods
+// terok-gate forward, and while it does not.
 type flood struct {
 	Took      series // in milliseconds
 	PerSecond []float64
 	ForwardMB float64
 }
 
-// paths to the service take turns in this order.
+// paths are the ways to the service. They take turns in this order.
 var paths = []string{"direct", "forward", "proxyd"}
 
 // smallRequests are kinds of small requests.
@@ -133,7 +134,7 @@ func (s services) measure(path string, at unix.Sockaddr) error {
 // reasons why a connection is cut.
 var reasons = []string{"death", "revocation", "freeze"}
 
-// cutService measures how long a container's connection lasts after a reason to cut it.
+// cutService measures how long a container's connection lasts once there is a reason to cut it.
 func (w *world) cutService(h *house, took series, reason string) error {
 	c, end, err := w.servedClient(h, "cut")
 	if err != nil {
@@ -176,8 +177,9 @@ func (w *world) cutService(h *house, took series, reason string) error {
 	})
 }
 
-// flood makes a container open as many connections as it can, beside some on which it does not read
-// the answer and some on which it asks for nothing, and measures another container's requests.
+// flood measures the requests of the client other while a hostile container opens as many connections
+// as it can. The hostile container also keeps 20 connections on which it does not read the answer,
+// and 20 on which it asks for nothing.
 func (w *world) flood(h *house, f *flood, other client, rounds int) (err error) {
 	hostile, end, err := w.servedClient(h, "hostile")
 	if err != nil {
@@ -242,22 +244,23 @@ func (w *world) flood(h *house, f *flood, other client, rounds int) (err error) 
 	return err
 }
 
-// knock begins a connection, and closes it without waiting for it.
+// knock begins to connect, and closes the socket at once.
 func knock(at unix.Sockaddr) error {
 	conn, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(conn)
+	// EADDRNOTAVAIL: the container has used up the ports of its own network.
 	if err := unix.Connect(conn, at); err != unix.EINPROGRESS && err != unix.EADDRNOTAVAIL {
-		return err // EADDRNOTAVAIL: it has no port left, and has flooded its own network
+		return err
 	}
 	return nil
 }
 
 const flooded = "another container floods"
 
-// askAnew asks on a connection of its own.
+// askAnew asks for a file on a new connection.
 func askAnew(at unix.Sockaddr, file string) error {
 	conn, err := connect(at)
 	if err != nil {
@@ -307,7 +310,8 @@ func ask(conn int, file string) (n int, err error) {
 	return n, nil
 }
 
-// client is a thread in a network, and runs functions there with the service's address in that network.
+// client is a thread in a network. It runs functions there, with the service's address in that
+// network.
 type client struct {
 	do   chan func(at unix.Sockaddr) error
 	done chan error
@@ -326,10 +330,10 @@ func startClient(pid, port int) (client, error) {
 }
 
 func (c client) serve(pid, port int) {
-	runtime.LockOSThread() // the thread ends with this goroutine: nothing else may run in that network
+	runtime.LockOSThread() // the thread ends with this goroutine, so nothing else runs in that network
 	if unix.Gettid() == unix.Getpid() {
 		go c.serve(pid, port)
-		select {} // the main thread keeps its network, which counts as the process's
+		select {} // the main thread must not leave its network, which counts as the process's
 	}
 
 	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -409,7 +413,7 @@ func (h *house) servicePort() (port int) {
 	return port
 }
 
-// attachService makes terok-gate forward serve a container, as the container's hook does.
+// attachService makes terok-gate forward serve a container, as a container's hook does.
 func (h *house) attachService(id string, pid int) (err error) {
 	entry := store.Entry{
 		Grant: store.Grant{Project: small, Task: id}, Container: id,
@@ -433,8 +437,8 @@ func (h *house) attachService(id string, pid int) (err error) {
 	return err
 }
 
-// startProxyd starts systemd-socket-proxyd, with a listener in the network of the calling thread.
-// The program itself stays in the bench's network.
+// startProxyd starts systemd-socket-proxyd with a listener in the network of the calling thread. The
+// program itself runs in the bench's network.
 func (h *house) startProxyd(at unix.Sockaddr) error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

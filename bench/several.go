@@ -1,4 +1,4 @@
-// Measures what it costs if a container has many projects, or limits.
+// Measures what it costs to give a container many projects, or limits.
 
 package main
 
@@ -20,7 +20,7 @@ import (
 // many is how many projects a container can have besides its own.
 const many = 32
 
-// several compares a container that has many projects with one that has only its own.
+// several compares containers with many projects, with limits, and with neither.
 type several struct {
 	Start     series // a whole prestart that attaches, in milliseconds, by the projects
 	PerSecond series // answers to the first request of a fetch, by the token
@@ -61,9 +61,9 @@ func (w *world) several(h *house, rounds int) (several, error) {
 		clients[name] = &client
 	}
 
-	// With protocol 2 the gate alone answers, and git is not started.
+	// With protocol 2, the gate answers without git.
 	for range rounds {
-		for name, client := range clients { // in an order that changes
+		for name, client := range clients { // in random order
 			perSecond, err := client.ask("gate", 2, 1, 100*time.Millisecond)
 			if err != nil {
 				return s, fmt.Errorf("%s: %w", name, err)
@@ -74,8 +74,8 @@ func (w *world) several(h *house, rounds int) (several, error) {
 	return s, nil
 }
 
-// severalStarts measures the starts of containers with one and with many projects, each of
-// which has an address in the same file.
+// severalStarts measures the starts of containers with one project and with many. All projects
+// have an address in the same file.
 func (w *world) severalStarts(h *house, took series, rounds int) error {
 	var others []string
 	addresses := map[string]map[string]string{}

@@ -1,4 +1,4 @@
-// One start and one stop of a container, by the size of the token file.
+// Measures one start and one stop of a container, by the number of tokens in the file.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stages are how long the programs took with a token file of so many tokens.
+// stages is how long each program took. Of the tokens in the file, Living have a living process.
 type stages struct {
 	Tokens, Living int
 	Took           series
@@ -74,7 +74,7 @@ func (w *world) stage(name, id string, before, after []byte) (time.Duration, err
 	if err := w.put(content); err != nil {
 		return 0, err
 	}
-	unix.Sync() // the program must not wait for what others have left to be written
+	unix.Sync() // so that the program need not wait until earlier writes are on disk
 	return timed(w.command(name), state)
 }
 

@@ -15,7 +15,7 @@ import (
 type synced struct {
 	Branches  int
 	Took      series
-	Processes map[int]int // of git's, by the number of branches
+	Processes map[int]int // git processes of a sync, by the number of branches
 }
 
 const (
@@ -23,7 +23,7 @@ const (
 	syncing  = "sync"
 )
 
-// sync measures with this many branches, every tenth of which containers have moved.
+// sync measures with this many branches. Containers have moved every tenth of them.
 func (w *world) sync(branches, rounds int) (s synced, err error) {
 	s = synced{Branches: branches, Took: series{}, Processes: map[int]int{}}
 	for _, n := range []int{10, branches} {
@@ -118,7 +118,7 @@ func (u upstream) fetch() *exec.Cmd {
 	return git(u.dir, "--git-dir", u.mirror, "fetch", "--quiet", "--prune", "origin")
 }
 
-// gits counts the programs of git's that a sync starts.
+// gits counts the git programs that a sync starts.
 func (u upstream) gits() (int, error) {
 	trace := filepath.Join(u.dir, "trace")
 	sync := u.sync()
@@ -134,7 +134,7 @@ func (s synced) String() string {
 	text := fmt.Sprintf("%d branches: git fetch %.0f ms, sync %.0f ms (%.2f times)", s.Branches, s.Took.median(fetching), s.Took.median(syncing),
 		s.Took.median(syncing)/s.Took.median(fetching))
 	for _, n := range []int{10, s.Branches} {
-		text += fmt.Sprintf("; %d processes of git's with %d", s.Processes[n], n)
+		text += fmt.Sprintf("; %d git processes with %d branches", s.Processes[n], n)
 	}
 	return text
 }

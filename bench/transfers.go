@@ -1,5 +1,5 @@
-// Large and many transfers: a clone and a push of 200 MiB, and a hundred small clones at
-// once.
+// Measures large and many transfers: a clone and a push of 200 MiB, and a hundred small clones
+// at once.
 
 package main
 
@@ -20,8 +20,8 @@ import (
 // transfers is how long a clone and a push of the large repository took, in milliseconds.
 type transfers struct{ Clone, Push series }
 
-// fillLarge makes a pack that git sends as it is: nothing in it is compressed, and git does
-// not try.
+// fillLarge fills a repository with random files, without compression, so that git sends their pack
+// as it is.
 func fillLarge(repo string) error {
 	for _, setting := range [][]string{{"core.compression", "0"}, {"pack.compression", "0"}} {
 		if err := done(git(repo, append([]string{"config"}, setting...)...)); err != nil {
@@ -68,7 +68,7 @@ func (h *house) transfers(rounds int) (t transfers, err error) {
 
 		for _, server := range servers {
 			if server == "python" {
-				continue // it accepts no body in chunks
+				continue // the Python gate accepts no body in chunks
 			}
 
 			start := time.Now()
@@ -106,8 +106,8 @@ func (t transfers) String() (text string) {
 // perSecond returns the MiB a second of a transfer that took this many milliseconds.
 func perSecond(ms float64) float64 { return 1000 * largeMiB / ms }
 
-// clones is how long so many clones of the small repository at once took until all were done.
-// Each has a token of its own, as containers have.
+// clones is how long it took until all of several clones of the small repository, begun at once,
+// were done. Each clone has a token of its own, as a container has.
 type clones struct {
 	Number   int
 	UntilAll series

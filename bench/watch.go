@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// watched is how much of a processor's core and of memory reap --watch takes.
+// watched is how much of a processor's core, and how much memory, reap --watch takes.
 type watched struct {
 	Tokens int
 	Core   float64 // percent
@@ -24,8 +24,8 @@ func (w watched) String() string {
 	return fmt.Sprintf("%d tokens: %.1f %% of a core, %.0f MB", w.Tokens, w.Core, w.MB)
 }
 
-// watch runs reap --watch for a while, beside two writes a second. The tokens are tied to one
-// living process: each has a pidfd of its own all the same.
+// watch runs reap --watch for a while, beside two writes a second. All tokens are tied to the same
+// living process, but reap --watch opens a pidfd for each of them.
 func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	r.Tokens = tokens
 	if err := w.furnish(tokens, 0); err != nil {
@@ -63,13 +63,13 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 			return r, err
 		}
 
-		// Each time one token goes and another comes.
+		// Each write replaces the token of the container c0ffee.
 		_, err = file.Issue(store.Entry{Token: token, Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c0ffee", Process: process})
 		if err != nil {
 			return r, err
 		}
 
-		if i == 4 { // by now it has read the file and watches all processes
+		if i == 4 { // by now, reap --watch has read the file and watches all processes
 			begun = time.Now()
 			before, _ = processorTime(cmd.Process.Pid)
 		}
@@ -81,14 +81,14 @@ func (w *world) watch(tokens int, length time.Duration) (r watched, err error) {
 	return r, err
 }
 
-// processorTime returns the processor time that a process has used so far, and that of its children
-// that have ended, in seconds.
+// processorTime returns the processor time of a process so far, and that of its children that have
+// ended, in seconds.
 func processorTime(pid int) (own, children float64) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0
 	}
-	var ticks [4]float64 // of 10 ms: user, system, and the children's
+	var ticks [4]float64 // of 10 ms each: user and system time, then the children's
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	for i := range ticks {
 		fmt.Sscan(fields[11+i], &ticks[i])

@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// world is a token file, a bundle, and the programs that are measured on them.
+// world is a token file, a bundle, and the programs to measure with them.
 type world struct {
 	dir      string
 	programs map[string]string
@@ -131,7 +131,7 @@ func (w *world) put(content []byte) error {
 
 func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
 
-// log returns the path of the hooks' trail: installed definitions always name one.
+// log returns the path of a log file for the hooks, since installed definitions always name one.
 func (w *world) log() string { return filepath.Join(w.dir, "trail.log") }
 
 func (w *world) end() {

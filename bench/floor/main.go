@@ -1,5 +1,5 @@
-// floor makes the system calls that a durable change of the token file needs, and
-// decides nothing: the least that a hook written in Go could take.
+// floor makes only the system calls that a durable change of the token file needs, and writes the
+// file as it was. No hook written in Go could take less time.
 //
 //	floor tokens.json < state.json
 package main

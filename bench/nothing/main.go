@@ -1,4 +1,4 @@
-// nothing does nothing. It shows how long any program written in Go takes to start and to end.
+// nothing does nothing. It shows how long any program written in Go takes at least.
 package main
 
 func main() {}

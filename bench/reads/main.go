@@ -1,4 +1,4 @@
-// reads is a hook that only reads its input. It shows how long any hook written in Go takes.
+// reads is a hook that only reads its input. It shows how long any hook written in Go takes at least.
 package main
 
 import (

@@ -23,11 +23,11 @@ func accessCommand() *cli.Command {
 		Usage:     "show or change what a container may do while it runs",
 		ArgsUsage: "CONTAINER",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "read", Usage: "let it fetch from the project `P` as well, and not push there"},
-			&cli.StringSliceFlag{Name: "write", Usage: "let it push to the project `P` as well"},
+			&cli.StringSliceFlag{Name: "read", Usage: "let the container also fetch from the project `P`"},
+			&cli.StringSliceFlag{Name: "write", Usage: "let the container also push to the project `P`"},
 			&cli.StringSliceFlag{Name: "drop", Usage: "take away `P`: another project, or a service of the host"},
-			&cli.StringFlag{Name: "access", Usage: "what it may do at most: `A` is read, append or write"},
-			&cli.StringSliceFlag{Name: "push", Usage: "let it push only to refs that match `PATTERN`; replaces all limits of refs; empty for no limit; repeatable"},
+			&cli.StringFlag{Name: "access", Usage: "let the container do at most `A`: read, append or write"},
+			&cli.StringSliceFlag{Name: "push", Usage: "let the container push only to refs that match `PATTERN`; replaces all earlier limits of refs; empty for no limit; repeatable"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, as list does"},
 		},
 		Before: misuse.OneArgument,
@@ -43,8 +43,8 @@ func access(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	called := c.Args().First()
-	id, err := containerNamed(c, file, called)
+	arg := c.Args().First()
+	id, err := containerNamed(c, file, arg)
 	if err != nil {
 		return err
 	}
@@ -69,14 +69,14 @@ func access(c *cli.Context) error {
 	case err != nil:
 		return err
 	case len(tokens.rows) == 0:
-		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows those with tokens", misuse.Quote(called))
+		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows those with tokens", misuse.Quote(arg))
 	case c.Bool("json"):
 		return printJSON(os.Stdout, tokens)
 	}
 	return printTable(os.Stdout, tokens)
 }
 
-// rightsOf describes what the token of an entry allows.
+// rightsOf describes what an entry's token allows.
 func rightsOf(e store.Entry) string {
 	rights := e.Limits.Access()
 	if refs := e.Limits.Pushes(); refs != "" && rights != store.AccessRead {
@@ -116,7 +116,7 @@ func changeRights(c *cli.Context, r *store.Rights) error {
 	return nil
 }
 
-// drop takes away all that has this name: another project, a service of the host, or both.
+// drop takes away the right to what has this name: another project, a service of the host, or both.
 func drop(r *store.Rights, name string) error {
 	_, project := r.Also[name]
 	_, service := r.Services[name]

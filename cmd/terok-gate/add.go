@@ -27,7 +27,7 @@ func addCommand() *cli.Command {
 		Name:      "add",
 		Usage:     "make a project's repository, empty or with the branches and tags of another one",
 		ArgsUsage: "PROJECT [SOURCE]",
-		Description: `SOURCE is a directory with a repository, or a URL as git knows them.
+		Description: `SOURCE is a directory with a repository, or a URL that git can fetch from.
 
    terok-gate add demo
    terok-gate add demo ~/src/demo
@@ -71,7 +71,7 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 	if _, err := desk.Sources(desks); err != nil {
-		return err // before anything is made, rather than after
+		return err // now, while nothing is made
 	}
 	place, err := engines.OwnPlace()
 	if err == nil {
@@ -127,7 +127,7 @@ func add(c *cli.Context) (err error) {
 	if _, err := as.git("init", "--quiet", "--bare", "--initial-branch=main", path); err != nil {
 		return err
 	}
-	// A record of each moved ref, in case the gate's log file is lost.
+	// The reflogs record each moved ref, in case the gate's log file is lost.
 	if _, err := as.git("-C", path, "config", "core.logAllRefUpdates", "always"); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func add(c *cli.Context) (err error) {
 	}
 	fmt.Println(filepath.Join(repos, final))
 	if err := recordAdded(c, project); err != nil {
-		printError(fmt.Errorf("add: %w", err)) // it is added all the same
+		printError(fmt.Errorf("add: %w", err)) // the project is added all the same
 	}
 
 	if left := copied.left; len(left) > 0 {
@@ -167,8 +167,8 @@ func add(c *cli.Context) (err error) {
 	return nil
 }
 
-// addSource changes the source of an existing project. If the source cannot be reached, nothing is
-// changed.
+// addSource changes the source of an existing project. If the new source cannot be reached, the
+// project keeps the old one.
 func addSource(c *cli.Context, project, source string) error {
 	if source == "" || c.Bool("all-branches") {
 		return misuse.Errorf("--source takes PROJECT and SOURCE, and no --all-branches: see terok-gate add --help")
@@ -203,7 +203,8 @@ func addSource(c *cli.Context, project, source string) error {
 	return nil
 }
 
-// adopt makes or updates the desk for the source, and records the source.
+// adopt makes or updates the project's desk for a source, and records the source. isFirst means
+// that the project has no source yet.
 func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirst bool) (err error) {
 	if isFirst {
 		// A desk that an earlier project of this name has left is removed.
@@ -226,7 +227,7 @@ func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirs
 	return desk.Remember(desks, project, source)
 }
 
-// absoluteSource returns a source that means the same from any directory.
+// absoluteSource returns a source that does not depend on the working directory.
 func absoluteSource(source string) (string, error) {
 	if desk.IsDirectory(source) {
 		return filepath.Abs(source)
@@ -260,8 +261,8 @@ func advise(format string, a ...any) {
 	fmt.Fprintf(os.Stderr, "terok-gate: add: "+format+"\n", a...)
 }
 
-// notAdmitted returns a hint if the installed hooks admit no container to the project, not even to
-// read it, with the command that changes that. Otherwise it returns "".
+// notAdmitted returns a hint, with the command to run, if the installed hooks admit no container
+// to the project, not even for reading. Otherwise it returns "".
 func notAdmitted(installed engines.Registration, project string) string {
 	if installed.Settings.AdmitsReading(project) {
 		return ""
@@ -307,9 +308,9 @@ func (c *copying) from(source string) (where string, err error) {
 	return where, err
 }
 
-// branchesAndTags are always fetched, under their own names. ofOrigin are a clone's remote-tracking
-// branches of its origin, except the one for origin's HEAD. They are fetched first, so that the clone's
-// own branches replace those of the same names.
+// branchesAndTags are the refspecs of all branches and tags. ofOrigin are those of a clone's
+// remote-tracking branches of its origin, except origin's HEAD. ofOrigin is fetched first, so that
+// a branch of the clone replaces origin's branch of the same name.
 var (
 	branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 	ofOrigin        = []string{"+" + originsPrefix + "*:refs/heads/*", "^" + originsPrefix + "HEAD"}
@@ -317,9 +318,9 @@ var (
 
 const originsPrefix = "refs/remotes/origin/"
 
-// fromURL fetches from a URL, with additional configuration, and returns what HEAD names
-// there. The operator's git fetches to the operator's desk, with the operator's keys and credential
-// helpers; the repository's owner fetches from the desk.
+// fromURL fetches from a URL, and returns the ref that HEAD names there. First, the operator's git
+// fetches from the URL to the desk, with the operator's keys and credential helpers. Then the
+// repository's owner fetches from the desk, with the additional arguments config.
 func (c *copying) fromURL(url string, config []string) (head string, err error) {
 	head, directory, err := c.desk.fetch(url, desk.Repository{Path: c.repo, As: deskUser(c.owner)})
 	if err != nil {
@@ -330,9 +331,9 @@ func (c *copying) fromURL(url string, config []string) (head string, err error) 
 
 const anyOwner = "safe.directory=*" // git would refuse a directory of another user, but the caller has named it
 
-// fromDirectory fetches from a directory, and returns what HEAD names there. The owner of the new
-// repository may not be able to read the directory: one git sends as the directory's owner, and another
-// receives as the repository's owner.
+// fromDirectory fetches from a directory, and returns the ref that HEAD names there, or "" if HEAD
+// is detached. The owner of the new repository may not be able to read the directory. So one git
+// process sends as the directory's owner, and another one receives as the repository's owner.
 func (c *copying) fromDirectory(directory string, config []string) (head string, err error) {
 	sender, err := ownerOfRepository(directory)
 	if err != nil {
@@ -355,12 +356,12 @@ func (c *copying) fromDirectory(directory string, config []string) (head string,
 
 	head, err = sender.git("-c", anyOwner, "-C", directory, "symbolic-ref", "--quiet", "HEAD")
 	if err != nil {
-		return "", nil // it is detached
+		return "", nil // HEAD is detached
 	}
 	return head, nil
 }
 
-// fetchFrom fetches refs from a directory that the sender may read.
+// fetchFrom fetches refs from a directory that the user sender may read.
 func (c *copying) fetchFrom(sender *owner, directory string, config, refs []string) error {
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {
@@ -377,7 +378,7 @@ func (c *copying) fetchFrom(sender *owner, directory string, config, refs []stri
 		sent <- err
 	}()
 
-	// gitremote-helpers(7): fd::IN,OUT names descriptors that git was given.
+	// In fd::IN,OUT, the numbers are descriptors that git inherits (git-remote-fd(1)).
 	fetch := c.command(nil, slices.Concat(config, []string{"-C", c.repo, "fetch", "--quiet", "fd::3,4"}, refs)...)
 	fetch.ExtraFiles = []*os.File{toReceiver, fromReceiver}
 	_, err = run(fetch)
@@ -386,7 +387,7 @@ func (c *copying) fetchFrom(sender *owner, directory string, config, refs []stri
 	toReceiver.Close()
 	fromReceiver.Close()
 	if sendErr := <-sent; sendErr != nil {
-		return sendErr // the more precise one
+		return sendErr // more precise than err
 	}
 	return err
 }
@@ -409,8 +410,9 @@ func (o *owner) onlyOrigins(directory string) (branches []string, err error) {
 	return branches, nil
 }
 
-// ownerOfRepository returns the user that git is to read a repository as. The repository's owner controls
-// its configuration, its links and its gitdir, so root does not follow them.
+// ownerOfRepository returns the user as whom git should read a repository. If another user owns the
+// repository, it is that user, since root's git must not trust the configuration, the links and the
+// gitdir there.
 func ownerOfRepository(directory string) (*owner, error) {
 	reader, err := ownerOf(directory)
 	if reader != nil || err != nil {
@@ -418,7 +420,7 @@ func ownerOfRepository(directory string) (*owner, error) {
 	}
 	reader, err = ownerOf(filepath.Join(directory, ".git"))
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // it is bare
+		err = nil // the repository is bare
 	}
 	return reader, err
 }

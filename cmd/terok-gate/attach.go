@@ -1,5 +1,5 @@
-// The attach command: makes listeners in living containers' networks again, after a gate has lost
-// them.
+// The attach command: makes new listeners in living containers' networks after the gate has lost
+// its listeners there.
 
 package main
 
@@ -21,9 +21,9 @@ func attachCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "attach",
 		Usage: "serve living containers again after the gate was killed",
-		Description: `Attaches the living containers that hooks have handed over at the gate's socket: that of the
-installed hooks, unless --gate-socket names another. Listeners that are not lost stay. For a
-rootless podman, attach runs itself in podman's user namespace, by podman unshare.`,
+		Description: `Attaches the living containers that hooks have handed over at the gate's socket. By default, it is
+the socket of the installed hooks. Listeners that are not lost stay. For rootless podman,
+attach runs itself in podman's user namespace, by podman unshare.`,
 		Flags:  stageFlags(given, "attach"),
 		Action: func(*cli.Context) error { return attach(*given) },
 	}
@@ -70,8 +70,8 @@ func attach(given hook.Settings) error {
 	return nil
 }
 
-// inPodmansNamespace runs the command in the user namespace that the networks of a
-// rootless podman's containers belong to.
+// inPodmansNamespace replaces this process by one that runs attach in rootless podman's user
+// namespace, which owns the networks of podman's containers.
 func inPodmansNamespace(s hook.Settings) (err error) {
 	self, err := os.Executable()
 	if err != nil {

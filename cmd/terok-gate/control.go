@@ -1,4 +1,4 @@
-// Opens the control socket, for hooks of the gate's own user and of root alone.
+// Opens the control socket, which only hooks of the gate's user and of root can reach.
 
 package main
 
@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// listenForHooks opens the control socket. It refuses a place that other users can reach:
-// a process that can connect tells the gate which container a listener belongs to.
+// listenForHooks opens the control socket. It refuses a path that other users can reach, since
+// a process that connects tells the gate which container a listener belongs to.
 func listenForHooks(path string) (*net.UnixListener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -1,4 +1,4 @@
-// The create command: a token that belongs to no container.
+// The create command: issues a token that belongs to no container.
 
 package main
 
@@ -19,7 +19,7 @@ func createCommand() *cli.Command {
 		Usage: "print a new token that belongs to no container and lives until it is revoked",
 		Flags: []cli.Flag{
 			projectFlag(), taskFlag(),
-			&cli.BoolFlag{Name: "scope", Usage: "also write the key scope into the entry, which later Python gates require"},
+			&cli.BoolFlag{Name: "scope", Usage: "also write the key scope, which later Python gates require, into the entry"},
 			&cli.BoolFlag{Name: "hashed", Usage: "store only the token's SHA-256 in the token file, as hooks installed with --hashed do"},
 		},
 		Action: create,
@@ -56,7 +56,7 @@ func create(c *cli.Context) error {
 	recordAll(c, trail.Swept, swept)
 	record(c.String("log-file"), trail.Event{Event: trail.Issued, Project: grant.Project, Task: grant.Task, Fingerprint: token.Fingerprint()})
 	if _, err := fmt.Println(string(token)); err != nil {
-		// It was not printed, so the caller could not revoke it.
+		// The token was not printed, so the caller could not revoke it.
 		revoked, revokeErr := file.Revoke(func(e store.Entry) bool { return e.Is(token) })
 		recordAll(c, trail.Revoked, revoked)
 		return fmt.Errorf("print the token: %w", errors.Join(err, revokeErr))

@@ -21,7 +21,7 @@ import (
 func desksFlag() cli.Flag {
 	return &cli.StringFlag{
 		Name: "desks", TakesFile: true,
-		Usage: "the directory `DIR` of your desks; default: DIR-desk with --repos DIR, else /var/lib/terok/desk for root, else terok-gate/desk in $XDG_DATA_HOME or ~/.local/share",
+		Usage: "the directory `DIR` of your desks; default: REPOS-desk with --repos REPOS, else /var/lib/terok/desk for root, else terok-gate/desk in $XDG_DATA_HOME or ~/.local/share",
 	}
 }
 
@@ -29,7 +29,7 @@ func desksFlag() cli.Flag {
 func timeoutFlag() cli.Flag {
 	return &cli.DurationFlag{
 		Name: "timeout", Value: desk.TransferWithin,
-		Usage: "give up on a source that takes longer than `T` to send or to take what it is asked for",
+		Usage: "give up if a fetch from the source, or a push to it, takes longer than `T`",
 	}
 }
 
@@ -40,8 +40,8 @@ func checkTimeout(c *cli.Context) error {
 	return nil
 }
 
-// desksOf returns the directory of desks that the command line names, or the default. No
-// other user can change it.
+// desksOf returns the directory of desks that the command line names, or the default. If
+// another user can change the directory, desksOf returns an error.
 func desksOf(c *cli.Context) (string, error) {
 	directory, err := desksNamed(c)
 	if err != nil {
@@ -69,8 +69,8 @@ func desksNamed(c *cli.Context) (string, error) {
 	return repos + "-desk", nil
 }
 
-// gateOf returns a project's repository. Refs that move there are recorded as moved
-// by the command.
+// gateOf returns a project's repository. If refs move there, the trail names this command as
+// the cause.
 func gateOf(c *cli.Context, project string) (g desk.Gate, err error) {
 	if err := store.CheckName(project); err != nil {
 		return g, misuse.Errorf("project %w", err)
@@ -151,11 +151,11 @@ func short(id string) string { return id[:min(12, len(id))] }
 type adding struct {
 	c              *cli.Context
 	desks, project string
-	desk           *desk.Desk // nil: it has not been needed
+	desk           *desk.Desk // nil until it is needed
 }
 
-// fetch fetches from a URL to the project's desk, and returns what the source's HEAD names, and the
-// desk's directory.
+// fetch fetches from a URL to the project's desk. It returns the branch that the source's HEAD
+// names, and the desk's directory.
 func (a *adding) fetch(url string, gate desk.Repository) (head, directory string, err error) {
 	if a.desk == nil {
 		if err := desk.Remove(a.desks, a.project); err != nil {
@@ -177,8 +177,8 @@ func (a *adding) forget() {
 	_ = desk.Remember(a.desks, a.project, "")
 }
 
-// remember records the project's source. repository is the path that the project's repository is about to
-// get.
+// remember records the project's source. repository is the path that the project's repository will
+// have.
 func (a *adding) remember(source, repository string) error {
 	if a.desk != nil {
 		if err := a.desk.Filled(a.c.Context, repository); err != nil {
@@ -194,10 +194,10 @@ func (a *adding) remember(source, repository string) error {
 	return desk.Remember(a.desks, a.project, source)
 }
 
-// projectsOf returns the projects that the command line names; if it names none, those that have
-// a source.
+// projectsOf returns the projects that the command line names, or all projects with a source if
+// the command line names none.
 func projectsOf(c *cli.Context) ([]string, error) {
-	if _, err := reposOf(c); err != nil { // rather than the same error for each project
+	if _, err := reposOf(c); err != nil { // one error, rather than one for each project
 		return nil, err
 	}
 	if c.NArg() > 0 {
@@ -211,8 +211,8 @@ func projectsOf(c *cli.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(sources)), err
 }
 
-// eachProject calls do with each project, even after one has failed. If there are several projects, it
-// prints the error of each that fails.
+// eachProject calls do with each project, even if do has failed with an earlier one. If there are
+// several projects, it prints each error, and returns an error that says how many failed.
 func eachProject(c *cli.Context, projects []string, do func(project string) error) (failed error) {
 	failures := 0
 	for _, project := range projects {

@@ -11,9 +11,9 @@ import (
 	"terok-gate-hook/internal/printable"
 )
 
-// updateDevices updates the file of devices after a command has made, renamed or removed a repository.
-// If that fails, it only prints the error, since the command has done its work. made is the project that
-// the command has made, or the new name that it has given; "" for neither.
+// updateDevices updates the file of devices after a command has added, renamed or removed a
+// repository. It only prints an error, since the command has done its work. made is the name of the
+// added or renamed project, or "" after a removal.
 func updateDevices(command, made string) {
 	place, err := placeOfOurs()
 	if err != nil {
@@ -21,7 +21,7 @@ func updateDevices(command, made string) {
 	}
 	left, err := place.UpdateDevices()
 	if err != nil {
-		printError(fmt.Errorf("%s: the devices are not in step with the repositories: %w: terok-gate install writes them", command, err))
+		printError(fmt.Errorf("%s: the devices do not match the repositories: %w: run terok-gate install again", command, err))
 	}
 	if made != "" && slices.Contains(left, made) {
 		fmt.Fprintf(os.Stderr, "terok-gate: %s: %s\n", command, noDevice(made))

@@ -1,4 +1,4 @@
-// The doctor command: checks everything between podman and the gate, and prints fixes.
+// The doctor command: checks everything between podman or Docker and the gate, and prints fixes.
 
 package main
 
@@ -96,8 +96,8 @@ func printFinding(w *os.File, f doctor.Finding) {
 		mark = paint(w, red, "✗")
 	}
 
-	// People paste what follows the arrow. The text may quote an annotation, which must not be
-	// able to forge an arrow.
+	// People paste what follows the arrow. The text may quote an annotation, whose author must not
+	// be able to put an arrow there.
 	line := strings.ReplaceAll(f.Text, arrow, `\u2192`)
 	if f.Remedy != "" {
 		line += " " + arrow + " " + f.Remedy

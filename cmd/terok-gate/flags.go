@@ -27,7 +27,7 @@ func dryRunFlag() cli.Flag {
 func reposFlag() cli.Flag {
 	return &cli.StringFlag{
 		Name: "repos", TakesFile: true,
-		Usage: "the directory `DIR` of repositories, <project>.git each; default: /var/lib/terok-gate/repos for root, else terok-gate/repos in $XDG_DATA_HOME or ~/.local/share",
+		Usage: "the directory `DIR` of repositories, each called <project>.git; default: /var/lib/terok-gate/repos for root, else terok-gate/repos in $XDG_DATA_HOME or ~/.local/share",
 	}
 }
 

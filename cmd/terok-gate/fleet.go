@@ -16,23 +16,23 @@ import (
 // fleetFlags returns the flags that serve and install share.
 func fleetFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "repository-gate", Usage: "have no repositories, and hand requests on to the gate that has them at `URL`, https://HOST:PORT; {project} in HOST stands for the project"},
-		&cli.StringFlag{Name: "tls-listen", Usage: "serve the gates of containers' hosts at `ADDR`, host:port: those that have --repository-gate"},
-		&cli.StringFlag{Name: "tls-cert", TakesFile: true, Usage: "the gate's certificate for other gates, in PEM, is in `FILE`; it is read again when it changes, as are its key and the authority"},
-		&cli.StringFlag{Name: "tls-key", TakesFile: true, Usage: "the certificate's key is in `FILE`"},
-		&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "the certificate of the authority of all gates is in `FILE`"},
-		&cli.StringFlag{Name: "vouch-file", TakesFile: true, Usage: "serve gates of hosts, by the names in their certificates, for projects: HOST=PATTERN on each line of `FILE`; it is read again when it changes"},
+		&cli.StringFlag{Name: "repository-gate", Usage: "hand requests on to the gate at `URL`, https://HOST:PORT, which has the repositories; {project} in HOST stands for the project"},
+		&cli.StringFlag{Name: "tls-listen", Usage: "serve, at `ADDR`, host:port, the gates of other machines that have --repository-gate"},
+		&cli.StringFlag{Name: "tls-cert", TakesFile: true, Usage: "read the gate's certificate for other gates, in PEM, from `FILE`; this file and those of the key and the authority are read again when they change"},
+		&cli.StringFlag{Name: "tls-key", TakesFile: true, Usage: "read the certificate's key from `FILE`"},
+		&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "read the certificate of all gates' authority from `FILE`"},
+		&cli.StringFlag{Name: "vouch-file", TakesFile: true, Usage: "serve the gates of hosts that `FILE` names; each line is HOST=PATTERN, as for serve --vouch; the file is read again when it changes"},
 	}
 }
 
-// fleet is what a gate needs to know of gates on other machines.
+// fleet is what a gate needs to know about gates on other machines.
 type fleet struct {
 	repositoryGate mtls.URL
 	identity       *mtls.Identity
 	vouching       *voucher.Hosts
 }
 
-// fleetOf returns what the command line says of other gates.
+// fleetOf returns what the command line says about other gates.
 func fleetOf(c *cli.Context) (f fleet, err error) {
 	given := engines.Fleet{}
 	for _, flag := range given.Flags() {
@@ -43,13 +43,13 @@ func fleetOf(c *cli.Context) (f fleet, err error) {
 	}
 
 	if given.RepositoryGate != "" && c.IsSet("repos") {
-		return f, misuse.Errorf("--repository-gate and --repos: the repositories are at one of the two")
+		return f, misuse.Errorf("--repository-gate and --repos: the repositories are at only one of the two")
 	}
 	if err := checkFleet(given, c.IsSet("vouch"), "--vouch or --vouch-file"); err != nil || given == (engines.Fleet{}) {
 		return f, err
 	}
 
-	f.repositoryGate, _ = mtls.ParseURL(given.RepositoryGate) // it was checked
+	f.repositoryGate, _ = mtls.ParseURL(given.RepositoryGate) // checkFleet has checked it
 	if f.vouching, err = voucher.NewHosts(c.StringSlice("vouch"), given.VouchFile); err != nil {
 		return f, misuse.Errorf("--vouch: %w", err)
 	}
@@ -57,8 +57,8 @@ func fleetOf(c *cli.Context) (f fleet, err error) {
 	return f, err
 }
 
-// changedFleet returns what the gate is told of other gates, with what the flags of install
-// change. An empty value resets a flag, and what only another one needed goes with that.
+// changedFleet returns the gate's settings for other gates, as the flags of install change them. An
+// empty value resets a setting. Settings that are then of no use are reset, too.
 func changedFleet(c *cli.Context, f engines.Fleet) (engines.Fleet, error) {
 	was := f
 	for _, flag := range f.Flags() {
@@ -87,14 +87,14 @@ func changedFleet(c *cli.Context, f engines.Fleet) (engines.Fleet, error) {
 	return f, checkFleet(f, false, "--vouch-file")
 }
 
-// checkFleet returns a usage error if the flags do not make sense together. The gate knows hosts
-// by others than the file of hosts if vouches is set; needs names all ways.
+// checkFleet returns a usage error if the flags do not make sense together. vouches means that
+// --vouch is given. needs names the command's flags that say which hosts are served.
 func checkFleet(f engines.Fleet, vouches bool, needs string) error {
 	elsewhere, listens := f.RepositoryGate != "", f.Listen != ""
 	vouches = vouches || f.VouchFile != ""
 	switch {
 	case elsewhere && listens:
-		return misuse.Errorf("--repository-gate and --tls-listen: a gate has the repositories, or hands requests on")
+		return misuse.Errorf("--repository-gate and --tls-listen: a gate either hands requests on or has the repositories")
 	case !listens && vouches:
 		return misuse.Errorf("--vouch: needs --tls-listen")
 	case listens && !vouches:

@@ -25,7 +25,7 @@ func forwardCommand(given *hook.Settings) *cli.Command {
 		Name:  "forward",
 		Usage: "connect containers to services of the host, at the request of their hooks",
 		Flags: append(stageFlags(given, "forward"),
-			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "listen for hooks at the socket `F`; its directory must be the program's own, mode 0700; default: /run/terok-gate-forward/control for root, else terok-gate-forward/control in $XDG_RUNTIME_DIR"},
+			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "listen for hooks at the socket `F`; its directory must belong to the program's user, with mode 0700; default: /run/terok-gate-forward/control for root, else terok-gate-forward/control in $XDG_RUNTIME_DIR"},
 			&cli.DurationFlag{Name: "drain", Value: 5 * time.Second, Usage: "when told to stop, let open connections go on for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 		),
@@ -56,7 +56,7 @@ func runForward(c *cli.Context, given hook.Settings) error {
 	if err != nil {
 		return err
 	}
-	debug.SetMemoryLimit(16 << 20) // most of the memory for 1,024 connections is the kernel's
+	debug.SetMemoryLimit(16 << 20) // enough, since most memory for 1,024 connections is the kernel's
 
 	tokens := file.Reader(reportTokenFile)
 	f, err := forward.New(forward.Settings{
@@ -80,7 +80,7 @@ func runForward(c *cli.Context, given hook.Settings) error {
 	defer stop()
 	f.Restore(places.kept)
 	for _, l := range places.hooks {
-		slog.Info("serving", "services", len(services), "in containers of hooks at", l.Addr().String())
+		slog.Info("serving", "services", len(services), "in containers whose hooks connect to", l.Addr().String())
 		go f.ServeControl(l)
 	}
 	notify(daemon.SdNotifyReady)
@@ -100,7 +100,7 @@ func servicesOf(given hook.Settings) (map[string]forward.Target, error) {
 	if len(given.Services) == 0 {
 		return nil, misuse.Errorf("no service: name one with --service")
 	}
-	given.GateSocket = control.DefaultSocket() // services need one
+	given.GateSocket = control.DefaultSocket() // the check refuses services without one
 	if _, err := checkedSettings(given); err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func servicesOf(given hook.Settings) (map[string]forward.Target, error) {
 	services := map[string]forward.Target{}
 	for _, text := range given.Services {
 		s, err := hook.ParseService(text)
-		if err != nil { // it was checked
+		if err != nil { // checkedSettings has checked it
 			return nil, err
 		}
 		services[s.Name] = forward.Target{Network: s.Network, Address: s.Address}

@@ -43,7 +43,7 @@ func frozenFlags() []cli.Flag {
 	}
 }
 
-// setFrozen freezes or thaws what the command line means.
+// setFrozen freezes or thaws what the command line names.
 func setFrozen(c *cli.Context, frozen bool) error {
 	file, err := tokenFile(c)
 	if err != nil {
@@ -84,7 +84,7 @@ func setFrozen(c *cli.Context, frozen bool) error {
 
 // freezable is what is to be frozen or thawed: a container, a project, or everything.
 type freezable struct {
-	id, name string // of a container; the name as the operator gave it, empty for an id
+	id, name string // of a container; name is as the operator gave it, "" if that was the id
 	project  string
 }
 
@@ -110,8 +110,8 @@ func (t freezable) set(f *store.Freezes, frozen bool) (changed bool) {
 	return changed
 }
 
-// means reports whether an entry's token belongs to t's container or is for t's project. It returns true if
-// t is everything.
+// means reports whether an entry's token belongs to t's container or is for t's project. If t is
+// everything, means returns true.
 func (t freezable) means(e store.Entry) bool {
 	switch {
 	case t.id != "":
@@ -123,16 +123,17 @@ func (t freezable) means(e store.Entry) bool {
 	return true
 }
 
-// containerNamed is containerID for an argument of the command line.
-func containerNamed(c *cli.Context, file store.File, called string) (id string, err error) {
-	if id, err = containerID(c.Context, file, called); err != nil {
-		return "", fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(called), err)
+// containerNamed calls containerID for an argument of the command line, and adds to an error how to
+// find the container.
+func containerNamed(c *cli.Context, file store.File, arg string) (id string, err error) {
+	if id, err = containerID(c.Context, file, arg); err != nil {
+		return "", fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(arg), err)
 	}
 	return id, nil
 }
 
-// frozenTarget returns what the command line means. The command thaw also finds a container by the name
-// that was given when it was frozen: podman may no longer know the container.
+// frozenTarget returns what the command line names. The command thaw also finds a container by the
+// name that freeze was given, since podman may no longer know the container.
 func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, error) {
 	given := 0
 	for _, is := range []bool{c.Args().Present(), c.IsSet("project"), c.Bool("all")} {
@@ -142,7 +143,7 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 	}
 	switch project := c.String("project"); {
 	case given != 1:
-		return freezable{}, misuse.Errorf("give one of CONTAINER, --project and --all, and only one of them")
+		return freezable{}, misuse.Errorf("give exactly one of CONTAINER, --project and --all")
 	case c.Bool("all"):
 		return freezable{}, nil
 	case c.IsSet("project"):
@@ -152,47 +153,48 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 		return freezable{project: project}, nil
 	}
 
-	called := c.Args().First()
+	arg := c.Args().First()
 	if !frozen {
-		switch ids, err := frozenAs(file, called); {
+		switch ids, err := frozenAs(file, arg); {
 		case err != nil:
 			return freezable{}, err
 		case len(ids) == 1:
 			return freezable{id: ids[0]}, nil
 		case len(ids) > 1:
-			return freezable{}, fmt.Errorf("%s: several frozen containers have this name: give a full id, such as %s", misuse.Quote(called), printable.Line(ids[0]))
+			return freezable{}, fmt.Errorf("%s: several frozen containers have this name: give a full id, such as %s", misuse.Quote(arg), printable.Line(ids[0]))
 		}
 	}
 
-	id, err := containerNamed(c, file, called)
+	id, err := containerNamed(c, file, arg)
 	if err != nil {
 		return freezable{}, err
 	}
-	if id == called {
-		called = ""
+	if id == arg {
+		arg = ""
 	}
-	return freezable{id: id, name: called}, nil
+	return freezable{id: id, name: arg}, nil
 }
 
-// frozenAs returns the ids of the frozen containers with this name.
-func frozenAs(file store.File, called string) (ids []string, err error) {
+// frozenAs returns the ids of the frozen containers whose name is arg, or whose id begins with arg. If
+// arg is the full id of a frozen container, frozenAs returns only that id.
+func frozenAs(file store.File, arg string) (ids []string, err error) {
 	freezes, err := file.Freezes()
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range freezes.Frozen() {
-		if id == called {
+		if id == arg {
 			return []string{id}, nil
 		}
-		if isCalled(id, called, freezes.Containers) {
+		if isCalled(id, arg, freezes.Containers) {
 			ids = append(ids, id)
 		}
 	}
 	return ids, nil
 }
 
-// revokeElsewhere revokes the target's tokens if the hooks name a gate other than ours: it knows nothing
-// of freezes.
+// revokeElsewhere revokes the target's tokens if the hooks name a gate other than ours, since such a
+// gate knows nothing of freezes.
 func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	hooks := installed().Settings
 	if hooks.GateURL == "" || hooks.Tokens.Path != "" && hooks.Tokens.Path != file.Path {
@@ -217,7 +219,7 @@ func adviseOfFreezes(file store.File, target freezable) error {
 	case freezes.All && target != (freezable{}):
 		fmt.Fprintln(os.Stderr, "terok-gate: everything is still frozen: terok-gate thaw --all")
 	case target == (freezable{}) && len(freezes.Containers)+len(freezes.Projects) > 0:
-		fmt.Fprintf(os.Stderr, "terok-gate: still frozen by themselves: containers: %d, projects: %d\n", len(freezes.Containers), len(freezes.Projects))
+		fmt.Fprintf(os.Stderr, "terok-gate: frozen separately, and still frozen: containers: %d, projects: %d\n", len(freezes.Containers), len(freezes.Projects))
 	case target.id != "":
 		return file.Each(func(e store.Entry) {
 			if e.Container == target.id && freezes.Check(e.Container, e.Project, e.Project) != nil {

@@ -35,7 +35,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 		// the flags of install itself.
 		Flags: slices.Concat(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }), fleetFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
-			&cli.BoolFlag{Name: "no-watch", Usage: "without the gate, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "if no gate is set up, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
 			&cli.BoolFlag{Name: "token", Usage: "give the token also to containers that ask for a device, such as Docker's; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),
@@ -45,7 +45,8 @@ func installCommand(given *hook.Settings) *cli.Command {
 }
 
 func install(c *cli.Context, given hook.Settings) error {
-	// Directories that we make in /etc are for every user's podman, no matter what root's umask is.
+	// Every user's podman must be able to read the directories that install makes in /etc,
+	// whatever root's umask is.
 	syscall.Umask(0o022)
 
 	place, err := placeOfOurs()
@@ -93,7 +94,7 @@ func install(c *cli.Context, given hook.Settings) error {
 	return nil
 }
 
-// show prints the command that would make the present settings.
+// show prints the command that sets the present settings.
 func show(r engines.Registration, there bool) error {
 	if !there {
 		return errors.New("nothing is installed")
@@ -114,8 +115,8 @@ func show(r engines.Registration, there bool) error {
 	return nil
 }
 
-// changed returns the registration with the settings that the flags change, for the hook's
-// program beside this one. Other settings stay as they were.
+// changed returns the registration as the flags change it. Settings without a flag stay as they
+// were. The registered hook is the program terok-gate-hook beside this one.
 func changed(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	if r.Binary, err = hookBinary(); err != nil {
 		return r, err
@@ -149,7 +150,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 
 	usual := trail.DefaultFile()
 	r.Settings.LogFile = cmp.Or(r.Settings.LogFile, usual)
-	if r.Settings.LogFile != usual { // the usual file's directory is made if it is missing
+	if r.Settings.LogFile != usual { // the directory of the usual file is made if it is missing
 		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
 			return r, misuse.Errorf("--log-file %w", err)
 		}
@@ -164,8 +165,9 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 	return r, nil
 }
 
-// changedGate decides whether install sets up a gate, as --no-gate says if it is given. Otherwise a first
-// install sets one up unless another gate is named, and later ones keep what was decided.
+// changedGate decides whether install sets up a gate, and changes the gate's settings. If --no-gate
+// is given, it decides. Otherwise, a first install sets up a gate unless the flags name another one,
+// and later installs keep the decision.
 func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	was := r
 	switch {
@@ -209,8 +211,8 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 	return r, err
 }
 
-// defaultSources returns the file of addresses that install gives the hooks unless told
-// otherwise, empty for none. Where the repositories are on another machine, so are the desks.
+// defaultSources returns the file of addresses that install gives the hooks by default, or "" for
+// none. There is none without a gate, or if the repositories, and so the desks, are on another machine.
 func defaultSources(r engines.Registration) (string, error) {
 	if !r.Gate || r.Fleet.RepositoryGate != "" {
 		return "", nil
@@ -224,8 +226,8 @@ func usualSources() (string, error) {
 	return desk.SourcesFile(desks), err
 }
 
-// beginSources makes the usual file of addresses, if the hooks are to read it: without the file, every
-// hook that runs would report that it is missing.
+// beginSources makes the usual file of addresses if the hooks will read it, since every hook would
+// report a missing file.
 func beginSources(c *cli.Context, r engines.Registration) error {
 	usual, err := usualSources()
 	if err != nil || r.Settings.Projects != usual || c.Bool("dry-run") {
@@ -270,8 +272,8 @@ func carryOut(c *cli.Context, plan engines.Plan) error {
 	return nil
 }
 
-// adviceOnService returns why no service keeps the gate or reap --watch running, and what
-// follows from that. It returns "" if one does, or if the caller wants none.
+// adviceOnService returns why no service keeps the gate running (without a gate: reap --watch), and
+// what follows from that. It returns "" if a service does, or if --no-watch is given.
 func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
 	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
 	if r.Gate {
@@ -295,21 +297,22 @@ func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration
 	return ""
 }
 
-// serveByHand returns the command that starts the gate by hand. Flags that would repeat a
-// default are left out.
+// serveByHand returns the command that starts the gate by hand, without flags that would only
+// repeat a default.
 func serveByHand(r engines.Registration) string {
 	words := append(byHand(r), "serve")
 	words = append(words, r.Fleet.Args()...)
 	if usual, err := control.DefaultRepos(); r.Fleet.RepositoryGate == "" && (err != nil || r.Repos != usual) {
 		words = append(words, "--repos", r.Repos)
 	}
-	if r.Settings.GateSocket != control.DefaultSocket() || r.Fleet.Listen != "" { // which is no address for hooks
+	if r.Settings.GateSocket != control.DefaultSocket() || r.Fleet.Listen != "" { // with --tls-listen, serve has no default for --control
 		words = append(words, "--control", r.Settings.GateSocket)
 	}
 	return printable.Shell(words...)
 }
 
-// forwardByHand returns the command that starts terok-gate forward by hand, in the same way.
+// forwardByHand returns the command that starts terok-gate forward by hand, as serveByHand does
+// for the gate.
 func forwardByHand(r engines.Registration) string {
 	words := append(byHand(r), "forward")
 	for _, service := range r.Settings.Services {
@@ -321,7 +324,8 @@ func forwardByHand(r engines.Registration) string {
 	return printable.Shell(words...)
 }
 
-// byHand returns the gate's program with --token-file and --log-file, unless they are the defaults.
+// byHand returns the words with which both commands begin: the program, then --token-file and
+// --log-file unless they would repeat the defaults.
 func byHand(r engines.Registration) []string {
 	words := []string{r.GateBinary()}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {

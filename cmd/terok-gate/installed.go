@@ -28,14 +28,13 @@ func hookBinary() (string, error) {
 	return hook, nil
 }
 
-// repositoryGate returns the URL of the gate that has the repositories of the installed gate,
-// empty if they are on this machine.
+// repositoryGate returns the URL of the gate to which the installed gate hands requests on, or ""
+// if it hands none on.
 func repositoryGate() string {
 	return installed().Fleet.RepositoryGate
 }
 
-// installed returns what this user has installed, nothing if it cannot be read: definitions that
-// cannot be read name no file.
+// installed returns what this user has installed, as far as it can be read.
 func installed() engines.Registration {
 	place, err := placeOfOurs()
 	if err != nil {
@@ -58,9 +57,9 @@ func onInstalled(command *cli.Command) *cli.Command {
 	return command
 }
 
-// asInstalled sets --token-file and --log-file as the installed hooks have them, unless the command line
-// or the environment names other files. For the command create, if its token file is the hooks', it also
-// sets --hashed as the hooks have it.
+// asInstalled sets --token-file and --log-file to the files of the installed hooks, unless the command
+// line or the environment names other files. If create uses the token file of hooks with --hashed,
+// asInstalled also sets --hashed unless the command line does.
 func asInstalled(c *cli.Context) error {
 	settings := installed().Settings
 	theirs := c.String("token-file") == "" || c.String("token-file") == settings.Tokens.Path

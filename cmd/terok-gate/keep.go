@@ -12,8 +12,9 @@ import (
 	"terok-gate-hook/internal/networks"
 )
 
-// keeper returns the service manager that started the gate, or nil if none did.
-// FileDescriptorStoreMax= in the gate's unit limits how many files it keeps: two for each container.
+// keeper returns the service manager that started this process, or nil if none did.
+// FileDescriptorStoreMax= in the gate's unit limits how many files the manager keeps. The gate gives
+// the manager two for each container.
 func keeper() networks.Keeper {
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
 		return manager{path}
@@ -31,8 +32,8 @@ func (m manager) Keep(name string, file *os.File) error {
 	}
 	var sendErr error
 	err = conn.Control(func(fd uintptr) {
-		// Without FDPOLL=0, systemd would drop a listener that another process destroys, and the next
-		// gate would not notice.
+		// Without FDPOLL=0, systemd would drop a listener that another process destroys
+		// (SOCK_DESTROY, sock_diag(7)), and the next gate could not notice that.
 		sendErr = m.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(int(fd)))
 	})
 	return errors.Join(err, sendErr)

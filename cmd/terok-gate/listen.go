@@ -1,4 +1,4 @@
-// Opens the gate's listeners: for clients, for hooks and for metrics.
+// Opens the gate's listeners: for clients, hooks, other gates and metrics.
 
 package main
 
@@ -22,16 +22,16 @@ import (
 	"terok-gate-hook/internal/networks"
 )
 
-// places are where the gate listens.
+// places are the gate's listeners, and what the last gate has left.
 type places struct {
 	clients []net.Listener
 	hooks   []*net.UnixListener
 	hosts   *net.TCPListener // for the gates of containers' hosts; nil for none
-	kept    []*os.File       // files for containers' networks that the last gate left with the service manager
+	kept    []*os.File       // what the last gate left with the service manager, for its containers' networks
 }
 
-// listen opens what the command line names, or else the usual control socket, and takes what a
-// service manager has passed (sd_listen_fds(3)).
+// listen takes the listeners that a service manager has passed (sd_listen_fds(3)), and opens those
+// that the command line names. If there is neither, it opens the usual control socket.
 func listen(c *cli.Context, usual string) (p places, err error) {
 	for _, file := range activation.Files(true) {
 		if networks.IsKept(file.Name()) {
@@ -85,7 +85,7 @@ func listen(c *cli.Context, usual string) (p places, err error) {
 	return p, nil
 }
 
-// listenForMetrics opens the listener of --metrics; nil without that flag.
+// listenForMetrics opens the listener of --metrics. Without that flag, it returns nil.
 func listenForMetrics(c *cli.Context) (net.Listener, error) {
 	address := c.String("metrics")
 	if address == "" {
@@ -113,8 +113,8 @@ func serveMetrics(l net.Listener, metrics http.Handler) {
 	}
 }
 
-// logToJournal leaves the time out of log lines if they go to the journal, which records it by itself
-// (systemd.exec(5)).
+// logToJournal leaves the time out of log lines that go to the journal (systemd.exec(5)), since the
+// journal records the time.
 func logToJournal() {
 	if os.Getenv("JOURNAL_STREAM") != "" {
 		log.SetFlags(0)

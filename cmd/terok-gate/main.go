@@ -1,12 +1,11 @@
-// terok-gate is what people use: it registers the hooks with the container engine, serves
-// git repositories to containers, and shows and revokes the tokens that terok-gate-hook
-// issues.
+// terok-gate registers the hooks with the container engine, serves git repositories to
+// containers, and shows and revokes the tokens that terok-gate-hook issues.
 //
-// Each command has a file, with its flags beside what it does; the work is done in other
-// packages. Results go to standard output, everything else to standard error. An error is
-// one line, "terok-gate: <command>: <what>: <why>". The exit status is 0 for success, 1 for
-// failure, 2 for a usage error and 3, which only the command who returns, for a commit that nothing in
-// the trail brought in.
+// Each command has a file with its flags and its action. Other packages do the work. Results
+// go to standard output, everything else to standard error. An error is one line,
+// "terok-gate: <command>: <what>: <why>". The exit status is 0 for success, 1 for failure and
+// 2 for a usage error. "terok-gate who" exits with 3 if nothing in the trail brought the
+// commit in.
 package main
 
 import (
@@ -57,11 +56,11 @@ func main() {
 	os.Exit(runCommand(os.Args))
 }
 
-// runCommand runs the command that the arguments name, the program's name first, and returns the
-// exit status.
+// runCommand runs a command line, which begins with the program's name, and returns the exit
+// status.
 func runCommand(args []string) (status int) {
-	// Otherwise a write to a closed standard output would end the process, perhaps after it has
-	// changed something and before it says so. Now it is an error like others.
+	// If standard output is closed, a write fails with an error. SIGPIPE would end the process
+	// instead, perhaps after a change that it has not reported.
 	signal.Ignore(syscall.SIGPIPE)
 
 	args = misuse.WordsAsFlags(args)
@@ -79,12 +78,12 @@ func runCommand(args []string) (status int) {
 	return exitFailed
 }
 
-// newApp makes the command line. args is what was typed, for its errors to quote.
+// newApp makes the command line. Its usage errors quote flags as args has them.
 func newApp(args []string) *cli.App {
 	var given hook.Settings
 	app := &cli.App{
 		Name:            "terok-gate",
-		Usage:           "git for containers without a network, each with a token that lives as long as it does",
+		Usage:           "git for containers without a network, each with a token that lives as long as the container",
 		Description:     description,
 		Version:         version.String(),
 		HideHelpCommand: true,
@@ -143,14 +142,14 @@ func in(category string, command *cli.Command) *cli.Command {
 	return command
 }
 
-// finish gives a command what all commands have: errors that begin with its name and say what to do, and
-// a refusal of arguments unless it has an ArgsUsage.
+// finish makes a command's errors begin with its name and say what to do. A command without an
+// ArgsUsage then refuses arguments.
 func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	command.HideHelpCommand = true
 	command.OnUsageError = onUsageError
 	if command.ArgsUsage == "" {
 		command.Before = misuse.NoArguments
-		command.ArgsUsage = " " // none, rather than "[arguments...]"
+		command.ArgsUsage = " " // help would show "[arguments...]" for ""
 	}
 	if before := command.Before; before != nil {
 		command.Before = func(c *cli.Context) error { return named(command, before(c)) }
@@ -165,7 +164,7 @@ func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	command.Action = func(c *cli.Context) error { return named(command, action(c)) }
 }
 
-// named adds the command's name to an error, and what to do about it.
+// named adds to an error the command's name and, if known, what to do about it.
 func named(command *cli.Command, err error) error {
 	if err == nil {
 		return nil
@@ -173,7 +172,8 @@ func named(command *cli.Command, err error) error {
 	return fmt.Errorf("%s: %w%s", command.Name, err, hook.WayOut(err))
 }
 
-// explainMisuse adds to an error of package flag where to read how the command is used.
+// explainMisuse returns a function that completes an error of package flag: it adds where the
+// flag belongs, or which help to read.
 func explainMisuse(args []string) cli.OnUsageErrorFunc {
 	return func(c *cli.Context, err error, isSubcommand bool) error {
 		text := misuse.AsTyped(err.Error(), args)

@@ -15,18 +15,18 @@ import (
 	"terok-gate-hook/store"
 )
 
-// owner is the user that git runs as when root calls: the owner of the directory. So root's
-// git never writes where another user can replace directories with links, and never reads
-// another user's configuration; and the gate can write to what its own user has made.
+// owner is the owner of a directory. If root runs this program, git runs as that owner. So root's
+// git never writes where another user can replace directories with links, and never reads another
+// user's configuration. What git makes belongs to the directory's owner, usually the gate's user.
 type owner struct {
 	uid, gid uint32
 	groups   []uint32
 	home     string
 }
 
-// ownerOf returns the first user other than root, from / down, who owns a step of the path
-// to a directory and so could replace it. Usually that is the directory's own owner. nil
-// stands for the calling user.
+// ownerOf returns the first user other than root, from / down, who owns a step of the path to a
+// directory, and so could replace the rest of the path. Usually, that is the owner of the directory.
+// ownerOf returns nil, for the calling user, if there is no such user or the caller is not root.
 func ownerOf(directory string) (*owner, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -53,7 +53,8 @@ func ownerOf(directory string) (*owner, error) {
 }
 
 func ownerNamed(uid uint32) *owner {
-	o := &owner{uid: uid, gid: owners.OverflowID, home: "/"} // a directory's group need not be its owner's
+	// If the user's groups are unknown, git has none of them. The directory's group may not be one.
+	o := &owner{uid: uid, gid: owners.OverflowID, home: "/"}
 	u, err := user.LookupId(strconv.Itoa(int(uid)))
 	if err != nil {
 		return o
@@ -76,8 +77,8 @@ func ownerNamed(uid uint32) *owner {
 // git runs one of git's commands as the owner, and returns what it prints.
 func (o *owner) git(args ...string) (string, error) { return run(o.command(nil, args...)) }
 
-// command returns a git command that runs as the owner. stdio, if not nil, is its standard
-// input and output, which are closed when it has started.
+// command returns a git command that runs as the owner. stdio, if not nil, is its standard input
+// and output; run closes both files here when the command has started.
 func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 	cmd := &gitCommand{Cmd: exec.Command("git", args...), stdio: stdio}
 	cmd.Env = os.Environ()
@@ -85,8 +86,8 @@ func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 		untrusted.As(cmd.Cmd, o.uid, o.gid, o.groups...)
 		cmd.Env = append(cmd.Env, "HOME="+o.home)
 	}
-	// For the reflogs. Without an address git looks up this machine's name on the network,
-	// and waits for seconds if there is no answer.
+	// The reflogs contain the committer. Without an e-mail address, git would look up this
+	// machine's name on the network, and wait for seconds if there is no answer.
 	cmd.Env = append(cmd.Env, "GIT_COMMITTER_NAME=terok-gate add", "GIT_COMMITTER_EMAIL=add@terok-gate")
 	return cmd
 }
@@ -94,7 +95,7 @@ func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 type gitCommand struct {
 	*exec.Cmd
 	stdio []*os.File
-	said  string // on standard error, when it has ended
+	said  string // its standard error, once it has ended
 }
 
 // run runs a command and returns its standard output. An error includes its standard error.

@@ -30,7 +30,7 @@ type project struct {
 	Project    string `json:"project"`
 	Repository string `json:"repository"` // its path
 	Bytes      int64  `json:"bytes"`
-	Containers int    `json:"containers"` // that live and have a token for the project
+	Containers int    `json:"containers"` // live ones with a token for the project
 }
 
 func projects(c *cli.Context) error {
@@ -82,8 +82,8 @@ func projects(c *cli.Context) error {
 	return out.Flush()
 }
 
-// sizeOf adds up the sizes of the files in a directory. It leaves out files that disappear meanwhile, as
-// git's temporary files do.
+// sizeOf adds up the sizes of the files in a directory. It leaves out files that disappear meanwhile,
+// such as git's temporary files.
 func sizeOf(directory string) (size int64, err error) {
 	err = filepath.WalkDir(directory+"/.", func(_ string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {

@@ -1,5 +1,4 @@
-// The reap command: it revokes orphans, the tokens of containers whose poststop hook never
-// ran.
+// The reap command: revokes orphans, the tokens of containers whose poststop hook never ran.
 
 package main
 
@@ -58,7 +57,7 @@ func reap(c *cli.Context) error {
 	return nil
 }
 
-// reapAndWatch sweeps until it is told to stop, and records what it revokes and what fails.
+// reapAndWatch sweeps until a signal stops it, and records what it revokes and what fails.
 func reapAndWatch(c *cli.Context, file store.File) error {
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

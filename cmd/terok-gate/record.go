@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// record writes an event to the audit trail. If that fails, it only prints the error: the event has
-// happened.
+// record writes an event to the audit trail. If that fails, record only prints the error, since the
+// event has happened.
 func record(named string, e trail.Event) {
 	e.User = caller()
 	if err := trail.Write(logFile(named), e); err != nil {
@@ -22,8 +22,8 @@ func record(named string, e trail.Event) {
 	}
 }
 
-// caller returns the uid of the user who logged in, which sudo(8) does not change. If the kernel's
-// audit does not know it, it is the uid of this process.
+// caller returns the uid of the user who logged in, which sudo(8) does not change. If the
+// kernel's audit knows no such user, caller returns the uid of this process.
 func caller() string {
 	login, _ := os.ReadFile("/proc/self/loginuid")
 	const unknown = "4294967295"
@@ -33,7 +33,7 @@ func caller() string {
 	return strconv.Itoa(os.Getuid())
 }
 
-// logFile is the log file that was named, or else the default one.
+// logFile returns the named log file, or the default one if named is "".
 func logFile(named string) string {
 	if named != "" {
 		return named

@@ -32,8 +32,8 @@ BRANCH may be a full ref name.
    terok-gate release --yes 3f1c9a0b5d7e2468ace013579bdf02468ace1357 demo agent-1`,
 		Flags: []cli.Flag{
 			reposFlag(), desksFlag(), timeoutFlag(),
-			&cli.StringFlag{Name: "to", Usage: "push to upstream's `BRANCH`, or full ref name, rather than to one of the same name"},
-			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other is refused"},
+			&cli.StringFlag{Name: "to", Usage: "push to upstream's branch or full ref name `BRANCH`; default: the same name as in the gate"},
+			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other commit is refused"},
 			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep at your desk, for `T`, what --force takes away"},
 			&cli.BoolFlag{Name: "force", Usage: "allow upstream's branch to lose commits, or its tag to move; what would be lost is shown first"},
 		},
@@ -84,8 +84,8 @@ func release(c *cli.Context) error {
 	return nil
 }
 
-// agree returns an error unless the commit was reviewed before, or is shown and agreed to
-// now.
+// agree returns nil if --yes names the commit, or if the operator is shown the commit and says yes.
+// Otherwise, it returns an error.
 func agree(c *cli.Context, offer *desk.Offer) error {
 	if yes := c.String("yes"); yes != "" {
 		if yes != offer.Object {

@@ -47,7 +47,7 @@ func remove(c *cli.Context) error {
 	defer p.repos.Close()
 	aside := "." + project + ".git.removed"
 	was, known := p.sources[project]
-	// What an earlier remove that was killed has left counts, too.
+	// The leftovers of an earlier remove that was killed count, too.
 	if !p.has(project+".git") && !p.has(aside) && !known {
 		return fmt.Errorf("there is no project %s: see terok-gate projects", project)
 	}
@@ -77,20 +77,20 @@ func remove(c *cli.Context) error {
 	updateDevices("remove", "")
 	record(c.String("log-file"), trail.Event{Event: trail.Removed, Project: project, From: "remove"})
 	if err := errors.Join(p.repos.RemoveAll(aside), desk.Remove(p.desks, project)); err != nil {
-		return fmt.Errorf("the project is gone, but not all of its files: %w: run it again", err)
+		return fmt.Errorf("the project is gone, but not all of its files: %w: run terok-gate remove again", err)
 	}
 	fmt.Println("removed", project)
 	return nil
 }
 
-// projectPlaces are the places that have something of each project.
+// projectPlaces are the places where the parts of projects are: repositories, desks and sources.
 type projectPlaces struct {
-	repos   *os.Root // its owner controls what is in it
+	repos   *os.Root // its owner, perhaps another user, controls what is in it
 	desks   string
 	sources map[string]desk.Source
 }
 
-// openPlaces opens the places, after it has checked that the names are names of projects.
+// openPlaces opens the places. If a name cannot be a project's, it returns a usage error.
 func openPlaces(c *cli.Context, names ...string) (p projectPlaces, err error) {
 	for _, name := range names {
 		if err := store.CheckName(name); err != nil {
@@ -113,14 +113,15 @@ func openPlaces(c *cli.Context, names ...string) (p projectPlaces, err error) {
 	return p, nil
 }
 
-// has reports whether there is anything of that name in the directory of repositories.
+// has reports whether there may be anything of that name in the directory of repositories. It returns
+// false only if there is certainly nothing.
 func (p projectPlaces) has(name string) bool {
 	_, err := p.repos.Lstat(name)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// checkUnused returns an error if a container that is not known to be dead may use the project, unless
-// --force is given.
+// checkUnused returns an error if a container that may still be alive has a token for the project.
+// With --force, it checks nothing.
 func checkUnused(c *cli.Context, project string) error {
 	if c.Bool("force") {
 		return nil
@@ -152,16 +153,16 @@ func checkUnused(c *cli.Context, project string) error {
 	return fmt.Errorf("containers that may still be alive have a token for project %s: %s: stop them, or give --force", project, strings.Join(users, ", "))
 }
 
-// allOrNothing takes the steps in order. If one fails, those before it are undone.
+// allOrNothing runs the steps in order. If a step fails, the earlier ones are undone, last first.
 func allOrNothing(ctx context.Context, steps ...func(context.Context) (undo func() error, err error)) error {
-	var undone []func() error
+	var undos []func() error
 	for _, step := range steps {
 		undo, err := step(ctx)
 		if err == nil {
-			undone = append(undone, undo)
+			undos = append(undos, undo)
 			continue
 		}
-		for _, undo := range slices.Backward(undone) {
+		for _, undo := range slices.Backward(undos) {
 			if undo != nil {
 				err = errors.Join(err, undo())
 			}
@@ -171,7 +172,7 @@ func allOrNothing(ctx context.Context, steps ...func(context.Context) (undo func
 	return nil
 }
 
-// repositoryPath is where a project's repository is, without symbolic links.
+// repositoryPath returns the path of a project's repository, without symbolic links.
 func (p projectPlaces) repositoryPath(project string) (string, error) {
 	return filepath.EvalSymlinks(filepath.Join(p.repos.Name(), project+".git"))
 }

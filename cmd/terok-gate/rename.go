@@ -36,7 +36,7 @@ func rename(c *cli.Context) error {
 	}
 	defer p.repos.Close()
 
-	// An earlier rename that was killed has renamed the repository, and perhaps nothing else.
+	// An earlier rename that was killed may have renamed only the repository.
 	_, known := p.sources[old]
 	_, taken := p.sources[new]
 	unfinished := !p.has(old+".git") && p.has(new+".git") && known && !taken
@@ -53,7 +53,7 @@ func rename(c *cli.Context) error {
 	}
 
 	if !unfinished {
-		// Leftovers of an earlier project of that name do not belong to this one.
+		// An earlier project of the new name may have left a source or a desk.
 		if err := errors.Join(desk.Remember(p.desks, new, ""), desk.Remove(p.desks, new)); err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func restore(c *cli.Context) error {
 	return err
 }
 
-// listKept lists what is kept, newest first.
+// listKept prints the kept old tips, newest first.
 func listKept(c *cli.Context, gate desk.Gate) error {
 	kept, err := gate.Kept(c.Context)
 	if err != nil {

@@ -37,8 +37,8 @@ terminal would act on are escaped.
 type reviewed struct {
 	Project string `json:"project"`
 	desk.Branch
-	Task      string     `json:"task"`      // who pushed it, by the trail; empty: not known
-	Container string     `json:"container"` // the same
+	Task      string     `json:"task"`      // the task that pushed it, by the trail; empty: not known
+	Container string     `json:"container"` // likewise
 	Pushed    *time.Time `json:"pushed"`    // null: not known
 }
 
@@ -110,7 +110,7 @@ func reviewProject(c *cli.Context, project string) (all []reviewed, err error) {
 	return all, nil
 }
 
-// pushes returns the last event by which each ref moved, from the parts of the trails that can be read.
+// pushes returns the last move of each ref, by the parts of the trails that can be read.
 func pushes(c *cli.Context, project string) map[string]trail.Event {
 	last, _ := history.LastMoves(trails(c), project)
 	return last
@@ -124,8 +124,8 @@ func reviewBranch(c *cli.Context, project, branch string) error {
 	return showOffer(c, offer)
 }
 
-// offerOf returns what a release of a branch or tag would push to upstream's ref target, or to upstream's
-// ref of the same name if target is "".
+// offerOf returns what a release of a branch or tag would push to upstream's ref target. If target is
+// "", the release goes to upstream's ref of the same name.
 func offerOf(c *cli.Context, project, branch, target string) (*desk.Offer, error) {
 	if target == "" {
 		target = branch
@@ -141,8 +141,8 @@ func offerOf(c *cli.Context, project, branch, target string) (*desk.Offer, error
 	return d.Offer(c.Context, refs[0], refs[1])
 }
 
-// showOffer shows what a release would push: the commits, each with who pushed it according to the trail,
-// and their changes.
+// showOffer shows what a release would push: the commits and their changes. As far as the trail has it,
+// it also shows who pushed each commit to the gate.
 func showOffer(c *cli.Context, offer *desk.Offer) error {
 	out := os.Stdout
 	if offer.Object != offer.Commit {
@@ -150,7 +150,7 @@ func showOffer(c *cli.Context, offer *desk.Offer) error {
 	}
 	fmt.Fprintf(out, "commit %s\n%s, %d ahead, %d behind\n\n", offer.Commit, printable.Line(desk.KindAndName(offer.Ref)), offer.Ahead, offer.Behind)
 
-	// An error is ignored: moves has the events that could be read.
+	// The error is ignored: moves has the events that could be read.
 	moves, _ := history.Moves(trails(c), c.Args().First())
 	moves = slices.DeleteFunc(moves, func(e trail.Event) bool { return e.New == "" })
 	tips := make([]string, len(moves))

@@ -51,8 +51,8 @@ func revoke(c *cli.Context) error {
 	return adviseOfOthers(file, c.String("project"))
 }
 
-// adviseOfOthers says how many tokens of other projects are for this project as well: they
-// are not revoked with its own.
+// adviseOfOthers prints how many tokens of other projects are for this project as well, since
+// revoke leaves such tokens.
 func adviseOfOthers(file store.File, project string) error {
 	if project == "" {
 		return nil
@@ -70,7 +70,7 @@ func adviseOfOthers(file store.File, project string) error {
 	return err
 }
 
-// toRevoke returns which tokens the command line means.
+// toRevoke returns a function that reports whether the command line means an entry's token.
 func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, err error) {
 	project, task, container := c.String("project"), c.String("task"), c.String("container")
 	byProject, byTask, all := c.IsSet("project"), c.IsSet("task"), c.Bool("all-tasks")
@@ -100,13 +100,13 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	return func(e store.Entry) bool { return e.Is(token) }, err
 }
 
-// containerID returns the id of the container that is named by its full id, by the
-// beginning of the id that list shows, or by its name. A full id is taken even if no token
-// belongs to it; a name that no container has is an error.
-func containerID(ctx context.Context, file store.File, called string) (id string, err error) {
-	var ids []string // that begin with it
+// containerID returns the full id of a container. arg is the container's name, its id, or at least the
+// beginning of its id that list shows. A full id is accepted even if no token belongs to it. A name that
+// no container has is an error.
+func containerID(ctx context.Context, file store.File, arg string) (id string, err error) {
+	var ids []string // tokens' containers whose ids begin with arg
 	err = file.Each(func(e store.Entry) {
-		begins := e.Container == called || len(called) >= shortID && strings.HasPrefix(e.Container, called)
+		begins := e.Container == arg || len(arg) >= shortID && strings.HasPrefix(e.Container, arg)
 		if begins && !slices.Contains(ids, e.Container) {
 			ids = append(ids, e.Container)
 		}
@@ -115,19 +115,19 @@ func containerID(ctx context.Context, file store.File, called string) (id string
 	switch {
 	case err != nil:
 		return "", err
-	case slices.Contains(ids, called):
-		return called, nil
+	case slices.Contains(ids, arg):
+		return arg, nil
 	case len(ids) == 1:
 		return ids[0], nil
 	case len(ids) > 1:
 		return "", errors.New("more than one container's id begins with it")
-	case len(called) == 64 && strings.Trim(called, "0123456789abcdef") == "":
-		return called, nil
+	case len(arg) == 64 && strings.Trim(arg, "0123456789abcdef") == "":
+		return arg, nil
 	}
 
 	names, err := engines.ContainerNames(ctx)
 	for id, name := range names {
-		if name == called {
+		if name == arg {
 			return id, nil
 		}
 	}

@@ -32,7 +32,7 @@ func serveCommand() *cli.Command {
 		Usage: "serve the repositories of a directory to clients with a valid token",
 		Flags: append(fleetFlags(),
 			reposFlag(),
-			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, as hooks request at the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must be the gate's own, mode 0700; default, without --listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
+			&cli.StringFlag{Name: "control", TakesFile: true, Usage: "serve containers in their own networks, at the request of hooks that connect to the socket `F` (--gate-socket of terok-gate-hook prestart); its directory must belong to the gate's user, with mode 0700; default, without --listen and --tls-listen: /run/terok-gate/control for root, else terok-gate/control in $XDG_RUNTIME_DIR"},
 			&cli.StringSliceFlag{Name: "listen", Usage: "serve at `ADDR`, host:port; may be given more than once; a service manager's sockets are served too"},
 			&cli.BoolFlag{Name: "insecure-http", DisableDefaultText: true, Usage: "serve at addresses that other machines can reach, although tokens can be read on the way"},
 			&cli.StringSliceFlag{Name: "vouch", Usage: "serve the gate whose certificate names HOST, for projects that match PATTERN: `HOST=PATTERN`; may be given more than once"},
@@ -138,7 +138,7 @@ func serve(c *cli.Context) error {
 
 	g.Restore(places.kept)
 	for _, l := range places.hooks {
-		slog.Info("serving", append(served, "in containers of hooks at", l.Addr().String())...)
+		slog.Info("serving", append(served, "in containers whose hooks connect to", l.Addr().String())...)
 		go g.ServeControl(l)
 	}
 
@@ -158,8 +158,8 @@ func serve(c *cli.Context) error {
 	return err
 }
 
-// reportTokenFile logs why no token is valid or everything is frozen or, for a nil error, that neither is
-// the case any more.
+// reportTokenFile logs why no token is valid, or why everything is frozen. A nil error means that
+// neither is the case any more.
 func reportTokenFile(err error) {
 	switch {
 	case err == nil:
@@ -173,8 +173,8 @@ func reportTokenFile(err error) {
 	}
 }
 
-// sweep revokes the tokens of processes that have died, so that no reap --watch is needed
-// beside the gate.
+// sweep revokes the tokens of processes that have died, so the gate needs no reap --watch beside
+// it.
 func sweep(ctx context.Context, file store.File, record func(...trail.Event) error) error {
 	return watch.Tokens(ctx, file, func(revoked []store.Entry, err error) {
 		var events []trail.Event
@@ -203,15 +203,15 @@ func hosts(c *cli.Context) []string {
 	return names
 }
 
-// notify tells the service manager, if there is one (sd_notify(3)).
+// notify sends a state to the service manager, if there is one (sd_notify(3)).
 func notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		slog.Warn("tell the service manager", "error", err)
 	}
 }
 
-// watchdog tells the service manager again and again, if it wants to be told, that this process can still
-// judge tokens.
+// watchdog tells the service manager at regular intervals that this process can still judge tokens. It
+// does nothing if the manager does not ask for that (WatchdogSec=, systemd.service(5)).
 func watchdog(ctx context.Context, tokens *store.Reader) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {

@@ -17,10 +17,10 @@ type setting struct {
 	flag hook.Flag
 }
 
-// IsBoolFlag tells package flag whether a value follows.
+// IsBoolFlag reports whether the flag needs no value. Package flag calls it.
 func (s setting) IsBoolFlag() bool { return s.flag.Switch() }
 
-// settingFlag is the command line's flag of a setting.
+// settingFlag is the command-line flag of a setting.
 type settingFlag struct {
 	*cli.GenericFlag
 	flag hook.Flag
@@ -29,8 +29,8 @@ type settingFlag struct {
 func (f settingFlag) TakesValue() bool { return !f.flag.Switch() }
 func (f settingFlag) String() string   { return cli.FlagStringer(f) }
 
-// Names returns the flag's only name. It is called often, and GenericFlag's own method looks
-// for a comma with a regular expression each time.
+// Names returns the flag's only name. Package cli calls it often, and GenericFlag's own method would
+// search the name for commas with a regular expression each time.
 func (f settingFlag) Names() []string { return []string{f.Name} }
 
 // settingFlags returns the wanted flags. They store their values in given.
@@ -52,12 +52,12 @@ func settingFlags(given *hook.Settings, wanted func(hook.Flag) bool) []cli.Flag 
 	return flags
 }
 
-// stageFlags returns the flags that stand after the stage.
+// stageFlags returns the flags that stand after the name of a stage or command.
 func stageFlags(given *hook.Settings, stage string) []cli.Flag {
 	return settingFlags(given, func(f hook.Flag) bool { return f.Of(stage) })
 }
 
-// changedSettings returns s with the values of given for those flags that are set.
+// changedSettings returns s with the values that given has for the flags that are set.
 func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, error) {
 	for _, f := range hook.Flags {
 		if c.IsSet(f.Name) {

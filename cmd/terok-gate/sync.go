@@ -101,7 +101,7 @@ func syncProjects(c *cli.Context) error {
 	return failed
 }
 
-// syncRegularly makes systemd run this command, without --every, by a timer.
+// syncRegularly makes a systemd timer run this command without --every, or removes the timer.
 func syncRegularly(c *cli.Context) error {
 	every := c.Duration("every")
 	switch {
@@ -140,7 +140,7 @@ func syncRegularly(c *cli.Context) error {
 	return nil
 }
 
-// regularCommand is the command line of this sync, with absolute paths.
+// regularCommand returns the timer's command line, with absolute paths.
 func regularCommand(c *cli.Context) (words []string, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -189,7 +189,7 @@ func refsNamed(names []string) (full []string, err error) {
 	return full, nil
 }
 
-// syncProject syncs a project, or gives it up when --timeout is over.
+// syncProject syncs a project, and gives up after --timeout.
 func syncProject(c *cli.Context, project string, reset []string) (synced, error) {
 	timeout := c.Duration("timeout")
 	ctx, cancel := context.WithTimeoutCause(c.Context, timeout, fmt.Errorf("not done within %s: see --timeout", timeout))

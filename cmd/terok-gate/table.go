@@ -44,7 +44,7 @@ type listed struct {
 	Services map[string]string `json:"services,omitempty"` // of the host, each with its host:port in the container
 }
 
-// row is a token that will be printed. It is small, since there can be many.
+// row is a token that will be printed. It is small, since there can be many rows.
 type row struct {
 	project, task, container string
 	state                    string
@@ -67,7 +67,7 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 	saveMemory()
 	freezes, err := file.Freezes()
 	if err != nil {
-		printError(err) // and all are shown as frozen
+		printError(err) // all tokens are then shown as frozen
 	}
 	err = file.Each(func(e store.Entry) {
 		if wanted(e) {
@@ -83,7 +83,7 @@ func listTokens(ctx context.Context, file store.File, wanted func(store.Entry) b
 	slices.SortStableFunc(t.rows, func(a, b *row) int { return a.created.Compare(b.created) })
 
 	if slices.ContainsFunc(t.rows, func(r *row) bool { return r.container != "" }) {
-		t.names, _ = engines.ContainerNames(ctx) // without podman, a list without names
+		t.names, _ = engines.ContainerNames(ctx) // without podman, the names are left out
 	}
 	return t, nil
 }
@@ -161,9 +161,9 @@ func printJSON(w io.Writer, t table) error {
 	return out.Flush()
 }
 
-// printTable prints the rows as a table. It leaves out the column for containers' names if none
-// is known, and those for limits, other projects and services of the host if no token has any. On a
-// terminal, tokens that are not known to be live are coloured.
+// printTable prints the rows as a table. Four columns are left out if they would be empty:
+// containers' names, limits, other projects, and services of the host. On a terminal, tokens that
+// are frozen or not known to be live are coloured.
 func printTable(w *os.File, t table) error {
 	named := slices.ContainsFunc(t.rows, func(r *row) bool { return t.names[r.container] != "" })
 	limited := slices.ContainsFunc(t.rows, func(r *row) bool { return r.limits != nil })
@@ -219,8 +219,8 @@ func printTable(w *os.File, t table) error {
 	return out.Flush()
 }
 
-// shownState returns the state for people. It is "frozen" for a frozen token that the gate
-// would otherwise honour.
+// shownState returns the state for people: "frozen" for a frozen token that the gate would
+// otherwise honour.
 func (r *row) shownState() string {
 	if r.frozen && store.State(r.state).Counts() {
 		return "frozen"

@@ -35,7 +35,7 @@ func paint(w *os.File, colour, text string) string {
 }
 
 // askUnseen asks for a line that the terminal does not show as it is typed. Unlike
-// golang.org/x/term, it turns the echo on again even if a signal ends us.
+// golang.org/x/term, it turns the echo on again even if a signal ends this process.
 func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 	fd := int(terminal.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -48,8 +48,8 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
 
-	// Signals that this process ignores, as in a shell's background, are left out: sent again below,
-	// they would not end it.
+	// Signals that this process ignores, as a shell's background jobs do, are left out: they would
+	// not end the process, which sends itself the signal again below.
 	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored)
 	ended := make(chan os.Signal, 1)

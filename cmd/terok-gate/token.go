@@ -1,4 +1,4 @@
-// Reads a token from standard input: all users of the machine can see arguments.
+// Reads a token from standard input, since all users of the machine can see arguments.
 
 package main
 

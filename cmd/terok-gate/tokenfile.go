@@ -15,8 +15,8 @@ func tokenFile(c *cli.Context) (store.File, error) {
 	return orDefault(store.File{Path: c.String("token-file"), LockTimeout: c.Duration("lock-timeout")})
 }
 
-// saveMemory makes the garbage collector run early. It is for commands that read a whole token file,
-// however large, and then end: besides the file, their memory holds little but garbage.
+// saveMemory makes the garbage collector run early. It is for commands that read a whole token file
+// and then end. Apart from the file, which can be large, most of their memory is garbage.
 func saveMemory() { debug.SetGCPercent(5) }
 
 // saveTime makes the garbage collector run only when there is much garbage. It is for commands that read

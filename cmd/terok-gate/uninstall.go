@@ -42,9 +42,9 @@ func uninstall(c *cli.Context) error {
 		return err
 	}
 
-	// Tokens are revoked before the hooks are removed, whose definitions say where the tokens are: if
-	// this fails, uninstall can be tried again. They are revoked again afterwards, for a container that
-	// started in between.
+	// Tokens are revoked while the hooks' definitions still say where the tokens are: if that fails,
+	// uninstall can be tried again. Tokens are revoked again after the hooks are removed, since a
+	// container may have started in between.
 	if c.Bool("revoke") {
 		if err := revokeContainers(c, file); err != nil {
 			return err
@@ -81,7 +81,7 @@ func uninstall(c *cli.Context) error {
 	return nil
 }
 
-// revokeContainers revokes the tokens of containers: without the hooks, they would stay.
+// revokeContainers revokes the tokens of containers, since no hook will revoke them any more.
 func revokeContainers(c *cli.Context, file store.File) error {
 	if c.Bool("dry-run") {
 		n := 0

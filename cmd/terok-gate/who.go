@@ -1,4 +1,4 @@
-// The who command: which container and task brought a commit in.
+// The who command: prints which container and task brought a commit in.
 
 package main
 
@@ -25,8 +25,8 @@ func whoCommand() *cli.Command {
 		Name:      "who",
 		Usage:     "print which container and task brought a commit in, when, and on which branch",
 		ArgsUsage: "PROJECT COMMIT",
-		Description: `COMMIT is an object id, or the first digits of one; a branch or a full ref name
-stands for its tip. If nothing in the trail brought the commit in, the exit status is 3.
+		Description: `COMMIT is an object id or its first digits, or a branch or full ref name, which stands
+for its tip. If nothing in the trail brought the commit in, the exit status is 3.
 
    terok-gate who demo agent-1
    terok-gate who demo 3f1c9a0b5d7e`,
@@ -46,8 +46,7 @@ type brought struct {
 	Time        time.Time `json:"time"`
 }
 
-// errNotBrought is in the chain of an error that says that nothing in the trail brought a
-// commit in.
+// errNotBrought is returned, wrapped, if nothing in the trail brought the commit in.
 var errNotBrought = errors.New("no push and no sync in the trail brought it in: it came by the repository's path, before the trail begins, or not at all")
 
 func who(c *cli.Context) error {
@@ -78,15 +77,16 @@ func who(c *cli.Context) error {
 	return printBrought(c, commit, *first)
 }
 
-// firstWith returns the first move that brought a commit in, or nil if none did.
+// firstWith returns the move that brought a commit in, or nil if no move in the trail did.
 func firstWith(c *cli.Context, gate desk.Gate, commit string, moves []trail.Event) (*trail.Event, error) {
 	tips, err := gate.Tips(c.Context)
 	if err != nil {
 		return nil, err
 	}
 
-	// If the trail has the making of the project, it has all that came in by commands. Otherwise commits
-	// may have come in earlier: those of each ref before its first move or, without a move, as it is.
+	// If the trail begins when the project was made, no commit came in before it. Otherwise, what each
+	// ref had before its first move may have come in earlier. A ref without a move may have had all
+	// that it has now.
 	isWhole := len(moves) > 0 && moves[0].Event == trail.Added
 	before := maps.Clone(tips)
 	asked := []string{}
@@ -138,7 +138,7 @@ func printBrought(c *cli.Context, commit string, e trail.Event) error {
 	return nil
 }
 
-// trails returns the log files of the operator's commands and of the gate, which may be two.
+// trails returns two log files: that of the operator's commands, and the gate's.
 func trails(c *cli.Context) []string {
 	ours := logFile(c.String("log-file"))
 	gates := filepath.Join(filepath.Dir(ours), "gate", filepath.Base(ours))

@@ -31,19 +31,19 @@ func whyCommand() *cli.Command {
 	}
 }
 
-// mostReasons is how many refusals why prints.
+// mostReasons is the largest number of refusals that why prints.
 const mostReasons = 10
 
 func why(c *cli.Context) error {
 	file := logFile(c.String("log-file"))
 	events, err := trail.Complaints(c.Context, file)
-	names, _ := engines.ContainerNames(c.Context) // without podman, ids have to do
+	names, _ := engines.ContainerNames(c.Context) // without podman, ids are printed
 	frozen := printFrozen(c, names)
 	if c.Args().Present() {
-		called := c.Args().First()
-		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, called, names) })
+		arg := c.Args().First()
+		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, arg, names) })
 		if len(events) == 0 && !frozen && err == nil {
-			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, terok-gate why prints those of all containers", misuse.Quote(called), placesOf(file))
+			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, terok-gate why prints those of all containers", misuse.Quote(arg), placesOf(file))
 		}
 	}
 	if len(events) == 0 && !frozen && err == nil {
@@ -55,8 +55,8 @@ func why(c *cli.Context) error {
 	return err
 }
 
-// printFrozen prints which of the containers that the command line means are frozen, and reports whether
-// any is.
+// printFrozen prints which of the containers that the command line means are frozen, or why it cannot
+// tell. It reports whether it has printed anything.
 func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	file, err := tokenFile(c)
 	if err != nil {
@@ -68,10 +68,10 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 		return true
 	}
 
-	called := c.Args().First()
+	arg := c.Args().First()
 	_ = file.Each(func(e store.Entry) {
 		reason := freezes.Check(e.Container, e.Project, e.Project)
-		if reason == nil || e.Container == "" || called != "" && !isCalled(e.Container, called, names) {
+		if reason == nil || e.Container == "" || arg != "" && !isCalled(e.Container, arg, names) {
 			return
 		}
 		found = true
@@ -81,10 +81,10 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	return found
 }
 
-// isCalled reports whether the argument is the container's name, its id or the beginning of
-// its id.
-func isCalled(id, called string, names map[string]string) bool {
-	return id != "" && (names[id] == called || len(called) >= shortID && strings.HasPrefix(id, called))
+// isCalled reports whether arg is the container's name, its id, or at least the beginning of its id
+// that list shows.
+func isCalled(id, arg string, names map[string]string) bool {
+	return id != "" && (names[id] == arg || len(arg) >= shortID && strings.HasPrefix(id, arg))
 }
 
 // printReason prints which container was refused, when, and why.
@@ -104,8 +104,8 @@ func printReason(w io.Writer, e trail.Event, names map[string]string) {
 	}
 }
 
-// admittedBy finds the flag of install that did not admit what a container asked for. A command
-// to paste would be wrong here: the container's author would choose what the command admits.
+// admittedBy finds the flag of install that did not admit what a container asked for. why prints no
+// command to paste, since the container's author would choose what the command admits.
 var admittedBy = regexp.MustCompile(`--allow-[a-z]+$`)
 
 // placesOf names the places that why searches.
