@@ -1,5 +1,5 @@
-// Accepts connections from other gates. Those whose handshake is not done are counted apart from
-// the others, by address: peers without a certificate must not keep out gates that have one.
+// Accepts connections from other gates. Connections whose handshake is not done are counted apart,
+// by address: peers without a certificate must not keep out gates that have one.
 
 package mtls
 
@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// handshakeTimeout is long, since a busy gate takes turns at many handshakes: with 5 s, some of
-	// 2,000 clones that began at once failed. What keeps a flood from filling memory is mostUnfinished.
+	// handshakeTimeout is long, since a busy gate performs many handshakes at once: with 5 s, some
+	// of 2,000 clones that began at once failed. mostUnfinished keeps a flood from filling memory.
 	handshakeTimeout = 30 * time.Second
 
-	// mostUnfinished is how many connections there may be at once whose handshake is not done.
-	// A further one closes the oldest connection of the address that has the most of them. Addresses
-	// with addressShare or fewer count as equal, since many hosts' containers may start at once.
+	// mostUnfinished is the largest number of connections whose handshake is not done. A further
+	// one closes the oldest connection of the address that has the most of them. Addresses that
+	// have addressShare or fewer count as equal, since containers of many hosts may start at once.
 	mostUnfinished = 2048
 	addressShare   = 32
 )
@@ -58,12 +58,13 @@ type unfinished struct {
 // errDisplaced is the error of a handshake whose connection was closed for a new one.
 var errDisplaced = errors.New("too many connections have not finished their handshake")
 
-// NewListener returns a listener of TLS connections from gates that have a certificate of the
-// authority, for an [http.Server]. At most most of them are open at once; more wait in the kernel.
-// It calls failed with the error of each handshake that fails, which may quote the peer.
-func (i *Identity) NewListener(l *net.TCPListener, most int, failed func(error)) net.Listener {
+// NewListener returns a listener for an [http.Server]. It accepts TLS connections from gates that
+// have a certificate of the authority. At most limit accepted connections are open at once; further
+// ones wait in the kernel. failed is called with the error of each failed handshake, which may
+// quote the peer.
+func (i *Identity) NewListener(l *net.TCPListener, limit int, failed func(error)) net.Listener {
 	all := &listener{
-		TCPListener: l, config: i.Server(), failed: failed, slots: make(chan struct{}, most), ready: make(chan accepted),
+		TCPListener: l, config: i.Server(), failed: failed, slots: make(chan struct{}, limit), ready: make(chan accepted),
 		closed: make(chan struct{}), numbers: map[netip.Prefix]int{},
 	}
 	go all.run()
@@ -103,8 +104,8 @@ func (l *listener) run() {
 	}
 }
 
-// awaitSlot waits until a slot is free. Connections whose handshake is done come first. It returns
-// false if the listener is closed.
+// awaitSlot waits until a slot is free, and leaves it to a connection whose handshake is done. It
+// returns false if the listener is closed.
 func (l *listener) awaitSlot() bool {
 	if !l.takeSlot() {
 		return false
@@ -122,7 +123,7 @@ func (l *listener) takeSlot() bool {
 	}
 }
 
-// offer has Accept return a connection or an error. It returns false if the listener is closed.
+// offer makes Accept return a connection or an error. It returns false if the listener is closed.
 func (l *listener) offer(conn net.Conn, err error) bool {
 	select {
 	case l.ready <- accepted{conn, err}:
@@ -132,7 +133,7 @@ func (l *listener) offer(conn net.Conn, err error) bool {
 	}
 }
 
-// shake performs the handshake of a connection, and offers it.
+// shake performs the handshake of a connection, and then offers the connection.
 func (l *listener) shake(one *unfinished) {
 	tcp := newWatched(one.conn)
 	conn := tls.Server(tcp, l.config)
@@ -162,7 +163,7 @@ func (l *listener) shake(one *unfinished) {
 	}
 }
 
-// explain answers a client that speaks no TLS, as net/http does.
+// explain answers a client that does not speak TLS, as net/http would.
 func explain(err error) {
 	if not := (tls.RecordHeaderError{}); errors.As(err, &not) && not.Conn != nil {
 		_, _ = io.WriteString(not.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nonly TLS is spoken here\n")
@@ -186,8 +187,8 @@ func (l *listener) add(conn *net.TCPConn) *unfinished {
 
 func (l *listener) weight(one *unfinished) int { return max(l.numbers[one.from], addressShare) }
 
-// remove removes a connection from those whose handshake is not done. It returns false if it is not
-// one of them.
+// remove removes a connection from those whose handshake is not done. It returns false if discard
+// has already removed it.
 func (l *listener) remove(one *unfinished) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -213,8 +214,8 @@ func (l *listener) discard(one *unfinished) {
 	_ = one.conn.Close()
 }
 
-// origin returns where a connection comes from: an address, or the 64 bits of an IPv6 address that
-// a network has for itself.
+// origin returns where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6
+// address, since one network has all addresses that begin with these.
 func origin(conn *net.TCPConn) netip.Prefix {
 	address := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	bits := address.BitLen()
