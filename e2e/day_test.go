@@ -15,8 +15,8 @@ import (
 // The day of a user who runs agents: a project and a library come from a forge, containers
 // without a network work on them, and what is reviewed goes back.
 
-// forgeOf is a user's repositories at the forge of a machine: demo, which has the library as a
-// submodule, is reached by ssh, and lib by https.
+// forgeOf is a user's repositories at the forge of a machine: demo, which is reached by
+// ssh, and its submodule lib, which is reached by https.
 type forgeOf struct {
 	account
 	directory string
@@ -49,8 +49,8 @@ func newForge(t *testing.T, m *machine) {
 	testenv.Must(t, os.WriteFile(m.path("/srv/certificate"), certificate, 0o644))
 }
 
-// at runs a script as the forge's account, in the directory of the user's repositories, with
-// a shell function that commits a file to the main branch of one.
+// at runs a script as the forge's account, in the directory of the user's repositories. The
+// script has a shell function that commits a file to the main branch of a repository.
 func (f forgeOf) at(t *testing.T, script string) string {
 	t.Helper()
 	out, err := f.enter("runuser", "--user", "git", "--", "sh", "-ec", `
@@ -67,8 +67,8 @@ func (f forgeOf) at(t *testing.T, script string) string {
 	return strings.TrimSpace(out)
 }
 
-// fill makes the user's repositories in a directory of the forge, anew, and has the user's ssh and
-// git know it.
+// fill makes the user's repositories in a directory of the forge, in the place of earlier
+// ones, and prepares the user's ssh and git for the forge.
 func (a account) fill(t *testing.T, directory string) forgeOf {
 	t.Helper()
 	f := forgeOf{
@@ -85,8 +85,9 @@ func (a account) fill(t *testing.T, directory string) forgeOf {
 	return f
 }
 
-// agent is podman run for a container without a network and without anything in its
-// environment that is about git: it clones demo with its library, and commits.
+// agent returns a command that runs a container without a network, and without anything
+// about git in its environment. The container clones demo with its library, commits, and
+// runs the script.
 func (f forgeOf) agent(t *testing.T, task, flags, as, script string) string {
 	t.Helper()
 	image := strings.Join(plain(withGitAlone(t)), " ") + " --workdir /dev/shm " + image
@@ -117,7 +118,7 @@ func (f forgeOf) review(t *testing.T) map[string]reviewedBranch {
 	return branches
 }
 
-// says checks that a script of the user's prints something.
+// says checks that a script of the user's prints all of want.
 func (f forgeOf) says(t *testing.T, script string, want ...string) {
 	t.Helper()
 	out := f.must(t, script)
@@ -141,8 +142,8 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			a.must(t, "terok-gate install --allow-project 'demo*' --allow-read 'lib*'")
 			a.must(t, "terok-gate add demo "+f.demo+"; terok-gate add lib "+f.lib)
 
-			// Two agents at once, one of which gives up its user, and neither of which may
-			// write to the library.
+			// Two agents work at once. One changes to another user, and neither may write
+			// to the library.
 			const push, refused = `git push --quiet origin HEAD:task-%s; ! git -C lib push --quiet origin HEAD:task-%[1]s`, "remote: "
 			a.must(t, f.agent(t, "1", "--cidfile ~/1.id", "", fmt.Sprintf(push, "1"))+` >1.said 2>&1 & first=$!
 				`+f.agent(t, "2", "--cidfile ~/2.id --annotation terok.env-mode=0444",
@@ -201,8 +202,8 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 	}
 }
 
-// The commands of the README's "Getting started", word for word, with an image of that name and a
-// forge at that address.
+// The commands of the README's "Getting started" work word for word, with an image and a
+// forge of the test's that have the names there.
 func TestTheReadmesFirstStepsWork(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../README.md")

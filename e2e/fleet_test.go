@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Every command of docs/fleet.md is run, on two booted machines that a cable connects: the one with
-// the repositories, and one that is host-a for root's containers and host-b for alice's.
+// Every command of docs/fleet.md works, on two booted machines that a cable connects. One has the
+// repositories; the other is host-a for root's containers and host-b for alice's.
 func TestThePageOnManyMachinesWorks(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "openssl", "ip")
@@ -84,8 +84,8 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 	}
 }
 
-// imageWithoutGit makes an image of a name that comes after it: containers get the programs from
-// the machine's /usr, as containers.conf says.
+// imageWithoutGit is a command that makes an image, without the image's name at its end.
+// Containers get their programs from the machine's /usr, as containers.conf says.
 const imageWithoutGit = "mkdir -p image/usr image/etc image/tmp; ln -sf usr/bin usr/sbin usr/lib usr/lib64 image; tar -C image -c . | podman import --quiet - "
 
 // connect lays a cable between two machines. The first has the address 192.0.2.1.

@@ -45,7 +45,8 @@ func (a account) addDemo(t *testing.T) {
 		terok-gate add demo ~/src/demo`)
 }
 
-// gitter is podman run for a container of ours without a network, whose image has git.
+// gitter returns a command that runs a container with our annotations and without a
+// network, whose image has git.
 func (a account) gitter(t *testing.T, flags string) string {
 	t.Helper()
 	return "podman run --network none --annotation terok.project=demo --annotation terok.task=1 " +
@@ -65,8 +66,8 @@ func (a account) works(t *testing.T, id, branch string) {
 		git commit --quiet --allow-empty --message work; git push --quiet origin HEAD:refs/heads/%s'`, id, branch))
 }
 
-// devices checks that podman takes a project as a device, for containers and for builds. It reads
-// root's devices only.
+// devices checks that podman takes a project as a device, for containers and for builds.
+// Podman reads only root's devices.
 func (a account) devices(t *testing.T) {
 	t.Helper()
 	device := " --network none --device terok.dev/project=demo " + strings.Join(withGitAlone(t), " ") + " "
@@ -167,8 +168,8 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 	}
 }
 
-// An installation of root's from before the gate: the token file belongs to root until root
-// gives it away, and so does the log file, so that the gate has a log of its own.
+// Root's installation is from before the gate, so its token file and log file belong to
+// root. Root gives the token file to the gate, and the gate gets a log file of its own.
 func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -220,8 +221,9 @@ func (a account) gateIsWell(t *testing.T) {
 	}
 }
 
-// Requests that are under way end well, and new ones wait: clients do not notice a restart.
-// When the gate is killed, or stopped and started, all containers are served again.
+// Clients do not notice a restart of the gate: requests that are under way end well, and
+// new ones wait. When the gate is killed, or stopped and started, all containers are served
+// again.
 func TestContainersOutliveTheGate(t *testing.T) {
 	t.Parallel()
 	const many = 50
@@ -316,8 +318,8 @@ func (a account) asUser(script string) string {
 	return fmt.Sprintf("runuser --login %s --command '%s'", a.user, script)
 }
 
-// Without systemd, install does the rest and says how to start the gate. No container of a
-// project starts before.
+// Without systemd, install does the rest and says how to start the gate. Until the gate
+// runs, no container with a project starts.
 func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)

@@ -85,7 +85,8 @@ func TestAServiceOfTheHostIsInAContainerWithoutANetwork(t *testing.T) {
 
 const forwardUnit = "terok-gate-forward.service"
 
-// echoes has the machine's systemd serve an echo on an address of the host, and at a socket.
+// echoes makes the machine's systemd serve an echo at an address of the host, and at a unix
+// socket.
 func (m *machine) echoes(t *testing.T) {
 	t.Helper()
 	m.must(t, "root", `cd /etc/systemd/system
@@ -104,8 +105,8 @@ func (a account) hears(t *testing.T, id string) {
 	}
 }
 
-// Containers without a network reach services of the host by the unit that install writes,
-// through all that can happen to it while they live.
+// Containers without a network reach services of the host through the unit that install
+// writes, whatever happens to the unit while they live.
 func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -174,8 +175,9 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 	}
 }
 
-// forwarderIsWell checks that the forwarder runs under systemd, and what it has logged: only
-// root's can be kept from other addresses, which it tries at its start.
+// forwarderIsWell checks that the forwarder runs under systemd, and what it has logged.
+// When it starts, it tries to reach an address that it must not reach: only for root can
+// the unit prevent that.
 func (a account) forwarderIsWell(t *testing.T) {
 	t.Helper()
 	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+forwardUnit)

@@ -85,8 +85,8 @@ func (a account) has(t *testing.T, tokenFile, id string) bool {
 	return strings.Contains(string(content), id)
 }
 
-// revokes checks that the service, and it alone, revokes the token of a container that
-// was killed with all that belonged to it.
+// revokes checks that the service revokes the token of a container that was killed together
+// with its conmon, so that no hook can revoke it.
 func (a account) revokes(t *testing.T, tokenFile string) (id string) {
 	t.Helper()
 	id = a.run(t)
@@ -174,7 +174,8 @@ func TestInstallRunsAServiceThatRevokesWhenNoHookRuns(t *testing.T) {
 	}
 }
 
-// A token file in any place that root can name; a container's token is revoked there.
+// The token file and the log file may be at any path that root can name. The service
+// revokes a container's token there.
 func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -214,8 +215,8 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	root.healthy(t)
 }
 
-// Without lingering, a user's containers end with the user's last session, and so does
-// the service, but after them.
+// Without lingering, a user's containers end with the user's last session. The service then
+// ends, too, but after the containers.
 func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -276,8 +277,8 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	alice.healthy(t)
 }
 
-// For a container that is refused, podman prints the command that shows why, from the file
-// that installed hooks write by default, and from the journal.
+// If a container is refused, podman prints a command that shows the reason. The command
+// finds it in the file that installed hooks write by default, and in the journal.
 func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

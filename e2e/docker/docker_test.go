@@ -1,9 +1,9 @@
 //go:build engines
 
-// Package docker holds the tests that run real Docker and containerd, whose containers ask for
-// a project as a device. They run in a root file system of their own (scripts/engines), which
-// has a daemon of its own, and nothing of the machine. What remains on the machine is an
-// empty cgroup docker, and one of containerd's.
+// Package docker holds the tests that run real Docker and containerd, whose containers ask
+// for a project as a device. The tests run in a root file system of their own
+// (scripts/engines), which has its own daemons and nothing of the machine. What remains on
+// the machine is an empty cgroup docker, and one of containerd's.
 package docker
 
 import (
@@ -142,7 +142,7 @@ func TestAContainerClonesCommitsAndPushesWithoutANetwork(t *testing.T) {
 	}
 }
 
-// The command of docs/engines.md, word for word.
+// The command of docs/engines.md works word for word.
 func TestThePagesStepWithDocker(t *testing.T) {
 	page, err := os.ReadFile("../../docs/engines.md")
 	testenv.Must(t, err)
@@ -159,7 +159,7 @@ func TestThePagesStepWithDocker(t *testing.T) {
 	}
 }
 
-// Docker tells its own variables to every process of the container.
+// docker exec gets the variables of docker run -e.
 func TestAContainerHasAnIdentityIfItAsksForIt(t *testing.T) {
 	must(t, "docker run -d --name named -e GIT_CONFIG_SYSTEM=/run/terok/gitidentity "+device+image+" "+forEver)
 	t.Cleanup(func() { _, _ = sh("docker rm -f named") })
@@ -169,7 +169,7 @@ func TestAContainerHasAnIdentityIfItAsksForIt(t *testing.T) {
 	}
 }
 
-// docker exec knows nothing of what the first process was told.
+// docker exec gets none of the variables that the device sets.
 func TestExecNeedsNothingSourcedAndNoToken(t *testing.T) {
 	must(t, "docker run -d --name exec "+device+image+" sleep 1000")
 	t.Cleanup(func() { _, _ = sh("docker rm -f exec") })
@@ -203,8 +203,8 @@ func killDocker(t *testing.T) {
 	_ = daemon.Wait()
 }
 
-// A restart policy counts when the daemon comes back, too, but not before Docker 28.2 for
-// containers with devices (moby#49989).
+// A daemon that comes back starts containers with a restart policy. Before Docker 28.2, it
+// does not start those with devices (moby#49989).
 func TestADaemonThatComesBackStartsContainersWithNewTokens(t *testing.T) {
 	must(t, "docker run -d --restart always --stop-timeout 1 --name back "+device+image+" "+forEver)
 	t.Cleanup(func() { _, _ = sh("docker rm -f back") })
@@ -314,7 +314,7 @@ func TestWithLiveRestoreAContainerKeepsItsTokenWhileItLives(t *testing.T) {
 	}
 }
 
-// A container's root is then another user of the host.
+// With user namespaces, a container's root is another user of the host.
 func TestUserNamespacesMakeNoDifference(t *testing.T) {
 	must(t, "useradd -r dockremap && echo dockremap:100000:65536 | tee -a /etc/subuid >>/etc/subgid; docker save "+image+" >/tmp/image.tar")
 	restartDocker(t, `."userns-remap" = "default"`)

@@ -62,7 +62,8 @@ func TestDoctorTriesADevice(t *testing.T) {
 	}
 }
 
-// Each is broken, found, and as it was after the remedy was pasted.
+// Each row breaks something. Doctor finds that, and the remedy, pasted, restores what was
+// there before.
 func TestDoctorsRemediesAreRightWhenPasted(t *testing.T) {
 	const file = "/etc/cdi/terok.json"
 	for _, row := range []struct{ name, breaks, check, state, text string }{

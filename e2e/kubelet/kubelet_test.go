@@ -1,8 +1,9 @@
 //go:build engines
 
 // Package kubelet holds the tests that run a real kubelet, which has static pods and no
-// cluster, with containerd and terok-nri. They run in a root file system of their own
-// (scripts/engines), with a gate that has the repositories itself: a cluster of one node.
+// cluster, with containerd and terok-nri. The tests run in a root file system of their own
+// (scripts/engines), with a gate that has the repositories itself, as in a cluster of one
+// node.
 package kubelet
 
 import (

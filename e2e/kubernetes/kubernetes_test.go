@@ -1,9 +1,9 @@
 //go:build engines
 
-// Package kubernetes holds the tests of deploy/kubernetes, with a real cluster:
-// etcd, API server, controllers, scheduler, kubelet and containerd. A second node joins it where
-// a test needs two. They run in a root file
-// system of their own (scripts/engines).
+// Package kubernetes holds the tests of deploy/kubernetes with a real cluster: etcd, API
+// server, controllers, scheduler, kubelet and containerd. If a test needs a second node,
+// that node joins the cluster. The tests run in a root file system of their own
+// (scripts/engines).
 package kubernetes
 
 import (
@@ -279,7 +279,7 @@ func TestEveryKustomizationIsTakenByTheAPI(t *testing.T) {
 	}
 }
 
-// It takes away what the tests above need.
+// This test removes what the tests above need.
 func TestWithoutTheDaemonSetTheNodeIsTainted(t *testing.T) {
 	ready(t, "one")
 	takeAway(t)

@@ -203,7 +203,7 @@ func TestTheExampleOfAgentSandboxIsTakenByTheAPI(t *testing.T) {
 	}
 }
 
-// It takes away what the tests above need.
+// This test removes what the tests above need.
 func TestThePageRemovesEverything(t *testing.T) {
 	fleet(t)
 	node.Must(t, "cd /page && "+commands(t)[2])
