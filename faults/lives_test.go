@@ -14,8 +14,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A thousand containers each clone at once and then end. None is refused, none is served
-// after its poststop hook, and nothing of them stays: no network, and nothing in the gate.
+// A thousand containers each clone as soon as they live, and then end. None is refused, and
+// none is served after its poststop hook. Nothing of them stays: no network, and nothing in
+// the gate.
 func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 	const lives, atOnce, networks = 1000, 8, 24
 	h := newHouse(t, networks)

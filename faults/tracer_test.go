@@ -1,11 +1,12 @@
-// The tracer: a small strace(1) that runs a program, names each of its system calls by
-// what it does to which object (describe), and can have any of them fail, before or
-// after it had its effect, or kill the program there (ptrace(2)). What fails is up to
-// its caller (traced). Calls that touch nothing outside the process are left alone.
+// The tracer is a small strace(1), made with ptrace(2). It runs a program and names each
+// system call of the program by what the call does to which object (describe). It can make
+// a call fail, before or after the call has had its effect, or kill the program there. The
+// caller of traced decides that. Calls that touch nothing outside the process are left
+// alone.
 //
-// It works on amd64. To make a call not happen and to change its result it has to know
-// the processor's registers (registers_*_test.go), and on arm64, where it could not be
-// tried, it does not: tests that need it are left out there (needTracer).
+// To skip a call and to change the result of a call, the tracer must know the processor's
+// registers (registers_*_test.go). It knows those of amd64. It could not be tried on arm64,
+// where tests that need it are left out (needTracer).
 
 package faults
 
@@ -90,8 +91,8 @@ func (f fault) String() string {
 	return unix.ErrnoName(f.fail) + " " + [...]string{"instead of", "after"}[f.when]
 }
 
-// A tracer runs programs on an operating-system thread of its own, one at a time:
-// ptrace(2) and the children to wait for belong to a thread.
+// order is a program for a tracer. A tracer runs programs on an operating-system thread of
+// its own, one at a time: ptrace(2) and the children to wait for belong to a thread.
 type order struct {
 	program program
 	base    string // left out of the names of objects
@@ -106,8 +107,8 @@ type delivery struct {
 
 var orders = make(chan order)
 
-// parallel is how many programs run at once where a test has many to run.
-// Much of the time they wait: namespaces are slow to go.
+// parallel is how many programs a test with many programs runs at once. They often wait,
+// since the kernel takes long to remove namespaces.
 var parallel = min(8, 2*runtime.GOMAXPROCS(0))
 
 // startTracers must come before anything else that starts processes, so that the
@@ -124,9 +125,9 @@ func startTracers() {
 	}
 }
 
-// traced runs a program to its end. Before and after each call that touches
-// anything outside the process it asks which fault to inject; after the call, it
-// passes on what the call returned.
+// traced runs a program to its end. Before and after each call that touches anything
+// outside the process, it calls the function at, which returns the fault to inject. After
+// the call, at also gets what the call returned.
 func traced(p program, base string, at func(call, when, unix.Errno) fault) (finished, error) {
 	done := make(chan delivery)
 	orders <- order{p, base, at, done}
@@ -532,8 +533,8 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 // aNumber matches a process, thread or descriptor in a path.
 var aNumber = regexp.MustCompile(`/[0-9]+(/|$)`)
 
-// aFingerprint ends the name of what a hook records of a container's life: each run draws
-// another token.
+// aFingerprint matches the end of the name of a hook's record: the fingerprint of the
+// token, which is another one in each run.
 var aFingerprint = regexp.MustCompile(`-[0-9a-f]{8}$`)
 
 // readString reads a C string of the program's.

@@ -291,7 +291,8 @@ func runCommand(cmd *exec.Cmd, stdin string) (f finished, err error) {
 	return finished{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}, err
 }
 
-// now returns the entries of the token file. It is an error if it is not a JSON object.
+// now returns the entries of the token file. It returns an error if the file is not a JSON
+// object.
 func (w *world) now() (map[string]any, error) { return readTokens(w.tokens) }
 
 func readTokens(path string) (map[string]any, error) {
@@ -453,8 +454,8 @@ func holds(env, token string) error {
 	return err
 }
 
-// recovers ends the container, as a runtime does when the hook fails, and runs the
-// next hook: then nothing may be lost and nothing may linger.
+// recovers ends the container, as a runtime does when the hook fails, and runs the next
+// hook. It returns an error if something is then lost, or lingers.
 func (w *world) recovers(committed bool) error {
 	if w.container != nil {
 		w.container.end()
