@@ -82,7 +82,7 @@ func (s *servedEngine) startGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	like, cancel := s.command(binary, "--token-file", s.tokenFile, "--log-file", s.log, "serve", "--repos", s.repos, "--control", s.control)
-	cancel() // it lives longer
+	cancel() // the gate runs longer than like may
 	s.gate = exec.Command(like.Path, like.Args[1:]...)
 	s.gate.Dir, s.gate.Env, s.gate.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	s.gate.Stderr = os.Stderr
@@ -164,7 +164,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		name    string
 		args    []string
 		network string             // none if empty
-		needs   string             // of the network
+		needs   string             // a program that the network needs
 		on      func(*engine) bool // every engine if nil
 		podmans
 	}{
@@ -174,7 +174,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		{name: "with pasta", network: "pasta", needs: "pasta", on: ofAUser, podmans: podmans{since: [2]int{4, 4}}},
 		{name: "read-only, as another user without capabilities", args: []string{"--read-only", "--user", "1234:55", "--cap-drop=all"}},
 		{name: "with mapped ids", args: []string{"--uidmap", "0:1001:5000", "--gidmap", "0:2001:5000", "--user", "1234:55"}, on: ofRoot},
-		// Rootless, a container with --userns=keep-id leaves no ids for it.
+		// A rootless container with --userns=keep-id leaves no ids for --userns=auto.
 		{name: "with ids of its own", args: []string{"--userns=auto"}, on: ofRoot},
 		{name: "with the user's own id", args: []string{"--userns=keep-id"}, on: ofAUser},
 	} {

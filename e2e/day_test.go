@@ -151,7 +151,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "cat 1.said", "lib\n", refused)
 			f.says(t, "cat 2.said", "lib\n", refused)
 
-			// Upstream goes on, and a third agent begins with that.
+			// Upstream gets a commit, and a third agent begins with it.
 			f.at(t, "commit demo news")
 			f.says(t, "terok-gate sync", "demo: main: ")
 			f.says(t, f.agent(t, "3", "--rm", "", "cat news; git push --quiet origin HEAD:task-2/own 2>&1 || true"), "news\n")
@@ -170,13 +170,13 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "terok-gate review", "task-1", "task-2", "by 1", "by 2")
 			f.says(t, "terok-gate review demo task-1", "Pushed: by task 1, container ", "+by-1")
 
-			// One is released, by a human at a terminal.
+			// One branch is released, by a human at a terminal.
 			f.says(t, `echo y | script --quiet --return --command "terok-gate release demo task-1" /dev/null`, "+by-1", "Push 1 commit to upstream's task-1? ", "released "+branches["task-1"].Commit)
 			if got := f.at(t, "git -C demo.git for-each-ref --format='%(refname) %(objectname)' refs/heads/task-*"); got != "refs/heads/task-1 "+branches["task-1"].Commit {
 				t.Errorf("the forge's branches of tasks are %s", got)
 			}
 
-			// The other one is thrown away, and brought back.
+			// An agent deletes the other branch, and restore brings it back.
 			a.must(t, f.agent(t, "4", "--rm", "", "git push --quiet origin :task-2"))
 			if branches := f.review(t); len(branches) != 0 {
 				t.Errorf("review still shows %v", branches)
@@ -187,7 +187,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 				t.Errorf("task-2 comes back as %+v, and was %+v", b, branches["task-2"])
 			}
 
-			// An agent that forced main is undone.
+			// An agent forces main, and sync --reset undoes that.
 			upstream := f.at(t, "git -C demo.git rev-parse main")
 			a.must(t, f.agent(t, "5", "--rm", "", "git reset --quiet --hard HEAD~2; git commit --quiet --allow-empty --message forced; git push --quiet --force origin HEAD:main"))
 			f.says(t, "terok-gate sync --reset main demo", "demo: main: ", " to "+upstream[:12]+"; the old tip is kept")
@@ -228,8 +228,8 @@ func TestTheReadmesFirstStepsWork(t *testing.T) {
 	newForge(t, m)
 	m.must(t, "root", "useradd --system --user-group --home-dir /var/lib/terok-gate --shell /usr/sbin/nologin terok-gate")
 	testenv.Must(t, os.WriteFile(m.path("/srv/readme.sh"), []byte(commands.String()), 0o644))
-	// The image has git, with the rest of the machine's programs. Nothing but /usr is mounted: podman
-	// mounts in any order, and doctor's own container has links into it.
+	// The image has git, with the rest of the machine's programs. Only /usr is mounted,
+	// since podman mounts in any order, and doctor's own container has links into /usr.
 	m.must(t, "root", `printf '[containers]\nvolumes = ["/usr:/usr:ro"]\n' >/etc/containers/containers.conf.d/20-git.conf`)
 	for _, a := range []account{root, alice} {
 		t.Run(a.user, func(t *testing.T) {

@@ -114,7 +114,7 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")
 		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
-		// Another gate than the hooks were told of is asked with the same token.
+		// Doctor asks another gate than the hooks' with the same token.
 		finds(t, h.doctor(t, "--network host --project other --gate-url "+g.URL+"/"), "gate", "ok", "/other.git")
 		finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
 		// The probe asks for a project that the hooks admit.

@@ -144,8 +144,8 @@ func (e *engine) setup() error {
 		return err
 	}
 
-	// The kernel's overlay is the fastest; for the rootless it needs Linux 5.11
-	// and a file system that suits.
+	// The kernel's overlay is the fastest; for rootless users it needs Linux 5.11 and a
+	// file system that suits.
 	for _, e.driver = range []string{"overlay", "vfs"} {
 		if _, err = e.tryPodman("import", tarball, image); err == nil {
 			if _, err = e.tryPodman("run", "--rm", image, "true"); err == nil {
@@ -157,7 +157,7 @@ func (e *engine) setup() error {
 	if err != nil {
 		return err
 	}
-	// Podman makes do without, and then a container has one user.
+	// Without subordinate ids, podman runs, but a container has only one user.
 	if ids, err := e.tryHost("cat", "/proc/self/uid_map"); err != nil || e.rootless && strings.Count(ids, "\n") < 2 {
 		return errors.Join(errors.New("its user has no subordinate ids (subuid(5))"), err)
 	}
@@ -483,8 +483,8 @@ func (e *engine) runsWithNothing(path, stdin string, args []string) (string, err
 // sees them: the mounted file systems of running containers included.
 func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 	t.Helper()
-	// The search runs in a mount namespace of its own: one that is passing through a mount
-	// would keep podman from unmounting it. Podman 5.4 keeps a network namespace below
+	// The search runs in a mount namespace of its own: otherwise podman could not unmount
+	// what the search is passing through. Podman 5.4 keeps a network namespace below
 	// rootless-netns, which is no file to read.
 	args := []string{"unshare", "--mount", "env", "LC_ALL=C", "grep", "-rlF", "-D", "skip", "--exclude-dir=rootless-netns"}
 	for _, w := range words {
@@ -503,9 +503,9 @@ func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 		t.Fatalf("grep: %v\n%s", err, &stderr)
 	}
 
-	// Other tests' containers come and go meanwhile; nothing else may keep grep
-	// from reading a file. (With --uidmap, podman 5.4 mounts its storage once more in
-	// itself, where grep knows it again.)
+	// Other tests' containers come and go meanwhile; nothing else may keep grep from
+	// reading a file. (With --uidmap, podman 5.4 mounts its storage in itself once more,
+	// where grep warns of a loop.)
 	for line := range strings.Lines(stderr.String()) {
 		if strings.HasSuffix(line, ": warning: recursive directory loop\n") {
 			continue

@@ -53,7 +53,8 @@ var hostileImages = []struct {
 
 func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
-		// After all the containers: what one of them left on the host stays there.
+		// This runs after all the containers, since what one of them has left on the host
+		// stays there.
 		t.Cleanup(func() {
 			if mounts := e.host(t, "cat", "/proc/self/mountinfo"); strings.Contains(mounts, " terok-gate ") {
 				t.Errorf("on the host there is a mount of ours:\n%s", mounts)

@@ -129,7 +129,7 @@ func (h *home) write(t *testing.T, path, content string) {
 	h.must(t, fmt.Sprintf("mkdir -p %q; cat > %q <<'END'\n%sEND", filepath.Dir(path), path, content+"\n"))
 }
 
-// settings is every file of podman's configuration with its content.
+// settings returns every file of podman's configuration with its content.
 func (h *home) settings(t *testing.T) string {
 	t.Helper()
 	return h.must(t, fmt.Sprintf("cd %q; find . -type f | sort | xargs tail -n +1", h.config))
@@ -181,8 +181,8 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			}
 		}
 
-		// A container is started as any user would, with no flag about hooks, and then once more,
-		// at which podman forgets such flags.
+		// A container is started without flags about hooks, as any user would, and then
+		// started again. At that second start, podman forgets such flags.
 		const see = `. /run/terok/gate.env; echo "$TEROK_GATE_TOKEN $CODE_REPO $TEROK_GATE_ENV"`
 		rootfs := e.rootfs(t)
 		run := fmt.Sprintf("podman run --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sh -c '%s'", rootfs, see)

@@ -148,7 +148,8 @@ func (c *container) keepsItFromOthers(t *testing.T, l life) {
 		}
 	}
 
-	// The same user's exec can: what keeps the stranger out is not the directory.
+	// An exec of the same user can read it, so it is not the directory that keeps the other
+	// user out.
 	if out := c.podman(t, "exec", c.id, "cat", "/run/terok/gate.env"); !strings.Contains(out, l.token) {
 		t.Errorf("podman exec reads %q", out)
 	}

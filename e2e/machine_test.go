@@ -146,7 +146,8 @@ func (m *machine) boot(t *testing.T) {
 	defer group.Close()
 
 	var said bytes.Buffer
-	// Its cgroup namespace begins where it is, so it must be in its cgroup by then.
+	// unshare --cgroup makes a cgroup namespace that begins at the cgroup of the process,
+	// so the process must be in the machine's cgroup by then.
 	m.init = exec.Command("unshare", "--cgroup", "sh", "-euc", bootDisk, "sh", m.dir)
 	m.init.Stdout, m.init.Stderr = &said, &said
 	m.init.WaitDelay = time.Second

@@ -155,8 +155,8 @@ const (
 )
 
 func addTestUser() error {
-	// Root's containers get the ids of this one with --userns=auto
-	// (containers-storage.conf(5)). Since podman 6 it must be a user, too.
+	// With --userns=auto, root's containers get the ids of this name
+	// (containers-storage.conf(5)). Since podman 6, the name must also be a user's.
 	const containers, containersUID = "containers", testUID + 1
 
 	for file, lines := range map[string]string{

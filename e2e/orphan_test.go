@@ -27,7 +27,7 @@ import (
 func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, stage := range []string{"prestart", "poststart"} {
-			// It reads its input: crun 1.8.1 dies of SIGPIPE where a hook does not.
+			// This hook reads its input: crun 1.8.1 dies of SIGPIPE if a hook does not.
 			failing := func(dir string) error {
 				return writeJSON(filepath.Join(dir, "99-zz-of-another-program.json"), map[string]any{
 					"version": "1.0.0",
@@ -159,8 +159,8 @@ func TestATokenGoesWhenItsContainersProcessIsAZombie(t *testing.T) {
 	})
 }
 
-// outlived waits until the processes that the container's tokens are tied to are
-// dead: a runtime that has given up may still be about to kill them.
+// outlived waits until the processes that the container's tokens are tied to are dead: a
+// runtime that has given up may not have killed them yet.
 func (e *engine) outlived(t *testing.T, id string) {
 	t.Helper()
 	for _, name := range e.tokensOf(t, id) {
@@ -172,8 +172,8 @@ func (e *engine) outlived(t *testing.T, id string) {
 	}
 }
 
-// sweeps checks that the container's token, an orphan, goes with the next change of
-// any kind. Each kind gets a token file of its own, with the orphan in it.
+// sweeps checks that any kind of change sweeps the container's token, an orphan. Each kind
+// gets a token file of its own, with the orphan in it.
 func (e *engine) sweeps(t *testing.T, id string) {
 	t.Helper()
 	gate, err := gateBinary()

@@ -135,7 +135,8 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)
 	m.must(t, "root", "grep issued /var/log/terok-gate/trail.log; grep moved /var/log/terok-gate/gate/trail.log")
 
-	// A newer package, or the same again: nothing changes for what lives.
+	// When a newer package, or the same again, is installed, nothing changes for living
+	// containers.
 	const service = "systemctl show -p MainPID " + gateUnit
 	pid := m.must(t, "root", service)
 	m.must(t, "root", "dpkg --install /srv/terok-gate-hook.deb; systemctl is-active "+gateUnit)

@@ -246,8 +246,8 @@ func (g *testGate) asks(t *testing.T, requests []request, commands int) {
 	}
 }
 
-// Systemd's EnvironmentFile= unquotes gate.env as a shell does, and with it the value that
-// the image had given a variable.
+// Systemd's EnvironmentFile= unquotes the values in gate.env as a shell does. One of them
+// contains what the image has set.
 func TestSystemdReadsTheEnvFileAsAShellDoes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

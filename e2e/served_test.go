@@ -134,7 +134,8 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 			testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !a.has(t, a.tokenFile, id) })
 			a.gateIsWell(t)
 
-			// Again, it changes nothing; and the token is withheld if it is told so.
+			// A second install changes nothing. With --withhold-token, the token is
+			// withheld.
 			installed := a.files(t)
 			a.must(t, "terok-gate install")
 			if diff := cmp.Diff(installed, a.files(t)); diff != "" {
@@ -237,7 +238,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 			a.must(t, "mkdir ~/flags")
 			flags := strings.TrimSpace(a.must(t, "echo ~/flags"))
 
-			// Git in all containers at once, each time that there is a flag for it.
+			// Each time that there is a flag for it, all containers run git at once.
 			const lives = `sh -c 'for flag in meanwhile killed started; do
 				until [ -e /flags/$flag ]; do sleep 0.5; done
 				git ls-remote --exit-code $CODE_REPO refs/heads/main >/dev/null 2>/flags/$flag-said-$HOSTNAME && touch /flags/$flag-ok-$HOSTNAME
@@ -256,7 +257,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 				}
 			}
 
-			// A request that takes its time holds the old gate up.
+			// A request that takes long keeps the old gate from ending.
 			slow := make(chan error, 1)
 			go func() {
 				_, err := m.sh(a.user, "podman exec --workdir /dev/shm "+ids[0]+` sh -ec 'mkfifo in; nc 127.0.0.1 9418 <in >out & exec 3>in

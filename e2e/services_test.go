@@ -25,7 +25,7 @@ func (s *servedEngine) forward(t *testing.T, services ...string) {
 	}
 	args := []string{"--token-file", s.tokenFile, "--log-file", s.log, "forward", "--control", control.ForwardSocket(s.control)}
 	like, cancel := s.command(binary, append(args, services...)...)
-	cancel() // it lives longer
+	cancel() // forward runs longer than like may
 	program := exec.Command(like.Path, like.Args[1:]...)
 	program.Dir, program.Env, program.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	if err := program.Start(); err != nil {
@@ -128,7 +128,8 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 				t.Errorf("doctor says %s", says)
 			}
 
-			// One connection holds the old forwarder up, and another waits for the new one.
+			// One connection keeps the old forwarder from ending, and another waits for the
+			// new one.
 			a.must(t, "podman exec "+id+` sh -ec 'cd /dev/shm; mkfifo in; (nc 127.0.0.1 4000 <in >slow) & exec 3>in
 				echo one >&3; until grep -q one slow; do sleep 0.1; done
 				(until [ -e go-on ]; do sleep 0.1; done; echo two >&3) >/dev/null 2>&1 &'`)
@@ -176,8 +177,8 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 }
 
 // forwarderIsWell checks that the forwarder runs under systemd, and what it has logged.
-// When it starts, it tries to reach an address that it must not reach: only for root can
-// the unit prevent that.
+// When the forwarder starts, it tries to reach an address that is not a service's: only
+// root's unit can prevent that.
 func (a account) forwarderIsWell(t *testing.T) {
 	t.Helper()
 	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+forwardUnit)

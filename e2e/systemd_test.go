@@ -148,7 +148,7 @@ func TestInstallRunsAServiceThatRevokesWhenNoHookRuns(t *testing.T) {
 				t.Errorf("doctor says %s", says)
 			}
 
-			// An earlier service goes, with all that it was.
+			// An earlier service is removed, with all its files.
 			said := a.install(t, "", "--no-gate --no-watch")
 			if state := a.must(t, a.systemctl+" is-active "+watchUnit+" || true"); state != "inactive\n" || !strings.Contains(said, "removed ") {
 				t.Errorf("after install --no-watch the service is %s, and install says %q", state, said)
@@ -221,8 +221,8 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 
-	// Systemd waits that long for more sessions, and for what ignores SIGTERM, as
-	// sleep does in a container.
+	// These are the times that systemd waits for more sessions, and for processes that
+	// ignore SIGTERM, as sleep does in a container.
 	m.must(t, "root", `mkdir -p /etc/systemd/logind.conf.d /etc/systemd/user.conf.d
 		printf '[Login]\nUserStopDelaySec=1s\n' >/etc/systemd/logind.conf.d/test.conf
 		printf '[Manager]\nDefaultTimeoutStopSec=2s\n' >/etc/systemd/user.conf.d/test.conf
@@ -251,7 +251,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	logOut = m.logIn(t, "alice")
 	installed := alice.files(t)
 
-	// As after sudo, which passes on nothing about the user's services.
+	// This is as after sudo, which passes on nothing about the user's services.
 	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate install --no-gate --allow-project demo\\* 2>&1'")
 	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("with lingering, install says %q", said)

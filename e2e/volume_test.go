@@ -10,8 +10,8 @@ import (
 )
 
 // The mount point leads into a volume, where only the volume's owner may make a directory.
-// The hook does not try to: crun makes a volume read-only after the hook has run, and root
-// may write whatever the permissions say.
+// The hook never tries: crun makes a volume read-only only after our hook, and root may
+// write whatever the permissions say.
 
 func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {

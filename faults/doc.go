@@ -7,8 +7,8 @@
 // token that should be valid is), and nothing lingers (a token whose container is
 // dead goes with the next sweep, and no debris stays).
 //
-// Run the tests as root. Their containers are processes in mount namespaces of their
-// own.
+// The containers are processes in mount namespaces of their own. Run the tests as
+// root:
 //
 //	go test -v ./faults
 //

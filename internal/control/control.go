@@ -5,14 +5,14 @@
 // The gate listens at a unix socket of type SOCK_SEQPACKET. A client connects, sends one
 // message and receives one answer. Each is a JSON object of at most 4 KiB.
 //
-// A client decides which token a container is served with, so clients are trusted: the gate answers
-// only its own user and root.
+// A client decides which token a container is served with, so clients are trusted: the gate refuses
+// all users except its own and root.
 //
 //	{"version": 1, "container": "<id>", "process": {...}, "token": "sha256:<64 hex digits>",
 //	 "listen": "127.0.0.1:9418", "withheld": false}
 //
-// process is as in the token file. token is the key of a token ([store.Token.Key]), which does not
-// reveal the token. The message carries one TCP socket of the container's network namespace
+// "process" is as in the token file. "token" is the key of a token ([store.Token.Key]), which does
+// not reveal the token. The message carries one TCP socket of the container's network namespace
 // (SCM_RIGHTS, unix(7)). The socket listens at the address that "listen" names. If that address is
 // taken, the socket is not bound, and only identifies the namespace. The gate accepts or refuses:
 //
@@ -23,8 +23,8 @@
 // message again is accepted and changes nothing.
 //
 // Without a socket, the same message asks whether the gate already serves the container, and
-// {"version": 1} only asks about the gate. Both answers describe the gate; the first one also has
-// "absent" if the gate does not serve the container:
+// {"version": 1} only asks about the gate. Both answers describe the gate. If the gate does not
+// serve the container, the first answer has "absent" as well:
 //
 //	{"version": 1, "refused": "absent", "detail": "...",
 //	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}
@@ -33,8 +33,8 @@
 // service of the host that the container is to reach. {"version": 1, "service": "<name>"} asks
 // whether forward itself reaches that service.
 //
-// {"version": 1, "try": "<project>"} makes a gate without repositories try the gate that has them,
-// as for a container of that project, and describe the result in "gate".
+// {"version": 1, "try": "<project>"} makes a gate without repositories ask the gate that has them
+// for that project, as it would for a container. The result is in "gate".
 //
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.
@@ -81,7 +81,7 @@ type Gate struct {
 	Repos     string `json:"repos"` // without symbolic links; empty if there is a RepositoryGate
 	// RepositoryGate is the URL of the gate that requests are handed on to.
 	RepositoryGate string `json:"repository_gate,omitempty"`
-	Fleet          *Fleet `json:"fleet,omitempty"` // nil if this gate works with none on another machine
+	Fleet          *Fleet `json:"fleet,omitempty"` // nil if this gate works with no gate on another machine
 }
 
 // Refusal is the reason why the gate does not serve a container. It is an error.
@@ -90,7 +90,7 @@ type Refusal string
 const (
 	Taken          Refusal = "taken"   // another program listens at the address
 	HostNetwork    Refusal = "host"    // the network is the gate's own
-	Shared         Refusal = "shared"  // a container without its token is not alone in its network
+	Shared         Refusal = "shared"  // a container whose token is withheld would share its network
 	NoService      Refusal = "service" // the program does not serve that service
 	Down           Refusal = "down"    // the program does not reach that service
 	Absent         Refusal = "absent"  // the gate does not serve the container

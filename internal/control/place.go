@@ -29,7 +29,8 @@ func DefaultSocket() string {
 // systemd stops the gate.
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
-// ForwardSocket returns the path of terok-gate forward's control socket, from that of the gate's.
+// ForwardSocket returns the path of terok-gate forward's control socket. gate is the path of the
+// gate's.
 func ForwardSocket(gate string) string {
 	return filepath.Join(filepath.Dir(gate)+"-forward", filepath.Base(gate))
 }

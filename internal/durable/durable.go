@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 )
 
-// Replace writes the content to a temporary file, syncs that, and renames it to the path, where it
-// replaces any old file. Without the sync, some file systems would show the renamed file as empty
-// after a power cut. check, if not nil, is called before the rename with the temporary file's path;
-// if it returns an error, nothing changes.
+// Replace writes the content to a temporary file, syncs the file, and renames it to the path, where
+// it replaces any old file. Without the sync, some file systems would show the renamed file as
+// empty after a power cut. check, if not nil, is called before the rename with the temporary file's
+// path; if it returns an error, nothing changes.
 func Replace(path string, content []byte, mode fs.FileMode, check func(path string) error) error {
 	dir := filepath.Dir(path)
 	temporary, err := os.CreateTemp(dir, ".terok-gate-")

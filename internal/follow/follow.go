@@ -23,8 +23,8 @@ type File struct {
 	err     error
 }
 
-// Read returns the content of the file, or an error, and whether that is new: the content differs
-// from what the last call returned, or there is an error.
+// Read returns the content of the file, or an error. changed is true if the content differs from
+// what the last call returned, and for every error.
 func (f *File) Read() (content []byte, changed bool, err error) {
 	if f.seen.Exists() && f.seen.IsAt(f.Path, 0) {
 		return f.content, false, f.err

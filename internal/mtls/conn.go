@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlive detects that the other machine has vanished if no data is on its way. While sent data
-// waits for an acknowledgement, the kernel sends no keepalives; [silence] covers that case.
+// keepAlive detects a vanished machine while no data is on its way. While sent data waits for an
+// acknowledgement, the kernel sends no keepalives; [silence] covers that case.
 //
 // TCP_USER_TIMEOUT (tcp(7)) would cover that case, too. But it also ends a connection if the other
 // side is alive and reads nothing for that long, as when a client is stopped (seen with Linux
@@ -60,8 +60,7 @@ func (w *watched) watch() {
 type silence struct{ seconds int }
 
 // isTooLong reports whether the other machine has vanished. It is called each second. waits says
-// whether sent data waits for an acknowledgement, and last how long ago the last acknowledgement
-// came.
+// whether sent data waits for an acknowledgement. last is the time since the last acknowledgement.
 func (s *silence) isTooLong(waits bool, last time.Duration) bool {
 	if !waits || last < time.Second {
 		s.seconds = 0

@@ -176,7 +176,7 @@ func (l *listener) add(conn *net.TCPConn) *unfinished {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.unfinished) >= mostUnfinished {
-		l.discard(slices.MaxFunc(l.unfinished, func(a, b *unfinished) int { // the first if several have the most
+		l.discard(slices.MaxFunc(l.unfinished, func(a, b *unfinished) int { // the oldest, if several addresses have the most
 			return cmp.Compare(l.weight(a), l.weight(b))
 		}))
 	}
@@ -215,7 +215,7 @@ func (l *listener) discard(one *unfinished) {
 }
 
 // origin returns where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6
-// address, since one network has all addresses that begin with these.
+// address, since a network usually has all addresses that begin with these bits.
 func origin(conn *net.TCPConn) netip.Prefix {
 	address := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	bits := address.BitLen()

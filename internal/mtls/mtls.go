@@ -1,6 +1,6 @@
-// Package mtls authenticates gates on different machines to each other. They use TLS 1.3, and each
-// side has a certificate of one authority. Changed files are read again, so certificates may be
-// short-lived. If new files cannot be used, the old certificates stay in force.
+// Package mtls authenticates gates on different machines to each other. They use TLS 1.3, and both
+// sides have certificates of the same authority. The files are read again when they change, so
+// certificates may be short-lived. If new files cannot be used, the old certificates stay in force.
 package mtls
 
 import (

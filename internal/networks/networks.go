@@ -3,13 +3,12 @@
 // listener may have at once.
 //
 // A network namespace is identified by its cookie, which no other namespace gets until the machine
-// boots again. (An inode number is used again at once.) A listener is closed when the last
-// container in its network has ended, as the pidfds of the containers' processes show. An open
-// listener would keep the namespace alive. A container counts if a hook has handed it over. One
-// that only the token file lists for the network counts, too: an earlier gate may have lost its
-// listener.
+// boots again. (An inode number is used again at once.) An open listener keeps its namespace alive,
+// so it is closed when the last container there has ended, as the pidfds of the containers'
+// processes show. A container counts if a hook has handed it over. A container that only the token
+// file lists for the network counts, too: an earlier gate may have lost its listener.
 //
-// A process in a container's network that has CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and
+// A process with CAP_NET_ADMIN in a container's network can end a listener (SOCK_DESTROY) and
 // listen in its place. The tokens that were served there are then revoked, since their containers
 // may show them to that process.
 package networks
@@ -36,9 +35,9 @@ import (
 
 const (
 	// Limits on concurrent connections. Each listener in a container's network may have
-	// mostConnections: ownConnections are reserved for it, the rest come from a pool of
-	// commonConnections for all listeners. An unauthenticated connection costs the gate some
-	// 15 KiB.
+	// mostConnections. Of these, ownConnections are reserved for the listener; the rest come from a
+	// pool of commonConnections for all listeners. An unauthenticated connection costs the gate
+	// some 15 KiB.
 	mostConnections   = 64
 	ownConnections    = 8
 	commonConnections = 1024
@@ -104,8 +103,8 @@ func (there *Network) Close() error {
 	return there.Listener.Close()
 }
 
-// isEnded reports whether another process has ended the listener. It is false
-// once the gate has closed its own descriptors: the socket may still be kept for the next gate.
+// isEnded reports whether another process has ended the listener. It is false once the gate has
+// closed its own descriptors: the socket may still be kept for the next gate.
 func (there *Network) isEnded() bool {
 	s, err := examine(there.socket)
 	return err == nil && !s.listens

@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// Restore goes on where the previous program ended, with the files that it kept, under the names
-// under which it kept them. Restore closes the files.
+// Restore goes on where the previous program ended, with the files that it kept and their names.
+// Restore closes the files.
 func (n *Networks) Restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -1,9 +1,9 @@
 // Package owner finds out which users can change what a path leads to.
 //
 // The attacker is a user of this machine who owns a step of the path, or may write to a directory
-// on it: such a user can put a link, or another file, in the place of the next step. So a path is
-// followed as the kernel follows it. For a symbolic link, both the directory that the link is in
-// and the one that it leads to count.
+// on the path: such a user can put a link, or another file, in the place of the next step. So a
+// path is followed as the kernel follows it. For a symbolic link, both the directory that the link
+// is in and the one that it leads to count.
 //
 // The answer may no longer hold when the caller acts on it. Where an untrusted user owns a step,
 // the caller must act as that user or not at all.
@@ -65,7 +65,7 @@ func May(info fs.FileInfo, uid, gid uint32, bit fs.FileMode) bool {
 	return info.Mode()&bit != 0
 }
 
-// ClosedTo returns the directories that a user cannot enter, as [May] says, on the way to a path.
+// ClosedTo returns which directories on the way to a path a user cannot enter, judged by [May].
 func ClosedTo(path string, uid, gid uint32) (closed []string) {
 	steps, _ := Way(path) // the caller reports a path that cannot be followed
 	for _, s := range steps {

@@ -1,4 +1,4 @@
-// A forge that clients reach by https.
+// Serves a forge by https.
 
 package testenv
 

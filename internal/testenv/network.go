@@ -93,8 +93,8 @@ func inNetwork(network *os.File, do func() error) error {
 	}
 	err = do()
 
-	// The thread returns to its own network. If it stayed locked, it would end with its goroutine,
-	// but the first thread of a process would not end.
+	// The thread returns to its own network. A thread that stays locked ends with its goroutine,
+	// except for the first thread of a process, which would stay in the other network.
 	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
 		return errors.Join(err, back)
 	}

@@ -14,7 +14,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// DefaultFile returns the path of the trail for when no log file is named: below /var/log for root,
+// DefaultFile returns the path that the trail has if no log file is named: below /var/log for root,
 // and in the state directory for another user. Inside a user namespace, where a rootless engine
 // runs hooks, it returns an empty path, since their user is unknown there.
 func DefaultFile() string {

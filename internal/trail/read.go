@@ -40,7 +40,7 @@ func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	}
 
 	logged, journalErr := journal(ctx)
-	if path != "" { // most events are in the file
+	if path != "" { // most events are in the file, so the journal may be missing
 		journalErr = nil
 	}
 	for _, e := range logged {
@@ -80,7 +80,7 @@ func complaintsIn(path string) (events []Event, err error) {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var e Event
-		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // skipping most lines this way is faster than parsing them
+		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // parsing all lines would take longer
 			continue
 		}
 		if json.Unmarshal(lines.Bytes(), &e) == nil && e.isComplaint() {

@@ -68,7 +68,7 @@ type Event struct {
 	Error       string    `json:"error,omitempty"`
 
 	// Of the gate's events.
-	From     string  `json:"from,omitempty"`     // where the request came from
+	From     string  `json:"from,omitempty"`     // where the request came from, or the operator's command
 	Host     string  `json:"host,omitempty"`     // the host that vouches for the container
 	Service  string  `json:"service,omitempty"`  // a service of the host
 	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed, or both ways with a service

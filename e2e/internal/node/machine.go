@@ -16,9 +16,8 @@ type Machine struct {
 	pid  int // of its process 1
 }
 
-// NewMachine makes a machine with this address, and connects it to this machine by a cable. The
-// other end of the cable, at this machine, has the address ours. The new machine sends all its
-// traffic there.
+// NewMachine makes a machine with this address, and connects it to this machine by a cable. This
+// machine's end of the cable has the address ours, to which the new machine's default route leads.
 func NewMachine(name, address, ours string) (*Machine, error) {
 	first := exec.Command("sleep", "infinity")
 	first.SysProcAttr = &syscall.SysProcAttr{

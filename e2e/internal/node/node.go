@@ -27,7 +27,7 @@ const containerdConfig = `version = 3
   sandbox = '` + Image + `'
 `
 
-// podNetwork configures the network of a node's pods, whose addresses it takes.
+// podNetwork is the configuration of the network of a node's pods. %q stands for their addresses.
 const podNetwork = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
 	{"type": "ptp", "ipam": {"type": "host-local", "subnet": %q, "routes": [{"dst": "0.0.0.0/0"}]}}]}`
 

@@ -41,7 +41,8 @@ func Moves(paths []string, project string) (moves []trail.Event, err error) {
 	return inOrder(moves), errors.Join(err, readErr)
 }
 
-// LastMoves returns the last event of each ref of a project, from what [Moves] returns.
+// LastMoves returns, by ref, the last event by which each ref of a project moved, from what [Moves]
+// returns.
 func LastMoves(paths []string, project string) (map[string]trail.Event, error) {
 	moves, err := Moves(paths, project)
 	last := map[string]trail.Event{}
@@ -163,8 +164,8 @@ func eventsIn(path string, wanted func(trail.Event) bool, events *[]trail.Event)
 	return lines.Err()
 }
 
-// hasAny reports whether a line has one of the words as a value. Skipping most lines this way is faster
-// than parsing them.
+// hasAny reports whether a line has one of the words as a value. Parsing all lines would take
+// longer.
 func hasAny(line []byte, words []string) bool {
 	return slices.ContainsFunc(words, func(word string) bool { return bytes.Contains(line, []byte(`"`+word+`"`)) })
 }
