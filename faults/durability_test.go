@@ -23,7 +23,7 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 		name string
 		s    situation
 		args []string // after the common flags; nil for the situation's stage
-		tied bool     // no other token of this container is there, but some tied to a process
+		tied bool     // all tokens of this container that are there are tied to a process
 	}
 	commands := []command{
 		{name: "create, the first token of all", s: situation{directory: "absent"}, args: []string{"create", "--project", "demo", "--task", "1"}},

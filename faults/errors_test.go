@@ -67,7 +67,7 @@ func (r *struck) endsWell() error {
 			return fmt.Errorf("the hook says %q and ends with status 0", s)
 		}
 		if r.point.object == "stdout" {
-			// Where the env file is cannot be said, but it is there.
+			// The hook cannot say where the env file is, but the file is there.
 			r.stdout = filepath.Join(r.dir, "env", r.id+".env") + "\n"
 		}
 

@@ -37,7 +37,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 		crowd.Wait()
 	}
 
-	live(1) // which opens what is opened once
+	live(1) // opens what is opened only once
 	noNetworkIsLeft(t, h.nursery)
 	before := h.entries(t, "fd")
 	live(lives)
@@ -47,7 +47,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 
 	noNetworkIsLeft(t, h.nursery)
 	testenv.Eventually(t, "no descriptor is left", func() bool { return h.entries(t, "fd") <= before })
-	// Go keeps threads that were needed at once.
+	// Go keeps all threads that it has needed at the same time.
 	if threads := h.entries(t, "task"); threads > 10*atOnce {
 		t.Errorf("the gate has %d threads", threads)
 	}

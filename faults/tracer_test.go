@@ -175,7 +175,7 @@ func trace(o order) (finished, error) {
 	t := &tracing{order: o, leader: process.Pid, threads: map[int]*thread{}, seen: map[call]int{}}
 	tid, deliver, status := t.leader, 0, unix.WaitStatus(0)
 	for {
-		// ESRCH: killed in the meantime, its end is still to be waited for.
+		// ESRCH: the program was killed meanwhile, and its end is still to be waited for.
 		if err := unix.PtraceSyscall(tid, deliver); err != nil && err != unix.ESRCH {
 			return t.finished, fmt.Errorf("let thread %d go on: %w", tid, err)
 		}
@@ -236,8 +236,8 @@ func (t *tracing) ended(status unix.WaitStatus, collect func() (stdout, stderr s
 	return err
 }
 
-// stopped records the call that a thread has stopped at, strikes if that is wanted, and
-// returns the signal to deliver to the thread, or 0.
+// stopped records the call that a thread has stopped at, injects a fault if one is wanted,
+// and returns the signal to deliver to the thread, or 0.
 func (t *tracing) stopped(tid int, status unix.WaitStatus) (deliver int, err error) {
 	th := t.threads[tid]
 	if th == nil {
@@ -282,7 +282,8 @@ func (t *tracing) stopped(tid int, status unix.WaitStatus) (deliver int, err err
 	return 0, nil
 }
 
-// enters records a call that a thread is about to make, and has it skipped if it is to fail.
+// enters records a call that a thread is about to make, and makes the thread skip the call
+// if that is to fail.
 func (t *tracing) enters(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
 	if isLocal[uintptr(info.nr())] {
 		return fault{}, nil
@@ -310,8 +311,8 @@ func (t *tracing) enters(tid int, th *thread, info *ptraceInfo) (strike fault, e
 	return strike, nil
 }
 
-// leaves records what a thread's call has returned, and has it return an error if it is to
-// fail.
+// leaves records what a thread's call has returned, and makes the call return an error if
+// it is to fail.
 func (t *tracing) leaves(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
 	if th.current < 0 {
 		return fault{}, nil
@@ -416,10 +417,9 @@ func syscallInfo(tid int) (*ptraceInfo, error) {
 	return &info, nil
 }
 
-// isLocal are the system calls that touch nothing outside the process and do not
-// fail for lack of anything that a file system has: memory, threads, signals,
-// clocks, polling, flags of descriptors. All others, including unknown ones,
-// are points.
+// isLocal has the system calls that touch nothing outside the process and do not fail for
+// lack of anything that a file system has: memory, threads, signals, clocks, polling, flags
+// of descriptors. All others, including unknown ones, are points.
 var isLocal = func() map[uintptr]bool {
 	local := map[uintptr]bool{}
 	for _, nr := range append([]uintptr{
@@ -472,7 +472,7 @@ var known = map[uint64]struct {
 	unix.SYS_CONNECT: {"connect", ofDescriptor}, unix.SYS_SENDTO: {"sendto", ofDescriptor},
 }
 
-// describe names a call and its object the same in every run.
+// describe names a call and its object so that the names are the same in every run.
 func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 	k, ok := known[nr]
 	if !ok {

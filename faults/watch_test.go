@@ -267,7 +267,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	}
 	logLatencies(t, lives, latencies)
 
-	// The rest in bursts, but for the last few.
+	// The rest die in bursts, except for the last few.
 	const few = 20
 	for rest := all[oneByOne : lives-few]; len(rest) > 0; {
 		burst := rest[:min(len(rest), 1+random.IntN(200))]
@@ -294,7 +294,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	}
 
 	if watched := w.watched(t); len(watched) != 0 {
-		// The last sweep may still be on its way to forget them.
+		// The last sweep may not have forgotten them yet.
 		file.replace(t, now)
 		testenv.Eventually(t, "it holds no dead process", func() bool { return len(w.watched(t)) == 0 })
 	}
@@ -418,9 +418,10 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 	w := startWatcher(t, path)
 	next := 0
-	whole := t // lives end with it, not with a row: nothing is to happen but what a row says
+	whole := t // lives end with it, since in a row only what the row says may happen
 
-	// proof writes a token file and shows that a token in it goes with its process.
+	// proof writes a token file, and shows that a token in the file is revoked when its
+	// process dies.
 	proof := func(t *testing.T) {
 		t.Helper()
 		lives, entries := newLives(whole, next, 2)
@@ -492,7 +493,7 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 		must(t, os.WriteFile(path, []byte("{"), 0o600))
 		lives[0].dies(t)
-		file.replace(t, entries) // the dead one's token stands in it again
+		file.replace(t, entries) // the dead process's token is in it again
 		file.gone(t, lives[0].token)
 	})
 
@@ -501,7 +502,8 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 // When a machine or a session ends, all processes end at the same time. Tokens of processes
 // that died before the watch ended are still revoked. In this test, the watch is stopped
-// while the process dies, so that it learns of that and of its own end at once.
+// (SIGSTOP) while a process dies and the watch is told to end, so that it learns of both at
+// once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	testenv.NeedAlone(t)
 	world, err := newWorld(situation{directory: "full"})

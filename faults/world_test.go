@@ -58,8 +58,9 @@ type world struct {
 	content   []byte         // nil: there is no token file
 	stat      unix.Stat_t
 
-	// The stage cannot tell the living from the dead, so it may keep an orphan for the
-	// next sweep, and poststop, which spares only the provably living, may spare none.
+	// If blind, the stage cannot tell living processes from dead ones. So it may keep an
+	// orphan for the next sweep, and poststop, which spares only tokens of processes that
+	// surely live, may spare none.
 	blind bool
 }
 
@@ -461,8 +462,8 @@ func (w *world) recovers(committed bool) error {
 		w.container.end()
 	}
 
-	// The next hook is another container's. By hand there is no process whose death
-	// could be seen: there it is this container's poststop.
+	// The next hook is another container's. By hand, there is no process whose death it
+	// could see, so there it is this container's poststop.
 	next := w.hook("prestart", "another", 0, "next-env")
 	if w.byHand {
 		next = w.hook("poststop", w.id, 0, "env")

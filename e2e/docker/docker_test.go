@@ -22,7 +22,7 @@ import (
 const (
 	image = "e2e"
 	repo  = "http://127.0.0.1:9418/demo.git"
-	// What a container of the project is started with.
+	// The flags of docker run for a container of the project.
 	device = "--network none --device terok.dev/project=demo "
 )
 
@@ -106,7 +106,7 @@ func start(cmd *exec.Cmd, name, until string) error {
 	return nil
 }
 
-// sh runs a script and returns what it says on both outputs.
+// sh runs a script and returns what the script writes to both outputs.
 func sh(script string) (string, error) {
 	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
 	if err != nil {
@@ -239,7 +239,7 @@ func TestItFailsClosed(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) { refused(t, run+row.args+" true", row.why) })
 	}
 
-	// What makes no difference to the hook is no reason to refuse.
+	// What makes no difference to the hook is not refused.
 	for _, flags := range []string{"--privileged", "--pid host", "--read-only", "--user 1000", "--annotation terok.task=7"} {
 		t.Run(flags, func(t *testing.T) { must(t, run+flags+" "+device+image+" git ls-remote "+repo) })
 	}
@@ -274,7 +274,7 @@ func TestItFailsClosed(t *testing.T) {
 	}
 }
 
-// restartDocker has the daemon have other settings, as jq changes them, until the test is over.
+// restartDocker gives the daemon other settings, as jq changes them, until the test is over.
 func restartDocker(t *testing.T, change string) {
 	t.Helper()
 	config, err := os.ReadFile("/etc/docker/daemon.json")

@@ -21,7 +21,8 @@ func doctor(t *testing.T, flags string) (all []finding) {
 	return all
 }
 
-// amiss are the findings that are not ok, but for the log, which has what other tests had refused.
+// amiss returns the findings that are not ok, except those about the log, which has the
+// refusals of other tests.
 func amiss(all []finding) []finding {
 	return slices.DeleteFunc(slices.Clone(all), func(f finding) bool { return f.State == "ok" || f.Check == "log" })
 }

@@ -32,7 +32,7 @@ func Ask(path string, deadline time.Time, r Request) (Gate, error) {
 	a, err := ask(path, deadline, nil, r)
 	if a.Gate == nil {
 		if err == nil {
-			err = fmt.Errorf("%w: its answer does not describe it", Malformed)
+			err = fmt.Errorf("%w: the answer does not describe the gate", Malformed)
 		}
 		return Gate{}, err
 	}
