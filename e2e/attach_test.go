@@ -82,7 +82,7 @@ func (s *servedEngine) startGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	like, cancel := s.command(binary, "--token-file", s.tokenFile, "--log-file", s.log, "serve", "--repos", s.repos, "--control", s.control)
-	cancel() // the gate runs longer than like may
+	cancel() // like is only a model: the gate runs longer
 	s.gate = exec.Command(like.Path, like.Args[1:]...)
 	s.gate.Dir, s.gate.Env, s.gate.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	s.gate.Stderr = os.Stderr

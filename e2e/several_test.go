@@ -200,8 +200,8 @@ func (e *engine) write(t *testing.T, path, content string) {
 	}
 }
 
-// A container without a network clones by the address that its project has at a forge. Its
-// submodules are cloned the same way, and Go gets a module that way.
+// A container without a network clones by the address that its project has at a forge. Submodules
+// are cloned the same way, and Go gets a module that way.
 func TestAContainerWithoutANetworkUsesTheForgesAddresses(t *testing.T) {
 	for name, flags := range map[string][]string{"with a token": nil, "with its token withheld": {"--withhold-token"}} {
 		t.Run(name, func(t *testing.T) {

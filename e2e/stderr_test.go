@@ -97,8 +97,8 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 	})
 }
 
-// With valid values, but with a file that crun is to write to, a container is refused by
-// precreate, before crun runs.
+// If crun is to write to a file, precreate refuses the container before crun runs, even if
+// the container's values are valid.
 func TestPrecreateRefusesAContainerThatHasCrunWriteToTheHost(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		own := e.withTokenFile(t, othersTokens)

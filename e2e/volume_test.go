@@ -10,7 +10,7 @@ import (
 )
 
 // The mount point leads into a volume, where only the volume's owner may make a directory.
-// The hook never tries: crun makes a volume read-only only after our hook, and root may
+// The hook never tries: crun makes a volume read-only after our hook has run, and root may
 // write whatever the permissions say.
 
 func TestNoDirectoryIsMadeInAVolume(t *testing.T) {

@@ -163,7 +163,7 @@ const (
 	outOfMemory = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done; exec tail /dev/zero'"
 )
 
-// does returns a way to die: by this command.
+// does returns a way to die, by this command.
 func does(command string) func(*testing.T, int) {
 	return func(t *testing.T, _ int) { t.Helper(); must(t, command) }
 }

@@ -23,7 +23,8 @@ const (
 
 	// mostUnfinished is the largest number of connections whose handshake is not done. A further
 	// one closes the oldest connection of the address that has the most of them. Addresses that
-	// have addressShare or fewer count as equal, since containers of many hosts may start at once.
+	// have addressShare or fewer count as equal, so a host that starts a few containers more than
+	// others is not at a disadvantage.
 	mostUnfinished = 2048
 	addressShare   = 32
 )

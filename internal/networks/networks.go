@@ -3,10 +3,11 @@
 // listener may have at once.
 //
 // A network namespace is identified by its cookie, which no other namespace gets until the machine
-// boots again. (An inode number is used again at once.) An open listener keeps its namespace alive,
-// so it is closed when the last container there has ended, as the pidfds of the containers'
-// processes show. A container counts if a hook has handed it over. A container that only the token
-// file lists for the network counts, too: an earlier gate may have lost its listener.
+// boots again. (An inode number is used again at once.) An open listener keeps its namespace alive.
+// So the listener is closed when the last container there has ended, as the pidfds of the
+// containers' processes show. A container counts if a hook has handed it over. A container that
+// only the token file lists for the network counts, too: an earlier gate may have lost the
+// listener.
 //
 // A process with CAP_NET_ADMIN in a container's network can end a listener (SOCK_DESTROY) and
 // listen in its place. The tokens that were served there are then revoked, since their containers

@@ -26,9 +26,10 @@ func Cannot(t testing.TB, format string, args ...any) {
 	t.Skip(why)
 }
 
-// LeaveOut records that a test, or a part of it, is left out. It returns an error if nothing may be
-// left out. For scripts/test, it appends a line to the file that TEROK_TEST_LEFT_OUT names: the
-// reason, the package and the test without its subtests, separated by tabs.
+// LeaveOut records that a test, or a part of it, is left out. With TEROK_TEST_ALL=1 in the
+// environment, it returns an error instead. For scripts/test, it appends a line to the file that
+// TEROK_TEST_LEFT_OUT names: the reason, the package and the test without its subtests, separated
+// by tabs.
 func LeaveOut(test, why string) error {
 	if os.Getenv("TEROK_TEST_ALL") == "1" {
 		return fmt.Errorf("TEROK_TEST_ALL=1, but %s", why)

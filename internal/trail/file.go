@@ -63,7 +63,7 @@ func open(path string) (fd int, err error) {
 }
 
 // A file of the trail that has grown to mostBytes is set aside. At least leastAside such files are
-// kept. Further ones are kept until they are older than longest, or the disk lacks space: one push
+// kept. Further ones are kept until they are older than longest, or the disk lacks space. One push
 // of many refs writes 25 MB of lines, and a container must not displace what was written before.
 const (
 	mostBytes  = 32 << 20

@@ -18,7 +18,7 @@ import (
 
 // Hosts are the hosts that may vouch, each for the projects that match one of its patterns
 // (path.Match). Some are added once; others are in a file, which is read again when it changes.
-// While the file cannot be read, or has a malformed line, its hosts may not vouch.
+// While the file cannot be read, or has a malformed line, none of its lines counts.
 type Hosts struct {
 	added rules
 
