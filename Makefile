@@ -1,7 +1,7 @@
-# Two commands for newcomers: make run, make test. Both install what they lack,
-# where they may.
+# Two commands for newcomers: make run and make test. Both install what they need if they
+# may (scripts/needs).
 
-# A build is the same bytes in whatever directory, and knows its commit where git does.
+# A build has the same bytes in every directory, and records its commit if git knows it.
 BUILD = CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags '-s -w' \
 	-buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 MODULES = . nri
@@ -30,11 +30,11 @@ run: # a real container without a network clones and pushes with its token, in a
 	$(MAKE) --no-print-directory terok-gate-hook terok-gate
 	scripts/try
 
-test: # all tests; what cannot be tested here stands at the end, before whether the rest passed
+test: # all tests; the last lines say what was left out, and whether the rest passed
 	scripts/needs go podman runc busybox git sshd nginx python3 strace tools systemd man zsh fish
 	scripts/test $(TESTFLAGS)
 
-test-engines: # those with containers and of the gate once more, with the podman, crun, runc, git and systemd of newer Debians, as root
+test-engines: # the tests with containers and those of the gate, with podman, crun, runc, git and systemd of newer Debians, as root
 	scripts/needs go mmdebstrap
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)
@@ -42,7 +42,7 @@ test-engines: # those with containers and of the gate once more, with the podman
 	scripts/engines test docker28 $(TESTFLAGS)
 	scripts/engines test kubelet $(TESTFLAGS)
 
-test-kubernetes: # deploy/kubernetes in a real cluster of one node, then of two, as root: the first time, its programs are built in 10 minutes
+test-kubernetes: # deploy/kubernetes in a real cluster of one node, then of two, as root; the first time, building its programs takes 10 minutes
 	scripts/needs go mmdebstrap
 	scripts/engines test kubernetes $(TESTFLAGS)
 
@@ -50,7 +50,7 @@ IMAGE =
 image: terok-gate terok-gate-hook terok-nri # for Kubernetes: make image IMAGE=registry.example/terok-gate:1
 	podman build --tag $(IMAGE) --file deploy/kubernetes/Containerfile .
 
-bench: # what hook and gate cost, beside what they could cost and what else there is, into bench/, as root, in twenty minutes
+bench: # measures hook and gate, beside the least possible cost and other programs, into bench/, as root, in twenty minutes
 	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap openssl
 	go run ./bench
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Where annotations can come from beside podman's command line.
+// Annotations that do not come from podman's command line.
 
 func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
@@ -47,8 +47,8 @@ func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 	})
 }
 
-// A directory of hooks on the command line is read in the place of ours, and podman says
-// nothing of it: the manual does.
+// A directory of hooks on the command line takes the place of ours. Podman does not say so,
+// but our manual does.
 func TestAHooksDirOnTheCommandLineTakesOursOutOfForce(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		run := append(append([]string{"--hooks-dir", e.tempDir(t), "run", "--rm"}, annotations("demo", "other")...), image, "ls", "/run/terok")
@@ -71,7 +71,7 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 			t.Fatalf("podman generates\n%s", generated)
 		}
 
-		// A neighbor, which the annotations are not for, and whose name ends in the same.
+		// A neighbor, whose name ends in the same way: the annotations are not for it.
 		play := strings.Replace(generated, "  containers:\n", "  containers:\n  - {name: the-db, image: "+image+", command: [/bin/sleep, \"1000\"]}\n", 1)
 		file := filepath.Join(e.tempDir(t), "pod.yaml")
 		if err := os.WriteFile(file, []byte(play), 0o644); err != nil {
@@ -104,8 +104,9 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 	})
 }
 
-// playsPods reports whether containers of a pod as podman kube play makes it can run: below a
-// pod's cgroup of version 2, without systemd, none can open /dev/null (podman 4.3.1, root).
+// playsPods reports whether the containers of a pod that podman kube play makes can run.
+// Without systemd, a container below a pod's cgroup of version 2 cannot open /dev/null
+// (podman 4.3.1, root).
 func (e *engine) playsPods(t *testing.T) bool {
 	t.Helper()
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
@@ -135,7 +136,7 @@ func (e *engine) withInfraImage(t *testing.T) *engine {
 	return &other
 }
 
-// An annotation that is ours by its name and that we don't know may be a limit, misspelled.
+// An unknown annotation with a name like ours may be a misspelled limit.
 func TestAMisspelledAnnotationIsRefused(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		own := e.withTokenFile(t, othersTokens).withHooks(t, hookFlags{}, nil)

@@ -16,7 +16,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A container needs no network for git: the gate is in its own.
+// The gate listens in each container's own network namespace, so git needs no network.
 
 // servedEngine is an engine with a gate that serves its containers in their networks.
 type servedEngine struct {
@@ -26,7 +26,7 @@ type servedEngine struct {
 }
 
 // served returns the engine with a token file and a gate of its own, and with hooks that
-// know the gate and get more flags.
+// know the gate and have these flags, too.
 func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 	t.Helper()
 	testenv.Need(t, "git")
@@ -43,7 +43,7 @@ func (e *engine) served(t *testing.T, flags ...string) *servedEngine {
 	return s
 }
 
-// add adds a project with one commit, which fill may add to. It returns the commit.
+// add adds a project with one commit, and returns the commit. fill may stage files for it.
 func (s *servedEngine) add(t *testing.T, project string, fill func(source string)) (commit string) {
 	t.Helper()
 	source := t.TempDir()
@@ -68,7 +68,7 @@ func (s *servedEngine) add(t *testing.T, project string, fill func(source string
 	return git(t, "-C", source, "rev-parse", "HEAD")
 }
 
-// changeHooks gives the containers to come hooks with other flags, of the same gate.
+// changeHooks gives later containers hooks with other flags, for the same gate.
 func (s *servedEngine) changeHooks(t *testing.T, flags ...string) {
 	t.Helper()
 	flags = append([]string{"--gate-socket", s.control}, flags...)
@@ -82,7 +82,7 @@ func (s *servedEngine) startGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	like, cancel := s.command(binary, "--token-file", s.tokenFile, "--log-file", s.log, "serve", "--repos", s.repos, "--control", s.control)
-	cancel() // it lives longer
+	cancel() // like is only a model: the gate runs longer
 	s.gate = exec.Command(like.Path, like.Args[1:]...)
 	s.gate.Dir, s.gate.Env, s.gate.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	s.gate.Stderr = os.Stderr
@@ -118,15 +118,16 @@ func (c *container) inside(script string) error {
 	return err
 }
 
-// gitWork returns a shell script that does what people use git for: a clone, a commit and a push
-// to a branch of its own.
+// gitWork returns a shell script that does what people use git for: a clone, a commit and a
+// push to a branch of its own. The script also checks that the gate refuses another
+// project.
 func gitWork(branch string) string {
 	return strings.ReplaceAll(`cd /dev/shm; git clone --quiet http://127.0.0.1:9418/demo.git BRANCH; cd BRANCH
 		git switch --quiet --create BRANCH; git commit --quiet --allow-empty --message "by BRANCH"; git push --quiet origin BRANCH
 		! git ls-remote http://127.0.0.1:9418/other.git`, "BRANCH", branch)
 }
 
-// worked checks that the work of a branch has come to the gate.
+// worked checks that the gate has the commit that gitWork pushes to a branch.
 func (s *servedEngine) worked(t *testing.T, branch string) {
 	t.Helper()
 	if got := s.git(t, "demo", "log", "-1", "--format=%s", branch); got != "by "+branch {
@@ -134,7 +135,7 @@ func (s *servedEngine) worked(t *testing.T, branch string) {
 	}
 }
 
-// worksIn checks that git does in the container all that it is for, and no more.
+// worksIn checks that gitWork succeeds in the container.
 func (s *servedEngine) worksIn(t *testing.T, c *container, branch string) {
 	t.Helper()
 	if err := c.inside(`test $CODE_REPO = http://127.0.0.1:9418/demo.git; ` + gitWork(branch)); err != nil {
@@ -143,8 +144,8 @@ func (s *servedEngine) worksIn(t *testing.T, c *container, branch string) {
 	s.worked(t, branch)
 }
 
-// gitter are the arguments of a container of ours that has git, and a proxy in its
-// environment that does not answer.
+// gitter returns the arguments of a container that has our annotations, git, and in its
+// environment a proxy that does not answer.
 func gitter(t *testing.T, task string, more ...string) []string {
 	t.Helper()
 	args := append(annotations("demo", task), withGitAlone(t)...)
@@ -152,9 +153,9 @@ func gitter(t *testing.T, task string, more ...string) []string {
 	return append(args, more...)
 }
 
-// The main job, in every kind of container: git works in its own process with nothing
-// sourced, in podman exec with gate.env sourced, and there with nothing sourced if the token
-// is withheld.
+// The main job, in every kind of container. Git works in the container's own process with
+// nothing sourced, and in podman exec with gate.env sourced. If the token is withheld, git
+// works in podman exec with nothing sourced, too.
 func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 	ofRoot := func(e *engine) bool { return !e.rootless }
 	ofAUser := func(e *engine) bool { return e.rootless }
@@ -163,7 +164,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		name    string
 		args    []string
 		network string             // none if empty
-		needs   string             // of the network
+		needs   string             // a program that the network needs
 		on      func(*engine) bool // every engine if nil
 		podmans
 	}{
@@ -173,7 +174,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		{name: "with pasta", network: "pasta", needs: "pasta", on: ofAUser, podmans: podmans{since: [2]int{4, 4}}},
 		{name: "read-only, as another user without capabilities", args: []string{"--read-only", "--user", "1234:55", "--cap-drop=all"}},
 		{name: "with mapped ids", args: []string{"--uidmap", "0:1001:5000", "--gidmap", "0:2001:5000", "--user", "1234:55"}, on: ofRoot},
-		// Rootless, a container with --userns=keep-id leaves no ids for it.
+		// A rootless container with --userns=keep-id leaves no ids for --userns=auto.
 		{name: "with ids of its own", args: []string{"--userns=auto"}, on: ofRoot},
 		{name: "with the user's own id", args: []string{"--userns=keep-id"}, on: ofAUser},
 	} {
@@ -326,7 +327,7 @@ func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.
 	})
 }
 
-// startedHost is a running container that others can join.
+// startedHost starts a container whose network others can join, and returns its id.
 func (s *servedEngine) startedHost(t *testing.T) string {
 	t.Helper()
 	c := s.create(t)
@@ -372,7 +373,8 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 	})
 }
 
-// Without a service manager, what the gate had is lost with it, and attach makes it again.
+// Without a service manager, a gate that is killed loses its listeners, and attach makes
+// new ones.
 func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
@@ -384,7 +386,8 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 			c.start(t)
 		}
 
-		// The last one's hook has the gate's yes and waits to commit when the gate dies.
+		// When the gate dies, the hook of the last container has the gate's answer and
+		// waits to commit.
 		between := s.create(t, gitter(t, "between", "--user", "1234:55")...)
 		lock := flock.New(s.tokenFile + ".lock")
 		if err := lock.Lock(); err != nil {
@@ -457,7 +460,8 @@ func TestNoNetworkOfAContainerOutlivesIt(t *testing.T) {
 			}
 			s.worksIn(t, c, fmt.Sprintf("life-%d", pid))
 			c.podman(t, "stop", c.id)
-			// One end of a cable goes with the network, and the other with that.
+			// The kernel removes one end of the cable with the network, and the other end
+			// with the first.
 			testenv.Eventually(t, "its network is gone", func() bool {
 				return exec.CommandContext(context.Background(), "ip", "link", "show", name).Run() != nil
 			})

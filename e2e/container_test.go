@@ -16,8 +16,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// container is a container whose process tells what it sees at every start and
-// then waits to be ended.
+// container is a container whose process reports what it sees at every start, and then
+// waits to be ended.
 type container struct {
 	*engine
 	id     string
@@ -41,13 +41,13 @@ grep ' /run/terok ' /proc/self/mounts | sed 's/^/mount /'
 echo ready
 while :; do sleep 1000 & wait; done`
 
-// annotations make a container one of the gate's.
+// annotations returns the arguments that give a container a token.
 func annotations(project, task string) []string {
 	return []string{"--annotation", "terok.project=" + project, "--annotation", "terok.task=" + task}
 }
 
-// create makes a container of the image, or of what the arguments name instead,
-// and does not start it. It is removed at the end of the test.
+// create makes a container of the image, or of the root file system that the arguments
+// name, and does not start it. The container is removed at the end of the test.
 func (e *engine) create(t *testing.T, args ...string) *container {
 	t.Helper()
 	c := &container{engine: e, about: e.tempDir(t)}
@@ -73,8 +73,8 @@ func (c *container) start(t *testing.T) life {
 	return c.nextLife(t)
 }
 
-// nextLife waits until the process of a container that podman or
-// systemd starts is ready, and returns what it saw.
+// nextLife waits until the process of a container that podman or systemd starts is ready,
+// and returns what the process saw.
 func (c *container) nextLife(t *testing.T) life {
 	t.Helper()
 	var lines []string
@@ -144,22 +144,21 @@ func (c *container) pid(t *testing.T) int {
 	return pid
 }
 
-// kill sends a signal to the container's process behind podman's back: after
-// `podman kill` podman takes it that the user wants the container to end, and
-// does not restart it.
+// kill sends a signal to the container's process without podman: after `podman kill`,
+// podman assumes that the user wants the container to end, and does not restart it.
 func (c *container) kill(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	c.signal(t, c.pid(t), s)
 }
 
-// exitCode waits until the container has ended.
+// exitCode waits until the container has ended, and returns its exit code.
 func (c *container) exitCode(t *testing.T) string {
 	t.Helper()
 	return c.podman(t, "wait", "--interval", "20ms", c.id)
 }
 
-// runAndRemove is podman run --rm, and says which container it was: since 4.4, --rm
-// removes the file with the id too.
+// runAndRemove runs a container, removes it, and returns its id. It does so without --rm,
+// which since podman 4.4 also removes the file with the id.
 func (e *engine) runAndRemove(t *testing.T, args ...string) (id, out string, err error) {
 	t.Helper()
 	cid := filepath.Join(e.tempDir(t), "cid")
@@ -171,8 +170,8 @@ func (e *engine) runAndRemove(t *testing.T, args ...string) (id, out string, err
 
 var tokenForm = regexp.MustCompile(`^terok-g-[0-9a-f]{32}$`)
 
-// holdsToken checks that the process has read a token which is in force, as
-// this container's only one.
+// holdsToken checks that the process has read a valid token, which is the container's only
+// one.
 func (c *container) holdsToken(t *testing.T, l life, project, task string) {
 	t.Helper()
 	if !tokenForm.MatchString(l.token) {

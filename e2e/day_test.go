@@ -15,8 +15,8 @@ import (
 // The day of a user who runs agents: a project and a library come from a forge, containers
 // without a network work on them, and what is reviewed goes back.
 
-// forgeOf is a user's repositories at the forge of a machine: demo, which has the library as a
-// submodule, is reached by ssh, and lib by https.
+// forgeOf is a user's repositories at the forge of a machine: demo, which is reached by
+// ssh, and its submodule lib, which is reached by https.
 type forgeOf struct {
 	account
 	directory string
@@ -49,8 +49,8 @@ func newForge(t *testing.T, m *machine) {
 	testenv.Must(t, os.WriteFile(m.path("/srv/certificate"), certificate, 0o644))
 }
 
-// at runs a script as the forge's account, in the directory of the user's repositories, with
-// a shell function that commits a file to the main branch of one.
+// at runs a script as the forge's account, in the directory of the user's repositories. The
+// script has a shell function that commits a file to the main branch of a repository.
 func (f forgeOf) at(t *testing.T, script string) string {
 	t.Helper()
 	out, err := f.enter("runuser", "--user", "git", "--", "sh", "-ec", `
@@ -67,8 +67,8 @@ func (f forgeOf) at(t *testing.T, script string) string {
 	return strings.TrimSpace(out)
 }
 
-// fill makes the user's repositories in a directory of the forge, anew, and has the user's ssh and
-// git know it.
+// fill makes the user's repositories in a directory of the forge, in the place of earlier
+// ones, and prepares the user's ssh and git for the forge.
 func (a account) fill(t *testing.T, directory string) forgeOf {
 	t.Helper()
 	f := forgeOf{
@@ -85,8 +85,9 @@ func (a account) fill(t *testing.T, directory string) forgeOf {
 	return f
 }
 
-// agent is podman run for a container without a network and without anything in its
-// environment that is about git: it clones demo with its library, and commits.
+// agent returns a command that runs a container without a network, and without anything
+// about git in its environment. The container clones demo with its library, commits, and
+// runs the script.
 func (f forgeOf) agent(t *testing.T, task, flags, as, script string) string {
 	t.Helper()
 	image := strings.Join(plain(withGitAlone(t)), " ") + " --workdir /dev/shm " + image
@@ -117,7 +118,7 @@ func (f forgeOf) review(t *testing.T) map[string]reviewedBranch {
 	return branches
 }
 
-// says checks that a script of the user's prints something.
+// says checks that a script of the user's prints all of want.
 func (f forgeOf) says(t *testing.T, script string, want ...string) {
 	t.Helper()
 	out := f.must(t, script)
@@ -141,8 +142,8 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			a.must(t, "terok-gate install --allow-project 'demo*' --allow-read 'lib*'")
 			a.must(t, "terok-gate add demo "+f.demo+"; terok-gate add lib "+f.lib)
 
-			// Two agents at once, one of which gives up its user, and neither of which may
-			// write to the library.
+			// Two agents work at once. One changes to another user, and neither may write
+			// to the library.
 			const push, refused = `git push --quiet origin HEAD:task-%s; ! git -C lib push --quiet origin HEAD:task-%[1]s`, "remote: "
 			a.must(t, f.agent(t, "1", "--cidfile ~/1.id", "", fmt.Sprintf(push, "1"))+` >1.said 2>&1 & first=$!
 				`+f.agent(t, "2", "--cidfile ~/2.id --annotation terok.env-mode=0444",
@@ -150,7 +151,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "cat 1.said", "lib\n", refused)
 			f.says(t, "cat 2.said", "lib\n", refused)
 
-			// Upstream goes on, and a third agent begins with that.
+			// Upstream gets a commit, and a third agent begins with it.
 			f.at(t, "commit demo news")
 			f.says(t, "terok-gate sync", "demo: main: ")
 			f.says(t, f.agent(t, "3", "--rm", "", "cat news; git push --quiet origin HEAD:task-2/own 2>&1 || true"), "news\n")
@@ -169,13 +170,13 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "terok-gate review", "task-1", "task-2", "by 1", "by 2")
 			f.says(t, "terok-gate review demo task-1", "Pushed: by task 1, container ", "+by-1")
 
-			// One is released, by a human at a terminal.
+			// One branch is released, by a human at a terminal.
 			f.says(t, `echo y | script --quiet --return --command "terok-gate release demo task-1" /dev/null`, "+by-1", "Push 1 commit to upstream's task-1? ", "released "+branches["task-1"].Commit)
 			if got := f.at(t, "git -C demo.git for-each-ref --format='%(refname) %(objectname)' refs/heads/task-*"); got != "refs/heads/task-1 "+branches["task-1"].Commit {
 				t.Errorf("the forge's branches of tasks are %s", got)
 			}
 
-			// The other one is thrown away, and brought back.
+			// An agent deletes the other branch, and restore brings it back.
 			a.must(t, f.agent(t, "4", "--rm", "", "git push --quiet origin :task-2"))
 			if branches := f.review(t); len(branches) != 0 {
 				t.Errorf("review still shows %v", branches)
@@ -186,7 +187,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 				t.Errorf("task-2 comes back as %+v, and was %+v", b, branches["task-2"])
 			}
 
-			// An agent that forced main is undone.
+			// An agent forces main, and sync --reset undoes that.
 			upstream := f.at(t, "git -C demo.git rev-parse main")
 			a.must(t, f.agent(t, "5", "--rm", "", "git reset --quiet --hard HEAD~2; git commit --quiet --allow-empty --message forced; git push --quiet --force origin HEAD:main"))
 			f.says(t, "terok-gate sync --reset main demo", "demo: main: ", " to "+upstream[:12]+"; the old tip is kept")
@@ -201,8 +202,8 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 	}
 }
 
-// The commands of the README's "Getting started", word for word, with an image of that name and a
-// forge at that address.
+// The commands of the README's "Getting started" work word for word, with an image and a
+// forge of the test's that have the names there.
 func TestTheReadmesFirstStepsWork(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../README.md")
@@ -227,8 +228,8 @@ func TestTheReadmesFirstStepsWork(t *testing.T) {
 	newForge(t, m)
 	m.must(t, "root", "useradd --system --user-group --home-dir /var/lib/terok-gate --shell /usr/sbin/nologin terok-gate")
 	testenv.Must(t, os.WriteFile(m.path("/srv/readme.sh"), []byte(commands.String()), 0o644))
-	// The image has git, with the rest of the machine's programs. Nothing but /usr is mounted: podman
-	// mounts in any order, and doctor's own container has links into it.
+	// The image has git, with the rest of the machine's programs. Only /usr is mounted,
+	// since podman mounts in any order, and doctor's own container has links into /usr.
 	m.must(t, "root", `printf '[containers]\nvolumes = ["/usr:/usr:ro"]\n' >/etc/containers/containers.conf.d/20-git.conf`)
 	for _, a := range []account{root, alice} {
 		t.Run(a.user, func(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The checks of doctor that need podman, or its probe container. (The others are
-// tested in package doctor.)
+// Tests of those checks of doctor that need podman or the probe container. (Package doctor
+// tests the others.)
 
 // finding is what doctor --json says of a check.
 type finding struct{ Check, State, Text, Remedy string }
@@ -53,8 +53,8 @@ func finds(t *testing.T, all []finding, check, state, text string) {
 	t.Errorf("no finding %s, %s, %q among\n%+v", check, state, text, all)
 }
 
-// paste does what doctor says about a finding. What is said after the command is not
-// for the shell.
+// paste runs the command that doctor names for a finding. What a remedy says after its
+// command is not for the shell.
 func (h *home) paste(t *testing.T, all []finding, check, text string) {
 	t.Helper()
 	for _, f := range all {
@@ -66,8 +66,8 @@ func (h *home) paste(t *testing.T, all []finding, check, text string) {
 	}
 }
 
-// amiss are the findings that are not ok, but for the log: the machine may have none, and
-// doctor says so then, and the trail of root has what the hooks of other tests refused.
+// amiss returns the findings that are not ok. It leaves out those about the log: the
+// machine may have none, and root's trail has what the hooks of other tests refused.
 func amiss(all []finding) []finding {
 	return slices.DeleteFunc(slices.Clone(all), func(f finding) bool {
 		return f.State == "ok" || f.Check == "log"
@@ -114,7 +114,7 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")
 		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
-		// Another gate than the hooks were told of is asked with the same token.
+		// Doctor asks another gate than the hooks' with the same token.
 		finds(t, h.doctor(t, "--network host --project other --gate-url "+g.URL+"/"), "gate", "ok", "/other.git")
 		finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
 		// The probe asks for a project that the hooks admit.
@@ -381,8 +381,8 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 	})
 }
 
-// A user's podman reads the hooks of the system too, whose token file is root's. One
-// finding says so, and its remedy admits no more than root did.
+// A user's podman also reads the system's hooks, whose token file is root's. One finding
+// says so, and its remedy admits no more projects than root did.
 func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "jq")
@@ -457,7 +457,7 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 	})
 }
 
-// If podman can start no container at all, no change of the hooks would fix that.
+// If podman cannot start any container, doctor does not blame the hooks.
 func TestDoctorBlamesTheHooksForNothingOfPodmans(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)

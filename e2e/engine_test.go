@@ -40,12 +40,11 @@ type engine struct {
 	prepare func() error // once, before the first use
 }
 
-// The parts of the engines' directories. Podman writes below podmanDir and nowhere
-// else, so that is where to look for a token that leaked.
+// podmanDir is the only part of an engine's directory that podman writes to, so a leaked
+// token would be there.
 const podmanDir = "podman"
 
-// image is in every engine's storage: a busybox whose command, if none is
-// given, is the shell.
+// image is in every engine's storage: a busybox, whose default command is the shell.
 const image = "localhost/e2e"
 
 var allEngines = sync.OnceValue(func() []*engine {
@@ -75,14 +74,14 @@ func onEveryEngine(t *testing.T, test func(t *testing.T, e *engine)) {
 	onEngines(t, test, func(*engine) bool { return true })
 }
 
-// onRootAndRootless runs a test on an engine of root's and on a rootless one, where
-// the runtime makes no difference.
+// onRootAndRootless runs a test on an engine of root's and on a rootless one. It is for
+// tests for which the runtime makes no difference.
 func onRootAndRootless(t *testing.T, test func(t *testing.T, e *engine)) {
 	onEngines(t, test, func(e *engine) bool { return e.runtime == "crun" })
 }
 
-// onRootless runs a test on a rootless engine, where root's would make no difference
-// either.
+// onRootless runs a test on a rootless engine. It is for tests that would be no different
+// on one of root's.
 func onRootless(t *testing.T, test func(t *testing.T, e *engine)) {
 	onEngines(t, test, func(e *engine) bool { return e.rootless && e.runtime == "crun" })
 }
@@ -145,8 +144,8 @@ func (e *engine) setup() error {
 		return err
 	}
 
-	// The kernel's overlay is the fastest; for the rootless it needs Linux 5.11
-	// and a file system that suits.
+	// The kernel's overlay is the fastest; for rootless users it needs Linux 5.11 and a
+	// file system that suits.
 	for _, e.driver = range []string{"overlay", "vfs"} {
 		if _, err = e.tryPodman("import", tarball, image); err == nil {
 			if _, err = e.tryPodman("run", "--rm", image, "true"); err == nil {
@@ -158,7 +157,7 @@ func (e *engine) setup() error {
 	if err != nil {
 		return err
 	}
-	// Podman makes do without, and then a container has one user.
+	// Without subordinate ids, podman runs, but a container has only one user.
 	if ids, err := e.tryHost("cat", "/proc/self/uid_map"); err != nil || e.rootless && strings.Count(ids, "\n") < 2 {
 		return errors.Join(errors.New("its user has no subordinate ids (subuid(5))"), err)
 	}
@@ -180,9 +179,9 @@ func (e *engine) mkdir(path string) error {
 
 // writeConf writes a containers.conf.
 //
-//   - nofile and nproc: what podman asks for by default takes CAP_SYS_RESOURCE.
-//   - pids_limit: podman's own takes the pids controller of cgroup v2, which a machine
-//     that has one in version 1 does not have.
+//   - nofile and nproc: podman's default limits need CAP_SYS_RESOURCE.
+//   - pids_limit: podman's default needs the pids controller of cgroup v2, which a machine
+//     with that of version 1 does not have.
 //   - lock_type: the default is one segment of shared memory for all engines of
 //     a user, and a fresh engine clears it.
 //   - hooks_dir: unlike the flag --hooks-dir, it is in force at restarts too.
@@ -246,11 +245,11 @@ func (e *engine) writeDefinitions(dir string, flags hookFlags, stages ...string)
 // hookFlags are flags of the hooks.
 type hookFlags struct {
 	common   []string // before the stage
-	prestart []string // after prestart; each other stage gets those of them that it takes
+	prestart []string // after prestart; other stages get those that they know
 }
 
-// withOwnTokens returns the same engine with another token file, for hooks that
-// are yet to be chosen: no other test's hook changes it.
+// withOwnTokens returns the same engine with another token file, which no other test's hook
+// changes. The hooks for this file are chosen later (withHooks).
 func (e *engine) withOwnTokens(t *testing.T) *engine {
 	t.Helper()
 	other := *e
@@ -258,9 +257,9 @@ func (e *engine) withOwnTokens(t *testing.T) *engine {
 	return &other
 }
 
-// withHooks returns the same engine, with the same storage and token file, on
-// which containers get hooks with other flags. If there is a change, it may
-// change the directory of definitions in any way.
+// withHooks returns the same engine, with the same storage and token file, whose containers
+// get hooks with other flags. change, if not nil, may change the directory of definitions
+// in any way.
 func (e *engine) withHooks(t *testing.T, flags hookFlags, change func(dir string) error) *engine {
 	t.Helper()
 	dir := e.tempDir(t)
@@ -331,9 +330,9 @@ func (e *engine) rootfs(t *testing.T) string {
 
 func (e *engine) podmanPath(name string) string { return filepath.Join(e.dir, podmanDir, name) }
 
-// command returns a command of the engine's user, with the engine's configuration.
-// It is killed when it takes much longer than anything here does, so that the
-// tests end with a message rather than never.
+// command returns a command of the engine's user, with the engine's configuration. The
+// command is killed if it takes much longer than any here should, so that the tests end
+// with a message.
 func (e *engine) command(name string, args ...string) (*exec.Cmd, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	if e.wire != 0 {
@@ -356,7 +355,7 @@ func (e *engine) command(name string, args ...string) (*exec.Cmd, context.Cancel
 	return cmd, cancel
 }
 
-// run returns the standard output of a command. Its error has standard error in
+// run runs a command and returns its standard output. The error has the standard error in
 // it.
 func (e *engine) run(name string, args ...string) (string, error) {
 	cmd, cancel := e.command(name, args...)
@@ -393,8 +392,8 @@ func podmanIs(t *testing.T, major, minor int) bool {
 	return slices.Compare(version[:], []int{major, minor}) >= 0
 }
 
-// podmans are the versions of podman from one to another, the latter excluded, as far as
-// they are given.
+// podmans is a range of podman's versions, from since on and before until. A zero version
+// is no bound.
 type podmans struct{ since, until [2]int }
 
 // haveOurs reports whether the podman of this machine is among them.
@@ -427,9 +426,8 @@ func (e *engine) podman(t *testing.T, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// hostArgs makes a command see what podman sees: the rootless one lives in a
-// user and a mount namespace of its own, in which it is root. Its poststop hooks
-// run there.
+// hostArgs makes a command see what podman sees: a rootless podman is root in a user and a
+// mount namespace of its own, and its poststop hooks run there.
 func (e *engine) hostArgs(args []string) (name string, _ []string) {
 	if e.rootless {
 		return "podman", append(e.podmanArgs([]string{"unshare"}), args...)
@@ -485,8 +483,8 @@ func (e *engine) runsWithNothing(path, stdin string, args []string) (string, err
 // sees them: the mounted file systems of running containers included.
 func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 	t.Helper()
-	// The search runs in a mount namespace of its own: one that is passing through a mount
-	// would keep podman from unmounting it. Podman 5.4 keeps a network namespace below
+	// The search runs in a mount namespace of its own: otherwise podman could not unmount
+	// what the search is passing through. Podman 5.4 keeps a network namespace below
 	// rootless-netns, which is no file to read.
 	args := []string{"unshare", "--mount", "env", "LC_ALL=C", "grep", "-rlF", "-D", "skip", "--exclude-dir=rootless-netns"}
 	for _, w := range words {
@@ -505,9 +503,9 @@ func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 		t.Fatalf("grep: %v\n%s", err, &stderr)
 	}
 
-	// Other tests' containers come and go meanwhile; nothing else may keep grep
-	// from reading a file. (With --uidmap, podman 5.4 mounts its storage once more in
-	// itself, where grep knows it again.)
+	// Other tests' containers come and go meanwhile; nothing else may keep grep from
+	// reading a file. (With --uidmap, podman 5.4 mounts its storage in itself once more,
+	// where grep warns of a loop.)
 	for line := range strings.Lines(stderr.String()) {
 		if strings.HasSuffix(line, ": warning: recursive directory loop\n") {
 			continue
@@ -530,7 +528,7 @@ type token struct {
 	Process   json.RawMessage `json:"process"`
 }
 
-// tokens reads the token file. One that does not exist has no tokens.
+// tokens reads the token file. If the file does not exist, it returns no tokens.
 func (e *engine) tokens(t *testing.T) map[string]token {
 	t.Helper()
 	text, err := os.ReadFile(e.tokenFile)

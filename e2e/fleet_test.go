@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Every command of docs/fleet.md is run, on two booted machines that a cable connects: the one with
-// the repositories, and one that is host-a for root's containers and host-b for alice's.
+// Every command of docs/fleet.md works, on two booted machines that a cable connects. One has the
+// repositories; the other is host-a for root's containers and host-b for alice's.
 func TestThePageOnManyMachinesWorks(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "openssl", "ip")
@@ -36,7 +36,7 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 		a.must(t, imageWithoutGit+"docker.io/library/buildpack-deps:scm")
 	}
 
-	says := map[string]string{ // what a command prints, beside that it succeeds
+	says := map[string]string{ // what some of the commands must print
 		"repos# terok-gate doctor":    "✓ fleet: hosts that may vouch: host-a, host-b; this gate's certificate is valid until ",
 		"host-a# terok-gate doctor":   "✓ fleet: repos:9419 serves this host, host-a; ",
 		"host-b$ terok-gate doctor":   "✓ fleet: repos:9419 serves this host, host-b; ",
@@ -73,7 +73,7 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 	alice.must(t, "! systemctl --user cat "+gateUnit+" 2>/dev/null && ! grep -r terok-gate ~/.config/systemd ~/.config/containers")
 	hostRoot.must(t, "podman run --rm --network none --annotation terok.project=demo --annotation terok.task=3 docker.io/library/buildpack-deps:scm sh -ec 'git ls-remote $CODE_REPO | grep main'")
 
-	// A start needs its own host alone, and doctor says which end is away.
+	// A container's start needs only its own host, and doctor says which end is away.
 	reposRoot.must(t, "systemctl stop "+gateUnit)
 	said := hostRoot.must(t, `podman run --rm --network none --annotation terok.project=demo --annotation terok.task=4 docker.io/library/buildpack-deps:scm sh -c '! git ls-remote $CODE_REPO'
 		! terok-gate doctor`)
@@ -84,8 +84,8 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 	}
 }
 
-// imageWithoutGit makes an image of a name that comes after it: containers get the programs from
-// the machine's /usr, as containers.conf says.
+// imageWithoutGit is a command that makes an image. The image's name must be appended. Containers
+// get their programs from the machine's /usr, as containers.conf says.
 const imageWithoutGit = "mkdir -p image/usr image/etc image/tmp; ln -sf usr/bin usr/sbin usr/lib usr/lib64 image; tar -C image -c . | podman import --quiet - "
 
 // connect lays a cable between two machines. The first has the address 192.0.2.1.

@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The process of a container can end its main thread and go on in another. Podman cannot
-// end it then, and may forget it.
+// A container's process can end its main thread and go on in another thread. Podman then
+// cannot end the process, and may forget the container.
 func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
@@ -43,7 +43,8 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 		testenv.Eventually(t, "the main thread has ended", func() bool { return statFields(t, process.PID)[0] == "Z" })
 		finds(t, h.doctor(t, ""), "forgotten", "ok", "none")
 
-		// It takes podman 4.3.1 two of these, and 5.4 does not forget it at all.
+		// Podman 4.3.1 forgets the container at the second removal, and podman 5.4 not at
+		// all.
 		remove := "podman rm --force --time 0 " + id
 		says := "podman does not know container " + id
 		if _, err := h.sh(remove); err != nil {

@@ -2,7 +2,8 @@ package e2e
 
 import "testing"
 
-// A freeze outlasts a restart, and meets containers that start later. The thaw gives all back.
+// A frozen container is still frozen after a restart. A frozen project's later containers
+// are frozen, too. Thawing ends both.
 func TestAFrozenContainerIsStillFrozenAfterARestart(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		s := e.served(t)

@@ -18,8 +18,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// A container does no more than source gate.env, and git works: with its own
-// project, and for as long as it lives.
+// A container only sources gate.env, and then git works, with the container's own project
+// and for as long as the container lives.
 
 func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 	for _, row := range []struct {
@@ -115,8 +115,8 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 					t.Errorf("the token is in %s", got)
 				}
 
-				// The same clone with the same credentials, of a container that is
-				// allowed nothing itself.
+				// The same clone with the same credentials, in a container that has no
+				// token itself.
 				works("cp /run/terok/* /kept")
 				again := append([]string{"run", "--rm", "--volume", kept + ":/run/terok:ro"}, withGit(t)...)
 				again = append(again, row.args...)
@@ -137,14 +137,15 @@ func TestGitWorksInAContainerForAsLongAsItLives(t *testing.T) {
 	}
 }
 
-// withGit makes the machine's own git usable in a container of the image, which is in the
-// machine's network.
+// withGit returns arguments that make the machine's git usable in a container of the image,
+// and that put the container into the machine's network.
 func withGit(t *testing.T) []string {
 	t.Helper()
 	return append([]string{"--network", "host"}, withGitAlone(t)...)
 }
 
-// withGitAlone makes the machine's own git usable in a container of the image.
+// withGitAlone returns arguments that make the machine's git usable in a container of the
+// image.
 func withGitAlone(t *testing.T) []string {
 	t.Helper()
 	path, err := exec.LookPath("git")
@@ -163,7 +164,7 @@ func withGitAlone(t *testing.T) []string {
 	return args
 }
 
-// testGate is a gate with repositories of its own that remembers what it was asked.
+// testGate is a gate with repositories of its own, which records its requests.
 type testGate struct {
 	*httptest.Server
 	repos string
@@ -213,7 +214,7 @@ func newGate(t *testing.T, tokenFile string, projects ...string) *testGate {
 	return g
 }
 
-// git runs git as the user who runs the tests, without their configuration.
+// git runs git as the user who runs the tests, without that user's configuration.
 func git(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", args...)
@@ -240,9 +241,9 @@ func (g *testGate) requests() []request {
 	return slices.Clone(g.seen)
 }
 
-// all checks that there were requests, that each carried these credentials and no
-// others, and how each was answered: but for those to which the gate said that it wants
-// some, which is when git before 2.46 asks its helper.
+// all checks that there were requests, that each carried these credentials and no others,
+// and that each was answered with this status. It leaves out requests without credentials
+// that the gate answered with 401: git before 2.46 makes them before it asks its helper.
 func (g *testGate) all(t *testing.T, requests []request, basic string, status int) {
 	t.Helper()
 	requests = slices.DeleteFunc(slices.Clone(requests), func(r request) bool {

@@ -8,14 +8,13 @@ import (
 	"testing"
 )
 
-// An image chooses what stands where the directory is to be mounted. For every
-// choice, nothing outside the container's root is created, changed or mounted on,
-// and the container has its directory inside its own root or does not start.
+// An image can have anything at the place where the directory is to be mounted. Whatever it
+// has there, nothing outside the container's root is created, changed or mounted on. Either
+// the container has its directory inside its own root, or it does not start.
 
-// hostileImages are root file systems. The directory is to be mounted at
-// /run/terok; {outside} is a directory of the host and {up} leads from /run
-// above the root file system. Paths of what is put into the image begin at its
-// root.
+// hostileImages are root file systems. The directory is to be mounted at /run/terok.
+// {outside} is a directory of the host, and {up} leads from /run to above the root file
+// system. Paths begin at the root of the image.
 var hostileImages = []struct {
 	name  string
 	image []string // what stands there: "path -> target", "path/", "path |" for a fifo, or "path" for a file
@@ -54,7 +53,8 @@ var hostileImages = []struct {
 
 func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
-		// After all the containers: what one of them left on the host stays there.
+		// This runs after all the containers, since what one of them has left on the host
+		// stays there.
 		t.Cleanup(func() {
 			if mounts := e.host(t, "cat", "/proc/self/mountinfo"); strings.Contains(mounts, " terok-gate ") {
 				t.Errorf("on the host there is a mount of ours:\n%s", mounts)
@@ -106,8 +106,8 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 	})
 }
 
-// runsOnce runs a container with the gate's annotations on a root file system. It
-// returns what it wrote, and what the system log says if our hook failed.
+// runsOnce runs a container with the gate's annotations on a root file system. It returns
+// what the container wrote, and what the system log says if our hook failed.
 func (e *engine) runsOnce(t *testing.T, rootfs, script string) (out, failure string, err error) {
 	t.Helper()
 	c := &container{engine: e, about: e.tempDir(t)}
@@ -116,7 +116,8 @@ func (e *engine) runsOnce(t *testing.T, rootfs, script string) (out, failure str
 	if err != nil && systemLog.Listening() {
 		failure = strings.Join(systemLog.SoFar(t, with(id, ": failed ")), "\n")
 	}
-	// Not what podman passes on: on a busy machine it can lose it (4.3.1).
+	// On a busy machine, podman can lose what it passes on (4.3.1), so this reads the
+	// container's log.
 	return strings.Join(c.output(t), "\n"), failure, err
 }
 

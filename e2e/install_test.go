@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// home is a machine, or a user's account on it, as podman finds it outside of
-// tests: the configuration is where podman looks for it by itself.
+// home is a machine, or a user's account on it, where podman finds its configuration at the
+// default paths.
 type home struct {
 	*engine
 	config     string // the directory that podman's configuration is in
@@ -24,8 +24,8 @@ type home struct {
 	runtimeDir string // a user: XDG_RUNTIME_DIR
 }
 
-// newHome gives root an /etc/containers, an /etc/cdi and podman's directories of its own, in a mount
-// namespace; a user gets a home directory.
+// newHome gives root a new /etc/containers, a new /etc/cdi and new directories of podman's, in a
+// mount namespace. It gives another user a home directory.
 func newHome(t *testing.T, e *engine) *home {
 	t.Helper()
 	testenv.Need(t, "unshare", "nsenter")
@@ -129,7 +129,7 @@ func (h *home) write(t *testing.T, path, content string) {
 	h.must(t, fmt.Sprintf("mkdir -p %q; cat > %q <<'END'\n%sEND", filepath.Dir(path), path, content+"\n"))
 }
 
-// settings is every file of podman's configuration with its content.
+// settings returns every file of podman's configuration with its content.
 func (h *home) settings(t *testing.T) string {
 	t.Helper()
 	return h.must(t, fmt.Sprintf("cd %q; find . -type f | sort | xargs tail -n +1", h.config))
@@ -181,8 +181,8 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			}
 		}
 
-		// A container is started as any user would, with no flag about hooks, and then once more,
-		// at which podman forgets such flags.
+		// A container is started without flags about hooks, as any user would, and then
+		// started again. At that second start, podman forgets such flags.
 		const see = `. /run/terok/gate.env; echo "$TEROK_GATE_TOKEN $CODE_REPO $TEROK_GATE_ENV"`
 		rootfs := e.rootfs(t)
 		run := fmt.Sprintf("podman run --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sh -c '%s'", rootfs, see)
@@ -218,8 +218,8 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 	})
 }
 
-// A container whose project --allow-project does not admit does not start, and the
-// audit trail and the system log say once which and why. Podman runs precreate first.
+// A container does not start if --allow-project does not admit its project. The audit trail
+// and the system log each say once which project, and why. Podman runs precreate first.
 func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
@@ -306,9 +306,9 @@ func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 	})
 }
 
-// The hook directories of other files stay in force beside install's, whether they are read
-// before it or after. A podman before 4.8 cannot add to a list: there the later one
-// counts, and install says what to do.
+// Hook directories that other files list stay in force beside install's, whether podman
+// reads those files before or after install's. Before 4.8, podman cannot add to a list, so
+// only the last list counts, and install says what to do.
 func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 	const appends = ", {append=true}"
 	onRootAndRootless(t, func(t *testing.T, e *engine) {

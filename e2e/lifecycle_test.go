@@ -15,8 +15,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A token is valid exactly while its container lives: on every engine, for every
-// kind of container, no matter how it ends.
+// A token is valid exactly while its container lives: on every engine, for every kind of
+// container, however the container ends.
 
 // kinds of containers.
 var kinds = []struct {
@@ -51,14 +51,14 @@ var kinds = []struct {
 type end struct {
 	name string
 	end  func(t *testing.T, c *container)
-	code string // exit code, if that is what it is about
+	code string // the exit code, empty if it does not matter
 }
 
-// ends of a container's life, in the order in which one container goes through
-// them. Each but the last can be followed by a new life. The first kind of container
-// goes through all, each other through the last three: there is one for each of those
-// who run poststop, which are the clean-up that conmon starts, podman restart, and
-// podman rm.
+// ends are the ends of a container's life, in the order in which one container goes through
+// them. Each but the last can be followed by a new life. A container of the first kind goes
+// through all of them, and one of another kind through the last three. In these three,
+// poststop is run by different programs: by the clean-up that conmon starts, by podman
+// restart, and by podman rm.
 var ends = []end{
 	{name: "exit 0", end: func(t *testing.T, c *container) { c.kill(t, unix.SIGUSR1) }, code: "0"},
 	{name: "exit 3", end: func(t *testing.T, c *container) { c.kill(t, unix.SIGUSR2) }, code: "3"},
@@ -131,9 +131,8 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 	c.hasItNotInStorage(t, tokens...)
 }
 
-// keepsItFromOthers checks that the directory is a read-only tmpfs of its own, and
-// that in the container only the user of its process, and root, can read
-// the token.
+// keepsItFromOthers checks that the directory is a read-only tmpfs of its own, and that in
+// the container only root and the user of the container's process can read the token.
 func (c *container) keepsItFromOthers(t *testing.T, l life) {
 	t.Helper()
 	if len(l.mount) != 1 {
@@ -149,7 +148,8 @@ func (c *container) keepsItFromOthers(t *testing.T, l life) {
 		}
 	}
 
-	// The same user's exec can: what keeps the stranger out is not the directory.
+	// An exec of the same user can read it, so it is not the directory that keeps the other
+	// user out.
 	if out := c.podman(t, "exec", c.id, "cat", "/run/terok/gate.env"); !strings.Contains(out, l.token) {
 		t.Errorf("podman exec reads %q", out)
 	}
@@ -172,8 +172,8 @@ func (c *container) hasItNotInStorage(t *testing.T, tokens ...string) {
 	}
 }
 
-// pod makes a pod. Its infra container has no annotations. Its containers have cgroups that
-// are not below the pod's: on cgroup v2, without systemd, that one lets no container open
+// pod makes a pod, whose infra container has no annotations. The cgroups of its containers
+// are not below the pod's: on cgroup v2, without systemd, a container there cannot open
 // /dev/null (podman 4.3.1, root).
 func (e *engine) pod(t *testing.T, network string) string {
 	t.Helper()
@@ -218,7 +218,7 @@ func TestAContainerThatRemovesItselfLosesItsToken(t *testing.T) {
 	})
 }
 
-// Tokens of the same project and task that belong to others.
+// When a container ends, tokens of the same project and task that belong to others stay.
 func TestAContainerTakesOnlyItsOwnTokenAlong(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -251,8 +251,8 @@ func TestAContainerTakesOnlyItsOwnTokenAlong(t *testing.T) {
 	}
 }
 
-// A poststop hook outlives a killed podman, and can come when the container
-// lives again.
+// A poststop hook outlives a killed podman, and may run when the container already lives
+// again.
 func TestALatePoststopSparesTheNextLife(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		// In place of our poststop hook, one that records what podman sends.

@@ -8,8 +8,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// The limits of the hooks and of the container come through podman unchanged. Their effect
-// on git is tested with the gate.
+// Podman passes on the limits in the hooks' flags and in annotations unchanged. (Package
+// gate tests their effect on git.)
 func TestAContainersTokenIsLimitedByFlagsAndAnnotations(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		e = e.withOwnTokens(t).withHooks(t, hookFlags{prestart: []string{"--push", "refs/heads/{task}/**", "--hashed"}}, nil)

@@ -21,17 +21,16 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// machine is a machine as our users have it: systemd is its process 1, there are a
-// journal, log-ins and user services, and podman is as its packages set it up. Its root
-// file system starts as a copy of ours (an overlay, in memory), without our homes, our
-// containers, what our administrator enabled and our package. It has no network but
-// loopback.
+// machine is a machine like our users': systemd is its process 1, there are a journal,
+// log-ins and user services, and podman is as its packages set it up. Its root file system
+// starts as a copy of ours (an overlay, in memory), without home directories, containers,
+// our package, and what the administrator has enabled. It has no network but loopback.
 type machine struct {
 	dir    string    // holds what it changes
 	init   *exec.Cmd // its process 1; nil while it is off
 	ended  chan struct{}
 	cgroup string      // relative to the root of the tree
-	lacks  machineLack // what ours does
+	lacks  machineLack // what ours lacks, too
 }
 
 // machineLack is what a build machine may lack and a user's machine has.
@@ -40,7 +39,7 @@ type machineLack struct {
 	pids     bool // the pids controller, of cgroup v2
 }
 
-// setUpDisk fills $1/root, what will be the root file system, before the first boot.
+// setUpDisk fills $1/root, which becomes the root file system, before the first boot.
 const setUpDisk = `
 cd "$1"
 mkdir upper work root state state/home state/containers
@@ -62,10 +61,10 @@ for unit in systemd-sysctl.service systemd-binfmt.service proc-sys-fs-binfmt_mis
 	ln -s /dev/null etc/systemd/system/$unit
 done`
 
-// bootDisk is process 1 until it becomes systemd, in fresh namespaces. Podman's storage
-// is not on the overlay, which can carry no other. /sys is read-only, or udev would
-// manage our devices; /proc is not, and nothing is mounted on it, or no container in
-// a user namespace could mount its own.
+// bootDisk is process 1 until it becomes systemd, in new namespaces. Podman's storage is
+// not on the overlay, since an overlay cannot be on another. /sys is read-only: otherwise
+// udev would manage our devices. /proc is writable and nothing is mounted on it: otherwise
+// a container in a user namespace could not mount its own.
 const bootDisk = `
 cd "$1"
 mount --make-rprivate /
@@ -147,7 +146,8 @@ func (m *machine) boot(t *testing.T) {
 	defer group.Close()
 
 	var said bytes.Buffer
-	// Its cgroup namespace begins where it is, so it must be in its cgroup by then.
+	// unshare --cgroup makes a cgroup namespace that begins at the cgroup of the process,
+	// so the process must be in the machine's cgroup by then.
 	m.init = exec.Command("unshare", "--cgroup", "sh", "-euc", bootDisk, "sh", m.dir)
 	m.init.Stdout, m.init.Stderr = &said, &said
 	m.init.WaitDelay = time.Second
@@ -255,10 +255,10 @@ func (m *machine) off(t *testing.T) {
 	}
 }
 
-// makeUp configures podman where our machine is not as a user's is, in a drop-in, which no
-// containers.conf of a user hides (as from podman 6 on): without
-// CAP_SYS_RESOURCE its limits and crun as root fail, and without the pids controller of
-// cgroup v2 its limit of processes does.
+// makeUp configures podman for a machine that lacks what a user's has. Without
+// CAP_SYS_RESOURCE, podman's limits and crun as root fail; without the pids controller of
+// cgroup v2, its limit of processes fails. The settings are in a drop-in, which a user's
+// containers.conf never hides: from podman 6 on, it hides other files.
 func (m *machine) makeUp(t *testing.T) {
 	t.Helper()
 	held, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)

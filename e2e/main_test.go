@@ -18,8 +18,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// systemLog is what the tests see of the system log: everything that a process in our
-// namespaces, the hook above all, sends to /dev/log.
+// systemLog is what processes in our namespaces, such as the hook, send to the system log
+// at /dev/log.
 var systemLog testenv.Log
 
 // with matches the messages that contain all of parts.
@@ -50,8 +50,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// furnish makes the new namespaces a place where podman runs and where the
-// machine does not notice.
+// furnish makes the new namespaces a place where podman runs and does not change the
+// machine.
 func furnish() error {
 	// Our mounts are cut off from the machine, and then shared among the namespaces
 	// below ours, as systemd has it on any machine: with --uidmap and root, podman
@@ -85,7 +85,7 @@ func furnish() error {
 	return furnishNetworks()
 }
 
-// mountOver has a directory of the machine's be an empty one of our own.
+// mountOver mounts an empty directory over one of the machine's.
 func mountOver(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -98,8 +98,8 @@ func mountOver(dir string) error {
 
 const tun = "/dev/net/tun"
 
-// furnishNetworks is for tests with podman's networks. CNI keeps addresses where it is not
-// told otherwise, and slirp4netns and pasta want a device that every user may open, as
+// furnishNetworks prepares for tests with podman's networks. CNI keeps addresses in
+// /var/lib/cni by default. slirp4netns and pasta need a device that every user may open, as
 // udev sets it up.
 func furnishNetworks() error {
 	if err := mountOver("/var/lib/cni"); err != nil {
@@ -120,8 +120,8 @@ func furnishNetworks() error {
 	return nil
 }
 
-// hideHybridCgroup takes away the v2 tree that some machines mount beside
-// cgroup v1: crun 1.8.1 refuses to run where it sees both.
+// hideHybridCgroup hides the v2 tree that some machines mount beside cgroup v1: crun 1.8.1
+// refuses to run if it sees both.
 func hideHybridCgroup() error {
 	var base, unified unix.Statfs_t
 	if unix.Statfs("/sys/fs/cgroup", &base) != nil || unix.Statfs("/sys/fs/cgroup/unified", &unified) != nil {
@@ -136,8 +136,8 @@ func hideHybridCgroup() error {
 	return nil
 }
 
-// hideSystemd takes away the machine's systemd, which install as root would tell of units,
-// and which doctor would examine. Tests with a systemd boot their own (newMachine).
+// hideSystemd hides the machine's systemd. Otherwise install as root would tell it of
+// units, and doctor would examine it. Tests with a systemd boot their own (newMachine).
 func hideSystemd() error {
 	const dir = "/run/systemd"
 	err := unix.Mount("terok-e2e", dir, "tmpfs", 0, "mode=0755")
@@ -147,16 +147,16 @@ func hideSystemd() error {
 	return nil
 }
 
-// The user of the rootless engines, when root runs the tests. It exists only in copies of
-// the machine's files that are mounted over them in our namespace.
+// The user of the rootless engines if root runs the tests. This user is only in copies of
+// the machine's files, which are mounted over the originals in our namespace.
 const (
 	testUser = "terok-e2e"
 	testUID  = 4711
 )
 
 func addTestUser() error {
-	// Root's containers get the ids of this one with --userns=auto
-	// (containers-storage.conf(5)). Since podman 6 it must be a user, too.
+	// With --userns=auto, root's containers get the ids of this name
+	// (containers-storage.conf(5)). Since podman 6, the name must also be a user's.
 	const containers, containersUID = "containers", testUID + 1
 
 	for file, lines := range map[string]string{

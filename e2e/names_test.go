@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// A user who knows a container by its name finds its token in the list and revokes it,
-// as root and with a rootless podman, whose containers are its user's alone.
+// A user who knows a container by its name finds the container's token in the list, and
+// revokes it: as root, and with a rootless podman, which knows only its user's containers.
 func TestContainersAreCalledByTheirNames(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		gate := e.withPodmanInPath(t)

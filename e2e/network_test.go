@@ -7,9 +7,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// ways are the ways in which a rootless container reaches a gate on its host, as the README
-// gives them.
-// On port 9418 a gate listens on all addresses, on port 9419 on loopback alone.
+// ways are the ways in which a rootless container reaches a gate on its host, as
+// docs/other-gates.md gives them. On port 9418 a gate listens on all addresses, on port
+// 9419 on loopback alone.
 var ways = []struct {
 	name         string
 	url, network string
@@ -37,7 +37,7 @@ var ways = []struct {
 	{name: "no network", url: "http://127.0.0.1:9419", network: "none"},
 }
 
-// Doctor tries it: its probe container asks the gate with git.
+// Doctor's probe container asks the gate with git.
 func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "slirp4netns", "git", "ip")

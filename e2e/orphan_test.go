@@ -19,15 +19,15 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Orphans go. Podman runs no poststop hook after any of these faults (seen with
-// 4.3.1), and the token goes all the same: with the next hook of any container,
-// with `reap`, and with `reap --watch` as soon as the process is dead.
+// After each of these faults, podman runs no poststop hook (seen with 4.3.1). The token is
+// revoked nevertheless: by the next hook of any container, by `reap`, and by `reap --watch`
+// as soon as the process is dead.
 
 // Another program's hook comes after ours and fails.
 func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, stage := range []string{"prestart", "poststart"} {
-			// It reads its input: crun 1.8.1 dies of SIGPIPE where a hook does not.
+			// This hook reads its input: crun 1.8.1 dies of SIGPIPE if a hook does not.
 			failing := func(dir string) error {
 				return writeJSON(filepath.Join(dir, "99-zz-of-another-program.json"), map[string]any{
 					"version": "1.0.0",
@@ -76,8 +76,8 @@ func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
 	})
 }
 
-// failsToStart reports whether the container, of which a hook fails, does not start.
-// If it does, it must hold its token, and lose it when it stops.
+// failsToStart reports whether a container does not start because a hook fails. A container
+// that starts nevertheless must hold its token, and lose the token when it stops.
 func (e *engine) failsToStart(t *testing.T, c *container) bool {
 	t.Helper()
 	if _, err := c.tryPodman("start", c.id); err != nil {
@@ -159,8 +159,8 @@ func TestATokenGoesWhenItsContainersProcessIsAZombie(t *testing.T) {
 	})
 }
 
-// outlived waits until the processes that the container's tokens are tied to are
-// dead: a runtime that has given up may still be about to kill them.
+// outlived waits until the processes that the container's tokens are tied to are dead: a
+// runtime that has given up may not have killed them yet.
 func (e *engine) outlived(t *testing.T, id string) {
 	t.Helper()
 	for _, name := range e.tokensOf(t, id) {
@@ -172,8 +172,8 @@ func (e *engine) outlived(t *testing.T, id string) {
 	}
 }
 
-// sweeps checks that the container's token, an orphan, goes with the next change of
-// any kind. Each kind gets a token file of its own, with the orphan in it.
+// sweeps checks that any kind of change sweeps the container's token, an orphan. Each kind
+// gets a token file of its own, with the orphan in it.
 func (e *engine) sweeps(t *testing.T, id string) {
 	t.Helper()
 	gate, err := gateBinary()
@@ -219,8 +219,8 @@ func (e *engine) sweeps(t *testing.T, id string) {
 	}
 }
 
-// goesWithProcess waits for the process to die and the token to go, and logs how
-// long after the process that was.
+// goesWithProcess waits until the process is dead and the token is gone, and logs the time
+// between the two.
 func (e *engine) goesWithProcess(t *testing.T, token string, pidfd int) {
 	t.Helper()
 
@@ -277,8 +277,8 @@ func statFields(t *testing.T, pid int) []string {
 	return strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
 }
 
-// withAudit returns the same engine with a token file and an audit trail of its
-// own. Other tests' hooks would sweep the orphans of this one.
+// withAudit returns the same engine with a token file and an audit trail of its own: in a
+// shared token file, other tests' hooks would sweep the orphans of this test.
 func (e *engine) withAudit(t *testing.T) *engine {
 	t.Helper()
 	return e.withTokenFile(t, "{}")
@@ -319,9 +319,9 @@ func (e *engine) events(t *testing.T, id string) []string {
 	return events
 }
 
-// watch runs reap --watch until the end of the test, as the user whom podman runs
-// for, outside of podman's namespaces. It returns when these processes, or else the
-// token file, are watched.
+// watch runs reap --watch until the end of the test, as the user whom podman runs for,
+// outside of podman's namespaces. It returns when these processes are watched or, if there
+// are none, the token file.
 func (e *engine) watch(t *testing.T, pids ...int) {
 	t.Helper()
 	gate, err := gateBinary()

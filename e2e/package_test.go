@@ -14,11 +14,11 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The .deb on a machine like our users': it activates nothing, install from it does the
-// main job, and when it goes, the tokens go with it.
+// The .deb on a machine like our users'. The package activates nothing by itself; after
+// install, the main job works; and its removal revokes the tokens.
 
-// A user may have put anything among the definitions. Removal reads only definitions,
-// and revokes the user's tokens no matter what else is there.
+// A user may have put any file among the definitions. Removal reads only definitions, and
+// revokes the user's tokens whatever else is there.
 func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "find", "grep", "mkfifo", "truncate")
@@ -135,7 +135,8 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)
 	m.must(t, "root", "grep issued /var/log/terok-gate/trail.log; grep moved /var/log/terok-gate/gate/trail.log")
 
-	// A newer package, or the same again: nothing changes for what lives.
+	// When a newer package, or the same again, is installed, nothing changes for living
+	// containers.
 	const service = "systemctl show -p MainPID " + gateUnit
 	pid := m.must(t, "root", service)
 	m.must(t, "root", "dpkg --install /srv/terok-gate-hook.deb; systemctl is-active "+gateUnit)

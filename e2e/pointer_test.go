@@ -12,9 +12,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Git follows the pointers that precreate adds, in every environment that it may get.
-// GIT_CONFIG_PARAMETERS is documented nowhere: these tests run with every git that we have
-// (scripts/engines).
+// Git follows the pointers that precreate adds, in every environment that a container may
+// have. GIT_CONFIG_PARAMETERS is documented nowhere, so these tests run with every git that
+// we have (scripts/engines).
 
 // pointed begins the scripts of the table.
 const pointed = `
@@ -35,7 +35,7 @@ fails() { # what follows; says how
 }
 `
 
-// rows are what containers do, and what they say of it.
+// pointerRows are what containers do, and what they print then.
 var pointerRows = []struct{ name, script, says string }{
 	{"the whole environment", `work whole`, "by pointer <pointer@demo.invalid>"},
 	{"names with KEY, TOKEN, SECRET and VALUE removed", `filtered work filtered`, "by pointer <pointer@demo.invalid>"},
@@ -96,7 +96,7 @@ func TestGitWorksOrIsNoWorseOffInAnyEnvironment(t *testing.T) {
 	})
 }
 
-// The image has a configuration of its own, which goes on to count.
+// If the image has a configuration of its own, git still uses it.
 func TestGitsConfigurationOfTheImageGoesOnToCount(t *testing.T) {
 	testPointers(t, func(t *testing.T, e *engine, g *testGate) {
 		own := filepath.Join(e.tempDir(t), "gitconfig")
@@ -126,8 +126,9 @@ func TestGitsConfigurationOfTheImageGoesOnToCount(t *testing.T) {
 	})
 }
 
-// Podman 4.3 to 6.1 give podman exec nothing of what precreate added; its pull request
-// 29367 does. Both work, and so does a health check, which is the same.
+// Podman 4.3 to 6.1 give podman exec no variable that precreate added, but podman's pull
+// request 29367 does. Git works either way, and so it does in a health check, which podman
+// runs like exec.
 func TestGitWorksInPodmanExecWithAndWithoutPrecreatesVariables(t *testing.T) {
 	testPointers(t, func(t *testing.T, e *engine, g *testGate) {
 		args := append(annotations("demo", "pointer"), withPlainGit(t)...)
@@ -179,7 +180,7 @@ func TestGitWorksInPodmanExecWithAndWithoutPrecreatesVariables(t *testing.T) {
 	})
 }
 
-// testPointers runs a test with a gate and an engine whose hooks know it.
+// testPointers runs a test with a gate and with an engine whose hooks know the gate.
 func testPointers(t *testing.T, test func(t *testing.T, e *engine, g *testGate)) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "git", "setpriv")
@@ -189,8 +190,8 @@ func testPointers(t *testing.T, test func(t *testing.T, e *engine, g *testGate))
 	})
 }
 
-// pointer returns what runs a script as the first process of a container of ours, and
-// returns what it says.
+// pointer returns a function that runs a script as the first process of a container with
+// our annotations, and returns what the script prints.
 func (e *engine) pointer(t *testing.T, g *testGate, args ...string) func(script string) string {
 	return func(script string) string {
 		t.Helper()
@@ -223,8 +224,8 @@ func plain(args []string) []string {
 	return args
 }
 
-// asks checks that git, in so many commands, asked the gate without the token as often as
-// it must: once in each before 2.46, and never since.
+// asks checks how often git asked the gate without the token: before 2.46 once in each of
+// the commands, and since then never.
 func (g *testGate) asks(t *testing.T, requests []request, commands int) {
 	t.Helper()
 	var major, minor int
@@ -245,7 +246,8 @@ func (g *testGate) asks(t *testing.T, requests []request, commands int) {
 	}
 }
 
-// EnvironmentFile= unquotes as a shell does, also what the image had in the variable.
+// Systemd's EnvironmentFile= unquotes the values in gate.env as a shell does. One of them
+// contains what the image has set.
 func TestSystemdReadsTheEnvFileAsAShellDoes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -9,11 +9,11 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// With precreate registered, git works in an image that merely has git, as the
-// container's own process, with nothing sourced.
+// With precreate registered, git works in an image that only has git: in the container's
+// own process, with nothing sourced.
 
-// work is what the process does: what people use git for, and then a look at where a
-// token might have got to.
+// work is what the process does: what people use git for, and then a search for the token
+// in places that it might have got to.
 const work = `
 git clone --quiet http://$GATE/demo.git /dev/shm/clone
 cd /dev/shm/clone

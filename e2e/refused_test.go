@@ -240,8 +240,9 @@ func asCSV(arg string) string {
 // looksLikeToken matches a token, or the beginning of one in Basic credentials.
 var looksLikeToken = regexp.MustCompile(`terok-g-[0-9a-f]|dGVyb2stZy`)
 
-// withTokenFile returns the same engine with a token file of its own; its hooks
-// are still the old ones. An empty content means no file.
+// withTokenFile returns the same engine with a token file of its own, which has this
+// content, or does not exist if the content is empty. The engine's hooks still use the old
+// file.
 func (e *engine) withTokenFile(t *testing.T, content string) *engine {
 	t.Helper()
 	other := *e
@@ -263,8 +264,8 @@ func (e *engine) withTokenFile(t *testing.T, content string) *engine {
 	return &other
 }
 
-// fileState is everything that tells a file from another or from what it was
-// before, its content above all.
+// fileState returns all by which a change of a file, or another file in its place, would
+// show.
 func fileState(t *testing.T, path string) string {
 	t.Helper()
 	var stat unix.Stat_t
@@ -340,8 +341,8 @@ func heldLock(t *testing.T, e *engine) {
 	}
 }
 
-// A volume on a mount with shared propagation would carry the directory to the host
-// and to every container that has the volume too.
+// Through a volume on a mount with shared propagation, the directory would also be mounted
+// on the host, and in every container that has the volume.
 func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		for _, propagation := range []string{"shared", "rshared"} {
@@ -376,7 +377,7 @@ func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	})
 }
 
-// A shared volume that the directory does not lie on is left alone.
+// A shared volume is left alone if the directory is not on it.
 func TestAVolumeWithSharedPropagationElsewhereIsNot(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		dir := sharedMount(t, e)
@@ -452,8 +453,8 @@ func listing(t *testing.T, dir string) string {
 	return all.String()
 }
 
-// A bundle without a mount namespace, as podman never makes one. The runtime and
-// with it the hook are in a mount namespace of their own, which plays the host's.
+// A bundle without a mount namespace, which podman never makes. The runtime and the hook
+// are in a mount namespace of their own, which stands for the host's.
 func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "unshare")

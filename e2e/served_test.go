@@ -45,7 +45,8 @@ func (a account) addDemo(t *testing.T) {
 		terok-gate add demo ~/src/demo`)
 }
 
-// gitter is podman run for a container of ours without a network, whose image has git.
+// gitter returns a command that runs a container with our annotations and without a
+// network, whose image has git.
 func (a account) gitter(t *testing.T, flags string) string {
 	t.Helper()
 	return "podman run --network none --annotation terok.project=demo --annotation terok.task=1 " +
@@ -65,8 +66,8 @@ func (a account) works(t *testing.T, id, branch string) {
 		git commit --quiet --allow-empty --message work; git push --quiet origin HEAD:refs/heads/%s'`, id, branch))
 }
 
-// devices checks that podman takes a project as a device, for containers and for builds. It reads
-// root's devices only.
+// devices checks that podman takes a project as a device, for containers and for builds.
+// Podman reads only root's devices.
 func (a account) devices(t *testing.T) {
 	t.Helper()
 	device := " --network none --device terok.dev/project=demo " + strings.Join(withGitAlone(t), " ") + " "
@@ -133,7 +134,8 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 			testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !a.has(t, a.tokenFile, id) })
 			a.gateIsWell(t)
 
-			// Again, it changes nothing; and the token is withheld if it is told so.
+			// A second install changes nothing. With --withhold-token, the token is
+			// withheld.
 			installed := a.files(t)
 			a.must(t, "terok-gate install")
 			if diff := cmp.Diff(installed, a.files(t)); diff != "" {
@@ -167,8 +169,8 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 	}
 }
 
-// An installation of root's from before the gate: the token file belongs to root until root
-// gives it away, and so does the log file, so that the gate has a log of its own.
+// Root's installation is from before the gate, so its token file and log file belong to
+// root. Root gives the token file to the gate, and the gate gets a log file of its own.
 func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -220,8 +222,9 @@ func (a account) gateIsWell(t *testing.T) {
 	}
 }
 
-// Requests that are under way end well, and new ones wait: clients do not notice a restart.
-// When the gate is killed, or stopped and started, all containers are served again.
+// Clients do not notice a restart of the gate: requests that are under way end well, and
+// new ones wait. When the gate is killed, or stopped and started, all containers are served
+// again.
 func TestContainersOutliveTheGate(t *testing.T) {
 	t.Parallel()
 	const many = 50
@@ -235,7 +238,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 			a.must(t, "mkdir ~/flags")
 			flags := strings.TrimSpace(a.must(t, "echo ~/flags"))
 
-			// Git in all containers at once, each time that there is a flag for it.
+			// Each time that there is a flag for it, all containers run git at once.
 			const lives = `sh -c 'for flag in meanwhile killed started; do
 				until [ -e /flags/$flag ]; do sleep 0.5; done
 				git ls-remote --exit-code $CODE_REPO refs/heads/main >/dev/null 2>/flags/$flag-said-$HOSTNAME && touch /flags/$flag-ok-$HOSTNAME
@@ -254,7 +257,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 				}
 			}
 
-			// A request that takes its time holds the old gate up.
+			// A request that takes long keeps the old gate from ending.
 			slow := make(chan error, 1)
 			go func() {
 				_, err := m.sh(a.user, "podman exec --workdir /dev/shm "+ids[0]+` sh -ec 'mkfifo in; nc 127.0.0.1 9418 <in >out & exec 3>in
@@ -316,8 +319,8 @@ func (a account) asUser(script string) string {
 	return fmt.Sprintf("runuser --login %s --command '%s'", a.user, script)
 }
 
-// Without systemd, install does the rest and says how to start the gate. No container of a
-// project starts before.
+// Without systemd, install does the rest and says how to start the gate. Until the gate
+// runs, no container with a project starts.
 func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)

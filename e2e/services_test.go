@@ -25,7 +25,7 @@ func (s *servedEngine) forward(t *testing.T, services ...string) {
 	}
 	args := []string{"--token-file", s.tokenFile, "--log-file", s.log, "forward", "--control", control.ForwardSocket(s.control)}
 	like, cancel := s.command(binary, append(args, services...)...)
-	cancel() // it lives longer
+	cancel() // like is only a model: forward runs longer
 	program := exec.Command(like.Path, like.Args[1:]...)
 	program.Dir, program.Env, program.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	if err := program.Start(); err != nil {
@@ -85,7 +85,8 @@ func TestAServiceOfTheHostIsInAContainerWithoutANetwork(t *testing.T) {
 
 const forwardUnit = "terok-gate-forward.service"
 
-// echoes has the machine's systemd serve an echo on an address of the host, and at a socket.
+// echoes makes the machine's systemd serve an echo at an address of the host, and at a unix
+// socket.
 func (m *machine) echoes(t *testing.T) {
 	t.Helper()
 	m.must(t, "root", `cd /etc/systemd/system
@@ -104,8 +105,8 @@ func (a account) hears(t *testing.T, id string) {
 	}
 }
 
-// Containers without a network reach services of the host by the unit that install writes,
-// through all that can happen to it while they live.
+// Containers without a network reach services of the host through the unit that install
+// writes, whatever happens to the unit while they live.
 func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -127,7 +128,8 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 				t.Errorf("doctor says %s", says)
 			}
 
-			// One connection holds the old forwarder up, and another waits for the new one.
+			// One connection keeps the old forwarder from ending, and another waits for the
+			// new one.
 			a.must(t, "podman exec "+id+` sh -ec 'cd /dev/shm; mkfifo in; (nc 127.0.0.1 4000 <in >slow) & exec 3>in
 				echo one >&3; until grep -q one slow; do sleep 0.1; done
 				(until [ -e go-on ]; do sleep 0.1; done; echo two >&3) >/dev/null 2>&1 &'`)
@@ -174,8 +176,9 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 	}
 }
 
-// forwarderIsWell checks that the forwarder runs under systemd, and what it has logged: only
-// root's can be kept from other addresses, which it tries at its start.
+// forwarderIsWell checks that the forwarder runs under systemd, and what it has logged.
+// When the forwarder starts, it tries to reach an address that is not a service's: only
+// root's unit can prevent that.
 func (a account) forwarderIsWell(t *testing.T) {
 	t.Helper()
 	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+forwardUnit)

@@ -47,8 +47,8 @@ func (s *servedEngine) containersOf(t *testing.T) string {
 	return strings.Join(used, " ")
 }
 
-// What its own project, those to read and those to write, and limits, hashed and withheld
-// tokens come to, from podman's command line to git's.
+// What a container may do in its own project, in those to read and in those to write, with
+// limits and with hashed and withheld tokens: from podman's command line to git's.
 func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 	const fetches = "demo lib tools"
 	read, write := "terok.read=lib", "terok.write=tools"
@@ -153,7 +153,7 @@ func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 	}
 }
 
-// A container with flags of the operator's and annotations that go beyond them does not start.
+// A container does not start if its annotations go beyond the operator's flags.
 func TestAContainerThatAsksForProjectsThatItMayNotHaveDoesNotStart(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
@@ -184,7 +184,7 @@ func TestAContainerThatAsksForProjectsThatItMayNotHaveDoesNotStart(t *testing.T)
 
 const forge = "https://forge.example/org/"
 
-// addresses are of the projects of which the name is in them: app, lib and tools.
+// addresses is a file with the addresses of four projects.
 const addresses = `{
 	"app": {"source": "` + forge + `app", "scheme": "https", "host": "forge.example", "path": "org/app"},
 	"lib": {"source": "git@forge.example:org/lib.git", "scheme": "ssh", "host": "forge.example", "path": "org/lib"},
@@ -200,8 +200,8 @@ func (e *engine) write(t *testing.T, path, content string) {
 	}
 }
 
-// A container without a network clones by the addresses that its projects have at a forge, its
-// submodules and a module of Go with it.
+// A container without a network clones by the address that its project has at a forge. Submodules
+// are cloned the same way, and Go gets a module that way.
 func TestAContainerWithoutANetworkUsesTheForgesAddresses(t *testing.T) {
 	for name, flags := range map[string][]string{"with a token": nil, "with its token withheld": {"--withhold-token"}} {
 		t.Run(name, func(t *testing.T) {
@@ -273,8 +273,8 @@ func TestAContainerWithoutANetworkUsesTheForgesAddresses(t *testing.T) {
 	}
 }
 
-// By every form of a project's address git fetches from this project and pushes to it, and not to
-// another one whose name begins alike.
+// By every form of a project's address, git fetches from the project and pushes to it, and not to
+// another project whose name begins alike.
 func TestEveryFormOfAnAddressFetchesAndPushes(t *testing.T) {
 	forms := map[string][]string{
 		"lib": {
@@ -323,7 +323,7 @@ func TestEveryFormOfAnAddressFetchesAndPushes(t *testing.T) {
 	})
 }
 
-// goBelowUsr is Go's program, if the containers have it: they get /usr.
+// goBelowUsr returns the path of the go program, if it is below /usr, which containers get.
 func goBelowUsr() (path string, err error) {
 	for _, path := range []string{"/usr/local/go/bin/go", "/usr/bin/go"} {
 		if real, err := filepath.EvalSymlinks(path); err == nil && strings.HasPrefix(real, "/usr/") {
@@ -333,8 +333,8 @@ func goBelowUsr() (path string, err error) {
 	return "", fmt.Errorf("go is neither in /usr/local/go/bin nor in /usr/bin")
 }
 
-// Nothing that is wrong with the file of addresses keeps a container from starting; its log
-// says what it lacks.
+// No fault of the file of addresses keeps a container from starting. The log says what the
+// container lacks.
 func TestAContainerStartsWithoutAddressesThatCannotBeRead(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		s := e.served(t)

@@ -12,13 +12,13 @@ import (
 )
 
 // crun appends what a hook prints to the file of the host that the annotation
-// run.oci.hooks.stderr names, and an image can carry it before podman 4.6. A shell
-// start-up file is such a file.
+// run.oci.hooks.stderr names, which may be a shell's start-up file. Before podman 4.6, an
+// image can carry this annotation.
 
 // command is what a hostile author wants printed, for the user to paste.
 const command = "$(touch /tmp/canary)"
 
-// hostile are containers that our stages refuse for a value of theirs.
+// hostile are containers that our stages refuse for one of their values.
 var hostile = []struct {
 	name        string
 	annotations map[string]string
@@ -97,7 +97,8 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 	})
 }
 
-// A container with good values and a file of crun's is refused before crun is there.
+// If crun is to write to a file, precreate refuses the container before crun runs, even if
+// the container's values are valid.
 func TestPrecreateRefusesAContainerThatHasCrunWriteToTheHost(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		own := e.withTokenFile(t, othersTokens)

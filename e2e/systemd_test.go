@@ -85,8 +85,8 @@ func (a account) has(t *testing.T, tokenFile, id string) bool {
 	return strings.Contains(string(content), id)
 }
 
-// revokes checks that the service, and it alone, revokes the token of a container that
-// was killed with all that belonged to it.
+// revokes checks that the service revokes the token of a container that was killed together
+// with its conmon, so that no hook can revoke it.
 func (a account) revokes(t *testing.T, tokenFile string) (id string) {
 	t.Helper()
 	id = a.run(t)
@@ -148,7 +148,7 @@ func TestInstallRunsAServiceThatRevokesWhenNoHookRuns(t *testing.T) {
 				t.Errorf("doctor says %s", says)
 			}
 
-			// An earlier service goes, with all that it was.
+			// An earlier service is removed, with all its files.
 			said := a.install(t, "", "--no-gate --no-watch")
 			if state := a.must(t, a.systemctl+" is-active "+watchUnit+" || true"); state != "inactive\n" || !strings.Contains(said, "removed ") {
 				t.Errorf("after install --no-watch the service is %s, and install says %q", state, said)
@@ -174,7 +174,8 @@ func TestInstallRunsAServiceThatRevokesWhenNoHookRuns(t *testing.T) {
 	}
 }
 
-// A token file in any place that root can name; a container's token is revoked there.
+// The token file and the log file may be at any path that root can name. The service
+// revokes a container's token there.
 func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -214,14 +215,14 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	root.healthy(t)
 }
 
-// Without lingering, a user's containers end with the user's last session, and so does
-// the service, but after them.
+// Without lingering, a user's containers end with the user's last session. The service then
+// ends, too, but after the containers.
 func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 
-	// Systemd waits that long for more sessions, and for what ignores SIGTERM, as
-	// sleep does in a container.
+	// These are the times that systemd waits for more sessions, and for processes that
+	// ignore SIGTERM, as sleep does in a container.
 	m.must(t, "root", `mkdir -p /etc/systemd/logind.conf.d /etc/systemd/user.conf.d
 		printf '[Login]\nUserStopDelaySec=1s\n' >/etc/systemd/logind.conf.d/test.conf
 		printf '[Manager]\nDefaultTimeoutStopSec=2s\n' >/etc/systemd/user.conf.d/test.conf
@@ -250,7 +251,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	logOut = m.logIn(t, "alice")
 	installed := alice.files(t)
 
-	// As after sudo, which passes on nothing about the user's services.
+	// This is as after sudo, which passes on nothing about the user's services.
 	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate install --no-gate --allow-project demo\\* 2>&1'")
 	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("with lingering, install says %q", said)
@@ -276,8 +277,8 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	alice.healthy(t)
 }
 
-// For a container that is refused, podman prints the command that shows why, from the file
-// that installed hooks write by default, and from the journal.
+// If a container is refused, podman prints a command that shows the reason. The command
+// finds it in the file that installed hooks write by default, and in the journal.
 func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The mount point leads to a volume. Only the volume's owner makes a directory there:
-// crun makes a volume read-only after our hook, and root overrides who may write.
+// The mount point leads into a volume, where only the volume's owner may make a directory.
+// The hook never tries: crun makes a volume read-only after our hook has run, and root may
+// write whatever the permissions say.
 
 func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {

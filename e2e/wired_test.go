@@ -10,10 +10,10 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// wired returns the same engine on a machine that has a network, which is the test's own:
-// podman may make bridges there, and there is an interface with the default route for
-// slirp4netns and pasta to copy. It leads nowhere. program is the one of the
-// two that the containers' network needs, if any.
+// wired returns the same engine on a machine that has a network, which is the test's own.
+// Podman may make bridges there. One interface has the default route, for slirp4netns and
+// pasta to copy; it leads nowhere. program is slirp4netns or pasta if the containers'
+// network needs it, else empty.
 func (e *engine) wired(t *testing.T, program string) *engine {
 	t.Helper()
 	testenv.NeedAlone(t)
@@ -52,8 +52,8 @@ func (e *engine) wired(t *testing.T, program string) *engine {
 	return &other
 }
 
-// enterWire are the arguments with which nsenter runs a command of the engine's user
-// there.
+// enterWire returns the arguments with which nsenter runs a command of the engine's user in
+// the engine's network.
 func (e *engine) enterWire() []string {
 	user := "0"
 	if e.asUser != nil {

@@ -19,8 +19,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// pythonWriter does what the orchestrator does, with the standard library: it
-// issues tokens of its own under the lock, and takes every other one back.
+// pythonWriter writes the token file as the orchestrator does, with Python's standard
+// library: it issues tokens under the lock, and revokes every other one of them.
 const pythonWriter = `
 import fcntl, json, os, sys, tempfile
 path, rounds = sys.argv[1], int(sys.argv[2])
@@ -61,7 +61,7 @@ var stories = []story{
 	{"is stopped late, when its next life has begun", []string{"prestart", "death", "prestart", "poststop"}, true},
 }
 
-// happens runs the hooks of a container whose story this is, and returns how many.
+// happens runs the hooks of a container with this story, and returns their number.
 func (s story) happens(t *testing.T, w *world, id string, byHand bool) (ran int) {
 	var process *process
 	defer func() {
@@ -247,8 +247,8 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 		containers, hooks.Load(), pythonRounds*3/2, reads.Load(), len(now), wrong)
 }
 
-// Another process holds the lock and does not let go. Every hook gives up and says so,
-// while it is still held; none of them keeps it when it comes free.
+// Another process holds the lock and does not release it. Every hook gives up and says so
+// while the lock is still held, and none of them holds it afterwards.
 func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 	testenv.NeedAlone(t)
 	w, err := newWorld(situation{stage: "prestart", directory: "full", byHand: true})
@@ -280,8 +280,8 @@ func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 	t.Logf("hooks that waited: %d, gave up in time: %d", waiters, gaveUp.Load())
 }
 
-// A hook that stops in the middle while it holds the lock delays the others no longer
-// than their limit, and no longer than it lives.
+// A hook stops while it holds the lock, and is then killed. It delays other hooks no longer
+// than their time limit, and no longer than it lives.
 func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOther(t *testing.T) {
 	needTracer(t)
 	s := situation{stage: "prestart", directory: "full", byHand: true}

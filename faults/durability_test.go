@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// After a power cut the token file is the old or the new one, whole, and what was said
-// to be done is done, as far as it matters: from the recorded system calls of every
-// command that changes the token file, content and owner are on disk before the rename,
-// and the rename is before the command reports it or ends.
+// After a power cut, the token file is the old or the new one, whole, and it has the
+// reported changes, as far as they matter. The recorded system calls of every command that
+// changes the token file show that content and owner are on the disk before the rename, and
+// that the rename is on the disk before the command reports the change or ends.
 //
 // The rename need not be durable if it changed only tokens that are tied to a process:
-// after a power cut that process is dead, and its token is void in the new file and in the
-// old.
+// after a power cut that process is dead, so its token is void in the new file and in the
+// old one.
 func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 	needTracer(t)
 	type command struct {
 		name string
 		s    situation
 		args []string // after the common flags; nil for the situation's stage
-		tied bool     // no other token of this container is there, but some tied to a process
+		tied bool     // all tokens of this container that are there are tied to a process
 	}
 	commands := []command{
 		{name: "create, the first token of all", s: situation{directory: "absent"}, args: []string{"create", "--project", "demo", "--task", "1"}},
@@ -105,8 +105,9 @@ func (w *world) lostWithTheRename() (bool, error) {
 	return false, nil
 }
 
-// durable returns an error if the recorded calls rename a file that is not synced, report or
-// end before the directory is synced if that matters, or sync the directory if it does not.
+// durable returns an error if the recorded calls rename a file that is not synced. If it
+// matters whether the rename is durable, the command must not report or end before the
+// directory is synced. Otherwise the command must not sync the directory.
 func durable(f finished, matters bool) (renames int, err error) {
 	dirty := map[string]call{} // by file: the last change that is not synced
 	directories := map[string]call{}

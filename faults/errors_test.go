@@ -16,9 +16,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Every system call of the hook fails in turn: without having had its effect, and,
-// as over a network, after it. A hook that could not do its job says so and leaves
-// the token file alone; any other has done all of it.
+// Every system call of the hook fails in turn, either without effect or, as over a network,
+// after its effect. A hook that could not do its job says so and leaves the token file
+// alone; any other hook has done all of its job.
 func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
 	needTracer(t)
 	total, lost := 0, 0
@@ -53,7 +53,7 @@ func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *t
 	t.Logf("ENOSPC, EIO, EACCES, EMFILE from each system call: points tried: %d, lost: %d", total, lost)
 }
 
-// logSocket is what the hook makes to tell the system log.
+// logSocket describes the socket that the hook makes for the system log.
 var logSocket = fmt.Sprintf("domain %d, type %d", unix.AF_UNIX, unix.SOCK_DGRAM)
 
 // endsWell returns an error if a run that met a failing call neither did its whole job nor
@@ -67,7 +67,7 @@ func (r *struck) endsWell() error {
 			return fmt.Errorf("the hook says %q and ends with status 0", s)
 		}
 		if r.point.object == "stdout" {
-			// Where the env file is cannot be said, but it is there.
+			// The hook cannot say where the env file is, but the file is there.
 			r.stdout = filepath.Join(r.dir, "env", r.id+".env") + "\n"
 		}
 
@@ -88,7 +88,8 @@ func (r *struck) endsWell() error {
 	return r.untouched()
 }
 
-// judges reports whether the point is a look at a process, or at where we are.
+// judges reports whether the call at the point examines a process, or where the hook itself
+// runs.
 func (r *struck) judges() bool {
 	switch r.point.object {
 	case "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/self/status", "/proc/<n>/stat":
@@ -104,8 +105,9 @@ func isOneLine(text, beginning, words string) bool {
 		strings.Count(text, "\n") == 1 && text[len(text)-1] == '\n'
 }
 
-// outcome returns an error unless a hook that ran in this world has done its job or, if
-// there are words, has failed with them in its one line and changed nothing.
+// outcome returns an error unless a hook that ran in this world has done its job. If there
+// are words, the hook must instead have failed with them in its one-line message, and
+// changed nothing.
 func (w *world) outcome(f finished, words string) error {
 	if err := w.keepsQuiet(f); err != nil {
 		return err
@@ -188,7 +190,7 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 	}
 }
 
-// fill fills the file system with one file, but for some bytes.
+// fill fills the file system with one file, and keeps this many bytes free.
 func fill(path string, keep int64) error {
 	file, err := os.Create(path)
 	if err != nil {
@@ -209,8 +211,8 @@ func fill(path string, keep int64) error {
 	return file.Truncate(size - keep)
 }
 
-// With too few file descriptors, for real: with any number of them, the hook does its
-// whole job or fails and changes nothing.
+// The hook gets too few file descriptors. With any number of them, it does its whole job,
+// or fails and changes nothing.
 func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 	testenv.NeedAlone(t)
 	testenv.Need(t, "sh")
@@ -251,7 +253,7 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 	}
 }
 
-// A log file that cannot be written fails nothing and holds nothing up.
+// No hook fails or waits because a log file cannot be written.
 func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 	testenv.NeedAlone(t)
 	for _, row := range []struct {
@@ -319,7 +321,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 	}
 }
 
-// A system log that cannot be written fails nothing and holds nothing up either.
+// No hook fails or waits because the system log cannot be written.
 func TestASystemLogThatCannotBeWrittenFailsNothing(t *testing.T) {
 	testenv.NeedAlone(t)
 	for _, row := range []struct{ log, make string }{
@@ -394,8 +396,7 @@ func fullFifo(path string) error {
 	return err
 }
 
-// fullSocket makes a datagram socket that takes nothing any more, and returns its
-// path.
+// fullSocket makes a datagram socket whose buffer is full, and returns the socket's path.
 func fullSocket(t *testing.T, dir string) string {
 	t.Helper()
 	path := filepath.Join(dir, "socket")

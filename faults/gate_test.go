@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// theGate serves the containers of all worlds, and gives them nothing: it reads another
-// token file.
+// theGate serves the containers of all worlds, and authorizes none of their requests, since
+// it reads another token file.
 var theGate = sync.OnceValues(func() (*gate.Gate, error) {
 	// The first hook makes the directory of records, and the others find it.
 	for _, dir := range []string{filepath.Dir(gateSocket()), filepath.Dir(gateSocket()) + "-hook"} {
@@ -38,7 +38,7 @@ var theGate = sync.OnceValues(func() (*gate.Gate, error) {
 
 func gateSocket() string { return filepath.Join(testenv.Dir, "gate", "control") }
 
-// noListenerIsLeft waits until the gate is in no container's network any more.
+// noListenerIsLeft waits until the gate has no listener in any container's network.
 func noListenerIsLeft(t *testing.T) {
 	t.Helper()
 	g, err := theGate()

@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Clients that begin a request and never end it.
+// half is a request that its clients begin and never end.
 const half = "GET /demo.git/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic "
 
 // memory returns a line of the gate's /proc/PID/status about its memory, in KiB.
@@ -26,8 +26,8 @@ func (h *house) memory(t *testing.T, line string) (kib int) {
 }
 
 // Five thousand clients that begin a request and never end it cost the gate little memory,
-// and do not delay clients of other listeners: on the host, and from many containers, each
-// with as many connections as it may have.
+// and do not delay clients of other listeners. Some are on the host; others are in many
+// containers, each with as many connections as it may have.
 func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 	const requests, turns, most = 5000, 64, 40 << 10
 

@@ -24,7 +24,7 @@ type struck struct {
 	point point
 	finished
 	renamed bool // the rename of the token file took place
-	met     bool // the program came by the point
+	met     bool // the program reached the point
 }
 
 // strike runs the situation's program into a fault.
@@ -51,10 +51,10 @@ func strike(s situation, p point) (*struck, error) {
 	return r, nil
 }
 
-// sweep runs a situation once without a fault, and then into every fault at every
-// point that it, or any later run, came by before its fault. It checks each run,
-// and returns how many points it tried, at how many the check failed, and the run
-// without a fault.
+// sweep runs a situation once without a fault. Then it runs the situation with every fault
+// at every point that the first run, or any later run before its fault, has reached. It
+// checks each run, and returns how many points it tried, at how many the check failed, and
+// the run without a fault.
 func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error) (tried, failed int, calm *struck) {
 	t.Helper()
 	calm, err := strike(s, point{})
@@ -146,8 +146,9 @@ func changing(calls []call) (n int) {
 	return n
 }
 
-// Killed anywhere, the hook loses nothing and leaves nothing that lasts. A kill before one
-// call is also one after the call before: between them nothing has an effect outside.
+// A hook that is killed anywhere loses nothing and leaves nothing that lasts. A kill before
+// a call is also one after the previous call, since nothing between the two calls has an
+// effect outside.
 func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 	needTracer(t)
 	total, lost := 0, 0

@@ -14,8 +14,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A thousand containers each clone at once and then end. None is refused, none is served
-// after its poststop hook, and nothing of them stays: no network, and nothing in the gate.
+// A thousand containers each clone as soon as they live, and then end. None is refused, and
+// none is served after its poststop hook. Nothing of them stays: no network, and nothing in
+// the gate.
 func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 	const lives, atOnce, networks = 1000, 8, 24
 	h := newHouse(t, networks)
@@ -36,7 +37,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 		crowd.Wait()
 	}
 
-	live(1) // which opens what is opened once
+	live(1) // opens what is opened only once
 	noNetworkIsLeft(t, h.nursery)
 	before := h.entries(t, "fd")
 	live(lives)
@@ -46,7 +47,7 @@ func TestAThousandLivesFromTheFirstCloneToTheEnd(t *testing.T) {
 
 	noNetworkIsLeft(t, h.nursery)
 	testenv.Eventually(t, "no descriptor is left", func() bool { return h.entries(t, "fd") <= before })
-	// Go keeps threads that were needed at once.
+	// Go keeps all threads that it has needed at the same time.
 	if threads := h.entries(t, "task"); threads > 10*atOnce {
 		t.Errorf("the gate has %d threads", threads)
 	}

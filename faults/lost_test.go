@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attach has the gate serve all living containers again, and checks that it finds that many.
+// attach runs terok-gate attach, and checks that it finds this number of living containers.
 func (h *house) attach(containers int) error {
 	f, err := run(h.attaching())
 	if want := fmt.Sprintf("attached %d\n", containers); err == nil && (f.status != 0 || f.stdout != want) {
@@ -22,8 +22,8 @@ func (h *house) attaching() program {
 	return program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control}}
 }
 
-// Without a service manager a gate that is killed takes all listeners with it. Started
-// again, and told of them by attach, it serves all containers within a second.
+// Without a service manager, the listeners are lost when the gate is killed. After a new
+// start of the gate and attach, all containers are served within a second.
 func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	const number = 50
 	h := newHouse(t, number+1)
@@ -59,7 +59,8 @@ func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	noNetworkIsLeft(t, h.nursery)
 }
 
-// Killed before any call, attach does no harm, and the next attach does the job.
+// An attach that is killed before any of its calls does no harm, and the next attach does
+// its job.
 func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 	needTracer(t)
 	h := newHouse(t, 3)
@@ -97,9 +98,9 @@ func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 	noNetworkIsLeft(t, h.nursery)
 }
 
-// The gate is killed before each call of a hook, from its listen(2) on. A hook that gets no
-// answer fails and issues nothing; after the answer, attach does the rest. If the next gate
-// is there at once, the hook does not fail.
+// The gate is killed before each call of a hook, from the hook's listen(2) on. A hook that
+// gets no answer fails and issues nothing. If the hook has had its answer, attach makes the
+// next gate serve the container. If the next gate is there at once, the hook does not fail.
 func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 	needTracer(t)
 	for _, replaced := range []bool{false, true} {
@@ -111,7 +112,7 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 				c, err := h.nursery.soon()
 				must(t, err)
 
-				seen := -1 // of its calls, from the one on that makes the listener
+				seen := -1 // the number of its calls since listen(2)
 				var gateErr error
 				f, err := traced(h.stage("prestart", c.id, c.pid()), h.dir, func(c call, when when, _ unix.Errno) fault {
 					if when != before || seen < 0 && c.name != "listen" {
@@ -151,8 +152,8 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 	}
 }
 
-// endsWell checks that either the container is served, when attach has been run, or the
-// hook has failed and there is no token; and ends it.
+// endsWell checks that the container is served after attach has run, or that the hook has
+// failed and there is no token. It then ends the container.
 func (h *house) endsWell(c *guest, f finished) error {
 	defer c.end()
 	entries, err := readTokens(h.tokens)

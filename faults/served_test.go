@@ -31,7 +31,7 @@ type house struct {
 	nursery                     *nursery
 
 	gate    *exec.Cmd
-	ended   chan struct{} // closed, when the gate has
+	ended   chan struct{} // closed when the gate has ended
 	address string        // where the gate listens on the host
 }
 
@@ -173,8 +173,8 @@ func succeeds(p program) error {
 }
 
 // nursery is a user namespace in which containers are made, with a limit on the network
-// namespaces that exist at once. The kernel counts (namespaces(7),
-// /proc/sys/user/max_net_namespaces): one that something still holds counts too.
+// namespaces that exist at once. The kernel counts them as long as anything holds them
+// (namespaces(7), /proc/sys/user/max_net_namespaces).
 type nursery struct {
 	networks int // at once
 	cmd      *exec.Cmd
@@ -215,14 +215,14 @@ func (n *nursery) limit(t *testing.T, networks int) {
 	}
 }
 
-// guest is a container's first process. It runs scripts, a line each, with what its
-// directory holds in the environment.
+// guest is a container's first process. It runs scripts of one line each, with the
+// variables of gate.env in the environment.
 type guest struct {
 	id     string
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	stdout *bufio.Reader
-	end    func() // and wait for the end
+	end    func() // kills the process and waits for its end
 }
 
 var guests atomic.Int64

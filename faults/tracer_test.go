@@ -1,11 +1,12 @@
-// The tracer: a small strace(1) that runs a program, names each of its system calls by
-// what it does to which object (describe), and can have any of them fail, before or
-// after it had its effect, or kill the program there (ptrace(2)). What fails is up to
-// its caller (traced). Calls that touch nothing outside the process are left alone.
+// The tracer is a small strace(1), made with ptrace(2). It runs a program and names each
+// system call of the program by what the call does to which object (describe). It can make
+// a call fail, before or after the call has had its effect, or kill the program there. The
+// caller of traced decides that. Calls that touch nothing outside the process are left
+// alone.
 //
-// It works on amd64. To make a call not happen and to change its result it has to know
-// the processor's registers (registers_*_test.go), and on arm64, where it could not be
-// tried, it does not: tests that need it are left out there (needTracer).
+// To skip a call and to change the result of a call, the tracer must know the processor's
+// registers (registers_*_test.go). It knows those of amd64. It could not be tried on arm64,
+// where tests that need it are left out (needTracer).
 
 package faults
 
@@ -90,8 +91,8 @@ func (f fault) String() string {
 	return unix.ErrnoName(f.fail) + " " + [...]string{"instead of", "after"}[f.when]
 }
 
-// A tracer runs programs on an operating-system thread of its own, one at a time:
-// ptrace(2) and the children to wait for belong to a thread.
+// order is a program for a tracer. A tracer runs programs on an operating-system thread of
+// its own, one at a time: ptrace(2) and the children to wait for belong to a thread.
 type order struct {
 	program program
 	base    string // left out of the names of objects
@@ -106,8 +107,8 @@ type delivery struct {
 
 var orders = make(chan order)
 
-// parallel is how many programs run at once where a test has many to run.
-// Much of the time they wait: namespaces are slow to go.
+// parallel is how many programs a test with many programs runs at once. They often wait,
+// since the kernel takes long to remove namespaces.
 var parallel = min(8, 2*runtime.GOMAXPROCS(0))
 
 // startTracers must come before anything else that starts processes, so that the
@@ -124,9 +125,9 @@ func startTracers() {
 	}
 }
 
-// traced runs a program to its end. Before and after each call that touches
-// anything outside the process it asks which fault to inject; after the call, it
-// passes on what the call returned.
+// traced runs a program to its end. Before and after each call that touches anything
+// outside the process, it calls the function at, which returns the fault to inject. After
+// the call, at also gets what the call returned.
 func traced(p program, base string, at func(call, when, unix.Errno) fault) (finished, error) {
 	done := make(chan delivery)
 	orders <- order{p, base, at, done}
@@ -174,7 +175,7 @@ func trace(o order) (finished, error) {
 	t := &tracing{order: o, leader: process.Pid, threads: map[int]*thread{}, seen: map[call]int{}}
 	tid, deliver, status := t.leader, 0, unix.WaitStatus(0)
 	for {
-		// ESRCH: killed in the meantime, its end is still to be waited for.
+		// ESRCH: the program was killed meanwhile, and its end is still to be waited for.
 		if err := unix.PtraceSyscall(tid, deliver); err != nil && err != unix.ESRCH {
 			return t.finished, fmt.Errorf("let thread %d go on: %w", tid, err)
 		}
@@ -235,8 +236,8 @@ func (t *tracing) ended(status unix.WaitStatus, collect func() (stdout, stderr s
 	return err
 }
 
-// stopped records the call that a thread has stopped at, strikes if that is wanted, and
-// returns the signal to deliver to the thread, or 0.
+// stopped records the call that a thread has stopped at, injects a fault if one is wanted,
+// and returns the signal to deliver to the thread, or 0.
 func (t *tracing) stopped(tid int, status unix.WaitStatus) (deliver int, err error) {
 	th := t.threads[tid]
 	if th == nil {
@@ -281,7 +282,8 @@ func (t *tracing) stopped(tid int, status unix.WaitStatus) (deliver int, err err
 	return 0, nil
 }
 
-// enters records a call that a thread is about to make, and has it skipped if it is to fail.
+// enters records a call that a thread is about to make, and makes the thread skip the call
+// if that is to fail.
 func (t *tracing) enters(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
 	if isLocal[uintptr(info.nr())] {
 		return fault{}, nil
@@ -309,8 +311,8 @@ func (t *tracing) enters(tid int, th *thread, info *ptraceInfo) (strike fault, e
 	return strike, nil
 }
 
-// leaves records what a thread's call has returned, and has it return an error if it is to
-// fail.
+// leaves records what a thread's call has returned, and makes the call return an error if
+// it is to fail.
 func (t *tracing) leaves(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
 	if th.current < 0 {
 		return fault{}, nil
@@ -415,10 +417,9 @@ func syscallInfo(tid int) (*ptraceInfo, error) {
 	return &info, nil
 }
 
-// isLocal are the system calls that touch nothing outside the process and do not
-// fail for lack of anything that a file system has: memory, threads, signals,
-// clocks, polling, flags of descriptors. All others, including unknown ones,
-// are points.
+// isLocal has the system calls that touch nothing outside the process and do not fail for
+// lack of anything that a file system has: memory, threads, signals, clocks, polling, flags
+// of descriptors. All others, including unknown ones, are points.
 var isLocal = func() map[uintptr]bool {
 	local := map[uintptr]bool{}
 	for _, nr := range append([]uintptr{
@@ -471,7 +472,7 @@ var known = map[uint64]struct {
 	unix.SYS_CONNECT: {"connect", ofDescriptor}, unix.SYS_SENDTO: {"sendto", ofDescriptor},
 }
 
-// describe names a call and its object the same in every run.
+// describe names a call and its object so that the names are the same in every run.
 func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 	k, ok := known[nr]
 	if !ok {
@@ -532,8 +533,8 @@ func describe(base string, leader, tid int, nr uint64, args []uint64) call {
 // aNumber matches a process, thread or descriptor in a path.
 var aNumber = regexp.MustCompile(`/[0-9]+(/|$)`)
 
-// aFingerprint ends the name of what a hook records of a container's life: each run draws
-// another token.
+// aFingerprint matches the end of the name of a hook's record: the fingerprint of the
+// token, which is another one in each run.
 var aFingerprint = regexp.MustCompile(`-[0-9a-f]{8}$`)
 
 // readString reads a C string of the program's.

@@ -230,8 +230,8 @@ func becomes(t *testing.T, pid int, state string) {
 	testenv.Eventually(t, fmt.Sprintf("process %d is %s", pid, state), func() bool { return inState(t, pid) == state })
 }
 
-// A thousand containers, each of whose tokens goes when its process dies, even if
-// its parent does not collect it.
+// Each token of a thousand containers is revoked when its container's process dies, even if
+// the process's parent does not collect the process.
 func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	testenv.NeedAlone(t)
 	const lives, oneByOne = 1000, 100
@@ -267,7 +267,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	}
 	logLatencies(t, lives, latencies)
 
-	// The rest in bursts, but for the last few.
+	// The rest die in bursts, except for the last few.
 	const few = 20
 	for rest := all[oneByOne : lives-few]; len(rest) > 0; {
 		burst := rest[:min(len(rest), 1+random.IntN(200))]
@@ -294,7 +294,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	}
 
 	if watched := w.watched(t); len(watched) != 0 {
-		// The last sweep may still be on its way to forget them.
+		// The last sweep may not have forgotten them yet.
 		file.replace(t, now)
 		testenv.Eventually(t, "it holds no dead process", func() bool { return len(w.watched(t)) == 0 })
 	}
@@ -314,7 +314,7 @@ func logLatencies(t *testing.T, lives int, latencies []time.Duration) {
 		lives, latencies[n/2].Round(100*time.Microsecond), n, latencies[n-1].Round(100*time.Microsecond))
 }
 
-// A token is watched no matter which program issues it, and how.
+// A token is watched whichever program issues it, and in whatever way.
 func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	testenv.NeedAlone(t)
 	world, err := newWorld(situation{directory: "full"})
@@ -408,7 +408,8 @@ func removeAll(directory string) error {
 	}
 }
 
-// After any change of file and directory, the dead still lose their tokens.
+// After any change of the token file and its directory, the tokens of dead processes are
+// still revoked.
 func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 	testenv.NeedAlone(t)
 	root := t.TempDir()
@@ -417,9 +418,10 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 	w := startWatcher(t, path)
 	next := 0
-	whole := t // lives end with it, not with a row: nothing is to happen but what a row says
+	whole := t // lives end with it, since in a row only what the row says may happen
 
-	// proof writes a token file and shows that a token in it goes with its process.
+	// proof writes a token file, and shows that a token in the file is revoked when its
+	// process dies.
 	proof := func(t *testing.T) {
 		t.Helper()
 		lives, entries := newLives(whole, next, 2)
@@ -491,23 +493,24 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 		must(t, os.WriteFile(path, []byte("{"), 0o600))
 		lives[0].dies(t)
-		file.replace(t, entries) // the dead one's token stands in it again
+		file.replace(t, entries) // the dead process's token is in it again
 		file.gone(t, lives[0].token)
 	})
 
 	w.stop(t, syscall.SIGINT)
 }
 
-// When a machine or a session ends, all processes end at the same time. Tokens of those that
-// died before the watch ended are still revoked. The watch is stopped meanwhile, so that it
-// learns of both at once.
+// When a machine or a session ends, all processes end at the same time. Tokens of processes
+// that died before the watch ended are still revoked. In this test, the watch is stopped
+// (SIGSTOP) while a process dies and the watch is told to end, so that it learns of both at
+// once.
 func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	testenv.NeedAlone(t)
 	world, err := newWorld(situation{directory: "full"})
 	must(t, err)
 	defer world.remove()
 	file := followTokens(t, world.tokens)
-	for i := range 5 { // of the two it sees the one or the other first
+	for i := range 5 { // it sees either of the two first
 		w := startWatcher(t, world.tokens)
 		lives, entries := newLives(t, i, 1)
 		file.replace(t, entries)
@@ -530,7 +533,7 @@ func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	}
 }
 
-// While nothing happens, no processor time is used: not a clock tick while another
+// While nothing happens, the watch uses no processor time: not a clock tick while another
 // process uses two hundred.
 func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 	testenv.NeedAlone(t)

@@ -58,8 +58,9 @@ type world struct {
 	content   []byte         // nil: there is no token file
 	stat      unix.Stat_t
 
-	// The stage cannot tell the living from the dead, so it may keep an orphan for the
-	// next sweep, and poststop, which spares only the provably living, may spare none.
+	// If blind, the stage cannot tell living processes from dead ones. So it may keep an
+	// orphan for the next sweep, and poststop, which spares only tokens of processes that
+	// surely live, may spare none.
 	blind bool
 }
 
@@ -291,7 +292,8 @@ func runCommand(cmd *exec.Cmd, stdin string) (f finished, err error) {
 	return finished{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}, err
 }
 
-// now returns the entries of the token file. It is an error if it is not a JSON object.
+// now returns the entries of the token file. It returns an error if the file is not a JSON
+// object.
 func (w *world) now() (map[string]any, error) { return readTokens(w.tokens) }
 
 func readTokens(path string) (map[string]any, error) {
@@ -453,15 +455,15 @@ func holds(env, token string) error {
 	return err
 }
 
-// recovers ends the container, as a runtime does when the hook fails, and runs the
-// next hook: then nothing may be lost and nothing may linger.
+// recovers ends the container, as a runtime does when the hook fails, and runs the next
+// hook. It returns an error if something is then lost, or lingers.
 func (w *world) recovers(committed bool) error {
 	if w.container != nil {
 		w.container.end()
 	}
 
-	// The next hook is another container's. By hand there is no process whose death
-	// could be seen: there it is this container's poststop.
+	// The next hook is another container's. By hand, there is no process whose death it
+	// could see, so there it is this container's poststop.
 	next := w.hook("prestart", "another", 0, "next-env")
 	if w.byHand {
 		next = w.hook("poststop", w.id, 0, "env")

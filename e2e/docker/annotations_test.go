@@ -12,7 +12,7 @@ import (
 
 const as = "git -c user.name=n -c user.email=e@example "
 
-// What a device gives, annotations narrow, and widen as far as install admits.
+// Annotations narrow what a device gives, and widen it as far as install admits.
 func TestAnnotationsHoldBesideADevice(t *testing.T) {
 	must(t, "terok-gate install --allow-project demo --allow-project lib --allow-read 'tool*' --service llm=4000:127.0.0.1:8080 --allow-service demo=llm")
 	t.Cleanup(func() {

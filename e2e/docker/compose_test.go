@@ -10,7 +10,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The long form is for compose 2.26, too, which takes what is in devices for a file.
+// The long form of devices is for compose 2.26, which takes the entries of the short form
+// for files.
 const composeFile = `
 services:
   work:

@@ -18,7 +18,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// network is that of a container.
+// network is a container's network namespace.
 type network struct {
 	*os.File
 	link string // as /proc names it
@@ -41,8 +41,8 @@ func (n network) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// served returns nil if the gate answers there. Where the token is not withheld, the
-// credential is in a file.
+// served returns nil if the gate answers a request in the network. credential is the path of a
+// file with the credential, empty if the token is withheld.
 func (n network) served(credential string) error {
 	args := []string{"ls-remote", repo}
 	if credential != "" {
@@ -54,7 +54,7 @@ func (n network) served(credential string) error {
 	return nil
 }
 
-// listeners returns the TCP sockets that listen there.
+// listeners returns the listening TCP sockets in the network.
 func (n network) listeners(t *testing.T) string {
 	t.Helper()
 	out, err := n.command("ss", "--listening", "--tcp", "--numeric", "--no-header").CombinedOutput()
@@ -62,8 +62,8 @@ func (n network) listeners(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// holders returns what keeps the network, once the test has closed its file: processes
-// in it, open files, and mounts.
+// holders returns what keeps the network, after the test has closed its file: processes in the
+// network, open files, and mounts.
 func (n network) holders() (holders []string) {
 	for _, pattern := range []string{"/proc/[0-9]*/ns/net", "/proc/[0-9]*/fd/*"} {
 		paths, _ := filepath.Glob(pattern)
@@ -81,7 +81,7 @@ func (n network) holders() (holders []string) {
 	return holders
 }
 
-// goes waits for the network's end.
+// goes waits until the network is gone.
 func (n network) goes(t *testing.T) {
 	t.Helper()
 	testenv.Must(t, n.Close())
@@ -97,8 +97,9 @@ type death struct {
 	again                bool // it starts again, with another token
 }
 
-// strikes has the container's process die. Nothing is served afterwards, and neither token
-// nor listener is left. gate begins the commands to its gate.
+// strikes makes the container's process die. It checks that nothing is served afterwards, and
+// that neither token nor listener is left. gate is the beginning of commands to the container's
+// gate.
 func (d death) strikes(t *testing.T, pid int, n network, credential, gate string) {
 	t.Helper()
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -112,7 +113,7 @@ func (d death) strikes(t *testing.T, pid int, n network, credential, gate string
 
 	d.die(t, pid)
 	testenv.Must(t, ended(pidfd))
-	testenv.Must(t, n.command("ip", "link", "set", "lo", "up").Run()) // a pod's end takes it down, and to connect takes minutes
+	testenv.Must(t, n.command("ip", "link", "set", "lo", "up").Run()) // the end of a pod takes it down, and then connecting takes minutes
 	if err := n.served(credential); err == nil {
 		t.Error("a request that began after the death was served")
 	}
@@ -124,7 +125,7 @@ func (d death) strikes(t *testing.T, pid int, n network, credential, gate string
 	}
 }
 
-// ended waits for the process's end.
+// ended waits until the process has ended.
 func ended(pidfd int) error {
 	for {
 		switch n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(testenv.AWhile.Milliseconds())); {
@@ -136,7 +137,8 @@ func ended(pidfd int) error {
 	}
 }
 
-// happens starts the container with Docker, and has it die. docker and gate begin the commands.
+// happens starts the container with Docker, and makes it die. docker and gate are the
+// beginnings of commands.
 func (d death) happens(t *testing.T, docker, gate string) {
 	must(t, docker+" run -d --memory 30m --stop-timeout 1 --name dying "+d.flags+" "+device+image+" "+d.command)
 	t.Cleanup(func() { _, _ = sh(docker + " rm -f dying") })
@@ -157,16 +159,17 @@ func (d death) happens(t *testing.T, docker, gate string) {
 const (
 	forEver  = "sleep 1000"
 	untilEnd = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'"
-	// It then takes all the memory that it is allowed.
+	// At the end, it takes all the memory that it is allowed.
 	outOfMemory = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done; exec tail /dev/zero'"
 )
 
-// does is a death by a command.
+// does returns a way to die, by this command.
 func does(command string) func(*testing.T, int) {
 	return func(t *testing.T, _ int) { t.Helper(); must(t, command) }
 }
 
-// killShim kills the engine's process above the container's, and then that.
+// killShim kills the engine's process that is the parent of the container's, and then the
+// container's.
 func killShim(t *testing.T, pid int) {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

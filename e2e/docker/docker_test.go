@@ -1,9 +1,9 @@
 //go:build engines
 
-// Package docker holds the tests that run real Docker and containerd, whose containers ask for
-// a project as a device. They run in a root file system of their own (scripts/engines), which
-// has a daemon of its own, and nothing of the machine. What remains on the machine is an
-// empty cgroup docker, and one of containerd's.
+// Package docker holds the tests that run real Docker and containerd, whose containers ask
+// for a project as a device. The tests run in a root file system of their own
+// (scripts/engines), which has its own daemons and nothing of the machine. What remains on
+// the machine is an empty cgroup docker, and one of containerd's.
 package docker
 
 import (
@@ -22,7 +22,7 @@ import (
 const (
 	image = "e2e"
 	repo  = "http://127.0.0.1:9418/demo.git"
-	// What a container of the project is started with.
+	// The flags of docker run for a container of the project.
 	device = "--network none --device terok.dev/project=demo "
 )
 
@@ -106,7 +106,7 @@ func start(cmd *exec.Cmd, name, until string) error {
 	return nil
 }
 
-// sh runs a script and returns what it says on both outputs.
+// sh runs a script and returns what the script writes to both outputs.
 func sh(script string) (string, error) {
 	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
 	if err != nil {
@@ -142,7 +142,7 @@ func TestAContainerClonesCommitsAndPushesWithoutANetwork(t *testing.T) {
 	}
 }
 
-// The command of docs/engines.md, word for word.
+// The command of docs/engines.md works word for word.
 func TestThePagesStepWithDocker(t *testing.T) {
 	page, err := os.ReadFile("../../docs/engines.md")
 	testenv.Must(t, err)
@@ -159,7 +159,7 @@ func TestThePagesStepWithDocker(t *testing.T) {
 	}
 }
 
-// Docker tells its own variables to every process of the container.
+// docker exec gets the variables of docker run -e.
 func TestAContainerHasAnIdentityIfItAsksForIt(t *testing.T) {
 	must(t, "docker run -d --name named -e GIT_CONFIG_SYSTEM=/run/terok/gitidentity "+device+image+" "+forEver)
 	t.Cleanup(func() { _, _ = sh("docker rm -f named") })
@@ -169,7 +169,7 @@ func TestAContainerHasAnIdentityIfItAsksForIt(t *testing.T) {
 	}
 }
 
-// docker exec knows nothing of what the first process was told.
+// docker exec gets none of the variables that the device sets.
 func TestExecNeedsNothingSourcedAndNoToken(t *testing.T) {
 	must(t, "docker run -d --name exec "+device+image+" sleep 1000")
 	t.Cleanup(func() { _, _ = sh("docker rm -f exec") })
@@ -203,8 +203,8 @@ func killDocker(t *testing.T) {
 	_ = daemon.Wait()
 }
 
-// A restart policy counts when the daemon comes back, too, but not before Docker 28.2 for
-// containers with devices (moby#49989).
+// A daemon that comes back starts containers with a restart policy. Before Docker 28.2, it
+// does not start those with devices (moby#49989).
 func TestADaemonThatComesBackStartsContainersWithNewTokens(t *testing.T) {
 	must(t, "docker run -d --restart always --stop-timeout 1 --name back "+device+image+" "+forEver)
 	t.Cleanup(func() { _, _ = sh("docker rm -f back") })
@@ -239,7 +239,7 @@ func TestItFailsClosed(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) { refused(t, run+row.args+" true", row.why) })
 	}
 
-	// What makes no difference to the hook is no reason to refuse.
+	// What makes no difference to the hook is not refused.
 	for _, flags := range []string{"--privileged", "--pid host", "--read-only", "--user 1000", "--annotation terok.task=7"} {
 		t.Run(flags, func(t *testing.T) { must(t, run+flags+" "+device+image+" git ls-remote "+repo) })
 	}
@@ -274,7 +274,7 @@ func TestItFailsClosed(t *testing.T) {
 	}
 }
 
-// restartDocker has the daemon have other settings, as jq changes them, until the test is over.
+// restartDocker gives the daemon other settings, as jq changes them, until the test is over.
 func restartDocker(t *testing.T, change string) {
 	t.Helper()
 	config, err := os.ReadFile("/etc/docker/daemon.json")
@@ -314,7 +314,7 @@ func TestWithLiveRestoreAContainerKeepsItsTokenWhileItLives(t *testing.T) {
 	}
 }
 
-// A container's root is then another user of the host.
+// With user namespaces, a container's root is another user of the host.
 func TestUserNamespacesMakeNoDifference(t *testing.T) {
 	must(t, "useradd -r dockremap && echo dockremap:100000:65536 | tee -a /etc/subuid >>/etc/subgid; docker save "+image+" >/tmp/image.tar")
 	restartDocker(t, `."userns-remap" = "default"`)

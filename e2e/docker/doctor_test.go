@@ -21,7 +21,8 @@ func doctor(t *testing.T, flags string) (all []finding) {
 	return all
 }
 
-// amiss are the findings that are not ok, but for the log, which has what other tests had refused.
+// amiss returns the findings that are not ok, except those about the log, which has the
+// refusals of other tests.
 func amiss(all []finding) []finding {
 	return slices.DeleteFunc(slices.Clone(all), func(f finding) bool { return f.State == "ok" || f.Check == "log" })
 }
@@ -62,7 +63,8 @@ func TestDoctorTriesADevice(t *testing.T) {
 	}
 }
 
-// Each is broken, found, and as it was after the remedy was pasted.
+// Each row breaks something. Doctor finds that, and the remedy, pasted, restores what was
+// there before.
 func TestDoctorsRemediesAreRightWhenPasted(t *testing.T) {
 	const file = "/etc/cdi/terok.json"
 	for _, row := range []struct{ name, breaks, check, state, text string }{

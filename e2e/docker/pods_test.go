@@ -16,7 +16,7 @@ import (
 
 const (
 	cri = "ctr --address /run/cri/containerd.sock --namespace k8s.io "
-	// As in a node's, but for what this machine's kernel lacks. containerd 2 takes it as well.
+	// The configuration of a node, without what this machine's kernel lacks. containerd 2 accepts it, too.
 	criConfig = `version = 2
 root = "/var/lib/containerd/cri"
 state = "/run/cri"
@@ -43,13 +43,13 @@ func write(t *testing.T, path, content string) {
 	testenv.Must(t, os.WriteFile(path, []byte(content), 0o644))
 }
 
-// isContainerd1 reports whether pods take devices only where enable_cdi says so.
+// isContainerd1 reports whether this containerd needs enable_cdi to give pods devices.
 func isContainerd1(t *testing.T) bool {
 	t.Helper()
 	return strings.Contains(must(t, "containerd --version"), " 1.7.")
 }
 
-// enableCDI has pods take devices in the containerd that needs it.
+// enableCDI makes containerd give pods devices, if it needs the setting for that.
 func enableCDI(t *testing.T) {
 	t.Helper()
 	if isContainerd1(t) {
@@ -114,7 +114,8 @@ func (c *containerd) kill(t *testing.T) {
 	_ = c.daemon.Wait()
 }
 
-// answer runs a command of crictl, whose last line answers: there are warnings before it.
+// answer runs a command of crictl, and returns the last line, which is the answer: warnings may
+// come before it.
 func answer(t *testing.T, command string) string {
 	t.Helper()
 	lines := strings.Split(must(t, crictl+command), "\n")
@@ -157,7 +158,8 @@ func TestPodsOfContainerdTakeTheDevice(t *testing.T) {
 	noTokenRemains(t, "terok-gate")
 }
 
-// startInAPod starts a container named dying, in a pod of its own. Its credential is in a file.
+// startInAPod starts a container named dying in a pod of its own. The container's credential is
+// in a file.
 func startInAPod(t *testing.T, command string) (id string, pid int, credential string) {
 	t.Helper()
 	pod := answer(t, "runp /cri/pod.json")

@@ -10,7 +10,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// What dpkg and rpm run before they take the programs away, where Docker alone is served.
+// The scripts that dpkg and rpm run before they remove the programs, where only Docker is
+// served.
 func TestThePackagesRemovalTakesTokensAndDevicesAway(t *testing.T) {
 	must(t, "docker run -d --name living "+device+image+" "+forEver)
 	t.Cleanup(func() { _, _ = sh("docker rm -f living") })

@@ -60,7 +60,7 @@ func startOfWorker(t *testing.T, name, command, until string) {
 	})
 }
 
-// takesTheDeviceOfWorker has the daemon's containers work, be refused and die.
+// takesTheDeviceOfWorker checks how the daemon's containers work, are refused, and die.
 func takesTheDeviceOfWorker(t *testing.T) {
 	must(t, ofWorker+" load </tmp/image.tar")
 	t.Log(must(t, ofWorker+" info -f '{{.ServerVersion}}, {{.SecurityOptions}}, cgroup v{{.CgroupVersion}}'"))

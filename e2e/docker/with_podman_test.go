@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Installed again where podman is there as well, both are served. Files of tests run by name:
-// those after this one have podman.
+// When podman is there, another install makes hooks for podman and for Docker. Go runs test
+// files in the order of their names, so the tests after this one have podman.
 func TestPodmanTakesTheDeviceToo(t *testing.T) {
 	must(t, "mv /usr/bin/podman-later /usr/bin/podman")
 	t.Log(must(t, "podman --version"))

@@ -1,5 +1,5 @@
-// Command goeson ends its main thread and goes on in another, as a container's process
-// may: the kernel shows it as a zombie that works on.
+// Command goeson ends its main thread and goes on in another thread, as a container's process may.
+// The kernel shows such a process as a zombie, although it is alive.
 package main
 
 import (

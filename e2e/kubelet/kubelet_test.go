@@ -1,8 +1,9 @@
 //go:build engines
 
 // Package kubelet holds the tests that run a real kubelet, which has static pods and no
-// cluster, with containerd and terok-nri. They run in a root file system of their own
-// (scripts/engines), with a gate that has the repositories itself: a cluster of one node.
+// cluster, with containerd and terok-nri. The tests run in a root file system of their own
+// (scripts/engines), with a gate that has the repositories itself, as in a cluster of one
+// node.
 package kubelet
 
 import (
@@ -89,7 +90,7 @@ func startGate() (err error) {
 	return err
 }
 
-// pod is what the kubelet says of a pod.
+// pod is what the kubelet says about a pod.
 type pod struct {
 	Metadata struct{ Name, Namespace string }
 	Status   struct {
@@ -137,7 +138,7 @@ func pods() ([]pod, error) {
 	return list.Items, json.Unmarshal(content, &list)
 }
 
-// run has the kubelet run a pod until the test is over.
+// run makes the kubelet run a pod until the test is over.
 func run(t *testing.T, namespace, name, annotations, spec string) {
 	t.Helper()
 	testenv.Must(t, node.Write(manifests+name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s, annotations: {%s}}\nspec:\n  terminationGracePeriodSeconds: 0\n%s", name, namespace, annotations, spec)))
@@ -164,7 +165,7 @@ func remove(t *testing.T, name string) {
 	})
 }
 
-// status waits until the kubelet says of a pod what is wanted.
+// status waits until the kubelet says what is wanted about a pod.
 func status(t *testing.T, name, what string, is func(pod) bool) (found pod) {
 	t.Helper()
 	testenv.Eventually(t, "pod "+name+" "+what, func() bool {
@@ -193,7 +194,7 @@ func running(t *testing.T, name string) pod {
 	})
 }
 
-// execute runs a command in a container by the kubelet, as kubectl exec does.
+// execute runs a command in a container through the kubelet, as kubectl exec does.
 func execute(namespace, pod, container string, command ...string) (string, error) {
 	out, err := request("POST", fmt.Sprintf("/run/%s/%s-node/%s?cmd=%s", namespace, pod, container, url.QueryEscape(strings.Join(command, " "))))
 	return string(out), err
@@ -216,7 +217,7 @@ func pid(t *testing.T, p pod, container string) int {
 
 type entry struct{ Project, Task, Container string }
 
-// tokens returns what the tokens are for.
+// tokens returns what each token of the token file is for.
 func tokens(t *testing.T) (list []entry) {
 	t.Helper()
 	testenv.Must(t, json.Unmarshal([]byte(node.Must(t, "terok-gate list --json")), &list))
@@ -371,7 +372,7 @@ func TestThePluginConnectsAgainWhenTheEngineHasRestarted(t *testing.T) {
 	}
 }
 
-// No service manager keeps the listeners of a gate in a pod.
+// The gate is in a pod, so no service manager keeps its listeners.
 func TestAGateThatStartsServesTheContainersThatLive(t *testing.T) {
 	run(t, "default", "living", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("work", "")+container("test", ""))
 	running(t, "living")

@@ -1,9 +1,9 @@
 //go:build engines
 
-// Package kubernetes holds the tests of deploy/kubernetes, with a real cluster:
-// etcd, API server, controllers, scheduler, kubelet and containerd. A second node joins it where
-// a test needs two. They run in a root file
-// system of their own (scripts/engines).
+// Package kubernetes holds the tests of deploy/kubernetes with a real cluster: etcd, API
+// server, controllers, scheduler, kubelet and containerd. If a test needs a second node,
+// that node joins the cluster. The tests run in a root file system of their own
+// (scripts/engines).
 package kubernetes
 
 import (
@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The addresses are this machine's own: there is no kube-proxy, so the API's is its service's.
+// The addresses are this machine's own. There is no kube-proxy, so the API server itself has
+// the address of its service.
 const (
 	service = "10.96.0.1"
 	address = "10.89.0.1"
@@ -45,7 +46,8 @@ users: [{name: it, user: {token: %s}}]
 `, service, token)
 }
 
-// kustomization is what somebody with a cluster writes: which of ours, and where the image is.
+// kustomization is what a cluster's administrator writes: which of our parts to deploy, and
+// where the image is.
 const kustomization = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [%s]
@@ -139,7 +141,7 @@ func job(t *testing.T) {
 	jobEnds(t)
 }
 
-// jobEnds waits until the job has ended well and no token is left, and removes it.
+// jobEnds waits until the job has succeeded and no token is left, and removes the job.
 func jobEnds(t *testing.T) {
 	t.Helper()
 	if out, err := node.Sh("kubectl wait --for condition=Complete --timeout 90s job/demo"); err != nil {
@@ -279,7 +281,7 @@ func TestEveryKustomizationIsTakenByTheAPI(t *testing.T) {
 	}
 }
 
-// It takes away what the tests above need.
+// This test removes what the tests above need.
 func TestWithoutTheDaemonSetTheNodeIsTainted(t *testing.T) {
 	ready(t, "one")
 	takeAway(t)
@@ -323,7 +325,8 @@ func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
 	node.Must(t, "kubectl delete pod alone")
 }
 
-// forward does what kube-proxy would: it connects the service of the repository's gate with its pod.
+// forward connects the service of the gate with the repositories to the gate's pod, as
+// kube-proxy would.
 func forward(t *testing.T, pod string) {
 	t.Helper()
 	l, err := net.Listen("tcp", repository+":9419")

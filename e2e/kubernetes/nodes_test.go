@@ -22,7 +22,7 @@ const (
 	repo = "http://127.0.0.1:9418/demo.git"
 )
 
-// join makes the second node, and has it join the cluster.
+// join makes the second node, which then joins the cluster.
 var join = sync.OnceValues(func() (two *node.Machine, err error) {
 	if two, err = node.NewMachine("two", address2, address); err != nil {
 		return nil, err
@@ -38,7 +38,8 @@ var join = sync.OnceValues(func() (two *node.Machine, err error) {
 	return two, err
 })
 
-// twoNodes has the cluster be one of two nodes, each with a gate, and a gate that has the repositories.
+// twoNodes makes the cluster one of two nodes, each with a gate, and with another gate that has
+// the repositories.
 func twoNodes(t *testing.T) (two *node.Machine) {
 	t.Helper()
 	fleet(t)
@@ -48,16 +49,18 @@ func twoNodes(t *testing.T) (two *node.Machine) {
 	return two
 }
 
-// cloned is a pod's command: it clones, pushes a branch of the pod's name, and stays.
+// cloned is a pod's command: it clones, pushes a branch that has the pod's name, and stays.
 const cloned = `git clone -q $CODE_REPO /tmp/d && cd /tmp/d && git commit -q --allow-empty -m $HOSTNAME && git push -q origin HEAD:refs/heads/$HOSTNAME && touch /tmp/pushed && exec sleep 100000`
 
-// podSpec is the template of a pod that does that. Its container is ready when it has.
+// podSpec returns the template of a pod that runs cloned. Its container is ready when it has
+// pushed.
 func podSpec(selector string) string {
 	return fmt.Sprintf(`{metadata: {labels: {app: work}, annotations: {terok.project: demo, terok.task: "1"}}, spec: {nodeSelector: {%s}, terminationGracePeriodSeconds: 0,
   containers: [{name: work, image: %q, command: [sh, -ec, %q], readinessProbe: {periodSeconds: 1, exec: {command: [cat, /tmp/pushed]}}}]}}`, selector, node.Image, cloned)
 }
 
-// onEach runs a pod on each node, until the test is over, and returns their containers when both have pushed.
+// onEach runs a pod on each node, until the test is over. When both have pushed, it returns
+// their containers.
 func onEach(t *testing.T) (containers map[string]*node.Container) {
 	t.Helper()
 	containers = map[string]*node.Container{}
@@ -87,7 +90,8 @@ func deploy(t *testing.T, name, selector string) {
 	})
 }
 
-// only waits until a deployment's only pod has pushed, and returns the node on which it is and its container.
+// only waits until a deployment's only pod has pushed, and returns the pod's node and
+// container.
 func only(t *testing.T, deployment string) (on string, c *node.Container) {
 	t.Helper()
 	testenv.Eventually(t, deployment+" has pushed", func() bool {
@@ -101,7 +105,8 @@ func only(t *testing.T, deployment string) (on string, c *node.Container) {
 	return about[0], node.Hold(t, processOf(t, about[1]))
 }
 
-// processOf returns the first process of a container on any of the nodes, which this machine sees.
+// processOf returns the first process of a container on any of the nodes. This machine sees the
+// processes of all nodes.
 func processOf(t *testing.T, container string) int {
 	t.Helper()
 	pid, err := strconv.Atoi(node.Must(t, "grep -ls "+strings.TrimPrefix(container, "containerd://")+" /proc/[0-9]*/cgroup | cut -d / -f 3 | sort -n | head -n 1"))

@@ -14,10 +14,12 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// atRepository has the gate with the repositories run a command.
+// atRepository is the beginning of a command that the pod of the gate with the repositories
+// runs.
 const atRepository = "kubectl --namespace terok exec statefulset/terok-repository -- "
 
-// addresses have the nodes' gates find the repository's, without a name server.
+// addresses are patches by which the nodes' gates find the gate with the repositories without a
+// name server.
 const addresses = `patches:
   - patch: |
       apiVersion: v1
@@ -31,7 +33,7 @@ const addresses = `patches:
       spec: {template: {spec: {hostAliases: [{ip: ` + repository + `, hostnames: [terok-repository.terok.svc]}]}}}
 `
 
-// volume is what a cluster with storage has.
+// volume makes the storage that a cluster would have.
 const volume = `mkdir -p /volume && chown 10001:10001 /volume # hostPath knows no fsGroup
 kubectl apply -f - <<MANIFEST
 apiVersion: v1
@@ -58,7 +60,7 @@ ctr --namespace k8s.io images ls -q | grep -qx "$2"
 END
 chmod +x bin/*`
 
-// certificates stands in for cert-manager: it makes the secrets that are asked for, as they are asked for.
+// certificates stands in for cert-manager: it makes the secrets that certificates ask for.
 const certificates = `mkdir -p /certificates && cd /certificates
 [ -e ca.crt ] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=terok -addext basicConstraints=critical,CA:TRUE 2>/dev/null
 kubectl --namespace terok get certificates -o go-template='{{range .items}}{{if not .spec.isCA}}{{.spec.secretName}} {{index .spec.dnsNames 0}} {{index .spec.usages 0}}{{"\n"}}{{end}}{{end}}' >asked
@@ -92,7 +94,7 @@ var define = sync.OnceValue(func() error {
 	return err
 })
 
-// commands returns the shell's blocks of docs/kubernetes.md.
+// commands returns the blocks of shell commands in docs/kubernetes.md.
 func commands(t *testing.T) (blocks []string) {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/kubernetes.md")
@@ -106,8 +108,8 @@ func commands(t *testing.T) (blocks []string) {
 	return blocks
 }
 
-// fleet has the cluster be one whose nodes' gates have no repositories, and whose repositories'
-// gate knows no token. It is set up by the commands of the page, up to the first clone.
+// fleet makes the cluster one in which the nodes' gates have no repositories, and the gate with
+// the repositories knows no token. The commands of the page set it up, up to the first clone.
 func fleet(t *testing.T) {
 	t.Helper()
 	if _, err := node.Sh("kubectl --namespace terok get statefulset terok-repository"); err == nil {
@@ -149,7 +151,8 @@ func fleet(t *testing.T) {
 	jobEnds(t)
 }
 
-// atPod connects the service of the gate with the repositories with its pod, when that is ready.
+// atPod waits until the pod of the gate with the repositories is ready, and connects the gate's
+// service to the pod.
 func atPod(t *testing.T) {
 	t.Helper()
 	node.Must(t, "kubectl --namespace terok rollout status statefulset/terok-repository --timeout 90s")
@@ -203,7 +206,7 @@ func TestTheExampleOfAgentSandboxIsTakenByTheAPI(t *testing.T) {
 	}
 }
 
-// It takes away what the tests above need.
+// This test removes what the tests above need.
 func TestThePageRemovesEverything(t *testing.T) {
 	fleet(t)
 	node.Must(t, "cd /page && "+commands(t)[2])

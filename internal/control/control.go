@@ -1,39 +1,40 @@
-// Package control defines how programs on the host talk to the gate: a hook hands it a
-// listener in a container's network, and other programs ask which containers it serves. It
-// has the messages and the client; the gate's side is in package networks.
+// Package control has the messages by which programs on the host talk to the gate, and the client
+// that sends them. A hook hands the gate a listener in a container's network; other programs ask
+// whether the gate serves a container. The gate's side is in package networks.
 //
 // The gate listens at a unix socket of type SOCK_SEQPACKET. A client connects, sends one
 // message and receives one answer. Each is a JSON object of at most 4 KiB.
 //
-// A client decides which token a container is served with, so clients are trusted: only the
-// gate's user and root may connect.
+// A client decides which token a container is served with, so clients are trusted: the gate refuses
+// all users except its own and root.
 //
 //	{"version": 1, "container": "<id>", "process": {...}, "token": "sha256:<64 hex digits>",
 //	 "listen": "127.0.0.1:9418", "withheld": false}
 //
-// process is as in the token file, and token is the key of a token ([store.Token.Key]), which
-// does not reveal it. The message carries one TCP socket of the container's network namespace
+// "process" is as in the token file. "token" is the key of a token ([store.Token.Key]), which does
+// not reveal the token. The message carries one TCP socket of the container's network namespace
 // (SCM_RIGHTS, unix(7)). The socket listens at the address that "listen" names. If that address is
-// taken, the socket is not bound, and only identifies the namespace.
+// taken, the socket is not bound, and only identifies the namespace. The gate accepts or refuses:
 //
 //	{"version": 1}
 //	{"version": 1, "refused": "<one of the refusals>", "detail": "<for a log>"}
 //
-// After accepting, the gate serves the container until its process has ended. The same
+// After accepting, the gate serves the container until the container's process has ended. The same
 // message again is accepted and changes nothing.
 //
 // Without a socket, the same message asks whether the gate already serves the container, and
-// {"version": 1} only asks about the gate. The answer to both describes the gate:
+// {"version": 1} only asks about the gate. Both answers describe the gate. If the gate does not
+// serve the container, the first answer has "absent" as well:
 //
 //	{"version": 1, "refused": "absent", "detail": "...",
 //	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}
 //
-// terok-gate forward listens at a socket of its own, in the same way: it serves a service of the
-// host, whose name is in the message as "service". {"version": 1, "service": "<name>"} asks whether
-// it reaches that service.
+// terok-gate forward listens at another socket, for the same messages. There, "service" names the
+// service of the host that the container is to reach. {"version": 1, "service": "<name>"} asks
+// whether forward itself reaches that service.
 //
-// {"version": 1, "try": "<project>"} makes a gate without repositories try the gate that has them,
-// as a container of that project would, and describe the result in "gate".
+// {"version": 1, "try": "<project>"} makes a gate without repositories ask the gate that has them
+// for that project, as it would for a container. The result is in "gate".
 //
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.
@@ -58,10 +59,10 @@ type Request struct {
 	Container string         `json:"container"`
 	Process   *store.Process `json:"process"`
 	Token     string         `json:"token"`             // store.Token.Key
-	Service   string         `json:"service,omitempty"` // of the host, for terok-gate forward; empty for the gate
+	Service   string         `json:"service,omitempty"` // a service of the host, for terok-gate forward; empty for the gate
 	Listen    string         `json:"listen"`
 	Withheld  bool           `json:"withheld"`      // the container does not know the token
-	Try       string         `json:"try,omitempty"` // a project, in a question
+	Try       string         `json:"try,omitempty"` // a project; only in a question
 }
 
 // Answer is the gate's answer to a request.
@@ -80,7 +81,7 @@ type Gate struct {
 	Repos     string `json:"repos"` // without symbolic links; empty if there is a RepositoryGate
 	// RepositoryGate is the URL of the gate that requests are handed on to.
 	RepositoryGate string `json:"repository_gate,omitempty"`
-	Fleet          *Fleet `json:"fleet,omitempty"` // nil if it works with no gate on another machine
+	Fleet          *Fleet `json:"fleet,omitempty"` // nil if this gate works with no gate on another machine
 }
 
 // Refusal is the reason why the gate does not serve a container. It is an error.
@@ -89,7 +90,7 @@ type Refusal string
 const (
 	Taken          Refusal = "taken"   // another program listens at the address
 	HostNetwork    Refusal = "host"    // the network is the gate's own
-	Shared         Refusal = "shared"  // a container that withholds its token is not alone in its network
+	Shared         Refusal = "shared"  // a container whose token is withheld would share its network
 	NoService      Refusal = "service" // the program does not serve that service
 	Down           Refusal = "down"    // the program does not reach that service
 	Absent         Refusal = "absent"  // the gate does not serve the container
@@ -110,8 +111,8 @@ func Parse(message []byte) (r Request, err error) {
 
 var errIncomplete = fmt.Errorf("%w: process, token or listen is missing", Malformed)
 
-// ParseQuestion reads a request that comes without a socket. Its Process is nil if it is not
-// about a container.
+// ParseQuestion reads a request that comes without a socket. The request's Process is nil if the
+// question is not about a container.
 func ParseQuestion(message []byte) (r Request, err error) {
 	err = json.Unmarshal(message, &r)
 	switch {

@@ -8,11 +8,11 @@ import "time"
 type Fleet struct {
 	Name        string   `json:"name"` // in its certificate
 	Certificate Validity `json:"certificate"`
-	Authority   Validity `json:"authority"`         // of the certificates above it
+	Authority   Validity `json:"authority"`         // of the certificates above Certificate
 	Problem     string   `json:"problem,omitempty"` // why other gates refuse its certificate
 
 	Listens bool     `json:"listens,omitempty"` // it has repositories, and serves gates of hosts
-	Hosts   []string `json:"hosts,omitempty"`   // the first of those that may vouch
+	Hosts   []string `json:"hosts,omitempty"`   // the first hosts that may vouch
 	More    int      `json:"more,omitempty"`    // how many further hosts may vouch
 	Vouches string   `json:"vouches,omitempty"` // why the hosts of the file cannot vouch
 
@@ -39,8 +39,8 @@ type Fault string
 
 const (
 	NoName      Fault = "name"         // the other machine's name cannot be resolved
-	NotThere    Fault = "not-there"    // nothing listens there
-	Unreachable Fault = "unreachable"  // nothing answers
+	NotThere    Fault = "not-there"    // nothing listens at the address
+	Unreachable Fault = "unreachable"  // nothing answers at the address
 	Stranger    Fault = "stranger"     // this gate does not accept the other's certificate
 	NotKnown    Fault = "not-known"    // the other gate does not accept this gate's certificate
 	NotVouching Fault = "not-vouching" // the other gate does not let this host vouch for the project

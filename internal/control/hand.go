@@ -1,5 +1,5 @@
-// The client: a hook, or a program that asks about a container. It makes system calls itself,
-// since package net would delay the start of every container.
+// The client's side, for hooks and for programs that ask about a container. It makes system calls
+// itself, since package net would delay the start of every container.
 
 package control
 
@@ -25,21 +25,22 @@ func Hand(path string, deadline time.Time, socket int, r Request) error {
 	return err
 }
 
-// Ask asks the gate for its description and, if the request is about a container, whether it
-// serves that container, until the deadline. If the gate answers with a refusal, the error
-// wraps it: [Absent] if the gate does not serve the container.
+// Ask asks the gate for its description and, if the request names a container, whether the gate
+// serves that container. It waits until the deadline. If the gate refuses, the error wraps a
+// [Refusal], which is [Absent] if the gate does not serve the container.
 func Ask(path string, deadline time.Time, r Request) (Gate, error) {
 	a, err := ask(path, deadline, nil, r)
 	if a.Gate == nil {
 		if err == nil {
-			err = fmt.Errorf("%w: its answer does not describe it", Malformed)
+			err = fmt.Errorf("%w: the answer does not describe the gate", Malformed)
 		}
 		return Gate{}, err
 	}
 	return *a.Gate, err
 }
 
-// ask sends a request and reads the answer. The error wraps a Refusal or ErrNoGate.
+// ask sends a request and reads the answer. Unless the request itself is at fault, an error wraps a
+// Refusal or ErrNoGate.
 func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, err error) {
 	r.Version = Version
 	message, err := json.Marshal(r)
@@ -58,7 +59,7 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 		return a, fmt.Errorf("%w: its answer is malformed: %w", ErrNoGate, err)
 	}
 
-	if a.Gate != nil && gate != 0 { // root may be only the service manager that made the socket
+	if a.Gate != nil && gate != 0 { // 0 may be the service manager, which made the socket
 		a.Gate.UID = gate
 	}
 	if a.Refused != "" {
@@ -70,8 +71,8 @@ func ask(path string, deadline time.Time, rights []byte, r Request) (a Answer, e
 	return a, nil
 }
 
-// exchange sends the message and returns the answer, and the user who called listen(2) on the
-// gate's socket.
+// exchange sends the message. It returns the answer, and the uid of the process that called
+// listen(2) on the gate's socket.
 func exchange(path string, deadline time.Time, message, rights []byte) (answer []byte, uid int, err error) {
 	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -79,8 +80,8 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 	}
 	defer unix.Close(conn)
 
-	// The timeout of sending also applies to connecting, which waits while the queue of a gate
-	// that is being replaced is full.
+	// The timeout of sending also applies to connect(2), which waits while the socket's queue is
+	// full, as when a gate is being replaced.
 	if err := until(deadline, conn, unix.SO_SNDTIMEO); err != nil {
 		return nil, 0, err
 	}
@@ -112,7 +113,7 @@ func exchange(path string, deadline time.Time, message, rights []byte) (answer [
 	return answer[:max(0, n)], int(peer.Uid), err
 }
 
-// until sets one of a socket's timeouts.
+// until sets one of a socket's timeouts to the time that is left.
 func until(deadline time.Time, socket, option int) error {
 	left := time.Until(deadline)
 	if left < time.Microsecond { // 0 would mean no timeout
@@ -122,8 +123,8 @@ func until(deadline time.Time, socket, option int) error {
 	return unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, option, &timeout)
 }
 
-// again repeats a call that a signal interrupted: the Go runtime sends itself signals. For a call
-// that timed out, it returns ETIMEDOUT instead of EAGAIN.
+// again repeats a call that a signal interrupted, since the Go runtime sends itself signals. For a
+// call that timed out, it returns ETIMEDOUT instead of EAGAIN.
 func again(call func() error) error {
 	for {
 		switch err := call(); {

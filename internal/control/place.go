@@ -1,5 +1,5 @@
-// Defines where the gate's control socket and repositories are, for installed hooks, the gate and its
-// command line. (Its address in containers' networks is hook.GateListen.)
+// Defines where the gate's control socket and repositories are, for installed hooks, the gate and
+// its command line. (The gate's address in containers' networks is hook.GateListen.)
 
 package control
 
@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// DefaultSocket returns the path of the control socket of root's gate, or of the user's own.
+// DefaultSocket returns the path of the control socket of this user's gate.
 func DefaultSocket() string {
 	if os.Geteuid() == 0 {
 		return "/run/terok-gate/control"
@@ -29,12 +29,13 @@ func DefaultSocket() string {
 // systemd stops the gate.
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
-// ForwardSocket returns the control socket of terok-gate forward, beside the gate's.
+// ForwardSocket returns the path of terok-gate forward's control socket. gate is the path of the
+// gate's.
 func ForwardSocket(gate string) string {
 	return filepath.Join(filepath.Dir(gate)+"-forward", filepath.Base(gate))
 }
 
-// DefaultRepos returns the directory of repositories of root's gate, or of the user's own.
+// DefaultRepos returns the directory of repositories of this user's gate.
 func DefaultRepos() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/terok-gate/repos", nil
@@ -47,7 +48,7 @@ func DefaultRepos() (string, error) {
 	return filepath.Join(data, "terok-gate/repos"), nil
 }
 
-// Projects returns the projects that have a repository in a directory, in order.
+// Projects returns the projects that have a repository in a directory, sorted.
 func Projects(repos string) (projects []string, err error) {
 	entries, err := os.ReadDir(repos)
 	for _, entry := range entries {

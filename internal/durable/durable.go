@@ -1,4 +1,5 @@
-// Package durable replaces files so that a power cut leaves the old one or the new one.
+// Package durable replaces files so that after a power cut there is either the old file or the new
+// one.
 package durable
 
 import (
@@ -9,10 +10,10 @@ import (
 	"path/filepath"
 )
 
-// Replace puts a new file with this content and mode at the path, in the place of the old file if
-// there is one, whole or not at all. The new file is synced before it is renamed to the path: after
-// a power cut, some file systems show a renamed file as empty. check, if not nil, is called before
-// that with the new file's temporary path; if it returns an error, nothing changes.
+// Replace writes the content to a temporary file, syncs the file, and renames it to the path, where
+// it replaces any old file. Without the sync, some file systems would show the renamed file as
+// empty after a power cut. check, if not nil, is called before the rename with the temporary file's
+// path; if it returns an error, nothing changes.
 func Replace(path string, content []byte, mode fs.FileMode, check func(path string) error) error {
 	dir := filepath.Dir(path)
 	temporary, err := os.CreateTemp(dir, ".terok-gate-")

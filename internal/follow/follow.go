@@ -18,13 +18,13 @@ import (
 type File struct {
 	Path string
 
-	seen    store.FileVersion // none, unless the file was read
+	seen    store.FileVersion // the version that was read; none after an error
 	content []byte
 	err     error
 }
 
-// Read returns the content of the file or the error in reading it, and whether the content differs
-// from what the last call returned. An error counts as a change, unless the file is surely the same.
+// Read returns the content of the file, or an error. changed is true if the content differs from
+// what the last call returned, and for every error.
 func (f *File) Read() (content []byte, changed bool, err error) {
 	if f.seen.Exists() && f.seen.IsAt(f.Path, 0) {
 		return f.content, false, f.err
@@ -40,8 +40,8 @@ func (f *File) Read() (content []byte, changed bool, err error) {
 // most is the largest size of a file that is read, in bytes.
 const most = 1 << 20
 
-// read reads the file. It takes the version before the content, so that the next Read notices a
-// change that happens in between.
+// read reads the file. It takes the file's version before the content, so that the next Read
+// notices a change that happens in between.
 func (f *File) read() ([]byte, error) {
 	file, err := os.Open(f.Path)
 	if err != nil {

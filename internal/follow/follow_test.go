@@ -66,7 +66,8 @@ func TestAFileIsReadAgainWhenItHasChanged(t *testing.T) {
 	}
 }
 
-// The rest of a line that is cut off could have meant less.
+// A file that is too large is not read in part, since a line that is cut off could allow more than
+// the whole line.
 func TestAFileIsNotReadInPart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	f := File{Path: path}

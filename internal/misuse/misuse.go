@@ -1,5 +1,5 @@
-// Package misuse makes and recognizes usage errors. A usage error has an exit status of
-// its own, and never shows a token that was typed in the wrong place.
+// Package misuse makes and recognizes usage errors. A usage error has its own exit status, and
+// never shows a token that was typed in the wrong place.
 package misuse
 
 import (
@@ -23,8 +23,8 @@ func Errorf(format string, a ...any) error { return misuse{fmt.Errorf(format, a.
 // Is reports whether err wraps a usage error.
 func Is(err error) bool { return errors.As(err, new(misuse)) }
 
-// AsTyped restores the two dashes of flags that were typed with two, since package flag's
-// errors write -foo for --foo.
+// AsTyped restores the second dash of flags that were typed as --foo, since package flag's errors
+// write -foo.
 func AsTyped(text string, args []string) string {
 	words := strings.Split(text, " ")
 	for i, word := range words {
@@ -47,8 +47,8 @@ func NoArguments(c *cli.Context) error {
 	return nil
 }
 
-// OneArgument returns a usage error if there is more than one argument besides flags, or an
-// empty one, such as a shell's variable that was not set.
+// OneArgument returns a usage error if there is more than one argument besides flags, or if the
+// argument is empty, as when a shell variable is not set.
 func OneArgument(c *cli.Context) error {
 	if c.NArg() > 1 {
 		return Errorf("takes no second argument %s: see %s --help", Quote(c.Args().Get(1)), c.Command.HelpName)
@@ -59,7 +59,8 @@ func OneArgument(c *cli.Context) error {
 	return nil
 }
 
-// Quote quotes an unexpected argument. It describes a token instead of showing it.
+// Quote quotes an unexpected argument. If the argument is a token, Quote describes the token
+// instead of showing it.
 func Quote(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
 		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate reads from standard input"
@@ -67,8 +68,8 @@ func Quote(arg string) string {
 	return fmt.Sprintf("%q", arg)
 }
 
-// WordsAsFlags turns the words "help" and "version", which many people try as commands,
-// into flags. The program's name comes first.
+// WordsAsFlags turns the words "help" and "version" into flags, since many people try them as
+// commands. The first of args is the program's name.
 func WordsAsFlags(args []string) []string {
 	if len(args) < 2 {
 		return args

@@ -1,5 +1,4 @@
-// Checks of a gate's own files: whether other gates would accept its certificate, and for how
-// long.
+// Checks whether other gates would accept a gate's certificate, and for how long.
 
 package mtls
 
@@ -12,8 +11,9 @@ import (
 )
 
 // Chain returns the certificate, and those above it up to the authority's. If other gates would
-// refuse the certificate, it returns an error, and no others: as that of a host's gate for
-// [x509.ExtKeyUsageClientAuth], of the gate with the repositories for [x509.ExtKeyUsageServerAuth].
+// refuse the certificate, it returns an error instead of those above. usage is
+// [x509.ExtKeyUsageClientAuth] for a host's gate, and [x509.ExtKeyUsageServerAuth] for the gate
+// with the repositories.
 func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above []*x509.Certificate, err error) {
 	now := i.current()
 	leaf = now.certificate.Leaf
@@ -40,8 +40,8 @@ func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above 
 	return leaf, aboveLeaf(longest), nil
 }
 
-// aboveLeaf returns the certificates of a chain above the first, or the first if it is in the file of
-// the authority itself.
+// aboveLeaf returns the certificates of a chain above the first. If there is only one, which is
+// then in the authority's file, it returns that one.
 func aboveLeaf(chain []*x509.Certificate) []*x509.Certificate {
 	if len(chain) == 1 {
 		return chain
@@ -61,7 +61,8 @@ func (i *Identity) refused(leaf *x509.Certificate, err error) error {
 	return fmt.Errorf("certificate %s: %w", i.cert.Path, err)
 }
 
-// nameOf returns which of the certificates above the leaf, or the leaf, an error is about.
+// nameOf names a certificate in an error: the leaf by the gate's own file, and any other by the
+// authority's.
 func (i *Identity) nameOf(leaf, c *x509.Certificate) string {
 	if c.Equal(leaf) {
 		return "certificate " + i.cert.Path
@@ -77,7 +78,7 @@ func expired(c *x509.Certificate) error {
 	return fmt.Errorf("it has ended, at %s", c.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// ends returns when the first of some certificates ends.
+// ends returns the earliest end of the certificates.
 func ends(chain []*x509.Certificate) time.Time {
 	return slices.MinFunc(chain, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter
 }

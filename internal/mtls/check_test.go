@@ -13,8 +13,8 @@ import (
 
 var must = testenv.Must
 
-// A file of certificates has those between the gate's and the authority's, too; a file of
-// authorities has the old and the new one while they change.
+// The file of a certificate can also have the certificates between it and the authority's. While
+// authorities change, the authority's file has the old and the new one.
 func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	top := testenv.NewAuthority(t, t.TempDir())
 	below := top.Under(t, t.TempDir())
@@ -43,7 +43,7 @@ func TestTheChainThatOtherGatesAccept(t *testing.T) {
 		t.Errorf("%d above it, %v", len(above), err)
 	}
 
-	// Another certificate of the same authority, which lives longer.
+	// Another certificate of the same authority, which ends later.
 	cert, key = top.Issue(t, "host-a", nil, "host-a")
 	old, err := os.ReadFile(top.CA)
 	must(t, err)

@@ -1,4 +1,4 @@
-// Connections between gates: how soon the end of the other machine is noticed.
+// Makes connections between gates, and closes them soon after the other machine has vanished.
 
 package mtls
 
@@ -13,20 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlive finds out that the other machine has vanished while no data is on its way. The kernel
-// sends no keepalives while sent data is not yet acknowledged; [silence] covers that case.
+// keepAlive detects a vanished machine while no data is on its way. While sent data waits for an
+// acknowledgement, the kernel sends no keepalives; [silence] covers that case.
 //
-// TCP_USER_TIMEOUT (tcp(7)) would cover it, too, but it also ends a connection whose other side
-// lives and reads nothing for that long, as when a client is stopped (seen with Linux 6.18).
+// TCP_USER_TIMEOUT (tcp(7)) would cover that case, too. But it also ends a connection if the other
+// side is alive and reads nothing for that long, as when a client is stopped (seen with Linux
+// 6.18).
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 const unacknowledged = 5 * time.Second
 
-// connectTimeout is how long the other machine may take to accept a connection, which its kernel
-// does for it.
+// connectTimeout is how long the other machine's kernel may take to accept a connection.
 const connectTimeout = 5 * time.Second
 
-// watched is a connection that ends when the other machine has vanished.
+// watched is a connection that is closed when the other machine has vanished.
 type watched struct {
 	*net.TCPConn
 	once   sync.Once
@@ -37,7 +37,8 @@ func newWatched(conn *net.TCPConn) *watched {
 	return &watched{TCPConn: conn, closed: make(chan struct{})}
 }
 
-// watch returns when the connection is closed, which it sees to if the other machine vanishes.
+// watch closes the connection if the other machine vanishes. It returns when the connection is
+// closed.
 func (w *watched) watch() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -53,13 +54,13 @@ func (w *watched) watch() {
 	}
 }
 
-// silence counts the seconds for which something that was sent has waited for an acknowledgement.
-// A connection that had nothing to send for long, or whose other side took nothing, waits for a
-// moment each time that something is sent, however long ago the last acknowledgement was.
+// silence counts the seconds for which sent data has waited for an acknowledgement. The time since
+// the last acknowledgement does not show that: if the connection was idle, or the other side took
+// nothing, that time is long already when the next packet is sent.
 type silence struct{ seconds int }
 
-// isTooLong is called each second. waits tells whether something waits to be acknowledged, and
-// last how long ago the last acknowledgement came.
+// isTooLong reports whether the other machine has vanished. It is called each second. waits says
+// whether sent data waits for an acknowledgement. last is the time since the last acknowledgement.
 func (s *silence) isTooLong(waits bool, last time.Duration) bool {
 	if !waits || last < time.Second {
 		s.seconds = 0
@@ -88,14 +89,14 @@ func (w *watched) Close() error {
 	return w.TCPConn.Close()
 }
 
-// Cut closes the connection at once. The other side is told, and gets nothing of what is still on
-// its way.
+// Cut closes the connection at once, with a reset: the other side learns of it, but does not get
+// data that is still on its way.
 func (w *watched) Cut() error {
 	_ = w.SetLinger(0) // sends RST
 	return w.Close()
 }
 
-// Listen listens for other gates at an address. [Identity.NewListener] accepts from it.
+// Listen listens for other gates at an address. [Identity.NewListener] accepts their connections.
 func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	config := net.ListenConfig{KeepAliveConfig: keepAlive}
 	config.SetMultipathTCP(false)
@@ -112,9 +113,9 @@ type Conn struct {
 	tcp *watched
 }
 
-// Dial connects to another gate. A gate that has many connections begins the handshake late: ctx
-// bounds that. The handshake does not show whether the other gate accepts our certificate: with
-// TLS 1.3 the first read does.
+// Dial connects to another gate. A gate that has many connections may begin the handshake late; ctx
+// limits how long Dial waits for it. With TLS 1.3, the handshake does not show whether the other
+// gate accepts our certificate; the first read does.
 func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -137,6 +138,6 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 	return c, nil
 }
 
-// Cut closes the connection at once. The other gate is told, and gets nothing of what is still on
-// its way.
+// Cut closes the connection at once, with a reset: the other gate learns of it, but does not get
+// data that is still on its way.
 func (c *Conn) Cut() { _ = c.tcp.Cut() }

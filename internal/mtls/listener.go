@@ -1,6 +1,6 @@
-// Accepts connections from other gates. Those whose handshake is not done are counted apart from
-// the others, by address: peers without a certificate must not keep out gates that have one. The
-// others are counted by host.
+// Accepts connections from other gates. Connections whose handshake is not done are counted apart,
+// by address: peers without a certificate must not keep out gates that have one. The others are
+// counted by host: no host may keep out another.
 
 package mtls
 
@@ -21,20 +21,19 @@ import (
 )
 
 const (
-	// handshakeTimeout is long, since a busy gate takes turns at many handshakes: with 5 s, some of
-	// 2,000 clones that began at once failed. What keeps a flood from filling memory is mostWaiting.
+	// handshakeTimeout is long, since a busy gate performs many handshakes at once: with 5 s, some
+	// of 2,000 clones that began at once failed. mostWaiting keeps a flood from filling memory.
 	handshakeTimeout = 30 * time.Second
 
-	// mostWaiting is how many connections may wait at once: for the rest of their handshake, or for
-	// others of their host to end. A further one closes the oldest connection of the address that has
-	// the most of them. Addresses with addressShare or fewer count as equal, since many hosts'
-	// containers may start at once.
+	// mostWaiting is the largest number of connections that wait: for the rest of their handshake,
+	// or for a slot. A further one closes the oldest connection of the address that has the most of
+	// them. Addresses that have addressShare or fewer count as equal, so a host that starts a few
+	// containers more than others is not at a disadvantage.
 	mostWaiting  = 2048
 	addressShare = 32
 
-	// hostShare is the part of all connections that one host may have open, a quarter: an attacker
-	// who controls a host keeps out none of the others. A further connection waits for as long as
-	// shareTimeout.
+	// One host has at most the hostShare-th part of all slots, so an attacker who controls a host
+	// keeps out no other host. A further connection waits at most shareTimeout.
 	hostShare    = 4
 	shareTimeout = 30 * time.Second
 )
@@ -91,13 +90,13 @@ var (
 	errShare = errors.New("this host has a quarter of all connections, which is the most for one host")
 )
 
-// NewListener returns a listener of TLS connections from gates that have a certificate of the
-// authority, for an [http.Server]. At most most of them are open at once, a quarter of these from one
-// host; more wait in the kernel. It calls failed with the error of each handshake that fails, which
-// may quote the peer.
-func (i *Identity) NewListener(l *net.TCPListener, most int, failed func(error)) net.Listener {
+// NewListener returns a listener for an [http.Server]. It accepts TLS connections from gates that
+// have a certificate of the authority. At most limit accepted connections are open at once, and a
+// quarter of these from one host. Further ones wait. failed is called with the error of each failed
+// handshake, which may quote the peer.
+func (i *Identity) NewListener(l *net.TCPListener, limit int, failed func(error)) net.Listener {
 	all := &listener{
-		TCPListener: l, config: i.Server(), failed: failed, ready: make(chan accepted), slots: make(chan struct{}, most),
+		TCPListener: l, config: i.Server(), failed: failed, ready: make(chan accepted), slots: make(chan struct{}, limit),
 		hosts: map[host]*share{}, numbers: map[netip.Prefix]int{},
 	}
 	all.ctx, all.close = context.WithCancel(context.Background())
@@ -150,7 +149,7 @@ func take(ctx context.Context, slots chan struct{}) error {
 	}
 }
 
-// offer has Accept return a connection or an error. It returns false if the listener is closed.
+// offer makes Accept return a connection or an error. It returns false if the listener is closed.
 func (l *listener) offer(conn net.Conn, err error) bool {
 	select {
 	case l.ready <- accepted{conn, err}:
@@ -160,7 +159,7 @@ func (l *listener) offer(conn net.Conn, err error) bool {
 	}
 }
 
-// shake performs the handshake of a connection, and offers it.
+// shake performs the handshake of a connection, and then offers the connection.
 func (l *listener) shake(one *waiting) {
 	tcp := newWatched(one.conn)
 	conn := tls.Server(tcp, l.config)
@@ -237,7 +236,7 @@ func isProbe(conn *tls.Conn, err error) bool {
 	return errors.Is(err, io.EOF) && conn.ConnectionState().Version == 0
 }
 
-// explain answers a client that speaks no TLS, as net/http does.
+// explain answers a client that does not speak TLS, as net/http would.
 func explain(err error) {
 	if not := (tls.RecordHeaderError{}); errors.As(err, &not) && not.Conn != nil {
 		_, _ = io.WriteString(not.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nonly TLS is spoken here\n")
@@ -251,7 +250,7 @@ func (l *listener) add(conn *net.TCPConn) *waiting {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.waiting) >= mostWaiting {
-		l.discard(slices.MaxFunc(l.waiting, func(a, b *waiting) int { // the first if several have the most
+		l.discard(slices.MaxFunc(l.waiting, func(a, b *waiting) int { // the oldest, if several addresses have the most
 			return cmp.Compare(l.weight(a), l.weight(b))
 		}), errDisplaced)
 	}
@@ -288,8 +287,8 @@ func (l *listener) discard(one *waiting, cause error) {
 	_ = one.conn.Close()
 }
 
-// origin returns where a connection comes from: an address, or the 64 bits of an IPv6 address that
-// a network has for itself.
+// origin returns where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6
+// address, since a network usually has all addresses that begin with these bits.
 func origin(conn *net.TCPConn) netip.Prefix {
 	address := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	bits := address.BitLen()

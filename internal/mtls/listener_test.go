@@ -10,9 +10,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// serveMost listens with a certificate of an authority, for at most so many connections. It writes a byte
-// to each connection that it accepts. It returns how many handshakes have failed.
-func serveMost(t *testing.T, authority *testenv.Authority, most int) (address string, failed *atomic.Int32) {
+// serveMost listens with a certificate of an authority, for at most limit connections. It writes a
+// byte to each connection that it accepts, and counts failed handshakes.
+func serveMost(t *testing.T, authority *testenv.Authority, limit int) (address string, failed *atomic.Int32) {
 	t.Helper()
 	cert, key := authority.Issue(t, "repos", nil, "repos")
 	repos, err := New(cert, key, authority.CA)
@@ -21,7 +21,7 @@ func serveMost(t *testing.T, authority *testenv.Authority, most int) (address st
 	testenv.Must(t, err)
 
 	failed = new(atomic.Int32)
-	l := repos.NewListener(tcp, most, func(error) { failed.Add(1) })
+	l := repos.NewListener(tcp, limit, func(error) { failed.Add(1) })
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -39,8 +39,8 @@ func serveMost(t *testing.T, authority *testenv.Authority, most int) (address st
 	return tcp.Addr().String(), failed
 }
 
-// connector returns a function that connects as a host, and reports, on a channel, when the connection
-// is accepted.
+// connector returns a function that connects as a host. When the listener accepts the connection,
+// the function's channel gets nil.
 func connector(t *testing.T, authority *testenv.Authority, address, host string) func() (net.Conn, <-chan error) {
 	t.Helper()
 	cert, key := authority.Issue(t, host, nil, host)

@@ -1,6 +1,6 @@
-// Package mtls is how gates on different machines know each other: TLS 1.3, with a certificate
-// of one authority on both sides. The files are read again when they change, so certificates
-// may be short-lived. New files that cannot be used leave the old ones in force.
+// Package mtls authenticates gates on different machines to each other. They use TLS 1.3, and both
+// sides have certificates of the same authority. The files are read again when they change, so
+// certificates may be short-lived. If new files cannot be used, the old certificates stay in force.
 package mtls
 
 import (
@@ -14,24 +14,24 @@ import (
 	"terok-gate-hook/internal/follow"
 )
 
-// Identity is a gate's certificate with its key, and the authority of the others. Make one with
-// [New].
+// Identity is a gate's certificate with its key, and the authority of other gates' certificates.
+// Make one with [New].
 type Identity struct {
 	mu            sync.Mutex
 	cert, key, ca follow.File
 	now           loaded
-	problem       string // the last one that was logged
+	problem       string // of the last load; empty for none
 }
 
-// loaded is what the files have.
+// loaded is what was read from the files.
 type loaded struct {
 	certificate tls.Certificate
 	authority   *x509.CertPool
 	sessions    tls.ClientSessionCache
 }
 
-// New reads a certificate (with those between it and the authority, if there are any), its key,
-// and the authority's certificate, all in PEM.
+// New reads a gate's certificate, its key, and the authority's certificate, all in PEM. The first
+// file may also have the certificates between the gate's and the authority's.
 func New(cert, key, ca string) (*Identity, error) {
 	i := &Identity{cert: follow.File{Path: cert}, key: follow.File{Path: key}, ca: follow.File{Path: ca}}
 	return i, i.load()
@@ -61,7 +61,7 @@ func (i *Identity) load() error {
 	return nil
 }
 
-// current returns what the files have now, or had when they could last be used.
+// current returns what the files have now. If that cannot be used, it returns what they had before.
 func (i *Identity) current() loaded {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -70,7 +70,7 @@ func (i *Identity) current() loaded {
 		problem = err.Error()
 	}
 	if problem != i.problem && problem != "" {
-		slog.Error("the new certificates cannot be used: those before stay in force", "error", problem)
+		slog.Error("the new certificates cannot be used: the old ones stay in force", "error", problem)
 	}
 	i.problem = problem
 	return i.now

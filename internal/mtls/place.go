@@ -1,4 +1,4 @@
-// The address of the gate with the repositories.
+// Reads the address of the gate with the repositories.
 
 package mtls
 

@@ -9,12 +9,12 @@ import (
 	"sync"
 )
 
-// Limited returns a listener with at most limit connections at once. own is the number of slots that
-// are reserved for this listener; further connections take slots of common, which several listeners
-// share. Connections beyond that wait in the kernel.
-func Limited(l net.Listener, limit, own int, common chan struct{}) net.Listener {
+// Limited returns a listener with at most limit connections at once. The first reserved of them
+// take slots of the listener's own; further ones take slots of common, which several listeners
+// share. When there is no free slot, new connections wait in the kernel.
+func Limited(l net.Listener, limit, reserved int, common chan struct{}) net.Listener {
 	return &limitedListener{
-		Listener: l, slots: make(chan struct{}, limit), own: make(chan struct{}, own), common: common,
+		Listener: l, slots: make(chan struct{}, limit), own: make(chan struct{}, reserved), common: common,
 		closed: make(chan struct{}),
 	}
 }
@@ -76,8 +76,8 @@ func (c *limitedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Plain returns the socket of a connection that was accepted from a [Network], and any other
-// connection as it is.
+// Plain returns the TCP connection inside a connection that was accepted from a [Network]. It
+// returns any other connection as it is.
 func Plain(conn net.Conn) net.Conn {
 	for {
 		switch c := conn.(type) {
@@ -91,7 +91,8 @@ func Plain(conn net.Conn) net.Conn {
 	}
 }
 
-// CloseWrite lets net/http send its answer to a client that has not finished sending.
+// CloseWrite is for net/http: without it, a client that has not finished sending may not get the
+// answer.
 func (c *limitedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -135,8 +136,8 @@ func (c *tracked) Close() error {
 	return c.TCPConn.Close()
 }
 
-// closeAll resets the connections: one that waited for its peer would keep the network namespace
-// alive.
+// closeAll resets the connections. Otherwise a connection that waits for its peer would keep the
+// network namespace alive.
 func (c *connSet) closeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

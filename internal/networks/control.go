@@ -1,5 +1,5 @@
-// Answers at the control socket, where hooks pass listeners in containers' networks, and other
-// programs ask which containers the gate serves (package internal/control).
+// Answers at the control socket (package internal/control). There, hooks pass listeners in
+// containers' networks, and other programs ask whether the gate serves a container.
 
 package networks
 
@@ -20,7 +20,7 @@ import (
 	"terok-gate-hook/internal/version"
 )
 
-// controlPatience is how long a hook may take to send its request.
+// controlPatience is how long an exchange with a hook may take.
 const controlPatience = 5 * time.Second
 
 // ServeControl answers hooks until the context is done. The socket is of type SOCK_SEQPACKET.
@@ -48,7 +48,7 @@ func (n *Networks) answerHook(conn *net.UnixConn) {
 	answer := control.Answer{Version: control.Version}
 	request, err := n.carryOut(conn, &answer)
 	if errors.Is(err, io.EOF) {
-		return // a check whether a gate listens
+		return // the peer has only checked that a gate listens
 	}
 	if err != nil {
 		if !errors.As(err, &answer.Refused) {
@@ -65,7 +65,7 @@ func (n *Networks) answerHook(conn *net.UnixConn) {
 		_, err = conn.Write(message)
 	}
 	if err != nil {
-		// The hook has gone away. If its container starts all the same, the container is served.
+		// The hook has gone away. If its container starts nevertheless, the container is served.
 		slog.Warn("answer a hook", "container", request.Container, "error", err)
 	}
 }
@@ -87,7 +87,7 @@ func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r contr
 	}()
 
 	if err == nil {
-		err = checkPeer(conn) // only now, so that a peer that is refused gets an answer
+		err = checkPeer(conn) // only after reading, so that a peer that is refused gets an answer
 	}
 	if err == nil && (len(sockets) > 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
 		err = fmt.Errorf("%w: %d sockets, flags %#x", control.Malformed, len(sockets), flags)
@@ -123,8 +123,8 @@ func (n *Networks) carryOut(conn *net.UnixConn, answer *control.Answer) (r contr
 	return r, n.Try(r.Service)
 }
 
-// checkPeer refuses peers that are neither root nor our own user. For a hook in a user namespace,
-// the kernel reports the user's id outside of it.
+// checkPeer returns an error unless the peer is root or the gate's own user. For a hook in a user
+// namespace, the kernel reports the id that the hook's user has outside the namespace.
 func checkPeer(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Keeper keeps files under names until the next gate starts, as a service manager does. It may be
-// called by many goroutines at once.
+// Keeper keeps files under names until the next gate starts, as a service manager does. It must be
+// safe for concurrent use.
 type Keeper interface {
 	Keep(name string, file *os.File) error
 	Drop(name string) error
@@ -29,7 +29,7 @@ type noKeeper struct{}
 func (noKeeper) Keep(string, *os.File) error { return nil }
 func (noKeeper) Drop(string) error           { return nil }
 
-// IsKept reports whether a file of this name is one for [Networks.Restore].
+// IsKept reports whether a file that was kept under this name is for [Networks.Restore].
 func IsKept(name string) bool {
 	return strings.HasPrefix(name, keptListener) || strings.HasPrefix(name, keptContainer)
 }
@@ -39,8 +39,8 @@ const (
 	keptContainer = "container-"
 )
 
-// nameFor returns the name under which something is kept for a container. The name is different for
-// each start of the container, and for each of its listeners.
+// nameFor returns the name under which something is kept for a container. Each start of the
+// container has its own names, and so has each of its listeners.
 func nameFor(what string, r control.Request) string {
 	name := what + r.Container + "-" + store.Token(r.Token).Fingerprint()
 	if r.Service != "" {
@@ -49,7 +49,7 @@ func nameFor(what string, r control.Request) string {
 	return name
 }
 
-// kept is the record of a member that is kept beside its listener.
+// kept is what the next gate must know of a member: the network, and the hook's request.
 type kept struct {
 	Cookie uint64 `json:"cookie"`
 	control.Request

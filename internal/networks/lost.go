@@ -1,4 +1,4 @@
-// Notices listeners in containers' networks that another process has ended.
+// Revokes the tokens that were served at a listener that another process has ended.
 
 package networks
 
@@ -15,14 +15,14 @@ import (
 
 var errListenerEnded = errors.New("the gate's listener was ended by a process in the container's network, which may listen in its place: the tokens that were served there are revoked")
 
-// losses are the listeners that another process has ended.
+// losses handles listeners that another process has ended.
 type losses struct {
 	ctx    context.Context // ends the revoking
 	tokens *store.Reader
 	record func(trail.Event)
 }
 
-// report records that a container has lost its listener, and revokes its token.
+// report records that a container has lost its listener, and revokes the container's token.
 func (l losses) report(listener string, r control.Request) {
 	e := trail.Event{
 		Event: trail.Failed, Container: r.Container, Fingerprint: store.Token(r.Token).Fingerprint(),
@@ -33,8 +33,8 @@ func (l losses) report(listener string, r control.Request) {
 	go l.revoke(e, r)
 }
 
-// revoke revokes the token of a container that has lost its listener. A hook may not have written
-// the token to the token file yet: revoke waits for that until the container has ended.
+// revoke revokes the token of a container that has lost its listener. The hook may not have written
+// the token to the token file yet, so revoke waits until it has, or until the container has ended.
 func (l losses) revoke(e trail.Event, r control.Request) {
 	file := store.File{Path: l.tokens.Path()}
 	again := time.NewTicker(100 * time.Millisecond)

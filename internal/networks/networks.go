@@ -1,16 +1,17 @@
-// Package networks serves containers in their own networks, by listeners that hooks have
-// passed: the gate's, and those of services of the host. How many connections each listener may
-// have at once is set in this file.
+// Package networks serves containers in their own networks, at listeners that hooks have passed:
+// those of the gate, and those of services of the host. This file sets how many connections each
+// listener may have at once.
 //
-// A namespace is identified by its cookie, which no other namespace gets until the machine boots
-// again; an inode number is used again at once. A listener is closed when the last container in
-// its network has ended, since it would keep the network namespace alive; pidfds of the containers'
-// processes show that end. A container counts if a hook has handed it over or if the token file
-// lists it for the network: an earlier gate may have lost its listener.
+// A network namespace is identified by its cookie, which no other namespace gets until the machine
+// boots again. (An inode number is used again at once.) An open listener keeps its namespace alive.
+// So the listener is closed when the last container there has ended, as the pidfds of the
+// containers' processes show. A container counts if a hook has handed it over. A container that
+// only the token file lists for the network counts, too: an earlier gate may have lost the
+// listener.
 //
-// A neighbour with CAP_NET_ADMIN can end a listener (SOCK_DESTROY) and listen in its place. Then
-// the tokens that were served there are revoked, since their containers may show them to that
-// neighbour.
+// A process with CAP_NET_ADMIN in a container's network can end a listener (SOCK_DESTROY) and
+// listen in its place. The tokens that were served there are then revoked, since their containers
+// may show them to that process.
 package networks
 
 import (
@@ -35,9 +36,9 @@ import (
 
 const (
 	// Limits on concurrent connections. Each listener in a container's network may have
-	// mostConnections: ownConnections are reserved for it, the rest come from a pool of
-	// commonConnections for all listeners. An unauthenticated connection costs the gate some
-	// 15 KiB.
+	// mostConnections. Of these, ownConnections are reserved for the listener; the rest come from a
+	// pool of commonConnections for all listeners. An unauthenticated connection costs the gate
+	// some 15 KiB.
 	mostConnections   = 64
 	ownConnections    = 8
 	commonConnections = 1024
@@ -51,18 +52,19 @@ type Settings struct {
 	Keeper Keeper            // nil for none
 	Record func(trail.Event) // writes to the trail
 
-	// Self describes the program to a client that asks. It is nil if there is nothing to say.
+	// Self describes the program to a client that asks. It is nil if there is no more to say than
+	// the version, the user and the token file.
 	Self func(asked control.Request) control.Gate
 
 	// Takes returns nil for a request that the program serves, and otherwise an error that wraps
 	// a [control.Refusal].
 	Takes func(control.Request) error
 
-	// Try returns nil if the program reaches a service that it serves, and otherwise an error that
-	// wraps a [control.Refusal]. It is nil for a program that serves none.
+	// Try returns nil if the program reaches the service, and otherwise an error that wraps a
+	// [control.Refusal]. A program without services has a nil Try.
 	Try func(service string) error
 
-	// Serve serves a listener until that is closed.
+	// Serve serves a listener until the listener is closed.
 	Serve func(*Network) error
 }
 
@@ -73,7 +75,7 @@ type Networks struct {
 	losses losses
 	own    uint64 // the cookie of the program's own network
 
-	common chan struct{} // connections that the listeners have in common
+	common chan struct{} // slots for the connections beyond each listener's ownConnections
 
 	mu  sync.Mutex
 	all map[place]*Network
@@ -85,13 +87,13 @@ type place struct {
 	listen string
 }
 
-// Network is a listener in a network namespace. Some containers share one.
+// Network is a listener in a network namespace. Containers in one namespace share the listener.
 type Network struct {
 	net.Listener
 	Name    string // for the trail
 	Service string // the service that is served there, empty for the gate
 	place
-	socket  *os.File           // a second descriptor of the listener, to notice when it is ended
+	socket  *os.File           // a second descriptor of the listener, to notice that another process has ended it
 	members map[string]*member // by the keys of their tokens
 	conns   *connSet
 }
@@ -102,21 +104,21 @@ func (there *Network) Close() error {
 	return there.Listener.Close()
 }
 
-// isEnded reports whether another process has ended the listener. It is false
-// once the gate has closed its own descriptors: the socket may still be kept for the next gate.
+// isEnded reports whether another process has ended the listener. It is false once the gate has
+// closed its own descriptors: the socket may still be kept for the next gate.
 func (there *Network) isEnded() bool {
 	s, err := examine(there.socket)
 	return err == nil && !s.listens
 }
 
-// member is a container in the network, from one start to its end.
+// member is a container in the network, from one start of the container to its end.
 type member struct {
 	control.Request
 	name   string
 	forget func()
 }
 
-// New returns networks without a listener. All requests end with the context.
+// New returns networks without a listener. All requests are cut when ctx is done.
 func New(ctx context.Context, s Settings) (*Networks, error) {
 	if s.Keeper == nil {
 		s.Keeper = noKeeper{}
@@ -138,8 +140,8 @@ func New(ctx context.Context, s Settings) (*Networks, error) {
 	return n, nil
 }
 
-// join makes the gate serve a container at the socket or, if that does not listen, at an existing
-// listener in the socket's namespace. The caller closes the socket.
+// join makes the gate serve a container at the socket. If the socket does not listen, an existing
+// listener in its namespace serves the container. The caller closes the socket.
 func (n *Networks) join(r control.Request, socket *os.File) error {
 	if err := n.Takes(r); err != nil {
 		return err
@@ -190,7 +192,8 @@ func (n *Networks) join(r control.Request, socket *os.File) error {
 	return err
 }
 
-// at returns the listener at a place, or nil if there is none.
+// at returns the listener at a place. It returns nil if there is none, or if another process has
+// ended it.
 func (n *Networks) at(at place) *Network {
 	there := n.all[at]
 	if there != nil && there.isEnded() {
@@ -213,7 +216,7 @@ func (n *Networks) admit(there *Network, r control.Request) error {
 	return err
 }
 
-// adopt makes a listener serve the living containers that the token file has in its network.
+// adopt makes a listener serve the living containers that the token file lists for it.
 func (n *Networks) adopt(there *Network) {
 	for _, e := range n.Tokens.InNetwork(there.cookie) {
 		r := control.Request{
@@ -263,12 +266,12 @@ func (n *Networks) checkShared(r control.Request, cookie uint64) error {
 	return nil
 }
 
-// add makes a container a member of the listener's network, which keeps the listener open for at
-// least as long as the container lives.
+// add makes a container a member of a network, whose listener then stays open at least until the
+// container has ended.
 func (n *Networks) add(there *Network, name string, r control.Request) error {
 	m := &member{Request: r, name: name}
-	// In a goroutine: if the process is dead already, OnDeath calls back before it returns,
-	// while n.mu is held.
+	// leave runs in a goroutine, since the caller holds n.mu: if the process is already dead,
+	// OnDeath calls back before it returns.
 	forget, err := r.Process.OnDeath(func() { go n.leave(there, m) })
 	if err != nil {
 		return fmt.Errorf("watch the container's process: %w: the gate must run in the host's pid namespace", err)
@@ -278,13 +281,14 @@ func (n *Networks) add(there *Network, name string, r control.Request) error {
 	return nil
 }
 
-// leave removes a container that has ended, and closes its listener if it was the last there.
+// leave removes a container that has ended. It closes the listener if no living container is left
+// there.
 func (n *Networks) leave(there *Network, m *member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m.forget()
 	if n.all[there.place] != there {
-		return // it is closed, or lost
+		return // the listener is closed or lost
 	}
 
 	n.drop(m.name)
@@ -327,12 +331,14 @@ func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
 	n.drop(there.Name)
 	there.Close()
-	// By then, requests have been cut because their tokens have ended, with that reason in the trail.
+	// Until then, requests are cut because their tokens have ended, which the trail gives as the
+	// reason.
 	time.AfterFunc(closeGrace, there.conns.closeAll)
 }
 
-// watch detects that another process has ended a listener. It polls a descriptor of its own,
-// since the server does not accept from the listener while that is at its connection limit.
+// watch waits until another process ends a listener, and revokes the tokens that were served there.
+// It polls a second descriptor, since the server does not accept from a listener that is at its
+// connection limit.
 func (n *Networks) watch(there *Network) {
 	conn, err := there.socket.SyscallConn()
 	if err == nil {
@@ -342,7 +348,7 @@ func (n *Networks) watch(there *Network) {
 		})
 	}
 	if err != nil {
-		return // the gate has closed it
+		return // the gate has closed the listener
 	}
 
 	n.mu.Lock()
@@ -352,7 +358,7 @@ func (n *Networks) watch(there *Network) {
 	}
 }
 
-// lose revokes the tokens of the containers at a listener that another process has ended.
+// lose closes a listener that another process has ended, and revokes the tokens of its containers.
 func (n *Networks) lose(there *Network) {
 	n.close(there)
 	for _, m := range there.members {
@@ -362,7 +368,7 @@ func (n *Networks) lose(there *Network) {
 	}
 }
 
-// Stop ends the watches of all processes. The server closes the listeners.
+// Stop stops watching all processes. The server closes the listeners.
 func (n *Networks) Stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -390,14 +396,15 @@ func (n *Networks) ContextOf(l net.Listener) context.Context {
 	return n.ctx
 }
 
-// Of returns the container's network that a request with this context comes from, or nil.
+// Of returns the container's network that a request with this context comes from. It returns nil
+// for a request from elsewhere.
 func Of(ctx context.Context) *Network {
 	there, _ := ctx.Value(networkKey{}).(*Network)
 	return there
 }
 
-// Only returns the key of the withheld token in a network, if there is one. A container whose
-// token is withheld does not share its network.
+// Only returns the key of the withheld token in a network, if there is one. There is at most one,
+// since a container whose token is withheld does not share its network.
 func (n *Networks) Only(there *Network) (key string, withheld bool) {
 	if there == nil {
 		return "", false
@@ -425,7 +432,8 @@ func (n *Networks) Members(there *Network) (members []control.Request) {
 	return members
 }
 
-// Container returns the id of the container in a network, empty if it is not the only one.
+// Container returns the id of the container in a network. It returns an empty id unless there is
+// exactly one container.
 func (n *Networks) Container(there *Network) (id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -1,4 +1,4 @@
-// Restores the listeners and containers that the last program served.
+// Restores the listeners and containers that the previous program served.
 
 package networks
 
@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// Restore goes on where the last program ended. The files are those that the last program kept,
-// with the names under which it kept them. Restore closes them.
+// Restore goes on where the previous program ended, with the files that it kept and their names.
+// Restore closes the files.
 func (n *Networks) Restore(files []*os.File) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -20,8 +20,8 @@ type socketState struct {
 	address string // where it listens; empty if it does not
 }
 
-// examine returns the state of a socket that was passed to the gate. It does not call Fd, which
-// would make the socket block for every process that holds it.
+// examine returns the state of a socket that was passed to the gate. It does not call the file's Fd
+// method, which would make the socket block for every process that holds it.
 func examine(file *os.File) (s socketState, err error) {
 	conn, err := file.SyscallConn()
 	if err != nil {

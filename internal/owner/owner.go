@@ -1,12 +1,12 @@
 // Package owner finds out which users can change what a path leads to.
 //
-// The attacker is a user of this machine who owns something on the way, or may write to a
-// directory there: such a user can put a link, or another file, in the place of what comes
-// next. So a path is followed as the kernel follows it. The directory that a symbolic link
-// leads to counts, and so does the one that the link is in.
+// The attacker is a user of this machine who owns a step of the path, or may write to a directory
+// on the path: such a user can put a link, or another file, in the place of the next step. So a
+// path is followed as the kernel follows it. For a symbolic link, both the directory that the link
+// is in and the one that it leads to count.
 //
-// The answer may no longer hold when the caller acts on it. Where an untrusted user owns
-// something on the way, the caller must act as that user or not at all.
+// The answer may no longer hold when the caller acts on it. Where an untrusted user owns a step,
+// the caller must act as that user or not at all.
 package owner
 
 import (
@@ -21,7 +21,7 @@ import (
 
 // Step is a directory, symbolic link or file that a path leads over.
 type Step struct {
-	Path string // without symbolic links, but for its last part
+	Path string // only its last part can be a symbolic link
 	Info fs.FileInfo
 }
 
@@ -34,12 +34,12 @@ func UID(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 // GID returns the group of a file.
 func GID(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Gid) }
 
-// OverflowID is what a user namespace shows for users and groups without an id there, such as
-// the host's root (user_namespaces(7)).
+// OverflowID is the id that a user namespace shows for users and groups that have none there, such
+// as the host's root (user_namespaces(7)).
 const OverflowID = 65534
 
-// IsAnother reports whether an owner is another user than root and the caller. Inside a user
-// namespace, OverflowID is taken for the host's root.
+// IsAnother reports whether an owner is neither root nor the caller. Inside a user namespace,
+// OverflowID is taken for the host's root.
 func IsAnother(uid int, insideUserNamespace bool) bool {
 	return uid != 0 && uid != os.Geteuid() && (uid != OverflowID || !insideUserNamespace)
 }
@@ -47,8 +47,8 @@ func IsAnother(uid int, insideUserNamespace bool) bool {
 // IsLink reports whether the step is a symbolic link.
 func (s Step) IsLink() bool { return s.Info.Mode()&fs.ModeSymlink != 0 }
 
-// IsWorldWritable reports whether every user can change the file, or replace what is in
-// the directory. A sticky directory keeps its entries, so it does not count.
+// IsWorldWritable reports whether every user can change the file, or replace what is in the
+// directory. A sticky directory does not count: there, users cannot replace each other's files.
 func (s Step) IsWorldWritable() bool {
 	return !s.IsLink() && s.Info.Mode()&0o002 != 0 && s.Info.Mode()&fs.ModeSticky == 0
 }
@@ -65,8 +65,7 @@ func May(info fs.FileInfo, uid, gid uint32, bit fs.FileMode) bool {
 	return info.Mode()&bit != 0
 }
 
-// ClosedTo returns the directories on the way to a path that a user cannot enter,
-// judged by May. Symbolic links are never among them.
+// ClosedTo returns which directories on the way to a path a user cannot enter, judged by [May].
 func ClosedTo(path string, uid, gid uint32) (closed []string) {
 	steps, _ := Way(path) // the caller reports a path that cannot be followed
 	for _, s := range steps {
@@ -98,7 +97,7 @@ func (w *way) Lstat(path string) (fs.FileInfo, error) {
 	path = filepath.Clean(path)
 	info, err := os.Lstat(path)
 	seen := func(s Step) bool { return s.Path == path }
-	if err == nil && !slices.ContainsFunc(w.steps, seen) { // after a link, it begins again
+	if err == nil && !slices.ContainsFunc(w.steps, seen) { // after a link, securejoin begins again
 		w.steps = append(w.steps, Step{path, info})
 	}
 	return info, err

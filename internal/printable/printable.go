@@ -1,6 +1,6 @@
-// Package printable makes text from other programs, images or annotations safe to print: a
-// terminal would act on control characters in it, and a shell, if the text is pasted there, on
-// many other characters.
+// Package printable makes text from other programs, images or annotations safe to print. A terminal
+// would act on control characters in such text, and a shell, into which a user pastes it, on many
+// other characters.
 package printable
 
 import (
@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// Line returns the text as one line without control characters, escaping what does not print.
+// Line returns the text as one line, in which characters that do not print are escaped.
 func Line(s string) string {
 	var out strings.Builder
 	for _, r := range s {
@@ -25,14 +25,14 @@ func Line(s string) string {
 	return out.String()
 }
 
-// isVisible reports whether the character prints. Some that count as letters or marks show
+// isVisible reports whether the character prints. It returns false for letters and marks that show
 // nothing: text and programs have been hidden in them.
 func isVisible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
-// JSON returns the JSON text with all characters escaped that do not print. (encoding/json
-// does not escape control characters beyond ASCII.)
+// JSON returns the JSON text with those characters escaped that do not print. (encoding/json does
+// not escape control characters beyond ASCII.)
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {

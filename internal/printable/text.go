@@ -8,9 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// Writer returns a writer that passes text on to w, made safe for a terminal: line breaks and tabs
-// stay, and Line escapes all other characters that do not print. Bytes that are not UTF-8 are
-// escaped one by one. A character whose bytes come in two writes is passed on at the second.
+// Writer returns a writer that makes text safe for a terminal and passes it on to w. Line breaks
+// and tabs stay; all other characters that do not print are escaped as by [Line]. Bytes that are
+// not UTF-8 are escaped one by one. A character whose bytes come in two writes is passed on at the
+// second.
 func Writer(w io.Writer) io.Writer { return &writer{to: w} }
 
 type writer struct {

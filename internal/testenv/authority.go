@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Authority is a certificate authority of gates. Its certificate is in CA.
+// Authority is a certificate authority of gates. CA is the path of its certificate.
 type Authority struct {
 	CA string
 
@@ -32,7 +32,8 @@ func NewAuthority(t testing.TB, dir string) *Authority {
 	return a
 }
 
-// Under makes an authority below this one, whose files are in another directory.
+// Under makes an authority whose certificate this one has signed, and whose files are in another
+// directory.
 func (a *Authority) Under(t testing.TB, dir string) *Authority {
 	t.Helper()
 	below := newAuthority(t, dir, "some gates")
@@ -56,8 +57,8 @@ func (a *Authority) Renew(t testing.TB, until time.Time) {
 	a.write(t, a.CA, "CERTIFICATE", a.sign(t, a.certificate, &a.key.PublicKey))
 }
 
-// Issue writes a certificate for the given DNS names, and its key, to files called after name. It
-// replaces earlier ones. edit, if it is not nil, changes the certificate before it is signed.
+// Issue writes a certificate for the given DNS names, and its key, to files called after name, in
+// the place of earlier ones. edit, if not nil, changes the certificate before it is signed.
 func (a *Authority) Issue(t testing.TB, name string, edit func(*x509.Certificate), names ...string) (cert, key string) {
 	t.Helper()
 	c := &x509.Certificate{

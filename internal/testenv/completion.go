@@ -1,4 +1,4 @@
-// Tests of the shells' completion of a program's commands and flags.
+// Checks how shells complete a program's commands and flags.
 
 package testenv
 
@@ -25,8 +25,9 @@ var askShell = map[string]string{
 	"fish": `
 		source completions/terok-gate.fish
 		complete --do-complete $LINE`,
-	// The words to wait for are typed in two parts, since the terminal also shows what is typed. A
-	// first tab completes what is common, a second one lists the rest.
+	// The terminal also shows what is typed, so the words to wait for are typed in two parts. The
+	// first tab completes what all completions have in common, and the second lists the
+	// completions.
 	"zsh": `
 		zmodload zsh/zpty
 		zpty shell 'TERM=dumb COLUMNS=200 zsh -f -i'
@@ -42,7 +43,7 @@ var askShell = map[string]string{
 // and words that they do not offer.
 type Completion struct{ Line, Offered, Not string }
 
-// CheckCompletions checks what each shell offers in the directory of the sources.
+// CheckCompletions checks what each shell offers if it runs in the directory of the sources.
 func CheckCompletions(t *testing.T, program, sources string, rows []Completion) {
 	for shell, ask := range askShell {
 		t.Run(shell, func(t *testing.T) {

@@ -1,4 +1,4 @@
-// A forge that is reached by https.
+// Serves a forge by https.
 
 package testenv
 
@@ -12,17 +12,18 @@ import (
 	"testing"
 )
 
-// ForgeName is the name, besides 127.0.0.1, for which an HTTPSForge has its certificate.
+// ForgeName is the host name in the certificate of an HTTPSForge, which is also valid for
+// 127.0.0.1.
 const ForgeName = "example.com"
 
-// HTTPSForge is the bare repositories in a directory, served by https.
+// HTTPSForge serves the bare repositories in a directory by https.
 type HTTPSForge struct {
 	Directory string
-	Listener  net.Listener // nil: on the loopback
-	Around    []string     // a command line that git's is appended to; nil for git's alone
+	Listener  net.Listener // nil for one on the loopback
+	Around    []string     // a command line to which git's is appended; nil for git's alone
 
-	// Admit reports whether the forge is to answer a request. If not, Admit answers it. nil admits
-	// all.
+	// Admit reports whether the forge is to answer a request. If not, Admit has answered the
+	// request itself. A nil Admit admits all requests.
 	Admit func(http.ResponseWriter, *http.Request) bool
 }
 

@@ -1,4 +1,4 @@
-// Sockets for a real gate: for the package gate in the test's process, and for the program.
+// Makes sockets for a real gate, which is package gate in the test's process, or the program.
 
 package testenv
 
@@ -11,9 +11,9 @@ import (
 	"os/exec"
 )
 
-// ListenForHooks listens at a control socket, for gate.ServeControl. The socket of an
-// earlier listener is replaced, and closing the listener leaves the socket behind, as a gate
-// that is killed does.
+// ListenForHooks listens at a control socket, for the gate's ServeControl. It replaces the socket
+// of an earlier listener. Closing the listener leaves the socket behind, as a gate that is killed
+// does.
 func ListenForHooks(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

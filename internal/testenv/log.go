@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Log is the system log of tests that are alone (Main): all that is sent to /dev/log.
-// The zero value is one that cannot be read.
+// Log is the system log of tests that run in namespaces of their own (Main): all that is sent to
+// /dev/log. A zero Log cannot be read.
 type Log struct {
 	listening bool
 	mu        sync.Mutex
@@ -26,8 +26,8 @@ type Log struct {
 
 const logSocket = "/dev/log"
 
-// Listen mounts a /dev of the tests' own, with a socket for the log, and a /var/log, where
-// root's hooks write their trail.
+// Listen mounts a new /dev, with a socket for the log, and a new /var/log, where root's hooks write
+// their trail.
 func (l *Log) Listen() error {
 	if err := newDev(); err != nil {
 		return err
@@ -61,8 +61,8 @@ func (l *Log) Listen() error {
 	return nil
 }
 
-// newDev mounts a /dev with what podman and the tests use of the machine's, and with
-// terminals of its own.
+// newDev mounts a new /dev. It has those of the machine's devices that podman and the tests use,
+// and terminals of its own.
 func newDev() error {
 	old, err := os.MkdirTemp("", "terok-dev-")
 	if err != nil {
@@ -129,7 +129,7 @@ func (l *Log) Listening() bool { return l.listening }
 func (l *Log) Need(t testing.TB) {
 	t.Helper()
 	if !l.listening {
-		Cannot(t, "there is no system log of our own: it takes a mount namespace")
+		Cannot(t, "there is no system log of our own: that needs a mount namespace")
 	}
 }
 

@@ -1,4 +1,4 @@
-// A test that a manual page describes all commands and flags of a program.
+// Checks that a manual page describes all commands and flags of a program.
 
 package testenv
 
@@ -14,12 +14,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// CommandFlags are the flags of each command, as they are typed. Those before the command
-// stand under "".
+// CommandFlags are the flags of each command, as they are typed. Flags that come before the command
+// are under "".
 type CommandFlags map[string][]string
 
-// CompletedFlags asks a program that uses urfave/cli which commands and flags it has, as a shell
-// does to complete them.
+// CompletedFlags asks a program that uses urfave/cli for its commands and flags, as a shell does to
+// complete them.
 func CompletedFlags(t *testing.T, program string) CommandFlags {
 	t.Helper()
 	complete := func(words ...string) []string {
@@ -39,9 +39,9 @@ func CompletedFlags(t *testing.T, program string) CommandFlags {
 	return has
 }
 
-// CheckManualPage checks that a manual page has every command with every flag, and no
-// other. A command is a heading of the third level, which may name several with a comma
-// between them; its flags begin the lines that they are described in.
+// CheckManualPage checks that a manual page describes the program's commands and their flags, and
+// no others. A heading of the third level names a command, or several with commas between them. A
+// line that describes flags begins with them.
 func CheckManualPage(t *testing.T, page string, has CommandFlags) {
 	t.Helper()
 	text, err := os.ReadFile(page)

@@ -25,19 +25,19 @@ import (
 //	tests     runs the tests
 const (
 	stageVar = "TEROK_TEST_STAGE" // "" (outside), "init" or "tests"
-	aloneVar = "TEROK_TEST_ALONE" // "yes" in namespaces of its own
+	aloneVar = "TEROK_TEST_ALONE" // "yes" in new namespaces
 	dirVar   = "TEROK_TEST_DIR"
 )
 
-// Alone reports whether the tests run in the namespaces that Main was asked to make. They
-// run without them if the machine does not permit that, or if Main was asked for none.
+// Alone reports whether the tests run in the namespaces that Main was asked to make. It is false if
+// the machine does not permit these, or if Main was asked for none.
 var Alone = os.Getenv(aloneVar) == "yes"
 
 // Main runs the tests of a package in new namespaces (flags of clone(2), or 0 for none), and exits.
 // In a mount namespace, the tests do not change the machine's mounts. In a pid namespace, the
-// kernel ends all processes that the tests have started when the tests end in any way; without
-// one, Main ends these processes, unless it is killed. In a user namespace, the tests have the
-// caller's user id, and may mount.
+// kernel ends all processes that the tests have started, however the tests end. Without a pid
+// namespace, Main ends these processes, unless Main itself is killed. In a user namespace, the
+// tests have the caller's user id, and may mount.
 func Main(namespaces uintptr, tests func() (status int, err error)) {
 	var status int
 	var err error
@@ -110,8 +110,8 @@ func wait(cmd *exec.Cmd) (status int, err error) {
 	return 0, err
 }
 
-// stage returns a command that runs this run's next process, which ends when the thread that
-// starts it does.
+// stage returns a command that runs the run's next process. The kernel kills that process when the
+// thread that starts it ends.
 func stage(name string, env ...string) *exec.Cmd {
 	runtime.LockOSThread()
 	cmd := Again(os.Args[1:]...)
@@ -121,9 +121,9 @@ func stage(name string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// initProcess waits for the tests and for every process that lost its parent:
-// a conmon that is not collected would count as running for ever. When the tests
-// are over, it ends the processes that are left.
+// initProcess runs the tests. It waits for them, and for every process that has lost its parent:
+// otherwise a conmon that has ended would count as running. When the tests are over, it ends the
+// processes that are left.
 func initProcess() (status int, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, fmt.Errorf("collect orphans: %w", err)
@@ -169,8 +169,8 @@ func killChildren() {
 	}
 }
 
-// settle cuts our mounts off from the machine's and mounts the /proc of our pid
-// namespace.
+// settle separates our mounts from the machine's. If there is a new pid namespace, it mounts the
+// /proc of that namespace.
 func settle(namespaces uintptr) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)

@@ -1,4 +1,4 @@
-// Processes in network namespaces, which stand for containers.
+// Starts processes in network namespaces, which stand for containers.
 
 package testenv
 
@@ -22,8 +22,8 @@ type NetworkProcess struct {
 	End func() // ends the process, and returns when it has ended
 }
 
-// StartInNetwork starts a process in a network namespace of its own or, if neighbour is
-// not 0, in that of the process with this pid. It ends with the test.
+// StartInNetwork starts a process in a new network namespace or, if neighbour is not 0, in that of
+// the process with this pid. The process ends with the test.
 func StartInNetwork(t testing.TB, neighbour int) *NetworkProcess {
 	t.Helper()
 	NeedRoot(t)
@@ -93,8 +93,8 @@ func inNetwork(network *os.File, do func() error) error {
 	}
 	err = do()
 
-	// Back to the own network: a locked thread ends with its goroutine, except for the first
-	// thread of a process, which stays.
+	// The thread returns to its own network. A thread that stays locked ends with its goroutine,
+	// except for the first thread of a process, which would stay in the other network.
 	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
 		return errors.Join(err, back)
 	}

@@ -53,7 +53,7 @@ func (s *Shelf) Drop(name string) error {
 	return nil
 }
 
-// Passed returns copies of all files, which a new program is started with.
+// Passed returns copies of all files, for the start of a new program.
 func (s *Shelf) Passed(t *testing.T) (files []*os.File) {
 	t.Helper()
 	s.mu.Lock()
@@ -66,7 +66,7 @@ func (s *Shelf) Passed(t *testing.T) (files []*os.File) {
 	return files
 }
 
-// Names returns the names of all files, in order.
+// Names returns the names of all files, sorted.
 func (s *Shelf) Names() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cannot skips the test for lack of something that it needs. With TEROK_TEST_ALL=1 in
-// the environment nothing may be left out, and it fails.
+// Cannot skips the test for lack of something that it needs. With TEROK_TEST_ALL=1 in the
+// environment, the test fails instead.
 func Cannot(t testing.TB, format string, args ...any) {
 	t.Helper()
 	why := fmt.Sprintf(format, args...)
@@ -26,9 +26,10 @@ func Cannot(t testing.TB, format string, args ...any) {
 	t.Skip(why)
 }
 
-// LeaveOut records that a test leaves out a part of itself, and returns an error if nothing
-// may be left out. For scripts/test, it appends a line to the file that TEROK_TEST_LEFT_OUT
-// names: the reason, the package and the test without its subtests, separated by tabs.
+// LeaveOut records that a test, or a part of it, is left out. With TEROK_TEST_ALL=1 in the
+// environment, it returns an error instead. For scripts/test, it appends a line to the file that
+// TEROK_TEST_LEFT_OUT names: the reason, the package and the test without its subtests, separated
+// by tabs.
 func LeaveOut(test, why string) error {
 	if os.Getenv("TEROK_TEST_ALL") == "1" {
 		return fmt.Errorf("TEROK_TEST_ALL=1, but %s", why)
@@ -74,8 +75,7 @@ func Tool(t testing.TB, program string) (path string) {
 // OnlyRoot is the most frequent reason for leaving out a test.
 const OnlyRoot = "only root can run it"
 
-// NeedRoot ends the test, as Cannot does, if we may not change owners, mount and make
-// namespaces.
+// NeedRoot ends the test, as Cannot does, unless we may change owners, mount, and make namespaces.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -86,8 +86,7 @@ func NeedRoot(t testing.TB) {
 	}
 }
 
-// NeedAlone ends the test, as Cannot does, if we are not root in namespaces of our own
-// (Main).
+// NeedAlone ends the test, as Cannot does, unless we are root in namespaces of our own (Main).
 func NeedAlone(t testing.TB) {
 	t.Helper()
 	NeedRoot(t)

@@ -17,7 +17,7 @@ import (
 var Dir = os.Getenv(dirVar)
 
 // Build builds the program of this import path as it is released, into Dir, and returns the
-// binary's path. A user without a home directory, who cannot build programs, sets
+// binary's path. A user without a home directory cannot build programs, and sets
 // TEROK_TEST_PROGRAMS to a directory that has them.
 func Build(program string) (string, error) {
 	// Both programs go to one directory: install looks for the hook beside terok-gate.
@@ -55,6 +55,6 @@ func Again(args ...string) *exec.Cmd {
 // PromptExit, in the environment, keeps the race detector from sleeping for a second at every exit.
 const PromptExit = "GORACE=atexit_sleep_ms=0"
 
-// ExitPromptly ends this process without that sleep. It is for processes whose environment is not
-// the test's: git's hooks get theirs from the gate.
+// ExitPromptly ends this process without the race detector's sleep. It is for processes that do not
+// get PromptExit: git's hooks get their environment from the gate.
 func ExitPromptly(status int) { syscall.Exit(status) }

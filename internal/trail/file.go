@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// DefaultFile returns the trail's path if no log file is named: below /var/log for root, in
-// the state directory for another user. It is empty inside a user namespace, where a rootless
-// engine runs hooks and their user is unknown.
+// DefaultFile returns the path that the trail has if no log file is named: below /var/log for root,
+// and in the state directory for another user. Inside a user namespace, where a rootless engine
+// runs hooks, it returns an empty path, since their user is unknown there.
 func DefaultFile() string {
 	const name = "terok-gate/trail.log"
 	if inside, err := store.InUserNamespace(); err != nil || inside {
@@ -38,9 +38,9 @@ func DefaultFile() string {
 	return filepath.Join(state, name)
 }
 
-// open opens the file for appending. It creates the file and its directories if necessary, so
-// that they outlive a power failure. It does not return an os.File, which would wait while a
-// fifo is full.
+// open opens the file for appending. If necessary, it creates the file and its directories, and
+// syncs the file's directory. It does not return an os.File, whose Write would wait while a fifo is
+// full.
 func open(path string) (fd int, err error) {
 	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	if fd, err = unix.Open(path, flags, 0); err != unix.ENOENT {
@@ -48,7 +48,7 @@ func open(path string) (fd int, err error) {
 	}
 
 	directory := filepath.Dir(path)
-	if err := os.MkdirAll(directory, 0o711); err != nil { // the gate's trail can be in one below
+	if err := os.MkdirAll(directory, 0o711); err != nil { // others may enter: the gate's trail can be in a directory below
 		return -1, err
 	}
 	if fd, err = unix.Open(path, flags|unix.O_CREAT, 0o600); err != nil {
@@ -62,9 +62,9 @@ func open(path string) (fd int, err error) {
 	return fd, nil
 }
 
-// A file of the trail has at most mostBytes, and leastAside older files are kept beside it.
-// More are kept while none is too old and the disk has space: one push of many refs writes
-// 25 MB of lines, and a container must not displace what was written before.
+// A file of the trail that has grown to mostBytes is set aside. At least leastAside such files are
+// kept. Further ones are kept until they are older than longest, or the disk lacks space. One push
+// of many refs writes 25 MB of lines, and a container must not displace what was written before.
 const (
 	mostBytes  = 32 << 20
 	leastAside = 8
@@ -80,15 +80,15 @@ func isExpendable(file *unix.Stat_t, disk *unix.Statfs_t, now time.Time) bool {
 // aside returns the path of the i-th file that was set aside. The first is the youngest.
 func aside(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
 
-// setAside renames a file that has grown to its limit, after a write to this descriptor: PATH
-// becomes PATH.1, and expendable files are removed. Several writers may find the file full:
-// the lock is on the file itself, so one of them renames it, and the others then find another
-// file at the path. What they still write is in PATH.1.
+// setAside is called after a write to this descriptor. If the file has grown to its limit, setAside
+// removes expendable files and renames PATH to PATH.1. Several writers may find the file full. The
+// lock is on the file itself, so only one of them renames the file, and the others then find
+// another file at the path. What they still write is in PATH.1.
 func setAside(path string, fd int) {
-	if size, err := unix.Seek(fd, 0, io.SeekCurrent); err != nil || size < mostBytes { // a fifo has none
+	if size, err := unix.Seek(fd, 0, io.SeekCurrent); err != nil || size < mostBytes { // for a fifo, an error
 		return
 	}
-	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil { // until it is closed
+	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil { // held until fd is closed
 		return
 	}
 

@@ -30,8 +30,8 @@ func TestTheFileIsMadeWithItsDirectories(t *testing.T) {
 	}
 }
 
-// Guards against: a line that is lost, or a file that is set aside twice, when several
-// writers find it full.
+// Guards against: several writers find the file full, and a line is lost or the file is set aside
+// twice.
 func TestAFullFileIsSetAsideOnceAndNoLineIsLost(t *testing.T) {
 	const writers, lines = 16, 50
 	path := filepath.Join(t.TempDir(), "trail.log")
@@ -69,7 +69,7 @@ func TestAFullFileIsSetAsideOnceAndNoLineIsLost(t *testing.T) {
 	}
 }
 
-// setAsideMany has that many files set aside, and says that each was written so long ago.
+// setAsideMany makes this number of files that are set aside, and dates them back.
 func setAsideMany(t *testing.T, path string, number int, ago time.Duration) {
 	t.Helper()
 	for i := range number {
@@ -113,8 +113,8 @@ func TestOldFilesThatWereSetAsideAreBounded(t *testing.T) {
 	oldest(t, path, leastAside, 3)
 }
 
-// Guards against: a container that pushes tens of thousands of refs a few times, after which
-// no line says what was moved before.
+// Guards against: a container pushes tens of thousands of refs a few times, and then no line says
+// what was moved before.
 func TestAFloodDoesNotPushOutYoungFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trail.log")
 	var disk unix.Statfs_t

@@ -1,4 +1,4 @@
-// Reads from the trail's files and the journal what hooks refused, or failed at.
+// Reads the events of hooks that refused or failed, from the trail's files and the journal.
 
 package trail
 
@@ -22,9 +22,9 @@ import (
 	"terok-gate-hook/internal/untrusted"
 )
 
-// Complaints returns the events of hooks that refused or failed, oldest first. It reads the
-// file, the youngest ones that were set aside, and the journal, which has events that could
-// not be written to the file. A file or journal that does not exist is skipped. If it returns
+// Complaints returns the events of hooks that refused or failed, oldest first. It reads the trail's
+// file, the youngest files that were set aside, and the journal, which also has events that could
+// not be written to a file. A file or journal that does not exist is skipped. If Complaints returns
 // an error, it also returns the events that it could read.
 func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	for i := leastAside; i >= 0 && path != ""; i-- {
@@ -40,7 +40,7 @@ func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	}
 
 	logged, journalErr := journal(ctx)
-	if path != "" { // the journal then only repeats the file
+	if path != "" { // most events are in the file, so the journal may be missing
 		journalErr = nil
 	}
 	for _, e := range logged {
@@ -58,8 +58,8 @@ func (e Event) isComplaint() bool {
 	return (e.Event == Refused || e.Event == Failed) && e.Error != "" && e.From == ""
 }
 
-// isSame reports whether two events, of which one is the journal's, are the same: the journal's
-// has another time, and only a part of a long error.
+// isSame reports whether two events, of which one is from the journal, are the same event. In the
+// journal, the time differs a little and a long error is cut off.
 func (e Event) isSame(other Event) bool {
 	apart := e.Time.Sub(other.Time).Abs()
 	return apart < 5*time.Second && e.Event == other.Event && e.Container == other.Container && shortened(e.Error) == shortened(other.Error)
@@ -80,7 +80,7 @@ func complaintsIn(path string) (events []Event, err error) {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var e Event
-		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // skipping most lines this way is faster than parsing them
+		if !bytes.Contains(lines.Bytes(), []byte(`"error"`)) { // parsing all lines would take longer
 			continue
 		}
 		if json.Unmarshal(lines.Bytes(), &e) == nil && e.isComplaint() {
@@ -90,8 +90,8 @@ func complaintsIn(path string) (events []Event, err error) {
 	return events, lines.Err()
 }
 
-// journal reads the messages of this user's hooks. Any user can send messages under the
-// hook's name, but the journal records the sender.
+// journal reads the messages of this user's hooks. Any user can send messages under the hooks'
+// name, but the journal records the uid of the sender.
 func journal(ctx context.Context) (events []Event, err error) {
 	program, err := exec.LookPath("journalctl")
 	if err != nil {

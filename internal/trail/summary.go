@@ -1,5 +1,5 @@
-// Limits how many lines of the trail a client can cause. A flood of them would displace those
-// that matter: the lines of refs that move, which are never summed up.
+// Limits how many lines of the trail a client can cause. A flood of lines would displace the lines
+// that matter: those of refs that move, which are never summed up.
 
 package trail
 
@@ -29,19 +29,19 @@ type kind struct{ origin, event string }
 // second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
-	more   map[string]Event // those beyond OwnLines, by subject: the last one, with Times and Bytes of all
+	more   map[string]Event // by subject: the last event beyond OwnLines, with Times and Bytes of all those
 	end    *time.Timer
 }
 
-// NewSummary returns a summary that calls write for each line. Many goroutines may call write at
-// once.
+// NewSummary returns a summary that calls write for each line. write must be safe for concurrent
+// use.
 func NewSummary(write func(Event)) *Summary {
 	return &Summary{write: write, seconds: map[kind]*second{}}
 }
 
-// Add writes the event, or sums it up with others when the second is over. Events about
-// different subjects, which are projects or services, are summed up apart; an origin can only
-// name a few.
+// Add writes the event, or sums it up with others when the second is over. Events about different
+// subjects, which are projects or services, are summed up separately. An origin can name only a few
+// subjects.
 func (s *Summary) Add(origin, subject string, e Event) {
 	if s.sumUp(kind{origin, e.Event}, subject, e) {
 		return
@@ -68,7 +68,7 @@ func (s *Summary) sumUp(k kind, subject string, e Event) bool {
 	return true
 }
 
-// close writes what was summed up, once.
+// close writes what was summed up in a second, unless End has done so.
 func (s *Summary) close(k kind, is *second) {
 	s.mu.Lock()
 	open := s.seconds[k] == is

@@ -1,10 +1,10 @@
 // Package trail keeps the audit trail: which token was issued, revoked or refused, for which
-// container, and what the gate did for whom. It goes into a log file, if there is one, as
-// JSON lines, and to the system log. The file is written first. The system log is never
-// waited for: a message that it does not accept at once is lost.
+// container, and what the gate did for whom. Events are first written as lines of JSON to a log
+// file, if one is set, and then sent to the system log. Sending never waits: a message that the
+// system log does not accept at once is lost.
 //
-// The lines about a moved ref are on the disk when [Write] returns without an error. A write
-// that a full disk takes only in part is undone.
+// When [Write] returns without an error, lines about refs that move are on the disk. If a full disk
+// takes only a part of the lines, that part is removed.
 package trail
 
 import (
@@ -39,8 +39,8 @@ const (
 	// Events of the gate.
 	Fetch  = "fetch"
 	Push   = "push"
-	Moving = "moving" // git is about to move a ref, for a push; not for the system log
-	Moved  = "moved"  // git has moved it
+	Moving = "moving" // git is about to move a ref, for a push; not sent to the system log
+	Moved  = "moved"  // git has moved a ref
 	Cut    = "cut"    // a request was ended early
 
 	// Connection is an event of terok-gate forward: a container's connection to a service of the
@@ -50,11 +50,11 @@ const (
 	// Events of the operator's commands.
 	Released = "released" // a commit was pushed to a ref of the forge
 	Added    = "added"    // a project was made
-	Renamed  = "renamed"  // a project has another name; Old is what it had
+	Renamed  = "renamed"  // a project has another name; Old is the earlier one
 	Removed  = "removed"  // a project is gone
-	Frozen   = "frozen"   // a container, a project or, with neither, everything
-	Thawed   = "thawed"   // the same
-	Changed  = "changed"  // a token allows what Rights says, from now on
+	Frozen   = "frozen"   // a container or a project is frozen, or everything if the event names neither
+	Thawed   = "thawed"   // the opposite of Frozen
+	Changed  = "changed"  // from now on, a token allows what Rights says
 )
 
 // Event is one line of the audit trail.
@@ -68,13 +68,13 @@ type Event struct {
 	Error       string    `json:"error,omitempty"`
 
 	// Of the gate's events.
-	From     string  `json:"from,omitempty"`     // where the request came from
-	Host     string  `json:"host,omitempty"`     // that vouches for the container
-	Service  string  `json:"service,omitempty"`  // of the host
+	From     string  `json:"from,omitempty"`     // where the request came from, or the operator's command
+	Host     string  `json:"host,omitempty"`     // the host that vouches for the container
+	Service  string  `json:"service,omitempty"`  // a service of the host
 	Bytes    int64   `json:"bytes,omitempty"`    // fetched or pushed, or both ways with a service
 	Duration float64 `json:"duration,omitempty"` // in seconds
-	Times    int     `json:"times,omitempty"`    // how many events the line stands for; 0 is one
-	Refs     int     `json:"refs,omitempty"`     // how many a push moved
+	Times    int     `json:"times,omitempty"`    // how many events the line stands for; 0 means one
+	Refs     int     `json:"refs,omitempty"`     // how many refs a push moved
 	Ref      string  `json:"ref,omitempty"`
 	Old      string  `json:"old,omitempty"`
 	New      string  `json:"new,omitempty"`
@@ -121,7 +121,7 @@ func Write(file string, events ...Event) error {
 	return err
 }
 
-// writing lets one goroutine write at a time, so that takeBack removes only its own lines.
+// writing lets one goroutine write at a time, so that takeBack cannot remove another's lines.
 var writing sync.Mutex
 
 // appendLines appends the events with one write(2). On a local file system, O_APPEND makes
@@ -164,9 +164,9 @@ func appendLines(path string, events []Event) (err error) {
 	return nil
 }
 
-// takeBack removes the last n bytes, which this process has just appended, unless another
-// process has appended since. If half a line stayed, the next line would continue it, and be lost
-// too.
+// takeBack removes the last n bytes, which this process has just appended. It does nothing if
+// another process has appended since. If a half line stayed, the next line would continue it, and
+// be lost, too.
 func takeBack(file, n int) {
 	var info unix.Stat_t
 	end, err := unix.Seek(file, 0, io.SeekCurrent) // where the write ended
@@ -224,7 +224,7 @@ func message(e Event) string {
 		{"from", e.From}, {"host", e.Host}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"user", e.User}, {"rights", e.Rights}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
-			// Entries of other programs may contain line breaks, or more than fits into a
+			// Entries that other programs wrote may contain line breaks, or more than fits into a
 			// datagram.
 			fmt.Fprintf(&text, " %s=%q", pair[0], shortened(pair[1]))
 		}
@@ -232,8 +232,8 @@ func message(e Event) string {
 	return text.String()
 }
 
-// toSystemLog sends the event to /dev/log. Unlike package log/syslog it does not wait while
-// the socket's buffer is full, which would delay a container's start.
+// toSystemLog sends the event to /dev/log. Package log/syslog would wait while the socket's buffer
+// is full, and so delay a container's start.
 func toSystemLog(e Event) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -252,7 +252,8 @@ func shortened(value string) string {
 	return value
 }
 
-// timesOf returns the number of events that the line stands for, empty for a single one.
+// timesOf returns the number of events that the line stands for. It returns an empty string for a
+// single event.
 func timesOf(e Event) string {
 	if e.Times == 0 {
 		return ""
@@ -285,7 +286,7 @@ func Recent(file *os.File) ([]Event, error) {
 
 	var events []Event
 	lines := bufio.NewScanner(io.LimitReader(file, tail))
-	lines.Buffer(nil, tail+1) // a line that fills it is too long
+	lines.Buffer(nil, tail+1) // one byte more, since a line that fills the buffer is an error
 	for lines.Scan() {
 		var e Event
 		if json.Unmarshal(lines.Bytes(), &e) == nil {

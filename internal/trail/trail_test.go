@@ -50,7 +50,7 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	}
 }
 
-// A log file of years is not read in full, and may hold anything.
+// A log file may be years long, and then is not read in full. It may hold anything.
 func TestTheEndOfALongLogFileIsRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	long := strings.Repeat(`{"event":"issued","project":"old"}`+"\n", 100_000) + "not an event\n"
@@ -74,7 +74,7 @@ func TestTheEndOfALongLogFileIsRead(t *testing.T) {
 	}
 }
 
-// The last megabyte can be one line, or the end of one.
+// The last megabyte can be one line, or the end of a line.
 func TestAnOverlongLineIsNoEvent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(path, []byte(strings.Repeat("x", 3<<20)), 0o600); err != nil {
@@ -85,7 +85,7 @@ func TestAnOverlongLineIsNoEvent(t *testing.T) {
 	}
 }
 
-// As on a full disk, the kernel takes only the beginning.
+// The kernel takes only the beginning of the write, as on a full disk.
 func TestAPartialWriteIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
@@ -105,7 +105,7 @@ func TestAPartialWriteIsAnError(t *testing.T) {
 	}
 }
 
-// A full disk takes only the beginning of a line, and the next line must not stand behind it.
+// A full disk takes only the beginning of a line. The next line must not be appended to that.
 func TestAPartialLineIsRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if err := Write(path, Event{Event: Moved, Ref: "refs/heads/one"}); err != nil {
@@ -116,7 +116,7 @@ func TestAPartialLineIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// No file may grow beyond that: the kernel takes what fits, as of a full disk.
+	// No file may grow beyond this limit: the kernel takes what fits, as on a full disk.
 	signal.Ignore(unix.SIGXFSZ)
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {

@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// As makes root run the command as another user: in its own session, since a process with
-// root's terminal can type there (TIOCSTI, ioctl_tty(2)); with nothing of root's
-// environment except PATH; with no file that was open when root started us; and no longer
-// than the caller lives, since the terminal's ^C does not reach it.
+// As makes root run the command as another user. The command gets a new session, since a process
+// with root's terminal can type there (TIOCSTI, ioctl_tty(2)). It gets nothing of root's
+// environment except PATH, and no file that was open when root started this program. It ends with
+// its caller at the latest, since the terminal's ^C does not reach it.
 func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
-	// Go marks the files that it opens. (CLOSE_RANGE_CLOEXEC needs Linux 5.11.)
+	// Files that Go opens are closed anyway. (CLOSE_RANGE_CLOEXEC needs Linux 5.11.)
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 
 	cmd.Dir = "/" // the user may not be able to enter ours
@@ -32,7 +32,7 @@ func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
 	cmd.WaitDelay = time.Second // in case another process holds its output open
 }
 
-// Output keeps what a command writes. A write beyond Limit in total is an error.
+// Output keeps what a command writes. It is an error to write more than Limit in total.
 type Output struct {
 	Limit int // in bytes; 0 for 16 MiB
 	held  bytes.Buffer

@@ -50,8 +50,8 @@ func TestOutputIsLimited(t *testing.T) {
 	}
 }
 
-// Guards against: a file that the shell which started us has open, and that a child gets
-// because nobody marked it to be closed.
+// Guards against: the shell that started us has a file open that is not marked to be closed, and
+// the other user's program gets it.
 func TestAnotherUsersProgramGetsNoFileThatWasOpenBefore(t *testing.T) {
 	testenv.NeedRoot(t)
 	secret, err := unix.Open("/etc/shadow", unix.O_RDONLY, 0) // without O_CLOEXEC

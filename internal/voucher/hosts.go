@@ -1,4 +1,4 @@
-// Which host may vouch for which projects.
+// Decides which host may vouch for which projects.
 
 package voucher
 
@@ -17,26 +17,26 @@ import (
 )
 
 // Hosts are the hosts that may vouch, each for the projects that match one of its patterns
-// (path.Match). They are those that were added and those of a file, which is read again when it
-// changes. While the file cannot be read, or has a line that is not understood, those that it
-// had do not vouch.
+// (path.Match). Some are added once; others are in a file, which is read again when it changes.
+// While the file cannot be read, or has a malformed line, none of its lines counts.
 type Hosts struct {
 	added rules
 
 	mu     sync.Mutex
 	file   *follow.File // nil for none
 	inFile rules
-	wrong  error // why the file's do not count
+	wrong  error // why the file's hosts may not vouch; nil if they may
 }
 
-// Rules are which hosts may vouch at one moment.
+// Rules say which hosts may vouch at one moment.
 type Rules struct{ added, inFile rules }
 
-// rules are patterns of projects by host. Those of a file are never changed, but replaced.
+// rules are patterns of projects by host. A changed file gets new rules, since a Rules may still
+// have the old ones.
 type rules map[string][]string
 
-// NewHosts returns the hosts of flags, HOST=PATTERN each, and of the file at a path, empty for
-// none. The file has a flag on each line; empty lines and those that begin with # do not count.
+// NewHosts returns the hosts of flags and of the file at a path, which is empty for none. Each flag
+// is HOST=PATTERN, and so is each line of the file, except empty lines and those that begin with #.
 func NewHosts(flags []string, file string) (*Hosts, error) {
 	h := &Hosts{added: rules{}}
 	for _, flag := range flags {
@@ -53,7 +53,7 @@ func NewHosts(flags []string, file string) (*Hosts, error) {
 	return h, nil
 }
 
-// look reads the file if it has changed. It returns why the hosts of the file do not count.
+// look reads the file if it has changed. It returns why the file's hosts may not vouch, or nil.
 func (h *Hosts) look() error {
 	if h.file == nil {
 		return nil
@@ -67,7 +67,7 @@ func (h *Hosts) look() error {
 	return h.wrong
 }
 
-// parse returns the rules of the file, none if it has a line that is not understood.
+// parse returns the rules of the file. If it returns an error, it returns no rules.
 func (h *Hosts) parse(content []byte) (rules, error) {
 	found := rules{}
 	for i, line := range strings.Split(string(content), "\n") {
@@ -90,8 +90,8 @@ func (h *Hosts) Now() Rules {
 	return Rules{h.added, h.inFile}
 }
 
-// Voucher returns the first of a host's names by which it may vouch for the project, empty if it
-// may not.
+// Voucher returns the first of a host's names under which the host may vouch for the project. It
+// returns an empty name if the host may not.
 func (r Rules) Voucher(names []string, project string) (host string) {
 	for _, name := range names {
 		name = strings.ToLower(name)
@@ -102,7 +102,7 @@ func (r Rules) Voucher(names []string, project string) (host string) {
 	return ""
 }
 
-// Names returns the names of the hosts in order, and why those of the file do not count.
+// Names returns the names of the hosts, sorted, and an error if the file's hosts may not vouch.
 func (h *Hosts) Names() ([]string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -112,7 +112,7 @@ func (h *Hosts) Names() ([]string, error) {
 	return slices.Sorted(maps.Keys(all)), h.wrong
 }
 
-// lookAndLog is look, and logs an error that is new.
+// lookAndLog calls look and logs its error, unless the error is the same as before.
 func (h *Hosts) lookAndLog() {
 	before := h.wrong
 	if err := h.look(); err != nil && (before == nil || before.Error() != err.Error()) {
@@ -120,7 +120,7 @@ func (h *Hosts) lookAndLog() {
 	}
 }
 
-// add adds what HOST=PATTERN says. Its errors do not repeat it.
+// add adds a rule, HOST=PATTERN. Its errors do not quote the rule.
 func (r rules) add(rule string) error {
 	host, pattern, ok := strings.Cut(rule, "=")
 	if !ok || host == "" || pattern == "" {

@@ -1,10 +1,11 @@
-// Package voucher is how the gate on a container's host tells the gate with the repositories who
-// sends a request and what it may do in one project. A voucher never contains a token.
+// Package voucher defines vouchers. With a voucher, the gate on a container's host tells the gate
+// with the repositories which container sends a request, and what that container may do in one
+// project. A voucher never contains a token.
 //
-// It travels in a header of the request, as base64url of a JSON object. It proves nothing by
-// itself: the certificate of the connection proves which host it comes from, and [Hosts] says for
-// which projects that host may vouch. A voucher has one form. Any other form, an unknown or
-// repeated key, and a header that occurs twice are refused.
+// A voucher travels in a header of the request, as base64url of a JSON object. It proves nothing by
+// itself: the certificate of the connection proves which host the voucher comes from, and [Hosts]
+// says for which projects that host may vouch. Each voucher has only one valid form: an unknown or
+// repeated key is refused, and so is a header that occurs twice.
 package voucher
 
 import (
@@ -23,17 +24,17 @@ const Header = "Terok-Gate-Voucher"
 // Longest is the largest length of an encoded voucher, in bytes.
 const Longest = 48 << 10 // two full lists of patterns take 17 KiB
 
-// Voucher is what a host vouches for: one request of one container, for one project.
+// Voucher is what a host vouches for: that one container sends a request for one project.
 type Voucher struct {
 	Project     string     `json:"project"`
 	Task        string     `json:"task"`
 	Container   string     `json:"container,omitempty"` // empty if the token belongs to none
 	Fingerprint string     `json:"fingerprint"`
 	Access      string     `json:"access"`
-	Push        [][]string `json:"push,omitempty"` // as [store.Limits]
+	Push        [][]string `json:"push,omitempty"` // as in [store.Limits]
 }
 
-// errVoucher is the error for every voucher that is refused: the peer is told no more.
+// errVoucher is the error for every voucher that is refused, since the peer must not learn more.
 var errVoucher = errors.New("voucher is malformed")
 
 // Limits returns what the voucher allows in its project.
@@ -43,8 +44,8 @@ func (v Voucher) Limits() store.Limits {
 	return limits
 }
 
-// Set puts the voucher into the header in the place of any that is there. It returns an error,
-// and leaves no voucher, if [From] would refuse it.
+// Set puts the voucher into the header, in the place of any other. If [From] would refuse the
+// voucher, Set returns an error, and leaves the header without a voucher.
 func (v Voucher) Set(header http.Header) error {
 	header.Del(Header)
 	text, err := v.encode()
@@ -72,7 +73,8 @@ func (v Voucher) encode() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(data), err
 }
 
-// parse returns the voucher that a text encodes, if the text is its one form.
+// parse returns the voucher that a text encodes. Any text but the one that encode returns is an
+// error.
 func parse(text string) (Voucher, error) {
 	if len(text) > Longest {
 		return Voucher{}, errVoucher
@@ -95,7 +97,7 @@ func parse(text string) (Voucher, error) {
 	return v, nil
 }
 
-// check reports why a voucher must not be believed from any host.
+// check returns an error for a voucher that is wrong, whichever host it comes from.
 func (v Voucher) check() error {
 	if err := (store.Grant{Project: v.Project, Task: v.Task}).Check(); err != nil {
 		return err

@@ -60,7 +60,7 @@ func TestVoucherThatMustNotBeBelievedIsRefused(t *testing.T) {
 	}
 }
 
-// FuzzVoucher holds that every voucher that is believed is valid and has one form.
+// FuzzVoucher checks that every accepted voucher is valid and has one form.
 func FuzzVoucher(f *testing.F) {
 	text, _ := whole.encode()
 	f.Add(text)

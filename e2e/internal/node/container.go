@@ -24,7 +24,7 @@ type Container struct {
 	network *os.File
 }
 
-// Hold returns the container with this process 1, as this machine knows the process.
+// Hold returns the container whose process 1 has this pid on this machine.
 func Hold(t *testing.T, pid int) *Container {
 	t.Helper()
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -43,8 +43,8 @@ func Hold(t *testing.T, pid int) *Container {
 	return &Container{string(token), pid, pidfd, network}
 }
 
-// Served returns nil if a request is served in the container's network that shows the token. The
-// loopback interface is taken down when the pod is gone.
+// Served returns nil if a request that shows the token is served in the container's network. It
+// first sets the loopback interface up, which is down once the pod is gone.
 func (c *Container) Served(token, repository string) error {
 	cmd := exec.Command("nsenter", "--net=/proc/self/fd/3", "sh", "-c", `ip link set lo up && exec git "$@"`, "git", "-c", "credential.helper=!f() { echo username=$TOKEN; echo password=x; }; f", "ls-remote", repository)
 	cmd.Env = append(os.Environ(), "TOKEN="+token, "GIT_TERMINAL_PROMPT=0")

@@ -9,15 +9,15 @@ import (
 	"syscall"
 )
 
-// Machine is another machine than the test's: its processes, network, mounts and files that
-// programs write are its own. It shares the test's kernel, programs and settings.
+// Machine stands for another machine than the test's: it has its own processes, network, mounts,
+// and directories that programs write to. It shares the test's kernel, programs and settings.
 type Machine struct {
 	name string
 	pid  int // of its process 1
 }
 
-// NewMachine makes a machine that is connected by a cable to this one, as whose neighbour it has the
-// address. It knows this machine by our address, and has its other traffic go that way.
+// NewMachine makes a machine with this address, and connects it to this machine by a cable. This
+// machine's end of the cable has the address ours, to which the new machine's default route leads.
 func NewMachine(name, address, ours string) (*Machine, error) {
 	first := exec.Command("sleep", "infinity")
 	first.SysProcAttr = &syscall.SysProcAttr{
@@ -56,8 +56,8 @@ func NewMachine(name, address, ours string) (*Machine, error) {
 	return m, err
 }
 
-// Prepare makes the machine a node without a kubelet, as the function of this name does for
-// the test's, which comes first. The pods have these addresses.
+// Prepare makes the machine a node without a kubelet, as the function Prepare does with the test's
+// machine, which must come first. pods are the addresses of the node's pods.
 func (m *Machine) Prepare(pods string) error {
 	if _, err := m.Sh("mkdir -p /etc/cni/net.d && cat >/etc/cni/net.d/10-pods.conflist <<'END'\n" + fmt.Sprintf(podNetwork, pods) + "\nEND"); err != nil {
 		return err
@@ -69,11 +69,11 @@ func (m *Machine) Prepare(pods string) error {
 	return err
 }
 
-// Sh is the function of this name, on the machine.
+// Sh runs a script on the machine, as the function Sh does on the test's.
 func (m *Machine) Sh(script string) (string, error) { return sh(m.command, script) }
 
-// Start is the function of this name, on the machine. The log is in the test's files, and
-// has the machine's name in its own.
+// Start starts a daemon on the machine, as the function Start does on the test's. The daemon's log
+// is among the test's files; its name begins with the machine's.
 func (m *Machine) Start(up func() error, name string, args ...string) (*Daemon, error) {
 	return start(up, m.name+"-"+name, m.command(name, args...))
 }

@@ -1,8 +1,7 @@
 //go:build engines
 
 // Package node has what the tests of Kubernetes need of a node: containerd, an image, and the
-// settings of a kubelet on an awkward host. They run in a root file system of their own
-// (scripts/engines).
+// settings of a kubelet. The tests run in a root file system of their own (scripts/engines).
 package node
 
 import (
@@ -15,7 +14,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Image is that of every container of the tests. It has a shell, git and our programs.
+// Image is the image of every container of the tests. It has a shell, git and our programs.
 const Image = "docker.io/library/terok-gate:1"
 
 const containerdConfig = `version = 3
@@ -28,18 +27,18 @@ const containerdConfig = `version = 3
   sandbox = '` + Image + `'
 `
 
-// podNetwork is the network of a node's pods, which has these addresses.
+// podNetwork is the configuration of the network of a node's pods. %q stands for their addresses.
 const podNetwork = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
 	{"type": "ptp", "ipam": {"type": "host-local", "subnet": %q, "routes": [{"dst": "0.0.0.0/0"}]}}]}`
 
 // Pods are the addresses of this node's pods.
 const Pods = "10.88.0.0/24"
 
-// archive has the image.
+// archive is the file that has the image.
 const archive = "/image.tar"
 
-// KubeletConfig is for an awkward host: what it lacks is not asked for. That is cgroups of version 2, a limit for huge pages,
-// the right to adjust scores of the OOM killer.
+// KubeletConfig does without what the tests' host may lack: cgroups of version 2, a limit for huge
+// pages, and the right to adjust scores of the OOM killer.
 const KubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
@@ -57,8 +56,8 @@ featureGates: {KubeletInUserNamespace: true}
 syncFrequency: 1s
 `
 
-// Prepare makes this machine a node without a kubelet: it builds our programs into /usr/bin,
-// and starts containerd, which has the image.
+// Prepare makes this machine a node without a kubelet: it builds our programs into /usr/bin, starts
+// containerd, and imports the image.
 func Prepare() (containerd *Daemon, err error) {
 	for path, content := range map[string]string{
 		"/etc/containerd/config.toml":     containerdConfig,
@@ -152,7 +151,7 @@ func (d *Daemon) Kill(t *testing.T) {
 // Log returns the path of a daemon's log.
 func Log(name string) string { return "/tmp/" + name + ".log" }
 
-// There returns an error if there is no such file.
+// There returns an error if the file does not exist.
 func There(path string) error {
 	_, err := os.Stat(path)
 	return err
@@ -175,7 +174,7 @@ func Write(path, content string) error {
 	return os.WriteFile(path, []byte(content), 0o644)
 }
 
-// Sh runs a script and returns what it says on both outputs.
+// Sh runs a script and returns what the script writes to both outputs.
 func Sh(script string) (string, error) { return sh(exec.Command, script) }
 
 func sh(command func(string, ...string) *exec.Cmd, script string) (string, error) {
@@ -186,7 +185,7 @@ func sh(command func(string, ...string) *exec.Cmd, script string) (string, error
 	return string(out), err
 }
 
-// Must is Sh for a script that must not fail. It returns what the script says, without blanks
+// Must is Sh for a script that must not fail. It returns what the script writes, without blanks
 // around it.
 func Must(t *testing.T, script string) string {
 	t.Helper()

@@ -1,5 +1,5 @@
-// Package history reads from the trail's files who moved which refs. It is separate from package
-// trail, which the hooks' program links.
+// Package history reads from the trail's files who moved which refs. The hooks' program links
+// package trail, but not this package.
 package history
 
 import (
@@ -22,10 +22,10 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// Moves returns the events by which refs of a project moved, oldest first. It reads trails and the
-// files that were set aside from them by package trail or by logrotate(8), compressed with gzip or
-// not. It skips lines that are not events, and trails that do not exist. If it returns an error, it
-// also returns the events that it could read.
+// Moves returns the events by which refs of a project moved, oldest first. It reads the trails at
+// the paths, and the files that package trail or logrotate(8) has set aside from them, compressed
+// with gzip or not. It skips lines that are not events, and trails that do not exist. If it returns
+// an error, it also returns the events that it could read.
 //
 // The first event is the making of the project, if the trails have it. Events under an earlier name
 // of the project are included; events of an earlier, removed project of the same name are not.
@@ -41,8 +41,8 @@ func Moves(paths []string, project string) (moves []trail.Event, err error) {
 	return inOrder(moves), errors.Join(err, readErr)
 }
 
-// LastMoves returns for each ref of a project the last event by which it moved, as [Moves]
-// does.
+// LastMoves returns, by ref, the last event by which each ref of a project moved, from what [Moves]
+// returns.
 func LastMoves(paths []string, project string) (map[string]trail.Event, error) {
 	moves, err := Moves(paths, project)
 	last := map[string]trail.Event{}
@@ -67,7 +67,7 @@ func (l life) has(e trail.Event) bool {
 	return e.Project == l.name && !e.Time.Before(l.from) && (l.to.IsZero() || e.Time.Before(l.to))
 }
 
-// lives returns the names that a project had, the last first, by the events about names.
+// lives returns the names that a project has had, the last one first, from the events about names.
 func lives(names []trail.Event, project string) []life {
 	all := []life{{name: project}}
 	for _, e := range slices.Backward(names) {
@@ -77,7 +77,7 @@ func lives(names []trail.Event, project string) []life {
 			now.from = e.Time
 			all = append(all, life{name: e.Old, to: e.Time})
 		case e.Event != trail.Renamed && e.Project == now.name, e.Event == trail.Renamed && e.Old == now.name:
-			now.from = e.Time // what was before is another project's
+			now.from = e.Time // earlier events are another project's
 			return all
 		}
 	}
@@ -89,7 +89,7 @@ func inOrder(events []trail.Event) []trail.Event {
 	return events
 }
 
-// eachEvent adds the wanted events of all files of the trails.
+// eachEvent appends the wanted events of all files of the trails to events.
 func eachEvent(paths []string, wanted func(trail.Event) bool, events *[]trail.Event) (err error) {
 	for _, path := range paths {
 		files, listErr := filesOf(path)
@@ -115,7 +115,7 @@ func filesOf(path string) (files []string, err error) {
 		return nil, err
 	}
 
-	// logrotate(8) numbers them as we do, or dates them.
+	// logrotate(8) numbers files as package trail does, or dates them.
 	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(name) + `([.-][0-9][0-9-]*(\.gz)?)?$`)
 	changed := map[string]time.Time{}
 	for _, entry := range entries {
@@ -130,7 +130,7 @@ func filesOf(path string) (files []string, err error) {
 	return files, nil
 }
 
-// eventsIn adds the wanted events of a file.
+// eventsIn appends the wanted events of a file to events.
 func eventsIn(path string, wanted func(trail.Event) bool, events *[]trail.Event) error {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -143,7 +143,7 @@ func eventsIn(path string, wanted func(trail.Event) bool, events *[]trail.Event)
 
 	var text io.Reader = file
 	if filepath.Ext(path) == ".gz" {
-		// The gate's user may have written it: it must not unpack for ever.
+		// The gate's user may have written the file, so it may unpack to any size.
 		const most = 2 << 30
 		unpacked, err := gzip.NewReader(file)
 		if err != nil {
@@ -164,8 +164,8 @@ func eventsIn(path string, wanted func(trail.Event) bool, events *[]trail.Event)
 	return lines.Err()
 }
 
-// hasAny reports whether a line has one of the words as a value. Skipping most lines this way is faster
-// than parsing them.
+// hasAny reports whether a line has one of the words as a value. Parsing all lines would take
+// longer.
 func hasAny(line []byte, words []string) bool {
 	return slices.ContainsFunc(words, func(word string) bool { return bytes.Contains(line, []byte(`"`+word+`"`)) })
 }

@@ -122,7 +122,7 @@ func TestMovesAreFoundInWhatWasSetAsideAndUnderEarlierNames(t *testing.T) {
 		t.Errorf("moves of %q, want %q, %v", tasks, want, err)
 	}
 
-	// A file that cannot be read is reported, and the others are read.
+	// A file that cannot be read is reported; the others are still read.
 	if err := os.WriteFile(path+".4.gz", []byte("no gzip"), 0o600); err != nil {
 		t.Fatal(err)
 	}
