@@ -5,6 +5,7 @@ package doctor
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -39,7 +40,10 @@ func (e *examination) fleet() {
 
 	project := e.probeProject()
 	gate, err := ask(e.settings.GateSocket, control.Request{Try: cmp.Or(project, probeTask)})
-	if err != nil || gate.Fleet == nil || gate.Fleet.Tried == nil {
+	if err == nil && (gate.Fleet == nil || gate.Fleet.Tried == nil) {
+		err = errors.New("its answer has no result")
+	}
+	if err != nil {
 		e.broken(fmt.Sprintf("the gate does not try %s: %v", e.theGate.RepositoryGate, err), e.gateSays())
 		return
 	}

@@ -191,6 +191,9 @@ func (e *examination) allowing(install []string) string {
 // again returns the command that examines the same things again, with more flags.
 func (e *examination) again(flags ...string) string {
 	args := []string{"doctor"}
+	if e.told.LogFile != "" {
+		args = []string{"--log-file", e.told.LogFile, "doctor"}
+	}
 	for _, f := range [][2]string{
 		{"--gate-url", e.told.GateURL}, {"--gate-user", e.told.GateUser}, {"--project", e.told.Project},
 		{"--network", e.told.Network}, {"--image", e.told.Image},

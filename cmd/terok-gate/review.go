@@ -1,4 +1,4 @@
-// The review command: shows what containers pushed and upstream lacks.
+// The review command: shows the branches with commits that upstream lacks.
 
 package main
 
@@ -21,7 +21,7 @@ import (
 func reviewCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "review",
-		Usage:     "show the branches that containers pushed and upstream lacks; with BRANCH, its commits and changes",
+		Usage:     "show the branches with commits that upstream lacks; with BRANCH, its commits and changes",
 		ArgsUsage: "[PROJECT [BRANCH]]",
 		Description: `The repository's settings and attributes do not change what is shown, and characters that a
 terminal would act on are escaped.

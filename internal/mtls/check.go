@@ -3,6 +3,7 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above 
 		Roots: now.authority, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
-		return leaf, nil, i.refused(leaf, err)
+		return leaf, nil, i.refused(now, err)
 	}
 
 	longest := slices.MaxFunc(chains, func(a, b []*x509.Certificate) int {
@@ -50,10 +51,10 @@ func aboveLeaf(chain []*x509.Certificate) []*x509.Certificate {
 }
 
 // refused returns the error for a certificate that was not verified.
-func (i *Identity) refused(leaf *x509.Certificate, err error) error {
+func (i *Identity) refused(now loaded, err error) error {
 	var invalid x509.CertificateInvalidError
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return fmt.Errorf("%s: %w", i.nameOf(leaf, invalid.Cert), expired(invalid.Cert))
+		return fmt.Errorf("%s: %w", i.nameOf(now, invalid.Cert), expired(invalid.Cert))
 	}
 	if stranger := (x509.UnknownAuthorityError{}); errors.As(err, &stranger) {
 		return fmt.Errorf("certificate %s: the authority of %s has not signed it", i.cert.Path, i.ca.Path)
@@ -61,11 +62,13 @@ func (i *Identity) refused(leaf *x509.Certificate, err error) error {
 	return fmt.Errorf("certificate %s: %w", i.cert.Path, err)
 }
 
-// nameOf names a certificate in an error: the leaf by the gate's own file, and any other by the
-// authority's.
-func (i *Identity) nameOf(leaf, c *x509.Certificate) string {
-	if c.Equal(leaf) {
+// nameOf names the file that a certificate is in.
+func (i *Identity) nameOf(now loaded, c *x509.Certificate) string {
+	switch {
+	case c.Equal(now.certificate.Leaf):
 		return "certificate " + i.cert.Path
+	case slices.ContainsFunc(now.certificate.Certificate, func(der []byte) bool { return bytes.Equal(der, c.Raw) }):
+		return "certificate " + i.cert.Path + ", of the authority that has signed it"
 	}
 	return "authority " + i.ca.Path
 }

@@ -17,17 +17,8 @@ var must = testenv.Must
 // authorities change, the authority's file has the old and the new one.
 func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	top := testenv.NewAuthority(t, t.TempDir())
-	below := top.Under(t, t.TempDir())
+	below := top.Under(t, t.TempDir(), time.Now().Add(time.Hour))
 	cert, key := below.Issue(t, "host-a", nil, "host-a")
-	join := func(into string, paths ...string) {
-		var all []byte
-		for _, path := range paths {
-			content, err := os.ReadFile(path)
-			must(t, err)
-			all = append(all, content...)
-		}
-		must(t, os.WriteFile(into, all, 0o600))
-	}
 	chain := func() ([]*x509.Certificate, error) {
 		identity, err := mtls.New(cert, key, top.CA)
 		must(t, err)
@@ -38,7 +29,7 @@ func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	if _, err := chain(); err == nil || !strings.HasSuffix(err.Error(), ": the authority of "+top.CA+" has not signed it") {
 		t.Errorf("without the certificate between: %v", err)
 	}
-	join(cert, cert, below.CA)
+	join(t, cert, cert, below.CA)
 	if above, err := chain(); err != nil || len(above) != 2 || above[1].Subject.CommonName != "gates" {
 		t.Errorf("%d above it, %v", len(above), err)
 	}
@@ -51,8 +42,36 @@ func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	top.Renew(t, later)
 	before := t.TempDir() + "/old"
 	must(t, os.WriteFile(before, old, 0o600))
-	join(top.CA, before, top.CA)
+	join(t, top.CA, before, top.CA)
 	if above, err := chain(); err != nil || len(above) != 1 || !above[0].NotAfter.Equal(later) {
 		t.Errorf("of two authorities, the one that ends first counts: %v", err)
 	}
+}
+
+func TestTheFileWhoseCertificateHasEndedIsNamed(t *testing.T) {
+	top := testenv.NewAuthority(t, t.TempDir())
+	ended := time.Now().Add(-time.Hour).Truncate(time.Second)
+	below := top.Under(t, t.TempDir(), ended)
+	cert, key := below.Issue(t, "host-a", nil, "host-a")
+	join(t, cert, cert, below.CA)
+
+	identity, err := mtls.New(cert, key, top.CA)
+	must(t, err)
+	_, _, err = identity.Chain(x509.ExtKeyUsageClientAuth)
+	want := "certificate " + cert + ", of the authority that has signed it: it has ended, at " + ended.UTC().Format(time.RFC3339)
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// join writes the contents of files to one file.
+func join(t *testing.T, into string, paths ...string) {
+	t.Helper()
+	var all []byte
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		must(t, err)
+		all = append(all, content...)
+	}
+	must(t, os.WriteFile(into, all, 0o600))
 }

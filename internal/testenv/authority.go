@@ -33,10 +33,11 @@ func NewAuthority(t testing.TB, dir string) *Authority {
 }
 
 // Under makes an authority whose certificate this one has signed, and whose files are in another
-// directory.
-func (a *Authority) Under(t testing.TB, dir string) *Authority {
+// directory. The certificate is valid until a time.
+func (a *Authority) Under(t testing.TB, dir string, until time.Time) *Authority {
 	t.Helper()
 	below := newAuthority(t, dir, "some gates")
+	below.certificate.NotAfter = until
 	below.write(t, below.CA, "CERTIFICATE", a.sign(t, below.certificate, &below.key.PublicKey))
 	return below
 }
