@@ -147,7 +147,7 @@ func openRepositories(ctx context.Context, s Settings) (_ *repositories, err err
 	}
 
 	r := &repositories{repos: repos, hooks: hooks(filepath.Join(repos, ".hooks")), free: s.Free}
-	if r.lock, err = lockRepos(repos); err != nil {
+	if r.lock, err = lockRepos(ctx, repos); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -261,16 +261,23 @@ func (g *Gate) shutDown(ctx context.Context) error {
 	return errors.Join(g.server.Shutdown(ctx), <-hosts)
 }
 
+// lockPatience is how long a gate waits for the lock of another one. If that one was killed just
+// when it started git, the new process holds the lock until it executes git.
+const lockPatience = 2 * time.Second
+
 // lockRepos reserves the directory of repositories for this gate, until the lock is closed or the
 // program ends. Two gates cannot serve the directory, since git's hooks in it are links to the
 // program of one gate.
-func lockRepos(repos string) (*flock.Flock, error) {
+func lockRepos(ctx context.Context, repos string) (*flock.Flock, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+
 	path := filepath.Join(repos, ".lock")
 	lock := flock.New(path, flock.SetPermissions(0o600))
-	switch locked, err := lock.TryLock(); {
-	case err != nil:
+	switch _, err := lock.TryLockContext(ctx, 20*time.Millisecond); {
+	case err != nil && ctx.Err() == nil:
 		return nil, fmt.Errorf("lock the directory of repositories: %w", err)
-	case !locked:
+	case err != nil:
 		return nil, fmt.Errorf("another gate serves the repositories in %s: it holds the lock of %s", repos, path)
 	}
 	return lock, nil

@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/gofrs/flock"
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
@@ -153,4 +156,17 @@ func TestASecondGateOverTheSameRepositoriesIsRefused(t *testing.T) {
 	if err := second(); err != nil {
 		t.Errorf("when the first has ended, it says %v", err)
 	}
+}
+
+// A process that a gate has just started holds the lock until it executes git, also when the gate
+// is killed meanwhile.
+func TestAGateWaitsForTheLockOfOneThatWasKilled(t *testing.T) {
+	h := open(t, gate.Settings{})
+	stopNow(h.Gate)
+	lock := flock.New(filepath.Join(h.repos, ".lock"))
+	must(t, lock.Lock())
+	time.AfterFunc(100*time.Millisecond, func() { _ = lock.Unlock() })
+	g, err := gate.New(gate.Settings{Repos: h.repos, Tokens: h.tokens.Reader(func(error) {})})
+	must(t, err)
+	stopNow(g)
 }
