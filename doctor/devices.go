@@ -75,8 +75,9 @@ func (e *examination) devices() {
 	e.ok(fmt.Sprintf("%d in %s", len(devices), file))
 }
 
-// devicesOfOurs returns the remedy if another user can change the file of devices. If this user cannot change
-// the file's directory, the remedy is anew, since the file may contain anything by now.
+// devicesOfOurs returns the remedy if another user can change the file of devices. If no other user can
+// change the file's directory, but only the file itself, the remedy is anew, since the file may contain
+// anything by now.
 func devicesOfOurs(file, anew string) string {
 	dir := filepath.Dir(file)
 	if engines.CheckDevicesOwner(dir) == nil {

@@ -8,13 +8,13 @@ import "time"
 type Fleet struct {
 	Name        string   `json:"name"` // in its certificate
 	Certificate Validity `json:"certificate"`
-	Authority   Validity `json:"authority"`         // of the certificates above Certificate
+	Authority   Validity `json:"authority"`         // when all certificates that sign Certificate are valid
 	Problem     string   `json:"problem,omitempty"` // why other gates refuse its certificate
 
 	Listens bool     `json:"listens,omitempty"` // it has repositories, and serves gates of hosts
 	Hosts   []string `json:"hosts,omitempty"`   // the first hosts that may vouch
 	More    int      `json:"more,omitempty"`    // how many further hosts may vouch
-	Vouches string   `json:"vouches,omitempty"` // why the hosts of the file cannot vouch
+	Vouches string   `json:"vouches,omitempty"` // why no host of --vouch-file may vouch; empty if the file is in order
 
 	Tried *Tried `json:"tried,omitempty"` // the answer to Request.Try
 }

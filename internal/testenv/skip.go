@@ -91,7 +91,7 @@ func NeedAlone(t testing.TB) {
 	t.Helper()
 	NeedRoot(t)
 	if !Alone {
-		Cannot(t, "root may not make namespaces here: the tests run without")
+		Cannot(t, "the tests run without namespaces of their own: root may not make these here")
 	}
 }
 
