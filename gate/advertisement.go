@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// keptFor is how long git's output is cached at most, since it may depend on more than git's
+// keptFor limits how long git's output is cached. The output may depend on more than git's
 // environment and the files of an advertisementVersion.
 const keptFor = time.Minute
 

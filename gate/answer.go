@@ -20,9 +20,9 @@ var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 
 // dot. It also writes these messages, unchanged, to the parameter messages. If they say that git
 // has too little memory, it sends the client a hint.
 //
-// If messages is nil, the output comes from another gate, which has replaced the path already, and
-// is copied as it is. copyAnswer returns an error if the client did not get everything. It does not
-// report how git ended.
+// If messages is nil, the output comes from another gate, which has replaced the path already.
+// copyAnswer then copies the output as it is. copyAnswer returns an error if the client did not get
+// everything. It does not report how git ended.
 func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	flush := http.NewResponseController(w).Flush
 	send := func(p []byte) error {

@@ -73,8 +73,8 @@ func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err
 }
 
 // end records that a push has ended, and whether it moved a ref. When no other push to the
-// repository is under way, git packs the repository's objects if a push has moved a ref since they
-// were last packed.
+// repository is under way, and the push or one that ended before it has moved a ref, git packs the
+// repository's objects. If git is already packing them, end does not start it again.
 func (c *cleaner) end(repo repository, moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

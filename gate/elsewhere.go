@@ -148,7 +148,7 @@ func (v *visit) vouchedRequest(address string) (*http.Request, error) {
 	}
 
 	request := &http.Request{Method: v.r.Method, URL: &path, Host: address, Header: header, Close: true}
-	if !v.asked.advertise { // the body of such a request is ignored
+	if !v.asked.advertise { // the body of a request for an advertisement is ignored
 		request.ContentLength = v.r.ContentLength
 	}
 	return request, nil

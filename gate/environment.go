@@ -15,9 +15,8 @@ import (
 )
 
 // environment returns git's environment. Of a container's request, it contains only the version of
-// the protocol. It makes git ignore the configuration of users and of the machine, and the settings
-// in it override the repository's configuration. upload-pack's advertisement depends only on these
-// settings and on the object format.
+// the protocol. The environment makes git ignore the configuration of users and of the machine, and
+// its settings override the repository's configuration.
 func environment(path string, maxPush int64, repo repository, who caller, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {

@@ -17,8 +17,8 @@ const (
 
 var badFilter = &refusal{code: http.StatusBadRequest, text: "the filter has too many parts"}
 
-// filtered is a request to upload-pack on its way to git. If a filter in the request combines more
-// than mostFilters others, filtered ends with the error badFilter before that filter.
+// filtered is a request to upload-pack on its way to git. If isAdmitted does not admit a filter in
+// the request, filtered ends with the error badFilter before that filter.
 //
 // git keeps data for each object and each of the combined filters: 8,000 times tree:9 on 20,000
 // files took 4 GB (git 2.39.5). git has no setting for the number of filters. Settings in

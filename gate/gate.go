@@ -261,8 +261,8 @@ func (g *Gate) shutDown(ctx context.Context) error {
 	return errors.Join(g.server.Shutdown(ctx), <-hosts)
 }
 
-// lockPatience is how long a gate waits for the lock of another one. If that one was killed just
-// when it started git, the new process holds the lock until it executes git.
+// lockPatience is how long a gate waits for another gate's lock. If the other gate was killed just
+// when it started git, its child process holds the lock until that process executes git.
 const lockPatience = 2 * time.Second
 
 // lockRepos reserves the directory of repositories for this gate, until the lock is closed or the

@@ -126,7 +126,8 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 	c.cmd.Stderr = &c.errors
 	// Wait must return even if a process outlives the group and holds standard error open.
 	c.cmd.WaitDelay = time.Second
-	// After SIGKILL, git's children would go on until they notice that git has ended.
+	// If this program dies, git gets SIGTERM and ends its children. If git got SIGKILL instead, its
+	// children would go on until they notice that git has ended.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	return c
 }
@@ -159,10 +160,10 @@ func memoryLimit(most int64) uint64 {
 // limitMemory limits the memory of git, and of each process that it starts. Files that are mapped
 // for reading do not count.
 //
-// git is running already. If the gate set the limit before it starts git, the limit would also
-// apply to the gate. A program that sets the limit and then executes git would take as long to
-// begin as git does (0.6 to 2 ms). The limit still comes in time: git has been sent nothing yet,
-// and takes a millisecond before it starts another program.
+// When the limit is set, git is running already. If the gate set the limit before it starts git,
+// the limit would also apply to the gate. A program that sets the limit and then executes git would
+// take as long to begin as git does (0.6 to 2 ms). The limit still comes in time: git has been sent
+// nothing yet, and takes a millisecond before it starts another program.
 func limitMemory(pid int, most uint64) error {
 	limit := unix.Rlimit{Cur: most, Max: most}
 	if err := unix.Prlimit(pid, unix.RLIMIT_DATA, &limit, nil); err != nil {

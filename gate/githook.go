@@ -139,7 +139,8 @@ func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 }
 
 // listen answers the hooks. If refs have moved but the moves cannot be recorded, listen gives no
-// answer, since git would then report success to the client. The hook waits until git is ended.
+// answer: after any answer, git would report success to the client. Without an answer, the hook
+// waits until git is ended.
 func (c *conversation) listen(t *transaction) {
 	defer close(c.ended)
 	lines := bufio.NewReader(c.conn)

@@ -77,7 +77,7 @@ func (k *keeping) number() int {
 }
 
 // packs adds number to the count of a repository's kept refs that are not packed. It reports
-// whether it is time to pack the repository's refs, and then begins to count anew.
+// whether it is time to pack the repository's refs. If so, packs begins to count anew.
 func (k *keeping) packs(repo repository, number int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

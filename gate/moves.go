@@ -26,8 +26,9 @@ import (
 //   - When git's hook asks the gate, git has locked the refs and compared their old values.
 //   - Before git may move the refs, the trail has a line for each ref, with the event "moving".
 //   - Before git may tell the client, the trail has a line for each ref, with the event "moved".
-//   - If git is ended between these two moments, the gate reads the refs to find out which of them
-//     have moved. Until then, no other push through the gate moves a ref of the repository.
+//   - If git is ended when it may move the refs and has not yet reported that they have moved, the
+//     gate reads the refs to find out which of them have moved. While the gate does so, no other
+//     push through the gate moves a ref of the repository.
 type transaction struct {
 	gate *Gate
 	repo repository
@@ -120,7 +121,7 @@ func (t *transaction) cut() error {
 	return cmp.Or(endOfUse(context.Cause(t.ctx)), store.ErrRevoked)
 }
 
-// mayMove judges the token again, and the refs by the names that git reports. Since the push was
+// mayMove judges the token again, and the refs by the names that git reports. After the push was
 // first judged, a symbolic ref may have been made, or pointed at another ref.
 func (t *transaction) mayMove(refs moves) error {
 	if t.ctx.Err() != nil {

@@ -109,7 +109,7 @@ func (c commands) can(capability string) bool {
 	return slices.Contains(strings.Fields(c.capabilities), capability)
 }
 
-// mostNamed is for how many refs of a refused push the report has the reason in full.
+// mostNamed is how many refused refs of a push have their reason in full in the report.
 const mostNamed = 10
 
 // refuse answers a push with a report in git's protocol. The report has the reason why each ref

@@ -2,8 +2,8 @@
 // slot.
 //
 // The slots are shared out between projects, so that the containers of one project cannot lock out
-// those of another project. A project's share is the number of slots, divided by the number of
-// projects that have requests plus one. The last eighth of the slots is reserved for projects that
+// those of another project. A project's share is the number of slots, divided by one more than the
+// number of projects that have requests. The last eighth of the slots is reserved for projects that
 // hold less than their share. If such a project still has to wait, a request of a project that
 // holds more than its share is cut: the slowest.
 
@@ -22,8 +22,8 @@ import (
 var errOverShare = errors.New("cut to free its slot for another project")
 
 // preemptInterval is the time between two ticks. A request waits for one to two intervals before
-// another request is cut for it. A fetch consists of three requests in succession, and the last
-// must have its slot within five seconds.
+// another request is cut for it. The interval is short, since a fetch consists of three requests in
+// succession, and the last of them must have its slot within five seconds.
 const preemptInterval = 500 * time.Millisecond
 
 // retryAfter is how long a client is asked to wait if its request got no slot, or lost it.

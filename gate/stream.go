@@ -67,8 +67,8 @@ func receiveAsSent(r *http.Request, w *outgoing, _ service) (*incoming, error) {
 	return &incoming{bufio.NewReaderSize(wire, 64<<10), wire}, nil
 }
 
-// to copies the body to git. If git stops reading, to discards the rest of the body, since the
-// client reads no answer before it has sent everything.
+// to copies the body to git. If git stops reading, the rest of the body is discarded: the client
+// reads no answer before it has sent everything.
 func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	_, err := b.WriteTo(git)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
@@ -130,7 +130,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	w.deadline(time.Now().Add(w.stall))
 	n, err := w.body.Read(p)
 	if err != nil {
-		// From here on the connection is read only to notice that the client goes away.
+		// From here on, the server reads in the background, to notice that the client goes away,
+		// and must not meet a deadline.
 		w.deadline(time.Time{})
 	}
 	w.mu.Lock()
@@ -178,7 +179,7 @@ func (r *atMost) Read(p []byte) (int, error) {
 // outgoing is the answer to a request.
 //
 // Many clients close the connection when they have the last byte that they need. So it is no error
-// if a packet cannot be sent that only ends an answer or is for a person to read.
+// if a packet that only ends an answer, or is only for a person to read, cannot be sent.
 type outgoing struct {
 	http.ResponseWriter
 	stall time.Duration

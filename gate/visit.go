@@ -285,9 +285,10 @@ func (v *visit) readPush(ctx context.Context) (commands, error) {
 	return asked, nil
 }
 
-// judgePush returns a refusal if the push may not move one of its refs, with a function that
-// returns the reason for each ref, "" if there is none. It returns nil if all refs may move. names
-// has the present state of the refs.
+// judgePush judges the refs that the push is to move. If one of them may not move, judgePush
+// returns a refusal, and a function that returns the reason for each ref, or "" if there is no
+// reason for that ref. If all refs may move, it returns no refusal. names has the present state of
+// the refs.
 func (v *visit) judgePush(ctx context.Context, asked commands, names map[string]present) (*refusal, func(move) string, error) {
 	if v.may.AppendOnly && asked.moved() > mostForwards {
 		return tooManyForwards, func(move) string { return tooManyForwards.text }, nil

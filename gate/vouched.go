@@ -109,8 +109,9 @@ type vouchedUse struct {
 	cancel context.CancelCauseFunc
 }
 
-// watchVouched cuts requests that hosts vouch for when they may no longer go on. It returns when no
-// such request is under way. At each tick, it looks at the files once for all requests.
+// watchVouched cuts those requests that hosts vouch for and that may no longer go on. It returns
+// when no request that a host vouches for is under way. At each tick, it looks at the files of
+// hosts and freezes once for all requests.
 func (g *Gate) watchVouched() {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
