@@ -1,12 +1,13 @@
 // terok-nri is a plugin of the container engine (NRI) on a Kubernetes node. It gives the containers
 // of annotated pods the device terok.dev/project=annotated, which runs the hooks.
 //
-// The promise: a container of a pod with our annotations gets the device. Otherwise, it is not
-// created, and the pod's events say why. A pod without our annotations is left alone.
+// The promise: a container of a pod with our annotations gets the device. If it cannot get the
+// device, it is not created, and the pod's events say why. A pod without our annotations is left
+// alone.
 //
-// If the plugin is not connected, engines create containers without it. Such a container has no
-// gate; it never has another container's. So the plugin also puts a taint on a node that is not
-// ready, which keeps pods away.
+// If the plugin is not connected, engines create containers without the device. Such a container
+// gets no gate, and never that of another pod. So, with --node, the plugin also puts a taint on the
+// node while the node is not ready. The taint keeps pods away.
 //
 // Seen with containerd 2.1. NRI of containerd before 2.1 and of CRI-O before 1.34 ignores devices.
 package main

@@ -83,8 +83,8 @@ func (w *watch) check() error {
 	return w.attach(settings)
 }
 
-// attach gives the listeners of the last gate to a gate that has just started. In a pod, no service
-// manager keeps them.
+// attach makes a gate that has just started serve the containers that the last gate served, at new
+// listeners. In a pod, no service manager keeps the last gate's listeners.
 func (w *watch) attach(settings hook.Settings) error {
 	var socket unix.Stat_t
 	if err := unix.Stat(settings.GateSocket, &socket); err != nil {
