@@ -23,8 +23,8 @@
 // message again is accepted and changes nothing.
 //
 // Without a socket, the same message asks whether the gate already serves the container, and
-// {"version": 1} only asks about the gate. Both answers describe the gate. If the gate does not
-// serve the container, the first answer has "absent" as well:
+// {"version": 1} only asks about the gate. The answers to both questions describe the gate. If the
+// gate does not serve the container, the answer to the first question has "absent" as well:
 //
 //	{"version": 1, "refused": "absent", "detail": "...",
 //	 "gate": {"program": "<version>", "uid": 998, "token_file": "<path>", "repos": "<path>"}}

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// Chain returns the certificate, and those above it up to the authority's. If other gates would
-// refuse the certificate, it returns an error instead of those above. usage is
-// [x509.ExtKeyUsageClientAuth] for a host's gate, and [x509.ExtKeyUsageServerAuth] for the gate
-// with the repositories.
+// Chain returns the gate's certificate, and the certificates above it: the one that signs it, and
+// so on up to the authority's. If other gates would refuse the gate's certificate, Chain returns an
+// error instead of the certificates above. usage is [x509.ExtKeyUsageClientAuth] for a host's gate,
+// and [x509.ExtKeyUsageServerAuth] for the gate with the repositories.
 func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above []*x509.Certificate, err error) {
 	now := i.current()
 	leaf = now.certificate.Leaf
@@ -41,8 +41,8 @@ func (i *Identity) Chain(usage x509.ExtKeyUsage) (leaf *x509.Certificate, above 
 	return leaf, aboveLeaf(longest), nil
 }
 
-// aboveLeaf returns the certificates of a chain above the first. If there is only one, which is
-// then in the authority's file, it returns that one.
+// aboveLeaf returns all certificates of a chain but the first. If the chain has only one
+// certificate, the authority's file contains that certificate, and aboveLeaf returns it.
 func aboveLeaf(chain []*x509.Certificate) []*x509.Certificate {
 	if len(chain) == 1 {
 		return chain

@@ -55,8 +55,8 @@ func (w *watched) watch() {
 }
 
 // silence counts the seconds for which sent data has waited for an acknowledgement. The time since
-// the last acknowledgement does not show that: if the connection was idle, or the other side took
-// nothing, that time is long already when the next packet is sent.
+// the last acknowledgement does not show how long the data has waited: if the connection was idle,
+// or the other side took nothing, that time is long already when the next packet is sent.
 type silence struct{ seconds int }
 
 // isTooLong reports whether the other machine has vanished. It is called each second. waits says

@@ -27,8 +27,8 @@ const (
 
 	// mostWaiting is the largest number of connections that wait: for the rest of their handshake,
 	// or for a slot. A further one closes the oldest connection of the address that has the most of
-	// them. Addresses that have addressShare or fewer count as equal, so a host that starts a few
-	// containers more than others is not at a disadvantage.
+	// them. If no address has more than addressShare, it closes the oldest connection of all. So a
+	// host that starts a few containers more than others is not at a disadvantage.
 	mostWaiting  = 2048
 	addressShare = 32
 
@@ -79,7 +79,7 @@ type waiting struct {
 	conn *net.TCPConn
 	from netip.Prefix
 
-	ctx  context.Context // until the connection is closed to make room, or the listener is
+	ctx  context.Context // until the connection is closed to make room, or the listener is closed
 	stop context.CancelCauseFunc
 }
 

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// URL is the address of the gate with the repositories of some projects. {project} in its host
-// stands for the project.
+// URL is the address of the gate with the repositories. {project} in its host stands for the
+// project, so that different projects can have their repositories at different gates.
 type URL string
 
 const projectPlaceholder = "{project}"

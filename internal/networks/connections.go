@@ -9,9 +9,10 @@ import (
 	"sync"
 )
 
-// Limited returns a listener with at most limit connections at once. The first reserved of them
-// take slots of the listener's own; further ones take slots of common, which several listeners
-// share. When there is no free slot, new connections wait in the kernel.
+// Limited returns a listener with at most limit connections at once. The listener has slots of its
+// own; reserved is their number. While all of these are taken, further connections take slots of
+// common, which several listeners share. When there is no free slot, new connections wait in the
+// kernel.
 func Limited(l net.Listener, limit, reserved int, common chan struct{}) net.Listener {
 	return &limitedListener{
 		Listener: l, slots: make(chan struct{}, limit), own: make(chan struct{}, reserved), common: common,

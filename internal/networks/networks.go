@@ -331,8 +331,8 @@ func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
 	n.drop(there.Name)
 	there.Close()
-	// Until then, requests are cut because their tokens have ended, which the trail gives as the
-	// reason.
+	// During closeGrace, the requests in progress are cut because their tokens have ended, and the
+	// trail gives that reason. closeAll resets the connections that are left.
 	time.AfterFunc(closeGrace, there.conns.closeAll)
 }
 

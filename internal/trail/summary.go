@@ -29,7 +29,7 @@ type kind struct{ origin, event string }
 // second holds the events of a kind within a second that begins with the first of them.
 type second struct {
 	events int
-	more   map[string]Event // by subject: the last event beyond OwnLines, with Times and Bytes of all those
+	more   map[string]Event // by subject: the last of the events beyond OwnLines, with the Times and Bytes of all of them
 	end    *time.Timer
 }
 
@@ -39,9 +39,10 @@ func NewSummary(write func(Event)) *Summary {
 	return &Summary{write: write, seconds: map[kind]*second{}}
 }
 
-// Add writes the event, or sums it up with others when the second is over. Events about different
-// subjects, which are projects or services, are summed up separately. An origin can name only a few
-// subjects.
+// Add writes the event if it is one of the first OwnLines events of its kind in a second.
+// Otherwise, Add sums it up with others, in a line that is written at the end of that second.
+// Events about different subjects, which are projects or services, are summed up separately. An
+// origin can name only a few subjects.
 func (s *Summary) Add(origin, subject string, e Event) {
 	if s.sumUp(kind{origin, e.Event}, subject, e) {
 		return
