@@ -57,8 +57,8 @@ func (c *cleaner) begin(repo repository) {
 	c.to[repo.path].underWay++
 }
 
-// enter waits until a push may move refs. In each repository, one push at a time does so. leave
-// lets the next push move its refs.
+// enter waits until a push may move refs. In each repository, only one push at a time moves refs.
+// leave lets the next push move its refs.
 func (c *cleaner) enter(ctx context.Context, repo repository) (leave func(), err error) {
 	c.mu.Lock()
 	moving := c.to[repo.path].moving

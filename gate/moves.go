@@ -200,7 +200,7 @@ func (t *transaction) settle() {
 			moved = fmt.Appendf(moved, "%s %s %s\n", m.old, m.new, m.ref)
 			t.number++
 		}
-		stayed[m.ref] = is == m.old // if it is neither old nor new, a sync may have moved it since
+		stayed[m.ref] = is == m.old // if it is neither the old nor the new object, a sync may have moved the ref since
 	}
 	t.takeBack(func(ref string) bool { return stayed[ref] })
 	t.refs = moved

@@ -435,8 +435,8 @@ func (v *visit) exchange(ctx context.Context, git *command) error {
 
 // interrupt ends an exchange whose context is done.
 func (v *visit) interrupt(ctx context.Context, git *command) {
-	// The client has gone away, so git gets a moment to finish. If the client is another gate, it
-	// went away to cut the request, so git is cut.
+	// If a container's client has gone away, git gets a moment to finish. If the client is another
+	// gate, it went away to cut the request, so git is cut.
 	if context.Cause(ctx) == context.Canceled && v.who.Host == "" {
 		v.w.leave()
 		git.leave()
@@ -467,8 +467,8 @@ func (v *visit) sendBody(git *command) <-chan error {
 	return sent
 }
 
-// sendAnswer sends the client what git prints, and closes git's output. If that fails, sendAnswer
-// ends git and the reading of the request's body.
+// sendAnswer sends the client what git prints, and closes git's output. If sending fails,
+// sendAnswer ends git and the reading of the request's body.
 func (v *visit) sendAnswer(ctx context.Context, git *command) error {
 	defer git.out.Close()
 	out := answerBuffers.Get().(*bufio.Reader)

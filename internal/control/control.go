@@ -53,7 +53,8 @@ const Version = 1
 // MessageLimit is the largest length of a message.
 const MessageLimit = 4 << 10
 
-// Request asks the gate to serve a container at the socket that comes with it.
+// Request asks the gate to serve a container at the socket that comes with it. Without a socket, it
+// is a question.
 type Request struct {
 	Version   int            `json:"version"`
 	Container string         `json:"container"`

@@ -30,7 +30,7 @@ func DefaultSocket() string {
 func HandedOver(socket string) string { return filepath.Dir(socket) + "-hook" }
 
 // ForwardSocket returns the path of terok-gate forward's control socket. gate is the path of the
-// gate's.
+// gate's control socket.
 func ForwardSocket(gate string) string {
 	return filepath.Join(filepath.Dir(gate)+"-forward", filepath.Base(gate))
 }

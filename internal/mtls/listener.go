@@ -1,6 +1,6 @@
-// Accepts connections from other gates. Connections whose handshake is not done are counted apart,
-// by address: peers without a certificate must not keep out gates that have one. The others are
-// counted by host: no host may keep out another.
+// Accepts connections from other gates. Connections that wait, for the rest of their handshake or
+// for a slot, are counted by address: peers without a certificate must not keep out gates that have
+// one. Connections whose handshake is done are counted by host: no host may keep out another.
 
 package mtls
 
