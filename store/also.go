@@ -83,7 +83,7 @@ func (p Pass) In(project string) (Limits, bool) {
 
 // limitsIn returns what a token of ownProject allows in a project, and false if the token is not
 // for that project. The token's limits apply in all its projects, so that no other project allows
-// more than its own.
+// more than the token's own project.
 func limitsIn(project, ownProject string, limits Limits, also Also) (Limits, bool) {
 	if project != ownProject {
 		switch also[project] {

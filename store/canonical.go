@@ -28,9 +28,9 @@ type canonicalScanner struct {
 	at   int
 	item item // the last member read
 
-	// Most processes have the same machine, boot and namespaces. last has those of the process read
-	// last, and place is the text from which they were read, from the brace to the comma after
-	// them.
+	// Most processes have the same machine, boot and namespaces. last has these four values of the
+	// last process that was read. place is the text of the four, from the opening brace to the
+	// comma after the fourth.
 	last  Process
 	place []byte
 }
@@ -390,9 +390,10 @@ func (s *canonicalScanner) string() (text []byte, ok bool) {
 	return s.text[start:end], true
 }
 
-// plain counts the bytes below the lowest special one: a quote, a backslash, a control character or
-// a byte that is not ASCII. Each of the four terms has the high bit set in special bytes of one
-// kind. A borrow can also set the high bit of a byte above a special one, but never of one below.
+// plain counts the bytes before the first special byte: a quote, a backslash, a control character
+// or a byte that is not ASCII. The first byte of the text is the lowest one of the number. Each of
+// the four terms has the high bit set in special bytes of one kind. A subtraction that borrows at a
+// special byte can also set the high bit of a higher byte, but never of a lower one.
 func plain(eight uint64) int {
 	const ones, high = 0x0101010101010101, 0x8080808080808080
 	quote, backslash := eight^'"'*ones, eight^'\\'*ones

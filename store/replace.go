@@ -180,9 +180,11 @@ func writeAll(fd int, pieces [][]byte) error {
 func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
 // keepOwnerAndMode gives the new file the owner, group and mode of the old one. If there is no old
-// file, the mode is 0600 and the owner is the directory's: the gate server's user, for example,
-// when root issues the first token. If the mode gives the group no rights, it is no error that the
-// group cannot be kept.
+// file, the mode is 0600, and the new file gets the directory's owner. When root issues the first
+// token, for example, the file then belongs to the gate server's user.
+//
+// An owner that cannot be kept is an error. A group that cannot be kept is an error if the mode
+// gives the group rights, or if the group is not mapped into this user namespace.
 func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 	var have unix.Stat_t
 	if err := unix.Fstat(fd, &have); err != nil {
@@ -206,9 +208,9 @@ func (f directory) keepOwnerAndMode(fd int, old *unix.Stat_t) error {
 			return err
 		}
 		err := unix.Fchown(fd, int(uid), int(gid))
-		// A group without rights may be lost without harm. A sweep by the gate's user loses one if
-		// root's hook made the old file: that file has root's group, to which the gate's user
-		// cannot give a file.
+		// A group without rights may be lost without harm. For example, a file that root's hook
+		// made has root's group. If the gate's user sweeps, the new file loses that group, since
+		// this user cannot give a file to root's group.
 		if err != nil && (uid != have.Uid || mode&0o070 != 0) {
 			return fmt.Errorf("keep owner and group %d:%d: %w", uid, gid, err)
 		}

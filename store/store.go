@@ -162,8 +162,8 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 }
 
 // sweepFate returns the fate of an entry in a change that also sweeps. If no process has the pid
-// now, the entry goes. If some process has the pid, it must be opened to tell whether it is the
-// same process; a change opens at most [looks] processes.
+// now, the entry goes. If some process has the pid, that process must be opened to tell whether
+// it is the entry's; a change opens at most [looks] processes.
 func (it *item) sweepFate() fate {
 	if !it.tied {
 		return stays

@@ -18,8 +18,9 @@ type Use struct {
 }
 
 // Reasons why a token may not be used, besides [ErrFrozen] and [ErrFreezesWrong]. The last three
-// are the reasons why a use that was allowed may not go on: [Reader.Still] returns them, or they
-// are the [context.Cause] of a context of [Reader.While].
+// end only uses that were allowed before; the other reasons can end such uses, too. [Reader.Still]
+// returns the reason why a use may not go on, and a context of [Reader.While] has it as its
+// [context.Cause].
 var (
 	ErrNotTheirs    = errors.New("the token is for another project")
 	ErrNoService    = errors.New("the token is not for this service")

@@ -43,7 +43,7 @@ func fleetOf(c *cli.Context) (f fleet, err error) {
 	}
 
 	if given.RepositoryGate != "" && c.IsSet("repos") {
-		return f, misuse.Errorf("--repository-gate and --repos: the repositories are at only one of the two")
+		return f, misuse.Errorf("--repository-gate and --repos: the repositories are either at that gate or in that directory")
 	}
 	if err := checkFleet(given, c.IsSet("vouch"), "--vouch or --vouch-file"); err != nil || given == (engines.Fleet{}) {
 		return f, err

@@ -166,8 +166,8 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 }
 
 // changedGate decides whether install sets up a gate, and changes the gate's settings. If --no-gate
-// is given, it decides. Otherwise, a first install sets up a gate unless the flags name another one,
-// and later installs keep the decision.
+// is given, that flag decides. Otherwise, the first install sets up a gate unless the flags name
+// another gate. Later installs keep the earlier decision.
 func changedGate(c *cli.Context, place engines.Place, r engines.Registration, there bool, given hook.Settings) (_ engines.Registration, err error) {
 	was := r
 	switch {
@@ -273,7 +273,8 @@ func carryOut(c *cli.Context, plan engines.Plan) error {
 }
 
 // adviceOnService returns why no service keeps the gate running (without a gate: reap --watch), and
-// what follows from that. It returns "" if a service does, or if --no-watch is given.
+// what follows from that. It returns "" if a service does. Without a gate, it also returns "" if
+// --no-watch is given.
 func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
 	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
 	if r.Gate {

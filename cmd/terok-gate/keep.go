@@ -13,8 +13,8 @@ import (
 )
 
 // keeper returns the service manager that started this process, or nil if none did.
-// FileDescriptorStoreMax= in the gate's unit limits how many files the manager keeps. The gate gives
-// the manager two for each container.
+// FileDescriptorStoreMax= in the program's unit limits how many files the manager keeps. The gate
+// needs at most two for each container, and terok-gate forward two for each service of a container.
 func keeper() networks.Keeper {
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
 		return manager{path}

@@ -53,7 +53,8 @@ func ownerOf(directory string) (*owner, error) {
 }
 
 func ownerNamed(uid uint32) *owner {
-	// If the user's groups are unknown, git has none of them. The directory's group may not be one.
+	// If the user's groups are unknown, git runs without them. The directory's group cannot stand in
+	// for them, since the user may not be in that group.
 	o := &owner{uid: uid, gid: owners.OverflowID, home: "/"}
 	u, err := user.LookupId(strconv.Itoa(int(uid)))
 	if err != nil {

@@ -110,7 +110,7 @@ func reviewProject(c *cli.Context, project string) (all []reviewed, err error) {
 	return all, nil
 }
 
-// pushes returns the last move of each ref, by the parts of the trails that can be read.
+// pushes returns the last move of each ref, as far as the trails can be read.
 func pushes(c *cli.Context, project string) map[string]trail.Event {
 	last, _ := history.LastMoves(trails(c), project)
 	return last

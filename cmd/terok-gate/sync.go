@@ -24,8 +24,8 @@ func syncCommand() *cli.Command {
 		Name:      "sync",
 		Usage:     "bring upstream's commits in, for all projects with a source or for some of them",
 		ArgsUsage: "[PROJECT]...",
-		Description: `Branches and tags that only upstream has moved follow it. Those that containers have moved
-stay as they are, and those that both have moved are named.
+		Description: `A branch or tag that only upstream has moved gets upstream's value. One that only containers
+have moved stays as it is. One that both have moved stays, too, and sync names it.
 
    terok-gate sync
    terok-gate sync --reset main demo

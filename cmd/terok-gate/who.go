@@ -84,9 +84,9 @@ func firstWith(c *cli.Context, gate desk.Gate, commit string, moves []trail.Even
 		return nil, err
 	}
 
-	// If the trail begins when the project was made, no commit came in before it. Otherwise, what each
-	// ref had before its first move may have come in earlier. A ref without a move may have had all
-	// that it has now.
+	// If the trail begins when the project was made, no commit came in before the trail. Otherwise,
+	// two kinds of commits may have come in before the trail: those that a ref had before its first
+	// move, and all that a ref without a move has now.
 	isWhole := len(moves) > 0 && moves[0].Event == trail.Added
 	before := maps.Clone(tips)
 	asked := []string{}

@@ -56,8 +56,8 @@ func NewMachine(name, address, ours string) (*Machine, error) {
 	return m, err
 }
 
-// Prepare makes the machine a node without a kubelet, as the function Prepare does with the test's
-// machine, which must come first. pods are the addresses of the node's pods.
+// Prepare makes the machine a node without a kubelet. The function Prepare, which does the same with
+// the test's machine, must have been called before. pods are the addresses of the node's pods.
 func (m *Machine) Prepare(pods string) error {
 	if _, err := m.Sh("mkdir -p /etc/cni/net.d && cat >/etc/cni/net.d/10-pods.conflist <<'END'\n" + fmt.Sprintf(podNetwork, pods) + "\nEND"); err != nil {
 		return err
