@@ -17,10 +17,10 @@
 // The hook runs under a tracer that is part of the tests (ptrace(2)). strace(1) would
 // not do, since its --inject counts the calls of each thread separately: chance
 // decides which thread of a Go program makes a call, so a sweep over counts would
-// miss some calls. The tracer tells points apart by the system call, its object (such as a path), and
-// how often the call has been made on that object before. A
-// sweep ends when every point that any run has passed has been tried. The tracer
-// works only on amd64; elsewhere the tests that need it are left out.
+// miss some calls. The tracer tells points apart by the system call, its object (such
+// as a path), and how often the call has been made on that object before. A sweep
+// ends when every point that any run has passed has been tried. The tracer works only
+// on amd64; elsewhere the tests that need it are left out.
 //
 // The tests live in mount and pid namespaces of their own, with a /dev of their own
 // for the system log. However the test process ends, the kernel then ends all
