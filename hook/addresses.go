@@ -75,7 +75,7 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 }
 
 // readAddresses reads the file. The file must belong to root or to the hook's own user, and no other
-// user may be able to write to it: such a user could make git in a container fetch a repository other
+// user may be able to write to it. Such a user could make git in a container fetch a repository other
 // than the one that git was told to fetch.
 func readAddresses(path string) (all map[string]json.RawMessage, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -168,12 +168,12 @@ func (a address) forms() (forms []string) {
 
 // rewriting returns the git configuration that replaces these addresses with the gate's.
 //
-// Git replaces the longest insteadOf value that an address begins with (git-config(1),
-// url.<base>.insteadOf). So each form is there with .git, too.
+// Git replaces the longest insteadOf value that an address begins with, and keeps the rest of the address
+// (git-config(1), url.<base>.insteadOf). The gate's address ends in .git. So each form is there with .git,
+// too: otherwise, an address with .git would become one that ends in .git.git.
 //
-// Git appends the rest of the address to the gate's address. That address ends in .git, so the result is no
-// usual project name: if .../lib is known, .../library becomes lib.gitrary. The gate authorizes that
-// name like any other.
+// If .../lib is known, .../library becomes lib.gitrary, which is no usual project name. The gate authorizes
+// this name like any other.
 func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	gateURL = strings.TrimSuffix(gateURL, "/")
 	for _, project := range slices.Sorted(maps.Keys(addresses)) {

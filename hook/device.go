@@ -65,7 +65,7 @@ func (s Settings) sharesPod(annotations map[string]string) bool {
 
 // DeviceEnvironment returns the variables that a device gives its containers. If project is
 // empty, the device is for several projects. CDI replaces the container's variables of the same
-// names, so git's variables are left out if the token is withheld: git does not need them then.
+// names. If the token is withheld, git does not need its variables, so they are left out.
 func (s Settings) DeviceEnvironment(project string) ([]string, error) {
 	var env []string
 	if !s.WithholdToken {

@@ -130,8 +130,8 @@ func rightsVariables(want request) []variable {
 
 // noProxyVariables returns variables that keep requests to a host away from the proxies that
 // the container's environment names. (Podman passes the machine's proxies in, which cannot reach a
-// host in the container's own network.) Entries that the variables have already stay, unless they need
-// quoting. Both no_proxy and NO_PROXY are set, since programs differ in which they read.
+// host in the container's own network.) The variables keep the entries that they have, except those that
+// need quoting. Both no_proxy and NO_PROXY are set, since programs differ in which they read.
 func noProxyVariables(env []string, host string) []variable {
 	lists := map[string]string{}
 	for _, entry := range env {

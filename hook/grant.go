@@ -24,7 +24,7 @@ type request struct {
 	services []Service
 	mode     fs.FileMode // for its files that hold a secret
 
-	addresses map[string]address // of its projects at forges, in whose place git uses the gate's
+	addresses map[string]address // those that its projects have at forges: git uses the gate's instead
 }
 
 // request reads the annotations. asked is false if they have neither project nor task: the

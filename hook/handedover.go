@@ -75,7 +75,7 @@ func (s Settings) forget(container string) error {
 
 // HandedOver returns the living containers that hooks have handed over to the gate, as
 // entries with the tokens' keys, and removes the records of dead ones. An error names the
-// records that could not be read; the containers of the others are returned with it.
+// records that could not be read; the living containers of the other records are returned with the error.
 func (s Settings) HandedOver() (living []store.Entry, err error) {
 	var broken []error
 	err = s.eachRecord(func(dir *os.File, name string) error {

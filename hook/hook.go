@@ -42,7 +42,7 @@ func (s Settings) Prestart(stdin io.Reader) (out Outcome, err error) {
 
 // CreateRuntime does what Prestart does, at the stage at which a device's hook runs (runtime-spec,
 // config.md "createRuntime Hooks"). It refuses a container that already has a token in this
-// life: of two devices, the container would otherwise get the project of the last one.
+// life: otherwise, a container with two devices would get the project of the last one.
 func (s Settings) CreateRuntime(stdin io.Reader) (out Outcome, err error) {
 	return s.start(stdin, true)
 }

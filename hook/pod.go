@@ -51,7 +51,7 @@ func ofContainer(annotations map[string]string, findName func() (string, error))
 	return meant, nil
 }
 
-// nameInPod returns the longest name in the annotations that matches the container's name, called.
+// nameInPod returns the longest of the names in the annotations that match called, the container's name.
 //
 // Podman calls the container NAME of a pod POD-NAME. The match is not exact, since the pod's name
 // may have dashes too: POD-b-a can be the container b-a of POD or the container a of POD-b. An

@@ -1,5 +1,5 @@
-// Reads from the settings which services the host has, and from the annotations which of them a
-// container asks for, and decides whether to admit these. A service is a TCP or unix socket of the
+// Decides which services of the host a container may use. The settings say which services there are, and
+// the annotations say which of them the container asks for. A service is a TCP or unix socket of the
 // host. In the container's own network, terok-gate forward connects the container to the service.
 
 package hook
@@ -74,8 +74,8 @@ func ParseService(given string) (s Service, err error) {
 	return s, nil
 }
 
-// isServiceName reports whether a service may have the name. Different services have
-// different variables in serviceVariables.
+// isServiceName reports whether a service may have the name. It accepts no two names that have the same
+// variable in serviceVariables.
 func isServiceName(name string) bool {
 	for i := range len(name) {
 		c := name[i]

@@ -147,7 +147,7 @@ var Flags = []Flag{
 // Common reports whether the flag stands before the command, and applies to all commands.
 func (f Flag) Common() bool { return f.stages == nil }
 
-// Of reports whether the flag stands after the command stage, which is a stage, attach or forward.
+// Of reports whether the flag stands after this command: a stage, attach or forward.
 func (f Flag) Of(stage string) bool {
 	return slices.Contains(f.stages, stage) || stage == "createRuntime" && slices.Contains(f.stages, "prestart")
 }
