@@ -50,7 +50,7 @@ func (a *account) checkTokenFile(path string) error {
 	}
 
 	closed := owner.ClosedTo(dir, a.uid, a.gid)
-	var roots, others []string // paths for which has is false; only roots may be given to the gate's user
+	var roots, others []string // paths of which a.has is false; those in roots may be given to the gate's user
 	for _, path := range []string{dir, path, path + ".lock"} {
 		info, err := os.Lstat(path)
 		switch {

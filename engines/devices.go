@@ -132,8 +132,8 @@ func (r Registration) devices(place Place, projects []string) (_ File, left []st
 }
 
 // deviceSettings returns the settings of the hooks of a device. If there is a control socket, the token
-// is withheld, unless install was given --token. Git then does not need the device's environment, which the
-// container's first process gets, but docker exec does not.
+// is withheld, unless install was given --token. If the token is withheld, git does not need the device's
+// environment, which reaches the container's first process, but not the processes of docker exec.
 func (r Registration) deviceSettings() hook.Settings {
 	settings := r.Settings
 	settings.WithholdToken = settings.GateSocket != "" && !r.Token

@@ -25,9 +25,9 @@ type directory struct {
 	owner *account // nil: this user
 }
 
-// isThere reports whether the directory exists. Another kind of file at its path is an error. If the
-// owner is not this user, it is also an error if the directory belongs to another user or is closed to
-// the owner, or if another user could replace it.
+// isThere reports whether the directory exists. Another kind of file at its path is an error. If f.owner is
+// set, isThere also returns an error if the directory does not belong to f.owner, if the directory is closed
+// to f.owner, or if a user other than root and f.owner could replace the directory.
 func (f directory) isThere() (bool, error) {
 	info, err := os.Stat(f.path)
 	if errors.Is(err, fs.ErrNotExist) {

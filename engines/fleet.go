@@ -64,8 +64,8 @@ func (f Fleet) files() (paths []string) {
 	return paths
 }
 
-// check returns an error if the gate could not use its files as this user (nil: ours), or if the
-// other gate would refuse its certificate.
+// check returns an error if the user runsAs could not use the files, or if the other gate would refuse
+// the certificate. If runsAs is nil, the gate runs as this user.
 func (f Fleet) check(runsAs *account) error {
 	if f.IsNone() {
 		return nil

@@ -34,7 +34,8 @@ func (p Plan) Make() (directories []string) {
 	return directories
 }
 
-// ForeignError says that files of others are where ours would be written. Files are ours, not theirs.
+// ForeignError says that files of others are where ours would be written. The field Files has ours, not
+// theirs.
 type ForeignError struct{ Files []File }
 
 func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
@@ -52,7 +53,7 @@ func (r Registration) Plan(ctx context.Context, place Place) (Plan, error) {
 	plan := Plan{place: place, podman: HasPodman()}
 	others := place.others()
 	var lists *hookLists
-	// If there is no other engine, podman must be there, unless the gate serves other machines.
+	// Podman must be there, unless there is another engine or the gate serves other machines.
 	if plan.podman || len(others) == 0 && r.Fleet.Listen == "" {
 		var err error
 		if lists, err = r.listsOfPodman(ctx, place); err != nil {

@@ -151,8 +151,8 @@ type hookLists struct {
 //
 // A list that says {append=true} is added to the lists before it, and later lists are added to it,
 // unless they say {append=false} (seen with podman 5.4 and 6.1, where drop-ins of vendors can come
-// later). Where no list can say so, a list replaces those before it, and the drop-in repeats the
-// directories in force.
+// later). In a podman that does not know {append=true}, each list replaces the lists before it. So the
+// drop-in for such a podman repeats the directories in force.
 func (l hookLists) with(dir string) []byte {
 	var items []string
 	if !l.append {

@@ -184,7 +184,8 @@ func valueInUnit(unit, flag string) string {
 
 // existingDirectory returns the nearest existing directory above the file. ReadWritePaths= needs a
 // directory that exists when the service starts, and the file's directory may be made later. Below
-// /var/lib, /var/tmp, /tmp and /run, where directories may vanish, it returns that directory.
+// /var/lib, /var/tmp, /tmp and /run, directories may vanish. So for a file below one of these four, it
+// returns that one.
 func existingDirectory(file string) string {
 	for _, stays := range []string{"/var/lib", "/var/tmp", "/tmp", "/run"} {
 		if strings.HasPrefix(file, stays+"/") {
