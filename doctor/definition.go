@@ -106,9 +106,9 @@ func (e *examination) arguments(d engines.Registered) {
 	}
 }
 
-// writers returns a user who can change or replace the file that a path leads to; where this user can do so,
-// which is at the file, or at a directory or link above it; and the remedy, which may be fallback: see
-// [takeOver]. All three are empty if there is no such user other than root, us and those in trusted.
+// writers returns a user, other than root, us and those in trusted, who can change or replace the file that a
+// path leads to. The result where is the path of the file, directory or link that this user can change. The
+// remedy may be fallback: see [takeOver]. All three results are empty if there is no such user.
 func writers(path, fallback string, trusted ...int) (who, where, remedy string) {
 	way, err := owner.Way(path)
 	if err != nil {

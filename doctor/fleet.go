@@ -74,8 +74,8 @@ func (e *examination) repositoryGate() string {
 // oneAuthority is the remedy for certificates that gates do not accept.
 const oneAuthority = "issue a new certificate with the authority of all gates: see MANY MACHINES in terok-gate(8)"
 
-// isServed reports whether the gate with the repositories serves this host. If it does not, the finding names
-// the end that refuses.
+// isServed reports whether the gate with the repositories serves this host for the project. If it does not,
+// isServed makes a finding that says why.
 func (e *examination) isServed(host, project string, tried *control.Tried) bool {
 	at, there := tried.Address, "on that machine: terok-gate doctor"
 	because := ": " + tried.Detail

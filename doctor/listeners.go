@@ -63,8 +63,8 @@ func (e *examination) whoIsServed(socket, service string) (served, unserved []st
 }
 
 // notDisplaced returns the unserved containers in which no other program listens at the service's address.
-// It reports the other unserved containers; exposed is what the program there may receive. The service "" is
-// the gate.
+// It reports the unserved containers in which another program listens there; exposed is what that program may
+// receive. The service "" is the gate.
 func (e *examination) notDisplaced(served, unserved []store.Entry, service, exposed string) (without []store.Entry) {
 	before := "the gate"
 	if service != "" {

@@ -231,9 +231,9 @@ func (e *examination) probeProject() string {
 	return ""
 }
 
-// hostPrograms makes a root file system, and returns arguments of podman run or docker run that mount the
-// host's programs there, read-only, and nothing else of the host. (Rootless podman 4.3.1 cannot mount the
-// whole host as --rootfs /:O.)
+// hostPrograms makes a root file system, and returns arguments of podman run or docker run. These mount there,
+// read-only, the host's programs and the files below /etc that the programs need, and nothing else of the
+// host. (Rootless podman 4.3.1 cannot mount the whole host as --rootfs /:O.)
 func hostPrograms(rootfs string) (args []string, err error) {
 	args = []string{"--security-opt", "label=disable"} // the host's programs have no SELinux labels for containers
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "nix", "etc/alternatives", "etc/nsswitch.conf", "etc/ssl", "etc/pki", "etc/crypto-policies"} {

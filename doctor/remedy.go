@@ -112,7 +112,7 @@ func sameFile(a, b string) bool {
 // install returns the command that registers the hooks again, with these flags. The command keeps the
 // settings of the last install. If there was none, or its settings cannot be read or are invalid, the
 // command spells out the settings in force. The command never admits more projects than before: if it is
-// unknown which, the user has to choose.
+// unknown which projects were admitted, the user has to choose.
 func (e *examination) install(flags ...string) string {
 	before, there, err := e.Place.Registration()
 	err = cmp.Or(err, before.Settings.Check())

@@ -138,8 +138,8 @@ func giveRoots(uid int, path string) string {
 	return printable.Shell("chown", "-R", "-h", "--from=root", userName(uid), path)
 }
 
-// isClosed returns true if the gate's user cannot enter a directory above the repositories. If so, its
-// finding says how to let the user in.
+// isClosed reports whether the gate's user cannot enter a directory above the repositories. If so, it makes a
+// finding.
 func (e *examination) isClosed(repos string, uid int, fixes func(string) string) bool {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if uid == 0 || err != nil {
@@ -241,7 +241,7 @@ func (e *examination) isBare(path string, uid int) (bool, error) {
 		cmd.Dir = "/"
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	} else {
-		const nobodys = 65534 // not the directory's group: the owner need not be in it
+		const nobodys = 65534 // not the directory's group, since its owner may not be a member of that group
 		untrusted.As(cmd, uint32(uid), nobodys)
 	}
 	cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
