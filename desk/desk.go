@@ -24,7 +24,7 @@ type Settings struct {
 	SourceAs  *User  // the owner of a source that is a directory; nil: the operator
 	Gate      Gate   // the repository that the gate serves
 
-	// Keep is how long the desk keeps commits that a release takes from upstream; 0 means KeepFor.
+	// Keep is how long the desk keeps what upstream loses in a release; 0 means KeepFor.
 	Keep time.Duration
 
 	// Patience is how long upstream may take to list its refs; 0 means 5 minutes. Timeout is how
@@ -107,7 +107,8 @@ func (d *Desk) make(ctx context.Context) error {
 const gateKey = "terok.gate"
 
 // checkGate returns an error if the desk is for another repository than d.Gate. The desk records what that
-// repository has taken from upstream, so sync would delete refs that d.Gate has not taken.
+// other repository has taken from upstream. By this record, sync could delete or force refs that d.Gate has
+// from containers, not from upstream.
 func (d *Desk) checkGate(ctx context.Context) error {
 	is, err := output(d.local(ctx, "config", "--get", gateKey))
 	if err != nil {

@@ -30,7 +30,7 @@ type Change struct {
 	Why  string `json:"why,omitempty"`  // why the ref waits for the operator's decision, if it does
 }
 
-// refs returns the repository's refs, and the branch that HEAD names there.
+// refs returns the repository's branches, tags and refs below refs/terok, and the branch that HEAD names.
 func (g Gate) refs(ctx context.Context) (all refs, head string, err error) {
 	all, err = listRefs(g.git(ctx, "for-each-ref", refFormat, heads, tags, "refs/terok/"))
 	if err != nil {

@@ -98,7 +98,8 @@ func disabledHooks() (settings []setting) {
 }
 
 // gitCommand returns a git command. When the context ends, git and all processes below it are sent SIGTERM.
-// Git alone would remove its lock files, but leave behind an ssh that waits for a server.
+// If only git were sent SIGTERM, it would remove its lock files, but leave behind an ssh that waits for a
+// server.
 func gitCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Cancel = func() error {

@@ -41,8 +41,8 @@ var (
 	ErrMoved   = errors.New("the gate's branch or tag has moved since it was shown")
 )
 
-// Offer fetches ref, a branch or tag of the gate, and target, a branch or tag of upstream that ref could be
-// pushed to, and compares them. Both are full ref names.
+// Offer fetches and compares ref, a branch or tag of the gate, and target, the branch or tag of upstream to
+// which ref could be pushed. Both are full ref names.
 func (d *Desk) Offer(ctx context.Context, ref, target string) (*Offer, error) {
 	for _, name := range []string{ref, target} {
 		if !strings.HasPrefix(name, heads) && !isTag(name) || checkRef(name) != nil {
@@ -279,8 +279,8 @@ func (o *Offer) Release(ctx context.Context, force bool, w io.Writer) error {
 
 // push pushes the object with --force-with-lease: the push fails if upstream's ref has moved since the
 // offer was made. The lease alone would let upstream lose commits, so Release has checked force before.
-// Upstream's messages are passed on to w. If the push succeeds, so are git's messages; if it fails, the error
-// says why.
+// Upstream's messages are passed on to w. Git's own messages are passed on to w only if the push succeeds; if
+// the push fails, the error says why.
 func (o *Offer) push(ctx context.Context, w io.Writer) error {
 	status := untrusted.Output{}
 	lines := &saidByUpstream{to: printable.Writer(w)}

@@ -23,7 +23,7 @@ type Synced struct {
 // Sync brings upstream's commits in. It sets the refs in reset, which are full names, to what upstream has,
 // even if containers have moved them, and keeps their old tips.
 //
-// The gate's refs move in transactions: a container's push at the same time succeeds or fails as
+// The gate's refs move in transactions, and a container's push at the same time succeeds or fails as
 // a whole. If Sync is killed or fails, each ref has either its old value or the intended new one, and
 // the next Sync goes on from there.
 func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err error) {
@@ -177,7 +177,7 @@ func (s *syncing) plan(ctx context.Context, gate refs) (p plan, err error) {
 }
 
 // apply carries out a plan: it creates and moves refs, then sets HEAD to upstream's default
-// branch, and deletes refs last, so that HEAD never names a deleted branch.
+// branch, and deletes refs last. Until HEAD is set, it may name a branch that is to be deleted.
 func (s *syncing) apply(ctx context.Context, p plan, gate refs, head string) error {
 	if missing := missingIn(gate, p.moves); len(missing) > 0 {
 		if err := s.sendToGate(ctx, missing); err != nil {
