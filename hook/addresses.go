@@ -75,8 +75,8 @@ func (s Settings) addresses(want request) (map[string]address, error) {
 }
 
 // readAddresses reads the file. The file must belong to root or to the hook's own user, and no other
-// user may be able to write to it. Such a user could make git in a container fetch a repository other
-// than the one that git was told to fetch.
+// user may be able to write to it. A user who can write to it could make git in a container fetch a
+// repository other than the one that git was told to fetch.
 func readAddresses(path string) (all map[string]json.RawMessage, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Reads which projects a container asks for besides its own, and decides whether to admit them.
-// store/also.go sets how many it may name.
+// store/also.go sets how many a container may name.
 
 package hook
 
