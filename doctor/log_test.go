@@ -35,6 +35,7 @@ func TestDoctorSaysThatARootlessHookHasNoLogFile(t *testing.T) {
 }
 
 func TestDoctorShowsTheLastThreeComplaintsOfADay(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // without journalctl: the machine's journal has what other tests wrote
 	path := filepath.Join(t.TempDir(), "log")
 	for _, why := range []string{"one", "two", "three", "four"} {
 		must(t, trail.Write(path, trail.Event{Event: trail.Refused, Container: why, Error: why}))

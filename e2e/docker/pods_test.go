@@ -232,10 +232,9 @@ func TestPodsFailClosed(t *testing.T) {
 
 	demo := container(t, "closed", "demo", "true")
 	two := container(t, "two", `demo"}, {"name": "terok.dev/project=two`, "true")
-	// containerd 1.7 may refuse to remove a container that has just ended ("is still running"): it goes
-	// with the pod then.
+	// containerd 1.7 may refuse to remove a container that has just ended ("is still running").
 	starts := func(pod, container, config string) string {
-		return "id=$(" + crictl + "create " + pod + " " + container + " " + config + ") && trap '" + crictl + "rm -f $id || true' EXIT && " + crictl + "start $id"
+		return "id=$(" + crictl + "create " + pod + " " + container + " " + config + ") && trap 'until " + crictl + "rm -f $id; do :; done' EXIT && " + crictl + "start $id"
 	}
 	must(t, "terok-gate add two /root/demo")
 	t.Cleanup(func() { must(t, "terok-gate remove two") })
