@@ -6,8 +6,8 @@
 //   - A token that is revoked, or whose process has ended, opens nothing from that moment. Its
 //     requests in progress are cut. Its pushes move no refs, except those that the gate has already
 //     allowed git to move.
-//   - Of what a client sends, only the version of the protocol, and the object ids and ref names of
-//     a push, reach git's arguments or environment. Answers name no path of this machine.
+//   - Of what a client sends, only the project, the version of the protocol, and the object ids and
+//     ref names of a push reach git's arguments or environment. Answers name no path of this machine.
 //   - A client that stalls or goes away occupies git processes and some memory for a limited time.
 //     It does not stop the gate.
 //

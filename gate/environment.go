@@ -14,9 +14,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// environment returns git's environment. Of a container's request, it contains only the version of
-// the protocol. The environment makes git ignore the configuration of users and of the machine, and
-// its settings override the repository's configuration.
+// environment returns git's environment. Of a container's request, it contains only the project and
+// the version of the protocol. The environment makes git ignore the configuration of users and of the
+// machine, and its settings override the repository's configuration.
 func environment(path string, maxPush int64, repo repository, who caller, protocol string) []string {
 	task, container := who.Task, who.Container
 	if store.CheckName(task) != nil {
