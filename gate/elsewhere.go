@@ -19,6 +19,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"terok-gate-hook/internal/mtls"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/internal/voucher"
 	"terok-gate-hook/store"
@@ -225,7 +226,8 @@ func refusalFrom(answer *http.Response) error {
 	if err != nil || answer.StatusCode < 400 || !strings.HasPrefix(answer.Header.Get("Content-Type"), "text/plain") {
 		return fmt.Errorf("%w as a gate: it answers with %s", errUnanswered, answer.Status)
 	}
-	refused := &refusal{code: answer.StatusCode, text: strings.TrimSuffix(string(text), "\n")}
+	// git prints the text as it is, on a terminal.
+	refused := &refusal{code: answer.StatusCode, text: printable.Line(strings.TrimSuffix(string(text), "\n"))}
 	if after := answer.Header.Get("Retry-After"); after != "" {
 		refused.header = [2]string{"Retry-After", after}
 	}

@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"terok-gate-hook/gate"
 	"terok-gate-hook/internal/testenv"
+	"terok-gate-hook/internal/trail"
 )
 
 // flood keeps as many connections to an address as it can, until the test ends, that do not finish
@@ -130,5 +132,44 @@ func TestHandshakesThatFailAreCountedAndFillNoLog(t *testing.T) {
 	})
 	if lines := strings.Count(log.String(), "\n"); lines == 0 || lines > 1+int(time.Since(began)/time.Minute) {
 		t.Errorf("the log has %d lines: %s", lines, log)
+	}
+}
+
+func TestAHostFillsNoTrailWithRefusals(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	f.mayVouch(t, "host-a=gone\nhost-a=many*")
+	cert, key := f.authority.Issue(t, "as", nil, "host-a")
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	must(t, err)
+
+	const number = 1000
+	sent := 0
+	for name, invented := range map[string]func(i int) (project, fingerprint string){
+		"fingerprints":                       func(i int) (string, string) { return "gone", fmt.Sprintf("%08x", i<<20) },
+		"projects that it may vouch for":     func(i int) (string, string) { return fmt.Sprintf("many%d", i), "0123abcd" },
+		"projects that it may not vouch for": func(i int) (string, string) { return fmt.Sprintf("other%d", i), "0123abcd" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := tls.Dial("tcp", f.address, configFor(func(c *tls.Config) { c.Certificates = []tls.Certificate{pair} }))
+			must(t, err)
+			defer conn.Close()
+			before, began := len(f.repos.trailed(t, trail.Refused, sent)), time.Now()
+			go func() {
+				for i := range number {
+					project, fingerprint := invented(i)
+					voucher := voucherOf(fmt.Sprintf(`{"project":%q,"task":"t","fingerprint":%q,"access":"read"}`, project, fingerprint))
+					_, _ = io.WriteString(conn, head("GET /"+project+".git/info/refs?service=git-upload-pack", "", voucher))
+				}
+				_ = conn.CloseWrite()
+			}()
+			_, err = io.Copy(io.Discard, conn)
+			must(t, err)
+
+			sent += number
+			lines := len(f.repos.trailed(t, trail.Refused, sent)) - before
+			if most := 16 * (trail.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2); lines > most {
+				t.Errorf("%d refusals have %d lines, not %d at most", number, lines, most)
+			}
+		})
 	}
 }

@@ -626,19 +626,33 @@ func (v *visit) record(e trail.Event) {
 	case v.refs > 0:
 		v.gate.writeTrail(e)
 	default:
-		v.gate.summary.Add(v.origin(), v.may.project, e)
+		v.gate.summary.Add(v.origin(), v.subject(), e)
 	}
 }
 
 // origin returns the key by which events are summarized: the token or, if no valid token was shown,
 // the container's network. Invalid tokens and clients' addresses are no keys, since a client can
 // invent any number of tokens, and use any number of loopback addresses.
+//
+// A host can invent fingerprints, too. So its tokens have 16 origins, by the first digit.
 func (v *visit) origin() string {
+	if v.who.Host != "" {
+		return "host " + v.who.Host + " " + v.who.Fingerprint[:min(1, len(v.who.Fingerprint))]
+	}
 	if v.who.Project != "" {
-		return "token " + v.who.token()
+		return "token " + v.who.Fingerprint
 	}
 	if there := networks.Of(v.r.Context()); there != nil {
 		return "network " + there.Name
 	}
 	return ""
+}
+
+// subject returns the project by which events of an origin are summarized. For a host's request, it
+// is the project of a repository: a host can invent names.
+func (v *visit) subject() string {
+	if v.who.Host != "" {
+		return v.repo.project
+	}
+	return v.may.project
 }

@@ -256,6 +256,9 @@ func (l *listener) add(conn *net.TCPConn) *waiting {
 	}
 	l.waiting = append(l.waiting, one)
 	l.numbers[one.from]++
+	if l.ctx.Err() != nil { // Close may be done already
+		l.discard(one, net.ErrClosed)
+	}
 	return one
 }
 

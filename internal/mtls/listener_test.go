@@ -2,10 +2,13 @@ package mtls
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"terok-gate-hook/internal/testenv"
 )
@@ -118,5 +121,32 @@ func TestAProbeOfThePortIsNoFailedHandshake(t *testing.T) {
 	testenv.Eventually(t, "the one without a certificate has failed", func() bool { return failed.Load() > 0 })
 	if got := failed.Load(); got != 1 {
 		t.Errorf("%d handshakes failed", got)
+	}
+}
+
+func TestAConnectionAcceptedWhileTheListenerClosesIsClosed(t *testing.T) {
+	authority := testenv.NewAuthority(t, t.TempDir())
+	cert, key := authority.Issue(t, "repos", nil, "repos")
+	repos, err := New(cert, key, authority.CA)
+	testenv.Must(t, err)
+	closing, err := Listen(t.Context(), "127.0.0.1:0")
+	testenv.Must(t, err)
+	l := repos.NewListener(closing, 8, func(error) {}).(*listener)
+	testenv.Must(t, l.Close())
+
+	tcp, err := Listen(t.Context(), "127.0.0.1:0")
+	testenv.Must(t, err)
+	defer tcp.Close()
+	client, err := net.Dial("tcp", tcp.Addr().String())
+	testenv.Must(t, err)
+	defer client.Close()
+	conn, err := tcp.AcceptTCP()
+	testenv.Must(t, err)
+	defer conn.Close()
+
+	l.add(conn)
+	testenv.Must(t, client.SetReadDeadline(time.Now().Add(testenv.AWhile)))
+	if _, err := client.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection is still open: %v", err)
 	}
 }
