@@ -470,11 +470,11 @@ func (s services) String() (text string) {
 	for _, path := range paths {
 		text += fmt.Sprintf(" %s %.0f MiB/s (%.2f);", path, mibPerSecond(s.Bulk.median(path)), s.Bulk.median("direct")/s.Bulk.median(path))
 	}
-	text += fmt.Sprintf(" terok-gate forward's own processor time, with the small ones: %.2f s", median(s.Own))
+	text += fmt.Sprintf(" terok-gate forward's own processor time for the large file and the small requests together: %.2f s", median(s.Own))
 	for _, reason := range reasons {
-		text += fmt.Sprintf("\ncut by %s after %.1f ms, %.1f at most of %d", reason, s.Cuts.median(reason), largest(s.Cuts[reason]), len(s.Cuts[reason]))
+		text += fmt.Sprintf("\ncut by %s after %.1f ms (median of %d), %.1f ms at most", reason, s.Cuts.median(reason), len(s.Cuts[reason]), largest(s.Cuts[reason]))
 	}
-	return text + fmt.Sprintf("\na request %.2f ms, %.2f while another container floods (%.1f times) with %.0f connections a second, slow and idle ones; %.0f MB at the peak",
+	return text + fmt.Sprintf("\na request on a new connection takes %.2f ms, and %.2f ms (%.1f times as long) while another container begins %.0f connections a second and keeps 40 slow or idle ones open; terok-gate forward's memory: %.0f MB at the peak",
 		s.Flood.Took.median(quiet), s.Flood.Took.median(flooded), s.Flood.Took.median(flooded)/s.Flood.Took.median(quiet), median(s.Flood.PerSecond), s.Flood.ForwardMB)
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	noVoucher = &refusal{code: http.StatusForbidden, text: "only the gates of containers' hosts are served here, with a voucher"}
+	noVoucher = &refusal{code: http.StatusForbidden, text: "only the gates of containers' hosts are served here, and each request needs a voucher for its project"}
 
 	errNotVouched       = errors.New("the gate with the repositories does not let this host vouch for the project: see --vouch of terok-gate serve")
 	errCertificateEnded = errors.New("the certificate of the container's host has ended")
@@ -57,8 +57,8 @@ func (g *Gate) judgeVoucher(r *http.Request, asked route) (p permit, _ *refusal)
 	return p, nil
 }
 
-// byVoucher is the standing of a request that a host vouches for. It does not judge the token: when
-// the token is no longer valid, the host's gate cuts the connection.
+// byVoucher reports whether a request that a host vouches for is still allowed. It does not judge
+// the token: when the token is no longer valid, the host's gate cuts the connection.
 type byVoucher struct {
 	gate        *Gate
 	who         caller

@@ -26,7 +26,8 @@ type owner struct {
 
 // ownerOf returns the first user other than root, from / down, who owns a step of the path to a
 // directory, and so could replace the rest of the path. Usually, that is the owner of the directory.
-// ownerOf returns nil, for the calling user, if there is no such user or the caller is not root.
+// ownerOf returns nil, which stands for the calling user, if no step belongs to such a user or the
+// caller is not root.
 func ownerOf(directory string) (*owner, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -79,7 +80,7 @@ func ownerNamed(uid uint32) *owner {
 func (o *owner) git(args ...string) (string, error) { return run(o.command(nil, args...)) }
 
 // command returns a git command that runs as the owner. stdio, if not nil, is its standard input
-// and output; run closes both files here when the command has started.
+// and output; once the command has started, run closes this process's copies of both files.
 func (o *owner) command(stdio []*os.File, args ...string) *gitCommand {
 	cmd := &gitCommand{Cmd: exec.Command("git", args...), stdio: stdio}
 	cmd.Env = os.Environ()
