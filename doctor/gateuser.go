@@ -77,8 +77,8 @@ func (e *examination) gateUser() {
 	e.cannotRead(account, id, allowed, elsewhere)
 }
 
-// cannotRead reports why the gate's user cannot read the token file. The function allowed asks the kernel as
-// the gate's user.
+// cannotRead reports why the gate's user cannot read the token file. allowed asks the kernel, as
+// the gate's user, whether that user may do something with a path.
 func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(what, path string) bool, elsewhere string) {
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	directory := filepath.Dir(e.TokenFile)

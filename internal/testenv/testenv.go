@@ -55,6 +55,6 @@ func Again(args ...string) *exec.Cmd {
 // PromptExit, in the environment, keeps the race detector from sleeping for a second at every exit.
 const PromptExit = "GORACE=atexit_sleep_ms=0"
 
-// ExitPromptly ends this process without the race detector's sleep. It is for processes that do not
-// get PromptExit: git's hooks get their environment from the gate.
+// ExitPromptly ends this process without the race detector's sleep. It is for git's hooks:
+// the gate makes their environment, so they do not get PromptExit.
 func ExitPromptly(status int) { syscall.Exit(status) }
