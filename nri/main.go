@@ -6,8 +6,8 @@
 // alone.
 //
 // If the plugin is not connected, engines create containers without the device. Such a container
-// gets no gate, and never that of another pod. So, with --node, the plugin also puts a taint on the
-// node while the node is not ready. The taint keeps pods away.
+// has no gate; it never gets another pod's access. To keep pods away from such a node, the plugin,
+// with --node, keeps a taint on the node while the engine, the hook or the gate is missing.
 //
 // Seen with containerd 2.1. NRI of containerd before 2.1 and of CRI-O before 1.34 ignores devices.
 package main

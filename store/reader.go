@@ -47,9 +47,9 @@ type Reader struct {
 // nothing about the token.
 type tokenHash [sha256.Size]byte
 
-// hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token. Such a
-// key is not accepted as a token: it has a colon, which no Basic user name has, and the SHA-256 of
-// the key is not the one in the key.
+// hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token. A
+// client cannot use such a key as a token: the key has a colon, which no Basic user name has, and
+// the entry is not found by the SHA-256 of the key.
 const hashedPrefix = "sha256:"
 
 // Pass describes a valid token. [Pass.For] returns what the pass allows.
