@@ -246,17 +246,6 @@ func service(t *testing.T, network, address string, serve func(net.Conn)) forwar
 	l, err := net.Listen(network, address)
 	must(t, err)
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				serve(conn)
-			}()
-		}
-	}()
+	go testenv.Accept(l, serve)
 	return forward.Target{Network: network, Address: l.Addr().String()}
 }

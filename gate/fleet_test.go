@@ -1,7 +1,6 @@
 package gate_test
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -321,40 +320,6 @@ func TestABodyThatIsNotAskedForIsNotHandedOn(t *testing.T) {
 	answer, text := f.host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", token, "a body")
 	if answer.StatusCode != http.StatusOK || !strings.Contains(text, "refs/heads/main") {
 		t.Errorf("answered with %d %q", answer.StatusCode, text)
-	}
-}
-
-func TestAnAnswerFromElsewhereHasABoundedHeader(t *testing.T) {
-	f := openFleet(t, gate.Settings{}, gate.Settings{})
-	l, err := tls.Listen("tcp", "127.0.0.1:0", f.identity(t, "endless").Server())
-	must(t, err)
-	defer l.Close()
-	const most = 32 << 20
-	sent := make(chan int, 1)
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		_, _ = conn.Read(make([]byte, 4<<10))
-		total, _ := io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n")
-		for line := "X: " + strings.Repeat("x", 64<<10) + "\r\n"; err == nil && total < most; {
-			var n int
-			n, err = io.WriteString(conn, line)
-			total += n
-		}
-		sent <- total
-	}()
-
-	f.address = l.Addr().String()
-	host := f.open(t, "host-a", gate.Settings{})
-	answer, text := host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", host.issue(t, "demo"), "")
-	if answer.StatusCode != http.StatusBadGateway {
-		t.Errorf("answered with %d %q", answer.StatusCode, text)
-	}
-	if total := <-sent; total >= most {
-		t.Errorf("the gate took all of a header of %d bytes", total)
 	}
 }
 

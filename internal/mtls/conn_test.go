@@ -3,6 +3,7 @@ package mtls
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -50,16 +51,7 @@ func TestSessionsAreResumed(t *testing.T) {
 	testenv.Must(t, err)
 	l := tls.NewListener(tcp, repos.Server())
 	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Write([]byte("answer"))
-			_ = conn.Close()
-		}
-	}()
+	go testenv.Accept(l, func(conn net.Conn) { _, _ = conn.Write([]byte("answer")) })
 
 	for _, step := range []struct {
 		name    string

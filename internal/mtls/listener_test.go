@@ -26,19 +26,10 @@ func serveMost(t *testing.T, authority *testenv.Authority, limit int) (address s
 	failed = new(atomic.Int32)
 	l := repos.NewListener(tcp, limit, func(error) { failed.Add(1) })
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = conn.Write([]byte{1})
-				_, _ = io.Copy(io.Discard, conn)
-				_ = conn.Close()
-			}()
-		}
-	}()
+	go testenv.Accept(l, func(conn net.Conn) {
+		_, _ = conn.Write([]byte{1})
+		_, _ = io.Copy(io.Discard, conn)
+	})
 	return tcp.Addr().String(), failed
 }
 
