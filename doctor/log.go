@@ -98,10 +98,7 @@ func (e *examination) complaints(file string) {
 
 // why returns the command that shows all refusals and failures of hooks.
 func (e *examination) why() string {
-	if e.told.LogFile != "" {
-		return e.ourselves("--log-file", e.told.LogFile, "why")
-	}
-	return e.ourselves("why")
+	return e.withLogFile("why")
 }
 
 // mostComplaints is how many of the last complaints are shown.

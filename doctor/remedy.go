@@ -103,6 +103,15 @@ func called(name, path string) string {
 // ourselves returns a command of terok-gate, with the token file that the doctor was given, if any.
 func (e *examination) ourselves(args ...string) string { return e.self(e.told.TokenFile, args...) }
 
+// withLogFile returns a command of terok-gate that reads the log, with the token file and the log file that
+// the doctor was given, if any.
+func (e *examination) withLogFile(args ...string) string {
+	if e.told.LogFile != "" {
+		args = append([]string{"--log-file", e.told.LogFile}, args...)
+	}
+	return e.ourselves(args...)
+}
+
 func sameFile(a, b string) bool {
 	infoA, errA := os.Stat(a)
 	infoB, errB := os.Stat(b)
@@ -191,9 +200,6 @@ func (e *examination) allowing(install []string) string {
 // again returns the command that examines the same things again, with more flags.
 func (e *examination) again(flags ...string) string {
 	args := []string{"doctor"}
-	if e.told.LogFile != "" {
-		args = []string{"--log-file", e.told.LogFile, "doctor"}
-	}
 	for _, f := range [][2]string{
 		{"--gate-url", e.told.GateURL}, {"--gate-user", e.told.GateUser}, {"--project", e.told.Project},
 		{"--network", e.told.Network}, {"--image", e.told.Image},
@@ -202,7 +208,7 @@ func (e *examination) again(flags ...string) string {
 			args = append(args, f[0], f[1])
 		}
 	}
-	return e.ourselves(append(args, flags...)...)
+	return e.withLogFile(append(args, flags...)...)
 }
 
 // packages returns the command that installs packages, by their names on Debian or Fedora. On other systems,

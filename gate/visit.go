@@ -640,7 +640,7 @@ func (v *visit) origin() string {
 		return "host " + v.who.Host + " " + v.who.Fingerprint[:min(1, len(v.who.Fingerprint))]
 	}
 	if v.who.Project != "" {
-		return "token " + v.who.Fingerprint
+		return "token " + v.who.token()
 	}
 	if there := networks.Of(v.r.Context()); there != nil {
 		return "network " + there.Name
