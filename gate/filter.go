@@ -29,7 +29,9 @@ type filtered struct {
 	bad  error // what ended the request; every further Read returns it
 }
 
-func newFiltered(r io.Reader) *filtered { return &filtered{from: bufio.NewReaderSize(r, 4<<10)} }
+// newFiltered reads from r through a small buffer: most requests fit into it, and a thousand may
+// wait at once for a slot.
+func newFiltered(r io.Reader) *filtered { return &filtered{from: bufio.NewReaderSize(r, 1<<10)} }
 
 const (
 	filterLine = "filter "

@@ -7,7 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,28 +29,20 @@ const connectTimeout = 5 * time.Second
 // watched is a connection that is closed when the other machine has vanished.
 type watched struct {
 	*net.TCPConn
-	once   sync.Once
-	closed chan struct{}
+	seen    silence
+	closed  atomic.Bool
+	onClose func() // called once, unless it is nil
 }
 
-func newWatched(conn *net.TCPConn) *watched {
-	return &watched{TCPConn: conn, closed: make(chan struct{})}
-}
-
-// watch closes the connection if the other machine vanishes. It returns when the connection is
-// closed.
+// watch looks at the connection now and then each second, until the connection is closed. A gate
+// may have a thousand connections, so none of them has a goroutine that waits for the next second.
 func (w *watched) watch() {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for seen := (silence{}); ; {
-		select {
-		case <-w.closed:
-			return
-		case <-tick.C:
-			if seen.isTooLong(silenceOf(w.TCPConn)) {
-				_ = w.Cut()
-			}
-		}
+	switch {
+	case w.closed.Load():
+	case w.seen.isTooLong(silenceOf(w.TCPConn)):
+		_ = w.Cut()
+	default:
+		time.AfterFunc(time.Second, w.watch)
 	}
 }
 
@@ -85,8 +77,11 @@ func silenceOf(conn *net.TCPConn) (waits bool, last time.Duration) {
 }
 
 func (w *watched) Close() error {
-	w.once.Do(func() { close(w.closed) })
-	return w.TCPConn.Close()
+	err := w.TCPConn.Close()
+	if !w.closed.Swap(true) && w.onClose != nil {
+		w.onClose()
+	}
+	return err
 }
 
 // Cut closes the connection at once, with a reset: the other side learns of it, but does not get
@@ -128,13 +123,13 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 		return nil, err
 	}
 
-	tcp := newWatched(conn.(*net.TCPConn))
+	tcp := &watched{TCPConn: conn.(*net.TCPConn)}
 	c := &Conn{tls.Client(tcp, i.Client(host)), tcp}
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = tcp.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
 	}
-	go tcp.watch()
+	tcp.watch()
 	return c, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ type listener struct {
 	close context.CancelFunc
 
 	slots chan struct{} // of open connections whose handshake is done
+	turns chan struct{} // of handshakes that the processors work on
 
 	mu      sync.Mutex
 	hosts   map[host]*share
@@ -96,8 +98,16 @@ var (
 // handshake, which may quote the peer.
 func (i *Identity) NewListener(l *net.TCPListener, limit int, failed func(error)) net.Listener {
 	all := &listener{
-		TCPListener: l, config: i.Server(), failed: failed, ready: make(chan accepted), slots: make(chan struct{}, limit),
+		TCPListener: l, config: i.Server(), failed: failed, ready: make(chan accepted),
+		slots: make(chan struct{}, limit), turns: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		hosts: map[host]*share{}, numbers: map[netip.Prefix]int{},
+	}
+	choose := all.config.GetConfigForClient
+	all.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if err := hello.Conn.(*shaking).begin(); err != nil {
+			return nil, err
+		}
+		return choose(hello)
 	}
 	all.ctx, all.close = context.WithCancel(context.Background())
 	go all.run()
@@ -128,8 +138,7 @@ func (l *listener) Close() error {
 // run accepts connections until the listener is closed. While all slots are taken, it accepts none:
 // connections whose handshake is done come first.
 func (l *listener) run() {
-	for take(l.ctx, l.slots) == nil {
-		<-l.slots
+	for awaitFree(l.ctx, l.slots) == nil {
 		conn, err := l.AcceptTCP()
 		if err == nil {
 			go l.shake(l.add(conn))
@@ -149,6 +158,15 @@ func take(ctx context.Context, slots chan struct{}) error {
 	}
 }
 
+// awaitFree waits until a slot is free, and does not take it.
+func awaitFree(ctx context.Context, slots chan struct{}) error {
+	err := take(ctx, slots)
+	if err == nil {
+		<-slots
+	}
+	return err
+}
+
 // offer makes Accept return a connection or an error. It returns false if the listener is closed.
 func (l *listener) offer(conn net.Conn, err error) bool {
 	select {
@@ -159,11 +177,50 @@ func (l *listener) offer(conn net.Conn, err error) bool {
 	}
 }
 
+// shaking is a connection whose handshake is performed. When the peer's first message has arrived,
+// the handshake waits for its turn, and for a free slot. Otherwise, thousands of handshakes that
+// begin at once would fill the memory, and all of them would end late.
+//
+// The turn lasts until the peer has to answer, so a slow peer does not delay others.
+type shaking struct {
+	*watched
+	listener *listener
+	waiting  *waiting
+	hasTurn  bool
+}
+
+// begin waits for the turn.
+func (s *shaking) begin() error {
+	if err := awaitFree(s.waiting.ctx, s.listener.slots); err != nil {
+		return err
+	}
+	if err := take(s.waiting.ctx, s.listener.turns); err != nil {
+		return err
+	}
+	s.hasTurn = true
+	return s.SetDeadline(time.Now().Add(handshakeTimeout))
+}
+
+// end ends the turn, if it has begun.
+func (s *shaking) end() {
+	if s.hasTurn {
+		s.hasTurn = false
+		<-s.listener.turns
+	}
+}
+
+// Read is called for the peer's first message, and when the answer to that message has been sent.
+func (s *shaking) Read(p []byte) (int, error) {
+	s.end()
+	return s.watched.Read(p)
+}
+
 // shake performs the handshake of a connection, and then offers the connection.
 func (l *listener) shake(one *waiting) {
-	tcp := newWatched(one.conn)
+	tcp := &shaking{watched: &watched{TCPConn: one.conn}, listener: l, waiting: one}
 	conn := tls.Server(tcp, l.config)
 	release, err := l.admit(one, conn)
+	tcp.end()
 	l.remove(one)
 	if err != nil {
 		explain(err)
@@ -174,10 +231,8 @@ func (l *listener) shake(one *waiting) {
 		return
 	}
 
-	go func() {
-		tcp.watch()
-		release()
-	}()
+	tcp.onClose = release
+	tcp.watch()
 	if !l.offer(conn, nil) {
 		_ = tcp.Close()
 	}
@@ -185,11 +240,11 @@ func (l *listener) shake(one *waiting) {
 
 // admit performs a handshake, and takes a slot of the host and one of the listener.
 func (l *listener) admit(one *waiting, conn *tls.Conn) (release func(), err error) {
-	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	_ = one.conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	if err := conn.Handshake(); err != nil {
 		return nil, cmp.Or(context.Cause(one.ctx), err)
 	}
-	_ = conn.SetDeadline(time.Time{})
+	_ = one.conn.SetDeadline(time.Time{})
 
 	ofHost, leave := l.share(one, conn.ConnectionState().PeerCertificates[0])
 	ctx, done := context.WithTimeoutCause(one.ctx, shareTimeout, errShare)

@@ -1,11 +1,13 @@
 package mtls
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -93,6 +95,49 @@ func TestOneHostHasAQuarterOfAllConnections(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// deaf is a client's connection whose TLS never reads what the server answers.
+type deaf struct {
+	net.Conn
+	until <-chan struct{}
+}
+
+func (d deaf) Read([]byte) (int, error) {
+	<-d.until
+	return 0, net.ErrClosed
+}
+
+func TestPeersThatDoNotGoOnWithTheirHandshakeDelayNoOthers(t *testing.T) {
+	authority := testenv.NewAuthority(t, t.TempDir())
+	address, _ := serveMost(t, authority, 8)
+	for range 4 * runtime.GOMAXPROCS(0) {
+		conn, err := net.Dial("tcp", address)
+		testenv.Must(t, err)
+		defer conn.Close()
+		go func() {
+			_ = tls.Client(deaf{conn, t.Context().Done()}, &tls.Config{InsecureSkipVerify: true}).Handshake()
+		}()
+		testenv.Must(t, conn.SetReadDeadline(time.Now().Add(testenv.AWhile)))
+		_, err = conn.Read(make([]byte, 1)) // the listener has answered the first message
+		testenv.Must(t, err)
+	}
+
+	_, accepted := connector(t, authority, address, "host-a")()
+	testenv.Must(t, <-accepted)
+}
+
+func TestNoHandshakeBeginsWhileAllSlotsAreTaken(t *testing.T) {
+	l := &listener{slots: make(chan struct{}, 1), turns: make(chan struct{}, 1)}
+	l.slots <- struct{}{}
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(errDisplaced)
+	for range 20 { // with a free turn and an ended context, each attempt may go either way
+		waits := &shaking{listener: l, waiting: &waiting{ctx: ctx}}
+		if err := waits.begin(); err != errDisplaced {
+			t.Fatalf("the handshake begins: %v", err)
+		}
+	}
 }
 
 func TestAProbeOfThePortIsNoFailedHandshake(t *testing.T) {
