@@ -66,7 +66,7 @@ func (r results) table() []byte {
 	}
 
 	p("")
-	p("`reap --watch` beside two writers a second, with %s tokens: %.1f %% of a core, %.0f MB at its peak.", thousands(r.Watch.Tokens), r.Watch.Core, r.Watch.MB)
+	p("`reap --watch` while the token file is written twice a second, with %s tokens: %.1f %% of a core, %.0f MB at its peak.", thousands(r.Watch.Tokens), r.Watch.Core, r.Watch.MB)
 	p("")
 	p("| with 100,000 tokens | memory at its peak | times the file's size |")
 	p("|---|---|---|")
@@ -93,7 +93,7 @@ func (r results) table() []byte {
 func (r gateResults) table(p func(format string, a ...any)) {
 	p("# What the gate costs")
 	p("")
-	p("All servers have the same repositories, in memory, and take turns; medians. The floor is git alone: for requests, its process without a client; for commands, a `file://` URL. %s. Load average %s before, %s after.", r.Machine, r.Load[0], r.Load[1])
+	p("All servers have the same repositories, in memory, and take turns. The figures are medians. The floor is git alone: for requests, a git process without a client; for commands, a `file://` URL. %s. Load average %s before, %s after.", r.Machine, r.Load[0], r.Load[1])
 
 	p("")
 	p("| requests a second for `info/refs` | floor | gate | nginx, fcgiwrap | Python | gate / floor | gate / nginx | gate / Python | goal |")
@@ -150,8 +150,8 @@ func (r gateResults) table(p func(format string, a ...any)) {
 	p("| attach: from entering the container's network to the gate's yes | %.2f ms | 1 ms |", attach.median(alone))
 	p("| a whole `prestart` with attach; without | %.1f ms; %.1f ms | |", attach.median(with), attach.median(without))
 	cuts := series(r.Cuts)
-	p("| from a process's death to the end of its fetch, for the client | %.0f ms, %.0f at most of %d | 50 ms, 100 at most |", cuts.median(toClient), largest(cuts[toClient]), len(cuts[toClient]))
-	p("| from a process's death until the gate's git for it has ended | %.0f ms, %.0f at most | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
+	p("| from a process's death to the end of its fetch, for the client | %.0f ms; the longest %.0f, of %d | 50 ms, 100 at most |", cuts.median(toClient), largest(cuts[toClient]), len(cuts[toClient]))
+	p("| from a process's death until the gate's git for it has ended | %.0f ms; the longest %.0f | 50 ms, 100 at most |", cuts.median(toGit), largest(cuts[toGit]))
 
 	v := r.Revoking
 	p("| %s tokens, one revoked every 100 ms: the slowest request of a round | %.0f ms; %.0f when nothing happens (%.1f times); the median request %.1f and %.1f ms | 2 times |", thousands(v.Tokens),
@@ -168,7 +168,7 @@ func (r gateResults) table(p func(format string, a ...any)) {
 // table writes what a sync with nothing new costs.
 func (s synced) table(p func(format string, a ...any)) {
 	p("")
-	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | git processes; with 10 branches | goal |", thousands(s.Branches))
+	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | git processes; git processes with 10 branches | goal |", thousands(s.Branches))
 	p("|---|---|---|---|---|---|")
 	fetch, sync := s.Took.median(fetching), s.Took.median(syncing)
 	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times, no process more |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
@@ -191,7 +191,7 @@ func (s services) table(p func(format string, a ...any)) {
 	p("| | measured | goal |")
 	p("|---|---|---|")
 	for _, reason := range reasons {
-		p("| from a container's %s to the cut of its connection | %.0f ms, %.0f at most of %d | 100 ms at most |", reason, s.Cuts.median(reason), largest(s.Cuts[reason]), len(s.Cuts[reason]))
+		p("| from a container's %s to the cut of its connection | %.0f ms; the longest %.0f, of %d | 100 ms at most |", reason, s.Cuts.median(reason), largest(s.Cuts[reason]), len(s.Cuts[reason]))
 	}
 	f := s.Flood
 	p("| a request while another container begins %.0f connections a second, and keeps connections that it does not read or use | %.2f ms; %.2f when that is quiet (%.1f times) | 2 times |", median(f.PerSecond),

@@ -19,12 +19,12 @@ import (
 // atOnce is the number of clients in measurements of many clients.
 const atOnce = 16
 
-// requests is how often a second each server lists a repository's refs. That is the first request of
+// requests is how many times a second each server lists a repository's refs. That is the first request of
 // every clone, fetch and push. A client keeps its connection, as git does, and asks again when it has
 // the answer.
 type requests struct {
 	PerSecond map[string]series // by what is asked
-	// The gate's own processor time divided by git's, by the number of clients. This is for protocol
+	// The ratio of the gate's own processor time to git's, for each number of clients. This is for protocol
 	// 0, with which the gate starts git for each request.
 	OwnTime map[int][]float64
 }

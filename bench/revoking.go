@@ -83,7 +83,7 @@ func (w *world) revoking(h *house, tokens, rounds int, length time.Duration) (r 
 func (r revoking) String() string {
 	text := fmt.Sprintf("%d tokens:", r.Tokens)
 	for _, name := range []string{quiet, revoked} {
-		text += fmt.Sprintf(" %s: the slowest of a round %.1f ms, of all %.1f, the median %.1f;", name, r.Slowest.median(name), largest(r.Slowest[name]), r.Median.median(name))
+		text += fmt.Sprintf(" %s: the slowest request of a round %.1f ms (in the worst round %.1f), the median request %.1f;", name, r.Slowest.median(name), largest(r.Slowest[name]), r.Median.median(name))
 	}
 	return text
 }

@@ -22,8 +22,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// services is how long requests to a service of the host take. The service is nginx: it answers with
-// a few bytes itself, adds a key and passes the request on to another server, or sends a large file.
+// services is how long requests to a service of the host take. The service is nginx. It does one of
+// three things: it answers with a few bytes, or it adds a key and passes the request on to another
+// server, or it sends a large file.
 // A client reaches it directly, through terok-gate forward, or through systemd-socket-proxyd with a
 // listener in a network like a container's.
 type services struct {
@@ -177,7 +178,7 @@ func (w *world) cutService(h *house, took series, reason string) error {
 	})
 }
 
-// flood measures the requests of the client other while a hostile container opens as many connections
+// flood measures the requests of a client, other, while a hostile container opens as many connections
 // as it can. The hostile container also keeps 20 connections on which it does not read the answer,
 // and 20 on which it asks for nothing.
 func (w *world) flood(h *house, f *flood, other client, rounds int) (err error) {

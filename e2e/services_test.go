@@ -191,7 +191,7 @@ func (a account) forwarderIsWell(t *testing.T) {
 	if confined := !strings.Contains(said, forward.ErrNotConfined.Error()); confined != (a.user == "root") {
 		t.Errorf("%s: the forwarder says %s", a.user, said)
 	}
-	if strings.Contains(said, "isolate this process") {
+	if strings.Contains(said, "could not isolate itself") {
 		t.Errorf("%s: the forwarder is not isolated: %s", a.user, said)
 	}
 }

@@ -20,8 +20,8 @@ const (
 // allUnits are the names of all units that install and sync can write.
 var allUnits = append([]string{SyncTimerName, SyncUnitName}, unitNames...)
 
-// SyncPlan plans a timer by which systemd runs a command at once, and again an interval after each run has
-// ended. If interval is 0, it plans to remove the timer.
+// SyncPlan plans a timer by which systemd runs a command at once, and then again and again, an interval
+// after the last run has ended. If interval is 0, it plans to remove the timer.
 func (p Place) SyncPlan(command []string, interval time.Duration) (plan Plan, err error) {
 	plan.place = p
 	if interval == 0 {

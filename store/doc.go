@@ -19,10 +19,10 @@
 // Not promised: locking against programs that do not take the lock, or on network file systems that
 // emulate flock(2) badly or not at all.
 //
-// The attacker chooses projects, tasks and container ids. The owner of the token file's directory
-// is trusted with the tokens, since they can replace the file anyway. If root works in another
+// Projects, tasks and container ids may be chosen by an attacker. The owner of the token file's
+// directory is trusted with the tokens, since this user can replace the file anyway. If root works in another
 // user's directory, that user cannot make root change anything outside this directory.
 //
-// Every ancestor of the token file's directory must belong to root (or to the user of a rootless
-// engine). The owner of an ancestor could put a symbolic link in the place of the directory.
+// Every ancestor of the token file's directory must belong to root or to the directory's owner.
+// Another owner of an ancestor could put a symbolic link in the place of the directory.
 package store

@@ -1,5 +1,5 @@
-// Package units holds the systemd units for the system and for a user. They can be copied as they
-// are; install fills in paths and settings.
+// Package units holds the systemd units for the system and for a user. They work as they
+// are, with the default paths and settings. install writes them with others.
 package units
 
 import "embed"

@@ -1,4 +1,5 @@
-// reads is a hook that only reads its input. It shows how long any hook written in Go takes at least.
+// reads is a hook that only reads its input. It shows the least time that a
+// hook written in Go can take.
 package main
 
 import (

@@ -39,9 +39,9 @@ func listenForHooks(path string) (*net.UnixListener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
 		if conn, err := net.Dial("unixpacket", path); err == nil {
 			conn.Close()
-			return nil, fmt.Errorf("--control %s: another gate listens there", path)
+			return nil, fmt.Errorf("--control %s: another program listens there", path)
 		}
-		_ = os.Remove(path) // of a gate that was killed
+		_ = os.Remove(path) // of a program that was killed
 	}
 
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})

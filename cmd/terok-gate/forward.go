@@ -70,10 +70,10 @@ func runForward(c *cli.Context, given hook.Settings) error {
 		go serveMetrics(metrics, f.Metrics())
 	}
 	if err := forward.CheckConfined(services); err != nil {
-		slog.Warn("check the firewall", "result", err)
+		slog.Warn("no firewall confines this process to its services, or that is unknown", "error", err)
 	}
 	if err := forward.Isolate(); err != nil {
-		slog.Warn("isolate this process", "result", err)
+		slog.Warn("this process could not isolate itself", "error", err)
 	}
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)

@@ -1,4 +1,5 @@
-// The reap command: revokes orphans, the tokens of containers whose poststop hook never ran.
+// The reap command: revokes orphans, the tokens whose container's process is dead. Such a container's
+// poststop hook did not run, or failed.
 
 package main
 

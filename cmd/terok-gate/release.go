@@ -113,7 +113,7 @@ func agree(c *cli.Context, offer *desk.Offer) error {
 	return askYes(in, fmt.Sprintf("Take %s away from upstream's %s?", commits(offer.Behind), name))
 }
 
-// commits returns a number of commits in words.
+// commits returns a number and the word commit or commits.
 func commits(n int) string {
 	if n == 1 {
 		return "1 commit"

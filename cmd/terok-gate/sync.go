@@ -35,7 +35,7 @@ have moved stays as it is. One that both have moved stays, too, and sync names i
 			&cli.StringSliceFlag{Name: "reset", Usage: "set the branch or full ref name `REF` to what upstream has; the old tip is kept; repeatable"},
 			&cli.DurationFlag{Name: "keep", DefaultText: "the gate's", Usage: "drop old tips that have been kept for longer than `T`; a running gate does so by itself"},
 			&cli.DurationFlag{Name: "timeout", Value: desk.TransferWithin, Usage: "give up on a project that takes longer than `T`, and go on with the next one"},
-			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "make systemd run this command with your keys, at once and then every `T`; 0 removes the timer"},
+			&cli.DurationFlag{Name: "every", DefaultText: "never", Usage: "make systemd run this command with your keys, at once and then `T` after each run; 0 removes the timer"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: syncProjects,
@@ -115,7 +115,7 @@ func syncRegularly(c *cli.Context) error {
 		return err
 	}
 	if _, there, _ := place.Registration(); !there && every != 0 {
-		return errors.New("nothing is installed, so uninstall could not remove the timer: run terok-gate install first")
+		return errors.New("run terok-gate install first: without it, terok-gate uninstall would not find the timer")
 	}
 	if !place.Systemd {
 		return errors.New("there is no systemd here: run terok-gate sync by cron(8)")
