@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crowd is how long programs took that were started at once, each for a container of its own:
-// UntilAll is the time until all had ended, and Slowest the time of the slowest one.
+// crowd is how long it took to run programs that were started at once, each for a container of its
+// own: UntilAll is the time until all had ended, and Slowest the time of the slowest one.
 type crowd struct {
 	Tokens, Hooks     int
 	UntilAll, Slowest series

@@ -37,7 +37,7 @@ type manyHosts struct {
 	Hosts, Containers int     // hosts, and containers of each host
 	Seconds           float64 // until all are done
 	Failed            int
-	ReposMB, HostMB   float64 // memory at its peak: of the gate with the repositories, of the host's gate with the most
+	ReposMB, HostMB   float64 // memory at its peak: of the gate with the repositories, and of the host's gate that used the most
 	Own, Git, HostOwn float64 // processor time in seconds: of the gate with the repositories, of its git, of all hosts' gates
 }
 
@@ -176,8 +176,8 @@ func (w *world) fleet(h *house, rounds int) (r fleet, err error) {
 }
 
 // starts measures how long it takes until a gate serves a container's network: that step alone, and
-// a whole prestart. An attach takes either half a millisecond or a whole one, so that the median of
-// 120 differed by 7 % from run to run. Therefore, each round has 15 starts.
+// a whole prestart. An attach takes either half a millisecond or a whole one. With 120 attaches,
+// their median differed by 7 % from run to run. Therefore, each round has 15 starts.
 func (f *fleetGates) starts(took map[string]series, rounds int) error {
 	for i := range 15 * rounds {
 		for _, gate := range inTurn() {
@@ -216,8 +216,8 @@ func (f *fleetGates) startOnce(took series, gate, what, id string) error {
 	return err
 }
 
-// lists measures git ls-remote. A gate that hands requests on makes a new TLS session for the
-// first one, and resumes that session for the second.
+// lists measures git ls-remote. A gate that hands requests on makes a new TLS session for the first
+// git ls-remote with a new certificate, and resumes that session for the next git ls-remote.
 func (f *fleetGates) lists(took map[string]series, rounds int) error {
 	for range rounds {
 		for _, what := range []string{firstIn, listIn} {

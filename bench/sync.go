@@ -23,7 +23,8 @@ const (
 	syncing  = "sync"
 )
 
-// sync measures with this many branches. Containers have moved every tenth of them.
+// sync measures git fetch and terok-gate's sync with this many branches. In the gate's repository,
+// every tenth of them is at main's tip, as if a container had moved it there.
 func (w *world) sync(branches, rounds int) (s synced, err error) {
 	s = synced{Branches: branches, Took: series{}, Processes: map[int]int{}}
 	for _, n := range []int{10, branches} {
