@@ -420,7 +420,7 @@ func (r fleet) String() (text string) {
 		text += fmt.Sprintf("%s: %.2f ms, handed on %.2f ms (%.2f)\n", of.what, here, there, there/here)
 	}
 	m := r.Many
-	return text + fmt.Sprintf("%s that clone at once: %.1f s, %d failed; memory at its peak: the gate %.0f MB, a host's gate %.0f MB; processor time: the gate %.1f s, its git %.1f s, the hosts' gates %.1f s",
+	return text + fmt.Sprintf("%s that clone at once: %.1f s, %d failed; memory at its peak: the gate with the repositories %.0f MB, the host's gate that used the most %.0f MB; processor time: the gate with the repositories %.1f s, its git %.1f s, the hosts' gates %.1f s",
 		m.who(), m.Seconds, m.Failed, m.ReposMB, m.HostMB, m.Own, m.Git, m.HostOwn)
 }
 
@@ -448,6 +448,6 @@ func (r fleet) table(p func(format string, a ...any)) {
 	p("| %s that clone at once | measured | goal |", m.who())
 	p("|---|---|---|")
 	p("| all done | %.1f s, %d failed | none fails |", m.Seconds, m.Failed)
-	p("| memory at its peak: the gate with the repositories; the host's gate with the most | %.0f MB; %.0f MB | under 100 MB |", m.ReposMB, m.HostMB)
+	p("| memory at its peak: the gate with the repositories; the host's gate that used the most | %.0f MB; %.0f MB | under 100 MB |", m.ReposMB, m.HostMB)
 	p("| processor time for a clone: the gate with the repositories; git there; the host's gate | %.1f ms; %.1f ms; %.1f ms | |", 1000*m.Own/clones, 1000*m.Git/clones, 1000*m.HostOwn/clones)
 }

@@ -24,7 +24,7 @@ const (
 )
 
 // sync measures git fetch and terok-gate's sync with this many branches. In the gate's repository,
-// every tenth of them is at main's tip, as if a container had moved it there.
+// a container has moved every tenth of them.
 func (w *world) sync(branches, rounds int) (s synced, err error) {
 	s = synced{Branches: branches, Took: series{}, Processes: map[int]int{}}
 	for _, n := range []int{10, branches} {
@@ -72,7 +72,7 @@ func (w *world) upstream(branches int) (u upstream, err error) {
 
 	var all, tenth strings.Builder
 	for i := range branches {
-		fmt.Fprintf(&all, "create refs/heads/many/%d refs/heads/main~%d\n", i, i%50)
+		fmt.Fprintf(&all, "create refs/heads/many/%d refs/heads/main~%d\n", i, 1+i%50)
 		if i%10 == 0 {
 			fmt.Fprintf(&tenth, "update refs/heads/many/%d refs/heads/main\n", i)
 		}

@@ -32,7 +32,7 @@ func removeCommand() *cli.Command {
 }
 
 func forceFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "force", Usage: "do it even if living containers have a token for the project"}
+	return &cli.BoolFlag{Name: "force", Usage: "do it even if a container that may be alive has a token for the project"}
 }
 
 func remove(c *cli.Context) error {

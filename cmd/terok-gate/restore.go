@@ -20,13 +20,13 @@ func restoreCommand() *cli.Command {
 		Name:      "restore",
 		Usage:     "show the kept old tips of refs that were deleted or forced; with REF, bring one back",
 		ArgsUsage: "PROJECT [REF]",
-		Description: `REF is a branch, a full ref name, or the name of a kept ref as --json shows it.
+		Description: `REF is a branch, a full ref name, or the name of an old tip, as --json shows it.
 
    terok-gate restore demo
    terok-gate restore demo agent-1`,
 		Flags: []cli.Flag{
 			reposFlag(),
-			&cli.StringFlag{Name: "forget", Usage: "drop the kept old tips of the branch or full ref name `REF`"},
+			&cli.StringFlag{Name: "forget", Usage: "drop the kept old tips of the branch or full ref name `REF` or, if REF is the name of an old tip, only that tip"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},
 		},
 		Action: restore,

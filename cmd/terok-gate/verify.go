@@ -13,7 +13,7 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "verify",
-		Usage:  "print project, task, limits and other projects of the token on standard input; exit status 1 unless a gate honours the token now",
+		Usage:  "read a token from standard input, and print its project, task, limits and other projects; exit status 1 unless a gate honours the token now",
 		Action: verify,
 	}
 }

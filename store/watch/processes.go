@@ -177,7 +177,7 @@ func (p *processes) newlyUnwatched() error {
 	n := len(p.untold)
 	p.untold = nil
 
-	return fmt.Errorf("cannot watch the processes of %d tokens; checking up to %d of them each second instead: %w:%s",
+	return fmt.Errorf("cannot watch the processes of %d tokens; checking up to %d of them each second instead: %w; tokens:%s",
 		n, turn, p.why, names.String())
 }
 
