@@ -1,4 +1,4 @@
-// Measures one start and one stop of a container, by the number of tokens in the file.
+// Measures one start and one stop of a container, for different numbers of tokens in the file.
 
 package main
 

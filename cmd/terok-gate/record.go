@@ -22,7 +22,7 @@ func record(named string, e trail.Event) {
 	}
 }
 
-// caller returns the uid of the user who logged in, which sudo(8) does not change. If the
+// caller returns the uid of the user who logged in. This uid stays the same under sudo(8). If the
 // kernel's audit knows no such user, caller returns the uid of this process.
 func caller() string {
 	login, _ := os.ReadFile("/proc/self/loginuid")

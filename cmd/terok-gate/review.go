@@ -141,8 +141,8 @@ func offerOf(c *cli.Context, project, branch, target string) (*desk.Offer, error
 	return d.Offer(c.Context, refs[0], refs[1])
 }
 
-// showOffer shows what a release would push: the commits and their changes. As far as the trail has it,
-// it also shows who pushed each commit to the gate.
+// showOffer shows what a release would push: the commits and their changes. If the trail says who
+// pushed a commit to the gate, showOffer shows that, too.
 func showOffer(c *cli.Context, offer *desk.Offer) error {
 	out := os.Stdout
 	if offer.Object != offer.Commit {

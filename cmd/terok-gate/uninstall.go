@@ -81,7 +81,8 @@ func uninstall(c *cli.Context) error {
 	return nil
 }
 
-// revokeContainers revokes the tokens of containers, since no hook will revoke them any more.
+// revokeContainers revokes the tokens of containers. After uninstall, only the hooks of containers
+// that run now would still revoke tokens.
 func revokeContainers(c *cli.Context, file store.File) error {
 	if c.Bool("dry-run") {
 		n := 0

@@ -34,8 +34,9 @@ type watched struct {
 	onClose func() // called once, unless it is nil
 }
 
-// watch looks at the connection now and then each second, until the connection is closed. A gate
-// may have a thousand connections, so none of them has a goroutine that waits for the next second.
+// watch looks at the connection at once, and then each second until the connection is closed. A
+// gate may have a thousand connections, so none of them has a goroutine that waits for the next
+// second.
 func (w *watched) watch() {
 	switch {
 	case w.closed.Load():

@@ -1,6 +1,6 @@
 // Accepts connections from other gates. Connections that wait, for the rest of their handshake or
 // for a slot, are counted by address: peers without a certificate must not keep out gates that have
-// one. Connections whose handshake is done are counted by host: no host may keep out another.
+// one. Connections that have a slot are counted by host: no host may keep out another.
 
 package mtls
 
@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// handshakeTimeout is long, since a busy gate performs many handshakes at once: with 5 s, some
-	// of 2,000 clones that began at once failed. mostWaiting keeps a flood from filling memory.
+	// handshakeTimeout is long, since a busy gate has many handshakes in progress: with 5 s, some of
+	// 2,000 clones that began at once failed. mostWaiting keeps a flood from filling memory.
 	handshakeTimeout = 30 * time.Second
 
 	// mostWaiting is the largest number of connections that wait: for the rest of their handshake,
@@ -76,7 +76,7 @@ type share struct {
 	users int           // connections that are open or wait
 }
 
-// waiting is a connection whose handshake is not done, or whose host has its share of connections.
+// waiting is a connection that waits, for the rest of its handshake or for a slot.
 type waiting struct {
 	conn *net.TCPConn
 	from netip.Prefix
@@ -177,9 +177,9 @@ func (l *listener) offer(conn net.Conn, err error) bool {
 	}
 }
 
-// shaking is a connection whose handshake is performed. When the peer's first message has arrived,
-// the handshake waits for its turn, and for a free slot. Otherwise, thousands of handshakes that
-// begin at once would fill the memory, and all of them would end late.
+// shaking is a connection whose handshake is in progress. When the peer's first message has
+// arrived, the handshake waits for its turn, and for a free slot. Otherwise, thousands of
+// handshakes that begin at once would fill the memory, and all of them would end late.
 //
 // The turn lasts until the peer has to answer, so a slow peer does not delay others.
 type shaking struct {
@@ -305,7 +305,7 @@ func (l *listener) add(conn *net.TCPConn) *waiting {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.waiting) >= mostWaiting {
-		l.discard(slices.MaxFunc(l.waiting, func(a, b *waiting) int { // the oldest, if several addresses have the most
+		l.discard(slices.MaxFunc(l.waiting, func(a, b *waiting) int { // of equal ones the first, which is the oldest
 			return cmp.Compare(l.weight(a), l.weight(b))
 		}), errDisplaced)
 	}
