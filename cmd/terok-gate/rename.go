@@ -17,7 +17,7 @@ import (
 func renameCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "rename",
-		Usage:       "give a project another name: its repository, its desk and its source",
+		Usage:       "give a project another name: its repository, your copy for sync (the desk) and the record of its source",
 		ArgsUsage:   "OLD NEW",
 		Description: `   terok-gate rename demo tools`,
 		Flags:       []cli.Flag{reposFlag(), desksFlag(), forceFlag()},

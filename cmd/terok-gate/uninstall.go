@@ -17,7 +17,7 @@ func uninstallCommand() *cli.Command {
 		Name:  "uninstall",
 		Usage: "remove what install wrote, and say which tokens remain",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "revoke", Usage: "revoke the tokens of containers too, running ones included"},
+			&cli.BoolFlag{Name: "revoke", Usage: "also revoke the tokens of containers, including running containers"},
 			dryRunFlag(),
 		},
 		Action: uninstall,
@@ -60,9 +60,9 @@ func uninstall(c *cli.Context) error {
 	}
 	switch {
 	case installed.Fleet.RepositoryGate != "":
-		fmt.Println("the token file stays,", file.Path)
+		fmt.Println("the token file stays:", file.Path)
 	case installed.Gate:
-		fmt.Println("the repositories stay, in "+installed.Repos+", and so does the token file,", file.Path)
+		fmt.Println("the repositories stay, in "+installed.Repos+", and so does the token file:", file.Path)
 	}
 	if c.Bool("revoke") && !c.Bool("dry-run") {
 		if _, err := revokeNow(c, file); err != nil {

@@ -87,7 +87,7 @@ type waiting struct {
 
 var (
 	// errDisplaced is the error of a connection that was closed for a new one.
-	errDisplaced = errors.New("too many connections have not finished their handshake")
+	errDisplaced = errors.New("too many connections wait for their handshake or for a slot")
 
 	errShare = errors.New("this host has a quarter of all connections, which is the most for one host")
 )
