@@ -100,7 +100,7 @@ type Doctor struct {
 // Examine runs all checks that make sense here, and reports their findings. It starts containers that only
 // try the hooks and the gate. It changes nothing, unless Repair is set.
 func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
-	e := examination{Doctor: d, told: d, ctx: ctx, report: report, stopped: map[string]bool{}}
+	e := examination{Doctor: d, given: d, ctx: ctx, report: report, stopped: map[string]bool{}}
 	for _, c := range checks {
 		e.check = c.name
 		if slices.ContainsFunc(c.needs, func(name string) bool { return e.stopped[name] }) {
@@ -115,7 +115,7 @@ func (d Doctor) Examine(ctx context.Context, report func(Finding)) {
 // was not given.
 type examination struct {
 	Doctor
-	told    Doctor // the doctor as it was before any check
+	given   Doctor // the doctor as it was before any check
 	ctx     context.Context
 	report  func(Finding)
 	check   string          // name of the check that runs

@@ -53,9 +53,9 @@ func (e *examination) gateUser() {
 	}
 
 	directory := filepath.Dir(e.TokenFile)
-	elsewhere := e.self("F", "install") + ", where F is in a directory of its own"
+	anotherFile := e.self("F", "install") + ", where F is in a directory of its own"
 	if errors.Is(err, fs.ErrNotExist) {
-		e.tokenFileToBe(id, directory, elsewhere)
+		e.tokenFileToBe(id, directory, anotherFile)
 		return
 	}
 
@@ -74,12 +74,12 @@ func (e *examination) gateUser() {
 		return
 	}
 
-	e.cannotRead(account, id, allowed, elsewhere)
+	e.cannotRead(account, id, allowed, anotherFile)
 }
 
 // cannotRead reports why the gate's user cannot read the token file. allowed asks the kernel, as
 // the gate's user, whether that user may do something with a path.
-func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(what, path string) bool, elsewhere string) {
+func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(what, path string) bool, anotherFile string) {
 	text := fmt.Sprintf("user %s cannot read %s", e.GateUser, e.TokenFile)
 	directory := filepath.Dir(e.TokenFile)
 
@@ -91,20 +91,20 @@ func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(w
 		}
 	}
 	if len(closed) > 0 {
-		remedy := elsewhere
+		remedy := anotherFile
 		if group, err := user.LookupGroupId(account.Gid); err == nil && group.Name == account.Username { // the group is that user's alone
-			remedy = cmp.Or(engines.LetIn(group.Name, closed), elsewhere)
+			remedy = cmp.Or(engines.LetIn(group.Name, closed), anotherFile)
 		}
 		e.broken(fmt.Sprintf("%s: %s is closed to that user", text, closed[0]), remedy)
 		return
 	}
 
 	if other := engines.OthersFile(e.TokenFile, id[0]); other != "" {
-		e.broken(fmt.Sprintf("%s, and the directory must keep its owner, since %s is in it, too", text, other), elsewhere)
+		e.broken(fmt.Sprintf("%s, and the directory must keep its owner, since %s is in it, too", text, other), anotherFile)
 		return
 	}
 	if !mayGive(int(id[0]), directory, e.TokenFile) {
-		e.broken(text, elsewhere)
+		e.broken(text, anotherFile)
 		return
 	}
 
@@ -113,7 +113,7 @@ func (e *examination) cannotRead(account *user.User, id []uint32, allowed func(w
 
 // tokenFileToBe checks that a token file that does not exist yet will belong to the gate's user. id is that
 // user's uid, and then the gids of the user's groups.
-func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
+func (e *examination) tokenFileToBe(id []uint32, directory, anotherFile string) {
 	if directory, err := os.Stat(directory); int(id[0]) == os.Geteuid() || err == nil && owner.UID(directory) == int(id[0]) {
 		e.ok("the token file will belong to user " + e.GateUser)
 		return
@@ -122,7 +122,7 @@ func (e *examination) tokenFileToBe(id []uint32, directory, elsewhere string) {
 	e.noProbe = "a probe would make the token file, whose directory must be made first"
 	remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
 	if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
-		remedy = elsewhere
+		remedy = anotherFile
 	}
 	e.warn(e.TokenFile+" is not there yet, and will belong to the owner of its directory", remedy)
 }

@@ -31,9 +31,9 @@ func (e *examination) listeners() {
 		e.ok(fmt.Sprintf("living containers that the gate serves: %d", len(served)))
 		return
 	}
-	without := e.notDisplaced(served, unserved, "", "its token")
-	if len(without) > 0 {
-		e.broken("living containers without the gate: "+named(without...), e.ourselves("attach"))
+	missing := e.notDisplaced(served, unserved, "", "its token")
+	if len(missing) > 0 {
+		e.broken("living containers without the gate: "+named(missing...), e.ourselves("attach"))
 	}
 }
 
@@ -65,7 +65,7 @@ func (e *examination) whoIsServed(socket, service string) (served, unserved []st
 // notDisplaced returns the unserved containers in which no other program listens at the service's address.
 // It reports the unserved containers in which another program listens there; exposed is what that program may
 // receive. The service "" is the gate.
-func (e *examination) notDisplaced(served, unserved []store.Entry, service, exposed string) (without []store.Entry) {
+func (e *examination) notDisplaced(served, unserved []store.Entry, service, exposed string) (missing []store.Entry) {
 	before := "the gate"
 	if service != "" {
 		before = "terok-gate forward"
@@ -75,13 +75,13 @@ func (e *examination) notDisplaced(served, unserved []store.Entry, service, expo
 		ours := slices.ContainsFunc(served, func(s store.Entry) bool { return network(s) == network(entry) })
 		listen := entry.Gate.ListenFor(service)
 		if ours || !isListenedAt(entry.Process.PID, listen) {
-			without = append(without, entry)
+			missing = append(missing, entry)
 			continue
 		}
 		e.broken(fmt.Sprintf("living container %s: another program listens at %s there and may receive %s", named(entry), listen, exposed),
 			"restart the container, so that "+before+" listens there first: "+printable.Shell("podman", "restart", "--", entry.Container))
 	}
-	return without
+	return missing
 }
 
 // network returns the network namespace of a container, or "" if it cannot be read.

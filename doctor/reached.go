@@ -68,5 +68,5 @@ func (e *examination) reached(p *probed) {
 // atOurGate reports whether the gate to try is the one at the hooks' socket, which listens in containers'
 // networks. If the doctor was given a URL, the gate to try is the one there.
 func (e *examination) atOurGate() bool {
-	return e.settings.GateSocket != "" && e.told.GateURL == ""
+	return e.settings.GateSocket != "" && e.given.GateURL == ""
 }

@@ -101,13 +101,13 @@ func called(name, path string) string {
 }
 
 // ourselves returns a command of terok-gate, with the token file that the doctor was given, if any.
-func (e *examination) ourselves(args ...string) string { return e.self(e.told.TokenFile, args...) }
+func (e *examination) ourselves(args ...string) string { return e.self(e.given.TokenFile, args...) }
 
 // withLogFile returns a command of terok-gate that reads the log, with the token file and the log file that
 // the doctor was given, if any.
 func (e *examination) withLogFile(args ...string) string {
-	if e.told.LogFile != "" {
-		args = append([]string{"--log-file", e.told.LogFile}, args...)
+	if e.given.LogFile != "" {
+		args = append([]string{"--log-file", e.given.LogFile}, args...)
 	}
 	return e.ourselves(args...)
 }
@@ -152,7 +152,7 @@ func (e *examination) install(flags ...string) string {
 	if there {
 		remedy = e.ourselves("uninstall") + " && "
 		anew.Settings.LogFile = e.LogFile
-		if e.told.TokenFile == "" {
+		if e.given.TokenFile == "" {
 			anew.Settings.Tokens.Path = e.TokenFile
 		}
 	}
@@ -201,8 +201,8 @@ func (e *examination) allowing(install []string) string {
 func (e *examination) again(flags ...string) string {
 	args := []string{"doctor"}
 	for _, f := range [][2]string{
-		{"--gate-url", e.told.GateURL}, {"--gate-user", e.told.GateUser}, {"--project", e.told.Project},
-		{"--network", e.told.Network}, {"--image", e.told.Image},
+		{"--gate-url", e.given.GateURL}, {"--gate-user", e.given.GateUser}, {"--project", e.given.Project},
+		{"--network", e.given.Network}, {"--image", e.given.Image},
 	} {
 		if f[1] != "" && !slices.Contains(flags, f[0]) {
 			args = append(args, f[0], f[1])

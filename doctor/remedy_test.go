@@ -261,7 +261,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 }
 
 func TestTheDoctorExaminesTheSameFilesAgain(t *testing.T) {
-	e := examination{told: Doctor{TokenFile: "/t/tokens.json", LogFile: "/l/trail.log", Project: "demo", Image: "i"}, Doctor: Doctor{Binary: "/nothing/terok-gate-hook"}}
+	e := examination{given: Doctor{TokenFile: "/t/tokens.json", LogFile: "/l/trail.log", Project: "demo", Image: "i"}, Doctor: Doctor{Binary: "/nothing/terok-gate-hook"}}
 	want := "/nothing/terok-gate --token-file /t/tokens.json --log-file /l/trail.log doctor --image i --project other"
 	if got := e.again("--project", "other"); got != want {
 		t.Errorf("%q, want %q", got, want)

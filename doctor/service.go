@@ -35,7 +35,7 @@ func (e *examination) service() {
 
 	if !e.isWatched(runs) {
 		remedy := e.install()
-		if e.told.TokenFile != "" {
+		if e.given.TokenFile != "" {
 			remedy += ", if " + e.TokenFile + " is the right one"
 		}
 		e.warn(engines.WatchUnitName+" watches another token file than "+e.TokenFile, remedy)

@@ -24,48 +24,48 @@ var errNotAllowed = errors.New("no container in this network may use the service
 // connect connects the client of a listener to the service of that listener, and records the
 // result. If it cannot connect the client, it resets the connection, so that the client does not
 // take the failure for an empty answer.
-func (f *Forwarder) connect(there *networks.Network, client net.Conn) {
+func (f *Forwarder) connect(network *networks.Network, client net.Conn) {
 	began := time.Now()
 	f.counts.underWay.Inc()
 	defer f.counts.underWay.Dec()
 
-	e := trail.Event{Event: trail.Connection, Service: there.Service, From: there.Name}
+	e := trail.Event{Event: trail.Connection, Service: network.Service, From: network.Name}
 	defer func() {
 		e.Duration = time.Since(began).Seconds()
 		f.counts.count(e)
 		f.record(e)
 	}()
 
-	while, who, release, err := f.judge(there)
+	ctx, pass, release, err := f.judge(network)
 	defer release()
-	e.Project, e.Task, e.Container, e.Fingerprint = who.Project, who.Task, who.Container, who.Fingerprint
+	e.Project, e.Task, e.Container, e.Fingerprint = pass.Project, pass.Task, pass.Container, pass.Fingerprint
 	if err != nil {
 		reset(client)
 		e.Event, e.Error = trail.Refused, err.Error()
-		e.Container = f.networks.Container(there)
+		e.Container = f.networks.Container(network)
 		return
 	}
 
-	target := f.Services[there.Service]
-	service, err := (&net.Dialer{Timeout: dialPatience}).DialContext(while, target.Network, target.Address)
+	target := f.Services[network.Service]
+	service, err := (&net.Dialer{Timeout: dialPatience}).DialContext(ctx, target.Network, target.Address)
 	if err != nil {
 		reset(client)
-		if e.Event, e.Error = trail.Failed, "connect to the service: "+reason(err); while.Err() != nil {
-			e.Event, e.Error = trail.Cut, context.Cause(while).Error()
+		if e.Event, e.Error = trail.Failed, "connect to the service: "+reason(err); ctx.Err() != nil {
+			e.Event, e.Error = trail.Cut, context.Cause(ctx).Error()
 		}
 		return
 	}
 
 	p := pair{client: client, service: service}
-	defer context.AfterFunc(while, p.reset)()
+	defer context.AfterFunc(ctx, p.reset)()
 	err = p.copy()
 	p.close()
 
 	e.Bytes = p.sent.Load() + p.received.Load()
 	f.counts.transferred(e.Service, p.sent.Load(), p.received.Load())
 	switch {
-	case while.Err() != nil && err != nil:
-		e.Event, e.Error = trail.Cut, context.Cause(while).Error()
+	case ctx.Err() != nil && err != nil:
+		e.Event, e.Error = trail.Cut, context.Cause(ctx).Error()
 	case err != nil:
 		e.Error = reason(err)
 	}
@@ -86,31 +86,31 @@ func (f *Forwarder) record(e trail.Event) {
 //
 // Containers that share a network cannot be told apart. If one of them loses the right to use the
 // service, judge relies on the right of another.
-func (f *Forwarder) judge(there *networks.Network) (while context.Context, who store.Pass, release func(), err error) {
-	while, cancel := context.WithCancelCause(f.ctx)
-	who, err = f.rely(while, cancel, there)
+func (f *Forwarder) judge(network *networks.Network) (ctx context.Context, pass store.Pass, release func(), err error) {
+	ctx, cancel := context.WithCancelCause(f.ctx)
+	pass, err = f.rely(ctx, cancel, network)
 	if err != nil {
 		cancel(nil)
 	}
-	return while, who, func() { cancel(nil) }, err
+	return ctx, pass, func() { cancel(nil) }, err
 }
 
 // rely returns the pass of a container in the listener's network that may use the service, or an
 // error if there is no such container. When the container loses that right, rely looks for another
 // one. If it finds none, it cancels the context.
-func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, there *networks.Network) (_ store.Pass, why error) {
+func (f *Forwarder) rely(ctx context.Context, cancel context.CancelCauseFunc, network *networks.Network) (_ store.Pass, why error) {
 	why = errNotAllowed
-	for _, member := range f.networks.Members(there) {
-		use := store.Use{Service: there.Service, Listen: member.Listen}
-		who, ok := f.Tokens.FindKey(member.Token)
+	for _, member := range f.networks.Members(network) {
+		use := store.Use{Service: network.Service, Listen: member.Listen}
+		pass, ok := f.Tokens.FindKey(member.Token)
 		if !ok {
 			continue
 		}
-		if _, err := who.For(use); err != nil {
+		if _, err := pass.For(use); err != nil {
 			why = err
 			continue
 		}
-		valid, release := f.Tokens.While(while, who, use)
+		valid, release := f.Tokens.While(ctx, pass, use)
 		if valid.Err() != nil {
 			release()
 			continue
@@ -118,14 +118,14 @@ func (f *Forwarder) rely(while context.Context, cancel context.CancelCauseFunc, 
 
 		context.AfterFunc(valid, func() {
 			release()
-			if while.Err() != nil {
+			if ctx.Err() != nil {
 				return
 			}
-			if _, err := f.rely(while, cancel, there); err != nil {
+			if _, err := f.rely(ctx, cancel, network); err != nil {
 				cancel(context.Cause(valid))
 			}
 		})
-		return who, nil
+		return pass, nil
 	}
 	return store.Pass{}, why
 }

@@ -138,27 +138,27 @@ func (f *Forwarder) Metrics() http.Handler {
 
 // serve accepts and connects a listener's clients, until the listener is closed or the forwarder
 // stops.
-func (f *Forwarder) serve(there *networks.Network) error {
+func (f *Forwarder) serve(network *networks.Network) error {
 	if !f.accept() {
-		return there.Close()
+		return network.Close()
 	}
 	defer f.acceptors.Done()
 	f.counts.listeners.Inc()
 	defer f.counts.listeners.Dec()
-	defer context.AfterFunc(f.accepting, func() { there.Close() })()
+	defer context.AfterFunc(f.accepting, func() { network.Close() })()
 
 	pace := newPace()
 	for {
 		time.Sleep(pace.Reserve().Delay())
-		client, err := there.Accept()
+		client, err := network.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil: // such as a lack of descriptors
-			slog.Error("accept a connection", "listener", there.Name, "error", err)
+			slog.Error("accept a connection", "listener", network.Name, "error", err)
 			time.Sleep(100 * time.Millisecond)
 		default:
-			f.connections.Go(func() { f.connect(there, client) })
+			f.connections.Go(func() { f.connect(network, client) })
 		}
 	}
 }

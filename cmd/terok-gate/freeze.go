@@ -110,9 +110,9 @@ func (t freezable) set(f *store.Freezes, frozen bool) (changed bool) {
 	return changed
 }
 
-// means reports whether an entry's token belongs to t's container or is for t's project. If t is
+// matches reports whether an entry's token belongs to t's container or is for t's project. If t is
 // everything, means returns true.
-func (t freezable) means(e store.Entry) bool {
+func (t freezable) matches(e store.Entry) bool {
 	switch {
 	case t.id != "":
 		return e.Container == t.id
@@ -201,7 +201,7 @@ func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 		return nil
 	}
 
-	revoked, err := file.Revoke(target.means)
+	revoked, err := file.Revoke(target.matches)
 	recordAll(c, trail.Revoked, revoked)
 	if err == nil {
 		fmt.Fprintf(os.Stderr, "terok-gate: the hooks name another gate (--gate-url), which does not know freezes: revoked %d; thaw cannot give those tokens back\n", len(revoked))

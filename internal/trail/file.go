@@ -63,18 +63,18 @@ func open(path string) (fd int, err error) {
 }
 
 // A file of the trail that has grown to mostBytes is set aside. At least leastAside such files are
-// kept. Further ones are kept until they are older than longest, or the disk lacks space. One push
+// kept. Further ones are kept until they are older than maxAge, or the disk lacks space. One push
 // of many refs writes 25 MB of lines, and a container must not displace what was written before.
 const (
 	mostBytes  = 32 << 20
 	leastAside = 8
-	longest    = 90 * 24 * time.Hour
+	maxAge     = 90 * 24 * time.Hour
 )
 
 // isExpendable reports whether a file that is not among the youngest may be removed: it is
 // too old, or less than a tenth of the disk is free.
 func isExpendable(file *unix.Stat_t, disk *unix.Statfs_t, now time.Time) bool {
-	return now.Sub(time.Unix(file.Mtim.Unix())) > longest || disk.Bavail < disk.Blocks/10
+	return now.Sub(time.Unix(file.Mtim.Unix())) > maxAge || disk.Bavail < disk.Blocks/10
 }
 
 // aside returns the path of the i-th file that was set aside. The first is the youngest.

@@ -109,7 +109,7 @@ func oldest(t *testing.T, path string, number, container int) {
 
 func TestOldFilesThatWereSetAsideAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trail.log")
-	setAsideMany(t, path, leastAside+3, longest+time.Hour)
+	setAsideMany(t, path, leastAside+3, maxAge+time.Hour)
 	oldest(t, path, leastAside, 3)
 }
 
@@ -121,7 +121,7 @@ func TestAFloodDoesNotPushOutYoungFiles(t *testing.T) {
 	if err := unix.Statfs(filepath.Dir(path), &disk); err != nil || disk.Bavail < disk.Blocks/10 {
 		testenv.Cannot(t, "the disk has less than a tenth free")
 	}
-	setAsideMany(t, path, 3*leastAside, longest-time.Hour)
+	setAsideMany(t, path, 3*leastAside, maxAge-time.Hour)
 	oldest(t, path, 3*leastAside, 0)
 }
 
@@ -133,8 +133,8 @@ func TestOldFilesAndFilesOnAFullDiskAreExpendable(t *testing.T) {
 		expendable bool
 	}{
 		{0, 50, false},
-		{longest - time.Hour, 10, false},
-		{longest + time.Hour, 50, true},
+		{maxAge - time.Hour, 10, false},
+		{maxAge + time.Hour, 50, true},
 		{0, 9, true},
 	} {
 		file := unix.Stat_t{Mtim: unix.NsecToTimespec(now.Add(-row.age).UnixNano())}
