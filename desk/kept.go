@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// KeepFor is how long an old tip is kept.
+// KeepFor is how long an old tip is kept by default.
 const KeepFor = 30 * 24 * time.Hour
 
 const keptTime = "20060102T150405Z"

@@ -325,8 +325,8 @@ func forwardByHand(r engines.Registration) string {
 	return printable.Shell(words...)
 }
 
-// byHand returns the words with which both commands begin: the program, then --token-file and
-// --log-file unless they would repeat the defaults.
+// byHand returns the words with which the commands of serveByHand and forwardByHand begin: the
+// program, then --token-file and --log-file unless they would repeat the defaults.
 func byHand(r engines.Registration) []string {
 	words := []string{r.GateBinary()}
 	if path, err := exec.LookPath(filepath.Base(words[0])); err == nil && path == words[0] {

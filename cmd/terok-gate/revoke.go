@@ -100,9 +100,9 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 	return func(e store.Entry) bool { return e.Is(token) }, err
 }
 
-// containerID returns the full id of a container. arg is the container's name, its id, or at least the
-// beginning of its id that list shows. A full id is accepted even if no token belongs to it. A name that
-// no container has is an error.
+// containerID returns the full id of a container. arg is the container's name, its id, or at least
+// the first shortID characters of its id. A full id is accepted even if no token belongs to it. A
+// name that no container has is an error.
 func containerID(ctx context.Context, file store.File, arg string) (id string, err error) {
 	var ids []string // tokens' containers whose ids begin with arg
 	err = file.Each(func(e store.Entry) {

@@ -1,4 +1,4 @@
-// Prints tokens, for people and for programs: for list, reap --dry-run and uninstall.
+// Prints tokens, for people and for programs: for list, access, reap --dry-run and uninstall.
 
 package main
 

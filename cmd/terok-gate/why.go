@@ -81,8 +81,8 @@ func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	return found
 }
 
-// isCalled reports whether arg is the container's name, its id, or at least the beginning of its id
-// that list shows.
+// isCalled reports whether arg is the container's name, its id, or at least the first shortID
+// characters of its id.
 func isCalled(id, arg string, names map[string]string) bool {
 	return id != "" && (names[id] == arg || len(arg) >= shortID && strings.HasPrefix(id, arg))
 }
