@@ -24,7 +24,7 @@ func doctorCommand() *cli.Command {
 			&cli.StringFlag{Name: "gate-url", Usage: "the gate's `URL` as the container reaches it; default: as installed"},
 			&cli.StringFlag{Name: "gate-user", Usage: "check that the gate's `user` can read the token file"},
 			&cli.StringFlag{Name: "project", Usage: "the project `P` that the probe container asks for"},
-			&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run takes it"},
+			&cli.StringFlag{Name: "network", Usage: "the probe container's `network`, as podman run or docker run takes it"},
 			&cli.StringFlag{Name: "image", Usage: "the probe container's `image`; by default, the container borrows this machine's programs"},
 			&cli.BoolFlag{Name: "repair", Usage: "fix what is safe to fix; a corrupt token file is set aside"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"},

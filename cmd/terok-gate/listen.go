@@ -56,7 +56,7 @@ func listen(c *cli.Context, usual string) (p places, err error) {
 			return p, misuse.Errorf("--listen %s: %w", address, err)
 		}
 		if !tcp.IP.IsLoopback() && !c.Bool("insecure-http") {
-			return p, misuse.Errorf("--listen %s: others can reach it, and read tokens on the way: put TLS before the gate, or give --insecure-http too", address)
+			return p, misuse.Errorf("--listen %s: other machines can reach it, and tokens can be read on the way: put a proxy with TLS in front of the gate, or give --insecure-http, too", address)
 		}
 		l, err := net.ListenTCP("tcp", tcp)
 		if err != nil {

@@ -34,7 +34,7 @@ BRANCH may be a full ref name.
 			reposFlag(), desksFlag(), timeoutFlag(),
 			&cli.StringFlag{Name: "to", Usage: "push to upstream's branch or full ref name `BRANCH`; default: the same name as in the gate"},
 			&cli.StringFlag{Name: "yes", Usage: "do not ask, since you have reviewed `COMMIT`; any other commit is refused"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep at your desk, for `T`, what --force takes away"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep at your desk, for `T`, what upstream loses by --force"},
 			&cli.BoolFlag{Name: "force", Usage: "allow upstream's branch to lose commits, or its tag to move; what would be lost is shown first"},
 		},
 		Action: release,

@@ -77,7 +77,7 @@ func toRevoke(c *cli.Context, file store.File) (match func(store.Entry) bool, er
 
 	switch {
 	case c.IsSet("container") && (byProject || byTask || all):
-		return nil, misuse.Errorf("give --container or --project, not both")
+		return nil, misuse.Errorf("--container cannot be combined with --project, --task or --all-tasks")
 	case c.IsSet("container") && container == "":
 		return nil, misuse.Errorf("--container is empty")
 	case c.IsSet("container"):

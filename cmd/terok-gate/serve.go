@@ -42,7 +42,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-push", Value: gate.DefaultMaxPush >> 20, Usage: "refuse a push of more than `N` MiB"},
 			&cli.IntFlag{Name: "free", DefaultText: "a twentieth of the disk, 1024 at most", Usage: "refuse pushes while the disk has less than `N` MiB free; 0 for never"},
 			&cli.IntFlag{Name: "git-memory", Value: gate.DefaultGitMemory >> 20, Usage: "limit each git process to `N` MiB of memory"},
-			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep, for `T`, the old tips that a push, sync or restore deletes or forces away"},
+			&cli.DurationFlag{Name: "keep", Value: desk.KeepFor, Usage: "keep, for `T`, the old tips of refs that a push, sync or restore deletes or forces"},
 			&cli.DurationFlag{Name: "drain", Value: 30 * time.Second, Usage: "when told to stop, let requests in progress finish for this `time`"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at `ADDR`, a loopback host:port or a socket's path"},
 		),

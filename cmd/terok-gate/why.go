@@ -43,7 +43,7 @@ func why(c *cli.Context) error {
 		arg := c.Args().First()
 		events = slices.DeleteFunc(events, func(e trail.Event) bool { return !isCalled(e.Container, arg, names) })
 		if len(events) == 0 && !frozen && err == nil {
-			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without a name, terok-gate why prints those of all containers", misuse.Quote(arg), placesOf(file))
+			err = fmt.Errorf("no refusal of a container %s is recorded in %s: without CONTAINER, terok-gate why prints the refusals of all containers", misuse.Quote(arg), placesOf(file))
 		}
 	}
 	if len(events) == 0 && !frozen && err == nil {
