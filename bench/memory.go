@@ -32,7 +32,7 @@ func (w *world) memory(tokens int) (all []memory, err error) {
 	}
 
 	// A child shares the bench's memory until it executes its program, so the bench's peak counts as
-	// the child's. It is reset first.
+	// the child's. That peak is reset first.
 	debug.FreeOSMemory()
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
 		return nil, err

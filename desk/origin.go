@@ -113,10 +113,10 @@ func (d *Desk) transfer(ctx context.Context, command func(ctx context.Context, a
 	return err
 }
 
-// speak runs a command in the desk that speaks to a service of upstream's git. If the source is a directory,
-// the service runs as SourceAs says, without the operator's settings. A push runs the directory's hooks. So if
-// the directory does not belong to the user that the service runs as, git accepts a push only if the
-// operator's configuration trusts the directory.
+// speak runs, in the desk, a command that speaks to a service of upstream's git. If the source is a
+// directory, the service runs as SourceAs says, without the operator's settings. A push runs the
+// directory's hooks. So if the directory does not belong to the user that the service runs as, git
+// accepts a push only if the operator's configuration trusts the directory.
 func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd, service string) error {
 	if !d.Local {
 		err := finish(command(d.Source))

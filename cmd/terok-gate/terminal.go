@@ -48,8 +48,8 @@ func askUnseen(terminal *os.File, question string) (line []byte, err error) {
 		fmt.Fprintln(os.Stderr) // the newline that was typed was not shown
 	}
 
-	// Signals that this process ignores, as a shell's background jobs do, are left out: they would
-	// not end the process, which sends itself the signal again below.
+	// Signals that this process ignores, as a shell's background jobs do, are left out. Below, the
+	// process ends itself with the signal that it got, and an ignored signal would not end it.
 	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored)
 	ended := make(chan os.Signal, 1)
