@@ -8,7 +8,7 @@
 //	go run ./bench -only gate -write                   # a part anew; the others keep their results
 //
 // Run it as root, on a machine that does nothing else. Programs that are compared take
-// turns, so that other load on the machine slows all of them down.
+// turns. So other load on the machine does not slow down only one of them.
 package main
 
 import (
@@ -41,12 +41,13 @@ type results struct {
 	Watch     watched
 	Memory    []memory
 	Podman    map[string]series // by runtime
-	Functions string            // as benchstat has them
+	Functions string            // the table that benchstat prints
 	Gate      gateResults
 	Sync      synced
 }
 
-// series are durations in milliseconds, by the name of what was measured.
+// series are the measured values, by the name of what was measured. They are durations in
+// milliseconds, except in fields called PerSecond.
 type series map[string][]float64
 
 func (s series) median(name string) float64 { return median(s[name]) }
@@ -211,8 +212,8 @@ func (r results) write(dir string) error {
 	return nil
 }
 
-// build builds a program of this module, named by its import path, as releases are built and
-// installed.
+// build builds a program of this module in the way in which releases are built and installed.
+// program is the import path.
 func build(binary, program string, flags ...string) error {
 	linked := binary + ".linked"
 	defer os.Remove(linked)

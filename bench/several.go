@@ -22,7 +22,7 @@ const many = 32
 
 // several compares containers with many projects, with limits, and with neither.
 type several struct {
-	Start     series // a whole prestart that attaches, in milliseconds, by the projects
+	Start     series // a whole prestart that attaches, in milliseconds, by the container's projects
 	PerSecond series // answers to the first request of a fetch, by the token
 }
 

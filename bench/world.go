@@ -131,7 +131,8 @@ func (w *world) put(content []byte) error {
 
 func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
 
-// log returns the path of a log file for the hooks, since installed definitions always name one.
+// log returns the path of a log file for the hooks, since the hook definitions that install writes
+// always name a log file.
 func (w *world) log() string { return filepath.Join(w.dir, "trail.log") }
 
 func (w *world) end() {
@@ -142,8 +143,9 @@ func (w *world) end() {
 	w.living = nil
 }
 
-// container starts a process in a mount namespace of its own, and in new namespaces of the
-// kinds in more (CLONE_NEW flags), and returns the state that a runtime would write of it.
+// container starts a process in a mount namespace of its own, and returns the state that a runtime
+// would write for it. The parameter more holds the CLONE_NEW flags of further new namespaces for the
+// process.
 func (w *world) container(id string, more uintptr) (state string, pid int, end func(), err error) {
 	container := exec.Command("sleep", "infinity")
 	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | more}

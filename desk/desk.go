@@ -24,7 +24,8 @@ type Settings struct {
 	SourceAs  *User  // the owner of a source that is a directory; nil: the operator
 	Gate      Gate   // the repository that the gate serves
 
-	// Keep is how long the desk keeps what upstream loses in a release; 0 means KeepFor.
+	// Keep is how long the desk keeps the old tip of upstream's ref when release forces the ref; 0
+	// means KeepFor.
 	Keep time.Duration
 
 	// Patience is how long upstream may take to list its refs; 0 means 5 minutes. Timeout is how
@@ -144,7 +145,7 @@ func (d *Desk) startRefs(ctx context.Context) func() (refs, error) {
 	}
 }
 
-// update runs commands of [RefCommand] on the desk's refs, all or none.
+// update runs commands that [RefCommand] has returned on the desk's refs, all or none.
 func (d *Desk) update(ctx context.Context, commands string) error {
 	if commands == "" {
 		return nil

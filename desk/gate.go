@@ -70,8 +70,9 @@ func (d *Desk) sendToGate(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// move moves refs of the gate's repository, and runs commands of [RefCommand], in one transaction. If a
-// change's Kept is [keep], move keeps the old tip, and sets Kept to the name of the ref that keeps the tip.
+// move moves refs of the gate's repository, and runs commands that [RefCommand] has returned, in one
+// transaction. If a change's Kept is [keep], move keeps the old tip, and sets Kept to the name of the ref
+// that keeps the tip.
 func (g Gate) move(ctx context.Context, changes []Change, commands ...string) error {
 	if len(changes) == 0 && len(commands) == 0 {
 		return nil

@@ -47,7 +47,8 @@ func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, 
 }
 
 // inTheWay returns an existing ref that keeps git from creating ref, or "" if there is none. Git allows no
-// ref below another: beside a ref a, there can be no ref a/b.
+// ref below another: refs/heads/x/y cannot exist while refs/heads/x exists. parents is the result of
+// parentsOf for all.
 func inTheWay(ref string, all refs, parents map[string]string) string {
 	for i := strings.LastIndexByte(ref, '/'); i > 0; i = strings.LastIndexByte(ref[:i], '/') {
 		if all[ref[:i]] != "" {
@@ -57,7 +58,8 @@ func inTheWay(ref string, all refs, parents map[string]string) string {
 	return parents[ref]
 }
 
-// parentsOf returns, for each directory of refs, the first ref below it by name.
+// parentsOf returns a map. Its keys are the directories of refs, such as refs/heads. The value is
+// the first ref below that directory, in the order of names.
 func parentsOf(all refs) map[string]string {
 	parents := map[string]string{}
 	for ref := range all {

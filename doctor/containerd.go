@@ -1,4 +1,4 @@
-// Checks that containerd's CRI plugin reads the file of devices.
+// Checks that containerd's CRI plugin reads the file of devices (CDI).
 
 package doctor
 

@@ -1,5 +1,5 @@
 // Copies git's answers to the client, without paths of this machine. If git had too little memory,
-// it adds a message that names the limit.
+// the gate adds a message that names the limit.
 
 package gate
 

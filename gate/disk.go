@@ -1,5 +1,5 @@
 // Refuses pushes while the repositories' disk is nearly full. The token file may be on that disk,
-// and no token is issued on a full disk.
+// and no token can be issued on a full disk.
 
 package gate
 

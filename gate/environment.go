@@ -55,9 +55,9 @@ func environment(path string, maxPush int64, repo repository, who caller, protoc
 		{"core.fsync", "objects,derived-metadata,reference"},
 		{"core.fsyncMethod", "fsync"},
 
-		// So that git serves large repositories within its limit of memory. The stacks of its
-		// threads count. It reads a blob above the threshold in parts, and does not compare it with
-		// other blobs.
+		// So that git serves large repositories within its limit of memory. The stacks of git's
+		// threads count towards that limit. git reads a blob above the threshold in parts, and does
+		// not compare it with other blobs.
 		{"pack.threads", "4"},
 		{"pack.windowMemory", "128m"},
 		{"core.bigFileThreshold", "64m"},

@@ -78,8 +78,8 @@ func referenceTransaction(gate *os.File) error {
 
 // movesOf reads the moves of a transaction's refs. It leaves out HEAD, which git names in addition
 // to the branch that moves. It also leaves out moves from zeroes to zeroes. git names such a move
-// for a packed ref that it removes in a transaction within the transaction. git 2.47 also does so
-// for a symbolic ref, in addition to the ref that the symbolic ref stands for.
+// when it removes a packed ref, which it does in a transaction within the transaction. git 2.47 also
+// names such a move for a symbolic ref, in addition to the ref that the symbolic ref stands for.
 func movesOf(r io.Reader) (refs moves, err error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {

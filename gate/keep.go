@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	mostKept    = 1000 // how many old tips of a task are kept while the gate runs
+	mostKept    = 1000 // how many old tips of a task one run of the gate keeps at most
 	packKept    = 256  // after how many kept tips a repository's refs are packed
 	expireEvery = time.Hour
 )
@@ -185,7 +185,7 @@ func (t *transaction) lostBy(refs moves) (lost []move, err error) {
 	return lost, nil
 }
 
-// addNonCommits adds those objects that are not commits to the set.
+// addNonCommits adds to the set those objects that are not commits.
 func (g *Gate) addNonCommits(ctx context.Context, repo repository, objects string, set map[string]bool) error {
 	git := g.commandWith(repo, "", "cat-file", "--batch-check=%(objecttype) %(objectname)")
 	return g.answers(ctx, git, objects, func(line string) {

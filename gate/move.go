@@ -9,7 +9,7 @@ import (
 )
 
 // move is a ref that a push moves, with its old and its new object. If the old object is all
-// zeroes, the push creates the ref. If the new object is, the push deletes the ref.
+// zeroes, the push creates the ref. If the new object is all zeroes, the push deletes the ref.
 type move struct{ old, new, ref string }
 
 // parseMove reads "OLD NEW REF".

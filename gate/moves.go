@@ -25,7 +25,8 @@ import (
 //
 //   - When git's hook asks the gate, git has locked the refs and compared their old values.
 //   - Before git may move the refs, the trail has a line for each ref, with the event "moving".
-//   - Before git may tell the client, the trail has a line for each ref, with the event "moved".
+//   - Before git may tell the client that the refs have moved, the trail has a line for each ref,
+//     with the event "moved".
 //   - If git is ended when it may move the refs and has not yet reported that they have moved, the
 //     gate reads the refs to find out which of them have moved. While the gate does so, no other
 //     push through the gate moves a ref of the repository.

@@ -12,7 +12,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Settings configure a gate. The zero value of a limit is its default.
+// Settings configure a gate. The zero value of a limit stands for its default.
 type Settings struct {
 	Repos  string        // the directory of <project>.git; not used if there is a RepositoryGate
 	Tokens *store.Reader // the valid tokens

@@ -21,9 +21,10 @@ import (
 // errOverShare cuts a request whose slot another project needs.
 var errOverShare = errors.New("cut to free its slot for another project")
 
-// preemptInterval is the time between two ticks. A request waits for one to two intervals before
-// another request is cut for it. The interval is short, since a fetch consists of three requests in
-// succession, and the last of them must have its slot within five seconds.
+// preemptInterval is the time between two ticks. At each tick, preempt calls cutSlowest. A request
+// waits for one to two intervals before another request is cut for it. The interval is short, since
+// a fetch consists of three requests in succession, and the last of them must have its slot within
+// five seconds.
 const preemptInterval = 500 * time.Millisecond
 
 // retryAfter is how long a client is asked to wait if its request got no slot, or lost it.
@@ -209,9 +210,9 @@ func (t *slots) cutSlowest() {
 	}
 }
 
-// slowest returns, of the requests of projects that have more than their share, the request that
-// has moved the fewest bytes since the last tick, or nil. It leaves out requests that got their
-// slot since that tick.
+// slowest looks at the requests of projects that have more than their share. It returns the request
+// that has moved the fewest bytes since the last tick, or nil if there is none. It leaves out
+// requests that got their slot since that tick.
 func (t *slots) slowest(has map[string]int, share int) (slowest *claim) {
 	var least int64
 	for _, one := range t.held {

@@ -77,8 +77,8 @@ func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	return err
 }
 
-// discard reads the body to its end. most is its limit in bytes, beyond which it returns
-// errTooLarge.
+// discard reads the body to its end. most is a limit in bytes. If the body is not shorter than this
+// limit, discard returns errTooLarge.
 func (b *incoming) discard(most int64) error {
 	_, err := io.CopyN(io.Discard, b, most)
 	switch err {

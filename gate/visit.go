@@ -120,8 +120,8 @@ func (v *visit) awaitBody(receive func(*http.Request, *outgoing, service) (*inco
 	return false, nil
 }
 
-// withBody is withSlot for a request with a body. When do's ctx is done, the body is no longer
-// read.
+// withBody is withSlot for a request with a body. When the context that do gets is done, the body is
+// no longer read.
 func (v *visit) withBody(do func(ctx context.Context) error) error {
 	return v.withSlot(func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, v.body.interrupt)()
@@ -129,8 +129,8 @@ func (v *visit) withBody(do func(ctx context.Context) error) error {
 	})
 }
 
-// withSlot calls do when the request has a slot. do's ctx is done when the client goes away, the
-// token no longer allows the request, or another project needs the slot.
+// withSlot calls do when the request has a slot. The context that do gets is done when the client
+// goes away, the token no longer allows the request, or another project needs the slot.
 func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	ctx, release := v.stands.while(v.r.Context())
 	defer release()
@@ -362,7 +362,7 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, e
 		v.ref = t.lost
 		return t.refused // git has reported it
 	case err == nil && refused:
-		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git reported it before it was cut
+		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git reported the refusal before the request was cut
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has ended without an answer to the client
 		return v.refusePush(ctx, t.asked, t.refused, func(move) string { return t.refused.text })
@@ -536,7 +536,7 @@ func (v *visit) end(err error) {
 
 	code := v.refuse(refused)
 	v.gate.counts.count(string(v.asked.service), v.bytes, e.Event, code)
-	if v.stands != nil && v.who.Host != "" { // only names that the operator gave with --vouch are counted
+	if v.stands != nil && v.who.Host != "" { // only names that the operator gave with --vouch or in --vouch-file are counted
 		v.gate.counts.vouched.WithLabelValues(v.who.Host, strconv.Itoa(code)).Inc()
 	}
 	v.record(e)

@@ -18,14 +18,15 @@ const (
 	// again is the interval between looks at the file after an error, and while some process cannot
 	// be watched.
 	again = time.Second
-	// rests is the shortest pause between a look and the next one that a change of the file causes,
-	// in multiples of the time that the look took. Otherwise, frequent changes of a large file
-	// would keep a core busy. A death causes a look at once.
+	// A change of the file causes a look only after a pause since the last look. rests is the
+	// shortest pause, in multiples of the time that the last look took. Without the pause, frequent
+	// changes of a large file would keep a core busy. A death causes a look at once.
 	rests = 9
 )
 
 // Tokens sweeps at once, and whenever a process that a token is tied to dies, even if the exit
-// status is not collected. When ctx is done, it sweeps a last time and returns.
+// status of the process is not collected. A sweep revokes the tokens of dead processes. When ctx is
+// done, Tokens sweeps a last time and returns.
 //
 // It calls report with the tokens that a sweep revoked, and with each error that differs from the
 // last one. After an error, it tries again a second later. So while the file cannot be followed,
