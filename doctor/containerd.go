@@ -77,7 +77,7 @@ func (e *examination) containerdReads(version, settings string) (text, remedy st
 	case regexp.MustCompile(`(?m)^\s*enable_cdi = false`).MatchString(settings):
 		return version + " reads no devices for pods: its setting enable_cdi is off", set("enable_cdi = true")
 	case !strings.Contains(dirs[1], `"`+dir+`"`) && !strings.Contains(dirs[1], "'"+dir+"'"):
-		return fmt.Sprintf("%s reads devices for pods in %s, not in %s", version, dirs[1], dir), set(fmt.Sprintf("cdi_spec_dirs = [%s, %q]", dirs[1], dir))
+		return fmt.Sprintf("for pods, %s reads devices from %s, not from %s", version, dirs[1], dir), set(fmt.Sprintf("cdi_spec_dirs = [%s, %q]", dirs[1], dir))
 	}
 	return "", ""
 }

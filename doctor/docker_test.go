@@ -48,7 +48,7 @@ func TestContainerdIsSaidToReadDevicesOrNot(t *testing.T) {
 		{"1.7 with it", of17 + "    cdi_spec_dirs = [\"/etc/cdi\", \"/var/run/cdi\"]\n    enable_cdi = true\n", "", ""},
 		{"1.7 without pods", strings.Replace(of17, "[]", `["cri"]`, 1), "", ""},
 		{"2.1 as it is", of21 + "    cdi_spec_dirs = ['/etc/cdi', '/var/run/cdi']\n", "", ""},
-		{"2.1, other directories", of21 + "    cdi_spec_dirs = ['/opt/cdi']\n", "reads devices for pods in '/opt/cdi', not in /etc/cdi", `below [plugins."io.containerd.cri.v1.runtime"], set cdi_spec_dirs = ['/opt/cdi', "/etc/cdi"]; then: restart containerd`},
+		{"2.1, other directories", of21 + "    cdi_spec_dirs = ['/opt/cdi']\n", "reads devices from '/opt/cdi', not from /etc/cdi", `below [plugins."io.containerd.cri.v1.runtime"], set cdi_spec_dirs = ['/opt/cdi', "/etc/cdi"]; then: restart containerd`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			e := examination{Doctor: Doctor{Place: engines.Place{Devices: "/etc/cdi/terok.json"}}}

@@ -108,7 +108,7 @@ func (e *examination) hostsVouch(fleet *control.Fleet) bool {
 	case fleet.Vouches != "":
 		e.broken("no host of the file may vouch: "+fleet.Vouches, "correct the file; the gate reads it again")
 	case len(fleet.Hosts) == 0:
-		e.warn("no host may vouch, so none is served", "add a line to the file of --vouch-file, HOST=PATTERN; the gate reads it again")
+		e.warn("no host may vouch, so none is served", "add a line HOST=PATTERN to the file of --vouch-file; the gate reads it again")
 	default:
 		return true
 	}

@@ -24,7 +24,7 @@ const mostForwards = 100
 
 var tooManyForwards = &refusal{
 	code: http.StatusForbidden,
-	text: fmt.Sprintf("the token may only add, and moves at most %d existing refs in one push: push in parts", mostForwards),
+	text: fmt.Sprintf("the token may only add, and may move at most %d existing refs in one push: push in parts", mostForwards),
 }
 
 // losing returns the refusal of a move that would lose the ref's old object.

@@ -18,7 +18,7 @@ const mostFree = 1 << 30
 func (g *Gate) checkSpace(repo repository) error {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(repo.path, &disk); err != nil {
-		return fmt.Errorf("space on the disk of the repositories: %w", err)
+		return fmt.Errorf("read the free space on the disk of the repositories: %w", err)
 	}
 	if isNearlyFull(&disk, g.free) {
 		return nearlyFull

@@ -213,7 +213,7 @@ func readAnswer(r *bufio.Reader, request *http.Request) (*http.Response, error) 
 		return nil, err
 	}
 	if answer.ContentLength < 0 && len(answer.TransferEncoding) == 0 {
-		return nil, errors.New("an answer without an end")
+		return nil, errors.New("the answer does not say where it ends")
 	}
 	return answer, nil
 }

@@ -33,7 +33,7 @@ const (
 )
 
 var (
-	tooManyKept = &refusal{code: http.StatusForbidden, text: fmt.Sprintf("the task has deleted or forced %d refs: it may delete and force no more", mostKept)}
+	tooManyKept = &refusal{code: http.StatusForbidden, text: fmt.Sprintf("a task may delete or force at most %d refs, and this push would exceed that", mostKept)}
 	cannotKeep  = &refusal{code: http.StatusInsufficientStorage, text: "the gate cannot keep what the push deletes or forces"}
 )
 

@@ -102,11 +102,11 @@ func TestATaskKeepsNoMoreThanItsShare(t *testing.T) {
 		return push
 	}
 
-	if says := gitFails(t, work, deletions(0, 1001)...); !strings.Contains(says, "it may delete and force no more") {
+	if says := gitFails(t, work, deletions(0, 1001)...); !strings.Contains(says, "this push would exceed that") {
 		t.Errorf("git says\n%s", says)
 	}
 	git(t, work, deletions(0, 1000)...)
-	if says := gitFails(t, work, deletions(1000, 1001)...); !strings.Contains(says, "it may delete and force no more") {
+	if says := gitFails(t, work, deletions(1000, 1001)...); !strings.Contains(says, "this push would exceed that") {
 		t.Errorf("git says\n%s", says)
 	}
 	if got := len(keptIn(t, demo)); got != 1000 {

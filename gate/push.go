@@ -145,7 +145,7 @@ func (c commands) refuse(w io.Writer, whyNot func(move) string) error {
 		case why == "":
 			why = "another ref of the push is refused"
 		case refused > mostNamed:
-			why = "refused as those before it"
+			why = "refused like the refs before it"
 		}
 		writePacket(&report, "ng "+m.ref+" "+why+"\n")
 		send(largest)

@@ -35,7 +35,7 @@ func addCommand() *cli.Command {
    terok-gate add --source demo git@example.com:demo.git`,
 		Flags: []cli.Flag{reposFlag(), desksFlag(), timeoutFlag(), &cli.BoolFlag{
 			Name: "all-branches", DisableDefaultText: true,
-			Usage: "if SOURCE is a clone, copy the branches of its origin as well, except those whose names the clone's own branches have",
+			Usage: "if SOURCE is a clone, copy the branches of its origin as well; of two branches with the same name, copy the clone's",
 		}, &cli.BoolFlag{
 			Name:  "source",
 			Usage: "make SOURCE the source of an existing project, for sync, review and release; copy nothing",
@@ -155,7 +155,7 @@ func add(c *cli.Context) (err error) {
 	}
 
 	if left := copied.left; len(left) > 0 {
-		advise("%d branches of the source's origin, such as %s, were not copied, since the source has no branches of these names: --all-branches copies them, too", len(left), printable.Line(left[0]))
+		advise("branches that only the source's origin has were not copied: %d, such as %s: to copy them, too, remove the project and add it with --all-branches", len(left), printable.Line(left[0]))
 	}
 	if installed, there, err := place.Registration(); there && err == nil {
 		if advice := notAdmitted(installed, project); advice != "" {

@@ -204,7 +204,7 @@ func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	revoked, err := file.Revoke(target.matches)
 	recordAll(c, trail.Revoked, revoked)
 	if err == nil {
-		fmt.Fprintf(os.Stderr, "terok-gate: the hooks name another gate (--gate-url), which does not know freezes: revoked %d; thaw cannot give those tokens back\n", len(revoked))
+		fmt.Fprintf(os.Stderr, "terok-gate: the hooks name another gate (--gate-url), which does not support freezes: tokens revoked: %d; thaw cannot restore them\n", len(revoked))
 	}
 	return err
 }
@@ -219,7 +219,7 @@ func adviseOfFreezes(file store.File, target freezable) error {
 	case freezes.All && target != (freezable{}):
 		fmt.Fprintln(os.Stderr, "terok-gate: everything is still frozen: terok-gate thaw --all")
 	case target == (freezable{}) && len(freezes.Containers)+len(freezes.Projects) > 0:
-		fmt.Fprintf(os.Stderr, "terok-gate: frozen separately, and still frozen: containers: %d, projects: %d\n", len(freezes.Containers), len(freezes.Projects))
+		fmt.Fprintf(os.Stderr, "terok-gate: still frozen by freezes of their own: containers: %d, projects: %d\n", len(freezes.Containers), len(freezes.Projects))
 	case target.id != "":
 		return file.Each(func(e store.Entry) {
 			if e.Container == target.id && freezes.Check(e.Container, e.Project, e.Project) != nil {
