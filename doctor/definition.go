@@ -106,9 +106,10 @@ func (e *examination) arguments(d engines.Registered) {
 	}
 }
 
-// writers returns a user, other than root, us and those in trusted, who can change or replace the file that a
-// path leads to. The result where is the path of the file, directory or link that this user can change. The
-// remedy may be fallback: see [takeOver]. All three results are empty if there is no such user.
+// writers returns a user, other than root, us and those in trusted, who can change or replace the
+// file that a path leads to. The second result is the path of the file, directory or link that this
+// user can change. The remedy may be fallback: see [takeOver]. All three results are empty if there
+// is no such user.
 func writers(path, fallback string, trusted ...int) (who, where, remedy string) {
 	way, err := owner.Way(path)
 	if err != nil {

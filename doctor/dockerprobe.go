@@ -142,8 +142,9 @@ func (e *examination) runDockerProbe(name, project string) (probed, error) {
 	return p, nil
 }
 
-// importHost makes an image with the root file system of [hostPrograms]. It returns arguments for docker run,
-// which mount the host's programs and end with the image, and the image.
+// importHost makes an image with the root file system of [hostPrograms], and returns this image.
+// The result root holds arguments for docker run: they mount the host's programs, and the last of
+// them is the image.
 func (e *examination) importHost(directory string) (root []string, image string, err error) {
 	rootfs := filepath.Join(directory, "rootfs")
 	if root, err = hostPrograms(rootfs); err != nil {

@@ -1,4 +1,4 @@
-// Finds files and containers that killed hooks and commands left behind.
+// Finds files and containers that hooks and commands left behind because they were killed.
 
 package doctor
 

@@ -26,9 +26,9 @@ func (e *examination) nri() {
 	}
 }
 
-// ofRoot returns the directory in /proc of a process of root's with this name, or "" if there is none. A
-// process in another pid namespace does not count: it may be in a container that is a node of its own, as
-// with kind.
+// ofRoot looks for a process that has this name and runs as root. It returns the process's
+// directory in /proc, or "" if there is no such process. A process in another pid namespace does
+// not count: it may be in a container that is a node of its own. The tool kind makes such nodes.
 func ofRoot(name string) (process string) {
 	ours, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {

@@ -74,7 +74,7 @@ func firstFreeID(files ...string) uint64 {
 }
 
 // podman checks that podman works. If there is another engine, or the containers are on other
-// machines, podman may be missing.
+// machines, podman need not be installed.
 func (e *examination) podman() {
 	if !engines.HasPodman() {
 		installed, _, _ := e.Place.Registration()

@@ -164,8 +164,8 @@ func (e *examination) install(flags ...string) string {
 	return remedy + e.ourselves(args...)
 }
 
-// isOurs reports whether a gate of ours may have its socket in a directory: root's gate in any directory,
-// another user's only in that user's own directory.
+// isOurs reports whether a gate of ours may have its socket in a directory. If we are root, any
+// directory will do. Otherwise the directory must belong to us.
 func isOurs(dir string) bool {
 	info, err := os.Stat(dir)
 	return os.Geteuid() == 0 || err == nil && owner.UID(info) == os.Geteuid()
@@ -178,8 +178,8 @@ func (e *examination) installLike(definitions []engines.Registered) string {
 	return like.install()
 }
 
-// withFlags adds flags with their values to the words of an install command. Flags of all commands go
-// before the word install, and other flags to the end.
+// withFlags adds flags with their values to the words of an install command. A flag that
+// applies to all commands goes before the word install, and any other flag goes to the end.
 func withFlags(install, flags []string) []string {
 	install = slices.Clone(install)
 	for i := 0; i < len(flags); i += 2 {

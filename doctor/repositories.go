@@ -93,7 +93,8 @@ func (e *examination) reposToBe() string {
 func (e *examination) reposAreTheGates(repos string, uid int) bool {
 	make := printable.Shell("install", "-d", "-m", "0700", "-o", userName(uid), repos)
 
-	// Another user's gate may be hostile, and name /etc, or a link to it, for the remedy to change.
+	// Another user's gate may be hostile: it may name /etc, or a link to /etc, so that the remedy
+	// changes /etc.
 	fixes := func(remedy string) string {
 		if to := e.reposToBe(); uid != 0 && uid != os.Geteuid() && (repos != to || realPath(to) != to) {
 			return owners(repos)

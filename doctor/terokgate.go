@@ -95,8 +95,9 @@ func ask(socket string, about control.Request) (control.Gate, error) {
 	return control.Ask(socket, time.Now().Add(5*time.Second), about)
 }
 
-// controlDirectory reports whether the directory of the gate's socket is safe from other users, who could put
-// another gate there. If the directory does not exist, there is no gate, and it returns true.
+// controlDirectory reports whether the directory of the gate's socket is safe from other users, who
+// could put another gate there. If the directory does not exist, there is no gate, and
+// controlDirectory returns true.
 func (e *examination) controlDirectory(dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -7,11 +7,11 @@
 //	go test ./e2e
 //
 // Run by root, the tests live in mount and pid namespaces of their own. There they have a
-// throw-away user for the rootless engines, and a system log at /dev/log. However the test process
-// ends, the kernel ends all processes that it started. What remains on the machine is an empty
-// cgroup libpod_parent, and the empty directories /etc/cdi, /var/lib/cni and /var/log/terok-gate.
-// If a test gives its containers a network, podman runs in a network namespace of the test's own
-// (wired).
+// throw-away user for the rootless engines, and a system log at /dev/log. No matter how the test
+// process ends, the kernel ends all processes that it started. What remains on the machine is an
+// empty cgroup libpod_parent, and the empty directories /etc/cdi, /var/lib/cni and
+// /var/log/terok-gate. If a test gives its containers a network, podman runs in a network namespace
+// of the test's own (wired).
 //
 // Some tests boot a machine with a real systemd, in more namespaces (newMachine). That needs only
 // the packages of systemd.

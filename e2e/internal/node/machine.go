@@ -16,8 +16,9 @@ type Machine struct {
 	pid  int // of its process 1
 }
 
-// NewMachine makes a machine with this address, and connects it to this machine by a cable. This
-// machine's end of the cable has the address ours, to which the new machine's default route leads.
+// NewMachine makes a machine with this address, and connects it to this machine by a cable. The
+// parameter ours is an address that this machine already has. This machine sends to the new machine
+// from that address, and the new machine's default route leads to it.
 func NewMachine(name, address, ours string) (*Machine, error) {
 	first := exec.Command("sleep", "infinity")
 	first.SysProcAttr = &syscall.SysProcAttr{
