@@ -24,7 +24,7 @@ func (e *examination) dockerProbe() {
 		return
 	}
 	if e.noProbe != "" {
-		e.warn("not tried: "+e.noProbe, "do that, and then "+e.again())
+		e.warn("not tried: "+e.noProbe, "do what gate-user says, and then "+e.again())
 		return
 	}
 	project := e.deviceToTry()

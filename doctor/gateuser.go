@@ -119,7 +119,7 @@ func (e *examination) tokenFileToBe(id []uint32, directory, anotherFile string) 
 		return
 	}
 
-	e.noProbe = "a probe would make the token file, whose directory must be made first"
+	e.noProbe = "a probe would make the token file, and the file would not belong to user " + e.GateUser
 	remedy := printable.Shell("install", "-d", "-m", "0700", "-o", e.GateUser, directory)
 	if engines.OthersFile(e.TokenFile, id[0]) != "" || !mayGive(int(id[0]), directory) {
 		remedy = anotherFile

@@ -65,7 +65,7 @@ func (e *examination) probe() {
 		return
 	}
 	if e.noProbe != "" {
-		e.warn("not tried: "+e.noProbe, "do that, and then "+e.again())
+		e.warn("not tried: "+e.noProbe, "do what gate-user says, and then "+e.again())
 		return
 	}
 	if e.registered("prestart") == nil {
