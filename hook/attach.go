@@ -92,10 +92,11 @@ func (s Settings) attach(entry store.Entry, process *store.Pinned) (network uint
 	return network, nil
 }
 
-// hand hands over the listener that the request asks for. With retry, it tries again if the address is
-// taken or there is no gate. A neighbour's listener may be there for a moment, while it is handed over or
-// closed, or the gate may be restarting. hand begins no new try in the second half of
-// [Settings.GateTimeout]: the answer to the last try needs that time.
+// hand hands over the listener that the request asks for. With retry, it tries again if the address
+// is taken or there is no gate. The listener of another container in the same network may take the
+// address for a moment, while that listener is handed over or closed. The gate may be restarting.
+// hand begins no new try in the second half of [Settings.GateTimeout]: the answer to the last try
+// needs that time.
 func (s Settings) hand(socket string, deadline time.Time, process *store.Pinned, request control.Request, retry bool) (network uint64, err error) {
 	lastTry := deadline.Add(-s.gateTimeout() / 2)
 	for {

@@ -24,7 +24,7 @@ type variable struct{ name, value string }
 // files returns the files for the container with the id container, whose own environment is
 // env. If token is empty, no file holds a token.
 //
-// Git's configuration does not hold the token, so that every user may read it. A process can become
+// Every user may read git's configuration, so it does not hold the token. A process can become
 // another user: if that user could not read the configuration, every git command would fail, even
 // git status.
 func (s Settings) files(want request, token store.Token, container string, env []string) ([]file, error) {
@@ -129,9 +129,9 @@ func rightsVariables(want request) []variable {
 }
 
 // noProxyVariables returns variables that keep requests to a host away from the proxies that
-// the container's environment names. (Podman passes the machine's proxies in, which cannot reach a
-// host in the container's own network.) The variables keep the entries that they have, except those that
-// need quoting. Both no_proxy and NO_PROXY are set, since programs differ in which they read.
+// the container's environment names. (Podman passes in the machine's proxies, which cannot reach a
+// host in the container's own network.) The variables keep the entries that they have, except those
+// that need quoting. Both no_proxy and NO_PROXY are set, since programs differ in which they read.
 func noProxyVariables(env []string, host string) []variable {
 	lists := map[string]string{}
 	for _, entry := range env {

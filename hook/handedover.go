@@ -1,7 +1,7 @@
 // Records which containers have been handed over to the gate, so that attach can hand them
-// over again to a gate that has lost its listeners. Root enters the networks that records
-// name, so only the hooks' user may write records. The records are not in the token file, since
-// the gate's user can write to that.
+// over again to a gate that has lost its listeners. Root enters the network of each process that a
+// record names, so only the hooks' user may write records. The records are not in the token file,
+// since the gate's user can write to that.
 
 package hook
 
@@ -95,7 +95,7 @@ func (s Settings) HandedOver() (living []store.Entry, err error) {
 }
 
 // eachRecord calls visit for each record, and returns the errors joined. Without a gate
-// socket, or a directory of records, there are none.
+// socket, or a directory of records, there are no records.
 func (s Settings) eachRecord(visit func(dir *os.File, name string) error) error {
 	if s.GateSocket == "" {
 		return nil
@@ -145,8 +145,8 @@ func openRecords(socket string, create bool) (dir int, err error) {
 	return dir, nil
 }
 
-// readRecord returns a record as the entry that it was made from, with the token's key in
-// place of the token.
+// readRecord returns a record as an entry that has only what the record holds, with the token's key
+// in place of the token.
 func readRecord(dir *os.File, name string) (e store.Entry, err error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

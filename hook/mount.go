@@ -161,10 +161,10 @@ func (in injection) attach(directory int) error {
 	})
 }
 
-// onThreadOfItsOwn runs f on a thread that ends after f. The main thread will not do: it does
+// onThreadOfItsOwn runs f on a thread that ends after f. The main thread must not run f: it does
 // not end, so it would stay in the container's namespaces, and /proc/self would show these. So
-// a goroutine on the main thread keeps that thread locked while another goroutine runs f, on another
-// thread.
+// a goroutine on the main thread keeps that thread locked while another goroutine runs f, on
+// another thread.
 func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {

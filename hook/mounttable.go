@@ -92,8 +92,8 @@ func mountID(file *os.File) (uint64, error) {
 	return stat.Mnt_id, nil
 }
 
-// mountsOf returns the mounts of a table (proc_pid_mountinfo(5)) whose lines are wanted. It
-// does not parse the others.
+// mountsOf returns the mounts in the wanted lines of a table (proc_pid_mountinfo(5)). It does not
+// parse the other lines.
 func mountsOf(table string, wanted func(line []byte) bool) ([]*mountinfo.Info, error) {
 	file, err := os.Open(table)
 	if err != nil {

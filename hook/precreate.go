@@ -20,9 +20,9 @@ import (
 // token, because podman inspect shows the configuration.
 //
 // A variable that the container already has keeps its value, with these exceptions.
-// GIT_CONFIG_PARAMETERS and no_proxy (in either case) get a further entry. GIT_CONFIG_SYSTEM names our
-// file, which includes the file that the variable named before. TEROK_GIT_CONFIG_SYSTEM tells prestart
-// the name of that included file.
+// GIT_CONFIG_PARAMETERS, no_proxy and NO_PROXY get a further entry. GIT_CONFIG_SYSTEM names our
+// file, which includes the file that the variable named before. TEROK_GIT_CONFIG_SYSTEM tells
+// prestart the name of that included file.
 //
 // Everything else passes through unchanged, including what our version of the runtime-spec
 // does not know. A configuration without our annotations is returned byte for byte.

@@ -1,7 +1,7 @@
 // Defines the settings of a stage with their defaults, the stage's time limits, and the form of the
-// settings on a command line. Package engines writes such a command line into a hook definition. The
-// stage reads the command line, and install, doctor and others read it back from the definition.
-// Only this file knows its form.
+// settings on a command line. Package engines writes such a command line into a hook definition.
+// The stage reads the command line, and install, doctor and others read it back from the
+// definition. Only this file knows the form of the command line.
 
 package hook
 
@@ -43,7 +43,7 @@ type Settings struct {
 	// networks. It is empty for a gate elsewhere.
 	GateSocket    string
 	GateListen    string        // where the gate listens in the container's network; default [GateListen]
-	GateTimeout   time.Duration // for the gate's answer; new tries begin in its first half only; default two seconds; not a flag
+	GateTimeout   time.Duration // for the gate's answer; new tries begin only in the first half of this time; default two seconds; not a flag
 	WithholdToken bool          // from the container: the gate recognizes the container by its network
 
 	// Services are services of the host, each of the form that [ParseService] reads. AllowServices

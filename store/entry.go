@@ -84,9 +84,9 @@ func (e Entry) State() State {
 }
 
 // entryJSON is the form of an entry in the file. Scope repeats the project: earlier versions of the
-// original gate read the project, and later ones accept only entries with a scope. The original
-// programs write only project and task, and so do we for an entry that has nothing else. A limited
-// entry has neither project nor scope.
+// Python gate read the project, and later ones accept only entries with a scope. The original
+// Python programs write only project and task, and so do we for an entry that has nothing else. A
+// limited entry has neither project nor scope.
 type entryJSON struct {
 	Limited   any      `json:"limited,omitempty"` // a [limitedJSON]; any, since encoding/json is slow when it first sees a type
 	Project   string   `json:"project,omitempty"`

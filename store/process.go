@@ -144,8 +144,8 @@ func (j judge) endsWithBoot(p *Process) bool {
 	return life == Dead
 }
 
-// glance is Life at a tenth of the cost. If any process has the pid now, this one or another,
-// glance cannot judge the process, and sure is false.
+// glance is Life at a tenth of the cost. If the description alone does not decide, and any process
+// has the pid now, this one or another, glance cannot judge the process, and sure is false.
 func (p *Process) glance() (life Life, sure bool) {
 	j := here()
 	if life, sure := j.byDescription(p); sure {

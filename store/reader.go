@@ -213,8 +213,8 @@ func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 	content, entries := r.content, r.entries
 	r.mu.Unlock()
 
-	// Most networks have no entry. If there are thousands of entries, only those that contain the
-	// number are parsed.
+	// Most networks have no entry. Only entries that contain the number are parsed, since there may
+	// be thousands of entries.
 	number := strconv.AppendUint(nil, cookie, 10)
 	if cookie == 0 || !bytes.Contains(content, number) {
 		return nil

@@ -185,7 +185,8 @@ func withServices(gate []byte, services map[string]string) ([]byte, error) {
 	return objectOf(names, values)
 }
 
-// inOrder returns the keys of a JSON object, in order and each once, and the values by key.
+// inOrder returns the keys of a JSON object, each once and in the order of the text, and the values
+// by key.
 func inOrder(text []byte) (names []string, values map[string]json.RawMessage, err error) {
 	if err := json.Unmarshal(text, &values); err != nil {
 		return nil, nil, err

@@ -161,9 +161,11 @@ func (f File) RevokeContainer(id string) (revoked []Entry, nextLife bool, err er
 	return done.gone, done.spared, err
 }
 
-// sweepFate returns the fate of an entry in a change that also sweeps. If no process has the pid
-// now, the entry goes. If some process has the pid, that process must be opened to tell whether
-// it is the entry's; a change opens at most [looks] processes.
+// sweepFate returns the fate of an entry in a change that also sweeps. The description of the
+// entry's process may be enough to decide, for example if the process is of an earlier boot.
+// Otherwise, the entry goes if no process has the pid now. If some process has the pid, that
+// process must be opened to tell whether it is the entry's; a change opens at most [looks]
+// processes.
 func (it *item) sweepFate() fate {
 	if !it.tied {
 		return stays
