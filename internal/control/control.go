@@ -33,8 +33,8 @@
 // service of the host that the container is to reach. {"version": 1, "service": "<name>"} asks
 // whether forward itself reaches that service.
 //
-// {"version": 1, "try": "<project>"} makes a gate without repositories ask the gate that has them
-// for that project, as it would for a container. The result is in "gate".
+// {"version": 1, "try": "<project>"} is for a gate without repositories. That gate then asks the
+// gate with the repositories for the project, as it would for a container. The result is in "gate".
 //
 // A later version of the messages has another number. A gate refuses versions that it does
 // not know, and ignores keys that it does not know.

@@ -12,7 +12,7 @@ type Fleet struct {
 	Problem     string   `json:"problem,omitempty"` // why other gates refuse its certificate
 
 	Listens bool     `json:"listens,omitempty"` // it has repositories, and serves gates of hosts
-	Hosts   []string `json:"hosts,omitempty"`   // the first hosts that may vouch
+	Hosts   []string `json:"hosts,omitempty"`   // the first hosts that may vouch (package voucher)
 	More    int      `json:"more,omitempty"`    // how many further hosts may vouch
 	Vouches string   `json:"vouches,omitempty"` // why no host of --vouch-file may vouch; empty if the file is in order
 

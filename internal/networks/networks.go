@@ -5,9 +5,9 @@
 // A network namespace is identified by its cookie, which no other namespace gets until the machine
 // boots again. (An inode number is used again at once.) An open listener keeps its namespace alive.
 // So the listener is closed when the last container there has ended, as the pidfds of the
-// containers' processes show. A container counts if a hook has handed it over. A container that
-// only the token file lists for the network counts, too: an earlier gate may have lost the
-// listener.
+// containers' processes show. The containers there are those that hooks have asked the gate to
+// serve, and those that only the token file lists for the network, since an earlier gate may have
+// lost the listener.
 //
 // A process with CAP_NET_ADMIN in a container's network can end a listener (SOCK_DESTROY) and
 // listen in its place. The tokens that were served there are then revoked, since their containers
@@ -90,7 +90,7 @@ type place struct {
 // Network is a listener in a network namespace. Containers in one namespace share the listener.
 type Network struct {
 	net.Listener
-	Name    string // for the trail
+	Name    string // for the Keeper and the trail
 	Service string // the service that is served there, empty for the gate
 	place
 	socket  *os.File           // a second descriptor of the listener, to notice that another process has ended it

@@ -65,7 +65,7 @@ func May(info fs.FileInfo, uid, gid uint32, bit fs.FileMode) bool {
 	return info.Mode()&bit != 0
 }
 
-// ClosedTo returns which directories on the way to a path a user cannot enter, judged by [May].
+// ClosedTo returns the directories that a user cannot enter on the way to a path, judged by [May].
 func ClosedTo(path string, uid, gid uint32) (closed []string) {
 	steps, _ := Way(path) // the caller reports a path that cannot be followed
 	for _, s := range steps {

@@ -1,6 +1,6 @@
 // Package printable makes text from other programs, images or annotations safe to print. A terminal
-// would act on control characters in such text, and a shell, into which a user pastes it, on many
-// other characters.
+// would act on control characters in such text. A shell, into which a user pastes the text, would
+// act on many other characters.
 package printable
 
 import (
@@ -31,8 +31,8 @@ func isVisible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
-// JSON returns the JSON text with those characters escaped that do not print. (encoding/json does
-// not escape control characters beyond ASCII.)
+// JSON returns the JSON text, in which characters that do not print are escaped. (encoding/json
+// does not escape control characters beyond ASCII.)
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {

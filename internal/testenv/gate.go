@@ -1,4 +1,5 @@
-// Makes sockets for a real gate, which is package gate in the test's process, or the program.
+// Makes sockets for a real gate, which is either package gate in the test's process or the program
+// terok-gate.
 
 package testenv
 

@@ -224,8 +224,8 @@ func message(e Event) string {
 		{"from", e.From}, {"host", e.Host}, {"service", e.Service}, {"ref", e.Ref}, {"old", e.Old}, {"new", e.New}, {"user", e.User}, {"rights", e.Rights}, {"times", timesOf(e)},
 	} {
 		if pair[1] != "" {
-			// Entries that other programs wrote may contain line breaks, or more than fits into a
-			// datagram.
+			// Entries of the token file that other programs wrote may contain line breaks, or more
+			// than fits into a datagram.
 			fmt.Fprintf(&text, " %s=%q", pair[0], shortened(pair[1]))
 		}
 	}

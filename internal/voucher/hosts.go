@@ -17,7 +17,7 @@ import (
 )
 
 // Hosts are the hosts that may vouch, each for the projects that match one of its patterns
-// (path.Match). Some are added once; others are in a file, which is read again when it changes.
+// (path.Match). Some come from flags; others are in a file, which is read again when it changes.
 // While the file cannot be read, or has a malformed line, none of its lines counts.
 type Hosts struct {
 	added rules
@@ -31,8 +31,8 @@ type Hosts struct {
 // Rules say which hosts may vouch at one moment.
 type Rules struct{ added, inFile rules }
 
-// rules are patterns of projects by host. A changed file gets new rules, since a Rules may still
-// have the old ones.
+// rules are patterns of projects by host. When the file changes, its rules become a new map, since
+// a [Rules] may still have the old map.
 type rules map[string][]string
 
 // NewHosts returns the hosts of flags and of the file at a path, which is empty for none. Each flag
