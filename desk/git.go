@@ -193,8 +193,9 @@ func (d *Desk) operators(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ofARepository are the variables that would make git work in another repository (git rev-parse
-// --local-env-vars), without those for configuration.
+// ofARepository are the variables that would make git work in another repository. They are those of
+// git rev-parse --local-env-vars, without GIT_CONFIG_PARAMETERS and GIT_CONFIG_COUNT, which carry
+// the operator's settings, and with GIT_NAMESPACE and GIT_QUARANTINE_PATH added.
 var ofARepository = []string{
 	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_OBJECT_DIRECTORY", "GIT_DIR", "GIT_WORK_TREE",
 	"GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE", "GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS",

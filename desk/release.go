@@ -25,7 +25,7 @@ type Offer struct {
 	Commit string
 	To     string // upstream's branch or tag
 	Old    string // the present object of To; "" if it does not exist
-	Ahead  int    // number of commits that To lacks; if To is new or a tag, that upstream's default branch lacks
+	Ahead  int    // number of commits that To lacks or, if To is new or a tag, that upstream's default branch lacks
 	Behind int    // number of commits that To would lose; if it is not 0, Release needs force
 
 	desk *Desk
@@ -147,8 +147,9 @@ func (o *Offer) log(ctx context.Context, w io.Writer, tip, without string) error
 	return copyTo(printable.Writer(w), o.desk.local(ctx, append(args, "--")...))
 }
 
-// pushedLines adds what pushed returns for a commit below the line with the commit's id. No other line of a
-// log can look like that line, since commit messages are indented.
+// pushedLines adds the text that pushed returns for a commit, as a line below the one with the
+// commit's id. No other line of a log can look like a line with an id, since commit messages are
+// indented.
 type pushedLines struct {
 	w      io.Writer
 	pushed func(commit string) string

@@ -164,8 +164,9 @@ func changeSources(directory string, change func(all map[string]Source) (changed
 	return durable.Replace(SourcesFile(directory), append(text, '\n'), 0o600, nil)
 }
 
-// makeDirectory makes the directory of desks. Missing directories above it are made so that
-// all users can enter them: the gate's user must pass through them to the token file.
+// makeDirectory makes the directory of desks. If root calls it, all users can enter the missing
+// directories that it makes above the directory of desks: the gate's user must pass through them to
+// the token file.
 func makeDirectory(directory string) error {
 	if os.Geteuid() == 0 {
 		defer syscall.Umask(syscall.Umask(0o022))

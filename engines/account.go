@@ -38,8 +38,8 @@ func gateAccount() (*account, error) {
 	return &account{u.Username, uint32(uid), uint32(gid)}, errors.Join(uidErr, gidErr)
 }
 
-// checkTokenFile returns an error if the gate's user could not read or sweep the token file. The
-// error suggests no change to files of other users.
+// checkTokenFile returns an error if the gate's user could not read the token file or revoke tokens
+// in it. The error suggests no change to files of other users.
 func (a *account) checkTokenFile(path string) error {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -18,7 +18,7 @@ import (
 	"terok-gate-hook/internal/durable"
 )
 
-// mark is the first line of each file of ours other than hook definitions.
+// mark is the first line of each file of ours other than hook definitions and the file of devices.
 const mark = "# Written by terok-gate install; terok-gate uninstall removes it.\n"
 
 // File is a file of an installation.

@@ -29,7 +29,7 @@ type Registration struct {
 	Repos    string        // the gate's directory of repositories
 	Fleet    Fleet         // what the gate is told of gates on other machines
 	Token    bool          // containers that ask for a device get their token; it is not withheld
-	Watch    bool          // systemd is to run reap --watch, if no gate of ours sweeps
+	Watch    bool          // systemd is to run reap --watch, if Gate is false
 }
 
 // Registration reads back the settings of the last install. If nothing is installed, only

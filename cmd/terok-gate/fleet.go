@@ -88,7 +88,7 @@ func changedFleet(c *cli.Context, f engines.Fleet) (engines.Fleet, error) {
 }
 
 // checkFleet returns a usage error if the flags do not make sense together. vouches means that
-// --vouch is given. needs names the command's flags that say which hosts are served.
+// --vouch is given. The parameter needs lists the command's flags that say which hosts are served.
 func checkFleet(f engines.Fleet, vouches bool, needs string) error {
 	elsewhere, listens := f.RepositoryGate != "", f.Listen != ""
 	vouches = vouches || f.VouchFile != ""
