@@ -66,7 +66,7 @@ func reapAndWatch(c *cli.Context, file store.File) error {
 		recordAll(c, trail.Swept, revoked)
 		if err != nil {
 			err = fmt.Errorf("reap: %w", err)
-			record(c.String("log-file"), trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+			record(c.String("log-file"), trail.Event{Event: trail.Failed, From: "reap", Error: printable.Line(err.Error())})
 			printError(err)
 		}
 	})

@@ -182,7 +182,7 @@ func sweep(ctx context.Context, file store.File, record func(...trail.Event) err
 			events = append(events, trail.Of(trail.Swept, e))
 		}
 		if err != nil {
-			events = append(events, trail.Event{Event: trail.Failed, Error: printable.Line(err.Error())})
+			events = append(events, trail.Event{Event: trail.Failed, From: "serve", Error: printable.Line(err.Error())})
 			slog.Warn("sweep", "error", err)
 		}
 		if err := record(events...); err != nil {

@@ -52,9 +52,8 @@ func Complaints(ctx context.Context, path string) (events []Event, err error) {
 	return events, errors.Join(err, journalErr)
 }
 
-// isComplaint reports whether the event says that a hook refused or failed. Events of requests to
-// the gate, unlike those of hooks, have a From. A failed sweep by the gate or by terok-gate reap
-// --watch has no From either, so it counts as a complaint, too.
+// isComplaint reports whether the event says that a hook refused or failed. Events of the gate and
+// of commands that refuse or fail have a From, and those of hooks have none.
 func (e Event) isComplaint() bool {
 	return (e.Event == Refused || e.Event == Failed) && e.Error != "" && e.From == ""
 }

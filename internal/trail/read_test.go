@@ -30,6 +30,7 @@ func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(Event{Event: Refused, From: "127.0.0.1:9", Error: "the gate's"})
+	write(Event{Event: Failed, From: "reap", Error: "a sweep's"})
 	write(want[1])
 
 	events, err := Complaints(t.Context(), path)
