@@ -50,7 +50,7 @@ func isOurs(path string) (bool, error) {
 }
 
 // errStrange is wrapped by errors about a file that neither podman nor this package can have written.
-var errStrange = errors.New("is not a regular file of at most 1 MiB")
+var errStrange = errors.New("is not a regular file of an expected size")
 
 // ReadSmall reads a regular file of at most 1 MiB, and refuses others without blocking:
 // a fifo may have no writer, and a sparse file can be larger than our memory.
@@ -71,7 +71,7 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, fmt.Errorf("%s %w", path, errStrange)
+		return nil, fmt.Errorf("%s %w (at most %d MiB)", path, errStrange, limit>>20)
 	}
 	return io.ReadAll(io.LimitReader(file, limit))
 }

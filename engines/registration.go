@@ -53,7 +53,7 @@ func (p Place) Registration() (r Registration, there bool, err error) {
 			case !slices.Equal(other.Settings.AllowProjects, d.Settings.AllowProjects),
 				!slices.Equal(other.Settings.AllowReads, d.Settings.AllowReads),
 				!slices.Equal(other.Settings.AllowServices, d.Settings.AllowServices):
-				twice = fmt.Errorf("admits other projects than %s, which runs at %s too", other.Path, stage)
+				twice = fmt.Errorf("admits other projects or services than %s, which runs at %s too", other.Path, stage)
 			}
 		}
 	}

@@ -164,7 +164,7 @@ func checkGateURL(s string) error {
 	}
 
 	if u.User != nil {
-		return errors.New("holds credentials, which the hook adds by itself")
+		return errors.New("holds credentials: remove them, since the hook adds the token by itself")
 	}
 	if !plain(s, ":/._-~[]") {
 		return errors.New("use letters, digits and :/._-~[] only")

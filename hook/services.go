@@ -68,7 +68,7 @@ func ParseService(given string) (s Service, err error) {
 	}
 
 	if port == 0 {
-		return s, errors.New("has port 0 for containers")
+		return s, errors.New("has port 0 in containers: use a port from 1 to 65535")
 	}
 	s.Port = uint16(port)
 	return s, nil

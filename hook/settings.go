@@ -441,7 +441,7 @@ func (s Settings) Check() error {
 			return &SettingError{"project", s.Project, errors.New("is not a project name")}
 		}
 		if s.Annotated {
-			return &SettingError{"annotated", "true", errors.New("excludes a project: remove --project")}
+			return &SettingError{"annotated", "true", errors.New("cannot be used with --project: remove one of them")}
 		}
 	}
 	if s.Projects != "" && !filepath.IsAbs(s.Projects) {
@@ -486,7 +486,7 @@ func (s Settings) checkGateSocket() error {
 	case s.GateURL != "":
 		return &SettingError{"gate-socket", s.GateSocket, errors.New("excludes a gate URL: remove --gate-url, or reset it with --gate-url ''")}
 	case s.WithholdToken && s.EnvDir != "":
-		return &SettingError{"env-dir", s.EnvDir, errors.New("is of no use if the token is withheld: remove --withhold-token")}
+		return &SettingError{"env-dir", s.EnvDir, errors.New("is of no use if the token is withheld: remove --env-dir or --withhold-token")}
 	}
 	if at, err := netip.ParseAddrPort(s.gateListen()); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return &SettingError{"gate-listen", s.GateListen, errors.New("is not of the form 127.0.0.1:port")}

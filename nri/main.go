@@ -54,7 +54,7 @@ func run(args []string) error {
 	flags.SetOutput(io.Discard)
 	flags.Var(allowed, "allow", "`NAMESPACE=PATTERN`: pods of the namespace may name projects that match; repeatable")
 	socket := flags.String("socket", api.DefaultSocketPath, "connect to the engine at `F`")
-	node := flags.String("node", "", "remove the taint "+taint+" from the Kubernetes `NODE` while gate, hook and engine are there")
+	node := flags.String("node", "", "keep the taint "+taint+" on the Kubernetes `NODE`, except while gate, hook and engine are there")
 	showVersion := flags.Bool("version", false, "print the version")
 	err := flags.Parse(args)
 	switch {

@@ -51,7 +51,7 @@ func fleetOf(c *cli.Context) (f fleet, err error) {
 
 	f.repositoryGate, _ = mtls.ParseURL(given.RepositoryGate) // checkFleet has checked it
 	if f.vouching, err = voucher.NewHosts(c.StringSlice("vouch"), given.VouchFile); err != nil {
-		return f, misuse.Errorf("--vouch: %w", err)
+		return f, misuse.Errorf("--vouch or --vouch-file: %w", err)
 	}
 	f.identity, err = mtls.New(given.Cert, given.Key, given.CA)
 	return f, err
@@ -96,7 +96,7 @@ func checkFleet(f engines.Fleet, vouches bool, needs string) error {
 	case elsewhere && listens:
 		return misuse.Errorf("--repository-gate and --tls-listen: a gate either hands requests on or has the repositories")
 	case !listens && vouches:
-		return misuse.Errorf("--vouch: needs --tls-listen")
+		return misuse.Errorf("%s: needs --tls-listen", needs)
 	case listens && !vouches:
 		return misuse.Errorf("--tls-listen: needs %s: no host would be served", needs)
 	}

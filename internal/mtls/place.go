@@ -24,7 +24,7 @@ func ParseURL(text string) (URL, error) {
 	case u.Scheme != "https":
 		return "", errors.New("must begin with https://")
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "", errors.New("must be https://HOST:PORT alone")
+		return "", errors.New("must be https://HOST or https://HOST:PORT alone")
 	case strings.Contains(u.Port(), "project"):
 		return "", errors.New("{project} must be in the name of the host")
 	}

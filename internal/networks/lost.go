@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-var errListenerEnded = errors.New("the gate's listener was ended by a process in the container's network, which may listen in its place: the tokens that were served there are revoked")
+var errListenerEnded = errors.New("a process in the container's network has ended the gate's listener, and may listen in its place: the tokens that were served there are revoked")
 
 // losses handles listeners that another process has ended.
 type losses struct {
