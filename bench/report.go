@@ -130,7 +130,7 @@ func (r gateResults) table(p func(format string, a ...any)) {
 		name string
 		took series
 	}{{"clone", r.Transfers.Clone}, {"push", r.Transfers.Push}} {
-		python := "takes no chunks"
+		python := "refuses bodies in chunks"
 		if took := of.took.median("python"); took > 0 {
 			python = fmt.Sprintf("%.0f", perSecond(took))
 		}
@@ -194,7 +194,7 @@ func (s services) table(p func(format string, a ...any)) {
 		p("| from a container's %s to the cut of its connection | %.0f ms; the longest %.0f, of %d | 100 ms at most |", reason, s.Cuts.median(reason), largest(s.Cuts[reason]), len(s.Cuts[reason]))
 	}
 	f := s.Flood
-	p("| a request while another container begins %.0f connections a second, and keeps connections that it does not read or use | %.2f ms; %.2f when that is quiet (%.1f times) | 2 times |", median(f.PerSecond),
+	p("| a request while another container begins %.0f connections a second, and keeps connections that it does not read or use | %.2f ms; %.2f when the other container is quiet (%.1f times) | 2 times |", median(f.PerSecond),
 		f.Took.median(flooded), f.Took.median(quiet), f.Took.median(flooded)/f.Took.median(quiet))
 	p("| `terok-gate forward`'s memory at its peak | %.0f MB | under 30 MB |", f.ForwardMB)
 }

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stages is how long each program took. Of the tokens in the file, Living have a living process.
+// stages is how long each program took. Living is the number of tokens in the file whose process is
+// alive.
 type stages struct {
 	Tokens, Living int
 	Took           series

@@ -37,7 +37,7 @@ func accessCommand() *cli.Command {
 
 func access(c *cli.Context) error {
 	if !c.Args().Present() {
-		return misuse.Errorf("name a container: terok-gate list shows those with tokens")
+		return misuse.Errorf("name a container: terok-gate list shows the containers that have tokens")
 	}
 	file, err := tokenFile(c)
 	if err != nil {
@@ -69,7 +69,7 @@ func access(c *cli.Context) error {
 	case err != nil:
 		return err
 	case len(tokens.rows) == 0:
-		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows those with tokens", misuse.Quote(arg))
+		return fmt.Errorf("%s: no token belongs to this container: terok-gate list shows the containers that have tokens", misuse.Quote(arg))
 	case c.Bool("json"):
 		return printJSON(os.Stdout, tokens)
 	}

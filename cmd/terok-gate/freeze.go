@@ -111,7 +111,7 @@ func (t freezable) set(f *store.Freezes, frozen bool) (changed bool) {
 }
 
 // matches reports whether an entry's token belongs to t's container or is for t's project. If t is
-// everything, means returns true.
+// everything, matches returns true.
 func (t freezable) matches(e store.Entry) bool {
 	switch {
 	case t.id != "":
@@ -127,7 +127,7 @@ func (t freezable) matches(e store.Entry) bool {
 // find the container.
 func containerNamed(c *cli.Context, file store.File, arg string) (id string, err error) {
 	if id, err = containerID(c.Context, file, arg); err != nil {
-		return "", fmt.Errorf("%s: %w: terok-gate list shows those with tokens", misuse.Quote(arg), err)
+		return "", fmt.Errorf("%s: %w: terok-gate list shows the containers that have tokens", misuse.Quote(arg), err)
 	}
 	return id, nil
 }

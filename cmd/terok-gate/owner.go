@@ -15,9 +15,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// owner is the owner of a directory. If root runs this program, git runs as that owner. So git, as
-// root, never writes where another user can replace directories with links, and never reads another
-// user's configuration. What git makes belongs to the directory's owner, usually the gate's user.
+// owner is the owner of a directory. If root runs this program, git runs as that owner. So no
+// git that runs as root writes where another user can replace directories with links, or reads
+// another user's configuration. What git makes belongs to the directory's owner, usually the gate's user.
 type owner struct {
 	uid, gid uint32
 	groups   []uint32

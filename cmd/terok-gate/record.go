@@ -1,4 +1,4 @@
-// Writes what commands do to the audit trail.
+// Records in the audit trail what commands do.
 
 package main
 
