@@ -137,10 +137,6 @@ func (f *fleetGates) startGate(name string, tokens store.File, address string, a
 	}
 	gate := exec.Command(f.w.programs["gate"], append([]string{"--token-file", tokens.Path, "--log-file", f.path(name + ".log"), "serve",
 		"--tls-cert", f.path(name + ".pem"), "--tls-key", f.path(name + ".key"), "--tls-ca", f.path("ca.pem")}, args...)...)
-	if strings.HasPrefix(name, "host-") && name != handsOn { // the gate with the repositories has a machine of its own
-		gate.Args = append([]string{"nice", "-n", "10"}, gate.Args...)
-		gate.Path = "/usr/bin/nice"
-	}
 	if err := f.start(gate); err != nil {
 		return nil, err
 	}
