@@ -16,9 +16,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// cuts is how long a fetch of the large repository goes on after the death of the process whose
-// token it uses, in milliseconds: until the client's connection ends, and until no git process is
-// left. Only the gate sweeps: no reap --watch runs beside it.
+// cuts has two times in milliseconds, both from the death of the process whose token a fetch of the
+// large repository uses: the time until the client's connection ends, and the time until no git
+// process is left. Only the gate sweeps: no reap --watch runs beside it.
 type cuts series
 
 const (

@@ -156,9 +156,9 @@ func holderOf(path string) (pid int, program string) {
 // there is no token file, the directory's owner must be able to. createLock creates the lock file
 // with mode 0600. Lock files are never removed.
 //
-// In another user's directory, root gives that user the lock file. The user may have put a hard
-// link to some other file of root's in the lock file's place, so root gives away only an empty
-// regular file that has a single name.
+// In another user's directory, root gives that user the lock file. In place of the lock file,
+// the user may have put a hard link to another file that belongs to root. So root gives away only an
+// empty regular file that has a single name.
 func (f directory) createLock(name, tokenFile string) error {
 	owned, err := f.stat(tokenFile)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -410,9 +410,9 @@ func (o *owner) onlyOrigins(directory string) (branches []string, err error) {
 	return branches, nil
 }
 
-// ownerOfRepository returns the user as whom git should read a repository. If another user owns the
-// repository, it is that user, since root's git must not trust the configuration, the links and the
-// gitdir there.
+// ownerOfRepository returns the user as whom git should read a repository. If root runs this program
+// and another user owns the repository, ownerOfRepository returns that user, since root's git must
+// not trust the configuration, the links and the gitdir there.
 func ownerOfRepository(directory string) (*owner, error) {
 	reader, err := ownerOf(directory)
 	if reader != nil || err != nil {

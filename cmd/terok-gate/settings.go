@@ -57,7 +57,8 @@ func stageFlags(given *hook.Settings, stage string) []cli.Flag {
 	return settingFlags(given, func(f hook.Flag) bool { return f.Of(stage) })
 }
 
-// changedSettings returns s with the values that given has for the flags that are set.
+// changedSettings returns a copy of s, in which each flag that is set has its value from the argument
+// given.
 func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, error) {
 	for _, f := range hook.Flags {
 		if c.IsSet(f.Name) {
