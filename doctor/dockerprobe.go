@@ -23,8 +23,7 @@ func (e *examination) dockerProbe() {
 	if !slices.Contains(e.Place.OtherEngines(), "Docker") {
 		return
 	}
-	if e.noProbe != "" {
-		e.warn("not tried: "+e.noProbe, "do what gate-user says, and then "+e.again())
+	if e.probeDoesHarm() {
 		return
 	}
 	project := e.deviceToTry()

@@ -59,13 +59,21 @@ type probed struct {
 
 func (p probed) saw(line string) bool { return slices.Contains(p.lines, line) }
 
+// probeDoesHarm reports whether a probe must not be started, and says why.
+func (e *examination) probeDoesHarm() bool {
+	if e.noProbe == "" {
+		return false
+	}
+	e.warn("not tried: "+e.noProbe, "do what gate-user says, and then "+e.again())
+	return true
+}
+
 // probe starts a container as a user of the hooks would.
 func (e *examination) probe() {
 	if e.noPodman {
 		return
 	}
-	if e.noProbe != "" {
-		e.warn("not tried: "+e.noProbe, "do what gate-user says, and then "+e.again())
+	if e.probeDoesHarm() {
 		return
 	}
 	if e.registered("prestart") == nil {
