@@ -70,7 +70,7 @@ func runForward(c *cli.Context, given hook.Settings) error {
 		go serveMetrics(metrics, f.Metrics())
 	}
 	if err := forward.CheckConfined(services); err != nil {
-		slog.Warn("no firewall confines this process to its services, or that is unknown", "error", err)
+		slog.Warn("this process may reach more than its services", "error", err)
 	}
 	if err := forward.Isolate(); err != nil {
 		slog.Warn("this process could not isolate itself", "error", err)
