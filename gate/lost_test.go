@@ -54,7 +54,7 @@ func TestTokensAreRevokedIfANeighbourEndsTheListener(t *testing.T) {
 	}
 	h.trailed(t, trail.Failed, 3)
 	for _, event := range h.trailed(t, trail.Revoked, 3) {
-		if event.Project != "demo" || !strings.HasPrefix(event.From, "listener-"+first.Container) || !strings.Contains(event.Error, "was ended by a process in the container's network") {
+		if event.Project != "demo" || !strings.HasPrefix(event.From, "listener-"+first.Container) || !strings.Contains(event.Error, "a process in the container's network has ended the gate's listener") {
 			t.Errorf("the trail has %+v", event)
 		}
 	}
