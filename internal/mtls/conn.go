@@ -34,16 +34,17 @@ type watched struct {
 	onClose func() // called once, unless it is nil
 }
 
-// watch looks at the connection at once, and then each second until the connection is closed. A
-// gate may have a thousand connections, so none of them has a goroutine that waits for the next
-// second.
+// watch looks at the connection at once, and then at the begin of each second until the connection
+// is closed. A gate may have a thousand connections, so none of them has a goroutine that waits for
+// the next second, and the process wakes up once for all of them.
 func (w *watched) watch() {
 	switch {
 	case w.closed.Load():
 	case w.seen.isTooLong(silenceOf(w.TCPConn)):
 		_ = w.Cut()
 	default:
-		time.AfterFunc(time.Second, w.watch)
+		next := time.Now().Truncate(time.Second).Add(time.Second)
+		time.AfterFunc(time.Until(next), w.watch)
 	}
 }
 
