@@ -27,7 +27,7 @@ type Settings struct {
 
 	Keep time.Duration // how long old tips of deleted and forced refs are kept; default [desk.KeepFor]
 
-	Patience time.Duration // how long a request waits for a slot before it is refused; default a minute
+	Patience time.Duration // how long a request waits for a slot before it is refused; default five minutes
 	Stall    time.Duration // how long a client may neither read nor send anything; default two minutes
 
 	// Trail gets every event. Many goroutines may call it at once. If it returns an error for the
@@ -58,8 +58,11 @@ const (
 const (
 	maxFetch = 32 << 20 // bytes of a request to upload-pack, unpacked
 
-	defaultPatience = time.Minute
-	defaultStall    = 2 * time.Minute
+	defaultStall = 2 * time.Minute
+	// defaultPatience is longer than defaultStall, so that stalled requests are ended before the
+	// requests that wait for their slots are refused. It is also long enough for a rush: git does
+	// not try again after a refusal.
+	defaultPatience = 5 * time.Minute
 
 	headerTimeout = 10 * time.Second
 	idleTimeout   = time.Minute
