@@ -16,12 +16,13 @@ import (
 	"terok-gate-hook/store"
 )
 
-// several is what limits a token for the projects demo, its own, lib, to read, and tools, to
-// write. Each is empty where it is not given.
+// several is what limits a token. The token is for demo, its own project, and also for lib, to
+// read, and for tools, to write. If the token may only read, it is for tools to read, too. A field
+// is empty if that limit is not given.
 type several struct {
-	access, narrowed string // flag and annotation
-	refs, narrowRefs string // flag and annotation
-	hashed           bool
+	access, narrowAccess string // flag and annotation
+	refs, narrowRefs     string // flag and annotation
+	hashed               bool
 }
 
 const (
@@ -31,11 +32,11 @@ const (
 
 func allSeveral() (all []several) {
 	for _, access := range []string{"", "append", "read"} {
-		for _, narrowed := range []string{"", "append", "read"} {
+		for _, narrowAccess := range []string{"", "append", "read"} {
 			for _, refs := range []string{"", refsByFlag} {
 				for _, narrowRefs := range []string{"", refsByAnnotation} {
 					for _, hashed := range []bool{false, true} {
-						all = append(all, several{access, narrowed, refs, narrowRefs, hashed})
+						all = append(all, several{access, narrowAccess, refs, narrowRefs, hashed})
 					}
 				}
 			}
@@ -63,8 +64,8 @@ func (c several) annotations() map[string]string {
 	if c.reads() {
 		annotations = map[string]string{hook.ReadAnnotation: "lib, tools"}
 	}
-	if c.narrowed != "" {
-		annotations[hook.AccessAnnotation] = c.narrowed
+	if c.narrowAccess != "" {
+		annotations[hook.AccessAnnotation] = c.narrowAccess
 	}
 	if c.narrowRefs != "" {
 		annotations[hook.PushAnnotation] = c.narrowRefs
@@ -72,8 +73,8 @@ func (c several) annotations() map[string]string {
 	return annotations
 }
 
-func (c several) reads() bool   { return c.access == "read" || c.narrowed == "read" }
-func (c several) appends() bool { return c.access == "append" || c.narrowed == "append" }
+func (c several) reads() bool   { return c.access == "read" || c.narrowAccess == "read" }
+func (c several) appends() bool { return c.access == "append" || c.narrowAccess == "append" }
 
 // branches returns the branches of a project to which the token may push, and others.
 func (c several) branches(project, another string) (allowed, refused []string) {
@@ -165,7 +166,7 @@ func (c several) check(t *testing.T, h *harness, of client) {
 			}
 		}
 		if there := git(t, filepath.Join(h.repos, project+".git"), "for-each-ref", "--format=x", "refs/heads/"); len(strings.Fields(there)) != 1+len(allowed) && c.appends() {
-			t.Errorf("%s has %d branches, with %d allowed", project, len(strings.Fields(there)), len(allowed))
+			t.Errorf("%s has %d branches, not main and the %d that are allowed", project, len(strings.Fields(there)), len(allowed))
 		}
 	}
 
@@ -193,8 +194,8 @@ func (c several) check(t *testing.T, h *harness, of client) {
 	}
 }
 
-// houseOfSeveral has the projects' repositories, with the same commits in each.
-func houseOfSeveral(t *testing.T) *harness {
+// openSeveral opens a gate with the projects' repositories, which all have the same commits.
+func openSeveral(t *testing.T) *harness {
 	t.Helper()
 	h := open(t, gate.Settings{})
 	h.fillSeveral(t)
@@ -212,12 +213,12 @@ func TestWhatEveryCombinationAllowsInEachOfSeveralProjects(t *testing.T) {
 	for _, c := range allSeveral() {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			t.Parallel()
-			h := houseOfSeveral(t)
+			h := openSeveral(t)
 			if c.reads() {
 				writes := c.annotations()
 				writes[hook.ReadAnnotation], writes[hook.WriteAnnotation] = "lib", "tools"
 				if token, err := h.tryContainerToken(t, c.flags(), writes); err == nil || token != "" {
-					t.Errorf("it may write another project, with the error %v", err)
+					t.Errorf("a container that may only read gets a token to write tools, with the error %v", err)
 				}
 			}
 			flags := c.flags()
@@ -243,10 +244,10 @@ func TestWhatEveryCombinationAllowsInEachOfSeveralProjects(t *testing.T) {
 func TestAContainerThatWithholdsItsTokenUsesSeveralProjects(t *testing.T) {
 	for _, c := range allSeveral() {
 		if c.hashed != (c.refs != "") {
-			continue // the table above has both
+			continue // the test above tries hashed and other tokens with each limit
 		}
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
-			h := houseOfSeveral(t)
+			h := openSeveral(t)
 			c.checkWithheld(t, h, h)
 		})
 	}
@@ -255,13 +256,13 @@ func TestAContainerThatWithholdsItsTokenUsesSeveralProjects(t *testing.T) {
 // The same holds if the repositories are elsewhere.
 func TestAContainerThatWithholdsItsTokenUsesSeveralProjectsElsewhere(t *testing.T) {
 	for _, c := range allSeveral() {
-		if c.hashed != (c.refs != "") || c.narrowed != c.access {
-			continue // the host's gate judges as any other
+		if c.hashed != (c.refs != "") || c.narrowAccess != c.access {
+			continue // the host's gate judges like any other gate, so these are enough
 		}
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			var f *fleet
 			f = openFleet(t, gate.Settings{}, gate.Settings{Trail: func(events ...trail.Event) error {
-				return f.repos.note(events...) // what one of the two refuses, the other does not
+				return f.repos.note(events...) // only one of the two gates refuses a request
 			}})
 			f.mayVouch(t, "host-a=*")
 			f.repos.fillSeveral(t)
@@ -270,8 +271,8 @@ func TestAContainerThatWithholdsItsTokenUsesSeveralProjectsElsewhere(t *testing.
 	}
 }
 
-// checkWithheld is check for a container in whose network h serves the repositories of another
-// gate, or its own.
+// checkWithheld does what check does, for a container that withholds its token. h serves the
+// container's network. repos has the repositories: it is h or another gate.
 func (c several) checkWithheld(t *testing.T, h, repos *harness) {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -299,9 +300,9 @@ func (c several) checkWithheld(t *testing.T, h, repos *harness) {
 	c.check(t, repos, client{url: url, git: run})
 }
 
-// One token's requests are summed up, and those of each project apart.
+// The trail sums up a token's refused requests, for each project separately.
 func TestAFloodOfOneProjectsRequestsHidesNoOthers(t *testing.T) {
-	h := houseOfSeveral(t)
+	h := openSeveral(t)
 	token := h.containerToken(t, nil, map[string]string{hook.ReadAnnotation: "lib"})
 	const pushes = "/info/refs?service=git-receive-pack"
 	for range 30 {
@@ -317,11 +318,11 @@ func TestAFloodOfOneProjectsRequestsHidesNoOthers(t *testing.T) {
 	for _, e := range events {
 		project := e.Project
 		if project != "lib" {
-			project = "of no right"
+			project = "not the token's"
 		}
 		times[project] += max(1, e.Times)
 	}
-	if times["lib"] != 30 || times["of no right"] != 21 {
+	if times["lib"] != 30 || times["not the token's"] != 21 {
 		t.Errorf("the lines stand for %v", times)
 	}
 	if len(events) > 30 {
@@ -329,9 +330,9 @@ func TestAFloodOfOneProjectsRequestsHidesNoOthers(t *testing.T) {
 	}
 }
 
-// What a token loses is cut, and the other projects of a token that is changed are judged anew.
+// If a token's other projects change, the next request is judged by the new ones.
 func TestProjectsThatATokenGainsAndLosesCountFromTheNextRequestOn(t *testing.T) {
-	h := houseOfSeveral(t)
+	h := openSeveral(t)
 	entry := func(also string) { h.put(t, limitedToken, `{"project": "demo", "task": "7"`+also+`}`) }
 	reaches := func(project string, service string) int {
 		answer, _ := h.request(t, "GET", "/"+project+".git/info/refs?service="+service, limitedToken, "")
@@ -361,8 +362,8 @@ func TestProjectsThatATokenGainsAndLosesCountFromTheNextRequestOn(t *testing.T) 
 	}
 }
 
-// The programs that ours replaces serve its own project of a token that has others, and
-// none of a limited one's.
+// If a token has other projects, the programs that ours replaces serve only its own project. They
+// do not serve limited or hashed tokens at all.
 func TestAnotherGateServesATokensOwnProjectAlone(t *testing.T) {
 	both := map[string]string{hook.ReadAnnotation: "lib", hook.WriteAnnotation: "tools"}
 	for i, version := range versions {
@@ -373,7 +374,7 @@ func TestAnotherGateServesATokensOwnProjectAlone(t *testing.T) {
 				if strings.Contains(name, "read only") {
 					annotations = map[string]string{hook.ReadAnnotation: "lib tools"}
 				}
-				h := houseOfSeveral(t)
+				h := openSeveral(t)
 				token := h.containerToken(t, kind.flags, annotations)
 				for _, project := range []string{"demo", "lib", "tools"} {
 					git(t, h.dir, "ls-remote", h.url(token, project))
@@ -387,7 +388,7 @@ func TestAnotherGateServesATokensOwnProjectAlone(t *testing.T) {
 					}
 				}
 
-				// What it writes keeps the projects of the entries that it keeps.
+				// Entries that it keeps when it writes the file also keep their projects.
 				var before, after struct {
 					Also    map[string]string
 					Limited json.RawMessage

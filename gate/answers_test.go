@@ -35,7 +35,8 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 		{"POST", "/demo.git/git-upload-pack", right, "0000", uploadRequest, 200},
 		{"POST", "/demo.git/git-receive-pack", right, "0000", receiveRequest, 200},
 
-		// Paths: any other path is not found, with and without a token.
+		// Paths: the suffix .git may be left out. Any other path is not found, with and without a
+		// token.
 		{"GET", "/", right, "", "", 404},
 		{"GET", "/demo.git", right, "", "", 404},
 		{"GET", "/demo.git/", right, "", "", 404},
@@ -116,8 +117,8 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 	}
 }
 
-// To look for a revoked token where the project is wrong costs people an hour.
-func TestATokenOfAnotherProjectIsToldFromOneThatIsNotValid(t *testing.T) {
+// If both refusals were the same, people would look for a revoked token where the project is wrong.
+func TestARefusalSaysWhetherTheTokenIsForAnotherProjectOrNotValid(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
 	for token, says := range map[string]string{
@@ -127,7 +128,7 @@ func TestATokenOfAnotherProjectIsToldFromOneThatIsNotValid(t *testing.T) {
 		for _, project := range []string{"demo", "nowhere"} {
 			answer, text := h.request(t, "GET", "/"+project+".git/info/refs?service=git-upload-pack", token, "")
 			if answer.StatusCode != 403 || !strings.Contains(text, says) {
-				t.Errorf("%s: %s: %q, and nothing of %q", project, answer.Status, text, says)
+				t.Errorf("%s: %s: %q does not say %q", project, answer.Status, text, says)
 			}
 		}
 	}
@@ -143,8 +144,8 @@ func TestServicesThatARepositoryDisablesAreRefused(t *testing.T) {
 	}
 
 	for _, row := range []struct {
-		key, value   string
-		fetch, pushe int
+		key, value  string
+		fetch, push int
 	}{
 		{"http.receivepack", "false", 200, 403},
 		{"http.receivepack", "true", 200, 200},
@@ -152,7 +153,7 @@ func TestServicesThatARepositoryDisablesAreRefused(t *testing.T) {
 		{"http.uploadpack", "1", 200, 200},
 	} {
 		git(t, path, "config", row.key, row.value)
-		if fetch, push := status("git-upload-pack"), status("git-receive-pack"); fetch != row.fetch || push != row.pushe {
+		if fetch, push := status("git-upload-pack"), status("git-receive-pack"); fetch != row.fetch || push != row.push {
 			t.Errorf("%s=%s: a fetch is answered %d, a push %d", row.key, row.value, fetch, push)
 		}
 	}
@@ -162,7 +163,7 @@ func TestServicesThatARepositoryDisablesAreRefused(t *testing.T) {
 	git(t, path, "config", "--unset", "http.receivepack")
 	git(t, path, "config", "include.path", included)
 	if push := status("git-receive-pack"); push != 403 {
-		t.Errorf("by a file that is included: %d", push)
+		t.Errorf("with http.receivepack=false in an included file, a push is answered %d", push)
 	}
 }
 

@@ -29,12 +29,12 @@ func TestATokenThatMayOnlyAddLosesNothing(t *testing.T) {
 		{"a tag deleted", []string{":refs/tags/light"}, lost + ": refs/tags/light"},
 		{"a symbolic branch deleted", []string{":refs/heads/symbolic"}, lost + ": refs/heads/symbolic"},
 		{"a branch back", []string{"+main~1:refs/heads/main"}, lost + ": refs/heads/main"},
-		{"a branch elsewhere", []string{"+foreign:refs/heads/main"}, lost + ": refs/heads/main"},
-		{"a branch to a commit beside", []string{"+amended:refs/heads/main"}, lost + ": refs/heads/main"},
+		{"a branch to an unrelated commit", []string{"+foreign:refs/heads/main"}, lost + ": refs/heads/main"},
+		{"a branch to an amended commit", []string{"+amended:refs/heads/main"}, lost + ": refs/heads/main"},
 		{"a tag forward", []string{"+next:refs/tags/light"}, lost + ": refs/tags/light"},
 		{"an annotated tag anew", []string{"+refs/tags/again:refs/tags/annotated"}, lost + ": refs/tags/annotated"},
 		{"a symbolic branch that stands for a tag, forward", []string{"+next:refs/heads/astag"}, lost + ": refs/heads/astag"},
-		{"notes elsewhere", []string{"+foreign:refs/notes/commits"}, lost + ": refs/notes/commits"},
+		{"notes to an unrelated commit", []string{"+foreign:refs/notes/commits"}, lost + ": refs/notes/commits"},
 		{"notes that are a tag, to what the tag names", []string{"+next:refs/notes/tag"}, lost + ": refs/notes/tag"},
 		{"notes that are a blob", []string{"+next:refs/notes/blob"}, lost + ": refs/notes/blob"},
 		{"several, one of which forces", []string{"next:refs/heads/new", "next:refs/heads/main", "+foreign:refs/heads/side"}, lost + ": refs/heads/side"},
@@ -76,7 +76,7 @@ func TestATokenThatMayOnlyAddLosesNothing(t *testing.T) {
 func losable(t *testing.T, h *harness) (demo, work string) {
 	t.Helper()
 	demo = h.demo(t, "demo", 3)
-	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git keeps that branch only
+	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git would refuse to delete the branch that HEAD names
 	git(t, h.dir, "clone", "--quiet", "--branch", "main", demo, "work")
 	work = filepath.Join(h.dir, "work")
 
@@ -107,7 +107,7 @@ func losable(t *testing.T, h *harness) (demo, work string) {
 	return demo, work
 }
 
-// Where the operator's patterns, or the container's, leave a ref out, adding to it is refused.
+// If no pattern of the operator's matches a ref, the token may not add to that ref.
 func TestATokenThatMayOnlyAddAddsWherePatternsAllowIt(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo, work := losable(t, h)
@@ -134,7 +134,7 @@ func TestATokenThatMayOnlyAddAddsWherePatternsAllowIt(t *testing.T) {
 }
 
 // A replacement in the repository would give a commit other ancestors.
-func TestAReplacementMakesNoForcedPushAForwardOne(t *testing.T) {
+func TestAReplacementDoesNotMakeAForcedPushAForwardOne(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo, work := losable(t, h)
 	git(t, demo, "replace", "--graft", "elsewhere", "main")

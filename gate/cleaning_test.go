@@ -18,8 +18,8 @@ func TestObjectsOfManyPushesArePacked(t *testing.T) {
 	h.becomesPacked(t, demo)
 }
 
-// Guards against: a project that containers only read, whose objects are never packed, since
-// syncs do not have the gate do it.
+// Guards against: the objects of a project that containers only read are never packed, since a sync
+// does not make the gate pack them.
 func TestObjectsOfManySyncsArePacked(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
@@ -30,13 +30,13 @@ func TestObjectsOfManySyncsArePacked(t *testing.T) {
 	h.becomesPacked(t, demo)
 }
 
-// pushMany pushes so many objects to the repository demo that git packs them, which are stored
-// one by one there.
+// pushMany pushes so many objects to the repository demo that git gc packs them. Until then, each
+// object is a file of its own there.
 func (h *harness) pushMany(t *testing.T, address, demo string) {
 	t.Helper()
 	git(t, h.dir, "clone", "--quiet", address, "work")
 	work := filepath.Join(h.dir, "work")
-	// git guesses from one directory of 256: enough objects for one to be there.
+	// git gc estimates their number from one directory of 256. Of so many objects, some are in it.
 	for i := range 600 {
 		must(t, os.WriteFile(filepath.Join(work, fmt.Sprint("many-", i)), []byte(fmt.Sprint(i)), 0o644))
 	}

@@ -58,7 +58,7 @@ var fastGate = sync.OnceValues(func() (path string, err error) {
 	return path, nil
 })
 
-// Certificates alone feel it if machines disagree about the time.
+// If machines disagree about the time, this affects only certificates.
 func TestGatesWhoseClocksAreAnHourApart(t *testing.T) {
 	const soon = 10 * time.Minute
 	early := func(c *x509.Certificate) { c.NotBefore = time.Now().Add(soon) }
@@ -66,22 +66,22 @@ func TestGatesWhoseClocksAreAnHourApart(t *testing.T) {
 	const none, repos, host = "", "repos", "host-a"
 
 	for name, row := range map[string]struct {
-		fast   string // the gate whose clock is
+		fast   string // the gate whose clock is fast
 		of     string // the gate whose certificate is changed
 		edit   func(*x509.Certificate)
 		served bool
 	}{
-		"the host's is fast":                                              {host, none, nil, true},
-		"the repository gate's is fast":                                   {repos, none, nil, true},
-		"neither is, and the host's certificate is not valid yet":         {none, host, early, false},
-		"neither is, and the repository gate's is not valid yet":          {none, repos, early, false},
-		"the repository gate takes the host's that is not valid yet":      {repos, host, early, true},
-		"the host takes the repository gate's that is not valid yet":      {host, repos, early, true},
-		"neither is, and the host's is to end soon":                       {none, host, ends, true},
-		"to the repository gate the host's has ended":                     {repos, host, ends, false},
-		"to the host the repository gate's has ended":                     {host, repos, ends, false},
-		"to the host its own has ended, and the repository gate takes it": {host, host, ends, true},
-		"to the repository gate its own has ended, and the host takes it": {repos, repos, ends, true},
+		"the host's clock is fast":                                                 {host, none, nil, true},
+		"the repository gate's clock is fast":                                      {repos, none, nil, true},
+		"no clock is fast, and the host's certificate is not valid yet":            {none, host, early, false},
+		"no clock is fast, and the repository gate's certificate is not valid yet": {none, repos, early, false},
+		"to the repository gate's fast clock, the host's certificate is valid":     {repos, host, early, true},
+		"to the host's fast clock, the repository gate's certificate is valid":     {host, repos, early, true},
+		"no clock is fast, and the host's certificate ends soon":                   {none, host, ends, true},
+		"to the repository gate's fast clock, the host's certificate has ended":    {repos, host, ends, false},
+		"to the host's fast clock, the repository gate's certificate has ended":    {host, repos, ends, false},
+		"to the host's fast clock, its own certificate has ended":                  {host, host, ends, true},
+		"to the repository gate's fast clock, its own certificate has ended":       {repos, repos, ends, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := startMachines(t)

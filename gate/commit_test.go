@@ -29,19 +29,20 @@ import (
 // killsVar is the environment variable that says how many pushes are killed in each way.
 const killsVar = "TEROK_TEST_KILLS"
 
-// commits are pushes that are killed close to their commit. Each creates a ref, moves one and
-// deletes one that no other push names.
+// commits are pushes that are killed close to the moment when git commits the transaction that
+// moves their refs. Each push creates one ref, moves one and deletes one. No other push names these
+// refs.
 type commits struct {
 	*harness          // with the repository
 	demo     string   // the repository
 	near     *harness // what clients speak to
 	way      killing
-	gate     *exec.Cmd // the one that is a process of its own, if there is one
+	gate     *exec.Cmd // the gate that is a process of its own, if there is one
 	again    func(t *testing.T)
 
 	tip, before string
 	token       string
-	logFile     string // of a gate with the repository that is a process, which has no events
+	logFile     string // of the gate with the repository, if that gate is a process: the harness then has no events
 
 	gits             map[string][]int // pidfds of git and its hooks, by the push that is about to move its refs
 	whole, committed time.Duration    // what a push takes, and the last part of it, from moving to moved
@@ -95,7 +96,8 @@ func killGate(_ *testing.T, c *commits, _ string, _ *net.TCPConn) {
 	_ = c.gate.Wait()
 }
 
-// pidfdsIn opens all processes that work in a directory, whose numbers may soon be others'.
+// pidfdsIn opens a pidfd for each process that works in a directory. A pid may soon belong to
+// another process; a pidfd does not.
 func pidfdsIn(directory string) (pidfds []int) {
 	for _, process := range processesIn(directory) {
 		path, _, _ := strings.Cut(process, " ")
@@ -113,8 +115,8 @@ func pidfdsIn(directory string) (pidfds []int) {
 	return pidfds
 }
 
-// The trail names what has moved, and nothing else, whenever a push is killed. Of a gate that was
-// killed itself, a line that a ref is to move may be the last one.
+// The trail names what has moved, and nothing else, whenever a push is killed. If the gate was
+// killed itself, the last line about a ref may say only that the ref is to move.
 func TestAPushThatIsKilledAtItsCommitMovesWhatTheTrailSays(t *testing.T) {
 	kills := 10 // in each way: all take 10 s
 	if text := os.Getenv(killsVar); text != "" {
@@ -141,7 +143,7 @@ func TestAPushThatIsKilledAtItsCommitMovesWhatTheTrailSays(t *testing.T) {
 			for _, push := range pushes {
 				outcomes[c.check(t, push, present, succeeded[push], way.process == "repos")]++
 			}
-			t.Logf("%d pushes killed: %v; of their refs have moved: %v", kills, phases, outcomes)
+			t.Logf("%d pushes were killed, in these phases: %v; how many of their refs moved: %v", kills, phases, outcomes)
 		})
 	}
 }
@@ -173,7 +175,8 @@ func openCommits(t *testing.T, way killing) *commits {
 	return c
 }
 
-// runGate has a process serve clients, which again replaces. They can always connect.
+// runGate starts a gate as a process of its own, which serves the clients. c.again starts another
+// one in its place. Clients can always connect, since the listener stays open.
 func (c *commits) runGate(t *testing.T, args ...string) {
 	t.Helper()
 	program, err := terokGate()
@@ -230,7 +233,7 @@ func (c *commits) send(t *testing.T, push string) *net.TCPConn {
 	conn, err := net.Dial("tcp", c.near.address)
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(testenv.AWhile))) // the listener outlasts a gate that does not start
+	must(t, conn.SetDeadline(time.Now().Add(testenv.AWhile))) // if no gate starts, the listener is still open
 	_, err = io.WriteString(conn, pushRequest(c.token, "report-status", commands...))
 	must(t, err)
 	return conn.(*net.TCPConn)
@@ -271,7 +274,8 @@ func (c *commits) measure(t *testing.T) {
 	}
 }
 
-// await returns when the trail has a line about each of a push's refs, or over is closed.
+// await waits until the trail has a line about the ref that a push creates, or over is closed, and
+// returns the time.
 func (c *commits) await(push, event string, over <-chan struct{}) time.Time {
 	for !c.says(push, event) {
 		select {
@@ -285,7 +289,7 @@ func (c *commits) await(push, event string, over <-chan struct{}) time.Time {
 
 func (c *commits) says(push, event string) bool { return len(c.linesOf(event, push+"new")) > 0 }
 
-// linesOf is [harness.lines], of a gate that is a process, too.
+// linesOf is [harness.lines], and can also read the trail of a gate that is a process.
 func (c *commits) linesOf(event, ref string) (found []trail.Event) {
 	if c.logFile == "" {
 		return c.lines(event, ref)
@@ -300,9 +304,9 @@ func (c *commits) linesOf(event, ref string) (found []trail.Event) {
 	return found
 }
 
-// killOne begins a push and kills it: in one of four times at any moment, otherwise after git was
-// told that it may move the refs. It returns in which phase the push was, and whether the client
-// was told of success.
+// killOne begins a push and kills it: in one of four cases at any moment, otherwise after the trail
+// has said that the refs are to move. It returns in which phase the push was, and whether the
+// client was told of success.
 func (c *commits) killOne(t *testing.T, push string, kill func(*net.TCPConn)) (phase string, ok bool) {
 	t.Helper()
 	conn := c.send(t, push)
@@ -320,11 +324,11 @@ func (c *commits) killOne(t *testing.T, push string, kill func(*net.TCPConn)) (p
 	}
 	switch {
 	case c.says(push, trail.Moved):
-		phase = "after it"
+		phase = "after commit"
 	case c.says(push, trail.Moving):
 		phase = "between prepare and commit"
 	default:
-		phase = "before"
+		phase = "before prepare"
 	}
 	kill(conn)
 	if c.gate != nil {
@@ -334,7 +338,7 @@ func (c *commits) killOne(t *testing.T, push string, kill func(*net.TCPConn)) (p
 	conn.Close()
 	<-over
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(c.demo)) == 0 })
-	_ = os.Remove(filepath.Join(c.demo, "packed-refs.lock")) // of a git that was killed, it keeps refs from being deleted
+	_ = os.Remove(filepath.Join(c.demo, "packed-refs.lock")) // left by a git that was killed: no ref could be deleted
 	return phase, ok
 }
 
@@ -375,13 +379,13 @@ func (c *commits) check(t *testing.T, push string, present map[string]string, su
 		moving, said := c.linesOf(trail.Moving, ref), c.linesOf(trail.Moved, ref)
 		switch {
 		case hasMoved && len(moving) == 0:
-			t.Errorf("%s has moved, and the trail has no line that it is to", ref)
+			t.Errorf("%s has moved, but the trail has no line that it is to move", ref)
 		case len(said) > 0 && !hasMoved:
-			t.Errorf("%s has not moved, and the trail has %+v", ref, said)
+			t.Errorf("%s has not moved, but the trail says that it has: %+v", ref, said)
 		case hasMoved && len(said) != 1 && !gateWasKilled:
-			t.Errorf("%s has moved, and the trail has %+v", ref, said)
+			t.Errorf("%s has moved, but not exactly one line of the trail says so: %+v", ref, said)
 		case succeeded && !hasMoved:
-			t.Errorf("%s has not moved, and the client was told so", ref)
+			t.Errorf("%s has not moved, but the client was told that it has", ref)
 		}
 		for _, line := range slices.Concat(moving, said) {
 			if line.Old != was[0] || line.New != was[1] {

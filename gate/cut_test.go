@@ -21,9 +21,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gigabyte is a bare repository with a GiB in main that nothing compresses, and quarter one with
-// a quarter of that, for what is to end by itself. Each is made once, and used through
-// objects/info/alternates.
+// gigabyte makes a bare repository whose main has a GiB that cannot be compressed. quarter makes
+// one with a quarter of that, for transfers that are to end by themselves. Each repository is made
+// once, and used through objects/info/alternates.
 var gigabyte, quarter = sync.OnceValues(largeRepository(1024)), sync.OnceValues(largeRepository(256))
 
 func largeRepository(files int) func() (string, error) {
@@ -39,7 +39,7 @@ func largeRepository(files int) func() (string, error) {
 	}
 }
 
-// borrow has a repository use the objects of gigabyte, and returns its tip.
+// borrow has a repository use the objects of gigabyte, and returns the tip of gigabyte's main.
 func borrow(t *testing.T, repo string) (tip string) {
 	t.Helper()
 	return borrowFrom(t, repo, gigabyte)
@@ -50,16 +50,16 @@ func borrowFrom(t *testing.T, repo string, large func() (string, error)) (tip st
 	from, err := large()
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(repo, "objects/info/alternates"), []byte(from+"/objects\n"), 0o644))
-	// As they are, with no time spent on what cannot get smaller.
+	// git sends the objects as they are, and spends no time on what cannot get smaller.
 	must(t, os.WriteFile(filepath.Join(repo, "info/attributes"), []byte("* -delta\n"), 0o644))
 	git(t, repo, "config", "pack.compression", "0")
 	return git(t, from, "rev-parse", "main")
 }
 
-// ways are how what is under way comes to its end.
+// ways are the ways in which a request that is under way is cut.
 var ways = map[string]struct {
 	end    func(t *testing.T, h *harness, container *exec.Cmd)
-	says   string // the trail
+	says   string // what the trail says
 	byHand bool   // the token is tied to no process
 }{
 	"its token is revoked": {
@@ -113,9 +113,9 @@ func (h *harness) issueTo(t *testing.T, process *store.Process) (token string) {
 	return string(drawn)
 }
 
-// cutShort ends what a client does, when that has come far enough, and returns how long it
-// then takes the gate's git to end. The client is not waited for: in a push, git goes on
-// to read what it cannot send any more.
+// cutShort starts a client. When far reports that the transfer has come far enough, cutShort calls
+// end, and returns how long the gate's git then takes to end. It does not wait for the client: in a
+// push, the client's git still reads objects that it cannot send any more.
 func cutShort(t *testing.T, h *harness, client *exec.Cmd, far func() bool, end func()) (took time.Duration) {
 	t.Helper()
 	must(t, client.Start())
@@ -132,8 +132,8 @@ func cutShort(t *testing.T, h *harness, client *exec.Cmd, far func() bool, end f
 	return took
 }
 
-// inEveryWay tries something that is cut, in all ways. It must be over in the time that
-// the gate promises; on a busy machine it is tried again, for a while.
+// inEveryWay tries a transfer that is cut, in each of the ways. The transfer must end within the
+// time that the gate promises. On a busy machine, inEveryWay tries it again for a while.
 func inEveryWay(t *testing.T, try func(t *testing.T, h *harness, token, says string, end func()) (took time.Duration)) {
 	const promised = 100 * time.Millisecond
 	for name, way := range ways {
@@ -265,7 +265,7 @@ read -r answer <&3
 [ "$answer" = yes ]
 `), 0o755))
 
-	for i := range 10 { // the cut may come first
+	for i := range 10 { // the cut may come before git asks
 		url := h.url(h.issue(t, "demo"), "demo")
 		must(t, os.WriteFile(h.tokens.Path+".none", []byte("{}"), 0o600))
 		gitFails(t, work, "push", url, "main")
@@ -278,8 +278,8 @@ read -r answer <&3
 	}
 }
 
-// The answer to a push of many refs that is refused is long: it ends with its client, and
-// when the request is cut.
+// The answer to a refused push of many refs is long. It ends when its client hangs up, and when the
+// request is cut.
 func TestALongRefusalEnds(t *testing.T) {
 	var commands []string
 	for i := range 900 {

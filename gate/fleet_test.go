@@ -178,11 +178,11 @@ func TestTransfersElsewhereAreCut(t *testing.T) {
 	ends := map[string]struct {
 		end         func(t *testing.T, f *fleet, token string)
 		here, there string // what each trail says
-		refused     string // what it says here instead if the client has no answer yet, as in a push
+		refused     string // what the trail says here instead if the client has no answer yet, as in a push
 	}{
 		"its token is revoked": {func(t *testing.T, f *fleet, _ string) { f.host.revoke(t, "demo") },
 			store.ErrRevoked.Error(), "the client went away", store.ErrRevoked.Error()},
-		"its host is taken out": {func(t *testing.T, f *fleet, _ string) { f.mayVouch(t, "host-b=demo") },
+		"its host may no longer vouch": {func(t *testing.T, f *fleet, _ string) { f.mayVouch(t, "host-b=demo") },
 			"the gate with the repositories does not answer to the end", "does not let this host vouch", "does not let this host vouch"},
 		"its project is frozen there": {func(t *testing.T, f *fleet, _ string) {
 			must(t, f.repos.tokens.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
@@ -228,12 +228,12 @@ func cutElsewhere(t *testing.T, push bool, end func(*testing.T, *fleet, string),
 	before := git(t, demo, "for-each-ref")
 
 	took := cutShort(t, f.repos, cmd, transferred, func() { end(t, f, token) })
-	for where, h := range map[string]*harness{here: f.host, there: f.repos} {
-		testenv.Eventually(t, "the trail says "+where, func() bool {
+	for says, h := range map[string]*harness{here: f.host, there: f.repos} {
+		testenv.Eventually(t, "the trail says "+says, func() bool {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			for _, e := range h.events {
-				if slices.Contains([]string{trail.Cut, trail.Failed, trail.Refused}, e.Event) && strings.Contains(e.Error, where) && e.Refs == 0 {
+				if slices.Contains([]string{trail.Cut, trail.Failed, trail.Refused}, e.Event) && strings.Contains(e.Error, says) && e.Refs == 0 {
 					return true
 				}
 			}
@@ -278,7 +278,7 @@ func TestOneWatchIsForAllThatHostsVouchFor(t *testing.T) {
 	testenv.Eventually(t, "the watch has ended", func() bool { return watches() == 0 })
 }
 
-func TestARepositoryGateThatDoesNotAnswerIsSaidSo(t *testing.T) {
+func TestTheClientIsToldIfTheRepositoryGateDoesNotAnswer(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	f.repos.demo(t, "demo", 1)
 	token := f.host.issue(t, "demo")
@@ -331,7 +331,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 		out, _ := command(f.host.dir, "ls-remote", f.host.url(token, "demo")).CombinedOutput()
 		return string(out)
 	}
-	withoutSessions := func() { f.authority.Issue(t, "host-a", nil, "host-a") }
+	dropSessions := func() { f.authority.Issue(t, "host-a", nil, "host-a") }
 	if out := list(); !strings.Contains(out, "refs/heads/main") {
 		t.Errorf("at first: %s", out)
 	}
@@ -348,11 +348,11 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 
 	must(t, os.WriteFile(filepath.Join(filepath.Dir(f.authority.CA), "host-a.key"), []byte("half"), 0o600))
 	if out := list(); !strings.Contains(out, "refs/heads/main") {
-		t.Errorf("with files that cannot be used, those before: %s", out)
+		t.Errorf("with a key file that cannot be used, so the gate uses the earlier files: %s", out)
 	}
 
 	f.authority.Issue(t, "repos", old, "repos")
-	withoutSessions() // those of the certificate before are good as long as that is
+	dropSessions() // those with the earlier certificate stay valid as long as that certificate
 	if out := list(); !strings.Contains(out, "502") {
 		t.Errorf("with a repository gate's certificate that has ended: %s", out)
 	}

@@ -22,8 +22,9 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// flood keeps as many connections to an address as it can, until the test ends, that do not finish
-// their handshake. They come from these addresses by turns. It returns how many are open.
+// flood opens number connections to an address, and another one whenever one ends. They do not
+// finish their handshake. They come from the addresses of from, by turns. When the test ends, flood
+// closes them. open returns how many are open.
 func flood(t *testing.T, to string, number int, from ...string) (open func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -34,7 +35,7 @@ func flood(t *testing.T, to string, number int, from ...string) (open func() int
 	})
 
 	var now atomic.Int64
-	pace := rate.NewLimiter(1000, number) // as for many, this process floods and serves
+	pace := rate.NewLimiter(1000, number) // not faster, since this process floods and also serves
 	begins := []string{"", "\x16", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"}
 	for i := range number {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from[i%len(from)])}}
@@ -58,7 +59,7 @@ func flood(t *testing.T, to string, number int, from ...string) (open func() int
 	return func() int { return int(now.Load()) }
 }
 
-// addresses returns as many addresses of this machine.
+// addresses returns number addresses of this machine.
 func addresses(number int) (all []string) {
 	for i := range number {
 		all = append(all, net.IPv4(127, 0, byte(2+i/250), byte(1+i%250)).String())
@@ -89,7 +90,7 @@ func TestPeersWithoutACertificateKeepNoHostOut(t *testing.T) {
 				must(t, os.RemoveAll(work))
 			}
 			if open() < 2000 {
-				t.Errorf("the flood had ended: %d connections", open())
+				t.Errorf("the flood has only %d connections now", open())
 			}
 		})
 	}
@@ -109,7 +110,7 @@ func TestAHandshakeThatTakesTooLongEndsTheConnection(t *testing.T) {
 	for begin, conn := range open {
 		must(t, conn.SetReadDeadline(time.Now().Add(testenv.AWhile)))
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("after %q: the gate waits on", begin)
+			t.Errorf("after %q: the gate still waits", begin)
 		}
 	}
 }

@@ -18,13 +18,13 @@ func TestAStoppingGateFinishesRequestsUnderWay(t *testing.T) {
 	demo := h.demo(t, "demo", 1)
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "work")
 	work := filepath.Join(h.dir, "work")
-	gone := filepath.Join(h.dir, "go-on")
+	goOn := filepath.Join(h.dir, "go-on")
 
 	hook := filepath.Join(h.repos, ".hooks", "pre-receive")
 	real, err := os.Readlink(hook)
 	must(t, err)
 	must(t, os.Remove(hook))
-	must(t, os.WriteFile(hook, fmt.Appendf(nil, "#!/bin/bash\nuntil [ -e %s ]; do sleep 0.01; done\nexec -a pre-receive %s\n", gone, real), 0o755))
+	must(t, os.WriteFile(hook, fmt.Appendf(nil, "#!/bin/bash\nuntil [ -e %s ]; do sleep 0.01; done\nexec -a pre-receive %s\n", goOn, real), 0o755))
 
 	push := command(work, "push", "origin", "main:side")
 	must(t, push.Start())
@@ -45,7 +45,7 @@ func TestAStoppingGateFinishesRequestsUnderWay(t *testing.T) {
 		return err != nil
 	})
 
-	must(t, os.WriteFile(gone, nil, 0o644))
+	must(t, os.WriteFile(goOn, nil, 0o644))
 	if err := push.Wait(); err != nil {
 		t.Errorf("the push: %v", err)
 	}

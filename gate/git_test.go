@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// everyProtocol runs a test with each version of git's protocol that differs.
+// everyProtocol runs a test with versions 0 and 2 of git's protocol. Version 1 is like version 0.
 func everyProtocol(t *testing.T, test func(t *testing.T, version string)) {
 	for _, number := range []string{"0", "2"} {
 		t.Run("protocol "+number, func(t *testing.T) { test(t, "protocol.version="+number) })
@@ -56,7 +56,7 @@ func TestRealGitDoesEverythingThroughIt(t *testing.T) {
 		in("push", "--quiet", "--atomic", "origin", "HEAD:refs/heads/side-1", "HEAD~1:refs/heads/side-2", ":side")
 		same("after an atomic push", there("for-each-ref", "--format=%(refname)", "refs/heads/side*"), "refs/heads/side-1\nrefs/heads/side-2")
 
-		// One that cannot move keeps back the other.
+		// A ref that cannot move keeps the other ref from moving.
 		in("branch", "atomic")
 		gitFails(t, work, "-c", version, "push", "--atomic", "origin", "atomic", "HEAD~3:main")
 		same("after an atomic push in vain", there("for-each-ref", "refs/heads/atomic"), "")
@@ -129,7 +129,7 @@ func TestAnEmptyRepositoryIsClonedAndPushedTo(t *testing.T) {
 	})
 }
 
-// Only with protocol 2: version 0 has no word for it without a ref.
+// The gate can tell it only with protocol 2. Version 0 does not name the format if there is no ref.
 func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.bare(t, "demo", "--object-format=sha256")
@@ -143,7 +143,7 @@ func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	if major == 2 && minor < 41 {
-		return // such a client does not listen
+		return // such a client ignores the format
 	}
 	git(t, h.dir, "-c", "protocol.version=2", "clone", "--quiet", h.url(token, "demo"), "work")
 	if got := git(t, filepath.Join(h.dir, "work"), "rev-parse", "--show-object-format"); got != "sha256" {
@@ -190,7 +190,7 @@ func TestARepositoryOfFiftyThousandRefsIsClonedAndPushedTo(t *testing.T) {
 
 		git(t, mirror, "-c", version, "push", "--quiet", url, ":refs/heads/many/00000", ":refs/heads/many/00001")
 		if got := h.trailed(t, trail.Push, 1)[0].Refs; got != 2 {
-			t.Errorf("%d refs are moved in the trail", got)
+			t.Errorf("the trail says that %d refs moved", got)
 		}
 	})
 }
@@ -198,7 +198,7 @@ func TestARepositoryOfFiftyThousandRefsIsClonedAndPushedTo(t *testing.T) {
 func TestAPushOfManyRefsNamesAllInTheTrail(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
-	const many = 1100 // git's client takes the square of it
+	const many = 1100 // the time that git's client takes grows with the square of it
 	tip := git(t, demo, "rev-parse", "main")
 	git(t, h.dir, "clone", "--quiet", "--mirror", demo, "mirror")
 	mirror := filepath.Join(h.dir, "mirror")

@@ -38,20 +38,20 @@ func (h *harness) tryContainerToken(t *testing.T, flags []string, annotations ma
 	return string(out.Token), err
 }
 
-// combination is what a token can be limited by: each is empty where it is not given.
+// combination is what a token can be limited by. A field is empty if that limit is not given.
 type combination struct {
-	access, refs       string // flags
-	readOnly, narrowed string // annotations
-	hashed             bool
+	access, refs             string // flags
+	narrowAccess, narrowRefs string // annotations
+	hashed                   bool
 }
 
 func combinations() (all []combination) {
 	for _, access := range []string{"", "write", "append", "read"} {
 		for _, refs := range []string{"", "refs/heads/agent/**, refs/tags/{project}/*"} {
-			for _, readOnly := range []string{"", "read", "append", "write", "none"} {
-				for _, narrowed := range []string{"", "refs/heads/*/{task}/*, refs/tags/v1"} {
+			for _, narrowAccess := range []string{"", "read", "append", "write", "none"} {
+				for _, narrowRefs := range []string{"", "refs/heads/*/{task}/*, refs/tags/v1"} {
 					for _, hashed := range []bool{false, true} {
-						all = append(all, combination{access, refs, readOnly, narrowed, hashed})
+						all = append(all, combination{access, refs, narrowAccess, narrowRefs, hashed})
 					}
 				}
 			}
@@ -77,43 +77,43 @@ func (c combination) flags() (flags []string) {
 
 func (c combination) annotations() map[string]string {
 	annotations := map[string]string{}
-	if c.readOnly != "" {
-		annotations[hook.AccessAnnotation] = c.readOnly
+	if c.narrowAccess != "" {
+		annotations[hook.AccessAnnotation] = c.narrowAccess
 	}
-	if c.narrowed != "" {
-		annotations[hook.PushAnnotation] = strings.ReplaceAll(c.narrowed, ", ", ",")
+	if c.narrowRefs != "" {
+		annotations[hook.PushAnnotation] = strings.ReplaceAll(c.narrowRefs, ", ", ",")
 	}
 	return annotations
 }
 
-// Beginnings of branches' names: such that the flag's patterns match, or the
-// annotation's, or both, or neither.
+// Beginnings of branches' names, which the patterns of both the flag and the annotation match, or
+// of only one of them, or of neither.
 const byBoth, byFlag, byAnnotation, byNeither = "agent/7/", "agent/8/", "other/7/", "other/8/"
 
 var anything = []string{byBoth, byFlag, byAnnotation, byNeither}
 
-// allows returns to which branches one may push, and what is said of the others. Where
-// starts is false there is no token: an annotation narrows, or is refused.
+// allows returns to which branches one may push, and what is said of the others. If starts is
+// false, there is no token, since an annotation asks for an access that does not narrow.
 func (c combination) allows() (branches []string, says string, starts bool) {
-	if c.readOnly != "" && c.readOnly != "read" && c.readOnly != "append" {
+	if c.narrowAccess != "" && c.narrowAccess != "read" && c.narrowAccess != "append" {
 		return nil, "", false
 	}
 	filled := strings.NewReplacer("{project}", "demo", "{task}", "7").Replace
 	switch {
-	case c.access == "read" || c.readOnly == "read":
+	case c.access == "read" || c.narrowAccess == "read":
 		return nil, "the token may fetch and not push", true
-	case c.refs != "" && c.narrowed != "":
-		return []string{byBoth}, filled("(the token may push to " + c.refs + " that is also " + c.narrowed + ")"), true
+	case c.refs != "" && c.narrowRefs != "":
+		return []string{byBoth}, filled("(the token may push to " + c.refs + " that is also " + c.narrowRefs + ")"), true
 	case c.refs != "":
 		return []string{byBoth, byFlag}, filled("(the token may push to " + c.refs + ")"), true
-	case c.narrowed != "":
-		return []string{byBoth, byAnnotation}, filled("(the token may push to " + c.narrowed + ")"), true
+	case c.narrowRefs != "":
+		return []string{byBoth, byAnnotation}, filled("(the token may push to " + c.narrowRefs + ")"), true
 	}
 	return anything, "", true
 }
 
 // appends reports whether the token may only add to what there is.
-func (c combination) appends() bool { return c.access == "append" || c.readOnly == "append" }
+func (c combination) appends() bool { return c.access == "append" || c.narrowAccess == "append" }
 
 // Each combination is tried from the hook to the output of real git.
 func TestEveryCombinationOfFlagsAndAnnotationsAllowsWhatItStates(t *testing.T) {

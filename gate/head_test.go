@@ -42,7 +42,7 @@ func TestHeadNamesTheFirstBranchThatIsPushed(t *testing.T) {
 }
 
 // A limited token cannot make others clone a branch of its own.
-func TestALimitedTokenNamesHeadOfNothingThatIsThere(t *testing.T) {
+func TestALimitedTokenSetsHeadOnlyIfThereIsNoOtherBranch(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)
 	demo := h.demo(t, "demo", 1)
@@ -63,7 +63,7 @@ func TestALimitedTokenNamesHeadOfNothingThatIsThere(t *testing.T) {
 			t.Errorf("the client is told %q", says)
 		}
 		if is := git(t, demo, "symbolic-ref", "HEAD"); is != head {
-			t.Errorf("others: %v: HEAD names %s", others, is)
+			t.Errorf("with other branches: %v: HEAD names %s", others, is)
 		}
 	}
 }

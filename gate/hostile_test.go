@@ -19,8 +19,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// countGit has the gate find a git that notes each start, and returns how many there were. Those
-// by which the gate packs objects of itself, at any time, do not count.
+// countGit has the gate find a git that notes each start, and returns how many there were. Starts
+// of git gc do not count, since the gate can run it at any time.
 func countGit(t testing.TB, dir string) (starts func() int) {
 	t.Helper()
 	real := testenv.Tool(t, "git")
@@ -43,7 +43,7 @@ func countGit(t testing.TB, dir string) (starts func() int) {
 func TestHostileRequestsStartNothing(t *testing.T) {
 	starts := countGit(t, memory(t))
 	h := open(t, gate.Settings{})
-	t.Setenv("PATH", strings.SplitN(os.Getenv("PATH"), ":", 2)[1]) // the gate's alone
+	t.Setenv("PATH", strings.SplitN(os.Getenv("PATH"), ":", 2)[1]) // only the gate finds that git
 	h.demo(t, "demo", 1)
 	must(t, os.Mkdir(filepath.Join(h.repos, "x"), 0o755))
 	git(t, h.dir, "clone", "--quiet", "--bare", filepath.Join(h.repos, "demo.git"), filepath.Join(h.repos, "x", "deep.git"))
@@ -64,7 +64,7 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 		"up, encoded":                      get("/%2e%2e/demo.git" + refs),
 		"up, with an encoded slash":        get("/..%2fdemo.git" + refs),
 		"up, encoded twice":                get("/%252e%252e/demo.git" + refs),
-		"up, too long in UTF-8":            get("/%c0%ae%c0%ae/demo.git" + refs),
+		"up, in overlong UTF-8":            get("/%c0%ae%c0%ae/demo.git" + refs),
 		"a letter encoded":                 get("/%64emo.git" + refs),
 		"the slash encoded":                get("/demo.git%2finfo%2frefs?service=git-upload-pack"),
 		"the question mark encoded":        get("/demo.git/info/refs%3fservice=git-upload-pack"),
@@ -109,7 +109,7 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 		"gzip that is none":                post("git-upload-pack", "not gzip", "Content-Encoding: gzip"),
 		"another encoding":                 post("git-upload-pack", "0000", "Content-Encoding: deflate"),
 		"two encodings":                    post("git-upload-pack", "0000", "Content-Encoding: gzip, gzip"),
-		"a push to nowhere":                post("git-receive-pack", "0000000000000000"),
+		"flush packets alone":              post("git-receive-pack", "0000000000000000"),
 		"another type":                     head("POST /demo.git/git-upload-pack", token, "Content-Type: text/plain", "Content-Length: 4") + "0000",
 		"the method in a header":           head("PUT /demo.git/git-receive-pack", token, "X-HTTP-Method-Override: POST", "Content-Length: 0"),
 		"HTTP/0.9":                         "GET /demo.git" + refs + "\r\n",

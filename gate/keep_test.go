@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// keptIn returns what a repository keeps: a commit and the ref that it was the tip of.
+// keptIn returns the tips that a repository keeps: the object, and the ref that it was the tip of.
 func keptIn(t *testing.T, repo string) (kept []string) {
 	t.Helper()
 	for line := range strings.Lines(git(t, repo, "for-each-ref", "--format=%(objectname) %(refname)", "refs/terok/kept") + "\n") {
@@ -37,8 +37,8 @@ func TestWhatAPushDeletesOrForcesIsKept(t *testing.T) {
 		{"a branch forward", []string{"next:refs/heads/main"}, ""},
 		{"a branch deleted", []string{":refs/heads/side"}, "refs/heads/side"},
 		{"a branch back", []string{"+main~1:refs/heads/main"}, "refs/heads/main"},
-		{"a branch elsewhere", []string{"+foreign:refs/heads/main"}, "refs/heads/main"},
-		{"a branch that another one takes over", []string{"+foreign:refs/heads/main", "next:refs/heads/new"}, ""},
+		{"a branch to an unrelated commit", []string{"+foreign:refs/heads/main"}, "refs/heads/main"},
+		{"a branch forced, whose commits a new branch has", []string{"+foreign:refs/heads/main", "next:refs/heads/new"}, ""},
 		{"a tag moved", []string{"+next:refs/tags/light"}, "refs/tags/light"},
 		{"an annotated tag moved", []string{"+refs/tags/again:refs/tags/annotated"}, "refs/tags/annotated"},
 		{"a symbolic branch forced", []string{"+foreign:refs/heads/symbolic"}, "refs/heads/main"},
@@ -112,7 +112,7 @@ func TestATaskKeepsNoMoreThanItsShare(t *testing.T) {
 	if got := len(keptIn(t, demo)); got != 1000 {
 		t.Errorf("%d are kept", got)
 	}
-	git(t, work, "push", "--quiet", "gate", "next:refs/heads/main") // what loses nothing goes on
+	git(t, work, "push", "--quiet", "gate", "next:refs/heads/main") // a push that loses nothing still succeeds
 	testenv.Eventually(t, "the refs are packed", func() bool {
 		loose, err := filepath.Glob(filepath.Join(demo, "refs/terok/kept/*"))
 		return err == nil && len(loose) == 0
@@ -144,8 +144,8 @@ func TestTheGateLetsGoOfWhatWasKeptForLongEnough(t *testing.T) {
 	}
 }
 
-// Guards against: a branch's commits that a tag object takes over, at a ref that is no tag,
-// and that are let go when that moves on.
+// Guards against: a push forces a branch away, but pushes a tag object with the branch's commits to
+// a ref that is not a tag. When that ref moves on, the commits are lost.
 func TestWhatATagObjectTookOverIsKept(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo, work := losable(t, h)
@@ -161,9 +161,9 @@ func TestWhatATagObjectTookOverIsKept(t *testing.T) {
 	}
 }
 
-// Guards against: a push that is cut after git has moved the refs, when a sync has moved them
-// on before the gate looks, as whose old tip nothing is kept.
-func TestWhatAPushThatWasCutForcedAwayIsKeptIfTheRefHasMovedOn(t *testing.T) {
+// Guards against: a push is cut after git has moved the refs, and a sync moves them on before the
+// gate looks at them. Then the gate does not keep their old tips.
+func TestAnOldTipIsKeptThoughThePushIsCutAndTheRefMovesOn(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo, work := losable(t, h)
 	git(t, work, "push", "--quiet", "origin", "next:refs/heads/main")
@@ -184,8 +184,8 @@ func TestWhatAPushThatWasCutForcedAwayIsKeptIfTheRefHasMovedOn(t *testing.T) {
 	}
 }
 
-// Guards against: a few tasks that delete refs with long names, after which nothing that is
-// kept is let go any more.
+// Guards against: after a few tasks have deleted refs with long names, the gate never again lets go
+// of what it keeps.
 func TestTheGateLetsGoOfManyLongNames(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo, _ := losable(t, h)
@@ -206,7 +206,7 @@ func TestTheGateLetsGoOfManyLongNames(t *testing.T) {
 	})
 }
 
-// Every process of git's that a push starts is waited for.
+// A push waits for every process of git that the gate starts for it.
 func TestAPushThatAddsAFewCommitsAsksGitForNoHistory(t *testing.T) {
 	h, runs := openOver(t, "")
 	demo, work := losable(t, h)
@@ -224,7 +224,7 @@ func TestAPushThatAddsAFewCommitsAsksGitForNoHistory(t *testing.T) {
 			git(t, work, "merge", "--quiet", "--allow-unrelated-histories", "-s", "ours", "-m", "merge", "next")
 		}},
 		{what: "back", push: []string{"+next:refs/heads/main"}, asks: true},
-		{what: "forward where a history is cut", push: []string{"merged:refs/heads/main"}, asks: true, setUp: func() {
+		{what: "forward where histories may be cut by grafts", push: []string{"merged:refs/heads/main"}, asks: true, setUp: func() {
 			must(t, os.WriteFile(filepath.Join(demo, "info/grafts"), nil, 0o600))
 		}},
 	} {

@@ -45,7 +45,7 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	_ = killed.Wait()
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
 
-	// Git may clean up after itself, but not after a push that is cut by the machine's end.
+	// Git may clean up after itself, but not after a push that is cut because the machine crashes.
 	must(t, os.MkdirAll(strings.Replace(quarantine, "*", "abc123/pack", 1), 0o755))
 	h.again(t, gate.Settings{})
 	if left := glob(quarantine); len(left) > 0 {
@@ -56,8 +56,8 @@ func TestAKilledGateLeavesNothing(t *testing.T) {
 	}
 }
 
-// startGate starts terok-gate over the harness's directory: a process of its own, which can
-// be killed, and whose memory is no test's.
+// startGate starts terok-gate over the harness's directory, as a process of its own. It can be
+// killed, and its memory is not that of the tests.
 func startGate(t *testing.T, h *harness) *exec.Cmd {
 	t.Helper()
 	program, err := terokGate()

@@ -43,9 +43,9 @@ func TestRealGitSaysWhatALimitedTokenAllows(t *testing.T) {
 		"read only":                        {read, []string{"main"}, false, "403"},
 		"any branch":                       {write, []string{"main"}, true, ""},
 		"a branch that matches":            {agents, []string{"main:agent/1"}, true, ""},
-		"one far below":                    {agents, []string{"main:agent/1/2"}, true, ""},
-		"one that does not":                {agents, []string{"main"}, false, "the token may push to refs/heads/agent/**"},
-		"one that does and one that not":   {agents, []string{"main:agent/1", "main"}, false, "another ref of the push is refused"},
+		"a branch far below":               {agents, []string{"main:agent/1/2"}, true, ""},
+		"a branch that does not match":     {agents, []string{"main"}, false, "the token may push to refs/heads/agent/**"},
+		"one of two branches matches":      {agents, []string{"main:agent/1", "main"}, false, "another ref of the push is refused"},
 		"by force":                         {agents, []string{"+main~2:main"}, false, "the token may push to refs/heads/agent/**"},
 		"by deletion":                      {agents, []string{":main"}, false, "the token may push to refs/heads/agent/**"},
 		"a tag":                            {agents, []string{"main:refs/tags/v1"}, false, "the token may push to refs/heads/agent/**"},
@@ -62,7 +62,7 @@ func TestRealGitSaysWhatALimitedTokenAllows(t *testing.T) {
 			url := h.url(limitedToken, "demo")
 
 			work := filepath.Join(h.dir, "work")
-			git(t, h.dir, "clone", "--quiet", url, work) // which no limit concerns
+			git(t, h.dir, "clone", "--quiet", url, work) // no limit concerns a clone
 			git(t, work, "commit", "--quiet", "--allow-empty", "-m", "one")
 
 			args := append([]string{"push", "origin"}, row.push...)

@@ -41,7 +41,7 @@ func TestTokensAreRevokedIfANeighbourEndsTheListener(t *testing.T) {
 	for _, c := range []*container{first, second, elsewhere} {
 		h.start(t, told, c)
 	}
-	committing := h.container(t, first) // its hook has the gate's yes, and no more
+	committing := h.container(t, first) // the gate has said yes to its hook, but its token is not valid yet
 	must(t, told.Attach(committing.Entry))
 
 	first.endListener(t)
@@ -137,8 +137,8 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
 }
 
-// A container that withholds its token stays alone in its network, even if the gate has
-// lost it.
+// A container that withholds its token stays alone in its network, even if the gate has lost its
+// listener.
 func TestALostContainerThatWithholdsItsTokenStaysAlone(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	withholds := h.container(t, nil)
