@@ -142,7 +142,7 @@ func TestTwoHundredContainersAtOnceLeaveExactlyTheRightTokens(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 
-	var lives sync.Map // container to whether it lives in the end
+	var lives sync.Map // for each container's id, whether it lives in the end
 	var hooks, reads atomic.Int64
 	var all []func()
 	for i := range containers {
@@ -282,7 +282,7 @@ func TestAHookWaitsForTheLockNoLongerThanItsLimit(t *testing.T) {
 
 // A hook stops while it holds the lock, and is then killed. It delays other hooks no longer
 // than their time limit, and no longer than it lives.
-func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOther(t *testing.T) {
+func TestAHookThatIsKilledWhileItHoldsTheLockDelaysNoOtherAfterItsEnd(t *testing.T) {
 	needTracer(t)
 	s := situation{stage: "prestart", directory: "full", byHand: true}
 	w, err := newWorld(s)

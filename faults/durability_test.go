@@ -10,9 +10,9 @@ import (
 )
 
 // After a power cut, the token file is the old or the new one, whole, and it has the
-// reported changes, as far as they matter. The recorded system calls of every command that
-// changes the token file show that content and owner are on the disk before the rename, and
-// that the rename is on the disk before the command reports the change or ends.
+// reported changes, as far as they matter. The recorded system calls of commands that change
+// the token file show that content and owner are on the disk before the rename, and that the
+// rename is on the disk before the command reports the change or ends.
 //
 // The rename need not be durable if it changed only tokens that are tied to a process:
 // after a power cut that process is dead, so its token is void in the new file and in the
@@ -23,15 +23,15 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 		name string
 		s    situation
 		args []string // after the common flags; nil for the situation's stage
-		tied bool     // all tokens of this container that are there are tied to a process
+		tied bool     // every token of this container in the file is tied to a process
 	}
 	commands := []command{
 		{name: "create, the first token of all", s: situation{directory: "absent"}, args: []string{"create", "--project", "demo", "--task", "1"}},
 		{name: "create, among other tokens", s: situation{directory: "full"}, args: []string{"create", "--project", "demo", "--task", "1"}},
 		{name: "revoke, among other tokens", s: situation{directory: "full"}, args: []string{"revoke", "--container", "c0ffee"}},
 		{name: "reap, among other tokens", s: situation{directory: "full"}, args: []string{"reap"}},
-		{name: "prestart, among other tokens, of processes alone", s: situation{stage: "prestart", directory: "full"}, tied: true},
-		{name: "poststop, among other tokens, of processes alone", s: situation{stage: "poststop", directory: "full"}, tied: true},
+		{name: "prestart, among other tokens, its own all tied to processes", s: situation{stage: "prestart", directory: "full"}, tied: true},
+		{name: "poststop, among other tokens, its own all tied to processes", s: situation{stage: "poststop", directory: "full"}, tied: true},
 	}
 	for _, s := range situations {
 		commands = append(commands, command{name: s.name, s: s})
@@ -90,7 +90,7 @@ func (w *world) lostWithTheRename() (bool, error) {
 	}
 	tied := func(entry any) bool {
 		process, _ := entry.(map[string]any)["process"].(map[string]any)
-		return process != nil && process["machine"] != "" // without its id, no boot but this one is told apart
+		return process != nil && process["machine"] != "" // without the id, another boot may be another machine's
 	}
 	for token, entry := range now {
 		if _, was := w.before[token]; !was && !tied(entry) {

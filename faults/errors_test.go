@@ -17,8 +17,9 @@ import (
 )
 
 // Every system call of the hook fails in turn, either without effect or, as over a network,
-// after its effect. A hook that could not do its job says so and leaves the token file
-// alone; any other hook has done all of its job.
+// after its effect. A hook that could not do its job says so and leaves the token file alone,
+// or, if it fails after the rename, leaves the whole new file. Any other hook has done all of
+// its job.
 func TestWhicheverSystemCallFailsTheJobIsDoneOrTheHookFailsAndNothingIsLost(t *testing.T) {
 	needTracer(t)
 	total, lost := 0, 0
@@ -80,7 +81,7 @@ func (r *struck) endsWell() error {
 	case !isOneLine(r.stderr, r.stage+": ", r.point.fail.Error()) && r.point.object != "stderr":
 		return fmt.Errorf("the hook does not say in one line what failed: %q", r.stderr)
 	case r.renamed && r.stage == "prestart" && r.point.name != "renameat" && r.point.object != "gate":
-		return fmt.Errorf("the hook fails after the rename, for something other than the directory's sync: %s", r.stderr)
+		return fmt.Errorf("the hook fails after the rename, and neither the rename nor the directory's sync has failed: %s", r.stderr)
 	case r.renamed:
 		return r.committed()
 	}
@@ -247,7 +248,7 @@ func TestWithTooFewDescriptorsTheJobIsDoneOrTheHookFails(t *testing.T) {
 			}
 
 			if succeeded == 0 || failed == 0 {
-				t.Errorf("%d runs succeeded, %d failed: the limit did not bite", succeeded, failed)
+				t.Errorf("%d runs succeeded, %d failed: there must be some of each", succeeded, failed)
 			}
 		})
 	}
@@ -310,7 +311,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 				lines := strings.SplitAfter(strings.TrimSuffix(f.stderr, "\n"), "\n")
 				for _, line := range lines {
 					if !isOneLine(strings.TrimSuffix(line, "\n")+"\n", "log file: ", row.says) {
-						t.Errorf("the hook says %q, not that the log %q", line, row.says)
+						t.Errorf("the hook says %q of the log, without %q", line, row.says)
 					}
 				}
 				if err := w.outcome(f, ""); err != nil {

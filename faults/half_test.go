@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// half is a request that its clients begin and never end.
+// half is the beginning of a request. The clients never send the rest.
 const half = "GET /demo.git/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic "
 
 // memory returns a line of the gate's /proc/PID/status about its memory, in KiB.
@@ -26,10 +26,10 @@ func (h *house) memory(t *testing.T, line string) (kib int) {
 }
 
 // Five thousand clients that begin a request and never end it cost the gate little memory,
-// and do not delay clients of other listeners. Some are on the host; others are in many
-// containers, each with as many connections as it may have.
+// and do not delay clients of other listeners. In one subtest the clients are on the host. In the
+// other they are in many containers, and each container has as many connections as it may have.
 func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
-	const requests, turns, most = 5000, 64, 40 << 10
+	const requests, perContainer, most = 5000, 64, 40 << 10
 
 	for name, dial := range map[string]func(t *testing.T, h *house) (dial func(n int) (net.Conn, error)){
 		"on the host": func(_ *testing.T, h *house) func(int) (net.Conn, error) {
@@ -37,18 +37,18 @@ func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 		},
 		"from containers": func(t *testing.T, h *house) func(int) (net.Conn, error) {
 			var networks []*os.File
-			for range requests/turns + 1 {
+			for range requests/perContainer + 1 {
 				c := h.attached(t)
 				network, err := c.network()
 				must(t, err)
 				t.Cleanup(func() { network.Close() })
 				networks = append(networks, network)
 			}
-			return func(n int) (net.Conn, error) { return dialIn(networks[n/turns], "127.0.0.1:9418") }
+			return func(n int) (net.Conn, error) { return dialIn(networks[n/perContainer], "127.0.0.1:9418") }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHouse(t, requests/turns+2)
+			h := newHouse(t, requests/perContainer+2)
 			honest := h.attached(t)
 			must(t, honest.does("git ls-remote $CODE_REPO"))
 			dial := dial(t, h)

@@ -94,7 +94,7 @@ func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error)
 	learn(calm.calls)
 	for rounds := 0; len(round) > 0; rounds++ {
 		if rounds == 10 {
-			t.Fatalf("every run comes by points that no run before it has, at last %v", round[0])
+			t.Fatalf("each of %d rounds reached new points, the last round %v", rounds, round[0])
 		}
 
 		tries := round
@@ -172,7 +172,7 @@ func TestKilledAnywhereNothingIsLostAndNothingLingers(t *testing.T) {
 				return r.recovers(r.renamed)
 			})
 
-			// To open, lock, write, sync and rename the token file alone takes more.
+			// The token file alone takes more calls: to open, lock, write, sync and rename it.
 			if tried < 80 || changing(calm.calls) < 12 {
 				t.Errorf("only %d points, %d calls that change something: some were missed", tried, changing(calm.calls))
 			}

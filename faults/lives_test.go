@@ -89,7 +89,7 @@ func (h *house) live(withheld bool) error {
 		return err
 	}
 	if (token == "") != withheld {
-		return errors.New("its directory holds a token that is withheld, or none")
+		return errors.New("its directory holds a token though the token is withheld, or holds none though it is not")
 	}
 
 	network, err := c.network()

@@ -22,8 +22,8 @@ func (h *house) attaching() program {
 	return program{args: []string{"--token-file", h.tokens, "attach", "--gate-socket", h.control}}
 }
 
-// Without a service manager, the listeners are lost when the gate is killed. After a new
-// start of the gate and attach, all containers are served within a second.
+// Without a service manager, the listeners are lost when the gate is killed. Once the gate has
+// been started again, attach makes it serve all containers within a second.
 func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	const number = 50
 	h := newHouse(t, number+1)
@@ -133,13 +133,13 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 				}
 
 				if err := h.endsWell(c, f); err != nil {
-					t.Errorf("killed before call %d of them: %v", n, err)
+					t.Errorf("the gate is killed before the hook's call %d from listen(2) on: %v", n, err)
 				}
 
 				if f.status == 0 {
 					issued++
 				} else if refused++; replaced {
-					t.Errorf("killed before call %d of them, though there is a gate again, the hook says %s", n, f.stderr)
+					t.Errorf("the gate is killed before the hook's call %d from listen(2) on, and there is a gate again, but the hook fails: %s", n, f.stderr)
 				}
 
 				noNetworkIsLeft(t, h.nursery)

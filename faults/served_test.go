@@ -184,7 +184,7 @@ type nursery struct {
 
 func newNursery(t *testing.T, networks int) *nursery {
 	t.Helper()
-	// Their own /run, which is where the hook mounts its directory.
+	// The containers get a /run of their own, since the hook mounts its directory in it.
 	const script = `mount -t tmpfs none /run; while read -r most; do echo "$most" >/proc/sys/user/max_net_namespaces && echo done; done`
 	cmd := exec.Command("sh", "-c", script)
 	allIDs := []syscall.SysProcIDMap{{HostID: 0, Size: 1 << 16}}

@@ -418,8 +418,8 @@ func syscallInfo(tid int) (*ptraceInfo, error) {
 }
 
 // isLocal has the system calls that touch nothing outside the process and do not fail for
-// lack of anything that a file system has: memory, threads, signals, clocks, polling, flags
-// of descriptors. All others, including unknown ones, are points.
+// lack of anything that a file system has. They are about memory, threads, signals, clocks,
+// polling and flags of descriptors. All others, including unknown ones, are points.
 var isLocal = func() map[uintptr]bool {
 	local := map[uintptr]bool{}
 	for _, nr := range append([]uintptr{
@@ -432,7 +432,7 @@ var isLocal = func() map[uintptr]bool {
 		unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 		unix.SYS_GETRLIMIT, unix.SYS_PRLIMIT64, unix.SYS_UMASK, unix.SYS_FCNTL,
 		unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2, unix.SYS_PPOLL,
-		unix.SYS_PREAD64, // the Go runtime's look at its CPU quota, by the clock
+		unix.SYS_PREAD64, // the Go runtime reads its CPU quota from time to time
 	}, localHere...) {
 		local[nr] = true
 	}
@@ -443,7 +443,7 @@ var isLocal = func() map[uintptr]bool {
 const (
 	ofDescriptor = iota // argument 0 is a descriptor
 	ofPathAt            // arguments 0 and 1 are a directory and a path
-	ofTwoPathsAt        // as are 0 and 1, 2 and 3
+	ofTwoPathsAt        // arguments 0 and 1, and 2 and 3, are each a directory and a path
 	ofNothing
 	ofDomain // of a socket
 )

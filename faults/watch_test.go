@@ -290,11 +290,11 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	now, err := readTokens(path)
 	must(t, err)
 	if len(now) != 1 || now[foreign] == nil {
-		t.Errorf("in the end %d entries are left, not another program's one", len(now))
+		t.Errorf("in the end %d entries are left, not just the one of another program", len(now))
 	}
 
 	if watched := w.watched(t); len(watched) != 0 {
-		// The last sweep may not have forgotten them yet.
+		// The last sweep may not have let go of the dead processes yet. A new file causes another.
 		file.replace(t, now)
 		testenv.Eventually(t, "it holds no dead process", func() bool { return len(w.watched(t)) == 0 })
 	}
@@ -399,7 +399,7 @@ func TestWatchPicksUpTokensThatAreIssuedWhileItRuns(t *testing.T) {
 	w.stop(t, syscall.SIGTERM)
 }
 
-// removeAll removes a directory in which a watch may still be putting its files away.
+// removeAll removes a directory in which a watch may still be making files.
 func removeAll(directory string) error {
 	for {
 		if err := os.RemoveAll(directory); !errors.Is(err, unix.ENOTEMPTY) {
@@ -418,7 +418,7 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 	w := startWatcher(t, path)
 	next := 0
-	whole := t // lives end with it, since in a row only what the row says may happen
+	whole := t // the processes end with the whole test, since in a row only what the row says may happen
 
 	// proof writes a token file, and shows that a token in the file is revoked when its
 	// process dies.
@@ -510,7 +510,7 @@ func TestWatchRevokesWhatDiedJustBeforeItWasEnded(t *testing.T) {
 	must(t, err)
 	defer world.remove()
 	file := followTokens(t, world.tokens)
-	for i := range 5 { // it sees either of the two first
+	for i := range 5 { // the watch may see either of the two first, so try several times
 		w := startWatcher(t, world.tokens)
 		lives, entries := newLives(t, i, 1)
 		file.replace(t, entries)
@@ -559,7 +559,7 @@ func TestWatchUsesNoProcessorTimeWhileNothingHappens(t *testing.T) {
 			defer busy.Wait()
 			defer busy.Process.Kill()
 
-			// It has settled when it has used nothing for as long as the other used ten.
+			// The watcher has settled once it uses no tick while the other process uses ten.
 			const settled, measured = 10, 200
 			used := func(span int) int {
 				from, its := ticks(t, busy.Process.Pid), ticks(t, pid)

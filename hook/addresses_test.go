@@ -87,12 +87,12 @@ func TestGitFindsAProjectAtTheGateByEveryFormOfItsAddress(t *testing.T) {
 		"me@forge.example:/srv/git/srv.git":       gate + "srv.git",
 		"ssh://me@forge.example/srv/git/srv":      gate + "srv.git",
 
-		// A URL that only begins like this one does not become another project of the gate.
+		// A URL that only begins like a project's address becomes the URL of no other project.
 		"https://forge.example/org/lib-x":    gate + "lib.git-x",
 		"https://forge.example/org/library2": gate + "library.git2",
 		"https://forge.example/org/lib.gitx": gate + "lib.gitx",
 
-		// Other hosts, ports, users and paths are asked themselves.
+		// All other URLs stay as they are, such as one with another host, port, user or path.
 		"https://forge.example/org/other":           "https://forge.example/org/other",
 		"https://forge.example/other/lib":           "https://forge.example/other/lib",
 		"https://forge.example.evil/org/lib":        "https://forge.example.evil/org/lib",
@@ -111,7 +111,8 @@ func TestGitFindsAProjectAtTheGateByEveryFormOfItsAddress(t *testing.T) {
 	}
 }
 
-// A neighbour whose name goes on where another's ends is never taken for that one.
+// The address of a project that is not granted may begin with the address of a granted one. It is
+// never taken for the granted one.
 func TestANeighbourThatIsNotGrantedIsNotFoundAtTheGate(t *testing.T) {
 	testenv.Need(t, "git")
 	s := addressesOf(t, "{"+ofLib+","+ofLibrary+"}")
@@ -121,7 +122,8 @@ func TestANeighbourThatIsNotGrantedIsNotFoundAtTheGate(t *testing.T) {
 	}
 }
 
-// An image's own rule for the whole forge is a shorter beginning.
+// An image's own rule for the whole forge matches a shorter beginning of the address than ours, and
+// git takes the rule with the longest match.
 func TestAnImagesOwnRewritingOfTheForgeGivesWay(t *testing.T) {
 	testenv.Need(t, "git")
 	s := addressesOf(t, "{"+ofLib+"}")
@@ -167,7 +169,7 @@ func TestAddressesThatCannotBeReadAreLeftOut(t *testing.T) {
 		change func(t *testing.T, path string)
 		says   string // empty: they are read
 	}{
-		{"none of it", func(*testing.T, string) {}, ""},
+		{"nothing is wrong", func(*testing.T, string) {}, ""},
 		{"for every user to read", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o644)) }, ""},
 		{"missing", func(t *testing.T, path string) { must(t, os.Remove(path)) }, "no such file"},
 		{"for the group to write", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o660)) }, "others can write it"},
@@ -193,7 +195,7 @@ func TestAddressesThatCannotBeReadAreLeftOut(t *testing.T) {
 		{"null", content("null"), "JSON null"},
 		{"an array", content("[]"), "array"},
 		{"too large", content(`{"x": "` + strings.Repeat("x", addressesLimit) + `"}`), "more than"},
-		{"of another project alone in a form that is not known", content(`{` + ofLib + `, "x": 7}`), ""},
+		{"only another project's address is in an unknown form", content(`{` + ofLib + `, "x": 7}`), ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := addressesOf(t, good)
@@ -219,8 +221,8 @@ func content(text string) func(*testing.T, string) {
 	}
 }
 
-// An address goes into git's configuration, where a line break would be a setting.
-func TestAnAddressThatIsNotPlainIsLeftOutAlone(t *testing.T) {
+// An address goes into git's configuration, where a line break would begin another setting.
+func TestOnlyTheAddressThatIsNotPlainIsLeftOut(t *testing.T) {
 	for _, bad := range []string{
 		`7`, `"https://forge.example/x"`, `{"scheme": 7}`,
 		`{"scheme": "http", "host": "forge.example", "path": "x"}`,

@@ -110,7 +110,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 		env              string
 		files            []string
 	}{
-		"as it comes": {0, "", "127.0.0.1:9418", false,
+		"with the default settings": {0, "", "127.0.0.1:9418", false,
 			"TEROK_PROJECT=demo\nTEROK_TASK=1\nTEROK_GATE_URL=http://127.0.0.1:9418\nCODE_REPO=http://127.0.0.1:9418/demo.git\n" +
 				"TEROK_ACCESS=write\nno_proxy=127.0.0.1\nNO_PROXY=127.0.0.1\n" + gitsLines + unquoted,
 			[]string{"credential", "gate.env", "gitconfig", "gitidentity"}},
@@ -142,7 +142,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 					t.Error("the socket is in our own network")
 				}
 
-				// Inject first, commit last, and this in between.
+				// The hook injects first and commits last. In between, it asks the gate.
 				if _, err := os.Stat(c.inside("/run/terok/gate.env")); err != nil {
 					t.Error(err)
 				}
@@ -200,7 +200,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatIsTakenIsTheGatesToJudge(t *testing.T) {
+func TestTheGateDecidesAboutAnAddressThatIsTaken(t *testing.T) {
 	c := prepare(t)
 	c.start(t, unix.CLONE_NEWNET)
 	asked := make(chan int, 2)
@@ -274,7 +274,7 @@ func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
 	}
 }
 
-// A gate that comes up, or a listener that is on its way there.
+// The gate may be restarting, or another listener may have the address for a moment.
 func TestTheHookAsksAgainForAWhile(t *testing.T) {
 	t.Parallel()
 	c := prepare(t)
@@ -328,7 +328,7 @@ func TestATokenIsNotWithheldInAnothersNetwork(t *testing.T) {
 	}
 }
 
-// prepareAgain is the same container, as if the hook had not been there.
+// prepareAgain returns the same container, as if the hook had not run for it.
 func prepareAgain(t *testing.T, c *container) *container {
 	t.Helper()
 	config := filepath.Join(c.bundle, "config.json")
@@ -433,7 +433,7 @@ func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
 	}
 
 	records := control.HandedOver(c.hook.GateSocket)
-	must(t, os.WriteFile(filepath.Join(records, out.Container+"0-"+out.Token.Fingerprint()), nil, 0o600)) // another's
+	must(t, os.WriteFile(filepath.Join(records, out.Container+"0-"+out.Token.Fingerprint()), nil, 0o600)) // another container's
 	c.end()
 	_, err = c.hook.Poststop(strings.NewReader(state))
 	must(t, err)
@@ -441,7 +441,7 @@ func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
 	left, err := os.ReadDir(records)
 	must(t, err)
 	if len(left) != 1 || left[0].Name() != out.Container+"0-"+out.Token.Fingerprint() {
-		t.Errorf("of the container that has stopped there are %q", left)
+		t.Errorf("after the container has stopped, the records are %q", left)
 	}
 
 	if _, err := c.hook.HandedOver(); err == nil {
@@ -483,7 +483,7 @@ func TestRecordsThatAnotherCanWriteAreNotBelieved(t *testing.T) {
 				t.Errorf("the living containers are %v, %v", living, err)
 			}
 			if _, err := c.prestart(t, "crun", nil); err == nil {
-				t.Error("a container starts that could not be attached again")
+				t.Error("a container starts, though it could not be attached again")
 			}
 		})
 	}

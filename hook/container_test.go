@@ -46,14 +46,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// plan says what a runtime would make of a container before it runs its hooks.
+// plan says what a runtime would set up for a container before it runs the container's hooks.
 type plan struct {
 	Rootfs string
 	Mounts []mount
 }
 
 type mount struct {
-	Source, Target, Type string // Source and Target lie below the root file system, if they do not name it
+	Source, Target, Type string // as for mount(2); paths are those of the host
 	Flags                uintptr
 }
 
@@ -80,7 +80,7 @@ func prepare(t *testing.T) *container {
 		base: base, rootfs: filepath.Join(base, "rootfs"), outside: filepath.Join(base, "outside"),
 		bundle: filepath.Join(base, "bundle"), hook: Settings{Tokens: store.File{Path: filepath.Join(base, "gate/tokens.json")}},
 	}
-	// A root user without an id on the host must be able to pass.
+	// The root user of a user namespace, who is another user on the host, must be able to pass.
 	must(t, os.Chmod(base, 0o755))
 	for _, dir := range []string{"rootfs", "rootfs/bin", "rootfs/proc", "rootfs/var/other", "outside/directory", "bundle"} {
 		must(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
@@ -112,7 +112,7 @@ func (c *container) start(t *testing.T, flags uintptr, mounts ...mount) {
 	must(t, err)
 
 	cmd := testenv.Again()
-	cmd.Path = "/proc/self/exe" // a user without an id on the host cannot reach the program by its path
+	cmd.Path = "/proc/self/exe" // the root user of a user namespace cannot reach the program by its path
 	cmd.Env = append(cmd.Env, planVar+"="+string(planned))
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -219,8 +219,8 @@ func (c *container) inside(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", c.pid, filepath.Join(c.rootfs, path))
 }
 
-// mounts lists the mounts of a process: mountinfo(5) by its mount point, which is
-// the last one if there are several.
+// mounts lists the mounts of a process: the line of mountinfo(5) for each mount point. If there are
+// several lines for a mount point, it is the last one.
 func mounts(t *testing.T, pid string) map[string]string {
 	t.Helper()
 	content, err := os.ReadFile("/proc/" + pid + "/mountinfo")
@@ -232,8 +232,8 @@ func mounts(t *testing.T, pid string) map[string]string {
 	return all
 }
 
-// newMounts returns the mount points that are in after and not, or not the same,
-// in before, and those that are gone.
+// newMounts returns the mount points that are new or changed in after, and those that are in before
+// but not in after.
 func newMounts(before, after map[string]string) []string {
 	var points []string
 	for point, line := range after {
@@ -250,8 +250,8 @@ func newMounts(before, after map[string]string) []string {
 	return points
 }
 
-// tree lists a directory with all that lstat(2) tells about what is in it, the change
-// time included, which no program can set back.
+// tree lists a directory and what is in it, with what lstat(2) tells about each. That includes the
+// change time, which no program can set back.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}

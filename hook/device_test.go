@@ -35,9 +35,9 @@ func TestADeviceNamesProjectAndTask(t *testing.T) {
 		{"an empty task", device, someID, map[string]string{task: ""}, store.Grant{}, `annotation terok.task: "" is refused`},
 		{"no task, and none is made", Settings{Project: "demo"}, someID, nil, store.Grant{}, "annotation terok.project is there, terok.task is not"},
 		{"a project that is not admitted", Settings{Project: "demo", TaskID: true, AllowProjects: []string{"web"}}, someID, nil, store.Grant{}, "is not among those that are admitted"},
-		{"annotated, by both", Settings{Annotated: true}, someID, map[string]string{project: "demo", task: "7"}, store.Grant{Project: "demo", Task: "7"}, ""},
-		{"annotated, by neither", Settings{Annotated: true}, someID, map[string]string{"a": "b"}, store.Grant{}, "the device needs annotations terok.project and terok.task"},
-		{"annotated, by half", Settings{Annotated: true}, someID, map[string]string{project: "demo"}, store.Grant{}, "annotation terok.project is there, terok.task is not"},
+		{"annotations are needed, both are there", Settings{Annotated: true}, someID, map[string]string{project: "demo", task: "7"}, store.Grant{Project: "demo", Task: "7"}, ""},
+		{"annotations are needed, neither is there", Settings{Annotated: true}, someID, map[string]string{"a": "b"}, store.Grant{}, "the device needs annotations terok.project and terok.task"},
+		{"annotations are needed, only one is there", Settings{Annotated: true}, someID, map[string]string{project: "demo"}, store.Grant{}, "annotation terok.project is there, terok.task is not"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			annotations, err := row.settings.ofDevice(row.annotations, row.id)

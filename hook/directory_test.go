@@ -12,9 +12,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// A container that shares a directory with the one that starts may put something else
-// in the place of a new directory; and where the container's own root may not create
-// one, the host's root does not do it for it.
+// Another container may share a directory with the container that starts, and may put something
+// else in the place of a new directory. Where the root user of the container that starts may not
+// create a directory, the host's root does not create it either.
 func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 	testenv.NeedRoot(t)
 	ids := idMaps{uid: idMap{{0, 100000, 1000}}, gid: idMap{{0, 200000, 1000}}}
@@ -39,7 +39,7 @@ func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 			must(t, os.Chown(run, row.uid, row.gid))
 
 			err := onThreadOfItsOwn(func() error {
-				// As a runtime has it for its container: systemd shares the host's.
+				// A runtime makes a container's mounts private, too. systemd makes the host's shared.
 				must(t, unix.Unshare(unix.CLONE_NEWNS))
 				must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 				point, err := openMountPoint(root, ids, mountsKnown{})
@@ -110,7 +110,7 @@ func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
 		{"not on a tmpfs of the host's", func(c *container, run string) []mount {
 			return []mount{{Source: shm, Target: run, Flags: unix.MS_BIND}}
 		}, filepath.Base(ours), false},
-		{"not in a directory of one", func(c *container, run string) []mount {
+		{"not on a directory of the host's tmpfs", func(c *container, run string) []mount {
 			return []mount{{Source: ours, Target: run, Flags: unix.MS_BIND}}
 		}, "", false},
 	} {

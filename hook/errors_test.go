@@ -53,8 +53,7 @@ func annotated(pairs ...string) func(map[string]any) {
 
 const useName = "use letters, digits, '.', '_' and '-', a letter or digit first, at most 128"
 
-// Annotations that are refused at prestart and, unless only prestart can know, at
-// precreate.
+// Annotations that are refused at prestart and at precreate.
 var foreignAnnotations = []struct {
 	name    string
 	of      func(map[string]any)
@@ -66,10 +65,10 @@ var foreignAnnotations = []struct {
 	{"a task", annotated(TaskAnnotation, canary), "refused: annotation terok.task: " + useName, fmt.Sprintf("%q", canary)},
 	{"a mode", annotated(EnvModeAnnotation, canary), "refused: annotation terok.env-mode: use 0400, 0440 or 0444", fmt.Sprintf("%q", canary)},
 	{"an access", annotated(AccessAnnotation, canary), "refused: annotation terok.access: use read or append", fmt.Sprintf("%q", canary)},
-	{"the access that nothing narrows", annotated(AccessAnnotation, "write"), "refused: annotation terok.access: use read or append", `"write"`},
+	{"an access that narrows nothing", annotated(AccessAnnotation, "write"), "refused: annotation terok.access: use read or append", `"write"`},
 	{"no access", annotated(AccessAnnotation, ""), "refused: annotation terok.access: use read or append", `""`},
 	{"a pattern", annotated(PushAnnotation, "refs/heads/a,"+canary), "refused: annotation terok.push: " + usePatterns, fmt.Sprintf("%q", canary)},
-	{"a pattern with a name that is not there", annotated(PushAnnotation, "refs/heads/{canary}"), "refused: annotation terok.push: " + usePatterns, "{canary}"},
+	{"a pattern with an unknown placeholder", annotated(PushAnnotation, "refs/heads/{canary}"), "refused: annotation terok.push: " + usePatterns, "{canary}"},
 	{"no pattern", annotated(PushAnnotation, ""), "refused: annotation terok.push: " + usePatterns, `""`},
 	{"many patterns", annotated(PushAnnotation, strings.Repeat("refs/heads/a,", 16)+"refs/heads/a"), "refused: annotation terok.push: " + usePatterns, "17 patterns"},
 	{"a long pattern", annotated(PushAnnotation, "refs/heads/"+strings.Repeat("a", 500)), "refused: annotation terok.push: " + usePatterns, "longer than"},
@@ -106,7 +105,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 			"container state: id is refused: use letters, digits, '_', '.', '-' and '+', a letter, digit or '_' first", fmt.Sprintf("%q", canary)},
 		{"a long id", func(s map[string]any) { s["id"] = strings.Repeat(canary, 20) }, none, "container state: id is refused: longer than 200 bytes", "canary"},
 		{"a pid", func(s map[string]any) { s["pid"] = -4711 }, none, "container state: the pid is negative" + otherKernel, "-4711"},
-		{"a key of a type that it has not", func(s map[string]any) { s["annotations"] = map[string]any{canary: 1} }, none, "container state: not the JSON that it should be", "cannot unmarshal number"},
+		{"a value of the wrong type", func(s map[string]any) { s["annotations"] = map[string]any{canary: 1} }, none, "container state: not the JSON that it should be", "cannot unmarshal number"},
 		{"a relative bundle", func(s map[string]any) { s["bundle"] = canary }, none, "container state: bundle is not an absolute path", fmt.Sprintf("%q", canary)},
 		{"a bundle that is not there", func(s map[string]any) { s["bundle"] = "/" + canary }, none, "bundle: the directory that the state names has no config.json (crun 1.27 to 1.29.1 names the directory that it was started in)", "/" + canary + "/config.json"},
 
@@ -145,7 +144,7 @@ func TestPrestartPrintsNothingThatCameFromOutside(t *testing.T) {
 func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 	testenv.NeedRoot(t)
 	const inject = "inject /run/terok into the container: "
-	const outside = "/" + canary // of a root file system: a link's target, say
+	const outside = "/" + canary // a path outside the root file system, such as a link's target
 
 	link := func(t *testing.T, c *container, path string) {
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(c.rootfs, path)), 0o755))
@@ -175,7 +174,7 @@ func TestTheInjectionPrintsNothingThatCameFromOutside(t *testing.T) {
 			return nil
 		}, inject + "/run/terok in the container's root file system: is a symbolic link, or not a directory", ""},
 		{"a volume's mount point", func(t *testing.T, c *container) []mount {
-			link(t, c, "/run") // where podman mounts a volume for /run then
+			link(t, c, "/run") // podman then mounts a volume for /run where the link leads
 			volume, target := filepath.Join(c.outside, "directory"), filepath.Join(c.rootfs, outside)
 			must(t, os.MkdirAll(filepath.Join(target, "terok"), 0o755))
 			return []mount{{Source: "volume", Target: volume, Type: "tmpfs"}, {Target: volume, Flags: unix.MS_SHARED}, {Source: volume, Target: target, Flags: unix.MS_BIND}}
@@ -200,9 +199,9 @@ func TestPrecreatePrintsNothingThatCameFromOutside(t *testing.T) {
 		logged  string
 	}{
 		{"an annotation of crun's", annotated("run.oci.hooks."+canary, canary), "refused: an annotation run.oci.hooks.*, which makes crun write to files of the host", canary},
-		{"annotations that are none", func(c map[string]any) { c["annotations"] = canary }, "configuration: annotations: not the JSON that it should be", "cannot unmarshal string"},
-		{"a process that is none", func(c map[string]any) { c["process"] = canary }, "configuration: process: not the JSON that it should be", "cannot unmarshal string"},
-		{"an environment that is none", func(c map[string]any) { c["process"] = map[string]any{"env": canary} }, "configuration: process.env: not the JSON that it should be", "cannot unmarshal string"},
+		{"annotations of the wrong type", func(c map[string]any) { c["annotations"] = canary }, "configuration: annotations: not the JSON that it should be", "cannot unmarshal string"},
+		{"a process of the wrong type", func(c map[string]any) { c["process"] = canary }, "configuration: process: not the JSON that it should be", "cannot unmarshal string"},
+		{"an environment of the wrong type", func(c map[string]any) { c["process"] = map[string]any{"env": canary} }, "configuration: process.env: not the JSON that it should be", "cannot unmarshal string"},
 		{"a GIT_CONFIG_PARAMETERS", func(c map[string]any) {
 			c["process"] = map[string]any{"env": []string{"GIT_CONFIG_PARAMETERS=" + canary}}
 		},
@@ -239,7 +238,7 @@ func TestPoststopPrintsNothingThatCameFromOutside(t *testing.T) {
 	printed(t, err, "container state: not the JSON that it should be", "invalid character")
 }
 
-// An unexpected error prints only the kernel's name for it.
+// Of an error, only text of the program itself and the kernel's name for the error are printed.
 func TestAnUnexpectedErrorIsOnlyLogged(t *testing.T) {
 	for _, row := range []struct {
 		err     error

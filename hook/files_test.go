@@ -127,9 +127,9 @@ func TestTheEnvFileSaysWhatTheContainerMayDo(t *testing.T) {
 	}
 }
 
-// Every reader has the same values: a shell, systemd's EnvironmentFile=, which unquotes as
-// a shell does, and podman's --env-file, which takes lines as they stand, the last one of a
-// name.
+// Every reader gets the same values. A shell unquotes them, and so does systemd's EnvironmentFile=.
+// podman's --env-file takes lines as they stand. If there are several lines for a name, it takes
+// the last one.
 func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
 	widest := request{Grant: store.Grant{Project: "A" + strings.Repeat("z9._-", 25), Task: "0.-_"},
 		Limits: store.Limits{Push: [][]string{{"refs/**", "refs/a+@=#"}, {"refs/*"}}},
@@ -140,7 +140,7 @@ func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
 	must(t, s.Check())
 
 	const ours = "'include.path=/run/terok/gitconfig'"
-	for name, own := range map[string]string{"nothing": "", "all that a shell knows": `'a.b'='"$HOME" $(id) \ ` + "`id`\n" + `it'\''s'`} {
+	for name, own := range map[string]string{"nothing": "", "characters that are special to a shell": `'a.b'='"$HOME" $(id) \ ` + "`id`\n" + `it'\''s'`} {
 		files, err := s.files(widest, someToken, someContainer, []string{"GIT_CONFIG_PARAMETERS=" + own})
 		must(t, err)
 		content := files[0].content
@@ -214,7 +214,7 @@ func TestGitSendsTheTokenToTheGateAndNowhereElse(t *testing.T) {
 	}
 }
 
-func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
+func TestGitsConfigurationFromTheEnvironmentIsKept(t *testing.T) {
 	testenv.Need(t, "git")
 	const ours = "'include.path=/run/terok/gitconfig'"
 	for _, row := range []struct {
@@ -228,7 +228,7 @@ func TestGitsConfigurationFromTheEnvironmentGoesOn(t *testing.T) {
 		{"two, and blanks", "'a.b=c'\t 'a.b'='d'\n", "'a.b=c'\t 'a.b'='d'\n " + ours},
 		{"a quote and an exclamation mark", `'a.b'='it'\''s '\!'x'`, `'a.b'='it'\''s '\!'x' ` + ours},
 		{"our own is not added twice", ours, ours},
-		{"nor after another parameter", "'a.b=c' " + ours, "'a.b=c' " + ours},
+		{"our own after another parameter is not added twice", "'a.b=c' " + ours, "'a.b=c' " + ours},
 		{"our own before another parameter", ours + " 'a.b=c'", ours + " 'a.b=c' " + ours},
 		{"what only ends like our own", `'a.b=it'\''include.path=/run/terok/gitconfig'`, `'a.b=it'\''include.path=/run/terok/gitconfig' ` + ours},
 		{"no quotes", "a.b=c", ""},
@@ -281,7 +281,7 @@ func TestTheIdentityIsADefault(t *testing.T) {
 		name     string
 		identity *string
 		system   *string // what the image's own GIT_CONFIG_SYSTEM names
-		says     string  // that file
+		says     string  // the content of that file
 		global   string
 		want     string
 	}{
@@ -289,7 +289,7 @@ func TestTheIdentityIsADefault(t *testing.T) {
 		{name: "from a template", identity: &templated, want: `Agent "1" \ of demo <c0ffee+1@demo.example>`},
 		{name: "over the image's own system configuration", system: new("system"), says: "[user]\n\tname = Image\n", want: "1 <1@demo.invalid>"},
 		{name: "under the user's own", global: "[user]\n\tname = User\n", want: "User <1@demo.invalid>"},
-		{name: "where the image's own system configuration is none", system: new(""), want: "1 <1@demo.invalid>"},
+		{name: "where the image's own GIT_CONFIG_SYSTEM is empty", system: new(""), want: "1 <1@demo.invalid>"},
 		{name: "where the image's own system configuration is gone", system: new("gone"), want: "1 <1@demo.invalid>"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -336,8 +336,9 @@ func TestTheIdentityIsADefault(t *testing.T) {
 	}
 }
 
-// A system configuration that no include can replace stays in force.
-func TestASystemConfigurationThatNoIncludeStandsForStays(t *testing.T) {
+// If git cannot include the file that the container's own GIT_CONFIG_SYSTEM names, that file stays
+// in force.
+func TestASystemConfigurationThatCannotBeIncludedStays(t *testing.T) {
 	for _, own := range []string{"gitconfig", "./gitconfig", "~/gitconfig", "%(prefix)/etc/gitconfig", "/etc/git\nconfig"} {
 		files := theFiles(t, Settings{GateURL: gate}, someToken, "GIT_CONFIG_SYSTEM="+own)
 		if files["gitidentity"] != "" || strings.Contains(files["gate.env"], "GIT_CONFIG_SYSTEM") {

@@ -231,8 +231,7 @@ func plant(dir, tree string) {
 	}
 }
 
-// outsideOf lists what lies beside the root file system, with modes, sizes and
-// times of change.
+// outsideOf lists what lies beside the root file system, with modes and times of modification.
 func outsideOf(t *testing.T, top string) []string {
 	t.Helper()
 	var list []string

@@ -34,7 +34,7 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			want, asked, err := Settings{}.request(row.annotations)
-			if row.err != "" { // then it is what was asked for, for the log
+			if row.err != "" { // for the log, the grant then says what was asked for
 				row.grant = store.Grant{Project: row.annotations[project], Task: row.annotations[task]}
 			}
 

@@ -128,7 +128,7 @@ func TestADirectoryInTheEnvFilesPlaceIsAnErrorAndIssuesNothing(t *testing.T) {
 	}
 }
 
-// Injected first, committed last: a commit that fails leaves no env file either.
+// The hook injects first and commits last. A commit that fails leaves no env file either.
 func TestAFailingCommitTakesTheEnvFileBack(t *testing.T) {
 	h := trial(t)
 	must(t, os.MkdirAll(filepath.Dir(h.Tokens.Path), 0o700))
@@ -208,7 +208,7 @@ func TestAContainerWithoutTheAnnotationsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestPoststopTakesOnlyItsOwnContainersTokens(t *testing.T) {
+func TestPoststopRevokesOnlyItsOwnContainersTokens(t *testing.T) {
 	h := trial(t)
 	mine, err := h.Prestart(strings.NewReader(`{"id": "mine", "annotations": {"terok.project": "demo", "terok.task": "1"}}`))
 	must(t, err)

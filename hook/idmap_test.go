@@ -34,7 +34,7 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 		{"a range without a name here", hidden, 1, -1},
 		{"a range with a name beside one without", hidden, 0, 0},
 		{"all ids", whole, 4294967294, 4294967294},
-		{"the id that is none", whole, 4294967295, -1},
+		{"the number that is not an id", whole, 4294967295, -1},
 		{"an empty map", "", 0, -1},
 	} {
 		t.Run(row.name, func(t *testing.T) {

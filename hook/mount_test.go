@@ -45,7 +45,7 @@ func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 					t.Errorf("root writes to the directory: %v", err)
 				}
 
-				// The process is user 1234:55, as in the bundle, and no other user can read it.
+				// The process is user 1234:55, as in the bundle. No other user can read the token.
 				uid, gid, root := uint32(1234), uint32(55), uint32(0)
 				if flags != 0 {
 					uid, gid, root = 101234, 100055, 100000
@@ -88,7 +88,7 @@ func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 					t.Errorf("the token is tied to %+v, not to the running process %d", e.Process, c.pid)
 				}
 
-				// A poststop of the last cycle comes late: this cycle's process is alive.
+				// A poststop of the last life comes late: the process of this life is alive.
 				late, err := c.hook.Poststop(c.state(t, runtime+"/poststop.json", nil))
 				must(t, err)
 				if len(late.Revoked) != 0 {
@@ -105,7 +105,7 @@ func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestTheModeOfTheEnvFileIsTheAnnotationsOrElseTheHooks(t *testing.T) {
+func TestTheAnnotationOrElseTheHookSetsTheModeOfTheEnvFile(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		hook       string
@@ -198,8 +198,8 @@ func TestNothingOutsideTheRootIsTouched(t *testing.T) {
 	for _, row := range []struct {
 		image    string
 		make     func(*testing.T, *container)
-		lands    string // in the root file system; empty: the hook fails,
-		inTheWay string // and names this path
+		lands    string // where the mount is in the root file system; empty: the hook fails
+		inTheWay string // the path that the error names if the hook fails
 	}{
 		{image: "no /run", make: directory("/bin", 0o755), lands: "/run/terok"},
 		{image: "an empty /run/terok", make: directory("/run/terok", 0o755), lands: "/run/terok"},
@@ -294,7 +294,7 @@ func theSamePath(t *testing.T, c *container) {
 	must(t, os.MkdirAll(filepath.Join(c.rootfs, c.outside, "directory"), 0o755))
 }
 
-// withoutRootfs leaves out what an image may lose or win: its own files.
+// withoutRootfs leaves out what may come and go: the image's own files.
 func withoutRootfs(tree map[string]string, c *container) {
 	for path := range tree {
 		if strings.HasPrefix(path, c.rootfs) {
@@ -390,8 +390,8 @@ func TestAProcessThatIsGoneIsRefused(t *testing.T) {
 	c.refuses(t, "container process")
 }
 
-// The main thread never ends: if it entered a container's mount namespace it would
-// stay there, and with it /proc/self of this process.
+// The main thread never ends. If it entered a container's mount namespace, it would stay there, and
+// /proc/self would show that namespace.
 func TestTheMainThreadStaysWhereItIs(t *testing.T) {
 	for range 200 {
 		must(t, onThreadOfItsOwn(func() error {
@@ -471,7 +471,7 @@ func TestTheMountLabelIsTheContextOfTheDirectory(t *testing.T) {
 // fsconfig matches a call of fsconfig(2) in strace's words: command, key, value.
 var fsconfig = regexp.MustCompile(`fsconfig\(\d+, (FSCONFIG_\w+), (?:"([^"]*)"|NULL), (?:"([^"]*)"|NULL), 0\)`)
 
-// refuses runs prestart, which must fail with all of what, and leave no token.
+// refuses runs prestart. It must fail with an error that has each of the texts, and leave no token.
 func (c *container) refuses(t *testing.T, what ...string) {
 	t.Helper()
 	out, err := c.prestart(t, "crun", nil)

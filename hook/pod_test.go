@@ -24,11 +24,11 @@ func TestAnAnnotationForOneContainerOfAPodCountsForIt(t *testing.T) {
 		{"its own", "pod-web", map[string]string{project + "/web": "demo", task + "/web": "1", "a/web": "c"}, map[string]string{project: "demo", task: "1", "a/web": "c"}},
 		{"its own, by its whole name", "web", map[string]string{project + "/web": "demo"}, map[string]string{project: "demo"}},
 		{"another's", "pod-db", map[string]string{project + "/web": "demo"}, map[string]string{}},
-		{"another's whose name its own ends in", "pod-theweb", map[string]string{project + "/web": "demo"}, map[string]string{}},
-		{"its own, and another's whose name its own ends in", "pod-the-web", map[string]string{project + "/web": "demo", project + "/the-web": "own"}, map[string]string{project: "own"}},
-		{"a name that its own ends in after a dash, the pod's name being unknown", "pod-b-a", map[string]string{project + "/a": "demo"}, map[string]string{project: "demo"}},
+		{"web's, in the container theweb", "pod-theweb", map[string]string{project + "/web": "demo"}, map[string]string{}},
+		{"its own and web's, in the container the-web", "pod-the-web", map[string]string{project + "/web": "demo", project + "/the-web": "own"}, map[string]string{project: "own"}},
+		{"a's, in a container that may be a or b-a, since the pod's name is not known", "pod-b-a", map[string]string{project + "/a": "demo"}, map[string]string{project: "demo"}},
 		{"its own goes before the pod's", "pod-web", map[string]string{project: "pods", task: "1", project + "/web": "own"}, map[string]string{project: "own", task: "1"}},
-		{"another's does not", "pod-db", map[string]string{project: "pods", project + "/web": "own"}, map[string]string{project: "pods"}},
+		{"another's does not go before the pod's", "pod-db", map[string]string{project: "pods", project + "/web": "own"}, map[string]string{project: "pods"}},
 		{"its own, unknown", "pod-web", map[string]string{"terok.acess/web": "read"}, map[string]string{"terok.acess": "read"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {

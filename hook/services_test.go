@@ -158,8 +158,8 @@ func TestTheContainerLearnsWhereItsServicesAre(t *testing.T) {
 	}
 }
 
-// withServices starts a container with a gate, whose hooks have services, and returns the state
-// of one that asks for some.
+// withServices starts a container with a gate, and gives the container's hook services. ask changes
+// the container's state so that it asks for them.
 func withServices(t *testing.T) (c *container, ask func(state map[string]any)) {
 	t.Helper()
 	c = prepare(t)

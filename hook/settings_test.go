@@ -102,7 +102,7 @@ func TestSettingsAreReadBackFromTheArgumentsOfAStage(t *testing.T) {
 	}
 }
 
-// A list that is given is the whole new one, and the old one stays what it was.
+// A copied list replaces the whole list, and a change of the copy does not change the original.
 func TestOneSettingIsCopied(t *testing.T) {
 	for _, f := range Flags {
 		var to Settings
@@ -112,7 +112,7 @@ func TestOneSettingIsCopied(t *testing.T) {
 		}
 		f.Copy(&to, &Settings{})
 		if diff := cmp.Diff(Settings{}, to); diff != "" {
-			t.Errorf("%s changed more than itself (-want +got):\n%s", f.Name, diff)
+			t.Errorf("after %s is copied and then unset, not all settings are empty (-want +got):\n%s", f.Name, diff)
 		}
 	}
 	var to Settings
@@ -124,7 +124,7 @@ func TestOneSettingIsCopied(t *testing.T) {
 	}
 }
 
-func TestADefinitionWaitsLongerThanItsStageAndThatLongerThanForLockAndGate(t *testing.T) {
+func TestADefinitionWaitsLongerThanItsStageAndTheStageLongerThanForLockAndGate(t *testing.T) {
 	for given, waits := range map[time.Duration]time.Duration{0: store.DefaultLockTimeout, time.Second: time.Second, 90 * time.Second: 90 * time.Second} {
 		s := Settings{Tokens: store.File{LockTimeout: given}}
 		if s.Deadline() <= waits || s.Timeout() <= s.Deadline() {
@@ -146,32 +146,32 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"nothing set", Settings{}, ""},
 		{"a gate socket", Settings{GateSocket: "/run/gate/control"}, ""},
 		{"all that goes with a gate socket", Settings{GateSocket: "/run/gate/control", GateListen: "127.0.0.1:80", WithholdToken: true}, ""},
-		{"a pattern that is none", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
+		{"an invalid pattern", Settings{AllowProjects: []string{"demo", "["}}, `allow-project "[": `},
 		{"patterns for reading", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"lib", "docs-*"}}, ""},
-		{"a pattern for reading that is none", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"["}}, `allow-read "[": `},
+		{"an invalid pattern for reading", Settings{AllowProjects: []string{"demo"}, AllowReads: []string{"["}}, `allow-read "[": `},
 		{"patterns for reading where everything is admitted", Settings{AllowReads: []string{"lib"}}, `allow-read "lib": has no effect`},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
-		{"a mode that is none", Settings{EnvMode: "rw"}, `env-mode "rw": `},
-		{"an access of all kinds", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},
+		{"a mode that is not a number", Settings{EnvMode: "rw"}, `env-mode "rw": `},
+		{"an unknown access", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},
 		{"the default access", Settings{Access: "write"}, ""},
 		{"pushes to a branch by its short name", Settings{Push: []string{"refs/tags/*", "main"}}, `push "main": not a full ref name`},
 		{"pushes to nothing", Settings{Push: []string{""}}, `push "": not a full ref name`},
-		{"pushes for a name that is not there", Settings{Push: []string{"refs/heads/{user}"}}, `push "refs/heads/{user}": use letters`},
+		{"pushes with an unknown placeholder", Settings{Push: []string{"refs/heads/{user}"}}, `push "refs/heads/{user}": use letters`},
 		{"pushes that a long task makes too long", Settings{Push: []string{"refs/heads/{task}/{task}/{task}/{task}"}}, `push "refs/heads/{task}/{task}/{task}/{task}": longer than`},
-		{"pushes to more than can be said", Settings{Push: slices.Repeat([]string{"refs/heads/a"}, 17)}, `push "refs/heads/a": at most 16`},
-		{"a gate that is no URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
+		{"pushes with too many patterns", Settings{Push: slices.Repeat([]string{"refs/heads/a"}, 17)}, `push "refs/heads/a": at most 16`},
+		{"a gate URL that is not a URL", Settings{GateURL: "gate"}, `gate-url "gate": `},
 		{"a gate with credentials", Settings{GateURL: "http://me:secret@gate"}, `gate-url "...@gate": `},
 		{"no identity", Settings{Identity: new("")}, ""},
 		{"an identity without an address", Settings{Identity: new("{task}")}, `identity "{task}": is not of the form NAME <EMAIL>`},
 		{"an identity with an empty address", Settings{Identity: new("a <>")}, `identity "a <>": `},
 		{"an identity without a name", Settings{Identity: new(" <a@b>")}, `identity " <a@b>": `},
-		{"an identity of two", Settings{Identity: new("a <a@b> <c@d>")}, `identity "a <a@b> <c@d>": `},
+		{"two identities", Settings{Identity: new("a <a@b> <c@d>")}, `identity "a <a@b> <c@d>": `},
 		{"an identity of two lines", Settings{Identity: new("a\n[core] <a@b>")}, `identity "a\n[core] <a@b>": `},
-		{"an identity of which git leaves nothing", Settings{Identity: new("... <a@b>")}, `identity "... <a@b>": `},
+		{"an identity with a name of which git leaves nothing", Settings{Identity: new("... <a@b>")}, `identity "... <a@b>": `},
 		{"a relative file of addresses", Settings{Projects: "projects.json"}, `projects "projects.json": is not an absolute path`},
 		{"a relative env dir", Settings{EnvDir: "env"}, `env-dir "env": `},
 		{"a relative gate socket", Settings{GateSocket: "control"}, `gate-socket "control": `},
-		{"a gate socket that none can be", Settings{GateSocket: "/" + strings.Repeat("x", 107)}, `gate-socket "/xxx`},
+		{"a gate socket with too long a path", Settings{GateSocket: "/" + strings.Repeat("x", 107)}, `gate-socket "/xxx`},
 		{"a gate socket and a URL", Settings{GateSocket: "/run/gate/control", GateURL: "http://gate"}, `gate-socket "/run/gate/control": `},
 		{"a gate in the network without a socket", Settings{GateListen: "127.0.0.1:80"}, `gate-listen "127.0.0.1:80": `},
 		{"a gate for others than the container", Settings{GateSocket: "/run/gate/control", GateListen: "0.0.0.0:80"}, `gate-listen "0.0.0.0:80": `},

@@ -10,7 +10,7 @@ import (
 )
 
 // A user cannot start a gate at a socket where root's gate serves.
-func TestAGateOfAnotherUsersIsResolvedByInstall(t *testing.T) {
+func TestTheWayOutIsInstallIfTheGateIsAnotherUsers(t *testing.T) {
 	for errno, want := range map[syscall.Errno]string{
 		unix.EACCES: "terok-gate install",
 		unix.ENOENT: "terok-gate serve",

@@ -38,10 +38,10 @@ func TestANamespaceMayNameTheProjectsThatItsPatternsMatch(t *testing.T) {
 func TestWithoutAListNoNamespaceMayNameAProject(t *testing.T) {
 	for _, namespace := range []string{"default", "team", ""} {
 		if err := (allowed{}).check(namespace, []string{"demo"}); err == nil {
-			t.Errorf("%q may", namespace)
+			t.Errorf("namespace %q may name a project", namespace)
 		}
 		if err := (allowed{}).check(namespace, nil); err != nil {
-			t.Errorf("%q names none: %v", namespace, err)
+			t.Errorf("namespace %q is refused though it names no project: %v", namespace, err)
 		}
 	}
 }

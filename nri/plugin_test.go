@@ -15,7 +15,7 @@ import (
 	"terok-gate-hook/hook"
 )
 
-// onNode returns a plugin on a node that is installed with the settings.
+// onNode returns a plugin on a node where the hook is installed with the settings.
 func onNode(t *testing.T, settings hook.Settings, allow string) *plugin {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "terok-gate-hook")
