@@ -33,7 +33,7 @@ func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 			task string
 		}{
 			{"by default", nil, "default"},
-			{"and the command line's own go before", []string{"--annotation", "terok.task=own"}, "own"},
+			{"the command line's annotations win", []string{"--annotation", "terok.task=own"}, "own"},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				l := other.create(t, row.args...).start(t)
@@ -71,7 +71,7 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 			t.Fatalf("podman generates\n%s", generated)
 		}
 
-		// A neighbor, whose name ends in the same way: the annotations are not for it.
+		// The pod gets another container, the neighbor. The annotations are not for it.
 		play := strings.Replace(generated, "  containers:\n", "  containers:\n  - {name: the-db, image: "+image+", command: [/bin/sleep, \"1000\"]}\n", 1)
 		file := filepath.Join(e.tempDir(t), "pod.yaml")
 		if err := os.WriteFile(file, []byte(play), 0o644); err != nil {
@@ -104,7 +104,7 @@ func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
 	})
 }
 
-// playsPods reports whether the containers of a pod that podman kube play makes can run.
+// playsPods reports whether containers can run in a pod that podman kube play makes.
 // Without systemd, a container below a pod's cgroup of version 2 cannot open /dev/null
 // (podman 4.3.1, root).
 func (e *engine) playsPods(t *testing.T) bool {
@@ -113,7 +113,8 @@ func (e *engine) playsPods(t *testing.T) bool {
 	return e.rootless || errors.Is(err, fs.ErrNotExist) || podmanIs(t, 5, 0)
 }
 
-// withInfraImage returns the same engine with an image for the pods that podman makes itself.
+// withInfraImage returns the same engine with an image for the infra container that podman adds
+// to each pod.
 func (e *engine) withInfraImage(t *testing.T) *engine {
 	t.Helper()
 	const infra = "localhost/e2e-infra"

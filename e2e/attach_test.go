@@ -211,7 +211,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 }
 
 // The gate serves a container before the container's first process does anything.
-func TestACloneIsTheFirstThingThatFiftyContainersDo(t *testing.T) {
+func TestACloneIsTheFirstThingThatManyContainersDo(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
 		var crowd sync.WaitGroup
@@ -229,7 +229,7 @@ func TestACloneIsTheFirstThingThatFiftyContainersDo(t *testing.T) {
 	})
 }
 
-func TestContainersOfAPodAndThoseThatJoinOneAreServedByOneListener(t *testing.T) {
+func TestContainersThatShareANetworkAreServedByOneListener(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		wired bool
@@ -413,13 +413,13 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 		containers = append(containers, between)
 		for _, c := range containers {
 			if c.inside("git ls-remote $CODE_REPO") == nil {
-				t.Error("there is no gate, and git works")
+				t.Error("there is no gate, but git works")
 			}
 		}
 
 		s.startGate(t)
-		for range 2 { // once more changes nothing
-			out, err := s.people(t, "attach", "--gate-socket", s.control)
+		for range 2 { // a second attach changes nothing
+			out, err := s.runTerokGate(t, "attach", "--gate-socket", s.control)
 			if err != nil || out != "attached 4\n" {
 				t.Errorf("attach says %q, %v", out, err)
 			}

@@ -73,8 +73,8 @@ func (c *container) start(t *testing.T) life {
 	return c.nextLife(t)
 }
 
-// nextLife waits until the process of a container that podman or systemd starts is ready,
-// and returns what the process saw.
+// nextLife waits until the container's process is ready after a start by podman or systemd, and
+// returns what the process saw.
 func (c *container) nextLife(t *testing.T) life {
 	t.Helper()
 	var lines []string

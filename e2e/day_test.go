@@ -87,7 +87,8 @@ func (a account) fill(t *testing.T, directory string) forgeOf {
 
 // agent returns a command that runs a container without a network, and without anything
 // about git in its environment. The container clones demo with its library, commits, and
-// runs the script.
+// runs the script. If as is not empty, it is a command in the container that runs all of that as
+// another user.
 func (f forgeOf) agent(t *testing.T, task, flags, as, script string) string {
 	t.Helper()
 	image := strings.Join(plain(withGitAlone(t)), " ") + " --workdir /dev/shm " + image
@@ -151,7 +152,8 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "cat 1.said", "lib\n", refused)
 			f.says(t, "cat 2.said", "lib\n", refused)
 
-			// Upstream gets a commit, and a third agent begins with it.
+			// Upstream gets a commit, and a third agent begins with it. The agent's push fails,
+			// since a branch task-2 exists.
 			f.at(t, "commit demo news")
 			f.says(t, "terok-gate sync", "demo: main: ")
 			f.says(t, f.agent(t, "3", "--rm", "", "cat news; git push --quiet origin HEAD:task-2/own 2>&1 || true"), "news\n")
@@ -184,7 +186,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "terok-gate restore demo", "task-2", branches["task-2"].Commit[:12])
 			f.says(t, "terok-gate restore demo task-2", "task-2: created "+branches["task-2"].Commit[:12])
 			if b := f.review(t)["task-2"]; b.Commit != branches["task-2"].Commit {
-				t.Errorf("task-2 comes back as %+v, and was %+v", b, branches["task-2"])
+				t.Errorf("task-2 comes back as %+v, but was %+v", b, branches["task-2"])
 			}
 
 			// An agent forces main, and sync --reset undoes that.
@@ -202,8 +204,8 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 	}
 }
 
-// The commands of the README's "Getting started" work word for word, with an image and a
-// forge of the test's that have the names there.
+// The commands of the README's "Getting started" work word for word. The image and the
+// forge are the test's own, but have the names that the README uses.
 func TestTheReadmesFirstStepsWork(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../README.md")

@@ -24,7 +24,7 @@ type finding struct{ Check, State, Text, Remedy string }
 // doctor returns what doctor finds.
 func (h *home) doctor(t *testing.T, flags string) []finding {
 	t.Helper()
-	out, err := h.sh(h.install(t, "doctor --json "+flags+" 2>/dev/null"))
+	out, err := h.sh(h.terokGate(t, "doctor --json "+flags+" 2>/dev/null"))
 	var all []finding
 	if jsonErr := json.Unmarshal([]byte(out), &all); jsonErr != nil {
 		t.Fatalf("%v: %v", jsonErr, err)
@@ -92,7 +92,7 @@ func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
 		testenv.Need(t, "git", "jq")
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")
-		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
+		h.must(t, h.terokGate(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
 		before := h.settings(t)
 		all := h.doctor(t, "--network host --gate-user "+currentUser(t, e))
 		if wrong := amiss(all); len(wrong) > 0 {
@@ -113,11 +113,11 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 		testenv.Need(t, "git")
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")
-		h.must(t, h.install(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
-		// Doctor asks another gate than the hooks' with the same token.
+		h.must(t, h.terokGate(t, "install --no-watch --allow-project demo --allow-project 'oth*' --gate-url "+g.URL))
+		// The address of the hooks' gate may end with a slash, and the project may be another one.
 		finds(t, h.doctor(t, "--network host --project other --gate-url "+g.URL+"/"), "gate", "ok", "/other.git")
 		finds(t, h.doctor(t, "--gate-user nobody"), "gate-user", "warning", "only root")
-		// The probe asks for a project that the hooks admit.
+		// The probe needs a project that the hooks admit.
 		finds(t, h.doctor(t, "--project secret"), "probe", "broken", "do not admit project secret")
 
 		finds(t, h.doctor(t, "--network host --gate-url "+g.URL+"/nowhere"), "gate", "warning", "not found")
@@ -132,12 +132,12 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 		}
 		defer silent.Close()
 		finds(t, h.doctor(t, "--network host --gate-url http://"+silent.Addr().String()), "gate", "broken", "too slow")
-		// From within a container, not from the host.
+		// The probe asks from within a container, not from the host.
 		finds(t, h.doctor(t, "--network none"), "gate", "broken", "/demo.git")
 	})
 }
 
-func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
+func TestDoctorExaminesTerokGateServe(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "git")
 		h := newHome(t, e)
@@ -163,7 +163,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		all := h.doctor(t, "")
 		finds(t, all, "terok-gate", "broken", "no gate listens: "+s.control+" does not exist")
 		if wrong := amiss(all); slices.ContainsFunc(wrong, func(f finding) bool { return f.Check != "terok-gate" && f.Check != "repositories" }) {
-			t.Errorf("beside that there is no gate, doctor says %+v", wrong)
+			t.Errorf("besides the missing gate, doctor finds %+v", wrong)
 		}
 
 		s.startGate(t)
@@ -198,7 +198,7 @@ func TestDoctorExaminesTheGateOfOurs(t *testing.T) {
 		h.paste(t, all, "listeners", "without the gate")
 		finds(t, h.doctor(t, ""), "listeners", "ok", "living containers that the gate serves: 1")
 
-		h.must(t, h.install(t, "install --withhold-token --hashed"))
+		h.must(t, h.terokGate(t, "install --withhold-token --hashed"))
 		h.works(t, "")
 	})
 }
@@ -286,8 +286,8 @@ func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 		h := newHome(t, e)
 		finds(t, h.doctor(t, ""), "hooks", "broken", "no hook is registered: podman reads ")
 
-		// In a directory that podman is told of on its command line only.
-		h.must(t, h.install(t, installFlags))
+		// Podman knows the directory of the hooks only from its command line.
+		h.must(t, h.terokGate(t, installFlags))
 		h.must(t, fmt.Sprintf("rm %q", filepath.Join(h.config, "containers.conf.d/99-terok-gate.conf")))
 		hooks := filepath.Dir(h.definition("prestart"))
 		h.must(t, fmt.Sprintf("podman --hooks-dir %q create --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q true", hooks, e.rootfs(t)))
@@ -309,7 +309,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 
 		other := filepath.Join(e.tempDir(t), "terok-gate-hook")
 		hooks, inOrder := filepath.Dir(h.definition("prestart")), e.tempDir(t)
-		h.must(t, h.install(t, installFlags))
+		h.must(t, h.terokGate(t, installFlags))
 		h.must(t, fmt.Sprintf("cp %q/* %q", hooks, inOrder))
 
 		for _, row := range []struct {
@@ -353,7 +353,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			finds(t, all, row.check, row.state, row.text)
 			if !row.choice {
 				h.paste(t, all, row.check, row.text)
-				if set := h.must(t, h.install(t, "install --show")); !strings.Contains(set, "--allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418") {
+				if set := h.must(t, h.terokGate(t, "install --show")); !strings.Contains(set, "--allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418") {
 					t.Errorf("after doctor's remedy, the settings are %s", set)
 				}
 				for _, f := range h.doctor(t, "") {
@@ -389,13 +389,13 @@ func TestDoctorNamesTheCauseOnceForAUserUnderRootsHooks(t *testing.T) {
 		h := newHome(t, e)
 		roots := filepath.Join(e.tempDir(t), "hooks.d")
 
-		h.must(t, h.install(t, installFlags))
+		h.must(t, h.terokGate(t, installFlags))
 		for _, stage := range []string{"precreate", "prestart", "poststop"} {
 			h.edit(t, stage, `.hook.args[2] = "/var/lib/terok/sandbox/gate/tokens.json"`)
 		}
 
 		h.must(t, fmt.Sprintf("cp -r %q %q", filepath.Dir(h.definition("prestart")), roots))
-		h.must(t, h.install(t, "uninstall"))
+		h.must(t, h.terokGate(t, "uninstall"))
 		h.write(t, filepath.Join(h.config, "containers.conf.d/10-roots.conf"), fmt.Sprintf("[engine]\nhooks_dir = [%q]\n", roots))
 
 		// Users call doctor without naming a token file.
@@ -434,7 +434,7 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 		h := newHome(t, e)
 		theirs := filepath.Join(h.config, "containers.conf.d/99-zz-theirs.conf")
 		dir := e.tempDir(t)
-		h.must(t, h.install(t, installFlags))
+		h.must(t, h.terokGate(t, installFlags))
 
 		list := `hooks_dir = ["` + dir + `"`
 		if strings.Contains(h.settings(t), "{append=true}") { // so ours stays, unless theirs says otherwise
@@ -444,7 +444,7 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 
 		all := h.doctor(t, "")
 		finds(t, all, "hooks", "broken", "is not in force: podman reads "+dir+", since hooks_dir is also set in ")
-		finds(t, all, "hooks", "broken", theirs) // and in what this machine's root may have installed
+		finds(t, all, "hooks", "broken", theirs) // the text may also name files that this machine's root has installed
 
 		for _, f := range all {
 			if _, added, ok := strings.Cut(f.Remedy, "there, add "); ok {
@@ -458,10 +458,10 @@ func TestDoctorNamesTheFileThatOverridesOurs(t *testing.T) {
 }
 
 // If podman cannot start any container, doctor does not blame the hooks.
-func TestDoctorBlamesTheHooksForNothingOfPodmans(t *testing.T) {
+func TestDoctorDoesNotBlameTheHooksForPodmansFaults(t *testing.T) {
 	onRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
-		h.must(t, h.install(t, installFlags))
+		h.must(t, h.terokGate(t, installFlags))
 		for _, row := range []struct{ flags, text, remedy string }{
 			{"--image localhost/no-such-image", "localhost/no-such-image", "podman pull localhost/no-such-image"},
 			{"--network no-such-network", "no-such-network", "podman network ls"},
@@ -493,7 +493,7 @@ func TestDoctorFindsHooksThatDoNotDoTheirWork(t *testing.T) {
 			{"a poststop that does not run", "poststop", never, "probe", "its token is not"},
 			{"a gate that precreate does not know", "precreate", `.hook.args |= map(select(. != "--gate-url" and (startswith("http") | not)))`, "gate", "do not tell containers"},
 		} {
-			h.must(t, h.install(t, installFlags))
+			h.must(t, h.terokGate(t, installFlags))
 			h.edit(t, row.stage, row.filter)
 			t.Log(row.name)
 			finds(t, h.doctor(t, ""), row.check, "broken", row.text)

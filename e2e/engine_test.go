@@ -35,7 +35,7 @@ type engine struct {
 	conf      string // containers.conf
 	tokenFile string
 	driver    string // of the storage
-	wire      int    // a process in the network of this machine; 0: ours
+	wire      int    // a process in podman's own network (wired); 0: podman is in our network
 
 	prepare func() error // once, before the first use
 }
@@ -180,8 +180,8 @@ func (e *engine) mkdir(path string) error {
 // writeConf writes a containers.conf.
 //
 //   - nofile and nproc: podman's default limits need CAP_SYS_RESOURCE.
-//   - pids_limit: podman's default needs the pids controller of cgroup v2, which a machine
-//     with that of version 1 does not have.
+//   - pids_limit: podman's default needs the pids controller of cgroup v2. A machine whose
+//     pids controller is in cgroup v1 does not have that.
 //   - lock_type: the default is one segment of shared memory for all engines of
 //     a user, and a fresh engine clears it.
 //   - hooks_dir: unlike the flag --hooks-dir, it is in force at restarts too.
@@ -283,8 +283,8 @@ func writeJSON(path string, v any) error {
 	return os.WriteFile(path, text, 0o644)
 }
 
-// tempDir returns a directory that the engine's user may write to and that goes
-// with the test.
+// tempDir returns a directory that the engine's user may write to. It is removed at
+// the end of the test.
 func (e *engine) tempDir(t *testing.T) string {
 	t.Helper()
 	// Not t.TempDir(), whose parents only the user of the tests can enter.
@@ -392,11 +392,11 @@ func podmanIs(t *testing.T, major, minor int) bool {
 	return slices.Compare(version[:], []int{major, minor}) >= 0
 }
 
-// podmans is a range of podman's versions, from since on and before until. A zero version
-// is no bound.
+// podmans is a range of podman's versions: since and later, but before until. A zero version
+// sets no bound.
 type podmans struct{ since, until [2]int }
 
-// haveOurs reports whether the podman of this machine is among them.
+// haveOurs reports whether the version of this machine's podman is in the range.
 func (p podmans) haveOurs(t *testing.T) bool {
 	t.Helper()
 	return podmanIs(t, p.since[0], p.since[1]) && (p.until == [2]int{} || !podmanIs(t, p.until[0], p.until[1]))
@@ -461,8 +461,8 @@ func (e *engine) hook(t *testing.T, stdin string, args ...string) (string, error
 	return e.runsWithNothing(path, stdin, args)
 }
 
-// people runs the built terok-gate in the same way.
-func (e *engine) people(t *testing.T, args ...string) (string, error) {
+// runTerokGate runs the built terok-gate in the same way.
+func (e *engine) runTerokGate(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	path, err := gateBinary()
 	if err != nil {
@@ -485,7 +485,7 @@ func (e *engine) filesWith(t *testing.T, dir string, words ...string) []string {
 	t.Helper()
 	// The search runs in a mount namespace of its own: otherwise podman could not unmount
 	// what the search is passing through. Podman 5.4 keeps a network namespace below
-	// rootless-netns, which is no file to read.
+	// rootless-netns, which grep cannot read.
 	args := []string{"unshare", "--mount", "env", "LC_ALL=C", "grep", "-rlF", "-D", "skip", "--exclude-dir=rootless-netns"}
 	for _, w := range words {
 		args = append(args, "-e", w)
@@ -561,7 +561,7 @@ func (e *engine) tokensOf(t *testing.T, container string) []string {
 func (e *engine) signal(t *testing.T, pid int, s syscall.Signal) {
 	t.Helper()
 	if os.Geteuid() != 0 { // it may belong to one of our subordinate users
-		e.host(t, "sh", "-c", fmt.Sprintf("kill -%d %d", s, pid)) // the shell's own
+		e.host(t, "sh", "-c", fmt.Sprintf("kill -%d %d", s, pid)) // kill is built into the shell
 	} else if err := syscall.Kill(pid, s); err != nil {
 		t.Fatal(err)
 	}

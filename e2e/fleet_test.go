@@ -66,20 +66,21 @@ func TestThePageOnManyMachinesWorks(t *testing.T) {
 		}
 	}
 	if ran < 20 || len(says) > 0 || !uninstalled {
-		t.Errorf("the page has %d commands that were found, and not %q", ran, says)
+		t.Errorf("%d commands of the page were found (uninstall among them: %v), but not %q", ran, uninstalled, says)
 	}
 
 	// Nothing is left of what was uninstalled, and the other host's containers go on.
 	alice.must(t, "! systemctl --user cat "+gateUnit+" 2>/dev/null && ! grep -r terok-gate ~/.config/systemd ~/.config/containers")
 	hostRoot.must(t, "podman run --rm --network none --annotation terok.project=demo --annotation terok.task=3 docker.io/library/buildpack-deps:scm sh -ec 'git ls-remote $CODE_REPO | grep main'")
 
-	// A container's start needs only its own host, and doctor says which end is away.
+	// A container's start needs only its own host. When the other machine's gate is
+	// stopped, doctor says which gate does not answer.
 	reposRoot.must(t, "systemctl stop "+gateUnit)
 	said := hostRoot.must(t, `podman run --rm --network none --annotation terok.project=demo --annotation terok.task=4 docker.io/library/buildpack-deps:scm sh -c '! git ls-remote $CODE_REPO'
 		! terok-gate doctor`)
 	for _, want := range []string{"remote: the gate with the repositories does not answer", "✗ fleet: no gate listens at repos:9419: "} {
 		if !strings.Contains(said, want) {
-			t.Errorf("with the other machine's gate away, not %q is said:\n%s", want, said)
+			t.Errorf("with the other machine's gate stopped, nothing says %q:\n%s", want, said)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 			t.Fatalf("go build: %v\n%s", err, out)
 		}
 
-		h.must(t, h.install(t, installFlags))
+		h.must(t, h.terokGate(t, installFlags))
 		id := strings.TrimSpace(h.must(t, fmt.Sprintf("podman run --detach --volume %q:/goeson:ro --annotation terok.project=demo --annotation terok.task=1 --rootfs %q /goeson",
 			goesOn, e.rootfs(t))))
 

@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// An image can have anything at the place where the directory is to be mounted. Whatever it
-// has there, nothing outside the container's root is created, changed or mounted on. Either
-// the container has its directory inside its own root, or it does not start.
+// An image can have anything at the place where our directory, /run/terok, is to be mounted.
+// Whatever it has there, nothing outside the container's root is created, changed or mounted on.
+// Either the container has its directory inside its own root, or it does not start.
 
-// hostileImages are root file systems. The directory is to be mounted at /run/terok.
+// hostileImages are root file systems. In their names, "the directory" is /run/terok.
 // {outside} is a directory of the host, and {up} leads from /run to above the root file
 // system. Paths begin at the root of the image.
 var hostileImages = []struct {
@@ -72,7 +72,7 @@ func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 				}
 
 				if row.name == "/run is a fifo" {
-					// Where podman mounts, crun (1.21) waits for a writer.
+					// Podman mounts something below /run, and crun (1.21) waits there for a writer.
 					writer, err := os.OpenFile(filepath.Join(rootfs, "/run"), os.O_RDWR, 0)
 					if err != nil {
 						t.Fatal(err)
@@ -116,8 +116,8 @@ func (e *engine) runsOnce(t *testing.T, rootfs, script string) (out, failure str
 	if err != nil && systemLog.Listening() {
 		failure = strings.Join(systemLog.SoFar(t, with(id, ": failed ")), "\n")
 	}
-	// On a busy machine, podman can lose what it passes on (4.3.1), so this reads the
-	// container's log.
+	// On a busy machine, podman can lose output of the container (4.3.1), so this reads
+	// the container's log.
 	return strings.Join(c.output(t), "\n"), failure, err
 }
 

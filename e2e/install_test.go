@@ -87,7 +87,7 @@ func newHome(t *testing.T, e *engine) *home {
 	return h
 }
 
-// sh runs a shell script there and returns what it says on both outputs.
+// sh runs a shell script in the home and returns what it says on both outputs.
 func (h *home) sh(script string) (string, error) {
 	args := []string{"sh", "-ec", script}
 	if h.pid != 0 {
@@ -135,13 +135,15 @@ func (h *home) settings(t *testing.T) string {
 	return h.must(t, fmt.Sprintf("cd %q; find . -type f | sort | xargs tail -n +1", h.config))
 }
 
-func (h *home) install(t *testing.T, flags string) string {
+// terokGate returns a command line for sh. It runs terok-gate with the home's token file and these
+// arguments.
+func (h *home) terokGate(t *testing.T, args string) string {
 	t.Helper()
 	path, err := gateBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%q --token-file %q %s", path, h.tokenFile, flags)
+	return fmt.Sprintf("%q --token-file %q %s", path, h.tokenFile, args)
 }
 
 const installFlags = " install --no-watch --allow-project 'dem*' --allow-project 'we[a,b]' --gate-url http://127.0.0.1:9418"
@@ -151,13 +153,13 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 		h := newHome(t, e)
 		before := h.settings(t)
 
-		dry := h.must(t, h.install(t, installFlags+" --dry-run"))
+		dry := h.must(t, h.terokGate(t, installFlags+" --dry-run"))
 		if !strings.Contains(dry, "99-terok-gate-prestart.json") || h.settings(t) != before {
-			t.Errorf("a dry run says %q and changes something, or says nothing", dry)
+			t.Errorf("a dry run changes something or does not name the definition of prestart: %q", dry)
 		}
 
 		// With any umask, every user's podman can read the directories in /etc.
-		wrote := h.must(t, "umask 077; "+h.install(t, installFlags))
+		wrote := h.must(t, "umask 077; "+h.terokGate(t, installFlags))
 		if modes := h.must(t, fmt.Sprintf("cd %q; stat --format %%a oci oci/podman-hooks.d containers.conf.d", h.config)); modes != "755\n755\n755\n" {
 			t.Errorf("install makes directories of the modes %s", modes)
 		}
@@ -174,7 +176,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		for _, again := range []string{h.install(t, installFlags), path + " install"} {
+		for _, again := range []string{h.terokGate(t, installFlags), path + " install"} {
 			h.must(t, again)
 			if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
 				t.Errorf("%s, a second time, changes something (-first +second):\n%s", again, diff)
@@ -203,12 +205,12 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 		}
 		testenv.Eventually(t, "both tokens are gone", func() bool { return len(h.tokens(t)) == 0 })
 		if out, err := h.sh(strings.NewReplacer("=demo", "=secret", "--name it", "--rm").Replace(run)); err == nil {
-			t.Errorf("a project that no pattern admits starts: %s", out)
+			t.Errorf("a container of a project that no pattern admits starts: %s", out)
 		}
 
 		// Uninstall names the tokens that live on.
-		h.must(t, h.install(t, "create --project demo --task left"))
-		out := h.must(t, h.install(t, "uninstall"))
+		h.must(t, h.terokGate(t, "create --project demo --task left"))
+		out := h.must(t, h.terokGate(t, "uninstall"))
 		if !strings.Contains(out, "left") {
 			t.Errorf("uninstall names no living token: %s", out)
 		}
@@ -225,7 +227,7 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)
 		audit := filepath.Join(dir, "audit.log")
-		h.must(t, h.install(t, fmt.Sprintf("--log-file %q", audit)+installFlags))
+		h.must(t, h.terokGate(t, fmt.Sprintf("--log-file %q", audit)+installFlags))
 		rootfs := e.rootfs(t)
 
 		for _, refuses := range []string{"precreate", "prestart"} {
@@ -293,11 +295,11 @@ func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 				h := newHome(t, e)
 				h.write(t, filepath.Join(h.config, row.path), row.content)
 				before := h.settings(t)
-				out, err := h.sh(h.install(t, installFlags))
+				out, err := h.sh(h.terokGate(t, installFlags))
 				if err == nil || !strings.Contains(out, row.path+" is there and not ours") || !strings.Contains(out, row.add) {
 					t.Errorf("install says %q", out)
 				}
-				h.must(t, h.install(t, "uninstall"))
+				h.must(t, h.terokGate(t, "uninstall"))
 				if diff := cmp.Diff(before, h.settings(t)); diff != "" {
 					t.Errorf("settings changed (-before +after):\n%s", diff)
 				}
@@ -306,8 +308,8 @@ func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 	})
 }
 
-// Hook directories that other files list stay in force beside install's, whether podman
-// reads those files before or after install's. Before 4.8, podman cannot add to a list, so
+// If other files list hook directories, these stay in force beside install's, whether podman
+// reads the other files before or after install's file. Before 4.8, podman cannot add to a list, so
 // only the last list counts, and install says what to do.
 func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 	const appends = ", {append=true}"
@@ -344,7 +346,7 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 				}
 
 				ours := filepath.Join(h.config, "oci/podman-hooks.d")
-				out, err := h.sh(h.install(t, installFlags))
+				out, err := h.sh(h.terokGate(t, installFlags))
 				if strings.Contains(row.path, "/zz") && !canAppend {
 					if err == nil || !strings.Contains(out, "podman still does not read "+ours) || !strings.Contains(out, "add the directory to it") {
 						t.Errorf("install says %q", out)
@@ -356,7 +358,7 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 				}
 
 				installed := h.settings(t)
-				h.must(t, h.install(t, "install"))
+				h.must(t, h.terokGate(t, "install"))
 				if diff := cmp.Diff(installed, h.settings(t)); diff != "" {
 					t.Errorf("a second install changes something (-first +second):\n%s", diff)
 				}
@@ -382,7 +384,7 @@ func TestInstallFollowsXDGConfigHomeAsPodmanDoes(t *testing.T) {
 		h.must(t, fmt.Sprintf("mkdir %q; cp -r %q %[1]q", moved, h.config))
 		there := fmt.Sprintf("export XDG_CONFIG_HOME=%q; ", moved)
 
-		out, err := h.sh(there + h.install(t, installFlags))
+		out, err := h.sh(there + h.terokGate(t, installFlags))
 		if written := h.must(t, fmt.Sprintf("find %q -name '*terok*'", moved)); !podmanIs(t, 4, 8) {
 			if err == nil || written != "" || !strings.Contains(out, "XDG_CONFIG_HOME") {
 				t.Errorf("install says %q and writes %s", out, written)
@@ -408,7 +410,7 @@ func TestInstallDemandsAllowProjectWhereImagesCanAnnotate(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		before := h.settings(t)
-		out, err := h.sh(h.install(t, "install --no-watch --no-gate"))
+		out, err := h.sh(h.terokGate(t, "install --no-watch --no-gate"))
 		if imagesAnnotate := !podmanIs(t, 4, 6); imagesAnnotate != (err != nil) {
 			t.Errorf("install says %q, %v", out, err)
 		} else if imagesAnnotate && (!strings.Contains(out, "--allow-project") || h.settings(t) != before) {

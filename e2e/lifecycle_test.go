@@ -23,7 +23,7 @@ var kinds = []struct {
 	name  string
 	only  string // "root" or "rootless", if it makes sense for one alone
 	args  []string
-	given func(t *testing.T, e *engine) (args []string) // what it needs, and the arguments for that
+	given func(t *testing.T, e *engine) (args []string) // makes what it needs, and returns the arguments for that
 }{
 	{name: "an imported image"},
 	{name: "--user 1234:55", args: []string{"--user", "1234:55"}},
@@ -99,8 +99,8 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 	l := c.start(t)
 	tokens := []string{l.token}
 	c.holdsToken(t, l, "demo", "a-task")
-	c.keepsItFromOthers(t, l)
-	c.hasItNotInStorage(t, tokens...)
+	c.keepsTokenFromOthers(t, l)
+	c.keepsTokensOutOfStorage(t, tokens...)
 
 	for _, e := range ends {
 		t.Run(e.name, func(t *testing.T) {
@@ -128,12 +128,12 @@ func liveThrough(t *testing.T, c *container, ends []end) {
 		})
 	}
 
-	c.hasItNotInStorage(t, tokens...)
+	c.keepsTokensOutOfStorage(t, tokens...)
 }
 
-// keepsItFromOthers checks that the directory is a read-only tmpfs of its own, and that in
+// keepsTokenFromOthers checks that /run/terok is a read-only tmpfs of its own, and that in
 // the container only root and the user of the container's process can read the token.
-func (c *container) keepsItFromOthers(t *testing.T, l life) {
+func (c *container) keepsTokenFromOthers(t *testing.T, l life) {
 	t.Helper()
 	if len(l.mount) != 1 {
 		t.Fatalf("/run/terok is not a mount of its own: %q", l.mount)
@@ -148,8 +148,8 @@ func (c *container) keepsItFromOthers(t *testing.T, l life) {
 		}
 	}
 
-	// An exec of the same user can read it, so it is not the directory that keeps the other
-	// user out.
+	// podman exec as the same user can read gate.env, so the directory does not keep the
+	// other user out.
 	if out := c.podman(t, "exec", c.id, "cat", "/run/terok/gate.env"); !strings.Contains(out, l.token) {
 		t.Errorf("podman exec reads %q", out)
 	}
@@ -164,8 +164,8 @@ func (c *container) keepsItFromOthers(t *testing.T, l life) {
 	}
 }
 
-// hasItNotInStorage checks that podman has written the tokens nowhere.
-func (c *container) hasItNotInStorage(t *testing.T, tokens ...string) {
+// keepsTokensOutOfStorage checks that podman has written the tokens nowhere.
+func (c *container) keepsTokensOutOfStorage(t *testing.T, tokens ...string) {
 	t.Helper()
 	if files := c.filesWith(t, filepath.Join(c.dir, podmanDir), tokens...); len(files) > 0 {
 		t.Errorf("the token is in %q", files)
@@ -218,8 +218,8 @@ func TestAContainerThatRemovesItselfLosesItsToken(t *testing.T) {
 	})
 }
 
-// When a container ends, tokens of the same project and task that belong to others stay.
-func TestAContainerTakesOnlyItsOwnTokenAlong(t *testing.T) {
+// When a container ends, other containers' tokens for the same project and task stay.
+func TestAContainersEndRevokesOnlyItsOwnToken(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		given func(t *testing.T, e *engine) []string
@@ -283,12 +283,12 @@ func TestALatePoststopSparesTheNextLife(t *testing.T) {
 			t.Error("both lives have the same token")
 		}
 
-		// The very same call revokes when that life is over, too.
+		// When the second life is over, the very same call revokes its token.
 		c.podman(t, "stop", c.id)
 		if diff := cmp.Diff([]string{second.token}, c.tokensOf(t, c.id)); diff != "" {
 			t.Errorf("tokens without a poststop hook (-want +got):\n%s", diff)
 		}
-		for range 2 { // twice is as good as once
+		for range 2 { // a second call changes nothing
 			if _, err := e.hook(t, string(state), "poststop"); err != nil {
 				t.Fatal(err)
 			}
@@ -318,7 +318,7 @@ func TestPodmanShowsNoToken(t *testing.T) {
 						t.Errorf("podman %s shows the token", what)
 					}
 				}
-				c.hasItNotInStorage(t, l.token)
+				c.keepsTokensOutOfStorage(t, l.token)
 
 				// The same search finds a token that the container itself keeps.
 				c.podman(t, "exec", c.id, "sh", "-c", `. /run/terok/gate.env; cp /run/terok/gate.env "/$TEROK_GATE_TOKEN"`)

@@ -30,7 +30,7 @@ type machine struct {
 	init   *exec.Cmd // its process 1; nil while it is off
 	ended  chan struct{}
 	cgroup string      // relative to the root of the tree
-	lacks  machineLack // what ours lacks, too
+	lacks  machineLack // what it lacks because our machine does
 }
 
 // machineLack is what a build machine may lack and a user's machine has.
@@ -56,7 +56,7 @@ tr -d - </proc/sys/kernel/random/uuid >etc/machine-id.new
 mv etc/machine-id.new etc/machine-id
 echo machine >etc/hostname
 : >etc/fstab
-# What would change the kernel, which is not ours alone, or wait for a terminal.
+# These units would change the kernel, which is not ours alone, or wait for a terminal.
 for unit in systemd-sysctl.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount getty.target; do
 	ln -s /dev/null etc/systemd/system/$unit
 done`
@@ -173,7 +173,7 @@ func (m *machine) boot(t *testing.T) {
 		switch strings.TrimSpace(out) {
 		case "running":
 			return
-		case "degraded": // by a service that is none of ours
+		case "degraded": // a service failed that should not be one of ours
 			failed, _ := m.enter("systemctl", "list-units", "--failed", "--no-legend", "--plain")
 			t.Logf("the machine boots, but: %s", failed)
 			return
@@ -214,7 +214,7 @@ func (m *machine) makeCgroup() (*os.File, error) {
 	return group, err
 }
 
-// atCgroups mounts the tree of cgroup v2 as long as it takes.
+// atCgroups mounts the tree of cgroup v2 while do runs.
 func (m *machine) atCgroups(do func(tree string) error) error {
 	tree := filepath.Join(m.dir, "cgroups")
 	if err := os.Mkdir(tree, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
@@ -255,7 +255,7 @@ func (m *machine) off(t *testing.T) {
 	}
 }
 
-// makeUp configures podman for a machine that lacks what a user's has. Without
+// makeUp configures podman to make up for what the machine lacks and a user's machine has. Without
 // CAP_SYS_RESOURCE, podman's limits and crun as root fail; without the pids controller of
 // cgroup v2, its limit of processes fails. The settings are in a drop-in, which a user's
 // containers.conf never hides: from podman 6 on, it hides other files.
@@ -279,8 +279,8 @@ func (m *machine) makeUp(t *testing.T) {
 	}
 }
 
-// addUser makes a user who can log in and run rootless containers, with crun. A user
-// of the same name outside does not exist on this machine.
+// addUser makes a user who can log in and run rootless containers, with crun. If our own machine
+// has a user of the same name, addUser first removes the copy of that user from this machine.
 func (m *machine) addUser(t *testing.T, name string, flags ...string) {
 	t.Helper()
 	m.must(t, "root", fmt.Sprintf("! getent passwd %s >/dev/null || userdel --force %[1]s; ! getent group %[1]s >/dev/null || groupdel --force %[1]s", name))
@@ -358,7 +358,7 @@ func (m *machine) eventually(t *testing.T, script string) {
 	testenv.Eventually(t, "in the machine: "+script, func() bool {
 		_, err := m.enter("sh", "-ec", script)
 		if err != nil {
-			time.Sleep(50 * time.Millisecond) // leaves the processor to it
+			time.Sleep(50 * time.Millisecond) // leaves the processor to the machine
 		}
 		return err == nil
 	})

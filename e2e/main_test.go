@@ -54,9 +54,9 @@ func TestMain(m *testing.M) {
 // machine.
 func furnish() error {
 	// Our mounts are cut off from the machine, and then shared among the namespaces
-	// below ours, as systemd has it on any machine: with --uidmap and root, podman
-	// runs conmon in a mount namespace of its own and counts on its unmounts coming
-	// back to us. (Otherwise `podman rm` fails now and then with "userdata/shm: device
+	// below ours, as systemd does on any machine: as root with --uidmap, podman runs
+	// conmon in a mount namespace of its own, and relies on unmounts there reaching
+	// our namespace, too. (Otherwise `podman rm` fails now and then with "userdata/shm: device
 	// or resource busy", podman 4.3.1.)
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share mounts: %w", err)
@@ -107,7 +107,7 @@ func furnishNetworks() error {
 	}
 	const ours = "/dev/tun"
 	if err := unix.Mknod(ours, unix.S_IFCHR, int(unix.Mkdev(10, 200))); errors.Is(err, unix.EPERM) {
-		return nil // wired says so to those who need it
+		return nil // wired reports this to the tests that need the device
 	} else if err != nil {
 		return fmt.Errorf("make %s: %w", ours, err)
 	}

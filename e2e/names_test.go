@@ -19,7 +19,7 @@ func TestContainersAreCalledByTheirNames(t *testing.T) {
 		l := c.start(t)
 		// Other tests' containers may have longer names.
 		if out := gate("list"); !regexp.MustCompile(c.id[:12] + ` +called-so +live `).MatchString(out) {
-			t.Errorf("the list has no name:\n%s", out)
+			t.Errorf("the list does not show the name:\n%s", out)
 		}
 		if out := gate("revoke", "--container", "called-so"); out != "revoked 1\n" {
 			t.Errorf("revoke says %q", out)

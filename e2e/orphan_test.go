@@ -84,7 +84,7 @@ func (e *engine) failsToStart(t *testing.T, c *container) bool {
 		t.Log(err)
 		return true
 	}
-	t.Logf("%s does not mind", e.runtime) // crun 1.8.1, of poststart
+	t.Logf("%s does not mind", e.runtime) // crun 1.8.1 ignores that a poststart hook failed
 	l := c.nextLife(t)
 	c.holdsToken(t, l, "demo", "1")
 	c.podman(t, "stop", c.id)
@@ -154,13 +154,13 @@ func TestATokenGoesWhenItsContainersProcessIsAZombie(t *testing.T) {
 		watched.goesWithProcess(t, l.token, process)
 		own.sweeps(t, c.id)
 		if state := statFields(t, pid)[0]; state != "Z" {
-			t.Errorf("the container's process was no zombie all the time, but is %s", state)
+			t.Errorf("the container's process was not a zombie all the time: now it is %s", state)
 		}
 	})
 }
 
-// outlived waits until the processes that the container's tokens are tied to are dead: a
-// runtime that has given up may not have killed them yet.
+// Each of a container's tokens is tied to a process. outlived waits until these processes are
+// dead: a runtime that has given up may not have killed them yet.
 func (e *engine) outlived(t *testing.T, id string) {
 	t.Helper()
 	for _, name := range e.tokensOf(t, id) {
@@ -320,8 +320,8 @@ func (e *engine) events(t *testing.T, id string) []string {
 }
 
 // watch runs reap --watch until the end of the test, as the user whom podman runs for,
-// outside of podman's namespaces. It returns when these processes are watched or, if there
-// are none, the token file.
+// outside of podman's namespaces. It returns when the token file and these processes
+// are watched.
 func (e *engine) watch(t *testing.T, pids ...int) {
 	t.Helper()
 	gate, err := gateBinary()

@@ -41,10 +41,10 @@ func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 		"a definition":  {`echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
 		"a link to one": {`echo '"HOOK"' >it; ln -s it 99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
 		"a definition beside what cannot be read": {`mkfifo 99-terok-gate-a.json; ln -s 99-terok-gate-a.json 99-terok-gate-b.json; ln -s /dev/zero 99-terok-gate-c.json; mkdir 99-terok-gate-d.json; ln -s loop.json 99-terok-gate-loop.json; echo '"HOOK"' >99-terok-gate-prestart.json`, "for user:\nuninstall --revoke\n"},
-		"a file without end":                      {`truncate -s 8T 99-terok-gate-a.json || truncate -s 1T 99-terok-gate-a.json`, ""},
-		"a fifo alone":                            {`mkfifo 99-terok-gate-a.json`, ""},
-		"another program's definition":            {`echo '"/other"' >99-terok-gate-prestart.json`, ""},
-		"none":                                    {"", ""},
+		"a huge file":                  {`truncate -s 8T 99-terok-gate-a.json || truncate -s 1T 99-terok-gate-a.json`, ""},
+		"a fifo alone":                 {`mkfifo 99-terok-gate-a.json`, ""},
+		"another program's definition": {`echo '"/other"' >99-terok-gate-prestart.json`, ""},
+		"no file":                      {"", ""},
 	} {
 		home := t.TempDir()
 		hook, gate := filepath.Join(home, "hook"), filepath.Join(home, "gate")
@@ -62,7 +62,7 @@ func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), testenv.AWhile)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "sh", "-c", forUser, "sh", hook, gate)
-		cmd.WaitDelay = time.Second // for a program that it leaves
+		cmd.WaitDelay = time.Second // a program that the script leaves behind may hold on to our pipe
 		cmd.Env = []string{"HOME=" + home, "USER=user", "PATH=" + os.Getenv("PATH")}
 		out, err := cmd.CombinedOutput()
 
@@ -88,7 +88,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 
 	m.put(t, debs[0], "/srv/terok-gate-hook.deb", 0o644)
 	m.addUser(t, "alice")
-	m.addUser(t, "runner", "--system", "--add-subids-for-system") // a service's, with a small uid
+	m.addUser(t, "runner", "--system", "--add-subids-for-system") // a service's account, with a small uid
 
 	users := []string{"alice", "runner"}
 	accounts := []account{{machine: m, user: "root"}, {machine: m, user: "alice"}, {machine: m, user: "runner"}}
@@ -96,7 +96,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		m.addImage(t, a.user)
 		m.must(t, "root", "loginctl enable-linger "+a.user)
 	}
-	m.must(t, "root", "userdel terok-gate 2>/dev/null || true") // of our machine
+	m.must(t, "root", "userdel terok-gate 2>/dev/null || true") // our own machine may have this user
 
 	// All files of the machine, except those that the package managers keep.
 	const files = "find /etc /opt /srv /usr /var -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/cache/*' ! -path '/var/log/*' ! -path '/var/lib/apt/*' " +
@@ -116,7 +116,7 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		"/var/lib/terok-gate:/usr/sbin/nologin\nterok-gate:x:", "inactive\ninactive", "no hook is registered",
 	} {
 		if !strings.Contains(out, want) {
-			t.Errorf("the package comes, and there is no %q: %s", want, out)
+			t.Errorf("after the package is installed, there is no %q: %s", want, out)
 		}
 	}
 
@@ -129,13 +129,13 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 		a.must(t, "test $(terok-gate list --json | jq length) = 1")
 	}
 
-	// Any user could have put these there, so they do not decide what is revoked.
+	// Any user could have put these files into /tmp, so they do not decide what is revoked.
 	m.must(t, "root", `useradd --system --home-dir /tmp --no-create-home homeless
 		install -d /tmp/.config/containers/oci
 		cp -r /home/alice/.config/containers/oci/podman-hooks.d /tmp/.config/containers/oci`)
 	m.must(t, "root", "grep issued /var/log/terok-gate/trail.log; grep moved /var/log/terok-gate/gate/trail.log")
 
-	// When a newer package, or the same again, is installed, nothing changes for living
+	// When a newer package is installed, or the same one again, nothing changes for living
 	// containers.
 	const service = "systemctl show -p MainPID " + gateUnit
 	pid := m.must(t, "root", service)
@@ -180,6 +180,6 @@ func TestThePackageIsInstalledWorksAndIsRemoved(t *testing.T) {
 	}
 	m.must(t, "root", install+"; terok-gate revoke --project demo --task operator; rm -r /var/lib/terok-gate/repos/demo.git; apt-get purge --yes terok-gate-hook")
 	if out := m.must(t, "root", files+"/tmp/after; diff /tmp/before /tmp/after || true; find /etc/containers /var/log -name '*terok*'"); out != "" {
-		t.Errorf("purged, it leaves or takes %s", out)
+		t.Errorf("the purge leaves files of ours, or removes other files: %s", out)
 	}
 }

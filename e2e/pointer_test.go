@@ -18,19 +18,19 @@ import (
 
 // pointed begins the scripts of the table.
 const pointed = `
-work() { # all that git is for, to a branch of this name; says who did it
+work() { # clones, commits and pushes a branch of this name; prints the author
 	git clone --quiet "$CODE_REPO" $1; cd $1; git switch --quiet --create $1
 	git commit --quiet --allow-empty --message "by $1"; git push --quiet origin $1; git status >status
 	git log -1 --format='by %an <%ae>'
 }
-filtered() { # what follows, without the variables whose names look like secrets
+filtered() { # runs its arguments without the variables whose names look like secrets
 	for name in $(env | sed -n 's/=.*//p' | grep -E 'KEY|TOKEN|SECRET|VALUE'); do unset $name; done
 	"$@"
 }
-another() { # what follows, as another user who keeps the environment
+another() { # runs its arguments as another user who keeps the environment
 	setpriv --reuid 4321 --regid 4321 --clear-groups env HOME=/tmp "$@"
 }
-fails() { # what follows; says how
+fails() { # runs its arguments, which must fail; prints what they say
 	if "$@" 2>&1; then echo "it works: $*"; exit 1; fi
 }
 `
@@ -83,7 +83,7 @@ func TestGitWorksOrIsNoWorseOffInAnyEnvironment(t *testing.T) {
 		}
 		parts := strings.Split(run(script.String()), "== ")
 		if len(parts) != len(pointerRows)+1 {
-			t.Fatalf("of %d rows there are %d: %q", len(pointerRows), len(parts)-1, parts)
+			t.Fatalf("there are %d rows, but the script printed %d statuses: %q", len(pointerRows), len(parts)-1, parts)
 		}
 		said := parts[0]
 		for n, row := range pointerRows {
@@ -97,7 +97,7 @@ func TestGitWorksOrIsNoWorseOffInAnyEnvironment(t *testing.T) {
 }
 
 // If the image has a configuration of its own, git still uses it.
-func TestGitsConfigurationOfTheImageGoesOnToCount(t *testing.T) {
+func TestGitStillUsesTheConfigurationOfTheImage(t *testing.T) {
 	testPointers(t, func(t *testing.T, e *engine, g *testGate) {
 		own := filepath.Join(e.tempDir(t), "gitconfig")
 		if err := os.WriteFile(own, []byte("[own]\n\tthere = it is\n"), 0o644); err != nil {

@@ -68,7 +68,7 @@ func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
 					t.Errorf("podman inspect shows a token: %s", inspected)
 				}
 
-				g.asks(t, g.requests()[seen:], 3) // clone, push, and the clone of another project's
+				g.asks(t, g.requests()[seen:], 3) // clone, push, and the clone of another project
 			})
 		}
 	})

@@ -153,7 +153,7 @@ func TestBadInputStartsNoContainerAndChangesNothing(t *testing.T) {
 			})
 		}
 
-		// Each name as a project and as a task, and as each runtime writes it.
+		// Each name is tried as a project, which runc writes, and as a task, which crun writes.
 		kind, here := map[string]string{"root/runc": "project", "rootless/crun": "task"}[e.name]
 		if !here {
 			return
@@ -264,8 +264,8 @@ func (e *engine) withTokenFile(t *testing.T, content string) *engine {
 	return &other
 }
 
-// fileState returns all by which a change of a file, or another file in its place, would
-// show.
+// fileState returns everything that would differ if a file changed, or if another file took its
+// place.
 func fileState(t *testing.T, path string) string {
 	t.Helper()
 	var stat unix.Stat_t
@@ -341,7 +341,7 @@ func heldLock(t *testing.T, e *engine) {
 	}
 }
 
-// Through a volume on a mount with shared propagation, the directory would also be mounted
+// Through a volume on a mount with shared propagation, our directory would also be mounted
 // on the host, and in every container that has the volume.
 func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
@@ -377,8 +377,8 @@ func TestAVolumeWithSharedPropagationIsRefused(t *testing.T) {
 	})
 }
 
-// A shared volume is left alone if the directory is not on it.
-func TestAVolumeWithSharedPropagationElsewhereIsNot(t *testing.T) {
+// A shared volume is left alone if our directory is not on it.
+func TestAVolumeWithSharedPropagationElsewhereIsAccepted(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		dir := sharedMount(t, e)
 		c := e.create(t, append(annotations("demo", "shared"), "--volume", dir+":/data:rshared")...)
@@ -392,8 +392,8 @@ func TestAVolumeWithSharedPropagationElsewhereIsNot(t *testing.T) {
 	})
 }
 
-// runs starts a container, not one of the gate's, that runs until the end of the
-// test, and returns its id.
+// runs starts a container without our annotations, and returns its id. The container runs until
+// the end of the test.
 func (e *engine) runs(t *testing.T, args ...string) string {
 	t.Helper()
 	args = append([]string{"run", "--detach"}, args...)
@@ -453,8 +453,8 @@ func listing(t *testing.T, dir string) string {
 	return all.String()
 }
 
-// A bundle without a mount namespace, which podman never makes. The runtime and the hook
-// are in a mount namespace of their own, which stands for the host's.
+// The bundle asks for no mount namespace. Podman never makes such a bundle. The runtime and the
+// hook are in a mount namespace of their own, which stands for the host's.
 func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "unshare")

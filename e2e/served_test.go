@@ -45,8 +45,8 @@ func (a account) addDemo(t *testing.T) {
 		terok-gate add demo ~/src/demo`)
 }
 
-// gitter returns a command that runs a container with our annotations and without a
-// network, whose image has git.
+// gitter returns a command that runs a container with our annotations and git, and without a
+// network.
 func (a account) gitter(t *testing.T, flags string) string {
 	t.Helper()
 	return "podman run --network none --annotation terok.project=demo --annotation terok.task=1 " +
@@ -134,8 +134,8 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 			testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !a.has(t, a.tokenFile, id) })
 			a.gateIsWell(t)
 
-			// A second install changes nothing. With --withhold-token, the token is
-			// withheld.
+			// A second install changes nothing. After an install with --withhold-token and
+			// other flags, git works with nothing sourced.
 			installed := a.files(t)
 			a.must(t, "terok-gate install")
 			if diff := cmp.Diff(installed, a.files(t)); diff != "" {
@@ -149,7 +149,7 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 
 			// Upstream's commits come in by themselves.
 			a.must(t, "git -C ~/src/demo -c user.name=a -c user.email=a@example.org commit --quiet --allow-empty --message more; terok-gate sync --every 1h")
-			testenv.Eventually(t, "the timer has upstream's commit come in", func() bool {
+			testenv.Eventually(t, "the timer brings upstream's commit in", func() bool {
 				_, err := m.sh(a.user, "terok-gate who demo $(git -C ~/src/demo rev-parse HEAD) | grep 'came in by sync, to main'")
 				return err == nil
 			})
@@ -169,9 +169,9 @@ func TestInstallSetsTheGateUpToo(t *testing.T) {
 	}
 }
 
-// Root's installation is from before the gate, so its token file and log file belong to
+// Root's installation was made without the gate, so its token file and log file belong to
 // root. Root gives the token file to the gate, and the gate gets a log file of its own.
-func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
+func TestAnInstallationWithoutTheGateGetsTheGate(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	root, _ := newGateAccounts(t, m)
@@ -208,7 +208,7 @@ func TestAnInstallationWithoutTheGateGetsOne(t *testing.T) {
 	root.gateIsWell(t)
 }
 
-// gateIsWell checks that the gate runs under systemd, and what it has logged.
+// gateIsWell checks that the gate runs under systemd, and that it has logged no warning.
 func (a account) gateIsWell(t *testing.T) {
 	t.Helper()
 	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+gateUnit)
@@ -238,7 +238,7 @@ func TestContainersOutliveTheGate(t *testing.T) {
 			a.must(t, "mkdir ~/flags")
 			flags := strings.TrimSpace(a.must(t, "echo ~/flags"))
 
-			// Each time that there is a flag for it, all containers run git at once.
+			// Each time that the next flag file appears, all containers run git at once.
 			const lives = `sh -c 'for flag in meanwhile killed started; do
 				until [ -e /flags/$flag ]; do sleep 0.5; done
 				git ls-remote --exit-code $CODE_REPO refs/heads/main >/dev/null 2>/flags/$flag-said-$HOSTNAME && touch /flags/$flag-ok-$HOSTNAME

@@ -95,7 +95,8 @@ func (m *machine) echoes(t *testing.T) {
 		systemctl daemon-reload; systemctl start echo.socket`)
 }
 
-// hears checks that the container's echo services answer, and that nothing else listens there.
+// hears checks that the container's echo services answer, and that only they and the gate listen
+// there.
 func (a account) hears(t *testing.T, id string) {
 	t.Helper()
 	out := a.must(t, "podman exec "+id+` sh -ec 'for port in 4000 5432; do echo $port | nc 127.0.0.1 $port; done

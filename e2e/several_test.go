@@ -20,8 +20,8 @@ func (s *servedEngine) withProjects(t *testing.T) {
 	s.add(t, "tools", nil)
 }
 
-// containersOf returns the projects that terok-gate says a living container may use.
-func (s *servedEngine) containersOf(t *testing.T) string {
+// usedProjects returns the projects that the one living container may use, as terok-gate says.
+func (s *servedEngine) usedProjects(t *testing.T) string {
 	t.Helper()
 	binary, err := gateBinary()
 	if err != nil {
@@ -47,8 +47,9 @@ func (s *servedEngine) containersOf(t *testing.T) string {
 	return strings.Join(used, " ")
 }
 
-// What a container may do in its own project, in those to read and in those to write, with
-// limits and with hashed and withheld tokens: from podman's command line to git's.
+// The rows say what a container may do in its own project, in those to read and in those to
+// write, with limits and with hashed and withheld tokens. The test goes from podman's command line
+// to git's.
 func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 	const fetches = "demo lib tools"
 	read, write := "terok.read=lib", "terok.write=tools"
@@ -71,7 +72,7 @@ func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 			env: own + " TEROK_READ=lib,tools"},
 		{name: "all read only", flags: []string{"--access", "read"}, annotations: []string{"terok.read=lib tools"}, fetches: fetches, refused: "demo:x lib:x tools:x",
 			env: "TEROK_ACCESS=read TEROK_READ=lib,tools"},
-		{name: "all to be added to", annotations: []string{read, write, "terok.access=append"}, fetches: fetches, pushes: "demo:x tools:x", refused: "demo:+main tools:+main lib:x",
+		{name: "append to all", annotations: []string{read, write, "terok.access=append"}, fetches: fetches, pushes: "demo:x tools:x", refused: "demo:+main tools:+main lib:x",
 			env: "TEROK_ACCESS=append TEROK_READ=lib TEROK_WRITE=tools"},
 		{name: "branches of each project", flags: []string{"--push", "refs/heads/{project}/{task}/*"}, annotations: []string{read, write}, fetches: fetches,
 			pushes: "demo:demo/7/x tools:tools/7/x", refused: "demo:tools/7/x tools:demo/7/x demo:x tools:x lib:lib/7/x",
@@ -112,7 +113,7 @@ func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 					}
 				}
 
-				if listed, want := s.containersOf(t), row.fetches; listed != want {
+				if listed, want := s.usedProjects(t), row.fetches; listed != want {
 					t.Errorf("the gate lists a container for the projects %q, not for %q", listed, want)
 				}
 
@@ -122,7 +123,7 @@ func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 				push := func(what string) error {
 					project, branch, _ := strings.Cut(what, ":")
 					refspec := "main:refs/heads/" + branch
-					if branch == "+main" { // forces away what is there
+					if branch == "+main" { // a forced push, which replaces what is there
 						refspec = "+forced:refs/heads/main"
 					}
 					return c.inside(fmt.Sprintf(`cd /dev/shm/work
@@ -312,7 +313,7 @@ func TestEveryFormOfAnAddressFetchesAndPushes(t *testing.T) {
 				}
 			}
 			if got := strings.Fields(s.git(t, project, "for-each-ref", "--format=%(refname)", "refs/heads/by-form-*")); len(got) != len(addresses) {
-				t.Errorf("%s: of %d pushes came %q", project, len(addresses), got)
+				t.Errorf("%s: after %d pushes there are the branches %q", project, len(addresses), got)
 			}
 		}
 		for _, address := range []string{"https://forge.example/org/libr", "git@forge.example:org/lib-2.git", "ssh://forge.example:2222/org/port"} {
@@ -343,9 +344,9 @@ func TestAContainerStartsWithoutAddressesThatCannotBeRead(t *testing.T) {
 			content, mode string
 			says          string
 		}{
-			"missing":             {"", "", "no such file or directory"},
-			"broken":              {"{", "600", "unexpected end of JSON input"},
-			"for others to write": {addresses, "666", "others can write it"},
+			"missing":            {"", "", "no such file or directory"},
+			"broken":             {"{", "600", "unexpected end of JSON input"},
+			"writable by others": {addresses, "666", "others can write it"},
 		} {
 			file := filepath.Join(dir, strings.ReplaceAll(name, " ", "-")+".json")
 			if row.mode != "" {

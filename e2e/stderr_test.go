@@ -80,7 +80,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 						reason := row.reason
 						if stage == "precreate" {
 							if !errors.Is(readErr, os.ErrNotExist) {
-								t.Errorf("crun was there, and made the file: %q, %v", content, readErr)
+								t.Errorf("crun ran, and made the file: %q, %v", content, readErr)
 							}
 							if reason == "GIT_CONFIG_PARAMETERS" {
 								reason = "run.oci.hooks" // annotations are judged first
@@ -88,7 +88,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 						}
 
 						if systemLog.Listening() && len(systemLog.SoFar(t, with(id, stage+": ", reason))) == 0 {
-							t.Errorf("the system log has not %s, but %q", reason, systemLog.SoFar(t, with(id)))
+							t.Errorf("the system log does not name %s: %q", reason, systemLog.SoFar(t, with(id)))
 						}
 					})
 				}
@@ -114,7 +114,7 @@ func TestPrecreateRefusesAContainerThatHasCrunWriteToTheHost(t *testing.T) {
 		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the file of the host: %v", err)
 		}
-		// One that is not ours is left alone.
+		// A container without our annotations is left alone.
 		own.podman(t, "run", "--rm", annotation, image, "true")
 	})
 }

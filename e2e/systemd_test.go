@@ -99,7 +99,7 @@ func (a account) revokes(t *testing.T, tokenFile string) (id string) {
 	return id
 }
 
-// healthy checks that the service runs, and has done nothing but sweep.
+// healthy checks that the service runs, and that it has logged nothing but sweeps.
 func (a account) healthy(t *testing.T) {
 	t.Helper()
 	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+watchUnit)
@@ -244,14 +244,14 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	logOut()
 	m.eventually(t, "! pgrep --euid alice")
 	if alice.has(t, alice.tokenFile, id) {
-		t.Error("the container ended when its user logged out, and its token is still valid")
+		t.Error("the container ended when its user logged out, but its token is still valid")
 	}
 
 	m.must(t, "root", "loginctl enable-linger alice")
 	logOut = m.logIn(t, "alice")
 	installed := alice.files(t)
 
-	// This is as after sudo, which passes on nothing about the user's services.
+	// The environment is as after sudo, which passes on nothing about the user's services.
 	said := m.must(t, "root", "runuser --user alice -- env --ignore-environment HOME=/home/alice PATH=$PATH sh -c 'cd; terok-gate install --no-gate --allow-project demo\\* 2>&1'")
 	if strings.Contains(said, advice) || !strings.Contains(said, "started "+watchUnit) {
 		t.Errorf("with lingering, install says %q", said)
@@ -265,7 +265,7 @@ func TestAUsersServiceOutlivesTheUsersContainers(t *testing.T) {
 	m.eventually(t, "! loginctl list-sessions | grep alice | grep --invert-match manager")
 	m.must(t, "root", "pgrep --euid alice --full 'reap --watch'; pgrep --euid alice --full '^sleep 600'")
 	if !alice.has(t, alice.tokenFile, id) {
-		t.Error("the container goes on when its user logs out, and its token does not")
+		t.Error("the container goes on when its user logs out, but its token is gone")
 	}
 
 	alice.kill(t, id)

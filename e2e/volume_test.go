@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The mount point leads into a volume, where only the volume's owner may make a directory.
-// The hook never tries: crun makes a volume read-only after our hook has run, and root may
-// write whatever the permissions say.
+// Our mount point can be in a volume, where only the volume's owner should make a directory.
+// The hook never tries, since it might succeed: crun makes a volume read-only only after our hook
+// has run, and root may write whatever the permissions say.
 
 func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
@@ -60,18 +60,18 @@ func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	})
 }
 
-func TestADirectoryThatIsThereOrATmpfsOfItsOwnWillDo(t *testing.T) {
+func TestAVolumeThatHasTheDirectoryOrATmpfsWillDo(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name   string
 			args   []string
-			volume string // mounted on /run with these options, and has the directory
+			volume string // options of a volume on /run that has the directory; empty: no volume
 		}{
 			{name: "a volume", volume: ":rw"},
 			{name: "a read-only volume", volume: ":ro"},
 			{name: "a read-only root", args: []string{"--read-only"}},
 			{name: "a tmpfs", args: []string{"--tmpfs", "/run"}},
-			{name: "both", args: []string{"--read-only", "--tmpfs", "/run:rw,size=64k"}},
+			{name: "a read-only root and a tmpfs", args: []string{"--read-only", "--tmpfs", "/run:rw,size=64k"}},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				t.Parallel()

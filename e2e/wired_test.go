@@ -21,7 +21,7 @@ func (e *engine) wired(t *testing.T, program string) *engine {
 	if program != "" {
 		testenv.Need(t, program)
 		if device, err := os.Stat(tun); err != nil || device.Mode().Perm()&0o006 != 0o006 {
-			testenv.Cannot(t, "%s takes %s, which not every user may open here (%v)", program, tun, err)
+			testenv.Cannot(t, "%s needs %s, which not every user may open here (%v)", program, tun, err)
 		}
 	}
 

@@ -10,8 +10,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The long form of devices is for compose 2.26, which takes the entries of the short form
-// for files.
+// Compose 2.26 reads the entries of the short form of devices as paths of files, so work has the
+// long form.
 const composeFile = `
 services:
   work:

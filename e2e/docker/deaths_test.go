@@ -107,7 +107,7 @@ func (d death) strikes(t *testing.T, pid int, n network, credential, gate string
 	defer unix.Close(pidfd)
 	testenv.Must(t, n.served(credential))
 	if n.listeners(t) == "" {
-		t.Error("it is served, and there is no listener")
+		t.Error("the container is served, but ss shows no listener")
 	}
 	before := must(t, gate+" list --json")
 
@@ -131,7 +131,7 @@ func ended(pidfd int) error {
 		switch n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(testenv.AWhile.Milliseconds())); {
 		case n == 1:
 			return nil
-		case err != unix.EINTR: // by a signal of Go's own
+		case err != unix.EINTR: // a signal of Go's own causes EINTR
 			return fmt.Errorf("it lives: %v", err)
 		}
 	}

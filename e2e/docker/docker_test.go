@@ -221,7 +221,7 @@ func TestADaemonThatComesBackStartsContainersWithNewTokens(t *testing.T) {
 	}
 }
 
-func TestItFailsClosed(t *testing.T) {
+func TestDockerFailsClosed(t *testing.T) {
 	run := "docker run --rm --name closed "
 	must(t, "docker run -d --name neighbour "+device+image+" sleep 1000")
 	t.Cleanup(func() { _, _ = sh("docker rm -f neighbour") })
@@ -232,7 +232,7 @@ func TestItFailsClosed(t *testing.T) {
 		{"another project annotated", device + "--annotation terok.project=other " + image, "names another project than the device"},
 		{"an annotation that is not known", device + "--annotation terok.acess=read " + image, "is not known"},
 		{"no annotations", annotated + image, "the device needs annotations"},
-		{"half of them", annotated + "--annotation terok.project=demo " + image, "set both or neither"},
+		{"a project annotated without a task", annotated + "--annotation terok.project=demo " + image, "set both or neither"},
 		{"the host's network", "--network host --device terok.dev/project=demo " + image, "the container is in the host's network"},
 		{"a neighbour's network", "--network container:neighbour --device terok.dev/project=demo " + image, "the container shares its network"},
 	} {
@@ -243,7 +243,7 @@ func TestItFailsClosed(t *testing.T) {
 	for _, flags := range []string{"--privileged", "--pid host", "--read-only", "--user 1000", "--annotation terok.task=7"} {
 		t.Run(flags, func(t *testing.T) { must(t, run+flags+" "+device+image+" git ls-remote "+repo) })
 	}
-	t.Run("reading alone", func(t *testing.T) {
+	t.Run("read only", func(t *testing.T) {
 		refused(t, run+device+"--annotation terok.access=read "+image+" sh -ec "+work, "the token may fetch and not push")
 	})
 

@@ -75,7 +75,7 @@ func TestDoctorsRemediesAreRightWhenPasted(t *testing.T) {
 		{"half a file", "truncate -s 100 " + file, "devices", "broken", "unexpected end of JSON"},
 		{"a name that CDI refuses", `sed -i 's,"name": "demo","name": "demo.",' ` + file, "devices", "broken", "engines drop the whole file"},
 		{"another gate's socket", `sed -i 's,/run/terok-gate/control,/run/other/control,' ` + file, "devices", "broken", "asks another gate than the installed one"},
-		{"another project's file", `sed -i 's,terok.dev/project,example.com/other,' ` + file, "devices", "broken", "was not written by terok-gate install"},
+		{"another program's file", `sed -i 's,terok.dev/project,example.com/other,' ` + file, "devices", "broken", "was not written by terok-gate install"},
 		{"no device", `terok-gate add late >/dev/null && sed -i 's,"name": "late","name": "early",' ` + file, "devices", "warning", "repositories without a device: late"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestDoctorFindsWhatKeepsDockerFromDevices(t *testing.T) {
 		testenv.Must(t, startGate())
 		finds(t, all, "terok-gate", "broken", "no gate listens")
 		if slices.ContainsFunc(all, func(f finding) bool { return f.Check == "docker-probe" }) {
-			t.Errorf("it is tried all the same: %+v", all)
+			t.Errorf("there is no gate, but doctor tries a device: %+v", all)
 		}
 	})
 	t.Run("no hook's program", func(t *testing.T) {

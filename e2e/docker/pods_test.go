@@ -231,7 +231,7 @@ func TestPodsFailClosed(t *testing.T) {
 	inPod, inHost := answer(t, "runp /cri/pod.json"), answer(t, "runp /cri/host.json")
 
 	demo := container(t, "closed", "demo", "true")
-	two := container(t, "two", `demo"}, {"name": "terok.dev/project=two`, "true")
+	two := container(t, "two", `demo"}, {"name": "terok.dev/project=two`, "true") // with two devices
 	// containerd 1.7 may refuse to remove a container that has just ended ("is still running").
 	starts := func(pod, container, config string) string {
 		return "id=$(" + crictl + "create " + pod + " " + container + " " + config + ") && trap 'until " + crictl + "rm -f $id; do :; done' EXIT && " + crictl + "start $id"

@@ -12,13 +12,14 @@ import (
 )
 
 const (
-	worker    = "setpriv --reuid worker --regid worker --init-groups env -C /home/worker HOME=/home/worker USER=worker XDG_RUNTIME_DIR=/run/user/worker DOCKER_HOST=unix:///run/user/worker/docker.sock PATH=$PATH:/usr/share/docker.io/contrib "
-	ofWorker  = "docker --host unix:///run/user/worker/docker.sock"
-	ownRepo   = "/home/worker/.local/share/terok-gate/repos/demo.git"
-	ownConfig = `{"cdi-spec-dirs": ["/home/worker/.config/cdi"], "data-root": "/var/lib/containers/worker", "bridge": "none", "iptables": false, "ip6tables": false, "storage-driver": "overlay2", "features": {"cdi": true}}`
+	worker        = "setpriv --reuid worker --regid worker --init-groups env -C /home/worker HOME=/home/worker USER=worker XDG_RUNTIME_DIR=/run/user/worker DOCKER_HOST=unix:///run/user/worker/docker.sock PATH=$PATH:/usr/share/docker.io/contrib "
+	workersDocker = "docker --host unix:///run/user/worker/docker.sock"
+	ownRepo       = "/home/worker/.local/share/terok-gate/repos/demo.git"
+	ownConfig     = `{"cdi-spec-dirs": ["/home/worker/.config/cdi"], "data-root": "/var/lib/containers/worker", "bridge": "none", "iptables": false, "ip6tables": false, "storage-driver": "overlay2", "features": {"cdi": true}}`
 )
 
-// A user's own daemon, gate and file of devices. The network of the daemon is slirp4netns's.
+// The user has a daemon, a gate and a file of devices of their own. The daemon gets its network
+// from slirp4netns.
 func TestRootlessDockerTakesTheDevice(t *testing.T) {
 	must(t, `useradd -m worker && install -d -o worker -m 700 /run/user/worker /var/lib/containers/worker
 		install -d -o worker -g worker -m 775 /home/worker/.config /home/worker/.config/docker
@@ -31,7 +32,7 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 		}
 	}
 
-	startOfWorker(t, "worker's gate", "exec "+worker+"terok-gate serve", "test -S /run/user/worker/terok-gate/control")
+	startForWorker(t, "worker's gate", "exec "+worker+"terok-gate serve", "test -S /run/user/worker/terok-gate/control")
 	must(t, worker+"git init -q -b main demo && "+worker+as+"-C demo commit -q --allow-empty -m one && "+worker+"terok-gate add demo demo")
 
 	const rootless = "exec " + worker + "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns dockerd-rootless.sh"
@@ -40,17 +41,17 @@ func TestRootlessDockerTakesTheDevice(t *testing.T) {
 		{"cgroup v2", "exec unshare --mount sh -ec 'umount --recursive /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; " + rootless + "'"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			startOfWorker(t, "rootless", row.command, ofWorker+" info")
-			if version := must(t, ofWorker+" info -f '{{.CgroupVersion}}'"); row.name == "cgroup v2" && version != "2" {
+			startForWorker(t, "rootless", row.command, workersDocker+" info")
+			if version := must(t, workersDocker+" info -f '{{.CgroupVersion}}'"); row.name == "cgroup v2" && version != "2" {
 				t.Errorf("it is cgroup v%s", version)
 			}
-			takesTheDeviceOfWorker(t)
+			workerTakesTheDevice(t)
 		})
 	}
 }
 
-// startOfWorker starts a daemon until the test is over.
-func startOfWorker(t *testing.T, name, command, until string) {
+// startForWorker starts a daemon, which runs until the test is over.
+func startForWorker(t *testing.T, name, command, until string) {
 	t.Helper()
 	daemon := exec.Command("sh", "-c", command)
 	testenv.Must(t, start(daemon, name, until))
@@ -60,10 +61,10 @@ func startOfWorker(t *testing.T, name, command, until string) {
 	})
 }
 
-// takesTheDeviceOfWorker checks how the daemon's containers work, are refused, and die.
-func takesTheDeviceOfWorker(t *testing.T) {
-	must(t, ofWorker+" load </tmp/image.tar")
-	t.Log(must(t, ofWorker+" info -f '{{.ServerVersion}}, {{.SecurityOptions}}, cgroup v{{.CgroupVersion}}'"))
+// workerTakesTheDevice checks how the daemon's containers work, are refused, and die.
+func workerTakesTheDevice(t *testing.T) {
+	must(t, workersDocker+" load </tmp/image.tar")
+	t.Log(must(t, workersDocker+" info -f '{{.ServerVersion}}, {{.SecurityOptions}}, cgroup v{{.CgroupVersion}}'"))
 
 	before := must(t, worker+"git -C "+ownRepo+" rev-parse main")
 	must(t, worker+"docker run --rm "+device+image+" sh -ec "+work)
@@ -79,12 +80,12 @@ func takesTheDeviceOfWorker(t *testing.T) {
 	refused(t, worker+"docker run --rm --network host --device terok.dev/project=demo "+image+" true", "the container is in the host's network")
 
 	for _, d := range []death{
-		{name: "exit", command: untilEnd, die: does(ofWorker + " exec dying sh -c '>/tmp/end'")},
+		{name: "exit", command: untilEnd, die: does(workersDocker + " exec dying sh -c '>/tmp/end'")},
 		{name: "kill -9 of the process", command: forEver, die: kill},
-		{name: "docker rm -f", command: forEver, die: does(ofWorker + " rm -f dying")},
-		{name: "docker restart", command: forEver, die: does(ofWorker + " restart -t 0 dying"), again: true},
+		{name: "docker rm -f", command: forEver, die: does(workersDocker + " rm -f dying")},
+		{name: "docker restart", command: forEver, die: does(workersDocker + " restart -t 0 dying"), again: true},
 	} {
-		t.Run(d.name, func(t *testing.T) { d.happens(t, ofWorker, worker+"terok-gate") })
+		t.Run(d.name, func(t *testing.T) { d.happens(t, workersDocker, worker+"terok-gate") })
 	}
 	noTokenRemains(t, worker+"terok-gate")
 

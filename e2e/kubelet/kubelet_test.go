@@ -165,7 +165,8 @@ func remove(t *testing.T, name string) {
 	})
 }
 
-// status waits until the kubelet says what is wanted about a pod.
+// status waits until is reports true for what the kubelet says about a pod. Messages name that
+// state as what.
 func status(t *testing.T, name, what string, is func(pod) bool) (found pod) {
 	t.Helper()
 	testenv.Eventually(t, "pod "+name+" "+what, func() bool {
@@ -282,13 +283,13 @@ func TestAPodWithoutAnnotationsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestARefusalStandsInThePodsStatus(t *testing.T) {
+func TestThePodsStatusSaysWhyItIsRefused(t *testing.T) {
 	for i, row := range []struct{ name, namespace, annotations, spec, before, after, why string }{
 		{"a project that is not the namespace's", "team", `terok.project: demo2, terok.task: "1"`, "", "", "", `pods of namespace "team" may not name project "demo2": terok-nri needs --allow team=demo2`},
-		{"a namespace that may name none", "other", `terok.project: demo, terok.task: "1"`, "", "", "", `pods of namespace "other" may not name project "demo"`},
+		{"a namespace that may name no project", "other", `terok.project: demo, terok.task: "1"`, "", "", "", `pods of namespace "other" may not name project "demo"`},
 		{"another project to read", "team", `terok.project: demo, terok.task: "1", terok.read: lib`, "", "", "", `pods of namespace "team" may not name project "lib"`},
 		{"a project that the node does not admit", "default", `terok.project: secret, terok.task: "1"`, "", "", "", "not among those that are admitted"},
-		{"half of them", "default", "terok.project: demo", "", "", "", "terok.task is not: set both or neither"},
+		{"a project without a task", "default", "terok.project: demo", "", "", "", "terok.task is not: set both or neither"},
 		{"a bad task", "default", `terok.project: demo, terok.task: a/b`, "", "", "", "annotation terok.task: use letters"},
 		{"a misspelled limit", "default", `terok.project: demo, terok.task: "1", terok.acess: read`, "", "", "", "is not known"},
 		{"the host's network", "default", `terok.project: demo, terok.task: "1"`, "  hostNetwork: true\n", "", "", "the container is in the host's network"},
@@ -319,7 +320,7 @@ func TestARefusalStandsInThePodsStatus(t *testing.T) {
 			if list := tokens(t); len(list) != 0 {
 				t.Errorf("tokens: %v", list)
 			}
-			remove(t, name) // before what it lacked is back, since the kubelet tries again
+			remove(t, name) // before row.after brings back what was missing, since the kubelet tries again
 		})
 	}
 }
@@ -373,7 +374,8 @@ func TestThePluginConnectsAgainWhenTheEngineHasRestarted(t *testing.T) {
 	}
 }
 
-// The gate is in a pod, so no service manager keeps its listeners.
+// In a cluster the gate runs in a pod, so no service manager keeps its listeners. Here, too, the
+// gate runs without one.
 func TestAGateThatStartsServesTheContainersThatLive(t *testing.T) {
 	run(t, "default", "living", `terok.project: demo, terok.task: "1"`, "  containers:\n"+container("work", "")+container("test", ""))
 	running(t, "living")

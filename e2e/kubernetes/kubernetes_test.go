@@ -35,7 +35,7 @@ const (
 	repository = "10.96.0.20"
 )
 
-// kubeconfig returns the settings of a program that shows a token.
+// kubeconfig returns the settings of a program that shows a token to the API server.
 func kubeconfig(token string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
@@ -55,7 +55,7 @@ images:
   - {name: terok-gate, newName: docker.io/library/terok-gate, newTag: "1"}
 `
 
-// prepare makes a cluster, and deploys to it.
+// prepare makes a cluster, and deploys our parts for one node to it.
 func prepare() error {
 	for path, content := range map[string]string{
 		"/etc/kubernetes/tokens.csv":   "admin,admin,1,system:masters\none,system:node:one,2,system:nodes\ntwo,system:node:two,3,system:nodes\n",
@@ -121,7 +121,7 @@ func tainted(t *testing.T, name string) bool {
 	return strings.Contains(node.Must(t, "kubectl get node "+name+" -o jsonpath='{.spec.taints[*].key}'"), "terok.dev/not-ready")
 }
 
-// ready waits until a node has no taint.
+// ready waits until a node does not have our taint.
 func ready(t *testing.T, name string) {
 	t.Helper()
 	if !testenv.Wait(func() bool { return !tainted(t, name) }) {
@@ -209,7 +209,7 @@ func TestAPodIsNotAdmittedForAProjectThatIsNotItsNamespaces(t *testing.T) {
 	}
 }
 
-func TestWithoutThePolicyTheRefusalStandsInThePodsEvents(t *testing.T) {
+func TestWithoutThePolicyThePodsEventsSayWhyItIsRefused(t *testing.T) {
 	ready(t, "one")
 	node.Must(t, "kubectl delete validatingadmissionpolicybinding terok-projects")
 	t.Cleanup(func() { node.Must(t, "kubectl apply -k /one-node") })
@@ -265,6 +265,7 @@ func TestThePluginsAccountCanChangeNothingButItsOwnNodesTaint(t *testing.T) {
 	}
 }
 
+// Of the node's directory /run, the gate sees only /run/terok-gate, where hooks find the gate.
 func TestTheGateSeesNothingOfTheNodesRunButTheDirectoryWhereHooksFindIt(t *testing.T) {
 	ready(t, "one")
 	if has := node.Must(t, onNode("ls /run")); has != "secrets\nterok-gate" {
@@ -275,7 +276,7 @@ func TestTheGateSeesNothingOfTheNodesRunButTheDirectoryWhereHooksFindIt(t *testi
 	}
 }
 
-func TestEveryKustomizationIsTakenByTheAPI(t *testing.T) {
+func TestTheAPIAcceptsBaseAndOneNode(t *testing.T) {
 	for _, dir := range []string{"base", "one-node"} {
 		node.Must(t, "kubectl apply --dry-run=server -k ../../deploy/kubernetes/"+dir)
 	}
@@ -287,7 +288,7 @@ func TestWithoutTheDaemonSetTheNodeIsTainted(t *testing.T) {
 	takeAway(t)
 }
 
-// takeAway takes away what prepare has deployed.
+// takeAway takes away what prepare has deployed, and checks that the node is then tainted.
 func takeAway(t *testing.T) {
 	t.Helper()
 	node.Must(t, "kubectl --namespace terok delete daemonset terok-node --ignore-not-found --timeout 90s")

@@ -38,8 +38,8 @@ var join = sync.OnceValues(func() (two *node.Machine, err error) {
 	return two, err
 })
 
-// twoNodes makes the cluster one of two nodes, each with a gate, and with another gate that has
-// the repositories.
+// twoNodes gives the cluster two nodes, each with a gate, and another gate that has the
+// repositories.
 func twoNodes(t *testing.T) (two *node.Machine) {
 	t.Helper()
 	fleet(t)
@@ -136,7 +136,7 @@ func TestPodsOfTwoNodesCloneAndPushAtOneRepository(t *testing.T) {
 		}
 		testenv.Must(t, c.Served(c.Token, repo))
 		if list := tokensOn(t, name); strings.Count(list, `"fingerprint"`) != 1 {
-			t.Errorf("node %s has not one token: %s", name, list)
+			t.Errorf("node %s does not have exactly one token: %s", name, list)
 		}
 	}
 	if containers["one"].Served(containers["two"].Token, repo) == nil || containers["two"].Served(containers["one"].Token, repo) == nil {
@@ -163,7 +163,7 @@ func TestOnEachNodeNothingIsServedAfterAContainersDeath(t *testing.T) {
 	}
 }
 
-func TestANodeWhoseGateIsAwayIsClosedAndTheOtherGoesOn(t *testing.T) {
+func TestANodeWhoseGateHangsIsTaintedAndTheOtherGoesOn(t *testing.T) {
 	twoNodes(t)
 	containers := onEach(t)
 	gate := processOf(t, node.Must(t, "kubectl --namespace terok get "+gatePod(t, "two")+` -o jsonpath='{.status.containerStatuses[?(@.name=="gate")].containerID}'`))

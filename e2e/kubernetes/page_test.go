@@ -108,8 +108,8 @@ func commands(t *testing.T) (blocks []string) {
 	return blocks
 }
 
-// fleet makes the cluster one in which the nodes' gates have no repositories, and the gate with
-// the repositories knows no token. The commands of the page set it up, up to the first clone.
+// fleet changes the cluster: the nodes' gates then have no repositories, and the gate with the
+// repositories knows no token. The commands of the page set it up, up to the first clone.
 func fleet(t *testing.T) {
 	t.Helper()
 	if _, err := node.Sh("kubectl --namespace terok get statefulset terok-repository"); err == nil {
@@ -136,7 +136,7 @@ func fleet(t *testing.T) {
 	block := strings.Replace(commands(t)[0], "images: [", addresses+"images: [", 1)
 	before, last, found := strings.Cut(block, "kubectl apply -f deploy/kubernetes/examples/job.yaml\n")
 	if !found || last != "" {
-		t.Fatalf("the first clone is not the last command of the page: %s", block)
+		t.Fatalf("the first clone is not the last command of the page's first block: %s", block)
 	}
 	_, err := node.Sh("export PATH=/page/bin:$PATH && cd /page\n" + before)
 	testenv.Must(t, <-made)

@@ -1,5 +1,5 @@
-// Whose resource definitions the tests give to the API, as they are published. No package of theirs is
-// imported: go mod tidy would remove these lines.
+// The tests give the resource definitions of these modules to the API, as they are published. No
+// package of the modules is imported, so go mod tidy would remove these lines.
 module terok-gate-hook/e2e/kubernetes/definitions
 
 go 1.26.1
