@@ -26,8 +26,8 @@ type cost struct {
 	calls       map[string]int // system calls, by name
 }
 
-// seen is what the stages were seen to cost beyond a Go program that does nothing, on
-// Linux 6.18. A fifth more is let pass, since some of it varies, with the kernel too.
+// seen is what the stages were seen to cost beyond a Go program that does nothing, on Linux 6.18.
+// A fifth more is allowed, since some of the costs vary, also from kernel to kernel.
 // A change that makes a stage more expensive, for good reason, updates these numbers.
 var seen = map[string]cost{
 	"prestart": {faults: 194, allocations: 1000, calls: map[string]int{
@@ -72,7 +72,7 @@ func TestAStageCostsNoMoreThanItDid(t *testing.T) {
 		t.Run(stage, func(t *testing.T) {
 			within := func(what string, now, was int, grown string) {
 				if now > was+was/5 {
-					t.Errorf("%s: %d, not %d as before%s. A container waits for that: if it is worth it, change what stands in %s",
+					t.Errorf("%s: %d, not %d as before%s. A container waits for that: if the change is worth the wait, update the numbers in %s",
 						what, now, was, grown, "bench/cost_test.go")
 				}
 			}
@@ -110,8 +110,8 @@ func TestAStartOpensTheContainersProcessOnce(t *testing.T) {
 	text := w.trace(t, "prestart")
 
 	for call, opens := range map[string]*regexp.Regexp{
-		"pidfd_open(2)":          regexp.MustCompile(`pidfd_open\(`),
-		"a look-up of its /proc": regexp.MustCompile(`"/proc/([2-9]|\d{2,})[/"]`),
+		"pidfd_open(2)":      regexp.MustCompile(`pidfd_open\(`),
+		"a look-up in /proc": regexp.MustCompile(`"/proc/([2-9]|\d{2,})[/"]`),
 	} {
 		if found := opens.FindAllString(text, -1); len(found) != 1 {
 			t.Errorf("%s: %d times, not once: %q", call, len(found), found)
@@ -119,8 +119,8 @@ func TestAStartOpensTheContainersProcessOnce(t *testing.T) {
 	}
 }
 
-// faults counts the page faults of a program or a stage. Some are by chance: it takes the
-// run with the fewest.
+// faults counts the page faults of a program or a stage. Some happen by chance, so faults returns
+// the number of the run with the fewest.
 func (w *world) faults(t *testing.T, name string) int {
 	var all []int
 	for range 20 {
@@ -159,7 +159,7 @@ func (w *world) allocations(t *testing.T, stage string) int {
 	return slices.Min(all)
 }
 
-// calls counts the system calls of a program or a stage, but those that the Go runtime
+// calls counts the system calls of a program or a stage, except those that the Go runtime
 // makes when it likes.
 func (w *world) calls(t *testing.T, name string) map[string]int {
 	calls := map[string]int{}

@@ -78,7 +78,7 @@ var (
 func run() error {
 	tokens := flag.String("tokens", "10,1000,10000,100000", "`sizes` of the token file")
 	rounds := flag.Int("rounds", 40, "how often each program runs; less often with a large file")
-	only := flag.String("only", "", "the `parts` to measure, of "+strings.Join(parts, ",")+", or of the gate's "+strings.Join(gateParts, ",")+"; the results are only printed")
+	only := flag.String("only", "", "the `parts` to measure, of "+strings.Join(parts, ",")+", or of the gate's "+strings.Join(gateParts, ",")+"; without -write, the results are only printed")
 	write := flag.Bool("write", false, "with -only, also write the results, beside the earlier ones of the other parts")
 	binaries := map[string]*string{}
 	for _, name := range []string{"hook", "gate"} {

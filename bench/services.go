@@ -178,9 +178,9 @@ func (w *world) cutService(h *house, took series, reason string) error {
 	})
 }
 
-// flood measures the requests of a client, other, while a hostile container opens as many connections
-// as it can. The hostile container also keeps 20 connections on which it does not read the answer,
-// and 20 on which it asks for nothing.
+// flood measures the requests of a client, other, first while nothing happens, and then while a
+// hostile container begins up to ten connections every millisecond. The hostile container also
+// keeps 20 connections on which it does not read the answer, and 20 on which it asks for nothing.
 func (w *world) flood(h *house, f *flood, other client, rounds int) (err error) {
 	hostile, end, err := w.servedClient(h, "hostile")
 	if err != nil {
@@ -334,7 +334,7 @@ func (c client) serve(pid, port int) {
 	runtime.LockOSThread() // the thread ends with this goroutine, so nothing else runs in that network
 	if unix.Gettid() == unix.Getpid() {
 		go c.serve(pid, port)
-		select {} // the main thread must not leave its network, which counts as the process's
+		select {} // the main thread must stay in its network, which counts as the network of the process
 	}
 
 	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))

@@ -38,7 +38,7 @@ func TestWhatATokenForSeveralProjectsAllowsInEach(t *testing.T) {
 			allowed{"write", refs[:1]}, reads, allowed{"write", refs[:1]}, none, none},
 		{"branches by the project's name", `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/{project}/*"]], ` + several + `}}`,
 			allowed{"write", refs[1:2]}, reads, allowed{"write", refs[2:3]}, none, none},
-		{"the same twice", `{"limited": {"project": "demo", "access": "append", "push": [["refs/heads/**"], ["refs/heads/main", "refs/heads/{project}/1"]], ` + several + `}}`,
+		{"append only, by two lists of branches", `{"limited": {"project": "demo", "access": "append", "push": [["refs/heads/**"], ["refs/heads/main", "refs/heads/{project}/1"]], ` + several + `}}`,
 			allowed{"append", refs[:2]}, reads, allowed{"append", []string{refs[0], refs[2]}}, none, none},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestOtherProjectsThatMakeNoSenseAreNotIssued(t *testing.T) {
 	}
 }
 
-func TestProjectsAreNamedByTheirAccess(t *testing.T) {
+func TestProjectsAreListedByTheirAccess(t *testing.T) {
 	also := store.Also{"z": "read", "a": "read", "m": "write"}
 	if read, write := also.With("read"), also.With("write"); !slices.Equal(read, []string{"a", "z"}) || !slices.Equal(write, []string{"m"}) {
 		t.Errorf("read %v, write %v", read, write)
@@ -159,10 +159,10 @@ func TestATokenForManyProjectsIsFoundAsCheaplyAsOne(t *testing.T) {
 
 	one := cost(`{"project": "demo", "task": "1"}`, "demo")
 	for name, several := range map[string]float64{
-		"its own":             cost(`{"project": "demo", "task": "1", `+also+`}`, "demo"),
-		"one to read":         cost(`{"project": "demo", "task": "1", `+also+`}`, "lib7"),
-		"one to write":        cost(`{"project": "demo", "task": "1", `+also+`}`, "tools"),
-		"one of limited ones": cost(`{"limited": {"project": "demo", "access": "append", "push": [["refs/heads/{project}"]], `+also+`}, "task": "1"}`, "lib7"),
+		"its own":                cost(`{"project": "demo", "task": "1", `+also+`}`, "demo"),
+		"one to read":            cost(`{"project": "demo", "task": "1", `+also+`}`, "lib7"),
+		"one to write":           cost(`{"project": "demo", "task": "1", `+also+`}`, "tools"),
+		"one of a limited token": cost(`{"limited": {"project": "demo", "access": "append", "push": [["refs/heads/{project}"]], `+also+`}, "task": "1"}`, "lib7"),
 	} {
 		if several > one {
 			t.Errorf("%s: %v allocations, and %v for a token of one project", name, several, one)

@@ -109,14 +109,14 @@ func BenchmarkLife(b *testing.B) {
 	b.Run("at a glance", func(b *testing.B) {
 		for b.Loop() {
 			if _, sure := p.glance(); sure {
-				b.Fatal("a glance cannot tell that we are alive")
+				b.Fatal("a glance is sure, although it cannot tell that we are alive")
 			}
 		}
 	})
 }
 
-// withTokens is a token file with the tokens of so many containers, all tied to one
-// process: how long it takes to judge one is the same.
+// withTokens returns a token file with this many tokens, each of a container of its own. All are
+// tied to one process, since it takes as long to judge one process as another.
 func withTokens(b *testing.B, tokens int, process *Process) File {
 	b.Helper()
 	f := File{Path: filepath.Join(b.TempDir(), "tokens.json")}
@@ -126,7 +126,7 @@ func withTokens(b *testing.B, tokens int, process *Process) File {
 	return f
 }
 
-// canonicalContent is that of such a token file, in the canonical form.
+// canonicalContent returns the content of such a token file, in the canonical form.
 func canonicalContent(b *testing.B, tokens int, process *Process) []byte {
 	b.Helper()
 	var members [][]byte

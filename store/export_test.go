@@ -5,8 +5,7 @@ import (
 	"path/filepath"
 )
 
-// Put writes an entry as it is, one that Issue refuses included: of a process that
-// has died since.
+// Put writes an entry as it is, even one that Issue would refuse because its process has died.
 func (f File) Put(e Entry) error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
 		return err

@@ -47,7 +47,7 @@ func TestATokenFileThatIsNotARegularFileIsRefused(t *testing.T) {
 			for name, call := range calls {
 				wantError(t, call(f), "token file "+f.Path, row.want)
 				if t.Failed() {
-					t.Fatalf("by %s", name)
+					t.Fatalf("the call was %s", name)
 				}
 			}
 
@@ -149,10 +149,10 @@ func TestAFileInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		make func(path, other string) error
-		want string // what the error says; empty: it is removed
+		want string // what the error says; empty: no error, and the file is removed
 	}{
 		{"a symbolic link", func(path, other string) error { return os.Symlink(other, path) }, ""},
-		{"another name of a file", func(path, other string) error { return os.Link(other, path) }, ""},
+		{"a hard link", func(path, other string) error { return os.Link(other, path) }, ""},
 		{"a file that may not be written", func(path, other string) error { return os.WriteFile(path, nil, 0o400) }, ""},
 		{"a fifo", func(path, other string) error { return unix.Mkfifo(path, 0o600) }, ""},
 		{"an empty directory", func(path, other string) error { return os.Mkdir(path, 0o700) }, ""},
@@ -250,11 +250,11 @@ func remount(t *testing.T, f store.File, flags uintptr) {
 	mount(t, "", filepath.Dir(f.Path), "", unix.MS_REMOUNT|flags, "")
 }
 
-func TestAUserWhoMayNotWriteChangesNothing(t *testing.T) {
+func TestAUserWhoMayNotReadOrWriteChangesNothing(t *testing.T) {
 	for _, row := range []struct {
 		name            string
 		directory, file uint32
-		want, less      string
+		want, less      string // the error names the path of the token file without the ending less
 	}{
 		{"the directory may not be written", 0o500, 0o600, "lock file", ""},
 		{"the directory may not be entered", 0o600, 0o600, "the token file's directory: open", "tokens.json"},

@@ -120,7 +120,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
-			name: "limited: not as an unlimited one, which another gate would take it for",
+			name: "limited, in a form that other gates do not take for an unlimited token",
 			entry: store.Entry{
 				Token:     "terok-g-0123456789abcdef0123456789abcdef",
 				Grant:     store.Grant{Project: "demo", Task: "1"},
@@ -151,7 +151,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
-			name: "for several projects: other gates serve its own alone",
+			name: "for several projects, of which other gates serve only the token's own",
 			entry: store.Entry{
 				Token:     "terok-g-0123456789abcdef0123456789abcdef",
 				Grant:     store.Grant{Project: "demo", Task: "1"},
@@ -176,7 +176,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
-			name: "limited, for several projects: other gates serve none",
+			name: "limited, for several projects, of which other gates serve none",
 			entry: store.Entry{
 				Token:     "terok-g-0123456789abcdef0123456789abcdef",
 				Grant:     store.Grant{Project: "demo", Task: "1"},
@@ -272,7 +272,7 @@ func TestTheLastTokenLeavesAnEmptyObject(t *testing.T) {
 	}
 }
 
-// changes are all ways in which a file changes that holds the token of changed.
+// changes are all calls that change a token file, if it holds the entry that changed returns.
 var changes = map[string]func(store.File) error{
 	"CreateToken": func(f store.File) error {
 		_, err := f.CreateToken("demo", "2")
@@ -300,8 +300,8 @@ var changes = map[string]func(store.File) error{
 	},
 }
 
-// changed is an entry that every change but CreateToken takes away: of container
-// c1, project demo and task 1, with a process of an earlier boot.
+// changed returns an entry that every change takes away: of container c1, project demo and task 1,
+// with a process of an earlier boot.
 func changed(t *testing.T) string {
 	t.Helper()
 	needMachineID(t)
@@ -467,9 +467,9 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 			`{"b": {"project": "p"}, "x": {"project": "gone"}, "a":1}`,
 			"{\n  \"b\": {\"project\": \"p\"},\n  \"a\":1\n}\n",
 		},
-		// A reader that takes keys that are not Unicode for the same key keeps the last.
+		// If a reader takes all keys that are not Unicode for one key, it keeps the last.
 		{
-			"keys that are no Unicode",
+			"keys that are not Unicode",
 			"{\"\": 0, \"\\ud800\": 1, \"\xff\": 2, \"x\": {\"project\": \"gone\"}, \"\\udc00\": 3, \"\\ud800\": 4}",
 			"{\n  \"\": 0,\n  \"\\ud800\": 1,\n  \"\xff\": 2,\n  \"\\udc00\": 3,\n  \"\\ud800\": 4\n}\n",
 		},
@@ -487,8 +487,8 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 	}
 }
 
-// As in Python. If only the last were removed, a gate would accept the token by the first
-// again.
+// As in Python, the last entry counts. If only the last were removed, the first would count, and a
+// gate would accept the token again.
 func TestTheLastOfTwoEntriesOfATokenCountsAndBothAreRevoked(t *testing.T) {
 	const canonical = "{\n  \"x\": {\n    \"project\": %q\n  },\n  \"y\": {\n    \"project\": \"p\"\n  },\n  \"x\": {\n    \"project\": %q\n  }\n}\n"
 	const other = `{"x": {"project": %q}, "y": {"project": "p"}, "\u0078": {"project": %q}}`
@@ -558,7 +558,7 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		want  *entry // nil: not an entry
 	}{
 		{"project and task", `{"project": "p", "task": "t"}`, &entry{Project: "p", Task: "t"}},
-		{"or else scope", `{"scope": "s", "task": "t"}`, &entry{Project: "s", Task: "t"}},
+		{"scope, if there is no project", `{"scope": "s", "task": "t"}`, &entry{Project: "s", Task: "t"}},
 		{"project before scope", `{"scope": "s", "project": "p"}`, &entry{Project: "p"}},
 		{"scope if project is null", `{"scope": "s", "project": null}`, &entry{Project: "s"}},
 		{"scope if project is a number", `{"scope": "s", "project": 7}`, &entry{Project: "s"}},
@@ -566,58 +566,58 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		{"a task of another type", `{"project": "p", "task": 1}`, &entry{Project: "p"}},
 		{"a wildcard is not ours to judge", `{"project": "*", "task": "../x"}`, &entry{Project: "*", Task: "../x"}},
 		{"the last of two projects", `{"project": "a", "project": "b"}`, &entry{Project: "b"}},
-		{"no project in capitals", `{"Project": "p", "SCOPE": "s"}`, nil},
-		{"no task in capitals", `{"project": "p", "Task": "t"}`, &entry{Project: "p"}},
+		{"a project in capitals is not read", `{"Project": "p", "SCOPE": "s"}`, nil},
+		{"a task in capitals is not read", `{"project": "p", "Task": "t"}`, &entry{Project: "p"}},
 		{"project before its capitals", `{"project": "p", "PROJECT": "q"}`, &entry{Project: "p"}},
 		{"project after its capitals", `{"PROJECT": "q", "project": "p"}`, &entry{Project: "p"}},
-		{"no container in capitals", `{"project": "p", "CONTAINER": "c"}`, &entry{Project: "p"}},
+		{"a container in capitals is not read", `{"project": "p", "CONTAINER": "c"}`, &entry{Project: "p"}},
 		{"a container", `{"project": "p", "container": "c"}`, &entry{Project: "p", Container: "c"}},
 		{"a container of another type", `{"project": "p", "container": {}}`, &entry{Project: "p"}},
 		{"a time", `{"project": "p", "created": "2024-05-06T07:08:09+02:00"}`, &entry{Project: "p", Created: true}},
-		{"no time", `{"project": "p", "created": "yesterday"}`, &entry{Project: "p"}},
-		{"no time but a number", `{"project": "p", "created": 1700000000}`, &entry{Project: "p"}},
+		{"a word instead of a time", `{"project": "p", "created": "yesterday"}`, &entry{Project: "p"}},
+		{"a number instead of a time", `{"project": "p", "created": 1700000000}`, &entry{Project: "p"}},
 		{"a process", `{"project": "p", "process": {"machine": "m", "pid": 7, "more": 1}}`, &entry{Project: "p", Process: &store.Process{Machine: "m", PID: 7}}},
-		{"no process", `{"project": "p", "process": null}`, &entry{Project: "p"}},
-		{"no process but a number", `{"project": "p", "process": 7}`, &entry{Project: "p"}},
-		{"no process with a pid of another type", `{"project": "p", "process": {"machine": "m", "pid": "7"}}`, &entry{Project: "p"}},
-		{"no process with a pid out of range", `{"project": "p", "process": {"machine": "m", "pid": 1e30}}`, &entry{Project: "p"}},
+		{"null instead of a process", `{"project": "p", "process": null}`, &entry{Project: "p"}},
+		{"a number instead of a process", `{"project": "p", "process": 7}`, &entry{Project: "p"}},
+		{"a process with a pid of another type is not read", `{"project": "p", "process": {"machine": "m", "pid": "7"}}`, &entry{Project: "p"}},
+		{"a process with a pid out of range is not read", `{"project": "p", "process": {"machine": "m", "pid": 1e30}}`, &entry{Project: "p"}},
 		{"read only", `{"limited": {"project": "p", "access": "read"}, "task": "t"}`, &entry{Project: "p", Task: "t", Limits: store.Limits{ReadOnly: true}}},
 		{"append only", `{"limited": {"project": "p", "access": "append"}, "task": "t"}`, &entry{Project: "p", Task: "t", Limits: store.Limits{AppendOnly: true}}},
 		{"pushes to some refs", `{"limited": {"push": [["refs/heads/a"], []], "access": "write", "project": "p"}}`,
 			&entry{Project: "p", Limits: store.Limits{Push: [][]string{{"refs/heads/a"}, {}}}}},
-		{"a limit that might be one more", `{"limited": {"project": "p", "access": "read", "until": "noon"}}`, nil},
+		{"an unknown key in limits, which might be a limit", `{"limited": {"project": "p", "access": "read", "until": "noon"}}`, nil},
 		{"other projects", `{"project": "p", "also": {"lib": "read", "tools": "write"}}`, &entry{Project: "p", Also: store.Also{"lib": "read", "tools": "write"}}},
 		{"other projects beside a scope", `{"also": {"lib": "read"}, "scope": "p"}`, &entry{Project: "p", Also: store.Also{"lib": "read"}}},
 		{"other projects in limits", `{"limited": {"also": {"lib": "read"}, "project": "p", "access": "append"}}`,
 			&entry{Project: "p", Limits: store.Limits{AppendOnly: true}, Also: store.Also{"lib": "read"}}},
-		{"no other projects in limits beside them", `{"limited": {"project": "p", "access": "append"}, "also": {"lib": "read"}}`,
+		{"other projects beside limits are not read", `{"limited": {"project": "p", "access": "append"}, "also": {"lib": "read"}}`,
 			&entry{Project: "p", Limits: store.Limits{AppendOnly: true}}},
-		{"of another project that comes twice, the last", `{"project": "p", "also": {"lib": "write", "lib": "read"}}`, &entry{Project: "p", Also: store.Also{"lib": "read"}}},
+		{"the last access of another project that comes twice", `{"project": "p", "also": {"lib": "write", "lib": "read"}}`, &entry{Project: "p", Also: store.Also{"lib": "read"}}},
 		{"as many other projects as there may be", `{"project": "p", "also": ` + many(32) + `}`, &entry{Project: "p", Also: as32}},
-		{"no more other projects than there may be", `{"project": "p", "also": ` + many(33) + `}`, &entry{Project: "p"}},
-		{"none of several other projects if one has an access that we do not know", `{"project": "p", "also": {"lib": "read", "tools": "append"}}`, &entry{Project: "p"}},
-		{"none if one has a name that none can have", `{"project": "p", "also": {"lib": "read", "*": "read"}}`, &entry{Project: "p"}},
-		{"none if one is its own", `{"project": "p", "also": {"lib": "read", "p": "read"}}`, &entry{Project: "p"}},
-		{"no other projects but a list", `{"project": "p", "also": ["lib"]}`, &entry{Project: "p"}},
-		{"no other projects but null", `{"project": "p", "also": null}`, &entry{Project: "p"}},
-		{"no other projects in capitals", `{"project": "p", "ALSO": {"lib": "read"}}`, &entry{Project: "p"}},
+		{"too many other projects are not read", `{"project": "p", "also": ` + many(33) + `}`, &entry{Project: "p"}},
+		{"no other projects if one has an access that we do not know", `{"project": "p", "also": {"lib": "read", "tools": "append"}}`, &entry{Project: "p"}},
+		{"no other projects if one has a name that no project can have", `{"project": "p", "also": {"lib": "read", "*": "read"}}`, &entry{Project: "p"}},
+		{"no other projects if one is the token's own", `{"project": "p", "also": {"lib": "read", "p": "read"}}`, &entry{Project: "p"}},
+		{"a list instead of other projects", `{"project": "p", "also": ["lib"]}`, &entry{Project: "p"}},
+		{"null instead of other projects", `{"project": "p", "also": null}`, &entry{Project: "p"}},
+		{"other projects in capitals are not read", `{"project": "p", "ALSO": {"lib": "read"}}`, &entry{Project: "p"}},
 		{"limits with too many other projects", `{"limited": {"project": "p", "access": "read", "also": ` + many(33) + `}}`, nil},
 		{"limits with another project's access that we do not know", `{"limited": {"project": "p", "access": "read", "also": {"lib": "append"}}}`, nil},
-		{"limits with another project that is its own", `{"limited": {"project": "p", "access": "write", "also": {"p": "read"}}}`, nil},
+		{"limits with the token's own project among the others", `{"limited": {"project": "p", "access": "write", "also": {"p": "read"}}}`, nil},
 		{"limits with null for other projects", `{"limited": {"project": "p", "access": "write", "also": null}}`, nil},
 		{"a limit without a project", `{"limited": {"access": "read"}}`, nil},
-		{"project, as other gates read it, before a limit", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
+		{"project before limits, as other gates read it", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
 		{"the gate in its network", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "more": 1}}`,
 			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
 		{"services of the host", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2"}}}`,
 			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1", Services: map[string]string{"llm": "127.0.0.1:2"}}}},
-		{"no service but a list", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": ["llm"]}}`,
+		{"a list instead of services", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": ["llm"]}}`,
 			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
-		{"none of several services if one is a number", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2", "db": 3}}}`,
+		{"no services if one is a number", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2", "db": 3}}}`,
 			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
-		{"no gate in its network but a number", `{"project": "p", "gate": 7}`, &entry{Project: "p"}},
-		{"no gate in its network without saying whether a token is asked for", `{"project": "p", "gate": {"listen": "127.0.0.1:1"}}`, &entry{Project: "p"}},
-		{"no gate in its network in capitals", `{"project": "p", "gate": {"LISTEN": "127.0.0.1:1", "withheld": true}}`, &entry{Project: "p"}},
+		{"a number instead of the gate in its network", `{"project": "p", "gate": 7}`, &entry{Project: "p"}},
+		{"the gate in its network is not read without the key withheld", `{"project": "p", "gate": {"listen": "127.0.0.1:1"}}`, &entry{Project: "p"}},
+		{"the gate in its network is not read from keys in capitals", `{"project": "p", "gate": {"LISTEN": "127.0.0.1:1", "withheld": true}}`, &entry{Project: "p"}},
 		{"an empty object", `{}`, nil},
 		{"null", `null`, nil},
 		{"a string", `"project"`, nil},
@@ -717,7 +717,7 @@ func TestAFileThatIsNotAJSONObjectIsNeitherReplacedNorTakenForEmpty(t *testing.T
 				wantError(t, err, "token file "+f.Path, fmt.Sprintf("byte %d:", row.byte))
 				check(t)
 				if t.Failed() {
-					t.Fatalf("by %s", name)
+					t.Fatalf("the call was %s", name)
 				}
 			}
 		})

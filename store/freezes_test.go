@@ -12,9 +12,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// frozen returns a token file with a token for demo and lib of container c1, and its file of
-// freezes.
-func frozen(t *testing.T) (f store.File, freezes string) {
+// forDemoAndLib returns a token file with a token of container c1 for demo and lib, and the path of
+// its file of freezes, which does not exist yet.
+func forDemoAndLib(t *testing.T) (f store.File, freezes string) {
 	t.Helper()
 	f = tokenFile(t)
 	issue(t, f, store.Entry{
@@ -40,13 +40,13 @@ func TestWhatIsFrozen(t *testing.T) {
 		"no content":     {``, store.ErrFreezesWrong, store.ErrFreezesWrong},
 		"null":           {`null`, store.ErrFreezesWrong, store.ErrFreezesWrong},
 		"a list":         {`[]`, store.ErrFreezesWrong, store.ErrFreezesWrong},
-		"half":           {`{"projects": ["zoo"]`, store.ErrFreezesWrong, store.ErrFreezesWrong},
-		"more":           {`{} {}`, store.ErrFreezesWrong, store.ErrFreezesWrong},
+		"half an object": {`{"projects": ["zoo"]`, store.ErrFreezesWrong, store.ErrFreezesWrong},
+		"two objects":    {`{} {}`, store.ErrFreezesWrong, store.ErrFreezesWrong},
 		"an unknown key": {`{"tasks": ["1"]}`, store.ErrFreezesWrong, store.ErrFreezesWrong},
 		"another type":   {`{"projects": "zoo"}`, store.ErrFreezesWrong, store.ErrFreezesWrong},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, freezes := frozen(t)
+			f, freezes := forDemoAndLib(t)
 			r := f.Reader(func(error) {})
 			before, ok := r.Find(someToken)
 			if !ok {
@@ -65,7 +65,7 @@ func TestWhatIsFrozen(t *testing.T) {
 				}
 			}
 
-			// Thawed, the token has what it had.
+			// After a thaw, the token allows what it allowed before.
 			must(t, os.Remove(freezes))
 			if err := r.Still(before, pushDemo); err != nil {
 				t.Errorf("thawed: %v", err)
@@ -76,8 +76,8 @@ func TestWhatIsFrozen(t *testing.T) {
 
 func TestAFileOfFreezesThatIsNotTheOperatorsFreezesEverything(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, path string){
-		"others can write it": func(t *testing.T, path string) { must(t, os.Chmod(path, 0o602)) },
-		"its group can":       func(t *testing.T, path string) { must(t, os.Chmod(path, 0o620)) },
+		"others can write it":    func(t *testing.T, path string) { must(t, os.Chmod(path, 0o602)) },
+		"its group can write it": func(t *testing.T, path string) { must(t, os.Chmod(path, 0o620)) },
 		"another user's": func(t *testing.T, path string) {
 			testenv.NeedRoot(t)
 			must(t, os.Chown(path, 12345, -1))
@@ -92,7 +92,7 @@ func TestAFileOfFreezesThatIsNotTheOperatorsFreezesEverything(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, freezes := frozen(t)
+			f, freezes := forDemoAndLib(t)
 			write(t, freezes, "{}")
 			var reports []error
 			r := f.Reader(func(err error) { reports = append(reports, err) })
@@ -113,14 +113,14 @@ func TestAFileOfFreezesThatIsNotTheOperatorsFreezesEverything(t *testing.T) {
 
 			edit := func(all *store.Freezes) bool { return all.SetProject("zoo", true) }
 			if err := f.EditFreezes(edit); err == nil {
-				t.Error("it is replaced")
+				t.Error("the file is replaced")
 			}
 		})
 	}
 }
 
 func TestFreezesChangeNoEntryAndAreEditedOneAfterTheOther(t *testing.T) {
-	f, _ := frozen(t)
+	f, _ := forDemoAndLib(t)
 	before, err := os.ReadFile(f.Path)
 	must(t, err)
 
@@ -154,7 +154,7 @@ func TestFreezesChangeNoEntryAndAreEditedOneAfterTheOther(t *testing.T) {
 }
 
 func TestTenThousandFreezesAreReadOnce(t *testing.T) {
-	f, _ := frozen(t)
+	f, _ := forDemoAndLib(t)
 	must(t, f.EditFreezes(func(all *store.Freezes) bool {
 		for i := range 10_000 {
 			all.SetContainer(fmt.Sprintf("%064x", i), "name", true)

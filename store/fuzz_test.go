@@ -45,9 +45,9 @@ var seeds = []string{
 	"{\n  \"a\": {\n    \"process\": {\n      \"pid\": 18446744073709551616,\n      \"pid\": 1\n    }\n  }\n}",
 }
 
-// FuzzTokenFile compares with encoding/json: a file that it rejects, or that is not an
-// object, is rejected and left alone; a file that it accepts means the same after a change,
-// except for our own entry.
+// FuzzTokenFile compares the store with encoding/json. If encoding/json rejects a file, or the file
+// is not an object, the store rejects the file and leaves it alone. Otherwise, the file means the
+// same after a change, except for our own entry and earlier ones of its container.
 func FuzzTokenFile(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
@@ -114,7 +114,7 @@ func FuzzTokenFile(f *testing.F) {
 	})
 }
 
-// object is what encoding/json makes of a JSON object, numbers as they are written.
+// object returns what encoding/json makes of a JSON object, with numbers as they are written.
 func object(content []byte) (map[string]any, bool) {
 	if !json.Valid(content) {
 		return nil, false
@@ -149,7 +149,7 @@ func FuzzCanonicalForm(f *testing.F) {
 		}
 
 		if _, err := scanPlain(content, items(&plain)); err != nil {
-			t.Fatalf("%q is taken, and is no JSON object: %v", content, err)
+			t.Fatalf("the fast reader accepts %q, which is not a JSON object: %v", content, err)
 		}
 		if diff := cmp.Diff(plain, canonical, cmp.AllowUnexported(item{}, member{})); diff != "" {
 			t.Fatalf("%q (-plain +canonical):\n%s", content, diff)
@@ -189,7 +189,7 @@ func FuzzCanonicalForm(f *testing.F) {
 				t.Fatal(err)
 			}
 			if made.content == nil {
-				continue // the last with this key is no entry
+				continue // the last value of this key is not an entry, so nothing is revoked
 			}
 
 			want, _ := object(content)

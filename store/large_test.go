@@ -57,7 +57,7 @@ func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 
 			want := content(none, func(i int) bool { return !row.goes(i) })
 			if got := contentOf(t, f.Path); got != want {
-				t.Errorf("%d bytes are not the %d that they should be", len(got), len(want))
+				t.Errorf("the file has %d bytes, which are not the wanted %d bytes", len(got), len(want))
 			}
 			wantNames(t, f, "tokens.json", "tokens.json.lock")
 		})

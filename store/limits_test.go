@@ -30,7 +30,7 @@ func TestAPatternIsARefNameWithStarsForParts(t *testing.T) {
 		{"refs/heads/agent/**", "refs/heads/agents/1", false},
 		{"refs/heads/agent/**", "refs/heads/agent/", false},
 		{"**", "refs/heads/main", true},
-		// A star is a part or nothing: git allows none in a ref's name.
+		// Any other star stands for itself, and git allows no star in a ref's name.
 		{"refs/heads/agent-*", "refs/heads/agent-1", false},
 		{"refs/**/main", "refs/heads/main", false},
 		{"", "", false},
@@ -132,7 +132,7 @@ func TestEmptyOverlongAndMalformedLimitsAreNotIssued(t *testing.T) {
 		"as many patterns as there may be": {[][]string{of(16), of(16)}, true},
 		"one more":                         {[][]string{of(16), of(17)}, false},
 		"a list of nothing":                {[][]string{{"refs/**"}, {}}, false},
-		"a pattern that is none":           {[][]string{{"refs/**"}, {"main"}}, false},
+		"an invalid pattern":               {[][]string{{"refs/**"}, {"main"}}, false},
 	} {
 		_, err := file.Issue(Entry{Token: token, Grant: Grant{"demo", "1"}, Limits: Limits{Push: row.push}})
 		if (err == nil) != row.ok {

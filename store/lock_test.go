@@ -28,8 +28,8 @@ func hold(t *testing.T, path string) (release func()) {
 	return func() { unix.Close(fd) }
 }
 
-// waiters returns how many processes sleep in flock(2) for the file. One that polls is not
-// among them.
+// waiters returns how many calls of flock(2) wait in the kernel for the file. A waiter that polls
+// is not counted.
 func waiters(t *testing.T, path string) int {
 	t.Helper()
 	inode := fmt.Sprintf(":%d", statOf(t, path).Ino)
@@ -58,7 +58,7 @@ func openHere(t *testing.T, path string) bool {
 	return false
 }
 
-// withOneToken is a token file with a token of container c1.
+// withOneToken returns a token file with a token of container c1.
 func withOneToken(t *testing.T) store.File {
 	t.Helper()
 	f := tokenFile(t)
@@ -95,7 +95,7 @@ func TestCheckLockFailsWhileTheLockIsHeld(t *testing.T) {
 	f.LockTimeout = 30 * time.Millisecond
 	check := untouched(t, f.Path)
 	if err := f.CheckLock(); err != nil {
-		t.Errorf("the lock is free: %v", err)
+		t.Errorf("CheckLock fails although the lock is free: %v", err)
 	}
 	release := hold(t, f.Path+".lock")
 	wantError(t, f.CheckLock(), "lock file "+f.Path+".lock", "held for more than 30ms")
@@ -103,7 +103,7 @@ func TestCheckLockFailsWhileTheLockIsHeld(t *testing.T) {
 	check(t)
 	without := tokenFile(t)
 	if err := without.CheckLock(); err != nil {
-		t.Errorf("there is no lock file: %v", err)
+		t.Errorf("CheckLock fails although there is no lock file: %v", err)
 	}
 	if _, err := os.Lstat(without.Path + ".lock"); err == nil {
 		t.Error("CheckLock made a lock file")
@@ -120,9 +120,9 @@ func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
 			t.Fatal("two hold the lock")
 		}
 	}
-	testenv.Eventually(t, "three that still wait in the kernel", func() bool { return waiters(t, lock) == 3 })
+	testenv.Eventually(t, "three waiters are in the kernel", func() bool { return waiters(t, lock) == 3 })
 	release()
-	testenv.Eventually(t, "the release of every lock", func() bool { return !openHere(t, lock) })
+	testenv.Eventually(t, "every lock is released", func() bool { return !openHere(t, lock) })
 	hold(t, lock)()
 }
 
@@ -153,7 +153,7 @@ func TestAWaiterSleepsInTheKernelUntilItsTurn(t *testing.T) {
 	release := hold(t, lock)
 	cmd := under(t, helper(t, "issue", f.Path, "1m"), "strace", "-f", "-o", trace, "-e", "trace=flock")
 	end := start(t, cmd)
-	testenv.Eventually(t, "the wait in flock(2)", func() bool { return waiters(t, lock) == 1 })
+	testenv.Eventually(t, "the helper waits in flock(2)", func() bool { return waiters(t, lock) == 1 })
 	release()
 	end()
 	if n := strings.Count(contentOf(t, trace), "flock("); n != 3 {
@@ -208,7 +208,7 @@ func TestALockFileThatIsNotARegularFileIsRefused(t *testing.T) {
 				err := change()
 				wantError(t, err, "lock file "+lock)
 				if t.Failed() {
-					t.Fatalf("by %s", name)
+					t.Fatalf("the call was %s", name)
 				}
 			}
 

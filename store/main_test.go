@@ -88,7 +88,7 @@ func helper(t *testing.T, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// under has the command run by another one: strace, unshare, nsenter.
+// under changes the command so that a tool runs it: strace, unshare or nsenter.
 func under(t *testing.T, cmd *exec.Cmd, tool string, args ...string) *exec.Cmd {
 	t.Helper()
 	path := testenv.Tool(t, tool)
@@ -127,8 +127,8 @@ func start(t *testing.T, cmd *exec.Cmd) (end func()) {
 	return end
 }
 
-// inside reports whether this process was started for the test, with attr. If not, it runs
-// the test again in a process that is, and passes on the result.
+// inside reports whether this process was started for the test, with attr. If it was not, inside
+// runs the test again in a process that is started for it, and takes over the result.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()
 	if os.Getenv(insideVar) == t.Name() {
@@ -162,8 +162,8 @@ var privateMounts = syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 // privatePIDs is a pid namespace, still with the old /proc.
 var privatePIDs = syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Cloneflags: unix.CLONE_NEWPID}
 
-// privateUsers is a user namespace as a rootless engine's: 65534, which unmapped
-// ids read as, is itself mapped. 70000 is not.
+// privateUsers is a user namespace like that of a rootless engine. Ids that are not mapped in it
+// are shown there as 65534. 65534 itself is mapped, and 70000 is not.
 var privateUsers = syscall.SysProcAttr{
 	Cloneflags:                 unix.CLONE_NEWUSER,
 	UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 65536}},
@@ -255,8 +255,8 @@ func ownerAndMode(t *testing.T, path string) string {
 	return fmt.Sprintf("%d:%d %04o", stat.Uid, stat.Gid, stat.Mode&0o7777)
 }
 
-// untouched returns a check that the file is the same one with the same content,
-// owner, mode and time, and that its directory holds nothing else but the lock.
+// untouched returns a check that the file is the same one with the same content, owner, mode and
+// time, and that its directory holds no new file except the lock and the spare.
 func untouched(t *testing.T, path string) func(t *testing.T) {
 	t.Helper()
 	look := func(t *testing.T) (string, syscall.Stat_t) {
@@ -333,8 +333,8 @@ func issue(t *testing.T, f store.File, e store.Entry) []store.Entry {
 	return revoked
 }
 
-// issueHelper issues a token for a container, in the token file args[0], waiting
-// for the lock for args[1].
+// issueHelper issues a token for a container, in the token file args[0]. It waits for the lock for
+// at most args[1].
 func issueHelper(args []string) error {
 	limit, err := time.ParseDuration(args[1])
 	if err != nil {

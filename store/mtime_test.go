@@ -95,25 +95,25 @@ func wholeSeconds(t *testing.T) string {
 	return dir
 }
 
-func TestAReplacementIsLaterThanAFileFromTheFuture(t *testing.T) {
+func TestAReplacementIsLaterThanTheFileBeforeItWhateverItsTime(t *testing.T) {
 	for _, row := range []struct {
-		name   string
-		future time.Time
+		name string
+		time time.Time // of the file before it
 	}{
-		{"a second", time.Now().Add(time.Second)},
-		{"an hour", time.Now().Add(time.Hour)},
+		{"in a second", time.Now().Add(time.Second)},
+		{"in an hour", time.Now().Add(time.Hour)},
 		{"the year 2100", time.Date(2100, 1, 2, 3, 4, 5, 999_999_999, time.UTC)},
 		{"the past", time.Unix(0, 0)},
 		{"before 1970", time.Unix(-1000, 5)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			f := withOneToken(t)
-			if err := os.Chtimes(f.Path, row.future, row.future); err != nil {
+			if err := os.Chtimes(f.Path, row.time, row.time); err != nil {
 				t.Fatal(err)
 			}
 			before := mtimeOf(t, f.Path)
-			if !before.Equal(row.future) {
-				testenv.Cannot(t, "needs a file system that keeps %v, not %v", row.future, before)
+			if !before.Equal(row.time) {
+				testenv.Cannot(t, "needs a file system that keeps %v, not %v", row.time, before)
 			}
 
 			now := time.Now()
@@ -138,7 +138,7 @@ func TestADifferentTimeIsSetWhereNoLaterOneExists(t *testing.T) {
 		return
 	}
 	f := store.File{Path: filepath.Join(wholeSeconds(t), "tokens.json")}
-	last := time.Unix(1<<31-1, 0) // of the file system's time
+	last := time.Unix(1<<31-1, 0) // the last time that the file system can store
 	for name, change := range changesOf("c1") {
 		issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 		if err := os.Chtimes(f.Path, last, last); err != nil {

@@ -41,7 +41,7 @@ func TestWhichChangesMustOutliveAPowerCut(t *testing.T) {
 		{"a container's token goes, on a machine without an id", nil, []Entry{tied, withoutID}, true},
 		{"a container's token comes, on a machine without an id", &withoutID, nil, true},
 		{"a token of another machine's container goes", nil, []Entry{elsewhere}, true},
-		{"a token goes of which the boot is not known", nil, []Entry{noBoot}, true},
+		{"a token without a boot in its description goes", nil, []Entry{noBoot}, true},
 	} {
 		if got := (edit{add: row.add}).outlivesBoot(row.gone); got != row.want {
 			t.Errorf("%s: %t, not %t", row.name, got, row.want)

@@ -72,7 +72,7 @@ func TestAnExistingDirectoryKeepsItsMode(t *testing.T) {
 	before := ownerAndMode(t, filepath.Dir(f.Path))
 	issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}})
 	if after := ownerAndMode(t, filepath.Dir(f.Path)); after != before {
-		t.Errorf("the file was %s and is %s", before, after)
+		t.Errorf("the directory was %s and is %s", before, after)
 	}
 }
 
@@ -93,7 +93,7 @@ func TestAnExistingTokenFileKeepsItsMode(t *testing.T) {
 	}
 }
 
-// changesOf returns a change that adds a token and one that revokes.
+// changesOf returns a change that adds a token and one that revokes the container's tokens.
 func changesOf(container string) map[string]func(store.File) error {
 	return map[string]func(store.File) error{
 		"issue": func(f store.File) error {
@@ -123,7 +123,7 @@ func TestRootKeepsOwnerGroupAndModeOrGivesTheFileToTheOwnerOfItsDirectory(t *tes
 		{"root's file for a group", "0:0 0755", "0:555 0640", "0:555 0640", "0:0 0600"},
 		{"root's file in a user's directory", "1234:1234 0755", "0:0 0644", "0:0 0644", "0:0 0600"},
 		{"a file of another user than the directory's", "1234:1234 0755", "4321:4321 0600", "4321:4321 0600", "4321:0 0600"},
-		{"the overflow id's file, outside user namespaces an id like others", "0:0 0755", "65534:65534 0600", "65534:65534 0600", "65534:0 0600"},
+		{"a file of the overflow id, which is an ordinary id outside user namespaces", "0:0 0755", "65534:65534 0600", "65534:65534 0600", "65534:0 0600"},
 		{"a new file in root's directory", "0:0 0755", "", "0:0 0600", "0:0 0600"},
 		{"a new file in a user's directory", "1234:1234 0700", "", "1234:0 0600", "1234:0 0600"},
 		{"a new file in a directory that hands on its group", "1234:555 2770", "", "1234:555 0600", "1234:555 0600"},
@@ -167,14 +167,14 @@ func give(t *testing.T, path, ownerAndMode string) {
 	}
 }
 
-// The directory's owner may put any file in the lock file's place for root to give away.
+// The directory's owner may put any file in the place of the lock file. Root must not give it away.
 func TestRootGivesAwayOnlyItsOwnLockFile(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name string
 		make func(t *testing.T, lock, secret string)
 	}{
-		{"a file that has another name", func(t *testing.T, lock, secret string) {
+		{"a file that also has another name", func(t *testing.T, lock, secret string) {
 			if err := os.Link(secret, lock); err != nil {
 				t.Fatal(err)
 			}

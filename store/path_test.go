@@ -42,7 +42,7 @@ func TestTheDefaultTokenFileIsTheOneOfThePythonPrograms(t *testing.T) {
 		{"a user with a data directory", user, "HOME=/home/u XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
 		{"a user with a data directory and no home", user, "XDG_DATA_HOME=/data", "/data/terok/sandbox/gate/tokens.json"},
 		{"a user with an empty data directory", user, "HOME=/home/u XDG_DATA_HOME=", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
-		{"a user with a relative data directory, which XDG has ignored", user, "HOME=/home/u XDG_DATA_HOME=data", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
+		{"a user with a relative data directory, which XDG says to ignore", user, "HOME=/home/u XDG_DATA_HOME=data", "/home/u/.local/share/terok/sandbox/gate/tokens.json"},
 		{"a user with TEROK_SANDBOX_STATE_DIR", user, "HOME=/home/u XDG_DATA_HOME=/data TEROK_SANDBOX_STATE_DIR=/srv/terok/", "/srv/terok/gate/tokens.json"},
 		{"a user with TEROK_SANDBOX_STATE_DIR and no home", user, "TEROK_SANDBOX_STATE_DIR=/srv/terok", "/srv/terok/gate/tokens.json"},
 		{"a relative TEROK_SANDBOX_STATE_DIR", user, "TEROK_SANDBOX_STATE_DIR=state", cwd + "/state/gate/tokens.json"},

@@ -26,11 +26,11 @@ func pinned(t *testing.T) (p *store.Pinned, end func()) {
 	return p, end
 }
 
-// wantEnded checks that nothing is read of a pinned process that has ended.
+// wantEnded checks that a pinned process counts as ended, and that nothing can be read of it.
 func wantEnded(t *testing.T, p *store.Pinned) {
 	t.Helper()
 	if over, err := p.Ended(); !over || err != nil {
-		t.Errorf("the process has ended: %t, %v", over, err)
+		t.Errorf("Ended returns %t, %v, although the process has ended", over, err)
 	}
 	if stat, err := p.Read("stat"); err == nil {
 		t.Errorf("its stat is %q", stat)
@@ -54,7 +54,7 @@ func TestAPinnedProcessIsReadUntilItEnds(t *testing.T) {
 		t.Errorf("its mount namespace is %q, %v, and not %s", namespace, err, ours)
 	}
 	if over, err := p.Ended(); over || err != nil {
-		t.Errorf("the process has ended: %t, %v", over, err)
+		t.Errorf("Ended returns %t, %v, although the process lives", over, err)
 	}
 
 	end()
@@ -67,7 +67,7 @@ func TestAPinnedProcessIsNotTheNextOneWithItsPid(t *testing.T) {
 	}
 
 	var first *store.Pinned
-	testenv.Eventually(t, "another process with the pid", func() bool { // a thread of ours may get it
+	testenv.Eventually(t, "another process has the pid", func() bool { // a thread of ours may get it
 		var end func()
 		first, end = pinned(t)
 		end()
@@ -151,7 +151,7 @@ func TestAProcessIsNotDescribedInPart(t *testing.T) {
 	}
 }
 
-// deathHelper waits for the death of process args[0] and prints the result.
+// deathHelper calls OnDeath for the process args[0], and prints the error.
 func deathHelper(args []string) error {
 	pid, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -238,10 +238,10 @@ func TestOnDeathHoldsNoDescriptorAfterTheDeath(t *testing.T) {
 		t.Fatal(err)
 	}
 	if during := pidfds(); during != before+1 {
-		t.Errorf("a pinned process takes %d descriptors, not 1", during-before)
+		t.Errorf("waiting for the death takes %d descriptors, not 1", during-before)
 	}
 
-	if err := cmd.Process.Kill(); err != nil { // not collected, which would free another one
+	if err := cmd.Process.Kill(); err != nil { // not yet collected, since Wait would close another pidfd
 		t.Fatal(err)
 	}
 	if after := <-died; after != before {

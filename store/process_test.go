@@ -31,8 +31,8 @@ const (
 	unknown = "unknown, token kept"
 )
 
-// judged returns what becomes of a process and of its token. Sweep, Issue and
-// RevokeContainer must agree.
+// judged returns the verdict on a process. Sweep, Issue and RevokeContainer must agree on what
+// becomes of its token.
 func judged(p *store.Process) (string, error) {
 	dir, err := os.MkdirTemp("", "judged")
 	if err != nil {
@@ -187,7 +187,7 @@ func TestAStoppedProcessIsAlive(t *testing.T) {
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unix.Wait4(cmd.Process.Pid, nil, unix.WUNTRACED, nil); err != nil { // tells of the stop
+	if _, err := unix.Wait4(cmd.Process.Pid, nil, unix.WUNTRACED, nil); err != nil { // returns when the process has stopped
 		t.Fatal(err)
 	}
 	if got := state(t, cmd.Process.Pid); got != "T" {
@@ -237,7 +237,7 @@ func TestAProcessWhoseLeaderEndedLivesOnInItsOtherThreads(t *testing.T) {
 	cmd := helper(t, "leaderless")
 	end := start(t, cmd)
 	process := describe(t, cmd.Process.Pid)
-	testenv.Eventually(t, "the leader's end", func() bool { return state(t, cmd.Process.Pid) == "Z" })
+	testenv.Eventually(t, "the leader has ended", func() bool { return state(t, cmd.Process.Pid) == "Z" })
 	wantVerdict(t, process, alive)
 	end()
 	wantVerdict(t, process, dead)
@@ -279,8 +279,8 @@ func TestWhichPartsOfADescriptionAProcessIsJudgedBy(t *testing.T) {
 		{"no inode, as before Linux 6.9", func(p *store.Process) { p.Inode = 0 }, alive, dead},
 		{"another boot", func(p *store.Process) { p.Boot = "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11" }, dead, dead},
 		{"no boot", func(p *store.Process) { p.Boot = "" }, unknown, unknown},
-		{"another machine, whose boot cannot be the same", func(p *store.Process) { p.Machine = strings.Repeat("0", 32) }, alive, dead},
-		{"no machine, since the boot proves it", func(p *store.Process) { p.Machine = "" }, alive, dead},
+		{"the id of another machine, although the boot proves that it is this one", func(p *store.Process) { p.Machine = strings.Repeat("0", 32) }, alive, dead},
+		{"no machine id, although the boot proves that it is this one", func(p *store.Process) { p.Machine = "" }, alive, dead},
 		{"another machine's boot", func(p *store.Process) { p.Machine, p.Boot = strings.Repeat("0", 32), "x" }, unknown, unknown},
 		{"no machine, another boot", func(p *store.Process) { p.Machine, p.Boot = "", "x" }, unknown, unknown},
 		{"another pid namespace", func(p *store.Process) { p.PIDNS = "pid:[1]" }, unknown, unknown},
@@ -315,7 +315,8 @@ func TestAPidThatIsGoneCannotBeDescribed(t *testing.T) {
 	}
 }
 
-// ownPIDs is a pid namespace with the /proc that belongs to it.
+// ownPIDs reports whether this process has a pid namespace of its own, and mounts the /proc that
+// belongs to that namespace. If this process has none, ownPIDs runs the test again in one that has.
 func ownPIDs(t *testing.T) bool {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -334,12 +335,12 @@ func nextPID(t *testing.T, pid int) {
 	}
 }
 
-// endedBefore is a process that has ended and whose start time is in the past: it
-// counts ticks of 10 ms, and what starts now must differ.
+// endedBefore returns a process that has ended and whose start time is in the past. A start time
+// counts ticks of 10 ms, and that of a process that starts now must differ.
 func endedBefore(t *testing.T) *store.Process {
 	t.Helper()
 	process := ended(t)
-	testenv.Eventually(t, "another tick", func() bool {
+	testenv.Eventually(t, "the next tick has begun", func() bool {
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 			t.Fatal(err)
@@ -354,7 +355,7 @@ func TestAReusedPidIsNoSignOfLife(t *testing.T) {
 		return
 	}
 	var first, second *store.Process
-	testenv.Eventually(t, "another process with the pid", func() bool { // a thread of ours may get it
+	testenv.Eventually(t, "another process has the pid", func() bool { // a thread of ours may get it
 		first = endedBefore(t)
 		nextPID(t, first.PID)
 		cmd := helper(t, "wait")
@@ -371,7 +372,7 @@ func TestAPidThatBecameAThreadIsNoSignOfLife(t *testing.T) {
 		return
 	}
 	var first *store.Process
-	testenv.Eventually(t, "a thread with the pid", func() bool { // the Go runtime starts one when it likes
+	testenv.Eventually(t, "a thread has the pid", func() bool { // the Go runtime starts one when it likes
 		first = endedBefore(t)
 		nextPID(t, first.PID)
 		t.Cleanup(threads(5))
@@ -416,7 +417,7 @@ func TestProcessesBeforeARebootAreDead(t *testing.T) {
 func TestTheMachineIsNeededOnlyToTellAnotherBootFromAnotherMachine(t *testing.T) {
 	for _, row := range []struct {
 		name, id string
-		of       string // what another boot's process is
+		of       string // the verdict on a process of another boot
 	}{
 		{"this machine", "this", dead},
 		{"another machine", strings.Repeat("0", 31) + "1\n", unknown},
@@ -576,7 +577,7 @@ func TestAHiddenProcessIsNotTakenForDead(t *testing.T) {
 	byStart.Inode = 0
 	for _, row := range []struct {
 		name, options, uid string
-		of                 string // byStart
+		of                 string // the verdict on byStart
 	}{
 		{"by no option", "", "65534", alive},
 		{"by hidepid=1", "hidepid=1", "65534", unknown},
@@ -591,14 +592,14 @@ func TestAHiddenProcessIsNotTakenForDead(t *testing.T) {
 			judge.SysProcAttr = &privateMounts
 			ofInode, ofEnded := alive, dead // no /proc is needed
 			if row.options == "subset=pid" {
-				ofInode, ofEnded = unknown, unknown // the boot is not to be seen
+				ofInode, ofEnded = unknown, unknown // the id of the boot cannot be read
 			}
 			wantVerdicts(t, judgedBy(t, judge, &byStart, running, over), row.of, ofInode, ofEnded)
 		})
 	}
 }
 
-func TestAProcessThatMayNotBeOpenedIsNotTakenForDead(t *testing.T) {
+func TestAProcessThatCannotBeOpenedIsNotTakenForDead(t *testing.T) {
 	running := living(t)
 	another := *running
 	another.Start++

@@ -20,7 +20,8 @@ var must = testenv.Must
 
 const someToken = "terok-g-0123456789abcdef0123456789abcdef"
 
-// reader reads a token file with this content, and writes another one into its place.
+// reader returns a Reader of a token file with this content, and a function that puts a file with
+// other content into its place.
 func reader(t *testing.T, content string) (r *store.Reader, replace func(content string)) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tokens.json")
@@ -95,7 +96,7 @@ func TestWhichEntriesCount(t *testing.T) {
 func TestATokenIsFoundByItsKeyHoweverTheFileNamesIt(t *testing.T) {
 	key := store.Token(someToken).Key()
 	if again := store.Token(key).Key(); key != hashed(someToken) || again != key {
-		t.Fatalf("the key is %s, and its own %s", key, again)
+		t.Fatalf("the key is %s, and the key of that key is %s", key, again)
 	}
 	for _, inTheFile := range []string{someToken, hashed(someToken)} {
 		r, _ := reader(t, entry(inTheFile, `{"project": "demo", "task": "1"}`))
@@ -129,7 +130,7 @@ func TestATokenOfADeadProcessIsRefusedBeforeASweep(t *testing.T) {
 
 func TestEveryReplacementIsSeenAtOnce(t *testing.T) {
 	with := entry(someToken, `{"project": "demo", "task": "1"}`)
-	// As long as the other one, and often on the inode of the one before it.
+	// It is as long as the other content, and its file often has the inode of the file before.
 	without := entry("terok-g-ffffffffffffffffffffffffffffffff", `{"project": "demo", "task": "1"}`)
 	r, replace := reader(t, without)
 	for i := range 200 {

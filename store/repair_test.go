@@ -15,7 +15,7 @@ func TestACorruptTokenFileIsSetAsideAndNothingElseIs(t *testing.T) {
 	f := tokenFile(t)
 	write(t, f.Path, "half of it {")
 	if _, err := f.Entries(); !errors.Is(err, store.ErrCorrupt) {
-		t.Fatalf("the file is corrupt: %v", err)
+		t.Fatalf("Entries does not say that the file is corrupt: %v", err)
 	}
 	aside, err := f.SetAside()
 	if err != nil {
@@ -25,7 +25,7 @@ func TestACorruptTokenFileIsSetAsideAndNothingElseIs(t *testing.T) {
 		t.Errorf("the file is now %s", aside)
 	}
 	if _, err := f.CreateToken("demo", "1"); err != nil {
-		t.Errorf("tokens can be issued again: %v", err)
+		t.Errorf("no token can be issued after that: %v", err)
 	}
 
 	check := untouched(t, f.Path)
@@ -35,7 +35,7 @@ func TestACorruptTokenFileIsSetAsideAndNothingElseIs(t *testing.T) {
 	check(t)
 }
 
-func TestALeftoverIsOneOnlyWhileNoWriterIsAtWork(t *testing.T) {
+func TestATemporaryFileIsALeftoverOnlyWhileNoWriterIsAtWork(t *testing.T) {
 	f := withOneToken(t)
 	f.LockTimeout = 30 * time.Millisecond
 	leftover := filepath.Join(filepath.Dir(f.Path), ".tokens.json.terok-gate-hook")
@@ -52,7 +52,7 @@ func TestALeftoverIsOneOnlyWhileNoWriterIsAtWork(t *testing.T) {
 
 	release := hold(t, f.Path+".lock")
 	if _, err := f.Leftover(true); err == nil {
-		t.Error("a writer holds the lock: the file is the writer's")
+		t.Error("no error, although a writer holds the lock and the file is the writer's")
 	}
 
 	release()

@@ -156,7 +156,7 @@ func TestRightsThatMustNotBeIssuedChangeNothing(t *testing.T) {
 		"a bad pattern":      func(r *store.Rights) error { r.Limits.Push = [][]string{{"main"}}; return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, _ := frozen(t)
+			f, _ := forDemoAndLib(t)
 			before, err := os.ReadFile(f.Path)
 			must(t, err)
 			if changed, err := f.ChangeRights("c1", edit); err == nil {

@@ -67,7 +67,7 @@ func hammerHelper(args []string) error {
 		var err error
 
 		switch pick.IntN(10) {
-		case 0, 1, 2, 3, 4: // a container starts; some outlive this process, some are orphans then
+		case 0, 1, 2, 3, 4: // a container starts; some tokens are tied to this process, and will be orphans
 			e := store.Entry{Grant: store.Grant{Project: "demo", Task: task}, Container: container}
 			if i%2 == 0 {
 				e.Process = process
@@ -118,7 +118,7 @@ func python(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
+func TestManyGoAndPythonWritersAccountForEveryToken(t *testing.T) {
 	testenv.Need(t, "python3")
 	const ours, pythons, operations = 6, 2, 200
 	f := store.File{Path: filepath.Join(memory(t), "tokens.json")}
@@ -232,8 +232,8 @@ func TestManyWritersOursAndPythonsAccountForEveryToken(t *testing.T) {
 		(ours+pythons)*operations, ours+pythons, total, len(revoked), len(got), versions, saw.Versions)
 }
 
-// meaning decodes entries, numbers as they are written. Of ours it keeps what the
-// accounts know.
+// meaning decodes entries, and keeps numbers as they are written. It leaves out the keys of our
+// entries that the accounts do not have.
 func meaning(t *testing.T, entries map[string]string) map[string]any {
 	t.Helper()
 	decoded := map[string]any{}

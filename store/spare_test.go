@@ -135,15 +135,15 @@ func TestTheSpareKeepsUpWithTheTokenFile(t *testing.T) {
 	}
 }
 
-// In another user's directory, a hard link to one of root's files could be in its place.
+// In another user's directory, a hard link to one of root's files could be in the spare's place.
 func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 	testenv.NeedRoot(t)
 	const secret = "of another user"
 	for name, make := range map[string]func(path, other string) error{
-		"another name of a file": func(path, other string) error { return os.Link(other, path) },
-		"a link":                 func(path, other string) error { return os.Symlink(other, path) },
-		"a fifo":                 func(path, other string) error { return unix.Mkfifo(path, 0o600) },
-		"a file of everybody's": func(path, other string) error {
+		"a hard link":     func(path, other string) error { return os.Link(other, path) },
+		"a symbolic link": func(path, other string) error { return os.Symlink(other, path) },
+		"a fifo":          func(path, other string) error { return unix.Mkfifo(path, 0o600) },
+		"a file that everybody can write": func(path, other string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o666))
 		},
 	} {

@@ -114,7 +114,7 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 			"a", "b c d",
 		},
 		{
-			"no container is not the container of tokens that have none",
+			"an empty container id matches no token, even if the token has no container",
 			[]string{"a demo/1 - -", "b demo/1 - unknown", "c demo/1 - dead"},
 			stopped(""),
 			"c", "a b",
@@ -167,8 +167,8 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 	}
 }
 
-// fill writes entries into a file of their own, one file each, and puts them
-// together: Issue itself would sweep and replace, and refuse the dead.
+// fill writes each entry into a file of its own, and puts their contents together. Issue would
+// sweep and replace entries, and would refuse an entry of a dead process.
 func fill(t *testing.T, f store.File, lines []string, entry func(string) store.Entry) {
 	t.Helper()
 	var members []string
@@ -363,7 +363,7 @@ func TestAFormattedTokenIsItsFingerprint(t *testing.T) {
 	}
 }
 
-// Revoking, sweeping and finding a token work on an entry of any form.
+// Finding, revoking and replacing a token work on an entry of any form.
 func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 	limited := store.Limits{Push: [][]string{{"refs/heads/agent/**"}}}
 
@@ -371,10 +371,10 @@ func TestATokenIsFoundWhateverTheFileHoldsOfIt(t *testing.T) {
 		hashed bool
 		limits store.Limits
 	}{
-		"the token":          {false, store.Limits{}},
-		"its hash":           {true, store.Limits{}},
-		"the limited token":  {false, limited},
-		"a limited one hash": {true, limited},
+		"the token":                {false, store.Limits{}},
+		"its hash":                 {true, store.Limits{}},
+		"the limited token":        {false, limited},
+		"the limited token's hash": {true, limited},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for how, revoke := range map[string]func(store.File, store.Token) ([]store.Entry, error){

@@ -1,5 +1,5 @@
 // floor makes only the system calls that a durable change of the token file needs, and writes the
-// file as it was. No hook written in Go could take less time.
+// file as it was. No hook written in Go could make such a change in less time.
 //
 //	floor tokens.json < state.json
 package main

@@ -64,7 +64,7 @@ func lives(t *testing.T, file store.File, n int) (pids []int, tokens []store.Tok
 		must(t, cmd.Start())
 		pid := cmd.Process.Pid
 		must(t, cmd.Process.Release())
-		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // a zombie at most: it is never waited for
+		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // the pid is still its own, since nobody waits for it
 
 		process, err := store.ProcessOf(pid)
 		must(t, err)
@@ -135,7 +135,7 @@ func TestTokensAreSweptWithoutInotifyInstances(t *testing.T) {
 
 	file := store.File{Path: filepath.Join(t.TempDir(), "tokens.json")}
 	r := watched(t, file)
-	waitFor(t, "a report of it", func() bool { return len(r.reported()) > 0 })
+	waitFor(t, "a report of the missing inotify instance", func() bool { return len(r.reported()) > 0 })
 	if err := r.reported()[0]; !errors.Is(err, unix.EMFILE) {
 		t.Errorf("the error is %v", err)
 	}
@@ -164,8 +164,8 @@ func waitFor(t *testing.T, what string, is func() bool) {
 
 const insideVar = "WATCH_TEST_INSIDE"
 
-// inside reports whether this process was started for the test, with attr. If not, it runs
-// the test again in a process that is, and passes on the result.
+// inside reports whether this process was started for the test, with attr. If it was not, inside
+// runs the test again in a process that is started for it, and takes over the result.
 func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	t.Helper()
 	if os.Getenv(insideVar) == t.Name() {
