@@ -43,7 +43,7 @@ func TestAReleaseThatIsKilledLosesNothing(t *testing.T) {
 			t.Errorf("killed at %d: the gate has %q", n, got)
 		}
 
-		// The next one finishes it, and then there is nothing to sync.
+		// The next release does what the killed one has not done. Then there is nothing to sync.
 		o := w.offer(topic, topic)
 		if err := o.Release(t.Context(), true, t.Output()); err != nil && !errors.Is(err, ErrNothing) {
 			t.Errorf("after one killed at %d: %v", n, err)
@@ -86,7 +86,8 @@ func TestARestoreThatIsKilledLosesNothing(t *testing.T) {
 	}
 }
 
-// gitThatLies makes the gate's git push into a copy of the repository instead, and report success.
+// gitThatLies makes git take pushes to a repository into a copy of it, and report success.
+// honest ends that.
 func (w *world) gitThatLies(repo string) (honest func()) {
 	w.Helper()
 	git, err := exec.LookPath("git")
@@ -115,7 +116,7 @@ exec %[2]s "$@"
 	return honest
 }
 
-func TestAReceivePackOfTheGatesThatLiesIsNotBelieved(t *testing.T) {
+func TestALyingReceivePackOfTheGateIsNotBelieved(t *testing.T) {
 	w := history(t)
 	w.sync()
 	w.set(w.forge, "refs/heads/main", "b")
@@ -133,12 +134,12 @@ func TestAReceivePackOfTheGatesThatLiesIsNotBelieved(t *testing.T) {
 	checkRefs(w, "refs/heads/new", "c", "c", "")
 }
 
-func TestAForgeThatLiesLosesNothing(t *testing.T) {
+func TestNothingIsLostIfAForgeLies(t *testing.T) {
 	const agent = "refs/heads/agent"
 	w := history(t)
 	w.set(w.gate, agent, "x")
 
-	// It takes pushes for a copy of its repository, and reports them as done.
+	// The forge takes pushes into a copy of its repository, and reports them as done.
 	dir := t.TempDir()
 	if out, err := exec.Command("cp", "-r", w.forge, filepath.Join(dir, "copy.git")).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -242,10 +243,10 @@ func untilThereIsSpace(t *testing.T, fill func(int64), try func() error, check f
 		}
 		failures++
 	}
-	t.Error("it fails with space too")
+	t.Error("it fails even with enough space")
 }
 
-func TestAFullDiskHasASyncDoNothingOrAll(t *testing.T) {
+func TestOnAFullDiskASyncDoesNothingOrAll(t *testing.T) {
 	for _, where := range []string{"desk", "gate"} {
 		t.Run(where, func(t *testing.T) {
 			w := history(t)
@@ -277,7 +278,7 @@ func TestAFullDiskHasASyncDoNothingOrAll(t *testing.T) {
 	}
 }
 
-func TestAFullDiskHasAReleaseDoNothingOrAll(t *testing.T) {
+func TestOnAFullDiskAReleaseDoesNothingOrAll(t *testing.T) {
 	const topic = "refs/heads/topic"
 	w := history(t)
 	w.set(w.forge, topic, "z")
@@ -301,7 +302,7 @@ func TestAFullDiskHasAReleaseDoNothingOrAll(t *testing.T) {
 		untilThereIsSpace(t, fill, try, func() {
 			upstream := w.at(w.forge, topic)
 			if upstream == "x" && !w.reachable(filepath.Join(w.desks, "demo.git"), "z") || upstream != "x" && upstream != "z" {
-				t.Errorf("upstream has %q, and what it had is lost", upstream)
+				t.Errorf("upstream has %q, or the desk has lost what upstream had", upstream)
 			}
 		})
 		if got := w.at(w.forge, topic); got != "x" {
@@ -310,7 +311,7 @@ func TestAFullDiskHasAReleaseDoNothingOrAll(t *testing.T) {
 	})
 }
 
-func TestAFullDiskHasARestoreDoNothingOrAll(t *testing.T) {
+func TestOnAFullDiskARestoreDoesNothingOrAll(t *testing.T) {
 	const topic = "refs/heads/topic"
 	w := history(t)
 	w.set(w.forge, topic, "b")

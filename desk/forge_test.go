@@ -49,7 +49,7 @@ KbdInteractiveAuthentication no
 	write(t, filepath.Join(dir, "config"), config)
 	serve := exec.Command(sshd, "-D", "-e", "-f", filepath.Join(dir, "config"))
 	if os.Geteuid() == 0 {
-		// Root's sshd wants a directory in /run, which is to stay as it is.
+		// Root's sshd needs a directory in /run, but the host's /run must stay as it is.
 		testenv.NeedRoot(t)
 		testenv.Need(t, "unshare")
 		serve = exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none /run && mkdir -m 0755 /run/sshd && exec "$@"`, "sh",
@@ -155,8 +155,8 @@ func (w *world) cannotBeReached(source, why string) {
 	s.Source = source
 	refs := func() string {
 		all := w.git("--git-dir", w.gate, "for-each-ref")
-		if theirs, err := w.try("--git-dir", filepath.Join(w.desks, "demo.git"), "for-each-ref"); err == nil {
-			all += theirs
+		if inDesk, err := w.try("--git-dir", filepath.Join(w.desks, "demo.git"), "for-each-ref"); err == nil {
+			all += inDesk
 		}
 		return all
 	}
@@ -247,7 +247,7 @@ func TestTheOperatorsSettingsDoNotChangeWhatIsDone(t *testing.T) {
 	t.Setenv("GIT_NAMESPACE", "x")
 	defer os.Unsetenv("GIT_DIR")
 	s := w.settings()
-	s.Source, s.Local = w.forge, true // whose git has no settings of the operator's
+	s.Source, s.Local = w.forge, true // git that serves a directory gets none of the operator's settings
 	w.setWithout(w.forge, "refs/heads/main", "b")
 	w.setWithout(w.gate, "refs/heads/agent", "y")
 	w.setWithout(w.gate, "refs/tags/v9", "y")
@@ -280,7 +280,8 @@ func TestTheOperatorsSettingsDoNotChangeWhatIsDone(t *testing.T) {
 	}
 }
 
-// setWithout is set, without the variables that would lead git to another repository.
+// setWithout does what [world.set] does, without the variables that would lead git to another
+// repository.
 func (w *world) setWithout(repo, ref, name string) {
 	w.Helper()
 	for _, variable := range []string{"GIT_DIR", "GIT_NAMESPACE"} {

@@ -82,7 +82,7 @@ func TestNothingOfAHostileGateRunsOrChangesWhatIsShown(t *testing.T) {
 		t.Fatalf("not shown:\n%s", before)
 	}
 
-	// A desk of its own: nothing is there yet.
+	// Begin again with a new desk, which is empty.
 	if err := Remove(w.desks, "demo"); err != nil {
 		t.Fatal(err)
 	}
@@ -117,18 +117,19 @@ func TestNothingOfAHostileGateRunsOrChangesWhatIsShown(t *testing.T) {
 	if _, err := w.settings().Gate.Restore(t.Context(), "refs/heads/gone"); err != nil {
 		t.Error(err)
 	}
-	// No setting undoes this one, so the gate's user can have a sync fail, and no more.
+	// No other setting undoes this one. So the gate's user can make a sync fail, but can do
+	// nothing else.
 	w.git("--git-dir", w.gate, "config", "receive.procReceiveRefs", "refs")
 	w.set(w.forge, "refs/heads/main", "z")
 	if done, err := w.open().Sync(t.Context()); err == nil {
-		t.Errorf("synced by a program of the gate's: %v", done)
+		t.Errorf("a program of the gate's has synced: %v", done)
 	}
 	if what, err := os.ReadFile(ran); err == nil {
 		t.Errorf("ran:\n%s", what)
 	}
 }
 
-func TestOddNamesOfTheGatesAreText(t *testing.T) {
+func TestOddRefNamesInTheGateAreText(t *testing.T) {
 	w := history(t)
 	w.sync()
 	names := []string{
@@ -212,7 +213,7 @@ func TestBrokenObjectsOfTheGatesReachNothing(t *testing.T) {
 	w := history(t)
 	w.sync()
 	w.set(w.gate, "refs/heads/agent", "x")
-	// Its tree is gone, or its commit.
+	// First the commit's tree is missing, and then the commit, too.
 	for _, object := range []string{w.git("-C", w.work, "rev-parse", w.id("x")+"^{tree}"), w.id("x")} {
 		if err := os.Remove(filepath.Join(w.gate, "objects", object[:2], object[2:])); err != nil {
 			t.Fatal(err)
@@ -293,17 +294,17 @@ func TestTheGatesSideRunsAsTheGatesUser(t *testing.T) {
 func TestADeskThatAnotherUserCanChangeIsNotOpened(t *testing.T) {
 	testenv.NeedRoot(t)
 	const other = 65534
-	for name, open := range map[string]func(w *world) error{
-		"another user's":                    func(w *world) error { return os.Chown(w.desks, other, other) },
-		"below another user's":              func(w *world) error { return os.Chown(filepath.Dir(w.desks), other, other) },
-		"one that everybody can write":      func(w *world) error { return os.Chmod(w.desks, 0o777) },
-		"by a symbolic link of another one": func(w *world) error { return linkAs(w.desks, other) },
+	for name, expose := range map[string]func(w *world) error{
+		"a directory of another user":                 func(w *world) error { return os.Chown(w.desks, other, other) },
+		"a directory below another user's":            func(w *world) error { return os.Chown(filepath.Dir(w.desks), other, other) },
+		"a directory that everybody can write to":     func(w *world) error { return os.Chmod(w.desks, 0o777) },
+		"a directory by another user's symbolic link": func(w *world) error { return linkAs(w.desks, other) },
 	} {
 		w := history(t)
 		w.sync()
 		ran := filepath.Join(t.TempDir(), "ran")
 		w.git("--git-dir", w.open().Path(), "config", "core.sshCommand", "touch "+ran+"; false")
-		if err := open(w); err != nil {
+		if err := expose(w); err != nil {
 			t.Fatal(err)
 		}
 
@@ -312,13 +313,13 @@ func TestADeskThatAnotherUserCanChangeIsNotOpened(t *testing.T) {
 		d, err := Open(t.Context(), s)
 		if err == nil {
 			_, _ = d.Sync(t.Context())
-			t.Errorf("%s was opened", name)
+			t.Errorf("%s: the desk was opened", name)
 		}
 		if err := Remember(w.desks, "demo", "https://forge.invalid/demo"); err == nil {
 			t.Errorf("%s: a source was written there", name)
 		}
 		if _, err := os.Stat(ran); err == nil {
-			t.Errorf("%s: its program ran", name)
+			t.Errorf("%s: the desk's program ran", name)
 		}
 	}
 }
@@ -348,14 +349,14 @@ func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
 	checkRefs(w, "refs/heads/main", "b", "b", "")
 
 	if !IsDirectory(dir) || !IsDirectory(".") {
-		t.Error("a directory is not one")
+		t.Error("a directory is not taken for one")
 	}
 	for _, address := range []string{"https://git.example/demo", "git.example:demo", "git@git.example:demo/x"} {
 		if err := os.MkdirAll(address, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if IsDirectory(address) || !IsDirectory("./"+address) {
-			t.Errorf("%s is taken for another", address)
+			t.Errorf("%s is taken for a directory, or ./%[1]s is not", address)
 		}
 	}
 }
@@ -415,9 +416,9 @@ func TestASourceThatBecomesADirectoryLaterIsNotServedAsTheOperator(t *testing.T)
 	}
 }
 
-// Guards against: a merge of two branches that upstream has merged as well, but with the content of only
-// one of the branches. Compared with that branch, the merge changes nothing, but it undoes the other
-// branch.
+// Guards against: a merge of two branches that upstream has merged as well. The container's merge
+// has the content of only one of the branches. Compared with that branch, it changes nothing, but
+// it undoes the other branch.
 func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
 	w := history(t)
 	w.commit("one", "a")
@@ -438,7 +439,7 @@ func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
 }
 
 // Guards against: a gate that fills the operator's disk, a review at a time.
-func TestAPackOfTheGatesThatIsCutShortLeavesNothing(t *testing.T) {
+func TestAPackFromTheGateThatIsCutShortLeavesNothing(t *testing.T) {
 	w := history(t)
 	w.sync()
 	content := filepath.Join(w.work, "content")

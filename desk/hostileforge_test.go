@@ -109,7 +109,7 @@ func TestNamesThatAForgeMakesUpLeadNowhere(t *testing.T) {
 			w.sync()
 			before := w.git("--git-dir", w.gate, "for-each-ref")
 			s := hostileForge(w, advertising("refs/terok/last/heads/main", w.id("a")+" HEAD", w.id("a")+" refs/heads/main", w.id("a")+" "+ref))
-			_ = w.attempt(s) // it may be an error, or left out
+			_ = w.attempt(s) // the sync may fail, or leave the ref out
 			if after := w.git("--git-dir", w.gate, "for-each-ref"); after != before {
 				t.Errorf("the gate has\n%s", after)
 			}
@@ -161,13 +161,13 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := o.Release(t.Context(), false, t.Output()); err == nil || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: released: %v", to, err)
+			t.Errorf("%s: the release's error is %v, and should be one line", to, err)
 		}
 		if asked.Load() || w.at(w.gate, "refs/heads/secret") != "" {
 			t.Errorf("%s: git went there", to)
 		}
 
-		// The operator can trust a forge to do it.
+		// The operator's settings can allow a forge to redirect.
 		if to == elsewhere.Source {
 			service.Store("git-upload-pack")
 			trusts := fmt.Sprintf("[http %q]\n\tfollowRedirects = true\n", s.Source)
@@ -180,7 +180,7 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 	}
 }
 
-func TestAForgeThatAsksForAPasswordIsOneLine(t *testing.T) {
+func TestTheErrorIsOneLineIfAForgeAsksForAPassword(t *testing.T) {
 	w := history(t)
 	w.sync()
 	s := hostileForge(w, func(out http.ResponseWriter, r *http.Request) bool {
@@ -279,7 +279,7 @@ func TestAPackThatIsCutShortLeavesNothing(t *testing.T) {
 			return lie(out, r)
 		}
 		content := pack([2]string{"blob", strings.Repeat("x", 100_000)})
-		binary.BigEndian.PutUint32(content[8:], 1000) // objects, it says
+		binary.BigEndian.PutUint32(content[8:], 1000) // more objects than the pack has
 		sending(out, "", content)
 		return true
 	})

@@ -22,7 +22,7 @@ var family = []struct{ name, parent string }{
 	{"a", ""}, {"b", "a"}, {"c", "b"}, {"d", "c"}, {"x", "a"}, {"y", "b"}, {"z", "x"},
 }
 
-// descends reports whether a commit is another one, or has it in its history.
+// descends reports whether the first commit is the second one, or has it in its history.
 func descends(of, from string) bool {
 	for of != "" && of != from {
 		i := slices.IndexFunc(family, func(f struct{ name, parent string }) bool { return f.name == of })
@@ -278,7 +278,7 @@ exec %[2]s "$@"
 	return dir
 }
 
-func TestAContainerThatPushesDuringASyncWinsOrLosesWhole(t *testing.T) {
+func TestAContainerThatPushesDuringASyncWins(t *testing.T) {
 	for _, row := range []struct {
 		moved bool // whether the sync's refs have moved when the container pushes
 		want  string

@@ -57,19 +57,19 @@ func TestReviewNamesWhatUpstreamLacks(t *testing.T) {
 		t.Errorf("review (-want +got):\n%s", diff)
 	}
 
-	// What is not there any more is not kept either.
+	// The desk drops the branches that the gate no longer has.
 	w.set(w.gate, "refs/heads/agent", "")
 	if _, err := w.open().Review(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if left := w.git("--git-dir", w.open().Path(), "for-each-ref", "--format=%(objectname)", gatePrefix); strings.Contains(left, w.id("x")) || !strings.Contains(left, w.id("y")) {
-		t.Errorf("the desk has of the gate's: %s", left)
+		t.Errorf("of the gate's branches, the desk has: %s", left)
 	}
 }
 
 func TestReleaseCreatesAndFastForwards(t *testing.T) {
 	for _, row := range []struct {
-		name, upstream, gate string // a branch of both
+		name, upstream, gate string // the commits of a branch, in upstream and in the gate
 		force                bool
 		want                 string // upstream's branch afterwards
 		err                  error
@@ -80,7 +80,7 @@ func TestReleaseCreatesAndFastForwards(t *testing.T) {
 		{name: "upstream is ahead", upstream: "c", gate: "b", want: "c", err: ErrBehind},
 		{name: "upstream went elsewhere", upstream: "z", gate: "x", want: "z", err: ErrBehind},
 		{name: "forced", upstream: "z", gate: "x", force: true, want: "x"},
-		{name: "forced for nothing", upstream: "b", gate: "y", force: true, want: "y"},
+		{name: "forced without need", upstream: "b", gate: "y", force: true, want: "y"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w := history(t)
@@ -194,7 +194,7 @@ func TestRestoreBringsBackWhatWasDeletedOrForced(t *testing.T) {
 	w.sync()
 	gate := w.settings().Gate
 
-	for _, want := range []string{"z", "b", "z"} { // what was there is kept in its turn
+	for _, want := range []string{"z", "b", "z"} { // what a restore replaces is kept, too
 		c, err := gate.Restore(t.Context(), "refs/heads/topic")
 		if err != nil {
 			t.Fatal(err)

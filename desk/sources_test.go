@@ -68,7 +68,7 @@ func TestAnAddressThatHoldsASecretIsRefused(t *testing.T) {
 func TestSourcesAreRemembered(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "desk")
 	if all, err := Sources(dir); err != nil || len(all) > 0 {
-		t.Errorf("of nothing: %v, %v", all, err)
+		t.Errorf("without a file: %v, %v", all, err)
 	}
 	for _, s := range [][2]string{{"demo", "git@git.example:demo"}, {"lib", "/srv/lib"}, {"gone", "/srv/gone"}, {"gone", ""}} {
 		if err := Remember(dir, s[0], s[1]); err != nil {
@@ -118,7 +118,8 @@ func TestSourcesBeginAsNoneAndStay(t *testing.T) {
 	}
 }
 
-// The gate's user has the token file beside root's desks, and needs to enter the directory above both.
+// The token file is beside root's desks. So the gate's user must be able to enter the directory
+// above both.
 func TestOtherUsersMayPassWhatRootMakesAboveTheDesks(t *testing.T) {
 	testenv.NeedRoot(t)
 	above := filepath.Join(t.TempDir(), "terok")
@@ -138,7 +139,7 @@ func TestSourcesThatAreBrokenOrAnotherUsersAreRefusedAndStay(t *testing.T) {
 		"broken":         func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) },
 		"a link":         func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink(path+"2", path)) },
 		"a directory":    func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
-		"others' also":   func(path string) error { return os.Chmod(path, 0o666) },
+		"for all users":  func(path string) error { return os.Chmod(path, 0o666) },
 		"another user's": func(path string) error { return os.Chown(path, 1234, -1) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -40,7 +40,7 @@ func TestSyncIsAThreeWayMergeOfRefs(t *testing.T) {
 		{name: "both have the same, for the first time", origin: "b", gate: "b", wantGate: "b", wantLast: "b"},
 		{name: "both have deleted it", last: "b"},
 
-		{name: "upstream is new", origin: "b", wantGate: "b", wantLast: "b"},
+		{name: "upstream has made it", origin: "b", wantGate: "b", wantLast: "b"},
 		{name: "containers have deleted it", origin: "b", last: "b", wantGate: "b", wantLast: "b"},
 		{name: "containers have deleted it, upstream has moved", origin: "c", last: "b", wantGate: "c", wantLast: "c"},
 
@@ -188,7 +188,7 @@ func TestWhatASyncThatWasKilledHadSentIsRemoved(t *testing.T) {
 	w.nothingIncoming()
 }
 
-func TestASyncThatMayNotBeRecordedMovesNothing(t *testing.T) {
+func TestASyncThatCannotBeRecordedMovesNothing(t *testing.T) {
 	w := history(t)
 	w.set(w.forge, "refs/heads/main", "b")
 	s := w.settings()

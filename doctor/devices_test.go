@@ -23,7 +23,7 @@ func TestTheFileOfDevicesIsExamined(t *testing.T) {
 	}{
 		{"complete", "", OK, "1 in DIR/cdi/terok.json"},
 		{"a repository without a device", "mkdir repos/other.git", Warning, "repositories without a device: other"},
-		{"no hook's program", "rm terok-gate-hook", Broken, "runs DIR/terok-gate-hook, which does not exist"},
+		{"the hook's program is missing", "rm terok-gate-hook", Broken, "runs DIR/terok-gate-hook, which does not exist"},
 		{"a broken file", "echo '{' >cdi/terok.json", Broken, "DIR/cdi/terok.json: unexpected end"},
 		{"not ours", "sed -i s,terok.dev/project,example.com/other, cdi/terok.json", Broken, "DIR/cdi/terok.json: it was not written by terok-gate install"},
 		{"a name that engines refuse", "sed -i 's,\"name\": \"demo\",\"name\": \"demo.\",' cdi/terok.json", Broken, "DIR/cdi/terok.json: engines drop the whole file: "},
@@ -32,7 +32,7 @@ func TestTheFileOfDevicesIsExamined(t *testing.T) {
 		{"another version of the program", "echo new >terok-gate-hook", Warning, "which is another version than"},
 		{"another user's", "chown daemon cdi/terok.json", Broken, "DIR/cdi/terok.json belongs to user"},
 		{"in another user's directory", "chown daemon cdi", Broken, "DIR/cdi belongs to user"},
-		{"that others may write", "chmod 666 cdi/terok.json", Broken, "mode 0666 of DIR/cdi/terok.json lets other users"},
+		{"a file that others may write", "chmod 666 cdi/terok.json", Broken, "mode 0666 of DIR/cdi/terok.json lets other users"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := shared(t, "mkdir -p cdi repos/demo.git hooks units; touch terok-gate-hook this; chmod 755 terok-gate-hook")

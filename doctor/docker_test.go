@@ -8,7 +8,7 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// Excerpts of what docker info --format '{{json .}}' says (26.1.5, 28.5.2; the first as documented).
+// Excerpts of what docker info --format '{{json .}}' says (26.1.5, 28.5.2; 20.10 as documented).
 func TestDockerIsSaidToReadDevicesOrNot(t *testing.T) {
 	here := engines.Place{Devices: "/etc/cdi/terok.json"}
 	const restart = "restart dockerd"
@@ -45,7 +45,7 @@ func TestContainerdIsSaidToReadDevicesOrNot(t *testing.T) {
 	for _, row := range []struct{ name, settings, text, remedy string }{
 		{"1.6", of17, "reads no devices, and containerd 1.7 or later does", "install containerd 1.7 or later"},
 		{"1.7 as it is", of17 + "    cdi_spec_dirs = [\"/etc/cdi\", \"/var/run/cdi\"]\n    enable_cdi = false\n", "its setting enable_cdi is off", `below [plugins."io.containerd.grpc.v1.cri"], set enable_cdi = true; then: restart containerd`},
-		{"1.7 with it", of17 + "    cdi_spec_dirs = [\"/etc/cdi\", \"/var/run/cdi\"]\n    enable_cdi = true\n", "", ""},
+		{"1.7 with enable_cdi", of17 + "    cdi_spec_dirs = [\"/etc/cdi\", \"/var/run/cdi\"]\n    enable_cdi = true\n", "", ""},
 		{"1.7 without pods", strings.Replace(of17, "[]", `["cri"]`, 1), "", ""},
 		{"2.1 as it is", of21 + "    cdi_spec_dirs = ['/etc/cdi', '/var/run/cdi']\n", "", ""},
 		{"2.1, other directories", of21 + "    cdi_spec_dirs = ['/opt/cdi']\n", "reads devices from '/opt/cdi', not from /etc/cdi", `below [plugins."io.containerd.cri.v1.runtime"], set cdi_spec_dirs = ['/opt/cdi', "/etc/cdi"]; then: restart containerd`},

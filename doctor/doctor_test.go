@@ -212,7 +212,8 @@ func TestDoctorFindsATokenFileInTheWrongHands(t *testing.T) {
 	finds(t, p.examine(t, nil), "token-file", Warning, "belongs to user nobody")
 	must(t, os.Chown(p.directory, nobody, -1))
 	finds(t, p.examine(t, nil), "token-file", Warning, "belongs to user nobody, who can put another token file there")
-	// To the gate's user it may belong, but not the directory above.
+	// The token file and its directory may belong to the gate's user, but the directory above
+	// may not.
 	asNobody := func(d *Doctor) { d.GateUser = "nobody" }
 	finds(t, p.examine(t, asNobody), "token-file", OK, "tokens: 1")
 	must(t, os.Chown(filepath.Dir(p.directory), nobody, -1))
@@ -245,7 +246,7 @@ func TestDoctorTriesWhetherTheGatesUserCanReadTheTokenFile(t *testing.T) {
 	finds(t, p.examine(t, func(d *Doctor) { d.GateUser = "no-such-user" }), "gate-user", Broken, "unknown user")
 }
 
-// open lets all users enter the directories above this one.
+// open lets all users enter the directories above a directory.
 func open(t *testing.T, directory string) {
 	t.Helper()
 	for dir := filepath.Dir(directory); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -452,7 +453,7 @@ func TestDoctorHasNothingAgainstLimitedTokensOfOurOwn(t *testing.T) {
 }
 
 // A gate other than terok-gate refuses hashed and limited tokens with the answer for a wrong URL.
-func TestDoctorAsksWhetherTheGateKnowsHashedAndLimitedTokens(t *testing.T) {
+func TestDoctorSaysThatOnlyTerokGateKnowsHashedAndLimitedTokens(t *testing.T) {
 	for _, row := range []struct {
 		settings hook.Settings
 		remedy   string

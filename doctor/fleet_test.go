@@ -28,8 +28,8 @@ type fleetPatient struct {
 	authority *testenv.Authority
 	host      [2]string     // certificate and key
 	url       string        // of the gate with the repositories
-	vouch     string        // its file of hosts
-	clock     time.Duration // how far the other machine's is ahead
+	vouch     string        // that gate's file of hosts
+	clock     time.Duration // how far the clock of that gate's machine is ahead
 }
 
 func newFleetPatient(t *testing.T) *fleetPatient {
@@ -97,13 +97,13 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 	in := func(d time.Duration) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(d) }
 	}
-	const soon = 10 * time.Minute // of an hour and ten minutes
+	const soon = 10 * time.Minute // what is left of the hour and ten minutes that the certificate is valid
 	elsewhere := func(t *testing.T) *testenv.Authority { return testenv.NewAuthority(t, t.TempDir()) }
 
 	for _, row := range []struct {
 		name         string
-		before       func(t *testing.T, p *fleetPatient) // the gate with the repositories starts
-		after        func(t *testing.T, p *fleetPatient)
+		before       func(t *testing.T, p *fleetPatient) // runs before the gate with the repositories starts
+		after        func(t *testing.T, p *fleetPatient) // runs after that
 		state        State
 		text, remedy string
 	}{
@@ -122,7 +122,7 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 			t.Cleanup(func() { l.Close() })
 			p.url = "https://" + l.Addr().String()
 		}, Broken, " does not answer: ", "see that no firewall is between the machines"},
-		{"its authority is another", func(t *testing.T, p *fleetPatient) {
+		{"its certificate is from another authority", func(t *testing.T, p *fleetPatient) {
 			cert, key := elsewhere(t).Issue(t, "repos", nil, "localhost")
 			must(t, os.Rename(cert, filepath.Join(p.directory, "repos.pem")))
 			must(t, os.Rename(key, filepath.Join(p.directory, "repos.key")))
@@ -133,20 +133,20 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 			Broken, "this gate refuses the certificate of PORT: TLS with PORT: tls: failed to verify certificate: x509: certificate has expired", "see that the clocks of both machines are right"},
 		{"its certificate ends soon", func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "repos", in(soon), "localhost") }, nil,
 			Warning, "the certificate of PORT ends in 10m0s, at ", "issue a new certificate"},
-		{"this authority is another", nil, func(t *testing.T, p *fleetPatient) {
+		{"this host's certificate is from another authority", nil, func(t *testing.T, p *fleetPatient) {
 			p.host[0], p.host[1] = elsewhere(t).Issue(t, "host-a", nil, "host-a")
 		}, Broken, "PORT refuses this gate's certificate: remote error: tls: unknown certificate authority", "issue a new certificate"},
-		{"this authority is another, and doctor knows", nil, func(t *testing.T, p *fleetPatient) {
+		{"this host's certificate is from another authority, and doctor sees that itself", nil, func(t *testing.T, p *fleetPatient) {
 			p.host[0], p.host[1] = elsewhere(t).Issue(t, "host-a", nil, "host-a")
 		}, Broken, "other gates refuse this gate: certificate HOST: the authority of CA has not signed it", "issue a new certificate"},
-		{"this certificate has ended", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
+		{"this host's certificate has ended", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
 			Broken, "PORT refuses this gate's certificate: remote error: tls: expired certificate", "see that the clocks of both machines are right"},
-		{"this certificate has ended, and doctor knows", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
+		{"this host's certificate has ended, and doctor sees that itself", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
 			Broken, "other gates refuse this gate: certificate HOST: it has ended, at ", "issue a new certificate"},
-		{"this certificate begins later", nil, func(t *testing.T, p *fleetPatient) {
+		{"this host's certificate begins later", nil, func(t *testing.T, p *fleetPatient) {
 			p.authority.Issue(t, "host-a", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, "host-a")
 		}, Broken, "other gates refuse this gate: certificate HOST: it is not valid before ", ""},
-		{"this certificate ends soon", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(soon), "host-a") },
+		{"this host's certificate ends soon", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(soon), "host-a") },
 			Warning, "this gate's certificate ends in 10m0s, at ", "issue a new certificate"},
 		{"the authority ends soon", func(t *testing.T, p *fleetPatient) { p.authority.Renew(t, time.Now().Add(soon)) }, nil,
 			Warning, "the authority's certificate ends in 10m0s, at ", "issue a new certificate"},
@@ -158,7 +158,7 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 			Broken, "PORT does not let this host vouch for project demo", "add this line to the file of --vouch-file: host-a=demo"},
 		{"it has no such project", func(t *testing.T, p *fleetPatient) { must(t, os.RemoveAll(filepath.Join(p.repos, "demo.git"))) }, nil,
 			Warning, "PORT serves this host, but has no project demo", "on the machine with the repositories: terok-gate add demo; or try another project: "},
-		{"everything is frozen there", nil, func(t *testing.T, p *fleetPatient) {
+		{"the project is frozen there", nil, func(t *testing.T, p *fleetPatient) {
 			must(t, store.File{Path: p.tokens}.EditFreezes(func(z *store.Freezes) bool { return z.SetProject("demo", true) }))
 		}, Broken, "PORT refuses this host: ", "on that machine: terok-gate doctor"},
 		{"its clock is ahead", func(_ *testing.T, p *fleetPatient) { p.clock = time.Hour }, nil, Warning, "the clock of PORT is 1h0m0s ahead of this machine's", "timedatectl set-ntp true"},
@@ -183,7 +183,7 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 					continue
 				}
 				if row.state == OK && f.State != OK {
-					t.Errorf("and it finds %+v", f)
+					t.Errorf("doctor also finds %+v", f)
 				}
 				if strings.Contains(f.Text, text) && !strings.Contains(f.Remedy, row.remedy) {
 					t.Errorf("the remedy is %q, want %q", f.Remedy, row.remedy)
@@ -229,7 +229,7 @@ func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
 }
 
 // Doctor knows whether the gate has repositories even if the gate does not run.
-func TestDoctorKnowsTheGateOfAHostThatDoesNotRun(t *testing.T) {
+func TestDoctorKnowsWhetherAGateThatDoesNotRunHasRepositories(t *testing.T) {
 	s := newServed(t)
 	must(t, os.Remove(s.repos))
 	s.hooks, s.units = t.TempDir(), t.TempDir()

@@ -10,7 +10,7 @@ import (
 )
 
 // A fresh image has no machine id. The remedy works with systemd and without.
-func TestDoctorSaysWhatLacksWithoutAMachineID(t *testing.T) {
+func TestDoctorSaysWhatIsMissingWithoutAMachineID(t *testing.T) {
 	testenv.NeedRoot(t)
 	everything := os.Getenv("PATH")
 	plain := t.TempDir()

@@ -17,7 +17,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Tests files of other users, and doctor's remedies for such files.
+// The tests here are about files of other users, and about doctor's remedies for such files.
 
 // shared runs a script in a new directory of root's, which every user may enter, and returns the directory.
 func shared(t *testing.T, script string) string {
@@ -66,10 +66,10 @@ func TestDoctorFollowsATokenFilesPathAsTheKernelDoes(t *testing.T) {
 // Root may take over a directory without files of other users. A home directory keeps its owner.
 func TestARemedyTakesNothingFromItsOwner(t *testing.T) {
 	for name, row := range map[string]struct{ make, want string }{
-		"an empty directory":       {"mkdir -p theirs/gate; chown 1234 theirs", "chown -h root DIR/theirs"},
-		"a home":                   {"mkdir -p theirs/gate; touch theirs/.bashrc; chown 1234 theirs theirs/.bashrc", ""},
-		"a directory of the gate?": {"mkdir -p theirs/gate; touch theirs/gate/.bashrc; chown -R 1234 theirs/gate", ""},
-		"a file":                   {"mkdir -p theirs/gate; echo '{}' >theirs/gate/tokens.json; chown 1234 theirs/gate/tokens.json", ""},
+		"an empty directory": {"mkdir -p theirs/gate; chown 1234 theirs", "chown -h root DIR/theirs"},
+		"a home":             {"mkdir -p theirs/gate; touch theirs/.bashrc; chown 1234 theirs theirs/.bashrc", ""},
+		"a directory with more than the gate's files": {"mkdir -p theirs/gate; touch theirs/gate/.bashrc; chown -R 1234 theirs/gate", ""},
+		"a file": {"mkdir -p theirs/gate; echo '{}' >theirs/gate/tokens.json; chown 1234 theirs/gate/tokens.json", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shared(t, row.make)

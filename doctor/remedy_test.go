@@ -39,7 +39,7 @@ func TestARemedyCanBePasted(t *testing.T) {
 		{"a corrupt token file", func(t *testing.T, p *patient) { p.write(t, "{]") }, "token-file", false},
 		{"a token file of another user", func(t *testing.T, p *patient) { must(t, os.Chown(p.tokens, 65534, -1)) }, "token-file", true},
 		{"a directory of another user", func(t *testing.T, p *patient) { must(t, os.Chown(p.directory, 65534, -1)) }, "token-file", true},
-		{"a directory of another user above", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.directory), 65534, -1)) }, "token-file", true},
+		{"a directory above it that belongs to another user", func(t *testing.T, p *patient) { must(t, os.Chown(filepath.Dir(p.directory), 65534, -1)) }, "token-file", true},
 		{"a token file that the gate cannot read", func(t *testing.T, p *patient) { open(t, p.directory) }, "gate-user", true},
 		{"no token file for the gate yet", func(t *testing.T, p *patient) {
 			open(t, p.directory)
@@ -48,7 +48,7 @@ func TestARemedyCanBePasted(t *testing.T) {
 		{"a directory in the lock's place", func(t *testing.T, p *patient) { must(t, os.Mkdir(p.tokens+".lock", 0o700)) }, "lock", false},
 		{"a log that others may read", func(t *testing.T, p *patient) { must(t, os.WriteFile(p.log, nil, 0o644)) }, "log", false},
 		{"a fifo in the log's place", func(t *testing.T, p *patient) { must(t, unix.Mkfifo(p.log, 0o600)) }, "log", false},
-		{"a link in the log's place, to what is everybody's to read", func(t *testing.T, p *patient) {
+		{"a link in the log's place, to a file that everybody may read", func(t *testing.T, p *patient) {
 			must(t, os.Symlink("/etc/passwd", p.log))
 		}, "log", false},
 	} {
@@ -144,7 +144,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 		must(t, os.Symlink(secret, p.tokens))
 	}
 
-	for name, before := range map[string]bool{"before doctor looks": true, "after it has": false} {
+	for name, before := range map[string]bool{"before doctor looks": true, "after doctor has looked": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t)
 			open(t, p.directory)
@@ -177,7 +177,7 @@ func TestARemedyDoesNotGiveAwayPlantedFiles(t *testing.T) {
 		})
 	}
 
-	for name, there := range map[string]bool{"a directory of other files": true, "one where the token file is yet to come": false} {
+	for name, there := range map[string]bool{"a directory of other files": true, "a directory of other files, without the token file": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t)
 			open(t, p.directory)
@@ -211,10 +211,10 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 	}
 
 	for _, row := range []struct {
-		name       string
-		make       func()
-		anyProject bool // this podman lets images annotate
-		want       string
+		name           string
+		make           func()
+		imagesAnnotate bool // this podman takes annotations from images
+		want           string
 	}{
 		{"nothing is there", func() {}, false, "/bin/none/terok-gate install"},
 		{"nothing is there, and images annotate", func() {}, true, "/bin/none/terok-gate install " + choose},
@@ -238,7 +238,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 
 			e := examination{
 				Doctor:      Doctor{Place: engines.Place{Hooks: ours, Units: filepath.Join(ours, "units")}, Binary: "/bin/none/terok-gate-hook", TokenFile: "/tokens.json"},
-				definitions: engines.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.anyProject,
+				definitions: engines.DefinitionsIn([]string{theirs, ours}), imagesAnnotate: row.imagesAnnotate,
 			}
 			if got := e.install(); got != row.want {
 				t.Errorf("doctor says  %s\nand should say %s", got, row.want)
@@ -247,7 +247,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 			forgotten := e
 			forgotten.definitions = nil
 			if got := forgotten.installLike(e.definitions); got != row.want {
-				t.Errorf("of a directory that podman forgets doctor says  %s\nand should say %s", got, row.want)
+				t.Errorf("for a directory that podman forgets, doctor says  %s\nand should say %s", got, row.want)
 			}
 
 			admitted := regexp.MustCompile(`--allow-project \S+`)

@@ -124,8 +124,8 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
 			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
-		{"something else", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by a gate that was killed", "serve --control"},
-		{"another user's socket", func(t *testing.T, s *served) {
+		{"a file in the socket's place", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by a gate that was killed", "serve --control"},
+		{"a socket of another kind", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)
 			must(t, err)
 			t.Cleanup(func() { l.Close() })
@@ -186,12 +186,12 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	found := s.check("terok-gate")
 	finds(t, found, "terok-gate", Warning, "the gate that runs is v0, and terok-gate-hook is "+version.String())
 	if want := "end it and start it again: "; !strings.HasPrefix(found[0].Remedy, want) {
-		t.Errorf("an old one that goes on after an upgrade: %+v", found)
+		t.Errorf("with an old gate that goes on after an upgrade: %+v", found)
 	}
 	s.installGate(t, "v0")
 	found = s.check("terok-gate")
 	if want := "install terok-gate and terok-gate-hook of one release, both in "; len(found) != 1 || !strings.HasPrefix(found[0].Remedy, want) {
-		t.Errorf("half an upgrade: %+v", found)
+		t.Errorf("after half an upgrade: %+v", found)
 	}
 	s.start(t, s.tokens)
 	finds(t, s.check("terok-gate"), "terok-gate", Warning, "bin/terok-gate is v0, and terok-gate-hook is "+version.String())
@@ -206,7 +206,7 @@ func TestDoctorFindsAGateWhoseProgramOthersCanChange(t *testing.T) {
 	found := s.check("terok-gate")
 	finds(t, found, "terok-gate", Broken, "every user can change "+program+", which runs as the gate")
 	if _, err := os.Stat(ran); err == nil {
-		t.Error("doctor has run it")
+		t.Error("doctor has run the program")
 	}
 	paste(t, found, "terok-gate")
 	s.installGate(t, version.String())
@@ -250,7 +250,7 @@ func TestDoctorFindsAControlSocketThatIsNotTheGatesAlone(t *testing.T) {
 	paste(t, found, "terok-gate")
 	finds(t, s.check("terok-gate"), "terok-gate", OK, "a gate answers")
 
-	// Other files may be there for others: such a directory is not closed.
+	// Other users may need other files in the directory. Doctor does not close such a directory.
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "theirs"), nil, 0o644))
 	found = s.check("terok-gate")
@@ -322,7 +322,7 @@ func TestDoctorFindsContainersThatTheGateDoesNotServe(t *testing.T) {
 	first := s.container(t, "c0ffee0123456789", nil)
 	must(t, s.settings.Attach(first.Entry))
 	finds(t, s.check("terok-gate", "listeners"), "listeners", OK, "living containers that the gate serves: 1")
-	// One whose listener is the gate's, for a neighbour.
+	// The gate already listens in the second container's network, but for a neighbour.
 	second := s.container(t, "second", first)
 	found := s.check("terok-gate", "listeners")
 	finds(t, found, "listeners", Broken, `living containers without the gate: second (project demo, task t-second)`)
@@ -476,7 +476,7 @@ func TestDoctorFindsWhatIsWrongWithRepositories(t *testing.T) {
 			must(t, os.Symlink("nowhere", demo))
 		}, Broken, "demo.git: no such file or directory", false},
 		{"no HEAD", func(t *testing.T) { must(t, os.Remove(demo+"/HEAD")) }, Broken, "repository " + demo + " is broken: git: not a git repository", false},
-		{"a configuration that is none", func(t *testing.T) { must(t, os.WriteFile(demo+"/config", []byte("["), 0o600)) }, Broken, "repository " + demo + " is broken: git: bad config line ", false},
+		{"a configuration that git cannot read", func(t *testing.T) { must(t, os.WriteFile(demo+"/config", []byte("["), 0o600)) }, Broken, "repository " + demo + " is broken: git: bad config line ", false},
 		{"a work tree", func(t *testing.T) {
 			must(t, os.RemoveAll(demo))
 			git("init", "--quiet", demo)

@@ -19,7 +19,7 @@ import (
 
 // All engines read definitions with one library, and differ in the stages that they
 // run themselves: podman (4.3.1 to 5.6.0) names two, CRI-O (1.34.0) and NRI's
-// hook-injector none. What neither they nor the runtime know is an error.
+// hook-injector none. A stage that neither the engine nor the runtime knows is an error.
 var podmanRuns = []string{"precreate", "poststop"}
 
 // writeDefinitions writes the repository's definitions of these stages and those of install,
@@ -66,7 +66,7 @@ func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 	for _, engine := range []struct {
 		name   string
 		stages []string // of which it has definitions
-		runs   []string // itself
+		runs   []string // the stages that it runs itself
 		all    []string // the stages of a container of ours
 	}{
 		{"podman", []string{"precreate", "prestart", "poststop"}, podmanRuns, []string{"precreate", "prestart", "poststop"}},
@@ -143,10 +143,10 @@ func stagesOf(t *testing.T, manager *hooks.Manager, annotations map[string]strin
 func TestPrecreateIsForPodmanAlone(t *testing.T) {
 	for whose, dir := range writeDefinitions(t, "precreate", "prestart", "poststop") {
 		if _, err := hooks.New(context.Background(), []string{dir}, nil); err == nil || !strings.Contains(err.Error(), `unknown stage "precreate"`) {
-			t.Errorf("with %s definitions CRI-O starts, or does not for another reason: %v", whose, err)
+			t.Errorf("with %s definitions CRI-O starts, or fails to start for another reason: %v", whose, err)
 		}
 	}
 	if place := systemPlace(); place.Hooks == hooks.DefaultDir || place.Hooks == hooks.OverrideDir {
-		t.Errorf("install puts it into %s, which others read", place.Hooks)
+		t.Errorf("install puts the definitions into %s, which other engines read", place.Hooks)
 	}
 }

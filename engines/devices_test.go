@@ -51,7 +51,7 @@ func (p Place) writeDevices(t *testing.T, r Registration) (left []string) {
 	return left
 }
 
-// inject has the CDI project's own package give a container devices, as engines do.
+// inject gives a container devices as engines do, with the CDI project's own package.
 func inject(t *testing.T, place Place, devices ...string) (*oci.Spec, error) {
 	t.Helper()
 	cache, err := cdi.NewCache(cdi.WithSpecDirs(filepath.Dir(place.Devices)), cdi.WithAutoRefresh(false))
@@ -106,8 +106,8 @@ func TestADeviceIsAProject(t *testing.T) {
 	}
 }
 
-// With its token, a container is told what podman's precreate tells.
-func TestADeviceWithItsTokenPointsGitToIt(t *testing.T) {
+// The environment of a container that gets its token has what podman's precreate hook puts there.
+func TestADeviceThatGivesATokenTellsGitWhereItIs(t *testing.T) {
 	place, r := deviceWorld(t, "demo")
 	r.Token = true
 	place.writeDevices(t, r)
@@ -158,7 +158,7 @@ func TestDevicesKeepInStepWithTheRepositories(t *testing.T) {
 	testenv.Must(t, File{Path: filepath.Join(place.Units, GateUnitName), Content: []byte(mark + `ExecStart="/usr/bin/terok-gate" "serve" "--repos" "` + place.Repos + `"` + "\n")}.Write())
 	place.writeDevices(t, r)
 	var adding sync.WaitGroup
-	for i := range 8 { // at the same time, none is lost
+	for i := range 8 { // at the same time: none is lost
 		adding.Go(func() {
 			if err := os.MkdirAll(filepath.Join(place.Repos, fmt.Sprintf("p%d.git", i)), 0o755); err != nil {
 				t.Error(err)
@@ -186,7 +186,7 @@ func TestDevicesKeepInStepWithTheRepositories(t *testing.T) {
 	}
 }
 
-func TestAThousandProjectsAreDevices(t *testing.T) {
+func TestTwoThousandProjectsAreDevices(t *testing.T) {
 	var projects []string
 	for i := range 2000 {
 		projects = append(projects, fmt.Sprintf("a-project-with-a-name-of-some-length-%d", i))
@@ -236,7 +236,7 @@ func TestABrokenFileOfDevicesIsNotWritten(t *testing.T) {
 	file, _, err := r.devices(place, []string{"demo"})
 	testenv.Must(t, err)
 	if err := file.Write(); err == nil {
-		t.Error("no error")
+		t.Error("the broken file was written")
 	}
 	after, err := os.ReadFile(place.Devices)
 	testenv.Must(t, err)

@@ -13,7 +13,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// A gate that works with other machines has a network, and of the files only its own.
+// A gate that works with other machines has a network, and can write only to directories that it
+// needs.
 func TestTheUnitOfAGateOfSeveralMachinesHasANetwork(t *testing.T) {
 	dir := t.TempDir()
 	r := Registration{
@@ -101,7 +102,8 @@ func TestTheGatesCertificateAndKeyMustBeItsOwn(t *testing.T) {
 	}
 }
 
-// Which repositories there are is not known here: the projects that are named are devices.
+// This host does not know which repositories there are. So the projects that --allow-project names,
+// other than by a pattern, are devices.
 func TestWithoutRepositoriesTheAdmittedProjectsAreDevices(t *testing.T) {
 	place, r := deviceWorld(t, "left-over")
 	r.Fleet.RepositoryGate = "https://repos:9419"

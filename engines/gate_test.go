@@ -62,7 +62,7 @@ func TestTheTokenFileMustBeTheGates(t *testing.T) {
 func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct{ name, make, want string }{
-		{"with those above", "", "755 0 a, 700 1234 a/b"},
+		{"with the directory above", "", "755 0 a, 700 1234 a/b"},
 		{"in a directory of the gate's", "mkdir a; chown 1234 a", "755 1234 a, 700 1234 a/b"},
 		{"there already", "mkdir -p a/b; chown 1234 a/b; chmod 750 a/b", "755 0 a, 750 1234 a/b"},
 		{"root's", "mkdir -p a/b", "a/b does not belong to the gate, which runs as user gates: chown -R -h --from=root gates DIR/a/b"},

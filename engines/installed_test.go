@@ -12,7 +12,7 @@ import (
 )
 
 // Commands of this user work on the installed token file: no other user may choose
-// which that is.
+// which file that is.
 func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 	const stranger = 12345
 	const definition = `{"hook": {"args": ["terok-gate-hook", "--token-file", "/a", "prestart"]}}`
@@ -71,7 +71,7 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 
 // With two hooks both have to admit a project. Keeping the setting of one of them might admit
 // projects that the other did not.
-func TestOfTwoListsOfProjectsNeitherIsKept(t *testing.T) {
+func TestOfTwoDifferentListsOfProjectsNeitherIsKept(t *testing.T) {
 	for second, want := range map[string]bool{
 		`"--allow-project", "demo"`: true,
 		`"--allow-project", "*"`:    false,

@@ -17,7 +17,7 @@ import (
 
 // The definitions and the unit have all settings that install was given.
 func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
-	top, err := os.MkdirTemp("/dev/shm", "terok-") // of /tmp the service gets all
+	top, err := os.MkdirTemp("/dev/shm", "terok-") // for a file in /tmp, the service could write to all of /tmp
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 	}
 
 	r := Registration{
-		Binary: filepath.Join(t.TempDir(), binary), // systemd takes no odd one
+		Binary: filepath.Join(t.TempDir(), binary), // systemd accepts no odd path of a program
 		Settings: hook.Settings{
 			Tokens:  store.File{Path: filepath.Join(dir, "gate/tokens.json"), LockTimeout: 90 * time.Second},
 			LogFile: filepath.Join(top, "log"), EnvMode: "0440",
@@ -73,8 +73,8 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 	}
 }
 
-// From 4.8 on, podman adds our directory to the lists of other files. An older one knows
-// plain lists only, so ours replaces theirs.
+// From 4.8 on, podman adds our directory to the lists of other files. An older podman knows
+// plain lists only, so our list replaces theirs, and names their directories, too.
 func TestTheDropInKeepsOthersDirectoriesInForce(t *testing.T) {
 	for _, row := range []struct {
 		lists hookLists
@@ -101,7 +101,7 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 	stage := d.Stages[0]
 	own := map[string][]string{"prestart": {"--env-mode", "0440"}}
 	name := binary
-	if stage == "precreate" { // podman shows it when the hook fails, and not what that says
+	if stage == "precreate" { // if the hook fails, podman shows this name, and not the hook's error
 		name += " (to learn why: terok-gate why)"
 	}
 
@@ -111,7 +111,7 @@ func checkDefinition(t *testing.T, r Registration, f File) {
 	}
 
 	if d.Hook.Timeout <= int(r.Settings.Tokens.LockTimeout.Seconds())+10 {
-		t.Errorf("podman kills %s after %d s, when it waits %v and has not given up", f.Path, d.Hook.Timeout, r.Settings.Tokens.LockTimeout)
+		t.Errorf("podman kills %s after %d s, although it may wait %v for the lock", f.Path, d.Hook.Timeout, r.Settings.Tokens.LockTimeout)
 	}
 	if d.When.Annotations[`^terok\.[^./]*(/|$)`] != ".*" || !strings.Contains(f.Path, stage) {
 		t.Errorf("%s is for %v at %q", f.Path, d.When.Annotations, d.Stages)
@@ -123,8 +123,8 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	if !strings.HasPrefix(unit, mark) {
 		t.Errorf("the unit does not say whose it is: %s", unit)
 	}
-	// Token file and log file elsewhere can be written, and are in sight. The token
-	// file's own directory does not exist yet.
+	// The service sees and can write the token file and the log file, wherever they are.
+	// The token file's own directory does not exist yet.
 	directories := `"` + strings.NewReplacer("%", "%%", `"`, `\"`).Replace(filepath.Dir(filepath.Dir(r.Settings.Tokens.Path))) +
 		`" "` + filepath.Dir(r.Settings.LogFile) + `"`
 	if !place.User && (!strings.Contains(unit, "\nReadWritePaths="+directories+"\n") || !strings.Contains(unit, "\nProtectHome=no\n")) {
@@ -133,7 +133,7 @@ func checkUnit(t *testing.T, r Registration, place Place, unit string) {
 	verifyUnit(t, place, WatchUnitName, unit)
 }
 
-// verifyUnit has systemd read a unit.
+// verifyUnit checks a unit with systemd-analyze.
 func verifyUnit(t *testing.T, place Place, name, unit string) {
 	t.Helper()
 	testenv.Need(t, "systemd-analyze")

@@ -66,7 +66,8 @@ func TestAContainerReachesTheGateAndItsServicesAlone(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			// From another address: one that connects to its own port reaches itself.
+			// The socket gets another address, since a socket that connects to its own address and
+			// port reaches itself.
 			if err = unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 2}}); err == nil {
 				err = unix.Connect(socket, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
 			}
@@ -98,7 +99,7 @@ func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
 		reason string
 	}{
 		"revoked": {func(h *harness, c *container) { h.revoke(t, c) }, "the token was revoked"},
-		"another service's now": {func(h *harness, c *container) {
+		"for another service now": {func(h *harness, c *container) {
 			c.Gate.Services = map[string]string{"db": "127.0.0.1:4000"}
 			h.commit(t, c)
 		}, "the token is not for this service"},
@@ -109,7 +110,7 @@ func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
 		"frozen": {func(h *harness, c *container) {
 			must(t, h.tokens.EditFreezes(func(f *store.Freezes) bool { return f.SetProject("demo", true) }))
 		}, store.ErrFrozen.Error()},
-		"without the process": {func(h *harness, c *container) { c.End() }, "the token's process has ended"},
+		"the process ends":    {func(h *harness, c *container) { c.End() }, "the token's process has ended"},
 		"the forwarder stops": {func(h *harness, c *container) { h.Stop(ended()) }, "terok-gate forward stops"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -131,10 +132,10 @@ func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
 
 			end.end(h, c)
 			if _, err := conn.Read(hello); !isReset(err) {
-				t.Errorf("the container's end ends with %v", err)
+				t.Errorf("in the container, the connection ends with %v", err)
 			}
 			if err := <-cutService; !isReset(err) {
-				t.Errorf("the service's end ends with %v", err)
+				t.Errorf("at the service, the connection ends with %v", err)
 			}
 			if line := h.trailed(t, trail.Cut, 1)[0]; line.Error != end.reason || line.Bytes != 5 || line.Container != c.Container {
 				t.Errorf("the trail says %+v", line)
@@ -176,7 +177,7 @@ func TestContainersThatShareANetworkShareItsServices(t *testing.T) {
 	}
 }
 
-func TestAServiceThatIsDownIsAResetAndALine(t *testing.T) {
+func TestIfAServiceIsDownTheConnectionIsResetAndTheTrailSaysSo(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	h := open(t, map[string]forward.Target{"llm": {"unix", socket}}, nil)
 	c := h.start(t, h.container(t, nil, llm))
@@ -206,7 +207,7 @@ func TestAForwarderSaysWhetherItReachesAService(t *testing.T) {
 	}
 }
 
-func TestOnlyServicesThatThereAreAreServed(t *testing.T) {
+func TestOnlyServicesThatExistAreServed(t *testing.T) {
 	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0")}, nil)
 	c := h.container(t, nil, map[string]string{"db": "127.0.0.1:5432"})
 	if err := h.hook.Attach(c.Entry); err == nil || !strings.Contains(err.Error(), "terok-gate forward does not have the service") {
@@ -234,8 +235,8 @@ func TestAPortThatAnotherProgramHasIsRefused(t *testing.T) {
 	}
 }
 
-// Neither one that opens connections as fast as it can, nor one that does not read, nor one that
-// sends nothing keeps others from the service.
+// A container that opens connections as fast as it can, does not read and sends nothing does not
+// keep another container from the service.
 func TestAContainerThatFloodsLeavesTheServiceToOthers(t *testing.T) {
 	endless := service(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
 		for block := make([]byte, 1<<16); ; {
@@ -332,7 +333,7 @@ func TestNothingStaysOfContainersWithServices(t *testing.T) {
 	})
 }
 
-// What pipes a user's programs may have is limited for all of them together, git's included.
+// The kernel limits the pipes of all programs of a user together, and git needs pipes, too.
 func TestConnectionsThatWaitHoldNoPipes(t *testing.T) {
 	target := service(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
 		_, _ = conn.Write([]byte("hello"))

@@ -58,7 +58,7 @@ func isolateFrom(t *testing.T, process string) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := os.ReadFile(process + "/stat"); err != nil { // by which processes are judged
+	if _, err := os.ReadFile(process + "/stat"); err != nil { // the forwarder needs this file to check processes
 		t.Error(err)
 	}
 }

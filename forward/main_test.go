@@ -24,7 +24,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// must is for all that does not belong to what is tested.
+// must is for errors of steps that are not themselves tested.
 func must(t testing.TB, err error) {
 	t.Helper()
 	testenv.Must(t, err)
@@ -199,8 +199,8 @@ func (c *container) client(t *testing.T, service string) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// ends returns how a connection ends of which nothing is heard. One that is reset at once may end
-// before the container knows that it was made.
+// ends connects and returns how the connection ends. It is an error if anything is heard before
+// that. A connection that is reset at once may end before the container knows that it was made.
 func (c *container) ends(service string) error {
 	conn, err := c.dial(service)
 	if err != nil {
@@ -224,13 +224,13 @@ func (c *container) asks(service, what string) (string, error) {
 	if _, err := io.WriteString(conn, what); err != nil {
 		return "", err
 	}
-	_ = conn.(*net.TCPConn).CloseWrite() // for one that was reset meanwhile, reading has the reason
+	_ = conn.(*net.TCPConn).CloseWrite() // if the connection was reset meanwhile, ReadAll returns the reason
 	answer, err := io.ReadAll(conn)
 	return string(answer), err
 }
 
-// echo is a service that answers with what it hears, once it has heard all of it: it needs an end
-// that is closed for writing alone.
+// echo is a service that answers with what it hears, once it has heard all of it. So the client must
+// close its side for writing alone.
 func echo(t *testing.T, network, address string) forward.Target {
 	return service(t, network, address, func(conn net.Conn) {
 		heard, err := io.ReadAll(conn)

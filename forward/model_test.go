@@ -27,7 +27,7 @@ import (
 // model is a stub of a model's server, with the parts of OpenAI's API that a proxy can get wrong.
 type model struct {
 	key  string        // to be shown; empty for none
-	more chan struct{} // before each event of a stream but the first
+	more chan struct{} // received from after each event of a stream
 }
 
 func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -20,7 +20,7 @@ func TestAListenerAcceptsManyAtOnceAndThenOneInEachInterval(t *testing.T) {
 		}
 	}
 
-	now = now.Add(time.Hour) // makes up for no more than there may be at once
+	now = now.Add(time.Hour) // even then, no more than atOnce are accepted at once
 	for range atOnce {
 		next(now)
 	}

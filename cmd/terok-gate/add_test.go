@@ -21,7 +21,7 @@ func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
 	} {
 		installed := engines.Registration{Settings: hook.Settings{AllowProjects: row.allowed, AllowReads: row.read}}
 		if got := notAdmitted(installed, "demo"); got != row.want {
-			t.Errorf("of %q, to read %q, add says %q, want %q", row.allowed, row.read, got, row.want)
+			t.Errorf("with --allow-project %q and --allow-read %q, add says %q, want %q", row.allowed, row.read, got, row.want)
 		}
 	}
 }

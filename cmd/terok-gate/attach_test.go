@@ -9,7 +9,7 @@ import (
 )
 
 // A user who can write the token file can name any process there, and with it a network. Root
-// must not enter a network for that.
+// must not enter a network just because the token file names it.
 func TestAttachDoesNotGoByTheTokenFile(t *testing.T) {
 	dir := t.TempDir()
 	tokens := store.File{Path: filepath.Join(dir, "tokens.json")}

@@ -309,7 +309,7 @@ func TestAFullSystemLogDelaysNoCommand(t *testing.T) {
 	}
 }
 
-// The system log is where the hook's errors go, and must not be needed either.
+// The hook's errors go to the system log, but the hook must not need it.
 func TestWithoutASystemLogTheHookWorks(t *testing.T) {
 	withoutSystemLog(t)
 	tr := newTrial(t)

@@ -42,12 +42,12 @@ func TestCompletionReadsNeitherStandardInputNorTokenFile(t *testing.T) {
 		c := call{args: append(words, "--generate-bash-completion"), env: []string{"TEROK_GATE_TOKEN_FILE=" + poison}}
 		cmd := c.command(t)
 
-		stdin, unread, err := os.Pipe()
+		stdin, writer, err := os.Pipe()
 		must(t, err)
 		defer stdin.Close()
-		_, err = io.WriteString(unread, "all of it")
+		_, err = io.WriteString(writer, "all of it")
 		must(t, err)
-		unread.Close()
+		writer.Close()
 		cmd.Stdin = stdin
 
 		r := runProgram(t, cmd)

@@ -21,11 +21,11 @@ import (
 // The stories in testdata/gate use these beside testscript's own commands:
 //
 //	token project file        issues a token and writes it to a file
-//	revoke project            revokes a project's tokens
+//	revoke project            revokes the token that the command token issued for a project
 //	reached                   waits until the gate at $ADDRESS takes connections
 //	get file socket path      asks for a path through a unix socket, and writes the answer
 //	listens socket            waits until a gate takes hooks at a socket
-//	stop                      tells the gate in the background to stop, and waits for it
+//	stop                      tells the gate in the background to stop; wait waits for it
 func TestGateStories(t *testing.T) {
 	testenv.Need(t, "git")
 	tokens := func(ts *testscript.TestScript) store.File { return store.File{Path: ts.MkAbs("tokens/tokens.json")} }
@@ -34,7 +34,8 @@ func TestGateStories(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			// A port where no process listens; the story's gate is the next to ask for one.
+			// A port where no process listens. The story's gate should get it before
+			// another process does.
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				return err
@@ -74,7 +75,7 @@ func TestGateStories(t *testing.T) {
 					}
 					return err == nil
 				}) {
-					ts.Fatalf("the gate is not to be reached")
+					ts.Fatalf("the gate cannot be reached")
 				}
 			},
 			"listens": func(ts *testscript.TestScript, _ bool, args []string) {

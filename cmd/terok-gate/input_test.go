@@ -49,7 +49,7 @@ func (tr trial) stage(stdin string, args ...string) call {
 }
 
 // unchanged checks that a failing command left the token file as it was, the very
-// same file, and no env file.
+// same file, and that there is no env file.
 func (tr trial) unchanged(t *testing.T, before fs.FileInfo, content string) {
 	t.Helper()
 	now, err := os.ReadFile(tr.tokenFile)
@@ -73,7 +73,7 @@ func (tr trial) unchanged(t *testing.T, before fs.FileInfo, content string) {
 	}
 }
 
-// state is a state as crun writes it by hand, changed by edit.
+// state is crun's sample state, which has no pid, changed by edit.
 func state(t *testing.T, edit func(state, annotations map[string]any)) string {
 	t.Helper()
 	content, err := os.ReadFile("../../testdata/crun/prestart.json")
@@ -264,7 +264,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		{"annotations that are no strings", func(t *testing.T, _ trial) string {
 			return state(t, func(_, annotations map[string]any) { annotations["terok.task"] = 1 })
 		}, nil, "container state: json: cannot unmarshal number"},
-		{"a project that bytes of no character begin", func(t *testing.T, _ trial) string {
+		{"a project that begins with bytes of no character", func(t *testing.T, _ trial) string {
 			return strings.Replace(withKey(t, "id", "a"), `"demo"`, "\"\xff\xfedemo\"", 1)
 		}, nil, `refused: annotation terok.project: "`},
 		{"a project that is not admitted", with("id", "a"), []string{"--allow-project", "other", "--allow-project", "demo?"}, `refused: project "demo" is not among those`},
@@ -366,7 +366,7 @@ func TestABadStateAtPoststopChangesNothing(t *testing.T) {
 }
 
 // Every command that reads or changes the token file fails, names it, and leaves it
-// alone, the env file included that prestart had written already.
+// alone. The env file that prestart had written already is removed.
 func TestABadTokenFileIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	commands := map[string]call{

@@ -10,7 +10,7 @@ import (
 
 // Orphans stand out on a terminal, and only a terminal is sent colours.
 func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
-	systemLog.Need(t) // and so no /dev of our own
+	systemLog.Need(t) // if there is none, the tests have no /dev of their own, either
 	tokens := table{rows: []*row{{project: "a", state: "orphan"}, {project: "b", state: "unknown"}, {project: "c", state: "live"}}}
 
 	for _, row := range []struct {
@@ -18,8 +18,8 @@ func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 		want                []string // what each line begins with
 	}{
 		{"in colour", "xterm", "", []string{"PROJECT", "\x1b[31ma ", "\x1b[33mb ", "c "}},
-		{"not for who wants none", "xterm", "1", []string{"PROJECT", "a ", "b ", "c "}},
-		{"not on a dumb one", "dumb", "", []string{"PROJECT", "a ", "b ", "c "}},
+		{"without colour, with NO_COLOR", "xterm", "1", []string{"PROJECT", "a ", "b ", "c "}},
+		{"without colour, on a dumb terminal", "dumb", "", []string{"PROJECT", "a ", "b ", "c "}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("TERM", row.term)

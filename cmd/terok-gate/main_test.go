@@ -153,8 +153,8 @@ func (c call) command(t *testing.T) *exec.Cmd {
 func isStage(word string) bool { return slices.Contains(hook.Stages, word) }
 
 // errorLine checks that a failed command said one line of the form
-// "<program>: <command>: <what>: <why>". A stage says no more of what and why
-// than everybody may read: there the system log has it.
+// "<program>: <command>: <what>: <why>". A stage prints only what everybody may read.
+// Its whole error is in the system log.
 func (r result) errorLine(t *testing.T, command, what string) {
 	t.Helper()
 	line, rest, _ := strings.Cut(r.stderr, "\n")

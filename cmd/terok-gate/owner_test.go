@@ -13,7 +13,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// rootsDirectory is one of root's that everybody may pass, for a script to put something in.
+// rootsDirectory makes a directory of root's that everybody may enter, runs a script in it, and
+// returns its path.
 func rootsDirectory(t *testing.T, script string) string {
 	t.Helper()
 	testenv.NeedRoot(t)
@@ -42,12 +43,12 @@ func addTo(t *testing.T, dir string, args ...string) (said string, err error) {
 }
 
 func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
-	for name, script := range map[string]string{
+	for name, script := range map[string]string{ // who has the directory of repositories, and the source
 		"root's":                          "mkdir repos; " + aRepository,
 		"the gate's, from root's":         "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository,
 		"the gate's, from another user's": "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src",
 		"the gate's, from its own":        "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 1234 src",
-		"another user's, in root's":       "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src/.git; chmod 755 src",
+		"the gate's, from another user's .git in root's directory": "mkdir -m 700 repos; chown 1234 repos; umask 077; " + aRepository + "chown -R 4321 src/.git; chmod 755 src",
 	} {
 		dir := rootsDirectory(t, script)
 		if said, err := addTo(t, dir, "demo", filepath.Join(dir, "src")); err != nil {
@@ -63,7 +64,7 @@ func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := unix.Stat(filepath.Join(dir, "repos/demo.git/HEAD"), &head); err != nil || head.Uid != repos.Uid {
-			t.Errorf("%s: user %d has it, and user %d the directory: %v", name, head.Uid, repos.Uid, err)
+			t.Errorf("%s: HEAD belongs to user %d, and the directory of repositories to user %d: %v", name, head.Uid, repos.Uid, err)
 		}
 	}
 }
@@ -71,9 +72,9 @@ func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 // Root is told to copy another user's repository, which refers to one of root's.
 func TestAddCopiesNothingThatTheSourcesOwnerMayNotRead(t *testing.T) {
 	for name, script := range map[string]string{
-		"a directory elsewhere": "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
-		"a link":                "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
-		"a link to all":         "mkdir home; ln -s ../src home/theirs; chown -hR 1234 home; ln -s home/theirs theirs",
+		"a directory elsewhere":          "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
+		"a link":                         "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
+		"a link to the whole repository": "mkdir home; ln -s ../src home/theirs; chown -hR 1234 home; ln -s home/theirs theirs",
 	} {
 		dir := rootsDirectory(t, "mkdir repos; umask 077; "+aRepository+"umask 022; "+script)
 		if said, err := addTo(t, dir, "demo", filepath.Join(dir, "theirs")); err == nil {
@@ -95,8 +96,8 @@ func TestRootsAddRunsAsRootOnlyWhereOnlyRootCanReplaceTheDirectory(t *testing.T)
 	}
 }
 
-// A program of the gate's user could type into root's terminal, had it that.
-func TestRootsAddKeepsItsTerminal(t *testing.T) {
+// A program of the gate's user could type into root's terminal if it had that terminal.
+func TestRootsAddGivesTheGatesUserNoTerminalAndNoEnvironment(t *testing.T) {
 	dir := rootsDirectory(t, `mkdir -m 700 repos bin; chown 1234 repos; chmod 755 bin
 printf '#!/bin/sh\ncut -d" " -f6 /proc/self/stat >>'$PWD'/repos/sessions; env >>'$PWD'/repos/env; exec /usr/bin/git "$@"\n' >bin/git
 chmod 755 bin/git`)

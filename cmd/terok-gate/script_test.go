@@ -33,8 +33,8 @@ import (
 //	                          state made from the sample
 //	end name                  ends it
 //
-// and the conditions [root], [containers], [strace] and [machine-id]. What a story does
-// not tell for lack of one is left out as testenv has it.
+// and the conditions [root], [containers], [strace] and [machine-id]. If a condition does not
+// hold, the part of a story that needs it is left out: see testenv.LeaveOut.
 func TestStories(t *testing.T) {
 	// Another user has to reach the files.
 	work := t.TempDir()
@@ -52,7 +52,7 @@ func TestStories(t *testing.T) {
 				return err
 			}
 
-			// For where there is no PATH.
+			// For commands that run without a PATH.
 			env.Setenv("HOOK", hook)
 			env.Setenv("GATE", filepath.Join(filepath.Dir(hook), "terok-gate"))
 			env.Setenv("SAMPLES", filepath.Join(repository, "testdata"))
@@ -64,7 +64,7 @@ func TestStories(t *testing.T) {
 
 		Condition: func(condition string) (bool, error) {
 			var holds bool
-			var otherwise string // why there is no more of the story
+			var otherwise string // why a part of the story is left out
 
 			switch condition {
 			case "root":
@@ -96,8 +96,8 @@ func TestStories(t *testing.T) {
 	})
 }
 
-// issueCertificates fills a directory with certificates and keys: of host-a and repos, of host-a as
-// it must not be, and of two authorities.
+// issueCertificates fills a directory with certificates and keys: of host-a and repos, of two
+// authorities, and some that install must refuse for host-a.
 func issueCertificates(t *testing.T) (directory string) {
 	t.Helper()
 	directory = t.TempDir()

@@ -15,7 +15,7 @@ import (
 
 // A token that is typed or pasted at a prompt must not stay on the screen.
 func TestATokenIsAskedForAndNotShown(t *testing.T) {
-	systemLog.Need(t) // and so no /dev of our own
+	systemLog.Need(t) // if there is none, the tests have no /dev of their own, either
 	const token = "terok-g-0123456789abcdef0123456789abcdef"
 	for _, row := range []struct {
 		name, command, typed string
@@ -38,7 +38,7 @@ func TestATokenIsAskedForAndNotShown(t *testing.T) {
 		})
 	}
 
-	// The command inherits what is ignored, and not what is handled.
+	// The command inherits ignored signals, but not signal handlers.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, unix.SIGINT)
 	defer signal.Stop(caught)
