@@ -86,7 +86,7 @@ func validity(certificates ...*x509.Certificate) (v control.Validity) {
 	return v
 }
 
-// try asks the gate with the repositories for a project's refs, as a container's git would.
+// try asks the gate with the repositories for a project's refs, as this gate does for a container.
 func (e *elsewhere) try(ctx context.Context, project string) (t control.Tried) {
 	t.Address = e.url.Address(project)
 	fails := func(fault control.Fault, err error) control.Tried {
@@ -132,7 +132,8 @@ func (e *elsewhere) try(ctx context.Context, project string) (t control.Tried) {
 	return fails(control.Refused, refused)
 }
 
-// trial returns a request for a project's refs, from a caller that is not a container.
+// trial returns a request for a project's refs. It vouches for the task terok-gate-doctor instead of
+// a container's.
 func trial(address, project string) (*http.Request, error) {
 	request, err := http.NewRequest(http.MethodGet, "https://"+address+"/"+project+".git/info/refs?service="+string(uploadPack), nil)
 	if err != nil {
@@ -145,7 +146,7 @@ func trial(address, project string) (*http.Request, error) {
 	}.Set(request.Header)
 }
 
-// faultOf returns the kind of an error in connecting to the other gate.
+// faultOf returns the kind of an error in connecting to the other gate, or in reading its answer.
 func faultOf(err error) control.Fault {
 	var name *net.DNSError
 	var stranger *tls.CertificateVerificationError

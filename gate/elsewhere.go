@@ -72,8 +72,8 @@ func (v *visit) handOn(ctx context.Context) error {
 		return err
 	}
 
-	// If the gates of many hosts connect at once, connecting takes long. So it may take as long as
-	// the wait for a slot.
+	// If the gates of many hosts connect at once, connecting takes long. So it is given as much
+	// time as the wait for a slot.
 	connecting, done := context.WithTimeout(ctx, v.gate.slots.patience)
 	defer done()
 	conn, err := v.gate.elsewhere.identity.Dial(connecting, address)
@@ -234,7 +234,8 @@ func refusalFrom(answer *http.Response) error {
 	return refused
 }
 
-// cut ends the request at the other gate. It is called when ctx is done.
+// cut ends the request here and at the other gate. If the client has gone away, the other gate has
+// goneGrace to finish. cut is called when ctx is done.
 func (v *visit) cut(ctx context.Context, conn *mtls.Conn) {
 	if context.Cause(ctx) == context.Canceled { // the client has gone away, perhaps because it has all that it needs
 		v.w.leave()

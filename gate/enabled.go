@@ -18,24 +18,23 @@ import (
 	"time"
 )
 
-// disabled caches which services each repository's configuration disables, by the repository's
-// path.
+// disabled caches, for each repository, which services its configuration disables.
 type disabled struct {
 	mu    sync.Mutex
-	known map[string]services
+	known map[string]switchedOff // by the repository's path
 }
 
-type services struct {
-	version       advertisementVersion
-	at            time.Time
-	fetch, pushes bool // true if disabled
+type switchedOff struct {
+	version         advertisementVersion
+	at              time.Time
+	fetches, pushes bool
 }
 
 func disabledService(s service) *refusal {
 	return &refusal{code: http.StatusForbidden, text: "the repository's configuration disables this: http." + strings.ReplaceAll(s.command(), "-", "") + " is false"}
 }
 
-// check returns a refusal if the repository's configuration disables the service, by
+// check returns a refusal if the repository's configuration disables the service with
 // http.uploadpack or http.receivepack.
 func (d *disabled) check(ctx context.Context, git *runner, repo repository, who caller, asked service) error {
 	version, err := git.advertisementVersion(repo)
@@ -47,27 +46,28 @@ func (d *disabled) check(ctx context.Context, git *runner, repo repository, who 
 	known, ok := d.known[repo.path]
 	d.mu.Unlock()
 	if !ok || known.version != version || time.Since(known.at) > keptFor {
-		known = services{version: version, at: time.Now()}
-		if known.fetch, known.pushes, err = disabledIn(ctx, git, repo, who); err != nil {
+		known = switchedOff{version: version, at: time.Now()}
+		if known.fetches, known.pushes, err = disabledIn(ctx, git, repo, who); err != nil {
 			return err
 		}
 		d.mu.Lock()
 		if d.known == nil {
-			d.known = map[string]services{}
+			d.known = map[string]switchedOff{}
 		}
 		d.known[repo.path] = known
 		d.mu.Unlock()
 	}
 
-	if asked == uploadPack && known.fetch || asked == receivePack && known.pushes {
+	if asked == uploadPack && known.fetches || asked == receivePack && known.pushes {
 		return disabledService(asked)
 	}
 	return nil
 }
 
-// disabledIn returns which services the configuration disables. It starts git only if the
-// configuration may contain these settings.
-func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (fetch, pushes bool, err error) {
+// disabledIn returns whether the configuration disables fetches and pushes. It starts git only if
+// the repository's configuration file may set http.uploadpack or http.receivepack, itself or through
+// another file.
+func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (fetches, pushes bool, err error) {
 	text, err := os.ReadFile(filepath.Join(repo.path, "config"))
 	if err != nil {
 		return false, false, err
@@ -78,7 +78,7 @@ func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (
 		return false, false, nil
 	}
 
-	is := func(key string) (bool, error) {
+	isFalse := func(key string) (bool, error) {
 		config, err := git.start(repo, who, "", "config", "--type=bool", "--get", key)
 		if err != nil {
 			return false, err
@@ -90,10 +90,10 @@ func disabledIn(ctx context.Context, git *runner, repo repository, who caller) (
 		}
 		return strings.TrimSpace(string(said)) == "false", err
 	}
-	if fetch, err = is("http.uploadpack"); err == nil {
-		pushes, err = is("http.receivepack")
+	if fetches, err = isFalse("http.uploadpack"); err == nil {
+		pushes, err = isFalse("http.receivepack")
 	}
-	return fetch, pushes, err
+	return fetches, pushes, err
 }
 
 // withoutSigning returns the advertisement of receive-pack without push-cert, since the gate does
@@ -121,8 +121,8 @@ func (u *unsigned) Read(p []byte) (int, error) {
 	return u.ReadCloser.Read(p)
 }
 
-// begin reads up to the first packet with capabilities. If git's output is not packets, begin
-// leaves it as it is.
+// begin reads packets until one has capabilities, and takes push-cert out of that one. At a flush
+// packet, and where git's output is not packets, begin stops and changes nothing.
 func (u *unsigned) begin() {
 	for {
 		var raw bytes.Buffer

@@ -17,10 +17,11 @@ var errMalformed = errors.New("malformed commands of a push")
 // for a flush packet. Other special packets are errors, since a push has none.
 func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 	var header [4]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
+	n, err := io.ReadFull(r, header[:])
+	raw.Write(header[:n])
+	if err != nil {
 		return nil, err
 	}
-	raw.Write(header[:])
 
 	length, ok := packetLength(header[:])
 	if !ok || length > 0 && length <= 4 {

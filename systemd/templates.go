@@ -1,5 +1,6 @@
 // Package units holds the systemd units for the system and for a user. They work as they
-// are, with the default paths and settings. install writes them with others.
+// are, with the default paths and settings. The command terok-gate install writes copies with the
+// paths and settings of its installation.
 package units
 
 import "embed"

@@ -272,7 +272,7 @@ func notAdmitted(installed engines.Registration, project string) string {
 	for _, pattern := range append(slices.Clone(installed.Settings.AllowProjects), project) {
 		install = append(install, "--allow-project", pattern)
 	}
-	return fmt.Sprintf("the installed hooks admit no container of project %s; if they should: %s", project, printable.Shell(install...))
+	return fmt.Sprintf("the installed hooks let no container use project %s; to let containers of %[1]s use it: %[2]s", project, printable.Shell(install...))
 }
 
 // copying is the copy of a source into a new repository.

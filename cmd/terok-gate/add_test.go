@@ -16,7 +16,7 @@ func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
 		{[]string{"demo"}, nil, ""},
 		{[]string{"web-*", "d*"}, nil, ""},
 		{[]string{"web-*"}, []string{"lib", "d*"}, ""}, // a library
-		{[]string{"web-*", "it's"}, []string{"lib"}, "the installed hooks admit no container of project demo; if they should: " +
+		{[]string{"web-*", "it's"}, []string{"lib"}, "the installed hooks let no container use project demo; to let containers of demo use it: " +
 			`terok-gate install --allow-project 'web-*' --allow-project 'it'\''s' --allow-project demo`},
 	} {
 		installed := engines.Registration{Settings: hook.Settings{AllowProjects: row.allowed, AllowReads: row.read}}

@@ -41,7 +41,7 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 		{"create --project demo --task", "create: ", "flag needs an argument: --task"},
 		{"create --project demo --task 1 more", "create: ", `takes no argument "more"`},
 		{"create --project demo --task 1 --token-file f", "create: ", "flag provided but not defined: --token-file"},
-		{"create --project demo --task 1 --token-file=f", "create: ", "--token-file: it stands before the command, as in terok-gate --token-file ... create"},
+		{"create --project demo --task 1 --token-file=f", "create: ", "--token-file: put it before the command, as in terok-gate --token-file ... create"},
 		{"create --token-fiel f", "create: ", "flag provided but not defined: --token-fiel: see terok-gate create --help"},
 		{"create demo 1", "create: ", `takes no argument "demo"`},
 

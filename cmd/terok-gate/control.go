@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// listenForHooks opens the control socket. It refuses a path that other users can reach, since
-// a process that connects tells the gate which container a listener belongs to.
+// listenForHooks opens the control socket. It refuses a path that other users can reach: the gate
+// believes a process that connects when it says which container a listening socket belongs to.
 func listenForHooks(path string) (*net.UnixListener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // repository. It only prints an error, since the command has done its work. made is the name of the
 // added or renamed project, or "" after a removal.
 func updateDevices(command, made string) {
-	place, err := placeOfOurs()
+	place, err := engines.OwnPlace()
 	if err != nil {
 		return // nothing can be installed here
 	}

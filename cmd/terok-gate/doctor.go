@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"terok-gate-hook/doctor"
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/printable"
 )
 
@@ -34,7 +35,7 @@ func doctorCommand() *cli.Command {
 }
 
 func examine(c *cli.Context) error {
-	place, err := placeOfOurs()
+	place, err := engines.OwnPlace()
 	if err != nil {
 		return err
 	}

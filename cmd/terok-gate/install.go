@@ -49,7 +49,7 @@ func install(c *cli.Context, given hook.Settings) error {
 	// whatever root's umask is.
 	syscall.Umask(0o022)
 
-	place, err := placeOfOurs()
+	place, err := engines.OwnPlace()
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,6 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// placeOfOurs returns the place where this user's hooks are installed.
-func placeOfOurs() (engines.Place, error) { return engines.OwnPlace() }
-
 // hookBinary returns the path of terok-gate-hook, which is installed beside this program.
 func hookBinary() (string, error) {
 	self, err := os.Executable()
@@ -28,15 +25,15 @@ func hookBinary() (string, error) {
 	return hook, nil
 }
 
-// repositoryGate returns the URL of the gate to which the installed gate hands requests on, or ""
-// if it hands none on.
+// repositoryGate returns the URL of the gate that has the repositories, on another machine. It is ""
+// if the installed gate has them itself.
 func repositoryGate() string {
 	return installed().Fleet.RepositoryGate
 }
 
 // installed returns what this user has installed, as far as it can be read.
 func installed() engines.Registration {
-	place, err := placeOfOurs()
+	place, err := engines.OwnPlace()
 	if err != nil {
 		return engines.Registration{} // nothing can be installed here
 	}
@@ -57,13 +54,14 @@ func onInstalled(command *cli.Command) *cli.Command {
 	return command
 }
 
-// asInstalled sets --token-file and --log-file to the files of the installed hooks, unless the command
-// line or the environment names other files. If create uses the token file of hooks with --hashed,
-// asInstalled also sets --hashed unless the command line does.
+// asInstalled sets --token-file and --log-file to the files of the installed hooks, unless the
+// command line or the environment names other files. If the hooks were installed with --hashed, and
+// the command is create and uses their token file, asInstalled also sets --hashed, unless the command
+// line does.
 func asInstalled(c *cli.Context) error {
 	settings := installed().Settings
-	theirs := c.String("token-file") == "" || c.String("token-file") == settings.Tokens.Path
-	if theirs && settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
+	hooksFile := c.String("token-file") == "" || c.String("token-file") == settings.Tokens.Path
+	if hooksFile && settings.Hashed && c.Command.Name == "create" && !c.IsSet("hashed") {
 		if err := c.Set("hashed", "true"); err != nil {
 			return err
 		}

@@ -4,8 +4,8 @@
 // Each command has a file with its flags and its action. Other packages do the work. Results
 // go to standard output, everything else to standard error. An error is one line,
 // "terok-gate: <command>: <what>: <why>". The exit status is 0 for success, 1 for failure and
-// 2 for a usage error. "terok-gate who" exits with 3 if nothing in the trail brought the
-// commit in.
+// 2 for a usage error. "terok-gate who" exits with 3 if the trail (the log file) does
+// not show what brought the commit in.
 package main
 
 import (
@@ -59,8 +59,8 @@ func main() {
 // runCommand runs a command line, which begins with the program's name, and returns the exit
 // status.
 func runCommand(args []string) (status int) {
-	// If standard output is closed, a write fails with an error. SIGPIPE would end the process
-	// instead, perhaps after a change that it has not reported.
+	// A write to a pipe that nobody reads any more then returns an error. SIGPIPE would end the
+	// process, perhaps after it has changed something that it has not reported yet.
 	signal.Ignore(syscall.SIGPIPE)
 
 	args = misuse.WordsAsFlags(args)
@@ -78,7 +78,8 @@ func runCommand(args []string) (status int) {
 	return exitFailed
 }
 
-// newApp makes the command line. Its usage errors quote flags as args has them.
+// newApp makes the application, with all commands and flags. Its usage errors show a flag as the
+// user typed it in args.
 func newApp(args []string) *cli.App {
 	var given hook.Settings
 	app := &cli.App{
@@ -87,8 +88,8 @@ func newApp(args []string) *cli.App {
 		Description:     description,
 		Version:         version.String(),
 		HideHelpCommand: true,
-		// For the scripts in completions: if --generate-bash-completion is the last argument, the
-		// program prints the words that could stand in its place.
+		// For the scripts in the directory completions: if --generate-bash-completion is the last
+		// argument, the program prints the words that could stand in its place.
 		EnableBashCompletion: true,
 		// A pattern may contain commas.
 		DisableSliceFlagSeparator: true,
@@ -142,8 +143,8 @@ func in(category string, command *cli.Command) *cli.Command {
 	return command
 }
 
-// finish makes a command's errors begin with its name and say what to do. A command without an
-// ArgsUsage then refuses arguments.
+// finish makes a command's errors begin with the command's name and say what to do. It also makes a
+// command without an ArgsUsage refuse arguments.
 func finish(command *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	command.HideHelpCommand = true
 	command.OnUsageError = onUsageError
@@ -183,7 +184,7 @@ func explainMisuse(args []string) cli.OnUsageErrorFunc {
 		name := c.Command.Name
 		_, unknown, _ := strings.Cut(text, "flag provided but not defined: --")
 		if isCommon(unknown) {
-			return misuse.Errorf("%s: %s: it stands before the command, as in terok-gate --%s ... %[1]s", name, text, unknown)
+			return misuse.Errorf("%s: %s: put it before the command, as in terok-gate --%s ... %[1]s", name, text, unknown)
 		}
 		return misuse.Errorf("%s: %s: see terok-gate %[1]s --help", name, text)
 	}

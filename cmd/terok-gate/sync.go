@@ -110,7 +110,7 @@ func syncRegularly(c *cli.Context) error {
 	case every != 0 && every < time.Minute:
 		return misuse.Errorf("--every %s: a minute at least, or 0 for never", every)
 	}
-	place, err := placeOfOurs()
+	place, err := engines.OwnPlace()
 	if err != nil {
 		return err
 	}

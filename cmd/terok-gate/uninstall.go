@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"terok-gate-hook/engines"
 	"terok-gate-hook/internal/trail"
 	"terok-gate-hook/store"
 )
@@ -25,7 +26,7 @@ func uninstallCommand() *cli.Command {
 }
 
 func uninstall(c *cli.Context) error {
-	place, err := placeOfOurs()
+	place, err := engines.OwnPlace()
 	if err != nil {
 		return err
 	}

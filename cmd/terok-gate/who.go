@@ -143,7 +143,7 @@ func printBrought(c *cli.Context, commit string, e trail.Event) error {
 func trails(c *cli.Context) []string {
 	ours := logFile(c.String("log-file"))
 	gates := filepath.Join(filepath.Dir(ours), "gate", filepath.Base(ours))
-	if place, err := placeOfOurs(); err == nil && !place.User {
+	if place, err := engines.OwnPlace(); err == nil && !place.User {
 		if installed, there, _ := place.Registration(); there && installed.Gate && installed.Settings.LogFile == ours {
 			gates = engines.GateLog
 		}

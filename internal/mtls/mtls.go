@@ -1,6 +1,7 @@
-// Package mtls authenticates gates on different machines to each other. They use TLS 1.3, and both
-// sides have certificates of the same authority. The files are read again when they change, so
-// certificates may be short-lived. If new files cannot be used, the old certificates stay in force.
+// Package mtls authenticates gates on different machines to each other. They use TLS 1.3, and the
+// same authority has signed the certificates of both sides. The files are read again when they
+// change, so certificates may be short-lived. If new files cannot be used, the old certificates stay
+// in force.
 package mtls
 
 import (
@@ -76,8 +77,8 @@ func (i *Identity) current() loaded {
 	return i.now
 }
 
-// Server returns the configuration of a server that requires a certificate of the authority
-// from each client, and speaks HTTP/1.1 alone.
+// Server returns the configuration of a server that requires from each client a certificate that
+// the authority has signed, and speaks HTTP/1.1 alone.
 func (i *Identity) Server() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
