@@ -5,6 +5,7 @@ package gate
 import (
 	"net/http"
 
+	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/store"
 )
@@ -16,7 +17,7 @@ import (
 // The gate looks for the repository only afterwards, so a refusal does not reveal whether the
 // repository exists.
 func (g *Gate) judge(r *http.Request, asked route) (p permit, _ *refusal) {
-	if r.TLS != nil {
+	if mtls.PeerOf(r.Context()) != nil {
 		return g.judgeVoucher(r, asked)
 	}
 

@@ -5,6 +5,7 @@ package mtls
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -28,7 +29,7 @@ const connectTimeout = 5 * time.Second
 
 // watched is a connection that is closed when the other machine has vanished.
 type watched struct {
-	*net.TCPConn
+	batch
 	seen    silence
 	closed  atomic.Bool
 	onClose func() // called once, unless it is nil
@@ -104,10 +105,38 @@ func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	return l.(*net.TCPListener), nil
 }
 
-// Conn is a connection to another gate.
+// Conn is a connection between two gates. Only one goroutine at a time may write to it.
 type Conn struct {
 	*tls.Conn
 	tcp *watched
+}
+
+// Write writes all records of p with one system call, or few.
+func (c *Conn) Write(p []byte) (int, error) {
+	if len(p) <= recordSize {
+		return c.Conn.Write(p)
+	}
+	c.tcp.hold()
+	n, err := c.Conn.Write(p)
+	if failed := c.tcp.release(); failed != nil {
+		return 0, failed
+	}
+	return n, err
+}
+
+// peerKey is the key of a peer's certificate in the context of requests.
+type peerKey struct{}
+
+// ConnContext is the ConnContext of an [http.Server] whose listener is from [Identity.NewListener].
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, c.(*Conn).ConnectionState().PeerCertificates[0])
+}
+
+// PeerOf returns the certificate of the gate that a request came from, by the request's context. It
+// returns nil if the request did not come from another gate.
+func PeerOf(ctx context.Context) *x509.Certificate {
+	certificate, _ := ctx.Value(peerKey{}).(*x509.Certificate)
+	return certificate
 }
 
 // Dial connects to another gate. A gate that has many connections may begin the handshake late; ctx
@@ -125,7 +154,7 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 		return nil, err
 	}
 
-	tcp := &watched{TCPConn: conn.(*net.TCPConn)}
+	tcp := &watched{batch: batch{TCPConn: conn.(*net.TCPConn)}}
 	c := &Conn{tls.Client(tcp, i.Client(host)), tcp}
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = tcp.Close()

@@ -92,8 +92,8 @@ var (
 	errShare = errors.New("this host has a quarter of all connections, which is the most for one host")
 )
 
-// NewListener returns a listener for an [http.Server]. It accepts TLS connections from gates that
-// have a certificate of the authority. At most limit accepted connections are open at once, and a
+// NewListener returns a listener for an [http.Server] with [ConnContext]. It accepts TLS connections
+// from gates that have a certificate of the authority. At most limit accepted connections are open at once, and a
 // quarter of these from one host. Further ones wait. failed is called with the error of each failed
 // handshake, which may quote the peer.
 func (i *Identity) NewListener(l *net.TCPListener, limit int, failed func(error)) net.Listener {
@@ -217,7 +217,7 @@ func (s *shaking) Read(p []byte) (int, error) {
 
 // shake performs the handshake of a connection, and then offers the connection.
 func (l *listener) shake(one *waiting) {
-	tcp := &shaking{watched: &watched{TCPConn: one.conn}, listener: l, waiting: one}
+	tcp := &shaking{watched: &watched{batch: batch{TCPConn: one.conn}}, listener: l, waiting: one}
 	conn := tls.Server(tcp, l.config)
 	release, err := l.admit(one, conn)
 	tcp.end()
@@ -233,7 +233,7 @@ func (l *listener) shake(one *waiting) {
 
 	tcp.onClose = release
 	tcp.watch()
-	if !l.offer(conn, nil) {
+	if !l.offer(&Conn{conn, tcp.watched}, nil) {
 		_ = tcp.Close()
 	}
 }

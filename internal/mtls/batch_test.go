@@ -1,0 +1,90 @@
+package mtls
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"net"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terok-gate-hook/internal/testenv"
+)
+
+func TestWhatIsSentArrivesWhateverItsSize(t *testing.T) {
+	authority := testenv.NewAuthority(t, t.TempDir())
+	identity := func(name string) *Identity {
+		cert, key := authority.Issue(t, name, nil, name)
+		i, err := New(cert, key, authority.CA)
+		testenv.Must(t, err)
+		return i
+	}
+	tcp, err := Listen(t.Context(), "127.0.0.1:0")
+	testenv.Must(t, err)
+	l := identity("repos").NewListener(tcp, 8, func(err error) { t.Error(err) })
+	defer l.Close()
+	go testenv.Accept(l, func(conn net.Conn) { _, _ = io.CopyBuffer(conn, onlyReader{conn}, make([]byte, 100_000)) })
+	conn, err := identity("host-a").Dial(t.Context(), tcp.Addr().String())
+	testenv.Must(t, err)
+	defer conn.Close()
+
+	sent := make([]byte, 8<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(sent)
+	go func() {
+		sizes := []int{1, 1000, recordSize, recordSize + 1, batchSize - 16, batchSize, 3 * batchSize}
+		for left := sent; len(left) > 0; {
+			n := min(len(left), sizes[rand.IntN(len(sizes))])
+			if _, err := conn.Write(left[:n]); err != nil {
+				t.Error(err)
+				return
+			}
+			left = left[n:]
+		}
+	}()
+	got := make([]byte, len(sent))
+	_, err = io.ReadFull(conn, got)
+	testenv.Must(t, err)
+	if !bytes.Equal(got, sent) {
+		t.Error("what came back is not what was sent")
+	}
+}
+
+// onlyReader hides all other methods of a connection, so that io.CopyBuffer uses its buffer.
+type onlyReader struct{ io.Reader }
+
+func TestWhatIsHeldIsSentAtOnce(t *testing.T) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	testenv.Must(t, err)
+	defer l.Close()
+	from, err := net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr))
+	testenv.Must(t, err)
+	defer from.Close()
+	to, err := l.AcceptTCP()
+	testenv.Must(t, err)
+	defer to.Close()
+
+	b := batch{TCPConn: from}
+	b.hold()
+	for range 3 {
+		_, err := b.Write(make([]byte, recordSize))
+		testenv.Must(t, err)
+	}
+	if n := unread(t, to); n != 0 {
+		t.Errorf("%d bytes were sent before the release", n)
+	}
+	testenv.Must(t, b.release())
+	testenv.Eventually(t, "all has arrived", func() bool { return unread(t, to) == 3*recordSize })
+}
+
+// unread returns how many bytes have arrived and were not read.
+func unread(t *testing.T, conn *net.TCPConn) (n int) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	testenv.Must(t, err)
+	testenv.Must(t, raw.Control(func(fd uintptr) {
+		n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	}))
+	testenv.Must(t, err)
+	return n
+}
