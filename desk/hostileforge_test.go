@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -134,7 +135,25 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 	secret.set(secret.forge, "refs/heads/secret", "secret")
 	var asked atomic.Bool
 	elsewhere := hostileForge(secret, func(http.ResponseWriter, *http.Request) bool { asked.Store(true); return false })
-	for _, to := range []string{elsewhere.Source, "file://" + secret.forge, "ext::touch ran", "git://127.0.0.1:1/x"} {
+	daemon, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { daemon.Close() })
+	go func() {
+		for {
+			conn, err := daemon.Accept()
+			if err != nil {
+				return
+			}
+			asked.Store(true)
+			conn.Close()
+		}
+	}()
+	ran := filepath.Join(t.TempDir(), "ran")
+	const redirected = "the forge redirects this address, and redirects are not followed"
+	// The rest of the path is a second argument of touch.
+	for _, to := range []string{elsewhere.Source, "file://" + secret.forge, "ext::touch " + ran + " ", "git://" + daemon.Addr().String() + "/x"} {
 		w := history(t)
 		w.set(w.gate, "refs/heads/agent", "x")
 		var service atomic.Value
@@ -147,7 +166,7 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 			return true
 		})
 		err := w.attempt(s)
-		if err == nil || !strings.Contains(err.Error(), "the forge redirects this address, and redirects are not followed") {
+		if err == nil || !strings.Contains(err.Error(), redirected) {
 			t.Errorf("%s: %v", to, err)
 		}
 
@@ -160,10 +179,10 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.Release(t.Context(), false, t.Output()); err == nil || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: the release's error is %v, and should be one line", to, err)
+		if err := o.Release(t.Context(), false, t.Output()); err == nil || !strings.Contains(err.Error(), redirected) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: the release's error is %v, and should say in one line that the forge redirects", to, err)
 		}
-		if asked.Load() || w.at(w.gate, "refs/heads/secret") != "" {
+		if _, err := os.Stat(ran); err == nil || asked.Load() || w.at(w.gate, "refs/heads/secret") != "" {
 			t.Errorf("%s: git went there", to)
 		}
 
