@@ -197,8 +197,10 @@ func TestDoctorSpeaksOfNoProcessThatIsGone(t *testing.T) {
 		return pid != 0 || err != nil
 	})
 
-	for _, f := range p.examine(t, nil) {
-		if f.Check == "lock" && (f.State != Broken || !strings.Contains(f.Remedy, "fuser -v "+p.tokens+".lock")) {
+	found := p.examine(t, nil)
+	finds(t, found, "lock", Broken, "held for more than 2s by another process")
+	for _, f := range found {
+		if f.Check == "lock" && !strings.Contains(f.Remedy, "fuser -v "+p.tokens+".lock") {
 			t.Errorf("%+v", f)
 		}
 	}

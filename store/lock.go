@@ -102,8 +102,8 @@ func (f File) CheckLock() error {
 type HeldError struct {
 	Lock    string        // the lock file's path
 	Limit   time.Duration // how long the change waited
-	PID     int           // of the process that took the lock; 0 if that process cannot be seen from here
-	Program string        // the name of that process, which the process can choose; empty if the process is gone
+	PID     int           // of the process that took the lock; 0 if that process is gone or cannot be seen from here
+	Program string        // the name of that process, which the process can choose; empty if it cannot be read
 }
 
 func (e *HeldError) Error() string {
@@ -122,7 +122,7 @@ func (e *HeldError) Holder() string {
 	return fmt.Sprintf("lock file %s: held for more than %v by %s", e.Lock, e.Limit, by)
 }
 
-// holderOf returns the process that took the lock (proc_locks(5)). That process may have
+// holderOf returns the process that took the lock (proc_locks(5)). It returns 0 if that process has
 // ended and left the lock to its children.
 func holderOf(path string) (pid int, program string) {
 	info, err := os.Stat(path)
@@ -146,6 +146,9 @@ func holderOf(path string) (pid int, program string) {
 			continue
 		}
 
+		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return 0, ""
+		}
 		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		return pid, strings.TrimSpace(string(name))
 	}
