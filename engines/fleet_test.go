@@ -25,28 +25,33 @@ func TestTheUnitOfAGateOfSeveralMachinesHasANetwork(t *testing.T) {
 		testenv.Must(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755))
 	}
 
-	const network = "\nPrivateNetwork=no\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n"
+	const network, addresses = "\nPrivateNetwork=no\n", "\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n"
 	for _, row := range []struct {
-		fleet Fleet
-		want  []string
+		fleet  Fleet
+		want   []string
+		system []string // only in the system's unit
 	}{
-		{Fleet{}, []string{"\nPrivateNetwork=yes\nRestrictAddressFamilies=AF_UNIX\n", "\nReadWritePaths=\"/var/lib\" \"/srv\"\n", "\nProtectHome=no\n"}},
+		{Fleet{}, []string{"\nRestrictAddressFamilies=AF_UNIX\n"}, []string{"\nPrivateNetwork=yes\n", "\nReadWritePaths=\"/var/lib\" \"/srv\"\n", "\nProtectHome=no\n"}},
 		{Fleet{RepositoryGate: "https://{project}.example:9419", Cert: "/etc/a/c 100%.pem", Key: "/etc/a/k", CA: "/etc/a/ca"}, []string{
 			`"serve" "--repository-gate" "https://{project}.example:9419" "--tls-cert" "/etc/a/c 100%%.pem" "--tls-key" "/etc/a/k" "--tls-ca" "/etc/a/ca" "--control" "/run/terok-gate/control"` + "\n",
-			network, "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n", "\nPrivateTmp=yes\n",
-		}},
+			addresses,
+		}, []string{network, "\nReadWritePaths=\"/var/lib\"\n", "\nProtectHome=yes\n", "\nPrivateTmp=yes\n"}},
 		{Fleet{Listen: ":9419", VouchFile: "/tmp/vouch", Cert: "/root/c", Key: "/etc/a/k", CA: "/etc/a/ca"}, []string{
 			`"serve" "--repos" "/srv/repos" "--tls-listen" ":9419" "--vouch-file" "/tmp/vouch" "--tls-cert" "/root/c" "--tls-key" "/etc/a/k" "--tls-ca" "/etc/a/ca" "--control" `,
-			network, "\nReadWritePaths=\"/var/lib\" \"/srv\"\n", "\nProtectHome=no\n", "\nPrivateTmp=no\n",
-		}},
+			addresses,
+		}, []string{network, "\nReadWritePaths=\"/var/lib\" \"/srv\"\n", "\nProtectHome=no\n", "\nPrivateTmp=no\n"}},
 	} {
 		r.Fleet = row.fleet
 		for _, place := range []Place{{Units: t.TempDir()}, {Units: t.TempDir(), User: true}} {
 			content, err := r.unit(GateUnitName, place)
 			testenv.Must(t, err)
 			unit := string(content)
-			for _, part := range row.want {
-				if !strings.Contains(unit, part) && !place.User {
+			want := row.want
+			if !place.User {
+				want = slices.Concat(want, row.system)
+			}
+			for _, part := range want {
+				if !strings.Contains(unit, part) {
 					t.Errorf("the unit has no %q:\n%s", part, unit)
 				}
 			}
