@@ -355,7 +355,7 @@ func (m *machine) must(t *testing.T, user, script string) string {
 // eventually waits until the script succeeds, as root and without a log-in.
 func (m *machine) eventually(t *testing.T, script string) {
 	t.Helper()
-	testenv.Eventually(t, "in the machine: "+script, func() bool {
+	testenv.Eventually(t, "this succeeds in the machine: "+script, func() bool {
 		_, err := m.enter("sh", "-ec", script)
 		if err != nil {
 			time.Sleep(50 * time.Millisecond) // leaves the processor to the machine

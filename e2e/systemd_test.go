@@ -94,7 +94,7 @@ func (a account) revokes(t *testing.T, tokenFile string) (id string) {
 		t.Fatalf("%s: the container has no token in %s", a.user, tokenFile)
 	}
 	a.kill(t, id)
-	testenv.Eventually(t, a.user+": the service revokes the dead container's token", func() bool { return !a.has(t, tokenFile, id) })
+	testenv.Eventually(t, "the service of "+a.user+" revokes the dead container's token", func() bool { return !a.has(t, tokenFile, id) })
 	a.eventually(t, fmt.Sprintf("journalctl --output cat --identifier terok-gate %s | grep swept.*%s", a.journal, id))
 	return id
 }
@@ -294,7 +294,7 @@ func TestARefusalHasAReasonWherePeopleLook(t *testing.T) {
 		const reason = `(refused) project "demo" task "1"
     precreate: refused: annotation "terok.acess" is not known: use `
 		for _, places := range []string{"", "TEROK_GATE_LOG_FILE=/nonexistent "} {
-			testenv.Eventually(t, a.user+": "+places+"why knows of the refusal", func() bool {
+			testenv.Eventually(t, places+"why knows of the refusal of "+a.user+"'s container", func() bool {
 				_, err := m.sh(a.user, places+"terok-gate why refused")
 				return err == nil
 			})
