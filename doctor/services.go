@@ -16,6 +16,7 @@ import (
 	"terok-gate-hook/engines"
 	"terok-gate-hook/hook"
 	"terok-gate-hook/internal/control"
+	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/version"
 )
 
@@ -101,8 +102,11 @@ func (e *examination) noForward(socket string, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		reason = socket + " does not exist"
-	case errors.Is(err, unix.ECONNREFUSED):
+	case errors.Is(err, unix.ECONNREFUSED) && isSocket(socket):
 		reason = socket + " was left by a terok-gate forward that was killed"
+	case errors.Is(err, unix.ECONNREFUSED):
+		e.broken(socket+" is not a socket of terok-gate forward", printable.Shell("mv", socket, socket+".away")+" && "+e.startForward())
+		return
 	}
 	e.broken("terok-gate forward does not answer: "+reason+"; without terok-gate forward, no container that asks for a service starts", e.startForward())
 }

@@ -181,9 +181,9 @@ func (e *examination) noGate(err error) {
 		return
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		runs = fmt.Sprintf("no gate listens: %s does not exist", socket)
-	case errors.Is(err, unix.ECONNREFUSED):
+	case errors.Is(err, unix.ECONNREFUSED) && isSocket(socket):
 		runs = fmt.Sprintf("no gate listens: %s was left by a gate that was killed", socket)
-	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
 		e.broken(fmt.Sprintf("%s is not a gate's socket", socket), printable.Shell("mv", socket, socket+".away")+" && "+e.startGate())
 		return
 	default: // it may hang
@@ -197,6 +197,13 @@ func (e *examination) noGate(err error) {
 		return
 	}
 	e.broken(runs, e.startGate())
+}
+
+// isSocket reports whether the path leads to a socket. If it leads to another file, the kernel refuses
+// a connection in the same way as for a socket where nobody listens.
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&fs.ModeSocket != 0
 }
 
 // gateBinary returns the path of the gate's program, which belongs beside the hooks' program.

@@ -124,7 +124,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
 			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
-		{"a file in the socket's place", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s was left by a gate that was killed", "serve --control"},
+		{"a file in the socket's place", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s is not a gate's socket", "mv %[1]s %[1]s.away && "},
 		{"a socket of another kind", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)
 			must(t, err)
@@ -394,6 +394,11 @@ func TestDoctorTriesServicesOfTheHost(t *testing.T) {
 	finds(t, found, "services", Broken, "terok-gate forward does not have service db, and a container that asks for it does not start")
 	stop()
 	finds(t, s.check("terok-gate", "services"), "services", Broken, " was left by a terok-gate forward that was killed;")
+	socket := control.ForwardSocket(s.socket)
+	must(t, os.Remove(socket))
+	must(t, os.WriteFile(socket, nil, 0o600))
+	finds(t, s.check("terok-gate", "services"), "services", Broken, socket+" is not a socket of terok-gate forward")
+	must(t, os.Remove(socket))
 
 	stop = s.forward(t, both)
 	finds(t, s.check("terok-gate", "services"), "services", Warning, "service db: dial unix "+db+": connect: no such file or directory")
