@@ -361,7 +361,7 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 			}
 		}
 
-		refuse("hostile", "is taken in the container's network, and not by the gate", "--network", "container:"+neighbour.id)
+		refuse("hostile", "another program in the container's network uses the gate's address", "--network", "container:"+neighbour.id)
 		refuse("host", "give the container a network of its own, as --network none does", "--network", "host")
 
 		s.endGate()

@@ -296,7 +296,7 @@ func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 				h.write(t, filepath.Join(h.config, row.path), row.content)
 				before := h.settings(t)
 				out, err := h.sh(h.terokGate(t, installFlags))
-				if err == nil || !strings.Contains(out, row.path+" is there and not ours") || !strings.Contains(out, row.add) {
+				if err == nil || !strings.Contains(out, row.path+" exists, and terok-gate did not write it") || !strings.Contains(out, row.add) {
 					t.Errorf("install says %q", out)
 				}
 				h.must(t, h.terokGate(t, "uninstall"))

@@ -38,7 +38,9 @@ func (p Plan) Make() (directories []string) {
 // theirs.
 type ForeignError struct{ Files []File }
 
-func (e *ForeignError) Error() string { return e.Files[0].Path + " is there and not ours" }
+func (e *ForeignError) Error() string {
+	return e.Files[0].Path + " exists, and terok-gate did not write it"
+}
 
 // ErrAnyProject is wrapped by an error about a podman that would let the author of an image choose
 // the project.

@@ -230,7 +230,7 @@ func TestAPortThatAnotherProgramHasIsRefused(t *testing.T) {
 		}
 		return err
 	}))
-	if err := h.hook.Attach(c.Entry); err == nil || !strings.Contains(err.Error(), "the service's address is taken in the container's network, and not by terok-gate forward") {
+	if err := h.hook.Attach(c.Entry); err == nil || !strings.Contains(err.Error(), "another program in the container's network uses the service's address") {
 		t.Errorf("the hook is told %v", err)
 	}
 }

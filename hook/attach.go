@@ -23,11 +23,11 @@ import (
 var (
 	ErrNoGate      = control.ErrNoGate
 	ErrHostNetwork = errors.New("the container is in the host's network, where every process could reach the gate")
-	ErrTaken       = errors.New("the gate's address is taken in the container's network, and not by the gate")
+	ErrTaken       = errors.New("another program in the container's network uses the gate's address")
 	ErrNotAlone    = errors.New("the container shares its network, and without a token the gate cannot tell who asks")
 
 	ErrNoForward      = errors.New("terok-gate forward does not answer")
-	ErrServiceTaken   = errors.New("the service's address is taken in the container's network, and not by terok-gate forward")
+	ErrServiceTaken   = errors.New("another program in the container's network uses the service's address")
 	ErrUnknownService = errors.New("terok-gate forward does not have the service")
 )
 

@@ -21,7 +21,7 @@ import (
 )
 
 // errNoService is wrapped by a refusal because of [Settings.AllowServices].
-var errNoService = errors.New("not among those that the project may use")
+var errNoService = errors.New("the project may not use")
 
 // mostServices is the largest number of services.
 const mostServices = 16
@@ -141,7 +141,7 @@ func (s Settings) service(name, project string) (Service, error) {
 			continue
 		}
 		if !s.admitsService(name, project) {
-			return service, instead("a service is "+text(errNoService.Error()), fmt.Errorf("service %q is %w", name, errNoService))
+			return service, instead(text(errNoService.Error())+" a service that the container asks for", fmt.Errorf("%w service %q", errNoService, name))
 		}
 		return service, nil
 	}

@@ -112,8 +112,8 @@ func TestAContainerGetsTheServicesThatItsProjectMayUse(t *testing.T) {
 		{"demo", "vector-db llm", "vector-db llm", ""},
 		{"demo", "", "", ""},
 		{"web", "llm", "llm", ""},
-		{"web", "llm,vector-db", "", `annotation terok.services: service "vector-db" is not among those that the project may use by --allow-service`},
-		{"other", "llm", "", `annotation terok.services: service "llm" is not among those that the project may use by --allow-service`},
+		{"web", "llm,vector-db", "", `annotation terok.services: the project may not use service "vector-db": see --allow-service`},
+		{"other", "llm", "", `annotation terok.services: the project may not use service "llm": see --allow-service`},
 		{"demo", "cache", "", `annotation terok.services: service "cache" is not among those of this host`},
 		{"demo", "LLM", "", `annotation terok.services: service "LLM" is not among those of this host`},
 		{"demo", "llm,llm", "", `annotation terok.services: service "llm" is named twice`},
@@ -223,7 +223,7 @@ func TestWithoutTheForwardersYesThereIsNoToken(t *testing.T) {
 		"one without the service": {func(control.Request, int) string { return `{"version":1,"refused":"service"}` },
 			"refused: terok-gate forward does not have the service", ErrUnknownService, ": start it again with the --service flags that the hooks have, as terok-gate install does"},
 		"another program at its port": {func(control.Request, int) string { return `{"version":1,"refused":"taken"}` },
-			"refused: the service's address is taken in the container's network, and not by terok-gate forward", ErrServiceTaken, ": see who listens there, or choose another port with --service NAME=PORT:ADDRESS"},
+			"refused: another program in the container's network uses the service's address", ErrServiceTaken, ": see who listens there, or choose another port with --service NAME=PORT:ADDRESS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -22,7 +22,7 @@ func WayOut(err error) string {
 	case errors.Is(err, errNoEnvDir):
 		return ": name one with --env-dir"
 	case errors.Is(err, errNoService):
-		return " by --allow-service"
+		return ": see --allow-service"
 	case errors.Is(err, ErrNoForward) && !errors.Is(err, fs.ErrPermission):
 		return ": start it, as the service terok-gate-forward or with terok-gate forward"
 	case errors.Is(err, ErrServiceTaken):

@@ -193,7 +193,7 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 		return r, err
 	}
 	if !r.Gate && !r.Fleet.IsNone() {
-		return r, misuse.Errorf("--repository-gate and --tls-listen are for a gate that install sets up, and it sets up none: give --no-gate=false too")
+		return r, misuse.Errorf("--repository-gate and --tls-listen are for a gate that install sets up, but %s", whyNoGate(c, there, given))
 	}
 
 	before, err := defaultSources(was)
@@ -209,6 +209,17 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 		r.Repos = place.Repos
 	}
 	return r, err
+}
+
+// whyNoGate returns why install sets up no gate, and what to do to get one.
+func whyNoGate(c *cli.Context, there bool, given hook.Settings) string {
+	switch {
+	case c.Bool("no-gate"):
+		return "--no-gate says that it sets up none: give --no-gate=false instead"
+	case !there, given.GateURL != "", given.GateSocket != "":
+		return "with --gate-url or --gate-socket it sets up none: leave that flag out"
+	}
+	return "the earlier install set up none: give --no-gate=false too"
 }
 
 // defaultSources returns the file of addresses that install gives the hooks by default, or "" for

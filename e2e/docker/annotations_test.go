@@ -57,7 +57,7 @@ func TestAnnotationsHoldBesideADevice(t *testing.T) {
 		{"a service", device + "--annotation terok.services=llm ", ask + " | grep hello", ""},
 		{"no service", device, ask, "Connection refused"},
 		{"a service that is not there", device + "--annotation terok.services=db ", "true", "service"},
-		{"a service for another project", "--network none --device terok.dev/project=lib --annotation terok.services=llm ", "true", "a service is not among those that the project may use by --allow-service"},
+		{"a service for another project", "--network none --device terok.dev/project=lib --annotation terok.services=llm ", "true", "the project may not use a service that the container asks for: see --allow-service"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			script := "docker run --rm " + row.args + image + " sh -ec '" + row.script + "'"
