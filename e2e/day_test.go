@@ -156,7 +156,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			// since a branch task-2 exists.
 			f.at(t, "commit demo news")
 			f.says(t, "terok-gate sync", "demo: main: ")
-			f.says(t, f.agent(t, "3", "--rm", "", "cat news; git push --quiet origin HEAD:task-2/own 2>&1 || true"), "news\n")
+			f.says(t, f.agent(t, "3", "--rm", "", "cat news; ! git push --quiet origin HEAD:task-2/own 2>&1"), "news\n", "'refs/heads/task-2' exists")
 
 			branches := f.review(t)
 			if len(branches) != 2 {

@@ -64,6 +64,7 @@ func (h *home) paste(t *testing.T, all []finding, check, text string) {
 			return
 		}
 	}
+	t.Errorf("no finding %s, %q among\n%+v", check, text, all)
 }
 
 // amiss returns the findings that are not ok. It leaves out those about the log: the
@@ -122,6 +123,8 @@ func TestDoctorFindsAGateThatDoesNotServeTheHooksTokens(t *testing.T) {
 
 		finds(t, h.doctor(t, "--network host --gate-url "+g.URL+"/nowhere"), "gate", "warning", "not found")
 		finds(t, h.doctor(t, "--network host --project othello"), "gate", "broken", "not found")
+		another := newGate(t, h.tokenFile, "demo")
+		finds(t, h.doctor(t, "--network host --gate-url "+another.URL), "gate", "ok", another.URL+"/demo.git")
 		deaf := newGate(t, h.tokenFile+".other", "demo")
 		finds(t, h.doctor(t, "--network host --gate-url "+deaf.URL), "gate", "broken", "403")
 		deaf.Close()

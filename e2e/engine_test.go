@@ -560,6 +560,9 @@ func (e *engine) tokensOf(t *testing.T, container string) []string {
 // signal sends a signal to a process of a container.
 func (e *engine) signal(t *testing.T, pid int, s syscall.Signal) {
 	t.Helper()
+	if pid <= 1 { // kill would take 0 or less for a process group
+		t.Fatalf("pid %d", pid)
+	}
 	if os.Geteuid() != 0 { // it may belong to one of our subordinate users
 		e.host(t, "sh", "-c", fmt.Sprintf("kill -%d %d", s, pid)) // kill is built into the shell
 	} else if err := syscall.Kill(pid, s); err != nil {

@@ -36,6 +36,10 @@ func TestDoctorFindsAContainerThatPodmanHasForgotten(t *testing.T) {
 			}
 		}
 
+		if process.PID <= 0 { // a signal to 0 would kill the tests
+			t.Fatalf("no token names the process of container %s", id)
+		}
+
 		t.Cleanup(func() {
 			e.signal(t, process.PID, unix.SIGKILL)
 			h.must(t, "podman rm --force --ignore --time 0 "+id)

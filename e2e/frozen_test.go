@@ -19,7 +19,7 @@ func TestAFrozenContainerIsStillFrozenAfterARestart(t *testing.T) {
 		}
 		isFrozen := func(c *container) {
 			t.Helper()
-			const frozen = `! out=$(git ls-remote http://127.0.0.1:9418/demo.git 2>&1); case $out in *"frozen by the operator"*) ;; *) exit 1;; esac`
+			const frozen = `out=$(git ls-remote http://127.0.0.1:9418/demo.git 2>&1) && exit 1; case $out in *"frozen by the operator"*) ;; *) exit 1;; esac`
 			if err := c.inside(frozen); err != nil {
 				t.Error(err)
 			}

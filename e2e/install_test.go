@@ -401,7 +401,7 @@ func TestInstallFollowsXDGConfigHomeAsPodmanDoes(t *testing.T) {
 			t.Fatalf("the container has %d tokens", len(tokens))
 		}
 
-		h.must(t, there+"podman unshare kill -9 $(podman inspect --format '{{.State.Pid}}' it)")
+		h.must(t, there+"pid=$(podman inspect --format '{{.State.Pid}}' it); test $pid -gt 1; podman unshare kill -9 $pid")
 		testenv.Eventually(t, "the poststop hook has revoked the token", func() bool { return len(h.tokens(t)) == 0 })
 	})
 }

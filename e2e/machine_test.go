@@ -173,9 +173,12 @@ func (m *machine) boot(t *testing.T) {
 		switch strings.TrimSpace(out) {
 		case "running":
 			return
-		case "degraded": // a service failed that should not be one of ours
+		case "degraded":
 			failed, _ := m.enter("systemctl", "list-units", "--failed", "--no-legend", "--plain")
 			t.Logf("the machine boots, but: %s", failed)
+			if strings.Contains(failed, "terok-gate") {
+				t.Error("one of our units failed")
+			}
 			return
 		}
 

@@ -200,8 +200,9 @@ func TestAnInstallationWithoutTheGateGetsTheGate(t *testing.T) {
 
 	root.addDemo(t)
 	root.works(t, root.start(t, ""), "work")
-	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate/trail.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log; `+
-		"! systemctl is-active "+watchUnit)
+	root.must(t, `grep '"event":"push"' /var/log/terok-gate/gate/trail.log`)
+	root.must(t, `grep '"event":"issued"' /var/log/terok-gate-hook.log; ! grep '"event":"push"' /var/log/terok-gate-hook.log`)
+	root.must(t, "! systemctl is-active "+watchUnit)
 
 	root.kill(t, before)
 	testenv.Eventually(t, "the gate revokes the dead container's token", func() bool { return !root.has(t, root.tokenFile, before) })
@@ -340,7 +341,7 @@ func TestWithoutSystemdAUserStartsTheGate(t *testing.T) {
 			terok-gate install --allow-project 'demo*' 2>&1
 			terok-gate add demo
 			run="podman run --rm --network none --annotation terok.project=demo --annotation terok.task=1 %s --rootfs %s git ls-remote --symref http://127.0.0.1:9418/demo.git HEAD"
-			! $run
+			$run && { echo "a container starts without the gate"; exit 1; }
 			terok-gate serve 2>$HOME/log & gate=$!
 			trap "kill $gate; wait" EXIT
 			until [ -S $XDG_RUNTIME_DIR/terok-gate/control ] || ! kill -0 $gate; do sleep 0.1; done

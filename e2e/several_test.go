@@ -175,7 +175,7 @@ func TestAContainerThatAsksForProjectsThatItMayNotHaveDoesNotStart(t *testing.T)
 				t.Errorf("with %s it has a token", annotation)
 			}
 			if systemLog.Listening() {
-				if _, logged := systemLog.Wait(with("refused", says)); !logged {
+				if _, logged := systemLog.Wait(with("refused", c.id, says)); !logged {
 					t.Errorf("with %s the log does not have %s", annotation, says)
 				}
 			}

@@ -105,10 +105,11 @@ func TestPrecreateRefusesAContainerThatHasCrunWriteToTheHost(t *testing.T) {
 		own = own.withHooks(t, hookFlags{}, func(dir string) error { return own.addPrecreate(dir) })
 		file := filepath.Join(e.tempDir(t), "profile")
 		annotation := "--annotation=run.oci.hooks.stderr=" + file
-		if out, err := own.tryPodman(append(append([]string{"run", "--rm", annotation}, annotations("demo", "stderr")...), image, "true")...); err == nil {
+		c := own.create(t, append(annotations("demo", "stderr"), annotation)...)
+		if out, err := c.tryPodman("start", c.id); err == nil {
 			t.Errorf("the container starts: %q", out)
 		}
-		if systemLog.Listening() && len(systemLog.SoFar(t, with("refused", `task="stderr"`, "precreate: refused: annotation", "run.oci.hooks.stderr"))) == 0 {
+		if systemLog.Listening() && len(systemLog.SoFar(t, with("refused", c.id, "precreate: refused: annotation", "run.oci.hooks.stderr"))) == 0 {
 			t.Error("the system log does not say why")
 		}
 		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {

@@ -63,8 +63,8 @@ func TestDoctorTriesADevice(t *testing.T) {
 	}
 }
 
-// Each row breaks something. Doctor finds that, and the remedy, pasted, restores what was
-// there before.
+// Each row breaks something. Doctor finds that, and finds nothing amiss after its remedy was
+// pasted.
 func TestDoctorsRemediesAreRightWhenPasted(t *testing.T) {
 	const file = "/etc/cdi/terok.json"
 	for _, row := range []struct{ name, breaks, check, state, text string }{
