@@ -15,13 +15,16 @@ import (
 // gitHooks are the hooks of git's that are links to the gate's program.
 var gitHooks = []string{"pre-receive", "reference-transaction"}
 
+// hookProgram returns the path of the program that the links lead to. Tests change it.
+var hookProgram = os.Executable
+
 // hooks is the path of the directory of git's hooks.
 type hooks string
 
 // make makes the directory and the links. A link that exists is replaced in one step, so that git
 // always finds one.
 func (h hooks) make() error {
-	self, err := os.Executable()
+	program, err := hookProgram()
 	if err != nil {
 		return err
 	}
@@ -34,7 +37,7 @@ func (h hooks) make() error {
 		if err := os.Remove(link + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := os.Symlink(self, link+".new"); err != nil {
+		if err := os.Symlink(program, link+".new"); err != nil {
 			return err
 		}
 		if err := os.Rename(link+".new", link); err != nil {
