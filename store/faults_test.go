@@ -189,20 +189,19 @@ func TestAFileInPlaceOfTheTemporaryFileIsNotWrittenTo(t *testing.T) {
 func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
-		name    string
-		options string // of the tmpfs
-		harm    func(t *testing.T, f store.File)
-		fix     func(t *testing.T, f store.File)
-		want    error
+		name string
+		harm func(t *testing.T, f store.File)
+		fix  func(t *testing.T, f store.File)
+		want error
 	}{
 		{
-			"a read-only file system", "",
+			"a read-only file system",
 			func(t *testing.T, f store.File) { remount(t, f, unix.MS_RDONLY) },
 			func(t *testing.T, f store.File) { remount(t, f, 0) },
 			unix.EROFS,
 		},
 		{
-			"a token file that is a mount point of its own", "",
+			"a token file that is a mount point of its own",
 			func(t *testing.T, f store.File) { mount(t, f.Path, f.Path, "", unix.MS_BIND, "") },
 			func(t *testing.T, f store.File) {
 				if err := unix.Unmount(f.Path, 0); err != nil {
@@ -218,7 +217,7 @@ func TestAFileThatCannotBeWrittenIsLeftAsItWas(t *testing.T) {
 			}
 
 			f := tokenFile(t)
-			mount(t, "tmpfs", filepath.Dir(f.Path), "tmpfs", 0, row.options)
+			mount(t, "tmpfs", filepath.Dir(f.Path), "tmpfs", 0, "")
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 			row.harm(t, f)
 

@@ -126,17 +126,17 @@ func TestEmptyOverlongAndMalformedLimitsAreNotIssued(t *testing.T) {
 	}
 	for name, row := range map[string]struct {
 		push [][]string
-		ok   bool
+		err  string
 	}{
-		"no list":                          {nil, true},
-		"as many patterns as there may be": {[][]string{of(16), of(16)}, true},
-		"one more":                         {[][]string{of(16), of(17)}, false},
-		"a list of nothing":                {[][]string{{"refs/**"}, {}}, false},
-		"an invalid pattern":               {[][]string{{"refs/**"}, {"main"}}, false},
+		"no list":                          {nil, ""},
+		"as many patterns as there may be": {[][]string{of(16), of(16)}, ""},
+		"one more":                         {[][]string{of(16), of(17)}, "a list has 17 patterns: at most 16 are allowed"},
+		"a list of nothing":                {[][]string{{"refs/**"}, {}}, "a list of patterns is empty"},
+		"an invalid pattern":               {[][]string{{"refs/**"}, {"main"}}, `pattern "main" is refused: not a full ref name`},
 	} {
 		_, err := file.Issue(Entry{Token: token, Grant: Grant{"demo", "1"}, Limits: Limits{Push: row.push}})
-		if (err == nil) != row.ok {
-			t.Errorf("%s: %v", name, err)
+		if (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+			t.Errorf("%s: the error is not %q but %v", name, row.err, err)
 		}
 	}
 }

@@ -126,9 +126,12 @@ func TestALockThatArrivesAfterItsWaiterGaveUpIsReleased(t *testing.T) {
 	hold(t, lock)()
 }
 
-func TestTheDefaultLockTimeoutIsEightSeconds(t *testing.T) {
-	if store.DefaultLockTimeout != 8*time.Second {
-		t.Errorf("the default is %v", store.DefaultLockTimeout)
+func TestTheManualStatesTheDefaultLockTimeout(t *testing.T) {
+	want := fmt.Sprintf("cannot be taken within this time. The default is **%v**.", store.DefaultLockTimeout)
+	for _, page := range []string{"../docs/terok-gate.8.md", "../docs/terok-gate-hook.8.md"} {
+		if text := strings.Join(strings.Fields(contentOf(t, page)), " "); !strings.Contains(text, want) {
+			t.Errorf("%s does not say %q", page, want)
+		}
 	}
 }
 

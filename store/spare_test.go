@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -144,7 +145,7 @@ func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 		"a symbolic link": func(path, other string) error { return os.Symlink(other, path) },
 		"a fifo":          func(path, other string) error { return unix.Mkfifo(path, 0o600) },
 		"a file that everybody can write": func(path, other string) error {
-			return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o666))
+			return errors.Join(os.WriteFile(path, []byte(secret), 0o600), os.Chmod(path, 0o666))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -157,11 +158,12 @@ func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 			mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=8")
 			issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 
-			other := filepath.Join(dir, "other")
+			path, other := filepath.Join(dir, spare), filepath.Join(dir, "other")
 			write(t, other, secret)
-			if err := errors.Join(os.Remove(filepath.Join(dir, spare)), make(filepath.Join(dir, spare), other)); err != nil {
+			if err := errors.Join(os.Remove(path), make(path, other)); err != nil {
 				t.Fatal(err)
 			}
+			before := *statOf(t, path)
 			for i := 0; os.WriteFile(fmt.Sprintf("%s/filler%d", dir, i), nil, 0o600) == nil; i++ {
 			}
 
@@ -170,6 +172,11 @@ func TestAFileInPlaceOfTheSpareIsNotWrittenTo(t *testing.T) {
 			}
 			if got := contentOf(t, other); got != secret {
 				t.Errorf("the other file holds %q", got)
+			}
+			after := *statOf(t, path)
+			before.Atim, after.Atim = syscall.Timespec{}, syscall.Timespec{}
+			if before != after {
+				t.Errorf("the file in the spare's place was %+v and is %+v", before, after)
 			}
 			if names := namesIn(t, dir); names[temporary] {
 				t.Error("the temporary file was left")

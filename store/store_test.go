@@ -78,7 +78,7 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 			"", "a b c new",
 		},
 		{
-			"a token issued again has its new grant",
+			"a token issued again replaces its earlier entry",
 			[]string{"a demo/1 c1 alive", "b demo/1 c2 alive"},
 			issue("a demo/2 c1 alive"),
 			"a", "a b",
@@ -164,6 +164,16 @@ func TestWhichTokensAChangeRevokes(t *testing.T) {
 				t.Errorf("left %q, want %q", got, row.left)
 			}
 		})
+	}
+}
+
+func TestATokenIssuedAgainHasItsNewGrant(t *testing.T) {
+	f := tokenFile(t)
+	for _, task := range []string{"1", "2"} {
+		issue(t, f, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: task}})
+	}
+	if entries, err := f.Entries(); err != nil || len(entries) != 1 || entries[0].Task != "2" {
+		t.Errorf("entries %+v, error %v", entries, err)
 	}
 }
 
