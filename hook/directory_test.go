@@ -40,8 +40,12 @@ func TestAMissingDirectoryIsMadeAsTheContainersRootUser(t *testing.T) {
 
 			err := onThreadOfItsOwn(func() error {
 				// A runtime makes a container's mounts private, too. systemd makes the host's shared.
-				must(t, unix.Unshare(unix.CLONE_NEWNS))
-				must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+				if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+					return err
+				}
+				if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+					return err
+				}
 				point, err := openMountPoint(root, ids, mountsKnown{})
 				if err == nil {
 					point.Close()

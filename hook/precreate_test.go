@@ -97,13 +97,14 @@ func TestPrecreatePassesOnWhatWeDoNotKnow(t *testing.T) {
 		}
 
 		config := strings.Replace(string(content), `"process":`, `"later":{"x":[1e400,18446744073709551616,"<"]},"process":`, 1)
-		config = strings.Replace(config, `"terminal":`, `"unheardOf":{"y":null},"terminal":`, 1)
+		config = strings.Replace(config, `"args":`, `"unheardOf":{"y":null},"args":`, 1)
 		before, after := asAny(t, []byte(config)), asAny(t, precreate(t, Settings{}, config))
-		if before["later"] == nil {
-			t.Fatalf("%s has no process", sample)
+		process, _ := before["process"].(map[string]any)
+		if before["later"] == nil || process["unheardOf"] == nil {
+			t.Fatalf("%s has no process, or its process has no arguments", sample)
 		}
 
-		delete(before["process"].(map[string]any), "env")
+		delete(process, "env")
 		delete(after["process"].(map[string]any), "env")
 		if diff := cmp.Diff(before, after); diff != "" {
 			t.Errorf("%s: more than the environment changed (-before +after):\n%s", sample, diff)
