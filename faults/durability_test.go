@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -30,6 +31,7 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 		{name: "create, among other tokens", s: situation{directory: "full"}, args: []string{"create", "--project", "demo", "--task", "1"}},
 		{name: "revoke, among other tokens", s: situation{directory: "full"}, args: []string{"revoke", "--container", "c0ffee"}},
 		{name: "reap, among other tokens", s: situation{directory: "full"}, args: []string{"reap"}},
+		{name: "access, among other tokens", s: situation{directory: "full"}, args: []string{"access", "--access", "read", "c0ffee"}},
 		{name: "prestart, among other tokens, its own all tied to processes", s: situation{stage: "prestart", directory: "full"}, tied: true},
 		{name: "poststop, among other tokens, its own all tied to processes", s: situation{stage: "poststop", directory: "full"}, tied: true},
 	}
@@ -93,7 +95,7 @@ func (w *world) lostWithTheRename() (bool, error) {
 		return process != nil && process["machine"] != "" // without the id, another boot may be another machine's
 	}
 	for token, entry := range now {
-		if _, was := w.before[token]; !was && !tied(entry) {
+		if !reflect.DeepEqual(w.before[token], entry) && !tied(entry) {
 			return true, nil
 		}
 	}

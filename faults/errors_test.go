@@ -361,6 +361,7 @@ func TestASystemLogThatCannotBeWrittenFailsNothing(t *testing.T) {
 	}
 
 	t.Run("prestart, /dev/log is a full socket", func(t *testing.T) {
+		testenv.Need(t, "sh", "mount")
 		w, err := newWorld(situation{stage: "prestart", directory: "full"})
 		must(t, err)
 		defer w.remove()
@@ -371,6 +372,9 @@ func TestASystemLogThatCannotBeWrittenFailsNothing(t *testing.T) {
 		f, err := runCommand(cmd, p.stdin)
 		must(t, err)
 
+		if f.stderr != "" {
+			t.Errorf("the hook says %q", f.stderr)
+		}
 		if err := w.outcome(f, ""); err != nil {
 			t.Error(err)
 		}

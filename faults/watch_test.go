@@ -472,11 +472,22 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 	}
 
 	t.Run("the file is broken for a while", func(t *testing.T) {
-		for _, broken := range []string{"", "{", "[]", "null", `{"terok-g-`} {
-			must(t, os.WriteFile(path, []byte(broken), 0o600))
+		for _, row := range []struct{ broken, says string }{
+			{"", "byte 0: unexpected end"},
+			{"{", "byte 1: unexpected end"},
+			{"[]", "byte 1: a JSON array"},
+			{"null", "byte 0: a JSON null"},
+			{`{"terok-g-`, "byte 10: unexpected end"},
+		} {
+			must(t, os.WriteFile(path, []byte(row.broken), 0o600))
+			if _, seen := systemLog.Wait(func(message string) bool {
+				return strings.Contains(message, path) && strings.Contains(message, row.says)
+			}); !seen {
+				t.Fatalf("the watcher does not say %q of the file", row.says)
+			}
 			content, err := os.ReadFile(path)
 			must(t, err)
-			if string(content) != broken {
+			if string(content) != row.broken {
 				t.Fatalf("a broken file was changed into %q", content)
 			}
 		}
