@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -92,6 +93,7 @@ func (v *visit) handOn(ctx context.Context) error {
 	// If the client's body breaks off, the connection is cut. Otherwise the other gate could take
 	// half a request for a whole one.
 	body := &noting{Reader: v.body}
+	var brokeOff atomic.Bool
 	sent := make(chan struct{})
 	if v.body != nil {
 		request.Body = io.NopCloser(body)
@@ -99,11 +101,14 @@ func (v *visit) handOn(ctx context.Context) error {
 	go func() {
 		defer close(sent)
 		if request.Write(conn) != nil && body.err != nil {
+			brokeOff.Store(true)
 			conn.Cut()
 		}
 	}()
 
 	answerErr := v.passAnswer(conn, request)
+	// Interrupting the body makes it break off and ends ctx, so the causes are read before that.
+	cause, clientGone := context.Cause(ctx), brokeOff.Load()
 	if answerErr != nil {
 		conn.Cut()
 		if v.body != nil {
@@ -118,9 +123,9 @@ func (v *visit) handOn(ctx context.Context) error {
 	switch {
 	case answerErr == nil:
 		return nil
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case body.err != nil && errors.Is(answerErr, errUnanswered):
+	case cause != nil:
+		return cause
+	case clientGone && errors.Is(answerErr, errUnanswered):
 		return gone(body.err)
 	}
 	return answerErr

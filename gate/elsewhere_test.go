@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"bufio"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -12,9 +13,9 @@ import (
 	"terok-gate-hook/gate"
 )
 
-// answerWith makes a repository gate that reads one request and lets answer answer it, and returns
-// a host's gate that hands requests on to it.
-func (f *fleet) answerWith(t *testing.T, answer func(net.Conn)) *harness {
+// answerWith makes a repository gate that reads one request's head and lets answer answer the
+// request, and returns a host's gate that hands requests on to it.
+func (f *fleet) answerWith(t *testing.T, answer func(net.Conn, *http.Request)) *harness {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", f.identity(t, "hostile").Server())
 	must(t, err)
@@ -25,8 +26,11 @@ func (f *fleet) answerWith(t *testing.T, answer func(net.Conn)) *harness {
 			return
 		}
 		defer conn.Close()
-		_, _ = conn.Read(make([]byte, 4<<10))
-		answer(conn)
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		answer(conn, r)
 	}()
 	f.address = l.Addr().String()
 	return f.open(t, "host-a", gate.Settings{})
@@ -35,7 +39,7 @@ func (f *fleet) answerWith(t *testing.T, answer func(net.Conn)) *harness {
 func TestARefusalFromElsewhereHasNoControlCharacters(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	const evil = "no\x1b]0;title\a\rremote: type your password\u202e\n\u009b2J"
-	host := f.answerWith(t, func(conn net.Conn) {
+	host := f.answerWith(t, func(conn net.Conn, _ *http.Request) {
 		_, _ = fmt.Fprintf(conn, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(evil), evil)
 	})
 	answer, text := host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", host.issue(t, "demo"), "")
@@ -48,7 +52,7 @@ func TestAnAnswerFromElsewhereHasABoundedHeader(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	const most = 32 << 20
 	sent := make(chan int, 1)
-	host := f.answerWith(t, func(conn net.Conn) {
+	host := f.answerWith(t, func(conn net.Conn, _ *http.Request) {
 		total, err := io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n")
 		for line := "X: " + strings.Repeat("x", 64<<10) + "\r\n"; err == nil && total < most; {
 			var n int

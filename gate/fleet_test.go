@@ -228,12 +228,15 @@ func cutElsewhere(t *testing.T, push bool, end func(*testing.T, *fleet, string),
 	before := git(t, demo, "for-each-ref")
 
 	took := cutShort(t, f.repos, cmd, transferred, func() { end(t, f, token) })
-	for says, h := range map[string]*harness{here: f.host, there: f.repos} {
-		testenv.Eventually(t, "the trail says "+says, func() bool {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			for _, e := range h.events {
-				if slices.Contains([]string{trail.Cut, trail.Failed, trail.Refused}, e.Event) && strings.Contains(e.Error, says) && e.Refs == 0 {
+	for _, at := range []struct {
+		gate *harness
+		says string
+	}{{f.host, here}, {f.repos, there}} {
+		testenv.Eventually(t, "the trail says "+at.says, func() bool {
+			at.gate.mu.Lock()
+			defer at.gate.mu.Unlock()
+			for _, e := range at.gate.events {
+				if slices.Contains([]string{trail.Cut, trail.Failed, trail.Refused}, e.Event) && strings.Contains(e.Error, at.says) && e.Refs == 0 {
 					return true
 				}
 			}
@@ -316,10 +319,25 @@ func TestAGateThatAcceptsNoConnectionIsGivenUp(t *testing.T) {
 func TestABodyThatIsNotAskedForIsNotHandedOn(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	f.repos.demo(t, "demo", 1)
-	token := f.host.issue(t, "demo")
-	answer, text := f.host.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", token, "a body")
-	if answer.StatusCode != http.StatusOK || !strings.Contains(text, "refs/heads/main") {
-		t.Errorf("answered with %d %q", answer.StatusCode, text)
+	ask := func(h *harness) (int, string) {
+		answer, text := h.request(t, http.MethodGet, "/demo.git/info/refs?service=git-upload-pack", h.issue(t, "demo"), "a body")
+		return answer.StatusCode, text
+	}
+	if code, text := ask(f.host); code != http.StatusOK || !strings.Contains(text, "refs/heads/main") {
+		t.Errorf("answered with %d %q", code, text)
+	}
+
+	handedOn := make(chan string, 1)
+	host := f.answerWith(t, func(conn net.Conn, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		handedOn <- string(body)
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno")
+	})
+	if code, text := ask(host); code != http.StatusForbidden {
+		t.Fatalf("answered with %d %q", code, text)
+	}
+	if body := <-handedOn; body != "" {
+		t.Errorf("the other gate gets the body %q", body)
 	}
 }
 
