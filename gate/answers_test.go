@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"terok-gate-hook/gate"
+	"terok-gate-hook/internal/testenv"
 )
 
 const (
@@ -48,7 +49,7 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 		{"GET", "/demo.git/info/refs/?service=git-upload-pack", right, "", "", 404},
 		{"GET", "/demo/info/refs?service=git-upload-pack", right, "", "", 200},
 		{"GET", "/other/info/refs?service=git-upload-pack", right, "", "", 403},
-		{"GET", "/.git/info/refs?service=git-upload-pack", right, "", "", 404},
+		{"GET", "//info/refs?service=git-upload-pack", right, "", "", 404},
 		{"GET", "/.git/info/refs?service=git-upload-pack", right, "", "", 404},
 		{"GET", "/-demo.git/info/refs?service=git-upload-pack", right, "", "", 404},
 		{"GET", "//demo.git/info/refs?service=git-upload-pack", right, "", "", 404},
@@ -171,7 +172,6 @@ func TestASignedPushIsNotOffered(t *testing.T) {
 	h := open(t, gate.Settings{})
 	path := h.demo(t, "demo", 1)
 	git(t, path, "config", "receive.certNonceSeed", "seed")
-	git(t, path, "config", "promisor.advertise", "true")
 	token := h.issue(t, "demo")
 	if _, text := h.request(t, "GET", "/demo.git/info/refs?service=git-receive-pack", token, ""); strings.Contains(text, "push-cert") || !strings.Contains(text, "report-status") || !strings.HasSuffix(text, "0000") {
 		t.Errorf("the gate offers %q", text)
@@ -179,4 +179,16 @@ func TestASignedPushIsNotOffered(t *testing.T) {
 	work := filepath.Join(h.dir, "work")
 	git(t, h.dir, "clone", "--quiet", h.url(token, "demo"), work)
 	git(t, work, "push", "--signed=if-asked", "origin", "HEAD:refs/heads/signed")
+}
+
+// git offers promisor remotes only from 2.49 on, but every git reads the setting.
+func TestPromisorRemotesAreNotOffered(t *testing.T) {
+	h, runs := openOver(t, testenv.Tool(t, "git")+" config promisor.advertise >>$0.advertises")
+	git(t, h.demo(t, "demo", 1), "config", "promisor.advertise", "true")
+	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", h.issue(t, "demo"), "", "Git-Protocol: version=2")
+	advertises, err := os.ReadFile(filepath.Join(filepath.Dir(runs), "git.advertises"))
+	must(t, err)
+	if string(advertises) != "false\n" {
+		t.Errorf("for git, promisor.advertise is %q", advertises)
+	}
 }

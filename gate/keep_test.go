@@ -71,7 +71,6 @@ func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
 	demo, work := losable(t, h)
 	token := h.issue(t, "demo")
 	git(t, work, "remote", "add", "gate", h.url(token, "demo"))
-	git(t, demo, "update-ref", "refs/heads/a/b", "refs/heads/side")
 	git(t, work, "push", "--quiet", "origin", "foreign:refs/heads/c")
 
 	// git itself refuses the second: another branch's name is in the way.

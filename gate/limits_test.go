@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,11 +99,15 @@ func TestARefusedPushOfMuchIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// Commands that git might read differently are refused before git starts.
+// Commands that git might read differently are refused before git's receive-pack starts.
 func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	const zero, one = "0000000000000000000000000000000000000000", "1111111111111111111111111111111111111111"
 	good := pkt(zero + " " + one + " refs/heads/agent/1\x00report-status")
-	h := open(t, gate.Settings{})
+	h, runs := openOver(t, `case "$*" in *receive-pack*) echo >>$0.received ;; esac`)
+	started := func() bool {
+		_, err := os.Stat(filepath.Join(filepath.Dir(runs), "git.received"))
+		return err == nil
+	}
 	h.demo(t, "demo", 1)
 	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}}`)
 	for name, body := range map[string]string{
@@ -128,12 +133,12 @@ func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	} {
 		answer, text := h.request(t, "POST", "/demo.git/git-receive-pack", limitedToken, body, receiveRequest)
 		refused := answer.StatusCode == 400 || strings.Contains(text, "ng refs/heads/main the token may push to")
-		if !refused {
-			t.Errorf("%s: %s: %q", name, answer.Status, text)
+		if !refused || started() {
+			t.Fatalf("%s: %s: %q; git has started: %v", name, answer.Status, text, started())
 		}
 	}
-	if answer, text := h.request(t, "POST", "/demo.git/git-receive-pack", limitedToken, good+"0000", receiveRequest); answer.StatusCode != 200 || !strings.Contains(text, "unpack") {
-		t.Errorf("as git sends it: %s: %q", answer.Status, text)
+	if answer, text := h.request(t, "POST", "/demo.git/git-receive-pack", limitedToken, good+"0000", receiveRequest); answer.StatusCode != 200 || !strings.Contains(text, "unpack") || !started() {
+		t.Errorf("as git sends it: %s: %q; git has started: %v", answer.Status, text, started())
 	}
 }
 
@@ -211,6 +216,7 @@ func TestARequestWaitsForItsTurn(t *testing.T) {
 		answer, _ := h.request(t, "GET", "/demo.git"+refs, token, "")
 		answered <- answer
 	}()
+	h.underWay(t, 3)
 	end()
 	if answer := <-answered; answer.StatusCode != 200 {
 		t.Errorf("the request is answered %s", answer.Status)
