@@ -337,7 +337,7 @@ func TestDoctorFindsDefinitionsThatAreNotInOrder(t *testing.T) {
 			{"another token file", func() { h.edit(t, "poststop", `.hook.args[2] = "/other/tokens.json"`) },
 				"definition", "broken", "keeps its tokens in /other/tokens.json, not in " + h.tokenFile, false},
 			{"a setting that the hook refuses", func() { h.edit(t, "prestart", `.hook.args += ["--access", "admin"]`) },
-				"definition", "broken", `with arguments that this program does not accept: access "admin": is none of read, append, write`, false},
+				"definition", "broken", `with arguments that this program does not accept: access "admin": must be read, append or write`, false},
 			{"no poststop", func() { h.must(t, "rm "+h.definition("poststop")) }, "hooks", "broken", "no definition for poststop", false},
 			{"no precreate", func() { h.must(t, "rm "+h.definition("precreate")) }, "hooks", "warning", "no definition for precreate", false},
 			{"prestart twice", func() {

@@ -152,8 +152,12 @@ func (c several) check(t *testing.T, h *harness, of client) {
 		}
 		succeeds(push(project, refspecs...)...)
 		moved[project] += len(allowed)
+		says := "the token may push to refs/heads/" + project + "/"
+		if c.refs != "" && c.narrowRefs != "" {
+			says = "the token may push to refs that match both refs/heads/" + project + "/"
+		}
 		for _, branch := range others {
-			fails("the token may push to refs/heads/"+project+"/", push(project, "main:refs/heads/"+branch)...)
+			fails(says, push(project, "main:refs/heads/"+branch)...)
 			refused[project]++
 		}
 		for _, forcing := range []string{"+main~1:" + allowed[0], ":" + allowed[0]} {

@@ -83,7 +83,7 @@ var ways = map[string]struct {
 			cancel()
 			go h.Stop(now)
 		},
-		"the gate stops", false,
+		"the gate is stopping", false,
 	},
 }
 

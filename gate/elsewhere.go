@@ -35,8 +35,12 @@ type elsewhere struct {
 }
 
 // errUnanswered ends a request if the gate with the repositories gives no answer, or an answer that
-// no gate would give.
-var errUnanswered = errors.New("the gate with the repositories does not answer")
+// no gate would give. errBrokenOff ends a request if the client has only a part of that gate's
+// answer.
+var (
+	errUnanswered = errors.New("the gate with the repositories does not answer")
+	errBrokenOff  = errors.New("the gate with the repositories broke off its answer")
+)
 
 var unanswered = &refusal{code: http.StatusBadGateway, text: errUnanswered.Error() + ": try again in a moment"}
 
@@ -125,7 +129,7 @@ func (v *visit) handOn(ctx context.Context) error {
 		return nil
 	case cause != nil:
 		return cause
-	case clientGone && errors.Is(answerErr, errUnanswered):
+	case clientGone && (errors.Is(answerErr, errUnanswered) || errors.Is(answerErr, errBrokenOff)):
 		return gone(body.err)
 	}
 	return answerErr
@@ -200,7 +204,7 @@ func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
 	v.bytes, err = copyAnswer(v.w, out, "", nil)
 	switch {
 	case from.err != nil:
-		return fmt.Errorf("%w to the end: %w", errUnanswered, from.err)
+		return fmt.Errorf("%w: %w", errBrokenOff, from.err)
 	case err != nil:
 		return gone(err)
 	}

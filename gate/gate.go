@@ -80,7 +80,7 @@ type repositories struct {
 func SaveMemory() { debug.SetMemoryLimit(64 << 20) }
 
 // errStopping cuts the requests that are still in progress when [Gate.Stop] stops waiting.
-var errStopping = errors.New("the gate stops")
+var errStopping = errors.New("the gate is stopping")
 
 // New returns a gate that serves a directory of repositories, and makes the directory .hooks there.
 // It cleans up after an earlier gate that was killed. It returns an error if another gate serves

@@ -103,7 +103,8 @@ func (c combination) allows() (branches []string, says string, starts bool) {
 	case c.access == "read" || c.narrowAccess == "read":
 		return nil, "the token may fetch and not push", true
 	case c.refs != "" && c.narrowRefs != "":
-		return []string{byBoth}, filled("(the token may push to " + c.refs + " that is also " + c.narrowRefs + ")"), true
+		either := strings.NewReplacer(", ", " or ")
+		return []string{byBoth}, filled("(the token may push to refs that match both (" + either.Replace(c.refs) + ") and (" + either.Replace(c.narrowRefs) + "))"), true
 	case c.refs != "":
 		return []string{byBoth, byFlag}, filled("(the token may push to " + c.refs + ")"), true
 	case c.narrowRefs != "":

@@ -51,8 +51,8 @@ func TestRealGitSaysWhatALimitedTokenAllows(t *testing.T) {
 		"by deletion":                      {agents, []string{":main"}, false, "the token may push to refs/heads/agent/**"},
 		"a tag":                            {agents, []string{"main:refs/tags/v1"}, false, "the token may push to refs/heads/agent/**"},
 		"what both lists allow":            {both, []string{"main:agent/1"}, true, ""},
-		"what the flag alone allows":       {both, []string{"main:agent/1/2"}, false, "refs/heads/** that is also refs/heads/agent/*, refs/tags/*"},
-		"what the annotation alone allows": {both, []string{"main:refs/tags/v1"}, false, "refs/heads/** that is also refs/heads/agent/*, refs/tags/*"},
+		"what the flag alone allows":       {both, []string{"main:agent/1/2"}, false, "the token may push to refs that match both refs/heads/** and (refs/heads/agent/* or refs/tags/*)"},
+		"what the annotation alone allows": {both, []string{"main:refs/tags/v1"}, false, "the token may push to refs that match both refs/heads/** and (refs/heads/agent/* or refs/tags/*)"},
 		"nothing":                          {write + `, "push": [[]]`, []string{"main"}, false, "the token may push to nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {

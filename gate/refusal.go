@@ -32,7 +32,7 @@ var (
 	incomplete   = &refusal{code: http.StatusBadRequest, text: "the request ended early"}
 	tooLarge     = &refusal{code: http.StatusRequestEntityTooLarge, text: "the request is too large"}
 	failed       = &refusal{code: http.StatusInternalServerError, text: "the gate failed: its log says why"}
-	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate stops"}
+	stopping     = &refusal{code: http.StatusServiceUnavailable, text: "the gate is stopping"}
 )
 
 // endsOfUse are the reasons why a token may not be used, or may no longer be used, and why a host

@@ -571,7 +571,7 @@ func (v *visit) result(err error) (e trail.Event, refused *refusal) {
 	case errors.Is(err, errStopping):
 		e.Event, e.Error, refused = trail.Cut, err.Error(), stopping
 
-	case errors.Is(err, errUnanswered):
+	case errors.Is(err, errUnanswered), errors.Is(err, errBrokenOff):
 		e.Event, e.Error, refused = trail.Failed, err.Error(), unanswered
 		v.gate.elsewhere.report(err)
 

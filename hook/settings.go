@@ -412,7 +412,7 @@ func (s Settings) Check() error {
 		return &SettingError{"allow-read", s.AllowReads[0], errors.New("has no effect, since without --allow-project all projects are admitted: add --allow-project")}
 	}
 	if s.Access != "" && !slices.Contains(accesses, s.Access) {
-		return &SettingError{"access", s.Access, errors.New("is none of " + strings.Join(accesses, ", "))}
+		return &SettingError{"access", s.Access, errors.New("must be read, append or write")}
 	}
 	if err := s.checkPush(); err != nil {
 		return err

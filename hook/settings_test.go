@@ -152,7 +152,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"patterns for reading where everything is admitted", Settings{AllowReads: []string{"lib"}}, `allow-read "lib": has no effect`},
 		{"a mode for everybody to write", Settings{EnvMode: "0666"}, `env-mode "0666": `},
 		{"a mode that is not a number", Settings{EnvMode: "rw"}, `env-mode "rw": `},
-		{"an unknown access", Settings{Access: "admin"}, `access "admin": is none of read, append, write`},
+		{"an unknown access", Settings{Access: "admin"}, `access "admin": must be read, append or write`},
 		{"the default access", Settings{Access: "write"}, ""},
 		{"pushes to a branch by its short name", Settings{Push: []string{"refs/tags/*", "main"}}, `push "main": not a full ref name`},
 		{"pushes to nothing", Settings{Push: []string{""}}, `push "": not a full ref name`},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -69,18 +70,26 @@ func (l *Limits) SetAccess(access string) bool {
 
 // Pushes describes in words the refs that may be pushed to.
 func (l Limits) Pushes() string {
-	if l.ReadOnly {
+	lists := l.lists()
+	if l.ReadOnly || slices.ContainsFunc(lists, func(list []string) bool { return len(list) == 0 }) {
 		return "nothing"
 	}
-	var lists []string
-	for _, list := range l.lists() {
-		text := strings.Join(list, ", ")
-		if len(list) == 0 {
-			text = "nothing"
-		}
-		lists = append(lists, text)
+	if len(lists) == 1 {
+		return strings.Join(lists[0], ", ")
 	}
-	return strings.Join(lists, " that is also ")
+
+	var texts []string
+	for _, list := range lists {
+		text := strings.Join(list, " or ")
+		if len(list) > 1 {
+			text = "(" + text + ")"
+		}
+		texts = append(texts, text)
+	}
+	if len(texts) == 2 {
+		return "refs that match both " + texts[0] + " and " + texts[1]
+	}
+	return "refs that match each of " + strings.Join(texts, ", ")
 }
 
 // MostPatterns is the largest number of patterns in a list.

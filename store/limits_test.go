@@ -152,8 +152,10 @@ func TestLimitsAreDescribedInWords(t *testing.T) {
 		{Limits{ReadOnly: true, Push: [][]string{{"refs/**"}}}, "read", "nothing", true},
 		{Limits{AppendOnly: true}, "append", "refs/heads/**, refs/tags/**, refs/notes/**", true},
 		{Limits{Push: [][]string{{"refs/heads/a", "refs/tags/*"}}}, "write", "refs/heads/a, refs/tags/*", true},
-		{Limits{Push: [][]string{{"refs/heads/a"}, {"refs/heads/*", "refs/tags/*"}}}, "write", "refs/heads/a that is also refs/heads/*, refs/tags/*", true},
+		{Limits{Push: [][]string{{"refs/heads/a"}, {"refs/heads/*", "refs/tags/*"}}}, "write", "refs that match both refs/heads/a and (refs/heads/* or refs/tags/*)", true},
+		{Limits{Push: [][]string{{"refs/**"}, {"refs/heads/*", "refs/tags/*"}, {"refs/*/a"}}}, "write", "refs that match each of refs/**, (refs/heads/* or refs/tags/*), refs/*/a", true},
 		{Limits{Push: [][]string{{}}}, "write", "nothing", true},
+		{Limits{Push: [][]string{{"refs/heads/a"}, {}}}, "write", "nothing", true},
 	} {
 		if row.limits.Access() != row.access || row.limits.Pushes() != row.pushes || row.limits.Limited() != row.limited {
 			t.Errorf("%+v: %s, %s, %v", row.limits, row.limits.Access(), row.limits.Pushes(), row.limits.Limited())
