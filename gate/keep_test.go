@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,7 +68,12 @@ func TestWhatAPushDeletesOrForcesIsKept(t *testing.T) {
 }
 
 func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
-	h := open(t, gate.Settings{})
+	h := open(t, gate.Settings{Trail: func(events ...trail.Event) error {
+		if events[0].Event == trail.Moving {
+			return errors.New("the trail is full")
+		}
+		return nil
+	}})
 	demo, work := losable(t, h)
 	token := h.issue(t, "demo")
 	git(t, work, "remote", "add", "gate", h.url(token, "demo"))
@@ -79,6 +85,12 @@ func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
 	}
 	if got := keptIn(t, demo); len(got) > 0 {
 		t.Errorf("kept: %q", got)
+	}
+
+	// The trail refuses this one when the old tip is kept already.
+	gitFails(t, work, "push", "gate", "+foreign:refs/heads/main")
+	if got := keptIn(t, demo); len(got) > 0 {
+		t.Errorf("kept although the trail refuses the push: %q", got)
 	}
 }
 
