@@ -61,7 +61,7 @@ func TestAHooksDirOnTheCommandLineTakesOursOutOfForce(t *testing.T) {
 // podman kube generate writes terok.project/NAME for the container NAME, and podman kube
 // play hands the annotations of a pod to all of its containers.
 func TestWhatPodmanGeneratesForKubernetesGivesItsContainerAToken(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir, "--gate-url", "http://gate:9418") })
 		e = e.withInfraImage(t)
 		e.podman(t, append(append([]string{"create", "--name", "web_1"}, annotations("demo", "kube")...), image, "/bin/sleep", "1000")...)
@@ -139,7 +139,7 @@ func (e *engine) withInfraImage(t *testing.T) *engine {
 
 // An unknown annotation with a name like ours may be a misspelled limit.
 func TestAMisspelledAnnotationIsRefused(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		own := e.withTokenFile(t, othersTokens).withHooks(t, hookFlags{}, nil)
 		own.refuses(t, append(annotations("demo", "1"), "--annotation", "terok.acess=read"), "refused", `annotation \"terok.acess\" is not known`)
 		own.refuses(t, []string{"--annotation", "terok.projct=demo"}, "refused", `annotation \"terok.projct\" is not known`)

@@ -242,7 +242,7 @@ func TestContainersThatShareANetworkAreServedByOneListener(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			onEveryEngine(t, func(t *testing.T, e *engine) {
+			onCrunAndRunc(t, func(t *testing.T, e *engine) {
 				if row.wired {
 					e = e.wired(t, "")
 				}
@@ -284,7 +284,7 @@ func report(t *testing.T, err error) {
 }
 
 func TestWhereTheTokenIsWithheldEveryProcessHasGitWithNothingSourced(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		s := e.served(t, "--withhold-token")
 		c := s.create(t, gitter(t, "task")...)
 		l := c.start(t)
@@ -337,7 +337,7 @@ func (s *servedEngine) startedHost(t *testing.T) string {
 
 // A start that is refused says why, and what to do.
 func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
 		neighbour := s.create(t, "--network", "none")
 		s.podman(t, "start", neighbour.id)
@@ -376,7 +376,7 @@ func TestAContainerThatTheGateCannotServeDoesNotStart(t *testing.T) {
 // Without a service manager, a gate that is killed loses its listeners, and attach makes
 // new ones.
 func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
 		pod := s.pod(t, "none")
 		containers := []*container{

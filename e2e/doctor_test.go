@@ -89,7 +89,7 @@ func (h *home) definition(stage string) string {
 const never = `.when = {"annotations": {"^nobody$": "^has this$"}}`
 
 func TestDoctorFindsNothingWrongWithAFreshInstallation(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "git", "jq")
 		h := newHome(t, e)
 		g := newGate(t, h.tokenFile, "demo", "other")

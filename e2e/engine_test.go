@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,6 +73,16 @@ var allEngines = sync.OnceValue(func() []*engine {
 // onEveryEngine runs a test on each engine, all of them at the same time.
 func onEveryEngine(t *testing.T, test func(t *testing.T, e *engine)) {
 	onEngines(t, test, func(*engine) bool { return true })
+}
+
+// onCrunAndRunc runs a test on two engines: one with crun and one with runc, one of root's and a
+// rootless one. All four take too long for every test. The name of the test, or of a row of its
+// table, decides which two.
+func onCrunAndRunc(t *testing.T, test func(t *testing.T, e *engine)) {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(t.Name()))
+	rootlessCrun := hash.Sum32()%2 == 0
+	onEngines(t, test, func(e *engine) bool { return e.rootless == (e.runtime == "crun" == rootlessCrun) })
 }
 
 // onRootAndRootless runs a test on an engine of root's and on a rootless one. It is for

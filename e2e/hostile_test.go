@@ -52,7 +52,7 @@ var hostileImages = []struct {
 }
 
 func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		// This runs after all the containers, since what one of them has left on the host
 		// stays there.
 		t.Cleanup(func() {

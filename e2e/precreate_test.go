@@ -28,7 +28,7 @@ echo "leaks $*"
 `
 
 func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		testenv.Need(t, "git")
 		g := newGate(t, e.tokenFile, "demo", "other")
 		e = e.withHooks(t, hookFlags{prestart: []string{"--gate-url", g.URL}}, func(dir string) error {

@@ -127,7 +127,7 @@ var hostileNames = []struct{ name, value string }{
 }
 
 func TestBadInputStartsNoContainerAndChangesNothing(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		for _, row := range refusals {
 			if row.only == "root" && e.rootless || row.only == "rootless" && !e.rootless {
 				continue

@@ -58,7 +58,7 @@ func TestAServiceOfTheHostIsInAContainerWithoutANetwork(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			onEveryEngine(t, func(t *testing.T, e *engine) {
+			onCrunAndRunc(t, func(t *testing.T, e *engine) {
 				s := e.served(t, append(services, "--allow-service", "demo=llm,down")...)
 				join := append(row.join(t, s), "--annotation", "terok.services=llm down")
 

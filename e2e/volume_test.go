@@ -61,7 +61,7 @@ func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 }
 
 func TestAVolumeThatHasTheDirectoryOrATmpfsWillDo(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name   string
 			args   []string

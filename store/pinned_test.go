@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -151,8 +152,14 @@ func TestAProcessIsNotDescribedInPart(t *testing.T) {
 	}
 }
 
-// deathHelper calls OnDeath for the process args[0], and prints the error.
+// deathHelper calls OnDeath for the process args[0], and prints the error. Before that, it makes the
+// Go runtime call epoll_ctl(2) twice on the same thread: strace counts the calls of each thread.
 func deathHelper(args []string) error {
+	runtime.LockOSThread()
+	if _, _, err := os.Pipe(); err != nil {
+		return err
+	}
+
 	pid, err := strconv.Atoi(args[0])
 	if err != nil {
 		return err
