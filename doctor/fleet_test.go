@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -75,11 +74,11 @@ func (p *fleetPatient) startRepos(t *testing.T) {
 		go func() { _ = g.ServeHosts(l) }()
 		return
 	}
-	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := http.Server{ConnContext: mtls.ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", time.Now().Add(p.clock).UTC().Format(http.TimeFormat))
 		g.ServeHTTP(w, r)
 	})}
-	go func() { _ = server.Serve(tls.NewListener(l, settings.Identity.Server())) }()
+	go func() { _ = server.Serve(settings.Identity.NewListener(l, 8, func(error) {})) }()
 }
 
 // checkFleet starts the host's gate, and makes doctor check it.
