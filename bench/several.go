@@ -22,8 +22,8 @@ const many = 32
 
 // several compares containers with many projects, with limits, and with neither.
 type several struct {
-	Start     series // a whole prestart that attaches, in milliseconds, by the container's projects
-	PerSecond series // answers to the first request of a fetch, by the token
+	Start     series // milliseconds of a whole prestart that attaches the gate; keys: oneProject, manyProjects
+	PerSecond series // answers a second to the first request of a fetch; keys: unlimited, limited, forMany
 }
 
 const (
@@ -46,7 +46,7 @@ func (w *world) several(h *house, rounds int) (several, error) {
 		also[fmt.Sprintf("project-%02d", i)] = store.AccessRead
 	}
 	grant := store.Grant{Project: small, Task: "several"}
-	clients := map[string]*house{}
+	clients := map[string]*house{} // copies of h, each with a token of its own
 	for name, entry := range map[string]store.Entry{
 		unlimited: {Grant: grant},
 		limited:   {Grant: grant, Limits: store.Limits{AppendOnly: true, Push: [][]string{{"refs/heads/bench/*"}, {"refs/heads/**"}}}},
@@ -61,7 +61,7 @@ func (w *world) several(h *house, rounds int) (several, error) {
 		clients[name] = &client
 	}
 
-	// With protocol 2, the gate answers without git.
+	// Protocol 2 is used, since the gate then answers without git: only the gate is measured.
 	for range rounds {
 		for name, client := range clients { // in random order
 			perSecond, err := client.ask("gate", 2, 1, 100*time.Millisecond)

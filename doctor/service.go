@@ -29,7 +29,7 @@ func (e *examination) service() {
 				remedy = e.systemctl(engines.WatchUnitName, "enable", "--now") + "; if it fails: " + e.systemctl(engines.WatchUnitName, "status")
 			}
 		}
-		e.warn(engines.WatchUnitName+" does not run: an orphan is not revoked until the next hook of any container", remedy)
+		e.warn(engines.WatchUnitName+" does not run: the token of a dead container is not revoked until the next hook of any container runs", remedy)
 		return
 	}
 

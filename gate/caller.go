@@ -8,7 +8,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// caller describes the owner of a request's token.
+// caller describes the owner of a request's token. If the gate on another machine, a host, has judged
+// the token, that host vouches for the request to this gate.
 type caller struct {
 	store.Grant        // the token's, or the project and task that a host vouches for
 	Container   string // empty if the token belongs to none

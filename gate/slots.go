@@ -23,8 +23,8 @@ var errOverShare = errors.New("cut to free its slot for another project")
 
 // preemptInterval is the time between two ticks. At each tick, preempt calls cutSlowest. A request
 // waits for one to two intervals before another request is cut for it. The interval is short, since
-// a fetch consists of three requests in succession, and the last of them must have its slot within
-// five seconds.
+// a fetch consists of three requests in succession, each of which may have to wait, and it should
+// begin within five seconds.
 const preemptInterval = 500 * time.Millisecond
 
 // retryAfter is how long a client is asked to wait if its request got no slot, or lost it.
@@ -63,8 +63,8 @@ func newSlots(perToken, together int, patience time.Duration) *slots {
 }
 
 // acquire waits for a slot for a request of the project and the token. The request may go on until
-// valid is done. The cause is errOverShare if another project needs the slot. done releases the
-// slot.
+// the context valid ends. The cause of that context is errOverShare if another project needs the
+// slot. The caller must call done, which releases the slot.
 func (t *slots) acquire(ctx context.Context, project, token string, progress func() int64) (valid context.Context, done func(), err error) {
 	valid, cut := context.WithCancelCause(ctx)
 	one := &claim{project: project, token: token, progress: progress, cut: cut, begun: make(chan struct{})}
@@ -102,7 +102,8 @@ func (t *slots) acquire(ctx context.Context, project, token string, progress fun
 	return nil, nil, err
 }
 
-// release ends a request that holds a slot or waits for one.
+// release removes the claim of a request, which holds a slot or waits for one, and assigns the slots
+// that are free.
 func (t *slots) release(one *claim) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -175,7 +176,8 @@ func (t *slots) preempt() {
 }
 
 // cutSlowest makes room for the requests that already waited at the last tick, and whose projects
-// hold less than their share. For each of them, it cuts the request that slowest returns.
+// hold less than their share. For each of them, it cuts the request that slowest returns, unless a
+// request that was cut before is about to free a slot.
 func (t *slots) cutSlowest() {
 	willHave, free := maps.Clone(t.ofProject), 0
 	for _, one := range t.held {

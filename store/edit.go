@@ -50,7 +50,7 @@ func (e edit) apply(content []byte) (edited, error) {
 		at := -1
 		return func(it *item) {
 			at++
-			if !it.wellFormed() {
+			if !it.isEntry() {
 				return
 			}
 

@@ -23,9 +23,9 @@ import (
 // Reader returns what a token allows at the moment of a call, according to the token file and the
 // [Freezes]. If the token file is missing or not a JSON object, no token is valid.
 //
-// Each call checks both files, and reads a file again if its device, inode, size or times have
-// changed. While a context of [Reader.While] is in use, the Reader also checks the files at each tick
-// of watchInterval. A Reader is safe for concurrent use.
+// Each call checks the token file and the file of freezes, and reads a file again if its device,
+// inode, size or times have changed. While a context of [Reader.While] is in use, the Reader
+// also checks the files at each tick of watchInterval. A Reader is safe for concurrent use.
 type Reader struct {
 	path   string
 	report func(error)
@@ -43,16 +43,16 @@ type Reader struct {
 	watching bool
 }
 
-// tokenHash is the key by which an entry is looked up. The time of a look-up by a hash reveals
+// tokenHash is the key by which an entry is looked up. How long a look-up by a hash takes reveals
 // nothing about the token.
 type tokenHash [sha256.Size]byte
 
 // hashedPrefix begins the key of an entry that has a token's SHA-256 in place of the token. A
-// client cannot use such a key as a token: the key has a colon, which no Basic user name has, and
-// the entry is not found by the SHA-256 of the key.
+// client cannot use such a key as a token. The key has a colon, and the user name of HTTP Basic
+// authentication has none. Also, the entry is found by the SHA-256 of the token, not of the key.
 const hashedPrefix = "sha256:"
 
-// Pass describes a valid token. [Pass.For] returns what the pass allows.
+// Pass describes a token as it was when it was looked up. [Pass.For] returns what the pass allows.
 type Pass struct {
 	Grant
 	Limits      Limits
@@ -87,8 +87,8 @@ func (f File) Reader(report func(error)) *Reader {
 func (r *Reader) Path() string { return r.path }
 
 // Find returns what the token allows now, and false if the token is not valid. A token is not valid
-// if its process is proved dead, even before a sweep, or if the token has a colon, since a colon
-// ends a Basic user name.
+// if its process is proved dead, even if no sweep has revoked it yet. A token with a colon is never
+// valid: a token arrives as the user name of HTTP Basic authentication, and a colon ends that name.
 func (r *Reader) Find(token string) (Pass, bool) {
 	if strings.Contains(token, ":") {
 		return Pass{}, false
@@ -106,7 +106,7 @@ func (r *Reader) FindKey(key string) (Pass, bool) {
 }
 
 // Still returns nil if a use that the pass allowed may go on, and otherwise an error with the
-// reason.
+// reason. That is [ErrRevoked] for every token that is no longer valid.
 func (r *Reader) Still(p Pass, use Use) error {
 	now, ok := r.find(p.hash)
 	if !ok {
@@ -127,9 +127,9 @@ func (r *Reader) find(hash tokenHash) (Pass, bool) {
 	return passOf(hash, e, freezes), e.State().Counts()
 }
 
-// entry returns the entry of the token with this hash, if the entry is well formed. It parses an
-// entry only once: every request looks up its token's entry, and an entry with many projects or
-// patterns takes long to parse.
+// entry returns the entry of the token with this hash, if the value is an entry. Its limits may
+// still be Malformed. entry parses an entry only once: every request looks up its token's entry,
+// and an entry with many projects or patterns takes long to parse.
 func (r *Reader) entry(hash tokenHash) (Entry, bool) {
 	if e, ok := r.parsed[hash]; ok {
 		return e, true
@@ -172,9 +172,10 @@ func (r *Reader) While(ctx context.Context, p Pass, use Use) (valid context.Cont
 	}
 }
 
-// watchInterval is a part of the 100 ms within which a request is cut; git then needs up to
-// 40 ms to end. A shorter interval costs processor time: a tick of a gate that is otherwise idle
-// takes 0.1 to 0.3 ms, and a machine may have many gates.
+// watchInterval is how long the Reader may take to notice a change. Requests are cut within 100
+// ms of the end of their access (SECURITY.md), and after the cut, git needs up to 40 ms to end.
+// A shorter interval costs processor time: a tick of a gate that is otherwise idle takes 0.1 to
+// 0.3 ms, and a machine may have many gates.
 const watchInterval = 40 * time.Millisecond
 
 // watch checks the files while any context of While is in use. It does not use inotify(7), which
@@ -231,7 +232,7 @@ func (r *Reader) InNetwork(cookie uint64) (found []Entry) {
 		}
 		key := hashedPrefix + hex.EncodeToString(hash[:])
 		it := plainItem(value, member{token: []byte(key), end: len(value)})
-		if e := it.entry(); it.wellFormed() && e.Gate != nil && e.Gate.Network == cookie {
+		if e := it.entry(); it.isEntry() && e.Gate != nil && e.Gate.Network == cookie {
 			found = append(found, e)
 		}
 	}
@@ -347,10 +348,10 @@ func hashOfKey(key []byte) (hash tokenHash, ok bool) {
 	return sha256.Sum256(key), len(key) > 0
 }
 
-// entryOf parses the value of an entry, and reports whether the entry is well formed.
+// entryOf parses the value of a member of the token file, and reports whether it is an entry.
 func entryOf(value json.RawMessage) (Entry, bool) {
 	it := plainItem(value, member{token: []byte{}, end: len(value)})
-	return it.entry(), it.wellFormed()
+	return it.entry(), it.isEntry()
 }
 
 // passOf returns the pass of an entry. [Entry.State] says whether the pass is valid.

@@ -55,7 +55,7 @@ func (x index) changeRights(container string, edit func(*Rights) error) (texts m
 	texts = map[int][]byte{}
 	for _, m := range x.last() {
 		it := x.item(m)
-		if !it.wellFormed() || container == "" || string(it.container) != container {
+		if !it.isEntry() || container == "" || string(it.container) != container {
 			continue
 		}
 		e := it.entry()

@@ -39,9 +39,9 @@ type item struct {
 	also, gate                               []byte // the values of these keys, of any type
 }
 
-// wellFormed reports whether the item is an entry: it has a project or a scope that is a string, or
+// isEntry reports whether the item is an entry: it has a project or a scope that is a string, or
 // limits that are understood.
-func (it *item) wellFormed() bool {
+func (it *item) isEntry() bool {
 	return it.token != nil && (it.project != nil || it.scope != nil || it.limited != nil)
 }
 

@@ -247,7 +247,7 @@ func (f File) each(dir directory, name string, visit func(Entry)) error {
 	}
 
 	for _, m := range x.last() {
-		if it := x.item(m); it.wellFormed() {
+		if it := x.item(m); it.isEntry() {
 			visit(it.entry())
 		}
 	}

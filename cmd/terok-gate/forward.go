@@ -70,7 +70,7 @@ func runForward(c *cli.Context, given hook.Settings) error {
 		go serveMetrics(metrics, f.Metrics())
 	}
 	if err := forward.CheckConfined(services); err != nil {
-		slog.Warn("this process may reach more than its services", "error", err)
+		slog.Warn("this process can perhaps reach more than its services", "error", err)
 	}
 	if err := forward.Isolate(); err != nil {
 		slog.Warn("this process could not isolate itself", "error", err)
@@ -100,7 +100,7 @@ func servicesOf(given hook.Settings) (map[string]forward.Target, error) {
 	if len(given.Services) == 0 {
 		return nil, misuse.Errorf("no service: name one with --service")
 	}
-	given.GateSocket = control.DefaultSocket() // the check refuses services without one
+	given.GateSocket = control.DefaultSocket() // checkedSettings refuses services without a gate socket
 	if _, err := checkedSettings(given); err != nil {
 		return nil, err
 	}

@@ -29,14 +29,14 @@ func installCommand(given *hook.Settings) *cli.Command {
 		Name:  "install",
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
 		Description: "When run again, install keeps the earlier settings and changes only those that are given. An empty\n" +
-			"value, as in --gate-url '', resets a setting. --allow-project, --allow-read, --push, --service\n" +
+			"value, as in --gate-url '', resets most settings. --allow-project, --allow-read, --push, --service\n" +
 			"and --allow-service replace the whole earlier list.",
 		// The flags of the stage prestart, except --env-dir, which is for trying a stage by hand. Then
 		// the flags of install itself.
 		Flags: slices.Concat(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }), fleetFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
 			&cli.BoolFlag{Name: "no-watch", Usage: "if no gate is set up, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
-			&cli.BoolFlag{Name: "token", Usage: "give the token also to containers that ask for a device, such as Docker's; --token=false withholds it again"},
+			&cli.BoolFlag{Name: "token", Usage: "give the token also to containers that ask for a device, as Docker's containers do; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),
 		}),
@@ -55,7 +55,7 @@ func install(c *cli.Context, given hook.Settings) error {
 	}
 	was, there, err := place.Registration()
 	if err != nil {
-		return fmt.Errorf("%w: uninstall, then install with all that is to be set", err)
+		return fmt.Errorf("%w: uninstall, then run install with all the settings that you want", err)
 	}
 	if c.Bool("show") {
 		return show(was, there)
@@ -125,7 +125,8 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 		return r, err
 	}
 
-	// For a stage, an empty pattern is an error or matches nothing. Here it empties the list.
+	// For a stage, an empty value in these lists is an error or matches nothing. Here it empties
+	// the list.
 	for _, list := range []*[]string{&given.Push, &given.AllowReads, &given.Services, &given.AllowServices} {
 		if slices.Equal(*list, []string{""}) {
 			*list = nil
@@ -150,7 +151,7 @@ func changed(c *cli.Context, place engines.Place, r engines.Registration, there 
 
 	usual := trail.DefaultFile()
 	r.Settings.LogFile = cmp.Or(r.Settings.LogFile, usual)
-	if r.Settings.LogFile != usual { // the directory of the usual file is made if it is missing
+	if r.Settings.LogFile != usual { // the usual file is not checked: its directory is made if it is missing
 		if err := trail.CheckFile(r.Settings.LogFile); err != nil {
 			return r, misuse.Errorf("--log-file %w", err)
 		}
@@ -215,15 +216,16 @@ func changedGate(c *cli.Context, place engines.Place, r engines.Registration, th
 func whyNoGate(c *cli.Context, there bool, given hook.Settings) string {
 	switch {
 	case c.Bool("no-gate"):
-		return "--no-gate says that it sets up none: give --no-gate=false instead"
+		return "--no-gate tells install to set up none: give --no-gate=false instead"
 	case !there, given.GateURL != "", given.GateSocket != "":
-		return "with --gate-url or --gate-socket it sets up none: leave that flag out"
+		return "with --gate-url or --gate-socket, install sets up none: leave that flag out"
 	}
 	return "the earlier install set up none: give --no-gate=false too"
 }
 
-// defaultSources returns the file of addresses that install gives the hooks by default, or "" for
-// none. There is none without a gate, or if the repositories, and so the desks, are on another machine.
+// defaultSources returns the path that install sets for --projects by default: the file with the
+// projects' addresses at their forges. It returns "" if there is no gate, or if the repositories are
+// on another machine. The operator's desks (package desk) are then there, too, and so is the file.
 func defaultSources(r engines.Registration) (string, error) {
 	if !r.Gate || r.Fleet.RepositoryGate != "" {
 		return "", nil
@@ -231,7 +233,7 @@ func defaultSources(r engines.Registration) (string, error) {
 	return usualSources()
 }
 
-// usualSources returns the file of addresses that the desk commands write by default.
+// usualSources returns the path of that file, which the commands that use desks write by default.
 func usualSources() (string, error) {
 	desks, err := desk.DefaultDirectory()
 	return desk.SourcesFile(desks), err
@@ -247,7 +249,7 @@ func beginSources(c *cli.Context, r engines.Registration) error {
 	return desk.BeginSources(filepath.Dir(usual))
 }
 
-// explain adds to an error of planning what the caller can do about it.
+// explain takes an error of [engines.Registration.Plan], and adds what the user can do about it.
 func explain(err error) error {
 	if errors.Is(err, engines.ErrAnyProject) {
 		return misuse.Errorf("%w: name the projects with --allow-project (podman 4.6 fixes this)", err)
@@ -283,11 +285,11 @@ func carryOut(c *cli.Context, plan engines.Plan) error {
 	return nil
 }
 
-// adviceOnService returns why no service keeps the gate running (without a gate: reap --watch), and
-// what follows from that. It returns "" if a service does. Without a gate, it also returns "" if
-// --no-watch is given.
+// adviceOnService returns what the user should know if no service keeps the gate running, or only
+// until the user logs out. Without a gate, the same is said of reap --watch, unless --no-watch is
+// given. Otherwise it returns "".
 func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
-	what, without := "reap --watch", "without it, an orphan is not revoked until the next hook of any container"
+	what, without := "reap --watch", "without it, the token of a dead container is not revoked until the next hook of any container runs"
 	if r.Gate {
 		what, without = "the gate", "no container of a project starts until you run it yourself: "+serveByHand(r)
 		if len(r.Settings.Services) > 0 {

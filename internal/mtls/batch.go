@@ -14,12 +14,12 @@ const (
 	batchSize  = 64 << 10
 )
 
-// batches is a pool of buffers. Only connections that transfer much data at this moment have one.
-var batches = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, batchSize)) }}
+// buffers is a pool. Only connections that transfer much data have a buffer.
+var buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, batchSize)) }}
 
-// batch is a TCP connection. Between hold and release it collects what is written. It reads ahead
+// batching is a TCP connection. Between hold and release it collects what is written. It reads ahead
 // while whole records arrive faster than they are read.
-type batch struct {
+type batching struct {
 	*net.TCPConn
 
 	mu   sync.Mutex
@@ -29,29 +29,29 @@ type batch struct {
 	ahead *bytes.Buffer // nil if nothing was read ahead
 }
 
-func (b *batch) hold() {
+func (b *batching) hold() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.held = batches.Get().(*bytes.Buffer)
+	b.held = buffers.Get().(*bytes.Buffer)
 }
 
 // release writes what was collected.
-func (b *batch) release() error {
+func (b *batching) release() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	err := b.flush()
-	batches.Put(b.held)
+	buffers.Put(b.held)
 	b.held = nil
 	return err
 }
 
-func (b *batch) flush() error {
+func (b *batching) flush() error {
 	_, err := b.TCPConn.Write(b.held.Bytes())
 	b.held.Reset()
 	return err
 }
 
-func (b *batch) Write(p []byte) (int, error) {
+func (b *batching) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.held == nil {
@@ -65,7 +65,7 @@ func (b *batch) Write(p []byte) (int, error) {
 	return b.held.Write(p)
 }
 
-func (b *batch) Read(p []byte) (n int, err error) {
+func (b *batching) Read(p []byte) (n int, err error) {
 	if b.ahead == nil {
 		if !b.busy {
 			n, err = b.TCPConn.Read(p)
@@ -73,7 +73,7 @@ func (b *batch) Read(p []byte) (n int, err error) {
 			return n, err
 		}
 
-		b.ahead = batches.Get().(*bytes.Buffer)
+		b.ahead = buffers.Get().(*bytes.Buffer)
 		n, err = b.TCPConn.Read(b.ahead.AvailableBuffer()[:batchSize])
 		b.ahead.Write(b.ahead.AvailableBuffer()[:n])
 		b.busy = n == batchSize
@@ -82,7 +82,7 @@ func (b *batch) Read(p []byte) (n int, err error) {
 	n, _ = b.ahead.Read(p)
 	if b.ahead.Len() == 0 {
 		b.ahead.Reset()
-		batches.Put(b.ahead)
+		buffers.Put(b.ahead)
 		b.ahead = nil
 	}
 	return n, err

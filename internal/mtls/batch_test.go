@@ -64,7 +64,7 @@ func TestWhatIsHeldIsSentAtOnce(t *testing.T) {
 	testenv.Must(t, err)
 	defer to.Close()
 
-	b := batch{TCPConn: from}
+	b := batching{TCPConn: from}
 	b.hold()
 	for range 3 {
 		_, err := b.Write(make([]byte, recordSize))

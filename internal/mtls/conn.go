@@ -29,7 +29,7 @@ const connectTimeout = 5 * time.Second
 
 // watched is a connection that is closed when the other machine has vanished.
 type watched struct {
-	batch
+	batching
 	seen    silence
 	closed  atomic.Bool
 	onClose func() // called once, unless it is nil
@@ -154,7 +154,7 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 		return nil, err
 	}
 
-	tcp := &watched{batch: batch{TCPConn: conn.(*net.TCPConn)}}
+	tcp := &watched{batching: batching{TCPConn: conn.(*net.TCPConn)}}
 	c := &Conn{tls.Client(tcp, i.Client(host)), tcp}
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = tcp.Close()
