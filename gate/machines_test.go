@@ -24,7 +24,7 @@ type machines struct {
 	authority   *testenv.Authority
 	repos, host *testenv.NetworkProcess
 	tokens      store.File        // of the host
-	programs    map[string]string // of gates, by their names; terok-gate for others
+	programs    map[string]string // of gates, by the names of the gates; the others run terok-gate
 }
 
 const (
@@ -73,7 +73,7 @@ func mustRun(t *testing.T, cmd *exec.Cmd) {
 // path returns the path of a file of the machines.
 func (m *machines) path(name string) string { return filepath.Join(m.dir, name) }
 
-// start starts a gate on one of the machines, which ends with the test.
+// start starts a gate on one of the machines. The gate ends with the test.
 func (m *machines) start(t *testing.T, on *testenv.NetworkProcess, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	ordinary, err := terokGate()
@@ -143,7 +143,7 @@ func (m *machines) transfer(t *testing.T, push bool, large func() (string, error
 		killTree(cmd.Process.Pid)
 		_ = cmd.Wait()
 	})
-	testenv.Eventually(t, "it is under way", func() bool { return sizeOf(far) > 10<<20 })
+	testenv.Eventually(t, "the transfer is under way", func() bool { return sizeOf(far) > 10<<20 })
 	return cmd, said
 }
 
@@ -224,10 +224,10 @@ func TestFaultsBetweenMachines(t *testing.T) {
 	}
 }
 
-// What is stopped and goes on has lost nothing: a stopped process is no machine that vanished.
-// Requests that begin meanwhile wait for it.
+// A process that is stopped and later goes on loses nothing: the other gate does not take it for a
+// machine that has vanished. Requests that begin meanwhile wait for the process.
 func TestATransferOutlastsStoppedProcesses(t *testing.T) {
-	const stopped = 8 * time.Second // more than a machine that vanished has
+	const stopped = 8 * time.Second // longer than it takes until a machine counts as vanished
 	for name, which := range map[string]func(m *machines, repos, host, client *exec.Cmd) int{
 		"the repository gate": func(_ *machines, repos, _, _ *exec.Cmd) int { return repos.Process.Pid },
 		"the host's gate":     func(_ *machines, _, host, _ *exec.Cmd) int { return host.Process.Pid },
@@ -244,7 +244,7 @@ func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 				must(t, syscall.Kill(pid, syscall.SIGSTOP))
 			}
 			if sizeOf(m.path("clone/objects/pack/tmp_pack_*")) == 0 {
-				t.Error("it was over before")
+				t.Error("the transfer was over before the processes were stopped")
 			}
 			token, err := m.tokens.CreateToken("demo", "2")
 			must(t, err)

@@ -64,8 +64,8 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// inMemory begins the names of directories in memory, one of each run: a gigabyte is there
-// before a disk has thought about it.
+// inMemory begins the names of directories in memory, one for each run. Memory takes a gigabyte
+// long before a disk does.
 const inMemory = "/dev/shm/terok-gate-test-"
 
 var ours string
@@ -192,14 +192,14 @@ func (h *harness) revoke(t *testing.T, project string) {
 	must(t, err)
 }
 
-// url is what git is told, with the token and no password: asked for one, newer gits
-// (2.53) would prompt for one.
+// url is what git is told, with the token and an empty password: without any password in the URL,
+// newer gits (2.53) would prompt for one.
 func (h *harness) url(token, project string) string {
 	return "http://" + token + ":@" + h.address + "/" + project + ".git"
 }
 
-// trailed returns the events of a kind, once there are as many as that. A line may stand
-// for several.
+// trailed waits until there are that many events of a kind, and returns them. It fails if there are
+// more. One line may stand for several events.
 func (h *harness) trailed(t *testing.T, event string, number int) []trail.Event {
 	t.Helper()
 	var found []trail.Event
@@ -296,7 +296,7 @@ func git(t *testing.T, dir string, args ...string) string {
 	return feed(t, dir, "", args...)
 }
 
-// feed runs git in a directory with that on its standard input.
+// feed runs git in a directory with the input on its standard input.
 func feed(t *testing.T, dir, input string, args ...string) string {
 	t.Helper()
 	cmd := command(dir, args...)
@@ -319,7 +319,7 @@ func gitFails(t *testing.T, dir string, args ...string) string {
 	return string(out)
 }
 
-// request sends a request that git would send, or would not.
+// request sends a request, whether git would send such a request or not.
 func (h *harness) request(t *testing.T, method, path, token, body string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, "http://"+h.address+path, strings.NewReader(body))

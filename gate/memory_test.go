@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// openNarrow opens a gate whose git has so much memory, in KiB, and no more.
+// openNarrow opens a gate whose git has at most this much memory, in KiB.
 func openNarrow(t *testing.T, most int) *harness {
 	t.Helper()
 	bin, path := memory(t), os.Getenv("PATH")
@@ -31,7 +31,7 @@ func openNarrow(t *testing.T, most int) *harness {
 	return h
 }
 
-// zeroes are a blob of so many MiB, but for its first byte.
+// zeroes is a blob of so many MiB. All its bytes but the first are zero.
 func zeroes(first byte, mib int) io.Reader {
 	return io.MultiReader(bytes.NewReader([]byte{first}), io.LimitReader(zero{}, int64(mib)<<20-1))
 }
@@ -120,7 +120,7 @@ func TestAPushThatNamesTooManyRefsIsRefused(t *testing.T) {
 	}
 }
 
-// Trees that come packed as deltas of another are kept until all of a push is there.
+// git keeps every tree that came as a delta of another in memory until the whole push is there.
 func TestAPushThatTakesTooMuchMemoryIsRefusedAndNamesTheFlag(t *testing.T) {
 	log := logged(t)
 	h := open(t, gate.Settings{GitMemory: 200 << 20})

@@ -114,7 +114,7 @@ func findOut(t *testing.T, others int) {
 	}
 }
 
-// What kills the push's git may kill the gate's own git after it.
+// Whatever kills the git of the push may then also kill the git that the gate itself starts.
 func TestTheGateFindsOutWhatAPushMovedThoughItsGitIsKilledOnce(t *testing.T) {
 	next := filepath.Join(memory(t), "kill-the-next")
 	h, _ := openOver(t, "case \"$*\" in *for-each-ref*) rm "+next+" 2>/dev/null && kill -KILL $$ ;; esac")
@@ -135,11 +135,11 @@ func TestTheGateFindsOutWhatAPushMovedThoughItsGitIsKilledOnce(t *testing.T) {
 	}
 }
 
-// noObject stands for none.
+// noObject is the name that stands for no object.
 var noObject = strings.Repeat("0", 40)
 
-// pushRequest is a push as a client sends it that need not be git: commands, and a pack of
-// nothing if one of them needs it.
+// pushRequest is a push as any client may send it, not only git: the commands, and an empty pack if
+// one of the commands needs a pack.
 func pushRequest(token, capabilities string, commands ...string) string {
 	var body strings.Builder
 	for i, command := range commands {
@@ -187,15 +187,15 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 	token := h.issue(t, "demo")
 	tip, before := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
 	git(t, demo, "update-ref", "refs/heads/side", tip)
-	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git keeps that branch only
+	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git refuses to delete only the branch of HEAD
 	all := git(t, demo, "for-each-ref")
 	for name, command := range map[string]string{
-		"a deletion of none":              noObject + " " + noObject + " refs/heads/main",
-		"a deletion of what is not there": noObject + " " + noObject + " refs/heads/nothing",
-		"a deletion of an unknown object": strings.Repeat("1", 40) + " " + noObject + " refs/heads/main",
-		"a deletion of an older one":      before + " " + noObject + " refs/heads/main",
-		"a move from an older one":        before + " " + tip + " refs/heads/main",
-		"a creation of what is there":     noObject + " " + before + " refs/heads/main",
+		"a deletion that names no old value":      noObject + " " + noObject + " refs/heads/main",
+		"a deletion of a ref that is not there":   noObject + " " + noObject + " refs/heads/nothing",
+		"a deletion that names an unknown object": strings.Repeat("1", 40) + " " + noObject + " refs/heads/main",
+		"a deletion that names an older value":    before + " " + noObject + " refs/heads/main",
+		"a move that names an older value":        before + " " + tip + " refs/heads/main",
+		"a creation of a ref that is there":       noObject + " " + before + " refs/heads/main",
 	} {
 		says := h.answered(t, pushRequest(token, "report-status", command))
 		if !strings.Contains(says, "ng refs/heads/") {
@@ -210,8 +210,8 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 	}
 }
 
-// git deletes a ref whose object is missing whatever it is by then, and its hook is told of
-// nothing that could be told from packed refs.
+// git deletes a ref whose object is missing without a look at the old value, and reports zeroes to
+// its hook. The gate could not tell that from a packed ref, for which git also reports zeroes.
 func TestARefToAMissingObjectIsNotDeleted(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
@@ -231,7 +231,7 @@ func TestARefToAMissingObjectIsNotDeleted(t *testing.T) {
 		t.Errorf("the trail has %+v", e)
 	}
 	if says := h.answered(t, pushRequest(token, "report-status", tip+" "+noObject+" refs/heads/side")); !strings.Contains(says, "ok refs/heads/side") {
-		t.Errorf("of another one it is told %q", says)
+		t.Errorf("of a deletion of side alone, the client is told %q", says)
 	}
 	h.trailed(t, trail.Moved, 1)
 }
@@ -296,7 +296,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 				if err != nil || seen[pid] || !strings.Contains(args, "receive-pack --stateless-rpc") {
 					continue
 				}
-				// Some pushes of a slow machine have to end by themselves.
+				// On a slow machine, too, some pushes have to end by themselves.
 				if seen[pid] = true; len(seen)%3 == 0 {
 					_ = syscall.Kill(pid, syscall.SIGTERM)
 				}
@@ -310,7 +310,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(h.repos)) == 0 })
 
 	t.Cleanup(func() {
-		for _, left := range glob(demo + "/objects/tmp_objdir-incoming-*") { // of a git that we ended, the next gate removes it
+		for _, left := range glob(demo + "/objects/tmp_objdir-incoming-*") { // left by a git that we ended; the next gate would remove it
 			os.RemoveAll(left)
 		}
 	})
@@ -329,7 +329,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 	is := start
 	for i, e := range h.lines(trail.Moved, "refs/heads/main") {
 		if e.Old != is {
-			t.Errorf("line %d: %s moves to %s, and was %s", i, e.Old, e.New, is)
+			t.Errorf("line %d: main moves from %s to %s, but was %s before", i, e.Old, e.New, is)
 		}
 		is = e.New
 	}
@@ -404,7 +404,7 @@ func TestAPushThatTheTrailCannotHaveIsRefused(t *testing.T) {
 	h.trailed(t, trail.Refused, 1)
 }
 
-// The line that a ref is to move is there, and the client does not believe that it has.
+// The trail says that the ref is to move, and the client must not believe that the ref has moved.
 func TestAClientDoesNotHearOfAMoveThatTheTrailLacks(t *testing.T) {
 	h := open(t, gate.Settings{Trail: failsFor(trail.Moved)})
 	demo := h.demo(t, "demo", 1)
@@ -454,7 +454,7 @@ func TestASymbolicRefIsWhatItStandsFor(t *testing.T) {
 		t.Errorf("one that stands for a branch that is not there: %q", says)
 	}
 	if is := git(t, demo, "for-each-ref", "--format=%(objectname)", "refs/heads/main", "refs/heads/new"); is != tip {
-		t.Errorf("main, and no other, is %s", is)
+		t.Errorf("main has moved, or new is there: %s", is)
 	}
 	h.trailed(t, trail.Moved, 0)
 
@@ -528,7 +528,7 @@ func TestAPushMovesAllOfItsRefsOrNone(t *testing.T) {
 	token := h.issue(t, "demo")
 	for i, capabilities := range []string{"report-status", " report-status", "report-status\x00", "report-status\x00 x", "report-status atomic\n"} {
 		create := func(name string) string { return fmt.Sprintf("%s %s refs/heads/%d/%s", noObject, tip, i, name) }
-		// A branch cannot be below another: of these, git alone knows that.
+		// A branch cannot be below another branch. Only git checks this.
 		says := h.answered(t, pushRequest(token, capabilities, create("a"), create("b"), create("b/c")))
 		if is := git(t, demo, "for-each-ref", fmt.Sprintf("refs/heads/%d", i)); is != "" {
 			t.Errorf("%q: there is\n%s: %q", capabilities, is, says)
@@ -621,7 +621,7 @@ func TestAFloodIsSummedUp(t *testing.T) {
 	began := time.Now()
 	for i := range number {
 		h.request(t, "GET", "/demo.git/info/refs?service=git-receive-pack", readOnly, "") // refused
-		// One after another: a token is made up anew each time.
+		// Each of these requests has another token, which is made up.
 		h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", fmt.Sprintf("terok-g-%032x", i), "")
 	}
 	most := 2 * (trail.OwnLines + 1) * (int(time.Since(began)/time.Second) + 2)
@@ -629,7 +629,7 @@ func TestAFloodIsSummedUp(t *testing.T) {
 		t.Errorf("they are %d lines, not %d at most", len(lines), most)
 	}
 
-	// Nor are lines long: of the name of a ref that is refused, a part is enough.
+	// Lines are short, too: of a long name of a refused ref, they have only the beginning.
 	long := "refs/other/" + strings.Repeat("x", 4000)
 	h.answered(t, pushRequest(h.issue(t, "demo"), "report-status", fmt.Sprintf("%s %s %s", noObject, tip, long)))
 	if e := h.trailed(t, trail.Refused, 2*number+1); e[len(e)-1].Ref != long[:256] {

@@ -131,7 +131,7 @@ func (c *container) reaches(token store.Token) error {
 	return nil
 }
 
-// listen has another process listen in the container's network.
+// listen listens in the container's network at the address that the gate would use.
 func (c *container) listen(t *testing.T) {
 	t.Helper()
 	var l net.Listener
@@ -142,8 +142,8 @@ func (c *container) listen(t *testing.T) {
 	t.Cleanup(func() { l.Close() })
 }
 
-// watchNetwork returns whether the container's network namespace is still there: one end
-// of a cable is in it, and the other end goes with that.
+// watchNetwork returns a function that reports whether the container's network namespace is still
+// there. One end of a virtual cable is in the namespace. When the namespace goes, both ends go.
 func (c *container) watchNetwork(t *testing.T) (there func() bool) {
 	t.Helper()
 	name := "gt" + strconv.Itoa(c.Process.PID)
@@ -252,7 +252,7 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 
 	second := h.container(t, first)
 	h.start(t, hook, second)
-	for range 2 { // and twice is as good as once
+	for range 2 { // to attach again changes nothing
 		must(t, hook.Attach(second.Entry))
 	}
 
@@ -264,7 +264,7 @@ func TestContainersThatShareANetworkShareTheListener(t *testing.T) {
 
 	first.End()
 	testenv.Eventually(t, "the first one's token is over", func() bool { return second.reaches(first.Token) != nil })
-	for range 3 { // it comes and goes
+	for range 3 { // a third one comes and goes
 		third := h.container(t, second)
 		h.start(t, hook, third)
 		if err := third.reaches(third.Token); err != nil {
@@ -357,7 +357,7 @@ func TestAttachIsRefused(t *testing.T) {
 	}
 }
 
-// The hook looks for itself: this is a gate that is asked all the same.
+// The hook checks this itself, and would not ask. Here the gate is asked all the same.
 func TestTheGateRefusesItsOwnNetwork(t *testing.T) {
 	h, hook := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
@@ -521,7 +521,7 @@ func TestTheGateReportsItselfAndTheContainersItServes(t *testing.T) {
 	elsewhere := about
 	elsewhere.Listen = "127.0.0.1:1"
 	if _, err := asks(elsewhere); !errors.Is(err, control.Absent) {
-		t.Errorf("of another place in its network, the gate says %v", err)
+		t.Errorf("of another address in its network, the gate says %v", err)
 	}
 
 	c.End()
@@ -588,8 +588,8 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	for _, c := range []*container{alone, shares, shares2, withholds, dies} {
 		h.start(t, told, c)
 	}
-	must(t, told.Attach(late.Entry)) // and no more, when the gate goes
-	if n := len(kept(t, shelf)); n != 5+6 {
+	must(t, told.Attach(late.Entry))        // its token does not count yet when the gate goes
+	if n := len(kept(t, shelf)); n != 5+6 { // listeners and containers
 		t.Errorf("%d files are kept: %q", n, kept(t, shelf))
 	}
 	stopNow(h.Gate)
@@ -673,14 +673,14 @@ func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
 
 func (h *harness) neighbourOf(t *testing.T, c *container) *container { return h.container(t, c) }
 
-// A gate that was killed, without a Keeper.
+// The gate has no Keeper, so it leaves nothing to the next one, as if it had been killed.
 func TestALostListenerIsMadeAgain(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	c := h.container(t, nil)
 	h.start(t, told, c)
 	stopNow(h.Gate)
 	if err := c.reaches(c.Token); err == nil {
-		t.Fatal("there is no gate, and it is served")
+		t.Fatal("there is no gate, but the container is served")
 	}
 	h.Gate = h.again(t, gate.Settings{})
 	must(t, h.takeHooks(t).Attach(c.Entry))
