@@ -55,7 +55,7 @@ func TestARequestStartsNoMoreOfGitThanItTakes(t *testing.T) {
 	}
 }
 
-// Process 1, whose children orphans are as a rule, may take its time, or never notice.
+// Orphans as a rule become children of process 1, which may reap them late, or never.
 func TestGitsProcessesEndWithTheirRequest(t *testing.T) {
 	h, runs := openOver(t, "sleep 1000 >/dev/null 2>&1 &\necho $$ >>$0.group")
 	h.demo(t, "demo", 1)

@@ -72,7 +72,8 @@ func (h *harness) pushBy(t *testing.T, token, branch string) (finish func() erro
 
 func quarantines(repo string) []string { return glob(repo + "/objects/tmp_objdir-incoming-*") }
 
-// unpacks waits until so many pushes to a repository are under way, as far as they come.
+// unpacks waits until so many pushes to a repository unpack. They come no further without the bytes
+// that finish sends. It returns the quarantines of the repository.
 func unpacks(t *testing.T, repo string, pushes int) []string {
 	t.Helper()
 	testenv.Eventually(t, fmt.Sprintf("%d pushes unpack", pushes), func() bool {
@@ -88,8 +89,8 @@ func TestAPushThatIsCutTakesNothingFromOthers(t *testing.T) {
 	other, err := h.tokens.CreateToken("demo", "task-2")
 	must(t, err)
 	pushes := map[string]func() error{
-		"by path":           pushByPath(t, h.dir, demo, "by-path"),
-		"of another's task": h.pushBy(t, string(other), "another"),
+		"by path":         pushByPath(t, h.dir, demo, "by-path"),
+		"of another task": h.pushBy(t, string(other), "another"),
 	}
 	before := unpacks(t, demo, 2)
 
@@ -126,7 +127,8 @@ func TestAGateThatStartsLeavesAPushAlone(t *testing.T) {
 	if os.Geteuid() == 0 {
 		must(t, os.Chown(another, 12345, -1))
 	}
-	// A gate that starts removes none while a git of ours may be at work, such as another test's.
+	// A gate that starts removes no quarantine while a git of ours may be at work, such as that of
+	// another test.
 	testenv.Eventually(t, "a gate that starts removes what is abandoned", func() bool {
 		h.Gate = h.again(t, gate.Settings{})
 		_, err := os.Stat(abandoned)

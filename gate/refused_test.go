@@ -18,7 +18,8 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// A certificate counts only if all of it does: the connection fails, and no request is read.
+// A certificate counts only if everything in it is right. If not, the connection fails, and the gate
+// reads no request.
 func TestWhoShowsNoCertificateOfTheFleetIsNotServed(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	f.repos.demo(t, "demo", 1)
@@ -61,8 +62,8 @@ func TestWhoShowsNoCertificateOfTheFleetIsNotServed(t *testing.T) {
 	}
 }
 
-// voucherOf is the header of a voucher for demo, with more keys in their order or, if they begin
-// with a brace, of that JSON.
+// voucherOf is the header of a voucher for demo, with more keys, in the order that keys must have.
+// If more begins with a brace, it is the whole JSON of the voucher.
 func voucherOf(more string) string {
 	text := `{"project":"demo","task":"t","fingerprint":"0123abcd","access":"write"` + more + `}`
 	if strings.HasPrefix(more, "{") {
@@ -102,7 +103,7 @@ func configFor(edit func(*tls.Config)) *tls.Config {
 	return c
 }
 
-func TestAHostIsServedWhatItVouchesForAlone(t *testing.T) {
+func TestAHostIsServedOnlyWhatItMayVouchFor(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	demo := f.repos.demo(t, "demo", 1)
 	f.repos.demo(t, "lib", 1)
@@ -140,8 +141,8 @@ func TestAHostIsServedWhatItVouchesForAlone(t *testing.T) {
 		"a token in its place":              {a, head("GET /demo.git/info/refs?service=git-upload-pack", token), 403, only},
 		"an empty voucher":                  {a, vouchedRequest("Terok-Gate-Voucher:"), 403, only},
 		"two vouchers":                      {a, vouchedRequest(good, good), 403, only},
-		"two in a line":                     {a, vouchedRequest(good + ", " + strings.TrimPrefix(good, "Terok-Gate-Voucher: ")), 403, only},
-		"JSON as it is":                     {a, vouchedRequest(`Terok-Gate-Voucher: {"project":"demo"` + rest), 403, only},
+		"two vouchers in a line":            {a, vouchedRequest(good + ", " + strings.TrimPrefix(good, "Terok-Gate-Voucher: ")), 403, only},
+		"JSON that is not encoded":          {a, vouchedRequest(`Terok-Gate-Voucher: {"project":"demo"` + rest), 403, only},
 		"padding":                           {a, vouchedRequest(good + "="), 403, only},
 		"an unknown key":                    {a, vouchedRequest(voucherOf(`,"host":"host-b"`)), 403, only},
 		"a key twice":                       {a, vouchedRequest(voucherOf(`,"access":"write"`)), 403, only},
@@ -150,11 +151,11 @@ func TestAHostIsServedWhatItVouchesForAlone(t *testing.T) {
 		"a pattern for a project":           {a, vouchedRequest(voucherOf(`{"project":"*"` + rest)), 403, only},
 		"a path for a project":              {a, vouchedRequest(voucherOf(`{"project":"../demo"` + rest)), 403, only},
 		"no task":                           {a, vouchedRequest(voucherOf(`{"project":"demo","task":"","fingerprint":"0123abcd","access":"write"}`)), 403, only},
-		"lines for a container":             {a, vouchedRequest(voucherOf(`{"project":"demo","task":"t","container":"a\nb","fingerprint":"0123abcd","access":"write"}`)), 403, only},
+		"two lines for a container":         {a, vouchedRequest(voucherOf(`{"project":"demo","task":"t","container":"a\nb","fingerprint":"0123abcd","access":"write"}`)), 403, only},
 		"a token for a fingerprint":         {a, vouchedRequest(voucherOf(`{"project":"demo","task":"t","fingerprint":"` + token + `","access":"write"}`)), 403, only},
 		"no access":                         {a, vouchedRequest(voucherOf(`{"project":"demo","task":"t","fingerprint":"0123abcd","access":""}`)), 403, only},
 		"more access than there is":         {a, vouchedRequest(voucherOf(`{"project":"demo","task":"t","fingerprint":"0123abcd","access":"admin"}`)), 403, only},
-		"limits that are none":              {a, vouchedRequest(voucherOf(`,"push":[]`)), 403, only},
+		"an empty list of limits":           {a, vouchedRequest(voucherOf(`,"push":[]`)), 403, only},
 		"a voucher that is too long":        {a, vouchedRequest("Terok-Gate-Voucher: " + strings.Repeat("A", 50<<10)), 403, only},
 		"a header that is too long":         {a, vouchedRequest("Terok-Gate-Voucher: " + strings.Repeat("A", 80<<10)), 431, ""},
 		"a voucher for another project":     {a, get(libRefs, good), 403, only},
@@ -196,19 +197,19 @@ func TestAHostIsServedWhatItVouchesForAlone(t *testing.T) {
 		t.Errorf("the refs were %s and are %s", before, after)
 	}
 
-	// A push of a ref that the voucher's limits leave out is refused as of a token.
+	// A push to a ref outside the voucher's limits is refused, as a push with a limited token is.
 	limited := voucherOf(`,"push":[["refs/heads/agent/**"]]`)
 	push := strings.Replace(pushRequest("", "report-status", fmt.Sprintf("%s %s refs/heads/mine", noObject, git(t, demo, "rev-parse", "main"))),
 		"\r\n\r\n", "\r\n"+limited+"\r\n\r\n", 1)
 	if code, text, err := f.ask(t, a, push); err != nil || code != 200 || !strings.Contains(text, "ng refs/heads/mine the token may push to refs/heads/agent/**") {
-		t.Errorf("a push beside the limits: %d %q, %v", code, text, err)
+		t.Errorf("a push outside the limits: %d %q, %v", code, text, err)
 	}
 	if moved := f.repos.trailed(t, trail.Moved, 0); len(moved) > 0 {
 		t.Errorf("moved: %+v", moved)
 	}
 }
 
-// A container can send what it likes: what its gate hands on is made anew.
+// A container can send what it likes: its gate makes each request that it hands on anew.
 func TestAContainerForgesNoVoucher(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	demo := f.repos.demo(t, "demo", 1)
@@ -230,26 +231,26 @@ func TestAContainerForgesNoVoucher(t *testing.T) {
 		"a voucher and a wrong token":     {head(fetch, "wrong", good), 403},
 		"a voucher to push":               {head(push, token, good), 403},
 		"two vouchers to push":            {head(push, token, good, good), 403},
-		"a voucher to push, for the hop":  {head(push, token, good, "Connection: Terok-Gate-Voucher"), 403},
+		"a voucher to push, for one hop":  {head(push, token, good, "Connection: Terok-Gate-Voucher"), 403},
 		"a voucher for another project":   {head("GET /lib.git/info/refs?service=git-upload-pack", token, voucherOf(`{"project":"lib","task":"t","fingerprint":"0123abcd","access":"write"}`)), 403},
 		"a voucher beside a read":         {head(fetch, token, good), 200},
 		"a push":                          {smuggled, 403},
 		"two lengths":                     {head("POST /demo.git/git-upload-pack", token, "Content-Type: application/x-git-upload-pack-request", "Content-Length: 4", "Content-Length: 5") + "0000" + smuggled, 400},
-		"a length that is none":           {head("POST /demo.git/git-upload-pack", token, "Content-Type: application/x-git-upload-pack-request", "Content-Length: +4") + "0000" + smuggled, 400},
+		"a length with a sign":            {head("POST /demo.git/git-upload-pack", token, "Content-Type: application/x-git-upload-pack-request", "Content-Length: +4") + "0000" + smuggled, 400},
 		"another transfer encoding":       {head("POST /demo.git/git-upload-pack", token, "Content-Type: application/x-git-upload-pack-request", "Transfer-Encoding: chunked, identity") + "0\r\n\r\n" + smuggled, 501},
 		"a space before the colon":        {head(fetch, token, "Content-Length : 4"), 400},
 		"a line that goes on":             {head(fetch, token, "X-A: b\r\n "+good), 200},
 		"an upgrade":                      {head(fetch, token, "Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAAP__"), 200},
 		"a bare line feed in the query":   {head("GET /demo.git/info/refs?service=git-upload-pack\nX:y", token), 400},
 		"an encoded line end in the path": {head("GET /demo.git%0d%0aX/info/refs?service=git-upload-pack", token), 404},
-		"a path below":                    {head("GET /demo.git/../lib.git/info/refs?service=git-upload-pack", token), 404},
+		"a path with dots":                {head("GET /demo.git/../lib.git/info/refs?service=git-upload-pack", token), 404},
 		"a tunnel":                        {"CONNECT lib:9419 HTTP/1.1\r\nHost: lib:9419\r\n\r\n", 404},
 		"a trace":                         {head("TRACE /demo.git/git-upload-pack", token), 405},
 		"a voucher in a trailer": {head("POST /demo.git/git-receive-pack", token, receiveRequest, "Transfer-Encoding: chunked", "Trailer: Terok-Gate-Voucher") +
 			"4\r\n0000\r\n0\r\n" + good + "\r\n\r\n", 403},
 		"a request behind a request": {head(fetch, token) + smuggled, 200},
 		"a header that is too long":  {head(fetch, token, "X-Long: "+strings.Repeat("x", 32<<10)), 431},
-		"a protocol that is more":    {head(fetch, token, "Git-Protocol: version=2:x=y\tz"), 200},
+		"a protocol with more in it": {head(fetch, token, "Git-Protocol: version=2:x=y\tz"), 200},
 	} {
 		conn := f.host.dial(t, row.request)
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -17,11 +17,13 @@ import (
 	"terok-gate-hook/store"
 )
 
-// The programs that the gate replaces, in the two versions that there are, and what they
-// make of entries that they do not know. Each kind of entry is a token's of a container.
+// kinds are kinds of entries in the token file, and what the programs that the gate replaces make of
+// them. There are two versions of these programs, which are named after their key for the project.
+// Each entry is for the token of a container.
 var kinds = map[string]struct {
 	flags []string
-	// What each version does, in the order of their keys: project, scope.
+	// Whether each of the versions serves such a token, and whether it keeps such an entry. The order
+	// is that of versions.
 	serve, keep [2]bool
 }{
 	"neither hashed nor limited":     {nil, [2]bool{true, true}, [2]bool{true, true}},

@@ -25,8 +25,8 @@ func (h *harness) freezesPath() string {
 	return filepath.Join(filepath.Dir(h.tokens.Path), store.FreezesName)
 }
 
-// changes of rights are how what is under way in lib, with a token of demo's that may write
-// there, ceases to be allowed.
+// changes are changes of rights that end the permission for a transfer in lib. The token of the
+// transfer is for demo, and may write to lib until then.
 var changes = map[string]struct {
 	make     func(t *testing.T, h *harness)
 	says     error
@@ -50,7 +50,7 @@ var changes = map[string]struct {
 	"the project is dropped": {func(t *testing.T, h *harness) {
 		h.change(t, func(r *store.Rights) { delete(r.Also, "lib") })
 	}, store.ErrNotTheirs, false},
-	"the project is to be read": {func(t *testing.T, h *harness) {
+	"the project may only be read": {func(t *testing.T, h *harness) {
 		h.change(t, func(r *store.Rights) { r.Also["lib"] = store.AccessRead })
 	}, store.ErrReadOnlyHere, true},
 	"the token may only read": {func(t *testing.T, h *harness) {
@@ -80,9 +80,10 @@ func (h *harness) forLib(t *testing.T) (token string) {
 	return string(drawn)
 }
 
-// inEveryChange tries something that is cut, for each change, with the repository at the gate h
-// that judges the token, and at another one. It must be over in the time that the gate promises; on
-// a busy machine it is tried again, for a while.
+// inEveryChange tries a transfer that each of the changes cuts. It tries this with the repository at
+// the gate h, which judges the token, and with the repository at another gate. The transfer must end
+// within the time that the gate promises. On a busy machine, inEveryChange tries it again for a
+// while.
 func inEveryChange(t *testing.T, push bool, try func(t *testing.T, h, repos *harness, token string, change func(), says error) (took time.Duration)) {
 	const promised = 100 * time.Millisecond
 	for name, change := range changes {
@@ -159,7 +160,7 @@ func TestAPushThatIsNoLongerAllowedIsCutAndMovesNothing(t *testing.T) {
 	})
 }
 
-// A clone and a push are judged each.
+// The gate judges a clone by the right to fetch, and only a push by the right to push.
 func TestACloneOutlastsARightToPush(t *testing.T) {
 	h := open(t, gate.Settings{})
 	token := h.forLib(t)
@@ -204,13 +205,14 @@ func TestAfterAThawTheTokenHasWhatItHad(t *testing.T) {
 			}
 		}
 
-		// A new container's token, and the next life of the same, are frozen as well.
+		// The token of the same container's next start is frozen as well, and so is a new token for
+		// demo.
 		next := h.forLib(t)
 		if i > 0 {
 			next = h.issue(t, "demo")
 		}
 		if answer, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", next, ""); answer.StatusCode != http.StatusForbidden || !strings.Contains(text, "frozen") {
-			t.Errorf("the next life is answered %d %s", answer.StatusCode, text)
+			t.Errorf("the next token is answered %d %s", answer.StatusCode, text)
 		}
 
 		must(t, replaceFile(h.tokens.Path, []byte(before)))
@@ -220,7 +222,8 @@ func TestAfterAThawTheTokenHasWhatItHad(t *testing.T) {
 	}
 }
 
-// Guards against: a freeze at the very moment of a start, that the new token escapes.
+// Guards against: a project is frozen at the very moment when a container starts, and the new token
+// escapes the freeze.
 func TestAContainerThatStartsAsItsProjectIsFrozenIsFrozen(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
