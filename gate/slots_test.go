@@ -112,7 +112,7 @@ func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "other"), "other"), "work")
 	select {
 	case err := <-sending:
-		t.Errorf("the one that moves is cut: %v", err)
+		t.Errorf("the push that goes on sending is cut: %v", err)
 	default:
 	}
 

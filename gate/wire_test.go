@@ -22,7 +22,7 @@ import (
 // pkt is one packet of git's.
 func pkt(content string) string { return fmt.Sprintf("%04x%s", len(content)+4, content) }
 
-// dial connects to the gate and sends what is not HTTP as Go writes it.
+// dial connects to the gate and sends the text as it is, which Go's client might not do.
 func (h *harness) dial(t *testing.T, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", h.address)
@@ -61,7 +61,7 @@ func TestTheServiceLineGoesByGitsOwnOutput(t *testing.T) {
 		// receive-pack has no version 2, and answers with version 0.
 		{"git-receive-pack", "version=2", pkt(line+"git-receive-pack\n") + "0000"},
 	} {
-		for range 2 { // the second one may be kept
+		for range 2 { // the second advertisement may be a kept one
 			answer, text := h.request(t, "GET", "/demo.git/info/refs?service="+row.service, token, "", "Git-Protocol: "+row.protocol)
 			if !strings.HasPrefix(text, row.begins) || answer.Header.Get("Content-Type") != "application/x-"+row.service+"-advertisement" {
 				t.Errorf("%s with %q: %s: %.60q", row.service, row.protocol, answer.Header.Get("Content-Type"), text)
@@ -74,31 +74,31 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")
-	format := func() string {
+	advertised := func() string {
 		_, text := h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", token, "", "Git-Protocol: version=2")
 		return text
 	}
 
-	if !strings.Contains(format(), "object-format=sha1") {
-		t.Fatalf("the advertisement is %s", format())
+	if !strings.Contains(advertised(), "object-format=sha1") {
+		t.Fatalf("the advertisement is %s", advertised())
 	}
 
 	// Capabilities that the repository's configuration could change are pinned.
 	git(t, demo, "config", "uploadpack.allowFilter", "false")
 	git(t, demo, "config", "lsrefs.unborn", "ignore")
-	if first := format(); !strings.Contains(first, "filter") || !strings.Contains(first, "unborn") {
+	if first := advertised(); !strings.Contains(first, "filter") || !strings.Contains(first, "unborn") {
 		t.Errorf("the advertisement is %s", first)
 	}
 
 	must(t, os.RemoveAll(demo))
 	h.bare(t, "demo", "--object-format=sha256")
-	if !strings.Contains(format(), "object-format=sha256") {
-		t.Errorf("the advertisement is %s", format())
+	if !strings.Contains(advertised(), "object-format=sha256") {
+		t.Errorf("the advertisement is %s", advertised())
 	}
 }
 
-// A negotiation of protocol 0 in which the client sends more than Go's server takes in
-// before it writes, and git answers before it has read all of it.
+// In a negotiation of protocol 0, the client sends more than Go's server takes in before the server
+// writes, and git answers before it has read all of it.
 func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		for encoding, buffer := range map[string]string{
@@ -111,7 +111,7 @@ func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 				work := filepath.Join(h.dir, "work")
 				git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), work)
 
-				// 5,000 commits that the gate has not heard of, on top of what it has.
+				// 5,000 commits that the gate does not have. Every tenth is on top of what it has.
 				var stream strings.Builder
 				for i := range 5000 {
 					fmt.Fprintf(&stream, "commit refs/heads/own-%d\ncommitter A <a@example> %d +0000\ndata 4\nown\n", i, 1800000000+i)
@@ -204,7 +204,7 @@ func TestAPushMayComeInChunksAndAskFirst(t *testing.T) {
 	push("in chunks")
 	push("whole", "-c", "http.postBuffer=100000000")
 
-	// curl's and others' way with a large body; git's only with Kerberos.
+	// curl and others ask first if the body is large, git only with Kerberos.
 	body := pkt("0000000000000000000000000000000000000000 "+git(t, demo, "rev-parse", "main")+" refs/heads/asked\x00 report-status\n") + "0000" +
 		feedOut(t, demo, "", "pack-objects", "--stdout", "-q")
 
@@ -297,7 +297,7 @@ func TestGitsFirstRequestStartsNoProcessAndIsNotRecorded(t *testing.T) {
 	h.request(t, "POST", "/demo.git/git-receive-pack", token, "0000", receiveRequest)
 	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", token, "")
 	h.request(t, "GET", "/favicon.ico", "", "")
-	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "wrong", "") // this one does
+	h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "wrong", "") // only this one is recorded
 	h.trailed(t, trail.Refused, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -53,7 +53,7 @@ func TestWhatIsSentArrivesWhateverItsSize(t *testing.T) {
 // onlyReader hides all other methods of a connection, so that io.CopyBuffer uses its buffer.
 type onlyReader struct{ io.Reader }
 
-func TestWhatIsHeldIsSentAtOnce(t *testing.T) {
+func TestWhatIsHeldIsSentAtTheRelease(t *testing.T) {
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	testenv.Must(t, err)
 	defer l.Close()

@@ -44,7 +44,7 @@ func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	must(t, os.WriteFile(before, old, 0o600))
 	join(t, top.CA, before, top.CA)
 	if above, err := chain(); err != nil || len(above) != 1 || !above[0].NotAfter.Equal(later) {
-		t.Errorf("of two authorities, the one that ends first counts: %v", err)
+		t.Errorf("of two certificates of the authority, the one that ends first counts: %v", err)
 	}
 }
 
