@@ -14,7 +14,7 @@ func TestTheDefaultSocketIsInTheRuntimeDirectory(t *testing.T) {
 	} {
 		t.Setenv("XDG_RUNTIME_DIR", row.runtime)
 		want := row.users
-		if os.Geteuid() == 0 { // root does not follow a user's
+		if os.Geteuid() == 0 { // root does not use a user's directory
 			want = "/run/terok-gate/control"
 		}
 		if got := DefaultSocket(); got != want {

@@ -55,7 +55,7 @@ func TestAFileIsReadAgainWhenItHasChanged(t *testing.T) {
 	read("seven", true)
 	read("seven", false)
 
-	write(path+".other", "eight", 0) // just now: it may change again without another time
+	write(path+".other", "eight", 0) // just now: the next change may leave the times as they are
 	read("eight", true)
 
 	if err := os.Remove(path); err != nil {

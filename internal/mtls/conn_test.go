@@ -12,8 +12,8 @@ import (
 
 func TestAMachineHasVanishedIfItAcknowledgesNothingForLong(t *testing.T) {
 	type look struct {
-		waits bool
-		last  time.Duration // in seconds
+		waits bool          // sent data waits for an acknowledgement
+		last  time.Duration // since the last acknowledgement, in seconds
 	}
 	for name, row := range map[string]struct {
 		looks    []look

@@ -27,7 +27,7 @@ type HTTPSForge struct {
 	Admit func(http.ResponseWriter, *http.Request) bool
 }
 
-// Start serves the repositories until the test is over. It returns the address on the loopback, and
+// Start serves the repositories until the test is over. It returns the URL of its listener, and
 // the self-signed certificate that a client has to trust.
 func (f HTTPSForge) Start(t testing.TB) (address string, certificate []byte) {
 	t.Helper()

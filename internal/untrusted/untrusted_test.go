@@ -33,7 +33,7 @@ func TestAnotherUsersProgramGetsNothingOfRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	if said[3] == "" || said[3] == strconv.Itoa(ours) {
-		t.Errorf("the program is in session %s, as we are in %d", said[3], ours)
+		t.Errorf("the program is in session %s, and ours is %d", said[3], ours)
 	}
 
 	if strings.Contains(said[4], "SECRET") {
