@@ -224,7 +224,7 @@ func TestFaultsBetweenMachines(t *testing.T) {
 	}
 }
 
-// A process that is stopped and later goes on loses nothing: the other gate does not take it for a
+// A process that is stopped and later goes on loses nothing: the other side does not take it for a
 // machine that has vanished. Requests that begin meanwhile wait for the process.
 func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 	const stopped = 8 * time.Second // longer than it takes until a machine counts as vanished
