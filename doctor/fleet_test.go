@@ -74,7 +74,7 @@ func (p *fleetPatient) startRepos(t *testing.T) {
 		go func() { _ = g.ServeHosts(l) }()
 		return
 	}
-	server := http.Server{ConnContext: mtls.ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", time.Now().Add(p.clock).UTC().Format(http.TimeFormat))
 		g.ServeHTTP(w, r)
 	})}

@@ -125,7 +125,6 @@ func New(s Settings) (_ *Gate, err error) {
 	}
 
 	g.server, g.hostsServer = g.newServer(headerLimit), g.newServer(hostHeaderLimit)
-	g.hostsServer.ConnContext = mtls.ConnContext
 	g.hearing, g.deafen = context.WithCancel(context.Background())
 	if s.Keeper == nil {
 		g.server.RegisterOnShutdown(g.deafen)

@@ -5,7 +5,6 @@ package gate
 import (
 	"net/http"
 
-	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/networks"
 	"terok-gate-hook/store"
 )
@@ -17,7 +16,7 @@ import (
 // The gate looks for the repository only afterwards, so a refusal does not reveal whether the
 // repository exists.
 func (g *Gate) judge(r *http.Request, asked route) (p permit, _ *refusal) {
-	if mtls.PeerOf(r.Context()) != nil {
+	if r.TLS != nil {
 		return g.judgeVoucher(r, asked)
 	}
 

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/store"
 )
 
@@ -67,7 +66,7 @@ func routeOf(r *http.Request, hosts []string) (route, *refusal) {
 		return route{}, wrongMethod(method)
 	}
 	// The Host header does not matter if the client has shown a certificate.
-	if r.URL.Host != "" || mtls.PeerOf(r.Context()) == nil && !isOurs(r.Host, hosts) {
+	if r.URL.Host != "" || r.TLS == nil && !isOurs(r.Host, hosts) {
 		return route{}, misdirected
 	}
 	return asked, nil

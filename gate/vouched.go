@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/voucher"
 	"terok-gate-hook/store"
 )
@@ -27,7 +26,7 @@ var (
 // judgeVoucher is [Gate.judge] for a request that comes with a host's certificate. It ignores a
 // token in the request.
 func (g *Gate) judgeVoucher(r *http.Request, asked route) (p permit, _ *refusal) {
-	certificate := mtls.PeerOf(r.Context())
+	certificate := r.TLS.PeerCertificates[0]
 	if len(certificate.DNSNames) > 0 {
 		p.who.Host = certificate.DNSNames[0]
 	}

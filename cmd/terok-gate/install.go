@@ -28,8 +28,8 @@ func installCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "install",
 		Usage: "register the hooks with podman: for the system as root, else for yourself",
-		Description: "When run again, install keeps the earlier settings and changes only those that are given. An empty\n" +
-			"value, as in --gate-url '', resets most settings. --allow-project, --allow-read, --push, --service\n" +
+		Description: "When run again, install keeps the earlier settings and changes only those that are given. Most\n" +
+			"settings are reset by an empty value, as in --gate-url ''. --allow-project, --allow-read, --push, --service\n" +
 			"and --allow-service replace the whole earlier list.",
 		// The flags of the stage prestart, except --env-dir, which is for trying a stage by hand. Then
 		// the flags of install itself.
@@ -217,8 +217,10 @@ func whyNoGate(c *cli.Context, there bool, given hook.Settings) string {
 	switch {
 	case c.Bool("no-gate"):
 		return "--no-gate tells install to set up none: give --no-gate=false instead"
-	case !there, given.GateURL != "", given.GateSocket != "":
+	case !there:
 		return "with --gate-url or --gate-socket, install sets up none: leave that flag out"
+	case given.GateURL != "", given.GateSocket != "":
+		return "the earlier install set up none: give --no-gate=false instead of --gate-url or --gate-socket"
 	}
 	return "the earlier install set up none: give --no-gate=false too"
 }

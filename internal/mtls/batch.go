@@ -25,8 +25,9 @@ type batching struct {
 	mu   sync.Mutex
 	held *bytes.Buffer // nil unless writes are collected
 
-	busy  bool          // the last read got as much as it asked for, and that was much
-	ahead *bytes.Buffer // nil if nothing was read ahead
+	established bool          // the handshake is done: before that, a peer without a certificate gets no buffer
+	busy        bool          // the last read got as much as it asked for, and that was much
+	ahead       *bytes.Buffer // nil if nothing was read ahead
 }
 
 func (b *batching) hold() {
@@ -69,7 +70,7 @@ func (b *batching) Read(p []byte) (n int, err error) {
 	if b.ahead == nil {
 		if !b.busy {
 			n, err = b.TCPConn.Read(p)
-			b.busy = n == len(p) && n >= recordSize
+			b.busy = b.established && n == len(p) && n >= recordSize
 			return n, err
 		}
 

@@ -5,7 +5,6 @@ package mtls
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -124,21 +123,6 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// peerKey is the key of a peer's certificate in the context of requests.
-type peerKey struct{}
-
-// ConnContext is the ConnContext of an [http.Server] whose listener is from [Identity.NewListener].
-func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, peerKey{}, c.(*Conn).ConnectionState().PeerCertificates[0])
-}
-
-// PeerOf returns the certificate of the gate that a request came from, by the request's context. It
-// returns nil if the request did not come from another gate.
-func PeerOf(ctx context.Context) *x509.Certificate {
-	certificate, _ := ctx.Value(peerKey{}).(*x509.Certificate)
-	return certificate
-}
-
 // Dial connects to another gate. A gate that has many connections may begin the handshake late; ctx
 // limits how long Dial waits for it. With TLS 1.3, the handshake does not show whether the other
 // gate accepts our certificate; the first read does.
@@ -160,6 +144,7 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 		_ = tcp.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
 	}
+	tcp.established = true
 	tcp.watch()
 	return c, nil
 }

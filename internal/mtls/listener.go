@@ -92,8 +92,8 @@ var (
 	errShare = errors.New("this host has a quarter of all connections, which is the most for one host")
 )
 
-// NewListener returns a listener for an [http.Server] with [ConnContext]. It accepts TLS connections
-// from gates that have a certificate of the authority. At most limit accepted connections are open at once, and a
+// NewListener returns a listener for an [http.Server]. It accepts TLS connections from gates that
+// have a certificate of the authority. At most limit accepted connections are open at once, and a
 // quarter of these from one host. Further ones wait. failed is called with the error of each failed
 // handshake, which may quote the peer.
 func (i *Identity) NewListener(l *net.TCPListener, limit int, failed func(error)) net.Listener {
@@ -231,7 +231,7 @@ func (l *listener) shake(one *waiting) {
 		return
 	}
 
-	tcp.onClose = release
+	tcp.onClose, tcp.established = release, true
 	tcp.watch()
 	if !l.offer(&Conn{conn, tcp.watched}, nil) {
 		_ = tcp.Close()
