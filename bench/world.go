@@ -131,8 +131,8 @@ func (w *world) put(content []byte) error {
 
 func (w *world) tokens() string { return filepath.Join(w.dir, "gate/tokens.json") }
 
-// log returns the path of a log file for the hooks, since the hook definitions that install writes
-// always name a log file.
+// log returns the path of a log file for the hooks. They get one, since the command install always
+// names a log file in its hook definitions.
 func (w *world) log() string { return filepath.Join(w.dir, "trail.log") }
 
 func (w *world) end() {
@@ -144,8 +144,7 @@ func (w *world) end() {
 }
 
 // container starts a process in a mount namespace of its own, and returns the state that a runtime
-// would write for it. The parameter more holds the CLONE_NEW flags of further new namespaces for the
-// process.
+// would write for it. more is the CLONE_NEW flags of further new namespaces for the process.
 func (w *world) container(id string, more uintptr) (state string, pid int, end func(), err error) {
 	container := exec.Command("sleep", "infinity")
 	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | more}

@@ -6,8 +6,9 @@
 //   - A token that is revoked, or whose process has ended, opens nothing from that moment. Its
 //     requests in progress are cut. Its pushes move no refs, except those that the gate has already
 //     allowed git to move.
-//   - Of what a client sends, only the project, the version of the protocol, and the object ids and
-//     ref names of a push reach git's arguments or environment. Answers name no path of this machine.
+//   - Git's arguments and environment contain only this of what a client sends: the project, the
+//     version of the protocol, and the object ids and ref names of a push. Answers name no path of
+//     this machine.
 //   - A client that stalls or goes away occupies git processes and some memory for a limited time.
 //     It does not stop the gate.
 //
@@ -20,7 +21,7 @@ package gate
 
 // The files, from a client's request down to the repositories:
 //
-//   - visit.go: requests of clients. (internal/networks answers the hooks of containers.)
+//   - visit.go: requests of clients. (internal/networks answers the OCI hooks.)
 //   - describe.go: what the gate tells doctor about its work with gates on other machines.
 //   - elsewhere.go: handing a request on to a gate on another machine.
 //   - judge.go, vouched.go, disk.go, stream.go, answer.go, filter.go, head.go: the steps of a request.

@@ -1,4 +1,5 @@
-// Opens a project's desk and its repository, for sync, review, release and restore.
+// Opens a project's desk (the operator's own repository for the project, see package desk), and the
+// repository that the gate serves for it. The commands that work with desks use this.
 
 package main
 
@@ -69,7 +70,7 @@ func desksNamed(c *cli.Context) (string, error) {
 	return repos + "-desk", nil
 }
 
-// gateOf returns a project's repository. If refs move there, the trail names this command as
+// gateOf returns the repository that the gate serves for a project. If refs move there, the trail names this command as
 // the cause.
 func gateOf(c *cli.Context, project string) (g desk.Gate, err error) {
 	if err := store.CheckName(project); err != nil {

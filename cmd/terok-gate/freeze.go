@@ -38,7 +38,7 @@ func thawCommand() *cli.Command {
 
 func frozenFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "project", Usage: "the project `P`: its repository, and all requests of its own containers"},
+		&cli.StringFlag{Name: "project", Usage: "the project `P`: its repository, and all requests of the containers whose own project it is"},
 		&cli.BoolFlag{Name: "all", Usage: "everything"},
 	}
 }
@@ -84,7 +84,7 @@ func setFrozen(c *cli.Context, frozen bool) error {
 
 // freezable is what is to be frozen or thawed: a container, a project, or everything.
 type freezable struct {
-	id, name string // of a container; name is as the operator gave it, "" if that was the id
+	id, name string // of a container; name is what the operator gave, or "" if the operator gave the id
 	project  string
 }
 
@@ -123,8 +123,8 @@ func (t freezable) matches(e store.Entry) bool {
 	return true
 }
 
-// containerNamed calls containerID for an argument of the command line, and adds to an error how to
-// find the container.
+// containerNamed calls containerID for an argument of the command line. If that fails, the error also
+// says how to find the container.
 func containerNamed(c *cli.Context, file store.File, arg string) (id string, err error) {
 	if id, err = containerID(c.Context, file, arg); err != nil {
 		return "", fmt.Errorf("%s: %w: terok-gate list shows the containers that have tokens", misuse.Quote(arg), err)
@@ -161,7 +161,7 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 		case len(ids) == 1:
 			return freezable{id: ids[0]}, nil
 		case len(ids) > 1:
-			return freezable{}, fmt.Errorf("%s: several frozen containers have this name: give a full id, such as %s", misuse.Quote(arg), printable.Line(ids[0]))
+			return freezable{}, fmt.Errorf("%s: this matches several frozen containers: give a full id, such as %s", misuse.Quote(arg), printable.Line(ids[0]))
 		}
 	}
 
@@ -175,8 +175,8 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 	return freezable{id: id, name: arg}, nil
 }
 
-// frozenAs returns the ids of the frozen containers whose name is arg, or whose id begins with arg. If
-// arg is the full id of a frozen container, frozenAs returns only that id.
+// frozenAs returns the ids of the frozen containers whose name is arg, or whose id begins with arg
+// (at least shortID characters). If arg is the full id of a frozen container, frozenAs returns only that id.
 func frozenAs(file store.File, arg string) (ids []string, err error) {
 	freezes, err := file.Freezes()
 	if err != nil {
@@ -193,8 +193,8 @@ func frozenAs(file store.File, arg string) (ids []string, err error) {
 	return ids, nil
 }
 
-// revokeElsewhere revokes the target's tokens if the hooks name a gate other than ours, since such a
-// gate knows nothing of freezes.
+// revokeElsewhere revokes the target's tokens if the hooks have --gate-url and use this token file,
+// since the gate at that URL may not support freezes.
 func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	hooks := installed().Settings
 	if hooks.GateURL == "" || hooks.Tokens.Path != "" && hooks.Tokens.Path != file.Path {
@@ -204,12 +204,14 @@ func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	revoked, err := file.Revoke(target.matches)
 	recordAll(c, trail.Revoked, revoked)
 	if err == nil {
-		fmt.Fprintf(os.Stderr, "terok-gate: the hooks name another gate (--gate-url), which does not support freezes: tokens revoked: %d; thaw cannot restore them\n", len(revoked))
+		fmt.Fprintf(os.Stderr, "terok-gate: the hooks have --gate-url, and that gate may not support freezes: tokens revoked: %d; thaw cannot restore them\n", len(revoked))
 	}
 	return err
 }
 
-// adviseOfFreezes prints which other freezes still apply to what was thawed, or to parts of it.
+// adviseOfFreezes prints other freezes that still apply to what was thawed: the freeze of everything,
+// and for a container, that of its own project. After a thaw of everything, it counts the freezes that
+// are left.
 func adviseOfFreezes(file store.File, target freezable) error {
 	freezes, err := file.Freezes()
 	if err != nil {

@@ -58,7 +58,7 @@ func (tr trial) unchanged(t *testing.T, before fs.FileInfo, content string) {
 	}
 	after, err := os.Lstat(tr.tokenFile)
 	if err != nil || !os.SameFile(before, after) || before.Mode() != after.Mode() || !before.ModTime().Equal(after.ModTime()) {
-		t.Errorf("the token file is another: %v, not %v", after, before)
+		t.Errorf("the token file was replaced or changed: it is %v, and was %v", after, before)
 	}
 	if files, err := filepath.Glob(filepath.Join(filepath.Dir(tr.tokenFile), ".*")); err != nil || len(files) != 0 {
 		t.Errorf("left beside the token file: %q, %v", files, err)
@@ -96,7 +96,8 @@ func withoutKey(t *testing.T, key string) string {
 	return state(t, func(state, _ map[string]any) { delete(state, key) })
 }
 
-// hostileNames must never be issued: they end up in URLs, an env file and a shell.
+// No token must be issued for a project or task that has one of hostileNames: these names end up in
+// URLs, an env file and a shell.
 var hostileNames = map[string]string{
 	"nothing":                   "",
 	"the gate's wildcard":       "*",
@@ -179,7 +180,7 @@ func quoted(value string) string {
 	return fmt.Sprintf("%q", value)
 }
 
-func TestHostileProjectsAndTasksAreNotCreated(t *testing.T) {
+func TestCreateRefusesHostileProjectsAndTasks(t *testing.T) {
 	t.Parallel()
 	for _, flag := range []string{"project", "task"} {
 		for name, value := range hostileNames {
@@ -234,8 +235,8 @@ func TestBadInputChangesNothing(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		state func(*testing.T, trial) string
-		args  []string // beside the stage
-		what  string   // of the error
+		args  []string // after the stage
+		what  string   // that the error contains
 	}{
 		{"no state", func(*testing.T, trial) string { return "" }, nil, "read the container state from standard input: there is none"},
 		{"broken JSON", func(*testing.T, trial) string { return `{"id": ` }, nil, "container state: unexpected end of JSON input"},
@@ -264,7 +265,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		{"annotations that are no strings", func(t *testing.T, _ trial) string {
 			return state(t, func(_, annotations map[string]any) { annotations["terok.task"] = 1 })
 		}, nil, "container state: json: cannot unmarshal number"},
-		{"a project that begins with bytes of no character", func(t *testing.T, _ trial) string {
+		{"a project that begins with bytes that are not UTF-8", func(t *testing.T, _ trial) string {
 			return strings.Replace(withKey(t, "id", "a"), `"demo"`, "\"\xff\xfedemo\"", 1)
 		}, nil, `refused: annotation terok.project: "`},
 		{"a project that is not admitted", with("id", "a"), []string{"--allow-project", "other", "--allow-project", "demo?"}, `refused: project "demo" is not among those`},
@@ -308,8 +309,9 @@ func TestBadInputChangesNothing(t *testing.T) {
 	t.Run("a container in the host's mount namespace", func(t *testing.T) {
 		t.Parallel()
 		systemLog.Need(t)
-		// Process 1 of a pid namespace has stayed in the mount namespace that the hook
-		// has left.
+		// The hook runs in a new pid namespace, and in a mount namespace of its own. Process 1 of
+		// that pid namespace, the shell, is in another mount namespace, which is the host's to the
+		// hook. The state names process 1 as the container's.
 		testenv.NeedRoot(t)
 
 		shell, err := exec.LookPath("sh")
@@ -334,7 +336,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		if !strings.Contains(r.stderr, why) {
 			t.Errorf("the error is %q", r.stderr)
 		}
-		// Its process id there is another than here.
+		// The log has the hook's process id in the new pid namespace.
 		if _, ok := systemLog.Wait(regexp.MustCompile(`terok-gate-hook\[[0-9]\]: failed .*` + why).MatchString); !ok {
 			t.Error("the system log does not say so")
 		}
@@ -365,8 +367,8 @@ func TestABadStateAtPoststopChangesNothing(t *testing.T) {
 	}
 }
 
-// Every command that reads or changes the token file fails, names it, and leaves it
-// alone. The env file that prestart had written already is removed.
+// These commands fail, name the token file, and leave it alone. prestart has already written an env
+// file then, and removes it.
 func TestABadTokenFileIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	commands := map[string]call{
@@ -380,7 +382,7 @@ func TestABadTokenFileIsLeftAlone(t *testing.T) {
 	}
 	for name, content := range map[string]struct{ content, what string }{
 		"not JSON":        {"poison\n", "byte 1: "},
-		"half of it":      {`{"terok-g-0123456789abcdef0123456789abcdef": {`, "byte 46: "},
+		"half a file":     {`{"terok-g-0123456789abcdef0123456789abcdef": {`, "byte 46: "},
 		"two objects":     {"{}\n{}\n", "byte 4: "},
 		"a list":          {"[]\n", "byte 1: a JSON array"},
 		"null":            {"null\n", "byte 0: a JSON null"},

@@ -15,9 +15,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// serveMost listens with a certificate of an authority, for at most limit connections. It writes a
+// serveAtMost listens with a certificate of an authority, for at most limit connections. It writes a
 // byte to each connection that it accepts, and counts failed handshakes.
-func serveMost(t *testing.T, authority *testenv.Authority, limit int) (address string, failed *atomic.Int32) {
+func serveAtMost(t *testing.T, authority *testenv.Authority, limit int) (address string, failed *atomic.Int32) {
 	t.Helper()
 	cert, key := authority.Issue(t, "repos", nil, "repos")
 	repos, err := New(cert, key, authority.CA)
@@ -55,9 +55,9 @@ func connector(t *testing.T, authority *testenv.Authority, address, host string)
 	}
 }
 
-func TestOneHostHasAQuarterOfAllConnections(t *testing.T) {
+func TestOneHostHasAtMostAQuarterOfAllConnections(t *testing.T) {
 	authority := testenv.NewAuthority(t, t.TempDir())
-	address, _ := serveMost(t, authority, 8)
+	address, _ := serveAtMost(t, authority, 8)
 	connectAs := map[string]func() (net.Conn, <-chan error){}
 	for _, host := range []string{"host-a", "host-b"} {
 		connectAs[host] = connector(t, authority, address, host)
@@ -97,7 +97,7 @@ func TestOneHostHasAQuarterOfAllConnections(t *testing.T) {
 	})
 }
 
-// deaf is a client's connection whose TLS never reads what the server answers.
+// deaf is a client's connection that never gives the server's answers to the client's TLS.
 type deaf struct {
 	net.Conn
 	until <-chan struct{}
@@ -108,9 +108,9 @@ func (d deaf) Read([]byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-func TestPeersThatDoNotGoOnWithTheirHandshakeDelayNoOthers(t *testing.T) {
+func TestPeersThatStallInTheHandshakeDelayNoOthers(t *testing.T) {
 	authority := testenv.NewAuthority(t, t.TempDir())
-	address, _ := serveMost(t, authority, 8)
+	address, _ := serveAtMost(t, authority, 8)
 	for range 4 * runtime.GOMAXPROCS(0) {
 		conn, err := net.Dial("tcp", address)
 		testenv.Must(t, err)
@@ -132,7 +132,9 @@ func TestNoHandshakeBeginsWhileAllSlotsAreTaken(t *testing.T) {
 	l.slots <- struct{}{}
 	ctx, stop := context.WithCancelCause(t.Context())
 	stop(errDisplaced)
-	for range 20 { // with a free turn and an ended context, each attempt may go either way
+	// There is a free turn, and the context has ended. A begin that did not wait for a slot first
+	// would succeed only sometimes.
+	for range 20 {
 		waits := &shaking{listener: l, waiting: &waiting{ctx: ctx}}
 		if err := waits.begin(); err != errDisplaced {
 			t.Fatalf("the handshake begins: %v", err)
@@ -142,7 +144,7 @@ func TestNoHandshakeBeginsWhileAllSlotsAreTaken(t *testing.T) {
 
 func TestAProbeOfThePortIsNoFailedHandshake(t *testing.T) {
 	authority := testenv.NewAuthority(t, t.TempDir())
-	address, failed := serveMost(t, authority, 8)
+	address, failed := serveAtMost(t, authority, 8)
 	for range 3 {
 		conn, err := net.Dial("tcp", address)
 		testenv.Must(t, err)
