@@ -266,14 +266,13 @@ func TestATransferOutlastsStoppedProcesses(t *testing.T) {
 
 // childrenOf returns the processes below one of ours.
 func childrenOf(pid int) (below []int) {
-	children, err := readFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		return nil
-	}
-	for _, child := range strings.Fields(children) {
-		var number int
-		fmt.Sscan(child, &number)
-		below = append(append(below, number), childrenOf(number)...)
+	for _, list := range glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) { // a Go program starts children from any thread
+		children, _ := readFile(list)
+		for _, child := range strings.Fields(children) {
+			var number int
+			fmt.Sscan(child, &number)
+			below = append(append(below, number), childrenOf(number)...)
+		}
 	}
 	return below
 }
