@@ -165,7 +165,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		args    []string
 		network string             // none if empty
 		needs   string             // a program that the network needs
-		on      func(*engine) bool // every engine if nil
+		on      func(*engine) bool // as crunAndRunc if nil
 		podmans
 	}{
 		{name: "without a network"},
@@ -183,6 +183,10 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		}
 
 		t.Run(row.name, func(t *testing.T) {
+			on := row.on
+			if on == nil {
+				on = crunAndRunc(t)
+			}
 			onEngines(t, func(t *testing.T, e *engine) {
 				args := gitter(t, "task", row.args...)
 				if row.network != "" {
@@ -205,7 +209,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 				}
 				c.podman(t, "exec", c.id, "sh", "-ec", "unset http_proxy; "+gitWork("withheld"))
 				s.worked(t, "withheld")
-			}, func(e *engine) bool { return row.on == nil || row.on(e) })
+			}, on)
 		})
 	}
 }

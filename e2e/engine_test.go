@@ -76,13 +76,30 @@ func onEveryEngine(t *testing.T, test func(t *testing.T, e *engine)) {
 }
 
 // onCrunAndRunc runs a test on two engines: one with crun and one with runc, one of root's and a
-// rootless one. All four take too long for every test. The name of the test, or of a row of its
-// table, decides which two.
+// rootless one. All four take too long for every test.
 func onCrunAndRunc(t *testing.T, test func(t *testing.T, e *engine)) {
+	onEngines(t, test, crunAndRunc(t))
+}
+
+// crunAndRunc chooses the engines of onCrunAndRunc. The name of the test, or of a row of its table,
+// decides which two.
+func crunAndRunc(t *testing.T) func(*engine) bool {
+	rootlessCrun := isEven(t.Name())
+	return func(e *engine) bool { return e.rootless == (e.runtime == "crun" == rootlessCrun) }
+}
+
+// onRootOrRootless runs a row of a table on an engine of root's or on a rootless one: its name
+// decides.
+func onRootOrRootless(t *testing.T, test func(t *testing.T, e *engine)) {
+	rootless := isEven(t.Name())
+	onEngines(t, test, func(e *engine) bool { return e.runtime == "crun" && e.rootless == rootless })
+}
+
+// isEven is true for about half of all names.
+func isEven(name string) bool {
 	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(t.Name()))
-	rootlessCrun := hash.Sum32()%2 == 0
-	onEngines(t, test, func(e *engine) bool { return e.rootless == (e.runtime == "crun" == rootlessCrun) })
+	_, _ = hash.Write([]byte(name))
+	return hash.Sum32()%2 == 0
 }
 
 // onRootAndRootless runs a test on an engine of root's and on a rootless one. It is for

@@ -87,7 +87,7 @@ func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 			env: "TEROK_ACCESS=append", withheld: true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			onRootAndRootless(t, func(t *testing.T, e *engine) {
+			onRootOrRootless(t, func(t *testing.T, e *engine) {
 				s := e.served(t)
 				s.withProjects(t)
 				s.changeHooks(t, append([]string{"--allow-project", "demo", "--allow-project", "tools", "--allow-read", "lib"}, row.flags...)...)
