@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	}
 	// Each check runs hundreds of git's processes.
 	if checks := flag.Lookup("rapid.checks"); checks != nil {
-		_ = checks.Value.Set("15")
+		_ = checks.Value.Set("10")
 	}
 	os.Exit(m.Run())
 }

@@ -25,7 +25,7 @@ import (
 
 // Another program's hook comes after ours and fails.
 func TestATokenGoesWhenAnotherProgramsLaterHookFails(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		for _, stage := range []string{"prestart", "poststart"} {
 			// This hook reads its input: crun 1.8.1 dies of SIGPIPE if a hook does not.
 			failing := func(dir string) error {
@@ -93,7 +93,7 @@ func (e *engine) failsToStart(t *testing.T, c *container) bool {
 }
 
 func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		own := e.withAudit(t)
 		own = own.withHooks(t, own.audited(), nil)
 		c := own.create(t, annotations("demo", "1")...)
@@ -137,7 +137,7 @@ func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
 
 // A dead process whose exit status its parent has not collected is a zombie.
 func TestATokenGoesWhenItsContainersProcessIsAZombie(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e *engine) {
+	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		own := e.withAudit(t)
 		own = own.withHooks(t, own.audited(), nil)
 		c := own.create(t, annotations("demo", "1")...)
