@@ -140,16 +140,7 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { daemon.Close() })
-	go func() {
-		for {
-			conn, err := daemon.Accept()
-			if err != nil {
-				return
-			}
-			asked.Store(true)
-			conn.Close()
-		}
-	}()
+	go testenv.Accept(daemon, func(net.Conn) { asked.Store(true) })
 	ran := filepath.Join(t.TempDir(), "ran")
 	const redirected = "the forge redirects this address, and redirects are not followed"
 	// The rest of the path is a second argument of touch.

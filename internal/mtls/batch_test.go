@@ -14,18 +14,12 @@ import (
 
 func TestWhatIsSentArrivesWhateverItsSize(t *testing.T) {
 	authority := testenv.NewAuthority(t, t.TempDir())
-	identity := func(name string) *Identity {
-		cert, key := authority.Issue(t, name, nil, name)
-		i, err := New(cert, key, authority.CA)
-		testenv.Must(t, err)
-		return i
-	}
 	tcp, err := Listen(t.Context(), "127.0.0.1:0")
 	testenv.Must(t, err)
-	l := identity("repos").NewListener(tcp, 8, func(err error) { t.Error(err) })
+	l := identityOf(t, authority, "repos").NewListener(tcp, 8, func(err error) { t.Error(err) })
 	defer l.Close()
 	go testenv.Accept(l, func(conn net.Conn) { _, _ = io.CopyBuffer(conn, onlyReader{conn}, make([]byte, 100_000)) })
-	conn, err := identity("host-a").Dial(t.Context(), tcp.Addr().String())
+	conn, err := identityOf(t, authority, "host-a").Dial(t.Context(), tcp.Addr().String())
 	testenv.Must(t, err)
 	defer conn.Close()
 

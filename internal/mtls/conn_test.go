@@ -39,13 +39,7 @@ func TestAMachineHasVanishedIfItAcknowledgesNothingForLong(t *testing.T) {
 
 func TestSessionsAreResumed(t *testing.T) {
 	authority := testenv.NewAuthority(t, t.TempDir())
-	identity := func(name string) *Identity {
-		cert, key := authority.Issue(t, name, nil, name)
-		i, err := New(cert, key, authority.CA)
-		testenv.Must(t, err)
-		return i
-	}
-	repos, host := identity("repos"), identity("host-a")
+	repos, host := identityOf(t, authority, "repos"), identityOf(t, authority, "host-a")
 
 	tcp, err := Listen(t.Context(), "127.0.0.1:0")
 	testenv.Must(t, err)

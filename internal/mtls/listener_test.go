@@ -15,18 +15,24 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
+// identityOf returns an identity whose certificate has this name.
+func identityOf(t *testing.T, authority *testenv.Authority, name string) *Identity {
+	t.Helper()
+	cert, key := authority.Issue(t, name, nil, name)
+	identity, err := New(cert, key, authority.CA)
+	testenv.Must(t, err)
+	return identity
+}
+
 // serveAtMost listens with a certificate of an authority, for at most limit connections. It writes a
 // byte to each connection that it accepts, and counts failed handshakes.
 func serveAtMost(t *testing.T, authority *testenv.Authority, limit int) (address string, failed *atomic.Int32) {
 	t.Helper()
-	cert, key := authority.Issue(t, "repos", nil, "repos")
-	repos, err := New(cert, key, authority.CA)
-	testenv.Must(t, err)
 	tcp, err := Listen(t.Context(), "127.0.0.1:0")
 	testenv.Must(t, err)
 
 	failed = new(atomic.Int32)
-	l := repos.NewListener(tcp, limit, func(error) { failed.Add(1) })
+	l := identityOf(t, authority, "repos").NewListener(tcp, limit, func(error) { failed.Add(1) })
 	t.Cleanup(func() { _ = l.Close() })
 	go testenv.Accept(l, func(conn net.Conn) {
 		_, _ = conn.Write([]byte{1})
@@ -39,9 +45,7 @@ func serveAtMost(t *testing.T, authority *testenv.Authority, limit int) (address
 // the function's channel gets nil.
 func connector(t *testing.T, authority *testenv.Authority, address, host string) func() (net.Conn, <-chan error) {
 	t.Helper()
-	cert, key := authority.Issue(t, host, nil, host)
-	identity, err := New(cert, key, authority.CA)
-	testenv.Must(t, err)
+	identity := identityOf(t, authority, host)
 	return func() (net.Conn, <-chan error) {
 		conn, err := identity.Dial(t.Context(), address)
 		testenv.Must(t, err)
@@ -164,12 +168,9 @@ func TestAProbeOfThePortIsNoFailedHandshake(t *testing.T) {
 
 func TestAConnectionAcceptedWhileTheListenerClosesIsClosed(t *testing.T) {
 	authority := testenv.NewAuthority(t, t.TempDir())
-	cert, key := authority.Issue(t, "repos", nil, "repos")
-	repos, err := New(cert, key, authority.CA)
-	testenv.Must(t, err)
 	closing, err := Listen(t.Context(), "127.0.0.1:0")
 	testenv.Must(t, err)
-	l := repos.NewListener(closing, 8, func(error) {}).(*listener)
+	l := identityOf(t, authority, "repos").NewListener(closing, 8, func(error) {}).(*listener)
 	testenv.Must(t, l.Close())
 
 	tcp, err := Listen(t.Context(), "127.0.0.1:0")
