@@ -9,8 +9,8 @@
 // has no gate; it never gets another pod's access. To keep pods away from such a node, the plugin,
 // with --node, keeps a taint on the node while the engine, the hook or the gate is missing.
 //
-// The plugin was tried with containerd 2.1. NRI of containerd before 2.1 and of CRI-O before 1.34 ignores
-// devices.
+// The plugin was tried with containerd 2.1. NRI of containerd before 2.1 and of CRI-O before 1.34
+// ignores devices.
 package main
 
 import (

@@ -70,8 +70,8 @@ func desksNamed(c *cli.Context) (string, error) {
 	return repos + "-desk", nil
 }
 
-// gateOf returns the repository that the gate serves for a project. If refs move there, the trail names this command as
-// the cause.
+// gateOf returns the repository that the gate serves for a project. If refs move there, the trail
+// names this command as the cause.
 func gateOf(c *cli.Context, project string) (g desk.Gate, err error) {
 	if err := store.CheckName(project); err != nil {
 		return g, misuse.Errorf("project %w", err)

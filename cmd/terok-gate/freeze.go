@@ -176,7 +176,8 @@ func frozenTarget(c *cli.Context, file store.File, frozen bool) (freezable, erro
 }
 
 // frozenAs returns the ids of the frozen containers whose name is arg, or whose id begins with arg
-// (at least shortID characters). If arg is the full id of a frozen container, frozenAs returns only that id.
+// (at least shortID characters). If arg is the full id of a frozen container, frozenAs returns only
+// that id.
 func frozenAs(file store.File, arg string) (ids []string, err error) {
 	freezes, err := file.Freezes()
 	if err != nil {
