@@ -129,7 +129,7 @@ func run() error {
 	return r.write("bench")
 }
 
-// buildAll builds the programs to measure into a directory, and returns their paths. For a given
+// buildAll builds the measured programs into a directory, and returns their paths. For a given
 // binary, it returns that binary's path instead.
 func buildAll(dir string, given map[string]*string) (map[string]string, error) {
 	programs := map[string]string{

@@ -41,7 +41,7 @@ func (w *world) memory(tokens int) (all []memory, err error) {
 	for _, command := range []string{"list", "list --json", "verify"} {
 		cmd := exec.Command(w.programs["gate"], append([]string{"--token-file", w.tokens(), "--log-file", w.log()}, strings.Fields(command)...)...)
 		cmd.Stdin = strings.NewReader("terok-g-" + strings.Repeat("0", 32)) // valid nowhere
-		cmd.Env = []string{}                                                // without podman, which list asks for names
+		cmd.Env = []string{}                                                // no podman: list would ask it for names
 		if err := cmd.Run(); err != nil && command != "verify" {
 			return nil, fmt.Errorf("%v: %w", cmd.Args, err)
 		}

@@ -17,7 +17,7 @@ func (r results) table() []byte {
 
 	p("# What the hook costs")
 	p("")
-	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, %s after, much of which is the bench itself.",
+	p("Written by `make bench`; [README.md](README.md) says what is compared and why. Medians of whole processes, from start to end, in milliseconds; in brackets, how many times as long as the floor. %s. Load average %s before, and %s after, which is mostly the bench itself.",
 		r.Machine, r.Load[0], r.Load[1])
 	p("")
 	p("| tokens in the file | floor | `prestart` | `poststop` | Python, start | Python, end | shell, start | shell, end |")

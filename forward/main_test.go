@@ -154,7 +154,7 @@ func (c *container) end() {
 	c.End()
 }
 
-// start is all that a hook does.
+// start does all that a hook does.
 func (h *harness) start(t *testing.T, c *container) *container {
 	t.Helper()
 	must(t, h.hook.Attach(c.Entry))
@@ -230,7 +230,7 @@ func (c *container) asks(service, what string) (string, error) {
 }
 
 // echo is a service that answers with what it hears, once it has heard all of it. So the client must
-// close its side for writing alone.
+// close only its writing side.
 func echo(t *testing.T, network, address string) forward.Target {
 	return service(t, network, address, func(conn net.Conn) {
 		heard, err := io.ReadAll(conn)

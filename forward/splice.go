@@ -78,7 +78,7 @@ func (p *pipe) close() {
 	unix.Close(p.write)
 }
 
-// mostSpliced is more than a pipe holds.
+// mostSpliced is more than the 64 KiB that a new pipe holds (pipe(7)).
 const mostSpliced = 1 << 20
 
 // fill waits for the source, and returns a pipe with the n bytes that it sent. If the source has

@@ -120,7 +120,7 @@ func TestAPushThatNamesTooManyRefsIsRefused(t *testing.T) {
 	}
 }
 
-// git keeps every tree that came as a delta of another in memory until the whole push is there.
+// Until a push has arrived, git keeps in memory every tree that came as a delta of another tree.
 func TestAPushThatTakesTooMuchMemoryIsRefusedAndNamesTheFlag(t *testing.T) {
 	log := logged(t)
 	h := open(t, gate.Settings{GitMemory: 200 << 20})

@@ -40,8 +40,8 @@ type visit struct {
 	ended error  // how git ended, if the client has an answer already
 }
 
-// longestRecorded is how many bytes of a refused ref's name go into the trail. Refused pushes cost
-// a client little, and the size of the trail's files is limited: with long names, a client could
+// longestRecorded is how many characters of a refused ref's name go into the trail. Refused pushes
+// cost a client little, and the size of the trail's files is limited: with long names, a client could
 // soon fill them.
 const longestRecorded = 256
 
@@ -120,8 +120,8 @@ func (v *visit) awaitBody(receive func(*http.Request, *outgoing, service) (*inco
 	return false, nil
 }
 
-// withBody is withSlot for a request with a body. When the context that do gets is done, the body is
-// no longer read.
+// withBody is withSlot for a request with a body. Once the context of do is done, the body is no
+// longer read.
 func (v *visit) withBody(do func(ctx context.Context) error) error {
 	return v.withSlot(func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, v.body.interrupt)()
@@ -129,8 +129,8 @@ func (v *visit) withBody(do func(ctx context.Context) error) error {
 	})
 }
 
-// withSlot calls do when the request has a slot. The context that do gets is done when the client
-// goes away, the token no longer allows the request, or another project needs the slot.
+// withSlot calls do when the request has a slot. The context of do is done when the client goes
+// away, the token no longer allows the request, or another project needs the slot.
 func (v *visit) withSlot(do func(ctx context.Context) error) error {
 	ctx, release := v.stands.while(v.r.Context())
 	defer release()
@@ -165,7 +165,7 @@ func (v *visit) isProbe() bool {
 // advertise answers with the refs or, with protocol 2, with git's capabilities.
 func (v *visit) advertise() error {
 	// There is no body to read. The server still reads in the background, to notice that the client
-	// has gone away, and must not meet a deadline.
+	// has gone away. No deadline may end that.
 	_ = http.NewResponseController(v.w).SetReadDeadline(time.Time{})
 	arguments := []string{v.asked.service.command(), "--stateless-rpc", "--http-backend-info-refs", v.repo.path}
 	if v.asked.service == uploadPack && v.asked.protocol == "version=2" {
@@ -362,7 +362,7 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, e
 		v.ref = t.lost
 		return t.refused // git has reported it
 	case err == nil && refused:
-		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git reported the refusal before the request was cut
+		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git has reported it; err has no reason
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has ended without an answer to the client
 		return v.refusePush(ctx, t.asked, t.refused, func(move) string { return t.refused.text })

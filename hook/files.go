@@ -21,8 +21,8 @@ type file struct {
 
 type variable struct{ name, value string }
 
-// files returns the files for the container with the id container, whose own environment is
-// env. If token is empty, no file holds a token.
+// files returns the files for a container. container is its id, and env is its own environment. If
+// token is empty, no file holds a token.
 //
 // Every user may read git's configuration, so it does not hold the token. A process can become
 // another user: if that user could not read the configuration, every git command would fail, even

@@ -67,7 +67,7 @@ func TestWhatATokenForSeveralProjectsAllowsInEach(t *testing.T) {
 				}
 				ofEntry, okToo := entries[0].In(project)
 				if diff := cmp.Diff(limits, ofEntry); diff != "" || ok != okToo {
-					t.Errorf("in %q the entry (-pass +entry):\n%s", project, diff)
+					t.Errorf("in %q, pass and entry differ (-pass +entry):\n%s", project, diff)
 				}
 			}
 			if again, _ := r.Find(someToken); r.Still(pass, store.Use{Project: pass.Project}) != nil || !cmp.Equal(again.Limits, pass.Limits) {
@@ -116,7 +116,7 @@ func TestProjectsAreListedByTheirAccess(t *testing.T) {
 	}
 }
 
-// An entry of another program serves its own project, no matter what it says of others.
+// Another program may write such entries. They count, but only for their own project.
 func TestATokenIsServedForItsOwnProjectWhateverItSaysOfOthers(t *testing.T) {
 	for _, also := range []string{`7`, `null`, `"lib"`, `["lib"]`, `{}`, `{"lib": 1}`, `{"lib": "read", "../x": "read"}`} {
 		r, _ := reader(t, entry(someToken, `{"project": "demo", "also": `+also+`}`))

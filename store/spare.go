@@ -77,8 +77,8 @@ func (f directory) keepSpare(name string, size int) {
 	defer unix.Close(fd)
 
 	// The owner is set before the blocks are allocated, in case this writer is killed in between.
-	// The next writer replaces a spare that is too short, but keeps one of the wrong owner, which
-	// is useless.
+	// The next writer replaces a spare that is too short, but keeps one that the owner of the token
+	// file cannot open.
 	if int(owned.Uid) != unix.Geteuid() {
 		err = unix.Fchown(fd, int(owned.Uid), -1)
 	}

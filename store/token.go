@@ -28,8 +28,8 @@ func NewToken() (Token, error) {
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
 }
 
-// check returns an error if the token must not be issued. An empty token, for example, would open
-// the gate to requests that name no user.
+// check returns an error if the token must not be issued. For example, a request shows its token as
+// the user name, so an empty token would open the gate to requests without a user name.
 func (t Token) check() error {
 	if t.isKey() {
 		return nil

@@ -28,7 +28,7 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 	}{
 		{"--bogus", "", "flag provided but not defined: --bogus"},
 		{"bogus", "", `unknown command "bogus"`},
-		{token, "", "unknown command token 7c980395"},
+		{token, "", "unknown command (a token, 7c980395: give tokens on standard input)"},
 		{"hlep", "", `unknown command "hlep": see terok-gate --help`},
 		{"--lock-timeout", "", "flag needs an argument: --lock-timeout"},
 		{"--lock-timeout soon list", "", `invalid value "soon" for flag --lock-timeout`},
@@ -52,9 +52,9 @@ func TestMisuseEndsWithStatus2AndDoesNothing(t *testing.T) {
 		{"revoke --project other --task 1 --container a", "revoke: ", "--container cannot be combined with --project, --task or --all-tasks"},
 		{"revoke --all-tasks --container a", "revoke: ", "--container cannot be combined with --project, --task or --all-tasks"},
 		{"revoke --container ”", "revoke: ", "--container is empty"},
-		{"revoke " + token, "revoke: ", "takes no argument token 7c980395, which terok-gate reads from standard input"},
+		{"revoke " + token, "revoke: ", "takes no argument (a token, 7c980395: give tokens on standard input)"},
 		{"revoke --token " + token, "revoke: ", "flag provided but not defined: --token"},
-		{"verify " + token, "verify: ", "takes no argument token 7c980395, which terok-gate reads from standard input"},
+		{"verify " + token, "verify: ", "takes no argument (a token, 7c980395: give tokens on standard input)"},
 		{"list all", "list: ", `takes no argument "all"`},
 		{"list --json=maybe", "list: ", `invalid boolean value "maybe" for --json`},
 		{"list --yaml", "list: ", "flag provided but not defined: --yaml"},
@@ -146,7 +146,7 @@ func TestATokenOnStandardInput(t *testing.T) {
 	}
 }
 
-// SIGPIPE would kill create between its commit and its report.
+// If create did not ignore SIGPIPE, the signal would kill it before it revokes the token.
 func TestATokenThatCannotBePrintedIsRevoked(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)

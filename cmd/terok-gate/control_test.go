@@ -97,7 +97,7 @@ func (m *systemd) keeps() int {
 // started is a gate that a service manager has started.
 type started struct {
 	*exec.Cmd
-	said  bytes.Buffer  // what it says, when it has ended
+	said  bytes.Buffer  // on standard error; to be read after its end
 	ended chan struct{} // closed then
 }
 

@@ -21,11 +21,11 @@ import (
 // The stories in testdata/gate use these beside testscript's own commands:
 //
 //	token project file        issues a token and writes it to a file
-//	revoke project            revokes the token that the command token issued for a project
+//	revoke project            revokes the project's token
 //	reached                   waits until the gate at $ADDRESS takes connections
 //	get file socket path      asks for a path through a unix socket, and writes the answer
 //	listens socket            waits until a gate takes hooks at a socket
-//	stop                      tells the gate in the background to stop; wait waits for it
+//	stop                      tells the gate in the background to stop; after it, use testscript's wait
 func TestGateStories(t *testing.T) {
 	testenv.Need(t, "git")
 	tokens := func(ts *testscript.TestScript) store.File { return store.File{Path: ts.MkAbs("tokens/tokens.json")} }

@@ -22,8 +22,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// repository is the directory of the sources, which hold what install writes and what
-// the tests read.
+// repository is the directory of the sources, where the tests find samples and the manual.
 var repository = func() string {
 	_, here, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(here), "../..")

@@ -63,7 +63,7 @@ func OneArgument(c *cli.Context) error {
 // instead of showing it.
 func Quote(arg string) string {
 	if strings.HasPrefix(arg, "terok-g-") {
-		return "token " + store.Token(arg).Fingerprint() + ", which terok-gate reads from standard input"
+		return "(a token, " + store.Token(arg).Fingerprint() + ": give tokens on standard input)"
 	}
 	return fmt.Sprintf("%q", arg)
 }

@@ -34,7 +34,7 @@ func TestTheChainThatOtherGatesAccept(t *testing.T) {
 		t.Errorf("%d above it, %v", len(above), err)
 	}
 
-	// Another certificate of the same authority, which ends later.
+	// The authority gets a second certificate, which ends later. Its file has both.
 	cert, key = top.Issue(t, "host-a", nil, "host-a")
 	old, err := os.ReadFile(top.CA)
 	must(t, err)
@@ -44,7 +44,7 @@ func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	must(t, os.WriteFile(before, old, 0o600))
 	join(t, top.CA, before, top.CA)
 	if above, err := chain(); err != nil || len(above) != 1 || !above[0].NotAfter.Equal(later) {
-		t.Errorf("of two certificates of the authority, the one that ends first counts: %v", err)
+		t.Errorf("of two certificates of the authority, the one that ends later does not count: %v", err)
 	}
 }
 

@@ -26,22 +26,22 @@ func TestVoucherArrivesAsItWasSetInThePlaceOfAForgedOne(t *testing.T) {
 func TestVoucherThatMustNotBeBelievedIsRefused(t *testing.T) {
 	const rest = `,"fingerprint":"0123abcd","access":"write"`
 	for name, json := range map[string]string{
-		"nothing":             ``,
-		"null":                `null`,
-		"no project":          `{"project":"","task":"t"` + rest + `}`,
-		"every project":       `{"project":"*","task":"t"` + rest + `}`,
-		"a path":              `{"project":"../x","task":"t"` + rest + `}`,
-		"no task":             `{"project":"demo"` + rest + `}`,
-		"a key in capitals":   `{"PROJECT":"demo","task":"t"` + rest + `}`,
-		"project twice":       `{"project":"demo","project":"other","task":"t"` + rest + `}`,
-		"unknown key":         `{"project":"demo","task":"t"` + rest + `,"host":"b"}`,
-		"space":               `{"project": "demo","task":"t"` + rest + `}`,
-		"more after it":       `{"project":"demo","task":"t"` + rest + `}{}`,
-		"no lists":            `{"project":"demo","task":"t"` + rest + `,"push":[]}`,
-		"unknown access":      `{"project":"demo","task":"t","fingerprint":"0123abcd","access":"all"}`,
-		"no access":           `{"project":"demo","task":"t","fingerprint":"0123abcd","access":""}`,
-		"a token":             `{"project":"demo","task":"t","fingerprint":"terok-g-0123","access":"write"}`,
-		"a container's lines": `{"project":"demo","task":"t","container":"a\nb"` + rest + `}`,
+		"nothing":           ``,
+		"null":              `null`,
+		"no project":        `{"project":"","task":"t"` + rest + `}`,
+		"every project":     `{"project":"*","task":"t"` + rest + `}`,
+		"a path":            `{"project":"../x","task":"t"` + rest + `}`,
+		"no task":           `{"project":"demo"` + rest + `}`,
+		"a key in capitals": `{"PROJECT":"demo","task":"t"` + rest + `}`,
+		"project twice":     `{"project":"demo","project":"other","task":"t"` + rest + `}`,
+		"unknown key":       `{"project":"demo","task":"t"` + rest + `,"host":"b"}`,
+		"space":             `{"project": "demo","task":"t"` + rest + `}`,
+		"more after it":     `{"project":"demo","task":"t"` + rest + `}{}`,
+		"an empty list":     `{"project":"demo","task":"t"` + rest + `,"push":[]}`,
+		"unknown access":    `{"project":"demo","task":"t","fingerprint":"0123abcd","access":"all"}`,
+		"no access":         `{"project":"demo","task":"t","fingerprint":"0123abcd","access":""}`,
+		"a token":           `{"project":"demo","task":"t","fingerprint":"terok-g-0123","access":"write"}`,
+		"two lines":         `{"project":"demo","task":"t","container":"a\nb"` + rest + `}`,
 	} {
 		header := http.Header{Header: {base64.RawURLEncoding.EncodeToString([]byte(json))}}
 		if v, err := From(header); err == nil {

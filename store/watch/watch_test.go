@@ -64,7 +64,7 @@ func lives(t *testing.T, file store.File, n int) (pids []int, tokens []store.Tok
 		must(t, cmd.Start())
 		pid := cmd.Process.Pid
 		must(t, cmd.Process.Release())
-		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // the pid is still its own, since nobody waits for it
+		t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) }) // nobody waits for the process, so its pid is not reused
 
 		process, err := store.ProcessOf(pid)
 		must(t, err)
