@@ -234,7 +234,7 @@ terok-gate-hook is what container runtimes call at the stages of a container's l
 
   terok-gate-hook [FLAG]... prestart [FLAG]... < state.json      issues the container's token
   terok-gate-hook [FLAG]... poststop [FLAG]... < state.json      revokes it
-  terok-gate-hook [FLAG]... precreate [FLAG]... < config.json    adds pointers to the configuration
+  terok-gate-hook [FLAG]... precreate [FLAG]... < config.json    adds environment variables to the configuration
 
 createRuntime does what prestart does, for a container that asks for a device. It refuses a
 container that already has a token.

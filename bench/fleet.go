@@ -346,8 +346,8 @@ func (c cloning) clone() error {
 	if err != nil {
 		return err
 	}
-	tip, _, isFirst := strings.Cut(refs[4:], " refs/heads/")
-	if !isFirst {
+	tip, _, found := strings.Cut(refs[4:], " refs/heads/")
+	if !found {
 		return fmt.Errorf("the gate lists %.100q", refs)
 	}
 

@@ -145,7 +145,7 @@ func (d *Desk) startRefs(ctx context.Context) func() (refs, error) {
 	}
 }
 
-// update runs commands that [RefCommand] has returned on the desk's refs, all or none.
+// update changes the desk's refs by commands that [RefCommand] has returned, all or none.
 func (d *Desk) update(ctx context.Context, commands string) error {
 	if commands == "" {
 		return nil

@@ -46,13 +46,13 @@ func TestAReleaseThatIsKilledLosesNothing(t *testing.T) {
 		// The next release does what the killed one has not done. Then there is nothing to sync.
 		o := w.offer(topic, topic)
 		if err := o.Release(t.Context(), true, t.Output()); err != nil && !errors.Is(err, ErrNothing) {
-			t.Errorf("after one killed at %d: %v", n, err)
+			t.Errorf("after a release killed at %d: %v", n, err)
 		}
 		if got := w.at(w.forge, topic); got != "x" {
-			t.Errorf("after one killed at %d: upstream has %q", n, got)
+			t.Errorf("after a release killed at %d: upstream has %q", n, got)
 		}
 		if w.sync(); w.at(w.gate, topic) != "x" || !w.reachable(desk, "z") {
-			t.Errorf("after one killed at %d: a sync has lost something", n)
+			t.Errorf("after a release killed at %d: a sync has lost something", n)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func TestARestoreThatIsKilledLosesNothing(t *testing.T) {
 			continue
 		}
 		if _, err := w.settings().Gate.Restore(t.Context(), topic); err != nil || w.at(w.gate, topic) != "b" {
-			t.Errorf("after one killed at %d: %v", n, err)
+			t.Errorf("after a restore killed at %d: %v", n, err)
 		}
 	}
 }
@@ -176,7 +176,7 @@ exec sh -c "git ${last#git-}"
 		t.Fatal(err)
 	}
 	if !w.reachable(w.gate, "x") {
-		t.Error("the gate has lost what the forge said that it had taken")
+		t.Error("the gate has lost a commit that the forge claimed to have taken")
 	}
 }
 

@@ -122,7 +122,7 @@ func TestNothingOfAHostileGateRunsOrChangesWhatIsShown(t *testing.T) {
 	w.git("--git-dir", w.gate, "config", "receive.procReceiveRefs", "refs")
 	w.set(w.forge, "refs/heads/main", "z")
 	if done, err := w.open().Sync(t.Context()); err == nil {
-		t.Errorf("a program of the gate's has synced: %v", done)
+		t.Errorf("a sync has succeeded, although a hook was to receive its refs: %v", done)
 	}
 	if what, err := os.ReadFile(ran); err == nil {
 		t.Errorf("ran:\n%s", what)
@@ -162,7 +162,7 @@ func TestOddRefNamesInTheGateAreText(t *testing.T) {
 	}
 }
 
-func TestATagOfAContainersHidesNothing(t *testing.T) {
+func TestAContainersTagHidesNothing(t *testing.T) {
 	w := history(t)
 	w.sync()
 	w.set(w.gate, "refs/heads/task-1", "x")
@@ -209,7 +209,7 @@ func TestContentIsShownAsText(t *testing.T) {
 	}
 }
 
-func TestBrokenObjectsOfTheGatesReachNothing(t *testing.T) {
+func TestBrokenObjectsInTheGateReachNothing(t *testing.T) {
 	w := history(t)
 	w.sync()
 	w.set(w.gate, "refs/heads/agent", "x")
@@ -335,7 +335,7 @@ func linkAs(path string, uid int) error {
 	return os.Lchown(path, uid, uid)
 }
 
-// Guards against: a directory with the name of an address in the operator's working directory.
+// Guards against: a directory in the operator's working directory that has the name of an address.
 func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
 	w := history(t)
 	w.sync()
@@ -349,7 +349,7 @@ func TestADirectoryIsNotTakenForAnAddress(t *testing.T) {
 	checkRefs(w, "refs/heads/main", "b", "b", "")
 
 	if !IsDirectory(dir) || !IsDirectory(".") {
-		t.Error("a directory is not taken for one")
+		t.Error("IsDirectory says that a directory is none")
 	}
 	for _, address := range []string{"https://git.example/demo", "git.example:demo", "git@git.example:demo/x"} {
 		if err := os.MkdirAll(address, 0o755); err != nil {
@@ -433,7 +433,7 @@ func TestAMergeThatUndoesUpstreamsWorkIsShown(t *testing.T) {
 		shown := w.shown(w.offer("refs/heads/agent", "refs/heads/agent"))
 		undone := map[string]string{"one": "two", "two": "one"}[keeps]
 		if !strings.Contains(shown, "-what "+undone+" has") {
-			t.Errorf("that %s is undone is not shown:\n%s", undone, shown)
+			t.Errorf("it is not shown that %s is undone:\n%s", undone, shown)
 		}
 	}
 }

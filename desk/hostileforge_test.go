@@ -24,7 +24,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// hostileForge serves the world's forge by http, except for requests that lie answers.
+// hostileForge serves the world's forge by http. If the function lie has answered a request, the forge
+// does not.
 func hostileForge(w *world, lie func(out http.ResponseWriter, r *http.Request) (answered bool)) Settings {
 	w.Setenv("HOME", w.TempDir())
 	w.Setenv("XDG_CONFIG_HOME", "")
@@ -230,7 +231,7 @@ func objectID(kind, content string) string {
 	return fmt.Sprintf("%x", sha1.Sum([]byte(fmt.Sprintf("%s %d\x00%s", kind, len(content), content))))
 }
 
-// sending answers a fetch with the forge's message said, and then with a pack.
+// sending answers a fetch with said, a message of the forge, and then with content, a pack.
 func sending(out http.ResponseWriter, said string, content []byte) {
 	out.Header().Set("Content-Type", "application/x-git-upload-pack-result")
 	fmt.Fprint(out, packet("NAK\n")+packet("\x02"+said))

@@ -319,7 +319,7 @@ func TestAContainerThatPushesDuringASyncWins(t *testing.T) {
 	}
 }
 
-// both fails through the property check, and has the other methods of the test.
+// both is a testing.TB that fails through the property check. Its other methods are the test's.
 type both struct {
 	testing.TB
 	rapid *rapid.T

@@ -22,8 +22,7 @@ func listRefs(cmd *exec.Cmd) (refs, error) { return startRefs(cmd)() }
 // gate may keep 1,000 refs for each task. Several such tasks must not make the operator's commands fail.
 const refsLimit = 512 << 20
 
-// startRefs starts a command that prints refs, as listRefs runs it, and returns a function that waits for
-// them.
+// startRefs starts a command like that of listRefs, and returns a function that waits for the refs.
 func startRefs(cmd *exec.Cmd) (wait func() (refs, error)) {
 	text := start(cmd, refsLimit)
 	return func() (refs, error) {

@@ -120,7 +120,7 @@ func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string)
 		if _, err := fmt.Fprintf(printable.Writer(w), "tag %s\n    %s\n\n", object, indented); err != nil {
 			return err
 		}
-		if _, err := fmt.Sscanf(text, "object %s", &object); err != nil { // which may be a tag, too
+		if _, err := fmt.Sscanf(text, "object %s", &object); err != nil { // the new object may be a tag, too
 			return fmt.Errorf("read the tag: %w", err)
 		}
 	}
@@ -181,10 +181,10 @@ func (p *pushedLines) flush() error {
 	return err
 }
 
-// Diff writes what the commit changes, compared with the commit where its history left upstream's. Because of
-// merges, there may be several such commits. Diff then compares with each of them: compared with only one, a
-// merge that undoes a change might show nothing. No attribute or setting hides anything. All output is made
-// safe for a terminal.
+// Diff writes what the commit changes, compared with the commit where its history branched off from
+// upstream's. Because of merges, there may be several such commits. Diff then compares with each of them:
+// compared with only one, a merge that undoes a change might show nothing. No attribute or setting hides
+// anything. All output is made safe for a terminal.
 func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	bases, err := o.bases(ctx)
 	if err != nil {
@@ -210,7 +210,7 @@ func (o *Offer) Diff(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// bases returns the commits where the commit's history left upstream's, the best first.
+// bases returns the commits where the commit's history branched off from upstream's.
 func (o *Offer) bases(ctx context.Context) ([]string, error) {
 	if o.base == "" {
 		return nil, nil

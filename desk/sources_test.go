@@ -114,7 +114,7 @@ func TestSourcesBeginAsNoneAndStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all, err := Sources(dir); err != nil || len(all) != 1 {
-		t.Errorf("begun again, they are %v, %v", all, err)
+		t.Errorf("after a second beginning, the sources are %v, %v", all, err)
 	}
 }
 
@@ -155,13 +155,13 @@ func TestSourcesThatAreBrokenOrAnotherUsersAreRefusedAndStay(t *testing.T) {
 			}
 			before, _ := os.ReadFile(SourcesFile(dir))
 			if all, err := Sources(dir); err == nil {
-				t.Errorf("it says %v", all)
+				t.Errorf("the file was read as %v", all)
 			}
 			if err := Remember(dir, "other", "https://example.com/other"); err == nil {
-				t.Error("it was changed")
+				t.Error("a source was added to the file")
 			}
 			if after, _ := os.ReadFile(SourcesFile(dir)); string(after) != string(before) {
-				t.Errorf("it is now %s", after)
+				t.Errorf("the file is now %s", after)
 			}
 		})
 	}

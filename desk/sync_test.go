@@ -33,7 +33,7 @@ func TestSyncIsAThreeWayMergeOfRefs(t *testing.T) {
 		wantGate, wantLast   string
 		kept                 string // the old tip, if it is kept
 		waits                bool
-		resetGate, resetKept string // what --reset makes of what does not move by itself
+		resetGate, resetKept string // after --reset, for refs that do not move by themselves
 	}{
 		{name: "nobody has it", origin: none, last: none, gate: none},
 		{name: "both have the same", origin: "b", last: "a", gate: "b", wantGate: "b", wantLast: "b"},
@@ -170,7 +170,7 @@ func TestUpstreamMayRenameABranchToOneBelowIt(t *testing.T) {
 	}
 }
 
-func TestASymbolicRefOfTheGatesMovesNothingElse(t *testing.T) {
+func TestASymbolicRefInTheGateMovesNothingElse(t *testing.T) {
 	w := history(t)
 	w.sync()
 	w.git("--git-dir", w.gate, "symbolic-ref", "refs/heads/topic", "refs/heads/main")

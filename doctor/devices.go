@@ -75,8 +75,9 @@ func (e *examination) devices() {
 	e.ok(fmt.Sprintf("%d in %s", len(devices), file))
 }
 
-// devicesOfOurs returns the remedy if another user can change the file of devices. If that user can change
-// only the file itself, not its directory, the remedy is anew, since the file may contain anything by now.
+// devicesOfOurs returns the remedy if another user can change the file of devices. If that user can
+// change only the file itself, not its directory, the remedy is the command anew, since the file may
+// contain anything by now.
 func devicesOfOurs(file, anew string) string {
 	dir := filepath.Dir(file)
 	if engines.CheckDevicesOwner(dir) == nil {

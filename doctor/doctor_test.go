@@ -76,12 +76,12 @@ func finds(t *testing.T, findings []Finding, check string, state State, text str
 	t.Errorf("no finding %s, %s, %q among\n%+v", check, state, text, findings)
 }
 
-func TestAChecksNeedsComeBeforeIt(t *testing.T) {
+func TestACheckRunsAfterThoseThatItNeeds(t *testing.T) {
 	var before []string
 	for _, c := range checks {
 		for _, need := range c.needs {
 			if !slices.Contains(before, need) {
-				t.Errorf("%s needs %s, which is not made before it", c.name, need)
+				t.Errorf("%s needs %s, which does not run before it", c.name, need)
 			}
 		}
 		if slices.Contains(before, c.name) {
@@ -394,7 +394,7 @@ func ourOwn(t *testing.T, directory string) {
 	noError(t, unix.Mount("tmpfs", directory, "tmpfs", 0, ""))
 }
 
-// noError is must on a thread that is not the test's.
+// noError does what must does, on a thread that is not the test's.
 func noError(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -105,8 +105,8 @@ func (e *examination) isServed(host, project string, tried *control.Tried) bool 
 // hostsVouch reports whether there are hosts that may vouch.
 func (e *examination) hostsVouch(fleet *control.Fleet) bool {
 	switch {
-	case fleet.Vouches != "":
-		e.broken("no host of the file may vouch: "+fleet.Vouches, "correct the file; the gate reads it again")
+	case fleet.Fault != "":
+		e.broken("no host of the file may vouch: "+fleet.Fault, "correct the file; the gate reads it again")
 	case len(fleet.Hosts) == 0:
 		e.warn("no host may vouch, so none is served", "add a line HOST=PATTERN to the file of --vouch-file; the gate reads it again")
 	default:

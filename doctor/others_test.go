@@ -89,7 +89,7 @@ func TestARemedyTakesNothingFromItsOwner(t *testing.T) {
 }
 
 // The gate's user gets files of root's that the gate needs, but no other user's file.
-func TestARemedyGivesTheGateNothingOfAnotherUsers(t *testing.T) {
+func TestARemedyGivesTheGateNothingOfAnotherUser(t *testing.T) {
 	dir := shared(t, "mkdir gate; echo '{}' >gate/tokens.json; chmod 600 gate/tokens.json; chown 1234 gate/tokens.json")
 	found := newPatient(t).examine(t, func(d *Doctor) { d.TokenFile, d.GateUser = filepath.Join(dir, "gate/tokens.json"), "nobody" })
 	found = slices.DeleteFunc(found, func(f Finding) bool { return f.Check != "gate-user" })
@@ -159,7 +159,8 @@ func TestAClosedRepositoryIsOpenedAgain(t *testing.T) {
 	}
 }
 
-// asUserVar is an environment variable that makes the test below run its part as a user.
+// asUserVar is an environment variable that the test below sets for a copy of itself, which runs as a
+// user. The value is the directory of root's files.
 const asUserVar = "TEROK_TEST_ROOTS_HOOKS"
 
 // If only root's hooks are installed, a user is told to install hooks and a gate of that user's own. The

@@ -13,7 +13,7 @@ func (e *examination) gate() { e.reached(e.probed) }
 
 // reached reports whether git in a probe's container reached the gate, and why it did not.
 func (e *examination) reached(p *probed) {
-	const table = "see “How a container reaches a gate” in other-gates.md, in /usr/share/doc/terok-gate-hook or docs of the sources"
+	const table = "see “How a container reaches a gate” in other-gates.md, in /usr/share/doc/terok-gate-hook, or in docs/ of the sources"
 	if p == nil || p.repository == "" {
 		return
 	}

@@ -92,8 +92,8 @@ func TestARemedyCanBePasted(t *testing.T) {
 	}
 }
 
-// Install does not know the list of projects of a definition that it did not write, and its new definition
-// takes precedence over that one. A change of another setting must not lose the list.
+// If install did not write a definition, install does not know which projects the definition admits, and
+// install's own definition takes precedence. A remedy for another setting must not lose the list of projects.
 func TestFixingTheirDefinitionAdmitsNoMoreThanBefore(t *testing.T) {
 	ours, theirs := t.TempDir(), t.TempDir()
 	path := filepath.Join(theirs, "99-terok-gate-prestart.json")

@@ -9,7 +9,7 @@ import (
 	"terok-gate-hook/engines"
 )
 
-// Guards against: a timer that was stopped, or whose service fails each time, without a finding.
+// Doctor must find a timer that was stopped, and a timer whose service has failed.
 func TestDoctorFindsASyncThatFailsOrDoesNotRun(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))

@@ -174,7 +174,7 @@ func TestDoctorFindsAGateOfAnotherVersion(t *testing.T) {
 	s := newServed(t)
 	s.answers(t, `{"version": 2, "refused": "version", "detail": "1, and not 2"}`)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "does not understand terok-gate-hook, which is another version")
-	s.answers(t, `{"version": 1, "refused": "malformed", "detail": "0 sockets"}`) // the first version knew no questions
+	s.answers(t, `{"version": 1, "refused": "malformed", "detail": "0 sockets"}`) // the first gates took no message without a socket
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, "does not understand terok-gate-hook, which is another version")
 	s.answers(t, `{"version": 1, "refused": "failed", "detail": "user 7 may not use the control socket"}`)
 	finds(t, s.check("terok-gate"), "terok-gate", Broken, `the gate refuses: failed: "user 7 may not use the control socket"`)
@@ -529,7 +529,7 @@ func TestDoctorFindsAContainerWhoseProjectHasNoRepository(t *testing.T) {
 	found := s.check("terok-gate", "git", "repositories")
 	finds(t, found, "repositories", Broken, "living container c0ffee012345 (project demo, task t-c0ffee0123456789): there is no repository "+s.repos+"/demo.git")
 	want := printable.Shell(s.bin+"/terok-gate", "add", "--repos", s.repos, "demo")
-	if last := found[len(found)-1]; len(found) != 3 || last.Remedy != want { // one for both containers
+	if last := found[len(found)-1]; len(found) != 3 || last.Remedy != want { // one finding for both containers
 		t.Errorf("%+v\nshould say %s", found, want)
 	}
 }
@@ -550,7 +550,7 @@ func TestDoctorFindsAGitThatTheGateCannotWorkWith(t *testing.T) {
 }
 
 // A user who has taken over the gate cannot make root paste a command that gives more away.
-func TestDoctorTrustsNoGateOfAnotherUsers(t *testing.T) {
+func TestDoctorTrustsNoGateOfAnotherUser(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "python3")
 	const nobody = 65534

@@ -22,8 +22,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// networkTypes are file systems, as mountinfo names them, on which a lock may not keep
-// out other machines, or may not work at all.
+// networkTypes are file systems, as mountinfo names them, on which a lock may fail to
+// keep out other machines, or may not work at all.
 var networkTypes = []string{
 	"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs", "ocfs2", "gfs2", "beegfs",
 	"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "fuse.beegfs",

@@ -391,7 +391,7 @@ func TestAGateThatWasKilledServesTheLivingAgain(t *testing.T) {
 		}
 
 		// When the gate dies, the hook of the last container has the gate's answer and
-		// waits to commit.
+		// waits to write the token.
 		between := s.create(t, gitter(t, "between", "--user", "1234:55")...)
 		lock := flock.New(s.tokenFile + ".lock")
 		if err := lock.Lock(); err != nil {

@@ -78,7 +78,7 @@ func (c *container) start(t *testing.T) life {
 func (c *container) nextLife(t *testing.T) life {
 	t.Helper()
 	var lines []string
-	testenv.Eventually(t, fmt.Sprintf("container %.12s is ready for the %d. time", c.id, c.starts+1), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("container %.12s is ready after start number %d", c.id, c.starts+1), func() bool {
 		lines = c.output(t)
 		return count(lines, "ready") > c.starts
 	})

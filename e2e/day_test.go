@@ -87,8 +87,8 @@ func (a account) fill(t *testing.T, directory string) forgeOf {
 
 // agent returns a command that runs a container without a network, and without anything
 // about git in its environment. The container clones demo with its library, commits, and
-// runs the script. If as is not empty, it is a command in the container that runs all of that as
-// another user.
+// runs the script. The parameter as is empty, or a command such as setpriv, by which the
+// container does all of that as another user.
 func (f forgeOf) agent(t *testing.T, task, flags, as, script string) string {
 	t.Helper()
 	image := strings.Join(plain(withGitAlone(t)), " ") + " --workdir /dev/shm " + image
@@ -195,7 +195,7 @@ func TestTheDayOfAUserWhoRunsAgents(t *testing.T) {
 			f.says(t, "terok-gate sync --reset main demo", "demo: main: ", " to "+upstream[:12]+"; the old tip is kept")
 			f.says(t, f.agent(t, "6", "--rm", "", "git log -1 --format=%H origin/main"), upstream)
 
-			// The gate has refused the two pushes to the library, and nothing else happened to it.
+			// The gate has refused the two pushes to the library, and has logged no other warning.
 			said := m.must(t, "root", "journalctl --quiet --output cat --priority warning "+strings.ReplaceAll(a.journal, watchUnit, gateUnit))
 			if n := strings.Count(said, "refused "); n != 2 || strings.Count(said, "\n") != n || strings.Count(said, `project="lib"`) != n {
 				t.Errorf("the gate says %s", said)
@@ -230,8 +230,9 @@ func TestTheReadmesFirstStepsWork(t *testing.T) {
 	newForge(t, m)
 	m.must(t, "root", "useradd --system --user-group --home-dir /var/lib/terok-gate --shell /usr/sbin/nologin terok-gate")
 	testenv.Must(t, os.WriteFile(m.path("/srv/readme.sh"), []byte(commands.String()), 0o644))
-	// The image has git, with the rest of the machine's programs. Only /usr is mounted,
-	// since podman mounts in any order, and doctor's own container has links into /usr.
+	// The image has git, with the rest of the machine's programs. Only /usr is mounted, not
+	// /bin or /lib: these are links into /usr in doctor's own container, and podman mounts in
+	// any order.
 	m.must(t, "root", `printf '[containers]\nvolumes = ["/usr:/usr:ro"]\n' >/etc/containers/containers.conf.d/20-git.conf`)
 	for _, a := range []account{root, alice} {
 		t.Run(a.user, func(t *testing.T) {

@@ -88,8 +88,8 @@ func crunAndRunc(t *testing.T) func(*engine) bool {
 	return func(e *engine) bool { return e.rootless == (e.runtime == "crun" == rootlessCrun) }
 }
 
-// onRootOrRootless runs a row of a table on an engine of root's or on a rootless one: its name
-// decides.
+// onRootOrRootless runs a row of a table on an engine of root's or on a rootless one: the
+// row's name decides.
 func onRootOrRootless(t *testing.T, test func(t *testing.T, e *engine)) {
 	rootless := isEven(t.Name())
 	onEngines(t, test, func(e *engine) bool { return e.runtime == "crun" && e.rootless == rootless })
@@ -478,8 +478,8 @@ func (e *engine) host(t *testing.T, args ...string) string {
 	return out
 }
 
-// hook runs the built hook where podman runs it after a container has ended,
-// with nothing in the environment.
+// hook runs the built hook where podman runs poststop hooks, with nothing in the
+// environment.
 func (e *engine) hook(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
 	path, err := hookBinary()

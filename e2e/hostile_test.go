@@ -53,8 +53,8 @@ var hostileImages = []struct {
 
 func TestAHostileImageReachesNothingOutsideItsRoot(t *testing.T) {
 	onCrunAndRunc(t, func(t *testing.T, e *engine) {
-		// This runs after all the containers, since what one of them has left on the host
-		// stays there.
+		// One look after all the containers is enough: a mount that one of them has left on
+		// the host stays there.
 		t.Cleanup(func() {
 			if mounts := e.host(t, "cat", "/proc/self/mountinfo"); strings.Contains(mounts, " terok-gate ") {
 				t.Errorf("on the host there is a mount of ours:\n%s", mounts)

@@ -148,8 +148,8 @@ func (c *container) keepsTokenFromOthers(t *testing.T, l life) {
 		}
 	}
 
-	// podman exec as the same user can read gate.env, so the directory does not keep the
-	// other user out.
+	// podman exec reads gate.env as the user of the container's process, and not as another
+	// user.
 	if out := c.podman(t, "exec", c.id, "cat", "/run/terok/gate.env"); !strings.Contains(out, l.token) {
 		t.Errorf("podman exec reads %q", out)
 	}

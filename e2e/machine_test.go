@@ -194,7 +194,7 @@ func (m *machine) boot(t *testing.T) {
 	}
 }
 
-// makeCgroup makes the machine a cgroup, which a new process can be put into.
+// makeCgroup makes a cgroup for the machine. A new process can be put into it.
 func (m *machine) makeCgroup() (*os.File, error) {
 	var group *os.File
 	err := m.atCgroups(func(tree string) error {
@@ -260,8 +260,8 @@ func (m *machine) off(t *testing.T) {
 
 // makeUp configures podman to make up for what the machine lacks and a user's machine has. Without
 // CAP_SYS_RESOURCE, podman's limits and crun as root fail; without the pids controller of
-// cgroup v2, its limit of processes fails. The settings are in a drop-in, which a user's
-// containers.conf never hides: from podman 6 on, it hides other files.
+// cgroup v2, its limit of processes fails. The settings are in a drop-in: from podman 6
+// on, a user's containers.conf hides other files, but never a drop-in.
 func (m *machine) makeUp(t *testing.T) {
 	t.Helper()
 	held, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)

@@ -48,7 +48,7 @@ func TestARootlessContainerReachesAGateOnItsHost(t *testing.T) {
 	m := newMachine(t)
 	_, alice := newAccounts(t, m)
 
-	// pasta copies the routes of the interface that has the default one, and they must
+	// pasta copies the routes of the interface that has the default route. These routes must
 	// not be down.
 	m.must(t, "root", `loginctl enable-linger alice
 		ip link add eth0 type veth peer name elsewhere

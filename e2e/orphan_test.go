@@ -172,8 +172,8 @@ func (e *engine) outlived(t *testing.T, id string) {
 	}
 }
 
-// sweeps checks that any kind of change sweeps the container's token, an orphan. Each kind
-// gets a token file of its own, with the orphan in it.
+// sweeps checks that any kind of change to a token file sweeps the container's token, an orphan.
+// Each kind gets a token file of its own, with the orphan in it.
 func (e *engine) sweeps(t *testing.T, id string) {
 	t.Helper()
 	gate, err := gateBinary()

@@ -14,8 +14,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The .deb on a machine like our users'. The package activates nothing by itself; after
-// install, the main job works; and its removal revokes the tokens.
+// The .deb on a machine like our users'. By itself, the package activates nothing. After
+// `terok-gate install`, containers clone and push. Removing the package revokes the tokens.
 
 // A user may have put any file among the definitions. Removal reads only definitions, and
 // revokes the user's tokens whatever else is there.

@@ -12,9 +12,9 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Git follows the pointers that precreate adds, in every environment that a container may
-// have. GIT_CONFIG_PARAMETERS is documented nowhere, so these tests run with every git that
-// we have (scripts/engines).
+// Precreate adds variables that point git to files in /run/terok. In any environment that a
+// container may have, git works or is no worse off. GIT_CONFIG_PARAMETERS is documented nowhere, so
+// these tests run with every git that we have (scripts/engines).
 
 // pointed begins the scripts of the table.
 const pointed = `
@@ -170,7 +170,7 @@ func TestGitWorksInPodmanExecWithAndWithoutPrecreatesVariables(t *testing.T) {
 				t.Errorf("%s: it says %s, %v", name, out, err)
 			}
 			if asked := strings.Contains(row.script, "ASKPASS"); asked != strings.Contains(out, "remote: no token was shown: ") {
-				t.Errorf("%s: it says what to source where it should not, or the other way round: %s", name, out)
+				t.Errorf("%s: the hint \"no token was shown\" is missing, or is there and should not be: %s", name, out)
 			}
 		}
 
@@ -246,8 +246,8 @@ func (g *testGate) asks(t *testing.T, requests []request, commands int) {
 	}
 }
 
-// Systemd's EnvironmentFile= unquotes the values in gate.env as a shell does. One of them
-// contains what the image has set.
+// Systemd's EnvironmentFile= unquotes the values in gate.env as a shell does. One of them,
+// GIT_CONFIG_PARAMETERS, contains what the container had set.
 func TestSystemdReadsTheEnvFileAsAShellDoes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -21,8 +21,8 @@ import (
 // container's token.
 const othersTokens = `{"terok-g-00000000000000000000000000000000": {"project": "other", "task": "1"}}`
 
-// refusals are containers that must not start, on every engine unless only says
-// otherwise.
+// refusals are containers that must not start. The field "only", if it is set, limits a row to
+// some engines.
 var refusals = []struct {
 	name        string
 	only        string // "root" or "rootless"
@@ -153,7 +153,7 @@ func TestBadInputStartsNoContainerAndChangesNothing(t *testing.T) {
 			})
 		}
 
-		// Each name is tried as a project, which runc writes, and as a task, which crun writes.
+		// Each name is tried as a project that runc passes to the hook, and as a task that crun passes.
 		kind, here := map[string]string{"root/runc": "project", "rootless/crun": "task"}[e.name]
 		if !here {
 			return

@@ -37,7 +37,7 @@ func (a account) installGate(t *testing.T, common, flags string) (said string) {
 	return said
 }
 
-// addDemo makes a project of a repository of the user's.
+// addDemo makes the project demo from a repository of the user's.
 func (a account) addDemo(t *testing.T) {
 	t.Helper()
 	a.must(t, `export GIT_AUTHOR_NAME=a GIT_COMMITTER_NAME=a EMAIL=a@example.org

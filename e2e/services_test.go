@@ -25,7 +25,7 @@ func (s *servedEngine) forward(t *testing.T, services ...string) {
 	}
 	args := []string{"--token-file", s.tokenFile, "--log-file", s.log, "forward", "--control", control.ForwardSocket(s.control)}
 	like, cancel := s.command(binary, append(args, services...)...)
-	cancel() // like is only a model: forward runs longer
+	cancel() // like is only a model: it would be killed after a minute, and forward runs longer
 	program := exec.Command(like.Path, like.Args[1:]...)
 	program.Dir, program.Env, program.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	if err := program.Start(); err != nil {
@@ -44,7 +44,7 @@ func TestAServiceOfTheHostIsInAContainerWithoutANetwork(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "the model")
 	}))
-	t.Cleanup(server.Close) // engines run when this function has returned
+	t.Cleanup(server.Close) // the engines' subtests run after this function has returned
 	services := []string{"--service", "llm=4000:" + server.Listener.Addr().String(), "--service", "down=4001:127.0.0.1:1"}
 
 	for _, row := range []struct {

@@ -109,7 +109,7 @@ func TestWhatAContainerMayDoInEachOfItsProjects(t *testing.T) {
 				for _, project := range []string{"demo", "lib", "tools", "other"} {
 					err := c.inside("git ls-remote --exit-code $TEROK_GATE_URL/" + project + ".git main")
 					if fetched := err == nil; fetched != strings.Contains(" "+row.fetches+" ", " "+project+" ") {
-						t.Errorf("it fetches %s: %v", project, err)
+						t.Errorf("the wrong result of fetching %s: %v", project, err)
 					}
 				}
 
@@ -262,7 +262,7 @@ func TestAContainerWithoutANetworkUsesTheForgesAddresses(t *testing.T) {
 
 				compiler, err := goBelowUsr()
 				if err != nil {
-					testenv.Cannot(t, "a module of Go is not tried: %v", err)
+					testenv.Cannot(t, "no Go module is downloaded: %v", err)
 				}
 				if err := c.inside(`export GOTOOLCHAIN=local GOPATH=/dev/shm/go GOCACHE=/dev/shm/cache GOFLAGS=-mod=mod
 					mkdir /dev/shm/module; cd /dev/shm/module; printf 'module example.org/x\n\ngo 1.21\n' >go.mod

@@ -163,7 +163,7 @@ func (e *engine) annotatedImage(t *testing.T, annotations map[string]string) str
 	config := blob("config.v1+json", encoded(map[string]any{
 		"architecture": "amd64", "os": "linux", "config": map[string]any{
 			"Env":    []string{"PATH=/bin"},
-			"Labels": annotations, // an image's id comes from its configuration
+			"Labels": annotations, // so that each image has an id of its own: the hash of its configuration
 		},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []any{layers["digest"]}},
 	}))

@@ -11,7 +11,7 @@ import (
 
 // Our mount point can be in a volume, where only the volume's owner should make a directory.
 // The hook never tries, since it might succeed: crun makes a volume read-only only after our hook
-// has run, and root may write whatever the permissions say.
+// has run, and root may write, whatever the permissions say.
 
 func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {

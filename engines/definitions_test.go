@@ -103,8 +103,8 @@ func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 	}
 }
 
-// stagesOf returns the stages at which a container with these annotations gets a
-// hook, as the hook is told.
+// stagesOf returns the stages at which a container with these annotations gets a hook. The
+// arguments of each hook must name its stage.
 func stagesOf(t *testing.T, manager *hooks.Manager, annotations map[string]string) []string {
 	t.Helper()
 	var config specs.Spec

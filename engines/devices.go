@@ -3,8 +3,8 @@
 // hook/device.go chooses the environment variables that a device gives.
 //
 // Engines run the hooks in the file as root or, if rootless, as their user. No other user may be able
-// to change the file. For a single bad name in it, engines drop the whole file. So the CDI project's own
-// package checks a new file before it replaces the old one.
+// to change the file. For a single bad name in it, engines drop the whole file. So a new file is checked
+// with the CDI project's own package before it replaces the old one.
 
 package engines
 

@@ -20,7 +20,7 @@ import (
 // Fleet holds the flags of terok-gate serve that are about gates on other machines. Paths are absolute.
 type Fleet struct {
 	RepositoryGate string // the URL of the gate with the repositories; empty: this gate has them
-	Listen         string // the address at which the gate serves the gates of containers' hosts; empty: none
+	Listen         string // the address at which this gate serves the gates on hosts of containers; empty: none
 	VouchFile      string // the file that says which hosts may vouch for which projects
 	Cert, Key, CA  string // PEM files
 }

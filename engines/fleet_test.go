@@ -68,7 +68,7 @@ func TestTheUnitOfAGateOfSeveralMachinesHasANetwork(t *testing.T) {
 	}
 }
 
-// The command that is printed makes the file one that the gate can use.
+// After the command that the error names, the gate can use the file.
 func TestTheGatesCertificateAndKeyMustBeItsOwn(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {

@@ -17,7 +17,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// gates is the gate's user of these tests.
+// gates is the user that the gate runs as in these tests.
 var gates = &account{"gates", 1234, 1234}
 
 // Files of other users are not given to the gate unasked. The command that is printed instead
@@ -26,7 +26,7 @@ func TestTheTokenFileMustBeTheGates(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {
 		name, make string // in a directory of root's, with mode 0755
-		want       string // empty: it can work with that
+		want       string // empty: the gate can work with that
 	}{
 		{"none yet", "", ""},
 		{"the gate's", "mkdir -m 700 gate; touch gate/tokens.json gate/tokens.json.lock; chown -R 1234:1234 gate", ""},
@@ -107,7 +107,8 @@ func TestTheGatesDirectoriesAreMadeForItsUser(t *testing.T) {
 	}
 }
 
-// Install goes on with what add has made before there was a gate's user or an installation.
+// If add has made repositories before there was a gate's user, install names the command that
+// gives them to that user.
 func TestRepositoriesMadeBeforeInstallCanBeTheGates(t *testing.T) {
 	testenv.NeedRoot(t)
 	defer syscall.Umask(syscall.Umask(0o077))

@@ -19,7 +19,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// pythonWriter writes the token file as the orchestrator does, with Python's standard
+// pythonWriter writes the token file as an orchestrator in Python does, with the standard
 // library: it issues tokens under the lock, and revokes every other one of them.
 const pythonWriter = `
 import fcntl, json, os, sys, tempfile

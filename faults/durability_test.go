@@ -80,7 +80,7 @@ func TestAfterAPowerCutTheFileIsWholeAndNothingIsLostThatMatters(t *testing.T) {
 	if durables == 0 || durables == renames {
 		t.Errorf("of %d renames %d matter: one of the two kinds was not tried", renames, durables)
 	}
-	t.Logf("commands recorded: %d, renames: %d, that matter: %d, without the content synced before or the directory after: %d", len(commands), renames, durables, wrong)
+	t.Logf("commands recorded: %d, renames: %d, that matter: %d, wrong (the content not synced before, or the directory not after): %d", len(commands), renames, durables, wrong)
 }
 
 // lostWithTheRename reports whether the file's change is about a token that is not void
@@ -92,7 +92,7 @@ func (w *world) lostWithTheRename() (bool, error) {
 	}
 	tied := func(entry any) bool {
 		process, _ := entry.(map[string]any)["process"].(map[string]any)
-		return process != nil && process["machine"] != "" // without the id, another boot may be another machine's
+		return process != nil && process["machine"] != "" // without the machine's id, another boot id does not prove a reboot
 	}
 	for token, entry := range now {
 		if !reflect.DeepEqual(w.before[token], entry) && !tied(entry) {
@@ -162,7 +162,7 @@ func renamesWhole(c call, before []call, dirty map[string]call) (directory strin
 	}
 	directory = to[:strings.LastIndexByte(to, '/')]
 	if directory != from[:strings.LastIndexByte(from, '/')] {
-		return "", fmt.Errorf("%v goes from directory to directory", c)
+		return "", fmt.Errorf("%v goes to another directory", c)
 	}
 	return directory, nil
 }

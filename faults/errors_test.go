@@ -92,8 +92,8 @@ func (r *struck) endsWell() error {
 	return r.untouched()
 }
 
-// judges reports whether the call at the point examines a process, or where the hook itself
-// runs.
+// judges reports whether the call at the point examines a process, or the machine, the boot or
+// the namespaces in which the hook itself runs.
 func (r *struck) judges() bool {
 	switch r.point.object {
 	case "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/self/status", "/proc/<n>/stat":
@@ -102,8 +102,8 @@ func (r *struck) judges() bool {
 	return r.point.name == "pidfd_open" || r.point.name == "kill" || r.point.object == "pidfd" || strings.HasPrefix(r.point.object, "/proc/self/ns/")
 }
 
-// isOneLine reports whether the text is one error message of the program with these
-// words at its beginning and in it.
+// isOneLine reports whether the text is one error message of the program that has this
+// beginning and contains these words.
 func isOneLine(text, beginning, words string) bool {
 	return strings.HasPrefix(text, "terok-gate-hook: "+beginning) && strings.Contains(text, words) &&
 		strings.Count(text, "\n") == 1 && text[len(text)-1] == '\n'
@@ -136,7 +136,7 @@ func TestOnAFullFileSystemTheHookFailsAndNothingIsLost(t *testing.T) {
 	for _, row := range []struct {
 		stage, directory string
 		options          string // of the tmpfs that is the token file's directory
-		kept             int64  // bytes free in it, rounded up to pages; -1 for all
+		kept             int64  // bytes free in it, rounded down to pages; -1 for all
 		fails            bool
 	}{
 		{stage: "prestart", directory: "full", options: "size=256k", kept: -1},

@@ -16,7 +16,8 @@ import (
 // theGate serves the containers of all worlds, and authorizes none of their requests, since
 // it reads another token file.
 var theGate = sync.OnceValues(func() (*gate.Gate, error) {
-	// Otherwise the first hook would make the directory of records, and the others would find it.
+	// Otherwise only the first hook would make the directory of records, and so make other system
+	// calls than the next hooks.
 	for _, dir := range []string{filepath.Dir(gateSocket()), filepath.Dir(gateSocket()) + "-hook"} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err

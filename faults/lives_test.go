@@ -104,10 +104,10 @@ func (h *house) live(withheld bool) error {
 	}
 
 	if code, err := status(h.address, token); withheld && code != http.StatusUnauthorized || !withheld && code != http.StatusForbidden {
-		return fmt.Errorf("after poststop, on the host, it is answered %d, %v", code, err)
+		return fmt.Errorf("after poststop, on the host, the container is answered %d, %v", code, err)
 	}
 	if code, err := statusIn(network, token); code != 0 && code != http.StatusForbidden && code != http.StatusUnauthorized {
-		return fmt.Errorf("after poststop, in its network, it is answered %d, %v", code, err)
+		return fmt.Errorf("after poststop, in its network, the container is answered %d, %v", code, err)
 	}
 	return nil
 }

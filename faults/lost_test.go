@@ -59,8 +59,8 @@ func TestFiftyContainersAreServedAgainWithinASecond(t *testing.T) {
 	noNetworkIsLeft(t, h.nursery)
 }
 
-// An attach that is killed before any of its calls does no harm, and the next attach does
-// its job.
+// Attach is killed before each of its calls in turn. That does no harm, and the next attach does
+// the job.
 func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 	needTracer(t)
 	h := newHouse(t, 3)

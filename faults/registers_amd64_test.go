@@ -7,12 +7,12 @@ const canTrace = true
 // Calls that only this architecture has, and that touch nothing outside.
 var localHere = []uintptr{unix.SYS_ARCH_PRCTL, unix.SYS_EPOLL_WAIT, unix.SYS_POLL}
 
-// skipCall makes a thread that is about to make a call skip it.
+// skipCall makes a thread skip the call that it is about to make.
 func skipCall(tid int) error {
 	return changeRegisters(tid, func(r *unix.PtraceRegs) { r.Orig_rax = ^uint64(0) })
 }
 
-// setResult makes the call from which a thread is about to return fail.
+// setResult gives a thread an error as the result of the call from which it is about to return.
 func setResult(tid int, errno unix.Errno) error {
 	return changeRegisters(tid, func(r *unix.PtraceRegs) { r.Rax = -uint64(errno) })
 }

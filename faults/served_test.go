@@ -25,7 +25,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// house is a directory with a repository, a token file, and a gate over both.
+// house is a directory with a repository, a token file, and a gate that uses both.
 type house struct {
 	dir, repos, tokens, control string
 	nursery                     *nursery
@@ -302,7 +302,7 @@ func (c *guest) token() (string, error) {
 	return string(aToken.Find(env)), err
 }
 
-// network opens the container's network, which then outlives it.
+// network opens the container's network, which then outlives the container.
 func (c *guest) network() (*os.File, error) { return os.Open(fmt.Sprintf("/proc/%d/ns/net", c.pid())) }
 
 // attached creates a container and runs prestart for it.

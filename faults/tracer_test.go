@@ -111,8 +111,8 @@ var orders = make(chan order)
 // since the kernel takes long to remove namespaces.
 var parallel = min(8, 2*runtime.GOMAXPROCS(0))
 
-// startTracers must come before anything else that starts processes, so that the
-// tracers' threads have no children that they do not know.
+// startTracers must be called while the test process has no children, so that the tracers'
+// threads have none that they do not know.
 func startTracers() {
 	for range parallel {
 		go func() {
@@ -283,7 +283,7 @@ func (t *tracing) stopped(tid int, status unix.WaitStatus) (deliver int, err err
 }
 
 // enters records a call that a thread is about to make, and makes the thread skip the call
-// if that is to fail.
+// if a fault is to strike before it.
 func (t *tracing) enters(tid int, th *thread, info *ptraceInfo) (strike fault, err error) {
 	if isLocal[uintptr(info.nr())] {
 		return fault{}, nil
@@ -359,8 +359,8 @@ func nextStop(leader int) (tid int, status unix.WaitStatus, err error) {
 	}
 }
 
-// standardFiles returns a pipe that holds the input and two files for the output,
-// with a function that reads and closes them.
+// standardFiles returns a pipe that holds the input, two files for the output, and a function
+// that reads and closes these two.
 func standardFiles(stdin string) (files []*os.File, collect func() (stdout, stderr string, err error), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -417,9 +417,9 @@ func syscallInfo(tid int) (*ptraceInfo, error) {
 	return &info, nil
 }
 
-// isLocal has the system calls that touch nothing outside the process and do not fail for
-// lack of anything that a file system has. They are about memory, threads, signals, clocks,
-// polling and flags of descriptors. All others, including unknown ones, are points.
+// isLocal has the system calls that touch nothing outside the process and need no space in a
+// file system. They are about memory, threads, signals, clocks, polling and flags of
+// descriptors. All others, including unknown ones, are points.
 var isLocal = func() map[uintptr]bool {
 	local := map[uintptr]bool{}
 	for _, nr := range append([]uintptr{

@@ -122,7 +122,7 @@ func ticks(t *testing.T, pid int) int {
 	return user + system
 }
 
-// tokenFile is a token file that another program reads and writes.
+// tokenFile is a token file that the test reads and writes, as a program other than ours would.
 type tokenFile struct {
 	path   string
 	events *fsnotify.Watcher
@@ -137,7 +137,8 @@ func followTokens(t *testing.T, path string) *tokenFile {
 	return &tokenFile{path, events}
 }
 
-// until waits until the file's entries satisfy a condition, and returns when that was seen.
+// until waits until the file's entries satisfy a condition, and returns the time at which it saw
+// that.
 func (f *tokenFile) until(t *testing.T, what string, so func(map[string]any) bool) time.Time {
 	t.Helper()
 	late := time.NewTimer(testenv.AWhile)
@@ -214,7 +215,7 @@ func pidsOf(lives []life) (pids []int) {
 func (l life) dies(t *testing.T) time.Time {
 	t.Helper()
 	now := time.Now()
-	must(t, unix.Kill(l.pid(), unix.SIGKILL)) // not by os.Process, which would collect it
+	must(t, unix.Kill(l.pid(), unix.SIGKILL)) // not by l.end, which would collect it
 	return now
 }
 

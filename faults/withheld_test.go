@@ -27,6 +27,9 @@ func TestAWithheldTokenIsLimitedAndHashedToo(t *testing.T) {
 
 			entries, err := readTokens(h.tokens)
 			must(t, err)
+			if len(entries) != 1 {
+				t.Fatalf("there are %d entries", len(entries))
+			}
 			for key := range entries {
 				if hashed := !aToken.MatchString(key); hashed != slices.Contains(row.flags, "--hashed") {
 					t.Errorf("the key of its entry is hashed: %v", hashed)

@@ -462,8 +462,8 @@ func (w *world) recovers(committed bool) error {
 		w.container.end()
 	}
 
-	// The next hook is another container's. By hand, there is no process whose death it
-	// could see, so there it is this container's poststop.
+	// The next hook is another container's. If the hook runs by hand, there is no process whose
+	// death the next one could see. So then the next hook is this container's poststop.
 	next := w.hook("prestart", "another", 0, "next-env")
 	if w.byHand {
 		next = w.hook("poststop", w.id, 0, "env")

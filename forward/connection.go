@@ -130,7 +130,7 @@ func (f *Forwarder) rely(ctx context.Context, cancel context.CancelCauseFunc, ne
 	return store.Pass{}, why
 }
 
-// pair are the two ends of a connection.
+// pair holds the two ends of a connection.
 type pair struct {
 	client, service net.Conn
 	sent, received  atomic.Int64 // bytes to and from the service

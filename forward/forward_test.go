@@ -164,7 +164,7 @@ func TestContainersThatShareANetworkShareItsServices(t *testing.T) {
 	must(t, err)
 	must(t, open.(*net.TCPConn).CloseWrite())
 	if answer, err := io.ReadAll(open); err != nil || string(answer) != "still here" {
-		t.Errorf("a connection that a neighbour may have says %q, %v", answer, err)
+		t.Errorf("the connection, which the second container may still use, says %q, %v", answer, err)
 	}
 	for _, service := range []string{"llm", "db"} {
 		if answer, err := second.asks(service, "x"); err != nil || answer != "x" {
@@ -173,7 +173,7 @@ func TestContainersThatShareANetworkShareItsServices(t *testing.T) {
 	}
 	h.revoke(t, second)
 	if answer, err := second.asks("llm", "x"); !isReset(err) {
-		t.Errorf("without any right there, the answer is %q, %v", answer, err)
+		t.Errorf("when neither container may use the service, the answer is %q, %v", answer, err)
 	}
 }
 
@@ -218,7 +218,7 @@ func TestOnlyServicesThatExistAreServed(t *testing.T) {
 	}
 }
 
-// Another program at the port is not the service, and a start is refused.
+// If another program has the service's port in the container's network, the start is refused.
 func TestAPortThatAnotherProgramHasIsRefused(t *testing.T) {
 	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0")}, nil)
 	h.hook.GateTimeout = time.Second

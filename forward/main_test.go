@@ -174,7 +174,7 @@ func (h *harness) revoke(t *testing.T, c *container) {
 	must(t, err)
 }
 
-// dial connects to a service in the container.
+// dial connects to a service from within the container.
 func (c *container) dial(service string) (conn net.Conn, err error) {
 	err = testenv.InNetwork(c.network, func() (err error) {
 		conn, err = net.DialTimeout("tcp", c.services[service], testenv.AWhile)
@@ -199,8 +199,8 @@ func (c *container) client(t *testing.T, service string) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// ends connects and returns how the connection ends. It is an error if anything is heard before
-// that. A connection that is reset at once may end before the container knows that it was made.
+// ends makes a connection, and returns how it ends. It is an error if anything is heard before
+// that. If the connection is reset at once, dial may already fail.
 func (c *container) ends(service string) error {
 	conn, err := c.dial(service)
 	if err != nil {

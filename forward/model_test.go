@@ -26,8 +26,8 @@ import (
 
 // model is a stub of a model's server, with the parts of OpenAI's API that a proxy can get wrong.
 type model struct {
-	key  string        // to be shown; empty for none
-	more chan struct{} // received from after each event of a stream
+	key  string        // that requests must show; empty for none
+	more chan struct{} // after each event, stream waits until it receives from this
 }
 
 func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -45,7 +45,7 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// stream answers with server-sent events: how much it was asked, in three pieces.
+// stream answers with three server-sent events. Each has its number and the length of the question.
 func (m *model) stream(w http.ResponseWriter, r *http.Request) {
 	var asked struct{ Messages []struct{ Content string } }
 	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
@@ -63,7 +63,7 @@ func (m *model) stream(w http.ResponseWriter, r *http.Request) {
 // echo goes over to another protocol, as a websocket does, and answers each line in capitals.
 func (m *model) echo(w http.ResponseWriter, r *http.Request) {
 	if !strings.EqualFold(r.Header.Get("Connection"), "upgrade") || r.Header.Get("Upgrade") != "websocket" {
-		http.Error(w, "a websocket is asked for by an upgrade", http.StatusUpgradeRequired)
+		http.Error(w, "a request for a websocket must have the header Upgrade: websocket", http.StatusUpgradeRequired)
 		return
 	}
 	w.Header().Set("Connection", "Upgrade")
@@ -168,7 +168,7 @@ http {
 	return forward.Target{Network: "unix", Address: socket}
 }
 
-// overhearing is a connection that keeps what it brings.
+// overhearing is a connection that keeps a copy of what is read from it.
 type overhearing struct {
 	net.Conn
 	to *overheard
@@ -190,7 +190,7 @@ func (o overhearing) Read(b []byte) (int, error) {
 // agent is a client in a container, with a key of its own, as agents insist on having one.
 type agent struct {
 	*http.Client
-	heard overheard // all that its connections have brought
+	heard overheard // all that was read from its connections
 }
 
 func (c *container) agent(t *testing.T) *agent {
@@ -226,7 +226,7 @@ func (a *agent) heardNoKey(t *testing.T, c *container) {
 	a.heard.mu.Lock()
 	defer a.heard.mu.Unlock()
 	if heard := a.heard.all.Bytes(); len(heard) == 0 || bytes.Contains(heard, []byte(modelKey)) || bytes.Contains(environment, []byte(modelKey)) {
-		t.Errorf("the container has the key: it heard %.2000q, and its environment is %q", heard, environment)
+		t.Errorf("the container has the key, or heard nothing: it heard %.2000q, and its environment is %q", heard, environment)
 	}
 }
 

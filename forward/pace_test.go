@@ -16,7 +16,7 @@ func TestAListenerAcceptsManyAtOnceAndThenOneInEachInterval(t *testing.T) {
 	}
 	for i := range 3 {
 		if wait := next(now); wait != time.Duration(i+1)*interval {
-			t.Errorf("connection %d beyond waits %v", i, wait)
+			t.Errorf("connection %d beyond atOnce waits %v", i, wait)
 		}
 	}
 
@@ -25,6 +25,6 @@ func TestAListenerAcceptsManyAtOnceAndThenOneInEachInterval(t *testing.T) {
 		next(now)
 	}
 	if wait := next(now); wait != interval {
-		t.Errorf("after an hour, the first connection beyond waits %v", wait)
+		t.Errorf("after an hour, the first connection beyond atOnce waits %v", wait)
 	}
 }

@@ -14,9 +14,9 @@ import (
 // environment and the files of an advertisementVersion.
 const keptFor = time.Minute
 
-// advertisements caches one advertisement for each repository, by the repository's path. An
-// advertisement of version 2 lists capabilities and no refs, so it stays the same until git or the
-// repository's configuration changes.
+// advertisements caches one advertisement for each repository, by the repository's path. With
+// protocol 2, an advertisement lists capabilities and no refs, so it stays the same until git or
+// the repository's configuration changes.
 type advertisements struct {
 	mu   sync.Mutex
 	kept map[string]advertisement

@@ -16,9 +16,9 @@ import (
 	"terok-gate-hook/store"
 )
 
-// several is what limits a token. The token is for demo, its own project, and also for lib, to
-// read, and for tools, to write. If the token may only read, it is for tools to read, too. A field
-// is empty if that limit is not given.
+// several are the limits of a token. The token may write to demo, its own project, and to the
+// project tools, and may read the project lib. If the limits allow no writing, it may only read all
+// three. A field is empty if that limit is not given.
 type several struct {
 	access, narrowAccess string // flag and annotation
 	refs, narrowRefs     string // flag and annotation
@@ -225,7 +225,7 @@ func TestWhatEveryCombinationAllowsInEachOfSeveralProjects(t *testing.T) {
 				writes := c.annotations()
 				writes[hook.ReadAnnotation], writes[hook.WriteAnnotation] = "lib", "tools"
 				if token, err := h.tryContainerToken(t, c.flags(), writes); err == nil || token != "" {
-					t.Errorf("a container that may only read gets a token to write tools, with the error %v", err)
+					t.Errorf("a container that may only read gets a token that writes to the project tools, with the error %v", err)
 				}
 			}
 			flags := c.flags()
@@ -269,7 +269,7 @@ func TestAContainerThatWithholdsItsTokenUsesSeveralProjectsElsewhere(t *testing.
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			var f *fleet
 			f = openFleet(t, gate.Settings{}, gate.Settings{Trail: func(events ...trail.Event) error {
-				return f.repos.note(events...) // only one of the two gates refuses a request
+				return f.repos.note(events...) // check reads one trail for both gates: either may refuse a request
 			}})
 			f.mayVouch(t, "host-a=*")
 			f.repos.fillSeveral(t)
@@ -307,7 +307,8 @@ func (c several) checkWithheld(t *testing.T, h, repos *harness) {
 	c.check(t, repos, client{url: url, git: run})
 }
 
-// The trail sums up a token's refused requests, for each project separately.
+// The trail sums up a token's refused requests: separately for each of the token's projects, and
+// together for all others.
 func TestAFloodOfOneProjectsRequestsHidesNoOthers(t *testing.T) {
 	h := openSeveral(t)
 	token := h.containerToken(t, nil, map[string]string{hook.ReadAnnotation: "lib"})
@@ -369,8 +370,8 @@ func TestProjectsThatATokenGainsAndLosesCountFromTheNextRequestOn(t *testing.T) 
 	}
 }
 
-// If a token has other projects, the programs that ours replaces serve only its own project. They
-// do not serve limited or hashed tokens at all.
+// If a token has other projects, the programs that the gate replaces serve only the token's own
+// project. They do not serve limited or hashed tokens at all.
 func TestAnotherGateServesATokensOwnProjectAlone(t *testing.T) {
 	both := map[string]string{hook.ReadAnnotation: "lib", hook.WriteAnnotation: "tools"}
 	for i, version := range versions {
@@ -395,7 +396,7 @@ func TestAnotherGateServesATokensOwnProjectAlone(t *testing.T) {
 					}
 				}
 
-				// Entries that it keeps when it writes the file also keep their projects.
+				// Entries that the other gate keeps when it writes the file also keep their projects.
 				var before, after struct {
 					Also    map[string]string
 					Limited json.RawMessage

@@ -12,7 +12,7 @@ import (
 )
 
 // answerBuffers is a pool of readers. Each has a buffer that holds any packet of git's, so that a
-// packet is written at once.
+// packet is written in one piece.
 var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 128<<10) }}
 
 // copyAnswer copies git's output to the client, as it comes. In error and progress messages (side

@@ -80,7 +80,8 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", none, "", "Authorization: Basic Og==", 401},     // no user name
 		{"POST", "/demo.git/git-receive-pack", none, "0000", receiveRequest, 401},
 
-		// The same, whether or not the repository is there.
+		// If the token is not for the project, the answer is the same whether or not the
+		// repository is there.
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", wrong, "", "", 403},
 		{"GET", "/nowhere.git/info/refs?service=git-upload-pack", wrong, "", "", 403},
 		{"GET", "/demo.git/info/refs?service=git-upload-pack", other, "", "", 403},

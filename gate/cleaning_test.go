@@ -36,7 +36,8 @@ func (h *harness) pushMany(t *testing.T, address, demo string) {
 	t.Helper()
 	git(t, h.dir, "clone", "--quiet", address, "work")
 	work := filepath.Join(h.dir, "work")
-	// git gc estimates their number from one directory of 256. Of so many objects, some are in it.
+	// git gc estimates the number of objects from one of the 256 directories. Of so many objects,
+	// some are in that one.
 	for i := range 600 {
 		must(t, os.WriteFile(filepath.Join(work, fmt.Sprint("many-", i)), []byte(fmt.Sprint(i)), 0o644))
 	}

@@ -45,7 +45,7 @@ type commits struct {
 	logFile     string // of the gate with the repository, if that gate is a process: the harness then has no events
 
 	gits             map[string][]int // pidfds of git and its hooks, by the push that is about to move its refs
-	whole, committed time.Duration    // what a push takes, and the last part of it, from moving to moved
+	whole, committed time.Duration    // how long a push takes, and its last part, from moving to moved
 }
 
 // killing is a way in which a push is killed.
@@ -118,7 +118,7 @@ func pidfdsIn(directory string) (pidfds []int) {
 // The trail names what has moved, and nothing else, whenever a push is killed. If the gate was
 // killed itself, the last line about a ref may say only that the ref is to move.
 func TestAPushThatIsKilledAtItsCommitMovesWhatTheTrailSays(t *testing.T) {
-	kills := 10 // in each way: all take 10 s
+	kills := 10 // in each way; all ways together take 10 s
 	if text := os.Getenv(killsVar); text != "" {
 		var err error
 		kills, err = strconv.Atoi(text)
@@ -233,7 +233,7 @@ func (c *commits) send(t *testing.T, push string) *net.TCPConn {
 	conn, err := net.Dial("tcp", c.near.address)
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(testenv.AWhile))) // if no gate starts, the listener is still open
+	must(t, conn.SetDeadline(time.Now().Add(testenv.AWhile))) // if no gate starts, nothing else ends the connection: the listener is still open
 	_, err = io.WriteString(conn, pushRequest(c.token, "report-status", commands...))
 	must(t, err)
 	return conn.(*net.TCPConn)
@@ -338,7 +338,7 @@ func (c *commits) killOne(t *testing.T, push string, kill func(*net.TCPConn)) (p
 	conn.Close()
 	<-over
 	testenv.Eventually(t, "git has ended", func() bool { return len(processesIn(c.demo)) == 0 })
-	_ = os.Remove(filepath.Join(c.demo, "packed-refs.lock")) // left by a git that was killed: no ref could be deleted
+	_ = os.Remove(filepath.Join(c.demo, "packed-refs.lock")) // a killed git leaves it, and no ref can be deleted while it is there
 	return phase, ok
 }
 
@@ -373,7 +373,7 @@ func (c *commits) check(t *testing.T, push string, present map[string]string, su
 		if hasMoved {
 			moved++
 		} else if is != was[0] {
-			t.Errorf("%s is %s: neither before nor after", ref, is)
+			t.Errorf("%s is %s: neither its old nor its new object", ref, is)
 		}
 
 		moving, said := c.linesOf(trail.Moving, ref), c.linesOf(trail.Moved, ref)

@@ -61,7 +61,7 @@ func (g *Gate) describeHosts(fleet *control.Fleet) {
 	fleet.Listens = true
 	names, err := g.vouching.Names()
 	if err != nil {
-		fleet.Vouches = err.Error()
+		fleet.Fault = err.Error()
 	}
 	room := control.MessageLimit / 4
 	for i, name := range names {

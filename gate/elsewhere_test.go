@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/gate"
 )
 
-// answerWith makes a repository gate that reads one request's head and lets answer answer the
-// request, and returns a host's gate that hands requests on to it.
+// answerWith makes a repository gate that reads one request's head and then calls answer, which
+// answers the request. It returns a host's gate that hands requests on to that repository gate.
 func (f *fleet) answerWith(t *testing.T, answer func(net.Conn, *http.Request)) *harness {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", f.identity(t, "hostile").Server())

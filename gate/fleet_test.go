@@ -27,7 +27,7 @@ type fleet struct {
 	repos, host *harness
 	authority   *testenv.Authority
 	address     string // of the repository gate, for gates of hosts
-	vouch       string // the file of who may vouch
+	vouch       string // the file that says who may vouch
 }
 
 // openFleet opens both gates. The host host-a may vouch for demo, lib and all that begin with
@@ -69,7 +69,7 @@ func (f *fleet) identity(t *testing.T, name string) *mtls.Identity {
 	return identity
 }
 
-// mayVouch replaces the file of who may vouch.
+// mayVouch replaces the file that says who may vouch.
 func (f *fleet) mayVouch(t *testing.T, rules string) {
 	t.Helper()
 	must(t, replaceFile(f.vouch, []byte(rules)))
@@ -171,14 +171,14 @@ func TestLimitsHoldElsewhere(t *testing.T) {
 	fails("frozen", "reader", "demo", "ls-remote")
 }
 
-// A token ends, or its host is no longer believed, in the middle of a transfer: it is cut, and
-// git has ended where the repository is.
+// If a token ends, or its host may no longer vouch, in the middle of a transfer, the transfer is
+// cut, and git ends where the repository is.
 func TestTransfersElsewhereAreCut(t *testing.T) {
 	const promised = 100 * time.Millisecond
 	ends := map[string]struct {
 		end         func(t *testing.T, f *fleet, token string)
-		here, there string // what each trail says
-		refused     string // what the trail says here instead if the client has no answer yet, as in a push
+		here, there string // what the trails of the host's gate and of the repository gate say
+		refused     string // instead of here, if the client has no answer yet, as in a push
 	}{
 		"its token is revoked": {func(t *testing.T, f *fleet, _ string) { f.host.revoke(t, "demo") },
 			store.ErrRevoked.Error(), "the client went away", store.ErrRevoked.Error()},

@@ -10,7 +10,7 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// A push must not fill the disk that the token file is on: git says why it is refused, and
+// A push must not fill the disk that the token file is on: git says why the push is refused, and
 // fetching goes on.
 func TestANearlyFullDiskRefusesPushes(t *testing.T) {
 	h := open(t, gate.Settings{Free: 1 << 60})

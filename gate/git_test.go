@@ -20,7 +20,7 @@ func everyProtocol(t *testing.T, test func(t *testing.T, version string)) {
 	}
 }
 
-func TestRealGitDoesEverythingThroughIt(t *testing.T) {
+func TestRealGitDoesEverythingThroughTheGate(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		h := open(t, gate.Settings{})
 		demo := h.demo(t, "demo", 30)
@@ -129,7 +129,7 @@ func TestAnEmptyRepositoryIsClonedAndPushedTo(t *testing.T) {
 	})
 }
 
-// The gate can tell it only with protocol 2. Version 0 does not name the format if there is no ref.
+// The gate can tell the format only with protocol 2. Version 0 does not name it if there is no ref.
 func TestAnEmptyRepositoryOfSHA256TellsItsFormat(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.bare(t, "demo", "--object-format=sha256")

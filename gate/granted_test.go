@@ -13,8 +13,8 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// containerToken has the hook issue a token, as for a container with these annotations
-// where it is installed with these flags. The project is demo, the task 7.
+// containerToken has a hook with these flags issue a token for a container with these annotations.
+// The project is demo, the task 7.
 func (h *harness) containerToken(t *testing.T, flags []string, annotations map[string]string) (token string) {
 	t.Helper()
 	token, err := h.tryContainerToken(t, flags, annotations)
@@ -86,8 +86,8 @@ func (c combination) annotations() map[string]string {
 	return annotations
 }
 
-// Beginnings of branches' names, which the patterns of both the flag and the annotation match, or
-// of only one of them, or of neither.
+// Beginnings of branches' names. Each is matched by the patterns of both the flag and the
+// annotation, of only one of them, or of neither.
 const byBoth, byFlag, byAnnotation, byNeither = "agent/7/", "agent/8/", "other/7/", "other/8/"
 
 var anything = []string{byBoth, byFlag, byAnnotation, byNeither}

@@ -12,9 +12,9 @@ import (
 )
 
 // nameHead points HEAD at a branch that a push has created, if HEAD names a branch that does not
-// exist. Otherwise, a clone would check out nothing. nameHead prefers main, then master, then the
-// first branch of the push. A push with a limited token changes HEAD only if the repository has no
-// other branches.
+// exist: with such a HEAD, a clone would check out nothing. nameHead prefers main, then master,
+// then the first branch of the push. A push with a limited token changes HEAD only if the
+// repository has no other branches.
 func (g *Gate) nameHead(repo repository, limits store.Limits, moved iter.Seq[move]) {
 	branch := firstBranch(moved)
 	if branch == "" || !g.headIsUnborn(repo) || limits.Limited() && g.hasOtherBranches(repo, moved) {

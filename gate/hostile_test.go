@@ -19,8 +19,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// countGit has the gate find a git that notes each start, and returns how many there were. Starts
-// of git gc do not count, since the gate can run it at any time.
+// countGit has the gate find a git that notes each start, and returns a function that counts them.
+// Starts of git gc do not count, since the gate can run it at any time.
 func countGit(t testing.TB, dir string) (starts func() int) {
 	t.Helper()
 	real := testenv.Tool(t, "git")
@@ -149,8 +149,8 @@ func TestHostileRequestsStartNothing(t *testing.T) {
 	}
 }
 
-// A header or token in git's environment or arguments can be read by users who may look at
-// its processes, and git may act on it.
+// A header or token in git's environment or arguments can be read by users who may look at git's
+// processes, and git may act on the header.
 func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")
@@ -172,7 +172,7 @@ func TestNothingOfARequestIsInGitsEnvironmentOrArguments(t *testing.T) {
 
 	secrets := []string{token, "marker", "Basic", base64.StdEncoding.EncodeToString([]byte(token + ":")), strings.TrimPrefix(token, "terok-g-")}
 	allowed := []string{"PATH", "PWD", "GIT_PROTOCOL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_ATTR_NOSYSTEM", "GIT_NO_LAZY_FETCH",
-		"GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT", "GIT_ALLOC_LIMIT"}
+		"GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT"}
 	// Git gives these to the programs that it starts.
 	gits := []string{"GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_EXEC_PATH", "GIT_SHALLOW_FILE"}
 	seen := map[string]bool{}

@@ -99,7 +99,8 @@ func TestARefusedPushOfMuchIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// Commands that git might read differently are refused before git's receive-pack starts.
+// Commands that git and the gate might read differently are refused before git's receive-pack
+// starts.
 func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	const zero, one = "0000000000000000000000000000000000000000", "1111111111111111111111111111111111111111"
 	good := pkt(zero + " " + one + " refs/heads/agent/1\x00report-status")

@@ -60,7 +60,7 @@ func (repo repository) parents(id string) (parents []string) {
 		return nil
 	}
 
-	// The ids of up to 300 parents fit into this.
+	// The ids of up to 200 parents fit into this.
 	text, _ := io.ReadAll(io.LimitReader(unpacked, 16<<10))
 	header, text, _ := bytes.Cut(text, []byte{0})
 	if !bytes.HasPrefix(header, []byte("commit ")) {

@@ -24,7 +24,7 @@ func (c *container) endListener(t *testing.T) {
 	}
 }
 
-// revoked waits until the container's token is in the token file no more.
+// revoked waits until the container's token is no longer in the token file.
 func (h *harness) revoked(t *testing.T, c *container) {
 	t.Helper()
 	testenv.Eventually(t, "its token is revoked", func() bool {
@@ -69,7 +69,7 @@ func TestTokensAreRevokedIfANeighbourEndsTheListener(t *testing.T) {
 		Container: second.Container, Process: second.Process, Token: second.Token.Key(), Listen: second.Gate.Listen,
 	})
 	if !errors.Is(err, control.Absent) {
-		t.Errorf("the gate says that it serves one: %v", err)
+		t.Errorf("asked whether it serves the second container, the gate says %v", err)
 	}
 }
 
@@ -105,8 +105,8 @@ func TestTokensAreRevokedIfTheListenerEndsWhileNoGateRuns(t *testing.T) {
 	}
 }
 
-// A gate that was killed has lost the listener of a pod. The next one gets a new listener
-// from the hook of a container that comes and goes.
+// A gate that was killed has lost the listener of a pod. The next gate gets a new listener from the
+// hook of a container that comes and goes.
 func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	first := h.container(t, nil)
@@ -137,8 +137,8 @@ func TestAListenerStaysForTheOthersOfAPod(t *testing.T) {
 	testenv.Eventually(t, "their network is gone", func() bool { return !network() })
 }
 
-// A container that withholds its token stays alone in its network, even if the gate has lost its
-// listener.
+// A container that withholds its token stays alone in its network, even if the gate has lost the
+// listener there.
 func TestALostContainerThatWithholdsItsTokenStaysAlone(t *testing.T) {
 	h, told := attachable(t, gate.Settings{})
 	withholds := h.container(t, nil)

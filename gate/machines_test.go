@@ -24,7 +24,7 @@ type machines struct {
 	authority   *testenv.Authority
 	repos, host *testenv.NetworkProcess
 	tokens      store.File        // of the host
-	programs    map[string]string // of gates, by the names of the gates; the others run terok-gate
+	programs    map[string]string // by the name of the gate that runs it; the other gates run terok-gate
 }
 
 const (
@@ -166,8 +166,7 @@ func TestFaultsBetweenMachines(t *testing.T) {
 	const vanished = 6 * time.Second // five until it is noticed, and a second's grace
 	type faulty struct {
 		*machines
-		repos, host, client *exec.Cmd
-		push                bool
+		repos, host *exec.Cmd
 	}
 	linkDown := func(t *testing.T, f *faulty) {
 		mustRun(t, f.machines.repos.Command("ip", "link", "set", "there", "down"))
@@ -211,8 +210,8 @@ func TestFaultsBetweenMachines(t *testing.T) {
 		for _, push := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, push %v", name, push), func(t *testing.T) {
 				m := startMachines(t)
-				f := &faulty{machines: m, repos: m.startRepos(t), host: m.startHost(t), push: push}
-				f.client, _ = m.transfer(t, push, gigabyte)
+				f := &faulty{machines: m, repos: m.startRepos(t), host: m.startHost(t)}
+				m.transfer(t, push, gigabyte)
 				inject(t, f)
 				if push {
 					if refs := git(t, m.path("demo.git"), "for-each-ref"); refs != "" {

@@ -64,8 +64,8 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// inMemory begins the names of directories in memory, one for each run. Memory takes a gigabyte
-// long before a disk does.
+// inMemory is the beginning of the names of directories in memory, one for each run. A gigabyte is
+// written to memory much faster than to a disk.
 const inMemory = "/dev/shm/terok-gate-test-"
 
 var ours string

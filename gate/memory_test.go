@@ -85,10 +85,10 @@ func TestAPushThatUnpacksTooLargeIsRefused(t *testing.T) {
 	sum := sha1.Sum(pack.Bytes())
 	pack.Write(sum[:])
 
-	command := fmt.Sprintf("%040d %x refs/tags/base\x00report-status", 0, id)
+	command := fmt.Sprintf("%040d %x refs/tags/base\x00report-status side-band-64k", 0, id)
 	body := fmt.Sprintf("%04x%s0000%s", len(command)+4, command, pack.String())
 	answer, text := h.request(t, http.MethodPost, "/demo.git/git-receive-pack", token, body, "Content-Type: application/x-git-receive-pack-request")
-	if answer.StatusCode != http.StatusOK || !strings.Contains(text, "ng refs/tags/base") {
+	if answer.StatusCode != http.StatusOK || !strings.Contains(text, "ng refs/tags/base") || !strings.Contains(text, "--git-memory") {
 		t.Errorf("%d: %q", answer.StatusCode, text)
 	}
 	if refs := git(t, path, "for-each-ref"); refs != "" {

@@ -122,8 +122,8 @@ func (t *transaction) cut() error {
 	return cmp.Or(endOfUse(context.Cause(t.ctx)), store.ErrRevoked)
 }
 
-// mayMove judges the token again, and the refs by the names that git reports. After the push was
-// first judged, a symbolic ref may have been made, or pointed at another ref.
+// mayMove judges the token again, and the refs by the names that git reports. A symbolic ref may
+// have been made or changed after the push was first judged.
 func (t *transaction) mayMove(refs moves) error {
 	if t.ctx.Err() != nil {
 		return t.cut()

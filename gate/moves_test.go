@@ -187,7 +187,7 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 	token := h.issue(t, "demo")
 	tip, before := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main~1")
 	git(t, demo, "update-ref", "refs/heads/side", tip)
-	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // git refuses to delete only the branch of HEAD
+	git(t, demo, "symbolic-ref", "HEAD", "refs/heads/other") // the branch of HEAD is the only one that git refuses to delete
 	all := git(t, demo, "for-each-ref")
 	for name, command := range map[string]string{
 		"a deletion that names no old value":      noObject + " " + noObject + " refs/heads/main",
@@ -210,8 +210,9 @@ func TestACommandWhoseOldValueIsNotThePresentOneMovesNothing(t *testing.T) {
 	}
 }
 
-// git deletes a ref whose object is missing without a look at the old value, and reports zeroes to
-// its hook. The gate could not tell that from a packed ref, for which git also reports zeroes.
+// If a ref's object is missing, git deletes the ref without a look at the old value, and reports
+// zeroes to its hook. The gate could not tell that from a packed ref, for which git also reports
+// zeroes.
 func TestARefToAMissingObjectIsNotDeleted(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
@@ -382,7 +383,7 @@ func TestTheTrailHasAMoveBeforeTheClientHearsOfIt(t *testing.T) {
 			}
 		}
 		if found := h.lines(trail.Moved, ref); len(found) != 1 {
-			t.Fatalf("the client has heard, and the trail has %+v", found)
+			t.Fatalf("the client has heard of the move, but the trail has %+v", found)
 		}
 	}
 }
@@ -432,7 +433,7 @@ func failsFor(event string) func(...trail.Event) error {
 	}
 }
 
-// A symbolic ref is what it stands for, to the limits and to the trail.
+// The limits and the trail take a symbolic ref for the ref that it stands for.
 func TestASymbolicRefIsWhatItStandsFor(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 2)
@@ -466,7 +467,7 @@ func TestASymbolicRefIsWhatItStandsFor(t *testing.T) {
 	}
 }
 
-// What a symbolic ref stands for can be outside refs, where no token may push.
+// What a symbolic ref stands for can be outside refs/, where no token may push.
 func TestNothingOutsideRefsIsPushed(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
@@ -519,7 +520,7 @@ func TestSomeRefsAreNeverPushed(t *testing.T) {
 	}
 }
 
-// However a client spells what it can do, git moves the refs in one transaction.
+// However a client spells its capabilities, git moves the refs in one transaction.
 func TestAPushMovesAllOfItsRefsOrNone(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)

@@ -398,7 +398,7 @@ func TestAnotherUsersRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// askVar and askPID have this test binary ask a gate, for a process, with a socket that
+// askVar and askPID make this test binary ask a gate to serve a process, with a socket that
 // listens nowhere, and print the answer.
 const askVar, askPID = "TEROK_GATE_TEST_ASK", "TEROK_GATE_TEST_ASK_PID"
 

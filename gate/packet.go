@@ -37,8 +37,8 @@ func readPacket(r io.Reader, raw *bytes.Buffer) ([]byte, error) {
 	return raw.Bytes()[raw.Len()-(length-4):], nil
 }
 
-// packetLength returns the length of a packet, which its first four bytes contain. These four
-// count, too.
+// packetLength returns the length of a packet, which its first four bytes give. The length
+// includes these four.
 func packetLength(header []byte) (length int, ok bool) {
 	const largest = 65520
 	for _, digit := range header {

@@ -15,8 +15,8 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// openOver opens a gate whose git is a shell script that runs git in the end. The first
-// argument of each run is a line of the file that it returns.
+// openOver opens a gate whose git is a shell script. The script appends its first argument as a
+// line to the file runs, executes the commands in before, and then becomes git.
 func openOver(t *testing.T, before string) (h *harness, runs string) {
 	t.Helper()
 	dir, path := memory(t), os.Getenv("PATH")
@@ -38,9 +38,13 @@ func TestARequestStartsNoMoreOfGitThanItTakes(t *testing.T) {
 		do           func()
 	}{
 		{"the first command with protocol 2", "upload-pack upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "ls-remote", url) }},
-		{"when what git can do there is known", "upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "ls-remote", url) }},
+		{"again, with the advertisement cached", "upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "ls-remote", url) }},
 		{"a shallow clone", "upload-pack upload-pack", func() { git(t, h.dir, "-c", "protocol.version=2", "clone", "--quiet", "--depth", "1", url, "clone") }},
 		{"with protocol 0", "upload-pack", func() { git(t, h.dir, "-c", "protocol.version=0", "ls-remote", url) }},
+		{"git's request without a token", "", func() { h.request(t, "GET", "/demo.git/info/refs?service=git-upload-pack", "", "") }},
+		{"git's probe before a large push", "", func() {
+			h.request(t, "POST", "/demo.git/git-receive-pack", h.issue(t, "demo"), "0000", receiveRequest)
+		}},
 		{"what is refused", "", func() { gitFails(t, h.dir, "ls-remote", h.url("nobody", "demo")) }},
 	} {
 		_ = os.Remove(runs)
@@ -55,7 +59,8 @@ func TestARequestStartsNoMoreOfGitThanItTakes(t *testing.T) {
 	}
 }
 
-// Orphans as a rule become children of process 1, which may reap them late, or never.
+// By default, orphans become children of process 1, which may reap them late, or never. So the
+// gate adopts and reaps them itself.
 func TestGitsProcessesEndWithTheirRequest(t *testing.T) {
 	h, runs := openOver(t, "sleep 1000 >/dev/null 2>&1 &\necho $$ >>$0.group")
 	h.demo(t, "demo", 1)

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	commandsLimit = 4 << 20 // about 40,000 refs; 64 pushes at once may have as many
+	commandsLimit = 4 << 20 // about 40,000 refs; each of 64 pushes at once may have so many
 	longestRef    = 4096    // PATH_MAX: git keeps refs in files
 )
 

@@ -62,8 +62,8 @@ func TestWhoShowsNoCertificateOfTheFleetIsNotServed(t *testing.T) {
 	}
 }
 
-// voucherOf is the header of a voucher for demo, with more keys, in the order that keys must have.
-// If more begins with a brace, it is the whole JSON of the voucher.
+// voucherOf is the header of a voucher for demo. The parameter more has further keys, in the order
+// that keys must have. If that text begins with a brace, it is the whole JSON of the voucher.
 func voucherOf(more string) string {
 	text := `{"project":"demo","task":"t","fingerprint":"0123abcd","access":"write"` + more + `}`
 	if strings.HasPrefix(more, "{") {
@@ -209,7 +209,8 @@ func TestAHostIsServedOnlyWhatItMayVouchFor(t *testing.T) {
 	}
 }
 
-// A container can send what it likes: its gate makes each request that it hands on anew.
+// A container can send what it likes: its gate hands on none of that as it came, but writes a new
+// request.
 func TestAContainerForgesNoVoucher(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	demo := f.repos.demo(t, "demo", 1)

@@ -24,7 +24,7 @@ func TestARepositoryOfAnotherOwnerIsServed(t *testing.T) {
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
 }
 
-// A repository's own hooks are programs from its owner, and may have come with a copy.
+// A repository's own hooks are programs from its owner, or were copied together with it.
 func TestHooksOfARepositoryDoNotRun(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 1)
@@ -37,7 +37,7 @@ func TestHooksOfARepositoryDoNotRun(t *testing.T) {
 	git(t, demo, "config", "hook.mine.command", "echo configured >>"+ran)
 	git(t, h.dir, "clone", "--quiet", h.url(h.issue(t, "demo"), "demo"), "work")
 	git(t, filepath.Join(h.dir, "work"), "push", "--quiet", "origin", "main:side")
-	h.trailed(t, trail.Moved, 1) // ours do
+	h.trailed(t, trail.Moved, 1) // the gate's hooks do run
 	if text, err := readFile(ran); err == nil {
 		t.Errorf("these ran: %s", text)
 	}

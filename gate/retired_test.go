@@ -36,7 +36,7 @@ var kinds = map[string]struct {
 
 var versions = []string{"project", "scope"}
 
-// retired runs a program that the gate replaces.
+// retired returns a command that runs a program that the gate replaces.
 func retired(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(testenv.Tool(t, "python3"), append([]string{"testdata/retired.py"}, args...)...)
@@ -52,8 +52,8 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 	return strings.TrimSpace(string(out))
 }
 
-// retire serves the harness's repositories by the gate of that version, and returns its
-// address.
+// retire starts the replaced gate of a version over the harness's repositories, and returns that
+// gate's address.
 func (h *harness) retire(t *testing.T, version string) (address string) {
 	t.Helper()
 	cmd := retired(t, "serve", h.tokens.Path, version, h.repos)
@@ -120,8 +120,8 @@ func TestAnotherGateTakesNoLimitedOrHashedTokenForAPlainOne(t *testing.T) {
 	}
 }
 
-// A program that writes the token file keeps entries that it knows as they are, and drops
-// the others: a limited token dies of that, at both gates.
+// A program that writes the token file does not change the entries that it knows, and drops the
+// others: a limited token dies of that, at both gates.
 func TestOtherProgramsHandleLimitedAndHashedTokens(t *testing.T) {
 	for i, version := range versions {
 		for name, kind := range kinds {

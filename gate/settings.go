@@ -67,7 +67,7 @@ const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = time.Minute
 	headerLimit   = 16 << 10
-	connections   = 1024 // at once, of each listener
+	connections   = 1024 // at once, of each listener that is not in a container's network
 
 	hostHeaderLimit = 64 << 10 // for requests of another gate, which have a voucher
 

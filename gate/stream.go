@@ -279,7 +279,7 @@ func (w *outgoing) leave() {
 	}
 }
 
-// sent returns how many bytes were written so far, even if they were not sent.
+// sent returns how many bytes were passed to Write so far, even if the client did not get them.
 func (w *outgoing) sent() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()

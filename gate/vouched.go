@@ -110,8 +110,8 @@ type vouchedUse struct {
 }
 
 // watchVouched cuts those requests that hosts vouch for and that may no longer go on. It returns
-// when no request that a host vouches for is under way. At each tick, it looks at the files of
-// hosts and freezes once for all requests.
+// when no request that a host vouches for is under way. At each tick, it looks once at the rules
+// for hosts and at the freezes, for all requests together.
 func (g *Gate) watchVouched() {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -97,8 +97,8 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 	}
 }
 
-// In a negotiation of protocol 0, the client sends more than Go's server takes in before the server
-// writes, and git answers before it has read all of it.
+// In a negotiation of protocol 0, git answers before it has read the whole body. By default, Go's
+// server reads only so much of the rest before it writes the answer, and the client sends more.
 func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		for encoding, buffer := range map[string]string{
@@ -289,7 +289,7 @@ func TestAPushThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
-func TestGitsFirstRequestStartsNoProcessAndIsNotRecorded(t *testing.T) {
+func TestGitsFirstRequestsAreNotRecorded(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
 	token := h.issue(t, "demo")
@@ -306,7 +306,8 @@ func TestGitsFirstRequestStartsNoProcessAndIsNotRecorded(t *testing.T) {
 	}
 }
 
-// A client that reads nothing holds a process and some memory until the token ends.
+// A client that reads nothing holds a process and some memory until it counts as stalled, or the
+// token ends.
 func TestACloneWhoseClientReadsNothingIsCut(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.bare(t, "demo")

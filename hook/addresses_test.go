@@ -21,7 +21,7 @@ func addressesOf(t *testing.T, content string) Settings {
 	return Settings{Projects: path, GateSocket: "/run/gate/control"}
 }
 
-// asks returns which URL git asks for an address, with the gitconfig of a container.
+// asks returns the URL that git asks if it is given the address, with the gitconfig of a container.
 func asks(t *testing.T, s Settings, want request, address string) string {
 	t.Helper()
 	var err error

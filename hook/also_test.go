@@ -138,7 +138,7 @@ func TestTheEnvFileNamesTheOtherProjects(t *testing.T) {
 	}
 }
 
-// podman kube generate names the container in an annotation.
+// podman kube generate adds /NAME to each annotation of the container NAME.
 func TestOtherProjectsAreThoseOfOneContainerOfAPod(t *testing.T) {
 	storage := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(storage, "containers.json"), []byte(`[{"id": "c1", "names": ["pod-web"]}]`), 0o600))

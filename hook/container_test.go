@@ -26,7 +26,7 @@ import (
 // is this test binary again.
 const planVar = "TEROK_HOOK_TEST_CONTAINER"
 
-// tracedVar names the token file for this test binary as a hook that is traced.
+// tracedVar makes this test binary a hook, for strace to trace. Its value is the token file's path.
 const tracedVar = "TEROK_HOOK_TEST_TRACED"
 
 func TestMain(m *testing.M) {
@@ -70,7 +70,7 @@ type container struct {
 }
 
 // prepare makes the directories of a container: a root file system with the usual
-// directories, to be made hostile, and a bundle recorded from a real runtime.
+// directories, which a test can make hostile, and a bundle recorded from a real runtime.
 func prepare(t *testing.T) *container {
 	t.Helper()
 	base, err := os.MkdirTemp("", "terok-hook-")
@@ -214,7 +214,8 @@ func (c *container) state(t *testing.T, sample string, edit func(state map[strin
 	return strings.NewReader(string(content))
 }
 
-// inside is the path of a file of the container's, as its process sees it.
+// inside is a path by which a test reaches a file in the container's root file system, through the
+// mount namespace of the container's process.
 func (c *container) inside(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", c.pid, filepath.Join(c.rootfs, path))
 }

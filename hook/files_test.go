@@ -35,7 +35,7 @@ func theFiles(t *testing.T, s Settings, token store.Token, env ...string) map[st
 	return contents
 }
 
-// writeFiles writes them into a directory that stands for the one in the container.
+// writeFiles writes a container's files into a directory that stands for the one in the container.
 func writeFiles(t *testing.T, dir string, contents map[string]string) {
 	t.Helper()
 	for name, content := range contents {
@@ -157,7 +157,7 @@ func TestEveryReaderTakesTheSameFromTheEnvFile(t *testing.T) {
 		}
 
 		if want := strings.TrimSpace(own + " " + ours); read["GIT_CONFIG_PARAMETERS"] != want {
-			t.Errorf("after %s the shell has %q, not %q", name, read["GIT_CONFIG_PARAMETERS"], want)
+			t.Errorf("where the container's own value is %s, the shell has %q, not %q", name, read["GIT_CONFIG_PARAMETERS"], want)
 		}
 		literal := map[string]string{}
 		for line := range strings.Lines(string(content)) {

@@ -161,11 +161,11 @@ func FuzzAnnotations(f *testing.F) {
 	})
 }
 
-// FuzzMountPoint opens a mount point in a tree of directories, files and symbolic links
-// that the input describes, and changes nothing outside the tree's root.
+// FuzzMountPoint checks that openMountPoint, in a tree of directories, files and symbolic links
+// that the input describes, stays inside the tree's root and changes nothing outside it.
 func FuzzMountPoint(f *testing.F) {
-	// Each entry of the tree: its path, "/" for a directory, "f" for a file, else the
-	// target of a link.
+	// Each line of a tree is a path, a space, and what is there: "/" for a directory, "f" for a
+	// file, else the target of a link.
 	for _, tree := range []string{
 		"", "run /", "run /\nrun/terok /", "run f", "run /\nrun/terok f",
 		"run ../outside", "run /outside", "run ../../../../../../etc", "run outside/../..\noutside /",
@@ -209,8 +209,8 @@ func FuzzMountPoint(f *testing.F) {
 	})
 }
 
-// plant makes what it can of the tree; a line that makes no sense is passed over.
-// It never leaves the root itself: os.Root sees to that.
+// plant makes what it can of the tree, and passes over a line that makes no sense. It makes
+// nothing outside dir: os.Root sees to that.
 func plant(dir, tree string) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

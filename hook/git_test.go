@@ -19,7 +19,7 @@ import (
 // someBasic is how git shows someToken.
 var someBasic = "Basic " + base64.StdEncoding.EncodeToString([]byte(string(someToken)+":x"))
 
-// requests are what a server is asked, with what Authorization.
+// requests are the requests that a server gets, each with its header Authorization.
 type requests struct {
 	mu   sync.Mutex
 	seen []string
@@ -47,7 +47,8 @@ type workplace struct {
 	env  []string
 }
 
-// newWorkplace starts a gate with a repository. answer may answer in its place.
+// newWorkplace starts a gate with a repository. If answer returns true, it has answered the request
+// in the gate's place. The parameter more is the container's own environment.
 func newWorkplace(t *testing.T, answer func(w http.ResponseWriter, r *http.Request) bool, more ...string) *workplace {
 	t.Helper()
 	testenv.Need(t, "git")
@@ -100,7 +101,7 @@ func (w *workplace) git(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// clone and push return what git says of it.
+// clone and push return an error with git's output if git fails.
 func (w *workplace) clone(t *testing.T) error {
 	return w.try(t, "clone", "--quiet", w.gate.URL+"/demo.git", filepath.Join(t.TempDir(), "clone"))
 }
@@ -149,7 +150,7 @@ func TestARedirectDoesNotGetTheToken(t *testing.T) {
 		{"of the request after it", func(r *http.Request) bool { return r.Method == http.MethodPost }},
 	} {
 		for who, says := range otherSettings("followRedirects", "true") {
-			t.Run(row.name+", though "+who+" would follow it", func(t *testing.T) {
+			t.Run(row.name+", with "+who, func(t *testing.T) {
 				var elsewhere requests
 				other := httptest.NewServer(elsewhere.of(http.NotFoundHandler()))
 				defer other.Close()

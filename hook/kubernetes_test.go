@@ -23,7 +23,7 @@ func TestAContainerOfAKubernetesPodAsksForWhatItsAnnotationsSay(t *testing.T) {
 		{"others' are left out", annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", "terok.sandbox.sidecar": "x", "example.com/terok.project": "x"}, demo, []string{"demo"}, ""},
 		{"its own", annotations{ProjectAnnotation: "demo", "terok.task/work": "1", "terok.task/test": "2"}, demo, []string{"demo"}, ""},
 		{"its own before the pod's", annotations{ProjectAnnotation: "other", "terok.project/work": "demo", TaskAnnotation: "1"}, demo, []string{"demo"}, ""},
-		{"another container's, whose name ends like its own", annotations{"terok.project/ork": "demo", "terok.task/ork": "1"}, annotations{}, nil, ""},
+		{"another container's, whose name is the end of its own", annotations{"terok.project/ork": "demo", "terok.task/ork": "1"}, annotations{}, nil, ""},
 		{"none", annotations{"a": "b"}, annotations{}, nil, ""},
 		{"other projects", annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", ReadAnnotation: "lib,abc", WriteAnnotation: "docs"},
 			annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", ReadAnnotation: "lib,abc", WriteAnnotation: "docs"}, []string{"demo", "abc", "docs", "lib"}, ""},

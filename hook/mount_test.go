@@ -88,7 +88,7 @@ func TestTheContainerFindsItsTokenInADirectoryOfItsOwn(t *testing.T) {
 					t.Errorf("the token is tied to %+v, not to the running process %d", e.Process, c.pid)
 				}
 
-				// A poststop of the last life comes late: the process of this life is alive.
+				// A poststop of an earlier life comes late: the process of this life is alive.
 				late, err := c.hook.Poststop(c.state(t, runtime+"/poststop.json", nil))
 				must(t, err)
 				if len(late.Revoked) != 0 {
@@ -491,8 +491,8 @@ func (c *container) refuses(t *testing.T, what ...string) {
 	}
 }
 
-// mountedNothingOutside fails if our own mount namespace has a mount of the hook's
-// since before. Other programs may mount what they like.
+// mountedNothingOutside fails if our own mount namespace has a mount of the hook's that is
+// not in before. Other programs may mount what they like.
 func (c *container) mountedNothingOutside(t *testing.T, before map[string]string) {
 	t.Helper()
 	after := mounts(t, "self")

@@ -1,6 +1,7 @@
-// Decides which services of the host a container may use. The settings say which services there are, and
-// the annotations say which of them the container asks for. A service is a TCP or unix socket of the
-// host. In the container's own network, terok-gate forward connects the container to the service.
+// Decides which services of the host a container may use. The settings say which services there
+// are, and the annotations say which of them the container asks for. A service is a unix socket of
+// the host, or a TCP address that the host reaches. In the container's own network, terok-gate
+// forward connects the container to the service.
 
 package hook
 
@@ -31,7 +32,7 @@ type Service struct {
 	Name    string
 	Port    uint16 // where containers find it, on their loopback
 	Network string // "tcp" or "unix"
-	Address string // of the service on the host: IP:port, or a path
+	Address string // of the service, as the host reaches it: IP:port, or a path
 }
 
 // ParseService reads a service as --service takes it: NAME=[PORT:]ADDRESS.
@@ -133,7 +134,7 @@ func (s Settings) services(annotations map[string]string, project string) (servi
 	return services, nil
 }
 
-// service returns a service that containers of the project may use.
+// service returns the service of this name, if containers of the project may use it.
 func (s Settings) service(name, project string) (Service, error) {
 	for _, given := range s.Services {
 		service, err := ParseService(given)
@@ -148,7 +149,7 @@ func (s Settings) service(name, project string) (Service, error) {
 	return Service{}, instead("a service is not among those of this host, which --service names", fmt.Errorf("service %.64q is not among those of this host, which --service names", name))
 }
 
-// admitsService reports whether one of the settings admits the service for the project.
+// admitsService reports whether AllowServices admits the service for the project.
 func (s Settings) admitsService(name, project string) bool {
 	return slices.ContainsFunc(s.AllowServices, func(given string) bool {
 		pattern, names, _ := strings.Cut(given, "=")

@@ -97,7 +97,7 @@ func TestSettingsOfServicesAreChecked(t *testing.T) {
 		t.Errorf("without a gate socket: %v", err)
 	}
 	if more := served.Deadline() - (Settings{GateSocket: served.GateSocket}).Deadline(); more != served.gateTimeout() {
-		t.Errorf("services give a stage %v more", more)
+		t.Errorf("with services, the deadline of a stage is %v longer", more)
 	}
 }
 
@@ -158,8 +158,8 @@ func TestTheContainerLearnsWhereItsServicesAre(t *testing.T) {
 	}
 }
 
-// withServices starts a container with a gate, and gives the container's hook services. ask changes
-// the container's state so that it asks for them.
+// withServices starts a container with a gate, and sets services in the settings of the container's
+// hook. ask changes the container's state so that the container asks for these services.
 func withServices(t *testing.T) (c *container, ask func(state map[string]any)) {
 	t.Helper()
 	c = prepare(t)

@@ -128,12 +128,12 @@ func TestADefinitionWaitsLongerThanItsStageAndTheStageLongerThanForLockAndGate(t
 	for given, waits := range map[time.Duration]time.Duration{0: store.DefaultLockTimeout, time.Second: time.Second, 90 * time.Second: 90 * time.Second} {
 		s := Settings{Tokens: store.File{LockTimeout: given}}
 		if s.Deadline() <= waits || s.Timeout() <= s.Deadline() {
-			t.Errorf("for the lock %v, for the stage %v, for the definition %v", waits, s.Deadline(), s.Timeout())
+			t.Errorf("the wait for the lock takes up to %v, the stage's deadline is %v, the definition's timeout %v", waits, s.Deadline(), s.Timeout())
 		}
 	}
 	slow := Settings{GateSocket: "/run/gate/control", GateTimeout: time.Hour}
 	if both := slow.GateTimeout + store.DefaultLockTimeout; slow.Deadline() <= both {
-		t.Errorf("for the gate and the lock %v, for the stage %v", both, slow.Deadline())
+		t.Errorf("the waits for gate and lock take up to %v, the stage's deadline is %v", both, slow.Deadline())
 	}
 }
 

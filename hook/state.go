@@ -62,7 +62,8 @@ func readStateOf(r io.Reader, limit int64) (specs.State, error) {
 	return state, nil
 }
 
-// notJSON keeps an error of encoding/json for the log, because such an error quotes the input.
+// notJSON prints a fixed text in place of an error of encoding/json, which quotes the input. Only the
+// log has that error.
 func notJSON(err error) error { return instead("not the JSON that it should be", err) }
 
 // checkContainerID admits the ids that crun and runc admit, if they are short enough for

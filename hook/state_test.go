@@ -33,8 +33,8 @@ func TestBadStates(t *testing.T) {
 	for _, row := range []struct{ name, state, err string }{
 		{"nothing", "", "there is none"},
 		{"not JSON", "state", "container state: invalid character"},
-		{"half of it", `{"id": "a"`, "container state: unexpected end"},
-		{"two of them", `{"id": "a"}{"id": "b"}`, "container state: invalid character '{'"},
+		{"half a state", `{"id": "a"`, "container state: unexpected end"},
+		{"two states", `{"id": "a"}{"id": "b"}`, "container state: invalid character '{'"},
 		{"a list", `["a"]`, "container state: json: cannot unmarshal array"},
 		{"null", `null`, "container state: id is missing"},
 		{"no id", `{"ociVersion": "1.0.0"}`, "container state: id is missing"},
@@ -110,7 +110,7 @@ func TestBadBundles(t *testing.T) {
 	for _, row := range []struct{ name, config, err string }{
 		{"no config.json", "", "config.json: no such file or directory"},
 		{"not JSON", "config", "config.json: invalid character"},
-		{"half of it", `{"process": {}`, "config.json: unexpected end"},
+		{"half a configuration", `{"process": {}`, "config.json: unexpected end"},
 		{"no process", `{"root": {"path": "/r"}}`, "has no process or no root path"},
 		{"no root", `{"process": {}}`, "has no process or no root path"},
 		{"an empty root path", `{"process": {}, "root": {}}`, "has no process or no root path"},

@@ -30,7 +30,7 @@ func TestANamespaceMayNameTheProjectsThatItsPatternsMatch(t *testing.T) {
 		{"", "demo", false},
 	} {
 		if err := a.check(row.namespace, strings.Fields(row.projects)); (err == nil) != row.may {
-			t.Errorf("%s: %s: %v", row.namespace, row.projects, err)
+			t.Errorf("namespace %q, projects %q: the error is %v", row.namespace, row.projects, err)
 		}
 	}
 }

@@ -157,7 +157,7 @@ func (p *plugin) Synchronize(context.Context, []*api.PodSandbox, []*api.Containe
 	return nil, nil
 }
 
-// watched is a connection that closes the channel ended when it can no longer be read.
+// watched is a connection. When it can no longer be read, it closes its channel, ended.
 type watched struct {
 	net.Conn
 	once  sync.Once

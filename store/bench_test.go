@@ -44,7 +44,7 @@ func BenchmarkSweep(b *testing.B) {
 	}
 }
 
-// BenchmarkEach measures what list, verify and the watch do: reading every entry.
+// BenchmarkEach measures what list, verify and package watch do: reading every entry.
 func BenchmarkEach(b *testing.B) {
 	for _, tokens := range []int{10, 1000, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {

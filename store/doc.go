@@ -20,8 +20,8 @@
 // emulate flock(2) badly or not at all.
 //
 // Projects, tasks and container ids may be chosen by an attacker. The owner of the token file's
-// directory is trusted with the tokens, since this user can replace the file anyway. If root works in another
-// user's directory, that user cannot make root change anything outside this directory.
+// directory is trusted with the tokens, since this user can replace the file anyway. If root works
+// in another user's directory, that user cannot make root change anything outside this directory.
 //
 // Every ancestor of the token file's directory must belong to root or to the directory's owner.
 // Another owner of an ancestor could put a symbolic link in the place of the directory.

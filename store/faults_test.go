@@ -253,7 +253,7 @@ func TestAUserWhoMayNotReadOrWriteChangesNothing(t *testing.T) {
 	for _, row := range []struct {
 		name            string
 		directory, file uint32
-		want, less      string // the error names the path of the token file without the ending less
+		want, less      string // the error has want, and then the token file's path without the suffix less
 	}{
 		{"the directory may not be written", 0o500, 0o600, "lock file", ""},
 		{"the directory may not be entered", 0o600, 0o600, "the token file's directory: open", "tokens.json"},
@@ -304,8 +304,8 @@ func chmod(t *testing.T, path string, mode uint32) {
 	}
 }
 
-// A token that is issued must be durable when Issue returns: the order of the
-// system calls is the promise.
+// A token that is issued must be durable when Issue returns. The order of the system calls ensures
+// that.
 func TestContentIsSyncedBeforeTheRenameAndTheDirectoryAfterIt(t *testing.T) {
 	f := withOneToken(t)
 	trace := filepath.Join(t.TempDir(), "trace")

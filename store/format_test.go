@@ -272,7 +272,8 @@ func TestTheLastTokenLeavesAnEmptyObject(t *testing.T) {
 	}
 }
 
-// changes are all calls that change a token file, if it holds the entry that changed returns.
+// changes are the calls that issue or revoke tokens. Each of them changes a token file that holds
+// the entry from changed().
 var changes = map[string]func(store.File) error{
 	"CreateToken": func(f store.File) error {
 		_, err := f.CreateToken("demo", "2")
@@ -419,7 +420,7 @@ func TestADeepValueDoesNotGrow(t *testing.T) {
 	}
 }
 
-// encoding/json reads 10,000 levels. A change makes no value deeper, so the next one can read it.
+// encoding/json reads 10,000 levels. A change makes no value deeper, so the file can be read again.
 func TestAFileAsDeepAsCanBeReadIsChangedAgainAndAgainAndADeeperOneIsNot(t *testing.T) {
 	const most = 10_000 // the file's own object is one
 	for _, row := range []struct {
@@ -454,7 +455,7 @@ func TestAFileThatWouldBeTooLargeToReadIsNotWritten(t *testing.T) {
 		t.Error("the file was changed")
 	}
 	if _, err := f.Entries(); err != nil {
-		t.Errorf("the file can still be read: %v", err)
+		t.Errorf("the file can no longer be read: %v", err)
 	}
 }
 
@@ -470,7 +471,8 @@ func TestTheFilesOwnOrderIsKept(t *testing.T) {
 			`{"b": {"project": "p"}, "x": {"project": "gone"}, "a":1}`,
 			"{\n  \"b\": {\"project\": \"p\"},\n  \"a\":1\n}\n",
 		},
-		// If a reader takes all keys that are not Unicode for one key, it keeps the last.
+		// A reader may take all keys that are not Unicode for one key, and keep the last one. So
+		// their order must not change.
 		{
 			"keys that are not Unicode",
 			"{\"\": 0, \"\\ud800\": 1, \"\xff\": 2, \"x\": {\"project\": \"gone\"}, \"\\udc00\": 3, \"\\ud800\": 4}",

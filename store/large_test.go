@@ -9,13 +9,14 @@ import (
 	"terok-gate-hook/store"
 )
 
-// The new content takes many writes, or is only a few bytes.
+// The new content has 3,000 pieces (more than one system call writes), a few large pieces, or only a
+// few bytes.
 func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
-	const entries = 150 // 15 MB
-	filler := strings.Repeat("x", 100<<10)
+	const entries = 3000 // 15 MB
+	filler := strings.Repeat("x", 5<<10)
 
-	// content returns a file of the entries that left selects. Those that goes selects belong
-	// to the container that is revoked.
+	// content returns a file of the entries for which left is true. Those for which goes is true
+	// belong to the container that is revoked.
 	content := func(goes, left func(i int) bool) string {
 		var members []string
 		for i := range entries {

@@ -130,7 +130,7 @@ func TestEmptyOverlongAndMalformedLimitsAreNotIssued(t *testing.T) {
 	}{
 		"no list":                          {nil, ""},
 		"as many patterns as there may be": {[][]string{of(16), of(16)}, ""},
-		"one more":                         {[][]string{of(16), of(17)}, "a list has 17 patterns: at most 16 are allowed"},
+		"more patterns than there may be":  {[][]string{of(16), of(17)}, "a list has 17 patterns: at most 16 are allowed"},
 		"a list of nothing":                {[][]string{{"refs/**"}, {}}, "a list of patterns is empty"},
 		"an invalid pattern":               {[][]string{{"refs/**"}, {"main"}}, `pattern "main" is refused: not a full ref name`},
 	} {
@@ -163,7 +163,7 @@ func TestLimitsAreDescribedInWords(t *testing.T) {
 	}
 }
 
-// The canonical form is fast to read, and every container's start waits for that.
+// The canonical form is fast to read, and every container's start waits until the file is read.
 func TestIssuedEntriesAreInTheCanonicalForm(t *testing.T) {
 	for _, limits := range []Limits{
 		{}, {ReadOnly: true}, {AppendOnly: true}, {Push: [][]string{{"refs/heads/a"}}},
@@ -192,7 +192,7 @@ func TestIssuedEntriesAreInTheCanonicalForm(t *testing.T) {
 			t.Fatal(err)
 		}
 		if x, err := scan(content, func() func(*item) { return func(*item) {} }); err != nil || x.canonical == nil || len(x.members) != 6 {
-			t.Errorf("not read in one go (%v):\n%s", err, content)
+			t.Errorf("not 6 entries in the canonical form (error %v):\n%s", err, content)
 		}
 	}
 }

@@ -156,8 +156,8 @@ func holderOf(path string) (pid int, program string) {
 }
 
 // createLock makes sure that there is a lock file, and that the token file's owner can open it. If
-// there is no token file, the directory's owner must be able to. createLock creates the lock file
-// with mode 0600. Lock files are never removed.
+// there is no token file, the directory's owner must be able to open it. createLock creates the
+// lock file with mode 0600. Lock files are never removed.
 //
 // In another user's directory, root gives that user the lock file. In place of the lock file,
 // the user may have put a hard link to another file that belongs to root. So root gives away only an

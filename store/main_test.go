@@ -24,8 +24,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Other processes, such as one in a namespace or of another user, are this test binary
-// run again, as one of helpers or as one test (see inside).
+// When a test needs another process, for example in a namespace or of another user, it runs this
+// test binary again. The process then runs one of the helpers below, or a single test (see inside).
 const (
 	helperVar = "STORE_TEST_HELPER" // the name in helpers
 	uidVar    = "STORE_TEST_UID"    // become this user first
@@ -107,7 +107,7 @@ func output(t *testing.T, cmd *exec.Cmd) []byte {
 	return out
 }
 
-// start starts a helper that lives until the returned function or the test ends it.
+// start starts a helper that lives until the returned function is called, or the test ends.
 func start(t *testing.T, cmd *exec.Cmd) (end func()) {
 	t.Helper()
 	stdin, err := cmd.StdinPipe()
@@ -156,7 +156,7 @@ func inside(t *testing.T, attr syscall.SysProcAttr) bool {
 	return false
 }
 
-// privateMounts is a mount namespace from which nothing spreads.
+// privateMounts is a mount namespace whose mounts do not appear in other namespaces.
 var privateMounts = syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 
 // privatePIDs is a pid namespace, still with the old /proc.
@@ -376,7 +376,7 @@ func failure(cmd *exec.Cmd) error {
 	return errors.New(strings.TrimSuffix(fmt.Sprint(cmd.Stderr), "\n"))
 }
 
-// revokeContainer is RevokeContainer without its report of a next life.
+// revokeContainer is RevokeContainer without the result nextLife.
 func revokeContainer(f store.File, id string) ([]store.Entry, error) {
 	revoked, _, err := f.RevokeContainer(id)
 	return revoked, err

@@ -185,7 +185,7 @@ func (m *model) remove(match func(modelToken) bool) {
 	}
 }
 
-// issue issues a token, tied to the process if there is one. That sweeps, and replaces the
+// issue issues a token, tied to the process if there is one. Issuing also sweeps, and replaces the
 // container's earlier token.
 func (m *model) issue(held modelToken, process *Process, cmd *exec.Cmd) {
 	token := m.newToken()

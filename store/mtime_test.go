@@ -98,7 +98,7 @@ func wholeSeconds(t *testing.T) string {
 func TestAReplacementIsLaterThanTheFileBeforeItWhateverItsTime(t *testing.T) {
 	for _, row := range []struct {
 		name string
-		time time.Time // of the file before it
+		time time.Time // of the file that is replaced
 	}{
 		{"in a second", time.Now().Add(time.Second)},
 		{"in an hour", time.Now().Add(time.Hour)},
@@ -131,7 +131,7 @@ func TestAReplacementIsLaterThanTheFileBeforeItWhateverItsTime(t *testing.T) {
 	}
 }
 
-// A clock that was wrong once has set the file's time.
+// The file's time comes from a clock that was wrong.
 func TestADifferentTimeIsSetWhereNoLaterOneExists(t *testing.T) {
 	testenv.NeedRoot(t)
 	if !inside(t, privateMounts) {
@@ -149,7 +149,7 @@ func TestADifferentTimeIsSetWhereNoLaterOneExists(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if after := mtimeOf(t, f.Path); after.Before(now) || after.After(time.Now()) {
-			t.Errorf("after %s it is %v, not now", name, after)
+			t.Errorf("after %s the file's time is %v, not now", name, after)
 		}
 	}
 	laterEveryTime(t, filepath.Dir(f.Path), 10)

@@ -87,7 +87,7 @@ func TestAnExistingTokenFileKeepsItsMode(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := statOf(t, f.Path).Mode & 0o7777; got != uint32(mode) {
-				t.Errorf("after %s it is %04o, not %04o", name, got, mode)
+				t.Errorf("after %s the mode is %04o, not %04o", name, got, mode)
 			}
 		}
 	}
@@ -241,7 +241,7 @@ func TestAGroupWithoutRightsDoesNotPreventAReplacement(t *testing.T) {
 	cmd.Env = append(cmd.Env, uidVar+"=1234")
 	output(t, cmd)
 	if after := ownerAndMode(t, f.Path); after != "1234:1234 0600" {
-		t.Errorf("its owner makes it %s", after)
+		t.Errorf("after a replacement by its owner, the file is %s", after)
 	}
 }
 
@@ -295,7 +295,7 @@ func TestInAUserNamespaceAnOwnerThatIsNotMappedIsNotGivenUp(t *testing.T) {
 			if check != nil {
 				check(t)
 			} else if names := namesIn(t, filepath.Dir(f.Path)); names["tokens.json"] || len(names) > 1 {
-				t.Errorf("made %v", names)
+				t.Errorf("the directory holds %v", names)
 			}
 		})
 	}

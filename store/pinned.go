@@ -22,9 +22,8 @@ type Pinned struct {
 // ErrEnded reports that a process has provably ended.
 var ErrEnded = errors.New("the process has ended")
 
-// Pin opens and describes the running process that has this pid in our pid namespace.
-// Every part of the description is required: a half-described process could never be
-// proved dead.
+// Pin opens and describes the running process that has this pid in our pid namespace. It returns an
+// error if it cannot read a part of the description that is needed to prove the process dead.
 func Pin(pid int) (*Pinned, error) {
 	p, err := here().pin(pid)
 	if err != nil {

@@ -82,7 +82,7 @@ func TestAPinnedProcessIsNotTheNextOneWithItsPid(t *testing.T) {
 	f := tokenFile(t)
 	_, err := f.IssueTo(first, store.Entry{Token: tokenNamed("a"), Grant: store.Grant{Project: "demo", Task: "1"}, Container: "c1"})
 	if !errors.Is(err, store.ErrEnded) {
-		t.Errorf("issued to it: %v", err)
+		t.Errorf("IssueTo returns %v for a process that has ended", err)
 	}
 	wantNames(t, f, "tokens.json.lock")
 }
@@ -131,7 +131,8 @@ func TestADescribedProcessIsPinnedWhileItLives(t *testing.T) {
 	}
 }
 
-// Without its boot or its pid namespace, a process can never be proved dead.
+// Without the boot's id, a process can never be proved dead, and without the pid namespace, only
+// after a reboot.
 func TestAProcessIsNotDescribedInPart(t *testing.T) {
 	for _, row := range []struct{ name, hide, want string }{
 		{"without the boot's id", "/proc/sys/kernel/random", "boot"},
@@ -153,7 +154,8 @@ func TestAProcessIsNotDescribedInPart(t *testing.T) {
 }
 
 // deathHelper calls OnDeath for the process args[0], and prints the error. Before that, it makes the
-// Go runtime call epoll_ctl(2) twice on the same thread: strace counts the calls of each thread.
+// Go runtime call epoll_ctl(2) at least twice on this thread: strace counts each thread's calls,
+// and lets the first one succeed.
 func deathHelper(args []string) error {
 	runtime.LockOSThread()
 	if _, _, err := os.Pipe(); err != nil {

@@ -151,7 +151,7 @@ func (p *Process) glance() (life Life, sure bool) {
 	if life, sure := j.byDescription(p); sure {
 		return life, true
 	}
-	// Like kill(2) with signal 0, getpgid(2) fails if no process has the pid. It takes half the
+	// Like kill(2) with signal 0, getpgid(2) fails if no process has the pid, but it takes half the
 	// time.
 	if _, err := unix.Getpgid(p.PID); !errors.Is(err, unix.ESRCH) {
 		return Unknown, false
@@ -159,7 +159,7 @@ func (p *Process) glance() (life Life, sure bool) {
 	return j.life(p), true
 }
 
-// open returns what Life does, and opens the process if it is alive. The caller must then close
+// open returns what Life returns, and opens the process if it is alive. The caller must then close
 // pidfd; otherwise, pidfd is -1. A pidfd polls readable once the process has ended (pidfd_open(2)).
 // If a process that may be alive cannot be opened, for example for lack of descriptors, open
 // returns Unknown and an error.

@@ -336,7 +336,7 @@ func nextPID(t *testing.T, pid int) {
 }
 
 // endedBefore returns a process that has ended and whose start time is in the past. A start time
-// counts ticks of 10 ms, and that of a process that starts now must differ.
+// counts ticks of 10 ms, and a process that starts after this call must have another start time.
 func endedBefore(t *testing.T) *store.Process {
 	t.Helper()
 	process := ended(t)
@@ -563,7 +563,7 @@ func TestProcessesAreNotJudgedFromAnotherTimeNamespace(t *testing.T) {
 
 	process, end := described(t, inTime(helper(t, "describe")))
 	if there, here := process.Start, describe(t, process.PID).Start; there < here+100000 {
-		t.Fatalf("its start time reads %d there and %d here: not another time", there, here)
+		t.Fatalf("its start time reads %d there and %d here: the time namespace shifts no clock", there, here)
 	}
 	wantVerdict(t, process, unknown)
 	end()

@@ -60,7 +60,7 @@ func TestWhichEntriesCount(t *testing.T) {
 		"a limit of an unknown kind":                {someToken, `{"limited": {"project": "demo", "access": "write", "until": "noon"}}`, someToken, false},
 		"an access of an unknown kind":              {someToken, `{"limited": {"project": "demo", "access": "admin"}}`, someToken, false},
 		"no access":                                 {someToken, `{"limited": {"project": "demo"}}`, someToken, false},
-		"a push to what is no list":                 {someToken, `{"limited": {"project": "demo", "access": "write", "push": "refs/heads/a"}}`, someToken, false},
+		"push is a string and not a list":           {someToken, `{"limited": {"project": "demo", "access": "write", "push": "refs/heads/a"}}`, someToken, false},
 		"a push to null":                            {someToken, `{"limited": {"project": "demo", "access": "write", "push": null}}`, someToken, false},
 		"other projects":                            {someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`, someToken, true},
 		"other projects of an unknown kind":         {someToken, `{"project": "demo", "task": "1", "also": {"lib": "admin"}}`, someToken, true},
@@ -87,7 +87,7 @@ func TestWhichEntriesCount(t *testing.T) {
 			}
 			counts := len(entries) == 1 && entries[0].Is(someToken) && entries[0].State().Counts()
 			if row.token == someToken && counts != row.want {
-				t.Errorf("of %+v, the state says %v", entries, counts)
+				t.Errorf("by the state of %+v, the token counts: %v", entries, counts)
 			}
 		})
 	}
@@ -130,7 +130,7 @@ func TestATokenOfADeadProcessIsRefusedBeforeASweep(t *testing.T) {
 
 func TestEveryReplacementIsSeenAtOnce(t *testing.T) {
 	with := entry(someToken, `{"project": "demo", "task": "1"}`)
-	// It is as long as the other content, and its file often has the inode of the file before.
+	// Both contents have the same length, and a new file often has the inode of an earlier one.
 	without := entry("terok-g-ffffffffffffffffffffffffffffffff", `{"project": "demo", "task": "1"}`)
 	r, replace := reader(t, without)
 	for i := range 200 {
@@ -280,7 +280,7 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 	valid, release := r.While(t.Context(), pass, fetchDemo)
 	defer release()
 
-	stdin.Close() // it ends, and stays a zombie
+	stdin.Close() // the process ends, and stays a zombie
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
 		t.Errorf("the context ends because %v", err)
 	}
@@ -289,7 +289,7 @@ func TestAContextEndsWhenTheTokensProcessDies(t *testing.T) {
 	valid, release = r.While(t.Context(), pass, fetchDemo)
 	defer release()
 	if err := ends(t, valid); !errors.Is(err, store.ErrDied) {
-		t.Errorf("begun too late, it ends because %v", err)
+		t.Errorf("a context that began after the death ends because %v", err)
 	}
 }
 

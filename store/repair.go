@@ -35,7 +35,7 @@ func (f File) Leftover(remove bool) (path string, err error) {
 }
 
 // SetAside renames a token file that is not a JSON object, and returns its new path in the same
-// directory. Until new tokens are issued, no token is valid, as before. If the file is a JSON
+// directory. As before the call, no token is valid until new ones are issued. If the file is a JSON
 // object, SetAside returns an error and leaves the file in place.
 func (f File) SetAside() (path string, err error) {
 	path = f.Path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")

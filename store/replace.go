@@ -69,7 +69,7 @@ func readAll(fd, size, limit int) ([]byte, error) {
 
 // replace replaces the old token file with one that has this content. If durable is set, it also
 // syncs the directory, so that the change outlives a power cut. If mustFit is set and the disk is
-// full, it uses the spare.
+// full, it writes into the spare.
 func (f directory) replace(name string, old tokenFile, content [][]byte, durable, mustFit bool) error {
 	size := 0
 	for _, piece := range content {
@@ -99,7 +99,7 @@ func (f directory) replace(name string, old tokenFile, content [][]byte, durable
 		return err
 	}
 
-	// Committed. The rest makes this rename durable and the next one possible.
+	// Committed. The rest makes this rename durable, and gives the next change a spare.
 	f.keepSpare(name, size)
 	if durable {
 		return f.sync()

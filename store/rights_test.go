@@ -123,13 +123,13 @@ func TestServicesCanOnlyBeTakenAway(t *testing.T) {
 		edit func(*store.Rights)
 		want string // empty: it is refused
 	}{
-		{"another one", func(r *store.Rights) { r.Services["more"] = "127.0.0.1:1" }, ""},
-		{"one at another address", func(r *store.Rights) { r.Services["llm"] = "127.0.0.1:1" }, ""},
-		{"without one", func(r *store.Rights) { delete(r.Services, "llm") }, entry(`
+		{"another service", func(r *store.Rights) { r.Services["more"] = "127.0.0.1:1" }, ""},
+		{"a service at another address", func(r *store.Rights) { r.Services["llm"] = "127.0.0.1:1" }, ""},
+		{"without one service", func(r *store.Rights) { delete(r.Services, "llm") }, entry(`
       "services": {
         "db": "127.0.0.1:5432"
       },`)},
-		{"without any", func(r *store.Rights) { delete(r.Services, "db") }, entry("")},
+		{"without any service", func(r *store.Rights) { delete(r.Services, "db") }, entry("")},
 	} {
 		changed, err := f.ChangeRights("c1", func(r *store.Rights) error { row.edit(r); return nil })
 		if refused := row.want == ""; (err != nil) != refused {

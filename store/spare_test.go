@@ -54,7 +54,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 				if errors.Is(err, unix.ENOSPC) {
 					return
 				} else if err != nil || i > 100 {
-					t.Fatalf("there are inodes: %v", err)
+					t.Fatalf("the inodes do not run out: %v", err)
 				}
 			}
 		}},
@@ -101,7 +101,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 					t.Fatalf("revocation %d: %d revoked, %v", i, len(revoked), err)
 				}
 				if entries, err := f.Entries(); err != nil || len(entries) != tokens-1-i {
-					t.Fatalf("after it there are %d tokens: %v", len(entries), err)
+					t.Fatalf("after the last revocation there are %d tokens: %v", len(entries), err)
 				}
 			}
 
@@ -112,8 +112,8 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 	}
 }
 
-// The spare has as many blocks as the token file, belongs to the token file's owner, and
-// has no content.
+// The spare has at least as many blocks as the token file needs, belongs to the token file's owner,
+// and holds only zeroes.
 func TestTheSpareKeepsUpWithTheTokenFile(t *testing.T) {
 	f := withOneToken(t)
 	path := filepath.Join(filepath.Dir(f.Path), spare)

@@ -249,7 +249,7 @@ func TestRevokingWithoutATokenFileMakesNone(t *testing.T) {
 		}
 	}
 	if left := namesIn(t, dir); len(left) > 0 {
-		t.Errorf("made %v", left)
+		t.Errorf("the directory holds %v", left)
 	}
 }
 
@@ -329,7 +329,7 @@ func TestOnlyWellFormedTokensAreIssued(t *testing.T) {
 				t.Errorf("error %q shows the token", err)
 			}
 			if left := namesIn(t, filepath.Dir(f.Path)); len(left) > 0 {
-				t.Errorf("made %v", left)
+				t.Errorf("the directory holds %v", left)
 			}
 		})
 	}

@@ -21,9 +21,9 @@ func attachCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "attach",
 		Usage: "serve living containers again after the gate was killed",
-		Description: `Attaches the living containers that hooks have handed over at the gate's socket. Without
---gate-socket, that is the socket of the installed hooks. Listeners that are not lost stay. For
-rootless podman, attach runs itself in podman's user namespace, by podman unshare.`,
+		Description: `Makes the gate serve the living containers that hooks have handed over to it. --gate-socket names
+the gate's socket. Without the flag, it is the socket of the installed hooks. Listeners that are not
+lost stay. For rootless podman, attach runs itself in podman's user namespace, by podman unshare.`,
 		Flags:  stageFlags(given, "attach"),
 		Action: func(*cli.Context) error { return attach(*given) },
 	}

@@ -167,7 +167,7 @@ func TestATokenThatCannotBePrintedIsRevoked(t *testing.T) {
 	}
 }
 
-// Once committed, nothing optional may fail the hook: the container has its token.
+// Once the token is issued, nothing optional may fail the hook: the container has its token.
 func TestAHookWithoutAReaderStillIssues(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)
@@ -292,7 +292,7 @@ func TestAFullSystemLogDelaysNoCommand(t *testing.T) {
 	withoutSystemLog(t)
 	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/dev/log", Net: "unixgram"})
 	must(t, err)
-	defer listener.Close() // which is never read
+	defer listener.Close() // nothing reads from it
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	defer unix.Close(socket)

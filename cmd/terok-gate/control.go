@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// listenForHooks opens the control socket. It refuses a path that other users can reach: the gate
-// believes a process that connects when it says which container a listening socket belongs to.
+// listenForHooks opens the control socket. It refuses a path that other users can reach: a process
+// that connects hands over a listener and names its container, and the gate believes the process.
 func listenForHooks(path string) (*net.UnixListener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

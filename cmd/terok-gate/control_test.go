@@ -97,8 +97,8 @@ func (m *systemd) keeps() int {
 // started is a gate that a service manager has started.
 type started struct {
 	*exec.Cmd
-	said  bytes.Buffer  // on standard error; to be read after its end
-	ended chan struct{} // closed then
+	said  bytes.Buffer  // on standard error; to be read after the gate's end
+	ended chan struct{} // closed when the gate has ended
 }
 
 // start starts a gate and waits until it is ready.
@@ -231,7 +231,7 @@ func TestAServiceManagerKeepsWhatContainersNeed(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		gate.end(s)
 		if n := m.keeps(); n != 2*len(containers) {
-			t.Fatalf("%d files are kept of %d containers", n, len(containers))
+			t.Fatalf("%d files are kept of %d containers, not 2 of each", n, len(containers))
 		}
 		waiting := all()
 		gate = m.start(t, args...)

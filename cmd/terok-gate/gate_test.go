@@ -24,7 +24,7 @@ import (
 //	revoke project            revokes the project's token
 //	reached                   waits until the gate at $ADDRESS takes connections
 //	get file socket path      asks for a path through a unix socket, and writes the answer
-//	listens socket            waits until a gate takes hooks at a socket
+//	listens socket            waits until a gate listens for hooks at a socket
 //	stop                      tells the gate in the background to stop; after it, use testscript's wait
 func TestGateStories(t *testing.T) {
 	testenv.Need(t, "git")
@@ -86,7 +86,7 @@ func TestGateStories(t *testing.T) {
 					}
 					return err == nil
 				}) {
-					ts.Fatalf("no gate listens to hooks")
+					ts.Fatalf("no gate listens for hooks at the socket")
 				}
 			},
 

@@ -310,8 +310,8 @@ func TestBadInputChangesNothing(t *testing.T) {
 		t.Parallel()
 		systemLog.Need(t)
 		// The hook runs in a new pid namespace, and in a mount namespace of its own. Process 1 of
-		// that pid namespace, the shell, is in another mount namespace, which is the host's to the
-		// hook. The state names process 1 as the container's.
+		// that pid namespace, the shell, is in another mount namespace, which the hook takes for
+		// the host's. The state names process 1 as the container's.
 		testenv.NeedRoot(t)
 
 		shell, err := exec.LookPath("sh")

@@ -27,7 +27,7 @@ import (
 func installCommand(given *hook.Settings) *cli.Command {
 	return &cli.Command{
 		Name:  "install",
-		Usage: "register the hooks with podman: for the system as root, else for yourself",
+		Usage: "register the hooks with podman and Docker, and set up the gate: for the system as root, else for yourself",
 		Description: "When run again, install keeps the earlier settings and changes only those that are given. Most\n" +
 			"settings are reset by an empty value, as in --gate-url ''. --allow-project, --allow-read, --push, --service\n" +
 			"and --allow-service replace the whole earlier list.",
@@ -227,7 +227,7 @@ func whyNoGate(c *cli.Context, there bool, given hook.Settings) string {
 
 // defaultSources returns the path that install sets for --projects by default: the file with the
 // projects' addresses at their forges. It returns "" if there is no gate, or if the repositories are
-// on another machine. The operator's desks (package desk) are then there, too, and so is the file.
+// on another machine: the operator's desks (package desk) and the file are then on that one, too.
 func defaultSources(r engines.Registration) (string, error) {
 	if !r.Gate || r.Fleet.RepositoryGate != "" {
 		return "", nil
@@ -235,7 +235,7 @@ func defaultSources(r engines.Registration) (string, error) {
 	return usualSources()
 }
 
-// usualSources returns the path of that file, which the commands that use desks write by default.
+// usualSources returns the path of the file of addresses that commands with desks write by default.
 func usualSources() (string, error) {
 	desks, err := desk.DefaultDirectory()
 	return desk.SourcesFile(desks), err
@@ -287,9 +287,9 @@ func carryOut(c *cli.Context, plan engines.Plan) error {
 	return nil
 }
 
-// adviceOnService returns what the user should know if no service keeps the gate running, or only
-// until the user logs out. Without a gate, the same is said of reap --watch, unless --no-watch is
-// given. Otherwise it returns "".
+// adviceOnService returns what the user should know if no service keeps the gate running, or if one
+// does so only until the user logs out. Without a gate, it says the same of reap --watch, unless
+// --no-watch is given. Otherwise it returns "".
 func adviceOnService(c *cli.Context, place engines.Place, r engines.Registration) string {
 	what, without := "reap --watch", "without it, the token of a dead container is not revoked until the next hook of any container runs"
 	if r.Gate {

@@ -59,8 +59,8 @@ func main() {
 // runCommand runs a command line, which begins with the program's name, and returns the exit
 // status.
 func runCommand(args []string) (status int) {
-	// A write to a pipe that nobody reads any more then returns an error. SIGPIPE would end the
-	// process, perhaps after it has changed something that it has not reported yet.
+	// With SIGPIPE ignored, a write to a pipe without a reader returns an error. The signal would
+	// end the process, perhaps after it has changed something that it has not reported yet.
 	signal.Ignore(syscall.SIGPIPE)
 
 	args = misuse.WordsAsFlags(args)

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// furnished is m in a namespace that is made ready for it.
+// furnished runs m, after it has made the namespace ready.
 type furnished struct{ m *testing.M }
 
 func (f furnished) Run() int {

@@ -11,8 +11,8 @@ import (
 
 // podmanStandIn is the podman of these tests.
 //
-// It prints its containers' names, which it reads from the file TEROK_TEST_PODMAN; a fifo
-// makes it wait. Its version is TEROK_TEST_PODMAN_VERSION, and it reads hooks from the
+// It prints its containers' names, which it reads from the file that TEROK_TEST_PODMAN names; a
+// fifo makes it wait. Its version is TEROK_TEST_PODMAN_VERSION, and it reads hooks from the
 // directories that the user's drop-in names.
 func podmanStandIn() {
 	asked := func(words string) bool { return strings.HasPrefix(strings.Join(os.Args[1:], " "), words) }

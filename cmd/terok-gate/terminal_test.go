@@ -38,7 +38,7 @@ func TestATokenIsAskedForAndNotShown(t *testing.T) {
 		})
 	}
 
-	// The command inherits ignored signals, but not signal handlers.
+	// If this process ignored SIGINT, the command would, too. So this process catches SIGINT.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, unix.SIGINT)
 	defer signal.Stop(caught)
@@ -55,7 +55,7 @@ func TestATokenIsAskedForAndNotShown(t *testing.T) {
 	}
 }
 
-// A shell starts what it runs in the background with SIGINT ignored.
+// A shell makes its background jobs ignore SIGINT.
 func TestAQuestionOutlivesASignalThatIsIgnored(t *testing.T) {
 	systemLog.Need(t)
 	signal.Ignore(unix.SIGINT)
@@ -106,13 +106,14 @@ func (a *asked) wait(t *testing.T) {
 	_ = a.cmd.Wait()
 }
 
-// showedNothing checks that the terminal has shown nothing, and shows what is typed now.
+// showedNothing checks that the terminal has shown nothing so far, and that it shows what is typed
+// from now on.
 func (a *asked) showedNothing(t *testing.T) {
 	t.Helper()
 	settings, err := unix.IoctlGetTermios(int(a.terminal.Fd()), unix.TCGETS)
 	must(t, err)
 	if settings.Lflag&unix.ECHO == 0 {
-		t.Error("the terminal does not show what is typed")
+		t.Error("after the command, the terminal still does not show what is typed")
 	}
 	_, err = a.control.WriteString("end\n")
 	must(t, err)
@@ -125,8 +126,8 @@ func (a *asked) showedNothing(t *testing.T) {
 }
 
 // openTerminal returns a terminal and the end that a person sits at. (A pseudo-terminal
-// whose session ends may drop what was written, so this one has none: both its ends are
-// ours.)
+// whose session ends may drop what was written. So this one belongs to no session: this
+// process holds both ends.)
 func openTerminal(t *testing.T) (terminal, control *os.File) {
 	t.Helper()
 	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

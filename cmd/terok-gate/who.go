@@ -138,8 +138,8 @@ func printBrought(c *cli.Context, commit string, e trail.Event) error {
 	return nil
 }
 
-// trails returns two log files: that of the operator's commands, and that of root's gate. The gate
-// of another user shares the first file, and the second one then does not exist.
+// trails returns two log files: that of the operator's commands, and that of root's gate. A gate
+// that is not root's shares the first file, and the second file then does not exist.
 func trails(c *cli.Context) []string {
 	ours := logFile(c.String("log-file"))
 	gates := filepath.Join(filepath.Dir(ours), "gate", filepath.Base(ours))

@@ -55,8 +55,8 @@ func why(c *cli.Context) error {
 	return err
 }
 
-// printFrozen prints which of the containers that the command line means are frozen, or why it cannot
-// tell. It reports whether it has printed anything.
+// printFrozen prints each frozen container that the command line means, or why it cannot tell which
+// are frozen. It reports whether it has printed anything.
 func printFrozen(c *cli.Context, names map[string]string) (found bool) {
 	file, err := tokenFile(c)
 	if err != nil {
@@ -104,8 +104,8 @@ func printReason(w io.Writer, e trail.Event, names map[string]string) {
 	}
 }
 
-// admittedBy finds the flag of install that did not admit what a container asked for. why prints no
-// command to paste, since the container's author would choose what the command admits.
+// admittedBy finds the flag of install that did not admit what a container asked for. The output has
+// no command to paste, since the container's author would choose what the command admits.
 var admittedBy = regexp.MustCompile(`--allow-[a-z]+$`)
 
 // placesOf names the places that why searches.

@@ -10,8 +10,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// Compose 2.26 reads the entries of the short form of devices as paths of files, so work has the
-// long form.
+// Compose 2.26 reads the entries of the short form of devices as paths of files, so the service
+// work has the long form.
 const composeFile = `
 services:
   work:

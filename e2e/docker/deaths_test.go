@@ -159,7 +159,7 @@ func (d death) happens(t *testing.T, docker, gate string) {
 const (
 	forEver  = "sleep 1000"
 	untilEnd = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'"
-	// At the end, it takes all the memory that it is allowed.
+	// Once /tmp/end exists, it takes all the memory that it is allowed.
 	outOfMemory = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done; exec tail /dev/zero'"
 )
 

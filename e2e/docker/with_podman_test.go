@@ -8,7 +8,7 @@ import (
 )
 
 // When podman is there, another install makes hooks for podman and for Docker. Go runs test
-// files in the order of their names, so the tests after this one have podman.
+// files in the order of their names, so the tests of the other files run before, without podman.
 func TestPodmanTakesTheDeviceToo(t *testing.T) {
 	must(t, "mv /usr/bin/podman-later /usr/bin/podman")
 	t.Log(must(t, "podman --version"))

@@ -301,7 +301,7 @@ func takeAway(t *testing.T) {
 // noTokenAtTheRepository fails the test if the gate with the repositories has written a token anywhere.
 func noTokenAtTheRepository(t *testing.T) {
 	t.Helper()
-	if files, err := node.Sh("! grep -r terok-g- /volume /var/log/pods/terok_terok-repository*"); err != nil {
+	if files, err := node.Sh("grep -r terok-g- /volume /var/log/pods/terok_terok-repository*; [ $? = 1 ]"); err != nil {
 		t.Errorf("a token is known to the gate with the repositories: %s", files)
 	}
 }
@@ -326,7 +326,7 @@ func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
 	node.Must(t, "kubectl delete pod alone")
 }
 
-// forward connects the service of the gate with the repositories to the gate's pod, as
+// forward makes connections to the repository gate's service reach that gate's pod, as
 // kube-proxy would.
 func forward(t *testing.T, pod string) {
 	t.Helper()

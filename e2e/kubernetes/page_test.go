@@ -109,7 +109,7 @@ func commands(t *testing.T) (blocks []string) {
 }
 
 // fleet changes the cluster: the nodes' gates then have no repositories, and the gate with the
-// repositories knows no token. The commands of the page set it up, up to the first clone.
+// repositories knows no token. The page's commands do that, as far as the first clone.
 func fleet(t *testing.T) {
 	t.Helper()
 	if _, err := node.Sh("kubectl --namespace terok get statefulset terok-repository"); err == nil {

@@ -92,8 +92,8 @@ const (
 	Taken          Refusal = "taken"   // another program listens at the address
 	HostNetwork    Refusal = "host"    // the network is the gate's own
 	Shared         Refusal = "shared"  // a container whose token is withheld would share its network
-	NoService      Refusal = "service" // the program does not serve that service
-	Down           Refusal = "down"    // the program does not reach that service
+	NoService      Refusal = "service" // the program that is asked does not serve Request.Service
+	Down           Refusal = "down"    // the program that is asked does not reach Request.Service
 	Absent         Refusal = "absent"  // the gate does not serve the container
 	UnknownVersion Refusal = "version" // the gate does not know the version of the message
 	Failed         Refusal = "failed"  // the gate has failed

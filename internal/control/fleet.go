@@ -14,7 +14,7 @@ type Fleet struct {
 	Listens bool     `json:"listens,omitempty"` // it has repositories, and serves gates of hosts
 	Hosts   []string `json:"hosts,omitempty"`   // the first hosts that may vouch (package voucher)
 	More    int      `json:"more,omitempty"`    // how many further hosts may vouch
-	Vouches string   `json:"vouches,omitempty"` // why no host of --vouch-file may vouch; empty if the file is in order
+	Fault   string   `json:"fault,omitempty"`   // why no host of --vouch-file may vouch; empty if the file is in order
 
 	Tried *Tried `json:"tried,omitempty"` // the answer to Request.Try
 }

@@ -50,10 +50,10 @@ func TestOnlyAWellFormedAcceptanceCounts(t *testing.T) {
 		err = Hand(path, time.Now().Add(10*time.Second), 0, Request{})
 		l.Close()
 		if row.yes != (err == nil) {
-			t.Errorf("%.60s: %v", row.answer, err)
+			t.Errorf("%.60s: the error is %v", row.answer, err)
 		}
 		if refusal := Refusal(""); err != nil && !errors.As(err, &refusal) && !errors.Is(err, ErrNoGate) {
-			t.Errorf("%.60s: %v", row.answer, err)
+			t.Errorf("%.60s: the error is neither a Refusal nor ErrNoGate: %v", row.answer, err)
 		}
 	}
 }

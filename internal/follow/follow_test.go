@@ -55,7 +55,7 @@ func TestAFileIsReadAgainWhenItHasChanged(t *testing.T) {
 	read("seven", true)
 	read("seven", false)
 
-	write(path+".other", "eight", 0) // just now: the next change may leave the times as they are
+	write(path+".other", "eight", 0) // just now: the version that is read may be unsure (store.FileVersionOf)
 	read("eight", true)
 
 	if err := os.Remove(path); err != nil {

@@ -34,7 +34,7 @@ type watched struct {
 	onClose func() // called once, unless it is nil
 }
 
-// watch looks at the connection at once, and then at the begin of each second until the connection
+// watch looks at the connection at once, and then at the start of each second until the connection
 // is closed. A gate may have a thousand connections, so none of them has a goroutine that waits for
 // the next second, and the process wakes up once for all of them.
 func (w *watched) watch() {

@@ -32,7 +32,7 @@ func TestAMachineHasVanishedIfItAcknowledgesNothingForLong(t *testing.T) {
 			vanished = seen.isTooLong(now.waits, now.last*time.Second)
 		}
 		if vanished != row.vanished {
-			t.Errorf("%s: %v", name, vanished)
+			t.Errorf("%s: vanished is %v", name, vanished)
 		}
 	}
 }

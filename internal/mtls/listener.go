@@ -94,8 +94,8 @@ var (
 
 // NewListener returns a listener for an [http.Server]. It accepts TLS connections from gates that
 // have a certificate of the authority. At most limit accepted connections are open at once, and a
-// quarter of these from one host. Further ones wait. failed is called with the error of each failed
-// handshake, which may quote the peer.
+// quarter of these from one host. Further ones wait. If a connection fails before it is accepted, and
+// is no probe of the port, failed is called with the error, which may quote the peer.
 func (i *Identity) NewListener(l *net.TCPListener, limit int, failed func(error)) net.Listener {
 	all := &listener{
 		TCPListener: l, config: i.Server(), failed: failed, ready: make(chan accepted),

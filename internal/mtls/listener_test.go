@@ -137,7 +137,7 @@ func TestNoHandshakeBeginsWhileAllSlotsAreTaken(t *testing.T) {
 	ctx, stop := context.WithCancelCause(t.Context())
 	stop(errDisplaced)
 	// There is a free turn, and the context has ended. A begin that did not wait for a slot first
-	// would succeed only sometimes.
+	// would succeed in about half of the tries.
 	for range 20 {
 		waits := &shaking{listener: l, waiting: &waiting{ctx: ctx}}
 		if err := waits.begin(); err != errDisplaced {

@@ -326,7 +326,7 @@ func (n *Networks) open(at place, socket *os.File, name, service string) (*Netwo
 	return there, nil
 }
 
-// close closes a listener whose last container has ended.
+// close closes a listener that has no container left, or that another process has ended.
 func (n *Networks) close(there *Network) {
 	delete(n.all, there.place)
 	n.drop(there.Name)

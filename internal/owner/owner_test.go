@@ -71,7 +71,7 @@ func TestWorldWritableDirectoriesAreFound(t *testing.T) {
 			steps, err := owner.Way(way)
 			must(t, err)
 			if got := slices.ContainsFunc(steps, owner.Step.IsWorldWritable); got != row.want {
-				t.Errorf("%s: %v", way, got)
+				t.Errorf("%s: world-writable is %v", way, got)
 			}
 		}
 	}

@@ -23,10 +23,10 @@ func TestTheFileIsMadeWithItsDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
-		t.Errorf("%v, %v", info, err)
+		t.Errorf("the file is %v, %v", info, err)
 	}
 	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm()&0o066 != 0 {
-		t.Errorf("%v, %v", info, err)
+		t.Errorf("the directory is %v, %v", info, err)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestOldFilesAndFilesOnAFullDiskAreExpendable(t *testing.T) {
 		file := unix.Stat_t{Mtim: unix.NsecToTimespec(now.Add(-row.age).UnixNano())}
 		disk := unix.Statfs_t{Blocks: 100, Bavail: row.free}
 		if isExpendable(&file, &disk, now) != row.expendable {
-			t.Errorf("%v old, %d %% free: not %v", row.age, row.free, row.expendable)
+			t.Errorf("%v old, %d %% free: expendable is not %v", row.age, row.free, row.expendable)
 		}
 	}
 }
@@ -157,5 +157,8 @@ func TestAFifoIsNotSetAside(t *testing.T) {
 	defer reader.Close()
 	if err := Write(path, Event{Event: Issued}); err != nil {
 		t.Error(err)
+	}
+	if there, err := os.Lstat(path); err != nil || there.Mode().Type() != fs.ModeNamedPipe {
+		t.Errorf("instead of the fifo there is %v, %v", there, err)
 	}
 }

@@ -25,7 +25,7 @@ func TestAnotherUsersProgramGetsNothingOfRoots(t *testing.T) {
 
 	said := strings.SplitN(string(out), "\n", 5)
 	if len(said) != 5 || said[0] != "1234" || said[1] != "5678" || said[2] != "/" {
-		t.Fatalf("%q", said)
+		t.Fatalf("the program says %q", said)
 	}
 
 	ours, err := unix.Getsid(0)

@@ -22,7 +22,7 @@ func TestHostVouchesForItsProjectsAlone(t *testing.T) {
 		{"a", "other"}: "", {"b", "demo"}: "", {"", "demo"}: "", {"a.example", "demo"}: "", {"*", "demo"}: "",
 	} {
 		if got := hosts.Now().Voucher([]string{"x", asked[0]}, asked[1]); got != want {
-			t.Errorf("host %q for %q: %q", asked[0], asked[1], got)
+			t.Errorf("host %q for %q vouches as %q", asked[0], asked[1], got)
 		}
 	}
 	if got := hosts.Now().Voucher(nil, "demo"); got != "" {

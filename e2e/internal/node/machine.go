@@ -37,7 +37,7 @@ func NewMachine(name, address, ours string) (*Machine, error) {
 			mkdir -p $directory
 			mount -t tmpfs -o mode=0755 tmpfs $directory
 		done
-		mount --bind /var/lib/containers /var/lib/containerd # on a disk, and not in use
+		mount --bind /var/lib/containers /var/lib/containerd # the former is on a disk, and not in use
 		tr -d - </proc/sys/kernel/random/uuid >/run/machine-id
 		mount --bind /run/machine-id /etc/machine-id
 		mount --make-rshared /`); err != nil {

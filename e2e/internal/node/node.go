@@ -72,7 +72,7 @@ func Prepare() (containerd *Daemon, err error) {
 	}
 
 	out, err := Sh(`
-		[ ! -d /sys/kernel/mm/hugepages ] || mount -t tmpfs tmpfs /sys/kernel/mm/hugepages # whose cgroups may be missing
+		[ ! -d /sys/kernel/mm/hugepages ] || mount -t tmpfs tmpfs /sys/kernel/mm/hugepages # the cgroups for huge pages may be missing
 		go -C ../.. build -o /usr/bin/ . ./cmd/terok-gate
 		go -C ../../nri build -o /usr/bin/terok-nri .
 
