@@ -105,18 +105,44 @@ func (r *runner) start(repo repository, who caller, protocol string, args ...str
 	return c, c.start(r.starter, r.memory)
 }
 
-// startReading is start for a git that reads its input from a pipe, c.in. If talk is not nil, it
+// startReading is start for a git that reads its input from a socket, c.in. If talk is not nil, it
 // becomes git's descriptor 3.
+//
+// git reads 4 KiB of a pack at a time. A pipe would wake this program after each of these reads, and
+// a socket does so when three quarters of its buffer are free (unix_writable in Linux'
+// net/unix/af_unix.c). This makes a large push a fifth faster.
 func (r *runner) startReading(repo repository, who caller, protocol string, talk *os.File, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	if talk != nil {
 		c.cmd.ExtraFiles = []*os.File{talk}
 	}
-	var err error
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("make a socket for git's input: %w", err)
+	}
+	defer theirs.Close()
+	c.in, c.cmd.Stdin = ours, theirs
+	if err := c.start(r.starter, r.memory); err != nil {
+		ours.Close()
 		return nil, err
 	}
-	return c, c.start(r.starter, r.memory)
+	return c, nil
+}
+
+// socketPair makes two sockets that are connected with each other. Only ours is non-blocking, as
+// Go's poller needs it.
+func socketPair() (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs = os.NewFile(uintptr(pair[1]), "git's end of a socket")
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		unix.Close(pair[0])
+		theirs.Close()
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(pair[0]), "the gate's end of a socket"), theirs, nil
 }
 
 func (r *runner) command(repo repository, who caller, protocol string, args ...string) *command {

@@ -23,13 +23,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // RunHook runs the hook with the name by which the program was called, and returns the hook's exit
@@ -111,7 +108,7 @@ func ask(gate *os.File, message string) error {
 
 // conversation is the gate's end of descriptor 3.
 type conversation struct {
-	conn    net.Conn
+	conn    *os.File
 	refused bool // the gate has refused to let pre-receive go on
 	ended   chan struct{}
 }
@@ -119,21 +116,11 @@ type conversation struct {
 // converse begins a conversation with git's hooks. theirs is the hooks' end, for git's descriptor
 // 3.
 func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket for git's hooks: %w", err)
 	}
-
-	ours := os.NewFile(uintptr(pair[0]), "hooks")
-	defer ours.Close()
-	theirs = os.NewFile(uintptr(pair[1]), "gate")
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		theirs.Close()
-		return nil, nil, fmt.Errorf("make a socket for git's hooks: %w", err)
-	}
-
-	c = &conversation{conn: conn, ended: make(chan struct{})}
+	c = &conversation{conn: ours, ended: make(chan struct{})}
 	go c.listen(t)
 	return c, theirs, nil
 }

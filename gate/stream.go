@@ -71,7 +71,7 @@ func receiveAsSent(r *http.Request, w *outgoing, _ service) (*incoming, error) {
 // reads no answer before it has sent everything.
 func (b *incoming) to(git io.Writer, mostDiscarded int64) error {
 	_, err := b.WriteTo(git)
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed) {
 		return b.discard(mostDiscarded)
 	}
 	return err
