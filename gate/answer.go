@@ -28,7 +28,7 @@ func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages 
 	send := func(p []byte) error {
 		n, err := w.Write(p)
 		written += int64(n)
-		if err == nil && out.Buffered() == 0 { // git has written no more yet
+		if err == nil && !holdsPacket(out) {
 			err = flush()
 		}
 		return err
@@ -112,3 +112,14 @@ func serviceLine(s service, begins []byte) string {
 }
 
 var versionTwo = []byte("000eversion 2")
+
+// holdsPacket reports whether the next packet, or some output that is no packet, can be read without
+// waiting for git.
+func holdsPacket(out *bufio.Reader) bool {
+	if out.Buffered() < 4 {
+		return false
+	}
+	header, _ := out.Peek(4)
+	length, isPacket := packetLength(header)
+	return !isPacket || length <= out.Buffered()
+}

@@ -178,6 +178,7 @@ func (g *Gate) newServer(headers int) *http.Server {
 		Handler:           g,
 		Protocols:         &protocols,
 		BaseContext:       g.networks.ContextOf,
+		ConnContext:       withConnection,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       g.stall, // each read and write begins these two anew: see stream.go
 		WriteTimeout:      g.stall,

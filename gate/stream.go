@@ -4,10 +4,13 @@ package gate
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -182,6 +185,7 @@ func (r *atMost) Read(p []byte) (int, error) {
 // if a packet that only ends an answer, or is only for a person to read, cannot be sent.
 type outgoing struct {
 	http.ResponseWriter
+	conn  holding
 	stall time.Duration
 	begun bool // begin was called
 
@@ -195,8 +199,21 @@ type outgoing struct {
 	unsent bool // something that the client needs may still be in a buffer
 }
 
-func newOutgoing(w http.ResponseWriter, stall time.Duration) *outgoing {
-	return &outgoing{ResponseWriter: w, stall: stall}
+func newOutgoing(w http.ResponseWriter, r *http.Request, stall time.Duration) *outgoing {
+	return &outgoing{ResponseWriter: w, conn: r.Context().Value(connectionKey{}).(holding), stall: stall}
+}
+
+// holding is a connection that collects what is written between Hold and Release (package batch).
+type holding interface {
+	Hold() bool
+	Release() error
+}
+
+type connectionKey struct{}
+
+// withConnection is for [http.Server.ConnContext].
+func withConnection(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, conn)
 }
 
 // Unwrap is for http.ResponseController.
@@ -224,6 +241,7 @@ func (w *outgoing) Write(p []byte) (int, error) {
 	}
 
 	w.unsent = w.unsent || needed
+	w.conn.Hold()
 	n, err := w.ResponseWriter.Write(p)
 	w.stop()
 	if err != nil && !w.unsent {
@@ -237,13 +255,20 @@ func (w *outgoing) FlushError() error {
 	if w.start(0) && !w.unsent {
 		return nil
 	}
-	err := http.NewResponseController(w.ResponseWriter).Flush()
+	err := cmp.Or(http.NewResponseController(w.ResponseWriter).Flush(), w.conn.Release())
 	w.stop()
 	if err != nil && w.unsent {
 		return err
 	}
 	w.unsent = false
 	return nil
+}
+
+// finish sends what was written and not flushed.
+func (w *outgoing) finish() {
+	w.start(0)
+	_ = w.conn.Release()
+	w.stop()
 }
 
 // start records that a write of n bytes begins, and sets its deadline. left reports whether the

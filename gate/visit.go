@@ -47,7 +47,8 @@ const longestRecorded = 256
 
 // ServeHTTP answers a request and records it.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{gate: g, r: r, w: newOutgoing(w, g.stall), started: time.Now()}
+	v := &visit{gate: g, r: r, w: newOutgoing(w, r, g.stall), started: time.Now()}
+	defer v.w.finish()
 	g.counts.underWay.Inc()
 	defer g.counts.underWay.Dec()
 	v.end(v.serve())

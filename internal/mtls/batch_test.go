@@ -7,8 +7,7 @@ import (
 	"net"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"terok-gate-hook/internal/batch"
 	"terok-gate-hook/internal/testenv"
 )
 
@@ -26,7 +25,7 @@ func TestWhatIsSentArrivesWhateverItsSize(t *testing.T) {
 	sent := make([]byte, 8<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(sent)
 	go func() {
-		sizes := []int{1, 1000, recordSize, recordSize + 1, batchSize - 16, batchSize, 3 * batchSize}
+		sizes := []int{1, 1000, recordSize, recordSize + 1, batch.Size - 16, batch.Size, 3 * batch.Size}
 		for left := sent; len(left) > 0; {
 			n := min(len(left), sizes[rand.IntN(len(sizes))])
 			if _, err := conn.Write(left[:n]); err != nil {
@@ -46,39 +45,3 @@ func TestWhatIsSentArrivesWhateverItsSize(t *testing.T) {
 
 // onlyReader hides all other methods of a connection, so that io.CopyBuffer uses its buffer.
 type onlyReader struct{ io.Reader }
-
-func TestWhatIsHeldIsSentAtTheRelease(t *testing.T) {
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	testenv.Must(t, err)
-	defer l.Close()
-	from, err := net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr))
-	testenv.Must(t, err)
-	defer from.Close()
-	to, err := l.AcceptTCP()
-	testenv.Must(t, err)
-	defer to.Close()
-
-	b := batching{TCPConn: from}
-	b.hold()
-	for range 3 {
-		_, err := b.Write(make([]byte, recordSize))
-		testenv.Must(t, err)
-	}
-	if n := unread(t, to); n != 0 {
-		t.Errorf("%d bytes were sent before the release", n)
-	}
-	testenv.Must(t, b.release())
-	testenv.Eventually(t, "all has arrived", func() bool { return unread(t, to) == 3*recordSize })
-}
-
-// unread returns how many bytes have arrived and were not read.
-func unread(t *testing.T, conn *net.TCPConn) (n int) {
-	t.Helper()
-	raw, err := conn.SyscallConn()
-	testenv.Must(t, err)
-	testenv.Must(t, raw.Control(func(fd uintptr) {
-		n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	}))
-	testenv.Must(t, err)
-	return n
-}

@@ -110,14 +110,17 @@ type Conn struct {
 	tcp *watched
 }
 
+// Hold and Release are those of a [batch.Writer].
+func (c *Conn) Hold() bool     { return c.tcp.out.Hold() }
+func (c *Conn) Release() error { return c.tcp.out.Release() }
+
 // Write writes all records of p with one system call, or few.
 func (c *Conn) Write(p []byte) (int, error) {
-	if len(p) <= recordSize {
+	if len(p) <= recordSize || !c.Hold() {
 		return c.Conn.Write(p)
 	}
-	c.tcp.hold()
 	n, err := c.Conn.Write(p)
-	if failed := c.tcp.release(); failed != nil {
+	if failed := c.Release(); failed != nil {
 		return 0, failed
 	}
 	return n, err
@@ -138,7 +141,7 @@ func (i *Identity) Dial(ctx context.Context, address string) (*Conn, error) {
 		return nil, err
 	}
 
-	tcp := &watched{batching: batching{TCPConn: conn.(*net.TCPConn)}}
+	tcp := &watched{batching: newBatching(conn.(*net.TCPConn))}
 	c := &Conn{tls.Client(tcp, i.Client(host)), tcp}
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = tcp.Close()

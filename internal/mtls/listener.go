@@ -217,7 +217,7 @@ func (s *shaking) Read(p []byte) (int, error) {
 
 // shake performs the handshake of a connection, and then offers the connection.
 func (l *listener) shake(one *waiting) {
-	tcp := &shaking{watched: &watched{batching: batching{TCPConn: one.conn}}, listener: l, waiting: one}
+	tcp := &shaking{watched: &watched{batching: newBatching(one.conn)}, listener: l, waiting: one}
 	conn := tls.Server(tcp, l.config)
 	release, err := l.admit(one, conn)
 	tcp.end()

@@ -7,6 +7,8 @@ package networks
 import (
 	"net"
 	"sync"
+
+	"terok-gate-hook/internal/batch"
 )
 
 // Limited returns a listener with at most limit connections at once. The listener has slots of its
@@ -59,7 +61,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		done()
 		return nil, err
 	}
-	return &limitedConn{Conn: conn, done: done}, nil
+	return &limitedConn{Conn: conn, Writer: batch.NewWriter(conn), done: done}, nil
 }
 
 func (l *limitedListener) Close() error {
@@ -69,8 +71,11 @@ func (l *limitedListener) Close() error {
 
 type limitedConn struct {
 	net.Conn
+	*batch.Writer
 	done func()
 }
+
+func (c *limitedConn) Write(p []byte) (int, error) { return c.Writer.Write(p) }
 
 func (c *limitedConn) Close() error {
 	defer c.done()

@@ -1,0 +1,82 @@
+// Package batch writes with one system call what was to be written with several. [http.Server]
+// writes a packet of git's in three parts: what fits into its buffer of 4 KiB, the rest, and a line
+// end.
+package batch
+
+import (
+	"bytes"
+	"io"
+	"sync"
+)
+
+// Size is how many bytes are collected at most: one packet of git's (65,520 bytes,
+// gitprotocol-common(5)), with what HTTP and TLS add.
+const Size = 66 << 10
+
+// Buffers is a pool of buffers for Size bytes. Only connections that transfer much data have one.
+var Buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, Size)) }}
+
+// Writer writes to another writer. Between Hold and Release, it collects what is written. It is safe
+// for concurrent use.
+type Writer struct {
+	to io.Writer
+
+	mu   sync.Mutex
+	held *bytes.Buffer // nil unless writes are collected
+}
+
+// NewWriter returns a Writer that writes to another writer.
+func NewWriter(to io.Writer) *Writer { return &Writer{to: to} }
+
+// Hold makes the Writer collect what is written, up to Size bytes. It returns false if the Writer
+// did so already.
+func (w *Writer) Hold() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.held != nil {
+		return false
+	}
+	w.held = Buffers.Get().(*bytes.Buffer)
+	return true
+}
+
+// Release writes what was collected, and makes the Writer collect no more. Without a Hold, it does
+// nothing.
+func (w *Writer) Release() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.held == nil {
+		return nil
+	}
+	err := w.flush()
+	Buffers.Put(w.held)
+	w.held = nil
+	return err
+}
+
+func (w *Writer) flush() (err error) {
+	if w.held.Len() > 0 {
+		_, err = w.to.Write(w.held.Bytes())
+		w.held.Reset()
+	}
+	return err
+}
+
+// Write writes p, or collects it. If that is more than Size bytes together with what was collected
+// before, Write first writes the latter.
+func (w *Writer) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.held == nil {
+		return w.to.Write(p)
+	}
+	if w.held.Len()+len(p) > Size {
+		if err := w.flush(); err != nil {
+			return 0, err
+		}
+	}
+	if len(p) > Size {
+		return w.to.Write(p)
+	}
+	return w.held.Write(p)
+}
