@@ -158,11 +158,16 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 	return c
 }
 
-func (c *command) start(s starter, memory uint64) (err error) {
-	if c.out, err = c.cmd.StdoutPipe(); err == nil {
-		err = s.start(c.cmd) // an error closes the pipes
-	}
+// start starts git. git prints into a socket, c.out, since a pipe has room for one packet of git's.
+func (c *command) start(s starter, memory uint64) error {
+	ours, theirs, err := socketPair()
 	if err != nil {
+		return fmt.Errorf("make a socket for git's output: %w", err)
+	}
+	defer theirs.Close()
+	c.out, c.cmd.Stdout = ours, theirs
+	if err := s.start(c.cmd); err != nil {
+		c.out.Close()
 		return fmt.Errorf("start git: %w", err)
 	}
 
@@ -243,7 +248,7 @@ func (c *command) leave() {
 	c.after(goneGrace, c.cut)
 }
 
-// letGo closes the pipes of a command whose client has gone, so that the command cleans up and
+// letGo closes input and output of a command whose client has gone, so that the command cleans up and
 // ends. If it does not end, it is cut.
 func (c *command) letGo() {
 	c.out.Close()
@@ -307,6 +312,10 @@ func (c *command) wait() error {
 	c.mu.Unlock()
 
 	err := c.cmd.Wait()
+	c.out.Close()
+	if c.in != nil {
+		c.in.Close() // ends a write that waits for git
+	}
 
 	// A killed process takes a moment to end. The leader's children are ours now: see AdoptOrphans.
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {
