@@ -43,8 +43,8 @@ func (d *Desk) Sync(ctx context.Context, reset ...string) (done Synced, err erro
 		return done, err
 	}
 	for {
-		// Another round is needed if a deleted ref may have made room for a new one, or if a container's
-		// push has stopped this round.
+		// Another round follows if this one moved or deleted refs, since a deleted ref may have made room
+		// for a new one. It also follows if a container's push has stopped this round.
 		more, err := s.round(ctx)
 		if err == nil && !more && len(s.done.Moved) > 0 {
 			err = d.pack(ctx)

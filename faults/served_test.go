@@ -184,7 +184,7 @@ type nursery struct {
 
 func newNursery(t *testing.T, networks int) *nursery {
 	t.Helper()
-	// The containers get a /run of their own, since the hook mounts its directory in it.
+	// Nothing in the nursery sees the /run of the machine.
 	const script = `mount -t tmpfs none /run; while read -r most; do echo "$most" >/proc/sys/user/max_net_namespaces && echo done; done`
 	cmd := exec.Command("sh", "-c", script)
 	allIDs := []syscall.SysProcIDMap{{HostID: 0, Size: 1 << 16}}
@@ -237,6 +237,7 @@ func (n *nursery) create() (*guest, error) {
 		read -r first; set -a; [ ! -e /run/terok/gate.env ] || . /run/terok/gate.env; next=$first
 		while eval "$next" >/dev/null 2>/run/said; echo "$? $(tr '\n' ' ' </run/said)"; read -r next; do :; done`
 	c := &guest{id: fmt.Sprintf("guest%d", guests.Add(1))}
+	// Each container gets a /run of its own, since the hook mounts its directory in it.
 	c.cmd = exec.Command("nsenter", fmt.Sprintf("--user=/proc/%d/ns/user", n.cmd.Process.Pid), fmt.Sprintf("--mount=/proc/%d/ns/mnt", n.cmd.Process.Pid),
 		"unshare", "--net", "--mount", "sh", "-c", "mount -t tmpfs none /run; "+script)
 	c.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/run", "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1"}

@@ -282,8 +282,8 @@ func (p *passing) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(atOnce{w, p.conn}, struct{ io.Reader }{p}, make([]byte, 64<<10))
 }
 
-// atOnce writes to a connection by way of another writer. It sends what the other writer makes of a
-// piece with one system call.
+// atOnce writes to a connection by way of another writer. With one system call, it sends all that
+// the other writer makes of a piece.
 type atOnce struct {
 	io.Writer
 	conn *mtls.Conn

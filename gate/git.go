@@ -89,7 +89,7 @@ func newRunner(program, path string, memory, maxPush int64) *runner {
 type command struct {
 	in     io.WriteCloser // nil if git gets no input
 	out    io.ReadCloser
-	errors tail // git's messages, to us or to the client
+	errors tail // git's messages: on standard error, and those in its answer to the client
 
 	cmd        *exec.Cmd
 	mu         sync.Mutex
@@ -158,7 +158,7 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 	return c
 }
 
-// start starts git. git prints into a socket, c.out, since a pipe has room for one packet of git's.
+// start starts git. git prints into a socket, c.out: only one packet of git's fits into a pipe.
 func (c *command) start(s starter, memory uint64) error {
 	ours, theirs, err := socketPair()
 	if err != nil {

@@ -79,7 +79,7 @@ func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
 	git(t, work, "remote", "add", "gate", h.url(token, "demo"))
 	git(t, work, "push", "--quiet", "origin", "foreign:refs/heads/c")
 
-	// git itself refuses the second: another branch's name is in the way.
+	// git itself refuses c/d, and so the whole push: there is a branch c.
 	if says := gitFails(t, work, "push", "gate", ":refs/heads/side", "next:refs/heads/c/d"); !strings.Contains(says, "refs/heads/c") {
 		t.Errorf("git says\n%s", says)
 	}
@@ -87,7 +87,7 @@ func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
 		t.Errorf("kept: %q", got)
 	}
 
-	// The trail refuses this one when the old tip is kept already.
+	// Here the gate has kept the old tip before the trail refuses the push.
 	gitFails(t, work, "push", "gate", "+foreign:refs/heads/main")
 	if got := keptIn(t, demo); len(got) > 0 {
 		t.Errorf("kept although the trail refuses the push: %q", got)

@@ -78,7 +78,7 @@ func (e edit) apply(content []byte) (edited, error) {
 		}
 	}
 
-	last := map[string]int{} // for each affected key, the place of the member that counts
+	last := map[string]int{} // by affected key: the place of the member that counts (see the loop below)
 	for at := range fates {
 		last[string(x.members[at].token)] = at
 	}

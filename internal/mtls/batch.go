@@ -18,7 +18,7 @@ type batching struct {
 	*net.TCPConn
 	out *batch.Writer
 
-	established bool          // the handshake is done: before that, a peer without a certificate gets no buffer
+	established bool          // the handshake is done: a peer that has shown no certificate gets no buffer
 	busy        bool          // the last read got as much as it asked for, and that was much
 	ahead       *bytes.Buffer // nil if nothing was read ahead
 }
