@@ -2,6 +2,3 @@ package gate
 
 // LinkHooksTo makes git's hooks links to the program that find returns.
 func LinkHooksTo(find func() (path string, err error)) { hookProgram = find }
-
-// WithConnection is for tests without a server.
-var WithConnection = withConnection

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"terok-gate-hook/internal/batch"
 )
 
 // errClientGone ends a request whose client went away or stalls.
@@ -200,7 +202,11 @@ type outgoing struct {
 }
 
 func newOutgoing(w http.ResponseWriter, r *http.Request, stall time.Duration) *outgoing {
-	return &outgoing{ResponseWriter: w, conn: r.Context().Value(connectionKey{}).(holding), stall: stall}
+	conn, ok := r.Context().Value(connectionKey{}).(holding)
+	if !ok { // another server than the gate's own calls the gate
+		conn = batch.NewWriter(io.Discard)
+	}
+	return &outgoing{ResponseWriter: w, conn: conn, stall: stall}
 }
 
 // holding is a connection that collects what is written between Hold and Release (package batch).
