@@ -5,6 +5,7 @@ package gate
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -20,6 +21,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"terok-gate-hook/internal/batch"
 	"terok-gate-hook/internal/mtls"
 	"terok-gate-hook/internal/printable"
 	"terok-gate-hook/internal/trail"
@@ -93,7 +95,8 @@ func (v *visit) handOn(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { v.cut(ctx, conn) })()
+	stop := context.AfterFunc(ctx, func() { v.cut(ctx, conn) })
+	defer stop()
 
 	// If the client's body breaks off, the connection is cut. Otherwise the other gate could take
 	// half a request for a whole one.
@@ -112,9 +115,11 @@ func (v *visit) handOn(ctx context.Context) error {
 	}()
 
 	answerErr := v.passAnswer(conn, request)
-	// Interrupting the body makes it break off and ends ctx, so the causes are read before that.
+	// Interrupting the body makes it break off and ends ctx, so the causes are read before that, and
+	// nothing is cut because of it.
 	cause, clientGone := context.Cause(ctx), brokeOff.Load()
 	if answerErr != nil {
+		stop()
 		conn.Cut()
 		if v.body != nil {
 			v.body.interrupt()
@@ -279,7 +284,9 @@ type passing struct {
 // WriteTo is for [http.Request.Write], which would pass the body on in pieces of 32 KiB, with three
 // system calls for each.
 func (p *passing) WriteTo(w io.Writer) (int64, error) {
-	return io.CopyBuffer(atOnce{w, p.conn}, struct{ io.Reader }{p}, make([]byte, 64<<10))
+	buffer := batch.Buffers.Get().(*bytes.Buffer)
+	defer batch.Buffers.Put(buffer)
+	return io.CopyBuffer(atOnce{w, p.conn}, struct{ io.Reader }{p}, buffer.AvailableBuffer()[:64<<10])
 }
 
 // atOnce writes to a connection by way of another writer. With one system call, it sends all that

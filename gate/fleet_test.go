@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"bufio"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -384,5 +385,26 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	f.authority.Issue(t, "repos", nil, "repos")
 	if out := list(); !strings.Contains(out, "502") {
 		t.Errorf("with another authority: %s", out)
+	}
+}
+
+// Without a rest of the body to read, nothing may end the reading: the server reads in the
+// background, to notice that the client goes away.
+func TestAConnectionServesTheNextRequestAfterARefusal(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	body := pkt("command=ls-refs\n") + "0000"
+	request := head("POST /lib.git/git-upload-pack", f.host.issue(t, "lib"), uploadRequest, "Git-Protocol: version=2", fmt.Sprintf("Content-Length: %d", len(body))) + body
+	conn := f.host.dial(t, request)
+	answers := bufio.NewReader(conn)
+	for range 3 {
+		answer, err := http.ReadResponse(answers, nil)
+		must(t, err)
+		text, err := io.ReadAll(answer.Body)
+		must(t, err)
+		if answer.StatusCode != http.StatusNotFound || answer.Close || len(text) == 0 {
+			t.Fatalf("%s, %q, the connection closes: %v", answer.Status, text, answer.Close)
+		}
+		_, err = io.WriteString(conn, request)
+		must(t, err)
 	}
 }

@@ -87,7 +87,8 @@ func newRunner(program, path string, memory, maxPush int64) *runner {
 
 // command is a running git, with all processes that it has started, in a process group of its own.
 type command struct {
-	in     io.WriteCloser // nil if git gets no input
+	reads  bool
+	in     io.WriteCloser // nil if git reads nothing
 	out    io.ReadCloser
 	errors tail // git's messages: on standard error, and those in its answer to the client
 
@@ -105,28 +106,15 @@ func (r *runner) start(repo repository, who caller, protocol string, args ...str
 	return c, c.start(r.starter, r.memory)
 }
 
-// startReading is start for a git that reads its input from a socket, c.in. If talk is not nil, it
-// becomes git's descriptor 3.
-//
-// git reads 4 KiB of a pack at a time. A pipe would wake this program after each of these reads, and
-// a socket does so when three quarters of its buffer are free (unix_writable in Linux'
-// net/unix/af_unix.c). This makes a large push a fifth faster.
+// startReading is start for a git that reads its input from c.in. If talk is not nil, it becomes
+// git's descriptor 3.
 func (r *runner) startReading(repo repository, who caller, protocol string, talk *os.File, args ...string) (*command, error) {
 	c := r.command(repo, who, protocol, args...)
 	if talk != nil {
 		c.cmd.ExtraFiles = []*os.File{talk}
 	}
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, fmt.Errorf("make a socket for git's input: %w", err)
-	}
-	defer theirs.Close()
-	c.in, c.cmd.Stdin = ours, theirs
-	if err := c.start(r.starter, r.memory); err != nil {
-		ours.Close()
-		return nil, err
-	}
-	return c, nil
+	c.reads = true
+	return c, c.start(r.starter, r.memory)
 }
 
 // socketPair makes two sockets that are connected with each other. Only ours is non-blocking, as
@@ -158,7 +146,12 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 	return c
 }
 
-// start starts git. git prints into a socket, c.out: only one packet of git's fits into a pipe.
+// start starts git, with sockets as its input and output.
+//
+// git reads 4 KiB of a pack at a time. A pipe would wake this program after each of these reads, and
+// a socket does so when three quarters of its buffer are free (unix_writable in Linux'
+// net/unix/af_unix.c). This makes a large push a fifth faster. What git prints fills a pipe with one
+// packet, and a socket with several.
 func (c *command) start(s starter, memory uint64) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -166,8 +159,22 @@ func (c *command) start(s starter, memory uint64) error {
 	}
 	defer theirs.Close()
 	c.out, c.cmd.Stdout = ours, theirs
+
+	if c.reads {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			c.out.Close()
+			return fmt.Errorf("make a socket for git's input: %w", err)
+		}
+		defer theirs.Close()
+		c.in, c.cmd.Stdin = ours, theirs
+	}
+
 	if err := s.start(c.cmd); err != nil {
 		c.out.Close()
+		if c.in != nil {
+			c.in.Close()
+		}
 		return fmt.Errorf("start git: %w", err)
 	}
 

@@ -213,9 +213,7 @@ func (g *Gate) leftBehind(ctx context.Context, repo repository, asked string) (l
 
 // answers starts git, writes asked to its input, and calls line with each line that git prints.
 func (g *Gate) answers(ctx context.Context, git *command, asked string, line func(string)) (err error) {
-	if git.in, err = git.cmd.StdinPipe(); err != nil {
-		return err
-	}
+	git.reads = true
 	if err := git.start(g.git.starter, g.git.memory); err != nil {
 		return err
 	}

@@ -154,11 +154,15 @@ func (w *wire) deadline(t time.Time) {
 	}
 }
 
+// interrupt ends the reading of a body that has not ended. After the end, the server reads in the
+// background: if that failed, each later request on this connection would be cancelled.
 func (w *wire) interrupt() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.interrupted = true
-	_ = w.setDeadline(time.Unix(1, 0))
+	if !w.ended {
+		_ = w.setDeadline(time.Unix(1, 0))
+	}
 }
 
 func (w *wire) sofar() (bytes int64, ended bool) {

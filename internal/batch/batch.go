@@ -16,13 +16,14 @@ const Size = 66 << 10
 // Buffers is a pool of buffers for Size bytes. Only connections that transfer much data have one.
 var Buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, Size)) }}
 
-// Writer writes to another writer. Between Hold and Release, it collects what is written. It is safe
-// for concurrent use.
+// Writer writes to another writer. Between Hold and Release, it collects what is written. After the
+// first error, it writes nothing more, since a part would be missing. It is safe for concurrent use.
 type Writer struct {
 	to io.Writer
 
 	mu   sync.Mutex
 	held *bytes.Buffer // nil unless writes are collected
+	err  error         // the first error
 }
 
 // NewWriter returns a Writer that writes to another writer.
@@ -40,26 +41,32 @@ func (w *Writer) Hold() bool {
 	return true
 }
 
-// Release writes what was collected, and makes the Writer collect no more. Without a Hold, it does
+// Release writes what was collected, and makes the Writer collect no more. Without a Hold, it writes
 // nothing.
 func (w *Writer) Release() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.held == nil {
-		return nil
+		return w.err
 	}
-	err := w.flush()
+	w.flush()
 	Buffers.Put(w.held)
 	w.held = nil
-	return err
+	return w.err
 }
 
-func (w *Writer) flush() (err error) {
+func (w *Writer) flush() {
 	if w.held.Len() > 0 {
-		_, err = w.to.Write(w.held.Bytes())
+		_, _ = w.write(w.held.Bytes())
 		w.held.Reset()
 	}
-	return err
+}
+
+func (w *Writer) write(p []byte) (n int, err error) {
+	if w.err == nil {
+		n, w.err = w.to.Write(p)
+	}
+	return n, w.err
 }
 
 // Write writes p, or collects it. If that is more than Size bytes together with what was collected
@@ -68,15 +75,13 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.held == nil {
-		return w.to.Write(p)
+		return w.write(p)
 	}
 	if w.held.Len()+len(p) > Size {
-		if err := w.flush(); err != nil {
-			return 0, err
-		}
+		w.flush()
 	}
-	if len(p) > Size {
-		return w.to.Write(p)
+	if len(p) > Size || w.err != nil {
+		return w.write(p)
 	}
 	return w.held.Write(p)
 }

@@ -55,7 +55,8 @@ func TestWhatIsHeldIsWrittenAtTheReleaseAndInItsOrder(t *testing.T) {
 	}
 }
 
-func TestAnErrorComesAtTheReleaseAndOnlyThere(t *testing.T) {
+// The error can be of a write that sent a part. What came after it would be taken for the rest.
+func TestNothingIsWrittenAfterAnError(t *testing.T) {
 	to := sizes{err: errors.New("gone")}
 	w := NewWriter(&to)
 	w.Hold()
@@ -65,7 +66,20 @@ func TestAnErrorComesAtTheReleaseAndOnlyThere(t *testing.T) {
 	if err := w.Release(); err != to.err {
 		t.Errorf("the release returns %v", err)
 	}
-	if err := w.Release(); err != nil {
-		t.Errorf("a second release returns %v", err)
+
+	err := to.err
+	to.err = nil
+	if _, got := w.Write([]byte("more")); got != err {
+		t.Errorf("a later write returns %v", got)
+	}
+	w.Hold()
+	if _, got := w.Write([]byte("more")); got != err {
+		t.Errorf("a later write between Hold and Release returns %v", got)
+	}
+	if got := w.Release(); got != err {
+		t.Errorf("a later release returns %v", got)
+	}
+	if len(to.of) != 1 {
+		t.Errorf("writes of %v, not one", to.of)
 	}
 }
