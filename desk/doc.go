@@ -7,7 +7,7 @@
 //   - refs/terok/origin: upstream's refs;
 //   - refs/terok/last: for each ref, the value that the gate last took from upstream;
 //   - refs/terok/gate: the gate's objects that are to be reviewed or released, each under its id;
-//   - refs/terok/kept: what upstream has lost in releases.
+//   - refs/terok/kept: old tips that releases replaced.
 //
 // A desk that is lost is made anew, without the refs in refs/terok/last. Without these, sync deletes and
 // forces nothing.

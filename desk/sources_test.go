@@ -96,7 +96,7 @@ func TestSourcesAreRemembered(t *testing.T) {
 	}
 }
 
-func TestSourcesBeginAsNoneAndStay(t *testing.T) {
+func TestBeginSourcesKeepsAFileThatIsThere(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "desk")
 	for range 2 {
 		if err := BeginSources(dir); err != nil {
@@ -120,7 +120,7 @@ func TestSourcesBeginAsNoneAndStay(t *testing.T) {
 
 // The token file is beside root's desks. So the gate's user must be able to enter the directory
 // above both.
-func TestOtherUsersMayPassWhatRootMakesAboveTheDesks(t *testing.T) {
+func TestOtherUsersMayEnterTheDirectoryAboveTheDesks(t *testing.T) {
 	testenv.NeedRoot(t)
 	above := filepath.Join(t.TempDir(), "terok")
 	defer syscall.Umask(syscall.Umask(0o077))
@@ -134,7 +134,7 @@ func TestOtherUsersMayPassWhatRootMakesAboveTheDesks(t *testing.T) {
 	}
 }
 
-func TestSourcesThatAreBrokenOrAnotherUsersAreRefusedAndStay(t *testing.T) {
+func TestSpoiledSourcesAreRefusedAndStay(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
 		"broken":         func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) },
 		"a link":         func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink(path+"2", path)) },

@@ -256,7 +256,7 @@ func TestDoctorKnowsTheGatesService(t *testing.T) {
 				if len(wrong) == 0 || !strings.HasPrefix(wrong[0], row.says) {
 					t.Fatalf("%s: doctor says %s", row.name, wrong)
 				}
-				if len(wrong) > 1 && row.name != "a broken repository" { // which the probe asks for
+				if len(wrong) > 1 && row.name != "a broken repository" { // there, the probe fails, too
 					t.Errorf("%s: beside the cause, doctor says %s", row.name, wrong[1:])
 				}
 
@@ -293,11 +293,11 @@ func TestDoctorFindsHooksThatPodmanDoesNotRead(t *testing.T) {
 		h.must(t, h.terokGate(t, installFlags))
 		h.must(t, fmt.Sprintf("rm %q", filepath.Join(h.config, "containers.conf.d/99-terok-gate.conf")))
 		hooks := filepath.Dir(h.definition("prestart"))
-		h.must(t, fmt.Sprintf("podman --hooks-dir %q create --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q true", hooks, e.rootfs(t)))
-		t.Cleanup(func() { h.must(t, "podman rm --force --ignore --time 0 it") })
+		h.must(t, fmt.Sprintf("podman --hooks-dir %q create --name elsewhere --annotation terok.project=demo --annotation terok.task=1 --rootfs %q true", hooks, e.rootfs(t)))
+		t.Cleanup(func() { h.must(t, "podman rm --force --ignore --time 0 elsewhere") })
 		all := h.doctor(t, "")
 		finds(t, all, "hooks", "broken", "is not in force")
-		finds(t, all, "containers", "broken", "container it was made with --hooks-dir "+hooks)
+		finds(t, all, "containers", "broken", "container elsewhere was made with --hooks-dir "+hooks)
 	})
 }
 
@@ -530,7 +530,7 @@ func TestDoctorFindsARootlessUserWithoutSubordinateIDs(t *testing.T) {
 			cmd, cancel := e.command("unshare", "--mount", "--propagation", "private", "sh", "-ec", row.hide+`; exec setpriv --reuid "$1" --regid "$1" --clear-groups "$0" doctor --json`,
 				path, fmt.Sprint(testUID))
 			defer cancel()
-			cmd.SysProcAttr = nil // root hides them
+			cmd.SysProcAttr = nil // unshare and mount need root
 			cmd.Env = append(cmd.Env, "HOME="+h.dir, "XDG_RUNTIME_DIR="+h.runtimeDir)
 
 			out, err := cmd.Output()

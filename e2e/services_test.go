@@ -178,7 +178,7 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 }
 
 // forwarderIsWell checks that the forwarder runs under systemd, and what it has logged.
-// When the forwarder starts, it tries to reach an address that is not a service's: only
+// When the forwarder starts, it tests whether it can reach an address that is no service's. Only
 // root's unit can prevent that.
 func (a account) forwarderIsWell(t *testing.T) {
 	t.Helper()

@@ -11,7 +11,7 @@ import (
 )
 
 // ErrNotConfined reports that this process can reach addresses that are not those of its services.
-var ErrNotConfined = errors.New("no firewall keeps terok-gate forward from addresses other than those of its services")
+var ErrNotConfined = errors.New("no firewall limits terok-gate forward to the addresses of its services")
 
 // CheckConfined tries to send a datagram to a loopback address that no service has. A firewall that
 // lets this process reach only the services, such as IPAddressDeny= of systemd, prevents that. If

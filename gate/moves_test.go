@@ -27,7 +27,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// waitOnceMoved has git's hook wait when git has moved the refs, before it reports that.
+// waitOnceMoved has git's hook wait once the refs have moved, and not tell the gate.
 func waitOnceMoved(t *testing.T, h *harness) {
 	t.Helper()
 	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
@@ -78,7 +78,7 @@ func TestTheTrailSaysWhoMovedWhatFromWhereToWhere(t *testing.T) {
 	check(moved[2], trail.Event{Event: trail.Moved, Ref: "refs/heads/side", Old: after, New: noObject})
 }
 
-func TestTheGateFindsOutWhatAPushMovedThatWasCutTooLate(t *testing.T) {
+func TestTheGateFindsOutWhatAPushCutTooLateHasMoved(t *testing.T) {
 	for name, others := range map[string]int{"a few refs": 0, "more than a push can name": 150_000} {
 		t.Run(name, func(t *testing.T) { findOut(t, others) })
 	}
@@ -115,7 +115,7 @@ func findOut(t *testing.T, others int) {
 }
 
 // Whatever kills the git of the push may then also kill the git that the gate itself starts.
-func TestTheGateFindsOutWhatAPushMovedThoughItsGitIsKilledOnce(t *testing.T) {
+func TestTheGateFindsOutWhatAPushHasMovedThoughItsGitIsKilledOnce(t *testing.T) {
 	next := filepath.Join(memory(t), "kill-the-next")
 	h, _ := openOver(t, "case \"$*\" in *for-each-ref*) rm "+next+" 2>/dev/null && kill -KILL $$ ;; esac")
 	demo := h.demo(t, "demo", 1)
@@ -272,7 +272,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 					return
 				}
 				_, _ = io.WriteString(conn, request)
-				if (client+round)%3 > 0 { // the others hang up
+				if (client+round)%3 > 0 { // await an answer
 					_, _ = io.ReadAll(io.LimitReader(conn, 1))
 				}
 				conn.Close()

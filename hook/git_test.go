@@ -168,7 +168,7 @@ func TestARedirectDoesNotGetTheToken(t *testing.T) {
 				if err := w.push(t, says.config...); err == nil {
 					t.Error("git pushes to another server")
 				}
-				if row.name != "of the request after it" { // an empty repository needs no other request
+				if row.name != "of the request after it" { // git clones an empty repository without that request
 					if err := w.clone(t); err == nil {
 						t.Error("git clones from another server")
 					}

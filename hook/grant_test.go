@@ -19,8 +19,8 @@ func TestTheGrantIsInTheAnnotations(t *testing.T) {
 		err         string
 	}{
 		{name: "no annotations at all"},
-		{name: "annotations of others", annotations: map[string]string{"a": "b", EnvModeAnnotation: "0400"}},
-		{name: "deeper names, other programs'", annotations: map[string]string{"terok.sandbox.sidecar": "1", "my.terok.project": "demo", "terok": "x"}},
+		{name: "neither project nor task", annotations: map[string]string{"a": "b", EnvModeAnnotation: "0400"}},
+		{name: "similar names of other programs", annotations: map[string]string{"terok.sandbox.sidecar": "1", "my.terok.project": "demo", "terok": "x"}},
 		{name: "a misspelled limit beside both", annotations: map[string]string{project: "demo", task: "1", "terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
 		{name: "a misspelled limit alone", annotations: map[string]string{"terok.acess": "read"}, asked: true, err: `annotation "terok.acess" is not known`},
 		{name: "a name in capitals", annotations: map[string]string{project: "demo", task: "1", "terok.Access": "read"}, asked: true, err: `annotation "terok.Access" is not known`},

@@ -28,8 +28,8 @@ func NewToken() (Token, error) {
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
 }
 
-// check returns an error if the token must not be issued. For example, a request shows its token as
-// the user name, so an empty token would open the gate to requests without a user name.
+// check returns an error if the token must not be issued. For example, an empty token would open the
+// gate to requests without a user name, which is where a request has its token.
 func (t Token) check() error {
 	if t.isKey() {
 		return nil

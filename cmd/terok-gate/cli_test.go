@@ -168,7 +168,7 @@ func TestATokenThatCannotBePrintedIsRevoked(t *testing.T) {
 }
 
 // Once the token is issued, nothing optional may fail the hook: the container has its token.
-func TestAHookWithoutAReaderStillIssues(t *testing.T) {
+func TestAHookWithFullOutputStillIssues(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

@@ -19,7 +19,7 @@ func createCommand() *cli.Command {
 		Usage: "print a new token that belongs to no container and lives until it is revoked",
 		Flags: []cli.Flag{
 			projectFlag(), taskFlag(),
-			&cli.BoolFlag{Name: "scope", Usage: "write the key scope into the token's entry: the newer Python gates of terok accept only entries with it"},
+			&cli.BoolFlag{Name: "scope", Usage: `write "scope" into the token's entry: the newer Python gates of terok accept only entries with it`},
 			&cli.BoolFlag{Name: "hashed", Usage: "store only the token's SHA-256 in the token file, as hooks installed with --hashed do"},
 		},
 		Action: create,

@@ -176,7 +176,7 @@ func apply(manifest string) (string, error) {
 	return node.Sh("kubectl apply -f - <<'MANIFEST'\n" + manifest + "MANIFEST")
 }
 
-func TestAPodIsNotAdmittedForAProjectThatIsNotItsNamespaces(t *testing.T) {
+func TestAPodMayNameOnlyTheProjectsOfItsNamespace(t *testing.T) {
 	node.Must(t, "kubectl create namespace team")
 	testenv.Eventually(t, "the namespace has an account", func() bool {
 		_, err := node.Sh("kubectl --namespace team get serviceaccount default")
@@ -326,8 +326,7 @@ func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
 	node.Must(t, "kubectl delete pod alone")
 }
 
-// forward makes connections to the repository gate's service reach that gate's pod, as
-// kube-proxy would.
+// forward passes connections to the repository gate's service on to its pod, as kube-proxy would.
 func forward(t *testing.T, pod string) {
 	t.Helper()
 	l, err := net.Listen("tcp", repository+":9419")

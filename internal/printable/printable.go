@@ -31,8 +31,8 @@ func isVisible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
-// JSON returns the JSON text, in which characters that do not print are escaped. (encoding/json
-// does not escape control characters beyond ASCII.)
+// JSON returns the JSON text, in which characters that do not print are escaped. (Of these,
+// encoding/json escapes only those below U+0020.)
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {
