@@ -241,7 +241,7 @@ func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
 				{"demo", true}, {"wea", true}, {"ademo", false}, {"wec", false},
 			} {
 				cid := filepath.Join(dir, refuses+row.project)
-				out, err := h.sh(fmt.Sprintf("podman run --cidfile %q --annotation terok.project=%s --annotation terok.task=1 --rootfs %q true",
+				out, err := h.sh(fmt.Sprintf("podman run --cidfile %q --annotation terok.project=%s --annotation terok.task=1 --rootfs %q sh -c 'exit 7' || ended=$?; test \"$ended\" = 7",
 					cid, row.project, rootfs))
 				if starts := err == nil; starts != row.starts {
 					t.Errorf("with %s, project %s starts: %v: %v, %s", refuses, row.project, starts, err, out)

@@ -6,7 +6,6 @@ package gate
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -296,8 +295,4 @@ type atOnce struct {
 	conn *mtls.Conn
 }
 
-func (a atOnce) Write(p []byte) (int, error) {
-	a.conn.Hold()
-	n, err := a.Writer.Write(p)
-	return n, cmp.Or(err, a.conn.Release())
-}
+func (a atOnce) Write(p []byte) (int, error) { return a.conn.WriteThrough(a.Writer, p) }

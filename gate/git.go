@@ -163,7 +163,7 @@ func (c *command) start(s starter, memory uint64) error {
 	if c.reads {
 		ours, theirs, err := socketPair()
 		if err != nil {
-			c.out.Close()
+			c.close()
 			return fmt.Errorf("make a socket for git's input: %w", err)
 		}
 		defer theirs.Close()
@@ -171,16 +171,11 @@ func (c *command) start(s starter, memory uint64) error {
 	}
 
 	if err := s.start(c.cmd); err != nil {
-		c.out.Close()
-		if c.in != nil {
-			c.in.Close()
-		}
+		c.close()
 		return fmt.Errorf("start git: %w", err)
 	}
 
 	if err := limitMemory(c.cmd.Process.Pid, memory); err != nil {
-		c.out.Close()
-		c.closeIn()
 		c.cut()
 		_ = c.wait()
 		return err
@@ -208,6 +203,14 @@ func limitMemory(pid int, most uint64) error {
 		return fmt.Errorf("limit git's memory: %w", err)
 	}
 	return nil
+}
+
+// close closes this program's ends of git's input and output. It ends a write that waits for git.
+func (c *command) close() {
+	c.out.Close()
+	if c.in != nil {
+		c.in.Close()
+	}
 }
 
 // closeIn closes the command's standard input.
@@ -319,10 +322,7 @@ func (c *command) wait() error {
 	c.mu.Unlock()
 
 	err := c.cmd.Wait()
-	c.out.Close()
-	if c.in != nil {
-		c.in.Close() // ends a write that waits for git
-	}
+	c.close()
 
 	// A killed process takes a moment to end. The leader's children are ours now: see AdoptOrphans.
 	for end := time.Now().Add(goneGrace); time.Now().Before(end); {

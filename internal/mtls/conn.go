@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"sync/atomic"
 	"time"
@@ -116,10 +117,19 @@ func (c *Conn) Release() error { return c.tcp.out.Release() }
 
 // Write writes all records of p with one system call, or few.
 func (c *Conn) Write(p []byte) (int, error) {
-	if len(p) <= recordSize || !c.Hold() {
+	if len(p) <= recordSize {
 		return c.Conn.Write(p)
 	}
-	n, err := c.Conn.Write(p)
+	return c.WriteThrough(c.Conn, p)
+}
+
+// WriteThrough writes p to w, which writes to c. All that w makes of p is sent with one system call,
+// or few.
+func (c *Conn) WriteThrough(w io.Writer, p []byte) (int, error) {
+	if !c.Hold() {
+		return w.Write(p)
+	}
+	n, err := w.Write(p)
 	if failed := c.Release(); failed != nil {
 		return 0, failed
 	}
