@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"bytes"
 	"io"
-	"net/http"
 	"sync"
 )
 
@@ -15,22 +14,19 @@ import (
 // packet is written in one piece.
 var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 128<<10) }}
 
-// copyAnswer copies git's output to the client, as it comes. In error and progress messages (side
-// bands 2 and 3, and ERR packets), it replaces repo, the repository's path on this machine, with a
-// dot. It also writes these messages, unchanged, to the parameter messages. If they say that git
-// has too little memory, it sends the client a hint.
+// copyAnswer copies git's output to the client. In error and progress messages (side bands 2 and 3,
+// and ERR packets), it replaces repo, the repository's path on this machine, with a dot. It also
+// writes these messages, unchanged, to the parameter messages. If they say that git has too little
+// memory, it sends the client a hint.
 //
 // If messages is nil, the output comes from another gate, which has replaced the path already.
-// copyAnswer then copies the output as it is. copyAnswer returns an error if the client did not get
-// everything. It does not report how git ended.
-func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
-	flush := http.NewResponseController(w).Flush
+// copyAnswer then copies the output as it is. Whoever reads for out must send the client what was
+// written before each wait; copyAnswer does so only at the end. It returns an error if the client
+// did not get everything. It does not report how git ended.
+func copyAnswer(w *outgoing, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	send := func(p []byte) error {
 		n, err := w.Write(p)
 		written += int64(n)
-		if err == nil && !holdsPacket(out) {
-			err = flush()
-		}
 		return err
 	}
 
@@ -82,7 +78,7 @@ func copyAnswer(w http.ResponseWriter, out *bufio.Reader, repo string, messages 
 			continue
 		}
 		if err == io.EOF {
-			return written, nil
+			return written, w.FlushError()
 		}
 		return written, err
 	}
@@ -112,14 +108,3 @@ func serviceLine(s service, begins []byte) string {
 }
 
 var versionTwo = []byte("000eversion 2")
-
-// holdsPacket reports whether the next packet, or some output that is no packet, can be read without
-// waiting for git.
-func holdsPacket(out *bufio.Reader) bool {
-	if out.Buffered() < 4 {
-		return false
-	}
-	header, _ := out.Peek(4)
-	length, isPacket := packetLength(header)
-	return !isPacket || length <= out.Buffered()
-}

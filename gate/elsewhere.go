@@ -185,7 +185,12 @@ func (v *visit) voucher() voucher.Voucher {
 }
 
 // passAnswer reads the other gate's answer from conn and sends it to the client.
-func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
+func (v *visit) passAnswer(conn *mtls.Conn, request *http.Request) error {
+	var unsent error
+	conn.BeforeRead(func() error {
+		unsent = v.w.FlushError()
+		return unsent
+	})
 	begins := &io.LimitedReader{R: conn, N: headerLimit} // http.ReadResponse does not limit headers
 	answer, err := readAnswer(bufio.NewReader(begins), request)
 	begins.N = math.MaxInt64
@@ -208,6 +213,8 @@ func (v *visit) passAnswer(conn io.Reader, request *http.Request) error {
 	v.w.begin(v.asked)
 	v.bytes, err = copyAnswer(v.w, out, "", nil)
 	switch {
+	case unsent != nil:
+		return gone(unsent)
 	case from.err != nil:
 		return fmt.Errorf("%w: %w", errBrokenOff, from.err)
 	case err != nil:

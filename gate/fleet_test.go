@@ -115,6 +115,39 @@ func TestContainersOfAHostCloneAndPushElsewhere(t *testing.T) {
 	}
 }
 
+// In git's protocol 0, upload-pack acknowledges a commit that the client has before it reads on. If
+// the gate kept the acknowledgement until there is more output, it would wait for ever: this client
+// sends the rest of its request after the acknowledgement.
+func TestAnAnswerIsSentBeforeTheGateWaitsForMoreOfIt(t *testing.T) {
+	f := openFleet(t, gate.Settings{}, gate.Settings{})
+	demo := f.repos.demo(t, "demo", 2)
+	tip, parent := git(t, demo, "rev-parse", "main"), git(t, demo, "rev-parse", "main^")
+
+	for name, h := range map[string]*harness{"from git": f.repos, "from elsewhere": f.host} {
+		t.Run(name, func(t *testing.T) {
+			conn := h.dial(t, head("POST /demo.git/git-upload-pack", h.issue(t, "demo"),
+				"Content-Type: application/x-git-upload-pack-request", "Transfer-Encoding: chunked"))
+			send := func(chunk string) {
+				_, err := fmt.Fprintf(conn, "%x\r\n%s\r\n", len(chunk), chunk)
+				must(t, err)
+			}
+			send(pkt("want "+tip+" multi_ack_detailed\n") + "0000" + pkt("have "+parent+"\n"))
+			answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			must(t, err)
+			ack := make([]byte, len(pkt("ACK "+parent+" common\n")))
+			if _, err := io.ReadFull(answer.Body, ack); err != nil || string(ack[4:]) != "ACK "+parent+" common\n" {
+				t.Fatalf("after its first half, the request is answered with %q, %v", ack, err)
+			}
+
+			send(pkt("done\n"))
+			send("")
+			if rest, err := io.ReadAll(answer.Body); err != nil || !strings.Contains(string(rest), "PACK") {
+				t.Errorf("after that it is answered with %q, %v", rest, err)
+			}
+		})
+	}
+}
+
 func TestLimitsHoldElsewhere(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	demo := f.repos.demo(t, "demo", 3)

@@ -260,9 +260,9 @@ func (w *outgoing) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// FlushError is for http.ResponseController.
+// FlushError sends what was written. It is also for http.ResponseController.
 func (w *outgoing) FlushError() error {
-	if w.start(0) && !w.unsent {
+	if !w.begun || w.start(0) && !w.unsent {
 		return nil
 	}
 	err := cmp.Or(http.NewResponseController(w.ResponseWriter).Flush(), w.conn.Release())
@@ -272,6 +272,20 @@ func (w *outgoing) FlushError() error {
 	}
 	w.unsent = false
 	return nil
+}
+
+// flushing is git's output, which is copied to the answer. Before each read, which may wait for git,
+// it sends the client what was written. If that fails, so does the read.
+type flushing struct {
+	out    io.Reader
+	answer *outgoing
+}
+
+func (f *flushing) Read(p []byte) (int, error) {
+	if err := f.answer.FlushError(); err != nil {
+		return 0, err
+	}
+	return f.out.Read(p)
 }
 
 // finish sends what was written and not flushed.

@@ -474,7 +474,7 @@ func (v *visit) sendAnswer(ctx context.Context, git *command) error {
 	defer git.out.Close()
 	out := answerBuffers.Get().(*bufio.Reader)
 	defer answerBuffers.Put(out)
-	out.Reset(git.out)
+	out.Reset(&flushing{out: git.out, answer: v.w})
 
 	expect := 1
 	if v.asked.advertise {

@@ -21,6 +21,7 @@ type batching struct {
 	established bool          // the handshake is done: a peer that has shown no certificate gets no buffer
 	busy        bool          // the last read got as much as it asked for, and that was much
 	ahead       *bytes.Buffer // nil if nothing was read ahead
+	beforeRead  func() error  // nil, or called before each system call that reads
 }
 
 func newBatching(conn *net.TCPConn) batching {
@@ -31,6 +32,11 @@ func (b *batching) Write(p []byte) (int, error) { return b.out.Write(p) }
 
 func (b *batching) Read(p []byte) (n int, err error) {
 	if b.ahead == nil {
+		if b.beforeRead != nil {
+			if err := b.beforeRead(); err != nil {
+				return 0, err
+			}
+		}
 		if !b.busy {
 			n, err = b.TCPConn.Read(p)
 			b.busy = b.established && n == len(p) && n >= recordSize

@@ -136,6 +136,10 @@ func (c *Conn) WriteThrough(w io.Writer, p []byte) (int, error) {
 	return n, err
 }
 
+// BeforeRead makes Read call f each time before it waits for the other gate. If f returns an error,
+// so does Read.
+func (c *Conn) BeforeRead(f func() error) { c.tcp.beforeRead = f }
+
 // Dial connects to another gate. A gate that has many connections may begin the handshake late; ctx
 // limits how long Dial waits for it. With TLS 1.3, the handshake does not show whether the other
 // gate accepts our certificate; the first read does.
