@@ -204,7 +204,8 @@ type outgoing struct {
 	left        bool // the client has gone away
 	interrupted bool
 
-	unsent bool // something that the client needs may still be in a buffer
+	buffered bool // something may still be in a buffer
+	unsent   bool // something that the client needs may still be in a buffer
 }
 
 func newOutgoing(w http.ResponseWriter, r *http.Request, stall time.Duration) *outgoing {
@@ -252,7 +253,7 @@ func (w *outgoing) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 
-	w.unsent = w.unsent || needed
+	w.buffered, w.unsent = true, w.unsent || needed
 	w.conn.Hold()
 	n, err := w.ResponseWriter.Write(p)
 	w.stop()
@@ -264,7 +265,7 @@ func (w *outgoing) Write(p []byte) (int, error) {
 
 // FlushError sends what was written. It is also for http.ResponseController.
 func (w *outgoing) FlushError() error {
-	if !w.begun || w.start(0) && !w.unsent {
+	if !w.buffered || w.start(0) && !w.unsent {
 		return nil
 	}
 	err := cmp.Or(http.NewResponseController(w.ResponseWriter).Flush(), w.conn.Release())
@@ -272,7 +273,7 @@ func (w *outgoing) FlushError() error {
 	if err != nil && w.unsent {
 		return err
 	}
-	w.unsent = false
+	w.buffered, w.unsent = false, false
 	return nil
 }
 
@@ -281,21 +282,22 @@ func (w *outgoing) FlushError() error {
 type flushing struct {
 	out    io.Reader
 	answer *outgoing
-	much   bool // the last read got a part of a pack
+	piece  bool // the last read got a small piece of a pack
 }
 
-// Read lets other processes run first if git is sending a pack. git sends it in small pieces. If
-// this program read each piece as soon as it comes, and then waited for the next, a large clone
-// would take twice as much of this program's processor time.
+// Read lets other processes run first if git is sending a pack in small pieces. If this program read
+// each piece as soon as it comes, and then waited for the next, a large clone would take twice as
+// much of this program's processor time. While git is ahead, Read does not let others run: on a busy
+// machine, each time would cost a time slice.
 func (f *flushing) Read(p []byte) (n int, err error) {
 	if err := f.answer.FlushError(); err != nil {
 		return 0, err
 	}
-	if f.much {
+	if f.piece {
 		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // never fails (sched_yield(2))
 	}
 	n, err = f.out.Read(p)
-	f.much = n >= 8<<10
+	f.piece = 8<<10 <= n && n < 64<<10
 	return n, err
 }
 
