@@ -229,14 +229,13 @@ func adopt(c *cli.Context, desks, project, source string, gate desk.Gate, isFirs
 
 // absoluteSource returns a source that does not depend on the working directory.
 func absoluteSource(source string) (string, error) {
-	if desk.IsDirectory(source) {
-		return filepath.Abs(source)
-	}
-	if strings.Contains(source, ":") { // a URL
+	if strings.Contains(source, ":") && !desk.IsDirectory(source) { // a URL
 		return source, nil
 	}
-	_, err := os.Stat(source)
-	return source, err
+	if _, err := os.Stat(source); err != nil {
+		return "", err
+	}
+	return filepath.Abs(source)
 }
 
 // recordAdded writes to the trail that a project was made, and the first tip of each of its refs.

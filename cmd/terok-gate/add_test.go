@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"testing"
 
 	"terok-gate-hook/engines"
@@ -23,5 +24,26 @@ func TestAddSaysThatNoContainerMayAskForTheProject(t *testing.T) {
 		if got := notAdmitted(installed, "demo"); got != row.want {
 			t.Errorf("with --allow-project %q and --allow-read %q, add says %q, want %q", row.allowed, row.read, got, row.want)
 		}
+	}
+}
+
+func TestASourceIsKnownFromEveryWorkingDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	here, err := os.Getwd()
+	must(t, err)
+	must(t, os.Mkdir("clone", 0o755))
+	must(t, os.WriteFile("demo.bundle", nil, 0o644))
+	for source, want := range map[string]string{
+		"clone":                       here + "/clone",
+		"./demo.bundle":               here + "/demo.bundle",
+		"git@example.com:demo.git":    "git@example.com:demo.git",
+		"https://example.com/x/y.git": "https://example.com/x/y.git",
+	} {
+		if got, err := absoluteSource(source); err != nil || got != want {
+			t.Errorf("%s is taken for %q, %v", source, got, err)
+		}
+	}
+	if _, err := absoluteSource("none"); err == nil {
+		t.Error("a file that does not exist is taken for a source")
 	}
 }
