@@ -34,7 +34,7 @@ test: # all tests; the last lines say what was left out, and whether the rest pa
 	scripts/needs go podman runc busybox git sshd nginx python3 strace tools systemd man zsh fish
 	scripts/test $(TESTFLAGS)
 
-test-engines: # the tests with containers and those of the gate, with podman, crun, runc, git and systemd of newer Debians, as root
+test-engines: # the tests with containers and those of the gate, with engines, git and systemd of newer Debians, as root
 	scripts/needs go mmdebstrap
 	scripts/engines test trixie $(TESTFLAGS)
 	scripts/engines test newest $(TESTFLAGS)

@@ -171,7 +171,7 @@ func (s synced) table(p func(format string, a ...any)) {
 	p("| nothing new upstream, %s branches | `git fetch` | `terok-gate sync` | times | git processes; git processes with 10 branches | goal |", thousands(s.Branches))
 	p("|---|---|---|---|---|---|")
 	fetch, sync := s.Took.median(fetching), s.Took.median(syncing)
-	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times, no process more |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
+	p("| whole command, ms | %.0f | %.0f | %.2f | %d; %d | 1.5 times; no more processes than with 10 |", fetch, sync, sync/fetch, s.Processes[s.Branches], s.Processes[10])
 }
 
 // table writes what a service of the host costs.

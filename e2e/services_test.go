@@ -106,8 +106,8 @@ func (a account) hears(t *testing.T, id string) {
 	}
 }
 
-// Containers without a network reach services of the host through the unit that install
-// writes, whatever happens to the unit while they live.
+// Containers without a network reach services of the host through the unit that install writes, even
+// after that unit was restarted, killed, or stopped and started.
 func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -153,7 +153,7 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 			a.must(t, a.systemctl+" kill --kill-who main --signal KILL "+forwardUnit)
 			a.hears(t, id)
 
-			// Systemd keeps nothing for a service that was stopped.
+			// A stop loses the listeners in the containers' networks. A start makes new ones.
 			a.must(t, a.systemctl+" stop "+forwardUnit)
 			a.must(t, "! podman exec "+id+" sh -c 'echo x | nc 127.0.0.1 4000'")
 			if out, err := m.sh(a.user, a.gitter(t, "--rm --annotation terok.services=llm")+" true"); err == nil {
@@ -178,8 +178,8 @@ func TestServicesOfTheHostOutliveTheirForwarder(t *testing.T) {
 }
 
 // forwarderIsWell checks that the forwarder runs under systemd, and what it has logged.
-// When the forwarder starts, it tests whether it can reach an address that is no service's. Only
-// root's unit can prevent that.
+// When the forwarder starts, it tests whether it can reach an address that is no service's. It
+// cannot with root's unit, and can with a user's.
 func (a account) forwarderIsWell(t *testing.T) {
 	t.Helper()
 	show := a.must(t, a.systemctl+" show --property ActiveState,UnitFileState,NRestarts "+forwardUnit)

@@ -126,8 +126,8 @@ func converse(t *transaction) (c *conversation, theirs *os.File, err error) {
 }
 
 // listen answers the hooks. If refs have moved but the moves cannot be recorded, listen gives no
-// answer: after any answer, git would report success to the client. Without an answer, the hook
-// waits until git is ended.
+// answer: after any answer, git would report success to the client. Without one, the hook waits until
+// the gate ends git.
 func (c *conversation) listen(t *transaction) {
 	defer close(c.ended)
 	lines := bufio.NewReader(c.conn)
@@ -182,7 +182,7 @@ func hear(lines *bufio.Reader) (state string, said moves, err error) {
 // end waits until the hooks' messages have been read to the end. Call it when git, and all
 // processes that git started, have ended.
 func (c *conversation) end() {
-	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // another process may still hold the hooks' end
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second)) // in case a process still holds the hooks' end
 	<-c.ended
 	c.conn.Close()
 }

@@ -280,7 +280,7 @@ func makeLarge(repo string, files int) error {
 	return command(repo, "update-ref", "refs/heads/main", strings.TrimSpace(string(tip))).Run()
 }
 
-// command is git as a user has it who configured nothing.
+// command is git without any settings of the machine or of a user.
 func command(dir string, args ...string) *exec.Cmd {
 	cmd := exec.Command("git", append([]string{
 		"-c", "user.name=A", "-c", "user.email=a@example", "-c", "safe.directory=*", "-c", "core.compression=0", "-c", "protocol.file.allow=always",

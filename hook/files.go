@@ -108,8 +108,9 @@ func addressVariables(gateURL string, grant store.Grant) []variable {
 }
 
 // rightsVariables returns variables that say what the container may do in its own project, and
-// which other projects it may use. In TEROK_PUSH, a ref must match one pattern of each list. Commas
-// separate patterns and projects, and colons separate lists: a pattern contains neither.
+// which other projects it may use. TEROK_PUSH has one or several lists of patterns: a ref must match
+// one pattern of each list. Commas separate patterns, or projects, and colons separate lists: a
+// pattern contains neither.
 func rightsVariables(want request) []variable {
 	limits, _ := store.Entry{Grant: want.Grant, Limits: want.Limits}.In(want.Project)
 	variables := []variable{{"TEROK_ACCESS", limits.Access()}}

@@ -35,7 +35,7 @@ func TestATokenIsLimitedBySettingsAndAnnotations(t *testing.T) {
 		{"to some refs by the operator", Settings{Push: tags}, nil, store.Limits{Push: [][]string{tags}}},
 		{"to some refs by the container", Settings{}, []string{PushAnnotation, "refs/tags/*,refs/heads/*"}, store.Limits{Push: [][]string{tags}}},
 		{"to some refs by both", Settings{Push: agents}, []string{PushAnnotation, "refs/tags/*,refs/heads/*"}, store.Limits{Push: [][]string{agents, tags}}},
-		{"to all refs by the container, which the operator limits", Settings{Push: agents}, []string{PushAnnotation, "refs/**"},
+		{"to all refs by the container, to some by the operator", Settings{Push: agents}, []string{PushAnnotation, "refs/**"},
 			store.Limits{Push: [][]string{agents, {"refs/**"}}}},
 		{"to reading by the operator and refs by the container", Settings{Access: "read"}, []string{PushAnnotation, "refs/**"},
 			store.Limits{ReadOnly: true, Push: [][]string{{"refs/**"}}}},

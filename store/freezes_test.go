@@ -74,7 +74,7 @@ func TestWhatIsFrozen(t *testing.T) {
 	}
 }
 
-func TestAFileOfFreezesThatIsNotTheOperatorsFreezesEverything(t *testing.T) {
+func TestNothingIsServedIfTheFileOfFreezesIsNotTheOperators(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, path string){
 		"others can write it":    func(t *testing.T, path string) { must(t, os.Chmod(path, 0o602)) },
 		"its group can write it": func(t *testing.T, path string) { must(t, os.Chmod(path, 0o620)) },

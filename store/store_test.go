@@ -298,7 +298,7 @@ func TestACreatedTokenLivesUntilItIsRevoked(t *testing.T) {
 	}
 }
 
-func TestTokensOfOthersAreRevokedWhateverTheirNames(t *testing.T) {
+func TestEntriesOfOtherProgramsAreRevokedWhateverTheirProjectAndTask(t *testing.T) {
 	for _, name := range hostileNames {
 		f := tokenFile(t)
 		write(t, f.Path, fmt.Sprintf(`{"x": {"project": %s, "task": %s}, "y": {"project": "demo", "task": "1"}}`,

@@ -220,7 +220,7 @@ func TestALogFileThatCannotBeWrittenFailsNothing(t *testing.T) {
 	}
 }
 
-// This test is not parallel: its burst of messages may fill the log's buffer, and then
+// This test is not parallel: its burst of messages may fill the system log's buffer, and then
 // messages of other tests would be lost.
 func TestManyWritersShareALogFile(t *testing.T) {
 	const writers = 20

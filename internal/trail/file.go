@@ -82,8 +82,8 @@ func aside(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
 
 // setAside is called after a write to this descriptor. If the file has grown to its limit, setAside
 // removes expendable files and renames PATH to PATH.1. Several writers may find the file full. The
-// lock is on the file itself, so only one of them renames the file, and the others then find
-// another file at the path. What they still write is in PATH.1.
+// lock is on the file itself, so only one of them renames the file. The others do not get the lock,
+// or no longer find their file at the path. What they still write is in PATH.1.
 func setAside(path string, fd int) {
 	if size, err := unix.Seek(fd, 0, io.SeekCurrent); err != nil || size < mostBytes { // for a fifo, an error
 		return

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-func TestComplaintsAreThoseOfHooksInAllFiles(t *testing.T) {
+func TestComplaintsAreOfHooksAndOfAllFiles(t *testing.T) {
 	t.Setenv("PATH", "") // no journal
 	path := filepath.Join(t.TempDir(), "trail.log")
 	write := func(e Event) {
