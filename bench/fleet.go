@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,6 +50,8 @@ const (
 	firstIn  = "the first `git ls-remote` with a new certificate"
 	cloneIn  = "a clone of 200 MiB"
 	pushIn   = "a push of 200 MiB"
+
+	apart = ", with a processor for each machine" // follows cloneIn and pushIn
 )
 
 // The compared gates: the local one, and the first host's.
@@ -157,8 +160,8 @@ func (f *fleetGates) openssl(name string, args ...string) error {
 func (w *world) fleet(h *house, rounds int) (r fleet, err error) {
 	r.Load[0], r.Took = load(), map[string]series{}
 	defer func() { r.Load[1] = load() }()
-	for _, what := range []string{attachIn, startIn, listIn, firstIn, cloneIn, pushIn} {
-		r.Took[what] = series{}
+	for _, of := range fleetGoals {
+		r.Took[of.what] = series{}
 	}
 
 	const hosts, containers = 100, 20
@@ -166,7 +169,7 @@ func (w *world) fleet(h *house, rounds int) (r fleet, err error) {
 	if err != nil {
 		return r, err
 	}
-	for _, measure := range []func(map[string]series, int) error{f.starts, f.lists, f.transfers} {
+	for _, measure := range []func(map[string]series, int) error{f.starts, f.lists, f.transfersApart, f.transfers} {
 		if err := measure(r.Took, rounds); err != nil {
 			return r, err
 		}
@@ -238,8 +241,32 @@ func (f *fleetGates) lists(took map[string]series, rounds int) error {
 	return nil
 }
 
-// transfers measures a clone and a push of the large repository.
+// transfersApart measures a clone and a push as if the containers' host and the machine with the
+// repositories had one processor each. With the local gate, the host has the repositories, too.
+func (f *fleetGates) transfersApart(took map[string]series, rounds int) error {
+	return f.transfer(took, rounds, apart, "0", "1")
+}
+
+// transfers measures a clone and a push if both machines share all processors.
 func (f *fleetGates) transfers(took map[string]series, rounds int) error {
+	all := fmt.Sprintf("0-%d", runtime.NumCPU()-1)
+	return f.transfer(took, rounds, "", all, all)
+}
+
+// transfer measures a clone and a push of the large repository. onHost and onRepos are the
+// processors of the machines, as taskset(1) reads them.
+func (f *fleetGates) transfer(took map[string]series, rounds int, named, onHost, onRepos string) error {
+	for gate, processors := range map[*exec.Cmd]string{f.gate: onHost, f.hosts[0]: onHost, f.repos: onRepos} {
+		if err := done(exec.Command("taskset", "--all-tasks", "--cpu-list", "--pid", processors, strconv.Itoa(gate.Process.Pid))); err != nil {
+			return err
+		}
+	}
+	onHostDone := func(cmd *exec.Cmd) error {
+		placed := exec.Command("taskset", append([]string{"--cpu-list", onHost}, cmd.Args...)...)
+		placed.Dir, placed.Env = cmd.Dir, cmd.Env
+		return done(placed)
+	}
+
 	tokens := map[string]string{}
 	for _, project := range []string{large, empty} {
 		var err error
@@ -253,10 +280,10 @@ func (f *fleetGates) transfers(took map[string]series, rounds int) error {
 	for range rounds {
 		for _, gate := range inTurn() {
 			start := time.Now()
-			if err := done(git(f.dir, "clone", "--quiet", "--bare", f.url(gate, tokens[large], large), "clone")); err != nil {
+			if err := onHostDone(git(f.dir, "clone", "--quiet", "--bare", f.url(gate, tokens[large], large), "clone")); err != nil {
 				return err
 			}
-			took[cloneIn].add(gate, time.Since(start))
+			took[cloneIn+named].add(gate, time.Since(start))
 			if err := os.RemoveAll(f.path("clone")); err != nil {
 				return err
 			}
@@ -264,10 +291,10 @@ func (f *fleetGates) transfers(took map[string]series, rounds int) error {
 
 		for _, gate := range inTurn() {
 			start := time.Now()
-			if err := done(git(filepath.Join(f.house.repos, large+".git"), "push", "--quiet", f.url(gate, tokens[empty], empty), "main")); err != nil {
+			if err := onHostDone(git(filepath.Join(f.house.repos, large+".git"), "push", "--quiet", f.url(gate, tokens[empty], empty), "main")); err != nil {
 				return err
 			}
-			took[pushIn].add(gate, time.Since(start))
+			took[pushIn+named].add(gate, time.Since(start))
 			if err := errors.Join(os.RemoveAll(pushed[gate]), initBare(pushed[gate])); err != nil {
 				return err
 			}
@@ -406,12 +433,14 @@ func (f *fleetGates) hostsOwn() (sum float64) {
 	return sum
 }
 
-// fleetGoals are the goals: an action may take at most this many times as long if it is handed on.
+// fleetGoals are the goals: an action may take at most this many times as long if it is handed on. An
+// action with 0 has no goal.
 var fleetGoals = []struct {
 	what string
 	most float64
 }{
-	{attachIn, 1.05}, {startIn, 1.05}, {firstIn, 1.5}, {listIn, 1.5}, {cloneIn, 1 / 0.9}, {pushIn, 1 / 0.9},
+	{attachIn, 1.05}, {startIn, 1.05}, {firstIn, 1.5}, {listIn, 1.5},
+	{cloneIn + apart, 1 / 0.9}, {pushIn + apart, 1 / 0.9}, {cloneIn, 0}, {pushIn, 0},
 }
 
 func (r fleet) String() (text string) {
@@ -439,7 +468,11 @@ func (r fleet) table(p func(format string, a ...any)) {
 	p("|---|---|---|---|---|")
 	for _, of := range fleetGoals {
 		here, there := r.Took[of.what].median(local), r.Took[of.what].median(handsOn)
-		p("| %s | %.1f | %.1f | %.2f | %.2f |", of.what, here, there, there/here, of.most)
+		goal := ""
+		if of.most > 0 {
+			goal = fmt.Sprintf("%.2f", of.most)
+		}
+		p("| %s | %.1f | %.1f | %.2f | %s |", of.what, here, there, there/here, goal)
 	}
 
 	m := r.Many
