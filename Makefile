@@ -50,7 +50,7 @@ IMAGE =
 image: terok-gate terok-gate-hook terok-nri # for Kubernetes: make image IMAGE=registry.example/terok-gate:1
 	podman build --tag $(IMAGE) --file deploy/kubernetes/Containerfile .
 
-bench: # measures hook and gate, beside the least possible cost and other programs, into bench/, as root, in twenty minutes
+bench: # compares the hook and the gate with the least possible cost and with other programs, as root; writes to bench/; takes twenty minutes
 	scripts/needs go podman runc busybox python3 jq git strace nginx fcgiwrap openssl
 	go run ./bench
 

@@ -10,8 +10,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// The hook is on the path of every container's start: it is small, and nothing of the gate
-// or of a package for command lines is in it.
+// Each container with a token starts only after the hook has run. So the hook must be small: it links
+// neither the gate nor a package for command lines.
 func TestTheHookLinksOnlyWhatStagesNeed(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "terok-gate-hook").Output()
 	if err != nil {

@@ -462,7 +462,7 @@ func (r fleet) table(p func(format string, a ...any)) {
 	p("")
 	p("# What a gate elsewhere costs")
 	p("")
-	p("The local gate, and one that hands requests on over TLS to a gate with the same repositories, in turns; medians in milliseconds. All gates run on this machine and share its processors. Load average %s before, %s after.", r.Load[0], r.Load[1])
+	p("The local gate, and one that hands requests on over TLS to a gate with the same repositories, in turns; medians in milliseconds. All gates run on this machine, and share its processors unless a row says otherwise. Load average %s before, %s after.", r.Load[0], r.Load[1])
 	p("")
 	p("| | local | handed on | times | goal |")
 	p("|---|---|---|---|---|")

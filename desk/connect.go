@@ -12,8 +12,8 @@ import (
 // (git-remote-fd(1)).
 const peerAddress = "fd::3,4"
 
-// connect runs two commands that speak to each other: here, which runs in the desk and speaks to
-// peerAddress, and peer, which speaks to its standard input and output.
+// connect runs two commands, here and peer, that speak to each other: here runs in the desk and speaks
+// to peerAddress, and peer speaks to its standard input and output.
 func connect(here, peer *exec.Cmd) error {
 	toPeer, fromHere, err := os.Pipe()
 	if err != nil {

@@ -86,8 +86,8 @@ func TestARestoreThatIsKilledLosesNothing(t *testing.T) {
 	}
 }
 
-// gitThatLies makes git take pushes to a repository into a copy of it, and report success.
-// honest ends that.
+// gitThatLies makes git put what is pushed to a repository into a copy of that repository instead, and
+// report success. honest ends that.
 func (w *world) gitThatLies(repo string) (honest func()) {
 	w.Helper()
 	git, err := exec.LookPath("git")
@@ -180,8 +180,8 @@ exec sh -c "git ${last#git-}"
 	}
 }
 
-// onFullDisk runs a test with a small file system mounted at a directory. fill fills the file system except
-// for free bytes.
+// onFullDisk runs a test with a small file system mounted at a directory. fill fills the file system
+// until only as many bytes are left as free says.
 func onFullDisk(t *testing.T, w *world, dir string, test func(fill func(free int64))) {
 	t.Helper()
 	testenv.NeedRoot(t)

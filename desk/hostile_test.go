@@ -117,8 +117,8 @@ func TestNothingOfAHostileGateRunsOrChangesWhatIsShown(t *testing.T) {
 	if _, err := w.settings().Gate.Restore(t.Context(), "refs/heads/gone"); err != nil {
 		t.Error(err)
 	}
-	// No other setting undoes this one. So the gate's user can make a sync fail, but can do
-	// nothing else.
+	// No other setting undoes receive.procReceiveRefs. So the gate's user can make a sync fail, but can
+	// do nothing else.
 	w.git("--git-dir", w.gate, "config", "receive.procReceiveRefs", "refs")
 	w.set(w.forge, "refs/heads/main", "z")
 	if done, err := w.open().Sync(t.Context()); err == nil {
@@ -209,7 +209,7 @@ func TestContentIsShownAsText(t *testing.T) {
 	}
 }
 
-func TestBrokenObjectsInTheGateReachNothing(t *testing.T) {
+func TestBrokenObjectsInTheGateAreNotOfferedAndDoNotStopASync(t *testing.T) {
 	w := history(t)
 	w.sync()
 	w.set(w.gate, "refs/heads/agent", "x")

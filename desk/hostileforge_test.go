@@ -144,7 +144,7 @@ func TestAForgeLeadsNowhereElse(t *testing.T) {
 	go testenv.Accept(daemon, func(net.Conn) { asked.Store(true) })
 	ran := filepath.Join(t.TempDir(), "ran")
 	const redirected = "the forge redirects this address, and redirects are not followed"
-	// The rest of the path is a second argument of touch.
+	// After ext::, the path that the redirect appends is a second argument of touch.
 	for _, to := range []string{elsewhere.Source, "file://" + secret.forge, "ext::touch " + ran + " ", "git://" + daemon.Addr().String() + "/x"} {
 		w := history(t)
 		w.set(w.gate, "refs/heads/agent", "x")

@@ -47,8 +47,8 @@ func judge(origin, last, gate string, isForward func() (bool, error)) (verdict, 
 }
 
 // inTheWay returns an existing ref that keeps git from creating ref, or "" if there is none. Git allows no
-// ref below another: refs/heads/x/y cannot exist while refs/heads/x exists. parents is the result of
-// parentsOf for all.
+// ref below another: refs/heads/x/y cannot exist while refs/heads/x exists. parents is what parentsOf(all)
+// returns.
 func inTheWay(ref string, all refs, parents map[string]string) string {
 	for i := strings.LastIndexByte(ref, '/'); i > 0; i = strings.LastIndexByte(ref[:i], '/') {
 		if all[ref[:i]] != "" {

@@ -121,7 +121,7 @@ func (d *Desk) speak(ctx context.Context, command func(address string) *exec.Cmd
 	if !d.Local {
 		err := finish(command(d.Source))
 		if err != nil && strings.Contains(err.Error(), "The requested URL returned error: 30") {
-			err = fmt.Errorf("%w: the forge redirects this address, and redirects are not followed: use the address that it leads to; for an existing project, set that with terok-gate add --source", err)
+			err = fmt.Errorf("%w: the forge redirects this address, and redirects are not followed: use the address that the redirect names; for an existing project, set the new address with terok-gate add --source", err)
 		}
 		return err
 	}

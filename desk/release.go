@@ -107,7 +107,7 @@ func (o *Offer) Takes() bool {
 	return o.Behind > 0 || isTag(o.To) && o.Old != "" && o.Old != o.Object
 }
 
-// Log writes the commits that upstream lacks. If the object is an annotated tag, Log writes the tag first.
+// Log writes the commits that Ahead counts. If the object is an annotated tag, Log writes the tag first.
 // All output is made safe for a terminal. If the function pushed returns text for a commit, Log adds the
 // text as a line below the commit's id. pushed may be nil.
 func (o *Offer) Log(ctx context.Context, w io.Writer, pushed func(commit string) string) error {
@@ -147,8 +147,8 @@ func (o *Offer) log(ctx context.Context, w io.Writer, tip, without string) error
 	return copyTo(printable.Writer(w), o.desk.local(ctx, append(args, "--")...))
 }
 
-// pushedLines adds the text that pushed returns for a commit, as a line below the one with the
-// commit's id. No other line of a log can look like a line with an id, since commit messages are
+// pushedLines adds the text that the function pushed returns for a commit, as a line below the one with
+// the commit's id. No other line of a log can look like a line with an id, since commit messages are
 // indented.
 type pushedLines struct {
 	w      io.Writer

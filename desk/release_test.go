@@ -129,7 +129,7 @@ func TestReleaseToAnotherBranch(t *testing.T) {
 	}
 }
 
-func TestWhatMovesBetweenShowingAndAskingIsNotReleased(t *testing.T) {
+func TestWhatMovesBetweenShowingAndPushingIsNotReleased(t *testing.T) {
 	w := history(t)
 	w.set(w.gate, "refs/heads/topic", "y")
 	w.set(w.forge, "refs/heads/topic", "b")
@@ -215,7 +215,7 @@ func TestRestoreBringsBackWhatWasDeletedOrForced(t *testing.T) {
 	}
 }
 
-func TestWhatIsKeptIsKeptForItsTime(t *testing.T) {
+func TestExpireDropsOnlyTheTipsKeptBeforeATime(t *testing.T) {
 	w := history(t)
 	w.set(w.forge, "refs/heads/topic", "b")
 	w.sync()

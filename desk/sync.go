@@ -99,7 +99,7 @@ func (s *syncing) round(ctx context.Context) (more bool, err error) {
 }
 
 // again reports whether to try another round because a container moved a ref during the round that failed. If
-// none did, or if too many rounds in a row have failed, again returns the cause.
+// no container did, or if too many rounds in a row have failed, it returns the cause.
 func (s *syncing) again(ctx context.Context, before refs, cause error) (bool, error) {
 	const most = 20
 	now, _, err := s.Gate.refs(ctx)

@@ -181,7 +181,7 @@ func TestASymbolicRefInTheGateMovesNothingElse(t *testing.T) {
 	checkRefs(w, "refs/heads/main", "a", "a", "")
 }
 
-func TestWhatASyncThatWasKilledHadSentIsRemoved(t *testing.T) {
+func TestASyncRemovesWhatAKilledSyncHadSent(t *testing.T) {
 	w := history(t)
 	w.set(w.gate, incomingPrefix+"0", "x")
 	w.sync()

@@ -18,9 +18,10 @@ func (g Gate) Tips(ctx context.Context) (map[string]string, error) {
 }
 
 // Find returns the full id of the object that text names in the gate's repository. The beginning of an id,
-// of 4 digits or more, names the only commit whose id begins with it. A branch or a full ref name names its
-// tip. A full id is returned as it is, even if the repository lacks the object. Text that looks like the
-// beginning of an id is never taken for a branch, since containers choose the names of branches.
+// of 4 digits or more, names the only commit whose id begins with it. A branch, or the full name of a
+// branch or tag, stands for its tip. A full id is returned as it is, even if the repository lacks the
+// object. Text that looks like the beginning of an id is never taken for a branch, since containers choose
+// the names of branches.
 func (g Gate) Find(ctx context.Context, text string) (string, error) {
 	if isID(text) {
 		return text, nil

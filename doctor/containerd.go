@@ -24,7 +24,7 @@ func (e *examination) containerd() {
 	}
 
 	if _, err := exec.LookPath("containerd"); err != nil { // as in a pod
-		e.warn("not asked: its program is not in PATH", "on the machine itself: "+e.again())
+		e.warn("not asked: the program containerd is not in PATH", "on the machine itself: "+e.again())
 		return
 	}
 	version, err := e.command("containerd", "--version")

@@ -76,8 +76,8 @@ func (e *examination) devices() {
 }
 
 // devicesOfOurs returns the remedy if another user can change the file of devices. If that user can
-// change only the file itself, not its directory, the remedy is the command anew, since the file may
-// contain anything by now.
+// change only the file itself, not its directory, the remedy is the argument anew, a command that
+// replaces the file: the file may contain anything by now.
 func devicesOfOurs(file, anew string) string {
 	dir := filepath.Dir(file)
 	if engines.CheckDevicesOwner(dir) == nil {

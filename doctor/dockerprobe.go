@@ -46,7 +46,7 @@ func (e *examination) dockerProbe() {
 	started := p.saw("env")
 	switch {
 	case p.plain != nil:
-		e.broken("not tried: Docker does not start such a container without a device either: "+p.plain.Error(), e.wayToADockerContainer())
+		e.broken("not tried: Docker does not start the probe's container, even without a device: "+p.plain.Error(), e.wayToADockerContainer())
 		return
 	case p.err != nil && !started:
 		text := "a container with a device does not start: " + p.err.Error()

@@ -135,12 +135,12 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 		{"this host's certificate is from another authority", nil, func(t *testing.T, p *fleetPatient) {
 			p.host[0], p.host[1] = elsewhere(t).Issue(t, "host-a", nil, "host-a")
 		}, Broken, "PORT refuses this gate's certificate: remote error: tls: unknown certificate authority", "issue a new certificate"},
-		{"this host's certificate is from another authority, and doctor sees that itself", nil, func(t *testing.T, p *fleetPatient) {
+		{"this host's certificate is from another authority, and this host's gate sees that itself", nil, func(t *testing.T, p *fleetPatient) {
 			p.host[0], p.host[1] = elsewhere(t).Issue(t, "host-a", nil, "host-a")
 		}, Broken, "other gates refuse this gate: certificate HOST: the authority of CA has not signed it", "issue a new certificate"},
 		{"this host's certificate has ended", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
 			Broken, "PORT refuses this gate's certificate: remote error: tls: expired certificate", "see that the clocks of both machines are right"},
-		{"this host's certificate has ended, and doctor sees that itself", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
+		{"this host's certificate has ended, and this host's gate sees that itself", nil, func(t *testing.T, p *fleetPatient) { p.authority.Issue(t, "host-a", in(-time.Minute), "host-a") },
 			Broken, "other gates refuse this gate: certificate HOST: it has ended, at ", "issue a new certificate"},
 		{"this host's certificate begins later", nil, func(t *testing.T, p *fleetPatient) {
 			p.authority.Issue(t, "host-a", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, "host-a")
@@ -192,7 +192,7 @@ func TestDoctorTriesTheGateWithTheRepositories(t *testing.T) {
 	}
 }
 
-func TestDoctorChecksTheGateOfRepositoriesForOtherMachines(t *testing.T) {
+func TestDoctorChecksAGateThatServesOtherMachines(t *testing.T) {
 	var many strings.Builder
 	for i := range 1000 {
 		fmt.Fprintf(&many, "host-%03d.a-rather-long-name.example=demo\n", i)

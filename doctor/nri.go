@@ -28,7 +28,7 @@ func (e *examination) nri() {
 
 // ofRoot looks for a process that has this name and runs as root. It returns the process's
 // directory in /proc, or "" if there is no such process. A process in another pid namespace does
-// not count: it may be in a container that is a node of its own, as those of kind (Kubernetes in Docker) are.
+// not count: it may be in a container that is itself a node, as with kind (Kubernetes in Docker).
 func ofRoot(name string) (process string) {
 	ours, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {

@@ -110,7 +110,7 @@ func TestTheGateIsLetInAlone(t *testing.T) {
 		make string
 		want string
 	}{
-		"what add left":     {"mkdir -p above/repos; chown daemon above/repos; chmod 700 above above/repos", "chgrp -h daemon DIR/above && chmod g+x DIR/above"},
+		"as add leaves it":  {"mkdir -p above/repos; chown daemon above/repos; chmod 700 above above/repos", "chgrp -h daemon DIR/above && chmod g+x DIR/above"},
 		"with another file": {"mkdir -p above/repos; touch above/id; chown daemon above/repos; chmod 700 above above/repos", "see who may reach it: namei -l DIR/above/repos"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -100,7 +100,7 @@ func (e *examination) probe() {
 
 	switch {
 	case p.plain != nil:
-		e.broken("not tried: podman does not start such a container without the hooks either: "+p.plain.Error(), e.wayToAContainer())
+		e.broken("not tried: podman does not start the probe's container, even without the hooks: "+p.plain.Error(), e.wayToAContainer())
 		return
 	case p.err != nil && !p.saw("env"):
 		text := "a container with annotations does not start: " + p.err.Error()

@@ -212,7 +212,7 @@ func (e *examination) again(flags ...string) string {
 }
 
 // packages returns the command that installs packages, by their names on Debian or Fedora. On other systems,
-// it returns elsewhere.
+// it returns the argument elsewhere.
 func packages(debian, fedora []string, elsewhere string) string {
 	if _, err := exec.LookPath("apt-get"); err == nil {
 		return asRoot(append([]string{"apt-get", "install"}, debian...)...)

@@ -223,7 +223,7 @@ func TestTheWayToInstallAdmitsNoMoreThanBefore(t *testing.T) {
 		{"nothing is there", func() {}, false, "/bin/none/terok-gate install"},
 		{"nothing is there, and images annotate", func() {}, true, "/bin/none/terok-gate install " + choose},
 		{"install remembers", func() { define(ours, "terok-gate-hook", "prestart", "--allow-project", "d*") }, true, "/bin/none/terok-gate install"},
-		{"install remembers nothing that this podman needs", func() { define(ours, "terok-gate-hook", "prestart") }, true, "/bin/none/terok-gate install " + choose},
+		{"install remembers no projects, but this podman needs them", func() { define(ours, "terok-gate-hook", "prestart") }, true, "/bin/none/terok-gate install " + choose},
 		{"root's hooks", func() {
 			define(theirs, "terok-gate-hook", "--token-file", "/root/tokens.json", "--lock-timeout", "20s", "prestart", "--allow-project", "d*", "--allow-project", "it's")
 		}, true, `/bin/none/terok-gate --lock-timeout 20s install --allow-project 'd*' --allow-project 'it'\''s'`},

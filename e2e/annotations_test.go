@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Annotations that do not come from podman's command line.
+// Annotations from containers.conf and Kubernetes files, and mistakes on podman's command line.
 
 func TestAnnotationsOfContainersConfGiveEveryContainerAToken(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {

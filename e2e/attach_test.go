@@ -82,7 +82,7 @@ func (s *servedEngine) startGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	like, cancel := s.command(binary, "--token-file", s.tokenFile, "--log-file", s.log, "serve", "--repos", s.repos, "--control", s.control)
-	cancel() // like is only a model: the gate runs longer
+	cancel() // "like" is only a model: it would be killed after a minute, and the gate runs longer
 	s.gate = exec.Command(like.Path, like.Args[1:]...)
 	s.gate.Dir, s.gate.Env, s.gate.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	s.gate.Stderr = os.Stderr
@@ -165,7 +165,7 @@ func TestGitWorksInAContainerOfAnyKind(t *testing.T) {
 		args    []string
 		network string             // none if empty
 		needs   string             // a program that the network needs
-		on      func(*engine) bool // as crunAndRunc if nil
+		on      func(*engine) bool // nil: those of crunAndRunc
 		podmans
 	}{
 		{name: "without a network"},
@@ -450,7 +450,7 @@ func waitsForLock(t *testing.T, path string) bool {
 	return false
 }
 
-func TestNoNetworkOfAContainerOutlivesIt(t *testing.T) {
+func TestAContainersNetworkEndsWithTheContainer(t *testing.T) {
 	onRootsEngines(t, func(t *testing.T, e *engine) {
 		s := e.served(t)
 		c := s.create(t, gitter(t, "task")...)

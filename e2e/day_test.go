@@ -87,8 +87,8 @@ func (a account) fill(t *testing.T, directory string) forgeOf {
 
 // agent returns a command that runs a container without a network, and without anything
 // about git in its environment. The container clones demo with its library, commits, and
-// runs the script. The parameter as is empty, or a command such as setpriv, by which the
-// container does all of that as another user.
+// runs the script. If the parameter "as" is not empty, it is a command such as setpriv, by
+// which the container does all of that as another user.
 func (f forgeOf) agent(t *testing.T, task, flags, as, script string) string {
 	t.Helper()
 	image := strings.Join(plain(withGitAlone(t)), " ") + " --workdir /dev/shm " + image

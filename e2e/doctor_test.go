@@ -39,7 +39,7 @@ func (h *home) doctor(t *testing.T, flags string) []finding {
 	return all
 }
 
-// finds fails the test unless there is such a finding.
+// finds fails the test unless one finding is of this check and state, and its text contains text.
 func finds(t *testing.T, all []finding, check, state, text string) {
 	t.Helper()
 	for _, f := range all {
@@ -470,7 +470,7 @@ func TestDoctorDoesNotBlameTheHooksForPodmansFaults(t *testing.T) {
 			{"--network no-such-network", "no-such-network", "podman network ls"},
 		} {
 			all := h.doctor(t, row.flags)
-			finds(t, all, "probe", "broken", "not tried: podman does not start such a container without the hooks either: ")
+			finds(t, all, "probe", "broken", "not tried: podman does not start the probe's container, even without the hooks: ")
 			finds(t, all, "probe", "broken", row.text)
 			for _, f := range all {
 				if f.Check == "probe" && !strings.Contains(f.Remedy, row.remedy) {

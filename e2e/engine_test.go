@@ -41,8 +41,8 @@ type engine struct {
 	prepare func() error // once, before the first use
 }
 
-// podmanDir is the only part of an engine's directory that podman writes to, so a leaked
-// token would be there.
+// podmanDir is the part of an engine's directory that podman writes to, except for containers' logs
+// and pid files. A token that podman leaked would be there.
 const podmanDir = "podman"
 
 // image is in every engine's storage: a busybox, whose default command is the shell.
@@ -606,7 +606,7 @@ func endOwnEngines() {
 			continue // never used
 		}
 		_, err := e.tryPodman("rm", "--all", "--force", "--time", "0")
-		// The storage is a mount point, in the namespace that goes with the engine.
+		// In podman's mount namespace (hostArgs), the storage's directory overlay is a mount point.
 		_, err2 := e.tryHost("sh", "-c", `umount -l "$0/overlay"; rm -rf "$0" "$1"`, e.podmanPath("storage"), filepath.Join(e.dir, "tests"))
 		if err := errors.Join(err, err2); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e: clean up:", err)

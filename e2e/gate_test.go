@@ -180,7 +180,7 @@ type request struct {
 	status        int
 }
 
-// newGate serves a repository with one commit for each of the projects.
+// newGate starts a gate that serves a repository for each project. Each repository has one commit.
 func newGate(t *testing.T, tokenFile string, projects ...string) *testGate {
 	t.Helper()
 	g := &testGate{repos: t.TempDir()}

@@ -183,8 +183,8 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 			}
 		}
 
-		// A container is started without flags about hooks, as any user would, and then
-		// started again. At that second start, podman forgets such flags.
+		// A container is started as any user would start it, without the flag --hooks-dir, and
+		// then started again. At a second start, podman has forgotten that flag.
 		const see = `. /run/terok/gate.env; echo "$TEROK_GATE_TOKEN $CODE_REPO $TEROK_GATE_ENV"`
 		rootfs := e.rootfs(t)
 		run := fmt.Sprintf("podman run --name it --annotation terok.project=demo --annotation terok.task=1 --rootfs %q sh -c '%s'", rootfs, see)
@@ -222,7 +222,7 @@ func TestInstallRegistersTheHooksForGood(t *testing.T) {
 
 // A container does not start if --allow-project does not admit its project. The audit trail
 // and the system log each say once which project, and why. Podman runs precreate first.
-func TestInstalledHooksAdmitTheProjectsThatInstallWasTold(t *testing.T) {
+func TestInstalledHooksAdmitOnlyTheProjectsGivenToInstall(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		h := newHome(t, e)
 		dir := e.tempDir(t)
@@ -310,7 +310,7 @@ func TestInstallOverwritesNoForeignSettings(t *testing.T) {
 
 // If other files list hook directories, these stay in force beside install's, whether podman
 // reads the other files before or after install's file. Before 4.8, podman cannot add to a list, so
-// only the last list counts, and install says what to do.
+// only the last list counts. If that is another file's, install says what to do.
 func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 	const appends = ", {append=true}"
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
@@ -327,7 +327,7 @@ func TestInstallAndOthersListsOfHookDirectoriesAreBothInForce(t *testing.T) {
 				h := newHome(t, e)
 				canAppend := podmanIs(t, 4, 8)
 				if row.append != "" && !canAppend {
-					return // no such list
+					return // this podman has no lists that append
 				}
 
 				theirs := filepath.Join(e.tempDir(t), "their hooks")

@@ -260,7 +260,7 @@ func (m *machine) off(t *testing.T) {
 
 // makeUp configures podman to make up for what the machine lacks and a user's machine has. Without
 // CAP_SYS_RESOURCE, podman's limits and crun as root fail; without the pids controller of
-// cgroup v2, its limit of processes fails. The settings are in a drop-in: from podman 6
+// cgroup v2, podman's limit of processes fails. The settings are in a drop-in: from podman 6
 // on, a user's containers.conf hides other files, but never a drop-in.
 func (m *machine) makeUp(t *testing.T) {
 	t.Helper()

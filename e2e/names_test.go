@@ -17,7 +17,7 @@ func TestContainersAreCalledByTheirNames(t *testing.T) {
 		gate := e.withPodmanInPath(t)
 		c := e.create(t, append(annotations("demo", "1"), "--name", "called-so")...)
 		l := c.start(t)
-		// Other tests' containers may have longer names.
+		// More spaces follow the name if another test's container has a longer name.
 		if out := gate("list"); !regexp.MustCompile(c.id[:12] + ` +called-so +live `).MatchString(out) {
 			t.Errorf("the list does not show the name:\n%s", out)
 		}

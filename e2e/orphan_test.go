@@ -130,7 +130,7 @@ func TestATokenGoesWhenPodmanAndConmonAreKilled(t *testing.T) {
 		own.signal(t, pid, unix.SIGKILL)
 		watched.goesWithProcess(t, l.token, process)
 		own.sweeps(t, c.id)
-		// The first time, podman 5.4 only finds out that conmon is gone.
+		// At the first removal, podman 5.4 only finds out that conmon is gone.
 		_, _ = c.tryPodman("rm", "--force", "--time", "0", c.id)
 	})
 }

@@ -19,7 +19,7 @@ import (
 
 // A user may have put any file among the definitions. Removal reads only definitions, and
 // revokes the user's tokens whatever else is there.
-func TestRemovalWaitsForNothingAmongAUsersDefinitions(t *testing.T) {
+func TestNoFileAmongAUsersDefinitionsMakesRemovalHang(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "find", "grep", "mkfifo", "truncate")
 

@@ -16,7 +16,7 @@ import (
 // container may have, git works or is no worse off. GIT_CONFIG_PARAMETERS is documented nowhere, so
 // these tests run with every git that we have (scripts/engines).
 
-// pointed begins the scripts of the table.
+// pointed is the beginning of the containers' scripts. It defines functions for the rest.
 const pointed = `
 work() { # clones, commits and pushes a branch of this name; prints the author
 	git clone --quiet "$CODE_REPO" $1; cd $1; git switch --quiet --create $1
@@ -214,7 +214,7 @@ func withPlainGit(t *testing.T) []string {
 	return plain(withGit(t))
 }
 
-// plain returns the arguments of podman run without an environment that is about git.
+// plain removes the variables that are about git from arguments of podman run.
 func plain(args []string) []string {
 	for _, name := range []string{"EMAIL=task@example.org", "GIT_TERMINAL_PROMPT=0"} {
 		if at := slices.Index(args, name); at > 0 {

@@ -73,7 +73,7 @@ func TestGitNeedsNothingSourcedWithPrecreate(t *testing.T) {
 	})
 }
 
-func TestAConfigurationThatPrecreateRefusesStartsNoContainer(t *testing.T) {
+func TestAContainerDoesNotStartIfPrecreateRefusesItsConfiguration(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		e = e.withHooks(t, hookFlags{}, func(dir string) error { return e.addPrecreate(dir, "--gate-url", "http://gate:1") })
 		c := e.create(t, append(annotations("demo", "broken"), "--env", "GIT_CONFIG_PARAMETERS=x-"+filepath.Base(e.conf))...)

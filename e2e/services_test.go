@@ -25,7 +25,7 @@ func (s *servedEngine) forward(t *testing.T, services ...string) {
 	}
 	args := []string{"--token-file", s.tokenFile, "--log-file", s.log, "forward", "--control", control.ForwardSocket(s.control)}
 	like, cancel := s.command(binary, append(args, services...)...)
-	cancel() // like is only a model: it would be killed after a minute, and forward runs longer
+	cancel() // "like" is only a model: it would be killed after a minute, and forward runs longer
 	program := exec.Command(like.Path, like.Args[1:]...)
 	program.Dir, program.Env, program.SysProcAttr = like.Dir, like.Env, like.SysProcAttr
 	if err := program.Start(); err != nil {

@@ -99,7 +99,7 @@ func TestNothingHostileGetsIntoAFileOfTheHost(t *testing.T) {
 
 // If crun is to write to a file, precreate refuses the container before crun runs, even if
 // the container's values are valid.
-func TestPrecreateRefusesAContainerThatHasCrunWriteToTheHost(t *testing.T) {
+func TestPrecreateRefusesAContainerThatMakesCrunWriteToTheHost(t *testing.T) {
 	onRootAndRootless(t, func(t *testing.T, e *engine) {
 		own := e.withTokenFile(t, othersTokens)
 		own = own.withHooks(t, hookFlags{}, func(dir string) error { return own.addPrecreate(dir) })

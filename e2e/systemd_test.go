@@ -183,7 +183,7 @@ func TestTheServiceReachesTokenFileAndLogWhereverTheyAre(t *testing.T) {
 	m.must(t, "root", "useradd --system --create-home --home-dir /var/lib/gate gate; chmod 700 /var/lib/gate")
 
 	for _, row := range []struct{ name, prepare, tokenFile, log string }{
-		{"in a directory that comes later, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
+		{"in a directory that does not exist yet, and in root's home", "", "/srv/gate/new/tokens.json", "/root/log"},
 		{"among temporary files", "mkdir /tmp/gate", "/tmp/gate/tokens.json", "/var/tmp/log"},
 		{"the gate's, and in another user's home", "cd /var/lib/gate; echo {} >tokens.json; chown gate:gate tokens.json; chmod 640 tokens.json",
 			"/var/lib/gate/tokens.json", "/home/alice/log"},

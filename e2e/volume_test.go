@@ -60,7 +60,7 @@ func TestNoDirectoryIsMadeInAVolume(t *testing.T) {
 	})
 }
 
-func TestAVolumeThatHasTheDirectoryOrATmpfsWillDo(t *testing.T) {
+func TestTheMountPointMayBeInATmpfsOrInAVolumeThatHasIt(t *testing.T) {
 	onCrunAndRunc(t, func(t *testing.T, e *engine) {
 		for _, row := range []struct {
 			name   string

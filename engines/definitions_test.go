@@ -89,7 +89,7 @@ func TestEveryEngineReadsTheDefinitions(t *testing.T) {
 				{"a task alone", map[string]string{"terok.task": "1"}, engine.all},
 				{"an empty project", map[string]string{"terok.project": ""}, engine.all},
 				{"no annotations", nil, nil},
-				{"what podman kube generate makes of it", map[string]string{"terok.project/web.1": "demo"}, engine.all},
+				{"a project as podman kube generate writes it", map[string]string{"terok.project/web.1": "demo"}, engine.all},
 				{"a misspelled one", map[string]string{"terok.acess": "read"}, engine.all},
 				{"a name with a line break", map[string]string{"terok.project\n": "demo"}, engine.all},
 				{"no name", map[string]string{"terok.": "demo"}, engine.all},

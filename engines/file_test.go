@@ -94,8 +94,8 @@ func inTime(t *testing.T, do func()) {
 	}
 }
 
-// A power cut leaves the old file or the new one: podman starts nothing with half a
-// definition.
+// A power cut leaves the old file or the new one. With half a definition, podman would start no
+// container.
 func TestAFileIsOnDiskBeforeItIsInPlace(t *testing.T) {
 	const inside = "TEROK_TEST_WRITES"
 	if path := os.Getenv(inside); path != "" {

@@ -68,7 +68,7 @@ func TestTheUnitOfAGateOfSeveralMachinesHasANetwork(t *testing.T) {
 	}
 }
 
-// After the command that the error names, the gate can use the file.
+// Once the command that the error names has run, the gate can use the file.
 func TestTheGatesCertificateAndKeyMustBeItsOwn(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, row := range []struct {

@@ -69,8 +69,8 @@ func TestWhatOthersMayHaveWrittenIsNotInstalled(t *testing.T) {
 	}
 }
 
-// With two hooks both have to admit a project. Keeping the setting of one of them might admit
-// projects that the other did not.
+// If there are two hooks, a project needs the consent of both. If only the setting of one hook were
+// kept, it might admit projects that the other hook did not.
 func TestOfTwoDifferentListsOfProjectsNeitherIsKept(t *testing.T) {
 	for second, want := range map[string]bool{
 		`"--allow-project", "demo"`: true,

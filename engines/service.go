@@ -86,7 +86,7 @@ func (r Registration) unit(name string, place Place) ([]byte, error) {
 	runs := slices.Concat([]string{r.GateBinary()}, settings.Args(command), flags)
 	unit = replaceLine(unit, "ExecStart=", commandLine(runs))
 
-	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // systemd makes the directories of these two
+	if log := settings.LogFile; log != "" && filepath.Dir(log) != hookLogs && log != GateLog { // systemd makes hookLogs and GateLog's directory
 		writes = append(writes, log)
 	}
 	var writable []string

@@ -14,7 +14,7 @@ import (
 // half is the beginning of a request. The clients never send the rest.
 const half = "GET /demo.git/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic "
 
-// memory returns a line of the gate's /proc/PID/status about its memory, in KiB.
+// memory returns the value, in KiB, of a line about memory in the gate's /proc/PID/status.
 func (h *house) memory(t *testing.T, line string) (kib int) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.gate.Process.Pid))
@@ -62,7 +62,7 @@ func TestFiveThousandHalfRequestsCostUnder40MB(t *testing.T) {
 				must(t, err)
 			}
 
-			testenv.Eventually(t, "the gate has opened as many descriptors as it may", func() bool { return h.entries(t, "fd") >= 1024 })
+			testenv.Eventually(t, "the gate has at least 1,024 descriptors open", func() bool { return h.entries(t, "fd") >= 1024 })
 			must(t, honest.does("git clone --quiet $CODE_REPO /run/demo"))
 
 			t.Logf("memory, KiB: %d before, %d at most, %d descriptors", before, h.memory(t, "VmHWM"), h.entries(t, "fd"))

@@ -18,7 +18,7 @@ type point struct {
 
 func (p point) String() string { return fmt.Sprintf("%v %v", p.fault, p.call) }
 
-// struck is a world after a program met a fault at a point in it.
+// struck is a world in which a program has met a fault at a point.
 type struck struct {
 	*world
 	point point
@@ -101,7 +101,7 @@ func sweep(t *testing.T, s situation, faults []fault, check func(*struck) error)
 		round = nil
 		tried += len(tries)
 		atOnce(tries, func(p point) {
-			// A point can be missed by chance: how many read(2) a file takes may differ.
+			// A point can be missed by chance: the number of read(2) calls for a file may differ.
 			for range 10 {
 				r, err := strike(s, p)
 				if err != nil {

@@ -101,7 +101,7 @@ func TestAttachIsKilledAtEveryMoment(t *testing.T) {
 // The gate is killed before each call of a hook, from the hook's listen(2) on. A hook that
 // gets no answer fails and issues nothing. If the hook has had its answer, attach makes the
 // next gate serve the container. If the next gate is there at once, the hook does not fail.
-func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
+func TestTheGateIsKilledAtEveryMomentOfAHooksAttach(t *testing.T) {
 	needTracer(t)
 	for _, replaced := range []bool{false, true} {
 		t.Run(fmt.Sprintf("replaced at once: %v", replaced), func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestTheGateIsKilledAtEveryMomentOfAnAttach(t *testing.T) {
 				c, err := h.nursery.soon()
 				must(t, err)
 
-				seen := -1 // the number of its calls since listen(2)
+				seen := -1 // the number of the hook's calls since listen(2)
 				var gateErr error
 				f, err := traced(h.stage("prestart", c.id, c.pid()), h.dir, func(c call, when when, _ unix.Errno) fault {
 					if when != before || seen < 0 && c.name != "listen" {

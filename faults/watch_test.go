@@ -295,7 +295,7 @@ func TestWatchRevokesEachOfAThousandTokensWhenItsProcessDies(t *testing.T) {
 	}
 
 	if watched := w.watched(t); len(watched) != 0 {
-		// The last sweep may not have let go of the dead processes yet. A new file causes another.
+		// The last sweep may not have let go of the dead processes yet. A new file causes another sweep.
 		file.replace(t, now)
 		testenv.Eventually(t, "it holds no dead process", func() bool { return len(w.watched(t)) == 0 })
 	}
@@ -419,7 +419,7 @@ func TestWatchSurvivesAnyChangeOfFileAndDirectory(t *testing.T) {
 
 	w := startWatcher(t, path)
 	next := 0
-	whole := t // the processes end with the whole test, since in a row only what the row says may happen
+	whole := t // the processes live until the whole test ends: while a row is tested, only what the row says may happen
 
 	// proof writes a token file, and shows that a token in the file is revoked when its
 	// process dies.

@@ -55,7 +55,7 @@ func TestAContainerWithoutANetworkReachesAService(t *testing.T) {
 	}
 }
 
-func TestAContainerReachesTheGateAndItsServicesAlone(t *testing.T) {
+func TestAContainerReachesOnlyTheGateAndItsServices(t *testing.T) {
 	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0"), "db": echo(t, "tcp", "127.0.0.1:0")}, nil)
 	c := h.start(t, h.container(t, nil, llm))
 
@@ -85,7 +85,7 @@ func TestAContainerReachesTheGateAndItsServicesAlone(t *testing.T) {
 	}
 }
 
-func TestAServiceIsThereWhileTheTokenCounts(t *testing.T) {
+func TestAServiceIsReachedOnlyWhileTheTokenIsValid(t *testing.T) {
 	cutService := make(chan error, 1)
 	target := service(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
 		_, err := conn.Write([]byte("hello"))
@@ -235,8 +235,8 @@ func TestAPortThatAnotherProgramHasIsRefused(t *testing.T) {
 	}
 }
 
-// A container that opens connections as fast as it can, does not read and sends nothing does not
-// keep another container from the service.
+// A container opens connections as fast as it can, and neither reads nor sends. Another container can
+// still use the service.
 func TestAContainerThatFloodsLeavesTheServiceToOthers(t *testing.T) {
 	endless := service(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
 		for block := make([]byte, 1<<16); ; {
@@ -296,7 +296,7 @@ func TestAContainerThatFloodsLeavesTheServiceToOthers(t *testing.T) {
 	}
 }
 
-func TestNothingStaysOfContainersWithServices(t *testing.T) {
+func TestContainersWithServicesLeaveNothingBehind(t *testing.T) {
 	h := open(t, map[string]forward.Target{"llm": echo(t, "tcp", "127.0.0.1:0")}, nil)
 	lives := func(n int) (descriptors, goroutines int) {
 		for range n {

@@ -16,7 +16,7 @@ import (
 // itself.
 const neighbourVar = "TEROK_FORWARD_TEST_NEIGHBOUR"
 
-func TestAnIsolatedProcessReachesNoOtherOfItsUser(t *testing.T) {
+func TestAnIsolatedProcessReachesNoOtherProcessOfItsUser(t *testing.T) {
 	if pid := os.Getenv(neighbourVar); pid != "" {
 		isolateFrom(t, "/proc/"+pid)
 		return

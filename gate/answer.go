@@ -20,9 +20,9 @@ var answerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 
 // memory, it sends the client a hint.
 //
 // If messages is nil, the output comes from another gate, which has replaced the path already.
-// copyAnswer then copies the output as it is. Whoever reads for out must send the client what was
-// written before each wait; copyAnswer does so only at the end. It returns an error if the client
-// did not get everything. It does not report how git ended.
+// copyAnswer then copies the output as it is. Before out waits for more, the reader below it must
+// send the client what was written; copyAnswer does so only at the end. It returns an error if the
+// client did not get everything. It does not report how git ended.
 func copyAnswer(w *outgoing, out *bufio.Reader, repo string, messages *tail) (written int64, err error) {
 	send := func(p []byte) error {
 		n, err := w.Write(p)

@@ -119,7 +119,7 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 	}
 }
 
-// If both refusals were the same, people would look for a revoked token where the project is wrong.
+// If both refusals were the same, people who name a wrong project would look for a revoked token.
 func TestARefusalSaysWhetherTheTokenIsForAnotherProjectOrNotValid(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)

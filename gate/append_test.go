@@ -35,7 +35,7 @@ func TestATokenThatMayOnlyAddLosesNothing(t *testing.T) {
 		{"an annotated tag anew", []string{"+refs/tags/again:refs/tags/annotated"}, lost + ": refs/tags/annotated"},
 		{"a symbolic branch that stands for a tag, forward", []string{"+next:refs/heads/astag"}, lost + ": refs/heads/astag"},
 		{"notes to an unrelated commit", []string{"+foreign:refs/notes/commits"}, lost + ": refs/notes/commits"},
-		{"notes that are a tag, to what the tag names", []string{"+next:refs/notes/tag"}, lost + ": refs/notes/tag"},
+		{"notes that are a tag, to a child of what the tag names", []string{"+next:refs/notes/tag"}, lost + ": refs/notes/tag"},
 		{"notes that are a blob", []string{"+next:refs/notes/blob"}, lost + ": refs/notes/blob"},
 		{"several, one of which forces", []string{"next:refs/heads/new", "next:refs/heads/main", "+foreign:refs/heads/side"}, lost + ": refs/heads/side"},
 		{"several, one of which deletes", []string{"next:refs/heads/main", ":refs/tags/light"}, lost + ": refs/tags/light"},
@@ -72,7 +72,7 @@ func TestATokenThatMayOnlyAddLosesNothing(t *testing.T) {
 	}
 }
 
-// losable makes a project with refs of each kind, and a clone that has what can be pushed.
+// losable makes a project with refs of each kind, and a clone that has all that the tests push.
 func losable(t *testing.T, h *harness) (demo, work string) {
 	t.Helper()
 	demo = h.demo(t, "demo", 3)

@@ -115,8 +115,8 @@ func pidfdsIn(directory string) (pidfds []int) {
 	return pidfds
 }
 
-// The trail names what has moved, and nothing else, whenever a push is killed. If the gate was
-// killed itself, the last line about a ref may say only that the ref is to move.
+// At whatever moment a push is killed, the trail names what has moved, and nothing else. If the
+// gate was killed itself, the last line about a ref may say only that the ref is to move.
 func TestAPushThatIsKilledAtItsCommitMovesWhatTheTrailSays(t *testing.T) {
 	kills := 10 // in each way; all ways together take 10 s
 	if text := os.Getenv(killsVar); text != "" {

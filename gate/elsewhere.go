@@ -114,8 +114,8 @@ func (v *visit) handOn(ctx context.Context) error {
 	}()
 
 	answerErr := v.passAnswer(conn, request)
-	// Interrupting the body makes it break off and ends ctx, so the causes are read before that, and
-	// nothing is cut because of it.
+	// Interrupting the body makes it break off and ends ctx. So before that, the causes are read, and
+	// stop is called: then the end of ctx cuts nothing.
 	cause, clientGone := context.Cause(ctx), brokeOff.Load()
 	if answerErr != nil {
 		stop()

@@ -1,4 +1,4 @@
 package gate
 
-// LinkHooksTo makes git's hooks links to the program that find returns.
+// LinkHooksTo sets which program git's hooks are links to: find returns its path.
 func LinkHooksTo(find func() (path string, err error)) { hookProgram = find }

@@ -15,7 +15,7 @@ const (
 	longestFilter = 200
 )
 
-var badFilter = &refusal{code: http.StatusBadRequest, text: "the filter has too many parts"}
+var badFilter = &refusal{code: http.StatusBadRequest, text: "the filter is too long, has too many parts, or is encoded"}
 
 // filtered is a request to upload-pack on its way to git. If isAdmitted does not admit a filter in
 // the request, filtered ends with the error badFilter before that filter.

@@ -115,9 +115,9 @@ func TestContainersOfAHostCloneAndPushElsewhere(t *testing.T) {
 	}
 }
 
-// In git's protocol 0, upload-pack acknowledges a commit that the client has before it reads on. If
-// the gate kept the acknowledgement until there is more output, it would wait for ever: this client
-// sends the rest of its request after the acknowledgement.
+// In git's protocol 0, upload-pack acknowledges a commit that the client has, and only then reads
+// on. If the gate kept the acknowledgement until there is more output, it would wait for ever: this
+// client sends the rest of its request only when it has the acknowledgement.
 func TestAnAnswerIsSentBeforeTheGateWaitsForMoreOfIt(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	demo := f.repos.demo(t, "demo", 2)
@@ -284,7 +284,7 @@ func cutElsewhere(t *testing.T, push bool, end func(*testing.T, *fleet, string),
 }
 
 // All requests that hosts vouch for are watched by one goroutine, and each is cut.
-func TestOneWatchIsForAllThatHostsVouchFor(t *testing.T) {
+func TestOneGoroutineWatchesAllVouchedRequests(t *testing.T) {
 	f := openFleet(t, gate.Settings{PerToken: 20}, gate.Settings{PerToken: 20})
 	f.repos.demo(t, "demo", 1)
 	token := f.host.issue(t, "demo")
@@ -412,7 +412,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	// Sessions that are resumed are judged anew.
 	f.authority.Issue(t, "repos", nil, "repos")
 	if out := list(); !strings.Contains(out, "refs/heads/main") {
-		t.Errorf("with new ones: %s", out)
+		t.Errorf("with a new certificate of the gate with the repositories: %s", out)
 	}
 	testenv.NewAuthority(t, filepath.Dir(f.authority.CA))
 	f.authority.Issue(t, "repos", nil, "repos")
@@ -421,8 +421,8 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}
 }
 
-// Without a rest of the body to read, nothing may end the reading: the server reads in the
-// background, to notice that the client goes away.
+// When the body was read to its end, the gate must no longer interrupt the reading: the server then
+// reads in the background, to notice that the client goes away.
 func TestAConnectionServesTheNextRequestAfterARefusal(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	body := pkt("command=ls-refs\n") + "0000"

@@ -150,8 +150,8 @@ func (r *runner) command(repo repository, who caller, protocol string, args ...s
 //
 // git reads 4 KiB of a pack at a time. A pipe would wake this program after each of these reads, and
 // a socket does so when three quarters of its buffer are free (unix_writable in Linux'
-// net/unix/af_unix.c). This makes a large push a fifth faster. What git prints fills a pipe with one
-// packet, and a socket with several.
+// net/unix/af_unix.c). This makes a large push a fifth faster. As for git's output, one packet of
+// it fills a pipe, and a socket holds several.
 func (c *command) start(s starter, memory uint64) error {
 	ours, theirs, err := socketPair()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"terok-gate-hook/internal/trail"
 )
 
-// containerToken has a hook with these flags issue a token for a container with these annotations.
+// containerToken lets a hook with these flags issue a token for a container with these annotations.
 // The project is demo, the task 7.
 func (h *harness) containerToken(t *testing.T, flags []string, annotations map[string]string) (token string) {
 	t.Helper()
@@ -93,7 +93,7 @@ const byBoth, byFlag, byAnnotation, byNeither = "agent/7/", "agent/8/", "other/7
 var anything = []string{byBoth, byFlag, byAnnotation, byNeither}
 
 // allows returns to which branches one may push, and what is said of the others. If starts is
-// false, there is no token, since an annotation asks for an access that does not narrow.
+// false, there is no token, since the annotation asks for an access other than read and append.
 func (c combination) allows() (branches []string, says string, starts bool) {
 	if c.narrowAccess != "" && c.narrowAccess != "read" && c.narrowAccess != "append" {
 		return nil, "", false

@@ -41,7 +41,7 @@ func TestHeadNamesTheFirstBranchThatIsPushed(t *testing.T) {
 	}
 }
 
-// A limited token cannot make others clone a branch of its own.
+// A limited token must not choose which branch the clones of others check out.
 func TestALimitedTokenSetsHeadOnlyIfThereIsNoOtherBranch(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}, "task": "1"}`)

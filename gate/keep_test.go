@@ -67,7 +67,7 @@ func TestWhatAPushDeletesOrForcesIsKept(t *testing.T) {
 	}
 }
 
-func TestAPushThatMovesNothingHasNothingKept(t *testing.T) {
+func TestNothingIsKeptForAPushThatFails(t *testing.T) {
 	h := open(t, gate.Settings{Trail: func(events ...trail.Event) error {
 		if events[0].Event == trail.Moving {
 			return errors.New("the trail is full")

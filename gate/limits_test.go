@@ -113,8 +113,8 @@ func TestCommandsThatAreNotGitsAreRefused(t *testing.T) {
 	h.put(t, limitedToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/agent/**"]]}}`)
 	for name, body := range map[string]string{
 		"a signed push":                    pkt("push-cert\x00push-options") + pkt(zero+" "+one+" refs/heads/main\n") + pkt("push-cert-end\n") + "0000",
-		"a delimiter for the end":          good + "0001" + pkt(zero+" "+one+" refs/heads/main") + "0000",
-		"a response's end for the end":     good + "0002" + "0000",
+		"a delimiter, not a flush":         good + "0001" + pkt(zero+" "+one+" refs/heads/main") + "0000",
+		"a response-end, not a flush":      good + "0002" + "0000",
 		"a length of three":                good + "0003" + "0000",
 		"nothing in a packet":              good + "0004" + "0000",
 		"a length that is no number":       good + "00zz" + "0000",

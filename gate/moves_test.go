@@ -27,7 +27,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// waitOnceMoved has git's hook wait once the refs have moved, and not tell the gate.
+// waitOnceMoved makes git's hook wait as soon as the refs have moved, without telling the gate.
 func waitOnceMoved(t *testing.T, h *harness) {
 	t.Helper()
 	hook := filepath.Join(h.repos, ".hooks", "reference-transaction")
@@ -341,7 +341,7 @@ func TestTheLinesOfARefAreAChain(t *testing.T) {
 	t.Logf("%d moves", len(h.lines(trail.Moved, "refs/heads/main")))
 }
 
-func TestThousandsOfRefsHideNone(t *testing.T) {
+func TestTheTrailNamesEachOfThousandsOfRefs(t *testing.T) {
 	h := open(t, gate.Settings{})
 	demo := h.demo(t, "demo", 2)
 	token := h.issue(t, "demo")
@@ -388,7 +388,7 @@ func TestTheTrailHasAMoveBeforeTheClientHearsOfIt(t *testing.T) {
 	}
 }
 
-func TestAPushThatTheTrailCannotHaveIsRefused(t *testing.T) {
+func TestAPushThatTheTrailCannotRecordIsRefused(t *testing.T) {
 	h := open(t, gate.Settings{Trail: failsFor(trail.Moving)})
 	demo := h.demo(t, "demo", 1)
 	work := filepath.Join(h.dir, "work")

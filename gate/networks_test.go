@@ -627,7 +627,7 @@ func TestContainersStayServedWhenTheGateIsReplaced(t *testing.T) {
 	testenv.Eventually(t, "nothing is kept of them", func() bool { return len(kept(t, shelf)) == 0 })
 }
 
-func TestAContainerStartsWhileAGateThatIsReplacedEnds(t *testing.T) {
+func TestAContainerStartsWhileTheOldGateIsStopping(t *testing.T) {
 	shelf := &testenv.Shelf{}
 	h, told := attachable(t, gate.Settings{Keeper: shelf})
 	slow := h.dial(t, head("POST /demo.git/git-upload-pack", h.issue(t, "demo"), "Git-Protocol: version=2", "Connection: close",

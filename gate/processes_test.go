@@ -29,7 +29,7 @@ func openOver(t *testing.T, before string) (h *harness, runs string) {
 	return h, runs
 }
 
-func TestARequestStartsNoMoreOfGitThanItTakes(t *testing.T) {
+func TestARequestStartsNoMoreGitProcessesThanItNeeds(t *testing.T) {
 	h, runs := openOver(t, "")
 	h.demo(t, "demo", 3)
 	url := h.url(h.issue(t, "demo"), "demo")

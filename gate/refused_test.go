@@ -20,7 +20,7 @@ import (
 
 // A certificate counts only if everything in it is right. If not, the connection fails, and the gate
 // reads no request.
-func TestWhoShowsNoCertificateOfTheFleetIsNotServed(t *testing.T) {
+func TestAClientWithoutACertificateOfTheFleetIsNotServed(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	f.repos.demo(t, "demo", 1)
 	strangers := testenv.NewAuthority(t, memory(t))
@@ -271,7 +271,7 @@ func TestAContainerForgesNoVoucher(t *testing.T) {
 	}
 }
 
-func TestAVoucherCountsAtNoOtherListener(t *testing.T) {
+func TestAVoucherCountsOnlyAtTheListenerForHosts(t *testing.T) {
 	f := openFleet(t, gate.Settings{}, gate.Settings{})
 	f.repos.demo(t, "demo", 1)
 	f.repos.demo(t, "lib", 1)

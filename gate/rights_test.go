@@ -224,7 +224,7 @@ func TestAfterAThawTheTokenHasWhatItHad(t *testing.T) {
 
 // Guards against: a project is frozen at the very moment when a container starts, and the new token
 // escapes the freeze.
-func TestAContainerThatStartsAsItsProjectIsFrozenIsFrozen(t *testing.T) {
+func TestAFreezeReachesAContainerThatStartsAtThatMoment(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
 	for i := range 50 {

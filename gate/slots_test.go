@@ -76,7 +76,7 @@ func TestNoProjectLocksOutAnother(t *testing.T) {
 	}
 }
 
-func TestTheSlowestOfThoseThatHoldMoreThanTheirShareIsCut(t *testing.T) {
+func TestTheSlowestRequestOfAProjectOverItsShareIsCut(t *testing.T) {
 	h := open(t, gate.Settings{Together: 6, PerToken: 6, MaxPush: 1 << 40})
 	for _, project := range []string{"demo", "small", "other"} {
 		h.demo(t, project, 1)

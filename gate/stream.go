@@ -287,8 +287,8 @@ type flushing struct {
 
 // Read lets other processes run first if git is sending a pack in small pieces. If this program read
 // each piece as soon as it comes, and then waited for the next, a large clone would take twice as
-// much of this program's processor time. While git is ahead, Read does not let others run: on a busy
-// machine, each time would cost a time slice.
+// much of this program's processor time. While git is ahead of this program, Read does not let
+// others run: on a busy machine, each time would cost a time slice.
 func (f *flushing) Read(p []byte) (n int, err error) {
 	if err := f.answer.FlushError(); err != nil {
 		return 0, err

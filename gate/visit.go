@@ -363,7 +363,7 @@ func (v *visit) pushOutcome(ctx context.Context, t *transaction, refused bool, e
 		v.ref = t.lost
 		return t.refused // git has reported it
 	case err == nil && refused:
-		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git has reported it; err has no reason
+		return cmp.Or(context.Cause(ctx), t.over, store.ErrRevoked) // git has reported the reason; err is nil
 	case t.refused != nil && ctx.Err() == nil && !errors.Is(err, errClientGone):
 		v.ended = nil // git has ended without an answer to the client
 		return v.refusePush(ctx, t.asked, t.refused, func(move) string { return t.refused.text })
@@ -650,7 +650,7 @@ func (v *visit) origin() string {
 }
 
 // subject returns the project by which events of an origin are summarized. For a host's request, it
-// is the project of a repository: a host can invent names.
+// is empty unless the project's repository was found: a host can invent names.
 func (v *visit) subject() string {
 	if v.who.Host != "" {
 		return v.repo.project

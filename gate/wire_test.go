@@ -98,7 +98,8 @@ func TestAKeptAdvertisementIsThatOfTheRepository(t *testing.T) {
 }
 
 // In a negotiation of protocol 0, git answers before it has read the whole body. By default, Go's
-// server reads only so much of the rest before it writes the answer, and the client sends more.
+// server reads only a limited part of the rest before it writes the answer, and the client sends
+// more than that.
 func TestFiveThousandHavesAreNegotiated(t *testing.T) {
 	everyProtocol(t, func(t *testing.T, version string) {
 		for encoding, buffer := range map[string]string{

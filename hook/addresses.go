@@ -190,9 +190,9 @@ func rewriting(gateURL string, addresses map[string]address) (config []byte) {
 	return config
 }
 
-// privateModules returns GOPRIVATE, which makes Go fetch modules in these repositories directly
-// with git, without a proxy or a checksum database. The container's own
-// GOPRIVATE comes first in the value.
+// privateModules returns GOPRIVATE, which makes Go fetch the modules at these addresses directly
+// with git, without a proxy or a checksum database. The container's own GOPRIVATE comes first in
+// the value.
 func privateModules(env []string, addresses map[string]address) []variable {
 	var patterns []string
 	if own, _ := lookUp(env, "GOPRIVATE"); own != "" && printable(own) {

@@ -138,7 +138,7 @@ func TestAnImagesOwnRewritingOfTheForgeGivesWay(t *testing.T) {
 	}
 }
 
-func TestGoFetchesGrantedModulesItself(t *testing.T) {
+func TestTheGoCommandFetchesGrantedModulesWithoutAProxy(t *testing.T) {
 	s := addressesOf(t, "{"+ofLib+","+ofLibrary+"}")
 	for _, row := range []struct {
 		own, want string
@@ -170,10 +170,10 @@ func TestAddressesThatCannotBeReadAreLeftOut(t *testing.T) {
 		says   string // empty: they are read
 	}{
 		{"nothing is wrong", func(*testing.T, string) {}, ""},
-		{"for every user to read", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o644)) }, ""},
+		{"readable by every user", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o644)) }, ""},
 		{"missing", func(t *testing.T, path string) { must(t, os.Remove(path)) }, "no such file"},
-		{"for the group to write", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o660)) }, "others can write it"},
-		{"for every user to write", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o602)) }, "others can write it"},
+		{"writable by the group", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o660)) }, "others can write it"},
+		{"writable by every user", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o602)) }, "others can write it"},
 		{"another user's", func(t *testing.T, path string) {
 			testenv.NeedRoot(t)
 			must(t, os.Chown(path, 4711, 4711))
@@ -257,8 +257,8 @@ func TestOnlyTheAddressThatIsNotPlainIsLeftOut(t *testing.T) {
 	}
 }
 
-// The directory has room for all addresses that a container can have, and a container starts
-// no matter what the file holds.
+// /run/terok has room for all addresses that a container can have, and a container starts no matter
+// what the file of addresses holds.
 func TestAContainerHasTheAddressesOfAllItsProjects(t *testing.T) {
 	t.Parallel()
 	names := []string{"demo"}

@@ -32,7 +32,7 @@ func TestAContainerMayHaveOtherProjectsBesideItsOwn(t *testing.T) {
 		err         string // empty: it starts
 	}{
 		{name: "none"},
-		{name: "none are named", annotations: []string{ReadAnnotation, "", WriteAnnotation, " ,"}},
+		{name: "annotations without a name", annotations: []string{ReadAnnotation, "", WriteAnnotation, " ,"}},
 		{name: "to read", annotations: []string{ReadAnnotation, "lib"}, also: store.Also{"lib": "read"}},
 		{name: "to write", annotations: []string{WriteAnnotation, "tools"}, also: store.Also{"tools": "write"}},
 		{name: "both, with commas and spaces", annotations: []string{ReadAnnotation, "lib, docs  a,,b ", WriteAnnotation, "tools x"},
@@ -69,9 +69,9 @@ func TestAContainerMayHaveOtherProjectsBesideItsOwn(t *testing.T) {
 		{name: "one to be written, and the operator allows append", settings: Settings{Access: "append"}, annotations: []string{WriteAnnotation, "tools", ReadAnnotation, "lib"},
 			also: store.Also{"lib": "read", "tools": "write"}, limits: store.Limits{AppendOnly: true}},
 
-		{name: "patterns for its own only", settings: Settings{Push: byName}, annotations: []string{ReadAnnotation, "lib"},
+		{name: "push patterns for its own project only", settings: Settings{Push: byName}, annotations: []string{ReadAnnotation, "lib"},
 			also: store.Also{"lib": "read"}, limits: store.Limits{Push: [][]string{{"refs/heads/demo/1/*"}}}},
-		{name: "patterns for each that may be written", settings: Settings{Push: byName}, annotations: []string{WriteAnnotation, "tools", PushAnnotation, "refs/heads/{project}/**,refs/tags/{task}"},
+		{name: "push patterns for each project that may be written", settings: Settings{Push: byName}, annotations: []string{WriteAnnotation, "tools", PushAnnotation, "refs/heads/{project}/**,refs/tags/{task}"},
 			also: store.Also{"tools": "write"}, limits: store.Limits{Push: [][]string{{"refs/heads/{project}/1/*"}, {"refs/heads/{project}/**", "refs/tags/1"}}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestTheEnvFileNamesTheOtherProjects(t *testing.T) {
 }
 
 // podman kube generate adds /NAME to each annotation of the container NAME.
-func TestOtherProjectsAreThoseOfOneContainerOfAPod(t *testing.T) {
+func TestInAPodEachContainerHasItsOwnOtherProjects(t *testing.T) {
 	storage := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(storage, "containers.json"), []byte(`[{"id": "c1", "names": ["pod-web"]}]`), 0o600))
 	annotations, err := ofContainer(map[string]string{

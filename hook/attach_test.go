@@ -151,7 +151,7 @@ func TestTheGateGetsAListenerInTheContainersNetwork(t *testing.T) {
 					t.Error("the socket is in our own network")
 				}
 
-				// The hook injects first and commits last. In between, it asks the gate.
+				// The hook injects the files first and issues the token last. In between, it asks the gate.
 				if _, err := os.Stat(c.inside("/run/terok/gate.env")); err != nil {
 					t.Error(err)
 				}
@@ -247,11 +247,11 @@ func TestWithoutTheGatesYesThereIsNoToken(t *testing.T) {
 		of              error
 	}{
 		{"no gate", unix.CLONE_NEWNET, nil, "the gate does not answer: no such file or directory", "", ErrNoGate},
-		{"one that says nothing", unix.CLONE_NEWNET, func(control.Request, int) string { return "" }, "the gate does not answer: connection reset by peer", "", ErrNoGate},
-		{"one that hesitates", unix.CLONE_NEWNET, func(control.Request, int) string { select {} }, "the gate does not answer: connection timed out", "", ErrNoGate},
-		{"one that talks", unix.CLONE_NEWNET, func(control.Request, int) string { return canary }, "the gate does not answer: the log says why", "malformed", ErrNoGate},
-		{"a neighbour's address", unix.CLONE_NEWNET, refuse("taken", canary), "refused: " + ErrTaken.Error(), "canary", ErrTaken},
-		{"a neighbour", unix.CLONE_NEWNET, refuse("shared", canary), "refused: " + ErrNotAlone.Error(), "canary", ErrNotAlone},
+		{"a gate that says nothing", unix.CLONE_NEWNET, func(control.Request, int) string { return "" }, "the gate does not answer: connection reset by peer", "", ErrNoGate},
+		{"a gate that does not answer in time", unix.CLONE_NEWNET, func(control.Request, int) string { select {} }, "the gate does not answer: connection timed out", "", ErrNoGate},
+		{"a gate that answers with no JSON", unix.CLONE_NEWNET, func(control.Request, int) string { return canary }, "the gate does not answer: the log says why", "malformed", ErrNoGate},
+		{"an address that a neighbour has taken", unix.CLONE_NEWNET, refuse("taken", canary), "refused: " + ErrTaken.Error(), "canary", ErrTaken},
+		{"a network shared with a neighbour", unix.CLONE_NEWNET, refuse("shared", canary), "refused: " + ErrNotAlone.Error(), "canary", ErrNotAlone},
 		{"what the gate calls its own network", unix.CLONE_NEWNET, refuse("host", canary), "refused: " + ErrHostNetwork.Error(), "canary", ErrHostNetwork},
 		{"a version that the gate does not know", unix.CLONE_NEWNET, refuse("version", canary), "the gate refused; see its log for the reason", "canary", control.UnknownVersion},
 		{"a reason that we do not know", unix.CLONE_NEWNET, refuse(canary, ""), "the gate refused; see its log for the reason", "canary", nil},
@@ -300,7 +300,7 @@ func TestTheHookAsksAgainForAWhile(t *testing.T) {
 	}
 }
 
-func TestATokenIsNotWithheldInAnothersNetwork(t *testing.T) {
+func TestAWithheldTokenNeedsANetworkOfTheContainersOwn(t *testing.T) {
 	for path, alone := range map[string]bool{
 		"":                    true,
 		"/proc/4711/ns/net":   false,
@@ -399,7 +399,7 @@ func TestTheGatesHostNeedsNoProxy(t *testing.T) {
 
 // Root attaches only what root's hooks have handed over: a user who can write the
 // token file could name any process there.
-func TestTheHooksKeepWhatTheyHandedOver(t *testing.T) {
+func TestTheHooksRecordWhatTheyHandedOver(t *testing.T) {
 	c := prepare(t)
 	c.start(t, unix.CLONE_NEWNET)
 	gateOf(t, c, func(control.Request, int) string { return yes })
@@ -473,10 +473,10 @@ func TestTheRecordsOfAContainerThatHadNoPoststopAreRemoved(t *testing.T) {
 	}
 }
 
-func TestRecordsThatAnotherCanWriteAreNotBelieved(t *testing.T) {
+func TestRecordsThatAnotherUserCanWriteAreNotBelieved(t *testing.T) {
 	for name, spoil := range map[string]func(dir string) error{
-		"another's":        func(dir string) error { return os.Chown(dir, 12345, -1) },
-		"writable for all": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"another user's":  func(dir string) error { return os.Chown(dir, 12345, -1) },
+		"writable by all": func(dir string) error { return os.Chmod(dir, 0o777) },
 		"a symbolic link": func(dir string) error {
 			return errors.Join(os.Rename(dir, dir+"-moved"), os.Symlink(dir+"-moved", dir))
 		},

@@ -173,8 +173,8 @@ func waitAsContainer(planned string) error {
 	return nil
 }
 
-// prestart runs the hook with the recorded state of a runtime, about this
-// container and changed by edit.
+// prestart runs the hook with the recorded state of a runtime, in which the pid and the bundle are
+// this container's, and which edit has changed.
 func (c *container) prestart(t *testing.T, runtime string, edit func(state map[string]any)) (Outcome, error) {
 	t.Helper()
 	return c.hook.Prestart(c.state(t, runtime+"/prestart-pid.json", edit))

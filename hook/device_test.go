@@ -33,7 +33,7 @@ func TestADeviceNamesProjectAndTask(t *testing.T) {
 		{"another project", device, someID, map[string]string{project: "other"}, store.Grant{}, `annotation terok.project: "other" is another project than the device's, demo`},
 		{"an empty project", device, someID, map[string]string{project: ""}, store.Grant{}, "is another project than the device's"},
 		{"an empty task", device, someID, map[string]string{task: ""}, store.Grant{}, `annotation terok.task: "" is refused`},
-		{"no task, and none is made", Settings{Project: "demo"}, someID, nil, store.Grant{}, "annotation terok.project is there, terok.task is not"},
+		{"no task, and a device that makes no task", Settings{Project: "demo"}, someID, nil, store.Grant{}, "annotation terok.project is there, terok.task is not"},
 		{"a project that is not admitted", Settings{Project: "demo", TaskID: true, AllowProjects: []string{"web"}}, someID, nil, store.Grant{}, "is not among those that are admitted"},
 		{"annotations are needed, both are there", Settings{Annotated: true}, someID, map[string]string{project: "demo", task: "7"}, store.Grant{Project: "demo", Task: "7"}, ""},
 		{"annotations are needed, neither is there", Settings{Annotated: true}, someID, map[string]string{"a": "b"}, store.Grant{}, "the device needs annotations terok.project and terok.task"},
@@ -60,7 +60,7 @@ func TestADeviceNamesProjectAndTask(t *testing.T) {
 	}
 }
 
-// Two devices are two hooks of one container. The last one would win otherwise.
+// Two devices are two hooks of one container. If both gave it a token, the last one would win.
 func TestAContainerGetsOneTokenInItsLife(t *testing.T) {
 	c := prepare(t)
 	c.start(t, 0)
@@ -93,8 +93,8 @@ func TestAContainerGetsOneTokenInItsLife(t *testing.T) {
 	}
 }
 
-// With the token withheld, the gate refuses the second device as a neighbour first: the
-// reason that is printed is the same.
+// With the token withheld, the gate refuses the second hook first, as if it came from another
+// container in the network. The hook prints the same reason as when the token file refuses it.
 func TestASecondDeviceIsTheReasonEvenIfTheGateRefuses(t *testing.T) {
 	c := prepare(t)
 	c.start(t, unix.CLONE_NEWNET)

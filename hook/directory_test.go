@@ -85,7 +85,7 @@ func TestPoststopTakesALargerStateThanPrestart(t *testing.T) {
 }
 
 // A volume may be meant to be read-only, and its owner may not want the directory.
-func TestAMissingDirectoryIsMadeOnNothingOfTheHosts(t *testing.T) {
+func TestAMissingDirectoryIsNotMadeInADirectoryOfTheHost(t *testing.T) {
 	const shm = "/dev/shm"
 	if !strings.Contains(mounts(t, "self")[shm], " - tmpfs ") {
 		testenv.Cannot(t, "%s is no tmpfs", shm)

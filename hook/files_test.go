@@ -23,7 +23,7 @@ const (
 
 var someRequest = request{Grant: store.Grant{Project: "demo", Task: "1"}}
 
-// theFiles are those of a container, by name.
+// theFiles returns the contents of a container's files, by the files' names.
 func theFiles(t *testing.T, s Settings, token store.Token, env ...string) map[string]string {
 	t.Helper()
 	files, err := s.files(someRequest, token, someContainer, env)
@@ -368,7 +368,7 @@ func TestGateURLs(t *testing.T) {
 	}
 }
 
-// git knows no configuration but what the test gives it.
+// git returns a command that runs git with no configuration except what the test gives it.
 func git(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("git", args...)

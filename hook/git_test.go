@@ -16,7 +16,7 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// someBasic is how git shows someToken.
+// someBasic is the value of the header Authorization with which git sends someToken.
 var someBasic = "Basic " + base64.StdEncoding.EncodeToString([]byte(string(someToken)+":x"))
 
 // requests are the requests that a server gets, each with its header Authorization.

@@ -98,7 +98,7 @@ func TestASecondStartReplacesTokenAndEnvFile(t *testing.T) {
 	}
 }
 
-func TestNothingInTheEnvFilesPlaceIsWrittenThrough(t *testing.T) {
+func TestALinkInTheEnvFilesPlaceIsReplacedAndNotFollowed(t *testing.T) {
 	h := trial(t)
 	outside := filepath.Join(t.TempDir(), "outside")
 	must(t, os.WriteFile(outside, []byte("untouched\n"), 0o644))
@@ -128,8 +128,9 @@ func TestADirectoryInTheEnvFilesPlaceIsAnErrorAndIssuesNothing(t *testing.T) {
 	}
 }
 
-// The hook injects first and commits last. A commit that fails leaves no env file either.
-func TestAFailingCommitTakesTheEnvFileBack(t *testing.T) {
+// The hook writes the env file first and issues the token last. If it cannot issue the token, it
+// leaves no env file either.
+func TestIfTheTokenCannotBeIssuedTheEnvFileIsRemoved(t *testing.T) {
 	h := trial(t)
 	must(t, os.MkdirAll(filepath.Dir(h.Tokens.Path), 0o700))
 	must(t, os.WriteFile(h.Tokens.Path, []byte("[]\n"), 0o600))
@@ -148,10 +149,10 @@ func TestWhereEnvFilesAre(t *testing.T) {
 	for _, row := range []struct{ name, envDir, runtimeDir, root, user string }{
 		{"as told", "/a", own, "/a", "/a"},
 		{"in the user's runtime directory", "", own, own + "/terok", own + "/terok"},
-		{"in one that is yet to be made", "", own + "/run", own + "/run/terok", own + "/run/terok"},
-		{"by way of a link", "", link, "/run/terok", link + "/terok"},
-		{"without one", "", "", "/run/terok", ""},
-		{"with one that is relative", "", "b", "/run/terok", ""},
+		{"in a runtime directory that does not exist yet", "", own + "/run", own + "/run/terok", own + "/run/terok"},
+		{"with a link to a runtime directory", "", link, "/run/terok", link + "/terok"},
+		{"without a runtime directory", "", "", "/run/terok", ""},
+		{"with a relative runtime directory", "", "b", "/run/terok", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Setenv("XDG_RUNTIME_DIR", row.runtimeDir)
@@ -167,7 +168,7 @@ func TestWhereEnvFilesAre(t *testing.T) {
 	}
 }
 
-// After su, XDG_RUNTIME_DIR is still the other user's, who can put a link there.
+// After su, XDG_RUNTIME_DIR still names the other user's directory, where that user can put a link.
 func TestRootDoesNotFollowAUsersRuntimeDirectory(t *testing.T) {
 	testenv.NeedRoot(t)
 	const user = 4711

@@ -8,12 +8,12 @@ import (
 	"terok-gate-hook/store"
 )
 
-func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
+func TestIDsOfAContainerAreTranslatedToOurUserNamespace(t *testing.T) {
 	// Maps as they were seen in /proc/<pid>/uid_map.
 	const (
 		rootful = "         0     100000      65536\n"
 		keepID  = "         0          1       1000\n      1000          0          1\n      1001       1001      64536\n"
-		// The second range has no name in our user namespace.
+		// The second range is not mapped into our user namespace.
 		hidden = "         0          0          1\n         1 4294967295      65536\n"
 		whole  = "         0          0 4294967295\n"
 	)
@@ -31,8 +31,8 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 		{"keep-id, the user", keepID, 1000, 0},
 		{"keep-id, just before the user", keepID, 999, 1000},
 		{"keep-id, just after the user", keepID, 1001, 1001},
-		{"a range without a name here", hidden, 1, -1},
-		{"a range with a name beside one without", hidden, 0, 0},
+		{"a range that is not mapped here", hidden, 1, -1},
+		{"a mapped range beside one that is not", hidden, 0, 0},
 		{"all ids", whole, 4294967294, 4294967294},
 		{"the number that is not an id", whole, 4294967295, -1},
 		{"an empty map", "", 0, -1},
@@ -55,7 +55,7 @@ func TestIDsOfAContainerAsWeCallThem(t *testing.T) {
 	}
 }
 
-func TestWithoutAUserNamespaceIDsAreTheirOwn(t *testing.T) {
+func TestWithoutAUserNamespaceIDsStayTheSame(t *testing.T) {
 	process, err := store.Pin(os.Getpid())
 	must(t, err)
 	defer process.Close()

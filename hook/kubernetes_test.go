@@ -19,16 +19,16 @@ func TestAContainerOfAKubernetesPodAsksForWhatItsAnnotationsSay(t *testing.T) {
 		projects []string
 		refused  string
 	}{
-		{"the pod's", demo, demo, []string{"demo"}, ""},
-		{"others' are left out", annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", "terok.sandbox.sidecar": "x", "example.com/terok.project": "x"}, demo, []string{"demo"}, ""},
-		{"its own", annotations{ProjectAnnotation: "demo", "terok.task/work": "1", "terok.task/test": "2"}, demo, []string{"demo"}, ""},
-		{"its own before the pod's", annotations{ProjectAnnotation: "other", "terok.project/work": "demo", TaskAnnotation: "1"}, demo, []string{"demo"}, ""},
-		{"another container's, whose name is the end of its own", annotations{"terok.project/ork": "demo", "terok.task/ork": "1"}, annotations{}, nil, ""},
-		{"none", annotations{"a": "b"}, annotations{}, nil, ""},
+		{"the pod's annotations", demo, demo, []string{"demo"}, ""},
+		{"other programs' annotations are left out", annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", "terok.sandbox.sidecar": "x", "example.com/terok.project": "x"}, demo, []string{"demo"}, ""},
+		{"the container's own annotations", annotations{ProjectAnnotation: "demo", "terok.task/work": "1", "terok.task/test": "2"}, demo, []string{"demo"}, ""},
+		{"the container's own annotations before the pod's", annotations{ProjectAnnotation: "other", "terok.project/work": "demo", TaskAnnotation: "1"}, demo, []string{"demo"}, ""},
+		{"annotations of another container, whose name is the end of this one's", annotations{"terok.project/ork": "demo", "terok.task/ork": "1"}, annotations{}, nil, ""},
+		{"no annotation of ours", annotations{"a": "b"}, annotations{}, nil, ""},
 		{"other projects", annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", ReadAnnotation: "lib,abc", WriteAnnotation: "docs"},
 			annotations{ProjectAnnotation: "demo", TaskAnnotation: "1", ReadAnnotation: "lib,abc", WriteAnnotation: "docs"}, []string{"demo", "abc", "docs", "lib"}, ""},
-		{"half of them", annotations{ProjectAnnotation: "demo"}, nil, nil, "terok.task is not: set both or neither"},
-		{"a misspelled one", annotations{"terok.acess": "read"}, nil, nil, "is not known"},
+		{"a project without a task", annotations{ProjectAnnotation: "demo"}, nil, nil, "terok.task is not: set both or neither"},
+		{"a misspelled annotation", annotations{"terok.acess": "read"}, nil, nil, "is not known"},
 		{"a project that the node does not admit", annotations{ProjectAnnotation: "secret", TaskAnnotation: "1"}, nil, nil, "is not among those that are admitted"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

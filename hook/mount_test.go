@@ -416,8 +416,8 @@ func TestAProcessThatIsAZombieIsRefused(t *testing.T) {
 	c.refuses(t, "the process has ended")
 }
 
-// The kernel takes a context where SELinux is enabled and refuses the option where
-// it is not: there strace hides the refusal from the hook, so that the hook makes all its
+// A kernel in which SELinux is enabled accepts the option "context", and any other kernel refuses
+// it. In the latter case, strace hides the refusal from the hook, so that the hook makes all its
 // calls.
 func TestTheMountLabelIsTheContextOfTheDirectory(t *testing.T) {
 	const label, created = "system_u:object_r:container_file_t:s0:c1,c2", "(created)"

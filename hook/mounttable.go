@@ -29,7 +29,7 @@ func checkPropagation(m *mountinfo.Info) error {
 
 // checkNewDirectory refuses a new directory in parent if parent is on a bind mount or a
 // volume. Such a mount may be meant to be read-only, but crun makes it read-only only after our
-// hook (seen with crun 1.8.1). If the container's root is the host's root, no permissions keep
+// hook (seen with crun 1.8.1). If the container's root user is the host's, no permissions keep
 // makeDirectory from writing there. So a directory is made only on the root file system, or on a
 // tmpfs of the container's own.
 func (known mountsKnown) checkNewDirectory(root, parent *os.File) error {

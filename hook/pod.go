@@ -51,7 +51,8 @@ func ofContainer(annotations map[string]string, findName func() (string, error))
 	return meant, nil
 }
 
-// nameInPod returns the longest of the names in the annotations that match called, the container's name.
+// nameInPod returns the longest of names that matches called. called is the container's name, and
+// names come from the annotations.
 //
 // Podman calls the container NAME of a pod POD-NAME. The match is not exact, since the pod's name
 // may have dashes too: POD-b-a can be the container b-a of POD or the container a of POD-b. An

@@ -29,7 +29,7 @@ func TestAnAnnotationForOneContainerOfAPodCountsForIt(t *testing.T) {
 		{"a's, in a container that may be a or b-a, since the pod's name is not known", "pod-b-a", map[string]string{project + "/a": "demo"}, map[string]string{project: "demo"}},
 		{"its own goes before the pod's", "pod-web", map[string]string{project: "pods", task: "1", project + "/web": "own"}, map[string]string{project: "own", task: "1"}},
 		{"another's does not go before the pod's", "pod-db", map[string]string{project: "pods", project + "/web": "own"}, map[string]string{project: "pods"}},
-		{"its own, unknown", "pod-web", map[string]string{"terok.acess/web": "read"}, map[string]string{"terok.acess": "read"}},
+		{"its own, with an unknown NAME", "pod-web", map[string]string{"terok.acess/web": "read"}, map[string]string{"terok.acess": "read"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for range 8 { // whatever the order of a map

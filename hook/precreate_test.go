@@ -64,7 +64,7 @@ func TestPrecreateAddsPointersToTheEnvironment(t *testing.T) {
 				t.Errorf("environment (-want +got):\n%s", diff)
 			}
 
-			// Podman may filter what was filtered: nothing is added twice.
+			// Podman may run precreate again on what precreate returned: nothing is added twice.
 			again := precreate(t, row.hook, string(out))
 			if diff := cmp.Diff(envOf(t, out), envOf(t, again)); diff != "" {
 				t.Errorf("a second time (-first +second):\n%s", diff)

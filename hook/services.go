@@ -146,7 +146,7 @@ func (s Settings) service(name, project string) (Service, error) {
 		}
 		return service, nil
 	}
-	return Service{}, instead("a service is not among those of this host, which --service names", fmt.Errorf("service %.64q is not among those of this host, which --service names", name))
+	return Service{}, instead("the container asks for a service that no --service of this host describes", fmt.Errorf("service %.64q: no --service of this host describes it", name))
 }
 
 // admitsService reports whether AllowServices admits the service for the project.

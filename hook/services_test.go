@@ -114,8 +114,8 @@ func TestAContainerGetsTheServicesThatItsProjectMayUse(t *testing.T) {
 		{"web", "llm", "llm", ""},
 		{"web", "llm,vector-db", "", `annotation terok.services: the project may not use service "vector-db": see --allow-service`},
 		{"other", "llm", "", `annotation terok.services: the project may not use service "llm": see --allow-service`},
-		{"demo", "cache", "", `annotation terok.services: service "cache" is not among those of this host`},
-		{"demo", "LLM", "", `annotation terok.services: service "LLM" is not among those of this host`},
+		{"demo", "cache", "", `annotation terok.services: service "cache": no --service of this host describes it`},
+		{"demo", "LLM", "", `annotation terok.services: service "LLM": no --service of this host describes it`},
 		{"demo", "llm,llm", "", `annotation terok.services: service "llm" is named twice`},
 	} {
 		want, _, err := served.request(map[string]string{ProjectAnnotation: row.project, TaskAnnotation: "1", ServicesAnnotation: row.asked})
@@ -220,7 +220,7 @@ func TestWithoutTheForwardersYesThereIsNoToken(t *testing.T) {
 		way    string
 	}{
 		"no forwarder": {nil, "terok-gate forward does not answer: no such file or directory", ErrNoForward, ": start it, as the service terok-gate-forward or with terok-gate forward"},
-		"one without the service": {func(control.Request, int) string { return `{"version":1,"refused":"service"}` },
+		"a forwarder without the service": {func(control.Request, int) string { return `{"version":1,"refused":"service"}` },
 			"refused: terok-gate forward does not have the service", ErrUnknownService, ": start it again with the --service flags that the hooks have, as terok-gate install does"},
 		"another program at its port": {func(control.Request, int) string { return `{"version":1,"refused":"taken"}` },
 			"refused: another program in the container's network uses the service's address", ErrServiceTaken, ": see who listens there, or choose another port with --service NAME=PORT:ADDRESS"},

@@ -98,7 +98,7 @@ type Flag struct {
 
 // Flags are all flags, in the order in which [Settings.Args] writes them.
 var Flags = []Flag{
-	{Name: "token-file", Usage: "the token file `F`; default: what the path command prints; required in a user namespace", Path: true,
+	{Name: "token-file", Usage: "the token file `F`; default: the path that terok-gate path prints; required in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.Tokens.Path }},
 	{Name: "log-file", Usage: "append events to the file `F`, as JSON lines; default: /var/log/terok-gate/trail.log for root, else terok-gate/trail.log in ${XDG_STATE_HOME:-~/.local/state}; none in a user namespace", Path: true,
 		field: func(s *Settings) any { return &s.LogFile }},

@@ -124,7 +124,7 @@ func TestOneSettingIsCopied(t *testing.T) {
 	}
 }
 
-func TestADefinitionWaitsLongerThanItsStageAndTheStageLongerThanForLockAndGate(t *testing.T) {
+func TestTheTimeoutIsLongerThanTheDeadlineAndTheDeadlineThanTheWaits(t *testing.T) {
 	for given, waits := range map[time.Duration]time.Duration{0: store.DefaultLockTimeout, time.Second: time.Second, 90 * time.Second: 90 * time.Second} {
 		s := Settings{Tokens: store.File{LockTimeout: given}}
 		if s.Deadline() <= waits || s.Timeout() <= s.Deadline() {

@@ -93,7 +93,7 @@ func TestAContainerOfAnAnnotatedPodGetsTheDeviceOrIsRefused(t *testing.T) {
 }
 
 // Engines can be told to pass a pod's annotations on to its containers.
-func TestTheHookReadsAnnotationsWithoutNamesOfContainers(t *testing.T) {
+func TestTheHookGetsNoAnnotationThatNamesAContainer(t *testing.T) {
 	p := onNode(t, hook.Settings{}, "team=demo")
 	annotations := map[string]string{"terok.project": "demo", "terok.task/work": "1", "terok.task/test": "2", "example.com/x": "y"}
 	got, err := p.adjust(&api.PodSandbox{Namespace: "team", Annotations: annotations}, &api.Container{Name: "work", Annotations: annotations})
@@ -109,7 +109,7 @@ func TestTheHookReadsAnnotationsWithoutNamesOfContainers(t *testing.T) {
 }
 
 // Device plugins, for example, can give a container annotations that its pod does not have.
-func TestTheHookReadsNoAnnotationThatThePodDoesNotHave(t *testing.T) {
+func TestTheHookReadsOnlyAnnotationsOfThePod(t *testing.T) {
 	p := onNode(t, hook.Settings{}, "team=demo")
 	pod := map[string]string{"terok.project": "demo", "terok.task": "1"}
 	of := map[string]string{"terok.project": "demo", "terok.task": "2", "terok.read": "secret", "terok.access": "write", "terok.x.y": "z", "example.com/x": "y"}

@@ -100,10 +100,10 @@ func (w *watch) attach(settings hook.Settings) error {
 	}
 	for _, e := range living {
 		if err := settings.Attach(e); err != nil {
-			slog.Warn("a container is without the gate", "container", e.Container, "error", hook.Detail(err))
+			slog.Warn("the new gate cannot serve a container", "container", e.Container, "error", hook.Detail(err))
 		}
 	}
-	slog.Info("a gate is there", "containers", len(living))
+	slog.Info("a new gate is running", "containers", len(living))
 	w.gate = socket.Ino
 	return nil
 }

@@ -122,7 +122,7 @@ func TestSettingTheTaintLeavesOtherTaintsAlone(t *testing.T) {
 	}
 }
 
-func TestTheTaintIsOnTheNodeUnlessItIsReady(t *testing.T) {
+func TestANodeHasTheTaintUnlessItIsReady(t *testing.T) {
 	n := &node{taints: []string{"a"}}
 	api := serve(t, n)
 	p := onNode(t, hook.Settings{}, "team=demo")

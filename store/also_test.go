@@ -13,7 +13,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Each row is an entry with its own project, others and limits, and what it allows in each.
+// Each row is an entry, and what it allows in its own project demo, in lib, tools and other, and in
+// a project without a name.
 func TestWhatATokenForSeveralProjectsAllowsInEach(t *testing.T) {
 	const several = `"also": {"lib": "read", "tools": "write"}`
 	type allowed struct {
@@ -29,7 +30,7 @@ func TestWhatATokenForSeveralProjectsAllowsInEach(t *testing.T) {
 		name, entry                    string
 		demo, lib, tools, other, empty allowed
 	}{
-		{"its own alone", `{"project": "demo"}`, everything, none, none, none, none},
+		{"its own project alone", `{"project": "demo"}`, everything, none, none, none, none},
 		{"without limits", `{"project": "demo", ` + several + `}`, everything, reads, everything, none, none},
 		{"read only", `{"limited": {"project": "demo", "access": "read", ` + several + `}}`, reads, reads, reads, none, none},
 		{"append only", `{"limited": {"project": "demo", "access": "append", ` + several + `}}`,
@@ -116,7 +117,8 @@ func TestProjectsAreListedByTheirAccess(t *testing.T) {
 	}
 }
 
-// Another program may write such entries. They count, but only for their own project.
+// Another program may write a key "also" that names no other project or is not understood. The
+// entry counts, but only for its own project.
 func TestATokenIsServedForItsOwnProjectWhateverItSaysOfOthers(t *testing.T) {
 	for _, also := range []string{`7`, `null`, `"lib"`, `["lib"]`, `{}`, `{"lib": 1}`, `{"lib": "read", "../x": "read"}`} {
 		r, _ := reader(t, entry(someToken, `{"project": "demo", "also": `+also+`}`))

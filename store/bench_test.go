@@ -126,7 +126,8 @@ func withTokens(b *testing.B, tokens int, process *Process) File {
 	return f
 }
 
-// canonicalContent returns the content of such a token file, in the canonical form.
+// canonicalContent returns the content of a token file as withTokens makes it, in the canonical
+// form.
 func canonicalContent(b *testing.B, tokens int, process *Process) []byte {
 	b.Helper()
 	var members [][]byte
@@ -161,7 +162,8 @@ func elsewhere(b *testing.B) *Process {
 	return p
 }
 
-// BenchmarkReader measures a gate's first request after a change.
+// BenchmarkReader measures a gate's first request after the token file's times have changed. The
+// gate reads the file again, and finds the same content.
 func BenchmarkReader(b *testing.B) {
 	for _, tokens := range []int{1, 1000, 20_000} {
 		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {

@@ -253,7 +253,7 @@ func TestAUserWhoMayNotReadOrWriteChangesNothing(t *testing.T) {
 	for _, row := range []struct {
 		name            string
 		directory, file uint32
-		want, less      string // the error has want, and then the token file's path without the suffix less
+		want, less      string // the error has want, and then the token file's path, from which the suffix in less is cut
 	}{
 		{"the directory may not be written", 0o500, 0o600, "lock file", ""},
 		{"the directory may not be entered", 0o600, 0o600, "the token file's directory: open", "tokens.json"},

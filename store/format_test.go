@@ -106,7 +106,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
-			name: "of no container, as the original's tests compare it",
+			name: "of no container, as the tests of the original Python programs expect it",
 			entry: store.Entry{
 				Token: "terok-g-0123456789abcdef0123456789abcdef",
 				Grant: store.Grant{Project: "demo", Task: "1"},
@@ -226,7 +226,7 @@ func TestATokenIsWrittenAsTheOtherProgramsReadIt(t *testing.T) {
 `,
 		},
 		{
-			name: "of no container, for a later gate too",
+			name: "of no container, with a scope for later Python gates",
 			entry: store.Entry{
 				Token: "terok-g-0123456789abcdef0123456789abcdef",
 				Grant: store.Grant{Project: "demo", Task: "1"},
@@ -421,7 +421,7 @@ func TestADeepValueDoesNotGrow(t *testing.T) {
 }
 
 // encoding/json reads 10,000 levels. A change makes no value deeper, so the file can be read again.
-func TestAFileAsDeepAsCanBeReadIsChangedAgainAndAgainAndADeeperOneIsNot(t *testing.T) {
+func TestTheDeepestReadableFileCanBeChangedAgainAndAgainAndADeeperOneCannot(t *testing.T) {
 	const most = 10_000 // the file's own object is one
 	for _, row := range []struct {
 		depth int
@@ -564,18 +564,18 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 	}{
 		{"project and task", `{"project": "p", "task": "t"}`, &entry{Project: "p", Task: "t"}},
 		{"scope, if there is no project", `{"scope": "s", "task": "t"}`, &entry{Project: "s", Task: "t"}},
-		{"project before scope", `{"scope": "s", "project": "p"}`, &entry{Project: "p"}},
+		{"project rather than scope", `{"scope": "s", "project": "p"}`, &entry{Project: "p"}},
 		{"scope if project is null", `{"scope": "s", "project": null}`, &entry{Project: "s"}},
 		{"scope if project is a number", `{"scope": "s", "project": 7}`, &entry{Project: "s"}},
 		{"no task", `{"project": "p"}`, &entry{Project: "p"}},
 		{"a task of another type", `{"project": "p", "task": 1}`, &entry{Project: "p"}},
 		{"a wildcard is not ours to judge", `{"project": "*", "task": "../x"}`, &entry{Project: "*", Task: "../x"}},
 		{"the last of two projects", `{"project": "a", "project": "b"}`, &entry{Project: "b"}},
-		{"a project in capitals is not read", `{"Project": "p", "SCOPE": "s"}`, nil},
-		{"a task in capitals is not read", `{"project": "p", "Task": "t"}`, &entry{Project: "p"}},
-		{"project before its capitals", `{"project": "p", "PROJECT": "q"}`, &entry{Project: "p"}},
-		{"project after its capitals", `{"PROJECT": "q", "project": "p"}`, &entry{Project: "p"}},
-		{"a container in capitals is not read", `{"project": "p", "CONTAINER": "c"}`, &entry{Project: "p"}},
+		{"the keys project and scope in capitals are not read", `{"Project": "p", "SCOPE": "s"}`, nil},
+		{"the key task in capitals is not read", `{"project": "p", "Task": "t"}`, &entry{Project: "p"}},
+		{"the key project before the same key in capitals", `{"project": "p", "PROJECT": "q"}`, &entry{Project: "p"}},
+		{"the key project after the same key in capitals", `{"PROJECT": "q", "project": "p"}`, &entry{Project: "p"}},
+		{"the key container in capitals is not read", `{"project": "p", "CONTAINER": "c"}`, &entry{Project: "p"}},
 		{"a container", `{"project": "p", "container": "c"}`, &entry{Project: "p", Container: "c"}},
 		{"a container of another type", `{"project": "p", "container": {}}`, &entry{Project: "p"}},
 		{"a time", `{"project": "p", "created": "2024-05-06T07:08:09+02:00"}`, &entry{Project: "p", Created: true}},
@@ -605,13 +605,13 @@ func TestEntriesOfEveryProgramAreRead(t *testing.T) {
 		{"no other projects if one is the token's own", `{"project": "p", "also": {"lib": "read", "p": "read"}}`, &entry{Project: "p"}},
 		{"a list instead of other projects", `{"project": "p", "also": ["lib"]}`, &entry{Project: "p"}},
 		{"null instead of other projects", `{"project": "p", "also": null}`, &entry{Project: "p"}},
-		{"other projects in capitals are not read", `{"project": "p", "ALSO": {"lib": "read"}}`, &entry{Project: "p"}},
+		{"the key also in capitals is not read", `{"project": "p", "ALSO": {"lib": "read"}}`, &entry{Project: "p"}},
 		{"limits with too many other projects", `{"limited": {"project": "p", "access": "read", "also": ` + many(33) + `}}`, nil},
 		{"limits with another project's access that we do not know", `{"limited": {"project": "p", "access": "read", "also": {"lib": "append"}}}`, nil},
 		{"limits with the token's own project among the others", `{"limited": {"project": "p", "access": "write", "also": {"p": "read"}}}`, nil},
 		{"limits with null for other projects", `{"limited": {"project": "p", "access": "write", "also": null}}`, nil},
 		{"a limit without a project", `{"limited": {"access": "read"}}`, nil},
-		{"project before limits, as other gates read it", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
+		{"project rather than limits, as other gates read it", `{"project": "q", "limited": {"project": "p", "access": "read"}}`, &entry{Project: "q"}},
 		{"the gate in its network", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "more": 1}}`,
 			&entry{Project: "p", Gate: &store.Attached{Listen: "127.0.0.1:1"}}},
 		{"services of the host", `{"project": "p", "gate": {"listen": "127.0.0.1:1", "withheld": false, "services": {"llm": "127.0.0.1:2"}}}`,

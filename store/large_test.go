@@ -9,8 +9,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// The new content has 3,000 pieces (more than one system call writes), a few large pieces, or only a
-// few bytes.
+// Depending on which entries go, the new content has 3,000 pieces (more than one system call
+// writes), a few large pieces, or only a few bytes.
 func TestALargeFileIsEditedLikeASmallOne(t *testing.T) {
 	const entries = 3000 // 15 MB
 	filler := strings.Repeat("x", 5<<10)

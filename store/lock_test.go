@@ -135,7 +135,7 @@ func TestTheManualStatesTheDefaultLockTimeout(t *testing.T) {
 	}
 }
 
-func TestAProcessThatGaveUpEnds(t *testing.T) {
+func TestAProcessThatWaitedForTheLockInVainEnds(t *testing.T) {
 	f := withOneToken(t)
 	check := untouched(t, f.Path)
 	defer hold(t, f.Path+".lock")()

@@ -175,7 +175,8 @@ func (m *model) endProcesses(most int) {
 	}
 }
 
-// remove takes tokens that the store has revoked out of the model, and ends their processes.
+// remove deletes the tokens that match from the model, once they are revoked in the file, and ends
+// their processes.
 func (m *model) remove(match func(modelToken) bool) {
 	for token, held := range m.tokens {
 		if match(held) {

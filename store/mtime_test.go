@@ -95,7 +95,7 @@ func wholeSeconds(t *testing.T) string {
 	return dir
 }
 
-func TestAReplacementIsLaterThanTheFileBeforeItWhateverItsTime(t *testing.T) {
+func TestAReplacementIsLaterThanTheOldFileWhateverTimeTheOldOneHas(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		time time.Time // of the file that is replaced

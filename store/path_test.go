@@ -107,7 +107,7 @@ func TestThereIsNoDefaultTokenFileInAUserNamespace(t *testing.T) {
 	}
 }
 
-func TestATokenFileIsNamedFromTheCurrentDirectory(t *testing.T) {
+func TestARelativePathOfATokenFileStartsInTheCurrentDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, path := range []string{"tokens.json", "gate/tokens.json"} {
 		f := store.File{Path: path}

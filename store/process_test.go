@@ -279,19 +279,19 @@ func TestWhichPartsOfADescriptionAProcessIsJudgedBy(t *testing.T) {
 		{"no inode, as before Linux 6.9", func(p *store.Process) { p.Inode = 0 }, alive, dead},
 		{"another boot", func(p *store.Process) { p.Boot = "4f63a9b4-4d69-4f2a-9d0c-7d3c1d0f8a11" }, dead, dead},
 		{"no boot", func(p *store.Process) { p.Boot = "" }, unknown, unknown},
-		{"the id of another machine, although the boot proves that it is this one", func(p *store.Process) { p.Machine = strings.Repeat("0", 32) }, alive, dead},
-		{"no machine id, although the boot proves that it is this one", func(p *store.Process) { p.Machine = "" }, alive, dead},
+		{"the id of another machine, although the boot proves that the process is on this one", func(p *store.Process) { p.Machine = strings.Repeat("0", 32) }, alive, dead},
+		{"no machine id, although the boot proves that the process is on this machine", func(p *store.Process) { p.Machine = "" }, alive, dead},
 		{"another machine's boot", func(p *store.Process) { p.Machine, p.Boot = strings.Repeat("0", 32), "x" }, unknown, unknown},
 		{"no machine, another boot", func(p *store.Process) { p.Machine, p.Boot = "", "x" }, unknown, unknown},
 		{"another pid namespace", func(p *store.Process) { p.PIDNS = "pid:[1]" }, unknown, unknown},
 		{"no pid namespace", func(p *store.Process) { p.PIDNS = "" }, unknown, unknown},
 		{"another pid namespace, another boot", func(p *store.Process) { p.PIDNS, p.Boot = "pid:[1]", "x" }, dead, dead},
 		{"another time namespace", func(p *store.Process) { p.TimeNS = "time:[1]" }, unknown, unknown},
-		{"no time namespace where there is one", func(p *store.Process) { p.TimeNS = "" }, unknown, unknown},
+		{"no time namespace, on a kernel that has them", func(p *store.Process) { p.TimeNS = "" }, unknown, unknown},
 		{"pid 0", func(p *store.Process) { p.PID = 0 }, unknown, unknown},
 		{"pid -1", func(p *store.Process) { p.PID = -1 }, unknown, unknown},
 		{"a negative pid", func(p *store.Process) { p.PID = -p.PID }, unknown, unknown},
-		{"nothing", func(p *store.Process) { *p = store.Process{} }, unknown, unknown},
+		{"an empty description", func(p *store.Process) { *p = store.Process{} }, unknown, unknown},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			a, b := *running, *over
@@ -474,7 +474,7 @@ func TestProcessesAreNotJudgedFromAnotherPidNamespace(t *testing.T) {
 		env  []string
 	}{
 		{"with a /proc of its own", []string{procVar + "="}},
-		{"with the /proc of the first", nil},
+		{"with the /proc of our pid namespace", nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			judge := helper(t, "judge")

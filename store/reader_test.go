@@ -47,7 +47,7 @@ func TestWhichEntriesCount(t *testing.T) {
 		want              bool
 	}{
 		"as the first Python program writes it":     {someToken, `{"project": "demo", "task": "1"}`, someToken, true},
-		"as a later one does":                       {someToken, `{"scope": "demo", "task": "1"}`, someToken, true},
+		"as a later Python program writes it":       {someToken, `{"scope": "demo", "task": "1"}`, someToken, true},
 		"by the token's hash":                       {hashed(someToken), `{"project": "demo", "task": "1"}`, someToken, true},
 		"the hash is no token":                      {hashed(someToken), `{"project": "demo", "task": "1"}`, hashed(someToken), false},
 		"a hash in capitals":                        {"sha256:" + fmt.Sprintf("%X", sha256.Sum256([]byte(someToken))), `{"project": "demo", "task": "1"}`, someToken, false},
@@ -212,8 +212,8 @@ func TestAContextEndsWhenItsUseIsNoLongerAllowed(t *testing.T) {
 		"another container's now":     {entry(someToken, `{"project": "demo", "task": "1", "container": "c2"}`), fetchDemo, store.ErrRevoked},
 		"no entry that counts at all": {entry(someToken, `{"task": "1"}`), fetchDemo, store.ErrRevoked},
 		"limits that make no sense":   {entry(someToken, `{"limited": {"project": "demo", "access": "all"}, "task": "1"}`), fetchDemo, store.ErrRevoked},
-		"a push that may only fetch":  {entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`), pushDemo, store.ErrReadOnly},
-		"a push that may only append": {entry(someToken, `{"limited": {"project": "demo", "access": "append"}, "task": "1"}`), pushDemo, store.ErrChanged},
+		"a push, now read only":       {entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`), pushDemo, store.ErrReadOnly},
+		"a push, now append only":     {entry(someToken, `{"limited": {"project": "demo", "access": "append"}, "task": "1"}`), pushDemo, store.ErrChanged},
 		"a push to fewer refs":        {entry(someToken, `{"limited": {"project": "demo", "access": "write", "push": [["refs/heads/a"]]}, "task": "1"}`), pushDemo, store.ErrChanged},
 		"a project that was dropped":  {entry(someToken, `{"project": "demo", "task": "1"}`), store.Use{Project: "lib"}, store.ErrNotTheirs},
 		"a service that was dropped":  {entry(someToken, `{"project": "demo", "task": "1"}`), useLLM, store.ErrNoService},
@@ -241,7 +241,7 @@ func TestAContextOutlastsChangesThatDoNotAffectItsUse(t *testing.T) {
 		now string
 		use store.Use
 	}{
-		"another token, and keys": {fmt.Sprintf(`{"another": {"project": "x"}, %q: {"task":"1", "project":"demo", "scope":"demo", "note": 1}}`, someToken), pushDemo},
+		"another token, and more keys in the entry": {fmt.Sprintf(`{"another": {"project": "x"}, %q: {"task":"1", "project":"demo", "scope":"demo", "note": 1}}`, someToken), pushDemo},
 		"another project":         {entry(someToken, `{"project": "demo", "task": "1", "also": {"lib": "read"}}`), pushDemo},
 		"a fetch that is limited": {entry(someToken, `{"limited": {"project": "demo", "access": "read"}, "task": "1"}`), fetchDemo},
 	} {

@@ -180,8 +180,9 @@ func writeAll(fd int, pieces [][]byte) error {
 func temporaryName(name string) string { return "." + name + ".terok-gate-hook" }
 
 // keepOwnerAndMode gives the new file the owner, group and mode of the old one. If there is no old
-// file, the mode is 0600, and the new file gets the directory's owner. When root issues the first
-// token, for example, the file then belongs to the gate server's user.
+// file, the mode is 0600, and the new file gets the directory's owner. For example, if the
+// directory belongs to the gate server's user and root issues the first token, the file then
+// belongs to that user.
 //
 // An owner that cannot be kept is an error. A group that cannot be kept is an error if the mode
 // gives the group rights, or if the group is not mapped into this user namespace.

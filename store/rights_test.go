@@ -11,7 +11,7 @@ import (
 	"terok-gate-hook/store"
 )
 
-// Another program's key, a neighbour and the key gate are carried over, byte by byte.
+// Another program's key, a neighbour and the key "gate" are carried over, byte by byte.
 func TestChangingRightsKeepsAllElse(t *testing.T) {
 	const neighbour = `"other": {"project":"x",  "container": "c2"}`
 	entry := func(fields string) string {

@@ -48,7 +48,7 @@ func TestTokensAreRevokedOnAFullDisk(t *testing.T) {
 		fill func(t *testing.T, dir string)
 	}{
 		{"a tmpfs", func(t *testing.T, dir string) { mount(t, "tmpfs", dir, "tmpfs", 0, "size=1m") }, fill},
-		{"a tmpfs without inodes", func(t *testing.T, dir string) { mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=8") }, func(t *testing.T, dir string) {
+		{"a tmpfs without free inodes", func(t *testing.T, dir string) { mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=8") }, func(t *testing.T, dir string) {
 			for i := 0; ; i++ {
 				err := os.WriteFile(fmt.Sprintf("%s/filler%d", dir, i), nil, 0o600)
 				if errors.Is(err, unix.ENOSPC) {

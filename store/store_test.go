@@ -177,8 +177,8 @@ func TestATokenIssuedAgainHasItsNewGrant(t *testing.T) {
 	}
 }
 
-// fill writes each entry into a file of its own, and puts their contents together. Issue would
-// sweep and replace entries, and would refuse an entry of a dead process.
+// fill writes each entry into a file of its own, and puts the contents of these files together in
+// f. Issue would sweep and replace entries, and would refuse an entry of a dead process.
 func fill(t *testing.T, f store.File, lines []string, entry func(string) store.Entry) {
 	t.Helper()
 	var members []string

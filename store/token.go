@@ -28,8 +28,8 @@ func NewToken() (Token, error) {
 	return Token(tokenPrefix + hex.EncodeToString(bits[:])), nil
 }
 
-// check returns an error if the token must not be issued. For example, an empty token would open the
-// gate to requests without a user name, which is where a request has its token.
+// check returns an error if the token must not be issued. For example, a request has its token as
+// the user name, so an empty token would open the gate to requests without a user name.
 func (t Token) check() error {
 	if t.isKey() {
 		return nil
@@ -51,7 +51,7 @@ func (t Token) Fingerprint() string {
 func IsFingerprint(text string) bool { return len(text) == 8 && isHex(text) }
 
 // Key returns the token's SHA-256, in the form in which the token file can hold it in place of the
-// token. The key of a key is that key.
+// token. If t is a key already, Key returns t unchanged.
 func (t Token) Key() string {
 	if t.isKey() {
 		return string(t)

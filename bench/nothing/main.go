@@ -1,4 +1,5 @@
-// nothing does nothing. It shows how long any program written in Go takes at least.
+// nothing is a program that does nothing. It shows what any program written in Go costs at least, in
+// system calls and page faults.
 package main
 
 func main() {}

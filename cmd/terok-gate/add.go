@@ -71,7 +71,7 @@ func add(c *cli.Context) (err error) {
 		return err
 	}
 	if _, err := desk.Sources(desks); err != nil {
-		return err // now, while nothing is made
+		return err // before anything is made
 	}
 	place, err := engines.OwnPlace()
 	if err == nil {
@@ -307,9 +307,9 @@ func (c *copying) from(source string) (where string, err error) {
 	return where, err
 }
 
-// branchesAndTags are the refspecs of all branches and tags. ofOrigin are those of a clone's
-// remote-tracking branches of its origin, except origin's HEAD. ofOrigin is fetched first, so that
-// a branch of the clone replaces origin's branch of the same name.
+// branchesAndTags are the refspecs of all branches and tags. ofOrigin are the refspecs of the
+// remote-tracking branches that a clone has of its origin, except origin's HEAD. ofOrigin is
+// fetched first, so that a branch of the clone replaces origin's branch of the same name.
 var (
 	branchesAndTags = []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 	ofOrigin        = []string{"+" + originsPrefix + "*:refs/heads/*", "^" + originsPrefix + "HEAD"}
@@ -360,7 +360,7 @@ func (c *copying) fromDirectory(directory string, config []string) (head string,
 	return head, nil
 }
 
-// fetchFrom fetches refs from a directory that the user sender may read.
+// fetchFrom fetches refs from a directory. sender is the user as whom git reads the directory.
 func (c *copying) fetchFrom(sender *owner, directory string, config, refs []string) error {
 	toSender, fromReceiver, err := os.Pipe()
 	if err != nil {

@@ -167,8 +167,9 @@ func TestATokenThatCannotBePrintedIsRevoked(t *testing.T) {
 	}
 }
 
-// Once the token is issued, nothing optional may fail the hook: the container has its token.
-func TestAHookWithFullOutputStillIssues(t *testing.T) {
+// Once the token is issued, the hook must not fail because of something optional: the container has
+// its token.
+func TestAHookThatCanNeitherPrintNorLogStillIssuesTheToken(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

@@ -41,7 +41,7 @@ func listenForHooks(path string) (*net.UnixListener, error) {
 			conn.Close()
 			return nil, fmt.Errorf("--control %s: another program listens there", path)
 		}
-		_ = os.Remove(path) // of a program that was killed
+		_ = os.Remove(path) // the socket of a program that was killed
 	}
 
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})

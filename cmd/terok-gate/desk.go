@@ -1,5 +1,5 @@
 // Opens a project's desk (the operator's own repository for the project, see package desk), and the
-// repository that the gate serves for it. The commands that work with desks use this.
+// repository that the gate serves for the project. The commands that work with desks use this.
 
 package main
 
@@ -170,7 +170,7 @@ func (a *adding) fetch(url string, gate desk.Repository) (head, directory string
 	return head, a.desk.Path(), err
 }
 
-// forget removes the desk and the source of a project that is not added after all.
+// forget removes the desk of a project that is not added after all, and the record of its source.
 func (a *adding) forget() {
 	if a.desk != nil {
 		_ = desk.Remove(a.desks, a.project)

@@ -12,8 +12,8 @@ import (
 )
 
 // updateDevices updates the file of devices after a command has added, renamed or removed a
-// repository. It only prints an error, since the command has done its work. made is the name of the
-// added or renamed project, or "" after a removal.
+// repository. If that fails, it only prints the error, since the command has done its work. made is
+// the name of the added project, the new name of a renamed one, or "" after a removal.
 func updateDevices(command, made string) {
 	place, err := engines.OwnPlace()
 	if err != nil {

@@ -20,7 +20,7 @@ func fleetFlags() []cli.Flag {
 		&cli.StringFlag{Name: "tls-listen", Usage: "serve, at `ADDR`, host:port, the gates of other machines that have --repository-gate"},
 		&cli.StringFlag{Name: "tls-cert", TakesFile: true, Usage: "read the gate's certificate for other gates, in PEM, from `FILE`; this file and those of the key and the authority are read again when they change"},
 		&cli.StringFlag{Name: "tls-key", TakesFile: true, Usage: "read the certificate's key from `FILE`"},
-		&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "read the certificate of all gates' authority from `FILE`"},
+		&cli.StringFlag{Name: "tls-ca", TakesFile: true, Usage: "read from `FILE` the certificate of the authority that signs all gates' certificates"},
 		&cli.StringFlag{Name: "vouch-file", TakesFile: true, Usage: "serve the gates of hosts that `FILE` names; each line is HOST=PATTERN, as for serve --vouch; the file is read again when it changes"},
 	}
 }
@@ -88,7 +88,7 @@ func changedFleet(c *cli.Context, f engines.Fleet) (engines.Fleet, error) {
 }
 
 // checkFleet returns a usage error if the flags do not make sense together. vouches means that
-// --vouch is given. The parameter needs lists the command's flags that say which hosts are served.
+// --vouch is given. The last parameter names the command's flags that say which hosts are served.
 func checkFleet(f engines.Fleet, vouches bool, needs string) error {
 	elsewhere, listens := f.RepositoryGate != "", f.Listen != ""
 	vouches = vouches || f.VouchFile != ""

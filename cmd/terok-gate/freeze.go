@@ -210,9 +210,9 @@ func revokeElsewhere(c *cli.Context, file store.File, target freezable) error {
 	return err
 }
 
-// adviseOfFreezes prints which freeze still applies to what was thawed: that of everything or else,
-// for a container, that of its own project. After a thaw of everything, it counts the freezes that are
-// left.
+// adviseOfFreezes prints which freeze still applies to what was thawed: the freeze of everything or
+// else, for a container, the freeze of its own project. After a thaw of everything, it prints how
+// many freezes are left.
 func adviseOfFreezes(file store.File, target freezable) error {
 	freezes, err := file.Freezes()
 	if err != nil {

@@ -367,8 +367,8 @@ func TestABadStateAtPoststopChangesNothing(t *testing.T) {
 	}
 }
 
-// These commands fail, name the token file, and leave it alone. prestart has already written an env
-// file then, and removes it.
+// These commands fail, name the token file, and leave it alone. When prestart fails, it has already
+// written an env file, and removes that file.
 func TestABadTokenFileIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	commands := map[string]call{

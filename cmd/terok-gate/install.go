@@ -35,7 +35,7 @@ func installCommand(given *hook.Settings) *cli.Command {
 		// the flags of install itself.
 		Flags: slices.Concat(settingFlags(given, func(f hook.Flag) bool { return f.Of("prestart") && f.Name != "env-dir" }), fleetFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "no-gate", Usage: "register only the hooks, for a gate elsewhere; --no-gate=false sets up the gate again"},
-			&cli.BoolFlag{Name: "no-watch", Usage: "if no gate is set up, do not run reap --watch as a systemd service; --no-watch=false turns it on again"},
+			&cli.BoolFlag{Name: "no-watch", Usage: "if no gate is set up, do not run reap --watch as a systemd service; --no-watch=false turns the service on again"},
 			&cli.BoolFlag{Name: "token", Usage: "give the token also to containers that ask for a device, as Docker's containers do; --token=false withholds it again"},
 			&cli.BoolFlag{Name: "show", Usage: "print the current settings, as the command that sets them; change nothing"},
 			dryRunFlag(),
@@ -227,7 +227,7 @@ func whyNoGate(c *cli.Context, there bool, given hook.Settings) string {
 
 // defaultSources returns the path that install sets for --projects by default: the file with the
 // projects' addresses at their forges. It returns "" if there is no gate, or if the repositories are
-// on another machine: the operator's desks (package desk) and the file are then on that one, too.
+// on another machine: the operator's desks (package desk) and the file are then there, too.
 func defaultSources(r engines.Registration) (string, error) {
 	if !r.Gate || r.Fleet.RepositoryGate != "" {
 		return "", nil

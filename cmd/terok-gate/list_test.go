@@ -8,7 +8,7 @@ import (
 	"terok-gate-hook/doctor"
 )
 
-// Orphans stand out on a terminal, and only a terminal is sent colours.
+// Orphans and unknown tokens stand out on a terminal, except with NO_COLOR or on a dumb terminal.
 func TestATokenThatIsNotLiveStandsOutOnATerminal(t *testing.T) {
 	systemLog.Need(t) // if there is none, the tests have no /dev of their own, either
 	tokens := table{rows: []*row{{project: "a", state: "orphan"}, {project: "b", state: "unknown"}, {project: "c", state: "live"}}}

@@ -95,7 +95,7 @@ func listenForMetrics(c *cli.Context) (net.Listener, error) {
 	if strings.Contains(address, "/") {
 		network = "unix"
 		if info, err := os.Lstat(address); err == nil && info.Mode()&fs.ModeSocket != 0 {
-			_ = os.Remove(address) // of a gate that was killed
+			_ = os.Remove(address) // the socket of a program that was killed
 		}
 	} else if tcp, err := net.ResolveTCPAddr("tcp", address); err != nil || !tcp.IP.IsLoopback() {
 		return nil, misuse.Errorf("--metrics %s: must be a loopback host:port or a socket's path", address)

@@ -15,9 +15,10 @@ import (
 	"terok-gate-hook/store"
 )
 
-// owner is the owner of a directory. If root runs this program, git runs as that owner. So no
-// git that runs as root writes where another user can replace directories with links, or reads
-// another user's configuration. What git makes belongs to the directory's owner, usually the gate's user.
+// owner is the owner of a directory. If root runs this program, git runs as that owner. So git does
+// not run as root where another user can replace directories with links, or where it would read
+// another user's configuration. What git makes belongs to the directory's owner, usually the gate's
+// user.
 type owner struct {
 	uid, gid uint32
 	groups   []uint32

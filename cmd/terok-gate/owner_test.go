@@ -72,8 +72,8 @@ func TestRootsAddReadsAndWritesAsTheOwners(t *testing.T) {
 // Root is told to copy another user's repository, which refers to one of root's.
 func TestAddCopiesNothingThatTheSourcesOwnerMayNotRead(t *testing.T) {
 	for name, script := range map[string]string{
-		"a directory elsewhere":          "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
-		"a link":                         "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
+		"a .git file":                    "mkdir theirs; echo gitdir: $PWD/src/.git >theirs/.git; chown -R 1234 theirs",
+		"a .git that is a link":          "mkdir theirs; ln -s ../src/.git theirs/.git; chown -hR 1234 theirs",
 		"a link to the whole repository": "mkdir home; ln -s ../src home/theirs; chown -hR 1234 home; ln -s home/theirs theirs",
 	} {
 		dir := rootsDirectory(t, "mkdir repos; umask 077; "+aRepository+"umask 022; "+script)
@@ -88,7 +88,7 @@ func TestAddCopiesNothingThatTheSourcesOwnerMayNotRead(t *testing.T) {
 }
 
 // The owner of a directory above may have put a link to one of root's directories there.
-func TestRootsAddRunsAsRootOnlyWhereOnlyRootCanReplaceTheDirectory(t *testing.T) {
+func TestRootsAddDoesNotRunAsRootWhereAnotherUserCanReplaceTheDirectory(t *testing.T) {
 	for name, script := range map[string]string{
 		"a link":            "mkdir above roots; ln -s ../roots above/repos; chown -h 1234 above above/repos; ln -s above/repos repos",
 		"a directory above": "mkdir -p above/repos; chown 1234 above; ln -s above/repos repos",

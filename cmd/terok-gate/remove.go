@@ -1,4 +1,4 @@
-// The remove command: removes a project's repository, desk and source.
+// The remove command: removes a project's repository, its desk and the record of its source.
 
 package main
 
@@ -23,7 +23,7 @@ import (
 func removeCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "remove",
-		Usage:       "remove a project for good: its repository, with the kept old tips, its desk and its source",
+		Usage:       "remove a project for good: its repository, with the kept old tips, its desk and the record of its source",
 		ArgsUsage:   "PROJECT",
 		Description: `   terok-gate remove demo`,
 		Flags:       []cli.Flag{reposFlag(), desksFlag(), forceFlag()},

@@ -57,8 +57,8 @@ func stageFlags(given *hook.Settings, stage string) []cli.Flag {
 	return settingFlags(given, func(f hook.Flag) bool { return f.Of(stage) })
 }
 
-// changedSettings returns a copy of s, in which each flag that is set has its value from the argument
-// given.
+// changedSettings returns a copy of s. In the copy, each setting whose flag is set has the value
+// that given holds.
 func changedSettings(c *cli.Context, s, given hook.Settings) (hook.Settings, error) {
 	for _, f := range hook.Flags {
 		if c.IsSet(f.Name) {

@@ -47,7 +47,7 @@ type brought struct {
 }
 
 // errNotBrought is returned, wrapped, if nothing in the trail brought the commit in.
-var errNotBrought = errors.New("nothing in the trail brought it in: it was put into the repository on the host, past the gate, or it came in before the trail begins, or not at all")
+var errNotBrought = errors.New("the trail does not show what brought it in: it was put into the repository on the host without the gate, or came in before the trail begins, or never came in")
 
 func who(c *cli.Context) error {
 	if c.NArg() != 2 {

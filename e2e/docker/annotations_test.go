@@ -44,7 +44,7 @@ func TestAnnotationsHoldBesideADevice(t *testing.T) {
 		{"another project to read", device + "--annotation terok.read=lib ", "git ls-remote " + lib + "; git ls-remote " + repo, ""},
 		{"a push to a project to read", device + "--annotation terok.read=lib ", pushToLib, "may fetch from this project and not push to it"},
 		{"another project to write", device + "--annotation terok.write=lib ", pushToLib, ""},
-		{"two, of which one is admitted to read alone", device + "--annotation terok.read=tools --annotation terok.write=lib ", "git ls-remote " + tools + "; " + pushToLib, ""},
+		{"two, of which one is admitted only to read", device + "--annotation terok.read=tools --annotation terok.write=lib ", "git ls-remote " + tools + "; " + pushToLib, ""},
 		{"one that is not admitted to write", device + "--annotation terok.write=tools ", "true", "annotation terok.write: the project is not among those that are admitted by --allow-project"},
 		{"one that is not admitted", device + "--annotation terok.read=other ", "true", "annotation terok.read: a project is not among those that are admitted"},
 		{"annotated, with another to read", annotated + "--annotation terok.read=lib ", "git ls-remote " + lib + "; git ls-remote " + repo, ""},

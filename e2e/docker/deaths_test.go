@@ -159,7 +159,7 @@ func (d death) happens(t *testing.T, docker, gate string) {
 const (
 	forEver  = "sleep 1000"
 	untilEnd = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done'"
-	// Once /tmp/end exists, it takes all the memory that it is allowed.
+	// Once /tmp/end exists, the process takes all the memory that it is allowed.
 	outOfMemory = "sh -c 'while ! [ -e /tmp/end ]; do sleep 0.05; done; exec tail /dev/zero'"
 )
 
@@ -168,8 +168,8 @@ func does(command string) func(*testing.T, int) {
 	return func(t *testing.T, _ int) { t.Helper(); must(t, command) }
 }
 
-// killShim kills the engine's process that is the parent of the container's, and then the
-// container's.
+// killShim kills the parent of the container's process, which is a process of the engine, and then
+// the container's process.
 func killShim(t *testing.T, pid int) {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

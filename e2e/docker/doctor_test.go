@@ -107,7 +107,7 @@ func TestDoctorFindsWhatKeepsDockerFromDevices(t *testing.T) {
 		finds(t, doctor(t, ""), "devices", "broken", "runs /usr/bin/terok-gate-hook, which does not exist")
 	})
 	t.Run("no image", func(t *testing.T) {
-		finds(t, doctor(t, "--image none"), "docker-probe", "broken", "Docker does not start such a container without a device either")
+		finds(t, doctor(t, "--image none"), "docker-probe", "broken", "Docker does not start the probe's container, even without a device")
 	})
 	t.Run("no daemon", func(t *testing.T) {
 		endDocker(t)

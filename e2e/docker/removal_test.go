@@ -10,8 +10,8 @@ import (
 	"terok-gate-hook/internal/testenv"
 )
 
-// dpkg and rpm run packaging/preremove before they remove the programs. Here it runs where only
-// Docker is served.
+// dpkg and rpm run packaging/preremove before they remove the programs. Here it runs where there
+// is Docker and no podman.
 func TestThePackagesRemovalTakesTokensAndDevicesAway(t *testing.T) {
 	must(t, "docker run -d --name living "+device+image+" "+forEver)
 	t.Cleanup(func() { _, _ = sh("docker rm -f living") })

@@ -165,8 +165,8 @@ func remove(t *testing.T, name string) {
 	})
 }
 
-// status waits until what the kubelet says about a pod satisfies the function is. In messages, the
-// parameter what names that state.
+// status waits until the function "is" returns true for what the kubelet says about a pod. In
+// messages, the parameter "what" names the state that is waited for.
 func status(t *testing.T, name, what string, is func(pod) bool) (found pod) {
 	t.Helper()
 	testenv.Eventually(t, "pod "+name+" "+what, func() bool {

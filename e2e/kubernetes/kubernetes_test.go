@@ -266,7 +266,7 @@ func TestThePluginsAccountCanChangeNothingButItsOwnNodesTaint(t *testing.T) {
 }
 
 // Of the node's directory /run, the gate sees only /run/terok-gate, where hooks find the gate.
-func TestTheGateSeesNothingOfTheNodesRunButTheDirectoryWhereHooksFindIt(t *testing.T) {
+func TestInTheNodesRunDirectoryTheGateSeesOnlyWhereHooksFindIt(t *testing.T) {
 	ready(t, "one")
 	if has := node.Must(t, onNode("ls /run")); has != "secrets\nterok-gate" {
 		t.Errorf("/run has %q", has)
@@ -298,7 +298,8 @@ func takeAway(t *testing.T) {
 	node.Must(t, "kubectl delete -k /one-node --ignore-not-found --timeout 90s")
 }
 
-// noTokenAtTheRepository fails the test if the gate with the repositories has written a token anywhere.
+// noTokenAtTheRepository fails the test if the gate with the repositories has written a token to
+// its storage or its log.
 func noTokenAtTheRepository(t *testing.T) {
 	t.Helper()
 	if files, err := node.Sh("grep -r terok-g- /volume /var/log/pods/terok_terok-repository*; [ $? = 1 ]"); err != nil {
@@ -326,7 +327,8 @@ func TestAJobClonesAndPushesAtTheGateThatHasTheRepositories(t *testing.T) {
 	node.Must(t, "kubectl delete pod alone")
 }
 
-// forward passes connections to the repository gate's service on to its pod, as kube-proxy would.
+// forward connects the service of the gate with the repositories to the gate's pod, as kube-proxy
+// would.
 func forward(t *testing.T, pod string) {
 	t.Helper()
 	l, err := net.Listen("tcp", repository+":9419")

@@ -52,8 +52,8 @@ func twoNodes(t *testing.T) (two *node.Machine) {
 // cloned is a pod's command: it clones, pushes a branch that has the pod's name, and stays.
 const cloned = `git clone -q $CODE_REPO /tmp/d && cd /tmp/d && git commit -q --allow-empty -m $HOSTNAME && git push -q origin HEAD:refs/heads/$HOSTNAME && touch /tmp/pushed && exec sleep 100000`
 
-// podSpec returns the template of a pod that runs cloned. Its container is ready when it has
-// pushed.
+// podSpec returns the template of a pod whose command is the script "cloned". The pod's container
+// is ready when it has pushed.
 func podSpec(selector string) string {
 	return fmt.Sprintf(`{metadata: {labels: {app: work}, annotations: {terok.project: demo, terok.task: "1"}}, spec: {nodeSelector: {%s}, terminationGracePeriodSeconds: 0,
   containers: [{name: work, image: %q, command: [sh, -ec, %q], readinessProbe: {periodSeconds: 1, exec: {command: [cat, /tmp/pushed]}}}]}}`, selector, node.Image, cloned)

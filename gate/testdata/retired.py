@@ -1,6 +1,6 @@
-"""What the gate that ours replaces did, and the program that wrote its token file. The
-first version had the project of an entry under the key "project", the next under "scope":
-KEY is the one or the other.
+"""Does the work of the gate that ours replaces, and of the program that wrote its token file.
+The first version had the project of an entry under the key "project", the next under
+"scope": KEY is the one or the other.
 
     retired.py serve FILE KEY REPOSITORIES      prints its port, serves until standard input ends
     retired.py create FILE KEY PROJECT TASK     prints a new token

@@ -69,8 +69,8 @@ func (w *Writer) write(p []byte) (n int, err error) {
 	return n, w.err
 }
 
-// Write writes p, or collects it. If that is more than Size bytes together with what was collected
-// before, Write first writes the latter.
+// Write writes p, or collects it. If p and what was collected before are together more than Size
+// bytes, Write first writes what was collected before.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

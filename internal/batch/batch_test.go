@@ -23,9 +23,9 @@ func (s *sizes) Write(p []byte) (int, error) {
 func TestWhatIsHeldIsWrittenAtTheReleaseAndInItsOrder(t *testing.T) {
 	for name, row := range map[string]struct{ writes, want []int }{
 		"a packet of git's, as http.Server writes it": {[]int{4096, 61_430, 2}, []int{65_528}},
-		"more than fits":        {[]int{Size - 1, 1, 1}, []int{Size, 1}},
-		"one that is too large": {[]int{1, Size + 1, 1}, []int{1, Size + 1, 1}},
-		"nothing":               {nil, nil},
+		"more than fits":            {[]int{Size - 1, 1, 1}, []int{Size, 1}},
+		"a write that is too large": {[]int{1, Size + 1, 1}, []int{1, Size + 1, 1}},
+		"nothing":                   {nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var to sizes
@@ -55,7 +55,7 @@ func TestWhatIsHeldIsWrittenAtTheReleaseAndInItsOrder(t *testing.T) {
 	}
 }
 
-// The error can be of a write that sent a part. What came after it would be taken for the rest.
+// A write that fails may have sent a part. The receiver would take what comes next for the rest.
 func TestNothingIsWrittenAfterAnError(t *testing.T) {
 	to := sizes{err: errors.New("gone")}
 	w := NewWriter(&to)

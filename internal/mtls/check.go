@@ -68,7 +68,7 @@ func (i *Identity) nameOf(now loaded, c *x509.Certificate) string {
 	case c.Equal(now.certificate.Leaf):
 		return "certificate " + i.cert.Path
 	case slices.ContainsFunc(now.certificate.Certificate, func(der []byte) bool { return bytes.Equal(der, c.Raw) }):
-		return "certificate " + i.cert.Path + ", of the authority that has signed it"
+		return "certificate of the signing authority, in " + i.cert.Path
 	}
 	return "authority " + i.ca.Path
 }

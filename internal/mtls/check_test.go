@@ -14,7 +14,8 @@ import (
 var must = testenv.Must
 
 // The file of a certificate can also have the certificates between it and the authority's. While
-// authorities change, the authority's file has the old and the new one.
+// the authority's certificate is replaced, the authority's file has both the old one and the new
+// one.
 func TestTheChainThatOtherGatesAccept(t *testing.T) {
 	top := testenv.NewAuthority(t, t.TempDir())
 	below := top.Under(t, t.TempDir(), time.Now().Add(time.Hour))
@@ -58,7 +59,7 @@ func TestTheFileWhoseCertificateHasEndedIsNamed(t *testing.T) {
 	identity, err := mtls.New(cert, key, top.CA)
 	must(t, err)
 	_, _, err = identity.Chain(x509.ExtKeyUsageClientAuth)
-	want := "certificate " + cert + ", of the authority that has signed it: it has ended, at " + ended.UTC().Format(time.RFC3339)
+	want := "certificate of the signing authority, in " + cert + ": it has ended, at " + ended.UTC().Format(time.RFC3339)
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}

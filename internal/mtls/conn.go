@@ -18,7 +18,7 @@ import (
 // acknowledgement, the kernel sends no keepalives; [silence] covers that case.
 //
 // TCP_USER_TIMEOUT (tcp(7)) would cover that case, too. But it also ends a connection if the other
-// side is alive and reads nothing for that long, as when a client is stopped (seen with Linux
+// side is alive and reads nothing until the timeout, as when a client is stopped (seen with Linux
 // 6.18).
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 

@@ -5,9 +5,9 @@
 // A network namespace is identified by its cookie, which no other namespace gets until the machine
 // boots again. (An inode number is used again at once.) An open listener keeps its namespace alive.
 // So the listener is closed when the last container there has ended, as the pidfds of the
-// containers' processes show. The containers there are those that hooks have asked the gate to
-// serve, and those that only the token file lists for the network, since an earlier gate may have
-// lost the listener.
+// containers' processes show. The containers there are those that hooks have asked this gate to
+// serve, and those that only the token file lists for the network: an earlier gate that served them
+// may have lost its listener.
 //
 // A process with CAP_NET_ADMIN in a container's network can end a listener (SOCK_DESTROY) and
 // listen in its place. The tokens that were served there are then revoked, since their containers
@@ -381,7 +381,7 @@ func (n *Networks) Stop() {
 
 func (n *Networks) drop(name string) {
 	if err := n.Keeper.Drop(name); err != nil {
-		slog.Error("drop what is kept", "name", name, "error", err)
+		slog.Error("drop a file kept for the next gate", "name", name, "error", err)
 	}
 }
 

@@ -32,7 +32,7 @@ func isVisible(r rune) bool {
 }
 
 // JSON returns the JSON text, in which characters that do not print are escaped. (Of these,
-// encoding/json escapes only those below U+0020.)
+// encoding/json escapes only U+2028, U+2029 and those below U+0020.)
 func JSON(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {

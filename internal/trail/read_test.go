@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-func TestComplaintsAreOfHooksAndOfAllFiles(t *testing.T) {
+func TestComplaintsOfHooksAloneAreReadFromAllFiles(t *testing.T) {
 	t.Setenv("PATH", "") // no journal
 	path := filepath.Join(t.TempDir(), "trail.log")
 	write := func(e Event) {

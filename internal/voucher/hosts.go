@@ -116,7 +116,7 @@ func (h *Hosts) Names() ([]string, error) {
 func (h *Hosts) lookAndLog() {
 	before := h.wrong
 	if err := h.look(); err != nil && (before == nil || before.Error() != err.Error()) {
-		slog.Error("the hosts of the file cannot vouch", "error", err)
+		slog.Error("the hosts in the vouch file may not vouch until it is fixed", "error", err)
 	}
 }
 

@@ -1,4 +1,4 @@
-"""A program that shares the token file without knowing ours: standard library only.
+"""A program that shares the token file and uses none of our code, only the standard library.
 
     writer.py write FILE NAME OPERATIONS   adds and removes tokens, prints which
     writer.py watch FILE                   reads until standard input ends, prints how often

@@ -15,7 +15,7 @@ import (
 type followedDirectory struct {
 	path    string
 	watched string
-	watcher *fsnotify.Watcher // nil while the machine has no inotify instance left
+	watcher *fsnotify.Watcher // nil if inotify could not be started, for example because the user has no instance left
 }
 
 // follow renews the watch, since another directory may now be at the path.

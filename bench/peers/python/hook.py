@@ -1,9 +1,9 @@
-"""What the Python module does whose token file we share, as a process for each call.
+"""The steps of the Python module that shares our token file, as a process for each call.
 
 hook.py tokens.json prestart|poststop < state.json
 
-Lock, load, change, write a temporary file, rename. It does not sync, and judges nobody
-dead.
+Lock, load, change, write a temporary file, rename. It does not sync, and does not check
+which processes are dead.
 """
 
 import fcntl
