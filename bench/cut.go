@@ -16,8 +16,8 @@ import (
 	"terok-gate-hook/store"
 )
 
-// cuts has two times in milliseconds, both from the death of the process whose token a fetch of the
-// large repository uses: the time until the client's connection ends, and the time until no git
+// cuts has two times in milliseconds. While the large repository is fetched with a process's token,
+// the process dies: cuts has the time from there until the client's connection ends, and until no git
 // process is left. Only the gate sweeps: no reap --watch runs beside it.
 type cuts series
 

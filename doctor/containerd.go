@@ -34,6 +34,10 @@ func (e *examination) containerd() {
 		return
 	}
 	version = "containerd " + containerdVersion(version)
+	if servesNoPods(settings) {
+		e.ok(version + " serves no pods: its CRI plugin is disabled")
+		return
+	}
 	if text, remedy := e.containerdReads(version, settings); text != "" {
 		e.otherBroken(text, remedy)
 		return
@@ -50,13 +54,15 @@ func containerdVersion(out string) string {
 	return words[2]
 }
 
-// containerdReads returns why the CRI plugin does not read our devices, and the remedy. Both are empty if the
-// plugin reads them or is disabled. settings is the output of containerd config dump.
-func (e *examination) containerdReads(version, settings string) (text, remedy string) {
-	if regexp.MustCompile(`(?m)^disabled_plugins = \[[^\]]*cri`).MatchString(settings) {
-		return "", ""
-	}
+// servesNoPods reports whether the CRI plugin is disabled, as in the containerd that comes with Docker.
+// settings is the output of containerd config dump.
+func servesNoPods(settings string) bool {
+	return regexp.MustCompile(`(?m)^disabled_plugins = \[[^\]]*cri`).MatchString(settings)
+}
 
+// containerdReads returns why the CRI plugin does not read our devices, and the remedy. Both are empty if the
+// plugin reads them. settings is the output of containerd config dump.
+func (e *examination) containerdReads(version, settings string) (text, remedy string) {
 	restart := "restart containerd"
 	if e.Place.Systemd {
 		restart = e.systemctl("containerd.service", "restart")

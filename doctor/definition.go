@@ -1,5 +1,5 @@
-// Checks the programs that hook definitions and the file of devices name, and the arguments in hook
-// definitions.
+// Checks the programs named in hook definitions and in the file of devices, and the arguments in
+// hook definitions.
 
 package doctor
 
@@ -58,7 +58,7 @@ func (e *examination) program(file, program string) bool {
 
 	for _, f := range []struct{ path, elsewhere string }{{file, e.install()}, {program, e.programsElsewhere()}} {
 		if who, where, remedy := writers(f.path, f.elsewhere); who != "" {
-			text := fmt.Sprintf("%s can change %s, and so make engines run anything for you", who, f.path)
+			text := fmt.Sprintf("%s can change %s, and so make engines run anything as you", who, f.path)
 			if where != f.path {
 				text += ", by way of " + where
 			}
@@ -89,7 +89,7 @@ func (e *examination) arguments(d engines.Registered) {
 
 	switch {
 	case errors.As(err, &wrong) && wrong.Name != "allow-project" && filepath.Dir(d.Path) == filepath.Clean(e.Place.Hooks):
-		// Install wrote this definition, and keeps its other settings.
+		// If install is run again, it keeps the other settings of this definition.
 		e.broken(fmt.Sprintf("%s runs %s with arguments that this program does not accept: %v", d.Path, d.Hook.Path, err),
 			e.ourselves("install", "--"+wrong.Name, "")+", which sets the default again, or give another value")
 	case err != nil:

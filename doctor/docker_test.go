@@ -36,6 +36,19 @@ func TestDockerIsSaidToReadDevicesOrNot(t *testing.T) {
 	}
 }
 
+// Docker's own containerd has these settings.
+func TestContainerdServesNoPodsIfItsPluginIsDisabled(t *testing.T) {
+	for settings, want := range map[string]bool{
+		"disabled_plugins = [\"cri\"]\nimports = []\n":                     true,
+		"disabled_plugins = ['io.containerd.grpc.v1.cri']\n":               true,
+		"disabled_plugins = []\n[plugins.\"io.containerd.grpc.v1.cri\"]\n": false,
+	} {
+		if servesNoPods(settings) != want {
+			t.Errorf("%q: want %v", settings, want)
+		}
+	}
+}
+
 // Excerpts of what containerd config dump says (1.7.24, 2.1.9; 1.6 as documented).
 func TestContainerdIsSaidToReadDevicesOrNot(t *testing.T) {
 	const (
@@ -46,7 +59,6 @@ func TestContainerdIsSaidToReadDevicesOrNot(t *testing.T) {
 		{"1.6", of17, "reads no devices, and containerd 1.7 or later does", "install containerd 1.7 or later"},
 		{"1.7 as it is", of17 + "    cdi_spec_dirs = [\"/etc/cdi\", \"/var/run/cdi\"]\n    enable_cdi = false\n", "its setting enable_cdi is off", `below [plugins."io.containerd.grpc.v1.cri"], set enable_cdi = true; then: restart containerd`},
 		{"1.7 with enable_cdi", of17 + "    cdi_spec_dirs = [\"/etc/cdi\", \"/var/run/cdi\"]\n    enable_cdi = true\n", "", ""},
-		{"1.7 without pods", strings.Replace(of17, "[]", `["cri"]`, 1), "", ""},
 		{"2.1 as it is", of21 + "    cdi_spec_dirs = ['/etc/cdi', '/var/run/cdi']\n", "", ""},
 		{"2.1, other directories", of21 + "    cdi_spec_dirs = ['/opt/cdi']\n", "reads devices from '/opt/cdi', not from /etc/cdi", `below [plugins."io.containerd.cri.v1.runtime"], set cdi_spec_dirs = ['/opt/cdi', "/etc/cdi"]; then: restart containerd`},
 	} {

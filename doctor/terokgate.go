@@ -90,7 +90,7 @@ func (e *examination) gateProgram() bool {
 }
 
 // ask asks the gate or terok-gate forward at a control socket. If healthy, the program answers within a
-// millisecond, or as soon as it has tried the service or gate that the request is about.
+// millisecond, or as soon as it has tried the service or the other gate that the request is about.
 func ask(socket string, about control.Request) (control.Gate, error) {
 	return control.Ask(socket, time.Now().Add(5*time.Second), about)
 }
@@ -193,7 +193,7 @@ func (e *examination) noGate(err error) {
 
 	runs += "; without a gate, no container that asks for a project starts"
 	if _, err := os.Stat(e.gateBinary()); err != nil {
-		e.broken(fmt.Sprintf("%s; its program %s is missing", runs, e.gateBinary()), e.bothPrograms()+", and then: "+e.startGate())
+		e.broken(fmt.Sprintf("%s; the program %s is missing", runs, e.gateBinary()), e.bothPrograms()+", and then: "+e.startGate())
 		return
 	}
 	e.broken(runs, e.startGate())
@@ -232,8 +232,8 @@ func (e *examination) bothPrograms() string {
 	return "install terok-gate and terok-gate-hook of one release, both in " + printable.Shell(filepath.Dir(e.gateBinary()))
 }
 
-// gateStarts checks the gate if an install has not finished: install writes the hooks' definitions only after
-// it has started the gate.
+// gateStarts checks the gate if no hook is registered: install writes the hooks' definitions only after it
+// has started the gate.
 func (e *examination) gateStarts() {
 	unit := e.gateUnit()
 	if unit == "" || strings.Contains(unit, "ActiveState=active") {

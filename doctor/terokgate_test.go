@@ -123,7 +123,7 @@ func TestDoctorFindsAGateThatIsNotThere(t *testing.T) {
 		{"one that was killed", func(t *testing.T, s *served) { s.listen(t).Close() }, "no gate listens: %s was left by a gate that was killed",
 			"%[2]s/terok-gate --token-file %[3]s serve --control"},
 		{"no program either", func(t *testing.T, s *served) { must(t, os.Remove(filepath.Join(s.bin, "terok-gate"))) },
-			"starts; its program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
+			"starts; the program %[2]s/terok-gate is missing", "install terok-gate and terok-gate-hook of one release, both in %[2]s, and then: %[2]s/terok-gate --token-file %[3]s serve"},
 		{"a file in the socket's place", func(t *testing.T, s *served) { must(t, os.WriteFile(s.socket, nil, 0o600)) }, "%s is not a gate's socket", "mv %[1]s %[1]s.away && "},
 		{"a socket of another kind", func(t *testing.T, s *served) {
 			l, err := net.Listen("unix", s.socket)

@@ -324,7 +324,7 @@ func TestEveryFormOfAnAddressFetchesAndPushes(t *testing.T) {
 	})
 }
 
-// goBelowUsr returns the path of the go program, if it is below /usr, which containers get.
+// goBelowUsr returns the path of a go program below /usr, which is mounted into the containers.
 func goBelowUsr() (path string, err error) {
 	for _, path := range []string{"/usr/local/go/bin/go", "/usr/bin/go"} {
 		if real, err := filepath.EvalSymlinks(path); err == nil && strings.HasPrefix(real, "/usr/") {

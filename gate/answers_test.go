@@ -119,7 +119,7 @@ func TestEveryRouteAndMethodHasItsAnswer(t *testing.T) {
 	}
 }
 
-// If both refusals were the same, people who name a wrong project would look for a revoked token.
+// If both refusals were the same, people who name a wrong project would think that their token was revoked.
 func TestARefusalSaysWhetherTheTokenIsForAnotherProjectOrNotValid(t *testing.T) {
 	h := open(t, gate.Settings{})
 	h.demo(t, "demo", 1)
@@ -182,7 +182,7 @@ func TestASignedPushIsNotOffered(t *testing.T) {
 	git(t, work, "push", "--signed=if-asked", "origin", "HEAD:refs/heads/signed")
 }
 
-// git offers promisor remotes only from 2.49 on, but every git reads the setting.
+// git offers promisor remotes only from 2.49 on, but git config of every version prints the setting.
 func TestPromisorRemotesAreNotOffered(t *testing.T) {
 	h, runs := openOver(t, testenv.Tool(t, "git")+" config promisor.advertise >>$0.advertises")
 	git(t, h.demo(t, "demo", 1), "config", "promisor.advertise", "true")

@@ -82,7 +82,7 @@ func TestTheSlowestRequestOfAProjectOverItsShareIsCut(t *testing.T) {
 		h.demo(t, project, 1)
 	}
 
-	// The gate reads a push to its end even if it refuses it.
+	// steady pushes a ref that it may not push. The gate reads a refused push to its end, too.
 	steady, err := store.NewToken()
 	must(t, err)
 	_, err = h.tokens.Issue(store.Entry{

@@ -127,10 +127,10 @@ func TestAContainerGetsTheServicesThatItsProjectMayUse(t *testing.T) {
 			t.Errorf("%s gets %q of %q, %v", row.project, got, row.asked, err)
 		}
 		if row.err != "" && (!errors.Is(err, ErrRefused) || !strings.Contains(Detail(err)+WayOut(err), row.err)) {
-			t.Errorf("%s asks for %q: the error is not %q but %v", row.project, row.asked, row.err, err)
+			t.Errorf("%s asks for %q: the error in the log is not %q but %s", row.project, row.asked, row.err, Detail(err)+WayOut(err))
 		}
 		if err != nil && (strings.Contains(err.Error(), "llm") || strings.Contains(err.Error(), "cache")) {
-			t.Errorf("what is printed has something of an annotation: %v", err)
+			t.Errorf("the text for podman repeats an annotation: %v", err)
 		}
 	}
 }

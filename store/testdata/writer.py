@@ -33,13 +33,13 @@ def write(path, name, operations):
 
     def add(tokens):
         token = "terok-g-%032x" % pick.getrandbits(128)
-        # Keys and numbers that only Python knows must come back as they were.
+        # Keys that the Go program does not know, and numbers too large for it, must stay as they are.
         tokens[token] = {"project": "demo", "task": name, "note": "é🔑", "big": pick.getrandbits(200)}
         issued[token] = tokens[token]
         own.append(token)
 
     def remove(tokens):
-        # Its own, or anybody's: programs of an operator revoke whatever they like.
+        # Its own, or any writer's: an operator's programs revoke what they like.
         candidates = [t for t in own if t in tokens] if pick.random() < 0.7 else sorted(t for t in tokens if t != "stranger")
         if candidates:
             token = pick.choice(candidates)
