@@ -126,18 +126,18 @@ func (r Registration) listsOfPodman(ctx context.Context, place Place) (*hookList
 
 // checkOurs returns a [ForeignError] if files of others are where ours would be written.
 func checkOurs(files []File) error {
-	var theirs []File
+	var foreign []File
 	for _, f := range files {
 		ours, err := isOurs(f.Path)
 		if err != nil {
 			return err
 		}
 		if !ours {
-			theirs = append(theirs, f)
+			foreign = append(foreign, f)
 		}
 	}
-	if len(theirs) > 0 {
-		return &ForeignError{theirs}
+	if len(foreign) > 0 {
+		return &ForeignError{foreign}
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (r Registration) checkWhatItReplaces(place Place, inForce []string) error {
 	return nil
 }
 
-// Removal plans to remove all files that install and sync wrote there. The hooks go first, since they
+// Removal plans to remove all files that install and sync wrote at this place. The hooks go first, since they
 // need the gate.
 func (p Place) Removal() (Plan, error) {
 	paths, err := installed(slices.Concat(p.definitionPaths(), []string{p.DropIn, p.Devices}, p.syncPaths(), p.unitPaths(ForwardUnitName), p.unitPaths(GateUnitName), p.unitPaths(WatchUnitName)))

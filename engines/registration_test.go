@@ -17,7 +17,7 @@ import (
 
 // The definitions and the unit have all settings that install was given.
 func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
-	top, err := os.MkdirTemp("/dev/shm", "terok-") // for a file in /tmp, the service could write to all of /tmp
+	top, err := os.MkdirTemp("/dev/shm", "terok-") // for a file below /tmp, the unit would name /tmp itself
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestARegistrationNamesBinaryTokenFileAndFlags(t *testing.T) {
 	}
 }
 
-// From 4.8 on, podman adds our directory to the lists of other files. An older podman knows
+// From 4.8 on, podman adds our directory to the lists in other files. An older podman knows
 // plain lists only, so our list replaces theirs, and names their directories, too.
 func TestTheDropInKeepsOthersDirectoriesInForce(t *testing.T) {
 	for _, row := range []struct {

@@ -17,8 +17,8 @@ import (
 
 // As makes root run the command as another user. The command gets a new session, since a process
 // with root's terminal can type there (TIOCSTI, ioctl_tty(2)). It gets nothing of root's
-// environment except PATH, and no file that was open when root started this program. It ends with
-// its caller at the latest, since the terminal's ^C does not reach it.
+// environment except PATH, and no file that was open when root started this program. The
+// terminal's ^C does not reach it, so it gets SIGTERM when its caller ends.
 func As(cmd *exec.Cmd, uid, gid uint32, groups ...uint32) {
 	// Files that Go opens are closed anyway. (CLOSE_RANGE_CLOEXEC needs Linux 5.11.)
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
