@@ -1,4 +1,4 @@
-// Runs git commands, each in a process group of its own.
+// Runs git commands, each in a process group of its own, and limits their memory.
 
 package gate
 

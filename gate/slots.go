@@ -1,5 +1,5 @@
 // Limits how many requests are served at once, of each token and in all. Other requests wait for a
-// slot.
+// slot, and are told to try again if they wait too long.
 //
 // The slots are shared out between projects, so that the containers of one project cannot lock out
 // those of another project. A project's share is the number of slots, divided by one more than the

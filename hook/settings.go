@@ -1,7 +1,7 @@
-// Defines the settings of a stage with their defaults, the stage's time limits, and the form of the
-// settings on a command line. Package engines writes such a command line into a hook definition.
-// The stage reads the command line, and install, doctor and others read it back from the
-// definition. Only this file knows the form of the command line.
+// Defines the settings of a stage with their defaults, the time limits of the stage and of its hook
+// definition, and the form of the settings on a command line. Package engines writes such a command
+// line into a hook definition. The stage reads the command line, and install, doctor and others read
+// it back from the definition. Only this file knows the form of the command line.
 
 package hook
 
