@@ -302,7 +302,7 @@ func takeAway(t *testing.T) {
 // its storage or its log.
 func noTokenAtTheRepository(t *testing.T) {
 	t.Helper()
-	if files, err := node.Sh("grep -r terok-g- /volume /var/log/pods/terok_terok-repository*; [ $? = 1 ]"); err != nil {
+	if files, err := node.Sh("if grep -r terok-g- /volume /var/log/pods/terok_terok-repository*; then exit 2; else [ $? = 1 ]; fi"); err != nil {
 		t.Errorf("a token is known to the gate with the repositories: %s", files)
 	}
 }

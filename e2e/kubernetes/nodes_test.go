@@ -202,6 +202,7 @@ func TestAPodThatMovesToAnotherNodeGetsANewToken(t *testing.T) {
 	if err := is.Served(was.Token, repo); err == nil {
 		t.Errorf("the token of node %s is served on node %s", from, to)
 	}
+	was.Ended(t) // Kubernetes has forgotten the pod by now, but the kubelet may not have ended it yet
 	if err := was.Served(was.Token, repo); err == nil {
 		t.Errorf("node %s still serves the token", from)
 	}

@@ -59,6 +59,12 @@ func (c *Container) Served(token, repository string) error {
 func (c *Container) Kill(t *testing.T) {
 	t.Helper()
 	testenv.Must(t, syscall.Kill(c.pid, syscall.SIGKILL))
+	c.Ended(t)
+}
+
+// Ended returns after the death of the container's process.
+func (c *Container) Ended(t *testing.T) {
+	t.Helper()
 	ended := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(ended, int(testenv.AWhile.Milliseconds())); n != 1 {
 		t.Fatalf("it lives: %v", err)
